@@ -1,0 +1,93 @@
+"""The configuration of a kernel: every bound by name, from `config.toml`, `INFERD_…` variables and the command line.
+
+A nested name is joined by two underscores: `INFERD_LIMITS__QUEUED_TASKS=50`. Unknown names are errors.
+"""
+
+import os
+from pathlib import Path
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+DEFAULT_ADDRESS = "127.0.0.1:7411"
+
+
+def config_path() -> Path:
+    """Where the configuration is read from: `$INFERD_CONFIG`, else `inferd/config.toml` in the user's config folder."""
+    named = os.environ.get("INFERD_CONFIG")
+    return Path(named) if named else platformdirs.user_config_path("inferd") / "config.toml"
+
+
+class Limits(BaseModel):
+    """Bounds of the kernel. Hitting one is a typed error that names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    queued_tasks: int = Field(1000, ge=1, description="tasks that wait, over all models")
+    retained_tasks: int = Field(1000, ge=1, description="ended tasks that can still be read")
+    retention_s: float = Field(600.0, ge=0, description="how long an ended task can be read, in seconds")
+    stream_bytes: int = Field(
+        1 << 20, ge=4096, description="events held for one task, in bytes; older ones are dropped"
+    )
+    message_bytes: int = Field(4 << 20, ge=1024, description="largest message accepted, in bytes")
+    metadata_bytes: int = Field(16 << 10, ge=1024, description="largest metadata accepted, in bytes")
+    prompt_bytes: int = Field(1 << 20, ge=1, description="largest prompt accepted, in bytes of UTF-8")
+    max_output_tokens: int = Field(8192, ge=1, description="most output tokens of one task")
+    concurrent_streams: int = Field(1000, ge=1, description="calls open at once on one connection")
+    models: int = Field(1000, ge=1, description="models known at once")
+    model_watchers: int = Field(100, ge=1, description="open WatchModel streams")
+    frame_bytes: int = Field(16 << 20, ge=1024, description="largest frame between kernel and worker, in bytes")
+
+
+class Workers(BaseModel):
+    """How workers are started, watched and ended."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start_timeout_s: float = Field(20.0, gt=0, description="from the start of the process to its first frame")
+    load_silence_s: float = Field(60.0, gt=0, description="longest silence while a model loads")
+    heartbeat_s: float = Field(1.0, gt=0, description="time between heartbeats")
+    heartbeat_timeout_s: float = Field(10.0, gt=0, description="a worker silent for longer is killed")
+    stop_timeout_s: float = Field(3.0, gt=0, description="time to end in order before it is killed")
+    restart_backoff_s: float = Field(0.5, ge=0, description="wait after the first failure; doubles with each in a row")
+    restart_backoff_max_s: float = Field(30.0, ge=0, description="longest wait after a failure")
+    step_tokens: int = Field(512, ge=1, description="most tokens that one step computes")
+    template_timeout_s: float = Field(2.0, gt=0, description="longest time of a chat template")
+
+
+class Settings(BaseSettings):
+    """All settings of a kernel."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="INFERD_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    listen: tuple[str, ...] = Field((DEFAULT_ADDRESS,), description="addresses: host:port or unix:/path; loopback only")
+    data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("inferd"), description="models")
+    state_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_state_path("inferd"), description="logs of workers"
+    )
+    backends: tuple[str, ...] | None = Field(
+        None, description="plugins that may be used; default: all that are installed"
+    )
+    plugin_modules: tuple[str, ...] = Field((), description="modules loaded as plugins besides the installed ones")
+    plugin_timeout_s: float = Field(20.0, gt=0, description="longest time of the discovery of one plugin")
+    limits: Limits = Limits()
+    workers: Workers = Workers()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line over environment over file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())

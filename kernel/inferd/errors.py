@@ -1,0 +1,198 @@
+"""The one error tree: a class per reason.
+
+Each class names its reason (`inferd.v1.ErrorReason` without the prefix) and its canonical gRPC code. `message` is for
+people and ends with the fix where one is known; `metadata` carries the same facts for programs. Translators at the
+edges (`inferd.services.status`, the worker link) use `reason`, `code` and `metadata` and never parse a message.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+
+class InferdError(Exception):
+    """Base of every error that a client may see.
+
+    Attributes:
+        reason: Name in `inferd.v1.ErrorReason` without its prefix.
+        code: Name of the canonical gRPC status code.
+        message: For people.
+        metadata: Facts for programs, by name.
+        field: Path of the request's field that is wrong, else "".
+        retry_after_s: When trying again makes sense, in seconds; else None.
+    """
+
+    reason = "INTERNAL"
+    code = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        field: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+class InternalError(InferdError):
+    """A defect of the kernel itself."""
+
+
+class InvalidFieldError(InferdError):
+    """A field of the call has a value outside what it allows."""
+
+    reason = "INVALID_FIELD"
+    code = "INVALID_ARGUMENT"
+
+
+class PromptTooLongError(InferdError):
+    """The prompt and its output do not fit into the model's context."""
+
+    reason = "PROMPT_TOO_LONG"
+    code = "INVALID_ARGUMENT"
+
+
+class UnsupportedInputError(InferdError):
+    """The model cannot take this kind of input."""
+
+    reason = "UNSUPPORTED_INPUT"
+    code = "INVALID_ARGUMENT"
+
+
+class ChatTemplateError(InferdError):
+    """The model's chat template refused the messages or ran out of its time."""
+
+    reason = "CHAT_TEMPLATE_FAILED"
+    code = "INVALID_ARGUMENT"
+
+
+class ModelNotFoundError(InferdError):
+    """No model of this name is known."""
+
+    reason = "MODEL_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class ModelExistsError(InferdError):
+    """A model of this name exists already with other contents."""
+
+    reason = "MODEL_EXISTS"
+    code = "ALREADY_EXISTS"
+
+
+class ModelBusyError(InferdError):
+    """The model is in use."""
+
+    reason = "MODEL_BUSY"
+    code = "FAILED_PRECONDITION"
+
+
+class ModelLoadError(InferdError):
+    """Loading failed; `metadata["cause"]` says why."""
+
+    reason = "MODEL_LOAD_FAILED"
+    code = "FAILED_PRECONDITION"
+
+
+class TaskNotFoundError(InferdError):
+    """No task of this id is known to this tenant."""
+
+    reason = "TASK_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class TaskCancelledError(InferdError):
+    """The task was cancelled."""
+
+    reason = "TASK_CANCELLED"
+    code = "CANCELLED"
+
+
+class TaskExpiredError(InferdError):
+    """The task's deadline passed."""
+
+    reason = "TASK_EXPIRED"
+    code = "DEADLINE_EXCEEDED"
+
+
+class QueueFullError(InferdError):
+    """The queue is full."""
+
+    reason = "QUEUE_FULL"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class WorkerDiedError(InferdError):
+    """The worker that ran the task died."""
+
+    reason = "WORKER_DIED"
+    code = "UNAVAILABLE"
+
+
+class BackendFailedError(InferdError):
+    """The backend raised inside a step."""
+
+    reason = "BACKEND_FAILED"
+    code = "INTERNAL"
+
+
+class BackendNotFoundError(InferdError):
+    """No backend of this name is installed."""
+
+    reason = "BACKEND_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class BackendUnavailableError(InferdError):
+    """No backend that is ready can load this model."""
+
+    reason = "BACKEND_UNAVAILABLE"
+    code = "FAILED_PRECONDITION"
+
+
+class EventsDroppedError(InferdError):
+    """The events asked for are no longer held."""
+
+    reason = "EVENTS_DROPPED"
+    code = "OUT_OF_RANGE"
+
+
+class RequestConflictError(InferdError):
+    """The same `request_id` came with other contents."""
+
+    reason = "REQUEST_CONFLICT"
+    code = "ALREADY_EXISTS"
+
+
+class LimitExceededError(InferdError):
+    """A named bound of the kernel was hit."""
+
+    reason = "LIMIT_EXCEEDED"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class ShuttingDownError(InferdError):
+    """The kernel is shutting down."""
+
+    reason = "SHUTTING_DOWN"
+    code = "UNAVAILABLE"
+
+
+BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__()}
+"""Every error class by its reason."""
+
+
+def from_reason(reason: str, message: str, metadata: Mapping[str, str] | None = None) -> InferdError:
+    """Build the error of a reason that came over a link; an unknown reason is an `InternalError`."""
+    return BY_REASON.get(reason, InternalError)(message, metadata=metadata)
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """The known name nearest to `name`, or "" when none is near."""
+    near = get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.5)
+    return next((k for k in known if near and k.lower() == near[0]), "")

@@ -1,0 +1,37 @@
+"""The public interface for backend authors. See plugins/README.md for how to write a backend."""
+
+from inferd.plugin.backend import (
+    Backend,
+    BackendSpec,
+    BackendUnavailable,
+    DeviceInfo,
+    LoadedModel,
+    LoadError,
+    LoadRequest,
+    ModelDescription,
+    Probe,
+    Setting,
+)
+from inferd.plugin.hookspecs import hookimpl, hookspec
+from inferd.plugin.session import StepResult, TokenBatch, TokenLimits, TokenSession
+from inferd.plugin.vocabulary import Vocabulary
+
+__all__ = [
+    "Backend",
+    "BackendSpec",
+    "BackendUnavailable",
+    "DeviceInfo",
+    "LoadError",
+    "LoadRequest",
+    "LoadedModel",
+    "ModelDescription",
+    "Probe",
+    "Setting",
+    "StepResult",
+    "TokenBatch",
+    "TokenLimits",
+    "TokenSession",
+    "Vocabulary",
+    "hookimpl",
+    "hookspec",
+]

@@ -1,0 +1,205 @@
+"""What a backend is: an inert `BackendSpec` and a class that probes the host and loads models."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from inferd.errors import suggestion
+from inferd.plugin.session import TokenSession
+from inferd.plugin.vocabulary import Vocabulary
+
+SettingValue = int | float | bool | str
+ReportProgress = Callable[[float], None]
+
+
+class BackendUnavailable(Exception):  # noqa: N818 - not a defect: the backend says why it cannot work on this host
+    """Raised by `Backend.probe`: the backend cannot work on this host.
+
+    Attributes:
+        why: For people, for example "no CUDA device".
+        fix: The command that mends it, or "".
+    """
+
+    def __init__(self, why: str, *, fix: str = "") -> None:
+        super().__init__(why)
+        self.why = why
+        self.fix = fix
+
+
+class LoadError(Exception):
+    """Raised by `Backend.load`: the model cannot be loaded. The message names the cause, the field and both numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A setting that a backend understands in a model's `settings`.
+
+    Attributes:
+        name: Its name, with its unit.
+        kind: How its text is read.
+        default: Its default; None when the backend derives it.
+        description: What it does.
+        minimum: Smallest value of a number; None for no bound.
+        maximum: Largest value of a number; None for no bound.
+        choices: The values of a "str" setting; empty for any.
+    """
+
+    name: str
+    kind: Literal["int", "float", "bool", "str"]
+    description: str
+    default: SettingValue | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """A backend as inert data.
+
+    Attributes:
+        name: Its name, for example "cpu".
+        loader: Dotted path of its `Backend` class, "package.module:Class"; imported in a worker or in a probing child.
+        formats: Formats that it loads: the endings of the files, without the dot, for example ("gguf",).
+        description: What it is, for people.
+        settings: Settings that it understands.
+        rank: Among backends that can load a format, the lowest rank is chosen; ties by name.
+        extra: The extra of the distribution that brings its framework, for the advice in `inferd doctor`; or "".
+    """
+
+    name: str
+    loader: str
+    formats: tuple[str, ...]
+    description: str
+    settings: tuple[Setting, ...] = ()
+    rank: int = 100
+    extra: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceInfo:
+    """A device that a backend found.
+
+    Attributes:
+        device_id: For example "cpu:0".
+        description: What it is, for people.
+        memory_bytes: Its memory, limits of the control group respected.
+        cores: Processor cores that may be used; 0 where that has no meaning.
+    """
+
+    device_id: str
+    description: str
+    memory_bytes: int
+    cores: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What `Backend.probe` found. At least one device; the first is the default."""
+
+    devices: tuple[DeviceInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """What to load.
+
+    Attributes:
+        path: The model's file.
+        device: One of the probed devices.
+        settings: Every setting of the spec by name, checked and converted; None where a derived default applies.
+    """
+
+    path: Path
+    device: str
+    settings: Mapping[str, SettingValue | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """What was loaded, for people and receipts.
+
+    Attributes:
+        architecture: For example "llama".
+        parameters: Number of weights.
+        weight_format: As stored, for example "Q4_1".
+        compute_format: As computed with, for example "F32".
+    """
+
+    architecture: str
+    parameters: int
+    weight_format: str
+    compute_format: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """What `Backend.load` returns: the session, the vocabulary of its tokens, and what it is."""
+
+    session: TokenSession
+    vocabulary: Vocabulary
+    description: ModelDescription
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What a backend's class offers. It is made without arguments, in a child or worker process of its own."""
+
+    def probe(self) -> Probe:
+        """Find the devices of this host.
+
+        Raises:
+            BackendUnavailable: It cannot work here; the kernel lists it as SKIPPED with the reason.
+        """
+        ...
+
+    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
+        """Load a model; call `progress` with rising fractions from 0 to 1, at least once a second.
+
+        Raises:
+            LoadError: The file or a setting does not permit it. No partial state may stay behind.
+        """
+        ...
+
+
+def read_settings(spec: BackendSpec, given: Mapping[str, str]) -> dict[str, SettingValue | None]:
+    """Check the texts of a model's settings against the spec and convert them; absent ones take their defaults.
+
+    Raises:
+        ValueError: An unknown name (with the nearest known one), or a value outside its bounds.
+    """
+    known = {setting.name: setting for setting in spec.settings}
+    for name in given:
+        if name not in known:
+            raise ValueError(_unknown(name, sorted(known), spec.name))
+    return {name: _read(s, given[name]) if name in given else s.default for name, s in known.items()}
+
+
+def _unknown(name: str, known: Sequence[str], backend: str) -> str:
+    near = suggestion(name, list(known))
+    hint = f"; did you mean {near!r}?" if near else ""
+    return f"backend {backend!r} has no setting {name!r}{hint} It knows: {', '.join(known) or 'none'}"
+
+
+def _read(setting: Setting, text: str) -> SettingValue:
+    value: SettingValue
+    try:
+        match setting.kind:
+            case "int":
+                value = int(text)
+            case "float":
+                value = float(text)
+            case "bool":
+                value = {"true": True, "false": False}[text.lower()]
+            case "str":
+                value = text
+    except (ValueError, KeyError):
+        raise ValueError(f"setting {setting.name!r} is {text!r}; it must be of kind {setting.kind}") from None
+    if not isinstance(value, str) and not isinstance(value, bool):
+        low, high = setting.minimum, setting.maximum
+        if (low is not None and value < low) or (high is not None and value > high) or value != value:  # noqa: PLR0124 - NaN
+            raise ValueError(f"setting {setting.name!r} is {text}; it must be from {low} to {high}")
+    if setting.choices and value not in setting.choices:
+        raise ValueError(f"setting {setting.name!r} is {text!r}; it must be one of {', '.join(setting.choices)}")
+    return value

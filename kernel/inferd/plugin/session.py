@@ -1,0 +1,104 @@
+"""The token session: what a language-model backend computes. Everything else is supplied by the engine.
+
+The engine owns all state of sequences. A session owns weights and a pool of KV blocks; it is told in each step which
+tokens to compute, where their keys and values go, and which blocks hold what came before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:  # the kernel process reads this module and must not load numpy
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int32Array: TypeAlias = NDArray[np.int32]
+    Float32Array: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimits:
+    """What a session can do; fixed for its life.
+
+    Attributes:
+        vocabulary_size: Number of logits in a row.
+        context_tokens: Most tokens of one sequence, prompt and output.
+        block_tokens: Tokens in a KV block.
+        blocks: KV blocks in the pool.
+        max_sequences: Most sequences in one step.
+        max_step_tokens: Most tokens in one step.
+    """
+
+    vocabulary_size: int
+    context_tokens: int
+    block_tokens: int
+    blocks: int
+    max_sequences: int
+    max_step_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """The tokens of one step: S sequences with T tokens in all, one after the other.
+
+    Sequence s owns rows `starts[s]:starts[s + 1]` of `token_ids` and `positions`. Its positions are consecutive, and
+    the last one is `lengths[s] - 1`. The key and value of position p belong into block `block_tables[s, p // B]` at
+    offset `p % B`, where B is `TokenLimits.block_tokens`; those of earlier positions are there already. Entries of a
+    block table behind the last block in use are -1. A block may be shared between sequences for reading; the block
+    that a token is written to is never shared.
+
+    Attributes:
+        token_ids: Shape (T,).
+        positions: Shape (T,).
+        starts: Shape (S + 1,); `starts[0]` is 0 and `starts[S]` is T.
+        lengths: Shape (S,); tokens of the sequence whose KV exists after this step.
+        block_tables: Shape (S, W).
+        logit_rows: Shape (R,), ascending; the rows of `token_ids` whose logits are wanted. May be empty.
+    """
+
+    token_ids: Int32Array
+    positions: Int32Array
+    starts: Int32Array
+    lengths: Int32Array
+    block_tables: Int32Array
+    logit_rows: Int32Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step computed.
+
+    Attributes:
+        logits: Shape (R, V), in the order of `TokenBatch.logit_rows`. Valid until the next step.
+    """
+
+    logits: Float32Array
+
+
+@runtime_checkable
+class TokenSession(Protocol):
+    """One loaded language model. Called from one thread."""
+
+    @property
+    def limits(self) -> TokenLimits:
+        """What it can do."""
+        ...
+
+    def step(self, batch: TokenBatch) -> StepResult:
+        """Compute one step. Long computations release the GIL.
+
+        An exception fails the tasks of the batch; the session must stay usable. A state that cannot be trusted any
+        more is shown by ending the process.
+        """
+        ...
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy KV blocks, each pair from its first to its second; in order."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. Nothing is called afterwards."""
+        ...
