@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from inferd.core.ids import InstanceId, ModelName
+from inferd.core.ids import InstanceId, ModelName, TaskId
 from inferd.core.lifecycle import Table
 from inferd.errors import InferdError
+
+SettingValue = int | float | bool | str
 
 
 class ModelState(Enum):
@@ -106,7 +108,8 @@ class ModelSpec:
         backend_reason: Why that backend.
         loader: Dotted path of the backend class, "package.module:Class".
         device: Device to load on.
-        settings: Settings of the backend, as text.
+        settings: Settings of the backend, as the client gave them.
+        values: Every setting of the backend, checked and converted; None where the backend derives a default.
     """
 
     name: ModelName
@@ -119,6 +122,7 @@ class ModelSpec:
     loader: str
     device: str
     settings: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, SettingValue | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +152,7 @@ class Instance:
     created: float  # kernel clock, seconds
     ready: float | None = None
     facts: InstanceFacts | None = None
-    running: int = 0
+    running: dict[TaskId, None] = field(default_factory=dict)  # in the order of their dispatch
     error: InferdError | None = None
 
     @property
@@ -156,7 +160,7 @@ class Instance:
         """Tasks that it could take now."""
         if self.state is not InstanceState.READY or self.facts is None:
             return 0
-        return self.facts.max_tasks - self.running
+        return self.facts.max_tasks - len(self.running)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,4 +171,7 @@ class Model:
     state: ModelState = ModelState.UNLOADED
     created: float  # kernel clock, seconds
     error: InferdError | None = None
-    instances: dict[InstanceId, Instance] = field(default_factory=dict)  # living ones only
+    failures: int = 0  # in a row; a task that succeeds ends the row
+    retry_at: float = 0.0  # kernel clock; no start on demand before
+    instances: dict[InstanceId, Instance] = field(default_factory=dict)  # those whose worker may still live
+    instance_count: int = 0  # ever made; numbers the next one

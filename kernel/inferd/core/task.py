@@ -109,7 +109,13 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """What a task is to do. The core reads `tenant`, `model` and `deadline` only."""
+    """What a task is to do. The core never looks into `input`, `sampling` and `labels`.
+
+    Attributes:
+        deadline: When it expires, on the kernel's clock in seconds; None for never.
+        request_id: Makes its creation idempotent; "" for not.
+        fingerprint: Equal for two calls with the same contents.
+    """
 
     task_id: TaskId
     tenant: Tenant
@@ -117,7 +123,9 @@ class TaskSpec:
     input: TaskInput
     sampling: Sampling = field(default_factory=Sampling)
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
-    deadline: float | None = None  # kernel clock, seconds
+    deadline: float | None = None
+    request_id: str = ""
+    fingerprint: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +152,7 @@ class Task:
     """The core's record of one task. One writer: the kernel machine."""
 
     spec: TaskSpec
+    number: int  # rises with each task
     state: TaskState = TaskState.QUEUED
     attempt: int = 0
     instance_id: InstanceId | None = None

@@ -193,14 +193,15 @@ class Load(_message.Message):
         KEY_FIELD_NUMBER: _builtins.int
         VALUE_FIELD_NUMBER: _builtins.int
         key: _builtins.str
-        value: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___SettingValue: ...
         def __init__(
             self,
             *,
             key: _builtins.str = ...,
-            value: _builtins.str = ...,
+            value: Global___SettingValue | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
         _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -221,8 +222,8 @@ class Load(_message.Message):
     device: _builtins.str
     """Device to load on, for example "cpu:0"."""
     @_builtins.property
-    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Settings of the backend as the user gave them, checked and converted by the worker against the backend's spec."""
+    def settings(self) -> _containers.MessageMap[_builtins.str, Global___SettingValue]:
+        """Every setting of the backend's spec, checked and converted by the kernel."""
 
     @_builtins.property
     def limits(self) -> Global___EngineLimits:
@@ -235,7 +236,7 @@ class Load(_message.Message):
         loader: _builtins.str = ...,
         path: _builtins.str = ...,
         device: _builtins.str = ...,
-        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        settings: _abc.Mapping[_builtins.str, Global___SettingValue] | None = ...,
         limits: Global___EngineLimits | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
@@ -245,6 +246,42 @@ class Load(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Load: _TypeAlias = Load  # noqa: Y015
+
+@_typing.final
+class SettingValue(_message.Message):
+    """The value of a setting; unset where the backend derives a default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INT_VALUE_FIELD_NUMBER: _builtins.int
+    FLOAT_VALUE_FIELD_NUMBER: _builtins.int
+    BOOL_VALUE_FIELD_NUMBER: _builtins.int
+    STR_VALUE_FIELD_NUMBER: _builtins.int
+    int_value: _builtins.int
+    """Of an "int" setting."""
+    float_value: _builtins.float
+    """Of a "float" setting."""
+    bool_value: _builtins.bool
+    """Of a "bool" setting."""
+    str_value: _builtins.str
+    """Of a "str" setting."""
+    def __init__(
+        self,
+        *,
+        int_value: _builtins.int = ...,
+        float_value: _builtins.float = ...,
+        bool_value: _builtins.bool = ...,
+        str_value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bool_value", b"bool_value", "float_value", b"float_value", "int_value", b"int_value", "kind", b"kind", "str_value", b"str_value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bool_value", b"bool_value", "float_value", b"float_value", "int_value", b"int_value", "kind", b"kind", "str_value", b"str_value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["int_value", "float_value", "bool_value", "str_value"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___SettingValue: _TypeAlias = SettingValue  # noqa: Y015
 
 @_typing.final
 class EngineLimits(_message.Message):

@@ -1,0 +1,178 @@
+"""The library: models that were pulled, each a folder with its file and a manifest.
+
+    <data_dir>/models/<folder>/manifest.json
+    <data_dir>/models/<folder>/<file>
+
+The folder is the model's name with `/` written as `=`, `:` as `+` and `~` before a leading `.`: characters that names
+cannot contain, so that a name never leaves the library. Written by `inferd pull`, read by the kernel at its start; both
+may happen at once, because a file is complete before its name appears.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from inferd.errors import InvalidFieldError
+
+MANIFEST = "manifest.json"
+MANIFEST_BYTES = 64 << 10
+NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+NAME_TO_FOLDER = str.maketrans("/:", "=+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A model in the library.
+
+    Attributes:
+        name: Name of the model.
+        source: Where it was pulled from.
+        file: Name of its file, beside the manifest.
+        sha256: Of its file, in hexadecimal.
+        size_bytes: Of its file.
+        backend: Name of the backend that must load it; "" lets the kernel choose.
+        settings: Settings of the backend, as text.
+    """
+
+    name: str
+    source: str
+    file: str
+    sha256: str
+    size_bytes: int
+    backend: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenManifest:
+    """A folder of the library that cannot be used, and why, for people."""
+
+    path: Path
+    why: str
+
+
+class Library:
+    """The models under a data folder. Keeps no state: each call reads the disk."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.root = data_dir / "models"
+
+    def manifests(self) -> tuple[Manifest, ...]:
+        """The models that can be used, by name."""
+        found = [entry for entry in self._entries() if isinstance(entry, Manifest)]
+        return tuple(sorted(found, key=lambda manifest: manifest.name))
+
+    def broken(self) -> tuple[BrokenManifest, ...]:
+        """The folders that cannot be used, by path."""
+        return tuple(entry for entry in self._entries() if isinstance(entry, BrokenManifest))
+
+    def find(self, name: str) -> Manifest | None:
+        """The model of this name; None when it is not here or its folder is broken.
+
+        Raises:
+            InvalidFieldError: The name is not one that a model can have.
+        """
+        entry = self._read(self._folder(name) / MANIFEST)
+        return entry if isinstance(entry, Manifest) else None
+
+    def path(self, manifest: Manifest) -> Path:
+        """Absolute path of the model's file."""
+        return (self._folder(manifest.name) / manifest.file).absolute()
+
+    def add(self, manifest: Manifest, file: Path) -> Path:
+        """Move `file`, which must be on the same file system, into the library; returns its new path.
+
+        What the model's folder held before is replaced. A crash on the way leaves a folder that is listed as broken,
+        never a model with another's file.
+
+        Raises:
+            InvalidFieldError: The name is not one that a model can have.
+            OSError: The disk refused.
+        """
+        folder = self._folder(manifest.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        target = folder / manifest.file
+        _flush(file)
+        file.replace(target)
+        text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+        fresh = folder / f"{MANIFEST}.{os.getpid()}"
+        fresh.write_text(text, encoding="utf-8")
+        _flush(fresh)
+        fresh.replace(folder / MANIFEST)
+        _flush(folder)
+        _flush(self.root)
+        return target.absolute()
+
+    def _folder(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise InvalidFieldError(
+                f"model name {name!r} is not 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`",
+                field="model.name",
+            )
+        folder = name.translate(NAME_TO_FOLDER)
+        return self.root / (f"~{folder}" if folder.startswith(".") else folder)
+
+    def _entries(self) -> Iterator[Manifest | BrokenManifest]:
+        folders = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        for folder in folders:
+            if folder.is_dir():
+                yield self._read(folder / MANIFEST)
+
+    def _read(self, path: Path) -> Manifest | BrokenManifest:
+        """The manifest at `path`, checked against its folder and its file."""
+        try:
+            with path.open("rb") as stream:
+                manifest = _parse(stream.read(MANIFEST_BYTES + 1))
+            folder, weights = self._folder(manifest.name), path.parent / manifest.file
+            size_bytes = weights.stat().st_size
+        except FileNotFoundError as error:
+            return BrokenManifest(path=path, why=f"{error.filename} is missing")
+        except (OSError, ValueError, RecursionError, InvalidFieldError) as error:
+            return BrokenManifest(path=path, why=str(error))
+        if folder != path.parent:
+            return BrokenManifest(path=path, why=f"its name {manifest.name!r} belongs into {folder}")
+        if size_bytes != manifest.size_bytes:
+            why = f"{weights} has {size_bytes} bytes; the manifest says {manifest.size_bytes}; pull the model again"
+            return BrokenManifest(path=path, why=why)
+        return manifest
+
+
+def _parse(data: bytes) -> Manifest:
+    """Read a manifest; unknown keys are left for newer versions.
+
+    Raises:
+        ValueError: It is no manifest; the message names the field.
+    """
+    if len(data) > MANIFEST_BYTES:
+        raise ValueError(f"the manifest is larger than {MANIFEST_BYTES} bytes")
+    document: Any = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError(f"the manifest is a {type(document).__name__}; it must be an object")  # noqa: TRY004 - the file is wrong, not a caller's type
+    known = {f.name: document[f.name] for f in fields(Manifest) if f.name in document}
+    for name, value in known.items():
+        kind = {"size_bytes": int, "settings": dict}.get(name, str)
+        if type(value) is not kind:
+            raise ValueError(f"field {name!r} is {value!r}; it must be of type {kind.__name__}")
+    missing = {"name", "source", "file", "sha256", "size_bytes"} - set(known)
+    if missing:
+        raise ValueError(f"the manifest lacks {', '.join(sorted(missing))}")
+    manifest = Manifest(**known)
+    if Path(manifest.file).name != manifest.file or manifest.file in {"", "..", MANIFEST}:
+        raise ValueError(f"field 'file' is {manifest.file!r}; it must be the name of a file beside the manifest")
+    if not all(isinstance(text, str) for text in manifest.settings.values()):
+        raise ValueError(f"field 'settings' is {manifest.settings!r}; its values must be text")
+    return manifest
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

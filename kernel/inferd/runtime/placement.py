@@ -1,0 +1,79 @@
+"""From a client's words about a model to where and by what it is loaded. Nothing of the file is parsed here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from inferd.core.ids import ModelName
+from inferd.core.model import ModelSpec
+from inferd.errors import InvalidFieldError
+from inferd.plugin.backend import read_settings
+from inferd.plugin.registry import BackendReport, choose
+
+MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
+
+
+def place(
+    reports: Sequence[BackendReport],
+    *,
+    name: str,
+    source: str,
+    backend: str = "",
+    device: str = "",
+    settings: Mapping[str, str] | None = None,
+) -> ModelSpec:
+    """Find the model's file, choose its backend and device, and check its settings.
+
+    Raises:
+        InvalidFieldError: The source is no file, or a setting is wrong.
+        BackendNotFoundError: No such backend.
+        BackendUnavailableError: No backend can load it; each is named with its reason.
+    """
+    path = _file(source)
+    kind = _format(path)
+    choice = choose(reports, format=kind, requested=backend, device=device)
+    spec = choice.report.spec
+    assert spec is not None  # noqa: S101 - `choose` gives READY backends only, and they have one
+    try:
+        values = read_settings(spec, settings or {})
+    except ValueError as error:
+        raise InvalidFieldError(str(error), field="model.settings") from None
+    return ModelSpec(
+        name=ModelName(name),
+        source=source,
+        path=str(path),
+        format=kind,
+        size_bytes=path.stat().st_size,
+        backend=spec.name,
+        backend_reason=choice.reason,
+        loader=spec.loader,
+        device=choice.device_id,
+        settings=dict(settings or {}),
+        values=values,
+    )
+
+
+def _file(source: str) -> Path:
+    parts = urlsplit(source)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        path = Path(unquote(parts.path))
+    elif not parts.scheme:
+        path = Path(source)
+    else:
+        fix = f"fetch it first: inferd pull {source!r}"
+        raise InvalidFieldError(f"source {source!r} is not a file of this host; {fix}", field="model.source")
+    if not path.is_absolute():
+        raise InvalidFieldError(f"source {source!r} is not an absolute path", field="model.source")
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InvalidFieldError(f"source {source!r} {what}", field="model.source")
+    return path
+
+
+def _format(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
+    return MAGICS.get(magic, path.suffix.removeprefix(".").lower())

@@ -1,0 +1,177 @@
+"""The events of tasks on their way to watchers: kept once per task, bounded, replayable.
+
+A watcher is a position in the task's events. It costs the same whether it reads or not, and what it has missed is
+merged when it comes to read: adjacent outputs become one, under the number of the last.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from inferd.core.ids import TaskId
+from inferd.core.task_events import Finished, Output, TaskEvent
+from inferd.errors import EventsDroppedError, TaskNotFoundError
+from inferd.runtime.signal import Signal
+
+EVENT_BYTES = 200  # of the objects that hold one event, text and ids apart: measured with sys.getsizeof
+TOKEN_BYTES = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """An event with its place in the task's sequence, counted from 1."""
+
+    sequence: int
+    event: TaskEvent
+
+
+def _size_bytes(event: TaskEvent) -> int:
+    if isinstance(event, Output):
+        return EVENT_BYTES + 4 * len(event.text) + TOKEN_BYTES * len(event.token_ids)
+    return EVENT_BYTES
+
+
+def _merge(outputs: Sequence[TaskEvent]) -> Output:
+    merged = [event for event in outputs if isinstance(event, Output)]
+    return Output("".join(event.text for event in merged), tuple(i for event in merged for i in event.token_ids))
+
+
+class TaskStream:
+    """The events of one task. One writer: the driver.
+
+    Attributes:
+        task_id: The task.
+        output_tokens: Tokens told so far.
+        first_output_at: When the first of them was told, on the kernel's clock; set by the driver.
+        finished: The last event, once it has been told.
+        size_bytes: What the held events cost.
+    """
+
+    def __init__(self, task_id: TaskId, limit_bytes: int) -> None:
+        self.task_id = task_id
+        self.output_tokens = 0
+        self.first_output_at: float | None = None
+        self.finished: Finished | None = None
+        self.size_bytes = 0
+        self._limit_bytes = limit_bytes
+        self._events: list[TaskEvent] = []
+        self._dropped = 0
+        self._signal = Signal()
+
+    @property
+    def last_sequence(self) -> int:
+        """Number of the newest event; 0 before the first."""
+        return self._dropped + len(self._events)
+
+    def tell(self, event: TaskEvent) -> None:
+        """Add an event and wake the watchers; drop the oldest events beyond the bound."""
+        if isinstance(event, Output):
+            self.output_tokens += len(event.token_ids)
+        elif isinstance(event, Finished):
+            self.finished = event
+        self._events.append(event)
+        self.size_bytes += _size_bytes(event)
+        if self.size_bytes > self._limit_bytes:
+            self._drop(self._limit_bytes * 3 // 4)  # a quarter at once, so that the cost is spread over many events
+        self._signal.notify()
+
+    def drop_events(self) -> None:
+        """Forget every event but the last."""
+        self._drop(0)
+
+    def _drop(self, target_bytes: int) -> None:
+        count = 0
+        while self.size_bytes > target_bytes and count < len(self._events) - 1:
+            self.size_bytes -= _size_bytes(self._events[count])
+            count += 1
+        del self._events[:count]
+        self._dropped += count
+
+    def read(self, after: int) -> list[Numbered]:
+        """What is there behind number `after`, adjacent outputs merged.
+
+        Raises:
+            EventsDroppedError: Events behind `after` were dropped.
+        """
+        if after < self._dropped:
+            first = self._dropped + 1
+            raise EventsDroppedError(
+                f"events {after + 1} to {self._dropped} are no longer held; the first one is {first}",
+                metadata={"first_sequence": str(first)},
+                field="after_sequence",
+            )
+        batch: list[Numbered] = []
+        number = after
+        for kind, group in groupby(self._events[after - self._dropped :], type):
+            run = list(group)
+            if kind is Output and len(run) > 1:
+                number += len(run)
+                batch.append(Numbered(number, _merge(run)))
+                continue
+            for event in run:
+                number += 1
+                batch.append(Numbered(number, event))
+        return batch
+
+    async def follow(self, after: int) -> AsyncIterator[list[Numbered]]:
+        """All events behind number `after`, in batches as they come; ends after `Finished`.
+
+        Raises:
+            EventsDroppedError: This watcher was too slow, or asks for events from before the oldest one held.
+        """
+        while True:
+            if after < self.last_sequence:
+                batch = self.read(after)
+                after = batch[-1].sequence
+                yield batch
+            elif self.finished is not None:
+                return
+            else:
+                await self._signal.wait(self._signal.version)
+
+
+class Streams:
+    """The streams of all tasks. One writer: the driver.
+
+    When the events of ended tasks cost more than `retained_bytes`, those of the task that ended first are dropped.
+    """
+
+    def __init__(self, *, stream_bytes: int, retained_bytes: int) -> None:
+        self._stream_bytes = stream_bytes
+        self._retained_bytes = retained_bytes
+        self._streams: dict[TaskId, TaskStream] = {}
+        self._ended: OrderedDict[TaskId, int] = OrderedDict()
+        self._ended_bytes = 0
+
+    def open(self, task_id: TaskId) -> TaskStream:
+        """Make the stream of a new task."""
+        stream = self._streams[task_id] = TaskStream(task_id, self._stream_bytes)
+        return stream
+
+    def get(self, task_id: TaskId) -> TaskStream:
+        """The stream of a task.
+
+        Raises:
+            TaskNotFoundError: The task is not known any more.
+        """
+        try:
+            return self._streams[task_id]
+        except KeyError:
+            raise TaskNotFoundError(f"no task {task_id!r}; it never was, or its retention ended") from None
+
+    def finish(self, task_id: TaskId, event: Finished) -> None:
+        """Tell the last event of a task."""
+        stream = self._streams[task_id]
+        stream.tell(event)
+        self._ended[task_id] = stream.size_bytes
+        self._ended_bytes += stream.size_bytes
+        while self._ended_bytes > self._retained_bytes and self._ended:
+            oldest, size_bytes = self._ended.popitem(last=False)
+            self._ended_bytes -= size_bytes
+            self._streams[oldest].drop_events()
+
+    def forget(self, task_id: TaskId) -> None:
+        """Drop a stream; its watchers still read to its end."""
+        del self._streams[task_id]
+        self._ended_bytes -= self._ended.pop(task_id, 0)

@@ -1,0 +1,187 @@
+"""One worker process, from its start to its certain end."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from inferd import __version__
+from inferd.core.ids import InstanceId
+from inferd.runtime.link import LocalLink
+from inferd.runtime.signal import Signal
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
+LAST_LINE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerTimes:
+    """How long what may take; see `inferd.config.Workers`."""
+
+    start_timeout_s: float
+    load_silence_s: float
+    heartbeat_s: float
+    heartbeat_timeout_s: float
+    stop_timeout_s: float
+
+
+class WorkerProcess:
+    """A worker process and its link. One writer: the supervisor, through `run`, `send` and `stop`.
+
+    Attributes:
+        instance_id: The instance that it holds.
+        log_path: Where its standard output and error go.
+        pid: Its process id; 0 before it runs.
+        memory_bytes: Its resident memory when it last said.
+        load_fraction: How much of loading is done, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        instance_id: InstanceId,
+        *,
+        load: wire.KernelFrame,
+        log_path: Path,
+        times: WorkerTimes,
+        frame_limit_bytes: int,
+        on_frame: Callable[[InstanceId, wire.WorkerFrame], None],
+    ) -> None:
+        self.instance_id = instance_id
+        self.log_path = log_path
+        self.pid = 0
+        self.memory_bytes = 0
+        self.load_fraction = 0.0
+        self._load = load
+        self._times = times
+        self._frame_limit_bytes = frame_limit_bytes
+        self._on_frame = on_frame
+        self._link: LocalLink | None = None
+        self._closed = ""  # why, once it is
+        self._stopping = False
+        self._signal = Signal()  # of the two above
+        self._silence_s = times.start_timeout_s
+        self._heard_at = 0.0
+        self._pings = 0
+
+    def send(self, frame: wire.KernelFrame) -> None:
+        """Send a frame; lost when the worker is gone."""
+        if self._link is not None:
+            self._link.send(frame)
+
+    def stop(self) -> None:
+        """Have it end: in order, by force after `stop_timeout_s`."""
+        self._stopping = True
+        self._signal.notify()
+
+    async def run(self) -> str:
+        """Live through the whole life of the process; return how it ended. Nothing of it is left afterwards.
+
+        Raises:
+            OSError: It could not be started.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with self.log_path.open("wb") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
+                    *("--parent", str(os.getpid())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = process.pid
+        why = "the kernel gave it up"
+        try:
+            self._link = await LocalLink.connect(
+                ours, frame_limit_bytes=self._frame_limit_bytes, on_frame=self._take, on_closed=self._note_closed
+            )
+            self._heard_at = asyncio.get_running_loop().time()
+            why = await self._watch()
+        finally:
+            await self._end(process)
+        if self._closed and process.returncode is not None:
+            why = _ending(process.returncode, why)
+        return f"{why}{self._last_line()}"
+
+    async def _watch(self) -> str:
+        """Wait for the end of the link; the reason, if it had to be given up before that."""
+        loop = asyncio.get_running_loop()
+        while not self._closed and not self._stopping:
+            await self._wait(self._times.heartbeat_s)
+            silence_s = loop.time() - self._heard_at
+            if silence_s > self._silence_s and not self._closed:
+                return f"it was silent for {silence_s:.1f} s, longer than the {self._silence_s:g} s that it may be"
+            self._pings += 1
+            self.send(wire.KernelFrame(ping=wire.Ping(nonce=self._pings)))
+        self.send(wire.KernelFrame(stop=wire.Stop()))
+        deadline = loop.time() + self._times.stop_timeout_s
+        while not self._closed and loop.time() < deadline:
+            await self._wait(deadline - loop.time())
+        return self._closed or "it did not stop in time"
+
+    async def _wait(self, limit_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._signal.wait(self._signal.version)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        with suppress(TimeoutError):
+            if self._closed:
+                await asyncio.wait_for(process.wait(), ORDERLY_EXIT_S)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
+        await process.wait()
+        if self._link is not None:
+            self._link.close()
+
+    def _take(self, frame: wire.WorkerFrame) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        kind = frame.WhichOneof("kind")
+        if kind == "pong":
+            self.memory_bytes = frame.pong.memory_bytes
+            return
+        if kind == "hello":
+            if frame.hello.version != __version__:
+                self._note_closed(f"it is of version {frame.hello.version}, the kernel of {__version__}")
+                return
+            self._silence_s = self._times.load_silence_s
+            self.send(self._load)
+        elif kind == "load_progress":
+            self.load_fraction = frame.load_progress.fraction
+        elif kind == "loaded":
+            self._silence_s = self._times.heartbeat_timeout_s
+            self.load_fraction = 1.0
+            self.memory_bytes = frame.loaded.memory_bytes
+        self._on_frame(self.instance_id, frame)
+
+    def _note_closed(self, why: str) -> None:
+        self._closed = self._closed or why
+        self._signal.notify()
+
+    def _last_line(self) -> str:
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_LINE_BYTES))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return f"; the last line of its log: {lines[-1].strip()}" if lines else ""
+
+
+def _ending(returncode: int, why: str) -> str:
+    if returncode < 0:
+        return f"it was ended by signal {-returncode} ({signal.Signals(-returncode).name})"
+    return f"it exited with status {returncode}" if returncode else why

@@ -1,0 +1,203 @@
+"""The composition root: builds a kernel from its settings and serves it until it is told to end."""
+
+import asyncio
+import ipaddress
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from inferd.config import Settings
+from inferd.core.fleet import Backoff
+from inferd.core.machine import CoreLimits
+from inferd.errors import InferdError, InvalidFieldError
+from inferd.plugin.registry import BackendReport, discover
+from inferd.runtime.driver import Driver, DriverLimits
+from inferd.runtime.library import Library
+from inferd.runtime.placement import place
+from inferd.runtime.worker_process import WorkerTimes
+from inferd.services.health import Health
+from inferd.services.hosts import Hosts
+from inferd.services.models import Models
+from inferd.services.status import ErrorInterceptor
+from inferd.services.tasks import Tasks
+from inferd_api.v1 import host_service_pb2, model_service_pb2, task_service_pb2
+from inferd_api.v1.host_service_pb2_grpc import add_HostServiceServicer_to_server
+from inferd_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from inferd_api.v1.task_service_pb2_grpc import add_TaskServiceServicer_to_server
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+STOP_GRACE_S = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """A serving kernel.
+
+    Attributes:
+        addresses: Where it listens, ports filled in.
+        driver: Its runtime.
+        reports: Its backends.
+    """
+
+    addresses: tuple[str, ...]
+    driver: Driver
+    reports: tuple[BackendReport, ...]
+
+
+@asynccontextmanager
+async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
+    """A kernel that serves until the block ends; then its tasks are ended and its workers gone.
+
+    Raises:
+        InvalidFieldError: An address is not one to listen on.
+        OSError: An address cannot be bound, or a folder not be made.
+    """
+    for address in settings.listen:
+        check_address(address)
+    reports = await discover(
+        allow=settings.backends, modules=settings.plugin_modules, timeout_s=settings.plugin_timeout_s
+    )
+    driver = _driver(settings)
+    _read_library(settings, driver, reports)
+    server = _server(settings, driver, reports)
+    addresses = tuple(_bind(server, address) for address in settings.listen)
+    async with driver.running():
+        await server.start()
+        try:
+            yield Kernel(addresses=addresses, driver=driver, reports=reports)
+        finally:
+            driver.close()  # first, so that every stream ends with the end of its task
+            await server.stop(STOP_GRACE_S)
+
+
+async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        settings: Of this kernel.
+        ready: Called once it serves.
+
+    Raises:
+        InvalidFieldError, OSError: As `running_kernel`.
+    """
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    async with running_kernel(settings) as kernel:
+        ready(kernel)
+        await ended.wait()
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that others than this host could reach: there is no authentication yet.
+
+    Raises:
+        InvalidFieldError: It is not on the loopback, or no address at all.
+    """
+    if address.startswith("unix:"):
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the largest port
+        raise InvalidFieldError(f"listen {address!r} is not host:port or unix:/path", field="listen")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise InvalidFieldError(
+            f"listen {address!r} is not on the loopback, and without TLS and authentication anyone could use it; "
+            f"listen on 127.0.0.1:{port} and tunnel to it",
+            field="listen",
+        )
+
+
+def _driver(settings: Settings) -> Driver:
+    limits, workers = settings.limits, settings.workers
+    return Driver(
+        core=CoreLimits(
+            queued_tasks=limits.queued_tasks,
+            retained_tasks=limits.retained_tasks,
+            retention_s=limits.retention_s,
+            models=limits.models,
+            backoff=Backoff(first_s=workers.restart_backoff_s, most_s=workers.restart_backoff_max_s),
+        ),
+        limits=DriverLimits(
+            stream_bytes=limits.stream_bytes,
+            retained_bytes=limits.retained_bytes,
+            frame_bytes=limits.frame_bytes,
+            engine=wire.EngineLimits(
+                step_tokens=workers.step_tokens,
+                template_timeout_s=workers.template_timeout_s,
+                max_output_tokens=limits.max_output_tokens,
+            ),
+            times=WorkerTimes(
+                start_timeout_s=workers.start_timeout_s,
+                load_silence_s=workers.load_silence_s,
+                heartbeat_s=workers.heartbeat_s,
+                heartbeat_timeout_s=workers.heartbeat_timeout_s,
+                stop_timeout_s=workers.stop_timeout_s,
+            ),
+        ),
+        log_dir=settings.state_dir / "workers",
+    )
+
+
+def _read_library(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> None:
+    """Make the pulled models known; one that cannot be is reported and left out."""
+    library = Library(settings.data_dir)
+    for manifest in library.manifests():
+        try:
+            driver.create_model(
+                place(
+                    reports,
+                    name=manifest.name,
+                    source=str(library.path(manifest)),
+                    backend=manifest.backend,
+                    settings=manifest.settings,
+                )
+            )
+        except InferdError as error:
+            log.warning("a pulled model was left out", model=manifest.name, why=error.message)
+
+
+def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> grpc.aio.Server:
+    limits = settings.limits
+    server = grpc.aio.server(
+        interceptors=(ErrorInterceptor(),),
+        options=(
+            ("grpc.max_receive_message_length", limits.message_bytes),
+            ("grpc.max_send_message_length", limits.message_bytes),
+            ("grpc.max_metadata_size", limits.metadata_bytes),
+            ("grpc.max_concurrent_streams", limits.concurrent_streams),
+            ("grpc.so_reuseport", 0),  # a second kernel on the same port is an error, not a lottery
+        ),
+    )
+    add_TaskServiceServicer_to_server(Tasks(driver, prompt_limit_bytes=limits.prompt_bytes), server)
+    add_ModelServiceServicer_to_server(Models(driver, reports, watchers_limit=limits.model_watchers), server)
+    add_HostServiceServicer_to_server(Hosts(driver, reports), server)
+    services = tuple(
+        service.full_name
+        for module in (task_service_pb2, model_service_pb2, host_service_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(Health(driver, services), server)
+    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((*services, health_name, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}; is another kernel running?") from None
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

@@ -1,0 +1,1 @@
+"""Translators between the wire API and the runtime. They decide nothing."""

@@ -1,0 +1,50 @@
+"""`grpc.health.v1`: the kernel under "", each service under its name, each model under "model:NAME"."""
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2 as hp
+from grpc_health.v1 import health_pb2_grpc
+
+from inferd.core.ids import ModelName
+from inferd.core.model import ModelState
+from inferd.runtime.driver import Driver
+
+MODEL_PREFIX = "model:"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Serving = hp.HealthCheckResponse.ServingStatus
+
+
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the package ships no types
+    """Derives health from the state of the kernel. A model is SERVING when it takes tasks without loading first."""
+
+    def __init__(self, driver: Driver, services: tuple[str, ...]) -> None:
+        self._driver = driver
+        self._services = services
+
+    async def Check(self, request: hp.HealthCheckRequest, context: Context) -> hp.HealthCheckResponse:  # noqa: N802 - the wire's name
+        """The health of a service; NOT_FOUND for an unknown one."""
+        status = self._health(request.service)
+        if status == Serving.Value("SERVICE_UNKNOWN"):
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
+        return hp.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: hp.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - the wire's name
+        """The health of a service and each change of it."""
+        told = None
+        while True:
+            seen = self._driver.models_changed.version
+            status = self._health(request.service)
+            if status != told:
+                await context.write(hp.HealthCheckResponse(status=status))
+                told = status
+            await self._driver.models_changed.wait(seen)
+
+    def _health(self, service: str) -> int:
+        if not service or service in self._services:
+            return int(Serving.Value("SERVING"))
+        model = self._driver.machine.fleet.models.get(ModelName(service.removeprefix(MODEL_PREFIX)))
+        if not service.startswith(MODEL_PREFIX) or model is None:
+            return int(Serving.Value("SERVICE_UNKNOWN"))
+        return int(Serving.Value("SERVING" if model.state is ModelState.READY else "NOT_SERVING"))

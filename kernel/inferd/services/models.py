@@ -1,0 +1,102 @@
+"""`inferd.v1.ModelService`."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from inferd.core.ids import ModelName
+from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.plugin.registry import BackendReport
+from inferd.runtime.driver import Driver
+from inferd.runtime.placement import place
+from inferd.services.calls import page_of
+from inferd.services.model_values import write_model
+from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import model_service_pb2_grpc
+
+NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+MOST_SETTINGS = 64
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Models(model_service_pb2_grpc.ModelServiceServicer):
+    """Translates; see the proto for what each call means."""
+
+    def __init__(self, driver: Driver, reports: Sequence[BackendReport], *, watchers_limit: int) -> None:
+        self._driver = driver
+        self._reports = reports
+        self._watchers_limit = watchers_limit
+        self._watchers = 0
+
+    async def CreateModel(self, request: ms.CreateModelRequest, context: Context) -> ms.CreateModelResponse:  # noqa: ARG002, N802 - the wire's name
+        """Make a model known."""
+        wanted = request.model
+        if not NAME_FORM.fullmatch(wanted.name):
+            raise InvalidFieldError(
+                f"model.name is {wanted.name[:140]!r}; it must be 1 to 128 of letters, digits, '.', '_', '-', ':', '/'",
+                field="model.name",
+            )
+        if not wanted.source:
+            raise InvalidFieldError("model.source is empty; give the path of the model's file", field="model.source")
+        if len(wanted.settings) > MOST_SETTINGS:
+            message = f"{len(wanted.settings)} settings; at most {MOST_SETTINGS}"
+            raise InvalidFieldError(message, field="model.settings")
+        spec = place(
+            self._reports,
+            name=wanted.name,
+            source=wanted.source,
+            backend=wanted.backend,
+            device=wanted.device,
+            settings=dict(wanted.settings),
+        )
+        model = self._driver.create_model(spec)
+        return ms.CreateModelResponse(model=write_model(model, self._driver))
+
+    async def GetModel(self, request: ms.GetModelRequest, context: Context) -> ms.GetModelResponse:  # noqa: ARG002, N802 - the wire's name
+        """Read a model."""
+        model = self._driver.machine.model(ModelName(request.name))
+        return ms.GetModelResponse(model=write_model(model, self._driver))
+
+    async def ListModels(self, request: ms.ListModelsRequest, context: Context) -> ms.ListModelsResponse:  # noqa: ARG002, N802 - the wire's name
+        """List models by name."""
+        known = sorted(self._driver.machine.fleet.models.items())
+        page, token = page_of(known, request.page_size, request.page_token)
+        return ms.ListModelsResponse(models=[write_model(m, self._driver) for m in page], next_page_token=token)
+
+    async def LoadModel(self, request: ms.LoadModelRequest, context: Context) -> ms.LoadModelResponse:  # noqa: ARG002, N802 - the wire's name
+        """Load a model and wait for it."""
+        model = await self._driver.load_model(ModelName(request.name))
+        return ms.LoadModelResponse(model=write_model(model, self._driver))
+
+    async def UnloadModel(self, request: ms.UnloadModelRequest, context: Context) -> ms.UnloadModelResponse:  # noqa: ARG002, N802 - the wire's name
+        """Unload a model and wait for it."""
+        name = ModelName(request.name)
+        returned_bytes = await self._driver.unload_model(name, force=request.force)
+        model = self._driver.machine.model(name)
+        return ms.UnloadModelResponse(model=write_model(model, self._driver), returned_bytes=returned_bytes)
+
+    async def WatchModel(self, request: ms.WatchModelRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
+        """Watch a model; what changes while a message is under way is merged into the next one."""
+        model = self._driver.machine.model(ModelName(request.name))
+        if self._watchers >= self._watchers_limit:
+            limit = str(self._watchers_limit)
+            raise LimitExceededError(
+                f"{self._watchers} streams watch models and limits.model_watchers is {limit}",
+                metadata={"bound": "limits.model_watchers", "value": str(self._watchers), "limit": limit},
+                retry_after_s=1.0,
+            )
+        self._watchers += 1
+        try:
+            told = None
+            while True:
+                seen = self._driver.models_changed.version
+                message = write_model(model, self._driver)
+                if message != told:  # the signal is of any model
+                    await context.write(ms.WatchModelResponse(model=message))
+                    told = message
+                await self._driver.models_changed.wait(seen)
+        finally:
+            self._watchers -= 1

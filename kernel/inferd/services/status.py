@@ -1,0 +1,88 @@
+"""The one translation of errors into `google.rpc.Status`, and the interceptor that applies it to every call."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from inferd.errors import InferdError, InternalError
+
+DOMAIN = "inferd"
+METADATA_VALUE_CHARACTERS = 1000  # of one fact in an error: it travels in trailing metadata, which is bounded
+MESSAGE_CHARACTERS = 2000
+
+log = structlog.get_logger()
+
+
+def status_of(error: InferdError) -> status_pb2.Status:
+    """The status of an error: `ErrorInfo` always, `BadRequest`, `RetryInfo` and `QuotaFailure` where they apply."""
+    facts = {name: value[:METADATA_VALUE_CHARACTERS] for name, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)
+    details: list[Any] = [info]
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.code == "RESOURCE_EXHAUSTED":
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.reason, description=error.message)
+        details.append(error_details_pb2.QuotaFailure(violations=[quota]))
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message[:MESSAGE_CHARACTERS])
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: InferdError) -> NoReturn:
+    """End a call with the status of an error."""
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+    raise AssertionError("abort_with_status returned")
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns what a method raises into its status; a defect is logged with its traceback and told without it."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the method of a call; streaming methods are coroutines that write to their context."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/inferd."):
+            return handler
+        if handler.unary_unary is not None:
+            unary = handler.unary_unary
+            return grpc.unary_unary_rpc_method_handler(
+                _guarded(unary), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.unary_stream is not None:
+            stream = handler.unary_stream
+            return grpc.unary_stream_rpc_method_handler(
+                _guarded(stream), handler.request_deserializer, handler.response_serializer
+            )
+        return handler
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await method(request, context)
+        except InferdError as error:
+            await abort(context, error)
+        except Exception as error:
+            if isinstance(error, grpc.aio.AbortError):
+                raise
+            log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
+            await abort(context, InternalError(f"a defect of inferd: {type(error).__name__}: {error}; see its log"))
+
+    return call

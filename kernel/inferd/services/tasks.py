@@ -1,0 +1,101 @@
+"""`inferd.v1.TaskService`."""
+
+import uuid
+from typing import Any
+
+import grpc
+
+from inferd.core.ids import TaskId
+from inferd.core.task import Task, TaskState
+from inferd.errors import InvalidFieldError
+from inferd.runtime.driver import Driver
+from inferd.services.calls import deadline_of, page_of, tenant_of
+from inferd.services.status import abort
+from inferd.services.task_values import read_spec, write_event, write_task
+from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import task_service_pb2 as ts
+from inferd_api.v1 import task_service_pb2_grpc
+
+MOST_REQUEST_ID = 128
+NEWEST_FIRST = 10**18  # keys of pages ascend; the number of a task is taken from this
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Tasks(task_service_pb2_grpc.TaskServiceServicer):
+    """Translates; see the proto for what each call means. Streams write to their context: no generator between."""
+
+    def __init__(self, driver: Driver, *, prompt_limit_bytes: int) -> None:
+        self._driver = driver
+        self._prompt_limit_bytes = prompt_limit_bytes
+
+    async def RunTask(self, request: ts.RunTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
+        """Create a task and watch it."""
+        if len(request.request_id) > MOST_REQUEST_ID:
+            message = f"request_id has {len(request.request_id)} characters; at most {MOST_REQUEST_ID}"
+            raise InvalidFieldError(message, field="request_id")
+        spec = read_spec(
+            request.spec,
+            task_id=uuid.uuid4().hex,
+            tenant=tenant_of(context),
+            deadline=deadline_of(context, self._driver.clock.now()),
+            request_id=request.request_id,
+            prompt_limit_bytes=self._prompt_limit_bytes,
+        )
+        stream = self._driver.submit(spec)
+        try:
+            async for batch in stream.follow(0):
+                for numbered in batch:
+                    await context.write(ts.RunTaskResponse(event=write_event(stream.task_id, numbered)))
+        except BaseException:  # the client has gone, or was too slow: nobody reads this task any more
+            if not request.detach_on_disconnect and stream.finished is None:
+                self._driver.cancel(stream.task_id, spec.tenant)
+            raise
+        finished = stream.finished
+        if finished is not None and finished.outcome.error is not None:
+            await abort(context, finished.outcome.error)
+
+    async def WatchTask(self, request: ts.WatchTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
+        """Watch a task."""
+        task = self._driver.machine.task(TaskId(request.task_id), tenant_of(context))
+        stream = self._driver.streams.get(task.spec.task_id)
+        if request.after_sequence > stream.last_sequence:
+            message = f"after_sequence is {request.after_sequence}; the newest event is {stream.last_sequence}"
+            raise InvalidFieldError(message, field="after_sequence")
+        async for batch in stream.follow(request.after_sequence):
+            for numbered in batch:
+                await context.write(ts.WatchTaskResponse(event=write_event(request.task_id, numbered)))
+
+    async def GetTask(self, request: ts.GetTaskRequest, context: Context) -> ts.GetTaskResponse:  # noqa: N802 - the wire's name
+        """Read a task."""
+        return ts.GetTaskResponse(task=self._read(request.task_id, context))
+
+    async def ListTasks(self, request: ts.ListTasksRequest, context: Context) -> ts.ListTasksResponse:  # noqa: N802 - the wire's name
+        """List the tenant's tasks, newest first."""
+        tenant = tenant_of(context)
+        states = _read_states(request)
+        chosen = [
+            (f"{NEWEST_FIRST - task.number:019d}", task)
+            for task in reversed(self._driver.machine.tasks.values())
+            if task.spec.tenant == tenant and (not states or task.state in states)
+        ]
+        page, token = page_of(chosen, request.page_size, request.page_token)
+        return ts.ListTasksResponse(tasks=[self._write(task) for task in page], next_page_token=token)
+
+    async def CancelTask(self, request: ts.CancelTaskRequest, context: Context) -> ts.CancelTaskResponse:  # noqa: N802 - the wire's name
+        """End a task."""
+        self._driver.cancel(TaskId(request.task_id), tenant_of(context))
+        return ts.CancelTaskResponse(task=self._read(request.task_id, context))
+
+    def _read(self, task_id: str, context: Context) -> pb.Task:
+        return self._write(self._driver.machine.task(TaskId(task_id), tenant_of(context)))
+
+    def _write(self, task: Task) -> pb.Task:
+        return write_task(task, self._driver.streams.get(task.spec.task_id), self._driver.clock)
+
+
+def _read_states(request: ts.ListTasksRequest) -> set[TaskState]:
+    try:
+        return {TaskState(state) for state in request.states}
+    except ValueError:
+        raise InvalidFieldError(f"states {list(request.states)} has an unknown one", field="states") from None
