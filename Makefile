@@ -2,8 +2,6 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-STUBS := protos/inferd_api
-PROTOS := $(shell find protos -name '*.proto' | sort)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo test bench lint stubs clean
@@ -24,14 +22,13 @@ lint: .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu clients/python/inferd_client
 	@$(BIN)/lint-imports
-	@$(BIN)/buf lint
-	@$(BIN)/buf breaking --against protos/baseline.binpb
+	@$(BIN)/python tests/arch/stubs.py --image .venv/inferd.binpb
+	@$(BIN)/buf lint .venv/inferd.binpb --path inferd_api
+	@$(BIN)/buf breaking .venv/inferd.binpb --path inferd_api/v1 --against protos/baseline.binpb
 
 # The committed protobuf code; tests/arch compares it with a fresh run, byte by byte.
 stubs: .venv/.dev
-	@$(BIN)/python -m grpc_tools.protoc -Iprotos -I$$($(BIN)/python -c "import googleapiclient" 2>/dev/null; $(BIN)/python -c "import google.rpc, os; print(os.path.dirname(os.path.dirname(list(google.rpc.__path__)[0])))") \
-	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-	  --python_out=protos --grpc_python_out=protos --mypy_out=protos --mypy_grpc_out=protos $(PROTOS)
+	@$(BIN)/python tests/arch/stubs.py --write
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "inferd needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …")'

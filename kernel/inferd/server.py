@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
     Raises:
         InvalidFieldError, OSError: As `running_kernel`.
     """
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -66,6 +66,11 @@ class KernelMachine:
         self._now = 0.0
 
     @property
+    def closed(self) -> bool:
+        """Whether the kernel is shutting down."""
+        return self._closed
+
+    @property
     def queued_tasks(self) -> int:
         """Tasks that wait."""
         return self._queued
@@ -115,6 +120,15 @@ class KernelMachine:
             )
         return task
 
+    def check_open(self) -> None:
+        """Refuse what comes after `Shutdown`.
+
+        Raises:
+            ShuttingDownError: The kernel is shutting down.
+        """
+        if self._closed:
+            raise ShuttingDownError("the kernel is shutting down")
+
     def next_alarm(self) -> float | None:
         """When `Tick` is due, on the clock of `handle`; None when nothing is waited for."""
         oldest = next(iter(self._ended), None)
@@ -144,11 +158,11 @@ class KernelMachine:
             case events.CancelTask():
                 self._cancel(event)
             case events.CreateModel():
-                self._check_open()
+                self.check_open()
                 self.fleet.create(event.spec, self._now)
                 self._queues.setdefault(event.spec.name, TaskQueue())
             case events.LoadModel():
-                self._check_open()
+                self.check_open()
                 self._commands += self.fleet.load(self.model(event.name), self._now)
             case events.UnloadModel():
                 self._unload(event)
@@ -186,7 +200,7 @@ class KernelMachine:
     # Tasks.
 
     def _submit(self, spec: TaskSpec) -> None:
-        self._check_open()
+        self.check_open()
         model = self.model(spec.model)
         admission.check_queue(self._queued, self._limits.queued_tasks)
         admission.check_backoff(model, self._now)
@@ -314,7 +328,3 @@ class KernelMachine:
     def _finish_all(self, task_ids: tuple[TaskId, ...], outcome: Outcome) -> None:
         for task_id in task_ids:
             self._finish(self.tasks[task_id], outcome)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ShuttingDownError("the kernel is shutting down")

@@ -10,11 +10,12 @@ from inferd.plugin.backend import (
     LoadRequest,
     ModelDescription,
     Probe,
+    ReportProgress,
     Setting,
 )
 from inferd.plugin.hookspecs import hookimpl, hookspec
 from inferd.plugin.session import StepResult, TokenBatch, TokenLimits, TokenSession
-from inferd.plugin.vocabulary import Vocabulary
+from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 __all__ = [
     "Backend",
@@ -26,9 +27,11 @@ __all__ = [
     "LoadedModel",
     "ModelDescription",
     "Probe",
+    "ReportProgress",
     "Setting",
     "StepResult",
     "TokenBatch",
+    "TokenKind",
     "TokenLimits",
     "TokenSession",
     "Vocabulary",

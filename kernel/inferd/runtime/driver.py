@@ -96,6 +96,7 @@ class Driver:
     def close(self) -> None:
         """End every task, stop every worker and accept nothing more; again changes nothing."""
         self._apply(events.Shutdown())
+        self.models_changed.notify()
 
     # For the services.
 

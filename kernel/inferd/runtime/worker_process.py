@@ -103,16 +103,17 @@ class WorkerProcess:
         finally:
             theirs.close()
         self.pid = process.pid
-        why = "the kernel gave it up"
+        why, gone = "the kernel gave it up", False
         try:
             self._link = await LocalLink.connect(
                 ours, frame_limit_bytes=self._frame_limit_bytes, on_frame=self._take, on_closed=self._note_closed
             )
             self._heard_at = asyncio.get_running_loop().time()
             why = await self._watch()
+            gone = bool(self._closed)  # by itself: what follows closes the link in any case
         finally:
             await self._end(process)
-        if self._closed and process.returncode is not None:
+        if gone and process.returncode is not None:
             why = _ending(process.returncode, why)
         return f"{why}{self._last_line()}"
 

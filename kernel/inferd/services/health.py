@@ -39,11 +39,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the packag
             if status != told:
                 await context.write(hp.HealthCheckResponse(status=status))
                 told = status
+            if self._driver.machine.closed:
+                return
             await self._driver.models_changed.wait(seen)
 
     def _health(self, service: str) -> int:
         if not service or service in self._services:
-            return int(Serving.Value("SERVING"))
+            return int(Serving.Value("NOT_SERVING" if self._driver.machine.closed else "SERVING"))
         model = self._driver.machine.fleet.models.get(ModelName(service.removeprefix(MODEL_PREFIX)))
         if not service.startswith(MODEL_PREFIX) or model is None:
             return int(Serving.Value("SERVICE_UNKNOWN"))

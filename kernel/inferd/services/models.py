@@ -92,6 +92,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         try:
             told = None
             while True:
+                self._driver.machine.check_open()
                 seen = self._driver.models_changed.version
                 message = write_model(model, self._driver)
                 if message != told:  # the signal is of any model

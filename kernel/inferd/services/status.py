@@ -1,7 +1,8 @@
 """The one translation of errors into `google.rpc.Status`, and the interceptor that applies it to every call."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import structlog
@@ -11,6 +12,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from inferd.errors import InferdError, InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 DOMAIN = "inferd"
 METADATA_VALUE_CHARACTERS = 1000  # of one fact in an error: it travels in trailing metadata, which is bounded

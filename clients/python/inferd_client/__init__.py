@@ -1,0 +1,34 @@
+"""The Python client of inferd: `Client` and `AsyncClient`, with the same methods.
+
+    with Client() as client:
+        for text in client.stream("smollm2", [{"role": "user", "content": "What is the capital of France?"}]):
+            print(text, end="")
+
+Resources are the messages of `inferd_api.v1`; every failure is a class of `inferd_client.errors`.
+"""
+
+from inferd_client.channel import DEFAULT_ADDRESS
+from inferd_client.errors import InferdError, KernelUnreachableError
+from inferd_client.hosts import AsyncHosts, Hosts
+from inferd_client.models import AsyncModels, Models
+from inferd_client.tasks import AsyncTasks, Generation, Message, Prompt, RunOptions, Tasks
+
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "AsyncClient",
+    "Client",
+    "Generation",
+    "InferdError",
+    "KernelUnreachableError",
+    "Message",
+    "Prompt",
+    "RunOptions",
+]
+
+
+class Client(Tasks, Models, Hosts):
+    """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
+
+
+class AsyncClient(AsyncTasks, AsyncModels, AsyncHosts):
+    """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

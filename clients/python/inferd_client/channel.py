@@ -1,0 +1,185 @@
+"""Connections to a kernel: addresses, channel options, and calls whose failures are typed errors."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from inferd_client.errors import from_rpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+DEFAULT_ADDRESS = "127.0.0.1:7411"
+CALL_TIMEOUT_S = 30.0
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", 64 << 20),
+    # A server that states no rule of its own takes one ping in five minutes on a silent stream, and ends
+    # connections that ping more.
+    ("grpc.keepalive_time_ms", 310_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.use_local_subchannel_pool", 1),  # one client, one connection
+    ("grpc.enable_http_proxy", 0),  # a proxy for the web has no way to the loopback interface
+)
+
+MAX_PORT = 65535
+
+
+class PagedRequest(Protocol):
+    """A request for a page."""
+
+    page_token: str
+
+
+class Page(Protocol):
+    """A page."""
+
+    next_page_token: str
+
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+PagedReq = TypeVar("PagedReq", bound=PagedRequest)
+PageRes = TypeVar("PageRes", bound=Page)
+
+
+def target(address: str) -> str:
+    """The gRPC target of an address: `host:port`, `[ipv6]:port` or `unix:/path`.
+
+    Raises:
+        ValueError: The address has none of these forms.
+    """
+    if address.startswith("unix:") and len(address) > len("unix:"):
+        return address
+    host, _, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not host or "/" in host or (":" in host and not bracketed) or not port.isdecimal() or int(port) > MAX_PORT:
+        raise ValueError(
+            f"address {address!r} is not of the form host:port or unix:/path; the default is {DEFAULT_ADDRESS}"
+        )
+    return f"dns:///{address}"
+
+
+class _Settings:
+    """What both kinds of connection keep: the address, the tenant as metadata, the deadline of short calls."""
+
+    def __init__(self, address: str | None, *, tenant: str, timeout_s: float) -> None:
+        self.address = address or os.environ.get("INFERD_ADDRESS") or DEFAULT_ADDRESS
+        self._target = target(self.address)
+        self._metadata = (("inferd-tenant", tenant),) if tenant else ()
+        self._timeout_s = timeout_s
+
+
+class Connection(_Settings):
+    """A connection of a synchronous client; safe to use from several threads.
+
+    Args:
+        address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else "127.0.0.1:7411".
+        tenant: Whose tasks are meant; default the kernel's default tenant.
+        timeout_s: Deadline of the calls that answer at once, in seconds.
+    """
+
+    def __init__(self, address: str | None = None, *, tenant: str = "", timeout_s: float = CALL_TIMEOUT_S) -> None:
+        super().__init__(address, tenant=tenant, timeout_s=timeout_s)
+        self._channel = grpc.insecure_channel(self._target, options=OPTIONS)
+
+    def close(self) -> None:
+        """Close the connection; calls under way end."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[Req, Res], request: Req) -> Res:
+        return self._wait(method, request, self._timeout_s)
+
+    def _wait(self, method: grpc.UnaryUnaryMultiCallable[Req, Res], request: Req, timeout_s: float | None) -> Res:
+        try:
+            return method(request, metadata=self._metadata, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None
+
+    def _pages(self, method: grpc.UnaryUnaryMultiCallable[PagedReq, PageRes], request: PagedReq) -> Generator[PageRes]:
+        while True:
+            page = self._call(method, request)
+            yield page
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    def _stream(
+        self, method: grpc.UnaryStreamMultiCallable[Req, Res], request: Req, timeout_s: float | None = None
+    ) -> Generator[Res]:
+        call = method(request, metadata=self._metadata, timeout=timeout_s)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None
+        finally:
+            call.cancel()
+
+
+class AsyncConnection(_Settings):
+    """A connection of an asynchronous client; belongs to the event loop that runs when it is made.
+
+    Args:
+        address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else "127.0.0.1:7411".
+        tenant: Whose tasks are meant; default the kernel's default tenant.
+        timeout_s: Deadline of the calls that answer at once, in seconds.
+    """
+
+    def __init__(self, address: str | None = None, *, tenant: str = "", timeout_s: float = CALL_TIMEOUT_S) -> None:
+        super().__init__(address, tenant=tenant, timeout_s=timeout_s)
+        self._channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
+
+    async def close(self) -> None:
+        """Close the connection; calls under way end."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _call(self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req) -> Res:
+        return await self._wait(method, request, self._timeout_s)
+
+    async def _wait(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req, timeout_s: float | None
+    ) -> Res:
+        try:
+            return await method(request, metadata=self._metadata, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None
+
+    async def _pages(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[PagedReq, PageRes], request: PagedReq
+    ) -> AsyncGenerator[PageRes]:
+        while True:
+            page = await self._call(method, request)
+            yield page
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def _stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Req, Res], request: Req, timeout_s: float | None = None
+    ) -> AsyncGenerator[Res]:
+        call = method(request, metadata=self._metadata, timeout=timeout_s)
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None
+        finally:
+            call.cancel()

@@ -1,0 +1,245 @@
+"""What a call can raise: a class per `inferd.v1.ErrorReason`, and three for what the kernel itself cannot say.
+
+Every class derives from `InferdError`; branch on the class or on `reason`, the message is for people.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DOMAIN = "inferd"
+DETAILS_KEY = "grpc-status-details-bin"
+CODES: Mapping[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class InferdError(Exception):
+    """Base of every error of this package.
+
+    Attributes:
+        reason: Name in `inferd.v1.ErrorReason` without its prefix; "" when the status carried none.
+        code: Name of the canonical gRPC status code, for example "NOT_FOUND".
+        message: For people.
+        metadata: Facts for programs, by name; `inferd.v1.ErrorReason` lists them.
+        field: Path of the request's field that is wrong, else "".
+        retry_after_s: When trying again makes sense, in seconds; else None.
+    """
+
+    reason = ""
+    code = "UNKNOWN"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        field: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+class KernelUnreachableError(InferdError):
+    """No kernel answers at the address, or the connection to it was lost."""
+
+    reason = "KERNEL_UNREACHABLE"
+    code = "UNAVAILABLE"
+
+
+class StatusError(InferdError):
+    """The call ended with a status that names no reason of inferd, for example one of gRPC itself."""
+
+
+class InternalError(InferdError):
+    """A defect of the kernel itself, or a reason that this version of the client does not know."""
+
+    reason = "INTERNAL"
+    code = "INTERNAL"
+
+
+class InvalidFieldError(InferdError):
+    """A field of the call has a value outside what it allows; see `field`."""
+
+    reason = "INVALID_FIELD"
+    code = "INVALID_ARGUMENT"
+
+
+class PromptTooLongError(InferdError):
+    """The prompt and its output do not fit; see `metadata["prompt_tokens"]` and `metadata["limit_tokens"]`."""
+
+    reason = "PROMPT_TOO_LONG"
+    code = "INVALID_ARGUMENT"
+
+
+class UnsupportedInputError(InferdError):
+    """The model cannot take this kind of input, for example chat without a chat template."""
+
+    reason = "UNSUPPORTED_INPUT"
+    code = "INVALID_ARGUMENT"
+
+
+class ChatTemplateError(InferdError):
+    """The model's chat template refused the messages or ran out of its time."""
+
+    reason = "CHAT_TEMPLATE_FAILED"
+    code = "INVALID_ARGUMENT"
+
+
+class ModelNotFoundError(InferdError):
+    """No model of this name is known; `metadata["suggestion"]` is a near name."""
+
+    reason = "MODEL_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class ModelExistsError(InferdError):
+    """A model of this name exists already with other contents."""
+
+    reason = "MODEL_EXISTS"
+    code = "ALREADY_EXISTS"
+
+
+class ModelBusyError(InferdError):
+    """The model is in use."""
+
+    reason = "MODEL_BUSY"
+    code = "FAILED_PRECONDITION"
+
+
+class ModelLoadError(InferdError):
+    """Loading failed; `metadata["cause"]` says why and `metadata["log"]` where to read on."""
+
+    reason = "MODEL_LOAD_FAILED"
+    code = "FAILED_PRECONDITION"
+
+
+class TaskNotFoundError(InferdError):
+    """No task of this id is known to this tenant."""
+
+    reason = "TASK_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class TaskCancelledError(InferdError):
+    """The task was cancelled."""
+
+    reason = "TASK_CANCELLED"
+    code = "CANCELLED"
+
+
+class TaskExpiredError(InferdError):
+    """The task's deadline passed."""
+
+    reason = "TASK_EXPIRED"
+    code = "DEADLINE_EXCEEDED"
+
+
+class QueueFullError(InferdError):
+    """The queue is full; try again after `retry_after_s`."""
+
+    reason = "QUEUE_FULL"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class WorkerDiedError(InferdError):
+    """The worker that ran the task died; `metadata["cause"]` says why."""
+
+    reason = "WORKER_DIED"
+    code = "UNAVAILABLE"
+
+
+class BackendFailedError(InferdError):
+    """The backend raised inside a step; `metadata["cause"]` says what."""
+
+    reason = "BACKEND_FAILED"
+    code = "INTERNAL"
+
+
+class BackendNotFoundError(InferdError):
+    """No backend of this name is installed."""
+
+    reason = "BACKEND_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class BackendUnavailableError(InferdError):
+    """No backend that is ready can load this model."""
+
+    reason = "BACKEND_UNAVAILABLE"
+    code = "FAILED_PRECONDITION"
+
+
+class EventsDroppedError(InferdError):
+    """The events asked for are no longer held; `metadata["first_sequence"]` is the oldest one that is."""
+
+    reason = "EVENTS_DROPPED"
+    code = "OUT_OF_RANGE"
+
+
+class RequestConflictError(InferdError):
+    """The same `request_id` came with other contents."""
+
+    reason = "REQUEST_CONFLICT"
+    code = "ALREADY_EXISTS"
+
+
+class LimitExceededError(InferdError):
+    """A named bound of the kernel was hit; see `metadata["bound"]`, `metadata["value"]`, `metadata["limit"]`."""
+
+    reason = "LIMIT_EXCEEDED"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class ShuttingDownError(InferdError):
+    """The kernel is shutting down."""
+
+    reason = "SHUTTING_DOWN"
+    code = "UNAVAILABLE"
+
+
+BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__() if kind.reason}
+"""Every error class by its reason."""
+
+
+def from_status(status: status_pb2.Status) -> InferdError:
+    """Build the error of a `google.rpc.Status`, as it comes in `Finished.error` and in trailing metadata."""
+    info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        any(detail.Unpack(kind) for kind in (info, retry, bad))
+    known = info.domain == DOMAIN and info.reason
+    kind = BY_REASON.get(info.reason, InternalError) if known else StatusError
+    error = kind(
+        status.message,
+        metadata=info.metadata,
+        field=next((violation.field for violation in bad.field_violations), ""),
+        retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+    )
+    error.code = CODES.get(status.code, "UNKNOWN")
+    error.reason = info.reason if known else kind.reason
+    return error
+
+
+def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
+    """Build the error of a call to `address` that failed.
+
+    A status without details is the transport's own: UNAVAILABLE becomes `KernelUnreachableError`, others `StatusError`.
+    """
+    pairs: Any = error.trailing_metadata() or ()
+    for key, value in pairs:
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return from_status(status_pb2.Status.FromString(value))
+    code, details = error.code(), error.details()
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return KernelUnreachableError(f"no kernel answers at {address} ({details}); start one with: inferd serve")
+    failed = StatusError(f"the call to {address} ended with {code.name}: {details}")
+    failed.code = code.name
+    return failed

@@ -1,0 +1,86 @@
+"""The host: what it is, which backends it has, whether it serves. `Hosts` and `AsyncHosts` differ in `await` only."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from inferd_api.v1.host_service_pb2 import GetHostRequest, ListBackendsRequest
+from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
+from inferd_client.channel import AsyncConnection, Connection
+from inferd_client.errors import StatusError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from inferd_api.v1.host_service_pb2_grpc import HostServiceAsyncStub
+    from inferd_api.v1.resources_pb2 import Backend, Host
+
+
+class Hosts(Connection):
+    """The host of a synchronous client."""
+
+    @cached_property
+    def _host(self) -> HostServiceStub:
+        return HostServiceStub(self._channel)
+
+    @cached_property
+    def _health(self) -> HealthStub:
+        return HealthStub(self._channel)
+
+    def get_host(self) -> Host:
+        """Read the host."""
+        return self._call(self._host.GetHost, GetHostRequest()).host
+
+    def list_backends(self) -> Generator[Backend]:
+        """All plugins that were found, working or not, by name."""
+        for page in self._pages(self._host.ListBackends, ListBackendsRequest()):
+            yield from page.backends
+
+    def health(self, service: str = "") -> str:
+        """Health of the kernel or of one `service`: "SERVING", "NOT_SERVING", "UNKNOWN" or "SERVICE_UNKNOWN"."""
+        try:
+            answer = self._call(self._health.Check, HealthCheckRequest(service=service))
+        except StatusError as error:
+            return unknown_service(error)
+        return str(HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+class AsyncHosts(AsyncConnection):
+    """The host of an asynchronous client; each method is as its namesake in `Hosts`."""
+
+    @cached_property
+    def _host(self) -> HostServiceAsyncStub:
+        return HostServiceStub(self._channel)
+
+    @cached_property
+    def _health(self) -> HealthStub:
+        return HealthStub(self._channel)
+
+    async def get_host(self) -> Host:
+        """Read the host."""
+        return (await self._call(self._host.GetHost, GetHostRequest())).host
+
+    async def list_backends(self) -> AsyncGenerator[Backend]:
+        """All plugins that were found, working or not, by name."""
+        async for page in self._pages(self._host.ListBackends, ListBackendsRequest()):
+            for backend in page.backends:
+                yield backend
+
+    async def health(self, service: str = "") -> str:
+        """Health of the kernel or of one `service`: "SERVING", "NOT_SERVING", "UNKNOWN" or "SERVICE_UNKNOWN"."""
+        try:
+            answer = await self._call(self._health.Check, HealthCheckRequest(service=service))
+        except StatusError as error:
+            return unknown_service(error)
+        return str(HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def unknown_service(error: StatusError) -> str:
+    """The answer for a service that the kernel does not know (NOT_FOUND); any other error goes on."""
+    if error.code != "NOT_FOUND":
+        raise error
+    return "SERVICE_UNKNOWN"

@@ -1,0 +1,273 @@
+"""Tasks: run a prompt, watch, read, list and cancel. `Tasks` and `AsyncTasks` differ in `await` only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
+
+from inferd_api.v1.resources_pb2 import (
+    ChatMessage,
+    ChatPrompt,
+    Finished,
+    FinishReason,
+    Receipt,
+    SamplingParams,
+    Task,
+    TaskEvent,
+    TaskSpec,
+    TaskState,
+    TokenPrompt,
+    Usage,
+)
+from inferd_api.v1.task_service_pb2 import (
+    CancelTaskRequest,
+    GetTaskRequest,
+    ListTasksRequest,
+    RunTaskRequest,
+    WatchTaskRequest,
+)
+from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
+from inferd_client.channel import AsyncConnection, Connection
+from inferd_client.errors import InferdError, StatusError, TaskExpiredError, from_status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator, Iterable
+    from typing import Unpack
+
+    from inferd_api.v1.task_service_pb2_grpc import TaskServiceAsyncStub
+
+Message: TypeAlias = ChatMessage | Mapping[str, str]
+Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
+"""Plain text, a conversation (`{"role": …, "content": …}`, oldest message first), or token ids."""
+
+
+class RunOptions(TypedDict, total=False):
+    """Keywords of `run`, `stream` and `generate`; None is the same as leaving it out.
+
+    Those of sampling are the fields of `inferd.v1.SamplingParams`, where their ranges and defaults are stated.
+    `timeout_s` is the deadline of the task in seconds; `request_id`, `detach_on_disconnect` and `labels` are as in
+    `inferd.v1.RunTaskRequest` and `TaskSpec`.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    stop: Sequence[str]
+    ignore_eos: bool | None
+    labels: Mapping[str, str]
+    request_id: str
+    detach_on_disconnect: bool
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What a task gave.
+
+    Attributes:
+        task_id: The task.
+        text: Its output.
+        token_ids: Its output as token ids.
+        finish_reason: Why it ended: "END_OF_TEXT", "STOP_STRING" or "MAX_TOKENS".
+        usage: Tokens in and out.
+        receipt: What it cost.
+    """
+
+    task_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    usage: Usage
+    receipt: Receipt
+
+
+def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskRequest:
+    """The request that runs `prompt` on `model`.
+
+    Raises:
+        ValueError: The prompt is empty or mixes kinds.
+    """
+    sampling: dict[str, Any] = {name: options.get(name) for name in SamplingParams.DESCRIPTOR.fields_by_name}
+    spec = TaskSpec(model=model, labels=options.get("labels", {}), sampling=SamplingParams(**sampling))
+    if isinstance(prompt, str):
+        spec.prompt = prompt
+    elif prompt and all(isinstance(item, int) for item in prompt):
+        spec.tokens.CopyFrom(TokenPrompt(token_ids=cast("Sequence[int]", prompt)))
+    elif prompt and all(isinstance(item, (ChatMessage, Mapping)) for item in prompt):
+        spec.chat.CopyFrom(ChatPrompt(messages=[_message(item) for item in cast("Sequence[Message]", prompt)]))
+    else:
+        raise ValueError("a prompt is a text, a sequence of at least one message, or one of at least one token id")
+    return RunTaskRequest(
+        spec=spec,
+        request_id=options.get("request_id", ""),
+        detach_on_disconnect=options.get("detach_on_disconnect", False),
+    )
+
+
+def collect(events: Iterable[TaskEvent]) -> Generation:
+    """Fold the events of a task that succeeded into what it gave."""
+    task_id, texts, token_ids, finished = "", list[str](), list[int](), Finished()
+    for event in events:
+        task_id = event.task_id
+        if event.HasField("output"):
+            texts.append(event.output.text)
+            token_ids += event.output.token_ids
+        elif event.HasField("finished"):
+            finished = event.finished
+    return Generation(
+        task_id=task_id,
+        text="".join(texts),
+        token_ids=tuple(token_ids),
+        finish_reason=FinishReason.Name(finished.reason).removeprefix("FINISH_REASON_"),
+        usage=finished.usage,
+        receipt=finished.receipt,
+    )
+
+
+class Tasks(Connection):
+    """The tasks of a synchronous client."""
+
+    @cached_property
+    def _tasks(self) -> TaskServiceStub:
+        return TaskServiceStub(self._channel)
+
+    def run(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generator[TaskEvent]:
+        """Run a task and give its events; `Finished` is the last one.
+
+        The task starts with the first event asked for. Closing the generator before the last one cancels the task,
+        unless `detach_on_disconnect`.
+
+        Raises:
+            InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
+        """
+        request, finished = run_request(model, prompt, options), Finished()
+        try:
+            for response in self._stream(self._tasks.RunTask, request, options.get("timeout_s")):
+                finished = response.event.finished
+                yield response.event
+        except InferdError as error:
+            raise _outcome(finished) or _expired(error) from None
+
+    def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generator[str]:
+        """Run a task and give its text as it comes. Raises as `run`."""
+        for event in self.run(model, prompt, **options):
+            if event.output.text:
+                yield event.output.text
+
+    def generate(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generation:
+        """Run a task and wait for all that it gives. Raises as `run`."""
+        return collect(self.run(model, prompt, **options))
+
+    def watch(self, task_id: str, after_sequence: int = 0) -> Generator[TaskEvent]:
+        """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
+
+        Raises:
+            InferdError: TaskNotFoundError, EventsDroppedError. That the task failed is told by `Finished` only.
+        """
+        request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence)
+        for response in self._stream(self._tasks.WatchTask, request):
+            yield response.event
+
+    def get_task(self, task_id: str) -> Task:
+        """Read a task. Raises TaskNotFoundError."""
+        return self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id)).task
+
+    def list_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> Generator[Task]:
+        """All tasks in one of `states` (default: any), newest first."""
+        for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states)):
+            yield from page.tasks
+
+    def cancel_task(self, task_id: str) -> Task:
+        """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""
+        return self._call(self._tasks.CancelTask, CancelTaskRequest(task_id=task_id)).task
+
+
+class AsyncTasks(AsyncConnection):
+    """The tasks of an asynchronous client; each method is as its namesake in `Tasks`."""
+
+    @cached_property
+    def _tasks(self) -> TaskServiceAsyncStub:
+        return TaskServiceStub(self._channel)
+
+    async def run(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[TaskEvent]:
+        """Run a task and give its events; `Finished` is the last one.
+
+        The task starts with the first event asked for. Closing the generator before the last one, or cancelling the
+        asyncio task that reads it, cancels the task, unless `detach_on_disconnect`. Wrap it in `contextlib.aclosing`
+        where a loop over it may be left early.
+
+        Raises:
+            InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
+        """
+        request, finished = run_request(model, prompt, options), Finished()
+        responses = self._stream(self._tasks.RunTask, request, options.get("timeout_s"))
+        try:
+            async for response in responses:
+                finished = response.event.finished
+                yield response.event
+        except InferdError as error:
+            raise _outcome(finished) or _expired(error) from None
+        finally:
+            await responses.aclose()
+
+    async def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[str]:
+        """Run a task and give its text as it comes. Raises as `run`."""
+        events = self.run(model, prompt, **options)
+        try:
+            async for event in events:
+                if event.output.text:
+                    yield event.output.text
+        finally:
+            await events.aclose()
+
+    async def generate(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generation:
+        """Run a task and wait for all that it gives. Raises as `run`."""
+        return collect([event async for event in self.run(model, prompt, **options)])
+
+    async def watch(self, task_id: str, after_sequence: int = 0) -> AsyncGenerator[TaskEvent]:
+        """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
+
+        Raises:
+            InferdError: TaskNotFoundError, EventsDroppedError. That the task failed is told by `Finished` only.
+        """
+        request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence)
+        responses = self._stream(self._tasks.WatchTask, request)
+        try:
+            async for response in responses:
+                yield response.event
+        finally:
+            await responses.aclose()
+
+    async def get_task(self, task_id: str) -> Task:
+        """Read a task. Raises TaskNotFoundError."""
+        return (await self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id))).task
+
+    async def list_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> AsyncGenerator[Task]:
+        """All tasks in one of `states` (default: any), newest first."""
+        async for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states)):
+            for task in page.tasks:
+                yield task
+
+    async def cancel_task(self, task_id: str) -> Task:
+        """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""
+        return (await self._call(self._tasks.CancelTask, CancelTaskRequest(task_id=task_id))).task
+
+
+def _message(item: Message) -> ChatMessage:
+    return item if isinstance(item, ChatMessage) else ChatMessage(**item)
+
+
+def _outcome(finished: Finished) -> InferdError | None:
+    """The error that the task's last event tells; the status of the call only repeats it."""
+    return from_status(finished.error) if finished.HasField("error") else None
+
+
+def _expired(error: InferdError) -> InferdError:
+    """The deadline of the call is the task's: where it ends the call before the kernel says so, say it the same way."""
+    if isinstance(error, StatusError) and error.code == TaskExpiredError.code:
+        return TaskExpiredError("the task's deadline passed before it ended")
+    return error

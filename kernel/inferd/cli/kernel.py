@@ -1,0 +1,60 @@
+"""Connections of commands to a kernel: the client's errors become the command line's."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from inferd.cli.output import command_error
+from inferd.cli.private import private_kernel
+from inferd_client import Client, InferdError, KernelUnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from inferd.cli.output import Output
+
+
+@contextmanager
+def connected(address: str, tenant: str = "") -> Iterator[Client]:
+    """A client of the kernel at `address`.
+
+    Raises:
+        CommandError: A call inside the block failed and was not caught there.
+    """
+    try:
+        client = Client(address, tenant=tenant)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--address") from None
+    try:
+        with client:
+            yield client
+    except InferdError as error:
+        raise command_error(error) from None
+
+
+def reachable(client: Client) -> bool:
+    """Whether a kernel answers."""
+    try:
+        client.get_host()
+    except KernelUnreachableError:
+        return False
+    return True
+
+
+@contextmanager
+def connected_or_private(output: Output, address: str, tenant: str) -> Iterator[Client]:
+    """A client of the kernel at `address`; where none answers, of one that lives as long as the block.
+
+    Raises:
+        CommandError: As `connected` and `private_kernel`.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(connected(address, tenant))
+        if not reachable(client):
+            started_address, pid = stack.enter_context(private_kernel())
+            output.note(f"no kernel at {address}; started a private one (pid {pid})")
+            client = stack.enter_context(connected(started_address, tenant))
+        yield client

@@ -1,0 +1,57 @@
+"""`inferd serve`: a kernel in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from inferd import __version__
+from inferd.cli.output import CommandError
+from inferd.server import serve as serve_kernel
+
+if TYPE_CHECKING:
+    from inferd.cli.output import Output
+    from inferd.config import Settings
+    from inferd.server import Kernel
+
+PR_SET_PDEATHSIG = 1
+
+
+def serve(output: Output, settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; one line on stdout tells when and where it listens."""
+    asyncio.run(serve_kernel(settings, ready=lambda kernel: announce(output, kernel)))
+
+
+def announce(output: Output, kernel: Kernel) -> None:
+    """Tell that the kernel serves."""
+    models = sorted(kernel.driver.machine.fleet.models)
+    if output.json:
+        backends = [{"name": report.name, "state": report.state.name, "why": report.why} for report in kernel.reports]
+        facts = {"version": __version__, "pid": os.getpid(), "addresses": list(kernel.addresses)}
+        output.line({**facts, "models": models, "backends": backends})
+        return
+    backends_text = ", ".join(f"{report.name} {report.state.name.lower()}" for report in kernel.reports) or "none"
+    count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
+    addresses = " and ".join(kernel.addresses)
+    output.text(f"inferd {__version__} listens on {addresses} ({count}, backends: {backends_text})")
+
+
+def end_with_parent(parent: int | None) -> None:
+    """Have the system send SIGTERM to this process when its parent ends.
+
+    Args:
+        parent: Process id of the parent as the one who started this process knows it; None for whoever it is now.
+
+    Raises:
+        CommandError: The system cannot do it, or `parent` has ended already.
+    """
+    now = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
+        why = os.strerror(ctypes.get_errno())
+        raise CommandError(f"--exit-with-parent does not work on this system: {why}", reason="SYSTEM_ERROR")
+    if os.getppid() != (parent or now):
+        raise CommandError(f"the parent {parent or now} has ended already", reason="SYSTEM_ERROR")

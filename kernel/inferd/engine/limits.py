@@ -1,0 +1,69 @@
+"""What bounds the engine: the kernel's configuration and what the session can do, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inferd.plugin import TokenLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """Bounds from the kernel's configuration.
+
+    Attributes:
+        step_tokens: Most tokens that one step computes.
+        template_timeout_s: Most seconds that a chat template may take.
+        max_output_tokens: Most output tokens of a task.
+    """
+
+    step_tokens: int = 512
+    template_timeout_s: float = 2.0
+    max_output_tokens: int = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What holds for one session under one configuration.
+
+    Attributes:
+        rows: Most sequences in one step: the tasks that can run at once.
+        step_tokens: Most tokens in one step.
+        sequence_tokens: Most tokens of one sequence, prompt and output: its context, or the whole pool if that is less.
+        max_output_tokens: Most output tokens of one sequence.
+        block_tokens: Tokens in a KV block.
+        blocks: KV blocks in the pool.
+        vocabulary_size: Number of logits in a row.
+    """
+
+    rows: int
+    step_tokens: int
+    sequence_tokens: int
+    max_output_tokens: int
+    block_tokens: int
+    blocks: int
+    vocabulary_size: int
+
+    @classmethod
+    def of(cls, session: TokenLimits, engine: EngineLimits) -> Bounds:
+        """Join both.
+
+        Raises:
+            ValueError: The session states a limit below 1.
+        """
+        for item in fields(session):
+            value = getattr(session, item.name)
+            if value < 1:
+                raise ValueError(f"the session's limit {item.name} is {value}; it must be at least 1")
+        step_tokens = min(session.max_step_tokens, engine.step_tokens)
+        return cls(
+            rows=min(session.max_sequences, step_tokens),  # each running sequence needs one token of every step
+            step_tokens=step_tokens,
+            sequence_tokens=min(session.context_tokens, session.blocks * session.block_tokens),
+            max_output_tokens=engine.max_output_tokens,
+            block_tokens=session.block_tokens,
+            blocks=session.blocks,
+            vocabulary_size=session.vocabulary_size,
+        )

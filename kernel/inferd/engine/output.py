@@ -1,0 +1,50 @@
+"""What one step of the engine produced: columns, not objects, so that it leaves the worker as one frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from inferd.core.task import FinishReason, Usage
+
+if TYPE_CHECKING:
+    from inferd.errors import InferdError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A task that ended: by generating (`reason`) or by an error."""
+
+    handle: int
+    reason: FinishReason = FinishReason.UNSPECIFIED
+    error: InferdError | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """How far the prompt of a task has been read, 0 to 1."""
+
+    handle: int
+    fraction: float
+
+
+@dataclass(slots=True, kw_only=True)
+class StepOutput:
+    """What one step produced, for all its tasks.
+
+    Attributes:
+        handles: Each task with new tokens.
+        counts: How many of `token_ids` are each task's, in the order of `handles`.
+        token_ids: The new tokens of all tasks, one after the other.
+        texts: The text that each task's new tokens complete, in the order of `handles`.
+        ended: Tasks that ended with this step; their last tokens are above.
+        prefills: Tasks whose prompt is being read.
+    """
+
+    handles: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    prefills: list[PrefillProgress] = field(default_factory=list)

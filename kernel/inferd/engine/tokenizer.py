@@ -1,0 +1,188 @@
+"""Text to tokens: a `tokenizers` tokenizer built from what the model's file says.
+
+As in Hugging Face transformers, the names of control tokens are recognised inside any text, a user's too, and a chat
+template writes all control tokens itself, so nothing is put in front of its text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from tokenizers import AddedToken, models, normalizers
+from tokenizers import Tokenizer as Inner
+
+from inferd.engine.splitting import composes, merges_whole_words, splitter
+from inferd.errors import ModelLoadError
+from inferd.plugin.vocabulary import TokenKind, Vocabulary
+
+if TYPE_CHECKING:
+    from inferd.engine.detokenizer import Piece
+
+_SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
+_SILENT: Final = frozenset({TokenKind.CONTROL, TokenKind.UNKNOWN})  # tokens that give no text
+
+
+class Tokenizer:
+    """Encodes text and knows the piece of text of each token. `encode` may be called from any thread.
+
+    Args:
+        vocabulary: As the backend read it.
+        size: Number of logits in a row; tokens that the vocabulary does not have give no text.
+
+    Attributes:
+        pieces: What each token adds to the text, by id.
+
+    Raises:
+        ModelLoadError: The vocabulary contradicts itself or asks for something unknown.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, size: int) -> None:
+        try:
+            self._inner = _BUILDERS[vocabulary.algorithm](vocabulary)
+        except ModelLoadError:
+            raise
+        except Exception as error:  # `tokenizers` raises bare exceptions
+            cause = f"{type(error).__name__}: {error}"
+            raise ModelLoadError(
+                f"the tokenizer cannot be built from the model's vocabulary: {cause}", metadata={"cause": cause}
+            ) from error
+        self._first = (vocabulary.bos_id,) if vocabulary.add_bos and vocabulary.bos_id is not None else ()
+        self._adds = vocabulary.algorithm == "json"  # such a definition says itself what is put around a text
+        self.pieces = _pieces(self._inner, vocabulary)
+        self.pieces += [""] * (size - len(self.pieces))
+
+    def encode(self, text: str, *, template: bool = False) -> list[int]:
+        """Tokens of a text; `template` when a chat template made it, so that nothing is added.
+
+        The token at the beginning of a text (`Vocabulary.add_bos`) is not added to a text that begins with it.
+        """
+        ids: list[int] = self._inner.encode(text, add_special_tokens=self._adds and not template).ids
+        if template or tuple(ids[:1]) == self._first:
+            return ids
+        return [*self._first, *ids]
+
+    def name(self, token_id: int | None) -> str:
+        """How a control token is written in a text; "" for None."""
+        return "" if token_id is None else self._inner.id_to_token(token_id) or ""
+
+
+def _bpe(vocabulary: Vocabulary) -> Inner:
+    rule = vocabulary.pre_tokenizer
+    split = splitter(rule)
+    inner = Inner(
+        models.BPE(
+            vocab={token: number for number, token in enumerate(vocabulary.tokens)},
+            merges=[_pair(merge) for merge in vocabulary.merges],
+            ignore_merges=merges_whole_words(rule),
+        )
+    )
+    if composes(rule):
+        inner.normalizer = normalizers.NFC()
+    inner.pre_tokenizer = split
+    return _with_added(inner, vocabulary)
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, _, right = merge.partition(" ")
+    return left, right
+
+
+def _spm(vocabulary: Vocabulary) -> Inner:
+    """SentencePiece's BPE: pairs are merged in the order of the scores of what they give."""
+    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
+    normal = [n for n, kind in enumerate(vocabulary.kinds) if kind in (TokenKind.NORMAL, TokenKind.UNUSED)]
+    normal.sort(key=lambda number: -vocabulary.scores[number])
+    merges = []
+    for number in normal:
+        token = vocabulary.tokens[number]
+        splits = [(token[:at], token[at:]) for at in range(1, len(token))]
+        merges += sorted((s for s in splits if s[0] in ids and s[1] in ids), key=lambda s: (ids[s[0]], ids[s[1]]))
+    unknown = next((n for n, kind in enumerate(vocabulary.kinds) if kind == TokenKind.UNKNOWN), None)
+    inner = Inner(
+        models.BPE(
+            vocab=ids,
+            merges=merges,
+            unk_token=None if unknown is None else vocabulary.tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = [normalizers.Prepend(_SPACE)] if vocabulary.add_space_prefix else []
+    inner.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", _SPACE)])
+    return _with_added(inner, vocabulary)
+
+
+def _json(vocabulary: Vocabulary) -> Inner:
+    inner = Inner.from_buffer(vocabulary.definition)
+    inner.no_truncation()
+    inner.no_padding()
+    return inner
+
+
+_BUILDERS: Final = {"bpe": _bpe, "spm": _spm, "json": _json}
+
+
+def _with_added(inner: Inner, vocabulary: Vocabulary) -> Inner:
+    """Make control tokens, and those that the model's author added, recognisable inside a text."""
+    for kinds, special in ((_SILENT, True), ({TokenKind.USER_DEFINED}, False)):
+        tokens = [t for t, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if kind in kinds]
+        inner.add_tokens([AddedToken(token, special=special, normalized=False) for token in tokens])
+    return inner
+
+
+def _pieces(inner: Inner, vocabulary: Vocabulary) -> list[Piece]:
+    """What each token adds to the text, by id."""
+    if vocabulary.algorithm != "json":
+        piece = _byte_level_piece if vocabulary.algorithm == "bpe" else _space_piece
+        pairs = zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+        return ["" if kind in _SILENT else piece(token) for token, kind in pairs]
+    piece = _piece_of_decoder(json.loads(vocabulary.definition).get("decoder"))
+    silent = {number for number, token in inner.get_added_tokens_decoder().items() if token.special}
+    tokens = [inner.id_to_token(number) or "" for number in range(inner.get_vocab_size(with_added_tokens=True))]
+    return ["" if number in silent else piece(token) for number, token in enumerate(tokens)]
+
+
+def _piece_of_decoder(decoder: Any) -> Any:
+    """The rule that gives the pieces of a definition's decoder."""
+    steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
+    kinds = {step.get("type") for step in steps}
+    if "ByteLevel" in kinds:
+        return _byte_level_piece
+    if kinds & {"ByteFallback", "Metaspace"}:
+        return _space_piece
+    cause = f"the tokenizer's decoder {sorted(map(str, kinds))} is none of ByteLevel, ByteFallback, Metaspace"
+    raise ModelLoadError(cause, metadata={"cause": cause})
+
+
+def _byte_alphabet() -> dict[int, int]:
+    """From GPT-2's visible stand-ins for bytes to the bytes; what is no stand-in goes where Latin-1 cannot follow."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(0x100) if byte not in visible]
+    table = dict.fromkeys(range(0x200), 0xFFFF)
+    table |= {byte: byte for byte in visible}
+    return table | {0x100 + place: byte for place, byte in enumerate(hidden)}
+
+
+_BYTES: Final = _byte_alphabet()
+
+
+def _byte_level_piece(token: str) -> Piece:
+    try:
+        data = token.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:
+        return token  # written out by the model's author
+    return _shortest(data)
+
+
+def _space_piece(token: str) -> Piece:
+    if len(token) == len("<0x00>") and token.startswith("<0x") and token.endswith(">"):
+        return _shortest(bytes.fromhex(token[3:5]))
+    return token.replace(_SPACE, " ")
+
+
+def _shortest(data: bytes) -> Piece:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data

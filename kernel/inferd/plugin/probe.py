@@ -1,0 +1,177 @@
+"""The child process of discovery: imports one plugin, probes its backends and writes one JSON document.
+
+    python -m inferd.plugin.probe MODULE FD PARENT
+
+The document goes to the file descriptor FD, so that whatever the plugin prints does not disturb it. It is
+`{"error": text}` for a plugin that is broken, else `{"backends": [one object for each backend]}`. A plugin that ends
+this process instead of raising leaves no document: the registry then reports how the process ended.
+"""
+
+import ctypes
+import dataclasses
+import importlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pluggy
+
+from inferd.plugin import hookspecs
+from inferd.plugin.backend import Backend, BackendSpec, BackendUnavailable, DeviceInfo, read_settings
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+LOADER = re.compile(r"(\w+\.)*\w+:\w+")
+FORMAT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
+DEVICE = re.compile(r"[a-z][a-z0-9_]*:[0-9]+")
+PR_SET_PDEATHSIG = 1
+
+Document = Mapping[str, Any]
+
+
+def main() -> None:
+    """Answer and end at once: exit handlers and left-over threads of a framework do not get to run."""
+    module, descriptor, parent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    _die_with_parent(parent)
+    os.set_inheritable(descriptor, False)
+    document = json.dumps(answer(module))
+    with os.fdopen(descriptor, "w") as sink:
+        sink.write(document)
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def answer(module: str) -> Document:
+    """The document for the plugin `module`. What its code raises becomes data."""
+    try:
+        return {"backends": [probe(spec) for spec in collect(module)]}
+    except Exception as error:  # noqa: BLE001 - the edge to a plugin: whatever it raises is its state
+        return {"error": exception_line(error)}
+
+
+def collect(module: str) -> list[BackendSpec]:
+    """Import a plugin and call its hook.
+
+    Raises:
+        ValueError: It offers no backend, or a spec is not valid; the message names the field.
+        pluggy.PluginValidationError: It implements a hook that does not exist, or with other arguments.
+    """
+    plugins = pluggy.PluginManager(hookspecs.PROJECT)
+    plugins.add_hookspecs(hookspecs)
+    plugins.register(importlib.import_module(module), module)
+    plugins.check_pending()
+    specs = [spec for offered in plugins.hook.inferd_backends() for spec in offered]
+    if not specs:
+        raise ValueError(f"{module} offers no backend: implement the hook `inferd_backends` with `@hookimpl`")
+    for spec in specs:
+        check_spec(spec)
+    return specs
+
+
+def check_spec(spec: object) -> None:
+    """Check every field of what a hook returned.
+
+    Raises:
+        ValueError: A field is not valid; the message names it, its value and what it must be.
+    """
+    if not isinstance(spec, BackendSpec):
+        raise ValueError(f"inferd_backends gave {spec!r}; it must give BackendSpec")  # noqa: TRY004 - one error for bad specs
+    _check_fields(spec, name=str, loader=str, description=str, extra=str, rank=int, formats=tuple, settings=tuple)
+    _check_text("BackendSpec.name", spec.name, NAME)
+    _check_text("BackendSpec.loader", spec.loader, LOADER)
+    if not spec.formats:
+        raise ValueError("BackendSpec.formats is empty; it must name at least one format")
+    for name in spec.formats:
+        _check_text("BackendSpec.formats", name, FORMAT)
+    for setting in spec.settings:
+        _check_fields(setting, name=str, kind=str, description=str, choices=tuple)
+    _check_distinct("BackendSpec.settings", [setting.name for setting in spec.settings])
+    read_settings(spec, {s.name: str(s.default) for s in spec.settings if s.default is not None})
+
+
+def probe(spec: BackendSpec) -> Document:
+    """Make a backend and probe this host with it. What its code raises becomes data."""
+    state, why, fix, missing = "FAILED", "", "", ""
+    devices: tuple[DeviceInfo, ...] = ()
+    try:
+        devices = _find_devices(spec.loader)
+        state = "READY"
+    except BackendUnavailable as unavailable:
+        state, why, fix = "SKIPPED", unavailable.why, unavailable.fix
+    except Exception as error:  # noqa: BLE001 - the edge to a plugin: whatever it raises is its state
+        why = exception_line(error)
+        missing = _missing_framework(error, loader=spec.loader) if spec.extra else ""
+        if missing:
+            state, why = "SKIPPED", f"{missing} is not installed"
+    found = [dataclasses.asdict(device) for device in devices]
+    return {
+        "spec": dataclasses.asdict(spec),
+        "state": state,
+        "why": why,
+        "fix": fix,
+        "missing": missing,
+        "devices": found,
+    }
+
+
+def exception_line(error: Exception) -> str:
+    """The kind of an exception and the first line of its message."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _find_devices(loader: str) -> tuple[DeviceInfo, ...]:
+    module, _, name = loader.partition(":")
+    backend = getattr(importlib.import_module(module), name)()
+    if not isinstance(backend, Backend):
+        raise TypeError(f"{loader} lacks a method of Backend; it must have probe and load")
+    devices = backend.probe().devices
+    if not devices:
+        raise ValueError("Probe.devices is empty; it must hold at least one device, else raise BackendUnavailable")
+    for device in devices:
+        _check_fields(device, device_id=str, description=str, memory_bytes=int, cores=int)
+        _check_text("DeviceInfo.device_id", device.device_id, DEVICE)
+        if device.memory_bytes < 0 or device.cores < 0:
+            raise ValueError(f"{device} has a negative number")
+    _check_distinct("Probe.devices", [device.device_id for device in devices])
+    return tuple(devices)
+
+
+def _check_fields(value: object, **kinds: type) -> None:
+    for name, kind in kinds.items():
+        field = getattr(value, name)
+        if not isinstance(field, kind):
+            raise ValueError(f"{type(value).__name__}.{name} is {field!r}; it must be of type {kind.__name__}")  # noqa: TRY004 - one error for bad specs
+
+
+def _check_text(field: str, text: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{field} is {text!r}; it must match {pattern.pattern}")
+
+
+def _check_distinct(field: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{field} names {twice[0]!r} more than once")
+
+
+def _missing_framework(error: Exception, *, loader: str) -> str:
+    """The top-level module that is not installed, unless it is the plugin's own package or the error is another."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    missing = error.name.partition(".")[0]
+    return "" if missing == loader.partition(":")[0].partition(".")[0] else missing
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the system end this process with the one that started it, even when that one is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the request was in force
+
+
+if __name__ == "__main__":
+    main()

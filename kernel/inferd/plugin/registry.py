@@ -1,0 +1,288 @@
+"""Discovery: which plugins are installed, which of them work here, and which one loads a model.
+
+The kernel process reads names from the metadata of installed distributions and imports nothing of a plugin. Each
+plugin is imported and probed by a short-lived child of its own, so that one that raises, hangs, prints or crashes is a
+line in the list and nothing else.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from inferd.errors import BackendNotFoundError, BackendUnavailableError, suggestion
+from inferd.plugin import child
+from inferd.plugin.backend import BackendSpec, DeviceInfo, Setting
+from inferd.plugin.hookspecs import ENTRY_POINT_GROUP
+
+CONCURRENT_CHILDREN = 4
+WHY_CHARACTERS = 500  # longest reason that is kept of what a plugin says
+
+
+class BackendState(Enum):
+    """What became of a plugin at discovery; the values are those of `inferd.v1.BackendState`."""
+
+    READY = 1
+    SKIPPED = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendReport:
+    """A backend as discovery found it, working or not.
+
+    Attributes:
+        name: Name of the backend; of the plugin while its backends are not known.
+        state: Whether it can load models.
+        why: Why not, for people; "" when READY.
+        fix: The command that mends it, or "".
+        package: "distribution version" that it comes from; "" for a module without one.
+        module: The plugin's module.
+        spec: What it offers; None when the plugin did not get so far.
+        devices: What its probe found; the first is the default.
+    """
+
+    name: str
+    state: BackendState
+    why: str = ""
+    fix: str = ""
+    package: str = ""
+    module: str = ""
+    spec: BackendSpec | None = None
+    devices: tuple[DeviceInfo, ...] = ()
+
+
+class Choice(NamedTuple):
+    """The backend for a model, the device to load on, and the reason as a sentence for people."""
+
+    report: BackendReport
+    device_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plugin:
+    """A plugin by name, not imported."""
+
+    name: str
+    module: str
+    distribution: str = ""
+    version: str = ""
+
+    def report(self, state: BackendState, why: str, *, fix: str = "") -> BackendReport:
+        """The report of the plugin as a whole."""
+        return BackendReport(
+            name=self.name,
+            state=state,
+            why=why[:WHY_CHARACTERS],
+            fix=fix,
+            package=self.package,
+            module=self.module,
+        )
+
+    @property
+    def package(self) -> str:
+        """Distribution and version."""
+        return f"{self.distribution} {self.version}".strip()
+
+
+async def discover(
+    *, allow: tuple[str, ...] | None = None, modules: tuple[str, ...] = (), timeout_s: float = 20.0
+) -> tuple[BackendReport, ...]:
+    """Find every plugin and probe those that may be used, several at once.
+
+    Args:
+        allow: Names of entry points that may be used; None for all. The others are listed as SKIPPED, unimported.
+        modules: Plugin modules to use besides the installed ones.
+        timeout_s: Longest time of one plugin's child, in seconds.
+
+    Returns:
+        A report for each backend, by name. No plugin makes this raise.
+    """
+    plugins, reports = _installed()
+    plugins += [_Plugin(name=module, module=module) for module in modules if module not in {p.module for p in plugins}]
+    places = asyncio.Semaphore(CONCURRENT_CHILDREN)
+
+    async def inspect(plugin: _Plugin) -> tuple[BackendReport, ...]:
+        if allow is not None and plugin.name not in allow and plugin.module not in modules:
+            fix = f"add {plugin.name!r} to `backends` in the configuration"
+            return (plugin.report(BackendState.SKIPPED, "not in `backends`", fix=fix),)
+        async with places:
+            return await _probe(plugin, timeout_s=timeout_s)
+
+    async with asyncio.TaskGroup() as group:
+        probes = [group.create_task(inspect(plugin)) for plugin in plugins]
+    return _distinct([*reports, *(report for probe in probes for report in probe.result())])
+
+
+def choose(
+    reports: Sequence[BackendReport],
+    *,
+    format: str,  # noqa: A002 - the word of `ModelSpec.format` and of the wire
+    requested: str = "",
+    device: str = "",
+) -> Choice:
+    """The backend that loads a model: among those that are READY, load the format and have the device, the lowest rank.
+
+    Args:
+        reports: What `discover` found.
+        format: Format of the model's file, for example "gguf".
+        requested: Name of the backend that must load it; "" for any.
+        device: Device that it must be loaded on; "" for the default of the backend. There is no fallback to another.
+
+    Raises:
+        BackendNotFoundError: No backend has the requested name; the nearest name is suggested.
+        BackendUnavailableError: None can load it; the message says of each why not.
+    """
+    pool = [r for r in reports if r.name == requested] if requested else list(reports)
+    if not pool:
+        raise _unknown_backend(requested, sorted({r.name for r in reports}))
+    refusals = {id(r): _refusal(r, format=format, device=device) for r in pool}
+    fit = sorted((r for r in pool if not refusals[id(r)]), key=_rank)
+    if not fit:
+        raise _unavailable([refusals[id(r)] for r in pool], pool, format=format, requested=requested, device=device)
+    best = fit[0]
+    others = [refusals[id(r)] for r in pool if refusals[id(r)] and r.spec is not None and format in r.spec.formats]
+    reason = "; ".join([_preference(fit, format=format, requested=requested, device=device), *others])
+    return Choice(best, device or best.devices[0].device_id, reason)
+
+
+def _rank(report: BackendReport) -> tuple[int, str]:
+    return (report.spec.rank if report.spec else 0, report.name)
+
+
+def _refusal(report: BackendReport, *, format: str, device: str) -> str:  # noqa: A002 - as in `choose`
+    """Why a backend cannot load a model of this format on this device; "" if it can."""
+    if report.spec is None or report.state is not BackendState.READY:
+        fix = f" (fix: {report.fix})" if report.fix else ""
+        return f"{report.name} is {report.state.name}: {report.why}{fix}"
+    if format not in report.spec.formats:
+        return f"{report.name} loads {', '.join(report.spec.formats)}"
+    known = [d.device_id for d in report.devices]
+    if device and device not in known:
+        return f"{report.name} has {', '.join(known)}"
+    return ""
+
+
+def _preference(fit: list[BackendReport], *, format: str, requested: str, device: str) -> str:  # noqa: A002 - as in `choose`
+    if requested:
+        return "requested by name"
+    what = f"{format} on {device}" if device else format
+    if len(fit) == 1:
+        return f"only READY backend for {what}"
+    ranks = ", ".join(f"{report.name} {_rank(report)[0]}" for report in fit)
+    return f"lowest rank of the READY backends for {what} ({ranks})"
+
+
+def _unknown_backend(requested: str, known: list[str]) -> BackendNotFoundError:
+    near = suggestion(requested, known)
+    hint = f"; did you mean {near!r}?" if near else "."
+    return BackendNotFoundError(
+        f"no backend {requested!r} is installed{hint} Installed: {', '.join(known) or 'none'}",
+        metadata={"suggestion": near} if near else {},
+    )
+
+
+def _unavailable(
+    refusals: list[str],
+    pool: list[BackendReport],
+    *,
+    format: str,  # noqa: A002 - as in `choose`
+    requested: str,
+    device: str,
+) -> BackendUnavailableError:
+    where = f" on {device}" if device else ""
+    who = f"backend {requested!r} cannot load" if requested else "no READY backend loads"
+    cause = "; ".join(refusals) or "no backend is installed"
+    fix = next((r.fix for r in pool if r.fix), "")
+    facts = {"cause": cause, "format": format} | ({"fix": fix} if fix else {})
+    return BackendUnavailableError(f"{who} {format!r}{where}: {cause}", metadata=facts)
+
+
+def _installed() -> tuple[list[_Plugin], list[BackendReport]]:
+    """The plugins of all installed distributions, and a report for each distribution whose entry points are broken."""
+    plugins: dict[str, list[_Plugin]] = {}
+    broken: list[BackendReport] = []
+    for distribution in metadata.distributions():
+        if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
+            continue
+        name = distribution.name
+        try:
+            points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
+        except Exception as error:  # noqa: BLE001 - the edge to a plugin: its metadata may be anything
+            why = f"its entry points cannot be read: {error}"
+            broken.append(BackendReport(name=name, state=BackendState.FAILED, why=why, package=name))
+            continue
+        # Of two copies of a distribution, the first on the path is the one that is imported.
+        plugins.setdefault(
+            name,
+            [_Plugin(name=p.name, module=p.value, distribution=name, version=distribution.version) for p in points],
+        )
+    return [plugin for offered in plugins.values() for plugin in offered], broken
+
+
+async def _probe(plugin: _Plugin, *, timeout_s: float) -> tuple[BackendReport, ...]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            ending = await child.run(plugin.module)
+    except TimeoutError:
+        return (plugin.report(BackendState.FAILED, f"took longer than {timeout_s:g} s and was killed"),)
+    try:
+        return _read(plugin, json.loads(ending.document))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return (plugin.report(BackendState.FAILED, str(ending)),)
+
+
+def _read(plugin: _Plugin, document: Any) -> tuple[BackendReport, ...]:
+    """The reports in a child's document.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: It is not a document of `inferd.plugin.probe`.
+    """
+    if "error" in document:
+        return (plugin.report(BackendState.FAILED, document["error"]),)
+    return tuple(_read_backend(plugin, backend) for backend in document["backends"])
+
+
+def _read_backend(plugin: _Plugin, backend: Any) -> BackendReport:
+    fields = dict(backend["spec"])
+    settings = tuple(Setting(**{**setting, "choices": tuple(setting["choices"])}) for setting in fields["settings"])
+    spec = BackendSpec(**{**fields, "formats": tuple(fields["formats"]), "settings": settings})
+    fix = backend["fix"]
+    if backend["missing"] and plugin.distribution:
+        fix = f'pip install "{plugin.distribution}[{spec.extra}]"'
+    return BackendReport(
+        name=spec.name,
+        state=BackendState[backend["state"]],
+        why=backend["why"][:WHY_CHARACTERS],
+        fix=fix,
+        package=plugin.package,
+        module=plugin.module,
+        spec=spec,
+        devices=tuple(DeviceInfo(**device) for device in backend["devices"]),
+    )
+
+
+def _distinct(reports: Sequence[BackendReport]) -> tuple[BackendReport, ...]:
+    """Order by name; of several backends of one name, only the first by package can be used."""
+    owners: dict[str, BackendReport] = {}
+    kept: list[BackendReport] = []
+    for report in sorted(reports, key=lambda r: (r.name, r.package, r.module)):
+        owner = owners.setdefault(report.name, report) if report.spec else report
+        kept.append(report if owner is report else _duplicate(report, owner))
+    return tuple(kept)
+
+
+def _duplicate(report: BackendReport, owner: BackendReport) -> BackendReport:
+    why = f"{owner.package or owner.module} offers a backend {report.name!r} too, and comes first by name"
+    return BackendReport(
+        name=report.name,
+        state=BackendState.FAILED,
+        why=why,
+        fix=f"pip uninstall {report.package.split(' ')[0]}" if report.package else "",
+        package=report.package,
+        module=report.module,
+    )

@@ -1,0 +1,57 @@
+"""Batches written out by hand, to ask a session for exactly one thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inferd.plugin import TokenBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferd.plugin import TokenSession
+    from inferd.plugin.session import Float32Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One sequence's share of a step.
+
+    Attributes:
+        token_ids: The tokens to compute.
+        begin: Position of the first of them.
+        blocks: Blocks of the sequence, from its position 0 on.
+        wanted: Which of the tokens' logits are wanted, by index, ascending; None for all.
+    """
+
+    token_ids: Sequence[int]
+    begin: int = 0
+    blocks: Sequence[int]
+    wanted: Sequence[int] | None = None
+
+
+def make_batch(parts: Sequence[Part]) -> TokenBatch:
+    """The parts, one after the other, as one step."""
+    starts = np.cumsum([0, *(len(part.token_ids) for part in parts)])
+    wanted = [range(len(part.token_ids)) if part.wanted is None else part.wanted for part in parts]
+    tables = np.full((len(parts), max(len(part.blocks) for part in parts)), -1, np.int32)
+    for row, part in enumerate(parts):
+        tables[row, : len(part.blocks)] = part.blocks
+    return TokenBatch(
+        token_ids=np.array([token for part in parts for token in part.token_ids], np.int32),
+        positions=np.array([part.begin + n for part in parts for n in range(len(part.token_ids))], np.int32),
+        starts=starts.astype(np.int32),
+        lengths=np.array([part.begin + len(part.token_ids) for part in parts], np.int32),
+        block_tables=tables,
+        logit_rows=np.array([starts[row] + n for row, some in enumerate(wanted) for n in some], np.int32),
+    )
+
+
+def compute(session: TokenSession, *parts: Part) -> list[Float32Array]:
+    """The logits of each part, copied, each of shape (wanted, V)."""
+    logits = np.array(session.step(make_batch(parts)).logits)
+    counts = [len(part.token_ids) if part.wanted is None else len(part.wanted) for part in parts]
+    return np.split(logits, np.cumsum(counts)[:-1])

@@ -1,0 +1,256 @@
+"""The acceptance suite of backends, for pytest.
+
+class TestMine(BackendContract):
+    @pytest.fixture(scope="class")
+    def backend(self) -> Backend:
+        return MyBackend()
+
+    @pytest.fixture(scope="class")
+    def load_request(self) -> LoadRequest:
+        return LoadRequest(path=…, device="mine:0")
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from inferd.engine.tokenizer import Tokenizer
+from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
+from inferd.plugin.session import TokenLimits
+from inferd.testing.batches import Part, compute
+
+SEED = 2011
+
+
+class BackendContract:
+    """What every backend with token sessions must do.
+
+    The fixtures `backend` and `load_request` come from the file of the subclass, with class scope or wider.
+
+    Attributes:
+        tolerance: Largest difference between logits that are computed in two ways. The default suits float32.
+    """
+
+    tolerance: ClassVar[float] = 2e-3
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def progress(cls) -> list[float]:
+        """What the load reported, in order."""
+        return []
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, backend: Backend, load_request: LoadRequest, progress: list[float]) -> Any:
+        """The loaded model."""
+        model = backend.load(load_request, progress.append)
+        yield model
+        model.session.close()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def session(cls, model: LoadedModel) -> TokenSession:
+        """Its session."""
+        return model.session
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def limits(cls, session: TokenSession) -> TokenLimits:
+        """Its limits."""
+        return session.limits
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def texts(cls, limits: TokenLimits) -> list[list[int]]:
+        """Random token ids: ragged sequences, with lengths around the size of a block."""
+        size = limits.block_tokens
+        generator = np.random.default_rng(SEED)
+        lengths = [n for n in (2 * size + 3, 1, size, size + 1, 2 * size - 1) if n <= limits.context_tokens]
+        return [generator.integers(limits.vocabulary_size, size=n).tolist() for n in lengths[: limits.max_sequences]]
+
+    def test_probe_finds_devices(self, backend: Backend, load_request: LoadRequest) -> None:
+        """Probing finds at least one device with memory, and the one to load on is among those found."""
+        devices = backend.probe().devices
+        _expect(load_request.device in [d.device_id for d in devices], f"{load_request.device} is not in {devices}")
+        _expect(all(d.memory_bytes > 0 for d in devices), f"a device has no memory: {devices}")
+
+    @pytest.mark.usefixtures("model")
+    def test_progress_rises_to_one(self, progress: list[float]) -> None:
+        """Loading reports rising fractions from 0 to 1, and 1 at the end."""
+        _expect(progress != [], "loading reports no progress")
+        _expect(progress == sorted(progress) and progress[0] >= 0, f"progress does not rise from 0: {progress}")
+        _expect(progress[-1] == 1, f"progress ends with {progress[-1]}, not with 1")
+
+    def test_limits_are_possible(self, session: TokenSession) -> None:
+        """Every limit is at least 1, and none changes from one reading to the next."""
+        limits = session.limits
+        values = [getattr(limits, name) for name in TokenLimits.__slots__]
+        _expect(min(values) >= 1, f"a limit is below 1: {limits}")
+        _expect(session.limits == limits, "the limits change")
+
+    def test_vocabulary_makes_a_tokenizer(self, model: LoadedModel, limits: TokenLimits) -> None:
+        """The vocabulary gives a tokenizer whose tokens, and the tokens that end a text, have logits."""
+        ids = Tokenizer(model.vocabulary, size=limits.vocabulary_size).encode("Hello, world!")
+        _expect(ids != [], "a text has no tokens")
+        outside = [n for n in (*ids, *model.vocabulary.eos_ids) if not 0 <= n < limits.vocabulary_size]
+        _expect(not outside, f"tokens {outside} are outside the {limits.vocabulary_size} logits")
+
+    def test_batch_equals_single_runs(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """Several ragged sequences in one step give the logits that each gives alone."""
+        alone = [self._alone(session, text) for text in texts]
+        blocks = _Blocks(session.limits)
+        together = compute(session, *(Part(token_ids=text, blocks=blocks.take(len(text))) for text in texts))
+        for one, other in zip(together, alone, strict=True):
+            self._same(one, other)
+
+    @pytest.mark.parametrize("border", [-1, 0, 1])
+    def test_chunks_equal_one_step(self, session: TokenSession, texts: list[list[int]], border: int) -> None:
+        """A prompt that is read in chunks, around a block's border, gives the logits of one that is read at once."""
+        text, chunk = texts[0], max(1, session.limits.block_tokens + border)
+        expected = self._alone(session, text)
+        blocks = _Blocks(session.limits).take(len(text))
+        for begin in range(0, len(text), chunk):
+            some = text[begin : begin + chunk]
+            self._same(compute(session, Part(token_ids=some, begin=begin, blocks=blocks))[0], expected[begin:][:chunk])
+
+    def test_token_by_token_beside_a_prompt(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """A sequence that grows by one token a step beside another's prompt gives the logits of one step alone."""
+        text, other = texts[-1], texts[0]
+        expected, beside = self._alone(session, text), self._alone(session, other)
+        blocks = _Blocks(session.limits)
+        own, others = blocks.take(len(text)), blocks.take(len(other))
+        for place in range(min(len(text), len(other))):
+            growing = Part(token_ids=text[place : place + 1], begin=place, blocks=own)
+            prompt = Part(token_ids=other[place : place + 1], begin=place, blocks=others)
+            one, two = compute(session, growing, prompt)
+            self._same(one, expected[place : place + 1])
+            self._same(two, beside[place : place + 1])
+
+    def test_blocks_may_lie_anywhere(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """Blocks that are neither neighbours nor in order give the same logits."""
+        text = texts[0]
+        blocks = _Blocks(session.limits).take(2 * len(text))[::-2][: len(_Blocks(session.limits).take(len(text)))]
+        self._same(compute(session, Part(token_ids=text, blocks=blocks))[0], self._alone(session, text))
+
+    def test_blocks_may_be_used_again(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """What a block held before, for another sequence, changes nothing."""
+        expected = self._alone(session, texts[-1])
+        compute(session, Part(token_ids=texts[0], blocks=_Blocks(session.limits).take(len(texts[0]))))
+        again = compute(session, Part(token_ids=texts[-1], blocks=_Blocks(session.limits).take(len(texts[-1]))))
+        self._same(again[0], expected)
+
+    def test_blocks_may_be_shared(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """Two sequences that read one block of the same beginning go on as each would alone."""
+        size = session.limits.block_tokens
+        begin, ends = texts[0][:size], (texts[0][size:], texts[-1][:3])
+        blocks = _Blocks(session.limits)
+        shared = blocks.take(size)
+        compute(session, Part(token_ids=begin, blocks=shared))
+        parts = [Part(token_ids=end, begin=size, blocks=[*shared, *blocks.take(len(end))]) for end in ends]
+        for one, end in zip(compute(session, *parts), ends, strict=True):
+            self._same(one, self._alone(session, [*begin, *end])[size:])
+
+    def test_copied_blocks_are_independent(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """A sequence goes on from copies of its blocks, whatever happens to the blocks that were copied."""
+        text, half = texts[0], len(texts[0]) // 2
+        expected = self._alone(session, text)
+        blocks = _Blocks(session.limits)
+        old, new = blocks.take(len(text)), blocks.take(len(text))
+        compute(session, Part(token_ids=text[:half], blocks=old))
+        session.copy_blocks(list(zip(old, new, strict=True)))
+        compute(session, Part(token_ids=text[half:], blocks=old))
+        self._same(compute(session, Part(token_ids=text[half:], begin=half, blocks=new))[0], expected[half:])
+
+    def test_only_wanted_logits(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """Any part of the logits can be asked for, none of them too."""
+        size = session.limits.vocabulary_size
+        blocks = _Blocks(session.limits)
+        wanted = [[0, len(text) - 1] if len(text) > 1 else [] for text in texts]
+        parts = [
+            Part(token_ids=text, blocks=blocks.take(len(text)), wanted=some)
+            for text, some in zip(texts, wanted, strict=True)
+        ]
+        for one, text, some in zip(compute(session, *parts), texts, wanted, strict=True):
+            _expect(one.shape == (len(some), size), f"the logits have shape {one.shape}, not {(len(some), size)}")
+            self._same(one, self._alone(session, text)[some])
+        nothing = compute(
+            session, Part(token_ids=texts[0], blocks=_Blocks(session.limits).take(len(texts[0])), wanted=[])
+        )
+        _expect(nothing[0].shape == (0, size), f"no logits were asked for, shape {nothing[0].shape} came")
+
+    def test_most_sequences(self, session: TokenSession, limits: TokenLimits) -> None:
+        """A step takes as many sequences as the limits say."""
+        count = min(limits.max_sequences, limits.max_step_tokens, limits.blocks)
+        ids = np.random.default_rng(SEED).integers(limits.vocabulary_size, size=count).tolist()
+        logits = compute(session, *(Part(token_ids=[number], blocks=[row]) for row, number in enumerate(ids)))
+        for row in {0, count // 2, count - 1}:
+            self._same(logits[row], self._alone(session, [ids[row]]))
+
+    def test_same_step_same_bits(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """The same step gives the same bits."""
+        one, two = self._alone(session, texts[0]), self._alone(session, texts[0])
+        _expect(np.array_equal(one, two), f"two runs differ by up to {np.abs(one - two).max()}")
+
+    def test_logits_are_float32(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """Logits are finite float32 numbers."""
+        logits = self._alone(session, texts[0])
+        _expect(logits.dtype == np.float32, f"the logits are {logits.dtype}")
+        _expect(bool(np.isfinite(logits).all()), "some logits are not finite")
+
+    @pytest.mark.parametrize("outside", ["above", "below"])
+    def test_wrong_ids_leave_the_session_usable(
+        self, session: TokenSession, texts: list[list[int]], outside: str
+    ) -> None:
+        """A token outside the vocabulary is an exception, after which the session computes as before."""
+        expected = self._alone(session, texts[-1])
+        wrong = session.limits.vocabulary_size if outside == "above" else -1
+        with pytest.raises(Exception):  # noqa: B017, PT011 - which one is the backend's choice
+            self._alone(session, [*texts[-1][:1], wrong])
+        self._same(self._alone(session, texts[-1]), expected)
+
+    @pytest.mark.parametrize("contents", [None, b"", b"\x00\xff no model \xfe" * 9])
+    def test_what_is_no_model_is_a_load_error(
+        self, backend: Backend, load_request: LoadRequest, tmp_path: Path, contents: bytes | None
+    ) -> None:
+        """A file that is missing, empty or of something else is a `LoadError` with a message."""
+        path = tmp_path / f"wrong{load_request.path.suffix}"
+        if contents is not None:
+            path.write_bytes(contents)
+        request = LoadRequest(path=path, device=load_request.device, settings=load_request.settings)
+        with pytest.raises(LoadError, match=r"\w"):
+            backend.load(request, lambda _: None)
+
+    def test_load_and_close_again(self, backend: Backend, load_request: LoadRequest, texts: list[list[int]]) -> None:
+        """A second session can be loaded, computes, and is closed without a word."""
+        session = backend.load(load_request, lambda _: None).session
+        self._alone(session, texts[-1])
+        session.close()
+
+    def _alone(self, session: TokenSession, text: list[int]) -> Any:
+        """All logits of one sequence that is computed in one step, in the first blocks."""
+        return compute(session, Part(token_ids=text, blocks=_Blocks(session.limits).take(len(text))))[0]
+
+    def _same(self, one: Any, other: Any) -> None:
+        np.testing.assert_allclose(one, other, rtol=0, atol=self.tolerance)
+
+
+class _Blocks:
+    """Hands out the blocks of a pool in order."""
+
+    def __init__(self, limits: TokenLimits) -> None:
+        self._limits = limits
+        self._next = 0
+
+    def take(self, tokens: int) -> list[int]:
+        """The next blocks that hold so many tokens."""
+        first, self._next = self._next, self._next - (-tokens // self._limits.block_tokens)
+        if self._next > self._limits.blocks:
+            pytest.skip(f"the pool of {self._limits.blocks} blocks is too small for this check")
+        return list(range(first, self._next))
+
+
+def _expect(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads like assert, which is not for shipped code
+    if not condition:
+        pytest.fail(otherwise)

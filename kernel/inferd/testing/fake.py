@@ -1,0 +1,116 @@
+"""A backend without a model, which fails on demand."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, fields
+from typing import Final
+
+from inferd.plugin import (
+    DeviceInfo,
+    LoadedModel,
+    LoadError,
+    LoadRequest,
+    ModelDescription,
+    Probe,
+    TokenLimits,
+    Vocabulary,
+)
+from inferd.plugin.backend import ReportProgress
+from inferd.plugin.vocabulary import TokenKind
+from inferd.testing.fake_session import BYTES, END, FakeSession, Faults
+
+SPECIALS: Final = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+TEMPLATE: Final = (
+    "{% for message in messages %}"
+    "{% if message.role not in ('system', 'user', 'assistant') %}"
+    "{{ raise_exception('unknown role ' ~ message.role) }}"
+    "{% endif %}"
+    "{{ '<|' ~ message.role ~ '|>' ~ message.content }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_PROGRESS_STEPS: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeModel(Faults):
+    """What a `.fake` file may say, as a JSON object.
+
+    Attributes:
+        context_tokens: See `TokenLimits`, as the next four.
+        block_tokens: See there.
+        blocks: See there.
+        max_sequences: See there.
+        max_step_tokens: See there.
+        load_s: How long loading takes, in seconds.
+        load_error: Loading ends with this error.
+    """
+
+    context_tokens: int = 1024
+    block_tokens: int = 16
+    blocks: int = 1024
+    max_sequences: int = 64
+    max_step_tokens: int = 1024
+    load_s: float = 0.0
+    load_error: str = ""
+
+
+class FakeBackend:
+    """Answers a chat with the words of its last message, and continues a text by repeating it for ever.
+
+    What it says is computed from the KV cells that it finds by the block tables, so that a wrong table gives a wrong
+    answer or an error. A token is a byte of UTF-8.
+    """
+
+    def probe(self) -> Probe:
+        """One device."""
+        return Probe(devices=(DeviceInfo(device_id="fake:0", description="none", memory_bytes=1 << 30, cores=1),))
+
+    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
+        """Load a `.fake` file.
+
+        Raises:
+            LoadError: There is no such file, it says something unknown, or `load_error` asks for it.
+        """
+        model = _read(request)
+        for step in range(_PROGRESS_STEPS):
+            progress(step / _PROGRESS_STEPS)
+            time.sleep(model.load_s / _PROGRESS_STEPS)  # stands for the time that a real model takes
+        if model.load_error:
+            raise LoadError(model.load_error)
+        progress(1.0)
+        limits = TokenLimits(
+            vocabulary_size=BYTES + len(SPECIALS),
+            context_tokens=model.context_tokens,
+            block_tokens=model.block_tokens,
+            blocks=model.blocks,
+            max_sequences=model.max_sequences,
+            max_step_tokens=model.max_step_tokens,
+        )
+        description = ModelDescription(architecture="fake", parameters=0, weight_format="none", compute_format="none")
+        return LoadedModel(session=FakeSession(limits, model), vocabulary=_vocabulary(), description=description)
+
+
+def _read(request: LoadRequest) -> FakeModel:
+    try:
+        given = json.loads(request.path.read_text())
+        model = FakeModel(**given)
+    except (OSError, ValueError, TypeError) as error:
+        known = ", ".join(field.name for field in fields(FakeModel))
+        raise LoadError(f"{request.path}: {error}; a .fake file is a JSON object of: {known}") from error
+    context = request.settings.get("context_tokens")
+    return model if context is None else FakeModel(**(asdict(model) | {"context_tokens": context}))
+
+
+def _vocabulary() -> Vocabulary:
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(BYTES) if byte not in visible]  # GPT-2 shows these by letters from U+0100 on
+    letters = [chr(byte) if byte in visible else chr(0x100 + hidden.index(byte)) for byte in range(BYTES)]
+    return Vocabulary(
+        algorithm="bpe",
+        tokens=[*letters, *SPECIALS],
+        kinds=[TokenKind.NORMAL] * BYTES + [TokenKind.CONTROL] * len(SPECIALS),
+        pre_tokenizer="gpt-2",
+        eos_ids=(END,),
+        chat_template=TEMPLATE,
+    )

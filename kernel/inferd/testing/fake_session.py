@@ -1,0 +1,153 @@
+"""The session of the fake backend: a token depends on what the paged KV cells really hold."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from inferd.plugin import StepResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from inferd.plugin import TokenBatch, TokenLimits
+    from inferd.plugin.session import Float32Array
+
+    Ints = NDArray[np.signedinteger[Any]]
+
+BYTES: Final = 256
+USER: Final = 256
+END: Final = 259
+PEAK: Final = 20.0
+"""Logit of the token that is predicted; the others are 0."""
+
+_NOTHING: Final = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What goes wrong, and when. A token acts when a step computes it.
+
+    Attributes:
+        step_s: How long a step takes, in seconds.
+        fail_step: This step raises, counted from 1; 0 for none.
+        fail_on_token: A step with this token raises.
+        die_on_token: A step with this token kills the process.
+        hang_on_token: A step with this token stops the process, as a driver does that never comes back.
+    """
+
+    step_s: float = 0.0
+    fail_step: int = 0
+    fail_on_token: int = _NOTHING
+    die_on_token: int = _NOTHING
+    hang_on_token: int = _NOTHING
+
+
+class FakeSession:
+    """Repeats what it finds in its cells.
+
+    A cell holds, for one position of a sequence:
+
+    - its token and the position itself, by which wrong tables are noticed;
+    - `start`: where the words to repeat begin: behind the last `<|user|>`, else at 0;
+    - `source`: the position whose token it predicts to come next. It goes on by one as long as the prediction comes
+      true, and else begins again at `start`. Where it reaches a control token, the end is predicted.
+    """
+
+    def __init__(self, limits: TokenLimits, faults: Faults) -> None:
+        self.limits = limits
+        self._faults = faults
+        self._steps = 0
+        size = limits.blocks * limits.block_tokens
+        self._token, self._position, self._start, self._source = (np.full(size, _NOTHING, np.int32) for _ in range(4))
+
+    def step(self, batch: TokenBatch) -> StepResult:
+        """Compute one step.
+
+        Raises:
+            ValueError: A token is outside the vocabulary, or a block table leads to the wrong cells.
+            RuntimeError: The model's file asks for it.
+        """
+        self._steps += 1
+        if batch.token_ids.min() < 0 or batch.token_ids.max() >= self.limits.vocabulary_size:
+            raise ValueError(f"a token id is outside the vocabulary of {self.limits.vocabulary_size}")
+        self._fail(batch)
+        counts = np.diff(batch.starts)
+        owners = np.repeat(np.arange(len(counts)), counts)
+        cells = self._cells(batch, owners, batch.positions)
+        self._token[cells], self._position[cells] = batch.token_ids, batch.positions
+        for place in range(int(counts.max())):  # the first token of every sequence, then the second, …
+            some = batch.starts[:-1][counts > place] + place
+            self._follow(batch, owners[some], batch.positions[some], cells[some])
+        return StepResult(logits=self._logits(batch, owners, cells))
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy cells."""
+        for source, target in pairs:
+            for column in (self._token, self._position, self._start, self._source):
+                blocks = column.reshape(-1, self.limits.block_tokens)
+                blocks[target] = blocks[source]
+
+    def close(self) -> None:
+        """Give the cells back."""
+        self._token = self._position = self._start = self._source = np.empty(0, np.int32)
+
+    def _follow(self, batch: TokenBatch, owners: Ints, positions: Ints, cells: Ints) -> None:
+        """Find `start` and `source` of one token of each of some sequences from those of the token before."""
+        first = positions == 0
+        before = self._cells(batch, owners, np.maximum(positions - 1, 0))
+        self._check(before, np.maximum(positions - 1, 0))
+        token = self._token[cells]
+        start = np.where(first, 0, self._start[before])
+        start = np.where(token == USER, positions + 1, start)
+        source = np.where(first, 0, self._source[before])
+        true = ~first & (source < positions) & (token < BYTES) & (self._at(batch, owners, source, positions) == token)
+        self._start[cells] = start
+        self._source[cells] = np.where(true, source + 1, start)
+
+    def _logits(self, batch: TokenBatch, owners: Ints, cells: Ints) -> Float32Array:
+        owners, cells, positions = (column[batch.logit_rows] for column in (owners, cells, batch.positions))
+        source = self._source[cells]
+        predicted = self._at(batch, owners, source, positions)
+        predicted = np.where((source > positions) | (predicted >= BYTES), END, predicted)
+        logits = np.zeros((len(predicted), self.limits.vocabulary_size), np.float32)
+        logits[np.arange(len(predicted)), predicted] = PEAK
+        return logits
+
+    def _at(self, batch: TokenBatch, owners: Ints, source: Ints, newest: Ints) -> Ints:
+        """The token at a position of each sequence; at the newest one where that does not exist yet."""
+        source = np.minimum(source, newest)
+        cells = self._cells(batch, owners, source)
+        self._check(cells, source)
+        return self._token[cells]
+
+    def _cells(self, batch: TokenBatch, owners: Ints, positions: Ints) -> Ints:
+        size = self.limits.block_tokens
+        blocks = batch.block_tables[owners, positions // size]
+        if blocks.size and blocks.min() < 0:
+            raise ValueError("a block table has no block for a position")
+        return blocks * size + positions % size
+
+    def _check(self, cells: Ints, positions: Ints) -> None:
+        if not np.array_equal(self._position[cells], positions):
+            raise ValueError("a block table leads to a cell of another position")
+
+    def _fail(self, batch: TokenBatch) -> None:
+        faults = self._faults
+        time.sleep(faults.step_s)  # stands for the time that a device takes
+        if self._steps == faults.fail_step:
+            raise RuntimeError(f"step {self._steps} fails, as the model's file asks")
+        if faults.fail_on_token in batch.token_ids:
+            raise RuntimeError(f"token {faults.fail_on_token} fails, as the model's file asks")
+        if faults.die_on_token in batch.token_ids:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if faults.hang_on_token in batch.token_ids:
+            os.kill(os.getpid(), signal.SIGSTOP)

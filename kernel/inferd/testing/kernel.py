@@ -1,0 +1,108 @@
+"""Kernels for tests: one in this process, or one in a process of its own, each with folders of its own."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inferd.config import Settings
+from inferd.server import Kernel, running_kernel
+
+FAKE_PLUGIN = "inferd.testing.plugin"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelProcess:
+    """A kernel in a process of its own.
+
+    Attributes:
+        address: Where it listens, "127.0.0.1:PORT".
+        pid: Its process id.
+        folder: Its data and state lie under this.
+        process: Itself.
+    """
+
+    address: str
+    pid: int
+    folder: Path
+    process: subprocess.Popen[str]
+
+
+def write_fake_model(folder: Path, name: str = "fake", **behaviour: Any) -> Path:
+    """Write a model of the FakeBackend, see `inferd.testing.fake` for what it can be told; its path."""
+    path = folder / f"{name}.fake"
+    path.write_text(json.dumps(behaviour), encoding="utf-8")
+    return path
+
+
+@asynccontextmanager
+async def kernel_here(folder: Path, **settings: Any) -> AsyncIterator[Kernel]:
+    """A kernel in this process and loop, with the FakeBackend, on a free port of the loopback."""
+    chosen: dict[str, Any] = {
+        "listen": ("127.0.0.1:0",),
+        "data_dir": folder / "data",
+        "state_dir": folder / "state",
+        "plugin_modules": (FAKE_PLUGIN,),
+    }
+    async with running_kernel(Settings(**(chosen | settings))) as kernel:
+        yield kernel
+
+
+@contextmanager
+def kernel_process(folder: Path, *, environment: Mapping[str, str] | None = None) -> Iterator[KernelProcess]:
+    """A kernel in a process of its own, with the FakeBackend, on a free port of the loopback; ended in order.
+
+    Raises:
+        RuntimeError: It did not start; the message holds what it said.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    said = folder / "kernel.log"
+    chosen = {
+        "INFERD_DATA_DIR": str(folder / "data"),
+        "INFERD_STATE_DIR": str(folder / "state"),
+        "INFERD_PLUGIN_MODULES": json.dumps([FAKE_PLUGIN]),
+    }
+    with said.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "inferd", "serve", "--listen", "127.0.0.1:0", "-o", "json", "--exit-with-parent"],
+            env={**os.environ, **chosen, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    try:
+        line = _first_line(process)
+        if not line:
+            raise RuntimeError(f"the kernel did not start: {said.read_text(encoding='utf-8')}")
+        address = json.loads(line)["addresses"][0]
+        yield KernelProcess(address=address, pid=process.pid, folder=folder, process=process)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None  # noqa: S101 - opened as a pipe above
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while (left_s := deadline - time.monotonic()) > 0 and process.poll() is None:
+        if select.select([process.stdout], [], [], min(left_s, 0.5))[0]:
+            return process.stdout.readline()
+    return ""

@@ -1,0 +1,23 @@
+"""The plugin that offers the fake backend; enabled by the setting `plugin_modules=["inferd.testing.plugin"]`."""
+
+from collections.abc import Iterable
+
+from inferd.plugin import BackendSpec, Setting, hookimpl
+
+FAKE = BackendSpec(
+    name="fake",
+    loader="inferd.testing.fake:FakeBackend",
+    formats=("fake",),
+    description="repeats what it was given; for tests",
+    settings=(
+        Setting(
+            name="context_tokens", kind="int", description="tokens of one sequence; default: the file's", minimum=1
+        ),
+    ),
+)
+
+
+@hookimpl
+def inferd_backends() -> Iterable[BackendSpec]:
+    """The fake backend."""
+    return (FAKE,)

@@ -1,0 +1,36 @@
+"""Process entry: `python -m inferd.worker --fd N --parent PID`. The kernel starts it; nobody else has a reason to."""
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+from typing import Final
+
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def main() -> None:
+    """Serve the kernel at the other end of an inherited socket until it ends."""
+    parser = argparse.ArgumentParser(prog="inferd.worker", description="A worker of inferd; started by its kernel.")
+    parser.add_argument("--fd", type=int, required=True, help="inherited socket, connected to the kernel")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the kernel")
+    options = parser.parse_args()
+    _die_with(options.parent)
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, str(len(os.sched_getaffinity(0))))
+    from inferd.worker.process import Worker  # noqa: PLC0415 - numpy reads the variables when it is imported
+
+    Worker(socket.socket(fileno=options.fd)).run()
+
+
+def _die_with(parent: int) -> None:
+    """Have this process killed when the kernel ends, however it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The worker's end of the local link: protobuf frames behind a 4-byte little-endian length."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from typing import TYPE_CHECKING, Final
+
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+if TYPE_CHECKING:
+    import socket
+
+FRAME_BYTES: Final = 16 << 20
+"""Largest frame."""
+
+_HEADER: Final = struct.Struct("<I")
+
+
+class Link:
+    """`receive` belongs to one thread; `send` comes from any and blocks while the kernel does not read."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = sock.makefile("rb")
+        self._lock = threading.Lock()  # of sending
+
+    def receive(self) -> wire.KernelFrame | None:
+        """The next frame; None when the kernel closed its end.
+
+        Raises:
+            ValueError: The frame is larger than `FRAME_BYTES`.
+        """
+        header = self._reader.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            return None
+        (size,) = _HEADER.unpack(header)
+        if size > FRAME_BYTES:
+            raise ValueError(f"a frame of {size} bytes exceeds the limit of {FRAME_BYTES}")
+        data = self._reader.read(size)
+        return wire.KernelFrame.FromString(data) if len(data) == size else None
+
+    def send(self, frame: wire.WorkerFrame) -> None:
+        """Send a frame.
+
+        Raises:
+            ConnectionError: The kernel is gone.
+        """
+        data = frame.SerializeToString()
+        with self._lock:
+            self._sock.sendall(_HEADER.pack(len(data)) + data)

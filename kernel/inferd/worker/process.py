@@ -1,0 +1,150 @@
+"""The life of a worker: hello, load, run tasks, end."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from inferd import __version__
+from inferd.engine.cause import last_line
+from inferd.engine.loop import Loop
+from inferd.errors import ModelLoadError
+from inferd.plugin import LoadError
+from inferd.worker.frames import failure, read_input, read_load, read_sampling, step_frame
+from inferd.worker.link import Link
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+if TYPE_CHECKING:
+    import socket
+
+    from inferd.engine.output import StepOutput
+    from inferd.plugin import Backend, LoadedModel, ModelDescription
+
+_PROGRESS_S: Final = 0.05  # least time between two reports of load progress
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Holds one instance.
+
+    The main thread loads the model and runs the steps. A second one reads the link, so that heartbeats are answered
+    and the end of the kernel is noticed in the middle of a step.
+
+    Args:
+        sock: Connected to the kernel.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._link = Link(sock)
+        self._loads: queue.SimpleQueue[wire.Load] = queue.SimpleQueue()
+        self._loop: Loop | None = None
+        self._reported_at = 0.0
+
+    def run(self) -> None:
+        """Serve the kernel; returns when it said so or when the model cannot be loaded."""
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the kernel, which stops its workers
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.excepthook = _die
+        threading.Thread(target=self._read, name="link", daemon=True).start()
+        with suppress(ConnectionError):  # the kernel is gone: nobody is left to serve
+            self._link.send(wire.WorkerFrame(hello=wire.Hello(version=__version__, pid=os.getpid())))
+            model = self._load(self._loads.get())
+            if model is not None and self._loop is not None:
+                self._loop.run()
+                model.session.close()
+
+    def _load(self, load: wire.Load) -> LoadedModel | None:
+        try:
+            request, limits = read_load(load)
+            module, _, name = load.loader.partition(":")
+            backend: Backend = getattr(importlib.import_module(module), name)()
+            model = backend.load(request, self._report)
+            self._loop = Loop(model, limits, self._deliver)
+        except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
+            _log.exception("loading %s failed", load.path)
+            self._link.send(wire.WorkerFrame(load_failed=wire.LoadFailed(failure=failure(_load_error(error)))))
+            return None
+        gc.collect()
+        gc.freeze()  # what a model brings never becomes garbage: do not look through it again
+        loaded = wire.Loaded(
+            max_tasks=self._loop.bounds.rows,
+            context_tokens=self._loop.bounds.sequence_tokens,
+            description=_describe(model.description),
+            memory_bytes=_resident_bytes(),
+        )
+        self._link.send(wire.WorkerFrame(loaded=loaded))
+        return model
+
+    def _report(self, fraction: float) -> None:
+        """Tell the kernel how far loading is, at most 20 times a second."""
+        now = time.monotonic()
+        if fraction >= 1 or now - self._reported_at >= _PROGRESS_S:
+            self._reported_at = now
+            self._link.send(wire.WorkerFrame(load_progress=wire.LoadProgress(fraction=fraction)))
+
+    def _deliver(self, output: StepOutput) -> None:
+        self._link.send(step_frame(output))
+
+    def _read(self) -> None:
+        """The reading thread. The end of the link is the end of the process, whatever the main thread is doing."""
+        with suppress(ConnectionError):
+            while (frame := self._link.receive()) is not None:
+                self._obey(frame)
+        os._exit(0)
+
+    def _obey(self, frame: wire.KernelFrame) -> None:
+        match frame.WhichOneof("kind"):
+            case "load":
+                self._loads.put(frame.load)
+            case "submit" if self._loop is not None:
+                submit = frame.submit
+                self._loop.submit(submit.handle, read_input(submit), read_sampling(submit.sampling))
+            case "cancel" if self._loop is not None:
+                self._loop.cancel(frame.cancel.handle)
+            case "ping":
+                steps = 0 if self._loop is None else self._loop.steps
+                pong = wire.Pong(nonce=frame.ping.nonce, memory_bytes=_resident_bytes(), steps=steps)
+                self._link.send(wire.WorkerFrame(pong=pong))
+            case "stop" if self._loop is not None:
+                self._loop.stop()
+            case "stop":
+                os._exit(0)  # nothing is loaded that would have to be closed
+            case kind:
+                raise ValueError(f"the kernel sent {kind} before the model was loaded")
+
+
+def _die(args: threading.ExceptHookArgs) -> None:
+    """A thread that fails takes the process with it: the kernel sees a dead worker, not one that never answers."""
+    threading.__excepthook__(args)
+    if args.exc_type is not SystemExit:
+        os._exit(1)
+
+
+def _load_error(error: Exception) -> ModelLoadError:
+    if isinstance(error, ModelLoadError):
+        return error
+    if isinstance(error, LoadError):
+        return ModelLoadError(str(error), metadata={"cause": str(error)})
+    cause = last_line(error)
+    return ModelLoadError(f"the backend failed while loading: {cause}", metadata={"cause": cause})
+
+
+def _describe(model: ModelDescription) -> str:
+    size = f"{model.parameters / 1e6:.0f} M parameters"
+    return f"{model.architecture}, {size}, weights {model.weight_format}, computed in {model.compute_format}"
+
+
+def _resident_bytes() -> int:
+    """Resident memory of this process, in bytes; see proc(5)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,48 @@
+"""Attention of a group of rows over keys and values that lie scattered in the blocks of the pool."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferd_cpu.plan import Group
+from inferd_cpu.workspace import Workspace
+
+Floats = NDArray[np.float32]
+
+
+def attend(queries: Floats, keys: Floats, values: Floats, *, group: Group, workspace: Workspace, out: Floats) -> None:
+    """Scaled-dot-product attention (arXiv:1706.03762), grouped queries (arXiv:2305.13245), paged (arXiv:2309.06180).
+
+    T is the number of rows of the step, H that of key and value heads, G the query heads of each, B the tokens of a
+    block, D and E the widths of keys and values.
+
+    Args:
+        queries: Scaled; shape (T, H, G, D).
+        keys: Of one layer, shape (blocks, B, H, D).
+        values: Of one layer, shape (blocks, B, H, E).
+        group: The rows that are computed.
+        workspace: Its keys, values and scores are overwritten.
+        out: Shape (T, H, G, E); the rows of the group are set.
+    """
+    (sequences, rows), (heads, shared, width) = group.rows.shape, queries.shape[1:]
+    gathered_keys = _gather(keys, group, workspace.keys)
+    gathered_values = _gather(values, group, workspace.values)
+    # One product for each sequence and key head: the rows of all query heads that share it, times its keys.
+    stacked = queries[group.rows].transpose(0, 2, 1, 3, 4).reshape(sequences, heads, rows * shared, width)
+    shape = (sequences, heads, rows, shared, group.keys)
+    scores = workspace.scores[: np.prod(shape)].reshape(sequences, heads, rows * shared, group.keys)
+    np.matmul(stacked, gathered_keys.transpose(0, 2, 3, 1), out=scores)
+    scores.reshape(shape)[..., group.masked_from :] += group.mask[:, None, :, None, :]
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    mixed = scores @ gathered_values.transpose(0, 2, 1, 3)
+    mixed /= scores.sum(axis=-1, keepdims=True)
+    out[group.rows] = mixed.reshape(sequences, heads, rows, shared, -1).transpose(0, 2, 1, 3, 4)
+
+
+def _gather(pool: Floats, group: Group, buffer: Floats) -> Floats:
+    """The tokens of each sequence of the group one after the other: shape (S, L, H, D), a view of `buffer`."""
+    sequences, blocks = group.blocks.shape
+    flat = pool.reshape(len(pool), -1)
+    taken = buffer[: sequences * blocks]
+    np.take(flat, group.blocks.reshape(-1), axis=0, out=taken, mode="clip")  # any other mode makes a copy first
+    return taken.reshape(sequences, blocks * pool.shape[1], *pool.shape[2:])[:, : group.keys]

@@ -1,0 +1,152 @@
+"""One step: the batch, checked, and what every layer needs to know of it, worked out once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferd.plugin import TokenBatch, TokenLimits
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Rows that attend together: of S sequences N rows each. L is the most keys that one of them sees.
+
+    Attributes:
+        rows: Rows of the step, shape (S, N).
+        blocks: KV blocks of each sequence, shape (S, blocks); behind a sequence's last one any valid block.
+        keys: L.
+        masked_from: All rows see all keys before this one.
+        mask: Added to the scores of the keys from `masked_from` to L: 0, or -inf for those that a row must not see;
+            shape (S, N, L - masked_from).
+    """
+
+    rows: Indices
+    blocks: Indices
+    keys: int
+    masked_from: int
+    mask: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a step is to compute.
+
+    Attributes:
+        token_ids: Shape (T,).
+        positions: Shape (T,).
+        slots: Where in the pool each token's key and value go, counted in tokens; shape (T,).
+        groups: Every row is in one of them.
+        logit_rows: Shape (R,).
+    """
+
+    token_ids: Indices
+    positions: Indices
+    slots: Indices
+    groups: tuple[Group, ...]
+    logit_rows: Indices
+
+
+def make_plan(batch: TokenBatch, limits: TokenLimits, *, gathered_blocks: int, scores_per_head: int) -> Plan:
+    """Check a batch and plan its step.
+
+    A group gathers at most `gathered_blocks` blocks and has at most `scores_per_head` scores in each head, so that the
+    workspace holds them. Both permit at least one row of the longest sequence.
+
+    Raises:
+        ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits.
+    """
+    _check_batch(batch, limits)
+    starts, lengths = batch.starts.astype(np.intp), batch.lengths.astype(np.intp)
+    positions = batch.positions.astype(np.intp)
+    sequences = np.repeat(np.arange(len(lengths)), np.diff(starts))
+    blocks = batch.block_tables[sequences, positions // limits.block_tokens].astype(np.intp)
+    shape = _Shape(limits.block_tokens, gathered_blocks, scores_per_head)
+    return Plan(
+        token_ids=batch.token_ids.astype(np.intp),
+        positions=positions,
+        slots=blocks * limits.block_tokens + positions % limits.block_tokens,
+        groups=tuple(_make_group(batch, rows, sequences, shape) for rows in _share_rows(starts, lengths, shape)),
+        logit_rows=batch.logit_rows.astype(np.intp),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    block_tokens: int
+    gathered_blocks: int
+    scores_per_head: int
+
+    def blocks(self, keys: int) -> int:
+        return -(-keys // self.block_tokens)
+
+
+def _share_rows(starts: Indices, lengths: Indices, shape: _Shape) -> Iterator[Indices]:
+    """The rows of each group, shape (S, N).
+
+    Single rows of several sequences go together, the longest first, so that little is padded; the rows of a longer run
+    go alone, in pieces.
+    """
+    counts = np.diff(starts)
+    singles = np.flatnonzero(counts == 1)
+    singles = singles[np.argsort(-lengths[singles], kind="stable")]
+    while len(singles):
+        keys = int(lengths[singles[0]])
+        fit = max(1, min(shape.gathered_blocks // shape.blocks(keys), shape.scores_per_head // keys))
+        yield starts[singles[:fit], None]
+        singles = singles[fit:]
+    for sequence in np.flatnonzero(counts > 1):
+        fit = max(1, shape.scores_per_head // int(lengths[sequence]))
+        for first in range(starts[sequence], starts[sequence + 1], fit):
+            yield np.arange(first, min(first + fit, starts[sequence + 1]))[None, :]
+
+
+def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, shape: _Shape) -> Group:
+    seen = batch.positions[rows].astype(np.intp) + 1
+    keys, masked_from = int(seen.max()), int(seen.min())
+    mask = np.where(np.arange(masked_from, keys) < seen[:, :, None], np.float32(0), np.float32(-np.inf))
+    blocks = batch.block_tables[sequences[rows[:, 0]], : shape.blocks(keys)].astype(np.intp)
+    return Group(rows=rows, blocks=np.maximum(blocks, 0), keys=keys, masked_from=masked_from, mask=mask)
+
+
+def _check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
+    tokens, sequences = len(batch.token_ids), len(batch.lengths)
+    _demand(1 <= tokens <= limits.max_step_tokens, f"{tokens} tokens; a step takes 1 to {limits.max_step_tokens}")
+    _demand(sequences <= limits.max_sequences, f"{sequences} sequences; a step takes at most {limits.max_sequences}")
+    shapes = (batch.positions.shape, batch.starts.shape, batch.block_tables.shape[:1])
+    _demand(
+        shapes == ((tokens,), (sequences + 1,), (sequences,)),
+        f"positions, starts and block_tables of shapes {shapes} for {tokens} tokens of {sequences} sequences",
+    )
+    counts = np.diff(batch.starts)
+    _demand(
+        batch.starts[0] == 0 and batch.starts[-1] == tokens and bool((counts > 0).all()),
+        f"starts {batch.starts.tolist()}; they must rise from 0 to {tokens}",
+    )
+    _demand_within("token id", batch.token_ids, 0, limits.vocabulary_size)
+    _demand_within("length", batch.lengths, 1, limits.context_tokens + 1)
+    expected = np.repeat(batch.lengths - batch.starts[1:], counts) + np.arange(tokens)
+    _demand(
+        bool((batch.positions == expected).all()) and bool((batch.positions >= 0).all()),
+        "positions are not consecutive up to the sequence's length less 1",
+    )
+    width = batch.block_tables.shape[1]
+    used = -(-batch.lengths // limits.block_tokens)
+    _demand(int(used.max()) <= width, f"block tables of {width} blocks for sequences of {int(used.max())}")
+    _demand_within("block", batch.block_tables[np.arange(width) < used[:, None]], 0, limits.blocks)
+    _demand_within("logit row", batch.logit_rows, 0, tokens)
+
+
+def _demand_within(what: str, numbers: NDArray[np.int32], low: int, end: int) -> None:
+    wrong = (numbers < low) | (numbers >= end)
+    if wrong.any():
+        raise ValueError(f"bad batch: {what} {int(numbers[wrong][0])}; it must be from {low} to {end - 1}")
+
+
+def _demand(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if not condition:
+        raise ValueError(f"bad batch: {otherwise}")

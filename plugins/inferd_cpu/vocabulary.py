@@ -1,0 +1,72 @@
+"""The vocabulary of a GGUF file: its `tokenizer.*` keys as the engine's `Vocabulary`."""
+
+from collections.abc import Sequence
+
+from inferd.plugin import Vocabulary
+from inferd_cpu.metadata import Metadata
+
+_PREFIX = "tokenizer.ggml."
+_MAX_KIND = 6  # BYTE
+_CONTROL = 3
+# Rules whose tokenizers begin a text with the bos token although files often do not say so.
+_BOS_RULES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral"})
+# Control tokens that end a turn or a text whatever `eos_token_id` says.
+_ENDINGS = frozenset(
+    {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"}
+)
+
+
+def read_vocabulary(metadata: Metadata) -> Vocabulary:
+    """Read the vocabulary: "gpt2" becomes "bpe", "llama" becomes "spm".
+
+    Raises:
+        LoadError: Another tokenizer model, or keys that are missing, of the wrong type or of the wrong length.
+    """
+    model = metadata.text(f"{_PREFIX}model")
+    tokens = metadata.texts(f"{_PREFIX}tokens")
+    if model not in ("gpt2", "llama"):
+        raise metadata.error(f"{_PREFIX}model", f"is {model!r}, which is not supported; supported: 'gpt2', 'llama'")
+    bpe = model == "gpt2"
+    rule = metadata.text(f"{_PREFIX}pre", "") if bpe else ""
+    kinds = _read_kinds(metadata, len(tokens))
+    scores = [] if bpe else metadata.numbers(f"{_PREFIX}scores")
+    if scores and len(scores) != len(tokens):
+        raise metadata.error(f"{_PREFIX}scores", f"has {len(scores)} numbers for {len(tokens)} tokens")
+    template = "tokenizer.chat_template"
+    return Vocabulary(
+        algorithm="bpe" if bpe else "spm",
+        tokens=tokens,
+        kinds=kinds,
+        merges=metadata.texts(f"{_PREFIX}merges") if bpe else (),
+        scores=scores,
+        pre_tokenizer=rule,
+        bos_id=_read_id(metadata, "bos_token_id", len(tokens)),
+        eos_ids=_read_eos_ids(metadata, tokens, kinds),
+        add_bos=metadata.flag(f"{_PREFIX}add_bos_token", rule in _BOS_RULES if bpe else True),
+        add_space_prefix=metadata.flag(f"{_PREFIX}add_space_prefix", True),
+        chat_template=metadata.text(template) if template in metadata else None,
+    )
+
+
+def _read_kinds(metadata: Metadata, count: int) -> Sequence[int]:
+    key = f"{_PREFIX}token_type"
+    if key not in metadata:
+        return [1] * count  # NORMAL
+    kinds = metadata.integers(key)
+    if len(kinds) != count:
+        raise metadata.error(key, f"has {len(kinds)} kinds for {count} tokens")
+    wrong = next((kind for kind in kinds if not 0 <= kind <= _MAX_KIND), None)
+    if wrong is not None:
+        raise metadata.error(key, f"has a kind {wrong}; kinds are 0 to {_MAX_KIND}")
+    return kinds
+
+
+def _read_id(metadata: Metadata, name: str, count: int) -> int | None:
+    key = f"{_PREFIX}{name}"
+    return metadata.integer(key, maximum=count - 1) if key in metadata else None
+
+
+def _read_eos_ids(metadata: Metadata, tokens: Sequence[str], kinds: Sequence[int]) -> tuple[int, ...]:
+    named = [_read_id(metadata, name, len(tokens)) for name in ("eos_token_id", "eot_token_id", "eom_token_id")]
+    known = [i for i, token in enumerate(tokens) if token in _ENDINGS and kinds[i] == _CONTROL]
+    return tuple(dict.fromkeys(i for i in [*named, *known] if i is not None))

@@ -1,0 +1,37 @@
+"""The documents say what the code does."""
+
+import re
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+import inferd.plugin
+from inferd.core.lifecycle import Table, diagram
+from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE
+from inferd.core.task import TASK_TABLE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [
+        ("States of a task", TASK_TABLE),
+        ("States of a model", MODEL_TABLE),
+        ("States of an instance", INSTANCE_TABLE),
+    ],
+)
+def test_state_diagram(heading: str, table: Table[Enum, Enum]) -> None:
+    """The diagram under the heading is the one that is printed from the table."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    section = re.search(rf"^#+ {heading}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section, f"ARCHITECTURE.md has no heading {heading!r}"
+    block = f"```mermaid\n{diagram(table)}\n```\n"
+    assert block in section[1], f"the section {heading!r} of ARCHITECTURE.md must hold\n{block}"
+
+
+def test_interface_is_documented() -> None:
+    """The page on writing a backend speaks of every public name of the interface."""
+    text = (ROOT / "plugins/README.md").read_text()
+    assert not [name for name in inferd.plugin.__all__ if not re.search(rf"\b{name}\b", text)]

@@ -1,0 +1,39 @@
+"""Who imports whom, and what importing a package loads."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = ("torch", "onnxruntime", "transformers")
+MODEL_LIBRARIES = ("numpy", "tokenizers", "jinja2")
+PLUGINS = sorted(p.value for p in metadata.distribution("inferd").entry_points.select(group="inferd.backends"))
+
+
+def test_contracts() -> None:
+    """Every import between packages is one that the layout permits; the rules are in pyproject.toml."""
+    tool = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("inferd_api.v1.task_service_pb2_grpc", (*FRAMEWORKS, *MODEL_LIBRARIES, "inferd")),
+        ("inferd_client", (*FRAMEWORKS, *MODEL_LIBRARIES, "inferd")),
+        ("inferd.cli.main", (*FRAMEWORKS, *MODEL_LIBRARIES)),
+        ("inferd.server", (*FRAMEWORKS, *MODEL_LIBRARIES)),
+        ("inferd.testing.plugin", (*FRAMEWORKS, *MODEL_LIBRARIES)),
+        *((plugin, (*FRAMEWORKS, *MODEL_LIBRARIES)) for plugin in PLUGINS),
+    ],
+)
+def test_import_is_light(module: str, unwanted: tuple[str, ...]) -> None:
+    """Importing the wire, the client, the kernel or a plugin loads no framework and no library that computes."""
+    code = f"import sys, {module}; print(*(set(sys.modules) & set({unwanted})))"
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert not result.stdout.strip(), f"importing {module} loads {result.stdout}"

@@ -1,0 +1,42 @@
+"""`make bench`: one JSON line per figure; `make bench ONLY=served.b32` those whose names begin so.
+
+Figures of one run were taken in one sitting and may be compared; those of two runs may not.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import engine
+import limits
+import served
+import starts
+from limits import Figure
+
+REAL = ("served.", "engine.", "ttft.", "itl.", "rss.")
+
+
+def figures(only: str) -> Iterator[Figure]:
+    """All figures whose names begin with `only`."""
+    yield from limits.measure(only)
+    yield from starts.figures(only=only)
+    yield from served.fake_figures(only=only)
+    if any(name.startswith(only) or only.startswith(name) for name in REAL):
+        weights = smollm2()
+        yield from served.model_figures(weights, only=only)
+        yield from engine.figures(weights, only=only)
+
+
+def smollm2() -> Path:
+    """The weights of SmolLM2-135M-Instruct, pulled once."""
+    pulled = subprocess.run(
+        [sys.executable, "-m", "inferd", "pull", "smollm2", "-o", "json"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return Path(json.loads(pulled.stdout)["path"])
+
+
+if __name__ == "__main__":
+    for figure in figures(sys.argv[1] if len(sys.argv) > 1 else ""):
+        print(json.dumps(figure), flush=True)

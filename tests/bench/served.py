@@ -1,0 +1,168 @@
+"""Figures through gRPC: a kernel in a process of its own, the client in this one, on the same machine."""
+
+import asyncio
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from limits import Figure
+from workload import CASES, WARM, Case
+
+from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
+from inferd_client import AsyncClient, Client
+
+ROOM = {"kv_tokens": "20480", "max_sequences": "64"}  # for 64 sequences of 256 tokens and one of 1025
+UNARY_CALLS = 500
+IDLE_TASKS = 20
+STREAMS = 64
+STREAM_TOKENS = 500
+
+
+@contextmanager
+def kernel() -> Iterator[KernelProcess]:
+    """A kernel with folders of its own."""
+    with tempfile.TemporaryDirectory() as folder, kernel_process(Path(folder)) as process:
+        yield process
+
+
+def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
+    """`served.*`, `ttft.idle`, `itl.*` and `rss.*` with a real model."""
+    wanted = [case for case in CASES if f"served.{case.name}".startswith(only)]
+    rest = any(name.startswith(only) for name in ("ttft.idle", "itl.p50", "itl.p99", "rss.kernel", "rss.worker"))
+    if not wanted and not rest:
+        return
+    with kernel() as process, Client(process.address) as client:
+        client.create_model("bench", source=str(weights), settings=ROOM)
+        instance = client.load_model("bench").instances[0]
+        detail = f"{instance.description}, {instance.backend} on {instance.device}"
+        asyncio.run(run_case(process.address, WARM))
+        for case in wanted:
+            tokens, unit = case.figure
+            seconds, _ = asyncio.run(run_case(process.address, case))
+            yield Figure(name=f"served.{case.name}", value=round(tokens / seconds, 1), unit=unit, detail=detail)
+        if "ttft.idle".startswith(only):
+            yield _first_token(client, detail)
+        if any(name.startswith(only) for name in ("itl.p50", "itl.p99")):
+            yield from _gaps(process.address, detail)
+        if any(name.startswith(only) for name in ("rss.kernel", "rss.worker")):
+            yield from _memory(client, detail)
+
+
+async def run_case(address: str, case: Case, model: str = "bench") -> tuple[float, list[list[float]]]:
+    """Run a case; seconds from the first submission to the last token, and when each stream's messages came."""
+    arrivals: list[list[float]] = [[] for _ in range(case.sequences)]
+
+    async def run(client: AsyncClient, number: int, prompt: list[int]) -> int:
+        count = 0
+        options: Any = {"max_tokens": case.output_tokens, "temperature": 0.0, "ignore_eos": True}
+        async for event in client.run(model, prompt, **options):
+            if event.HasField("output"):
+                count += len(event.output.token_ids)
+                arrivals[number].append(time.perf_counter())
+        return count
+
+    async with AsyncClient(address) as client:
+        await client.get_host()  # the connection is made before the clock starts
+        started = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            runs = [group.create_task(run(client, n, p)) for n, p in enumerate(case.prompts())]
+        seconds = time.perf_counter() - started
+    produced = [run.result() for run in runs]
+    if produced != [case.output_tokens] * case.sequences:
+        raise RuntimeError(f"{case.name}: {produced} tokens came, {case.output_tokens} were asked of each")
+    return seconds, arrivals
+
+
+def _first_token(client: Client, detail: str) -> Figure:
+    """Time to the first token of a short chat on an idle, loaded model."""
+    times = []
+    for n in range(IDLE_TASKS):
+        started = time.perf_counter()
+        events = client.run("bench", [{"role": "user", "content": f"Hello {n}"}], max_tokens=1, temperature=0.0)
+        next(event for event in events if event.HasField("output"))
+        times.append(time.perf_counter() - started)
+        events.close()
+    value = round(statistics.median(times) * 1e3, 2)
+    return Figure(name="ttft.idle", value=value, unit="ms", detail=f"median of {IDLE_TASKS}; {detail}")
+
+
+def _gaps(address: str, detail: str) -> Iterator[Figure]:
+    """Time between the tokens of a stream while 8 run, as the client sees it."""
+    _, arrivals = asyncio.run(run_case(address, Case("itl", 8, 128, 128)))
+    gaps = sorted(b - a for times in arrivals for a, b in itertools.pairwise(times))
+    for name, place in (("itl.p50", 0.5), ("itl.p99", 0.99)):
+        value = round(gaps[int(len(gaps) * place)] * 1e3, 2)
+        yield Figure(name=name, value=value, unit="ms", detail=f"8 streams, {len(gaps)} gaps; {detail}")
+
+
+def _memory(client: Client, detail: str) -> Iterator[Figure]:
+    host = client.get_host()
+    yield Figure(name="rss.kernel", value=round(host.memory_bytes / 2**20, 1), unit="MiB", detail="after the runs")
+    (model,) = client.list_models()
+    value = round(model.instances[0].memory_bytes / 2**20, 1)
+    yield Figure(
+        name="rss.worker", value=value, unit="MiB", detail=f"file {model.size_bytes / 2**20:.0f} MiB; {detail}"
+    )
+
+
+def fake_figures(*, only: str) -> Iterator[Figure]:
+    """`stream.capacity` and `unary.latency`: what the kernel itself costs, over the FakeBackend."""
+    if not any(name.startswith(only) for name in ("stream.capacity", "unary.latency")):
+        return
+    with kernel() as process, Client(process.address) as client:
+        folder = process.folder
+        client.create_model("bench", source=str(write_fake_model(folder, blocks=8192)))
+        client.load_model("bench")
+        if "unary.latency".startswith(only):
+            yield _latency(client)
+        if "stream.capacity".startswith(only):
+            case = Case("capacity", STREAMS, 16, STREAM_TOKENS)
+            seconds = asyncio.run(_capacity(process.address, case))
+            value = round(STREAMS * STREAM_TOKENS / seconds, 1)
+            detail = f"{STREAMS} streams of {STREAM_TOKENS} tokens, FakeBackend"
+            yield Figure(name="stream.capacity", value=value, unit="tok/s", detail=detail)
+
+
+async def _capacity(address: str, case: Case) -> float:
+    """Seconds for all streams of a case whose prompts suit the bytes of the FakeBackend."""
+
+    async def run(client: AsyncClient) -> None:
+        count = 0
+        options: Any = {"max_tokens": case.output_tokens, "temperature": 0.0, "ignore_eos": True}
+        async for event in client.run("bench", "a" * case.prompt_tokens, **options):
+            count += len(event.output.token_ids)
+        if count != case.output_tokens:
+            raise RuntimeError(f"{count} tokens came, {case.output_tokens} were asked")
+
+    async with clients(address, 1) as (client,):
+        started = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(case.sequences):
+                group.create_task(run(client))
+        return time.perf_counter() - started
+
+
+@asynccontextmanager
+async def clients(address: str, count: int) -> AsyncIterator[list[AsyncClient]]:
+    """Connected clients."""
+    async with AsyncExitStack() as stack:
+        made = [await stack.enter_async_context(AsyncClient(address)) for _ in range(count)]
+        for client in made:
+            await client.get_host()
+        yield made
+
+
+def _latency(client: Client) -> Figure:
+    """One call that reads a value, one after the other."""
+    times = []
+    for _ in range(UNARY_CALLS):
+        started = time.perf_counter()
+        client.get_host()
+        times.append(time.perf_counter() - started)
+    value = round(statistics.median(times) * 1e6, 1)
+    return Figure(name="unary.latency", value=value, unit="us", detail=f"GetHost, median of {UNARY_CALLS}")

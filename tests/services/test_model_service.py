@@ -1,0 +1,154 @@
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from connection import Connection, read_all, read_failing, reason_of, text_of
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import resources_pb2 as pb
+
+
+async def refusal(call: Any) -> tuple[str, dict[str, str]]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return reason_of(caught.value)
+
+
+async def test_a_model_is_loaded_watched_and_unloaded(connection: Connection) -> None:
+    """Loading shows its states and its progress, ends READY with the facts; unloading says what memory came back."""
+    await connection.create(load_s=0.3)
+    watch = aiter(connection.another().models.WatchModel(ms.WatchModelRequest(name="fake")))
+    states: list[int] = [(await anext(watch)).model.state]
+    fractions: list[float] = []
+
+    async def follow() -> None:
+        async for response in watch:
+            states.append(response.model.state)
+            fractions.extend(i.load_fraction for i in response.model.instances)
+            if len(states) > 1 and states[-1] == pb.MODEL_STATE_UNLOADED:
+                return
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follow())
+        loaded = (await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))).model
+        (instance,) = loaded.instances
+        assert (loaded.state, instance.state) == (pb.MODEL_STATE_READY, pb.INSTANCE_STATE_READY)
+        assert instance.max_tasks == 64
+        assert instance.context_tokens == 1024
+        assert instance.memory_bytes > 1 << 20
+        assert instance.load_duration.ToMilliseconds() >= 300
+        assert instance.log_path
+        answer = await connection.models.UnloadModel(ms.UnloadModelRequest(name="fake"))
+        assert answer.returned_bytes > 1 << 20
+        assert not answer.model.instances
+    distinct = [s for n, s in enumerate(states) if n == 0 or states[n - 1] != s]
+    assert distinct[0] == pb.MODEL_STATE_UNLOADED
+    assert pb.MODEL_STATE_LOADING in distinct
+    assert distinct[-1] == pb.MODEL_STATE_UNLOADED
+    assert any(0 < f < 1 for f in fractions)
+    assert not connection.kernel.driver.supervisor.workers
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_and_the_kernel_lives(connection: Connection) -> None:
+    """`LoadModel` and a waiting task both get MODEL_LOAD_FAILED with the cause; other models still work."""
+    await connection.create("broken", load_error="the file is truncated at byte 17")
+    await connection.create("fine")
+    reason, facts = await refusal(connection.models.LoadModel(ms.LoadModelRequest(name="broken")))
+    assert reason == "MODEL_LOAD_FAILED"
+    assert "truncated at byte 17" in facts["cause"]
+    model = (await connection.models.GetModel(ms.GetModelRequest(name="broken"))).model
+    assert model.state == pb.MODEL_STATE_FAILED
+    assert "truncated at byte 17" in model.error.message
+    _, error = await read_failing(connection.chat("x", model="broken"))
+    assert reason_of(error)[0] == "MODEL_LOAD_FAILED"
+    assert text_of(await read_all(connection.chat("y", model="fine"))) == "y"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"name": ""}, "INVALID_FIELD", "model.name"),
+        ({"name": "no name"}, "INVALID_FIELD", "model.name"),
+        ({"source": ""}, "INVALID_FIELD", "model.source"),
+        ({"source": "/no/such/file.fake"}, "INVALID_FIELD", "does not exist"),
+        ({"source": "relative.fake"}, "INVALID_FIELD", "absolute"),
+        ({"source": "https://example.org/m.gguf"}, "INVALID_FIELD", "inferd pull"),
+        ({"backend": "fakee"}, "BACKEND_NOT_FOUND", "fake"),
+        ({"backend": "cpu"}, "BACKEND_UNAVAILABLE", "gguf"),
+        ({"device": "cuda:7"}, "BACKEND_UNAVAILABLE", "fake:0"),
+        ({"settings": {"context_token": "1"}}, "INVALID_FIELD", "context_tokens"),
+        ({"settings": {"context_tokens": "many"}}, "INVALID_FIELD", "int"),
+    ],
+)
+async def test_a_wrong_model_is_refused_by_name(
+    connection: Connection, changes: dict[str, Any], reason: str, words: str
+) -> None:
+    """Each thing that is wrong with a new model is refused with the reason that names it and what would be right."""
+    wanted = {"name": "new", "source": str(write_fake_model(connection.folder)), **changes}
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await connection.models.CreateModel(ms.CreateModelRequest(model=pb.Model(**wanted)))
+    assert reason_of(caught.value)[0] == reason
+    assert words in str(caught.value.details()) + str(reason_of(caught.value)[1])
+
+
+async def test_creating_a_model_is_idempotent(connection: Connection) -> None:
+    """The same model again is returned; the same name with another file is MODEL_EXISTS."""
+    await connection.create()
+    await connection.create()
+    other = pb.Model(name="fake", source=str(write_fake_model(connection.folder, "other")))
+    reason, _ = await refusal(connection.models.CreateModel(ms.CreateModelRequest(model=other)))
+    assert reason == "MODEL_EXISTS"
+
+
+async def test_models_are_listed_in_pages_by_name(connection: Connection) -> None:
+    """Pages follow each other by name without gap or repeat."""
+    for name in ("c", "a", "b"):
+        await connection.create(name)
+    first = await connection.models.ListModels(ms.ListModelsRequest(page_size=2))
+    rest = await connection.models.ListModels(ms.ListModelsRequest(page_size=2, page_token=first.next_page_token))
+    assert [m.name for m in (*first.models, *rest.models)] == ["a", "b", "c"]
+    assert rest.next_page_token == ""
+
+
+async def test_a_busy_model_is_unloaded_only_with_force(connection: Connection) -> None:
+    """Unloading a model with running tasks is MODEL_BUSY; with force they end CANCELLED and the memory comes back."""
+    await connection.create(step_s=0.002)
+    call = connection.endless()
+    async for response in call:
+        if response.event.WhichOneof("kind") == "output":
+            break
+    reason, facts = await refusal(connection.models.UnloadModel(ms.UnloadModelRequest(name="fake")))
+    assert (reason, facts["running"]) == ("MODEL_BUSY", "1")
+    await connection.models.UnloadModel(ms.UnloadModelRequest(name="fake", force=True))
+    events, _ = await read_failing(call)
+    assert events[-1].finished.state == pb.TASK_STATE_CANCELLED
+
+
+async def test_watchers_of_models_are_bounded(connection: Connection) -> None:
+    """A watcher of an unknown model is refused; closing one gives its place back."""
+    reason, _ = reason_of((await read_failing(connection.models.WatchModel(ms.WatchModelRequest(name="no"))))[1])
+    assert reason == "MODEL_NOT_FOUND"
+
+
+async def test_health_follows_kernel_services_and_models(connection: Connection) -> None:
+    """The kernel and its services are SERVING; a model is when it takes tasks; an unknown name is NOT_FOUND."""
+    await connection.create()
+    stub = health_pb2_grpc.HealthStub(connection.channel)
+
+    async def check(service: str) -> int:
+        return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
+
+    serving, not_serving = 1, 2
+    assert [await check(s) for s in ("", "inferd.v1.TaskService", "inferd.v1.ModelService")] == [serving] * 3
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service="model:fake"))
+    assert (await watch.read()).status == not_serving
+    await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))
+    assert (await watch.read()).status == serving
+    assert await check("model:fake") == serving
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await check("model:nothing")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    watch.cancel()

@@ -1,0 +1,275 @@
+import asyncio
+import os
+import signal
+import time
+from typing import Any
+
+import grpc
+import pytest
+from connection import Connection, info_of, kinds_of, read_all, read_failing, read_until, reason_of, text_of
+
+from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import task_service_pb2 as ts
+
+
+async def test_a_chat_is_answered_event_by_event(connection: Connection) -> None:
+    """A task tells that it waits, loads, started, reads and writes, and ends with its usage and its receipt."""
+    await connection.create()
+    events = await read_all(connection.chat("hello wörld 🙂"))
+    assert text_of(events) == "hello wörld 🙂"
+    assert kinds_of(events) == ["queued", "progress", "started", "output", "finished"]
+    assert [e.sequence for e in events] == sorted({e.sequence for e in events})
+    done = events[-1].finished
+    assert (done.state, done.reason) == (pb.TASK_STATE_SUCCEEDED, pb.FINISH_REASON_END_OF_TEXT)
+    assert done.usage.output_tokens == sum(len(e.output.token_ids) for e in events) > 0
+    assert done.usage.prompt_tokens == len("hello wörld 🙂".encode()) + 2
+    assert (done.receipt.backend, done.receipt.device) == ("fake", "fake:0")
+    assert done.receipt.worker_memory_bytes > 1 << 20
+    assert done.receipt.first_token_duration.ToNanoseconds() > 0
+
+
+async def test_many_clients_stream_at_once(connection: Connection) -> None:
+    """Sixteen clients on connections of their own stream side by side, each its own answer."""
+    await connection.create()
+    clients = [connection.another() for _ in range(16)]
+    async with asyncio.TaskGroup() as group:
+        runs = [group.create_task(read_all(c.chat(f"client {n} " * 5))) for n, c in enumerate(clients)]
+    assert [text_of(run.result()) for run in runs] == [f"client {n} " * 5 for n in range(16)]
+
+
+async def test_a_stream_resumes_behind_any_event(connection: Connection) -> None:
+    """`WatchTask(after_sequence)` gives exactly what came after it, while the task runs and after its end."""
+    await connection.create(step_s=0.002)
+    call = connection.endless(tokens=100)
+    events = await read_until(call, "output")
+    task_id = events[0].task_id
+    watched = connection.another().tasks.WatchTask(
+        ts.WatchTaskRequest(task_id=task_id, after_sequence=events[-1].sequence)
+    )
+    rest = [r.event async for r in watched]
+    events += [r.event async for r in call]
+    whole = text_of(events)
+    assert len(whole) == 100
+    assert text_of(rest) == whole[1:]
+    for event in events[:: len(events) // 7]:
+        replay = connection.tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id, after_sequence=event.sequence))
+        replayed = await read_all(replay)
+        assert text_of(replayed) == text_of([e for e in events if e.sequence > event.sequence])
+
+
+async def test_closing_a_stream_frees_its_place_within_a_step(connection: Connection) -> None:
+    """On an instance with one place, the next task starts as soon as the one before it is dropped by its client."""
+    await connection.create(max_sequences=1, step_s=0.05)
+    first = connection.endless()
+    task_id = (await read_until(first, "output"))[0].task_id
+    second = connection.another().chat("next")
+    await read_until(second, "queued")
+    first.cancel()
+    closed = time.monotonic()
+    await read_until(second, "output")
+    assert time.monotonic() - closed < 0.05 * 4 + 0.5  # the step under way, prefill, one token; and the machine's noise
+    task = (await connection.tasks.GetTask(ts.GetTaskRequest(task_id=task_id))).task
+    assert task.state == pb.TASK_STATE_CANCELLED
+
+
+async def test_a_task_is_cancelled_from_another_connection(connection: Connection) -> None:
+    """`CancelTask` ends the stream of whoever watches with `Finished` CANCELLED and the status CANCELLED."""
+    await connection.create(step_s=0.002)
+    call = connection.endless()
+    task_id = (await read_until(call, "output"))[0].task_id
+    answer = await connection.another().tasks.CancelTask(ts.CancelTaskRequest(task_id=task_id))
+    assert answer.task.state == pb.TASK_STATE_CANCELLED
+    events, error = await read_failing(call)
+    assert events[-1].finished.state == pb.TASK_STATE_CANCELLED
+    assert events[-1].finished.usage.output_tokens > 0
+    assert error.code() is grpc.StatusCode.CANCELLED
+    assert reason_of(error)[0] == info_of(events[-1].finished.error)[0] == "TASK_CANCELLED"
+
+
+async def test_the_deadline_of_the_call_is_that_of_the_task(connection: Connection) -> None:
+    """A task whose call runs out of time ends EXPIRED, with what it had written."""
+    await connection.create(step_s=0.005)
+    await read_all(connection.chat("load"))
+    events, error = await read_failing(connection.endless(timeout=0.4))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    task = (await connection.tasks.GetTask(ts.GetTaskRequest(task_id=events[0].task_id))).task
+    assert task.state == pb.TASK_STATE_EXPIRED
+    assert text_of(events)
+
+
+async def test_a_detached_task_survives_its_stream(connection: Connection) -> None:
+    """With `detach_on_disconnect` the task goes on when its stream closes, and can be watched to its end."""
+    await connection.create(step_s=0.002)
+    call = connection.endless(tokens=200, detach_on_disconnect=True)
+    task_id = (await read_until(call, "output"))[0].task_id
+    call.cancel()
+    events = await read_all(connection.another().tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id)))
+    assert events[-1].finished.state == pb.TASK_STATE_SUCCEEDED
+    assert len(text_of(events)) == 200
+
+
+async def test_an_unknown_model_is_not_found_with_a_suggestion(connection: Connection) -> None:
+    """A misspelt model is NOT_FOUND before any event, and the error names the nearest one."""
+    await connection.create()
+    events, error = await read_failing(connection.chat("x", model="fak"))
+    assert events == []
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert reason_of(error) == ("MODEL_NOT_FOUND", {"suggestion": "fake"})
+
+
+async def test_a_prompt_that_is_too_long_is_invalid_with_both_numbers(connection: Connection) -> None:
+    """An over-long prompt is never cut: the task fails with INVALID_ARGUMENT, its length and the limit."""
+    await connection.create(context_tokens=64)
+    events, error = await read_failing(connection.chat("x" * 100))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    reason, facts = reason_of(error)
+    assert reason == "PROMPT_TOO_LONG"
+    assert (facts["prompt_tokens"], facts["limit_tokens"]) == ("102", "64")
+    assert events[-1].finished.error.code == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (pb.TaskSpec(prompt="x"), "spec.model"),
+        (pb.TaskSpec(model="fake"), "spec.input"),
+        (pb.TaskSpec(model="fake", chat=pb.ChatPrompt()), "spec.chat.messages"),
+        (pb.TaskSpec(model="fake", chat=pb.ChatPrompt(messages=[pb.ChatMessage()])), "spec.chat.messages[0].role"),
+        (pb.TaskSpec(model="fake", tokens=pb.TokenPrompt()), "spec.tokens"),
+        (pb.TaskSpec(model="fake", prompt="x", sampling={"temperature": -1}), "spec.sampling.temperature"),
+        (pb.TaskSpec(model="fake", prompt="x", sampling={"temperature": float("nan")}), "spec.sampling.temperature"),
+        (pb.TaskSpec(model="fake", prompt="x", sampling={"top_p": 0}), "spec.sampling.top_p"),
+        (pb.TaskSpec(model="fake", prompt="x", sampling={"max_tokens": 0}), "spec.sampling.max_tokens"),
+        (pb.TaskSpec(model="fake", prompt="x", sampling={"stop": [""]}), "spec.sampling.stop[0]"),
+        (pb.TaskSpec(model="fake", prompt="x", sampling={"stop": ["a"] * 17}), "spec.sampling.stop"),
+        (pb.TaskSpec(model="fake", prompt="x", labels={"k" * 64: "v"}), "spec.labels"),
+    ],
+)
+async def test_a_wrong_field_is_named(connection: Connection, spec: pb.TaskSpec, field: str) -> None:
+    """Each field that is out of bounds is INVALID_ARGUMENT with BadRequest naming it, before any event."""
+    await connection.create()
+    events, error = await read_failing(connection.tasks.RunTask(ts.RunTaskRequest(spec=spec)))
+    assert events == []
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(error)[0] == "INVALID_FIELD"
+    assert field.encode() in dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+
+
+async def test_a_worker_that_dies_ends_its_tasks_and_the_next_one_gets_another(connection: Connection) -> None:
+    """When a worker is killed in mid-stream every watcher gets a typed end within a second; the kernel goes on."""
+    await connection.create(step_s=0.002)
+    calls = [connection.another().endless() for _ in range(4)]
+    for call in calls:
+        await read_until(call, "output")
+    worker = next(iter(connection.kernel.driver.supervisor.workers.values()))
+    os.kill(worker.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    ends = [await read_failing(call) for call in calls]
+    assert time.monotonic() - killed < 1.0
+    for events, error in ends:
+        assert events[-1].finished.state == pb.TASK_STATE_FAILED
+        reason, facts = reason_of(error)
+        assert reason == "WORKER_DIED"
+        assert "SIGKILL" in facts["cause"]
+        assert facts["log"] == str(worker.log_path)
+    assert text_of(await read_all(connection.chat("again"))) == "again"
+
+
+async def test_an_error_inside_a_step_fails_its_tasks_and_nothing_else(connection: Connection) -> None:
+    """A backend that raises ends the tasks of that step with BACKEND_FAILED and its last line; the worker goes on."""
+    await connection.create(fail_on_token=ord("#"))
+    _, error = await read_failing(connection.chat("a # b"))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert reason_of(error)[0] == "BACKEND_FAILED"
+    assert text_of(await read_all(connection.chat("fine"))) == "fine"
+    assert len(connection.kernel.driver.supervisor.workers) == 1
+
+
+async def test_a_hung_worker_is_found_out_and_ended(connection: Connection) -> None:
+    """A worker that is stopped answers no heartbeat: it is killed, and its task ends with WORKER_DIED."""
+    await connection.create(step_s=0.002)
+    call = connection.endless()
+    await read_until(call, "output")
+    worker = next(iter(connection.kernel.driver.supervisor.workers.values()))
+    worker._silence_s = 0.5
+    os.kill(worker.pid, signal.SIGSTOP)
+    _, error = await read_failing(call)
+    reason, facts = reason_of(error)
+    assert reason == "WORKER_DIED"
+    assert "silent" in facts["cause"]
+
+
+async def test_a_request_id_makes_one_task(connection: Connection) -> None:
+    """The same call with the same request_id watches the first task; with other contents it is refused."""
+    await connection.create()
+    first = await read_all(connection.chat("once", request_id="r1"))
+    second = await read_all(connection.chat("once", request_id="r1"))
+    assert {e.task_id for e in first} == {e.task_id for e in second}
+    assert text_of(second) == "once"
+    _, error = await read_failing(connection.chat("twice", request_id="r1"))
+    assert reason_of(error)[0] == "REQUEST_CONFLICT"
+
+
+async def test_tenants_see_only_their_own_tasks(connection: Connection) -> None:
+    """Another tenant can neither read, list, watch nor cancel a task; a tenant that is no name is refused."""
+    await connection.create()
+    mine = (("inferd-tenant", "mine"),)
+    events = await read_all(connection.chat("secret", metadata=mine))
+    task_id = events[0].task_id
+    for ask in (
+        connection.tasks.GetTask(ts.GetTaskRequest(task_id=task_id)),
+        connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=task_id)),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask
+        assert reason_of(caught.value)[0] == "TASK_NOT_FOUND"
+    _, error = await read_failing(connection.tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id)))
+    assert reason_of(error)[0] == "TASK_NOT_FOUND"
+    assert not (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
+    assert len((await connection.tasks.ListTasks(ts.ListTasksRequest(), metadata=mine)).tasks) == 1
+    _, error = await read_failing(connection.chat("x", metadata=(("inferd-tenant", "no name"),)))
+    assert reason_of(error)[0] == "INVALID_FIELD"
+
+
+async def test_tasks_are_listed_in_pages_newest_first(connection: Connection) -> None:
+    """Pages follow each other without gap or repeat, filtered by state; a wrong token is refused."""
+    await connection.create()
+    ids = [(await read_all(connection.chat(f"n{n}")))[0].task_id for n in range(7)]
+    seen: list[str] = []
+    token = ""
+    for _ in range(3):
+        page = await connection.tasks.ListTasks(ts.ListTasksRequest(page_size=3, page_token=token))
+        seen += [task.task_id for task in page.tasks]
+        token = page.next_page_token
+    assert token == ""
+    assert seen == ids[::-1]
+    running = ts.ListTasksRequest(states=[pb.TASK_STATE_RUNNING])
+    assert not (await connection.tasks.ListTasks(running)).tasks
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await connection.tasks.ListTasks(ts.ListTasksRequest(page_token="?"))  # noqa: S106 - no password
+    assert reason_of(caught.value)[0] == "INVALID_FIELD"
+
+
+async def test_sampling_stops_where_it_is_told(connection: Connection) -> None:
+    """Stop strings and the most tokens end the text, each with its reason."""
+    await connection.create()
+
+    def run(**sampling: Any) -> Any:
+        spec = pb.TaskSpec(model="fake", prompt="abc", sampling=pb.SamplingParams(temperature=0, **sampling))
+        return read_all(connection.tasks.RunTask(ts.RunTaskRequest(spec=spec)))
+
+    stopped = await run(stop=["ca"], max_tokens=50)
+    assert text_of(stopped) == "ab"
+    assert stopped[-1].finished.reason == pb.FINISH_REASON_STOP_STRING
+    counted = await run(max_tokens=7)
+    assert text_of(counted) == "abcabca"
+    assert counted[-1].finished.reason == pb.FINISH_REASON_MAX_TOKENS
+
+
+async def test_a_reader_that_does_not_read_costs_a_bounded_amount_and_slows_nobody(connection: Connection) -> None:
+    """While one client leaves its stream unread, another's runs at full speed and the first still gets it all."""
+    await connection.create()
+    stuck = connection.endless(tokens=900)
+    quick = await read_all(connection.another().endless(tokens=900))
+    assert len(text_of(quick)) == 900
+    assert len(text_of(await read_all(stuck))) == 900

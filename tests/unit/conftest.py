@@ -1,0 +1,297 @@
+"""A kernel of the wire only: it speaks `inferd.v1` and plays a fixed part for each model name."""
+
+# ruff: noqa: N802 - gRPC names the methods of a servicer like the RPCs
+
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from inferd_api.v1 import (
+    host_service_pb2,
+    host_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    task_service_pb2,
+    task_service_pb2_grpc,
+)
+from inferd_api.v1 import resources_pb2 as r
+
+ANSWER = ("The capital", " of France", " is Paris", " 🗼.")
+
+
+def status(
+    code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str] | None = None, retry_s: float = 0.0
+) -> status_pb2.Status:
+    details = [error_details_pb2.ErrorInfo(reason=reason, domain="inferd", metadata=metadata)]
+    if retry_s:
+        delay = Duration()
+        delay.FromMilliseconds(int(retry_s * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if reason == "INVALID_FIELD":
+        violation = error_details_pb2.BadRequest.FieldViolation(field="spec.sampling.top_p", description=message)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    packed = [Packed() for _ in details]
+    for into, detail in zip(packed, details, strict=True):
+        into.Pack(detail)
+    return status_pb2.Status(code=code.value[0], message=message, details=packed)
+
+
+def abort(context: Any, problem: status_pb2.Status) -> None:
+    """End the call with a status and its details, as the services do."""
+    context.set_trailing_metadata((("grpc-status-details-bin", problem.SerializeToString()),))
+    code = next(code for code in grpc.StatusCode if code.value[0] == problem.code)
+    context.abort(code, problem.message)
+
+
+NOT_FOUND = status(
+    grpc.StatusCode.NOT_FOUND,
+    "MODEL_NOT_FOUND",
+    "no model 'ecko'; did you mean 'echo'?",
+    {"suggestion": "echo"},
+)
+DIED = status(
+    grpc.StatusCode.UNAVAILABLE,
+    "WORKER_DIED",
+    "the worker died: killed by signal 9",
+    {"cause": "killed by signal 9", "log": "/state/echo.log"},
+)
+NO_TEMPLATE = status(grpc.StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_INPUT", "model 'plain' has no chat template")
+BAD_TOP_P = status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "top_p is 2; it must be in (0, 1]")
+FULL = status(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "1000 of 1000 tasks wait", {"limit": "1000"}, retry_s=1.5
+)
+REFUSALS = {"ecko": NOT_FOUND, "full": FULL, "invalid": BAD_TOP_P}
+
+
+class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
+    """Models by name: `echo` answers, `broken` fails half-way, `endless` never ends, `silent` stays queued."""
+
+    def __init__(self, kernel: "ScriptedKernel") -> None:
+        self.kernel = kernel
+
+    def RunTask(self, request: Any, context: Any) -> Iterator[Any]:
+        self.kernel.note(request, context)
+        model = request.spec.model
+        if model in REFUSALS or model not in self.kernel.models:
+            abort(context, REFUSALS.get(model, NOT_FOUND))
+        if model == "plain" and request.spec.HasField("chat"):
+            abort(context, NO_TEMPLATE)
+        context.add_callback(self.kernel.ended.set)
+        for event in self.events(model, context):
+            yield task_service_pb2.RunTaskResponse(event=event)
+        if model == "broken":
+            abort(context, DIED)
+
+    def events(self, model: str, context: Any) -> Iterator[r.TaskEvent]:
+        yield event(1, queued=r.Queued(position=2))
+        while model == "silent" and not self.kernel.ended.wait(60):
+            pass
+        yield event(2, started=r.Started(instance_id="i-1", attempt=1))
+        yield event(3, progress=r.Progress(phase=r.PHASE_LOAD, fraction=0.5))
+        yield event(4, progress=r.Progress(phase=r.PHASE_PREFILL, fraction=1.0))
+        number = 5
+        while model == "endless" and context.is_active():
+            yield event(number, output=r.Output(text="la ", token_ids=[7]))
+            number += 1
+        for number, text in enumerate(ANSWER, start=number):  # noqa: B020 - goes on counting
+            yield event(number, output=r.Output(text=text, token_ids=[number, number + 100]))
+            if model == "broken":
+                yield event(number + 1, finished=r.Finished(state=r.TASK_STATE_FAILED, error=DIED))
+                return
+        yield event(number + 1, finished=finished())
+
+    def WatchTask(self, request: Any, context: Any) -> Iterator[Any]:
+        self.kernel.note(request, context)
+        if request.task_id == "t-gone":
+            abort(context, status(grpc.StatusCode.NOT_FOUND, "TASK_NOT_FOUND", "no task 't-gone'"))
+        model = "broken" if request.task_id == "t-broken" else "echo"
+        for told in self.events(model, context):
+            if told.sequence > request.after_sequence:
+                yield task_service_pb2.WatchTaskResponse(event=told)
+
+    def GetTask(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        return task_service_pb2.GetTaskResponse(task=r.Task(task_id=request.task_id, state=r.TASK_STATE_RUNNING))
+
+    def ListTasks(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        first = not request.page_token
+        names = ["t-3", "t-2"] if first else ["t-1"]
+        tasks = [
+            r.Task(task_id=name, model="echo", state=r.TASK_STATE_SUCCEEDED, finished=finished()) for name in names
+        ]
+        return task_service_pb2.ListTasksResponse(tasks=tasks, next_page_token="2" if first else "")
+
+    def CancelTask(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        task = r.Task(task_id=request.task_id, model="echo", state=r.TASK_STATE_CANCELLED)
+        return task_service_pb2.CancelTaskResponse(task=task)
+
+
+class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
+    """Keeps what is created; `echo` has an instance that is READY."""
+
+    def __init__(self, kernel: "ScriptedKernel") -> None:
+        self.kernel = kernel
+
+    def found(self, name: str, context: Any) -> r.Model:
+        if name not in self.kernel.models:
+            abort(context, NOT_FOUND)
+        return self.kernel.models[name]
+
+    def CreateModel(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        known = self.kernel.models.setdefault(request.model.name, request.model)
+        if known.source != request.model.source:
+            abort(context, status(grpc.StatusCode.ALREADY_EXISTS, "MODEL_EXISTS", "exists with other contents"))
+        return model_service_pb2.CreateModelResponse(model=known)
+
+    def GetModel(self, request: Any, context: Any) -> Any:
+        return model_service_pb2.GetModelResponse(model=self.found(request.name, context))
+
+    def ListModels(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        names = sorted(self.kernel.models)
+        page = names[:1] if not request.page_token else names[1:]
+        more = "rest" if not request.page_token and len(names) > 1 else ""
+        models = [self.kernel.models[name] for name in page]
+        return model_service_pb2.ListModelsResponse(models=models, next_page_token=more)
+
+    def LoadModel(self, request: Any, context: Any) -> Any:
+        model = self.found(request.name, context)
+        if request.name == "broken":
+            metadata = {"cause": "tensor 'x' is cut off", "log": "/state/broken.log"}
+            problem = status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_LOAD_FAILED", "cut off", metadata)
+            abort(context, problem)
+        return model_service_pb2.LoadModelResponse(model=model)
+
+    def UnloadModel(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        model = self.found(request.name, context)
+        return model_service_pb2.UnloadModelResponse(model=model, returned_bytes=900_000_000)
+
+    def WatchModel(self, request: Any, context: Any) -> Iterator[Any]:
+        model = self.found(request.name, context)
+        context.add_callback(self.kernel.ended.set)
+        yield model_service_pb2.WatchModelResponse(model=model)
+        self.kernel.ended.wait(60)
+
+
+class ScriptedHost(host_service_pb2_grpc.HostServiceServicer):
+    """A host with one backend that works and one that is broken."""
+
+    def __init__(self, kernel: "ScriptedKernel") -> None:
+        self.kernel = kernel
+
+    def GetHost(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        if self.kernel.bare_refusal is not None:
+            context.abort(self.kernel.bare_refusal, "said the transport")
+        return host_service_pb2.GetHostResponse(host=r.Host(name="here", version="0.1.0", pid=1))
+
+    def ListBackends(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        if not request.page_token:
+            device = r.Device(device_id="cpu:0", description="2 cores", memory_bytes=24 << 30, cores=2)
+            ready = r.Backend(name="cpu", state=r.BACKEND_STATE_READY, devices=[device], formats=["gguf"])
+            return host_service_pb2.ListBackendsResponse(backends=[ready], next_page_token="2")  # noqa: S106 - a page
+        broken = r.Backend(name="torch", state=r.BACKEND_STATE_SKIPPED, why="torch is not installed", fix="pip …")
+        return host_service_pb2.ListBackendsResponse(backends=[broken])
+
+
+class ScriptedHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # its package has no types
+    """The kernel serves; other services are unknown."""
+
+    def Check(self, request: Any, context: Any) -> Any:
+        if request.service:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
+class ScriptedKernel:
+    """A running server and what it was told.
+
+    Attributes:
+        address: Where it listens.
+        models: Models by name.
+        requests: Every request, in order.
+        tenants: The tenant of each request.
+        timeouts_s: Time left to each call when it came, None without a deadline.
+        ended: Set when a stream ended, whoever ended it.
+        bare_refusal: Status with which `GetHost` ends, without details.
+    """
+
+    def __init__(self) -> None:
+        ready = r.Instance(
+            instance_id="i-1",
+            model="echo",
+            state=r.INSTANCE_STATE_READY,
+            backend="cpu",
+            device="cpu:0",
+            pid=4242,
+            memory_bytes=900_000_000,
+            running_tasks=1,
+            max_tasks=8,
+        )
+        names = ("endless", "silent", "broken", "plain")
+        self.models = {name: r.Model(name=name, source=f"/m/{name}", state=r.MODEL_STATE_UNLOADED) for name in names}
+        self.models["echo"] = r.Model(
+            name="echo", source="/m/echo", state=r.MODEL_STATE_READY, backend="cpu", instances=[ready], size_bytes=98
+        )
+        self.requests: list[Any] = []
+        self.tenants: list[str] = []
+        self.timeouts_s: list[float | None] = []
+        self.ended = threading.Event()
+        self.bare_refusal: grpc.StatusCode | None = None
+        self.server = grpc.server(futures.ThreadPoolExecutor(8))
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(ScriptedTasks(self), self.server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ScriptedModels(self), self.server)
+        host_service_pb2_grpc.add_HostServiceServicer_to_server(ScriptedHost(self), self.server)
+        health_pb2_grpc.add_HealthServicer_to_server(ScriptedHealth(), self.server)
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        self.server.start()
+
+    def note(self, request: Any, context: Any) -> None:
+        self.requests.append(request)
+        metadata = dict(context.invocation_metadata())
+        self.tenants.append(metadata.get("inferd-tenant", ""))
+        self.timeouts_s.append(context.time_remaining())
+
+
+def event(sequence: int, **kind: Any) -> r.TaskEvent:
+    return r.TaskEvent(task_id="t-1", sequence=sequence, **kind)
+
+
+def finished() -> r.Finished:
+    receipt = r.Receipt(backend="cpu", device="cpu:0", worker_memory_bytes=900_000_000)
+    receipt.queue_duration.FromMilliseconds(100)
+    receipt.first_token_duration.FromMilliseconds(210)
+    receipt.run_duration.FromMilliseconds(1110)
+    usage = r.Usage(prompt_tokens=12, output_tokens=8)
+    return r.Finished(state=r.TASK_STATE_SUCCEEDED, reason=r.FINISH_REASON_END_OF_TEXT, usage=usage, receipt=receipt)
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedKernel]:
+    """A `ScriptedKernel` that listens on a free port of the loopback interface."""
+    kernel = ScriptedKernel()
+    yield kernel
+    kernel.ended.set()
+    kernel.server.stop(grace=None).wait(10)
+
+
+@pytest.fixture
+def unused_address() -> str:
+    """An address of the loopback interface where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -1,0 +1,347 @@
+"""The two clients against a kernel of the wire only; each test names what a user of the client relies on."""
+
+import asyncio
+import subprocess
+import sys
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.rpc import error_details_pb2, status_pb2
+
+from inferd import config
+from inferd_api.v1 import resources_pb2 as r
+from inferd_api.v1.errors_pb2 import ErrorReason
+from inferd_client import DEFAULT_ADDRESS, AsyncClient, Client, KernelUnreachableError, errors
+from inferd_client.channel import target
+from inferd_client.tasks import run_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ANSWER = "The capital of France is Paris 🗼."
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture
+def client(scripted: Any) -> "Iterator[Client]":
+    with Client(scripted.address) as connected:
+        yield connected
+
+
+def test_generate_gives_text_ids_reason_usage_and_receipt(client: Client) -> None:
+    """`generate` folds the events of a task into one value."""
+    answer = client.generate("echo", QUESTION)
+    assert answer.text == ANSWER
+    assert answer.token_ids == (5, 105, 6, 106, 7, 107, 8, 108)
+    assert (answer.task_id, answer.finish_reason) == ("t-1", "END_OF_TEXT")
+    assert answer.usage.output_tokens == 8
+    assert answer.receipt.device == "cpu:0"
+
+
+async def test_async_generate_equals_the_sync_one(scripted: Any) -> None:
+    """Both clients give the same value for the same task."""
+    async with AsyncClient(scripted.address) as client:
+        answer = await client.generate("echo", QUESTION)
+    with Client(scripted.address) as sync:
+        assert answer == sync.generate("echo", QUESTION)
+
+
+def test_stream_gives_the_text_in_pieces(client: Client) -> None:
+    """`stream` iterates over str and leaves out events without text."""
+    assert list(client.stream("echo", QUESTION)) == ["The capital", " of France", " is Paris", " 🗼."]
+
+
+async def test_async_stream_gives_the_text_in_pieces(scripted: Any) -> None:
+    """The asynchronous `stream` gives the same pieces."""
+    async with AsyncClient(scripted.address) as client:
+        pieces = [piece async for piece in client.stream("echo", QUESTION)]
+    assert pieces == ["The capital", " of France", " is Paris", " 🗼."]
+
+
+def test_run_gives_all_events_in_order(client: Client) -> None:
+    """`run` gives every event once, with rising numbers, `Finished` last."""
+    events = list(client.run("echo", "Once upon"))
+    kinds = [event.WhichOneof("kind") for event in events]
+    assert kinds == ["queued", "started", "progress", "progress", *["output"] * 4, "finished"]
+    assert [event.sequence for event in events] == list(range(1, 10))
+
+
+def test_a_failed_task_raises_once_after_its_last_event(client: Client) -> None:
+    """The typed error is built from `Finished.error` and comes after `Finished` was given."""
+    seen: list[r.TaskEvent] = []
+    with pytest.raises(errors.WorkerDiedError, match="signal 9") as caught:
+        seen.extend(client.run("broken", "x"))
+    assert seen[-1].finished.state == r.TASK_STATE_FAILED
+    assert caught.value.metadata == {"cause": "killed by signal 9", "log": "/state/echo.log"}
+    assert (caught.value.reason, caught.value.code) == ("WORKER_DIED", "UNAVAILABLE")
+
+
+async def test_a_failed_task_raises_from_the_async_client_too(scripted: Any) -> None:
+    """`generate` of the asynchronous client raises the same class."""
+    async with AsyncClient(scripted.address) as client:
+        with pytest.raises(errors.WorkerDiedError):
+            await client.generate("broken", "x")
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "facts"),
+    [
+        ("ecko", errors.ModelNotFoundError, {"metadata": {"suggestion": "echo"}, "code": "NOT_FOUND"}),
+        ("full", errors.QueueFullError, {"retry_after_s": 1.5, "metadata": {"limit": "1000"}}),
+        ("invalid", errors.InvalidFieldError, {"field": "spec.sampling.top_p", "retry_after_s": None}),
+    ],
+)
+def test_refusals_are_typed(client: Client, model: str, kind: type[Exception], facts: dict[str, Any]) -> None:
+    """An error before the first event carries reason, metadata, field and the time to try again."""
+    with pytest.raises(kind) as caught:
+        client.generate(model, "x")
+    assert {name: getattr(caught.value, name) for name in facts} == facts
+
+
+def test_there_is_a_class_for_every_reason() -> None:
+    """Every `ErrorReason` of the wire has one class, and no class has a reason that the wire lacks."""
+    names = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
+    assert set(errors.BY_REASON) == names | {"KERNEL_UNREACHABLE"}
+
+
+def test_an_unknown_reason_is_kept_by_name() -> None:
+    """A reason newer than the client becomes an `InternalError` that still tells its name."""
+    packed = Packed()
+    packed.Pack(error_details_pb2.ErrorInfo(reason="BRAND_NEW", domain="inferd"))
+    error = errors.from_status(status_pb2.Status(code=13, message="?", details=[packed]))
+    assert type(error) is errors.InternalError
+    assert error.reason == "BRAND_NEW"
+
+
+def test_closing_the_iterator_cancels_the_call(scripted: Any, client: Client) -> None:
+    """Leaving a stream early ends the RPC on the server."""
+    with closing(client.run("endless", "x")) as events:
+        for event in events:
+            if event.HasField("output"):
+                break
+    assert scripted.ended.wait(10)
+
+
+async def test_cancelling_the_reader_cancels_the_call(scripted: Any) -> None:
+    """Cancelling the asyncio task that reads ends the RPC on the server."""
+    async with AsyncClient(scripted.address) as client:
+        started = asyncio.Event()
+
+        async def read() -> None:
+            async for _ in client.stream("endless", "x"):
+                started.set()
+
+        reader = asyncio.create_task(read())
+        await asyncio.wait_for(started.wait(), 10)
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        assert await asyncio.to_thread(scripted.ended.wait, 10)
+
+
+async def test_leaving_an_async_stream_cancels_the_call(scripted: Any) -> None:
+    """`aclosing` around a stream ends the RPC when the block is left."""
+    async with AsyncClient(scripted.address) as client:
+        async with aclosing(client.stream("endless", "x")) as pieces:
+            async for _ in pieces:
+                break
+        assert await asyncio.to_thread(scripted.ended.wait, 10)
+
+
+def test_the_deadline_of_the_call_is_the_task_s(client: Client) -> None:
+    """A task that is still queued at its deadline raises `TaskExpiredError`, whoever notices first."""
+    with pytest.raises(errors.TaskExpiredError):
+        client.generate("silent", "x", timeout_s=0.3)
+
+
+def test_watch_replays_behind_a_number(client: Client) -> None:
+    """`watch` leaves out what the caller has seen and ends after `Finished`."""
+    events = list(client.watch("t-1", after_sequence=6))
+    assert [event.sequence for event in events] == [7, 8, 9]
+
+
+async def test_watch_of_a_failed_task_does_not_raise(scripted: Any) -> None:
+    """A watcher learns of the failure from `Finished`; its own call succeeded."""
+    async with AsyncClient(scripted.address) as client:
+        events = [event async for event in client.watch("t-broken")]
+    assert events[-1].finished.state == r.TASK_STATE_FAILED
+
+
+def test_watch_of_an_unknown_task_raises(client: Client) -> None:
+    """A task that is not known is a `TaskNotFoundError`."""
+    with pytest.raises(errors.TaskNotFoundError):
+        list(client.watch("t-gone"))
+
+
+async def test_lists_go_through_all_pages(scripted: Any) -> None:
+    """Both clients ask for the next page until there is none."""
+    with Client(scripted.address) as sync:
+        assert [task.task_id for task in sync.list_tasks()] == ["t-3", "t-2", "t-1"]
+        assert [backend.name for backend in sync.list_backends()] == ["cpu", "torch"]
+        names = [model.name for model in sync.list_models()]
+    assert names == sorted(scripted.models)
+    async with AsyncClient(scripted.address) as client:
+        assert [task.task_id async for task in client.list_tasks()] == ["t-3", "t-2", "t-1"]
+        assert [backend.name async for backend in client.list_backends()] == ["cpu", "torch"]
+        assert [model.name async for model in client.list_models()] == names
+
+
+def test_list_tasks_passes_the_states(scripted: Any, client: Client) -> None:
+    """The filter of `list_tasks` reaches the kernel with every page."""
+    list(client.list_tasks(states=[r.TASK_STATE_RUNNING, r.TASK_STATE_QUEUED]))
+    assert [list(request.states) for request in scripted.requests] == [[2, 1], [2, 1]]
+
+
+async def test_short_calls_of_both_clients(scripted: Any) -> None:
+    """Each unary method returns its resource, from either client."""
+    with Client(scripted.address) as sync:
+        assert sync.get_task("t-9").task_id == "t-9"
+        assert sync.cancel_task("t-9").state == r.TASK_STATE_CANCELLED
+        assert sync.create_model("new", "/m/new", settings={"context_tokens": "512"}).settings["context_tokens"]
+        assert sync.get_model("new").source == "/m/new"
+        assert sync.load_model("echo").state == r.MODEL_STATE_READY
+        assert sync.unload_model("echo", force=True).returned_bytes == 900_000_000
+        assert sync.get_host().name == "here"
+    async with AsyncClient(scripted.address) as client:
+        assert (await client.get_task("t-9")).task_id == "t-9"
+        assert (await client.cancel_task("t-9")).state == r.TASK_STATE_CANCELLED
+        assert (await client.create_model("new", "/m/new")).name == "new"
+        assert (await client.get_model("new")).source == "/m/new"
+        assert (await client.load_model("echo")).state == r.MODEL_STATE_READY
+        assert (await client.unload_model("echo")).returned_bytes == 900_000_000
+        assert (await client.get_host()).name == "here"
+
+
+async def test_health_tells_unknown_services_apart(scripted: Any) -> None:
+    """`health` answers for the kernel and for a service that it does not know."""
+    with Client(scripted.address) as sync:
+        assert (sync.health(), sync.health("nonsense")) == ("SERVING", "SERVICE_UNKNOWN")
+    async with AsyncClient(scripted.address) as client:
+        assert (await client.health(), await client.health("nonsense")) == ("SERVING", "SERVICE_UNKNOWN")
+
+
+async def test_watch_model_gives_the_present_state_first(scripted: Any) -> None:
+    """The first value of `watch_model` is the model as it is; closing it ends the call."""
+    async with AsyncClient(scripted.address) as client, aclosing(client.watch_model("echo")) as models:
+        async for model in models:
+            assert model.state == r.MODEL_STATE_READY
+            break
+    assert await asyncio.to_thread(scripted.ended.wait, 10)
+
+
+def test_the_tenant_travels_as_metadata(scripted: Any) -> None:
+    """Every kind of call names the tenant; without one nothing is sent."""
+    with Client(scripted.address, tenant="blue") as client:
+        client.get_host()
+        client.generate("echo", "x")
+    with Client(scripted.address) as client:
+        client.get_host()
+    assert scripted.tenants == ["blue", "blue", ""]
+
+
+def test_short_calls_have_a_deadline_and_tasks_have_their_own(scripted: Any) -> None:
+    """A kernel that hangs cannot hang a short call for ever, and no hidden deadline cuts a long task."""
+    with Client(scripted.address, timeout_s=12) as client:
+        client.get_host()
+        client.generate("echo", "x")
+        client.generate("echo", "x", timeout_s=99)
+    short, free, own = scripted.timeouts_s
+    assert short is not None
+    assert 0 < short < 13  # the clock of the transport is coarse
+    assert free is None or free > 1e6
+    assert own is not None
+    assert 13 < own < 100
+
+
+async def test_no_kernel_names_the_address_and_the_fix(unused_address: str) -> None:
+    """Where nobody listens the error says where and how to start a kernel, from either client."""
+    with Client(unused_address) as sync, pytest.raises(KernelUnreachableError, match="inferd serve") as caught:
+        sync.get_host()
+    assert unused_address in caught.value.message
+    async with AsyncClient(unused_address) as client:
+        with pytest.raises(KernelUnreachableError):
+            await client.generate("echo", "x")
+
+
+def test_a_status_of_the_transport_keeps_its_code(scripted: Any, client: Client) -> None:
+    """A status without details is a `StatusError` that tells the code and the words."""
+    scripted.bare_refusal = grpc.StatusCode.UNIMPLEMENTED
+    with pytest.raises(errors.StatusError, match="said the transport") as caught:
+        client.get_host()
+    assert (caught.value.code, caught.value.reason) == ("UNIMPLEMENTED", "")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:7411", "dns:///127.0.0.1:7411"),
+        ("localhost:1", "dns:///localhost:1"),
+        ("[::1]:7411", "dns:///[::1]:7411"),
+        ("unix:/run/inferd.sock", "unix:/run/inferd.sock"),
+    ],
+)
+def test_addresses(address: str, expected: str) -> None:
+    """The forms of an address that a kernel can listen on are understood."""
+    assert target(address) == expected
+
+
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "localhost:", ":7411", "::1:7411", "host:70000", "http://h:1", "unix:"]
+)
+def test_wrong_addresses_are_refused_at_once(address: str) -> None:
+    """A malformed address is told with the forms that are possible, before any call."""
+    with pytest.raises(ValueError, match="host:port or unix:/path"):
+        target(address)
+
+
+def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`INFERD_ADDRESS` is the default, then the kernel's own default address."""
+    monkeypatch.setenv("INFERD_ADDRESS", "unix:/run/k.sock")
+    with Client() as client:
+        assert client.address == "unix:/run/k.sock"
+    monkeypatch.delenv("INFERD_ADDRESS")
+    with Client() as client:
+        assert client.address == DEFAULT_ADDRESS == config.DEFAULT_ADDRESS
+
+
+def test_zero_is_a_value_and_none_is_not() -> None:
+    """Sampling keywords that are 0 are sent, and those that are None or absent are not."""
+    sampling = run_request("m", "x", {"temperature": 0.0, "top_k": None, "stop": ["\n"]}).spec.sampling
+    assert sampling.HasField("temperature")
+    assert not sampling.HasField("top_k")
+    assert not sampling.HasField("top_p")
+    assert list(sampling.stop) == ["\n"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind"),
+    [("text", "prompt"), ("", "prompt"), ([1, 2], "tokens"), ((3,), "tokens"), (QUESTION, "chat")],
+)
+def test_kinds_of_prompts(prompt: Any, kind: str) -> None:
+    """Text, token ids and messages each become their own input of the task."""
+    assert run_request("m", prompt, {}).spec.WhichOneof("input") == kind
+
+
+@pytest.mark.parametrize("prompt", [[], [1, "x"], [QUESTION[0], 3]])
+def test_prompts_of_no_kind_are_refused(prompt: Any) -> None:
+    """An empty sequence or a mixture is refused before any call."""
+    with pytest.raises(ValueError, match="at least one"):
+        run_request("m", prompt, {})
+
+
+def test_options_of_the_request_are_passed() -> None:
+    """Labels, the request id and detaching reach the request."""
+    request = run_request("m", "x", {"labels": {"a": "b"}, "request_id": "r1", "detach_on_disconnect": True})
+    assert dict(request.spec.labels) == {"a": "b"}
+    assert (request.request_id, request.detach_on_disconnect) == ("r1", True)
+
+
+def test_importing_the_client_loads_neither_the_kernel_nor_a_framework() -> None:
+    """A program that uses the client carries grpc, protobuf and the generated code, nothing else of inferd."""
+    program = "import inferd_client, sys; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
+    assert {"inferd_client", "inferd_api", "grpc"} <= set(loaded)
+    assert not {"inferd", "numpy", "torch", "pydantic", "typer", "rich"} & set(loaded)

@@ -1,0 +1,250 @@
+from typing import Any
+
+import pytest
+
+from inferd.core import commands, events
+from inferd.core.fleet import Backoff
+from inferd.core.ids import InstanceId, ModelName, TaskId, Tenant
+from inferd.core.machine import CoreLimits, KernelMachine
+from inferd.core.model import InstanceFacts, ModelSpec, ModelState
+from inferd.core.task import Outcome, TaskSpec, TaskState, TextInput
+from inferd.errors import (
+    ModelBusyError,
+    ModelExistsError,
+    ModelLoadError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestConflictError,
+    ShuttingDownError,
+    TaskExpiredError,
+    TaskNotFoundError,
+    WorkerDiedError,
+)
+
+MODEL = ModelName("smollm2")
+FIRST = InstanceId("smollm2-1")
+TENANT = Tenant("a")
+LIMITS = CoreLimits(queued_tasks=3, retained_tasks=2, retention_s=60.0, backoff=Backoff(first_s=1.0, most_s=4.0))
+
+
+def model_spec(**changes: Any) -> ModelSpec:
+    fields: dict[str, Any] = {
+        "name": MODEL, "source": "/m.gguf", "path": "/m.gguf", "format": "gguf", "size_bytes": 1,
+        "backend": "cpu", "backend_reason": "", "loader": "x:Y", "device": "cpu:0",
+    }  # fmt: skip
+    return ModelSpec(**(fields | changes))
+
+
+def task_spec(name: str, **changes: Any) -> TaskSpec:
+    fields: dict[str, Any] = {"task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "input": TextInput("hi")}
+    return TaskSpec(**(fields | changes))
+
+
+@pytest.fixture
+def machine() -> KernelMachine:
+    made = KernelMachine(LIMITS)
+    made.handle(events.CreateModel(model_spec()), 0.0)
+    return made
+
+
+def bring_up(machine: KernelMachine, instance_id: InstanceId = FIRST, *, places: int = 1, now: float = 0.0) -> Any:
+    machine.handle(events.WorkerReady(instance_id), now)
+    facts = InstanceFacts(max_tasks=places, context_tokens=64, description="", memory_bytes=1)
+    return machine.handle(events.InstanceLoaded(instance_id, facts), now)
+
+
+def kinds(asked: tuple[commands.Command, ...]) -> list[str]:
+    return [type(command).__name__ for command in asked]
+
+
+def test_the_first_task_loads_its_model_and_runs_when_it_is_ready(machine: KernelMachine) -> None:
+    """A task of an unloaded model starts a worker, waits, and is sent as soon as the instance is loaded."""
+    asked = machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
+    assert kinds(asked) == ["TellQueued", "StartWorker", "TellModel"]
+    assert kinds(bring_up(machine)) == ["TellModel", "SendTask"]
+    assert machine.tasks[TaskId("t1")].state is TaskState.RUNNING
+
+
+def test_a_task_waits_for_a_place_and_gets_it_when_one_ends(machine: KernelMachine) -> None:
+    """No instance gets more tasks than it has places; the next in line follows at once when one ends or is dropped."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    bring_up(machine, places=1)
+    machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
+    assert machine.handle(events.SubmitTask(task_spec("t2")), 0.0) == (commands.TellQueued(TaskId("t2"), 0),)
+    machine.handle(events.SubmitTask(task_spec("t3")), 0.0)
+    done = machine.handle(events.TaskEnded(TaskId("t1"), 1, Outcome(state=TaskState.SUCCEEDED)), 1.0)
+    assert kinds(done) == ["TellFinished", "SendTask"]
+    assert kinds(machine.handle(events.CancelTask(TaskId("t2"), TENANT), 1.0)) == [
+        "DropTask",
+        "TellFinished",
+        "SendTask",
+    ]
+    assert machine.tasks[TaskId("t3")].state is TaskState.RUNNING
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name(machine: KernelMachine) -> None:
+    """A misspelt model is MODEL_NOT_FOUND and the error suggests the right one."""
+    with pytest.raises(ModelNotFoundError, match="did you mean 'smollm2'") as caught:
+        machine.handle(events.SubmitTask(task_spec("t1", model=ModelName("smolm"))), 0.0)
+    assert caught.value.metadata == {"suggestion": "smollm2"}
+    assert not machine.tasks
+
+
+def test_a_full_queue_refuses_with_both_numbers(machine: KernelMachine) -> None:
+    """Beyond the bound a task is refused with QUEUE_FULL, the numbers and when to come back."""
+    for n in range(3):
+        machine.handle(events.SubmitTask(task_spec(f"t{n}")), 0.0)
+    with pytest.raises(QueueFullError) as caught:
+        machine.handle(events.SubmitTask(task_spec("t9")), 0.0)
+    assert caught.value.metadata == {"queued": "3", "limit": "3"}
+    assert caught.value.retry_after_s is not None
+
+
+def test_a_failed_load_ends_the_waiting_tasks_and_backs_off(machine: KernelMachine) -> None:
+    """Tasks of a model that cannot be loaded fail with its cause; until the backoff ends others are refused at once."""
+    machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
+    machine.handle(events.WorkerReady(FIRST), 0.0)
+    asked = machine.handle(events.InstanceRefused(FIRST, ModelLoadError("truncated")), 0.0)
+    assert kinds(asked) == ["TellModel", "TellFinished"]
+    machine.handle(events.WorkerExited(FIRST, WorkerDiedError("gone")), 0.1)
+    with pytest.raises(ModelLoadError, match="truncated") as caught:
+        machine.handle(events.SubmitTask(task_spec("t2")), 0.4)
+    assert caught.value.retry_after_s == pytest.approx(0.6)
+    assert "StartWorker" in kinds(machine.handle(events.SubmitTask(task_spec("t3")), 1.0))
+    assert "StartWorker" not in kinds(machine.handle(events.LoadModel(MODEL), 1.0))
+
+
+def test_a_client_that_loads_does_not_wait_for_the_backoff(machine: KernelMachine) -> None:
+    """`LoadModel` tries at once, whatever failed before."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    machine.handle(events.InstanceRefused(FIRST, ModelLoadError("truncated")), 0.0)
+    assert "StartWorker" in kinds(machine.handle(events.LoadModel(MODEL), 0.0))
+
+
+def test_a_dead_worker_fails_its_tasks_and_the_waiting_ones_get_a_new_one_after_the_backoff(
+    machine: KernelMachine,
+) -> None:
+    """Running tasks end with WORKER_DIED; those that wait stay, and a worker is started for them when the wait ends."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    bring_up(machine, places=1)
+    for name in ("t1", "t2"):
+        machine.handle(events.SubmitTask(task_spec(name)), 0.0)
+    died = WorkerDiedError("signal 9")
+    asked = machine.handle(events.WorkerExited(FIRST, died), 5.0)
+    assert asked[0] == commands.TellFinished(TaskId("t1"), Outcome(state=TaskState.FAILED, error=died))
+    assert "StartWorker" not in kinds(asked)
+    assert machine.next_alarm() == 6.0
+    assert "StartWorker" in kinds(machine.handle(events.Tick(), 6.0))
+    assert machine.tasks[TaskId("t2")].state is TaskState.QUEUED
+
+
+def test_backoff_doubles_until_its_bound_and_ends_with_a_success() -> None:
+    """Each failure in a row doubles the wait, up to the longest one."""
+    backoff = Backoff(first_s=1.0, most_s=4.0)
+    assert [backoff.wait_s(n) for n in (1, 2, 3, 4, 1000)] == [1.0, 2.0, 4.0, 4.0, 4.0]
+
+
+def test_a_deadline_ends_a_task_wherever_it_is(machine: KernelMachine) -> None:
+    """Waiting or running, a task expires at its deadline; the worker forgets it and the next one gets its place."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    bring_up(machine, places=1)
+    machine.handle(events.SubmitTask(task_spec("t1", deadline=5.0)), 0.0)
+    machine.handle(events.SubmitTask(task_spec("t2", deadline=5.0)), 0.0)
+    machine.handle(events.SubmitTask(task_spec("t3")), 0.0)
+    assert machine.next_alarm() == 5.0
+    asked = machine.handle(events.Tick(), 5.0)
+    assert kinds(asked) == ["DropTask", "TellFinished", "TellFinished", "SendTask"]
+    assert machine.tasks[TaskId("t3")].state is TaskState.RUNNING
+    with pytest.raises(TaskExpiredError):
+        machine.handle(events.SubmitTask(task_spec("t4", deadline=4.0)), 5.0)
+
+
+def test_the_last_word_of_a_worker_on_a_cancelled_task_changes_nothing(machine: KernelMachine) -> None:
+    """An end that arrives after the cancel is ignored: a task ends once."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    bring_up(machine)
+    machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
+    machine.handle(events.CancelTask(TaskId("t1"), TENANT), 1.0)
+    assert machine.handle(events.TaskEnded(TaskId("t1"), 1, Outcome(state=TaskState.SUCCEEDED)), 1.0) == ()
+    assert machine.tasks[TaskId("t1")].state is TaskState.CANCELLED
+    assert machine.handle(events.CancelTask(TaskId("t1"), TENANT), 1.0) == ()
+
+
+def test_a_tenant_cannot_see_or_cancel_the_task_of_another(machine: KernelMachine) -> None:
+    """Another tenant's task is not found, as if it did not exist."""
+    machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
+    with pytest.raises(TaskNotFoundError):
+        machine.handle(events.CancelTask(TaskId("t1"), Tenant("b")), 0.0)
+    assert machine.tasks[TaskId("t1")].state is TaskState.QUEUED
+
+
+def test_a_model_in_use_is_unloaded_only_with_force(machine: KernelMachine) -> None:
+    """Unloading refuses while tasks wait or run, and with force cancels them first."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    bring_up(machine, places=1)
+    for name in ("t1", "t2"):
+        machine.handle(events.SubmitTask(task_spec(name)), 0.0)
+    with pytest.raises(ModelBusyError, match="1 running and 1 waiting"):
+        machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
+    asked = machine.handle(events.UnloadModel(MODEL, force=True), 0.0)
+    assert kinds(asked)[-2:] == ["StopWorker", "TellModel"]
+    assert {t.state for t in machine.tasks.values()} == {TaskState.CANCELLED}
+    with pytest.raises(ModelBusyError):
+        machine.handle(events.LoadModel(MODEL), 0.0)
+    machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1)
+    assert machine.model(MODEL).state is ModelState.UNLOADED
+
+
+def test_a_task_that_arrives_while_its_model_unloads_loads_it_again(machine: KernelMachine) -> None:
+    """Such a task waits for the old worker to be gone and then gets a new one; nothing races."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    bring_up(machine)
+    machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
+    assert kinds(machine.handle(events.SubmitTask(task_spec("t1")), 0.0)) == ["TellQueued"]
+    asked = machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1)
+    assert "StartWorker" in kinds(asked)
+
+
+def test_a_request_id_finds_its_task_and_refuses_other_contents(machine: KernelMachine) -> None:
+    """The same request_id with the same contents is the same task; with others it is a conflict."""
+    spec = task_spec("t1", request_id="r", fingerprint=b"1")
+    machine.handle(events.SubmitTask(spec), 0.0)
+    known = machine.known_request(task_spec("t2", request_id="r", fingerprint=b"1"))
+    assert known is machine.tasks[TaskId("t1")]
+    assert machine.known_request(task_spec("t2", request_id="r", fingerprint=b"1", tenant=Tenant("b"))) is None
+    with pytest.raises(RequestConflictError):
+        machine.known_request(task_spec("t2", request_id="r", fingerprint=b"2"))
+
+
+def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) -> None:
+    """At most `retained_tasks` ended tasks are kept, each at most `retention_s`; their request ids go with them."""
+    for n in range(3):
+        machine.handle(events.SubmitTask(task_spec(f"t{n}", request_id=f"r{n}")), 0.0)
+        asked = machine.handle(events.CancelTask(TaskId(f"t{n}"), TENANT), float(n))
+    assert commands.ForgetTask(TaskId("t0")) in asked
+    assert list(machine.tasks) == ["t1", "t2"]
+    assert machine.next_alarm() == 61.0
+    assert kinds(machine.handle(events.Tick(), 62.0)) == ["ForgetTask", "ForgetTask"]
+    assert machine.known_request(task_spec("t9", request_id="r2")) is None
+
+
+def test_the_same_model_again_changes_nothing_and_another_is_refused(machine: KernelMachine) -> None:
+    """Creating a model is idempotent; the same name with other contents is MODEL_EXISTS."""
+    machine.handle(events.CreateModel(model_spec()), 1.0)
+    assert machine.model(MODEL).created == 0.0
+    with pytest.raises(ModelExistsError):
+        machine.handle(events.CreateModel(model_spec(source="/other.gguf")), 1.0)
+
+
+def test_shutdown_ends_every_task_and_worker_and_accepts_nothing_more(machine: KernelMachine) -> None:
+    """After shutdown each task has its end, each worker is told to stop, and new work is refused."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    bring_up(machine, places=1)
+    for name in ("t1", "t2"):
+        machine.handle(events.SubmitTask(task_spec(name)), 0.0)
+    asked = kinds(machine.handle(events.Shutdown(), 1.0))
+    assert asked.count("TellFinished") == 2
+    assert asked.count("StopWorker") == 1
+    assert machine.handle(events.Shutdown(), 1.0) == (commands.TellModel(MODEL),)
+    with pytest.raises(ShuttingDownError):
+        machine.handle(events.SubmitTask(task_spec("t3")), 1.0)

@@ -1,0 +1,112 @@
+import asyncio
+
+import pytest
+
+from inferd.core.ids import TaskId
+from inferd.core.task import Outcome, TaskState
+from inferd.core.task_events import Finished, Output, Queued, Receipt, TaskEvent
+from inferd.errors import EventsDroppedError, TaskNotFoundError
+from inferd.runtime.streams import Streams, TaskStream
+
+TASK = TaskId("t1")
+DONE = Finished(
+    Outcome(state=TaskState.SUCCEEDED),
+    Receipt(queue_s=0, first_token_s=None, run_s=0, backend="", device="", worker_memory_bytes=0),
+)
+
+
+def told(*events: TaskEvent, limit_bytes: int = 1 << 20) -> TaskStream:
+    stream = TaskStream(TASK, limit_bytes)
+    for event in events:
+        stream.tell(event)
+    return stream
+
+
+def outputs(count: int) -> list[TaskEvent]:
+    return [Output(chr(97 + n % 26), (n,)) for n in range(count)]
+
+
+def test_missed_outputs_are_merged_under_the_last_number() -> None:
+    """A watcher that comes late gets adjacent outputs as one, numbered like the last, and other events as they were."""
+    batch = told(Queued(0), *outputs(3), DONE).read(0)
+    assert [n.sequence for n in batch] == [1, 4, 5]
+    assert batch[1].event == Output("abc", (0, 1, 2))
+
+
+def test_a_watcher_resumes_behind_any_number() -> None:
+    """Text read before a break and text read after it, from any event, make the whole."""
+    stream = told(Queued(0), *outputs(20), DONE)
+    for after in range(stream.last_sequence):
+        texts = [n.event.text for n in stream.read(after) if isinstance(n.event, Output)]
+        assert "".join(texts) == "abcdefghijklmnopqrst"[max(0, after - 1) :]
+
+
+async def test_every_watcher_sees_every_event_at_its_own_pace() -> None:
+    """Watchers that join before, during and after the task all get the same text and the one end."""
+    stream = told()
+
+    async def watch() -> tuple[str, int]:
+        seen = [n async for batch in stream.follow(0) for n in batch]
+        text = "".join(n.event.text for n in seen if isinstance(n.event, Output))
+        return text, sum(isinstance(n.event, Finished) for n in seen)
+
+    async with asyncio.TaskGroup() as group:
+        early = group.create_task(watch())
+        for event in outputs(5):
+            stream.tell(event)
+            await asyncio.sleep(0)  # a turn of the loop for the watchers
+        middle = group.create_task(watch())
+        stream.tell(DONE)
+        late = group.create_task(watch())
+    assert early.result() == middle.result() == late.result() == ("abcde", 1)
+
+
+async def test_a_watcher_that_does_not_read_costs_nothing_and_slows_nobody() -> None:
+    """Events told while a watcher is stuck leave no trace of it: it holds a number, not a queue."""
+    stream = told(*outputs(1))
+    stuck = stream.follow(0)
+    await anext(stuck)
+    before = stream.size_bytes
+    for event in outputs(100):
+        stream.tell(event)
+    assert stream.size_bytes == before + sum(204 + 36 for _ in range(100))
+    assert [n.sequence for n in await anext(stuck)] == [101]
+    await stuck.aclose()
+
+
+def test_a_stream_is_bounded_and_says_what_it_dropped() -> None:
+    """Beyond its bound a stream drops its oldest events; asking for them is an error that names the first one held."""
+    stream = told(*outputs(1000), limit_bytes=10_000)
+    assert stream.size_bytes <= 10_000
+    with pytest.raises(EventsDroppedError) as caught:
+        stream.read(0)
+    first = int(caught.value.metadata["first_sequence"])
+    assert 1 < first <= 1000
+    assert stream.read(first - 1)[-1].sequence == 1000
+
+
+def test_ended_tasks_share_a_bound() -> None:
+    """When ended streams cost more than their bound, the one that ended first loses its events but not its end."""
+    streams = Streams(stream_bytes=1 << 20, retained_bytes=10_000)
+    first = streams.open(TaskId("first"))
+    for event in outputs(30):
+        first.tell(event)
+    streams.finish(TaskId("first"), DONE)
+    second = streams.open(TaskId("second"))
+    for event in outputs(30):
+        second.tell(event)
+    streams.finish(TaskId("second"), DONE)
+    assert first.read(30)[0].event is DONE
+    with pytest.raises(EventsDroppedError):
+        first.read(0)
+    assert second.read(0)[-1].event is DONE
+
+
+def test_a_forgotten_task_is_not_found() -> None:
+    """After its retention a task's stream is gone, with a typed error."""
+    streams = Streams(stream_bytes=1 << 20, retained_bytes=1 << 20)
+    streams.open(TASK)
+    streams.finish(TASK, DONE)
+    streams.forget(TASK)
+    with pytest.raises(TaskNotFoundError):
+        streams.get(TASK)
