@@ -98,14 +98,14 @@ def read_architecture(metadata: Metadata) -> Architecture:
     family = FAMILIES.get(name)
     if family is None:
         near = get_close_matches(name, FAMILIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise metadata.error(
             "general.architecture", f"is {name!r}, which is not supported{hint} Supported: {', '.join(FAMILIES)}"
         )
-    if metadata.integer("split.count", 1) > 1:
-        raise metadata.error("split.count", "is above 1; join the parts of the model into one file first")
-    if metadata.integer(f"{name}.expert_count", 0) > 0:
-        raise metadata.error(f"{name}.expert_count", "is above 0; mixtures of experts are not supported")
+    if (parts := metadata.integer("split.count", 1)) > 1:
+        raise metadata.error("split.count", f"is {parts}; join the parts of the model into one file first")
+    if (experts := metadata.integer(f"{name}.expert_count", 0)) > 0:
+        raise metadata.error(f"{name}.expert_count", f"is {experts}; mixtures of experts are not supported")
 
     def size(key: str, default: int | None = None, maximum: int = MAX_WIDTH) -> int:
         return metadata.integer(f"{name}.{key}", default, minimum=1, maximum=maximum)
@@ -137,7 +137,7 @@ def _read_rope_factor(metadata: Metadata, name: str) -> float:
     key = f"{name}.rope.scaling.type"
     kind = metadata.text(key, "linear")
     if kind not in ("none", "linear"):
-        raise metadata.error(key, f"is {kind!r}, which is not supported; supported are 'none' and 'linear'")
+        raise metadata.error(key, f"is {kind!r}, which is not supported; supported are 'none', 'linear'")
     if kind == "none":
         return 1.0
     older = metadata.positive(f"{name}.rope.scale_linear", 1.0)

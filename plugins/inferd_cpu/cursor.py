@@ -13,36 +13,29 @@ _U64 = struct.Struct("<Q")
 class Cursor:
     """Reads forward through `data`, the bytes of the file at `path`.
 
-    Every method takes `what`, the name of the field for the error, and raises LoadError with the field, its offset and
+    Every read takes `what`, the name of the field for the error, and raises LoadError with the field, its offset and
     both numbers when the file ends before it.
+
+    Attributes:
+        offset: The byte that is read next.
     """
 
     def __init__(self, path: Path, data: mmap) -> None:
         self.path = path
         self.offset = 0
+        self._field_offset = 0
         self._data = data
-        self._size_bytes = len(data)
-
-    def require(self, size_bytes: int, what: str) -> None:
-        """Check that `size_bytes` more bytes are there."""
-        left_bytes = self._size_bytes - self.offset
-        if size_bytes > left_bytes:
-            raise self.error(
-                what,
-                f"needs {size_bytes} bytes, but the file ends after {left_bytes} (of {self._size_bytes}):"
-                " it is cut short or corrupt; fetch it again",
-            )
 
     def error(self, what: str, why: str) -> LoadError:
-        """The error of a field at the present offset."""
-        return LoadError(f"{self.path}: {what} at byte {self.offset} {why}")
+        """The error of the field that was read last."""
+        return LoadError(f"{self.path}: {what} at byte {self._field_offset} {why}")
 
     def take(self, size_bytes: int, what: str) -> bytes:
         """The next `size_bytes` bytes."""
-        self.require(size_bytes, what)
-        start = self.offset
-        self.offset = start + size_bytes
-        return self._data[start : self.offset]
+        self._field_offset = self.offset
+        self._require(size_bytes, what)
+        self.offset += size_bytes
+        return self._data[self._field_offset : self.offset]
 
     def u32(self, what: str) -> int:
         """The next four bytes as an unsigned number."""
@@ -55,15 +48,24 @@ class Cursor:
     def count(self, what: str, *, item_bytes: int) -> int:
         """A number of items that follow, each at least `item_bytes` long."""
         count = self.u64(what)
-        self.require(count * item_bytes, f"{what} = {count}")
+        self._require(count * item_bytes, f"{what} = {count}")
         return count
 
     def text(self, what: str) -> str:
         """A length and as many bytes of UTF-8."""
         size_bytes = self.u64(what)
+        self._require(size_bytes, what)
         raw = self.take(size_bytes, what)
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
-            self.offset += error.start - size_bytes
-            raise self.error(what, f"is not UTF-8: byte 0x{raw[error.start]:02x} ({error.reason})") from None
+            raise self.error(what, f"is not UTF-8: byte {error.start} of it is 0x{raw[error.start]:02x}") from None
+
+    def _require(self, size_bytes: int, what: str) -> None:
+        left_bytes = len(self._data) - self.offset
+        if size_bytes > left_bytes:
+            raise self.error(
+                what,
+                f"needs {size_bytes} bytes, but the file ends after {left_bytes} (of {len(self._data)}):"
+                " it is cut short or corrupt; fetch it again",
+            )

@@ -69,21 +69,21 @@ def read_value(cursor: Cursor, key: str) -> Value:
     Raises:
         LoadError: An unknown kind, a nested array, or bytes that are not there.
     """
-    kind = _read_kind(cursor, f"type of {key!r}")
+    kind, what = _read_kind(cursor, f"type of {key!r}"), f"value of {key!r}"
     if kind is Kind.STRING:
-        return Value(kind, cursor.text(key))
+        return Value(kind, cursor.text(what))
     if kind is not Kind.ARRAY:
         form = struct.Struct(_FORMATS[kind])
-        return Value(kind, form.unpack(cursor.take(form.size, key))[0])
+        return Value(kind, form.unpack(cursor.take(form.size, what))[0])
     item = _read_kind(cursor, f"item type of {key!r}")
     if item is Kind.ARRAY:
-        raise cursor.error(key, "is an array of arrays; only flat arrays are supported")
+        raise cursor.error(what, "is an array of arrays; only flat arrays are supported")
     if item is Kind.STRING:
         count = cursor.count(f"length of {key!r}", item_bytes=8)
-        return Value(kind, [cursor.text(key) for _ in range(count)], item)
+        return Value(kind, [cursor.text(what) for _ in range(count)], item)
     dtype = np.dtype(_FORMATS[item])
     count = cursor.count(f"length of {key!r}", item_bytes=dtype.itemsize)
-    return Value(kind, np.frombuffer(cursor.take(count * dtype.itemsize, key), dtype), item)
+    return Value(kind, np.frombuffer(cursor.take(count * dtype.itemsize, what), dtype), item)
 
 
 def _read_kind(cursor: Cursor, what: str) -> Kind:

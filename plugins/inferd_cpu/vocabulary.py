@@ -23,9 +23,11 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         LoadError: Another tokenizer model, or keys that are missing, of the wrong type or of the wrong length.
     """
     model = metadata.text(f"{_PREFIX}model")
-    tokens = metadata.texts(f"{_PREFIX}tokens")
     if model not in ("gpt2", "llama"):
         raise metadata.error(f"{_PREFIX}model", f"is {model!r}, which is not supported; supported: 'gpt2', 'llama'")
+    tokens = metadata.texts(f"{_PREFIX}tokens")
+    if not tokens:
+        raise metadata.error(f"{_PREFIX}tokens", "has no tokens")
     bpe = model == "gpt2"
     rule = metadata.text(f"{_PREFIX}pre", "") if bpe else ""
     kinds = _read_kinds(metadata, len(tokens))

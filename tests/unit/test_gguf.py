@@ -87,31 +87,34 @@ BROKEN = {
     "version 1": (gguf(version=1), "version 1 at byte 4; supported are 2 and 3"),
     "version 99": (gguf(version=99), "version 99 at byte 4"),
     "big-endian": (gguf(version=3 << 24), "big-endian"),
-    "wild tensor count": (gguf(tensor_count=WILD), f"tensor count = {WILD} at byte 16 needs"),
-    "wild metadata count": (gguf(pair_count=WILD), f"metadata count = {WILD} at byte 24 needs"),
-    "wild key": (gguf(struct.pack("<Q", WILD)), "metadata key 0 of 1 at byte 32 needs"),
-    "wild text": (gguf(pair("k", Kind.STRING, struct.pack("<Q", WILD))), f"'?k'? at byte .* needs {WILD} bytes"),
+    "wild tensor count": (gguf(tensor_count=WILD), f"tensor count = {WILD} at byte 8 needs"),
+    "wild metadata count": (gguf(pair_count=WILD), f"metadata count = {WILD} at byte 16 needs"),
+    "wild key": (gguf(struct.pack("<Q", WILD), data=b"12345"), f"metadata key 0 of 1 at byte 24 needs {WILD} bytes"),
+    "wild text": (gguf(pair("k", Kind.STRING, struct.pack("<Q", WILD))), f"value of 'k' at byte 37 needs {WILD} bytes"),
     "wild array": (gguf(array("k", Kind.U8, WILD, b"")), f"length of 'k' = {WILD} at byte"),
     "wild array of texts": (gguf(array("k", Kind.STRING, WILD, b"")), f"length of 'k' = {WILD} at byte"),
     "unknown value type": (gguf(pair("k", 13, bytes(8))), "type of 'k' at byte .* is 13; the known types are 0 to 12"),
     "nested array": (gguf(array("k", Kind.ARRAY, 1, bytes(12))), "array of arrays"),
-    "bad UTF-8": (gguf(pair("k", Kind.STRING, text(b"ab\xff"))), "k at byte 55 is not UTF-8: byte 0xff"),
+    "bad UTF-8": (gguf(pair("k", Kind.STRING, text(b"ab\xff"))), "at byte 45 is not UTF-8: byte 2 of it is 0xff"),
     "key twice": (gguf(*[pair("k", Kind.U8, b"\0")] * 2), "'k' at byte .* is there twice"),
     "alignment 0": (gguf(pair("general.alignment", Kind.U32, bytes(4))), "'general.alignment' is 0; it must be from 1"),
     "alignment 3": (gguf(pair("general.alignment", Kind.U32, b"\3\0\0\0")), "is 3; it must be a power of 2"),
-    "alignment of text": (gguf(pair("general.alignment", Kind.STRING, text("x"))), "is of type STRING; it must be a whole"),
+    "alignment of text": (gguf(pair("general.alignment", Kind.STRING, text("x"))), "is of type STRING"),
     "no dimensions": (gguf(tensors=(described("t", dimensions=()),)), "dimensions of 't' at byte .* are 0"),
     "five dimensions": (gguf(tensors=(described("t", dimensions=(1,) * 5),)), "are 5; they must be 1 to 4"),
     "dimension 0": (gguf(tensors=(described("t", dimensions=(4, 0)),)), r"shape of 't' .* is \[4, 0\]"),
-    "wild dimensions": (gguf(tensors=(described("t", dimensions=(WILD, WILD)),)), "tensor 't' of shape .* but the file has 96"),
+    "wild dimensions": (gguf(tensors=(described("t", dimensions=(WILD, WILD)),)), "of shape .* but the file has 96"),
     "half a block": (gguf(tensors=(described("t", dimensions=(48,), type_number=8),)), r"multiple of 32 \(Q8_0\)"),
-    "unsupported type": (gguf(tensors=(described("t", type_number=16),)), r"tensor 't' .* is 16 \(IQ2_XXS\).*supported are F32"),
+    "unsupported type": (gguf(tensors=(described("t", type_number=16),)), r"'t' .* is 16 \(IQ2_XXS\).* F32, F16"),
     "unknown type": (gguf(tensors=(described("t", type_number=999),)), r"is 999 \(unknown\)"),
-    "crooked offset": (gguf(tensors=(described("t", offset=4),)), "offset of 't' at byte .* is 4, not a multiple of the alignment 32"),
+    "crooked offset": (gguf(tensors=(described("t", offset=4),)), "is 4, not a multiple of the alignment 32"),
     "wild offset": (gguf(tensors=(described("t", offset=1 << 63),)), "tensor 't' .* ends at byte"),
-    "cut data": (gguf(tensors=(described("t"),), data=bytes(31)), "ends at byte 128, but the file has 127"),
-    "tensor twice": (gguf(tensors=(described("t"), described("t", offset=32)), data=bytes(64)), "tensor 't' at byte .* is there twice"),
-    "overlap": (gguf(tensors=(described("t", dimensions=(16,)), described("u", offset=32)), data=bytes(64)), "'u' begins at byte .* inside 't'"),
+    "cut data": (gguf(tensors=(described("t"),), data=bytes(31)), "'t' .* ends at byte 96, but the file has 95"),
+    "tensor twice": (gguf(tensors=(described("t"), described("t")), data=bytes(64)), "'t' at byte .* is there twice"),
+    "overlap": (
+        gguf(tensors=(described("t", dimensions=(16,)), described("u", offset=32)), data=bytes(64)),
+        "'u' begins at byte 128, inside 't', which ends at 160",
+    ),
 }  # fmt: skip
 
 
@@ -136,7 +139,7 @@ def test_refuses_what_cannot_be_read(tmp_path: Path, name: str) -> None:
 
 
 def test_checks_types_and_bounds_of_values(tmp_path: Path) -> None:
-    """Reading a value as another type than it has, outside its bounds, or absent, names the key and what is expected."""
+    """Reading a value of another type, outside its bounds, or absent, names the key and what is expected."""
     file = opened(
         tmp_path,
         gguf(

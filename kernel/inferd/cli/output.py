@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from inferd.errors import InferdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 INTERRUPTED = 130
 
@@ -74,11 +75,32 @@ class Output:
         """Write a table; `empty` is said instead, on stderr, when there are no rows."""
         table = Table(*columns, box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*(cell.replace("[", r"\[") for cell in row))
+            table.add_row(*(escape(cell) for cell in row))
         if table.row_count:
             Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
         else:
             self.note(empty)
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Show on a terminal what is being waited for; the function given changes it, "" takes it away."""
+        if not self.console.is_terminal:
+            yield lambda _: None
+            return
+        shown = self.console.status("")
+
+        def say(text: str) -> None:
+            shown.update(escape(text))
+            if text:
+                shown.start()
+            else:
+                shown.stop()
+
+        say(text)
+        try:
+            yield say
+        finally:
+            shown.stop()
 
     def note(self, text: str) -> None:
         """Tell people something that is not the result."""

@@ -49,10 +49,11 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
         """List the plugins that were found."""
         found = [(f"{r.name} {n}", r) for n, r in enumerate(self._reports)]  # a name can stand twice
         page, token = page_of(sorted(found, key=lambda item: item[0]), request.page_size, request.page_token)
-        return hs.ListBackendsResponse(backends=[_write_backend(r) for r in page], next_page_token=token)
+        return hs.ListBackendsResponse(backends=[write_backend(r) for r in page], next_page_token=token)
 
 
-def _write_backend(report: BackendReport) -> pb.Backend:
+def write_backend(report: BackendReport) -> pb.Backend:
+    """A backend as discovery found it, for the wire."""
     spec = report.spec
     return pb.Backend(
         name=report.name,

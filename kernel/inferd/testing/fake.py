@@ -32,6 +32,24 @@ TEMPLATE: Final = (
 _PROGRESS_STEPS: Final = 20
 
 
+def _letters() -> list[str]:
+    """GPT-2's stand-ins for the bytes: those that cannot be seen are shown by letters from U+0100 on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(BYTES) if byte not in visible]
+    return [chr(byte) if byte in visible else chr(0x100 + hidden.index(byte)) for byte in range(BYTES)]
+
+
+VOCABULARY: Final = Vocabulary(
+    algorithm="bpe",
+    tokens=(*_letters(), *SPECIALS),
+    kinds=(TokenKind.NORMAL,) * BYTES + (TokenKind.CONTROL,) * len(SPECIALS),
+    pre_tokenizer="gpt-2",
+    eos_ids=(END,),
+    chat_template=TEMPLATE,
+)
+"""A token for each byte, by its value, and the control tokens."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeModel(Faults):
     """What a `.fake` file may say, as a JSON object.
@@ -88,7 +106,7 @@ class FakeBackend:
             max_step_tokens=model.max_step_tokens,
         )
         description = ModelDescription(architecture="fake", parameters=0, weight_format="none", compute_format="none")
-        return LoadedModel(session=FakeSession(limits, model), vocabulary=_vocabulary(), description=description)
+        return LoadedModel(session=FakeSession(limits, model), vocabulary=VOCABULARY, description=description)
 
 
 def _read(request: LoadRequest) -> FakeModel:
@@ -100,17 +118,3 @@ def _read(request: LoadRequest) -> FakeModel:
         raise LoadError(f"{request.path}: {error}; a .fake file is a JSON object of: {known}") from error
     context = request.settings.get("context_tokens")
     return model if context is None else FakeModel(**(asdict(model) | {"context_tokens": context}))
-
-
-def _vocabulary() -> Vocabulary:
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(BYTES) if byte not in visible]  # GPT-2 shows these by letters from U+0100 on
-    letters = [chr(byte) if byte in visible else chr(0x100 + hidden.index(byte)) for byte in range(BYTES)]
-    return Vocabulary(
-        algorithm="bpe",
-        tokens=[*letters, *SPECIALS],
-        kinds=[TokenKind.NORMAL] * BYTES + [TokenKind.CONTROL] * len(SPECIALS),
-        pre_tokenizer="gpt-2",
-        eos_ids=(END,),
-        chat_template=TEMPLATE,
-    )

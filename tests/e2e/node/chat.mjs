@@ -5,7 +5,7 @@ import grpc from "@grpc/grpc-js";
 import protoLoader from "@grpc/proto-loader";
 
 const [address, model, message, ...includeDirs] = process.argv.slice(2);
-const options = { includeDirs, keepCase: true, enums: String, longs: String, oneofs: true };
+const options = { includeDirs, keepCase: true, defaults: true, oneofs: true, enums: String, longs: String };
 const definition = await protoLoader.load("inferd_api/v1/task_service.proto", options);
 const { TaskService } = grpc.loadPackageDefinition(definition).inferd.v1;
 
@@ -20,11 +20,11 @@ try {
     if (event.kind === "output") process.stdout.write(event.output.text);
     if (event.kind === "finished") {
       const { state, reason, usage } = event.finished;
-      console.error(state, reason ?? "", usage?.output_tokens ?? 0, "tokens");
+      console.error(state, reason, usage?.output_tokens ?? 0, "tokens");
     }
   }
 } catch (error) {
-  console.error(grpc.status[error.code], error.details);
+  console.error(grpc.status[error.code] ?? error.name, error.details ?? error.message);
   process.exitCode = 1;
 } finally {
   tasks.close();

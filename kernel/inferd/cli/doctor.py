@@ -1,0 +1,132 @@
+"""`inferd doctor`: what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+import typer
+
+from inferd import __version__
+from inferd.cli.amounts import size
+from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.kernel import connected, reachable
+from inferd.cli.plugins import find
+from inferd.plugin.registry import BackendReport, BackendState
+from inferd.runtime.library import Library
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd.config import Settings
+
+MIN_PYTHON = (3, 11)
+LOW_DISK_BYTES = 1_000_000_000
+
+
+class Check(NamedTuple):
+    """What was looked at, what was found: "ok", "note" (works without it) or "broken", and the fix."""
+
+    name: str
+    result: str
+    found: str
+    fix: str = ""
+
+
+def examine(output: Output, address: str, settings: Settings) -> None:
+    """Look at all that inferd needs here; exit code 1 when something needed is broken."""
+    checks = [
+        *_programs(),
+        *_backends(find(settings)),
+        _kernel(address),
+        *(_folder(name, path) for name, path in (("data", settings.data_dir), ("state", settings.state_dir))),
+        _disk(settings.data_dir),
+        *_models(Library(settings.data_dir)),
+        _machine(),
+    ]
+    broken = [check for check in checks if check.result == "broken"]
+    if output.json:
+        output.document({"ok": not broken, "checks": [check._asdict() for check in checks]})
+    else:
+        for check in checks:
+            output.text(f"{check.result:<7}{check.name}: {check.found}")
+            if check.fix:
+                output.text(f"{'':<7}mend it with: {check.fix}")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _programs() -> Iterator[Check]:
+    right = sys.version_info >= MIN_PYTHON
+    fix = "" if right else "install Python 3.11 or newer and inferd into it"
+    yield Check("inferd", "ok", f"{__version__} in {sys.prefix}")
+    yield Check("python", "ok" if right else "broken", platform.python_version(), fix)
+    for name in ("grpcio", "protobuf"):
+        yield Check(name, "ok", metadata.version(name))
+
+
+def _backends(reports: tuple[BackendReport, ...]) -> Iterator[Check]:
+    ready = [report for report in reports if report.state is BackendState.READY]
+    for report in reports:
+        devices = ", ".join(f"{device.device_id} ({device.description})" for device in report.devices)
+        result = "ok" if report in ready else "note"
+        yield Check(f"backend {report.name}", result, f"{report.state.name} {report.why or devices}", report.fix)
+    if not ready:
+        yield Check(
+            "backends", "broken", "none is READY; no model can be loaded", f"{sys.executable} -m pip install inferd"
+        )
+
+
+def _kernel(address: str) -> Check:
+    with connected(address) as client:
+        if not reachable(client):
+            return Check(
+                "kernel", "note", f"none answers at {address}; `inferd run` starts a private one", "inferd serve"
+            )
+        host = client.get_host()
+    return Check("kernel", "ok", f"{host.version} answers at {address}, pid {host.pid}")
+
+
+def _folder(name: str, path: Path) -> Check:
+    """Whether files can be made in `path`, or in the nearest folder above it that is there."""
+    there = _existing(path)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return Check(f"{name} folder", "ok", str(path))
+    except OSError as error:
+        fix = f"export INFERD_{name.upper()}_DIR=… with a folder that you may write to"
+        return Check(f"{name} folder", "broken", f"{path} cannot be written: {error.strerror}", fix)
+
+
+def _disk(data_dir: Path) -> Check:
+    free_bytes = shutil.disk_usage(_existing(data_dir)).free
+    result = "note" if free_bytes < LOW_DISK_BYTES else "ok"
+    return Check("disk", result, f"{size(free_bytes)} free for models")
+
+
+def _models(library: Library) -> Iterator[Check]:
+    manifests, example = library.manifests(), next(iter(CATALOGUE))
+    if manifests:
+        yield Check("models", "ok", ", ".join(manifest.name for manifest in manifests))
+    else:
+        yield Check("models", "note", "none is pulled", f"inferd pull {example}")
+    for broken in library.broken():
+        yield Check("models", "note", f"{broken.path.parent.name}: {broken.why}", f"rm -r {broken.path.parent}")
+
+
+def _machine() -> Check:
+    memory = psutil.virtual_memory()
+    cores = len(os.sched_getaffinity(0))
+    return Check("machine", "ok", f"{cores} cores, {size(memory.available)} of {size(memory.total)} memory available")
+
+
+def _existing(path: Path) -> Path:
+    return path if path.is_dir() else next(above for above in path.absolute().parents if above.is_dir())

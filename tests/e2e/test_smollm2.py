@@ -1,0 +1,142 @@
+"""The real model through everything: kernel, worker, engine, cpu backend and client."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferd.testing.kernel import KernelProcess, kernel_process
+from inferd_client import AsyncClient, Client, Generation
+from inferd_client.errors import ModelLoadError, PromptTooLongError
+
+pytestmark = [pytest.mark.e2e, pytest.mark.model]
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "smollm2_greedy.json"
+NEAR_TIE = 1e-4  # of a logit: arithmetic in another order may decide such a step otherwise
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[KernelProcess]:
+    """A kernel that has SmolLM2 loaded."""
+    with kernel_process(tmp_path_factory.mktemp("kernel")) as kernel, Client(kernel.address) as client:
+        client.create_model("smollm2", source=str(smollm2))
+        client.load_model("smollm2")
+        yield kernel
+
+
+@pytest.mark.timeout(300)
+def test_the_tokens_and_the_text_are_those_of_the_reference(served: KernelProcess) -> None:
+    """All reference prompts at once: the same greedy tokens as fp32 transformers, its decode."""
+    cases = json.loads(REFERENCE.read_text())["cases"]
+    assert len(cases) >= 20
+    near_ties = 0
+    for name, given in asyncio.run(generate_all(served.address, cases)).items():
+        case = cases[name]
+        assert given.usage.prompt_tokens == len(case["prompt"]), name
+        assert len(given.token_ids) == len(case["output"]) == 64
+        step = next(
+            (n for n, ids in enumerate(zip(given.token_ids, case["output"], strict=True)) if len({*ids}) > 1), -1
+        )
+        if step < 0:
+            assert given.text == case["decoded"], name
+        else:
+            assert case["margins"][step] < NEAR_TIE, f"{name} differs at step {step}, margin {case['margins'][step]}"
+            near_ties += 1
+    print(f"{len(cases)} prompts x 64 tokens, {near_ties} ended by a near-tie")  # noqa: T201 - shown by pytest -rP
+    assert near_ties <= len(cases) // 10
+
+
+async def generate_all(address: str, cases: dict[str, Any]) -> dict[str, Generation]:
+    """What each case gives: as a chat or as a text, so that tokenizer and template are under test too."""
+
+    async def run(client: AsyncClient, case: dict[str, Any]) -> Generation:
+        prompt = case.get("messages") or case["text"]
+        return await client.generate("smollm2", prompt, temperature=0.0, max_tokens=64, ignore_eos=True)
+
+    async with AsyncClient(address) as client, asyncio.TaskGroup() as group:
+        runs = {name: group.create_task(run(client, case)) for name, case in cases.items()}
+    return {name: run.result() for name, run in runs.items()}
+
+
+def test_each_delta_is_whole_characters(served: KernelProcess) -> None:
+    """A streamed answer with emoji and Chinese never has half a character, and its deltas make the whole text."""
+    with Client(served.address) as client:
+        prompt = "Repeat: 你好 世界 👩‍👩‍👧‍👦 🏳️‍🌈 你好 世界 👩‍👩‍👧‍👦 🏳️‍🌈 你好 世界 👩‍👩‍👧‍👦"
+        options: Any = {"temperature": 0.0, "max_tokens": 48}
+        deltas = list(client.stream("smollm2", prompt, **options))
+        assert len(deltas) > 5
+        assert "".join(deltas) == client.generate("smollm2", prompt, **options).text
+        assert not [delta for delta in deltas[:-1] if "\ufffd" in delta]
+
+
+def test_the_same_seed_gives_the_same_answer(served: KernelProcess) -> None:
+    """Sampling is repeatable by its seed, alone and beside other tasks, and another seed gives another answer."""
+    prompt = "Once upon a time"
+    with Client(served.address) as client:
+        alone = client.generate("smollm2", prompt, temperature=0.9, top_p=0.95, seed=7, max_tokens=24).token_ids
+        beside = client.run("smollm2", "Another story", max_tokens=60, ignore_eos=True)
+        next(event for event in beside if event.HasField("output"))
+        again = client.generate("smollm2", prompt, temperature=0.9, top_p=0.95, seed=7, max_tokens=24).token_ids
+        beside.close()
+        other = client.generate("smollm2", prompt, temperature=0.9, top_p=0.95, seed=8, max_tokens=24).token_ids
+    assert alone == again
+    assert alone != other
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(served: KernelProcess) -> None:
+    """The real model's context is 8192 tokens; a longer prompt names its own length and that."""
+    with Client(served.address) as client, pytest.raises(PromptTooLongError) as caught:
+        client.generate("smollm2", [1000] * 9000)
+    assert caught.value.code == "INVALID_ARGUMENT"
+    assert (caught.value.metadata["prompt_tokens"], caught.value.metadata["limit_tokens"]) == ("9000", "8192")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[: len(data) // 2], "bytes"),
+        (lambda data: data[:20], "bytes"),
+        (lambda data: data[:8] + b"\xff" * 8 + data[16:], "tensor"),
+        (lambda data: data[:16] + b"\xff\xff\xff\xff\xff\xff\xff\x7f" + data[24:], "key"),
+        (lambda data: data[:4] + b"\x63\x00\x00\x00" + data[8:], "version"),
+        (lambda data: data.replace(b"llama.block_count", b"llama.block_cound", 1), "block_count"),
+    ],
+    ids=["half", "header", "tensor-count", "key-count", "version", "key-missing"],
+)
+def test_a_corrupt_file_fails_with_its_cause_and_the_kernel_lives(
+    served: KernelProcess, smollm2: Path, tmp_path: Path, damage: Any, words: str
+) -> None:
+    """`inferd run` with no kernel starts a private one, says so, answers, and names its speed and its memory."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(damage(smollm2.read_bytes()))
+    name = f"broken-{abs(hash(str(broken)))}"
+    with Client(served.address) as client:
+        client.create_model(name, source=str(broken))
+        with pytest.raises(ModelLoadError) as caught:
+            client.load_model(name)
+        assert words in caught.value.metadata["cause"]
+        assert client.generate("smollm2", "Hi", max_tokens=1, temperature=0.0).token_ids
+
+
+def test_the_demo_answers_paris(smollm2: Path, tmp_path: Path) -> None:
+    """`inferd run` with a file and no kernel starts a private one, says so, answers, and names speed and memory."""
+    environment = {
+        **os.environ,
+        "INFERD_DATA_DIR": str(tmp_path / "data"),
+        "INFERD_STATE_DIR": str(tmp_path / "state"),
+        "INFERD_ADDRESS": f"unix:{tmp_path}/none.sock",
+    }
+    command = [sys.executable, "-m", "inferd", "run", str(smollm2), "What is the capital of France?"]
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "Paris" in done.stdout
+    assert "private" in done.stderr
+    assert re.search(r"TTFT .* tok/s .* cpu .* GB", done.stderr)
