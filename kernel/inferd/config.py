@@ -27,7 +27,7 @@ class Limits(BaseModel):
     queued_tasks: int = Field(1000, ge=1, description="tasks that wait, over all models")
     retained_tasks: int = Field(1000, ge=1, description="ended tasks that can still be read")
     retention_s: float = Field(600.0, ge=0, description="how long an ended task can be read, in seconds")
-    stream_bytes: int = Field(4 << 20, ge=4096, description="events held for one task; older ones are dropped, in bytes")
+    stream_bytes: int = Field(4 << 20, ge=4096, description="events held for one task, in bytes; then the oldest go")
     retained_bytes: int = Field(64 << 20, ge=4096, description="events held for all ended tasks, in bytes")
     message_bytes: int = Field(4 << 20, ge=1024, description="largest message accepted, in bytes")
     metadata_bytes: int = Field(16 << 10, ge=1024, description="largest metadata accepted, in bytes")

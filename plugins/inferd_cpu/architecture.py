@@ -39,7 +39,7 @@ class Architecture:
         family: How it differs from the others.
         layers: Decoder blocks.
         width: Numbers in a hidden state.
-        hidden: Numbers inside the feed-forward part.
+        feed_width: Numbers inside the feed-forward part.
         heads: Query heads.
         kv_heads: Key and value heads; each serves `heads / kv_heads` query heads.
         key_width: Numbers in a query and in a key of one head.
@@ -55,7 +55,7 @@ class Architecture:
     family: Family
     layers: int
     width: int
-    hidden: int
+    feed_width: int
     heads: int
     kv_heads: int
     key_width: int
@@ -118,7 +118,7 @@ def read_architecture(metadata: Metadata) -> Architecture:
         family=family,
         layers=size("block_count"),
         width=width,
-        hidden=size("feed_forward_length"),
+        feed_width=size("feed_forward_length"),
         heads=heads,
         kv_heads=size("attention.head_count_kv", heads),
         key_width=key_width,

@@ -107,9 +107,9 @@ class Inventory:
             yield self._part("key_norm", self._take(name("attn_k_norm.weight"), a.key_width), layer=layer)
         yield self._part("mix", self._take(name("attn_output.weight"), a.width, a.mixed_width), layer=layer)
         yield self._part("feed_norm", self._take(name("ffn_norm.weight"), a.width), layer=layer)
-        gate_up = [self._take(name(f"ffn_{x}.weight"), a.hidden, a.width) for x in ("gate", "up")]
+        gate_up = [self._take(name(f"ffn_{x}.weight"), a.feed_width, a.width) for x in ("gate", "up")]
         yield self._part("gate_up", *gate_up, layer=layer)
-        yield self._part("down", self._take(name("ffn_down.weight"), a.width, a.hidden), layer=layer)
+        yield self._part("down", self._take(name("ffn_down.weight"), a.width, a.feed_width), layer=layer)
 
     def _take(self, name: str, *shape: int, rotary_heads: int = 0) -> Source:
         tensor = self._left.pop(name, None)

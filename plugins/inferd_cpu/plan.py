@@ -65,18 +65,18 @@ def make_plan(batch: TokenBatch, limits: TokenLimits, *, gathered_blocks: int, s
     positions = batch.positions.astype(np.intp)
     sequences = np.repeat(np.arange(len(lengths)), np.diff(starts))
     blocks = batch.block_tables[sequences, positions // limits.block_tokens].astype(np.intp)
-    shape = _Shape(limits.block_tokens, gathered_blocks, scores_per_head)
+    bounds = _Bounds(limits.block_tokens, gathered_blocks, scores_per_head)
     return Plan(
         token_ids=batch.token_ids.astype(np.intp),
         positions=positions,
         slots=blocks * limits.block_tokens + positions % limits.block_tokens,
-        groups=tuple(_make_group(batch, rows, sequences, shape) for rows in _share_rows(starts, lengths, shape)),
+        groups=tuple(_make_group(batch, rows, sequences, bounds) for rows in _share_rows(starts, lengths, bounds)),
         logit_rows=batch.logit_rows.astype(np.intp),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class _Bounds:
     block_tokens: int
     gathered_blocks: int
     scores_per_head: int
@@ -85,7 +85,7 @@ class _Shape:
         return -(-keys // self.block_tokens)
 
 
-def _share_rows(starts: Indices, lengths: Indices, shape: _Shape) -> Iterator[Indices]:
+def _share_rows(starts: Indices, lengths: Indices, bounds: _Bounds) -> Iterator[Indices]:
     """The rows of each group, shape (S, N).
 
     Single rows of several sequences go together, the longest first, so that little is padded; the rows of a longer run
@@ -96,20 +96,20 @@ def _share_rows(starts: Indices, lengths: Indices, shape: _Shape) -> Iterator[In
     singles = singles[np.argsort(-lengths[singles], kind="stable")]
     while len(singles):
         keys = int(lengths[singles[0]])
-        fit = max(1, min(shape.gathered_blocks // shape.blocks(keys), shape.scores_per_head // keys))
+        fit = max(1, min(bounds.gathered_blocks // bounds.blocks(keys), bounds.scores_per_head // keys))
         yield starts[singles[:fit], None]
         singles = singles[fit:]
     for sequence in np.flatnonzero(counts > 1):
-        fit = max(1, shape.scores_per_head // int(lengths[sequence]))
+        fit = max(1, bounds.scores_per_head // int(lengths[sequence]))
         for first in range(starts[sequence], starts[sequence + 1], fit):
             yield np.arange(first, min(first + fit, starts[sequence + 1]))[None, :]
 
 
-def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, shape: _Shape) -> Group:
+def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, bounds: _Bounds) -> Group:
     seen = batch.positions[rows].astype(np.intp) + 1
     keys, masked_from = int(seen.max()), int(seen.min())
     mask = np.where(np.arange(masked_from, keys) < seen[:, :, None], np.float32(0), np.float32(-np.inf))
-    blocks = batch.block_tables[sequences[rows[:, 0]], : shape.blocks(keys)].astype(np.intp)
+    blocks = batch.block_tables[sequences[rows[:, 0]], : bounds.blocks(keys)].astype(np.intp)
     return Group(rows=rows, blocks=np.maximum(blocks, 0), keys=keys, masked_from=masked_from, mask=mask)
 
 

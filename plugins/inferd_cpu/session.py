@@ -44,15 +44,15 @@ class CpuSession:
         plan = make_plan(
             batch, self._limits, gathered_blocks=len(work.keys), scores_per_head=len(work.scores) // a.heads
         )
-        hidden = work.hidden[: len(plan.token_ids)]
-        np.take(self._weights.embedding, plan.token_ids, axis=0, out=hidden, mode="clip")
+        residual = work.residual[: len(plan.token_ids)]
+        np.take(self._weights.embedding, plan.token_ids, axis=0, out=residual, mode="clip")
         angles = plan.positions.astype(np.float32)[:, None] * self._weights.frequencies
         turn = (np.cos(angles)[:, None], np.sin(angles)[:, None])
         with np.errstate(over="ignore"):  # exp of a large number is inf, and a gate divided by that is 0, as it should
             for index, layer in enumerate(self._weights.layers):
-                self._add_attention(index, layer, plan, turn, hidden)
-                self._add_feed_forward(layer, hidden)
-        return StepResult(logits=self._compute_logits(hidden[plan.logit_rows]))
+                self._add_attention(index, layer, plan, turn, residual)
+                self._add_feed_forward(layer, residual)
+        return StepResult(logits=self._compute_logits(residual[plan.logit_rows]))
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy KV blocks, each pair from its first to its second; in order.
@@ -71,10 +71,12 @@ class CpuSession:
         """Give the memory back."""
         del self._weights, self._workspace, self._keys, self._values
 
-    def _add_attention(self, index: int, layer: Layer, plan: Plan, turn: tuple[Floats, Floats], hidden: Floats) -> None:
-        """Add attention to `hidden`, after the keys and values of the step have gone into the pool."""
-        a, work, rows = self._architecture, self._workspace, len(hidden)
-        normed = self._normalize(hidden, layer.attention_norm, out=work.normed[:rows])
+    def _add_attention(
+        self, index: int, layer: Layer, plan: Plan, turn: tuple[Floats, Floats], residual: Floats
+    ) -> None:
+        """Add attention to `residual`, after the keys and values of the step have gone into the pool."""
+        a, work, rows = self._architecture, self._workspace, len(residual)
+        normed = self._normalize(residual, layer.attention_norm, out=work.normed[:rows])
         qkv = work.qkv[:rows]
         _multiply(normed, layer.qkv, out=qkv)
         if layer.qkv_bias is not None:
@@ -98,29 +100,29 @@ class CpuSession:
         for group in plan.groups:
             attend(grouped, pool_keys, pool_values, group=group, workspace=work, out=out)
         _multiply(mixed, layer.mix, out=normed)
-        hidden += normed
+        residual += normed
 
-    def _add_feed_forward(self, layer: Layer, hidden: Floats) -> None:
-        """Add down(silu(gate) * up) to `hidden` (arXiv:2002.05202)."""
-        work, rows = self._workspace, len(hidden)
-        normed = self._normalize(hidden, layer.feed_norm, out=work.normed[:rows])
+    def _add_feed_forward(self, layer: Layer, residual: Floats) -> None:
+        """Add down(silu(gate) * up) to `residual` (arXiv:2002.05202)."""
+        work, rows = self._workspace, len(residual)
+        normed = self._normalize(residual, layer.feed_norm, out=work.normed[:rows])
         gate_up, gated = work.gate_up[:rows], work.gated[:rows]
         _multiply(normed, layer.gate_up, out=gate_up)
-        gate, up = gate_up[:, : self._architecture.hidden], gate_up[:, self._architecture.hidden :]
+        gate, up = gate_up[:, : self._architecture.feed_width], gate_up[:, self._architecture.feed_width :]
         np.negative(gate, out=gated)
         np.exp(gated, out=gated)
         gated += 1
         np.divide(gate, gated, out=gated)
         gated *= up
         _multiply(gated, layer.down, out=normed)
-        hidden += normed
+        residual += normed
 
-    def _compute_logits(self, hidden: Floats) -> Floats:
-        rows, work = len(hidden), self._workspace
+    def _compute_logits(self, residual: Floats) -> Floats:
+        rows, work = len(residual), self._workspace
         # More rows than sequences are for tests and scoring; they pay for their own array.
         fits = rows <= len(work.logits)
         logits = work.logits[:rows] if fits else np.empty((rows, self._limits.vocabulary_size), np.float32)
-        _multiply(self._normalize(hidden, self._weights.norm, out=hidden), self._weights.head, out=logits)
+        _multiply(self._normalize(residual, self._weights.norm, out=residual), self._weights.head, out=logits)
         return logits
 
     def _normalize(self, numbers: Floats, weight: Floats, *, out: Floats) -> Floats:

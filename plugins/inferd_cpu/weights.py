@@ -26,7 +26,7 @@ REPORTS = 100  # of progress, in one load
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One decoder block. W is the width, Q the width of queries, keys and values together, F the hidden width."""
+    """One decoder block. W is the width, Q the width of queries, keys and values together, F the feed-forward width."""
 
     attention_norm: Floats  # (W,)
     qkv: Floats  # (Q, W)

@@ -17,9 +17,9 @@ SCORES = 1 << 19  # attention scores computed at once: 2 MiB stay in the cache
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """T is the most tokens of a step, W the width, Q that of queries, keys and values together, F the hidden width."""
+    """T is the most tokens of a step, W the width, Q that of queries, keys and values, F the feed-forward width."""
 
-    hidden: Floats  # (T, W): the residual stream
+    residual: Floats  # (T, W)
     normed: Floats  # (T, W)
     qkv: Floats  # (T, Q)
     rotated: Floats  # (2, T, query and key heads, rope width / 2)
@@ -37,13 +37,13 @@ def compute_shapes(a: Architecture, limits: TokenLimits) -> Mapping[str, tuple[i
     tokens, block_tokens = limits.max_step_tokens, limits.block_tokens
     blocks = -(-max(limits.context_tokens, MIN_GATHERED_TOKENS) // block_tokens)
     return {
-        "hidden": (tokens, a.width),
+        "residual": (tokens, a.width),
         "normed": (tokens, a.width),
         "qkv": (tokens, a.qkv_width),
         "rotated": (2, tokens, a.heads + a.kv_heads, a.rope_width // 2),
         "mixed": (tokens, a.mixed_width),
-        "gate_up": (tokens, 2 * a.hidden),
-        "gated": (tokens, a.hidden),
+        "gate_up": (tokens, 2 * a.feed_width),
+        "gated": (tokens, a.feed_width),
         "logits": (limits.max_sequences, limits.vocabulary_size),
         "keys": (blocks, block_tokens * a.kv_heads * a.key_width),
         "values": (blocks, block_tokens * a.kv_heads * a.value_width),

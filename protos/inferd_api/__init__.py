@@ -1,0 +1,1 @@
+"""Generated code of the wire API, from the `.proto` files beside it."""

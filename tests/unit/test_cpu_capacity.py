@@ -17,7 +17,7 @@ SMALL = {
     "family": FAMILIES["llama"],
     "layers": 30,
     "width": 576,
-    "hidden": 1536,
+    "feed_width": 1536,
     "heads": 9,
     "kv_heads": 3,
     "key_width": 64,

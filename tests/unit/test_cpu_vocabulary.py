@@ -57,7 +57,7 @@ def test_byte_level_vocabulary() -> None:
 
 
 def test_sentence_piece_vocabulary() -> None:
-    """The model "llama" is "spm" with its scores; text gets a bos and a space in front unless the file says otherwise."""
+    """The model "llama" is "spm" with its scores; text gets bos and space in front unless the file objects."""
     scores = Value(Kind.ARRAY, np.arange(5, dtype=np.float32), Kind.F32)
     vocabulary = read_vocabulary(metadata(model=text("llama"), scores=scores, merges=None, pre=None))
     assert (vocabulary.algorithm, list(vocabulary.scores)) == ("spm", [0, 1, 2, 3, 4])

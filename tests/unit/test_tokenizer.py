@@ -168,13 +168,13 @@ def test_merge_of_unknown_tokens_is_an_error() -> None:
 
 def sentencepiece(**changes: Any) -> Vocabulary:
     """Three control tokens, the bytes, and some pieces with scores: later is worse."""
-    pieces = ["▁", "a", "b", "c", "▁a", "bc", "abc", "▁abc"]
+    pieces = ["▁", "a", "b", "c", "▁a", "bc", "abc"]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     plain = Vocabulary(
         algorithm="spm",
         tokens=tokens,
         kinds=[UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * len(pieces)],
-        scores=[0.0] * 259 + [-9, -9, -9, -9, -2, -1, -3, -4],
+        scores=[0.0] * 259 + [-9, -9, -9, -9, -2, -1, -3],
         bos_id=1,
         eos_ids=(2,),
         add_bos=True,

@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
 
 
-def create_request(name: str, source: str, backend: str, settings: Mapping[str, str] | None) -> CreateModelRequest:
-    """The request that makes a model known."""
-    return CreateModelRequest(model=Model(name=name, source=source, backend=backend, settings=settings))
-
-
 class Models(Connection):
     """The models of a synchronous client."""
 
@@ -37,14 +32,23 @@ class Models(Connection):
         return ModelServiceStub(self._channel)
 
     def create_model(
-        self, name: str, source: str, *, backend: str = "", settings: Mapping[str, str] | None = None
+        self,
+        name: str,
+        source: str,
+        *,
+        backend: str = "",
+        device: str = "",
+        settings: Mapping[str, str] | None = None,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
+
+        Without `backend` and `device` the kernel chooses and says why in `backend_reason`.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
         """
-        return self._call(self._models.CreateModel, create_request(name, source, backend, settings)).model
+        model = Model(name=name, source=source, backend=backend, device=device, settings=settings)
+        return self._call(self._models.CreateModel, CreateModelRequest(model=model)).model
 
     def get_model(self, name: str) -> Model:
         """Read a model. Raises ModelNotFoundError."""
@@ -85,14 +89,23 @@ class AsyncModels(AsyncConnection):
         return ModelServiceStub(self._channel)
 
     async def create_model(
-        self, name: str, source: str, *, backend: str = "", settings: Mapping[str, str] | None = None
+        self,
+        name: str,
+        source: str,
+        *,
+        backend: str = "",
+        device: str = "",
+        settings: Mapping[str, str] | None = None,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
+
+        Without `backend` and `device` the kernel chooses and says why in `backend_reason`.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
         """
-        return (await self._call(self._models.CreateModel, create_request(name, source, backend, settings))).model
+        model = Model(name=name, source=source, backend=backend, device=device, settings=settings)
+        return (await self._call(self._models.CreateModel, CreateModelRequest(model=model))).model
 
     async def get_model(self, name: str) -> Model:
         """Read a model. Raises ModelNotFoundError."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -50,7 +49,7 @@ class Part:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
-        self._facts = path.with_suffix(".json")
+        self._version = path.with_suffix(".version")
         self.restart(keep=True)
 
     def restart(self, *, keep: bool = False) -> None:
@@ -79,13 +78,18 @@ class Part:
     def validator(self) -> str:
         """What the server called the version that is there, or ""."""
         try:
-            return str(json.loads(self._facts.read_text(encoding="utf-8"))["validator"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return self._version.read_text(encoding="utf-8")
+        except FileNotFoundError:
             return ""
 
     @validator.setter
     def validator(self, validator: str) -> None:
-        self._facts.write_text(json.dumps({"validator": validator}), encoding="utf-8")
+        self._version.write_text(validator, encoding="utf-8")
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        self.path.unlink(missing_ok=True)
+        self._version.unlink(missing_ok=True)
 
     def finish(self, *, sha256: str) -> None:
         """Check the whole file.
@@ -94,9 +98,9 @@ class Part:
             CommandError: Its checksum is another; the file is removed.
         """
         self._file.flush()
-        self._facts.unlink(missing_ok=True)
+        self._version.unlink(missing_ok=True)
         if sha256 and self.sha256 != sha256.lower():
-            self.path.unlink()
+            self.remove()
             raise CommandError(
                 f"the file has sha256 {self.sha256}, {sha256.lower()} was expected; what was downloaded is removed",
                 reason="CHECKSUM_MISMATCH",
@@ -116,14 +120,18 @@ def open_part(path: Path) -> Iterator[Part]:
     with path.open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = path.exists() and os.path.samestat(
-                path.stat(), os.fstat(file.fileno())
-            )  # else another has finished and moved it meanwhile
+            # when another process has just finished with it, this is the file that lies in the library now
+            free = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
         except BlockingIOError:
             free = False
         if not free:
             raise CommandError("the same download is under way in another process", reason="DOWNLOAD_BUSY")
-        yield Part(path, file)
+        part = Part(path, file)
+        try:
+            yield part
+        finally:
+            if not part.size_bytes:
+                part.remove()
 
 
 def part_path(folder: Path, origin: str) -> Path:
@@ -216,7 +224,7 @@ def _attempt(
         total_bytes = _place(response, part)
         require_space(part.path.parent, (total_bytes or 0) - part.size_bytes)
         meter(part.size_bytes, total_bytes)
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        for chunk in response.iter_raw():
             part.append(chunk)
             meter(part.size_bytes, total_bytes)
 

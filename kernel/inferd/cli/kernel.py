@@ -54,7 +54,8 @@ def connected_or_private(output: Output, address: str, tenant: str) -> Iterator[
     with ExitStack() as stack:
         client = stack.enter_context(connected(address, tenant))
         if not reachable(client):
-            started_address, pid = stack.enter_context(private_kernel())
+            with output.status(f"no kernel at {address}; starting a private one"):
+                started_address, pid = stack.enter_context(private_kernel())
             output.note(f"no kernel at {address}; started a private one (pid {pid})")
             client = stack.enter_context(connected(started_address, tenant))
         yield client

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
     FieldDescriptor = Any  # protobuf has several classes of descriptors and a type for none that holds for all
 
+FLOAT_DIGITS = 6  # what a float of 32 bits holds
+
 
 def plain(message: Message) -> dict[str, Any]:
     """The fields of `message` by their names in the proto files.
 
-    Scalars and lists are always there, messages where they are set. Unlike proto3's own JSON, 64-bit numbers are
-    numbers; enums are names without their prefix; a duration `x` becomes `x_s` in seconds; times are RFC 3339.
+    Scalars and lists are always there, messages and optional fields where they are set. Unlike proto3's own JSON,
+    64-bit numbers are numbers; enums are names without their prefix; a duration `x` becomes `x_s` in seconds; times
+    are RFC 3339.
     """
     values = {}
     for field in message.DESCRIPTOR.fields:
@@ -48,6 +51,8 @@ def _single(field: FieldDescriptor, value: Any) -> Any:
         return value.ToJsonString()
     if isinstance(value, Status):
         return MessageToDict(value, preserving_proto_field_name=True)
+    if isinstance(value, float):
+        return round(value, FLOAT_DIGITS)
     return plain(value) if field.message_type is not None else value
 
 

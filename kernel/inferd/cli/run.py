@@ -109,18 +109,21 @@ def run(
 
 def converse(output: Output, conversation: Conversation) -> None:
     """Ask what is typed until the end of the input; Ctrl-C ends an answer, at the prompt the conversation."""
+    import readline  # noqa: F401, PLC0415 - gives `input` a history; told of only where there is a terminal
+
     output.note("Ctrl-D ends the conversation")
     while True:
         try:
             prompt = input(">>> ")
         except EOFError:
+            output.text("")
             return
         if not prompt.strip():
             continue
         try:
             conversation.ask(prompt)
         except KeyboardInterrupt:
-            output.note("\ncancelled")
+            output.note("cancelled")
         except (InferdError, CommandError) as error:
             output.error(command_error(error))
 

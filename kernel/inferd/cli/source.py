@@ -58,7 +58,7 @@ def parse(text: str) -> Source:
             return PackageSource(
                 requirement=f"{found['dist']}=={version}" if version else found["dist"], member=found["member"]
             )
-        case "hf" if found := HUB.fullmatch(rest):
+        case "hf" if (found := HUB.fullmatch(rest)) and not {".", ".."} & set(rest.split("/")):
             endpoint = os.environ.get("HF_ENDPOINT", HUB_ENDPOINT).rstrip("/")
             url = f"{endpoint}/{found['repo']}/resolve/{found['revision'] or 'main'}/{found['file']}"
             require_safe(url)

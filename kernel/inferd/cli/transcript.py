@@ -12,7 +12,7 @@ from inferd_api.v1.resources_pb2 import PHASE_LOAD, Finished, Progress, Queued, 
 from inferd_client.errors import from_status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from inferd.cli.output import Output
 
@@ -34,21 +34,13 @@ class Transcript:
 
     def play(self, events: Iterable[TaskEvent]) -> None:
         """Show the events as they come, to the last one."""
-        with self._output.status("") as say:
-            for event in events:
-                self._task_id = event.task_id
-                if self._output.json:
-                    self._output.line({"event": plain(event)})
-                match event.WhichOneof("kind"):
-                    case "output":
-                        say("")
-                        self._write(event.output.text)
-                    case "finished":
-                        self.finished = event.finished
-                    case "queued":
-                        say(waiting(event.queued, self._model))
-                    case "progress":
-                        say(progressing(event.progress, self._model))
+        try:
+            with self._output.status("") as say:
+                for event in events:
+                    self._show(event, say)
+        finally:
+            if not self._output.json and self.text and not self.text.endswith("\n"):
+                self._output.text("")
 
     def close(self) -> None:
         """Tell what the task cost.
@@ -56,8 +48,6 @@ class Transcript:
         Raises:
             CommandError: The task did not succeed.
         """
-        if not self._output.json and self.text and not self.text.endswith("\n"):
-            self._output.text("")
         if self.finished.HasField("error"):
             raise command_error(from_status(self.finished.error))
         if self._output.json:
@@ -66,6 +56,21 @@ class Transcript:
             self._output.line({"summary": summary | plain(self.finished) | rates})
         else:
             self._output.note(costs(self.finished))
+
+    def _show(self, event: TaskEvent, say: Callable[[str], None]) -> None:
+        self._task_id = event.task_id
+        if self._output.json:
+            self._output.line({"event": plain(event)})
+        match event.WhichOneof("kind"):
+            case "output":
+                say("")
+                self._write(event.output.text)
+            case "finished":
+                self.finished = event.finished
+            case "queued":
+                say(waiting(event.queued, self._model))
+            case "progress":
+                say(progressing(event.progress, self._model))
 
     def _write(self, text: str) -> None:
         self.text += text

@@ -103,11 +103,12 @@ async def discover(
         A report for each backend, by name. No plugin makes this raise.
     """
     plugins, reports = _installed()
-    plugins += [_Plugin(name=module, module=module) for module in modules if module not in {p.module for p in plugins}]
+    named = dict.fromkeys(modules)
+    plugins += [_Plugin(name=module, module=module) for module in named if module not in {p.module for p in plugins}]
     places = asyncio.Semaphore(CONCURRENT_CHILDREN)
 
     async def inspect(plugin: _Plugin) -> tuple[BackendReport, ...]:
-        if allow is not None and plugin.name not in allow and plugin.module not in modules:
+        if allow is not None and plugin.name not in allow and plugin.module not in named:
             fix = f"add {plugin.name!r} to `backends` in the configuration"
             return (plugin.report(BackendState.SKIPPED, "not in `backends`", fix=fix),)
         async with places:
@@ -140,14 +141,14 @@ def choose(
     pool = [r for r in reports if r.name == requested] if requested else list(reports)
     if not pool:
         raise _unknown_backend(requested, sorted({r.name for r in reports}))
-    refusals = {id(r): _refusal(r, format=format, device=device) for r in pool}
-    fit = sorted((r for r in pool if not refusals[id(r)]), key=_rank)
+    refusals = [(report, _refusal(report, format=format, device=device)) for report in pool]
+    fit = sorted((report for report, refusal in refusals if not refusal), key=_rank)
+    what = (format or "a file without an ending") + (f" on {device}" if device else "")
     if not fit:
-        raise _unavailable([refusals[id(r)] for r in pool], pool, format=format, requested=requested, device=device)
-    best = fit[0]
-    others = [refusals[id(r)] for r in pool if refusals[id(r)] and r.spec is not None and format in r.spec.formats]
-    reason = "; ".join([_preference(fit, format=format, requested=requested, device=device), *others])
-    return Choice(best, device or best.devices[0].device_id, reason)
+        raise _unavailable(refusals, what=what, requested=requested)
+    others = [refusal for r, refusal in refusals if refusal and r.spec is not None and format in r.spec.formats]
+    reason = "; ".join(["requested by name" if requested else _preference(fit, what=what), *others])
+    return Choice(fit[0], device or fit[0].devices[0].device_id, reason)
 
 
 def _rank(report: BackendReport) -> tuple[int, str]:
@@ -157,20 +158,16 @@ def _rank(report: BackendReport) -> tuple[int, str]:
 def _refusal(report: BackendReport, *, format: str, device: str) -> str:  # noqa: A002 - as in `choose`
     """Why a backend cannot load a model of this format on this device; "" if it can."""
     if report.spec is None or report.state is not BackendState.READY:
-        fix = f" (fix: {report.fix})" if report.fix else ""
-        return f"{report.name} is {report.state.name}: {report.why}{fix}"
+        return f"{report.name} is {report.state.name}: {report.why}"
     if format not in report.spec.formats:
         return f"{report.name} loads {', '.join(report.spec.formats)}"
-    known = [d.device_id for d in report.devices]
+    known = [found.device_id for found in report.devices]
     if device and device not in known:
         return f"{report.name} has {', '.join(known)}"
     return ""
 
 
-def _preference(fit: list[BackendReport], *, format: str, requested: str, device: str) -> str:  # noqa: A002 - as in `choose`
-    if requested:
-        return "requested by name"
-    what = f"{format} on {device}" if device else format
+def _preference(fit: list[BackendReport], *, what: str) -> str:
     if len(fit) == 1:
         return f"only READY backend for {what}"
     ranks = ", ".join(f"{report.name} {_rank(report)[0]}" for report in fit)
@@ -186,20 +183,11 @@ def _unknown_backend(requested: str, known: list[str]) -> BackendNotFoundError:
     )
 
 
-def _unavailable(
-    refusals: list[str],
-    pool: list[BackendReport],
-    *,
-    format: str,  # noqa: A002 - as in `choose`
-    requested: str,
-    device: str,
-) -> BackendUnavailableError:
-    where = f" on {device}" if device else ""
+def _unavailable(refusals: list[tuple[BackendReport, str]], *, what: str, requested: str) -> BackendUnavailableError:
     who = f"backend {requested!r} cannot load" if requested else "no READY backend loads"
-    cause = "; ".join(refusals) or "no backend is installed"
-    fix = next((r.fix for r in pool if r.fix), "")
-    facts = {"cause": cause, "format": format} | ({"fix": fix} if fix else {})
-    return BackendUnavailableError(f"{who} {format!r}{where}: {cause}", metadata=facts)
+    causes = [f"{refusal} (fix: {report.fix})" if report.fix else refusal for report, refusal in refusals]
+    cause = "; ".join(causes) or "no backend is installed"
+    return BackendUnavailableError(f"{who} {what}: {cause}", metadata={"cause": cause})
 
 
 def _installed() -> tuple[list[_Plugin], list[BackendReport]]:

@@ -1,0 +1,1 @@
+"""The wire API, package `inferd.v1`."""

@@ -1,0 +1,1 @@
+"""Frames between the kernel and its workers, package `inferd.worker.v1`."""

@@ -1,0 +1,200 @@
+from collections.abc import Sequence as Items
+from dataclasses import replace
+
+import numpy as np
+
+from inferd.core.task import Sampling
+from inferd.engine.batcher import NO_BLOCK, Batcher
+from inferd.engine.detokenizer import Detokenizer
+from inferd.engine.limits import Bounds, EngineLimits
+from inferd.engine.sampler import Sampler
+from inferd.engine.sequence import Sequence
+from inferd.plugin import TokenBatch, TokenLimits
+
+SESSION = TokenLimits(
+    vocabulary_size=10, context_tokens=64, block_tokens=4, blocks=64, max_sequences=4, max_step_tokens=16
+)
+
+
+def make_batcher(**changes: int) -> Batcher:
+    bounds = Bounds.of(replace(SESSION, **changes), EngineLimits())
+    return Batcher(bounds=bounds, sampler=Sampler(rows=bounds.rows, vocabulary_size=10))
+
+
+def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8) -> Sequence:
+    """A sequence whose prompt is 0, 1, 2 and so on."""
+    return Sequence(
+        handle=handle,
+        prompt=np.arange(prompt, dtype=np.int32) % 10,
+        max_tokens=max_tokens,
+        sampling=Sampling(temperature=0),
+        ends=frozenset(),
+        detokenizer=Detokenizer([""] * 10),
+    )
+
+
+def step(batcher: Batcher, *, token: int = 9) -> TokenBatch:
+    """Schedule, check what holds for every step, give each sampled sequence `token`; the step, copied."""
+    batch = batcher.schedule()
+    assert batch is not None
+    copied = TokenBatch(**{name: getattr(batch, name).copy() for name in TokenBatch.__slots__})
+    counts = np.diff(copied.starts)
+    assert (counts > 0).all()
+    assert copied.starts[0] == 0
+    assert copied.starts[-1] == len(copied.token_ids) == len(copied.positions) <= 16
+    for row, (begin, end) in enumerate(zip(copied.starts, copied.starts[1:], strict=False)):
+        positions = copied.positions[begin:end].tolist()
+        assert positions == list(range(copied.lengths[row] - len(positions), copied.lengths[row]))
+        table = copied.block_tables[row]
+        used = -(-int(copied.lengths[row]) // 4)
+        assert (table[:used] != NO_BLOCK).all()
+        assert (table[used:] == NO_BLOCK).all()
+    held = copied.block_tables[copied.block_tables != NO_BLOCK]
+    assert len(set(held.tolist())) == len(held)
+    assert copied.logit_rows.tolist() == [copied.starts[row + 1] - 1 for row in range(len(batcher.sampled))]
+    batcher.commit(np.full(len(batcher.sampled), token))
+    return copied
+
+
+def shares(batch: TokenBatch) -> list[int]:
+    """Tokens of each sequence in the step."""
+    counts: list[int] = np.diff(batch.starts).tolist()
+    return counts
+
+
+def handles(sequences: Items[Sequence]) -> list[int]:
+    return [sequence.handle for sequence in sequences]
+
+
+def test_nothing_to_do() -> None:
+    """Without sequences there is no step."""
+    assert make_batcher().schedule() is None
+
+
+def test_prompt_and_then_one_token_a_step() -> None:
+    """A prompt is computed, and from then on the token that the step before gave."""
+    batcher = make_batcher()
+    batcher.add(make_sequence(1, prompt=5))
+    assert step(batcher, token=7).token_ids.tolist() == [0, 1, 2, 3, 4]
+    batch = step(batcher)
+    assert batch.token_ids.tolist() == [7]
+    assert batch.positions.tolist() == [5]
+
+
+def test_new_prompts_share_a_step() -> None:
+    """Prompts that fit are computed in one step, in the order of their arrival."""
+    batcher = make_batcher()
+    for handle, prompt in ((1, 3), (2, 1), (3, 5)):
+        batcher.add(make_sequence(handle, prompt=prompt))
+    assert shares(step(batcher)) == [3, 1, 5]
+    assert handles(batcher.sampled) == [1, 2, 3]
+
+
+def test_long_prompt_is_read_in_chunks() -> None:
+    """A prompt over the budget takes several steps, and gives its first token at the end of the last."""
+    batcher = make_batcher()
+    long = make_sequence(1, prompt=40)
+    batcher.add(long)
+    batcher.add(make_sequence(2, prompt=2))
+    assert shares(step(batcher)) == [16]
+    assert batcher.sampled == []
+    assert batcher.reading == [(long, 0.4)]
+    assert shares(step(batcher)) == [16]
+    assert shares(step(batcher)) == [8, 2]
+    assert handles(batcher.sampled) == [1, 2]
+    assert batcher.reading == []
+
+
+def test_running_sequences_come_first() -> None:
+    """Running sequences get their token in every step; a long prompt gets what is left of the budget."""
+    batcher = make_batcher()
+    for handle in (1, 2):
+        batcher.add(make_sequence(handle, prompt=4))
+    step(batcher)
+    batcher.add(make_sequence(3, prompt=30))
+    assert shares(step(batcher)) == [1, 1, 14]
+    assert handles(batcher.sampled) == [1, 2]
+    assert shares(step(batcher)) == [1, 1, 14]
+    assert shares(step(batcher)) == [1, 1, 2]
+    assert handles(batcher.sampled) == [1, 2, 3]
+
+
+def test_no_more_sequences_than_rows() -> None:
+    """The fifth sequence waits until one of four has ended."""
+    batcher = make_batcher()
+    sequences = [make_sequence(handle, prompt=1) for handle in range(5)]
+    for sequence in sequences:
+        batcher.add(sequence)
+    assert shares(step(batcher)) == [1, 1, 1, 1]
+    batcher.remove(sequences[1])
+    step(batcher)
+    assert set(handles(batcher.sampled)) == {0, 2, 3, 4}
+
+
+def test_admission_waits_for_all_blocks() -> None:
+    """A sequence waits until all blocks that it can ever need are free, and those behind it wait too."""
+    batcher = make_batcher(blocks=8)
+    first = make_sequence(1, prompt=10, max_tokens=11)  # 20 tokens: 5 blocks, of which the prompt takes 3
+    batcher.add(first)
+    batcher.add(make_sequence(2, prompt=10, max_tokens=7))  # 4 blocks
+    batcher.add(make_sequence(3, prompt=1, max_tokens=1))
+    assert shares(step(batcher)) == [10]
+    assert batcher.pool.free == 3
+    assert shares(step(batcher)) == [1]
+    batcher.remove(first)
+    assert shares(step(batcher)) == [10, 1]
+
+
+def test_blocks_grow_with_the_sequence() -> None:
+    """A block is taken when the first token goes into it, and all are free after the end."""
+    batcher = make_batcher()
+    sequence = make_sequence(1, prompt=3, max_tokens=20)
+    batcher.add(sequence)
+    held = []
+    for _ in range(7):
+        step(batcher)
+        held.append(len(sequence.blocks))
+    assert held == [1, 1, 2, 2, 2, 2, 3]
+    batcher.remove(sequence)
+    assert batcher.pool.free == 64
+
+
+def test_waiting_sequence_can_be_removed() -> None:
+    """A sequence that has no row yet leaves no trace."""
+    batcher = make_batcher()
+    sequence = make_sequence(1, prompt=3)
+    batcher.add(sequence)
+    batcher.remove(sequence)
+    assert batcher.schedule() is None
+    assert batcher.pool.free == 64
+
+
+def test_rows_stay_together() -> None:
+    """When a sequence ends between others and a prompt that is being read, each goes on where it was."""
+    batcher = make_batcher()
+    sequences = [make_sequence(handle, prompt=2 + handle) for handle in range(3)]
+    for sequence in sequences:
+        batcher.add(sequence)
+    step(batcher, token=5)
+    reading = make_sequence(7, prompt=40)
+    batcher.add(reading)
+    step(batcher, token=6)
+    batcher.remove(sequences[0])
+    batch = step(batcher)
+    assert handles(batcher.sampled) == [2, 1]
+    assert shares(batch) == [1, 1, 14]
+    assert batch.token_ids[:3].tolist() == [6, 6, 3]
+    assert batch.positions[:3].tolist() == [5, 4, 13]
+    batcher.remove(reading)
+    assert shares(step(batcher)) == [1, 1]
+
+
+def test_step_that_failed() -> None:
+    """After a step that was never computed, its sequences can be removed and their blocks are free."""
+    batcher = make_batcher()
+    batcher.add(make_sequence(1, prompt=40))
+    assert batcher.schedule() is not None
+    for sequence in batcher.running:
+        batcher.remove(sequence)
+    assert batcher.schedule() is None
+    assert batcher.pool.free == 64

@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import pytest
+
+from inferd.core.task import ChatInput, Message, Sampling, TaskInput, TextInput, TokenInput
+from inferd.engine.intake import Intake
+from inferd.engine.limits import Bounds, EngineLimits
+from inferd.engine.sequence import Sequence
+from inferd.errors import (
+    ChatTemplateError,
+    InferdError,
+    InvalidFieldError,
+    ModelLoadError,
+    PromptTooLongError,
+    UnsupportedInputError,
+)
+from inferd.plugin import TokenLimits, Vocabulary
+from inferd.testing.fake import VOCABULARY
+
+SESSION = TokenLimits(
+    vocabulary_size=260, context_tokens=100, block_tokens=8, blocks=50, max_sequences=4, max_step_tokens=64
+)
+
+
+def accept(
+    task_input: TaskInput,
+    sampling: Sampling | None = None,
+    *,
+    session: TokenLimits = SESSION,
+    vocabulary: Vocabulary = VOCABULARY,
+    max_output_tokens: int = 80,
+) -> Sequence:
+    bounds = Bounds.of(session, EngineLimits(max_output_tokens=max_output_tokens))
+    return Intake(vocabulary, bounds, template_timeout_s=60).accept(5, task_input, sampling or Sampling())
+
+
+def test_text() -> None:
+    """A text becomes its tokens; what is left of the context, within the kernel's bound, is for the output."""
+    sequence = accept(TextInput("hello"))
+    assert sequence.handle == 5
+    assert bytes(sequence.prompt.tolist()) == b"hello"
+    assert sequence.max_tokens == 80
+    assert accept(TextInput("x" * 40)).max_tokens == 60
+
+
+def test_chat() -> None:
+    """A chat becomes what the template makes of it."""
+    sequence = accept(ChatInput((Message("user", "hi"),)))
+    assert sequence.prompt.tolist() == [256, *b"hi", 257]
+
+
+def test_token_ids() -> None:
+    """Token ids are taken as they are."""
+    assert accept(TokenInput((0, 259))).prompt.tolist() == [0, 259]
+
+
+def test_output_is_bounded_by_the_pool() -> None:
+    """Where the whole pool holds less than the context, it is the bound."""
+    assert accept(TextInput("x" * 10), session=replace(SESSION, blocks=3)).max_tokens == 14
+
+
+TOO_LONG = {"prompt_tokens": "100", "limit_tokens": "100"}
+
+
+@pytest.mark.parametrize(
+    ("task_input", "sampling", "error", "message", "metadata"),
+    [
+        (TextInput("x" * 100), Sampling(), PromptTooLongError, "100 tokens .* context of 100", TOO_LONG),
+        (TextInput("x" * 60), Sampling(max_tokens=41), PromptTooLongError, "60 .* 41 make 101, .* 100 .* at most 40",
+            {"prompt_tokens": "60", "limit_tokens": "100", "max_tokens": "41"}),
+        (TextInput("x"), Sampling(max_tokens=81), InvalidFieldError, "max_tokens is 81; .* from 1 to 80", {}),
+        (TextInput("x"), Sampling(max_tokens=0), InvalidFieldError, "max_tokens is 0; .* from 1 to 80", {}),
+        (TextInput(""), Sampling(), InvalidFieldError, "no tokens", {}),
+        (TokenInput(()), Sampling(), InvalidFieldError, "no tokens", {}),
+        (TokenInput((1, 260)), Sampling(), InvalidFieldError, "token id 260 .* 260 tokens",
+            {"token_id": "260", "vocabulary_size": "260"}),
+        (ChatInput((Message("robot", "hi"),)), Sampling(), ChatTemplateError, "unknown role robot",
+            {"cause": "TemplateError: unknown role robot"}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_taken(
+    task_input: TaskInput, sampling: Sampling, error: type[InferdError], message: str, metadata: dict[str, str]
+) -> None:
+    """What the model cannot take is refused with both numbers, for people and for programs; nothing is cut."""
+    with pytest.raises(error, match=message) as raised:
+        accept(task_input, sampling)
+    assert raised.value.metadata == metadata
+    if error is InvalidFieldError:
+        assert raised.value.field.startswith("spec.")
+
+
+def test_longest_that_fits() -> None:
+    """A prompt and an output that fill the context to the last token are taken."""
+    assert accept(TextInput("x" * 60), Sampling(max_tokens=40)).max_tokens == 40
+    assert accept(TextInput("x" * 99)).max_tokens == 1
+
+
+def test_chat_without_a_template() -> None:
+    """A model without a chat template says so, and what to do instead."""
+    with pytest.raises(UnsupportedInputError, match="no chat template; send a text prompt"):
+        accept(ChatInput((Message("user", "hi"),)), vocabulary=replace(VOCABULARY, chat_template=None))
+
+
+def test_vocabulary_without_a_tokenizer() -> None:
+    """A vocabulary that makes no tokenizer fails when the model is loaded."""
+    with pytest.raises(ModelLoadError):
+        accept(TextInput("x"), vocabulary=replace(VOCABULARY, pre_tokenizer="unheard-of"))
+
+
+def test_end_tokens() -> None:
+    """The model's end tokens end a sequence, unless the task asks to go on."""
+    ends, goes_on = accept(TextInput("x")), accept(TextInput("x"), Sampling(ignore_eos=True))
+    for sequence in (ends, goes_on):
+        sequence.accept(259)
+    assert ends.finish is not None
+    assert goes_on.finish is None
+
+
+def test_impossible_limits() -> None:
+    """A session that states a limit below 1 is named with it."""
+    with pytest.raises(ValueError, match="limit blocks is 0; it must be at least 1"):
+        Bounds.of(replace(SESSION, blocks=0), EngineLimits())
+
+
+def test_tasks_at_once() -> None:
+    """As many sequences run at once as the session takes, but no more than a step has tokens."""
+    assert Bounds.of(SESSION, EngineLimits()).rows == 4
+    assert Bounds.of(SESSION, EngineLimits(step_tokens=3)).rows == 3

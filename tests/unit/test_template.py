@@ -1,0 +1,102 @@
+import threading
+
+import pytest
+
+from inferd.core.task import Message
+from inferd.engine import template
+from inferd.engine.template import ChatTemplate
+from inferd.errors import ChatTemplateError
+
+HELLO = (Message("user", "Hello <b>&"), Message("assistant", "Hi"))
+
+
+def render(source: str, *, timeout_s: float = 60.0) -> str:
+    return ChatTemplate(source, bos="<s>", eos="</s>", timeout_s=timeout_s).render(HELLO)
+
+
+def test_what_a_template_sees() -> None:
+    """Messages with role and content, the two special tokens, and that an answer is to follow; nothing is escaped."""
+    source = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] }}:{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt and tools is none and documents is none and not other %}>{% endif %}"
+    )
+    assert render(source) == "<s>user:Hello <b>&</s>assistant:Hi</s>>"
+
+
+def test_white_space_of_blocks() -> None:
+    """A block takes its own line with it, indentation too, as in transformers."""
+    assert render("a\n    {% if true %}\nb\n    {% endif %}\nc") == "a\nb\nc"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ {'b': '<ü>', 'a': 1} | tojson }}", '{"b": "<ü>", "a": 1}'),
+        ("{{ [1] | tojson(indent=1) }}", "[\n 1\n]"),
+        ("{% for n in range(9) %}{% if n == 3 %}{% break %}{% endif %}{{ n }}{% endfor %}", "012"),
+        ("{% for n in range(3) %}{% if n == 1 %}{% continue %}{% endif %}{{ n }}{% endfor %}", "02"),
+        ("{% generation %}{{ messages[1].content }}{% endgeneration %}", "Hi"),
+        ("{{ strftime_now('%%') }}", "%"),
+        ("{{ '-' * 3 ~ 2 * 3 }}", "---6"),
+    ],
+)
+def test_extensions_of_transformers(source: str, expected: str) -> None:
+    """What transformers adds to jinja2 is there."""
+    assert render(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ messages[7].content }}", "no element 7"),
+        ("{{ messages.append(1) }}", "append"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ 9 ** 9 ** 9 }}", "powers"),
+        ("{{ 'a' * 99999999 }}", "99999999 is over the limit of 4194304"),
+        ("{% set n = namespace(x=3) %}{% for _ in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}", "limit of 1024"),
+    ],
+)
+def test_template_that_fails(source: str, message: str) -> None:
+    """A template that refuses, is wrong, reaches out of its sandbox, or computes without end is a typed error."""
+    with pytest.raises(ChatTemplateError, match=message):
+        render(source)
+
+
+def test_text_without_end() -> None:
+    """A text that grows past its limit is an error that names the limit."""
+    source = "{% for a in range(99999) %}{{ 'a' * 1000 }}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match=f"more than {template.MAX_CHARACTERS} characters"):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(64) }}",
+        "{% for a in range(99999) %}{% set x = range(9999) | map('string') | join %}{% endfor %}",
+    ],
+    ids=["loops", "recursion", "filters"],
+)
+def test_time_limit(source: str) -> None:
+    """A template that does not end is ended: the error names the limit, and its thread is gone."""
+    with pytest.raises(ChatTemplateError, match=r"longer than 0\.1 s"):
+        render(source, timeout_s=0.1)
+    assert "template" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_rendering_after_one_that_was_ended() -> None:
+    """A template that ran out of time for one conversation renders the next one."""
+    slow_for_two = ChatTemplate(
+        "{% if messages | length > 1 %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        "{% endif %}{{ messages[0].content }}",
+        bos="",
+        eos="",
+        timeout_s=1,
+    )
+    assert slow_for_two.render(HELLO[1:]) == "Hi"
+    with pytest.raises(ChatTemplateError, match="longer"):
+        slow_for_two.render(HELLO)
+    assert slow_for_two.render(HELLO[1:]) == "Hi"
