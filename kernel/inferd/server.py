@@ -156,6 +156,8 @@ def _driver(settings: Settings) -> Driver:
 def _read_library(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> None:
     """Make the pulled models known; one that cannot be is reported and left out."""
     library = Library(settings.data_dir)
+    for broken in library.broken():
+        log.warning("a folder of the library was left out", path=str(broken.path), why=broken.why)
     for manifest in library.manifests():
         try:
             driver.create_model(

@@ -157,6 +157,8 @@ def test_blocks_grow_with_the_sequence() -> None:
     assert held == [1, 1, 2, 2, 2, 2, 3]
     batcher.remove(sequence)
     assert batcher.pool.free == 64
+    batcher.add(make_sequence(2, prompt=1))
+    step(batcher)  # with nothing of the first one left in its table
 
 
 def test_waiting_sequence_can_be_removed() -> None:

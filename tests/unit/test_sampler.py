@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from inferd.core.task import Sampling
 from inferd.engine.philox import uniform
-from inferd.engine.sampler import BAD_ROW, Sampler
+from inferd.engine.sampler import BAD_ROW, Sampler, _find
 
 GREEDY = Sampling(temperature=0)
 Logits = NDArray[np.float32]
@@ -119,6 +119,12 @@ def test_tokens_without_probability_are_never_chosen() -> None:
     logits[:, [3, 998]] = 1, 2
     for sampling in (Sampling(temperature=50), Sampling(top_k=10), Sampling(top_p=0.99, temperature=50)):
         assert set(choose(logits, *[sampling] * 200, positions=list(range(200)))) == {3, 998}
+
+
+def test_point_that_rounds_up_to_the_whole() -> None:
+    """A point that rounding puts at the very end finds the last token that has a probability."""
+    sums = np.array([[0.25, 0.5, 0.5, 0.5]])
+    assert _find(sums, np.array([0.5])).tolist() == [1]
 
 
 def test_choice_does_not_depend_on_the_batch() -> None:

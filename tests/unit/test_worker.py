@@ -296,3 +296,20 @@ def test_threads_of_the_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         kernel.send(load=wire.Load(loader="telling:Backend", path="/", limits=LIMITS))
         cause = kernel.expect("load_failed").failure.metadata["cause"]
     assert cause == f"ValueError: {given.get('OPENBLAS_NUM_THREADS', len(os.sched_getaffinity(0)))}"
+
+
+def test_progress_is_told_now_and_then(tmp_path: Path) -> None:
+    """A backend that reports its progress without end does not flood the link."""
+    (tmp_path / "chatty.py").write_text(
+        "class Backend:\n"
+        "    def load(self, _, progress):\n"
+        "        for n in range(20_000): progress(n / 20_000)\n"
+        "        raise ValueError('done')\n"
+    )
+    with starting(PYTHONPATH=str(tmp_path)) as kernel:
+        kernel.expect("hello")
+        kernel.send(load=wire.Load(loader="chatty:Backend", path="/", limits=LIMITS))
+        reports = 0
+        while (frame := kernel.receive()) is not None and frame.HasField("load_progress"):
+            reports += 1
+    assert 1 <= reports < 2_000

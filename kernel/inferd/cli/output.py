@@ -84,7 +84,7 @@ class Output:
     @contextmanager
     def status(self, text: str) -> Iterator[Callable[[str], None]]:
         """Show on a terminal what is being waited for; the function given changes it, "" takes it away."""
-        if not self.console.is_terminal:
+        if self.json or not self.console.is_terminal:
             yield lambda _: None
             return
         shown = self.console.status("")

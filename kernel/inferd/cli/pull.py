@@ -61,7 +61,7 @@ def pull(output: Output, data_dir: Path, text: str, *, name: str, sha256: str) -
     if output.json:
         output.document({"name": found.name, "path": str(path), "sha256": found.sha256, "size_bytes": found.size_bytes})
     else:
-        output.note(f"{verb} {found.name} ({size(found.size_bytes)}, {path}); run it: inferd run {found.name}")
+        output.text(f"{verb} {found.name} ({size(found.size_bytes)}, {path}); run it: inferd run {found.name}")
 
 
 def _order(text: str, name: str, sha256: str) -> Order:

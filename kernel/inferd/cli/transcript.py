@@ -67,9 +67,9 @@ class Transcript:
                 self._write(event.output.text)
             case "finished":
                 self.finished = event.finished
-            case "queued":
+            case "queued" if not self.text:  # behind text, a line that comes and goes would spoil it
                 say(waiting(event.queued, self._model))
-            case "progress":
+            case "progress" if not self.text:
                 say(progressing(event.progress, self._model))
 
     def _write(self, text: str) -> None:

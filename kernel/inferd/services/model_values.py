@@ -44,5 +44,6 @@ def _write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Inst
         description=facts.description if facts is not None else "",
         load_duration=duration(ready - instance.created) if ready is not None else None,
         error=status_of(instance.error) if instance.error is not None else None,
+        start_time=timestamp(driver.clock, instance.created),
         log_path=str(worker.log_path) if worker is not None else "",
     )
