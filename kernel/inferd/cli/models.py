@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
-from inferd.cli.amounts import size
+from inferd.cli.amounts import size, span
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.plain import plain
@@ -92,10 +93,11 @@ def ps(output: Output, address: str) -> None:
             size(instance.memory_bytes),
             f"{instance.running_tasks}/{instance.max_tasks}",
             str(instance.context_tokens or ""),
+            span(time.time() - instance.start_time.ToSeconds()),
         )
         for instance in instances
     )
-    columns = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT")
+    columns = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT", "UP")
     output.table(columns, rows, empty="no model is loaded; one loads with: inferd run MODEL")
 
 
