@@ -4,6 +4,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from typing import Any
@@ -242,6 +243,7 @@ class ScriptedKernel:
             running_tasks=1,
             max_tasks=8,
         )
+        ready.start_time.FromSeconds(int(time.time()) - 7200)
         names = ("endless", "silent", "broken", "plain")
         self.models = {name: r.Model(name=name, source=f"/m/{name}", state=r.MODEL_STATE_UNLOADED) for name in names}
         self.models["echo"] = r.Model(

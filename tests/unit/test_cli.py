@@ -238,8 +238,19 @@ def test_ps_lists_instances(inferd: Commands) -> None:
     """A loaded model is a row with its worker, memory and places."""
     done = inferd("ps")
     header, row = done.stdout.splitlines()
-    assert header.split() == ["INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT"]
-    assert row.split() == ["i-1", "echo", "ready", "cpu", "cpu:0", "4242", "0.9", "GB", "1/8"]
+    assert header.split() == [
+        "INSTANCE",
+        "MODEL",
+        "STATE",
+        "BACKEND",
+        "DEVICE",
+        "PID",
+        "MEMORY",
+        "TASKS",
+        "CONTEXT",
+        "UP",
+    ]
+    assert row.split() == ["i-1", "echo", "ready", "cpu", "cpu:0", "4242", "0.9", "GB", "1/8", "2", "h"]
     (instance,) = json.loads(inferd("ps", "-o", "json").stdout)["instances"]
     assert instance["memory_bytes"] == 900_000_000
     assert instance["state"] == "READY"
