@@ -43,7 +43,7 @@ stubs: .venv/.dev
 
 .venv/.dev: pyproject.toml .venv/.base
 	@echo "installing the tools of the tests into .venv"
-	@$(PIP) install --group dev
+	@$(PIP) install -e . --group dev  # together: the generator of the stubs pins protobuf for all
 	@touch $@
 
 clean:
