@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ import platformdirs
 import pytest
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
+
+# A shell starts background commands with SIGINT ignored, and children inherit that: it could not be sent to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -188,8 +188,13 @@ BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in Infe
 
 
 def from_reason(reason: str, message: str, metadata: Mapping[str, str] | None = None) -> InferdError:
-    """Build the error of a reason that came over a link; an unknown reason is an `InternalError`."""
-    return BY_REASON.get(reason, InternalError)(message, metadata=metadata)
+    """Build the error of a reason that came over a link; an unknown reason is an `InternalError`.
+
+    The wrong field of a request, if there is one, travels as the fact "field".
+    """
+    facts = dict(metadata or {})
+    field = facts.pop("field", "")
+    return BY_REASON.get(reason, InternalError)(message, metadata=facts, field=field)
 
 
 def suggestion(name: str, known: list[str]) -> str:

@@ -206,6 +206,13 @@ def test_sentencepiece_falls_back_to_bytes() -> None:
     assert shown(tokenizer, ids) == "a😀"
 
 
+def test_sentencepiece_with_an_endless_piece() -> None:
+    """A piece of a wild length fails the load with both numbers, before memory is taken for its parts."""
+    tokens = [*sentencepiece().tokens[:-1], "x" * 10**6]
+    with pytest.raises(ModelLoadError, match="1000000 characters, over the limit of 1024"):
+        Tokenizer(sentencepiece(tokens=tokens), size=300)
+
+
 def definition(*, decoder: Any) -> Vocabulary:
     """A `tokenizer.json` with the bytes, one control token that is put in front, and this decoder."""
     library = Library(models.BPE(vocab={token: n for n, token in enumerate(BYTES.tokens[:256])}, merges=[]))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from inferd.engine.detokenizer import Piece
 
 _SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
+_LONGEST_PIECE: Final = 1024  # characters; every place where a piece can be split is looked at
 _SILENT: Final = frozenset({TokenKind.CONTROL, TokenKind.UNKNOWN})  # tokens that give no text
 
 
@@ -40,6 +41,7 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary, *, size: int) -> None:
         try:
             self._inner = _BUILDERS[vocabulary.algorithm](vocabulary)
+            self.pieces = _pieces(self._inner, vocabulary)
         except ModelLoadError:
             raise
         except Exception as error:  # `tokenizers` raises bare exceptions
@@ -49,7 +51,6 @@ class Tokenizer:
             ) from error
         self._first = (vocabulary.bos_id,) if vocabulary.add_bos and vocabulary.bos_id is not None else ()
         self._adds = vocabulary.algorithm == "json"  # such a definition says itself what is put around a text
-        self.pieces = _pieces(self._inner, vocabulary)
         self.pieces += [""] * (size - len(self.pieces))
 
     def encode(self, text: str, *, template: bool = False) -> list[int]:
@@ -89,13 +90,19 @@ def _pair(merge: str) -> tuple[str, str]:
 
 
 def _spm(vocabulary: Vocabulary) -> Inner:
-    """SentencePiece's BPE: pairs are merged in the order of the scores of what they give."""
+    """SentencePiece's BPE: pairs are merged in the order of the scores of what they give.
+
+    A space goes in front of each stretch of text between control tokens, whatever it begins with, as SentencePiece and
+    llama.cpp do; transformers puts it in front of a whole text only, and not if that begins with a space.
+    """
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
     normal = [n for n, kind in enumerate(vocabulary.kinds) if kind in (TokenKind.NORMAL, TokenKind.UNUSED)]
     normal.sort(key=lambda number: -vocabulary.scores[number])
     merges = []
     for number in normal:
         token = vocabulary.tokens[number]
+        if len(token) > _LONGEST_PIECE:
+            raise ValueError(f"token {number} has {len(token)} characters, over the limit of {_LONGEST_PIECE}")
         splits = [(token[:at], token[at:]) for at in range(1, len(token))]
         merges += sorted((s for s in splits if s[0] in ids and s[1] in ids), key=lambda s: (ids[s[0]], ids[s[1]]))
     unknown = next((n for n, kind in enumerate(vocabulary.kinds) if kind == TokenKind.UNKNOWN), None)
