@@ -197,7 +197,12 @@ def from_reason(reason: str, message: str, metadata: Mapping[str, str] | None = 
     return BY_REASON.get(reason, InternalError)(message, metadata=facts, field=field)
 
 
+LONGEST_NAME = 128
+
+
 def suggestion(name: str, known: list[str]) -> str:
     """The known name nearest to `name`, or "" when none is near."""
+    if len(name) > LONGEST_NAME:
+        return ""  # no name, and comparing it would take long
     near = get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.5)
     return next((k for k in known if near and k.lower() == near[0]), "")

@@ -117,6 +117,14 @@ async def test_an_unknown_model_is_not_found_with_a_suggestion(connection: Conne
     assert reason_of(error) == ("MODEL_NOT_FOUND", {"suggestion": "fake"})
 
 
+async def test_an_error_about_something_huge_arrives_whole(connection: Connection) -> None:
+    """However long what is wrong is, its error fits into the metadata that clients accept, and is marked as cut."""
+    _, error = await read_failing(connection.chat("x", model="ж" * 100_000))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert reason_of(error)[0] == "MODEL_NOT_FOUND"
+    assert str(error.details()).endswith("…")
+
+
 async def test_a_prompt_that_is_too_long_is_invalid_with_both_numbers(connection: Connection) -> None:
     """An over-long prompt is never cut: the task fails with INVALID_ARGUMENT, its length and the limit."""
     await connection.create(context_tokens=64)

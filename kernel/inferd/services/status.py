@@ -17,33 +17,55 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 DOMAIN = "inferd"
-METADATA_VALUE_CHARACTERS = 1000  # of one fact in an error: it travels in trailing metadata, which is bounded
-MESSAGE_CHARACTERS = 2000
+# An error travels in trailing metadata, its message twice, once percent-encoded; clients refuse more than 8 KiB.
+MESSAGE_BYTES = 1000
+DESCRIPTION_BYTES = 200
+FACT_BYTES = 400
+FACTS_BYTES = 1200
 
 log = structlog.get_logger()
 
 
 def status_of(error: InferdError) -> status_pb2.Status:
     """The status of an error: `ErrorInfo` always, `BadRequest`, `RetryInfo` and `QuotaFailure` where they apply."""
-    facts = {name: value[:METADATA_VALUE_CHARACTERS] for name, value in error.metadata.items()}
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_facts(error))
+    description = clip(error.message, DESCRIPTION_BYTES)
     details: list[Any] = [info]
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=clip(error.field, DESCRIPTION_BYTES), description=description
+        )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if error.code == "RESOURCE_EXHAUSTED":
-        quota = error_details_pb2.QuotaFailure.Violation(subject=error.reason, description=error.message)
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.reason, description=description)
         details.append(error_details_pb2.QuotaFailure(violations=[quota]))
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message[:MESSAGE_CHARACTERS])
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=clip(error.message, MESSAGE_BYTES))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def clip(text: str, limit_bytes: int) -> str:
+    """The text, or as much of its beginning as fits, with a mark where it was cut."""
+    data = text.encode()
+    if len(data) <= limit_bytes:
+        return text
+    return data[: limit_bytes - len("…".encode())].decode(errors="ignore") + "…"
+
+
+def _facts(error: InferdError) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    left_bytes = FACTS_BYTES
+    for name, value in error.metadata.items():
+        facts[name] = clip(value, max(3, min(FACT_BYTES, left_bytes)))
+        left_bytes -= len(facts[name].encode())
+    return facts
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: InferdError) -> NoReturn:
