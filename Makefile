@@ -20,7 +20,7 @@ bench: .venv/.dev
 lint: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu clients/python/inferd_client
+	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_torch clients/python/inferd_client
 	@$(BIN)/lint-imports
 	@$(BIN)/python tests/arch/stubs.py --image .venv/inferd.binpb
 	@$(BIN)/buf lint .venv/inferd.binpb --path inferd_api
@@ -41,9 +41,9 @@ stubs: .venv/.dev
 	@$(PIP) install -e .
 	@touch $@
 
-.venv/.dev: pyproject.toml .venv/.base
+.venv/.dev: pyproject.toml constraints.txt .venv/.base
 	@echo "installing the tools of the tests into .venv"
-	@$(PIP) install -e . --group dev  # together: the generator of the stubs pins protobuf for all
+	@$(PIP) install -e . --group dev -c constraints.txt  # together: the generator of the stubs pins protobuf for all
 	@touch $@
 
 clean:

@@ -36,6 +36,7 @@ class Limits(BaseModel):
     concurrent_streams: int = Field(1000, ge=1, description="calls open at once on one connection")
     models: int = Field(1000, ge=1, description="models known at once")
     model_watchers: int = Field(100, ge=1, description="open WatchModel streams")
+    queries: int = Field(100, ge=1, description="texts that wait to become tokens, or tokens to become text")
     frame_bytes: int = Field(16 << 20, ge=1024, description="largest frame between kernel and worker, in bytes")
 
 
@@ -52,7 +53,14 @@ class Workers(BaseModel):
     restart_backoff_s: float = Field(0.5, ge=0, description="wait after the first failure; doubles with each in a row")
     restart_backoff_max_s: float = Field(30.0, ge=0, description="longest wait after a failure")
     step_tokens: int = Field(512, ge=1, description="most tokens that one step computes")
+    query_timeout_s: float = Field(30.0, gt=0, description="longest time of turning a text into tokens")
     template_timeout_s: float = Field(2.0, gt=0, description="longest time of a chat template")
+    max_gap_s: float = Field(
+        0.2, gt=0, description="longest time between two tokens of a stream that prompts beside it may cause"
+    )
+    draft_tokens: int = Field(
+        0, ge=0, le=64, description="most tokens guessed for a sequence in a step, from what it repeats; 0 for none"
+    )
 
 
 class Settings(BaseSettings):

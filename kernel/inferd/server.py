@@ -136,10 +136,14 @@ def _driver(settings: Settings) -> Driver:
             stream_bytes=limits.stream_bytes,
             retained_bytes=limits.retained_bytes,
             frame_bytes=limits.frame_bytes,
+            queries=limits.queries,
+            query_timeout_s=workers.query_timeout_s,
             engine=wire.EngineLimits(
                 step_tokens=workers.step_tokens,
                 template_timeout_s=workers.template_timeout_s,
                 max_output_tokens=limits.max_output_tokens,
+                gap_s=workers.max_gap_s,
+                draft_tokens=workers.draft_tokens,
             ),
             times=WorkerTimes(
                 start_timeout_s=workers.start_timeout_s,
@@ -185,8 +189,9 @@ def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ..
             ("grpc.so_reuseport", 0),  # a second kernel on the same port is an error, not a lottery
         ),
     )
+    models = Models(driver, reports, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes)
     add_TaskServiceServicer_to_server(Tasks(driver, prompt_limit_bytes=limits.prompt_bytes), server)
-    add_ModelServiceServicer_to_server(Models(driver, reports, watchers_limit=limits.model_watchers), server)
+    add_ModelServiceServicer_to_server(models, server)
     add_HostServiceServicer_to_server(Hosts(driver, reports), server)
     services = tuple(
         service.full_name

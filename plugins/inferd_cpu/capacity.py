@@ -56,6 +56,7 @@ def derive_limits(
         blocks=-(-kv_tokens // block_tokens),
         max_sequences=max_sequences,
         max_step_tokens=settings["max_step_tokens"],
+        embedding_size=architecture.width,
     )
     _check_memory(path, architecture, limits, weights_bytes=weights_bytes, free_bytes=free_bytes)
     return limits

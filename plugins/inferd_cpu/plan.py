@@ -139,6 +139,8 @@ def _check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
     _demand(int(used.max()) <= width, f"block tables of {width} blocks for sequences of {int(used.max())}")
     _demand_within("block", batch.block_tables[np.arange(width) < used[:, None]], 0, limits.blocks)
     _demand_within("logit row", batch.logit_rows, 0, tokens)
+    if batch.hidden_rows is not None:
+        _demand_within("hidden row", batch.hidden_rows, 0, tokens)
 
 
 def _demand_within(what: str, numbers: NDArray[np.int32], low: int, end: int) -> None:

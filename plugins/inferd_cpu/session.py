@@ -52,7 +52,11 @@ class CpuSession:
             for index, layer in enumerate(self._weights.layers):
                 self._add_attention(index, layer, plan, turn, residual)
                 self._add_feed_forward(layer, residual)
-        return StepResult(logits=self._compute_logits(residual[plan.logit_rows]))
+        hidden = None
+        if batch.hidden_rows is not None:
+            hidden = residual[batch.hidden_rows]
+            self._normalize(hidden, self._weights.norm, out=hidden)
+        return StepResult(logits=self._compute_logits(residual[plan.logit_rows]), hidden=hidden)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy KV blocks, each pair from its first to its second; in order.

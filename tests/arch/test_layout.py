@@ -34,8 +34,9 @@ def test_top_folders_are_no_packages() -> None:
 
 @pytest.mark.parametrize("path", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in sources(*CODE)])
 def test_size(path: Path) -> None:
-    """A source file can be read in one sitting."""
-    lines = len(path.read_text().splitlines())
+    """A source file can be read in one sitting; in a proto, where every element has its comment, comments are free."""
+    comment = "//" if path.suffix == ".proto" else "\n"
+    lines = sum(not line.lstrip().startswith(comment) for line in path.read_text().splitlines())
     assert lines <= LINES, f"{path} has {lines} lines, the limit is {LINES}: split it by noun"
 
 
@@ -65,11 +66,11 @@ def test_tests_say_what_they_prove() -> None:
 
 
 def test_tests_do_not_sleep() -> None:
-    """No test waits for time to pass: each waits for an event, with a deadline."""
+    """No test waits for time to pass: each waits for an event, with a deadline. The bench paces its load by time."""
     sleeping = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources(".py")
-        if path.is_relative_to(ROOT / "tests")
+        if path.is_relative_to(ROOT / "tests") and not path.is_relative_to(ROOT / "tests" / "bench")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)

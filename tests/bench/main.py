@@ -11,22 +11,26 @@ from pathlib import Path
 
 import engine
 import limits
+import mixed
+import overhead
 import served
 import starts
 from limits import Figure
 
-REAL = ("served.", "engine.", "ttft.", "itl.", "rss.")
+REAL = ("served.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss.", "mixed.")
 
 
 def figures(only: str) -> Iterator[Figure]:
     """All figures whose names begin with `only`."""
     yield from limits.measure(only)
     yield from starts.figures(only=only)
+    yield from overhead.figures(only=only)
     yield from served.fake_figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
         yield from served.model_figures(weights, only=only)
         yield from engine.figures(weights, only=only)
+        yield from mixed.figures(weights, only=only)
 
 
 def smollm2() -> Path:

@@ -1,4 +1,5 @@
 from collections.abc import Sequence as Items
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,7 @@ def step(batcher: Batcher, *, token: int = 9) -> TokenBatch:
     """Schedule, check what holds for every step, give each sampled sequence `token`; the step, copied."""
     batch = batcher.schedule()
     assert batch is not None
-    copied = TokenBatch(**{name: getattr(batch, name).copy() for name in TokenBatch.__slots__})
+    copied = deepcopy(batch)
     counts = np.diff(copied.starts)
     assert (counts > 0).all()
     assert copied.starts[0] == 0
@@ -131,18 +132,25 @@ def test_no_more_sequences_than_rows() -> None:
     assert set(handles(batcher.sampled)) == {0, 2, 3, 4}
 
 
-def test_admission_waits_for_all_blocks() -> None:
-    """A sequence waits until all blocks that it can ever need are free, and those behind it wait too."""
-    batcher = make_batcher(blocks=8)
-    first = make_sequence(1, prompt=10, max_tokens=11)  # 20 tokens: 5 blocks, of which the prompt takes 3
+def test_admission_waits_for_the_prompt_and_one_block() -> None:
+    """A sequence waits until there are blocks for its prompt and one more, and those behind it wait too."""
+    batcher = make_batcher(blocks=6)
+    first = make_sequence(1, prompt=10, max_tokens=11)  # 3 blocks for the prompt, 5 in all
     batcher.add(first)
-    batcher.add(make_sequence(2, prompt=10, max_tokens=7))  # 4 blocks
+    batcher.add(make_sequence(2, prompt=10, max_tokens=7))
     batcher.add(make_sequence(3, prompt=1, max_tokens=1))
     assert shares(step(batcher)) == [10]
     assert batcher.pool.free == 3
     assert shares(step(batcher)) == [1]
     batcher.remove(first)
     assert shares(step(batcher)) == [10, 1]
+
+
+def test_last_block_needs_no_spare() -> None:
+    """A sequence that can fill the whole pool is admitted, though there is never a block more than it needs."""
+    batcher = make_batcher(blocks=3, context_tokens=12)
+    batcher.add(make_sequence(1, prompt=10, max_tokens=3))
+    assert shares(step(batcher)) == [10]
 
 
 def test_blocks_grow_with_the_sequence() -> None:

@@ -87,6 +87,23 @@ def test_run_asks_as_a_chat_and_greedily(scripted: Any, inferd: Commands) -> Non
     assert not spec.sampling.HasField("top_k")
 
 
+def test_run_passes_what_chooses_the_tokens(scripted: Any, inferd: Commands) -> None:
+    """Each option of sampling reaches its field."""
+    options = {
+        "--min-p": "0.5",
+        "--repetition-penalty": "1.5",
+        "--frequency-penalty": "-0.5",
+        "--presence-penalty": "0.25",
+        "--min-tokens": "3",
+        "--logprobs": "2",
+        "--bad-word": "x",
+    }
+    assert inferd("run", "echo", "Hi", *(word for pair in options.items() for word in pair)).exit_code == 0
+    s = scripted.requests[-1].spec.sampling
+    assert (s.min_p, s.repetition_penalty, s.frequency_penalty, s.presence_penalty) == (0.5, 1.5, -0.5, 0.25)
+    assert (s.min_tokens, s.logprobs, list(s.bad_words)) == (3, 2, ["x"])
+
+
 def test_run_reads_stdin_and_can_send_it_as_it_stands(scripted: Any, inferd: Commands) -> None:
     """Without a prompt stdin is the prompt; `--raw` sends it without the chat template."""
     assert inferd("run", "echo", "--raw", stdin="Once upon").exit_code == 0
@@ -115,7 +132,8 @@ def test_run_as_json_is_lines_of_events_and_a_summary(inferd: Commands) -> None:
     done = inferd("run", "echo", "Hi", "-o", "json")
     *events, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["event"]["sequence"] for event in events] == list(range(1, 10))
-    assert events[4]["event"]["output"] == {"text": "The capital", "token_ids": [5, 105]}
+    output = events[4]["event"]["output"]
+    assert (output["text"], output["token_ids"], output["logprobs"]) == ("The capital", [5, 105], [])
     summary = last["summary"]
     assert (summary["text"], summary["state"], summary["reason"]) == (ANSWER, "SUCCEEDED", "END_OF_TEXT")
     assert summary["usage"] == {"prompt_tokens": 12, "cached_tokens": 0, "output_tokens": 8}

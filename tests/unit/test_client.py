@@ -14,9 +14,9 @@ from google.rpc import error_details_pb2, status_pb2
 from inferd import config
 from inferd_api.v1 import resources_pb2 as r
 from inferd_api.v1.errors_pb2 import ErrorReason
-from inferd_client import DEFAULT_ADDRESS, AsyncClient, Client, KernelUnreachableError, errors
+from inferd_client import DEFAULT_ADDRESS, AsyncClient, Client, KernelUnreachableError, RunOptions, errors
 from inferd_client.channel import target
-from inferd_client.tasks import run_request
+from inferd_client.tasks import collect, run_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -314,6 +314,38 @@ def test_zero_is_a_value_and_none_is_not() -> None:
     assert not sampling.HasField("top_k")
     assert not sampling.HasField("top_p")
     assert list(sampling.stop) == ["\n"]
+
+
+def test_every_sampling_field_is_a_keyword() -> None:
+    """What the wire can say of sampling, the client's keywords can; they reach the request as they are."""
+    assert {field.name for field in r.SamplingParams.DESCRIPTOR.fields} <= RunOptions.__annotations__.keys()
+    options = RunOptions(logit_bias={3: -1.5}, bad_words=["x"], n=2, logprobs=0, grammar=r.Grammar(regex="a+"))
+    sampling = run_request("m", "x", options).spec.sampling
+    assert sampling == r.SamplingParams(
+        logit_bias={3: -1.5}, bad_words=["x"], n=2, logprobs=0, grammar=r.Grammar(regex="a+")
+    )
+    assert not run_request("m", "x", {"prefix_cache": False}).spec.prefix_cache
+    assert not run_request("m", "x", {}).spec.HasField("prefix_cache")
+    assert run_request("m", QUESTION, {"tools_json": "[{}]"}).spec.chat.tools_json == "[{}]"
+
+
+def test_samples_are_put_together() -> None:
+    """Outputs of several samples, as they come mixed, become one output for each; the first one is the generation's."""
+    told = r.TokenLogprobs(token_id=1, logprob=-0.5)
+    outputs = [
+        r.Output(text="prompt ", prompt_logprobs=[told]),
+        r.Output(text="a", token_ids=[1], logprobs=[told]),
+        r.Output(text="b", token_ids=[2], sample=1, finish_reason=r.FINISH_REASON_STOP_STRING),
+        r.Output(text="c", token_ids=[3], finish_reason=r.FINISH_REASON_MAX_TOKENS),
+    ]
+    end = r.TaskEvent(finished=r.Finished(reason=r.FINISH_REASON_MAX_TOKENS))
+    generation = collect([*(r.TaskEvent(task_id="t", output=output) for output in outputs), end])
+    assert [(s.text, s.token_ids, s.finish_reason) for s in generation.samples] == [
+        ("prompt ac", (1, 3), "MAX_TOKENS"),
+        ("b", (2,), "STOP_STRING"),
+    ]
+    assert (generation.text, generation.token_ids) == ("prompt ac", (1, 3))
+    assert generation.logprobs == generation.prompt_logprobs == (told,)
 
 
 @pytest.mark.parametrize(

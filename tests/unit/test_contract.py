@@ -28,6 +28,13 @@ def forgetful(session: FakeSession, batch: TokenBatch) -> StepResult:
     return FAKE_STEP(session, batch)
 
 
+def spiteful(session: FakeSession, batch: TokenBatch) -> StepResult:
+    """A step that takes everything with it when it fails."""
+    if batch.token_ids.max() >= session.limits.vocabulary_size:
+        session._token[:] = 97
+    return FAKE_STEP(session, batch)
+
+
 @pytest.mark.parametrize(
     ("sabotage", "check", "extra"),
     [
@@ -40,6 +47,15 @@ def forgetful(session: FakeSession, batch: TokenBatch) -> StepResult:
         ({"step": change(lambda batch, logits: logits + len(batch.lengths))}, "test_batch_equals_single_runs", ()),
         ({"step": change(lambda batch, logits: logits + batch.lengths[0])}, "test_chunks_equal_one_step", (1,)),
         ({"step": change(lambda batch, logits: logits + batch.block_tables.max())}, "test_blocks_may_lie_anywhere", ()),
+        ({"step": change(lambda batch, logits: logits + batch.positions[0])}, "test_prefix_is_reused", ()),
+        ({"step": change(lambda batch, logits: logits + batch.positions[0])}, "test_preempted_sequence_resumes", (1,)),
+        (
+            {"step": change(lambda batch, logits: logits + batch.block_tables[0, 0])},
+            "test_preempted_sequence_resumes",
+            (0,),
+        ),
+        ({"step": change(lambda _, logits: logits + len(logits))}, "test_guessed_tokens_may_be_replaced", ()),
+        ({"step": spiteful}, "test_failed_step_leaves_other_blocks_alone", ()),
         ({"step": forgetful}, "test_wrong_ids_leave_the_session_usable", ("above",)),
     ],
 )

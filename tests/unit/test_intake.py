@@ -126,3 +126,35 @@ def test_tasks_at_once() -> None:
     """As many sequences run at once as the session takes, but no more than a step has tokens."""
     assert Bounds.of(SESSION, EngineLimits()).rows == 4
     assert Bounds.of(SESSION, EngineLimits(step_tokens=3)).rows == 3
+
+
+@pytest.mark.parametrize(
+    ("sampling", "field", "message"),
+    [
+        (Sampling(stop_token_ids=(260,)), "stop_token_ids", "260 is outside the model's vocabulary of 260"),
+        (Sampling(logit_bias=((999, 1.0),)), "logit_bias", "999 is outside"),
+        (Sampling(min_tokens=81), "min_tokens", "min_tokens is 81; at most 80"),
+    ],
+)
+def test_sampling_that_the_model_cannot_do(sampling: Sampling, field: str, message: str) -> None:
+    """Tokens outside the vocabulary, and more tokens than there can be, are errors of their field, with numbers."""
+    with pytest.raises(InvalidFieldError, match=message) as caught:
+        accept(TextInput("hi"), sampling)
+    assert caught.value.field == f"spec.sampling.{field}"
+
+
+def test_more_prompt_logprobs_than_a_message_holds() -> None:
+    """A prompt of which too much would have to be told is refused with the numbers, before it is computed."""
+    many = replace(SESSION, context_tokens=20_000, blocks=5000)
+    ids = TokenInput((1,) * 10_000)
+    with pytest.raises(InvalidFieldError, match="210000 log probabilities; at most 200000") as caught:
+        accept(ids, Sampling(prompt_logprobs=20), session=many)
+    assert caught.value.field == "spec.sampling.prompt_logprobs"
+    assert accept(ids, Sampling(prompt_logprobs=19), session=many).scores is not None
+
+
+def test_words_are_kept_out_in_both_spellings() -> None:
+    """A bad word becomes its tokens by itself and behind a space."""
+    rules = accept(TextInput("hi"), Sampling(bad_words=("no",))).rules
+    assert rules is not None
+    assert rules.phrases == (tuple(b"no"), tuple(b" no"))

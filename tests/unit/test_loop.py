@@ -278,10 +278,10 @@ def test_loop_sleeps_while_there_is_nothing_to_do(tmp_path: Path, monkeypatch: p
     looks = 0
     schedule = running.loop._batcher.schedule
 
-    def counted() -> TokenBatch | None:
+    def counted(**options: Any) -> TokenBatch | None:
         nonlocal looks
         looks += 1
-        return schedule()
+        return schedule(**options)
 
     monkeypatch.setattr(running.loop._batcher, "schedule", counted)
     with running.thread():

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from inferd.core.task import Sampling
 from inferd.engine.philox import uniform
-from inferd.engine.sampler import BAD_ROW, Sampler, _find
+from inferd.engine.rules import Rules
+from inferd.engine.sampler import BAD_ROW, NOTHING_LEFT, Sampler, _find
 
 GREEDY = Sampling(temperature=0)
 Logits = NDArray[np.float32]
@@ -167,6 +168,49 @@ def test_row_that_is_not_finite_is_marked(wrong: float, sampling: Sampling) -> N
 def test_row_of_minus_infinity_is_marked() -> None:
     """A row in which nothing is possible is marked."""
     assert choose(np.full((1, 9), -np.inf, np.float32), Sampling()) == [BAD_ROW]
+
+
+def test_rows_without_rules_do_not_change_for_others() -> None:
+    """Rules of one row change its choice only, and leave the session's logits as they are."""
+    logits = random_logits(3, 50)
+    before = logits.copy()
+    sampler = Sampler(rows=3, vocabulary_size=50)
+    best = logits.argmax(axis=1)
+    for row in range(3):
+        sampler.assign(row, GREEDY)
+    sampler.assign(1, GREEDY, rules=Rules.of(Sampling(logit_bias=((int(best[1]), -100.0),))))
+    chosen = sampler.choose(logits, np.zeros(3, np.int32))
+    assert (chosen == best).tolist() == [True, False, True]
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_penalties_follow_what_was_chosen() -> None:
+    """A row takes note of its own tokens: with a strong penalty it never chooses the same one twice."""
+    sampler = Sampler(rows=1, vocabulary_size=20)
+    sampler.assign(0, GREEDY, rules=Rules.of(Sampling(presence_penalty=10)))
+    logits = random_logits(1, 20)
+    chosen = [int(sampler.choose(logits / np.float32(9), np.array([n], np.int32))[0]) for n in range(20)]
+    assert sorted(chosen) == list(range(20))
+    assert chosen == np.argsort(-logits[0]).tolist()
+
+
+def test_ends_wait_for_the_least_tokens() -> None:
+    """Tokens that end a sequence come behind its least number of tokens, counted from the prompt's end, not before."""
+    logits = np.array([[0, 5, 1]], np.float32)
+    sampler = Sampler(rows=1, vocabulary_size=3)
+    rules = Rules.of(Sampling(min_tokens=2), ends=[1])
+    sampler.assign(0, GREEDY, rules=rules, tokens=np.zeros(7, np.int32), prompt_tokens=7)
+    assert [sampler.choose(logits, np.array([n], np.int32))[0] for n in (7, 8, 9)] == [2, 2, 1]
+
+
+def test_a_row_that_is_not_finite_is_marked_under_rules_too() -> None:
+    """What the rules forbid does not hide that the logits are broken; what they leave empty is told apart."""
+    logits = np.array([[0, np.nan], [0, 1], [0, 1]], np.float32)
+    masks = np.array([[1], [0], [1]], np.uint32)
+    sampler = Sampler(rows=3, vocabulary_size=2)
+    for row in range(3):
+        sampler.assign(row, GREEDY)
+    assert sampler.choose(logits, np.zeros(3, np.int32), masks=masks).tolist() == [BAD_ROW, NOTHING_LEFT, 0]
 
 
 def test_logits_of_the_wrong_shape() -> None:

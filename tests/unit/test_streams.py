@@ -1,10 +1,11 @@
 import asyncio
+from array import array
 
 import pytest
 
 from inferd.core.ids import TaskId
-from inferd.core.task import Outcome, TaskState
-from inferd.core.task_events import Finished, Output, Queued, Receipt, TaskEvent
+from inferd.core.task import FinishReason, Outcome, TaskState
+from inferd.core.task_events import Finished, Logprobs, Output, PromptOutput, Queued, Receipt, TaskEvent
 from inferd.errors import EventsDroppedError, TaskNotFoundError
 from inferd.runtime.streams import Streams, TaskStream
 
@@ -31,6 +32,29 @@ def test_missed_outputs_are_merged_under_the_last_number() -> None:
     batch = told(Queued(0), *outputs(3), DONE).read(0)
     assert [n.sequence for n in batch] == [1, 4, 5]
     assert batch[1].event == Output("abc", (0, 1, 2))
+
+
+def test_outputs_of_a_sample_are_merged_with_all_that_is_told_of_them() -> None:
+    """Adjacent outputs of one sample become one, with their probabilities and how it ended; those of others do not."""
+    one, other = Logprobs((1,), (-1.0,), (2,), (-2.0,)), Logprobs((3,), (-3.0,), (4,), (-4.0,))
+    stream = told(
+        PromptOutput("p", (9,), one),
+        Output("a", (1,), logprobs=one),
+        Output("b", (3,), logprobs=other, reason=FinishReason.MAX_TOKENS),
+        Output("c", (5,), sample=1),
+        Output("d", (6,)),
+    )
+    joined = Logprobs(array("I", [1, 3]), array("f", [-1, -3]), array("I", [2, 4]), array("f", [-2, -4]))
+    assert stream.output_tokens == 4  # the prompt is not output
+    assert [n.event for n in stream.read(0)] == [
+        PromptOutput("p", (9,), one),
+        Output("ab", (1, 3), 0, joined, FinishReason.MAX_TOKENS),
+        Output("c", (5,), sample=1),
+        Output("d", (6,)),
+    ]
+    assert (
+        stream.size_bytes > told(Output("a", (1,)), Output("b", (3,)), Output("c", (5,)), Output("d", (6,))).size_bytes
+    )
 
 
 def test_a_watcher_resumes_behind_any_number() -> None:

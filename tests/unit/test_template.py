@@ -1,13 +1,15 @@
+import json
 import threading
 
 import pytest
 
-from inferd.core.task import Message
+from inferd.core.task import ChatInput, Message
 from inferd.engine import template
 from inferd.engine.template import ChatTemplate
-from inferd.errors import ChatTemplateError
+from inferd.errors import ChatTemplateError, InvalidFieldError
 
-HELLO = (Message("user", "Hello <b>&"), Message("assistant", "Hi"))
+HELLO = ChatInput((Message("user", "Hello <b>&"), Message("assistant", "Hi")))
+ONE = ChatInput(HELLO.messages[1:])
 
 
 def render(source: str, *, timeout_s: float = 60.0) -> str:
@@ -96,7 +98,42 @@ def test_rendering_after_one_that_was_ended() -> None:
         eos="",
         timeout_s=1,
     )
-    assert slow_for_two.render(HELLO[1:]) == "Hi"
+    assert slow_for_two.render(ONE) == "Hi"
     with pytest.raises(ChatTemplateError, match="longer"):
         slow_for_two.render(HELLO)
-    assert slow_for_two.render(HELLO[1:]) == "Hi"
+    assert slow_for_two.render(ONE) == "Hi"
+
+
+def test_tools_reach_the_template() -> None:
+    """Tools, calls of tools and their answers are there as transformers hands them over; what is missing is not."""
+    weather = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+    chat = ChatInput(
+        (
+            Message("user", "?"),
+            Message("assistant", "", tool_calls_json=json.dumps([call])),
+            Message("tool", "sunny", tool_call_id="c1", name="weather"),
+        ),
+        tools_json=json.dumps([weather]),
+    )
+    source = "{{ [messages, tools] | tojson }}"
+    messages, tools = json.loads(ChatTemplate(source, bos="", eos="", timeout_s=60).render(chat))
+    assert tools == [weather]
+    assert messages == [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "sunny", "name": "weather", "tool_call_id": "c1"},
+    ]
+
+
+@pytest.mark.parametrize("text", ["[", "{}", "[1]", "null", "[" * 100_000])
+def test_tools_that_are_no_array_of_objects(text: str) -> None:
+    """Tools and calls of tools that are wrong JSON are refused by the name of their field."""
+    template = ChatTemplate("x", bos="", eos="", timeout_s=60)
+    with pytest.raises(InvalidFieldError) as caught:
+        template.render(ChatInput(HELLO.messages, tools_json=text))
+    assert caught.value.field == "spec.chat.tools_json"
+    called = Message("assistant", "", tool_calls_json=text)
+    with pytest.raises(InvalidFieldError) as caught:
+        template.render(ChatInput((Message("user", "?"), called)))
+    assert caught.value.field == "spec.chat.messages[1].tool_calls_json"

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
-from inferd.core.task import Message
+from inferd.core.task import ChatInput, Message
 from inferd.engine.detokenizer import Detokenizer
 from inferd.engine.splitting import splitter
 from inferd.engine.template import ChatTemplate
@@ -80,7 +80,8 @@ def test_reference(smollm2_vocabulary: Vocabulary) -> None:
     assert len(cases) >= 20
     for name, case in cases.items():
         if "messages" in case:
-            assert template.render([Message(m["role"], m["content"]) for m in case["messages"]]) == case["text"], name
+            chat = ChatInput(tuple(Message(m["role"], m["content"]) for m in case["messages"]))
+            assert template.render(chat) == case["text"], name
         assert tokenizer.encode(case["text"], template="messages" in case) == case["prompt"], name
         assert shown(tokenizer, case["output"]) == case["decoded"], name
 

@@ -19,8 +19,8 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 DEADLINE_S = 60.0
 FAKE = "inferd.testing.fake:FakeBackend"
 LIMITS = wire.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=10**6)
-GREEDY = wire.Sampling(max_tokens=4, top_p=1)
-ENDLESS = wire.Sampling(max_tokens=10**6, top_p=1)
+GREEDY = wire.Sampling(max_tokens=4, top_p=1, repetition_penalty=1, n=1)
+ENDLESS = wire.Sampling(max_tokens=10**6, top_p=1, repetition_penalty=1, n=1)
 
 
 class Kernel:

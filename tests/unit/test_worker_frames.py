@@ -1,11 +1,29 @@
+from array import array
+from dataclasses import replace
 from pathlib import Path
 
-from inferd.core.task import ChatInput, FinishReason, Message, Sampling, TextInput, TokenInput, Usage
+from inferd.core.ids import ModelName, TaskId, Tenant
+from inferd.core.task import (
+    ChatInput,
+    Embedding,
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    Message,
+    Pooling,
+    Sampling,
+    TaskSpec,
+    TextInput,
+    TokenInput,
+    Usage,
+)
+from inferd.core.task_events import Logprobs, PromptOutput
 from inferd.engine.limits import EngineLimits
-from inferd.engine.output import Ended, PrefillProgress, StepOutput
+from inferd.engine.output import Ended, PrefillProgress, SampleEnd, StepOutput
 from inferd.errors import InvalidFieldError, PromptTooLongError
 from inferd.plugin import LoadRequest
-from inferd.worker.frames import failure, read_input, read_load, read_sampling, step_frame
+from inferd.runtime.frames import read_logprobs, read_prompt, submit_frame
+from inferd.worker.frames import failure, read_embedding, read_input, read_load, read_sampling, step_frame
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 
@@ -18,12 +36,12 @@ def test_load() -> None:
         "bool": wire.SettingValue(bool_value=False),
         "str": wire.SettingValue(str_value=""),
     }
-    limits = wire.EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9)
+    limits = wire.EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5)
     request, bounds = read_load(wire.Load(path="/a/model", device="cpu:0", settings=settings, limits=limits))
     expected = {"none": None, "int": 0, "float": 0.5, "bool": False, "str": ""}
     assert request == LoadRequest(path=Path("/a/model"), device="cpu:0", settings=expected)
     assert {name: type(value) for name, value in request.settings.items()} == {n: type(v) for n, v in expected.items()}
-    assert bounds == EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9)
+    assert bounds == EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5)
 
 
 def test_inputs() -> None:
@@ -34,15 +52,70 @@ def test_inputs() -> None:
     assert read_input(wire.Submit(tokens=wire.Tokens(ids=[1, 2]))) == TokenInput((1, 2))
 
 
-def test_sampling() -> None:
-    """Every parameter arrives; `max_tokens` may be unset, and zero is a value."""
-    full = wire.Sampling(
-        max_tokens=0, temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1, stop=["a"], ignore_eos=True
+def test_task() -> None:
+    """Every field of a task that the kernel sends arrives in the worker as it was; unset ones stay unset."""
+    full = Sampling(
+        max_tokens=0,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.25,
+        seed=2**64 - 1,
+        stop=("a",),
+        ignore_eos=True,
+        min_p=0.125,
+        repetition_penalty=1.5,
+        frequency_penalty=-0.5,
+        presence_penalty=0.75,
+        logit_bias=((3, -1.5), (7, 2.0)),
+        bad_words=("b", "c"),
+        n=4,
+        logprobs=0,
+        prompt_logprobs=2,
+        min_tokens=5,
+        stop_token_ids=(8, 9),
+        echo=True,
+        grammar=Grammar(GrammarKind.CHOICE, texts=("yes", "no")),
     )
-    assert read_sampling(full) == Sampling(
-        max_tokens=0, temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1, stop=("a",), ignore_eos=True
+    message = Message("user", "hi", name="n", tool_calls_json="[]", tool_call_id="1")
+    spec = TaskSpec(
+        task_id=TaskId("t"),
+        tenant=Tenant("x"),
+        model=ModelName("m"),
+        input=ChatInput((message,), "[{}]"),
+        sampling=full,
     )
-    assert read_sampling(wire.Sampling()).max_tokens is None
+    submit = submit_frame(1, spec).submit
+    assert read_sampling(submit.sampling) == full
+    assert read_input(submit) == spec.input
+    assert read_embedding(submit) is None
+    wanted = Embedding(pooling=Pooling.MEAN, normalize=False)
+    plain = replace(spec, sampling=Sampling(), prefix_cache=False, adapter="a", embedding=wanted)
+    submit = submit_frame(1, plain).submit
+    assert read_sampling(submit.sampling) == Sampling()
+    assert (submit.prefix_cache, submit.adapter, read_embedding(submit)) == (False, "a", wanted)
+
+
+def test_details_of_a_step() -> None:
+    """Samples, their ends, probabilities and what is told of a prompt leave the worker as they came from the engine."""
+    told = Logprobs((7,), (-0.5,), (7, 8), (-0.5, -1.5))
+    output = StepOutput(
+        handles=[4, 4],
+        counts=[1, 1],
+        token_ids=[7, 8],
+        texts=["a", "b"],
+        samples=[0, 1],
+        sample_ends=[SampleEnd(4, 1, FinishReason.MAX_TOKENS)],
+        logprobs={1: told},
+        prompts={4: PromptOutput("p", (1, 2), told)},
+    )
+    step = step_frame(output).step
+    assert list(step.samples) == [0, 1]
+    assert list(step.sample_ends) == [
+        wire.SampleEnd(handle=4, sample=1, finish_reason=FinishReason.MAX_TOKENS.value),
+    ]
+    arrived = Logprobs(array("I", [7]), array("f", [-0.5]), array("I", [7, 8]), array("f", [-0.5, -1.5]))
+    assert {place: read_logprobs(each) for place, each in step.logprobs.items()} == {1: arrived}
+    assert [(each.handle, read_prompt(each)) for each in step.prompts] == [(4, PromptOutput("p", (1, 2), arrived))]
 
 
 def test_step() -> None:

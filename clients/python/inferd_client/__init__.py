@@ -11,7 +11,7 @@ from inferd_client.channel import DEFAULT_ADDRESS
 from inferd_client.errors import InferdError, KernelUnreachableError
 from inferd_client.hosts import AsyncHosts, Hosts
 from inferd_client.models import AsyncModels, Models
-from inferd_client.tasks import AsyncTasks, Generation, Message, Prompt, RunOptions, Tasks
+from inferd_client.tasks import AsyncTasks, Generation, Message, Prompt, RunOptions, Sample, Tasks
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -23,6 +23,7 @@ __all__ = [
     "Message",
     "Prompt",
     "RunOptions",
+    "Sample",
 ]
 
 

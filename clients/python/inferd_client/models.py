@@ -6,10 +6,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from inferd_api.v1.model_service_pb2 import (
+    CountTokensRequest,
     CreateModelRequest,
+    DetokenizeRequest,
     GetModelRequest,
     ListModelsRequest,
     LoadModelRequest,
+    TokenizeRequest,
     UnloadModelRequest,
     UnloadModelResponse,
     WatchModelRequest,
@@ -17,11 +20,13 @@ from inferd_api.v1.model_service_pb2 import (
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_api.v1.resources_pb2 import Model
 from inferd_client.channel import AsyncConnection, Connection
+from inferd_client.tasks import write_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Mapping
+    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from inferd_client.tasks import Prompt
 
 
 class Models(Connection):
@@ -74,6 +79,38 @@ class Models(Connection):
             InferdError: ModelNotFoundError; ModelBusyError when tasks wait or run and `force` is false.
         """
         return self._wait(self._models.UnloadModel, UnloadModelRequest(name=name, force=force), timeout_s)
+
+    def tokenize(self, model: str, text: Prompt, *, tools_json: str = "", timeout_s: float | None = None) -> list[int]:
+        """The token ids that a model would be given; loads it if need be.
+
+        Args:
+            model: Its name.
+            text: Plain text, or messages for the model's chat template.
+            tools_json: Tools that a conversation may use, a JSON array.
+            timeout_s: How long to wait, in seconds; default: as long as it takes.
+
+        Raises:
+            InferdError: ModelNotFoundError, UnsupportedInputError, ChatTemplateError, LimitExceededError and those
+                of `load_model`.
+        """
+        request = TokenizeRequest(model=model)
+        write_prompt(request, text, tools_json)
+        return list(self._wait(self._models.Tokenize, request, timeout_s).token_ids)
+
+    def count_tokens(self, model: str, text: Prompt, *, tools_json: str = "", timeout_s: float | None = None) -> int:
+        """How many tokens a text or a conversation has; as `tokenize`."""
+        request = CountTokensRequest(model=model)
+        write_prompt(request, text, tools_json)
+        return self._wait(self._models.CountTokens, request, timeout_s).tokens
+
+    def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_s: float | None = None) -> str:
+        """The text of tokens, without control tokens; loads the model if need be.
+
+        Raises:
+            InferdError: ModelNotFoundError, InvalidFieldError, LimitExceededError, ModelLoadError.
+        """
+        request = DetokenizeRequest(model=model, token_ids=token_ids)
+        return self._wait(self._models.Detokenize, request, timeout_s).text
 
     def watch_model(self, name: str) -> Generator[Model]:
         """A model as it is, then after each change, until the generator is closed. Raises ModelNotFoundError."""
@@ -134,6 +171,42 @@ class AsyncModels(AsyncConnection):
             InferdError: ModelNotFoundError; ModelBusyError when tasks wait or run and `force` is false.
         """
         return await self._wait(self._models.UnloadModel, UnloadModelRequest(name=name, force=force), timeout_s)
+
+    async def tokenize(
+        self, model: str, text: Prompt, *, tools_json: str = "", timeout_s: float | None = None
+    ) -> list[int]:
+        """The token ids that a model would be given; loads it if need be.
+
+        Args:
+            model: Its name.
+            text: Plain text, or messages for the model's chat template.
+            tools_json: Tools that a conversation may use, a JSON array.
+            timeout_s: How long to wait, in seconds; default: as long as it takes.
+
+        Raises:
+            InferdError: ModelNotFoundError, UnsupportedInputError, ChatTemplateError, LimitExceededError and those
+                of `load_model`.
+        """
+        request = TokenizeRequest(model=model)
+        write_prompt(request, text, tools_json)
+        return list((await self._wait(self._models.Tokenize, request, timeout_s)).token_ids)
+
+    async def count_tokens(
+        self, model: str, text: Prompt, *, tools_json: str = "", timeout_s: float | None = None
+    ) -> int:
+        """How many tokens a text or a conversation has; as `tokenize`."""
+        request = CountTokensRequest(model=model)
+        write_prompt(request, text, tools_json)
+        return (await self._wait(self._models.CountTokens, request, timeout_s)).tokens
+
+    async def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_s: float | None = None) -> str:
+        """The text of tokens, without control tokens; loads the model if need be.
+
+        Raises:
+            InferdError: ModelNotFoundError, InvalidFieldError, LimitExceededError, ModelLoadError.
+        """
+        request = DetokenizeRequest(model=model, token_ids=token_ids)
+        return (await self._wait(self._models.Detokenize, request, timeout_s)).text
 
     async def watch_model(self, name: str) -> AsyncGenerator[Model]:
         """A model as it is, then after each change, until the generator is closed. Raises ModelNotFoundError."""

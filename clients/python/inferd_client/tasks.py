@@ -12,12 +12,15 @@ from inferd_api.v1.resources_pb2 import (
     ChatPrompt,
     Finished,
     FinishReason,
+    Grammar,
+    Output,
     Receipt,
     SamplingParams,
     Task,
     TaskEvent,
     TaskSpec,
     TaskState,
+    TokenLogprobs,
     TokenPrompt,
     Usage,
 )
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable
     from typing import Unpack
 
+    from inferd_api.v1.model_service_pb2 import CountTokensRequest, TokenizeRequest
     from inferd_api.v1.task_service_pb2_grpc import TaskServiceAsyncStub
 
 Message: TypeAlias = ChatMessage | Mapping[str, str]
@@ -47,8 +51,8 @@ class RunOptions(TypedDict, total=False):
     """Keywords of `run`, `stream` and `generate`; None is the same as leaving it out.
 
     Those of sampling are the fields of `inferd.v1.SamplingParams`, where their ranges and defaults are stated.
-    `timeout_s` is the deadline of the task in seconds; `request_id`, `detach_on_disconnect` and `labels` are as in
-    `inferd.v1.RunTaskRequest` and `TaskSpec`.
+    `timeout_s` is the deadline of the task in seconds; `tools_json`, of a conversation, is as in `ChatPrompt`; the
+    others are as in `inferd.v1.RunTaskRequest` and `TaskSpec`.
     """
 
     max_tokens: int | None
@@ -58,10 +62,43 @@ class RunOptions(TypedDict, total=False):
     seed: int | None
     stop: Sequence[str]
     ignore_eos: bool | None
+    min_p: float | None
+    repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[int, float]
+    bad_words: Sequence[str]
+    n: int | None
+    logprobs: int | None
+    prompt_logprobs: int | None
+    min_tokens: int | None
+    stop_token_ids: Sequence[int]
+    echo: bool | None
+    grammar: Grammar | None
+    prefix_cache: bool | None
+    adapter: str
+    tools_json: str
     labels: Mapping[str, str]
     request_id: str
     detach_on_disconnect: bool
     timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One of the outputs of a task.
+
+    Attributes:
+        text: The output, behind the prompt where `echo` asked for that.
+        token_ids: The output as token ids.
+        logprobs: Of each of its tokens, where they were asked for; of the prompt see `Generation.prompt_logprobs`.
+        finish_reason: Why it ended: "END_OF_TEXT", "STOP_STRING" or "MAX_TOKENS".
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+    finish_reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +107,37 @@ class Generation:
 
     Attributes:
         task_id: The task.
-        text: Its output.
-        token_ids: Its output as token ids.
-        finish_reason: Why it ended: "END_OF_TEXT", "STOP_STRING" or "MAX_TOKENS".
+        samples: Its outputs; one, unless `n` asked for more.
+        prompt_logprobs: Of each token of the prompt but the first, where they were asked for.
         usage: Tokens in and out.
         receipt: What it cost.
     """
 
     task_id: str
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str
+    samples: tuple[Sample, ...]
+    prompt_logprobs: tuple[TokenLogprobs, ...]
     usage: Usage
     receipt: Receipt
+
+    @property
+    def text(self) -> str:
+        """The first output."""
+        return self.samples[0].text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The first output as token ids."""
+        return self.samples[0].token_ids
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """Of each token of the first output, where they were asked for."""
+        return self.samples[0].logprobs
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the first output ended: "END_OF_TEXT", "STOP_STRING" or "MAX_TOKENS"."""
+        return self.samples[0].finish_reason
 
 
 def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskRequest:
@@ -92,15 +147,14 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
         ValueError: The prompt is empty or mixes kinds.
     """
     sampling: dict[str, Any] = {name: options.get(name) for name in SamplingParams.DESCRIPTOR.fields_by_name}
-    spec = TaskSpec(model=model, labels=options.get("labels", {}), sampling=SamplingParams(**sampling))
-    if isinstance(prompt, str):
-        spec.prompt = prompt
-    elif prompt and all(isinstance(item, int) for item in prompt):
-        spec.tokens.CopyFrom(TokenPrompt(token_ids=cast("Sequence[int]", prompt)))
-    elif prompt and all(isinstance(item, (ChatMessage, Mapping)) for item in prompt):
-        spec.chat.CopyFrom(ChatPrompt(messages=[_message(item) for item in cast("Sequence[Message]", prompt)]))
-    else:
-        raise ValueError("a prompt is a text, a sequence of at least one message, or one of at least one token id")
+    spec = TaskSpec(
+        model=model,
+        labels=options.get("labels", {}),
+        sampling=SamplingParams(**sampling),
+        prefix_cache=options.get("prefix_cache"),
+        adapter=options.get("adapter", ""),
+    )
+    write_prompt(spec, prompt, options.get("tools_json", ""))
     return RunTaskRequest(
         spec=spec,
         request_id=options.get("request_id", ""),
@@ -108,23 +162,49 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
     )
 
 
+def write_prompt(into: TaskSpec | TokenizeRequest | CountTokensRequest, prompt: Prompt, tools_json: str = "") -> None:
+    """Set the input of a message.
+
+    Raises:
+        ValueError: It is empty or none of what a prompt can be; or tokens, for a message that takes texts only.
+    """
+    if isinstance(prompt, str):
+        into.prompt = prompt
+    elif prompt and all(isinstance(item, (ChatMessage, Mapping)) for item in prompt):
+        messages = [_message(item) for item in cast("Sequence[Message]", prompt)]
+        into.chat.CopyFrom(ChatPrompt(messages=messages, tools_json=tools_json))
+    elif isinstance(into, TaskSpec) and prompt and all(isinstance(item, int) for item in prompt):
+        into.tokens.CopyFrom(TokenPrompt(token_ids=cast("Sequence[int]", prompt)))
+    else:
+        raise ValueError("a prompt is a text, a sequence of at least one message, or one of at least one token id")
+
+
 def collect(events: Iterable[TaskEvent]) -> Generation:
     """Fold the events of a task that succeeded into what it gave."""
-    task_id, texts, token_ids, finished = "", list[str](), list[int](), Finished()
+    task_id, finished = "", Finished()
+    outputs: dict[int, list[Output]] = {0: []}  # by sample
     for event in events:
         task_id = event.task_id
         if event.HasField("output"):
-            texts.append(event.output.text)
-            token_ids += event.output.token_ids
+            outputs.setdefault(event.output.sample, []).append(event.output)
         elif event.HasField("finished"):
             finished = event.finished
     return Generation(
         task_id=task_id,
-        text="".join(texts),
-        token_ids=tuple(token_ids),
-        finish_reason=FinishReason.Name(finished.reason).removeprefix("FINISH_REASON_"),
+        samples=tuple(_sample(outputs[number], finished) for number in sorted(outputs)),
+        prompt_logprobs=tuple(each for output in outputs[0] for each in output.prompt_logprobs),
         usage=finished.usage,
         receipt=finished.receipt,
+    )
+
+
+def _sample(outputs: Sequence[Output], finished: Finished) -> Sample:
+    reasons = [output.finish_reason for output in outputs if output.finish_reason]  # told where there are several
+    return Sample(
+        text="".join(output.text for output in outputs),
+        token_ids=tuple(token_id for output in outputs for token_id in output.token_ids),
+        logprobs=tuple(each for output in outputs for each in output.logprobs),
+        finish_reason=FinishReason.Name((reasons or [finished.reason])[-1]).removeprefix("FINISH_REASON_"),
     )
 
 

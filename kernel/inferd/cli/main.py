@@ -122,9 +122,41 @@ def _run(
     ] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.", min=0, metavar="K")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep tokens up to this probability.", metavar="P")] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="Keep tokens at least this likely, relative to the likeliest.", min=0, max=1, metavar="P"),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1, makes tokens that were there already less likely.", metavar="X")
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None,
+        typer.Option(help="Is taken from a token's logit each time that it is produced.", min=-10, max=10, metavar="X"),
+    ] = None,
+    presence_penalty: Annotated[
+        float | None,
+        typer.Option(help="Is taken from a token's logit once it was produced.", min=-10, max=10, metavar="X"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Key of the random numbers.", min=0, metavar="N")] = None,
+    min_tokens: Annotated[
+        int | None, typer.Option(help="Least tokens to produce before the model may end.", min=0, metavar="N")
+    ] = None,
+    bad_word: Annotated[
+        list[str] | None, typer.Option(help="Keep from this text; may be repeated.", metavar="TEXT")
+    ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(help="With -o json: how likely each token was, and this many others.", min=0, max=20, metavar="N"),
+    ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be repeated.", metavar="TEXT")
+    ] = None,
+    json_schema: Annotated[
+        str, typer.Option(help="Answer with JSON that is valid against this schema, or that of @FILE.", metavar="S")
+    ] = "",
+    regex: Annotated[str, typer.Option(help="Answer with a text that matches, as a whole.", metavar="RE")] = "",
+    choice: Annotated[
+        list[str] | None, typer.Option(help="Answer with this text; repeated, with one of them.", metavar="TEXT")
     ] = None,
     address: Address = ADDRESS,
     tenant: Tenant = "",
@@ -132,11 +164,25 @@ def _run(
 ) -> None:
     """Ask a model. Without a kernel at the address, a private one runs for as long as the command."""
     with edge(output) as out:
+        from inferd.cli.grammar import read_grammar
         from inferd.cli.run import run as run_model
         from inferd_client import RunOptions
 
         options = RunOptions(
-            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop or ()
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            seed=seed,
+            min_tokens=min_tokens,
+            bad_words=bad_word or (),
+            logprobs=logprobs,
+            stop=stop or (),
+            grammar=read_grammar(json_schema=json_schema, regex=regex, choice=choice or ()),
         )
         run_model(
             out,
@@ -149,6 +195,22 @@ def _run(
             raw=raw,
             options=options,
         )
+
+
+@app.command("tokenize")
+def _tokenize(
+    model: Annotated[str, typer.Argument(help="Name of a model, or path of a .gguf file.", metavar="MODEL")],
+    text: Annotated[str | None, typer.Argument(help="The text. Default: stdin.", metavar="TEXT")] = None,
+    *,
+    chat: Annotated[bool, typer.Option("--chat", help="As a user's message, with the chat template.")] = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show the tokens that a model is given for a text."""
+    with edge(output) as out:
+        from inferd.cli.tokens import tokenize
+
+        tokenize(out, model, text, address=address, data_dir=data_dir, chat=chat)
 
 
 @app.command("ps")

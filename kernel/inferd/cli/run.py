@@ -135,7 +135,7 @@ def resolve(client: Client, model: str, data_dir: Callable[[], Path]) -> str:
         CommandError: It is neither; the message says how to get it.
     """
     path = Path(model).expanduser()
-    if path.is_file():
+    if path.is_file() or (path / "config.json").is_file():
         return _create_from_file(client, path.absolute())
     if path.suffix == ".gguf":
         raise CommandError(f"there is no file {path}", reason="MODEL_NOT_FOUND")
@@ -147,7 +147,7 @@ def resolve(client: Client, model: str, data_dir: Callable[[], Path]) -> str:
 
 
 def _create_from_file(client: Client, path: Path) -> str:
-    name = model_name(path.name)
+    name = model_name(f"{path.name}.folder" if path.is_dir() else path.name)  # the dot in a folder's name is no ending
     try:
         return client.create_model(name, str(path)).name
     except ModelExistsError:  # of another file with this stem

@@ -75,6 +75,9 @@ class Message:
 
     role: str
     content: str
+    name: str = ""
+    tool_calls_json: str = ""
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class ChatInput:
     """A conversation, oldest message first; the worker renders it with the model's template."""
 
     messages: tuple[Message, ...]
+    tools_json: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,39 @@ class TokenInput:
 
 
 TaskInput = TextInput | ChatInput | TokenInput
+
+
+class GrammarKind(Enum):
+    """The language of a grammar; the names are those of the fields of `inferd.v1.Grammar`."""
+
+    JSON_SCHEMA = 1
+    REGEX = 2
+    LARK = 3
+    CHOICE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an output must be; `texts` are the choices of CHOICE, `source` is the text of the others."""
+
+    kind: GrammarKind
+    source: str = ""
+    texts: tuple[str, ...] = ()
+
+
+class Pooling(Enum):
+    """How tokens become one vector; the values are those of `inferd.v1.Pooling`, its default apart."""
+
+    LAST = 1
+    MEAN = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """An embedding is wanted instead of a text."""
+
+    pooling: Pooling = Pooling.LAST
+    normalize: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +142,19 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    echo: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +162,9 @@ class TaskSpec:
     """What a task is to do. The core never looks into `input`, `sampling` and `labels`.
 
     Attributes:
+        prefix_cache: Whether it uses and fills the prefix cache.
+        adapter: Name of a LoRA adapter; "" for none.
+        embedding: How its input becomes a vector; None when it is to generate.
         deadline: When it expires, on the kernel's clock in seconds; None for never.
         request_id: Makes its creation idempotent; "" for not.
         fingerprint: Equal for two calls with the same contents.
@@ -124,17 +177,22 @@ class TaskSpec:
     sampling: Sampling = field(default_factory=Sampling)
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     deadline: float | None = None
+    prefix_cache: bool = True
+    adapter: str = ""
+    embedding: Embedding | None = None
     request_id: str = ""
     fingerprint: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens in and out."""
+    """Tokens in and out; of those that were guessed ahead, how many and how many rightly."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,11 @@
 """What a task tells its watchers. `Finished` is always the last."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from inferd.core.ids import InstanceId
-from inferd.core.task import Outcome
+from inferd.core.task import FinishReason, Outcome
 
 
 class Phase(Enum):
@@ -38,11 +39,47 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """New tokens and the text that they complete."""
+class Logprobs:
+    """How likely tokens were, as natural logarithms of probabilities.
+
+    Attributes:
+        token_ids: The tokens.
+        logprobs: Of each of them.
+        top_ids: The likeliest tokens in the place of each of them, likeliest first: as many for each.
+        top_logprobs: Of each of these.
+    """
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    top_ids: Sequence[int] = ()
+    top_logprobs: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOutput:
+    """What a task asked to be told of its prompt: text and tokens (`echo`), and how likely those but the first were."""
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """The embedding of the task's input."""
+
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """New tokens of a sample and the text that they complete; why it ended, told where there are several samples."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    sample: int = 0
+    logprobs: Logprobs | None = None
+    reason: FinishReason = FinishReason.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,4 +102,4 @@ class Finished:
     receipt: Receipt
 
 
-TaskEvent = Queued | Started | Progress | Output | Finished
+TaskEvent = Queued | Started | Progress | PromptOutput | EmbeddingOutput | Output | Finished

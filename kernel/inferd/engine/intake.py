@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inferd.core.task import ChatInput, TextInput, TokenInput
+from inferd.core.task import ChatInput, Sampling, TextInput, TokenInput
+from inferd.engine.bad_words import encode_bad_words
 from inferd.engine.detokenizer import Detokenizer
+from inferd.engine.embedding import PromptPool
+from inferd.engine.grammar import Grammars
+from inferd.engine.rules import Rules
 from inferd.engine.sequence import Sequence
 from inferd.engine.template import ChatTemplate
 from inferd.engine.tokenizer import Tokenizer
@@ -16,9 +21,12 @@ from inferd.errors import InvalidFieldError, PromptTooLongError, UnsupportedInpu
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
-    from inferd.core.task import Sampling, TaskInput
+    from inferd.core.task import Embedding, TaskInput
     from inferd.engine.limits import Bounds
     from inferd.plugin import Vocabulary
+
+MOST_PROMPT_LOGPROBS: Final = 200_000
+"""Log probabilities told of one prompt: they go to the client in one message of about 2.5 MB."""
 
 
 class Intake:
@@ -37,6 +45,7 @@ class Intake:
         self._bounds = bounds
         self._tokenizer = Tokenizer(vocabulary, size=bounds.vocabulary_size)
         self._ends = frozenset(vocabulary.eos_ids)
+        self._grammars = Grammars(self._tokenizer, ends=self._ends)
         self._template: ChatTemplate | None = None
         if vocabulary.chat_template is not None:
             self._template = ChatTemplate(
@@ -46,46 +55,106 @@ class Intake:
                 timeout_s=template_timeout_s,
             )
 
+    def embed(self, handle: int, task_input: TaskInput, embedding: Embedding) -> Sequence:
+        """The sequence of a task that wants an embedding: its prompt is computed, and what follows it is of no use.
+
+        Raises:
+            UnsupportedInputError: The session gives no hidden states; else as `accept`.
+        """
+        if not self._bounds.embedding_size:
+            raise UnsupportedInputError("the backend of this model gives no embeddings", field="spec.embedding")
+        sequence = self.accept(handle, task_input, Sampling(max_tokens=1, temperature=0))
+        sequence.pool = PromptPool(len(sequence.prompt), embedding)
+        return sequence
+
     def accept(self, handle: int, task_input: TaskInput, sampling: Sampling) -> Sequence:
         """The sequence of a task.
 
         Raises:
             UnsupportedInputError: Messages for a model without a chat template.
             ChatTemplateError: The template failed.
-            InvalidFieldError: No tokens, ids outside the vocabulary, or `max_tokens` outside its bounds.
+            InvalidFieldError: No tokens, ids outside the vocabulary, `max_tokens` outside its bounds, or a bad grammar.
             PromptTooLongError: The prompt and its output do not fit.
         """
-        ids = self._tokenize(task_input)
+        ids = self.tokenize(task_input)
         if not ids:
             raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")
+        max_tokens = self._max_tokens(len(ids), sampling.max_tokens)
+        ends = self._ends_of(sampling)
+        self._check_scores(len(ids), sampling.prompt_logprobs)
+        grammar = sampling.grammar
         return Sequence(
             handle=handle,
             prompt=np.array(ids, np.int32),
-            max_tokens=self._max_tokens(len(ids), sampling.max_tokens),
+            max_tokens=max_tokens,
             sampling=sampling,
-            ends=frozenset() if sampling.ignore_eos else self._ends,
+            ends=ends,
+            rules=self._rules(sampling, ends, max_tokens),
+            echo=self.detokenize(ids) if sampling.echo else "",
             detokenizer=Detokenizer(self._tokenizer.pieces),
+            constraint=None if grammar is None else self._grammars.compile(grammar, ignore_ends=sampling.ignore_eos),
         )
 
-    def _tokenize(self, task_input: TaskInput) -> Items[int]:
+    def _ends_of(self, sampling: Sampling) -> frozenset[int]:
+        """The tokens that end a sequence."""
+        self._check_ids(sampling.stop_token_ids, "spec.sampling.stop_token_ids")
+        return frozenset(sampling.stop_token_ids).union(() if sampling.ignore_eos else self._ends)
+
+    def _rules(self, sampling: Sampling, ends: frozenset[int], max_tokens: int) -> Rules | None:
+        self._check_ids([token_id for token_id, _ in sampling.logit_bias], "spec.sampling.logit_bias")
+        if sampling.min_tokens > max_tokens:
+            raise InvalidFieldError(
+                f"min_tokens is {sampling.min_tokens}; at most {max_tokens} tokens can be produced",
+                field="spec.sampling.min_tokens",
+            )
+        phrases = encode_bad_words(sampling.bad_words, partial(self._tokenizer.encode, template=True))
+        return Rules.of(sampling, phrases=phrases, ends=ends)
+
+    def _check_scores(self, prompt_tokens: int, top: int | None) -> None:
+        told = 0 if top is None else prompt_tokens * (1 + top)
+        if told > MOST_PROMPT_LOGPROBS:
+            raise InvalidFieldError(
+                f"prompt_logprobs of {top} for {prompt_tokens} tokens are {told} log probabilities; "
+                f"at most {MOST_PROMPT_LOGPROBS} are told of a prompt",
+                field="spec.sampling.prompt_logprobs",
+            )
+
+    def tokenize(self, task_input: TaskInput) -> Items[int]:
+        """The tokens of an input.
+
+        Raises:
+            UnsupportedInputError: Messages for a model without a chat template.
+            ChatTemplateError: The template failed.
+            InvalidFieldError: Ids outside the vocabulary, or tools that are not a JSON array of objects.
+        """
         match task_input:
             case TextInput(prompt):
                 return self._tokenizer.encode(prompt)
-            case ChatInput(messages):
+            case ChatInput() as chat:
                 if self._template is None:
                     raise UnsupportedInputError("the model has no chat template; send a text prompt instead")
-                return self._tokenizer.encode(self._template.render(messages), template=True)
+                return self._tokenizer.encode(self._template.render(chat), template=True)
             case TokenInput(token_ids):
-                self._check_ids(token_ids)
+                self._check_ids(token_ids, "spec.tokens.token_ids")
                 return token_ids
 
-    def _check_ids(self, token_ids: Items[int]) -> None:
+    def detokenize(self, token_ids: Items[int]) -> str:
+        """The text of tokens; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            InvalidFieldError: Ids outside the vocabulary.
+        """
+        self._check_ids(token_ids, "token_ids")
+        detokenizer = Detokenizer(self._tokenizer.pieces)
+        return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
+
+    def _check_ids(self, token_ids: Items[int], field: str) -> None:
         size = self._bounds.vocabulary_size
         wrong = next((number for number in token_ids if not 0 <= number < size), None)
         if wrong is not None:
             raise InvalidFieldError(
                 f"token id {wrong} is outside the model's vocabulary of {size} tokens",
-                field="spec.tokens.token_ids",
+                field=field,
                 metadata={"token_id": str(wrong), "vocabulary_size": str(size)},
             )
 

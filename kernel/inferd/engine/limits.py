@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,11 +17,15 @@ class EngineLimits:
         step_tokens: Most tokens that one step computes.
         template_timeout_s: Most seconds that a chat template may take.
         max_output_tokens: Most output tokens of a task.
+        gap_s: Longest time between two tokens of a stream that a prompt beside it may cause, in seconds.
+        draft_tokens: Most tokens that are guessed for a sequence in a step; 0 guesses none.
     """
 
     step_tokens: int = 512
     template_timeout_s: float = 2.0
     max_output_tokens: int = 8192
+    gap_s: float = 0.2
+    draft_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,8 @@ class Bounds:
         block_tokens: Tokens in a KV block.
         blocks: KV blocks in the pool.
         vocabulary_size: Number of logits in a row.
+        draft_tokens: Most tokens that are guessed for a sequence in a step.
+        embedding_size: Width of an embedding; 0 where the session gives none.
     """
 
     rows: int
@@ -45,18 +51,20 @@ class Bounds:
     block_tokens: int
     blocks: int
     vocabulary_size: int
+    draft_tokens: int = 0
+    embedding_size: int = 0
 
     @classmethod
     def of(cls, session: TokenLimits, engine: EngineLimits) -> Bounds:
         """Join both.
 
         Raises:
-            ValueError: The session states a limit below 1.
+            ValueError: The session states a limit below 1, or below the default of one that has a default.
         """
         for item in fields(session):
-            value = getattr(session, item.name)
-            if value < 1:
-                raise ValueError(f"the session's limit {item.name} is {value}; it must be at least 1")
+            value, least = getattr(session, item.name), 1 if item.default is MISSING else item.default
+            if value < least:
+                raise ValueError(f"the session's limit {item.name} is {value}; it must be at least {least}")
         step_tokens = min(session.max_step_tokens, engine.step_tokens)
         return cls(
             rows=min(session.max_sequences, step_tokens),  # each running sequence needs one token of every step
@@ -66,4 +74,6 @@ class Bounds:
             block_tokens=session.block_tokens,
             blocks=session.blocks,
             vocabulary_size=session.vocabulary_size,
+            draft_tokens=engine.draft_tokens,
+            embedding_size=session.embedding_size,
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from inferd.core.task import FinishReason, Usage
 
 if TYPE_CHECKING:
+    from inferd.core.task_events import Logprobs, PromptOutput
     from inferd.errors import InferdError
 
 
@@ -29,6 +30,15 @@ class PrefillProgress:
     fraction: float
 
 
+@dataclass(frozen=True, slots=True)
+class SampleEnd:
+    """A sample that ended, of a task that has several."""
+
+    handle: int
+    sample: int
+    reason: FinishReason
+
+
 @dataclass(slots=True, kw_only=True)
 class StepOutput:
     """What one step produced, for all its tasks.
@@ -40,6 +50,11 @@ class StepOutput:
         texts: The text that each task's new tokens complete, in the order of `handles`.
         ended: Tasks that ended with this step; their last tokens are above.
         prefills: Tasks whose prompt is being read.
+        samples: The sample of each place in `handles`; empty when all are 0.
+        sample_ends: Samples that ended with this step, of tasks that have several.
+        logprobs: How likely the new tokens of a place in `handles` were; of tasks that ask for it.
+        embeddings: The embedding of each task that asked for one, by handle.
+        prompts: What tasks asked to be told of their prompt, by handle; before their first tokens.
     """
 
     handles: list[int] = field(default_factory=list)
@@ -48,3 +63,8 @@ class StepOutput:
     texts: list[str] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     prefills: list[PrefillProgress] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+    sample_ends: list[SampleEnd] = field(default_factory=list)
+    logprobs: dict[int, Logprobs] = field(default_factory=dict)
+    prompts: dict[int, PromptOutput] = field(default_factory=dict)
+    embeddings: dict[int, tuple[float, ...]] = field(default_factory=dict)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from inferd.core.task import FinishReason, Usage
+from inferd.core.task_events import PromptOutput
+from inferd.engine.scores import PromptScores
 from inferd.engine.stops import StopFinder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
     from collections.abc import Set as AbstractSet
 
     from inferd.core.task import Sampling
     from inferd.engine.detokenizer import Detokenizer
+    from inferd.engine.drafts import Drafter
+    from inferd.engine.embedding import PromptPool
+    from inferd.engine.grammar import Constraint
+    from inferd.engine.prefix import PrefixChain
+    from inferd.engine.rules import Rules
     from inferd.plugin.session import Int32Array
 
 WAITING = -1
@@ -28,9 +38,24 @@ class Sequence:
         sampling: How tokens are chosen.
         ends: Tokens that end it.
         detokenizer: Its own.
+        constraint: What the output must be; its own. None for anything.
+        rules: What changes its logits; None for nothing.
+        echo: The text of its prompt, where that is to be told.
 
     Attributes:
+        tokens: Token ids of prompt and output; those of the first `length` places exist.
+        length: Tokens of prompt and output.
+        sample: Which of the samples of its task it is.
+        rank: Its place among those that wait: lowest first. The one that ranks last is preempted first.
+        chain: Finds its KV blocks in the prefix cache; None: it shares with nobody.
+        cached_tokens: Tokens of the prompt whose KV was found in the prefix cache.
+        leader: The sample whose prompt's KV it takes over; None when it reads the prompt itself.
+        followers: The samples that wait until this one has read the prompt.
+        preemptions: How often it lost its blocks.
+        drafter: Guesses its next tokens; None for no guesses.
         row: Its row in the batcher's tables, or `WAITING`.
+        pool: Makes the embedding of its prompt, which is asked for instead of an output; None for none.
+        scores: How likely the tokens of its prompt were; None where it is not to be told.
         blocks: KV blocks that it holds, in the order of its tokens.
         output_tokens: Tokens produced.
         finish: Why it ended; None while it has not.
@@ -41,13 +66,28 @@ class Sequence:
         "_ends",
         "_stops",
         "blocks",
+        "cached_tokens",
+        "chain",
+        "constraint",
+        "drafter",
+        "echo",
         "finish",
+        "followers",
         "handle",
+        "leader",
+        "length",
         "max_tokens",
         "output_tokens",
+        "pool",
+        "preemptions",
         "prompt",
+        "rank",
         "row",
+        "rules",
+        "sample",
         "sampling",
+        "scores",
+        "tokens",
     )
 
     def __init__(
@@ -59,11 +99,31 @@ class Sequence:
         sampling: Sampling,
         ends: AbstractSet[int],
         detokenizer: Detokenizer,
+        constraint: Constraint | None = None,
+        rules: Rules | None = None,
+        echo: str = "",
     ) -> None:
         self.handle = handle
         self.prompt = prompt
         self.max_tokens = max_tokens
         self.sampling = sampling
+        self.constraint = constraint
+        self.rules = rules
+        self.echo = echo
+        self.pool: PromptPool | None = None
+        top = sampling.prompt_logprobs
+        self.scores = None if top is None else PromptScores(prompt, top)
+        self.tokens = np.empty(len(prompt) + max_tokens, np.int32)
+        self.tokens[: len(prompt)] = prompt
+        self.length = len(prompt)
+        self.sample = 0
+        self.rank = (0, handle, 0)
+        self.chain: PrefixChain | None = None
+        self.cached_tokens = 0
+        self.leader: Sequence | None = None
+        self.followers: list[Sequence] = []
+        self.preemptions = 0
+        self.drafter: Drafter | None = None
         self.row = WAITING
         self.blocks: list[int] = []
         self.output_tokens = 0
@@ -78,15 +138,34 @@ class Sequence:
         return len(self.prompt) + self.max_tokens - 1
 
     @property
+    def tells_prompt(self) -> bool:
+        """Whether something is told of its prompt, before its first token."""
+        return self.sampling.echo or self.scores is not None
+
+    def tell_prompt(self) -> PromptOutput:
+        """What is told of its prompt."""
+        ids = tuple(self.prompt.tolist()) if self.sampling.echo else ()
+        return PromptOutput(self.echo, ids, None if self.scores is None else self.scores.tell())
+
+    @property
     def usage(self) -> Usage:
         """Tokens in and out."""
-        return Usage(prompt_tokens=len(self.prompt), output_tokens=self.output_tokens)
+        drafter = self.drafter
+        return Usage(
+            prompt_tokens=len(self.prompt),
+            cached_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
+            drafted_tokens=0 if drafter is None else drafter.drafted,
+            accepted_tokens=0 if drafter is None else drafter.accepted,
+        )
 
     def accept(self, token_id: int) -> str:
         """Take the next token and return the text that it completes; sets `finish` when it is the last one.
 
         A token that ends the text is counted, and gives no text itself.
         """
+        self.tokens[self.length] = token_id
+        self.length += 1
         self.output_tokens += 1
         if token_id in self._ends:
             self.finish = FinishReason.END_OF_TEXT
@@ -97,10 +176,22 @@ class Sequence:
             if self._stops.found:
                 self.finish = FinishReason.STOP_STRING
                 return text
+        if self.constraint is not None and self.constraint.accept(token_id):
+            self.finish = FinishReason.END_OF_TEXT
+            return text + self._flush()
         if self.output_tokens == self.max_tokens:
             self.finish = FinishReason.MAX_TOKENS
             return text + self._flush()
         return text
+
+    def accept_all(self, token_ids: Items[int]) -> tuple[int, str]:
+        """Take the next tokens as far as it goes on; how many, and their text."""
+        texts = []
+        for token_id in token_ids:
+            texts.append(self.accept(token_id))
+            if self.finish is not None:
+                break
+        return len(texts), "".join(texts)
 
     def _flush(self) -> str:
         """What was held back: an incomplete character, or the beginning of a stop string."""

@@ -18,20 +18,19 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from inferd.errors import ChatTemplateError
+from inferd.errors import ChatTemplateError, InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jinja2.nodes import Node
     from jinja2.parser import Parser
     from jinja2.runtime import Context
 
-    from inferd.core.task import Message
+    from inferd.core.task import ChatInput, Message
 
 MAX_CHARACTERS: Final = 4 << 20
 """Longest text that a template may give: four times the longest prompt that the kernel takes by default."""
 
+_FIELD: Final = "spec.chat"
 _GRACE_S: Final = 0.5  # for the thread to notice that its time is up
 _MAX_BITS: Final = 1024  # of a product of integers
 
@@ -51,13 +50,14 @@ class ChatTemplate:
         self._names = {"bos_token": bos, "eos_token": eos}
         self._timeout_s = timeout_s
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, chat: ChatInput) -> str:
         """The text of a conversation, up to where the model's answer begins.
 
         Raises:
             ChatTemplateError: The template is wrong, refused the messages, or went past its time or length.
+            InvalidFieldError: Tools or calls of tools are not a JSON array.
         """
-        rendering = _Rendering(self, messages)
+        rendering = _Rendering(self, chat)
         if not rendering.finish(self._timeout_s):
             raise ChatTemplateError(f"the chat template of the model took longer than {self._timeout_s:g} s")
         if rendering.error is not None:
@@ -67,12 +67,12 @@ class ChatTemplate:
             )
         return rendering.text
 
-    def pieces(self, messages: Sequence[Message]) -> Any:
+    def pieces(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> Any:
         """The rendered text, piece by piece."""
         return self._template.generate(
-            messages=[{"role": message.role, "content": message.content} for message in messages],
+            messages=messages,
             add_generation_prompt=True,
-            tools=None,
+            tools=tools,
             documents=None,
             **self._names,
         )
@@ -92,11 +92,12 @@ class _OutOfTime(SystemExit):
 class _Rendering:
     """One rendering in a thread of its own."""
 
-    def __init__(self, template: ChatTemplate, messages: Sequence[Message]) -> None:
+    def __init__(self, template: ChatTemplate, chat: ChatInput) -> None:
         self.text = ""
         self.error: Exception | None = None
         self._template = template
-        self._messages = messages
+        self._messages = [_plain(message, f"{_FIELD}.messages[{n}]") for n, message in enumerate(chat.messages)]
+        self._tools = _read_array(chat.tools_json, f"{_FIELD}.tools_json")
         self._thread = threading.Thread(target=self._run, name="template", daemon=True)
 
     def finish(self, timeout_s: float) -> bool:
@@ -115,7 +116,7 @@ class _Rendering:
     def _run(self) -> None:
         try:
             pieces, length = [], 0
-            for piece in self._template.pieces(self._messages):
+            for piece in self._template.pieces(self._messages, self._tools):
                 pieces.append(piece)
                 length += len(piece)
                 if length > MAX_CHARACTERS:
@@ -125,6 +126,29 @@ class _Rendering:
             pass
         except Exception as error:  # noqa: BLE001 - the template is foreign code: whatever it raises is its error
             self.error = error
+
+
+def _plain(message: Message, field: str) -> dict[str, Any]:
+    """A message as transformers hands it to templates: what it does not have is not there."""
+    rest = {
+        "name": message.name,
+        "tool_call_id": message.tool_call_id,
+        "tool_calls": _read_array(message.tool_calls_json, f"{field}.tool_calls_json"),
+    }
+    return {"role": message.role, "content": message.content} | {name: value for name, value in rest.items() if value}
+
+
+def _read_array(text: str, field: str) -> list[Any] | None:
+    """A JSON array of objects; None for no text."""
+    if not text:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFieldError(f"{field} is no JSON: {error}; send an array of objects", field=field) from None
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InvalidFieldError(f"{field} is not an array of objects", field=field)
+    return value
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):

@@ -61,7 +61,8 @@ class BackendSpec:
     Attributes:
         name: Its name, for example "cpu".
         loader: Dotted path of its `Backend` class, "package.module:Class"; imported in a worker or in a probing child.
-        formats: Formats that it loads: the endings of the files, without the dot, for example ("gguf",).
+        formats: Formats that it loads: the endings of the files, without the dot, for example ("gguf",); "hf" is a
+            folder with a config.json.
         description: What it is, for people.
         settings: Settings that it understands.
         rank: Among backends that can load a format, the lowest rank is chosen; ties by name.
@@ -106,7 +107,7 @@ class LoadRequest:
     """What to load.
 
     Attributes:
-        path: The model's file.
+        path: The model's file or folder.
         device: One of the probed devices.
         settings: Every setting of the spec by name, checked and converted; None where a derived default applies.
     """

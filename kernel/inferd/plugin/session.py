@@ -30,6 +30,7 @@ class TokenLimits:
         blocks: KV blocks in the pool.
         max_sequences: Most sequences in one step.
         max_step_tokens: Most tokens in one step.
+        embedding_size: Width of the hidden states that it can return; 0 when it cannot.
     """
 
     vocabulary_size: int
@@ -38,6 +39,7 @@ class TokenLimits:
     blocks: int
     max_sequences: int
     max_step_tokens: int
+    embedding_size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class TokenBatch:
         lengths: Shape (S,); tokens of the sequence whose KV exists after this step.
         block_tables: Shape (S, W).
         logit_rows: Shape (R,), ascending; the rows of `token_ids` whose logits are wanted. May be empty.
+        hidden_rows: Shape (H,), ascending; the rows whose hidden states behind the last norm are wanted. None for
+            none, and always None where `TokenLimits.embedding_size` is 0.
     """
 
     token_ids: Int32Array
@@ -65,6 +69,7 @@ class TokenBatch:
     lengths: Int32Array
     block_tables: Int32Array
     logit_rows: Int32Array
+    hidden_rows: Int32Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +78,12 @@ class StepResult:
 
     Attributes:
         logits: Shape (R, V), in the order of `TokenBatch.logit_rows`. Valid until the next step.
+        hidden: Shape (H, `embedding_size`), in the order of `TokenBatch.hidden_rows`; None when none were asked for.
+            Valid until the next step.
     """
 
     logits: Float32Array
+    hidden: Float32Array | None = None
 
 
 @runtime_checkable

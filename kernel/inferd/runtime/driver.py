@@ -1,6 +1,7 @@
 """The driver: the one who calls the core, and carries out what it asks for."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -12,12 +13,21 @@ import psutil
 from inferd.core import commands, events
 from inferd.core.ids import InstanceId, ModelName, TaskId, Tenant
 from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import Model, ModelSpec, ModelState
-from inferd.core.task import Outcome, TaskSpec, Usage
-from inferd.core.task_events import Finished, Output, Phase, Progress, Queued, Receipt, Started
+from inferd.core.model import InstanceState, Model, ModelSpec, ModelState
+from inferd.core.task import FinishReason, Outcome, TaskInput, TaskSpec, Usage
+from inferd.core.task_events import EmbeddingOutput, Finished, Output, Phase, Progress, Queued, Receipt, Started
 from inferd.errors import InferdError, ModelBusyError, WorkerDiedError
 from inferd.runtime.clock import Clock
-from inferd.runtime.frames import load_frame, read_facts, read_failure, read_outcome, submit_frame
+from inferd.runtime.frames import (
+    load_frame,
+    read_facts,
+    read_failure,
+    read_logprobs,
+    read_outcome,
+    read_prompt,
+    submit_frame,
+)
+from inferd.runtime.queries import Queries
 from inferd.runtime.signal import Signal
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
@@ -34,6 +44,8 @@ class DriverLimits:
     stream_bytes: int
     retained_bytes: int
     frame_bytes: int
+    queries: int
+    query_timeout_s: float
     engine: wire.EngineLimits
     times: WorkerTimes
 
@@ -76,6 +88,7 @@ class Driver:
             times=limits.times, frame_limit_bytes=limits.frame_bytes, log_dir=log_dir, listener=self
         )
         self.models_changed = Signal()
+        self._queries = Queries(limit=limits.queries, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
         self._instances: dict[InstanceId, LiveInstance] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -165,6 +178,16 @@ class Driver:
             await self.models_changed.wait(self.models_changed.version)
         return returned_bytes
 
+    async def query(self, name: ModelName, task_input: TaskInput) -> wire.Answer:
+        """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
+
+        Raises:
+            InferdError: Loading failed, the model cannot take the input, or the answer did not come.
+        """
+        model = await self.load_model(name)
+        instance_id = next(i.instance_id for i in model.instances.values() if i.state is InstanceState.READY)
+        return await self._queries.ask(self.supervisor.workers[instance_id], task_input)
+
     # For the supervisor.
 
     def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame) -> None:
@@ -172,6 +195,11 @@ class Driver:
         match frame.WhichOneof("kind"):
             case "step":
                 self._step(instance_id, frame.step)
+            case "answer":
+                answer = frame.answer
+                failed = answer.HasField("failure")
+                why = read_failure(answer.failure, self._log_of(instance_id)) if failed else None
+                self._queries.answer(instance_id, answer, why)
             case "hello":
                 self._apply(events.WorkerReady(instance_id))
             case "load_progress":
@@ -188,6 +216,7 @@ class Driver:
         error = WorkerDiedError(
             f"worker of instance {instance_id!r} died: {why}", metadata={"cause": why, "log": str(log_path)}
         )
+        self._queries.fail(instance_id, error)
         self._apply(events.WorkerExited(instance_id, error))
 
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
@@ -199,15 +228,24 @@ class Driver:
         for prefill in step.prefills:
             if (reading := tasks.get(prefill.handle)) is not None:
                 reading.stream.tell(Progress(Phase.PREFILL, prefill.fraction))
+        for prompt in step.prompts:
+            if (asking := tasks.get(prompt.handle)) is not None:
+                asking.stream.tell(read_prompt(prompt))
+        for embedding in step.embeddings:
+            if (embedded := tasks.get(embedding.handle)) is not None:
+                embedded.stream.first_output_at = self.clock.now()
+                embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
         token_ids = step.token_ids
+        details = _Details(step)
         now = self.clock.now()
         start = 0
-        for handle, count, text in zip(step.handles, step.counts, step.texts, strict=True):
+        for place, (handle, count, text) in enumerate(zip(step.handles, step.counts, step.texts, strict=True)):
             end = start + count
             if (task := tasks.get(handle)) is not None:  # else cancelled while the frame was under way
                 if task.stream.first_output_at is None:
                     task.stream.first_output_at = now
-                task.stream.tell(Output(text, tuple(token_ids[start:end])))
+                output = Output(text, tuple(token_ids[start:end]))
+                task.stream.tell(details.add(place, output) if details.any else output)
             start = end
         for ended in step.ended:
             if (done := tasks.get(ended.handle)) is not None:
@@ -323,6 +361,26 @@ class Driver:
             worker_memory_bytes=worker.memory_bytes if worker is not None else 0,
         )
         self.streams.finish(task_id, Finished(outcome, receipt))
+
+
+class _Details:
+    """What a step tells of some of its outputs besides tokens and text."""
+
+    def __init__(self, step: wire.StepOutput) -> None:
+        self._step = step
+        self._ends = {(end.handle, end.sample): FinishReason(end.finish_reason) for end in step.sample_ends}
+        self.any = bool(step.samples or self._ends or step.logprobs)
+
+    def add(self, place: int, output: Output) -> Output:
+        """The output at a place in the step, with all that is told of it."""
+        step = self._step
+        sample = step.samples[place] if step.samples else 0
+        return replace(
+            output,
+            sample=sample,
+            logprobs=read_logprobs(step.logprobs[place]) if place in step.logprobs else None,
+            reason=self._ends.get((step.handles[place], sample), FinishReason.UNSPECIFIED),
+        )
 
 
 def resident_bytes(pid: int) -> int:

@@ -1,9 +1,21 @@
 """Values of the core and frames of the worker link: the kernel's side of the translation."""
 
+from array import array
 from collections.abc import Mapping
 
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
-from inferd.core.task import ChatInput, FinishReason, Outcome, TaskSpec, TaskState, TextInput, Usage
+from inferd.core.task import (
+    ChatInput,
+    FinishReason,
+    Outcome,
+    Sampling,
+    TaskInput,
+    TaskSpec,
+    TaskState,
+    TextInput,
+    Usage,
+)
+from inferd.core.task_events import Logprobs, PromptOutput
 from inferd.errors import InferdError, from_reason
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -37,29 +49,88 @@ def _setting(value: SettingValue | None) -> wire.SettingValue:
 
 def submit_frame(handle: int, spec: TaskSpec) -> wire.KernelFrame:
     """The order to run a task."""
-    s = spec.sampling
     submit = wire.Submit(
         handle=handle,
         task_id=spec.task_id,
         tenant=spec.tenant,
-        sampling=wire.Sampling(
-            max_tokens=s.max_tokens,
-            temperature=s.temperature,
-            top_k=s.top_k,
-            top_p=s.top_p,
-            seed=s.seed,
-            stop=s.stop,
-            ignore_eos=s.ignore_eos,
-        ),
+        sampling=_sampling(spec.sampling),
+        prefix_cache=spec.prefix_cache,
+        adapter=spec.adapter,
     )
-    match spec.input:
-        case TextInput(prompt):
-            submit.prompt = prompt
-        case ChatInput(messages):
-            submit.chat.messages.extend(wire.Message(role=m.role, content=m.content) for m in messages)
-        case other:
-            submit.tokens.ids.extend(other.token_ids)
+    if spec.embedding is not None:
+        submit.embedding.pooling = spec.embedding.pooling.value
+        submit.embedding.normalize = spec.embedding.normalize
+    _write_input(submit, spec.input)
     return wire.KernelFrame(submit=submit)
+
+
+def query_frame(query_id: int, task_input: TaskInput) -> wire.KernelFrame:
+    """The question for the tokens of a text or a conversation, or for the text of tokens."""
+    query = wire.Query(query_id=query_id)
+    _write_input(query, task_input)
+    return wire.KernelFrame(query=query)
+
+
+def _write_input(into: wire.Submit | wire.Query, task_input: TaskInput) -> None:
+    match task_input:
+        case TextInput(prompt):
+            into.prompt = prompt
+        case ChatInput(messages, tools_json):
+            into.chat.tools_json = tools_json
+            for m in messages:
+                into.chat.messages.add(
+                    role=m.role,
+                    content=m.content,
+                    name=m.name,
+                    tool_calls_json=m.tool_calls_json,
+                    tool_call_id=m.tool_call_id,
+                )
+        case other:
+            into.tokens.ids.extend(other.token_ids)
+
+
+def _sampling(s: Sampling) -> wire.Sampling:
+    sampling = wire.Sampling(
+        max_tokens=s.max_tokens,
+        temperature=s.temperature,
+        top_k=s.top_k,
+        top_p=s.top_p,
+        seed=s.seed,
+        stop=s.stop,
+        ignore_eos=s.ignore_eos,
+        min_p=s.min_p,
+        repetition_penalty=s.repetition_penalty,
+        frequency_penalty=s.frequency_penalty,
+        presence_penalty=s.presence_penalty,
+        logit_bias=dict(s.logit_bias),
+        bad_words=s.bad_words,
+        n=s.n,
+        logprobs=s.logprobs,
+        prompt_logprobs=s.prompt_logprobs,
+        min_tokens=s.min_tokens,
+        stop_token_ids=s.stop_token_ids,
+        echo=s.echo,
+    )
+    if s.grammar is not None:
+        grammar = wire.Grammar(kind=s.grammar.kind.value, source=s.grammar.source, texts=s.grammar.texts)
+        sampling.grammar.CopyFrom(grammar)
+    return sampling
+
+
+def read_logprobs(logprobs: wire.Logprobs) -> Logprobs:
+    """How likely tokens were, in arrays of 32-bit numbers: there may be very many."""
+    return Logprobs(
+        array("I", logprobs.token_ids),
+        array("f", logprobs.logprobs),
+        array("I", logprobs.top_ids),
+        array("f", logprobs.top_logprobs),
+    )
+
+
+def read_prompt(prompt: wire.PromptOutput) -> PromptOutput:
+    """What a task asked to be told of its prompt."""
+    logprobs = read_logprobs(prompt.logprobs) if prompt.HasField("logprobs") else None
+    return PromptOutput(prompt.text, tuple(prompt.token_ids), logprobs)
 
 
 def read_facts(loaded: wire.Loaded) -> InstanceFacts:
@@ -80,7 +151,11 @@ def read_failure(failure: wire.Failure, more: Mapping[str, str]) -> InferdError:
 def read_outcome(ended: wire.Ended, more: Mapping[str, str]) -> Outcome:
     """How a task ended."""
     usage = Usage(
-        prompt_tokens=ended.prompt_tokens, cached_tokens=ended.cached_tokens, output_tokens=ended.output_tokens
+        prompt_tokens=ended.prompt_tokens,
+        cached_tokens=ended.cached_tokens,
+        output_tokens=ended.output_tokens,
+        drafted_tokens=ended.drafted_tokens,
+        accepted_tokens=ended.accepted_tokens,
     )
     if ended.HasField("failure"):
         return Outcome(state=TaskState.FAILED, error=read_failure(ended.failure, more), usage=usage)

@@ -11,6 +11,7 @@ from inferd.plugin.backend import read_settings
 from inferd.plugin.registry import BackendReport, choose
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
+FOLDER_FORMAT, FOLDER_MARK = "hf", "config.json"  # the format of a folder, and the file by which it is one
 
 
 def place(
@@ -22,14 +23,14 @@ def place(
     device: str = "",
     settings: Mapping[str, str] | None = None,
 ) -> ModelSpec:
-    """Find the model's file, choose its backend and device, and check its settings.
+    """Find the model's file or folder, choose its backend and device, and check its settings.
 
     Raises:
-        InvalidFieldError: The source is no file, or a setting is wrong.
+        InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
         BackendNotFoundError: No such backend.
         BackendUnavailableError: No backend can load it; each is named with its reason.
     """
-    path = _file(source)
+    path = _find(source)
     kind = _format(path)
     choice = choose(reports, format=kind, requested=backend, device=device)
     spec = choice.report.spec
@@ -43,7 +44,7 @@ def place(
         source=source,
         path=str(path),
         format=kind,
-        size_bytes=path.stat().st_size,
+        size_bytes=_size_bytes(path),
         backend=spec.name,
         backend_reason=choice.reason,
         loader=spec.loader,
@@ -53,7 +54,7 @@ def place(
     )
 
 
-def _file(source: str) -> Path:
+def _find(source: str) -> Path:
     parts = urlsplit(source)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         path = Path(unquote(parts.path))
@@ -64,16 +65,26 @@ def _file(source: str) -> Path:
         raise InvalidFieldError(f"source {source!r} is not a file of this host; {fix}", field="model.source")
     if not path.is_absolute():
         raise InvalidFieldError(f"source {source!r} is not an absolute path", field="model.source")
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    if not path.is_file() and not (path / FOLDER_MARK).is_file():
+        what = f"is a folder without a {FOLDER_MARK}" if path.is_dir() else "does not exist"
         raise InvalidFieldError(f"source {source!r} {what}", field="model.source")
     return path
 
 
 def _format(path: Path) -> str:
+    if path.is_dir():
+        return FOLDER_FORMAT
     try:
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
     return MAGICS.get(magic, path.suffix.removeprefix(".").lower())
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        files = [path] if path.is_file() else [entry for entry in path.iterdir() if entry.is_file()]
+        return sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None

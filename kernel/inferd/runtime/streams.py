@@ -1,21 +1,24 @@
 """The events of tasks on their way to watchers: kept once per task, bounded, replayable.
 
 A watcher is a position in the task's events. It costs the same whether it reads or not, and what it has missed is
-merged when it comes to read: adjacent outputs become one, under the number of the last.
+merged when it comes to read: adjacent outputs of the same sample become one, under the number of the last.
 """
 
+from array import array
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 from inferd.core.ids import TaskId
-from inferd.core.task_events import Finished, Output, TaskEvent
+from inferd.core.task_events import EmbeddingOutput, Finished, Logprobs, Output, PromptOutput, TaskEvent
 from inferd.errors import EventsDroppedError, TaskNotFoundError
 from inferd.runtime.signal import Signal
 
+FLOAT_BYTES = 4
 EVENT_BYTES = 200  # of the objects that hold one event, text and ids apart: measured with sys.getsizeof
 TOKEN_BYTES = 36
+LOGPROB_BYTES = 8  # of a token's id and logarithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +30,41 @@ class Numbered:
 
 
 def _size_bytes(event: TaskEvent) -> int:
-    if isinstance(event, Output):
-        return EVENT_BYTES + 4 * len(event.text) + TOKEN_BYTES * len(event.token_ids)
+    if isinstance(event, Output | PromptOutput):
+        size_bytes = EVENT_BYTES + 4 * len(event.text) + TOKEN_BYTES * len(event.token_ids)
+        if event.logprobs is not None:
+            size_bytes += LOGPROB_BYTES * (len(event.logprobs.token_ids) + len(event.logprobs.top_ids))
+        return size_bytes
+    if isinstance(event, EmbeddingOutput):
+        return EVENT_BYTES + FLOAT_BYTES * len(event.values)
     return EVENT_BYTES
+
+
+def _kind(event: TaskEvent) -> tuple[type[TaskEvent], int]:
+    """Equal for events that are merged when they are adjacent and outputs."""
+    return (type(event), event.sample if type(event) is Output else 0)
 
 
 def _merge(outputs: Sequence[TaskEvent]) -> Output:
     merged = [event for event in outputs if isinstance(event, Output)]
-    return Output("".join(event.text for event in merged), tuple(i for event in merged for i in event.token_ids))
+    return Output(
+        "".join(event.text for event in merged),
+        tuple(i for event in merged for i in event.token_ids),
+        merged[0].sample,
+        _join([event.logprobs for event in merged if event.logprobs is not None]),
+        merged[-1].reason,
+    )
+
+
+def _join(logprobs: Sequence[Logprobs]) -> Logprobs | None:
+    if not logprobs:
+        return None
+    return Logprobs(
+        array("I", chain.from_iterable(some.token_ids for some in logprobs)),
+        array("f", chain.from_iterable(some.logprobs for some in logprobs)),
+        array("I", chain.from_iterable(some.top_ids for some in logprobs)),
+        array("f", chain.from_iterable(some.top_logprobs for some in logprobs)),
+    )
 
 
 class TaskStream:
@@ -89,7 +119,7 @@ class TaskStream:
         self._dropped += count
 
     def read(self, after: int) -> list[Numbered]:
-        """What is there behind number `after`, adjacent outputs merged.
+        """What is there behind number `after`, adjacent outputs of a sample merged.
 
         Raises:
             EventsDroppedError: Events behind `after` were dropped.
@@ -103,7 +133,7 @@ class TaskStream:
             )
         batch: list[Numbered] = []
         number = after
-        for kind, group in groupby(self._events[after - self._dropped :], type):
+        for (kind, _), group in groupby(self._events[after - self._dropped :], _kind):
             run = list(group)
             if kind is Output and len(run) > 1:
                 number += len(run)

@@ -13,6 +13,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.placement import place
 from inferd.services.calls import page_of
 from inferd.services.model_values import write_model
+from inferd.services.token_values import read_text, read_token_ids
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import model_service_pb2_grpc
 
@@ -25,10 +26,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Models(model_service_pb2_grpc.ModelServiceServicer):
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, driver: Driver, reports: Sequence[BackendReport], *, watchers_limit: int) -> None:
+    def __init__(
+        self, driver: Driver, reports: Sequence[BackendReport], *, watchers_limit: int, prompt_limit_bytes: int
+    ) -> None:
         self._driver = driver
         self._reports = reports
         self._watchers_limit = watchers_limit
+        self._prompt_limit_bytes = prompt_limit_bytes
         self._watchers = 0
 
     async def CreateModel(self, request: ms.CreateModelRequest, context: Context) -> ms.CreateModelResponse:  # noqa: ARG002, N802 - the wire's name
@@ -44,6 +48,11 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         if len(wanted.settings) > MOST_SETTINGS:
             message = f"{len(wanted.settings)} settings; at most {MOST_SETTINGS}"
             raise InvalidFieldError(message, field="model.settings")
+        if wanted.adapters:
+            raise InvalidFieldError(
+                f"model.adapters names {len(wanted.adapters)} adapters and no backend offers any; leave them out",
+                field="model.adapters",
+            )
         spec = place(
             self._reports,
             name=wanted.name,
@@ -77,6 +86,28 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         returned_bytes = await self._driver.unload_model(name, force=request.force)
         model = self._driver.machine.model(name)
         return ms.UnloadModelResponse(model=write_model(model, self._driver), returned_bytes=returned_bytes)
+
+    async def Tokenize(self, request: ms.TokenizeRequest, context: Context) -> ms.TokenizeResponse:  # noqa: ARG002, N802 - the wire's name
+        """Turn a text or a conversation into tokens."""
+        return ms.TokenizeResponse(token_ids=await self._tokenize(request))
+
+    async def CountTokens(self, request: ms.CountTokensRequest, context: Context) -> ms.CountTokensResponse:  # noqa: ARG002, N802 - the wire's name
+        """Count the tokens of a text or a conversation."""
+        return ms.CountTokensResponse(tokens=len(await self._tokenize(request)))
+
+    async def Detokenize(self, request: ms.DetokenizeRequest, context: Context) -> ms.DetokenizeResponse:  # noqa: ARG002, N802 - the wire's name
+        """Turn tokens into text."""
+        given = read_token_ids(request, self._prompt_limit_bytes)
+        answer = await self._driver.query(ModelName(request.model), given)
+        return ms.DetokenizeResponse(text=answer.text)
+
+    async def _tokenize(self, request: ms.TokenizeRequest | ms.CountTokensRequest) -> Sequence[int]:
+        given = read_text(request, self._prompt_limit_bytes)
+        try:
+            return (await self._driver.query(ModelName(request.model), given)).token_ids
+        except InvalidFieldError as error:  # a worker knows the input as a task's
+            field = error.field.removeprefix("spec.")
+            raise InvalidFieldError(error.message, metadata=error.metadata, field=field) from None
 
     async def WatchModel(self, request: ms.WatchModelRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""

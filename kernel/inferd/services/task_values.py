@@ -1,26 +1,34 @@
 """Tasks between the wire and the core."""
 
 import hashlib
-import math
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from inferd.core import task_events as te
 from inferd.core.ids import ModelName, TaskId, Tenant
-from inferd.core.task import ChatInput, Message, Sampling, Task, TaskInput, TaskSpec, TextInput, TokenInput
+from inferd.core.task import (
+    ChatInput,
+    Embedding,
+    FinishReason,
+    Message,
+    Pooling,
+    Task,
+    TaskInput,
+    TaskSpec,
+    TextInput,
+    TokenInput,
+)
 from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.runtime.clock import Clock
 from inferd.runtime.streams import Numbered, TaskStream
+from inferd.services.sampling_values import read_sampling
 from inferd.services.status import status_of
 from inferd_api.v1 import resources_pb2 as pb
 
 MOST_LABELS = 16
 MOST_LABEL_KEY = 63
 MOST_LABEL_VALUE = 256
-MOST_STOPS = 16
-MOST_STOP = 256
-MOST_TEMPERATURE = 100.0
 
 
 def read_spec(
@@ -45,41 +53,60 @@ def read_spec(
         task_id=TaskId(task_id),
         tenant=tenant,
         model=ModelName(spec.model),
-        input=_read_input(spec, prompt_limit_bytes),
+        input=read_input(spec, prompt_limit_bytes),
         # A seed that is not given is drawn from the task's id, which is random: no second source of randomness.
-        sampling=_read_sampling(spec.sampling, drawn_seed=int(task_id[-16:], 16)),
+        sampling=read_sampling(spec.sampling, drawn_seed=int(task_id[-16:], 16)),
         labels=dict(spec.labels),
         deadline=deadline,
+        prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True,
+        adapter=spec.adapter,
+        embedding=_read_embedding(spec.embedding) if spec.HasField("embedding") else None,
         request_id=request_id,
         fingerprint=hashlib.sha256(spec.SerializeToString(deterministic=True)).digest() if request_id else b"",
     )
 
 
-def _read_input(spec: pb.TaskSpec, limit_bytes: int) -> TaskInput:
+def read_input(spec: pb.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> TaskInput:
+    """What a task is given; `at` is what the paths of fields begin with.
+
+    Raises:
+        InvalidFieldError: There is none, or a part of it is missing.
+        LimitExceededError: It is longer than `limit_bytes`.
+    """
     match spec.WhichOneof("input"):
         case "prompt":
-            _check_size(len(spec.prompt.encode()), limit_bytes)
+            check_size(len(spec.prompt.encode()), limit_bytes)
             return TextInput(spec.prompt)
         case "chat":
             messages = spec.chat.messages
-            _check_size(sum(len(m.content.encode()) for m in messages), limit_bytes)
+            texts = (text for m in messages for text in (m.content, m.name, m.tool_calls_json, m.tool_call_id))
+            check_size(sum(len(text.encode()) for text in (*texts, spec.chat.tools_json)), limit_bytes)
             if not messages:
-                raise InvalidFieldError("spec.chat.messages is empty; give one at least", field="spec.chat.messages")
+                raise InvalidFieldError(f"{at}chat.messages is empty; give one at least", field=f"{at}chat.messages")
             for n, message in enumerate(messages):
                 if not message.role:
-                    field = f"spec.chat.messages[{n}].role"
+                    field = f"{at}chat.messages[{n}].role"
                     raise InvalidFieldError(f'{field} is empty; for example "user"', field=field)
-            return ChatInput(tuple(Message(m.role, m.content) for m in messages))
+            return ChatInput(tuple(_read_message(message) for message in messages), spec.chat.tools_json)
         case "tokens":
             if not spec.tokens.token_ids:
                 raise InvalidFieldError("spec.tokens.token_ids is empty; give one at least", field="spec.tokens")
-            _check_size(4 * len(spec.tokens.token_ids), limit_bytes)
+            check_size(4 * len(spec.tokens.token_ids), limit_bytes)
             return TokenInput(tuple(spec.tokens.token_ids))
         case _:
             raise InvalidFieldError("spec has no input; set one of prompt, chat and tokens", field="spec.input")
 
 
-def _check_size(size_bytes: int, limit_bytes: int) -> None:
+def _read_message(m: pb.ChatMessage) -> Message:
+    return Message(m.role, m.content, name=m.name, tool_calls_json=m.tool_calls_json, tool_call_id=m.tool_call_id)
+
+
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Refuse a prompt of more bytes than `limits.prompt_bytes`.
+
+    Raises:
+        LimitExceededError: It has more.
+    """
     if size_bytes > limit_bytes:
         facts = {"bound": "limits.prompt_bytes", "value": str(size_bytes), "limit": str(limit_bytes)}
         raise LimitExceededError(
@@ -99,39 +126,30 @@ def _check_labels(spec: pb.TaskSpec) -> None:
             )
 
 
-def _read_sampling(s: pb.SamplingParams, *, drawn_seed: int) -> Sampling:
-    if s.HasField("max_tokens") and s.max_tokens < 1:
-        raise InvalidFieldError("max_tokens is 0; it must be at least 1", field="spec.sampling.max_tokens")
-    temperature = s.temperature if s.HasField("temperature") else 1.0
-    if not (math.isfinite(temperature) and 0 <= temperature <= MOST_TEMPERATURE):
-        message = f"temperature is {temperature}; it must be from 0 to {MOST_TEMPERATURE:g}"
-        raise InvalidFieldError(message, field="spec.sampling.temperature")
-    top_p = s.top_p if s.HasField("top_p") else 1.0
-    if not 0 < top_p <= 1:
-        raise InvalidFieldError(f"top_p is {top_p}; it must be above 0 and at most 1", field="spec.sampling.top_p")
-    if len(s.stop) > MOST_STOPS:
-        raise InvalidFieldError(f"{len(s.stop)} stop strings; at most {MOST_STOPS}", field="spec.sampling.stop")
-    for n, stop in enumerate(s.stop):
-        if not 1 <= len(stop) <= MOST_STOP:
-            message = f"stop string {n} has {len(stop)} characters; it must have 1 to {MOST_STOP}"
-            raise InvalidFieldError(message, field=f"spec.sampling.stop[{n}]")
-    return Sampling(
-        max_tokens=s.max_tokens if s.HasField("max_tokens") else None,
-        temperature=temperature,
-        top_k=s.top_k,
-        top_p=top_p,
-        seed=s.seed if s.HasField("seed") else drawn_seed,
-        stop=tuple(s.stop),
-        ignore_eos=s.ignore_eos,
-    )
+def _read_embedding(params: pb.EmbeddingParams) -> Embedding:
+    number = params.pooling or pb.POOLING_LAST
+    if number not in {pooling.value for pooling in Pooling}:
+        raise InvalidFieldError(f"pooling is {number}; it must be 0, 1 or 2", field="spec.embedding.pooling")
+    return Embedding(pooling=Pooling(number), normalize=params.normalize if params.HasField("normalize") else True)
 
 
 def write_event(task_id: str, numbered: Numbered) -> pb.TaskEvent:
     """An event of a task for the wire."""
     sequence = numbered.sequence
     match numbered.event:
-        case te.Output(text, token_ids):
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=pb.Output(text=text, token_ids=token_ids))
+        case te.Output(text, token_ids, sample, logprobs, reason):
+            output = pb.Output(text=text, token_ids=token_ids)
+            if sample or logprobs is not None or reason is not FinishReason.UNSPECIFIED:
+                output.sample = sample
+                output.logprobs.extend(_write_logprobs(logprobs))
+                output.finish_reason = pb.FinishReason.ValueType(reason.value)
+            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=output)
+        case te.PromptOutput(text, token_ids, logprobs):
+            output = pb.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
+            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=output)
+        case te.EmbeddingOutput(values):
+            output = pb.Output(embedding=pb.Embedding(values=values))
+            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=output)
         case te.Queued(position):
             return pb.TaskEvent(task_id=task_id, sequence=sequence, queued=pb.Queued(position=position))
         case te.Started(instance_id, attempt):
@@ -144,6 +162,19 @@ def write_event(task_id: str, numbered: Numbered) -> pb.TaskEvent:
             return pb.TaskEvent(task_id=task_id, sequence=sequence, finished=write_finished(finished))
 
 
+def _write_logprobs(logprobs: te.Logprobs | None) -> list[pb.TokenLogprobs]:
+    if logprobs is None:
+        return []
+    width = len(logprobs.top_ids) // max(1, len(logprobs.token_ids))
+    written = []
+    for place, (token_id, logprob) in enumerate(zip(logprobs.token_ids, logprobs.logprobs, strict=True)):
+        best = slice(place * width, (place + 1) * width)
+        top = zip(logprobs.top_ids[best], logprobs.top_logprobs[best], strict=True)
+        likeliest = [pb.TokenLogprob(token_id=i, logprob=x) for i, x in top]
+        written.append(pb.TokenLogprobs(token_id=token_id, logprob=logprob, top=likeliest))
+    return written
+
+
 def write_finished(finished: te.Finished) -> pb.Finished:
     """The end of a task for the wire."""
     outcome, receipt = finished.outcome, finished.receipt
@@ -153,7 +184,11 @@ def write_finished(finished: te.Finished) -> pb.Finished:
         reason=pb.FinishReason.ValueType(outcome.reason.value),
         error=status_of(outcome.error) if outcome.error is not None else None,
         usage=pb.Usage(
-            prompt_tokens=usage.prompt_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            drafted_tokens=usage.drafted_tokens,
+            accepted_tokens=usage.accepted_tokens,
         ),
         receipt=pb.Receipt(
             queue_duration=duration(receipt.queue_s),

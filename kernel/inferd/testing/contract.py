@@ -164,6 +164,43 @@ class BackendContract:
         compute(session, Part(token_ids=text[half:], blocks=old))
         self._same(compute(session, Part(token_ids=text[half:], begin=half, blocks=new))[0], expected[half:])
 
+    def test_prefix_is_reused(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """Blocks of a sequence that has ended serve others with the same beginning, one step and many steps later."""
+        size = session.limits.block_tokens
+        begin, ends = texts[0][: 2 * size], (texts[0][2 * size :], texts[-1][:2])
+        blocks = _Blocks(session.limits)
+        kept = blocks.take(len(begin))
+        compute(session, Part(token_ids=begin, blocks=kept, wanted=[]))
+        for end in ends:
+            own = blocks.take(len(end))
+            again = compute(session, Part(token_ids=end, begin=len(begin), blocks=[*kept, *own]))[0]
+            self._same(again, self._alone(session, [*begin, *end], first=own[-1] + 1)[len(begin) :])
+
+    @pytest.mark.parametrize("kept", [0, 1])
+    def test_preempted_sequence_resumes(self, session: TokenSession, texts: list[list[int]], kept: int) -> None:
+        """A sequence whose blocks went to another, all or all but the first, goes on when they are computed again."""
+        text, size = texts[0], session.limits.block_tokens
+        expected = self._alone(session, text)
+        blocks = _Blocks(session.limits)
+        old, new = blocks.take(len(text)), blocks.take(len(text))
+        compute(session, Part(token_ids=text[:-1], blocks=old, wanted=[]))
+        taken = old[kept:]
+        compute(session, Part(token_ids=texts[-1][: len(taken) * size], blocks=taken, wanted=[]))
+        begin = kept * size
+        resumed = Part(token_ids=text[begin:], begin=begin, blocks=[*old[:kept], *new[kept:]])
+        self._same(compute(session, resumed)[0], expected[begin:])
+
+    def test_guessed_tokens_may_be_replaced(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """Tokens that were computed and thrown away leave nothing behind when others take their positions."""
+        text, half = texts[0], len(texts[0]) // 2
+        expected = self._alone(session, text)
+        blocks = _Blocks(session.limits).take(len(text))
+        compute(session, Part(token_ids=text[:half], blocks=blocks))
+        compute(session, Part(token_ids=text[half:][::-1], begin=half, blocks=blocks))
+        for place in range(half, len(text)):
+            one = compute(session, Part(token_ids=text[place : place + 1], begin=place, blocks=blocks))[0]
+            self._same(one, expected[place : place + 1])
+
     def test_only_wanted_logits(self, session: TokenSession, texts: list[list[int]]) -> None:
         """Any part of the logits can be asked for, none of them too."""
         size = session.limits.vocabulary_size
@@ -189,6 +226,21 @@ class BackendContract:
         for row in {0, count // 2, count - 1}:
             self._same(logits[row], self._alone(session, [ids[row]]))
 
+    def test_most_tokens(self, session: TokenSession, limits: TokenLimits) -> None:
+        """A step takes as many tokens as the limits say, in as few sequences as can hold them."""
+        count, most = limits.max_step_tokens, min(limits.context_tokens, limits.blocks * limits.block_tokens)
+        blocks = _Blocks(limits)
+        parts: list[Part] = []
+        ids = np.random.default_rng(SEED).integers(limits.vocabulary_size, size=count).tolist()
+        while count > 0 and len(parts) < limits.max_sequences:
+            room = (limits.blocks - blocks.taken) * limits.block_tokens
+            if not (length := min(count, most, room)):
+                break
+            count -= length
+            parts.append(Part(token_ids=ids[count : count + length], blocks=blocks.take(length), wanted=[length - 1]))
+        last = compute(session, *parts)[-1]
+        self._same(last, self._alone(session, list(parts[-1].token_ids), wanted=[len(parts[-1].token_ids) - 1]))
+
     def test_same_step_same_bits(self, session: TokenSession, texts: list[list[int]]) -> None:
         """The same step gives the same bits."""
         one, two = self._alone(session, texts[0]), self._alone(session, texts[0])
@@ -211,6 +263,17 @@ class BackendContract:
             self._alone(session, [*texts[-1][:1], wrong])
         self._same(self._alone(session, texts[-1]), expected)
 
+    def test_failed_step_leaves_other_blocks_alone(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """A step that raises damages no sequence that was not in it: those go on from their blocks."""
+        text, half = texts[0], len(texts[0]) // 2
+        expected = self._alone(session, text)
+        blocks = _Blocks(session.limits)
+        own, other = blocks.take(len(text)), blocks.take(2)
+        compute(session, Part(token_ids=text[:half], blocks=own, wanted=[]))
+        with pytest.raises(Exception):  # noqa: B017, PT011 - which one is the backend's choice
+            compute(session, Part(token_ids=[texts[-1][0], session.limits.vocabulary_size], blocks=other))
+        self._same(compute(session, Part(token_ids=text[half:], begin=half, blocks=own))[0], expected[half:])
+
     @pytest.mark.parametrize("contents", [None, b"", b"\x00\xff no model \xfe" * 9])
     def test_what_is_no_model_is_a_load_error(
         self, backend: Backend, load_request: LoadRequest, tmp_path: Path, contents: bytes | None
@@ -229,27 +292,28 @@ class BackendContract:
         self._alone(session, texts[-1])
         session.close()
 
-    def _alone(self, session: TokenSession, text: list[int]) -> Any:
-        """All logits of one sequence that is computed in one step, in the first blocks."""
-        return compute(session, Part(token_ids=text, blocks=_Blocks(session.limits).take(len(text))))[0]
+    def _alone(self, session: TokenSession, text: list[int], *, first: int = 0, wanted: list[int] | None = None) -> Any:
+        """Logits of one sequence that is computed in one step, in the blocks from `first` on; all by default."""
+        blocks = _Blocks(session.limits, first=first).take(len(text))
+        return compute(session, Part(token_ids=text, blocks=blocks, wanted=wanted))[0]
 
     def _same(self, one: Any, other: Any) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=self.tolerance)
 
 
 class _Blocks:
-    """Hands out the blocks of a pool in order."""
+    """Hands out the blocks of a pool in order; `taken` is the next one."""
 
-    def __init__(self, limits: TokenLimits) -> None:
+    def __init__(self, limits: TokenLimits, *, first: int = 0) -> None:
         self._limits = limits
-        self._next = 0
+        self.taken = first
 
     def take(self, tokens: int) -> list[int]:
         """The next blocks that hold so many tokens."""
-        first, self._next = self._next, self._next - (-tokens // self._limits.block_tokens)
-        if self._next > self._limits.blocks:
+        first, self.taken = self.taken, self.taken - (-tokens // self._limits.block_tokens)
+        if self.taken > self._limits.blocks:
             pytest.skip(f"the pool of {self._limits.blocks} blocks is too small for this check")
-        return list(range(first, self._next))
+        return list(range(first, self.taken))
 
 
 def _expect(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads like assert, which is not for shipped code

@@ -55,11 +55,12 @@ class FakeModel(Faults):
     """What a `.fake` file may say, as a JSON object.
 
     Attributes:
-        context_tokens: See `TokenLimits`, as the next four.
+        context_tokens: See `TokenLimits`, as the next five.
         block_tokens: See there.
         blocks: See there.
         max_sequences: See there.
         max_step_tokens: See there.
+        embedding_size: See there. A hidden state is the token, its position and 1, cut to this size.
         load_s: How long loading takes, in seconds.
         load_error: Loading ends with this error.
     """
@@ -69,6 +70,7 @@ class FakeModel(Faults):
     blocks: int = 1024
     max_sequences: int = 64
     max_step_tokens: int = 1024
+    embedding_size: int = 3
     load_s: float = 0.0
     load_error: str = ""
 
@@ -104,6 +106,7 @@ class FakeBackend:
             blocks=model.blocks,
             max_sequences=model.max_sequences,
             max_step_tokens=model.max_step_tokens,
+            embedding_size=model.embedding_size,
         )
         description = ModelDescription(architecture="fake", parameters=0, weight_format="none", compute_format="none")
         return LoadedModel(session=FakeSession(limits, model), vocabulary=VOCABULARY, description=description)

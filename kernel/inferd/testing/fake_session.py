@@ -65,6 +65,7 @@ class FakeSession:
     def __init__(self, limits: TokenLimits, faults: Faults) -> None:
         self.limits = limits
         self._faults = faults
+        self._acting = {faults.fail_on_token, faults.die_on_token, faults.hang_on_token} - {_NOTHING}
         self._steps = 0
         size = limits.blocks * limits.block_tokens
         self._token, self._position, self._start, self._source = (np.full(size, _NOTHING, np.int32) for _ in range(4))
@@ -87,7 +88,12 @@ class FakeSession:
         for place in range(int(counts.max())):  # the first token of every sequence, then the second, …
             some = batch.starts[:-1][counts > place] + place
             self._follow(batch, owners[some], batch.positions[some], cells[some])
-        return StepResult(logits=self._logits(batch, owners, cells))
+        hidden = None
+        if batch.hidden_rows is not None:
+            columns = (batch.token_ids, batch.positions, np.ones_like(batch.positions))
+            states = np.stack(columns, axis=1)[batch.hidden_rows]
+            hidden = states[:, : self.limits.embedding_size].astype(np.float32)
+        return StepResult(logits=self._logits(batch, owners, cells), hidden=hidden)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy cells."""
@@ -142,9 +148,12 @@ class FakeSession:
 
     def _fail(self, batch: TokenBatch) -> None:
         faults = self._faults
-        time.sleep(faults.step_s)  # stands for the time that a device takes
+        if faults.step_s:
+            time.sleep(faults.step_s)  # stands for the time that a device takes
         if self._steps == faults.fail_step:
             raise RuntimeError(f"step {self._steps} fails, as the model's file asks")
+        if not self._acting.intersection(batch.token_ids.tolist()):
+            return
         if faults.fail_on_token in batch.token_ids:
             raise RuntimeError(f"token {faults.fail_on_token} fails, as the model's file asks")
         if faults.die_on_token in batch.token_ids:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from inferd.core.task import ChatInput, Message, Sampling, TaskInput, TextInput, TokenInput
+from inferd.core.task import (
+    ChatInput,
+    Embedding,
+    Grammar,
+    GrammarKind,
+    Message,
+    Pooling,
+    Sampling,
+    TaskInput,
+    TextInput,
+    TokenInput,
+)
+from inferd.engine.cause import last_line
 from inferd.engine.limits import EngineLimits
+from inferd.errors import InferdError, InternalError
 from inferd.plugin import LoadRequest
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
+    from inferd.core.task_events import Logprobs
+    from inferd.engine.intake import Intake
     from inferd.engine.output import Ended, StepOutput
-    from inferd.errors import InferdError
     from inferd.plugin.backend import SettingValue
 
 _LONGEST_TEXT: Final = 4000  # of an error: what a plugin says may be of any length
+
+_log = logging.getLogger(__name__)
 
 
 def read_load(load: wire.Load) -> tuple[LoadRequest, EngineLimits]:
@@ -29,6 +46,8 @@ def read_load(load: wire.Load) -> tuple[LoadRequest, EngineLimits]:
         step_tokens=load.limits.step_tokens,
         template_timeout_s=load.limits.template_timeout_s,
         max_output_tokens=load.limits.max_output_tokens,
+        gap_s=load.limits.gap_s,
+        draft_tokens=load.limits.draft_tokens,
     )
     return request, limits
 
@@ -39,28 +58,62 @@ def _read_setting(value: wire.SettingValue) -> SettingValue | None:
     return setting
 
 
-def read_input(submit: wire.Submit) -> TaskInput:
-    """What a task is given."""
+def read_input(submit: wire.Submit | wire.Query) -> TaskInput:
+    """What a task is given, or what is asked about."""
     match submit.WhichOneof("input"):
         case "chat":
-            return ChatInput(tuple(Message(message.role, message.content) for message in submit.chat.messages))
+            return ChatInput(tuple(_read_message(message) for message in submit.chat.messages), submit.chat.tools_json)
         case "tokens":
             return TokenInput(tuple(submit.tokens.ids))
         case _:
             return TextInput(submit.prompt)
 
 
-def read_sampling(sampling: wire.Sampling) -> Sampling:
+def _read_message(message: wire.Message) -> Message:
+    return Message(
+        message.role,
+        message.content,
+        name=message.name,
+        tool_calls_json=message.tool_calls_json,
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def read_sampling(s: wire.Sampling) -> Sampling:
     """How a task's tokens are chosen."""
     return Sampling(
-        max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-        stop=tuple(sampling.stop),
-        ignore_eos=sampling.ignore_eos,
+        max_tokens=s.max_tokens if s.HasField("max_tokens") else None,
+        temperature=s.temperature,
+        top_k=s.top_k,
+        top_p=s.top_p,
+        seed=s.seed,
+        stop=tuple(s.stop),
+        ignore_eos=s.ignore_eos,
+        min_p=s.min_p,
+        repetition_penalty=s.repetition_penalty,
+        frequency_penalty=s.frequency_penalty,
+        presence_penalty=s.presence_penalty,
+        logit_bias=tuple(sorted(s.logit_bias.items())),
+        bad_words=tuple(s.bad_words),
+        n=s.n,
+        logprobs=s.logprobs if s.HasField("logprobs") else None,
+        prompt_logprobs=s.prompt_logprobs if s.HasField("prompt_logprobs") else None,
+        min_tokens=s.min_tokens,
+        stop_token_ids=tuple(s.stop_token_ids),
+        echo=s.echo,
+        grammar=_read_grammar(s.grammar) if s.HasField("grammar") else None,
     )
+
+
+def _read_grammar(grammar: wire.Grammar) -> Grammar:
+    return Grammar(GrammarKind(grammar.kind), grammar.source, tuple(grammar.texts))
+
+
+def read_embedding(submit: wire.Submit) -> Embedding | None:
+    """How the input becomes a vector; None when the task is to generate."""
+    if not submit.HasField("embedding"):
+        return None
+    return Embedding(pooling=Pooling(submit.embedding.pooling), normalize=submit.embedding.normalize)
 
 
 def failure(error: InferdError) -> wire.Failure:
@@ -71,6 +124,23 @@ def failure(error: InferdError) -> wire.Failure:
         message=error.message[:_LONGEST_TEXT],
         metadata={name: value[:_LONGEST_TEXT] for name, value in metadata.items()},
     )
+
+
+def answer_frame(intake: Intake, query: wire.Query) -> wire.WorkerFrame:
+    """The answer to a query."""
+    answer = wire.Answer(query_id=query.query_id)
+    try:
+        match read_input(query):
+            case TokenInput(token_ids):
+                answer.text = intake.detokenize(token_ids)
+            case given:
+                answer.token_ids.extend(intake.tokenize(given))
+    except InferdError as error:
+        answer.failure.CopyFrom(failure(error))
+    except Exception as error:  # noqa: BLE001 - an edge to foreign code: tokenizer and template
+        _log.exception("a query could not be answered")
+        answer.failure.CopyFrom(failure(InternalError(f"the input cannot be prepared: {last_line(error)}")))
+    return wire.WorkerFrame(answer=answer)
 
 
 def step_frame(output: StepOutput) -> wire.WorkerFrame:
@@ -85,7 +155,26 @@ def step_frame(output: StepOutput) -> wire.WorkerFrame:
         step.ended.append(_ended(ended))
     for prefill in output.prefills:
         step.prefills.add(handle=prefill.handle, fraction=prefill.fraction)
+    step.samples.extend(output.samples)
+    for end in output.sample_ends:
+        step.sample_ends.add(handle=end.handle, sample=end.sample, finish_reason=end.reason.value)
+    for place, logprobs in output.logprobs.items():
+        step.logprobs[place].CopyFrom(_logprobs(logprobs))
+    for handle, values in output.embeddings.items():
+        step.embeddings.add(handle=handle, values=values)
+    for handle, prompt in output.prompts.items():
+        told = None if prompt.logprobs is None else _logprobs(prompt.logprobs)
+        step.prompts.add(handle=handle, text=prompt.text, token_ids=prompt.token_ids, logprobs=told)
     return frame
+
+
+def _logprobs(logprobs: Logprobs) -> wire.Logprobs:
+    return wire.Logprobs(
+        token_ids=logprobs.token_ids,
+        logprobs=logprobs.logprobs,
+        top_ids=logprobs.top_ids,
+        top_logprobs=logprobs.top_logprobs,
+    )
 
 
 def _ended(ended: Ended) -> wire.Ended:
@@ -96,4 +185,6 @@ def _ended(ended: Ended) -> wire.Ended:
         prompt_tokens=ended.usage.prompt_tokens,
         cached_tokens=ended.usage.cached_tokens,
         output_tokens=ended.usage.output_tokens,
+        drafted_tokens=ended.usage.drafted_tokens,
+        accepted_tokens=ended.usage.accepted_tokens,
     )

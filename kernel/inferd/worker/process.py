@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,13 +20,14 @@ from inferd.engine.cause import last_line
 from inferd.engine.loop import Loop
 from inferd.errors import ModelLoadError
 from inferd.plugin import LoadError
-from inferd.worker.frames import failure, read_input, read_load, read_sampling, step_frame
+from inferd.worker.frames import answer_frame, failure, read_embedding, read_input, read_load, read_sampling, step_frame
 from inferd.worker.link import Link
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
     import socket
 
+    from inferd.engine.intake import Intake
     from inferd.engine.output import StepOutput
     from inferd.plugin import Backend, LoadedModel, ModelDescription
 
@@ -96,6 +98,9 @@ class Worker:
     def _deliver(self, output: StepOutput) -> None:
         self._link.send(step_frame(output))
 
+    def _answer(self, query: wire.Query, intake: Intake) -> None:
+        self._link.send(answer_frame(intake, query))
+
     def _read(self) -> None:
         """The reading thread. The end of the link is the end of the process, whatever the main thread is doing."""
         with suppress(ConnectionError):
@@ -109,7 +114,17 @@ class Worker:
                 self._loads.put(frame.load)
             case "submit" if self._loop is not None:
                 submit = frame.submit
-                self._loop.submit(submit.handle, read_input(submit), read_sampling(submit.sampling))
+                self._loop.submit(
+                    submit.handle,
+                    read_input(submit),
+                    read_sampling(submit.sampling),
+                    salt=f"{len(submit.tenant)} {submit.tenant} {submit.adapter}".encode(),
+                    prefix_cache=submit.prefix_cache,
+                    embedding=read_embedding(submit),
+                    adapter=submit.adapter,
+                )
+            case "query" if self._loop is not None:
+                self._loop.consult(partial(self._answer, frame.query))
             case "cancel" if self._loop is not None:
                 self._loop.cancel(frame.cancel.handle)
             case "ping":

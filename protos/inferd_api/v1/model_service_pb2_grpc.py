@@ -65,6 +65,21 @@ class ModelServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.WatchModelRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.WatchModelResponse.FromString,
                 _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/inferd.v1.ModelService/Tokenize',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/inferd.v1.ModelService/Detokenize',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/inferd.v1.ModelService/CountTokens',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -117,6 +132,29 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tokenize(self, request, context):
+        """Turn a text or a conversation into the token ids that the model would be given; loads the model if need be.
+        Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT, CHAT_TEMPLATE_FAILED, LIMIT_EXCEEDED, and those of loading.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Turn token ids into text; loads the model if need be.
+        Errors: MODEL_NOT_FOUND, INVALID_FIELD, and those of loading.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """Count the tokens of a text or a conversation; as `Tokenize`, without the ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +187,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.WatchModel,
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.WatchModelRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_model__service__pb2.WatchModelResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.TokenizeRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.DetokenizeRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.CountTokensRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.CountTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +367,87 @@ class ModelService:
             '/inferd.v1.ModelService/WatchModel',
             inferd__api_dot_v1_dot_model__service__pb2.WatchModelRequest.SerializeToString,
             inferd__api_dot_v1_dot_model__service__pb2.WatchModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.ModelService/Tokenize',
+            inferd__api_dot_v1_dot_model__service__pb2.TokenizeRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.ModelService/Detokenize',
+            inferd__api_dot_v1_dot_model__service__pb2.DetokenizeRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.ModelService/CountTokens',
+            inferd__api_dot_v1_dot_model__service__pb2.CountTokensRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

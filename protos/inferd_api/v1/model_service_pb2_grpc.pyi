@@ -53,6 +53,16 @@ class ModelServiceStub:
     """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
     Errors: MODEL_NOT_FOUND.
     """
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.TokenizeRequest, _model_service_pb2.TokenizeResponse]
+    """Turn a text or a conversation into the token ids that the model would be given; loads the model if need be.
+    Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT, CHAT_TEMPLATE_FAILED, LIMIT_EXCEEDED, and those of loading.
+    """
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DetokenizeRequest, _model_service_pb2.DetokenizeResponse]
+    """Turn token ids into text; loads the model if need be.
+    Errors: MODEL_NOT_FOUND, INVALID_FIELD, and those of loading.
+    """
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CountTokensRequest, _model_service_pb2.CountTokensResponse]
+    """Count the tokens of a text or a conversation; as `Tokenize`, without the ids."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -79,6 +89,16 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
     Errors: MODEL_NOT_FOUND.
     """
+    Tokenize: _aio.UnaryUnaryMultiCallable[_model_service_pb2.TokenizeRequest, _model_service_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """Turn a text or a conversation into the token ids that the model would be given; loads the model if need be.
+    Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT, CHAT_TEMPLATE_FAILED, LIMIT_EXCEEDED, and those of loading.
+    """
+    Detokenize: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DetokenizeRequest, _model_service_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """Turn token ids into text; loads the model if need be.
+    Errors: MODEL_NOT_FOUND, INVALID_FIELD, and those of loading.
+    """
+    CountTokens: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CountTokensRequest, _model_service_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """Count the tokens of a text or a conversation; as `Tokenize`, without the ids."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`."""
@@ -138,5 +158,33 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
         Errors: MODEL_NOT_FOUND.
         """
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _model_service_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.TokenizeResponse, _abc.Awaitable[_model_service_pb2.TokenizeResponse]]:
+        """Turn a text or a conversation into the token ids that the model would be given; loads the model if need be.
+        Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT, CHAT_TEMPLATE_FAILED, LIMIT_EXCEEDED, and those of loading.
+        """
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _model_service_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.DetokenizeResponse, _abc.Awaitable[_model_service_pb2.DetokenizeResponse]]:
+        """Turn token ids into text; loads the model if need be.
+        Errors: MODEL_NOT_FOUND, INVALID_FIELD, and those of loading.
+        """
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _model_service_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.CountTokensResponse, _abc.Awaitable[_model_service_pb2.CountTokensResponse]]:
+        """Count the tokens of a text or a conversation; as `Tokenize`, without the ids."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,32 @@
+"""`inferd tokenize`: the tokens of a text."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from inferd.cli.kernel import connected_or_private
+from inferd.cli.run import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd_client import Prompt
+
+
+def tokenize(
+    output: Output, model: str, text: str | None, *, address: str, data_dir: Callable[[], Path], chat: bool
+) -> None:
+    """Show the token ids of `text`, or of stdin; with `chat`, of what the chat template makes of it."""
+    given = sys.stdin.read() if text is None else text
+    prompt: Prompt = [{"role": "user", "content": given}] if chat else given
+    with connected_or_private(output, address, "") as client:
+        name = resolve(client, model, data_dir)
+        token_ids = client.tokenize(name, prompt)
+    if output.json:
+        output.document({"model": name, "tokens": len(token_ids), "token_ids": token_ids})
+    else:
+        output.text(" ".join(map(str, token_ids)))
+        output.note(f"{len(token_ids)} tokens")

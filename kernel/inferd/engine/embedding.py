@@ -1,0 +1,56 @@
+"""A vector for a prompt, from the hidden states of its tokens, as they are computed part by part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inferd.core.task import Pooling
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from inferd.core.task import Embedding
+    from inferd.plugin.session import Float32Array
+
+
+class PromptPool:
+    """Gathers the embedding of the prompt of one sequence. One writer: the thread of the steps.
+
+    Args:
+        prompt_tokens: Tokens of the prompt.
+        embedding: What is asked for.
+
+    Attributes:
+        whole: Whether every token's hidden state is needed, so that none may come from the prefix cache.
+    """
+
+    def __init__(self, prompt_tokens: int, embedding: Embedding) -> None:
+        self.whole = embedding.pooling is Pooling.MEAN
+        self._normalize = embedding.normalize
+        self._next = 0 if self.whole else prompt_tokens - 1  # the first position that is still wanted
+        self._count = prompt_tokens - self._next
+        self._sum: NDArray[np.float64] | None = None
+
+    def wanted(self, begin: int, end: int) -> range:
+        """Which of the positions from `begin` up to `end` are wanted."""
+        return range(min(max(begin, self._next), end), end)
+
+    def add(self, hidden: Float32Array) -> None:
+        """Take the hidden states of the positions that are wanted next, shape (R, W)."""
+        total = hidden.sum(axis=0, dtype=np.float64)
+        self._sum = total if self._sum is None else self._sum + total
+        self._next += len(hidden)
+
+    def vector(self) -> tuple[float, ...]:
+        """The embedding, once all that is wanted was added.
+
+        Raises:
+            ValueError: It is not made of finite numbers.
+        """
+        if self._sum is None or not np.isfinite(self._sum).all():
+            raise ValueError("the hidden states are not finite numbers")
+        mean = self._sum / self._count
+        length = float(np.linalg.norm(mean)) if self._normalize else 1.0
+        return tuple((mean / (length or 1.0)).astype(np.float32).tolist())

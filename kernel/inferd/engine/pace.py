@@ -1,0 +1,40 @@
+"""How long steps take, and so how much of a prompt fits into one without stalling the streams beside it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_WEIGHT: Final = 0.3
+"""How much of the error of a prediction the newest step takes away."""
+
+
+class Pace:
+    """Predicts the time of a step as so much for each token that decodes and so much for each token of a prompt.
+
+    Each measured step corrects both by their share in the error (the normalised LMS rule: B. Widrow, M. E. Hoff:
+    Adaptive switching circuits, 1960), so that the prediction follows the length of the contexts and the load of the
+    machine. One writer: the thread of the steps.
+
+    Args:
+        gap_s: Longest step, in seconds, that is planned while sequences decode.
+    """
+
+    def __init__(self, *, gap_s: float) -> None:
+        self._gap_s = gap_s
+        self._decode_s = 0.0  # for a token of each kind
+        self._prompt_s = 0.0
+
+    def measure(self, seconds: float, *, decode: int, prompt: int) -> None:
+        """A step with so many tokens of both kinds took so long."""
+        size = decode * decode + prompt * prompt
+        error = _WEIGHT * (seconds - self._decode_s * decode - self._prompt_s * prompt) / size
+        if self._prompt_s == 0 and prompt:  # the first one: there is nothing to correct
+            error /= _WEIGHT
+        self._decode_s = max(0.0, self._decode_s + error * decode)
+        self._prompt_s = max(0.0, self._prompt_s + error * prompt)
+
+    def prompt_tokens(self, *, decode: int) -> int:
+        """Tokens of prompts that fit into a step beside `decode` others; 0 as long as nothing is known of prompts."""
+        if not self._prompt_s:
+            return 0
+        return max(0, int((self._gap_s - self._decode_s * decode) / self._prompt_s))

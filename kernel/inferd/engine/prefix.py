@@ -1,0 +1,49 @@
+"""The names by which KV blocks are found again: a hash chain over the tokens that led to them."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inferd.plugin.session import Int32Array
+
+_DIGEST_BYTES = 32
+
+
+class PrefixChain:
+    """The digests of the full blocks of one sequence, each over the digest before it and the block's tokens.
+
+    So a digest names all tokens from the first one on. The chain begins with the digest of a salt: sequences with
+    different salts never find each other's blocks, however alike their tokens are. One writer: the batcher.
+
+    Args:
+        salt: Whose blocks they are: everything besides the tokens that decides what the KV is and who may know it.
+        block_tokens: Tokens in a block.
+        lasting: Whether its blocks can be found when the sequence has ended.
+
+    Attributes:
+        lasting: See above.
+        published: Blocks of the sequence that the pool was told of.
+    """
+
+    __slots__ = ("_block_tokens", "_digests", "lasting", "published")
+
+    def __init__(self, *, salt: bytes, block_tokens: int, lasting: bool = True) -> None:
+        self.lasting = lasting
+        self.published = 0
+        self._block_tokens = block_tokens
+        self._digests = [blake2b(salt, digest_size=_DIGEST_BYTES).digest()]
+
+    def digests(self, tokens: Int32Array, count: int) -> list[bytes]:
+        """Digests of the first `count` blocks of `tokens`; the tokens of a block never change."""
+        size, digests = self._block_tokens, self._digests
+        for block in range(len(digests) - 1, count):
+            parent, ids = digests[block], tokens[block * size : (block + 1) * size]
+            digests.append(blake2b(parent + ids.astype("<i4").tobytes(), digest_size=_DIGEST_BYTES).digest())
+        return digests[1 : count + 1]
+
+    def digest(self, tokens: Int32Array, block: int) -> bytes:
+        """Digest of one block."""
+        self.digests(tokens, block + 1)
+        return self._digests[block + 1]

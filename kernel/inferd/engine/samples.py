@@ -1,0 +1,68 @@
+"""The samples of one task: independent outputs of one prompt, whose KV they share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
+
+    from inferd.core.task import FinishReason, Sampling, Usage
+    from inferd.engine.sequence import Sequence
+
+
+class Samples:
+    """The sequences of one task. The first one reads the prompt; the others take its KV over. One writer: the loop.
+
+    Args:
+        sequences: One for each sample, in their order.
+
+    Attributes:
+        leader: The first sample.
+        living: The samples that have not ended.
+    """
+
+    __slots__ = ("_all", "leader", "living")
+
+    def __init__(self, sequences: Items[Sequence]) -> None:
+        self._all = tuple(sequences)
+        self.leader = self._all[0]
+        self.living = list(self._all)
+        for number, sequence in enumerate(self._all[1:], start=1):
+            sequence.sample = number
+            sequence.leader = self.leader
+        self.leader.followers = list(self._all[1:])
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return len(self._all) > 1
+
+    @property
+    def reason(self) -> FinishReason | None:
+        """Why the task ended: the reason of the first sample."""
+        return self.leader.finish
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens in and out: the prompt counts once."""
+        each = [sequence.usage for sequence in self._all]
+        return replace(
+            each[0],
+            output_tokens=sum(usage.output_tokens for usage in each),
+            drafted_tokens=sum(usage.drafted_tokens for usage in each),
+            accepted_tokens=sum(usage.accepted_tokens for usage in each),
+        )
+
+
+def derive(sampling: Sampling, sample: int) -> Sampling:
+    """What a sample behind the first is chosen by: a seed of its own, and nothing told of the prompt again.
+
+    The seed is the first 64 bits, lowest first, of the BLAKE2b hash of the task's seed and the sample's number, both as
+    64-bit numbers, lowest byte first.
+    """
+    words = sampling.seed.to_bytes(8, "little") + sample.to_bytes(8, "little")
+    seed = int.from_bytes(blake2b(words, digest_size=8).digest(), "little")
+    return replace(sampling, seed=seed, echo=False, prompt_logprobs=None)

@@ -1,0 +1,18 @@
+"""The `torch` backend: decoders of any architecture that Hugging Face transformers knows, on CUDA and the processor.
+
+How a model comes to run, file by file:
+
+    plugin.py           what is offered, as inert data; loads no framework
+    backend.py          probe the host; loading.py loads a model, with signs of life from pulse.py
+    devices.py          the devices and their free memory
+    folder.py, gguf.py  a model folder, or a GGUF file: checked, and read as an artifact.py with its vocabulary
+    network.py          artifact -> the network of transformers, with our attention in it
+    attention.py        what a layer calls in place of attention
+    survey.py           one token through the network: the shapes of its keys and values
+    capacity.py         settings and free memory -> sizes of the KV pool
+    pool.py             the KV blocks
+    plan.py             one batch, checked, and what all layers need to know of it
+    session.py          the forward pass
+    split.py            attention of single rows over parts of their keys; paged_decode.py does the same on CUDA
+    decode_inputs.py    the inputs of a pure decode step at fixed addresses, for cuda_graphs.py
+"""

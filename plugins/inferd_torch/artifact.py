@@ -1,0 +1,29 @@
+"""A model on disk, checked, before anything of it is in memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inferd.plugin import Vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """What transformers is told to load.
+
+    Attributes:
+        path: The folder or file, for errors.
+        folder: Where transformers looks.
+        options: What `from_pretrained` gets besides.
+        parameters: Number of weights.
+        weight_format: As stored, for example "BF16".
+        vocabulary: Read from the same place.
+    """
+
+    path: Path
+    folder: Path
+    options: Mapping[str, Any]
+    parameters: int
+    weight_format: str
+    vocabulary: Vocabulary

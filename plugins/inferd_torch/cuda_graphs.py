@@ -1,0 +1,69 @@
+"""Decode steps recorded as CUDA graphs, one for each of a few numbers of rows, and played back with new inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inferd.plugin import LoadError, TokenBatch, TokenLimits
+from inferd_torch.decode_inputs import DecodeInputs
+from inferd_torch.plan import Plan
+from inferd_torch.pool import Pool
+
+WARM_UPS = 2  # kernels are compiled and workspaces taken before anything is recorded
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    inputs: DecodeInputs
+    graph: torch.cuda.CUDAGraph
+    logits: Tensor
+
+
+class CudaGraphs:
+    """Recordings by their number of rows. A step plays the smallest one that it fits into."""
+
+    def __init__(
+        self, forward: Callable[[Plan], Tensor], *, limits: TokenLimits, pool: Pool, device: torch.device
+    ) -> None:
+        width = -(-limits.context_tokens // limits.block_tokens)
+        self._device = device
+        self._recordings: list[_Recording] = []
+        memory: Any = None
+        for rows in reversed(choose_rows(min(limits.max_sequences, limits.max_step_tokens))):
+            inputs = DecodeInputs(rows=rows, width=width, pool=pool, device=device)
+            recording = self._record(forward, inputs, memory)
+            memory = recording.graph.pool()  # the largest took it; the others fit in
+            self._recordings.insert(0, recording)
+
+    def run(self, batch: TokenBatch) -> Tensor:
+        """The logits (S, V) of a checked batch of single tokens; valid until the next run."""
+        count = len(batch.token_ids)
+        recording = next(r for r in self._recordings if r.inputs.rows >= count)
+        recording.inputs.fill(batch)
+        recording.graph.replay()
+        return recording.logits[:count]
+
+    def _record(self, forward: Callable[[Plan], Tensor], inputs: DecodeInputs, memory: Any) -> _Recording:
+        try:
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call] # torch has no types here
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    forward(inputs.plan)
+            torch.cuda.current_stream(self._device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=memory):
+                logits = forward(inputs.plan)
+        except RuntimeError as error:
+            raise LoadError(
+                f"a decode step of {inputs.rows} rows cannot be recorded: {error}: set 'cuda_graphs' to false"
+            ) from error
+        return _Recording(inputs, graph, logits)
+
+
+def choose_rows(most: int) -> list[int]:
+    """Powers of two below `most`, and `most`."""
+    return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]

@@ -1,0 +1,95 @@
+"""A GGUF file: its index of tensors and its vocabulary. transformers reads the weights and decodes them."""
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader
+
+from inferd.plugin import LoadError, TokenKind, Vocabulary
+from inferd_torch.artifact import Artifact
+
+PREFIX = "tokenizer.ggml."
+ALGORITHMS = ("gpt2", "llama")
+# Rules whose tokenizers begin a text with the bos token although files often do not say so.
+BOS_RULES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral"})
+# Control tokens that end a turn or a text whatever `eos_token_id` says.
+ENDINGS = frozenset(
+    {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"}
+)
+
+# Factors of the rotation's frequencies.
+ROTATION_TENSORS = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
+
+
+def read_gguf(path: Path) -> Artifact:
+    """Read the index and the vocabulary of a file.
+
+    Raises:
+        LoadError: The file is not sound, or its tokenizer is of a kind that is not supported.
+    """
+    try:
+        reader = GGUFReader(path)
+        counts = Counter[str]()
+        for tensor in reader.tensors:
+            counts[tensor.tensor_type.name] += int(tensor.n_elements)
+        _refuse_scaling(path, reader)
+        vocabulary = _read_vocabulary(path, reader)
+    except LoadError:
+        raise
+    except Exception as error:  # the edge to a parser that raises what it likes
+        raise LoadError(f"{path} is not a sound GGUF file: {type(error).__name__}: {error}; fetch it again") from error
+    return Artifact(
+        path=path,
+        folder=path.parent,
+        options={"gguf_file": path.name},
+        parameters=counts.total(),
+        weight_format=counts.most_common(1)[0][0] if counts else "none",
+        vocabulary=vocabulary,
+    )
+
+
+def _refuse_scaling(path: Path, reader: GGUFReader) -> None:
+    """Refuse what transformers leaves out in silence when it reads a GGUF file: scaled rotation."""
+    architecture = _read(reader, "general.architecture", "")
+    kind = _read(reader, f"{architecture}.rope.scaling.type", "none")
+    linear = _read(reader, f"{architecture}.rope.scale_linear", 1.0)
+    tensors = [tensor.name for tensor in reader.tensors if tensor.name in ROTATION_TENSORS]
+    if kind != "none" or linear != 1 or tensors:
+        what = tensors[0] if tensors else f"rope.scaling.type {kind!r}" if kind != "none" else f"scale_linear {linear}"
+        raise LoadError(
+            f"{path} scales the rotation of positions ({what}), which transformers does not read from a GGUF file:"
+            " load it with the backend 'cpu', or take the model's folder of safetensors"
+        )
+
+
+def _read(reader: GGUFReader, name: str, default: Any) -> Any:
+    field = reader.get_field(name)
+    return default if field is None else field.contents()
+
+
+def _read_vocabulary(path: Path, reader: GGUFReader) -> Vocabulary:
+    read = partial(_read, reader)
+    model = read(f"{PREFIX}model", "")
+    if model not in ALGORITHMS:
+        raise LoadError(f"{path}: {PREFIX}model is {model!r}, which is not supported; supported: {ALGORITHMS}")
+    tokens: list[str] = read(f"{PREFIX}tokens", [])
+    kinds: list[int] = read(f"{PREFIX}token_type", None) or [TokenKind.NORMAL] * len(tokens)
+    bpe = model == "gpt2"
+    rule = read(f"{PREFIX}pre", "") if bpe else ""
+    named = [read(f"{PREFIX}{name}", None) for name in ("eos_token_id", "eot_token_id", "eom_token_id")]
+    known = [i for i, token in enumerate(tokens) if token in ENDINGS and kinds[i] == TokenKind.CONTROL]
+    return Vocabulary(
+        algorithm="bpe" if bpe else "spm",
+        tokens=tokens,
+        kinds=kinds,
+        merges=read(f"{PREFIX}merges", []) if bpe else (),
+        scores=() if bpe else read(f"{PREFIX}scores", []),
+        pre_tokenizer=rule,
+        bos_id=read(f"{PREFIX}bos_token_id", None),
+        eos_ids=tuple(dict.fromkeys(i for i in (*named, *known) if i is not None)),
+        add_bos=read(f"{PREFIX}add_bos_token", rule in BOS_RULES if bpe else True),
+        add_space_prefix=read(f"{PREFIX}add_space_prefix", True),
+        chat_template=read("tokenizer.chat_template", None),
+    )

@@ -1,0 +1,58 @@
+"""What this plugin offers. Importing this module loads no framework."""
+
+from collections.abc import Iterable
+
+from inferd.plugin import BackendSpec, Setting, hookimpl
+
+SPEC = BackendSpec(
+    name="torch",
+    loader="inferd_torch.backend:TorchBackend",
+    formats=("hf", "gguf"),
+    description="Hugging Face folders (safetensors) and GGUF files through transformers, on CUDA or the processor",
+    settings=(
+        Setting(
+            name="context_tokens",
+            kind="int",
+            minimum=1,
+            description="most tokens of one sequence; default: the model's context, at most 8192",
+        ),
+        Setting(
+            name="kv_tokens",
+            kind="int",
+            minimum=1,
+            description="tokens whose keys and values fit into the KV pool, over all sequences; default: on CUDA four"
+            " fifths of the free memory, else 512 for each sequence or one whole context, at most 1 GiB and a quarter"
+            " of the free memory",
+        ),
+        Setting(
+            name="max_sequences", kind="int", default=64, minimum=1, maximum=4096, description="sequences in a step"
+        ),
+        Setting(
+            name="max_step_tokens", kind="int", default=512, minimum=1, maximum=65536, description="tokens in a step"
+        ),
+        Setting(
+            name="block_tokens", kind="int", default=16, minimum=1, maximum=4096, description="tokens in a KV block"
+        ),
+        Setting(
+            name="dtype",
+            kind="str",
+            default="auto",
+            choices=("auto", "float32", "bfloat16", "float16"),
+            description="numbers that the model computes with; auto: the model's own on CUDA, float32 on the processor",
+        ),
+        Setting(
+            name="cuda_graphs",
+            kind="bool",
+            default=True,
+            description="record decode steps as CUDA graphs while loading; without effect on the processor",
+        ),
+    ),
+    rank=200,
+    extra="torch",
+)
+
+
+@hookimpl
+def inferd_backends() -> Iterable[BackendSpec]:
+    """One backend: `torch`."""
+    return (SPEC,)

@@ -1,0 +1,125 @@
+"""The forward pass: all tokens of a step as one row through the network, attention over the paged pool."""
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inferd.plugin import StepResult, TokenBatch, TokenLimits
+from inferd_torch.attention import AttendRows, PagedAttention, install
+from inferd_torch.plan import Plan, check_batch, make_plan
+from inferd_torch.pool import LayerShape, Pool
+from inferd_torch.split import attend_split
+from inferd_torch.survey import watch_hidden
+
+
+class TorchSession:
+    """A loaded network and its pool of KV blocks.
+
+    Args:
+        network: A causal language model of transformers.
+        shapes: Of keys and values, by layer.
+        limits: What was derived for it.
+        device: Where it is.
+        dtype: Of keys and values.
+        attend_rows: How the rows of sequences with a single row attend, by block tables; None to gather their keys.
+        graphs: Record decode steps as CUDA graphs.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        *,
+        shapes: Sequence[LayerShape],
+        limits: TokenLimits,
+        device: torch.device,
+        dtype: torch.dtype,
+        attend_rows: AttendRows | None = None,
+        graphs: bool = False,
+    ) -> None:
+        self._network = network
+        self._limits = limits
+        self._device = device
+        self._by_tables = attend_rows is not None
+        with torch.inference_mode():
+            self._pool = Pool(
+                shapes, blocks=limits.blocks, block_tokens=limits.block_tokens, device=device, dtype=dtype
+            )
+        self._attention = PagedAttention(self._pool, attend_rows or attend_split)
+        install(network, self._attention)
+        self._hidden: Tensor | None = None
+        watch_hidden(network, self._keep_hidden)
+        self._graphs = self._record() if graphs else None
+
+    @property
+    def limits(self) -> TokenLimits:
+        """What it can do."""
+        return self._limits
+
+    def step(self, batch: TokenBatch) -> StepResult:
+        """Compute one step.
+
+        Raises:
+            ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits. Nothing has changed.
+        """
+        check_batch(batch, self._limits)
+        with torch.inference_mode():
+            single = len(batch.token_ids) == len(batch.lengths) == len(batch.logit_rows)
+            if self._graphs is not None and single and batch.hidden_rows is None:
+                return StepResult(logits=_fetch(self._graphs.run(batch)))
+            plan = make_plan(batch, self._limits, self._device, by_tables=self._by_tables)
+            rows = torch.from_numpy(batch.logit_rows).to(self._device, torch.int64)
+            logits = self._forward(plan, rows)
+            hidden = None
+            if batch.hidden_rows is not None and self._hidden is not None:
+                hidden = _fetch(self._hidden[torch.from_numpy(batch.hidden_rows).to(self._device, torch.int64)])
+            self._hidden = None
+            return StepResult(logits=_fetch(logits), hidden=hidden)
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy KV blocks, each pair from its first to its second; in order.
+
+        Raises:
+            ValueError: A block is outside the pool. Nothing has changed.
+        """
+        with torch.inference_mode():
+            self._pool.copy(pairs)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        del self._network, self._pool, self._attention, self._graphs, self._hidden
+        gc.collect()  # networks are full of cycles
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _forward(self, plan: Plan, logit_rows: Tensor | int = 0) -> Tensor:
+        """Logits (R, V) of the given rows, or of all."""
+        self._attention.plan = plan
+        try:
+            output = self._network(
+                input_ids=plan.token_ids[None],
+                position_ids=plan.positions[None],
+                use_cache=False,
+                logits_to_keep=logit_rows,
+            )
+        finally:
+            self._attention.plan = None
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _keep_hidden(self, states: Tensor) -> None:
+        self._hidden = states[0]
+
+    def _record(self) -> Any:
+        from inferd_torch.cuda_graphs import CudaGraphs  # noqa: PLC0415 - on CUDA only
+
+        with torch.inference_mode():
+            graphs = CudaGraphs(self._forward, limits=self._limits, pool=self._pool, device=self._device)
+        self._hidden = None
+        return graphs
+
+
+def _fetch(tensor: Tensor) -> Any:
+    return tensor.float().cpu().numpy()

@@ -1,0 +1,146 @@
+import asyncio
+import os
+import signal
+from typing import Any
+
+import grpc
+import pytest
+from connection import Connection, read_all, read_until, reason_of, text_of
+
+from inferd.core.task import TaskInput
+from inferd.runtime.queries import Queries
+from inferd_api.v1.model_service_pb2 import (
+    CountTokensRequest,
+    DetokenizeRequest,
+    GetModelRequest,
+    TokenizeRequest,
+    UnloadModelRequest,
+)
+from inferd_api.v1.resources_pb2 import ChatMessage, ChatPrompt, ModelState
+from inferd_client import AsyncClient
+from inferd_client.errors import InvalidFieldError, LimitExceededError
+
+HI = ChatPrompt(messages=[ChatMessage(role="user", content="hi")])
+DEADLINE_S = 30.0
+
+
+async def failure_of(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), *reason_of(caught.value)
+
+
+async def test_a_text_becomes_tokens_and_tokens_become_text(connection: Connection) -> None:
+    """Tokenize, CountTokens and Detokenize answer as the model's own tokenizer does, and load the model first."""
+    await connection.create()
+    models = connection.models
+    assert list((await models.Tokenize(TokenizeRequest(model="fake", prompt="hé"))).token_ids) == [*"hé".encode()]
+    assert list((await models.Tokenize(TokenizeRequest(model="fake", chat=HI))).token_ids) == [256, *b"hi", 257]
+    assert (await models.CountTokens(CountTokensRequest(model="fake", chat=HI))).tokens == 4
+    assert (await models.Detokenize(DetokenizeRequest(model="fake", token_ids=[256, *"hé".encode()]))).text == "hé"
+    assert (await models.Detokenize(DetokenizeRequest(model="fake", token_ids=[0xC3]))).text == "\ufffd"
+    assert (await models.Tokenize(TokenizeRequest(model="fake", prompt=""))).token_ids == []
+    model = (await models.GetModel(GetModelRequest(name="fake"))).model
+    assert model.state == ModelState.MODEL_STATE_READY
+
+
+async def test_the_counted_tokens_are_those_of_a_task(connection: Connection) -> None:
+    """CountTokens says what the usage of a task with the same conversation will say."""
+    await connection.create()
+    counted = (await connection.models.CountTokens(CountTokensRequest(model="fake", chat=HI))).tokens
+    events = await read_all(connection.chat("hi"))
+    assert text_of(events) == "hi"
+    assert events[-1].finished.usage.prompt_tokens == counted
+
+
+async def test_the_client_has_the_same_calls(connection: Connection) -> None:
+    """The Python client tokenises texts and messages, counts, and turns tokens back."""
+    await connection.create()
+    async with AsyncClient(connection.kernel.addresses[0]) as client:
+        assert await client.tokenize("fake", "ab") == [97, 98]
+        assert await client.count_tokens("fake", [{"role": "user", "content": "hi"}]) == 4
+        assert await client.detokenize("fake", [97, 98]) == "ab"
+        with pytest.raises(ValueError, match="a prompt is a text"):
+            await client.tokenize("fake", [1, 2])
+        with pytest.raises(InvalidFieldError) as caught:
+            await client.detokenize("fake", [97, 260])
+        assert "260 is outside the model's vocabulary of 260" in str(caught.value)
+        with pytest.raises(LimitExceededError):
+            await client.count_tokens("fake", "x" * ((1 << 20) + 1))
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason", "field"),
+    [
+        (TokenizeRequest(model="fake"), "INVALID_FIELD", "input"),
+        (TokenizeRequest(model="fake", chat=ChatPrompt()), "INVALID_FIELD", "chat.messages"),
+        (
+            TokenizeRequest(model="fake", chat=ChatPrompt(messages=[ChatMessage(content="x")])),
+            "INVALID_FIELD",
+            "chat.messages[0].role",
+        ),
+        (
+            TokenizeRequest(model="fake", chat=ChatPrompt(messages=HI.messages, tools_json="[")),
+            "INVALID_FIELD",
+            "chat.tools_json",
+        ),
+        (
+            TokenizeRequest(model="fake", chat=ChatPrompt(messages=[ChatMessage(role="nobody")])),
+            "CHAT_TEMPLATE_FAILED",
+            "",
+        ),
+        (TokenizeRequest(model="other", prompt="x"), "MODEL_NOT_FOUND", ""),
+    ],
+)
+async def test_a_wrong_request_is_refused(
+    connection: Connection, request_: TokenizeRequest, reason: str, field: str
+) -> None:
+    """What cannot be tokenised is refused with the reason, and the field's path as the request spells it."""
+    await connection.create()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await connection.models.Tokenize(request_)
+    assert reason_of(caught.value)[0] == reason
+    assert (field or "") in str(caught.value.trailing_metadata())
+
+
+async def test_a_dead_worker_answers_its_queries(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the worker dies, a query that waits for it ends with WORKER_DIED, and the next one gets a new worker."""
+    await connection.create()
+    await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))
+    model = (await connection.models.GetModel(GetModelRequest(name="fake"))).model
+    pid = model.instances[0].pid
+    os.kill(pid, signal.SIGSTOP)  # it cannot answer before it dies
+    queries = connection.kernel.driver._queries
+    asked = asyncio.Event()
+
+    def note(worker: Any, task_input: TaskInput) -> Any:
+        asked.set()
+        return Queries.ask(queries, worker, task_input)
+
+    monkeypatch.setattr(queries, "ask", note)
+    call = connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))
+    await asyncio.wait_for(asked.wait(), DEADLINE_S)
+    os.kill(pid, signal.SIGKILL)
+    code, reason, metadata = await failure_of(call)
+    assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_DIED")
+    assert "SIGKILL" in metadata["cause"]
+    assert not queries._pending
+    assert (await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))).tokens == 1
+
+
+async def test_queries_run_beside_the_steps(connection: Connection) -> None:
+    """A query is answered while a task is generating, and the task goes on."""
+    await connection.create()
+    task = connection.endless()
+    await read_until(task, "output")
+    assert (await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="abc"))).tokens == 3
+    await read_until(task, "output")
+    task.cancel()
+
+
+async def test_unloading_ends_what_waits(connection: Connection) -> None:
+    """A model that is being unloaded takes no query."""
+    await connection.create()
+    await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))
+    await connection.models.UnloadModel(UnloadModelRequest(name="fake"))
+    assert (await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))).tokens == 1

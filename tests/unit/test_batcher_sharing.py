@@ -1,0 +1,235 @@
+import numpy as np
+import pytest
+
+from inferd.core.task import Sampling
+from inferd.engine.batcher import Batcher
+from inferd.engine.detokenizer import Detokenizer
+from inferd.engine.limits import Bounds
+from inferd.engine.prefix import PrefixChain
+from inferd.engine.sampler import Sampler
+from inferd.engine.samples import Samples
+from inferd.engine.sequence import WAITING, Sequence
+from inferd.plugin import TokenBatch
+
+BOUNDS = Bounds(
+    rows=4,
+    step_tokens=64,
+    sequence_tokens=64,
+    max_output_tokens=64,
+    block_tokens=4,
+    blocks=16,
+    vocabulary_size=10,
+)
+
+
+def make_batcher(*, blocks: int = 16) -> Batcher:
+    bounds = Bounds(**{name: getattr(BOUNDS, name) for name in Bounds.__slots__} | {"blocks": blocks})
+    return Batcher(bounds=bounds, sampler=Sampler(rows=4, vocabulary_size=10))
+
+
+def make_sequence(
+    handle: int, *, prompt: int, max_tokens: int = 20, salt: bytes = b"t", lasting: bool = True, priority: int = 0
+) -> Sequence:
+    """A sequence whose prompt is 0, 1, 2 and so on."""
+    sequence = Sequence(
+        handle=handle,
+        prompt=np.arange(prompt, dtype=np.int32) % 10,
+        max_tokens=max_tokens,
+        sampling=Sampling(temperature=0),
+        ends=frozenset(),
+        detokenizer=Detokenizer([""] * 10),
+    )
+    sequence.rank = (-priority, handle, 0)
+    sequence.chain = PrefixChain(salt=salt, block_tokens=4, lasting=lasting)
+    return sequence
+
+
+def step(batcher: Batcher, *, token: int = 9) -> TokenBatch:
+    """Schedule a step and give each sampled sequence `token`."""
+    batch = batcher.schedule()
+    assert batch is not None
+    sampled = batcher.sampled
+    batcher.commit(np.full(len(sampled), token))
+    for sequence in sampled:
+        sequence.accept(token)
+    return batch
+
+
+def computed(batch: TokenBatch) -> list[int]:
+    """Tokens of each sequence in the step."""
+    counts: list[int] = np.diff(batch.starts).tolist()
+    return counts
+
+
+def run_one(batcher: Batcher, sequence: Sequence, *, failed: bool = False) -> list[int]:
+    """Let a sequence read its prompt and end; the tokens that the step computed."""
+    batcher.add(sequence)
+    counts = computed(step(batcher))
+    batcher.remove(sequence, failed=failed)
+    return counts
+
+
+def test_second_prompt_computes_what_is_new() -> None:
+    """Full blocks of a prompt that was read before are not computed again, and counted as cached."""
+    batcher = make_batcher()
+    assert run_one(batcher, make_sequence(1, prompt=10)) == [10]
+    second = make_sequence(2, prompt=14)
+    assert run_one(batcher, second) == [6]
+    assert second.usage.cached_tokens == 8
+    assert batcher.pool.free == 16
+
+
+def test_last_token_of_a_prompt_is_always_computed() -> None:
+    """A prompt of full blocks that are all there computes its last block, for the logits behind its last token."""
+    batcher = make_batcher()
+    run_one(batcher, make_sequence(1, prompt=8))
+    assert run_one(batcher, make_sequence(2, prompt=8)) == [4]
+
+
+def test_sequences_share_while_both_run() -> None:
+    """A sequence finds blocks that another holds, and they come back when both have ended."""
+    batcher = make_batcher()
+    first, second = make_sequence(1, prompt=10), make_sequence(2, prompt=10)
+    batcher.add(first)
+    step(batcher)
+    batcher.add(second)
+    assert computed(step(batcher)) == [1, 2]
+    assert first.blocks[:2] == second.blocks[:2]
+    assert first.blocks[2] != second.blocks[2]
+    batcher.remove(first)
+    batcher.remove(second)
+    assert batcher.pool.free == 16
+
+
+def test_output_is_found_too() -> None:
+    """A prompt that goes on from another's output finds it: the next turn of a conversation."""
+    batcher = make_batcher()
+    first = make_sequence(1, prompt=3)
+    batcher.add(first)
+    for _ in range(6):
+        step(batcher)
+    batcher.remove(first)
+    second = make_sequence(2, prompt=12)
+    second.tokens[:12] = [*first.tokens[:9].tolist(), 1, 2, 3]
+    assert run_one(batcher, second) == [4]
+
+
+@pytest.mark.parametrize("how", ["salt", "not lasting", "failed", "evicted"])
+def test_what_is_not_found(how: str) -> None:
+    """No blocks of another salt are found, none of a sequence that leaves none or that failed, none that was needed."""
+    batcher = make_batcher()
+    first = make_sequence(1, prompt=10, lasting=how != "not lasting")
+    run_one(batcher, first, failed=how == "failed")
+    if how == "evicted":
+        run_one(batcher, make_sequence(2, prompt=61, max_tokens=4, salt=b"other"))
+    second = make_sequence(3, prompt=10, salt=b"other" if how == "salt" else b"t")
+    assert run_one(batcher, second) == [10]
+    assert second.usage.cached_tokens == 0
+
+
+def test_youngest_of_the_lowest_priority_gives_way() -> None:
+    """Where no block is free, sequences lose theirs in the order of priority, then of age, the first one never."""
+    batcher = make_batcher(blocks=6)
+    old, young, low = (make_sequence(1, prompt=4), make_sequence(2, prompt=4), make_sequence(0, prompt=4, priority=-1))
+    for sequence in (old, young, low):
+        sequence.chain = None
+        batcher.add(sequence)
+    step(batcher)  # three prompts of a block each; three blocks are left
+    for _ in range(4):
+        step(batcher)  # they take a second one each
+    assert batcher.pool.free == 0
+    step(batcher)
+    assert (old.row != WAITING, young.row != WAITING, low.row) == (True, True, WAITING)
+    for _ in range(4):
+        step(batcher)
+    assert (old.row != WAITING, young.row) == (True, WAITING)
+    assert batcher.preempted == 2
+    for _ in range(9):
+        step(batcher)
+    assert old.length == 4 + 1 + 4 + 1 + 4 + 9
+
+
+def test_preempted_sequence_goes_on_where_it_was() -> None:
+    """It comes before younger ones, finds its blocks, computes the rest again, and goes on at its next position."""
+    batcher = make_batcher()
+    first = make_sequence(1, prompt=6)
+    batcher.add(first)
+    for _ in range(5):
+        step(batcher)
+    batcher.add(make_sequence(2, prompt=3, salt=b"x"))
+    batcher._preempt(first)
+    batch = step(batcher)
+    assert computed(batch) == [3, 3]  # 11 tokens, of which two blocks were found
+    assert batch.positions.tolist() == [8, 9, 10, 0, 1, 2]
+    assert batch.token_ids[:3].tolist() == [9, 9, 9]
+    assert [s.handle for s in batcher.sampled] == [1, 2]
+    assert batcher.sampled_positions.tolist() == [11, 3]
+    assert first.usage.cached_tokens == 0
+    assert batcher.reading == []
+
+
+def test_priority_goes_before_age() -> None:
+    """Of those that wait the highest priority comes first, then the oldest."""
+    batcher = make_batcher()
+    for handle, priority in ((1, 0), (2, 1), (3, 0), (4, 2), (5, 1)):
+        batcher.add(make_sequence(handle, prompt=1, priority=priority))
+    step(batcher)
+    assert [sequence.handle for sequence in batcher.running] == [4, 2, 5, 1]
+
+
+@pytest.mark.parametrize(("prompt", "copies"), [(10, 2), (9, 0), (8, 2)])
+def test_samples_take_over_the_prompt(prompt: int, copies: int) -> None:
+    """The other samples share full blocks, copy the block that is written on, and compute the last token alone."""
+    batcher = make_batcher()
+    samples = [make_sequence(1, prompt=prompt) for _ in range(3)]
+    for number, sequence in enumerate(samples):
+        sequence.rank = (0, 1, number)
+    Samples(samples)
+    batcher.add(samples[0])
+    assert computed(step(batcher)) == [prompt]
+    assert computed(step(batcher)) == [1, 1, 1]
+    assert len(batcher.copies) == copies
+    shared = (prompt - 1) // 4
+    for sequence in samples[1:]:
+        assert sequence.blocks[:shared] == samples[0].blocks[:shared]
+        if copies:
+            assert (samples[0].blocks[shared], sequence.blocks[shared]) in batcher.copies
+    assert len({sequence.blocks[shared] for sequence in samples}) == 3
+    step(batcher)
+    assert batcher.copies == []
+    for sequence in samples:
+        batcher.remove(sequence)
+    assert batcher.pool.free == 16
+
+
+def test_samples_without_their_leader() -> None:
+    """Samples whose leader has ended before there was a place for them read what they do not find themselves."""
+    batcher = make_batcher()
+    samples = [make_sequence(1, prompt=10) for _ in range(2)]
+    samples[1].rank = (0, 1, 1)
+    Samples(samples)
+    batcher.add(samples[0])
+    step(batcher)
+    batcher.remove(samples[0])
+    assert computed(step(batcher)) == [2]
+    assert batcher.copies == []
+
+
+def test_prompt_tokens_beside_running_sequences() -> None:
+    """Beside sequences that decode a prompt gets as many tokens as it is allowed, at least a block; alone all."""
+    batcher = make_batcher()
+    batcher.add(make_sequence(1, prompt=20, salt=b"x"))
+    batch = batcher.schedule(prompt_tokens=0)
+    assert batch is not None
+    assert computed(batch) == [20]
+    batcher.commit(np.array([1]))
+    batcher.running[0].accept(1)
+    batcher.add(make_sequence(2, prompt=30, salt=b"y"))
+    for allowed, expected in ((0, [1, 4]), (7, [1, 7]), (99, [1, 19])):
+        batch = batcher.schedule(prompt_tokens=allowed)
+        assert batch is not None
+        assert computed(batch) == expected
+        sampled = batcher.sampled
+        batcher.commit(np.full(len(sampled), 1))
+        for sequence in sampled:
+            sequence.accept(1)

@@ -1,0 +1,307 @@
+import json
+import queue
+import random
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from inferd.core.task import ChatInput, FinishReason, Grammar, GrammarKind, Message, Sampling
+from inferd.engine import grammar as grammar_module
+from inferd.engine.grammar import Constraint, Grammars, MaskFiller
+from inferd.engine.limits import EngineLimits
+from inferd.engine.loop import Loop
+from inferd.engine.tokenizer import Tokenizer
+from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, UnsupportedInputError
+from inferd.plugin import LoadRequest, Vocabulary
+from inferd.plugin.vocabulary import TokenKind
+from inferd.testing.fake import VOCABULARY, FakeBackend
+from inferd.testing.fake_session import END
+from inferd.testing.kernel import write_fake_model
+
+if TYPE_CHECKING:
+    from inferd.engine.output import StepOutput
+
+SIZE = 260
+ALL = 0xFFFFFFFF
+DEADLINE_S = 60.0
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": ["a", "bé", 'q"']}, "maxItems": 2},
+        "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/link"}]},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+    "$defs": {"link": {"type": "string", "format": "date"}},
+}
+
+
+def schema(value: Any) -> Grammar:
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(value))
+
+
+def regex(source: str) -> Grammar:
+    return Grammar(GrammarKind.REGEX, source)
+
+
+def lark(source: str) -> Grammar:
+    return Grammar(GrammarKind.LARK, source)
+
+
+def choice(*texts: str) -> Grammar:
+    return Grammar(GrammarKind.CHOICE, texts=texts)
+
+
+def follow(grammar: Grammar, *, vocabulary: Vocabulary = VOCABULARY, ignore_ends: bool = False) -> Constraint:
+    size = max(SIZE, len(vocabulary.tokens))
+    return Grammars(Tokenizer(vocabulary, size=size), ends=vocabulary.eos_ids).compile(grammar, ignore_ends=ignore_ends)
+
+
+def allowed(constraint: Constraint) -> set[int]:
+    filler = MaskFiller(rows=1, vocabulary_size=SIZE)
+    filler.begin([constraint])
+    masks = filler.finish()
+    filler.close()
+    assert masks is not None
+    return set(np.flatnonzero(np.unpackbits(masks[0].view(np.uint8), bitorder="little")).tolist())
+
+
+def says(grammar: Grammar, text: str) -> bool:
+    """Whether the output may be exactly this text, by the masks and by `accept`."""
+    constraint = follow(grammar)
+    for at, byte in enumerate(text.encode()):
+        if byte not in allowed(constraint):
+            return False
+        if constraint.accept(byte):
+            return at + 1 == len(text.encode())
+    return END in allowed(constraint)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "yes", "no"),
+    [
+        (regex("[a-c]{2,3}"), ["ab", "abc"], ["a", "abcd", "ad"]),
+        (regex("gr(ü|ue)n|\N{CAT FACE}"), ["grün", "gruen", "\N{CAT FACE}"], ["grun", ""]),
+        (choice("yes", "no", 'a "b"\\\n', "nope"), ["yes", "no", "nope", 'a "b"\\\n'], ["", "y", "nop", "yesno"]),
+        (
+            lark('start: sum\nsum: sum "+" NUMBER | NUMBER\nNUMBER: /[0-9]{1,3}/'),
+            ["1", "12+345", "1+2+3"],
+            ["+1", "1+", "1234"],
+        ),
+        (schema({"type": "integer", "minimum": 5, "maximum": 12}), ["5", "12"], ["4", "13", "05", "5.5"]),
+        (schema({"const": {"k": [1, None]}}), ['{"k": [1, null]}', '{"k":[1,null]}'], ['{"k":  [1,null]}', "{}"]),
+        (schema(PERSON), ['{"name": "x", "age": 3}'], ['{"age": 3}', '{"name": "123456789", "age": 3}']),
+        (schema({}), ["3", "null", '{"a": [true]}'], ["", "nul", "[,]"]),
+    ],
+)
+def test_language(grammar: Grammar, yes: list[str], no: list[str]) -> None:
+    """An output can be each text of the language, and no other."""
+    assert [text for text in yes if not says(grammar, text)] == []
+    assert [text for text in no if says(grammar, text)] == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_the_masks_allow_is_valid(seed: int) -> None:
+    """Tokens drawn at random from the masks make a JSON text that is valid against the schema."""
+    draw = random.Random(seed)
+    constraint, text = follow(schema(PERSON)), b""
+    while (options := sorted(allowed(constraint))) and (token := draw.choice(options)) != END:
+        text += bytes([token])
+        if constraint.accept(token):
+            break
+    jsonschema.validate(json.loads(text), PERSON)
+
+
+def test_the_end_is_allowed_where_the_output_is_complete_only() -> None:
+    """End-of-text is barred inside, allowed where more may follow, and `accept` tells when nothing can follow."""
+    constraint = follow(regex("ab?"))
+    assert allowed(constraint) == {ord("a")}
+    assert not constraint.accept(ord("a"))
+    assert allowed(constraint) == {ord("b"), END}
+    assert constraint.accept(ord("b"))
+
+
+def test_ends_are_ignored_while_the_output_can_go_on() -> None:
+    """With `ignore_ends`, end-of-text is allowed only where nothing else is."""
+    constraint = follow(regex("a*"), ignore_ends=True)
+    constraint.accept(ord("a"))
+    assert allowed(constraint) == {ord("a")}
+    assert allowed(follow(regex(""), ignore_ends=True)) == {END}
+
+
+def test_a_control_token_can_be_named() -> None:
+    """A Lark grammar names control tokens by their text; they are allowed nowhere else."""
+    constraint = follow(lark('start: <|user|> "x"'))
+    assert allowed(constraint) == {256}
+    assert 256 not in allowed(follow(regex("(?s:.*)")))
+
+
+def test_outputs_of_one_grammar_go_their_own_ways() -> None:
+    """A grammar that is compiled once is followed by each output from its beginning."""
+    grammars = Grammars(Tokenizer(VOCABULARY, size=SIZE), ends=(END,))
+    first, second = (grammars.compile(regex("a(b|c)")) for _ in range(2))
+    first.accept(ord("a"))
+    assert first.accept(ord("b"))
+    assert allowed(second) == allowed(grammars.compile(regex("a(b|c)"))) == {ord("a")}
+
+
+def test_forced_text_becomes_the_tokens_of_exactly_that_text() -> None:
+    """Where a grammar leaves one text only, a tokenizer that puts a space in front of every text does no harm."""
+    tokens = ("<unk>", "</s>", "▁", "a", "b", "▁a", "ab", *(f"<0x{byte:02X}>" for byte in range(256)))
+    kinds = (TokenKind.UNKNOWN, TokenKind.CONTROL) + (TokenKind.NORMAL,) * 5 + (TokenKind.BYTE,) * 256
+    vocabulary = Vocabulary(algorithm="spm", tokens=tokens, kinds=kinds, scores=(0.0,) * len(tokens), eos_ids=(1,))
+    constraint = follow(regex("ab a"), vocabulary=vocabulary)
+    text = ""
+    pieces = Tokenizer(vocabulary, size=len(tokens)).pieces
+    for _ in range(4):
+        (token,) = allowed(constraint)
+        piece = pieces[token]
+        text += piece if isinstance(piece, str) else piece.decode()
+        if constraint.accept(token):
+            break
+    assert text == "ab a"
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar(GrammarKind.JSON_SCHEMA, '{"type": '),
+        Grammar(GrammarKind.JSON_SCHEMA, "[1]"),
+        schema({"type": "strin"}),
+        schema({"type": "string", "minLength": 3, "maxLength": 2}),
+        schema({"type": "array", "uniqueItems": True}),
+        schema({"$ref": "https://example.com/x"}),
+        schema({"type": "string", "pattern": "(?=a)b"}),
+        regex("(a"),
+        regex("a(?=b)"),
+        lark("start: nothing"),
+        lark(""),
+        choice(),
+        Grammar(GrammarKind.JSON_SCHEMA, '{"not":' * 500 + "{}" + "}" * 500),
+    ],
+)
+def test_a_bad_grammar_is_refused_with_its_cause(grammar: Grammar) -> None:
+    """A wrong or unsupported grammar is an INVALID_ARGUMENT that names the field and says why."""
+    with pytest.raises(InvalidFieldError) as caught:
+        follow(grammar)
+    assert caught.value.field == "spec.sampling.grammar"
+    assert caught.value.metadata["cause"] in caught.value.message
+    assert len(caught.value.message) < 1100
+
+
+def test_a_grammar_over_the_limits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling costs a bounded amount of work."""
+    monkeypatch.setattr(grammar_module, "LEXER_FUEL", 10)
+    with pytest.raises(InvalidFieldError, match="too big"):
+        follow(regex("(foo|bar){3}"))
+
+
+def test_a_model_without_an_end_takes_no_grammar() -> None:
+    """A model that has no end-of-text token refuses grammars, not other tasks."""
+    with pytest.raises(UnsupportedInputError, match="no end-of-text token"):
+        Grammars(Tokenizer(VOCABULARY, size=SIZE), ends=()).compile(regex("a"))
+
+
+def test_rows_without_a_grammar_are_free() -> None:
+    """The masks of a step bind the rows that have a grammar; without any there are no masks."""
+    filler = MaskFiller(rows=4, vocabulary_size=SIZE)
+    filler.begin([None, follow(regex("a")), None])
+    masks = filler.finish()
+    assert masks is not None
+    assert masks.shape == (3, 9)
+    assert (masks[[0, 2]] == ALL).all()
+    assert masks[1].tolist() == [0, 0, 0, 1 << 1, 0, 0, 0, 0, 0]
+    filler.begin([None, None])
+    assert filler.finish() is None
+    filler.close()
+
+
+class Answers:
+    """A loop over the fake model, which answers a chat with its words."""
+
+    def __init__(self, folder: Path) -> None:
+        request = LoadRequest(path=write_fake_model(folder), device="fake:0")
+        self.outputs: queue.SimpleQueue[StepOutput] = queue.SimpleQueue()
+        self.loop = Loop(FakeBackend().load(request, lambda _: None), EngineLimits(), self.outputs.put)
+
+    def run(self, *tasks: tuple[str, Sampling]) -> list[tuple[str, FinishReason | InferdError]]:
+        """Text and end of each task, all run at once."""
+        for handle, (words, sampling) in enumerate(tasks):
+            self.loop.submit(handle, ChatInput((Message("user", words),)), sampling)
+        thread = threading.Thread(target=self.loop.run)
+        thread.start()
+        texts = [""] * len(tasks)
+        ends: dict[int, FinishReason | InferdError] = {}
+        try:
+            while len(ends) < len(tasks):
+                output = self.outputs.get(timeout=DEADLINE_S)
+                for handle, text in zip(output.handles, output.texts, strict=True):
+                    texts[handle] += text
+                ends |= {ended.handle: ended.error or ended.reason for ended in output.ended}
+        finally:
+            self.loop.stop()
+            thread.join(DEADLINE_S)
+        return [(texts[handle], ends[handle]) for handle in range(len(tasks))]
+
+
+def greedy(grammar: Grammar | None = None, **more: Any) -> Sampling:
+    return Sampling(temperature=0, grammar=grammar, **({"max_tokens": 40} | more))
+
+
+def test_outputs_of_a_loop_follow_their_grammars(tmp_path: Path) -> None:
+    """Tasks with and without grammars run in one batch; each ends when its output is complete."""
+    answers = Answers(tmp_path).run(
+        ("hello", greedy()),
+        ("hello", greedy(regex("he[a-z]{2}y"))),
+        ("hello", greedy(choice("goodbye", "hell"))),
+        ('{"name": "Bo", "age": 7}', greedy(schema(PERSON))),
+        ("aaaaaa", greedy(regex("a*"), max_tokens=3)),
+        ("hello", greedy(regex("[a-z]*"), ignore_eos=True, max_tokens=9)),
+    )
+    ended = FinishReason.END_OF_TEXT
+    assert answers[0] == ("hello", ended)
+    assert answers[1] == ("helly", ended)
+    assert answers[2] == ("hell", ended)
+    assert answers[3] == ('{"name": "Bo", "age": 7}', ended)
+    assert answers[4] == ("aaa", FinishReason.MAX_TOKENS)
+    assert answers[5][0].startswith("hello")
+    assert (len(answers[5][0]), answers[5][1]) == (9, FinishReason.MAX_TOKENS)
+
+
+def test_a_bad_grammar_costs_nobody_else_anything(tmp_path: Path) -> None:
+    """The task with a bad grammar is refused; the others of its batch end as always."""
+    good, bad, free = Answers(tmp_path).run(
+        ("ab", greedy(regex("[ab]*"))),
+        (
+            "ab",
+            greedy(regex("(")),
+        ),
+        ("ab", greedy()),
+    )
+    assert isinstance(bad[1], InvalidFieldError)
+    assert good == free == ("ab", FinishReason.END_OF_TEXT)
+
+
+def test_a_grammar_that_becomes_too_complex_ends_its_task_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grammar that hits a limit in the middle of the output fails its task, with the cause, and no other."""
+    monkeypatch.setattr(grammar_module, "ROW_ITEMS", 3)
+    nested = lark('start: e\ne: e "+" e | e "*" e | "(" e ")" | "1"')
+    deep, free = Answers(tmp_path).run(("1+1+1", greedy(nested)), ("ab", greedy()))
+    assert isinstance(deep[1], LimitExceededError)
+    assert "max is 3" in deep[1].metadata["cause"]
+    assert free == ("ab", FinishReason.END_OF_TEXT)
+
+
+def test_a_token_that_the_grammar_needs_and_another_rule_bars(tmp_path: Path) -> None:
+    """When nothing is left to choose from, the task fails and says why; it does not hang."""
+    stuck, free = Answers(tmp_path).run(("ab", greedy(regex("ab"), bad_words=("a",))), ("ab", greedy()))
+    assert isinstance(stuck[1], InferdError)
+    assert stuck[1].reason == "BACKEND_FAILED"
+    assert "the grammar allows" in stuck[1].message
+    assert free == ("ab", FinishReason.END_OF_TEXT)

@@ -1,0 +1,54 @@
+"""From the words of a client to a file or folder and a backend."""
+
+from pathlib import Path
+
+import pytest
+
+from inferd.errors import BackendUnavailableError, InvalidFieldError
+from inferd.plugin import BackendSpec, DeviceInfo
+from inferd.plugin.registry import BackendReport, BackendState
+from inferd.runtime.placement import place
+
+
+def report(name: str, rank: int, *formats: str) -> BackendReport:
+    spec = BackendSpec(name=name, loader="a:B", formats=formats, description="", rank=rank)
+    device = DeviceInfo(device_id="cpu:0", description="", memory_bytes=1)
+    return BackendReport(name=name, state=BackendState.READY, spec=spec, devices=(device,))
+
+
+REPORTS = (report("cpu", 100, "gguf"), report("torch", 200, "hf", "gguf"))
+
+
+def test_a_folder_with_a_configuration_is_a_model(tmp_path: Path) -> None:
+    """Such a folder has the format "hf" and the size of its files, whatever its name ends with."""
+    folder = tmp_path / "model-1.5.gguf"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"12345")
+    (folder / "more").mkdir()
+    spec = place(REPORTS, name="m", source=str(folder))
+    assert (spec.format, spec.backend, spec.path, spec.size_bytes) == ("hf", "torch", str(folder), 7)
+
+
+def test_a_gguf_file_goes_to_the_lowest_rank(tmp_path: Path) -> None:
+    """A GGUF file is loaded by cpu unless torch is asked for by name."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"GGUF....")
+    assert place(REPORTS, name="m", source=str(path)).backend == "cpu"
+    assert place(REPORTS, name="m", source=str(path), backend="torch").backend == "torch"
+
+
+@pytest.mark.parametrize(("name", "words"), [("empty", "folder without a config.json"), ("none", "does not exist")])
+def test_what_is_no_model(tmp_path: Path, name: str, words: str) -> None:
+    """Another folder, and nothing at all, are refused by the field of the source."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidFieldError, match=words) as caught:
+        place(REPORTS, name="m", source=str(tmp_path / name))
+    assert caught.value.field == "model.source"
+
+
+def test_a_folder_without_a_backend_for_it(tmp_path: Path) -> None:
+    """Where no backend loads folders, the error says what the others load."""
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BackendUnavailableError, match="cpu loads gguf"):
+        place(REPORTS[:1], name="m", source=str(tmp_path))

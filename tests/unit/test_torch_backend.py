@@ -1,0 +1,262 @@
+"""The backend: what it offers, probing, model folders and files that are not sound, sizes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+
+from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest
+from inferd.plugin.backend import read_settings
+from inferd.testing.batches import Part, compute
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.plugin import SPEC as CPU_SPEC
+from inferd_torch import backend, devices
+from inferd_torch.backend import TorchBackend
+from inferd_torch.plugin import SPEC, inferd_backends
+
+needs_torch = pytest.mark.skipif(
+    find_spec("torch") is None, reason="torch is not installed: pip install 'inferd[torch]'"
+)
+
+
+def load(path: Path, device: str = "cpu:0", **settings: str) -> LoadedModel:
+    request = LoadRequest(path=path, device=device, settings=read_settings(SPEC, settings))
+    return TorchBackend().load(request, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny_networks as tiny  # noqa: PLC0415 - imports torch
+
+    folder = tmp_path_factory.mktemp("sound")
+    tiny.write_network("llama", folder)
+    return folder
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "model"))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_offers_one_inert_backend() -> None:
+    """The plugin offers one backend for folders and GGUF files, behind cpu in rank; probing it imports no framework."""
+    assert [(spec.name, spec.formats, spec.extra) for spec in inferd_backends()] == [("torch", ("hf", "gguf"), "torch")]
+    assert SPEC.rank > 100
+    code = (
+        "import sys, inferd_torch.backend as b; b.TorchBackend().probe()\n"
+        "print(*sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    if find_spec("torch") is None or devices.NVIDIA_DRIVER.exists():
+        code = code.replace("b.TorchBackend().probe()", "b")
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == ""
+
+
+def test_a_missing_framework_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch the probe says which module is missing, as the kernel's advice needs it."""
+    monkeypatch.setattr(devices, "find_spec", lambda name: None if name == "torch" else True)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        TorchBackend().probe()
+    assert caught.value.name == "torch"
+
+
+@needs_torch
+def test_probe() -> None:
+    """The processor is always among the devices, with memory and cores."""
+    assert isinstance(TorchBackend(), Backend)
+    processor = TorchBackend().probe().devices[-1]
+    assert processor.device_id == "cpu:0"
+    assert processor.memory_bytes > 1 << 30
+    assert processor.cores > 0
+    assert 0 < devices.free_bytes("cpu:0") <= processor.memory_bytes
+
+
+@needs_torch
+def test_a_device_that_is_not_there_is_an_error(sound: Path) -> None:
+    """Another device is never taken in its place."""
+    with pytest.raises(LoadError, match=r"'cuda:7' is not known; this backend has .*cpu:0"):
+        load(sound, device="cuda:7")
+
+
+@needs_torch
+def test_the_vocabulary_of_a_folder(folder: Path) -> None:
+    """Ends come from three files, the first token from the tokenizer's settings, the template from its own file."""
+    change(folder / "config.json", eos_token_id=12)
+    change(folder / "generation_config.json", eos_token_id=[9, 7])
+    vocabulary = load(folder).vocabulary
+    assert (vocabulary.algorithm, vocabulary.definition) == ("json", (folder / "tokenizer.json").read_bytes())
+    assert (vocabulary.eos_ids, vocabulary.bos_id) == ((9, 7, 12, 256), 257)
+    assert vocabulary.chat_template == "{{ messages[0].content }}"
+    (folder / "chat_template.jinja").write_text("from its file")
+    assert load(folder).vocabulary.chat_template == "from its file"
+    (folder / "chat_template.jinja").unlink()
+    named = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    change(folder / "tokenizer_config.json", chat_template=named)
+    assert load(folder).vocabulary.chat_template == "d"
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+
+
+def escaping(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    index = {"weight_map": {"lm_head.weight": "../model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pickle": (pickled, r"has pytorch_model.bin, which is never loaded.*safetensors"),
+    "cut": (cut, r"model.safetensors: .*fetch it again"),
+    "outside": (escaping, r"names '../model.safetensors', which is no safetensors file of the folder"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json cannot be read"),
+    "no configuration": (lambda f: (f / "config.json").unlink(), r"config.json cannot be read"),
+    "no json": (lambda f: f.joinpath("config.json").write_text("{"), r"config.json: it is no JSON"),
+    "no object": (lambda f: f.joinpath("config.json").write_text("[]"), r"holds a list; it must hold an object"),
+    "bad tokenizer": (lambda f: f.joinpath("tokenizer.json").write_text("[1]"), r"it is no tokenizer definition"),
+    "unknown": (lambda f: change(f / "config.json", model_type="marvin"), r"marvin"),
+    "own code": (
+        lambda f: change(f / "config.json", model_type="x", auto_map={"AutoConfig": "evil.Config"}),
+        r"transformers: ",
+    ),
+    "quantised": (
+        lambda f: change(f / "config.json", quantization_config={"quant_method": "gptq"}),
+        r"quantization_config 'gptq' is not supported",
+    ),
+    "encoder": (lambda f: change(f / "config.json", model_type="t5"), r"'t5' is no decoder of text"),
+    "more layers": (lambda f: change(f / "config.json", num_hidden_layers=4), r"9 missing keys, for example"),
+    "wider": (lambda f: change(f / "config.json", intermediate_size=200), r"transformers|mismatched"),
+    "wild": (lambda f: change(f / "config.json", max_position_embeddings=-3), r"max_position_embeddings is -3"),
+}
+
+
+@needs_torch
+@pytest.mark.parametrize("name", sorted(DAMAGE))
+def test_a_folder_that_is_not_sound_is_a_load_error(folder: Path, name: str) -> None:
+    """What is missing, damaged, unknown or would be executed is named, with the file."""
+    damage, words = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(LoadError, match=words):
+        load(folder)
+
+
+def write_gguf(name: str, folder: Path) -> Path:
+    return tiny_models.write_model(tiny_models.MODELS[name], folder / f"{name}.gguf")
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def replace_tokenizer(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"gpt2", b"bert"))
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("llama", lambda path: path.write_bytes(b""), "is not a sound GGUF file"),
+        ("llama", lambda path: path.unlink(), "is not a sound GGUF file: FileNotFoundError"),
+        ("llama", halve, "is not a sound GGUF file"),
+        ("llama", replace_tokenizer, "tokenizer.ggml.model is 'bert', which is not supported"),
+        ("llama3", lambda _: None, r"scales the rotation of positions \(rope_freqs.weight\).*backend 'cpu'"),
+        ("llama_linear", lambda _: None, r"scales the rotation of positions \(rope.scaling.type 'linear'\)"),
+    ],
+)
+def test_a_gguf_file_that_cannot_be_served(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], words: str
+) -> None:
+    """A damaged file, and one with what transformers would leave out in silence, is a LoadError with the cause."""
+    path = write_gguf(name, tmp_path)
+    damage(path)
+    with pytest.raises(LoadError, match=words):
+        load(path)
+
+
+@needs_torch
+def test_a_gguf_file_gives_what_the_cpu_backend_gives(tmp_path: Path) -> None:
+    """Vocabulary and logits of a GGUF file are those of the reference backend."""
+    path = write_gguf("llama", tmp_path)
+    model = load(path)
+    reference = CpuBackend().load(
+        LoadRequest(path=path, device="cpu:0", settings=read_settings(CPU_SPEC, {})), lambda _: None
+    )
+    for name in ("algorithm", "tokens", "merges", "eos_ids", "bos_id", "add_bos", "pre_tokenizer", "chat_template"):
+        assert getattr(model.vocabulary, name) == getattr(reference.vocabulary, name), name
+    part = Part(token_ids=tiny_models.PROMPT, blocks=range(3))
+    logits = [compute(session, part)[0] for session in (model.session, reference.session)]
+    np.testing.assert_allclose(*logits, rtol=0, atol=1e-3)
+
+
+@needs_torch
+def test_a_softcap_is_refused(tmp_path: Path) -> None:
+    """A network that puts more into its scores than we compute is refused while loading, not answered wrongly."""
+    import tiny_networks as tiny  # noqa: PLC0415 - imports torch
+
+    tiny.write_network("gemma2", tmp_path)
+    with pytest.raises(LoadError, match="Gemma2Attention asks attention for softcap"):
+        load(tmp_path)
+
+
+@needs_torch
+def test_a_rotation_that_depends_on_length_bounds_the_context(folder: Path) -> None:
+    """Where a longer neighbour would change a sequence's rotation, the context ends before that can happen."""
+    scaling = {
+        "rope_type": "dynamic",
+        "factor": 4.0,
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 100,
+    }
+    change(folder / "config.json", rope_parameters=scaling)
+    assert load(folder).session.limits.context_tokens == 100
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"context_tokens": "513"}, "'context_tokens' is 513, but the model serves 512"),
+        ({"context_tokens": "64", "kv_tokens": "32"}, "'context_tokens' is 64, but the KV pool has room for 32"),
+        ({"kv_tokens": str(1 << 40)}, "KV pool of 1099511627776 tokens needs .* bytes of memory, but .* are free"),
+    ],
+)
+def test_sizes_that_do_not_fit(sound: Path, settings: dict[str, str], words: str) -> None:
+    """A setting beyond the model, another setting or the memory is refused with both numbers."""
+    with pytest.raises(LoadError, match=words):
+        load(sound, **settings)
+
+
+@needs_torch
+def test_weights_that_do_not_fit(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights larger than the free memory are refused before they are read."""
+    monkeypatch.setattr(backend, "free_bytes", lambda _: 1000)
+    with pytest.raises(LoadError, match=r"the weights need 534272 bytes of memory, but 1000 are free"):
+        load(sound)
+
+
+@needs_torch
+def test_settings_become_limits(sound: Path) -> None:
+    """Set sizes are taken as they are, and the numbers of the dtype are what the model computes with."""
+    model = load(sound, context_tokens="100", kv_tokens="250", block_tokens="4", dtype="bfloat16", max_sequences="3")
+    limits = model.session.limits
+    assert (limits.context_tokens, limits.block_tokens, limits.blocks, limits.max_sequences) == (100, 4, 63, 3)
+    assert (limits.vocabulary_size, limits.embedding_size) == (320, 64)
+    assert model.description.compute_format == "BFLOAT16"

@@ -1,0 +1,143 @@
+"""Steps: hidden states, what a batch may be, failures inside, recorded inputs."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
+
+import tiny_networks as tiny
+import torch
+
+from inferd.plugin import TokenBatch, TokenLimits
+from inferd.testing.batches import Part, compute, make_batch
+from inferd_torch import attention
+from inferd_torch.cuda_graphs import choose_rows
+from inferd_torch.decode_inputs import DecodeInputs
+from inferd_torch.pool import LayerShape
+from inferd_torch.session import TorchSession
+from inferd_torch.split import attend_split
+
+CPU = torch.device("cpu")
+LIMITS = TokenLimits(
+    vocabulary_size=tiny.VOCABULARY,
+    context_tokens=128,
+    block_tokens=8,
+    blocks=64,
+    max_sequences=8,
+    max_step_tokens=128,
+    embedding_size=64,
+)
+IDS = list(range(30, 60))
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    return tiny.make_network("llama")
+
+
+@pytest.fixture
+def session(network: Any) -> Iterator[TorchSession]:
+    attention.register()
+    network.set_attn_implementation(attention.NAME)
+    shapes = [LayerShape(heads=2, key_width=16, value_width=16)] * 3
+    yield TorchSession(network, shapes=shapes, limits=LIMITS, device=CPU, dtype=torch.float32, attend_rows=attend_split)
+    network.set_attn_implementation("eager")
+
+
+def one_sequence() -> TokenBatch:
+    return make_batch([Part(token_ids=IDS, blocks=range(4), wanted=[len(IDS) - 1])])
+
+
+def test_hidden_states_are_those_behind_the_last_norm(session: TorchSession, network: Any) -> None:
+    """The hidden states of the rows that were asked for are transformers' own, and none come unasked."""
+    rows = np.array([0, 7, 29], np.int32)
+    given = session.step(replace(one_sequence(), hidden_rows=rows))
+    network.set_attn_implementation("eager")
+    with torch.inference_mode():
+        expected = network.base_model(input_ids=torch.tensor([IDS])).last_hidden_state[0]
+    assert given.hidden is not None
+    np.testing.assert_allclose(given.hidden, expected[rows.tolist()], atol=1e-4)
+    assert given.logits.shape == (1, LIMITS.vocabulary_size)
+
+
+def test_no_hidden_states_unasked(session: TorchSession) -> None:
+    """A step that asks for no hidden states gives none."""
+    assert session.step(one_sequence()).hidden is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"token_ids": np.full(30, 320, np.int32)}, "token id 320; it must be from 0 to 319"),
+        ({"positions": np.zeros(30, np.int32)}, "positions are not consecutive"),
+        ({"lengths": np.array([129], np.int32)}, "length 129; it must be from 1 to 128"),
+        ({"block_tables": np.array([[0, 1, 2, 64]], np.int32)}, "block 64; it must be from 0 to 63"),
+        ({"block_tables": np.array([[0, 1, 2, -1]], np.int32)}, "block -1"),
+        ({"block_tables": np.array([[0, 1, 2]], np.int32)}, "blocks of a sequence 4; it must be from 1 to 3"),
+        ({"starts": np.array([0, 29], np.int32)}, "must rise from 0 to 30"),
+        ({"logit_rows": np.array([30], np.int32)}, "logit row 30"),
+        ({"hidden_rows": np.array([-1], np.int32)}, "hidden row -1"),
+    ],
+)
+def test_a_bad_batch_is_refused_before_anything_is_computed(
+    session: TorchSession, changes: dict[str, Any], words: str
+) -> None:
+    """A batch that points outside the model or the pool is a ValueError with both numbers, and changes nothing."""
+    before = session.step(one_sequence()).logits
+    with pytest.raises(ValueError, match=words):
+        session.step(replace(one_sequence(), **changes))
+    assert np.array_equal(session.step(one_sequence()).logits, before)
+
+
+def test_a_failure_inside_a_step_leaves_the_session_usable(
+    session: TorchSession, network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What raises in the middle of the network is passed on, and the next step computes as before."""
+    before = session.step(one_sequence()).logits
+    with monkeypatch.context() as patch:
+        patch.setattr(network.model.layers[1].mlp, "forward", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.step(one_sequence())
+    assert np.array_equal(session.step(one_sequence()).logits, before)
+
+
+def test_recorded_inputs_compute_what_a_plain_step_does(session: TorchSession) -> None:
+    """Decode steps with inputs at fixed addresses, with rows to spare, give the logits of plain steps, and again."""
+    width = LIMITS.context_tokens // LIMITS.block_tokens
+    inputs = DecodeInputs(rows=8, width=width, pool=session._pool, device=CPU)
+    prompts = {0: IDS[:8], 4: IDS[:19], 9: IDS[:1]}
+    parts = [Part(token_ids=ids, blocks=range(first, first + 4)) for first, ids in prompts.items()]
+    compute(session, *parts)
+    spare = [keys[: LIMITS.blocks].clone() for keys, _ in session._pool.layers]
+    for count in (3, 2, 1):
+        some = list(prompts.items())[:count]
+        batch = make_batch([Part(token_ids=[5], begin=len(ids), blocks=range(first, first + 4)) for first, ids in some])
+        expected = session.step(batch).logits
+        for (keys, _), clean in zip(session._pool.layers, spare, strict=True):
+            clean.copy_(keys[: LIMITS.blocks])
+        inputs.fill(batch)
+        with torch.inference_mode():
+            given = session._forward(inputs.plan)
+        np.testing.assert_allclose(given[:count], expected, atol=1e-4)
+        assert torch.isfinite(given).all()
+        for (keys, _), clean in zip(session._pool.layers, spare, strict=True):
+            torch.testing.assert_close(keys[: LIMITS.blocks], clean, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("most", "rows"), [(1, [1]), (2, [1, 2]), (64, [1, 2, 4, 8, 16, 32, 64]), (6, [1, 2, 4, 6])])
+def test_recordings_hold_every_number_of_rows(most: int, rows: list[int]) -> None:
+    """There are recordings for powers of two and for the most rows."""
+    assert choose_rows(most) == rows
+
+
+def test_pairs_outside_the_pool_change_nothing(session: TorchSession) -> None:
+    """Copying to a block that is not there is a ValueError, and no pair has been copied."""
+    before = session.step(one_sequence()).logits
+    with pytest.raises(ValueError, match="block 64; it must be from 0 to 63"):
+        session.copy_blocks([(9, 0), (0, 64)])
+    last = make_batch([Part(token_ids=IDS[-1:], begin=len(IDS) - 1, blocks=range(4))])
+    np.testing.assert_allclose(session.step(last).logits, before, atol=1e-4)
