@@ -55,9 +55,7 @@ class Workers(BaseModel):
     step_tokens: int = Field(512, ge=1, description="most tokens that one step computes")
     query_timeout_s: float = Field(30.0, gt=0, description="longest time of turning a text into tokens")
     template_timeout_s: float = Field(2.0, gt=0, description="longest time of a chat template")
-    max_gap_s: float = Field(
-        0.2, gt=0, description="longest time between two tokens of a stream that prompts beside it may cause"
-    )
+    max_gap_s: float = Field(0.2, gt=0, description="most that prompts add to the time between two tokens beside them")
     draft_tokens: int = Field(
         0, ge=0, le=64, description="most tokens guessed for a sequence in a step, from what it repeats; 0 for none"
     )

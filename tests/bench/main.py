@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import engine
+import features
 import limits
 import mixed
 import overhead
@@ -17,7 +18,7 @@ import served
 import starts
 from limits import Figure
 
-REAL = ("served.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss.", "mixed.")
+REAL = ("served.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss.", "mixed.", "prefix.", "gap.", "speculation.")
 
 
 def figures(only: str) -> Iterator[Figure]:
@@ -30,6 +31,7 @@ def figures(only: str) -> Iterator[Figure]:
         weights = smollm2()
         yield from served.model_figures(weights, only=only)
         yield from engine.figures(weights, only=only)
+        yield from features.figures(weights, only=only)
         yield from mixed.figures(weights, only=only)
 
 

@@ -5,7 +5,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ STREAM_TOKENS = 500
 
 
 @contextmanager
-def kernel() -> Iterator[KernelProcess]:
+def kernel(environment: Mapping[str, str] | None = None) -> Iterator[KernelProcess]:
     """A kernel with folders of its own."""
-    with tempfile.TemporaryDirectory() as folder, kernel_process(Path(folder)) as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        kernel_process(Path(folder), environment=environment) as process,
+    ):
         yield process
 
 
@@ -53,14 +56,20 @@ def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
             yield from _memory(client, detail)
 
 
-async def run_case(address: str, case: Case, model: str = "bench") -> tuple[float, list[list[float]]]:
+async def run_case(address: str, case: Case, *, temperature: float = 0.0) -> tuple[float, list[list[float]]]:
     """Run a case; seconds from the first submission to the last token, and when each stream's messages came."""
     arrivals: list[list[float]] = [[] for _ in range(case.sequences)]
 
     async def run(client: AsyncClient, number: int, prompt: list[int]) -> int:
         count = 0
-        options: Any = {"max_tokens": case.output_tokens, "temperature": 0.0, "ignore_eos": True}
-        async for event in client.run(model, prompt, **options):
+        options: Any = {
+            "max_tokens": case.output_tokens,
+            "temperature": temperature,
+            "ignore_eos": True,
+            "prefix_cache": False,
+            "seed": number,
+        }
+        async for event in client.run("bench", prompt, **options):
             if event.HasField("output"):
                 count += len(event.output.token_ids)
                 arrivals[number].append(time.perf_counter())

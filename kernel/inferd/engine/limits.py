@@ -17,7 +17,7 @@ class EngineLimits:
         step_tokens: Most tokens that one step computes.
         template_timeout_s: Most seconds that a chat template may take.
         max_output_tokens: Most output tokens of a task.
-        gap_s: Longest time between two tokens of a stream that a prompt beside it may cause, in seconds.
+        gap_s: Most seconds that prompts may add to the time between two tokens of the streams beside them.
         draft_tokens: Most tokens that are guessed for a sequence in a step; 0 guesses none.
     """
 

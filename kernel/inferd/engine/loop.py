@@ -175,8 +175,7 @@ class Loop:
             self._commands.popleft()()
         if self._stopping:
             return
-        decode = self._batcher.decoding
-        batch = self._batcher.schedule(prompt_tokens=self._pace.prompt_tokens(decode=decode) if decode else None)
+        batch = self._batcher.schedule(prompt_tokens=self._pace.prompt_tokens if self._batcher.decoding else None)
         if batch is not None:
             self._step(batch)
         elif self._refused:

@@ -16,7 +16,7 @@ class Pace:
     machine. One writer: the thread of the steps.
 
     Args:
-        gap_s: Longest step, in seconds, that is planned while sequences decode.
+        gap_s: Most seconds that prompts may add to a step while sequences decode.
     """
 
     def __init__(self, *, gap_s: float) -> None:
@@ -33,8 +33,7 @@ class Pace:
         self._decode_s = max(0.0, self._decode_s + error * decode)
         self._prompt_s = max(0.0, self._prompt_s + error * prompt)
 
-    def prompt_tokens(self, *, decode: int) -> int:
-        """Tokens of prompts that fit into a step beside `decode` others; 0 as long as nothing is known of prompts."""
-        if not self._prompt_s:
-            return 0
-        return max(0, int((self._gap_s - self._decode_s * decode) / self._prompt_s))
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of prompts that may go into a step beside others; 0 as long as nothing is known of prompts."""
+        return int(self._gap_s / self._prompt_s) if self._prompt_s else 0
