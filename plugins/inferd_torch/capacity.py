@@ -76,4 +76,5 @@ def derive_limits(
         max_sequences=max_sequences,
         max_step_tokens=settings["max_step_tokens"],
         embedding_size=embedding_size,
+        samples=True,
     )

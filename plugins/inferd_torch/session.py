@@ -11,6 +11,7 @@ from inferd.plugin import StepResult, TokenBatch, TokenLimits
 from inferd_torch.attention import AttendRows, PagedAttention, install
 from inferd_torch.plan import Plan, check_batch, make_plan
 from inferd_torch.pool import LayerShape, Pool
+from inferd_torch.sampling import choose
 from inferd_torch.split import attend_split
 from inferd_torch.survey import watch_hidden
 
@@ -68,7 +69,7 @@ class TorchSession:
         with torch.inference_mode():
             single = len(batch.token_ids) == len(batch.lengths) == len(batch.logit_rows)
             if self._graphs is not None and single and batch.hidden_rows is None:
-                return StepResult(logits=_fetch(self._graphs.run(batch)))
+                return _result(self._graphs.run(batch), batch)
             plan = make_plan(batch, self._limits, self._device, by_tables=self._by_tables)
             rows = torch.from_numpy(batch.logit_rows).to(self._device, torch.int64)
             logits = self._forward(plan, rows)
@@ -76,7 +77,7 @@ class TorchSession:
             if batch.hidden_rows is not None and self._hidden is not None:
                 hidden = _fetch(self._hidden[torch.from_numpy(batch.hidden_rows).to(self._device, torch.int64)])
             self._hidden = None
-            return StepResult(logits=_fetch(logits), hidden=hidden)
+            return _result(logits, batch, hidden)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy KV blocks, each pair from its first to its second; in order.
@@ -119,6 +120,14 @@ class TorchSession:
             graphs = CudaGraphs(self._forward, limits=self._limits, pool=self._pool, device=self._device)
         self._hidden = None
         return graphs
+
+
+def _result(logits: Tensor, batch: TokenBatch, hidden: Any = None) -> StepResult:
+    """Logits, or the tokens that the batch asks for instead: only these leave the device then."""
+    if batch.sampling is None:
+        return StepResult(logits=_fetch(logits), hidden=hidden)
+    token_ids = choose(logits, batch.sampling).to(torch.int32).cpu().numpy()
+    return StepResult(token_ids=token_ids, hidden=hidden)
 
 
 def _fetch(tensor: Tensor) -> Any:

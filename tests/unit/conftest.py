@@ -180,6 +180,12 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
         model = self.found(request.name, context)
         return model_service_pb2.UnloadModelResponse(model=model, returned_bytes=900_000_000)
 
+    def Tokenize(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        self.found(request.model, context)
+        text = request.chat.messages[0].content if request.HasField("chat") else request.prompt
+        return model_service_pb2.TokenizeResponse(token_ids=list(text.encode()))
+
     def WatchModel(self, request: Any, context: Any) -> Iterator[Any]:
         model = self.found(request.name, context)
         context.add_callback(self.kernel.ended.set)

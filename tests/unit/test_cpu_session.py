@@ -175,3 +175,18 @@ def test_refuses_more_than_the_limits(llama: Path) -> None:
     with pytest.raises(ValueError, match="3 sequences; a step takes at most 2"):
         session.step(step(1, 1, 1))
     assert session.step(step(3, 1)).logits.shape == (4, tiny.VOCABULARY_SIZE)
+
+
+def test_hidden_states_are_those_behind_the_logits(session: TokenSession) -> None:
+    """The hidden states of any rows, times the output matrix, are the logits of these rows; others are not asked for."""
+    batch = make_batch([part(PROMPT[:20], BLOCKS[:8]), part(PROMPT[5:16], BLOCKS[8:16])])
+    rows = np.array([0, 7, 19, 20, 30], np.int32)
+    expected = session.step(replace(batch, logit_rows=rows)).logits.copy()
+    result = session.step(replace(batch, logit_rows=rows[:2], hidden_rows=rows))
+    assert result.hidden is not None
+    assert result.hidden.shape == (5, session.limits.embedding_size)
+    head: Any = session._weights.head  # type: ignore[attr-defined]
+    np.testing.assert_allclose(result.hidden @ head.T, expected, atol=TOLERANCE)
+    np.testing.assert_allclose(result.logits, expected[:2], atol=TOLERANCE)
+    with pytest.raises(ValueError, match="hidden row 31"):
+        session.step(replace(batch, hidden_rows=np.array([31], np.int32)))

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 from inferd_api.v1.resources_pb2 import (
     ChatMessage,
     ChatPrompt,
+    EmbeddingParams,
     Finished,
     FinishReason,
     Grammar,
     Output,
+    Pooling,
     Receipt,
     SamplingParams,
     Task,
@@ -77,6 +79,7 @@ class RunOptions(TypedDict, total=False):
     grammar: Grammar | None
     prefix_cache: bool | None
     adapter: str
+    embedding: EmbeddingParams | None
     tools_json: str
     labels: Mapping[str, str]
     request_id: str
@@ -153,6 +156,7 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
         sampling=SamplingParams(**sampling),
         prefix_cache=options.get("prefix_cache"),
         adapter=options.get("adapter", ""),
+        embedding=options.get("embedding"),
     )
     write_prompt(spec, prompt, options.get("tools_json", ""))
     return RunTaskRequest(
@@ -208,6 +212,14 @@ def _sample(outputs: Sequence[Output], finished: Finished) -> Sample:
     )
 
 
+def _embedding_params(*, mean: bool, normalize: bool) -> EmbeddingParams:
+    return EmbeddingParams(pooling=Pooling.POOLING_MEAN if mean else Pooling.POOLING_LAST, normalize=normalize)
+
+
+def _embedding(events: Iterable[TaskEvent]) -> list[float]:
+    return [value for event in events for value in event.output.embedding.values]
+
+
 class Tasks(Connection):
     """The tasks of a synchronous client."""
 
@@ -241,6 +253,14 @@ class Tasks(Connection):
     def generate(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generation:
         """Run a task and wait for all that it gives. Raises as `run`."""
         return collect(self.run(model, prompt, **options))
+
+    def embed(self, model: str, prompt: Prompt, *, mean: bool = False, normalize: bool = True) -> list[float]:
+        """The embedding of a prompt: of its last token or the `mean` of all, of length 1 or as it is.
+
+        Raises:
+            InferdError: As `run`; UnsupportedInputError where the model's backend gives none.
+        """
+        return _embedding(self.run(model, prompt, embedding=_embedding_params(mean=mean, normalize=normalize)))
 
     def watch(self, task_id: str, after_sequence: int = 0) -> Generator[TaskEvent]:
         """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
@@ -307,6 +327,15 @@ class AsyncTasks(AsyncConnection):
     async def generate(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generation:
         """Run a task and wait for all that it gives. Raises as `run`."""
         return collect([event async for event in self.run(model, prompt, **options)])
+
+    async def embed(self, model: str, prompt: Prompt, *, mean: bool = False, normalize: bool = True) -> list[float]:
+        """The embedding of a prompt: of its last token or the `mean` of all, of length 1 or as it is.
+
+        Raises:
+            InferdError: As `run`; UnsupportedInputError where the model's backend gives none.
+        """
+        params = _embedding_params(mean=mean, normalize=normalize)
+        return _embedding([event async for event in self.run(model, prompt, embedding=params)])
 
     async def watch(self, task_id: str, after_sequence: int = 0) -> AsyncGenerator[TaskEvent]:
         """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.

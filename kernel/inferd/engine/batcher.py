@@ -316,9 +316,9 @@ class Batcher:
     def _pool_prompt(self, row: int, *, at: int, most: int) -> None:
         """Take note that hidden states of a prompt are wanted, whose next tokens go into the step at `at`."""
         sequence, begin = self._rows[row], int(self._computed[row])
-        wanted = sequence.pool.wanted(begin, min(begin + most, sequence.length)) if sequence.pool else ()
-        if wanted:
-            self.pooled.append(Pooled(sequence.pool, at + wanted[0] - begin, len(wanted)))
+        pool, end = sequence.pool, min(begin + most, sequence.length)
+        if pool is not None and (wanted := pool.wanted(begin, end)):
+            self.pooled.append(Pooled(pool, at + wanted[0] - begin, len(wanted)))
 
     def _list_logits(self) -> Int32Array:
         """The tokens of the step whose logits are wanted."""

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from inferd.engine.pace import Pace
 from inferd.engine.prefix import PrefixChain
 from inferd.engine.sampler import BAD_ROW, NOTHING_LEFT, Sampler
 from inferd.engine.samples import Samples, derive
+from inferd.engine.submission import Submission
 from inferd.errors import BackendFailedError, InferdError, InternalError, UnsupportedInputError
 
 if TYPE_CHECKING:
@@ -34,25 +35,12 @@ if TYPE_CHECKING:
     from inferd.core.task import Embedding, FinishReason, Sampling, TaskInput
     from inferd.core.task_events import Logprobs
     from inferd.engine.limits import EngineLimits
+    from inferd.engine.sampler import Ids
     from inferd.engine.sequence import Sequence
     from inferd.plugin import LoadedModel, TokenBatch
     from inferd.plugin.session import Float32Array
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """A task on its way in; see `Loop.submit`."""
-
-    handle: int
-    task_input: TaskInput
-    sampling: Sampling
-    salt: bytes
-    prefix_cache: bool
-    priority: int
-    embedding: Embedding | None
-    adapter: str
 
 
 class Loop:
@@ -85,6 +73,7 @@ class Loop:
         self._batcher = Batcher(bounds=self.bounds, sampler=self._sampler)
         self._masks = MaskFiller(rows=self.bounds.rows, vocabulary_size=self.bounds.vocabulary_size)
         self._intake = Intake(model.vocabulary, self.bounds, template_timeout_s=limits.template_timeout_s)
+        self._samples = model.session.limits.samples
         self._pace = Pace(gap_s=limits.gap_s)
         self._tasks: dict[int, Samples] = {}  # by handle, waiting or running
         self._owed: set[Sequence] = set()  # those that still have to tell of their prompt
@@ -189,24 +178,17 @@ class Loop:
         try:
             if self._batcher.copies:
                 self._session.copy_blocks(self._batcher.copies)
-            self._masks.begin([sequence.constraint for sequence in self._batcher.sampled])
-            result = self._session.step(batch)
-            logits = self._take_scores(batch, result.logits)
-            self._take_hidden(result.hidden)
-            rows, masks = self._batcher.sampled_rows, self._masks.finish()
-            if rows is not None and masks is not None:
-                masks = masks[rows]
-            ids = self._sampler.choose(logits, self._batcher.sampled_positions, rows=rows, masks=masks)
+            ids, logits = self._compute(batch)
         except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
             _log.exception("the backend failed in a step with %d sequences", len(batch.lengths))
             self._fail(self._batcher.running, last_line(error))
             self._send(StepOutput())
             return
         self.steps += 1
-        sampled = self._batcher.sampled
+        sampled, rows = self._batcher.sampled, self._batcher.sampled_rows
+        measured = {} if logits is None else self._sampler.measure(logits, ids, rows=rows)
         told = {  # only sequences without drafts ask for it: one row is each's
-            sampled[place if rows is None else rows[place]]: logprobs
-            for place, logprobs in self._sampler.measure(logits, ids, rows=rows).items()
+            sampled[place if rows is None else rows[place]]: logprobs for place, logprobs in measured.items()
         }
         verified = self._batcher.commit(ids)
         self._pace.measure(time.perf_counter() - started, decode=decode, prompt=len(batch.token_ids) - decode)
@@ -214,6 +196,39 @@ class Loop:
             self._send(self._collect(sampled, ids.tolist(), told))
         else:
             self._send(self._collect(sampled, [tokens[0] for tokens in verified], told, verified))
+
+    def _compute(self, batch: TokenBatch) -> tuple[Ids, Float32Array | None]:
+        """The tokens of the sequences that are sampled, and the logits that they were chosen from if they came here.
+
+        Raises:
+            Exception: The session raised, or its result is not what was asked for.
+        """
+        rows, positions = self._batcher.sampled_rows, self._batcher.sampled_positions
+        wanted = any(sequence.constraint is not None for sequence in self._batcher.sampled) or self._batcher.scored
+        if self._samples and len(positions) and not wanted:
+            sampling = self._sampler.for_device(positions, rows=rows)
+            if sampling is not None:
+                return self._compute_tokens(replace(batch, sampling=sampling)), None
+        self._masks.begin([sequence.constraint for sequence in self._batcher.sampled])
+        result = self._session.step(batch)
+        if result.logits is None:
+            raise ValueError("the session gave no logits")
+        logits = self._take_scores(batch, result.logits)
+        self._take_hidden(result.hidden)
+        masks = self._masks.finish()
+        if rows is not None and masks is not None:
+            masks = masks[rows]
+        return self._sampler.choose(logits, positions, rows=rows, masks=masks), logits
+
+    def _compute_tokens(self, batch: TokenBatch) -> Ids:
+        """The tokens that the session chose itself."""
+        result = self._session.step(batch)
+        self._take_hidden(result.hidden)
+        count, size = len(batch.logit_rows), self.bounds.vocabulary_size
+        ids = result.token_ids
+        if ids is None or ids.shape != (count,) or ids.min() < BAD_ROW or ids.max() >= size:
+            raise ValueError(f"the session sampled {ids}, not {count} tokens of a vocabulary of {size}")
+        return ids.astype(np.intp)
 
     def _take_scores(self, batch: TokenBatch, logits: Float32Array) -> Float32Array:
         """Give the logits of prompts to those that score them; the logits of the sequences that are sampled."""

@@ -16,6 +16,7 @@ from inferd.engine.logprobs import measure
 from inferd.engine.philox import uniform
 from inferd.engine.ranking import rank
 from inferd.engine.rules import ALL, RuledRow, change
+from inferd.plugin import DeviceSampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,6 +157,24 @@ class Sampler:
             allowed = None if masks is None else masks[some]
             ids[some] = self._choose_ruled(logits[some], rows[some], positions[some], allowed)
         return ids
+
+    def for_device(self, positions: Int32Array, *, rows: Ids | None = None) -> DeviceSampling | None:
+        """What a session needs to choose the tokens itself; None when a row needs its logits here.
+
+        Args:
+            positions: As for `choose`.
+            rows: As for `choose`.
+        """
+        rows = self._index[: len(positions)] if rows is None else rows
+        if self._is_ruled[rows].any() or (self._top[rows] != SILENT).any():
+            return None
+        return DeviceSampling(
+            temperatures=self._temperature[rows],
+            top_k=self._top_k[rows],
+            top_p=self._top_p[rows],
+            min_p=self._min_p[rows],
+            points=uniform(self._seed[rows], positions),
+        )
 
     def measure(self, logits: Float32Array, ids: Ids, *, rows: Ids | None = None) -> dict[int, Logprobs]:
         """How likely the chosen tokens were, by place in `ids`; of rows that ask for it and have a token.

@@ -14,7 +14,7 @@ from inferd.plugin.backend import (
     Setting,
 )
 from inferd.plugin.hookspecs import hookimpl, hookspec
-from inferd.plugin.session import StepResult, TokenBatch, TokenLimits, TokenSession
+from inferd.plugin.session import DeviceSampling, StepResult, TokenBatch, TokenLimits, TokenSession
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "BackendSpec",
     "BackendUnavailable",
     "DeviceInfo",
+    "DeviceSampling",
     "LoadError",
     "LoadRequest",
     "LoadedModel",

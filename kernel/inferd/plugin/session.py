@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # the kernel process reads this module and must not load nump
     import numpy as np
     from numpy.typing import NDArray
 
+    Float64Array: TypeAlias = NDArray[np.float64]
+    Int64Array: TypeAlias = NDArray[np.int64]
     Int32Array: TypeAlias = NDArray[np.int32]
     Float32Array: TypeAlias = NDArray[np.float32]
 
@@ -31,6 +33,7 @@ class TokenLimits:
         max_sequences: Most sequences in one step.
         max_step_tokens: Most tokens in one step.
         embedding_size: Width of the hidden states that it can return; 0 when it cannot.
+        samples: Whether it can choose tokens itself, on its device; see `DeviceSampling`.
     """
 
     vocabulary_size: int
@@ -40,6 +43,31 @@ class TokenLimits:
     max_sequences: int
     max_step_tokens: int
     embedding_size: int = 0
+    samples: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSampling:
+    """How a session that samples on its device chooses the token of each row of logits.
+
+    Temperature, top-k, top-p and min-p apply in this order, each to what the one before left. The token is the first
+    one whose running sum of probabilities exceeds the point, in the order of ids in rows without top-k and top-p, in
+    the order of falling probability in the others. The points are the engine's random numbers, so that a task's tokens
+    do not depend on where they are sampled.
+
+    Attributes:
+        temperatures: Shape (R,); 0 is greedy.
+        top_k: Shape (R,); 0 keeps all.
+        top_p: Shape (R,); 1 keeps all.
+        min_p: Shape (R,); relative to the likeliest token; 0 keeps all.
+        points: Shape (R,), in [0, 1).
+    """
+
+    temperatures: Float32Array
+    top_k: Int64Array
+    top_p: Float64Array
+    min_p: Float64Array
+    points: Float64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +89,8 @@ class TokenBatch:
         logit_rows: Shape (R,), ascending; the rows of `token_ids` whose logits are wanted. May be empty.
         hidden_rows: Shape (H,), ascending; the rows whose hidden states behind the last norm are wanted. None for
             none, and always None where `TokenLimits.embedding_size` is 0.
+        sampling: How to choose the tokens of `logit_rows`; None when their logits are wanted, and always None where
+            `TokenLimits.samples` is False.
     """
 
     token_ids: Int32Array
@@ -70,6 +100,7 @@ class TokenBatch:
     block_tables: Int32Array
     logit_rows: Int32Array
     hidden_rows: Int32Array | None = None
+    sampling: DeviceSampling | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +108,17 @@ class StepResult:
     """What a step computed.
 
     Attributes:
-        logits: Shape (R, V), in the order of `TokenBatch.logit_rows`. Valid until the next step.
+        logits: Shape (R, V), in the order of `TokenBatch.logit_rows`; None when tokens were asked for. Valid until the
+            next step.
         hidden: Shape (H, `embedding_size`), in the order of `TokenBatch.hidden_rows`; None when none were asked for.
             Valid until the next step.
+        token_ids: Shape (R,), the tokens that `TokenBatch.sampling` asked for; -1 for a row whose logits are not
+            finite. None when logits were asked for.
     """
 
-    logits: Float32Array
+    logits: Float32Array | None = None
     hidden: Float32Array | None = None
+    token_ids: Int32Array | None = None
 
 
 @runtime_checkable

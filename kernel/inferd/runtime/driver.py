@@ -2,7 +2,7 @@
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -225,16 +225,7 @@ class Driver:
     def _step(self, instance_id: InstanceId, step: wire.StepOutput) -> None:
         """One step of an engine: one wake-up for each stream with new tokens, however many there are."""
         tasks = self._instances[instance_id].tasks
-        for prefill in step.prefills:
-            if (reading := tasks.get(prefill.handle)) is not None:
-                reading.stream.tell(Progress(Phase.PREFILL, prefill.fraction))
-        for prompt in step.prompts:
-            if (asking := tasks.get(prompt.handle)) is not None:
-                asking.stream.tell(read_prompt(prompt))
-        for embedding in step.embeddings:
-            if (embedded := tasks.get(embedding.handle)) is not None:
-                embedded.stream.first_output_at = self.clock.now()
-                embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
+        self._tell_of_prompts(tasks, step)
         token_ids = step.token_ids
         details = _Details(step)
         now = self.clock.now()
@@ -252,6 +243,18 @@ class Driver:
                 outcome = read_outcome(ended, self._log_of(instance_id))
                 self._apply(events.TaskEnded(done.task_id, done.attempt, outcome))
                 self._release(instance_id, done.task_id)
+
+    def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: wire.StepOutput) -> None:
+        for prefill in step.prefills:
+            if (reading := tasks.get(prefill.handle)) is not None:
+                reading.stream.tell(Progress(Phase.PREFILL, prefill.fraction))
+        for prompt in step.prompts:
+            if (asking := tasks.get(prompt.handle)) is not None:
+                asking.stream.tell(read_prompt(prompt))
+        for embedding in step.embeddings:
+            if (embedded := tasks.get(embedding.handle)) is not None:
+                embedded.stream.first_output_at = self.clock.now()
+                embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
 
     def _tell_load(self, instance_id: InstanceId, fraction: float) -> None:
         instance = self._instances[instance_id]

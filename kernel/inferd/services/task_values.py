@@ -137,19 +137,8 @@ def write_event(task_id: str, numbered: Numbered) -> pb.TaskEvent:
     """An event of a task for the wire."""
     sequence = numbered.sequence
     match numbered.event:
-        case te.Output(text, token_ids, sample, logprobs, reason):
-            output = pb.Output(text=text, token_ids=token_ids)
-            if sample or logprobs is not None or reason is not FinishReason.UNSPECIFIED:
-                output.sample = sample
-                output.logprobs.extend(_write_logprobs(logprobs))
-                output.finish_reason = pb.FinishReason.ValueType(reason.value)
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=output)
-        case te.PromptOutput(text, token_ids, logprobs):
-            output = pb.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=output)
-        case te.EmbeddingOutput(values):
-            output = pb.Output(embedding=pb.Embedding(values=values))
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=output)
+        case te.Output() | te.PromptOutput() | te.EmbeddingOutput() as output:
+            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=_write_output(output))
         case te.Queued(position):
             return pb.TaskEvent(task_id=task_id, sequence=sequence, queued=pb.Queued(position=position))
         case te.Started(instance_id, attempt):
@@ -173,6 +162,21 @@ def _write_logprobs(logprobs: te.Logprobs | None) -> list[pb.TokenLogprobs]:
         likeliest = [pb.TokenLogprob(token_id=i, logprob=x) for i, x in top]
         written.append(pb.TokenLogprobs(token_id=token_id, logprob=logprob, top=likeliest))
     return written
+
+
+def _write_output(event: te.Output | te.PromptOutput | te.EmbeddingOutput) -> pb.Output:
+    match event:
+        case te.Output(text, token_ids, sample, logprobs, reason):
+            output = pb.Output(text=text, token_ids=token_ids)
+            if sample or logprobs is not None or reason is not FinishReason.UNSPECIFIED:
+                output.sample = sample
+                output.logprobs.extend(_write_logprobs(logprobs))
+                output.finish_reason = pb.FinishReason.ValueType(reason.value)
+            return output
+        case te.PromptOutput(text, token_ids, logprobs):
+            return pb.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
+        case te.EmbeddingOutput(values):
+            return pb.Output(embedding=pb.Embedding(values=values))
 
 
 def write_finished(finished: te.Finished) -> pb.Finished:

@@ -10,19 +10,23 @@ class TestMine(BackendContract):
         return LoadRequest(path=…, device="mine:0")
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from inferd.core.task import Sampling
 from inferd.engine.limits import Bounds, EngineLimits
+from inferd.engine.sampler import Sampler
 from inferd.engine.tokenizer import Tokenizer
 from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
 from inferd.plugin.session import TokenLimits
-from inferd.testing.batches import Part, compute
+from inferd.testing.batches import Part, compute, make_batch
 
 SEED = 2011
+SAME_TOKENS = 0.98  # the rest may lie where two sums that differ in their last bit meet
 
 
 class BackendContract:
@@ -104,6 +108,25 @@ class BackendContract:
         together = compute(session, *(Part(token_ids=text, blocks=blocks.take(len(text))) for text in texts))
         for one, other in zip(together, alone, strict=True):
             self._same(one, other)
+
+    def test_sampled_tokens_are_those_of_its_logits(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """A session that samples chooses the tokens that the engine would choose from its logits."""
+        if not session.limits.samples:
+            pytest.skip("the session leaves sampling to the engine")
+        blocks = _Blocks(session.limits)
+        batch = make_batch([Part(token_ids=text, blocks=blocks.take(len(text))) for text in texts])
+        count = len(batch.logit_rows)
+        sampler = Sampler(rows=count, vocabulary_size=session.limits.vocabulary_size)
+        kinds: tuple[dict[str, Any], ...] = ({"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2}, {})
+        for row in range(count):
+            sampler.assign(row, Sampling(seed=row, **kinds[row % len(kinds)]))
+        logits = session.step(batch).logits
+        _expect(logits is not None, "no logits came, though no tokens were asked for")
+        expected = sampler.choose(np.array(logits), batch.positions)
+        result = session.step(replace(batch, sampling=sampler.for_device(batch.positions)))
+        _expect(result.token_ids is not None, "no tokens came, though they were asked for")
+        same = float(np.mean(np.array(result.token_ids) == expected))
+        _expect(same >= SAME_TOKENS, f"only {same:.0%} of the sampled tokens are those of the logits")
 
     @pytest.mark.parametrize("border", [-1, 0, 1])
     def test_chunks_equal_one_step(self, session: TokenSession, texts: list[list[int]], border: int) -> None:

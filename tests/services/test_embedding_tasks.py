@@ -1,0 +1,49 @@
+import grpc
+import pytest
+from connection import Connection, read_all, read_failing, reason_of
+
+from inferd_api.v1.model_service_pb2 import CreateModelRequest
+from inferd_api.v1.resources_pb2 import EmbeddingParams, Model, Pooling, TaskSpec, TaskState
+from inferd_api.v1.task_service_pb2 import RunTaskRequest
+from inferd_client import AsyncClient
+
+RAW = EmbeddingParams(pooling=Pooling.POOLING_MEAN, normalize=False)
+
+
+async def test_an_embedding_is_the_only_output(connection: Connection) -> None:
+    """A task that asks for an embedding gives one output with the vector, and succeeds with no output tokens."""
+    await connection.create()
+    spec = TaskSpec(model="fake", prompt="abc", embedding=RAW)
+    events = await read_all(connection.tasks.RunTask(RunTaskRequest(spec=spec)))
+    outputs = [event.output for event in events if event.HasField("output")]
+    assert [list(output.embedding.values) for output in outputs] == [[98.0, 1.0, 1.0]]
+    finished = events[-1].finished
+    assert finished.state == TaskState.TASK_STATE_SUCCEEDED
+    assert (finished.usage.prompt_tokens, finished.usage.output_tokens) == (3, 0)
+
+
+async def test_the_client_embeds(connection: Connection) -> None:
+    """The client gives the vector, by default that of the last token with length 1."""
+    await connection.create()
+    async with AsyncClient(connection.kernel.addresses[0]) as client:
+        vector = await client.embed("fake", "abc")
+        assert sum(value * value for value in vector) == pytest.approx(1)
+        assert vector[0] / vector[1] == pytest.approx(99 / 2)
+        assert await client.embed("fake", "abc", mean=True, normalize=False) == [98.0, 1.0, 1.0]
+
+
+async def test_what_a_backend_does_not_offer(connection: Connection) -> None:
+    """Embeddings and adapters of a backend that has none are refused as unsupported, each by its field."""
+    await connection.create("plain", embedding_size=0)
+    for spec, field in (
+        (TaskSpec(model="plain", prompt="abc", embedding=RAW), "spec.embedding"),
+        (TaskSpec(model="plain", prompt="abc", adapter="poet"), "spec.adapter"),
+    ):
+        _, error = await read_failing(connection.tasks.RunTask(RunTaskRequest(spec=spec)))
+        assert reason_of(error)[0] == "UNSUPPORTED_INPUT"
+        assert field in str(error.trailing_metadata())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await connection.models.CreateModel(
+            CreateModelRequest(model=Model(name="x", source="/x", adapters={"poet": "/poet"}))
+        )
+    assert reason_of(caught.value)[0] == "INVALID_FIELD"

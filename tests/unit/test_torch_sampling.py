@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from inferd.core.task import Sampling
+from inferd.engine.sampler import BAD_ROW, Sampler
+
+torch = pytest.importorskip("torch", reason="torch is not installed: it comes with the extra `torch`")
+
+ROWS, SIZE = 64, 5000
+
+PARAMETERS = [
+    {"temperature": 0.0},
+    {"temperature": 1.0},
+    {"temperature": 0.7, "top_k": 40},
+    {"temperature": 1.3, "top_p": 0.9},
+    {"temperature": 1.0, "min_p": 0.05},
+    {"temperature": 0.9, "top_k": 100, "top_p": 0.8, "min_p": 0.01},
+]
+
+
+def test_tokens_are_those_of_the_engine() -> None:
+    """On the same logits the device chooses the token that the sampler of the engine chooses, for all parameters."""
+    from inferd_torch.sampling import choose  # noqa: PLC0415 - needs torch
+
+    rng = np.random.default_rng(1)
+    sampler = Sampler(rows=ROWS, vocabulary_size=SIZE)
+    for row in range(ROWS):
+        sampler.assign(row, Sampling(seed=row, **PARAMETERS[row % len(PARAMETERS)]))
+    differing = 0
+    for step in range(20):
+        logits = rng.normal(0, 3, (ROWS, SIZE)).astype(np.float32)
+        positions = np.full(ROWS, step, np.int32)
+        sampling = sampler.for_device(positions)
+        assert sampling is not None
+        ours = choose(torch.from_numpy(logits), sampling).numpy()
+        differing += int((ours != sampler.choose(logits, positions)).sum())
+    # A point that falls between two sums which differ in their last bit may go either way.
+    assert differing <= 2
+
+
+def test_a_row_that_is_not_finite_gets_no_token() -> None:
+    """NaN, infinity and a row of nothing give -1, and the rows beside them their tokens."""
+    from inferd_torch.sampling import choose  # noqa: PLC0415 - needs torch
+
+    sampler = Sampler(rows=4, vocabulary_size=8)
+    for row in range(4):
+        sampler.assign(row, Sampling(temperature=row % 2))
+    logits = np.zeros((4, 8), np.float32)
+    logits[0, 3] = np.nan
+    logits[1, 3] = np.inf
+    logits[2, :] = -np.inf
+    sampling = sampler.for_device(np.zeros(4, np.int32))
+    assert sampling is not None
+    ids = choose(torch.from_numpy(logits), sampling).tolist()
+    assert ids[:3] == [BAD_ROW] * 3
+    assert ids[3] >= 0
+
+
+def test_rows_that_need_their_logits_are_not_left_to_the_device() -> None:
+    """A row with rules, or one that tells its probabilities, keeps the whole step's logits with the engine."""
+    sampler = Sampler(rows=2, vocabulary_size=8)
+    sampler.assign(0, Sampling())
+    sampler.assign(1, Sampling(logprobs=0))
+    assert sampler.for_device(np.zeros(1, np.int32)) is not None
+    assert sampler.for_device(np.zeros(2, np.int32)) is None
