@@ -136,7 +136,8 @@ def test_run_as_json_is_lines_of_events_and_a_summary(inferd: Commands) -> None:
     assert (output["text"], output["token_ids"], output["logprobs"]) == ("The capital", [5, 105], [])
     summary = last["summary"]
     assert (summary["text"], summary["state"], summary["reason"]) == (ANSWER, "SUCCEEDED", "END_OF_TEXT")
-    assert summary["usage"] == {"prompt_tokens": 12, "cached_tokens": 0, "output_tokens": 8}
+    usage = {"prompt_tokens": 12, "cached_tokens": 0, "output_tokens": 8}
+    assert summary["usage"] == usage | {"drafted_tokens": 0, "accepted_tokens": 0}
     assert summary["receipt"]["first_token_duration_s"] == 0.21
     assert summary["tokens_per_s"] == pytest.approx(7.0)
 
