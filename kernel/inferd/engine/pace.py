@@ -7,6 +7,9 @@ from typing import Final
 _WEIGHT: Final = 0.3
 """How much of the error of a prediction the newest step takes away."""
 
+_PLANNED: Final = 0.8
+"""How much of the bound is planned for: the times of steps scatter, and the longest ones must keep it too."""
+
 
 class Pace:
     """Predicts the time of a step as so much for each token that decodes and so much for each token of a prompt.
@@ -36,4 +39,4 @@ class Pace:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of prompts that may go into a step beside others; 0 as long as nothing is known of prompts."""
-        return int(self._gap_s / self._prompt_s) if self._prompt_s else 0
+        return int(_PLANNED * self._gap_s / self._prompt_s) if self._prompt_s else 0
