@@ -97,8 +97,8 @@ def _speculation(weights: Path) -> Iterator[Figure]:
     seconds: dict[tuple[str, str], list[float]] = {}
     for _ in range(SPECULATION_RUNS):
         for drafts in ("0", DRAFTS):
-            with kernel({"INFERD_WORKERS__DRAFT_TOKENS": drafts}) as process, Client(process.address) as client:
-                client.create_model("bench", source=str(weights), settings=ROOM)
+            with kernel() as process, Client(process.address) as client:
+                client.create_model("bench", source=str(weights), settings={**ROOM, "draft_tokens": drafts})
                 client.load_model("bench")
                 asyncio.run(run_case(process.address, WARM))
                 took, _ = asyncio.run(run_case(process.address, Case("speculation", 1, 16, 96), temperature=1.5))

@@ -5,7 +5,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,9 @@ STREAM_TOKENS = 500
 
 
 @contextmanager
-def kernel(environment: Mapping[str, str] | None = None) -> Iterator[KernelProcess]:
+def kernel() -> Iterator[KernelProcess]:
     """A kernel with folders of its own."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        kernel_process(Path(folder), environment=environment) as process,
-    ):
+    with tempfile.TemporaryDirectory() as folder, kernel_process(Path(folder)) as process:
         yield process
 
 

@@ -81,6 +81,7 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_the_kernel_lives(conne
         ({"device": "cuda:7"}, "BACKEND_UNAVAILABLE", "fake:0"),
         ({"settings": {"context_token": "1"}}, "INVALID_FIELD", "context_tokens"),
         ({"settings": {"context_tokens": "many"}}, "INVALID_FIELD", "int"),
+        ({"settings": {"draft_tokens": "65"}}, "INVALID_FIELD", "64"),
     ],
 )
 async def test_a_wrong_model_is_refused_by_name(
@@ -125,6 +126,20 @@ async def test_a_busy_model_is_unloaded_only_with_force(connection: Connection) 
     await connection.models.UnloadModel(ms.UnloadModelRequest(name="fake", force=True))
     events, _ = await read_failing(call)
     assert events[-1].finished.state == pb.TASK_STATE_CANCELLED
+
+
+async def test_speculation_is_switched_per_model(connection: Connection) -> None:
+    """A model with `draft_tokens` guesses and reports what was accepted; the same file without it does not."""
+    path = str(write_fake_model(connection.folder))
+    usages = {}
+    for drafts in ("0", "4"):
+        model = pb.Model(name=f"drafts-{drafts}", source=path, settings={"draft_tokens": drafts})
+        await connection.models.CreateModel(ms.CreateModelRequest(model=model))
+        events = await read_all(connection.endless(model=model.name, tokens=40))
+        assert text_of(events) == "la" * 20
+        usages[drafts] = events[-1].finished.usage
+    assert usages["0"].drafted_tokens == 0
+    assert usages["4"].drafted_tokens >= usages["4"].accepted_tokens > 20
 
 
 async def test_watchers_of_models_are_bounded(connection: Connection) -> None:

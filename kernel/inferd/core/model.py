@@ -110,6 +110,7 @@ class ModelSpec:
         device: Device to load on.
         settings: Settings of the backend, as the client gave them.
         values: Every setting of the backend, checked and converted; None where the backend derives a default.
+        draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
     """
 
     name: ModelName
@@ -123,6 +124,7 @@ class ModelSpec:
     device: str
     settings: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, SettingValue | None] = field(default_factory=dict)
+    draft_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

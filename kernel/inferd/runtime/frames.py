@@ -30,6 +30,8 @@ def load_frame(instance_id: str, spec: ModelSpec, limits: wire.EngineLimits) -> 
         settings={name: _setting(value) for name, value in spec.values.items()},
         limits=limits,
     )
+    if spec.draft_tokens is not None:
+        load.limits.draft_tokens = spec.draft_tokens
     return wire.KernelFrame(load=load)
 
 

@@ -1,17 +1,28 @@
 """From a client's words about a model to where and by what it is loaded. Nothing of the file is parsed here."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelSpec
 from inferd.errors import InvalidFieldError
-from inferd.plugin.backend import read_settings
+from inferd.plugin.backend import Setting, read_settings
 from inferd.plugin.registry import BackendReport, choose
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
 FOLDER_FORMAT, FOLDER_MARK = "hf", "config.json"  # the format of a folder, and the file by which it is one
+
+ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
+    Setting(
+        name="draft_tokens",
+        kind="int",
+        minimum=0,
+        maximum=64,
+        description="most tokens guessed in a step; 0 for none, default: workers.draft_tokens of the kernel",
+    ),
+)
 
 
 def place(
@@ -36,9 +47,10 @@ def place(
     spec = choice.report.spec
     assert spec is not None  # noqa: S101 - `choose` gives READY backends only, and they have one
     try:
-        values = read_settings(spec, settings or {})
+        values = read_settings(replace(spec, settings=(*spec.settings, *ENGINE_SETTINGS)), settings or {})
     except ValueError as error:
         raise InvalidFieldError(str(error), field="model.settings") from None
+    drafts = values.pop("draft_tokens")
     return ModelSpec(
         name=ModelName(name),
         source=source,
@@ -51,6 +63,7 @@ def place(
         device=choice.device_id,
         settings=dict(settings or {}),
         values=values,
+        draft_tokens=None if drafts is None else int(drafts),
     )
 
 

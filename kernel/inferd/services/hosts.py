@@ -11,6 +11,7 @@ from inferd import __version__
 from inferd.plugin.backend import DeviceInfo, Setting
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.driver import Driver, resident_bytes
+from inferd.runtime.placement import ENGINE_SETTINGS
 from inferd.services.calls import page_of
 from inferd.services.task_values import timestamp
 from inferd_api.v1 import host_service_pb2 as hs
@@ -64,7 +65,7 @@ def write_backend(report: BackendReport) -> pb.Backend:
         description=spec.description if spec is not None else "",
         formats=spec.formats if spec is not None else (),
         devices=[_write_device(device) for device in report.devices],
-        settings=[_write_setting(setting) for setting in spec.settings] if spec is not None else (),
+        settings=[_write_setting(s) for s in (*spec.settings, *ENGINE_SETTINGS)] if spec is not None else (),
     )
 
 
