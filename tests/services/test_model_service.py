@@ -74,6 +74,8 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_the_kernel_lives(conne
         ({"name": "no name"}, "INVALID_FIELD", "model.name"),
         ({"source": ""}, "INVALID_FIELD", "model.source"),
         ({"source": "/no/such/file.fake"}, "INVALID_FIELD", "does not exist"),
+        ({"source": "file://[a/b"}, "INVALID_FIELD", "no path"),
+        ({"source": "/" + "x" * 5000}, "INVALID_FIELD", "no path"),
         ({"source": "relative.fake"}, "INVALID_FIELD", "absolute"),
         ({"source": "https://example.org/m.gguf"}, "INVALID_FIELD", "inferd pull"),
         ({"backend": "fakee"}, "BACKEND_NOT_FOUND", "fake"),

@@ -8,8 +8,10 @@ import grpc
 import pytest
 from connection import Connection, info_of, kinds_of, read_all, read_failing, read_until, reason_of, text_of
 
+from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import resources_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
+from inferd_api.worker.v1 import worker_pb2
 
 
 async def test_a_chat_is_answered_event_by_event(connection: Connection) -> None:
@@ -216,6 +218,42 @@ async def test_a_request_id_makes_one_task(connection: Connection) -> None:
     assert text_of(second) == "once"
     _, error = await read_failing(connection.chat("twice", request_id="r1"))
     assert reason_of(error)[0] == "REQUEST_CONFLICT"
+
+
+async def test_a_retry_outlives_the_call_that_it_repeats(connection: Connection) -> None:
+    """When the first call with a request_id breaks off, the one that repeats it goes on to the end of the task."""
+    await connection.create(step_s=0.002)
+    first = connection.endless(tokens=200, request_id="r")
+    await read_until(first, "output")
+    second = connection.another().endless(tokens=200, request_id="r")
+    events = await read_until(second, "output")
+    first.cancel()
+    events += [response.event async for response in second]
+    assert events[-1].finished.state == pb.TASK_STATE_SUCCEEDED
+    assert len(text_of(events)) == 200
+
+
+async def test_an_end_at_the_deadline_takes_nothing_along(connection: Connection, monkeypatch: Any) -> None:
+    """A last frame that is read when the deadline has passed, and a worker that exits then, disturb no one else."""
+    await connection.create(step_s=0.002)
+    driver = connection.kernel.driver
+    ahead_s, real = [0.0], driver.clock.now
+    monkeypatch.setattr(driver.clock, "now", lambda: real() + ahead_s[0])
+    for kill in (False, True):
+        call = connection.endless(timeout=60)
+        await read_until(call, "output")
+        ((instance_id, instance),) = driver._instances.items()
+        (handle,) = instance.tasks
+        ahead_s[0] += 100.0
+        if kill:
+            os.kill(driver.supervisor.workers[instance_id].pid, signal.SIGKILL)
+        else:
+            ended = worker_pb2.Ended(handle=handle, finish_reason=3)
+            driver.worker_frame(instance_id, worker_pb2.WorkerFrame(step=worker_pb2.StepOutput(ended=[ended])))
+        events, _ = await read_failing(call)
+        assert events[-1].finished.state == pb.TASK_STATE_EXPIRED
+    await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))  # at once: the backoff's clock is far ahead
+    assert text_of(await read_all(connection.chat("again"))) == "again"
 
 
 async def test_tenants_see_only_their_own_tasks(connection: Connection) -> None:

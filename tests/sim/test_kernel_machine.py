@@ -100,10 +100,10 @@ class Simulation:
                 if self.random.random() < 0.7:
                     self.workers[command.instance_id].tasks.pop(command.task_id, None)
             case commands.TellFinished():
-                assert command.task_id in self.accepted, "a task that was never accepted ended"
-                assert command.task_id not in self.finished, "a task ended twice"
+                assert command.task.spec.task_id in self.accepted, "a task that was never accepted ended"
+                assert command.task.spec.task_id not in self.finished, "a task ended twice"
                 assert (command.outcome.error is None) == (command.outcome.state is TaskState.SUCCEEDED)
-                self.finished[command.task_id] = command.outcome.state
+                self.finished[command.task.spec.task_id] = command.outcome.state
             case commands.TellQueued():
                 assert command.task_id not in self.finished, "a task waits after its end"
             case commands.ForgetTask():

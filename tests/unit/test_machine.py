@@ -105,7 +105,7 @@ def test_a_failed_load_ends_the_waiting_tasks_and_backs_off(machine: KernelMachi
     machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
     machine.handle(events.WorkerReady(FIRST), 0.0)
     asked = machine.handle(events.InstanceRefused(FIRST, ModelLoadError("truncated")), 0.0)
-    assert kinds(asked) == ["TellModel", "TellFinished"]
+    assert kinds(asked) == ["StopWorker", "TellModel", "TellFinished"]
     machine.handle(events.WorkerExited(FIRST, WorkerDiedError("gone")), 0.1)
     with pytest.raises(ModelLoadError, match="truncated") as caught:
         machine.handle(events.SubmitTask(task_spec("t2")), 0.4)
@@ -131,7 +131,7 @@ def test_a_dead_worker_fails_its_tasks_and_the_waiting_ones_get_a_new_one_after_
         machine.handle(events.SubmitTask(task_spec(name)), 0.0)
     died = WorkerDiedError("signal 9")
     asked = machine.handle(events.WorkerExited(FIRST, died), 5.0)
-    assert asked[0] == commands.TellFinished(TaskId("t1"), Outcome(state=TaskState.FAILED, error=died))
+    assert asked[0] == commands.TellFinished(machine.tasks[TaskId("t1")], Outcome(state=TaskState.FAILED, error=died))
     assert "StartWorker" not in kinds(asked)
     assert machine.next_alarm() == 6.0
     assert "StartWorker" in kinds(machine.handle(events.Tick(), 6.0))
@@ -226,6 +226,29 @@ def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) 
     assert machine.next_alarm() == 61.0
     assert kinds(machine.handle(events.Tick(), 62.0)) == ["ForgetTask", "ForgetTask"]
     assert machine.known_request(task_spec("t9", request_id="r2")) is None
+
+
+def test_more_ends_at_once_than_are_retained_are_all_told(machine: KernelMachine) -> None:
+    """However many tasks one event ends, each is told its end before it is forgotten."""
+    for n in range(3):
+        machine.handle(events.SubmitTask(task_spec(f"t{n}")), 0.0)
+    asked = machine.handle(events.Shutdown(), 1.0)
+    told = [c.task.spec.task_id for c in asked if isinstance(c, commands.TellFinished)]
+    assert told == ["t0", "t1", "t2"]
+    forgotten = commands.ForgetTask(TaskId("t0"))
+    assert asked.index(forgotten) > next(n for n, c in enumerate(asked) if isinstance(c, commands.TellFinished))
+
+
+def test_a_worker_that_could_not_load_is_stopped_and_holds_up_nothing(machine: KernelMachine) -> None:
+    """A failed worker that is slow to go does not keep a later unload from its end."""
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    asked = machine.handle(events.InstanceRefused(FIRST, ModelLoadError("truncated")), 0.0)
+    assert commands.StopWorker(FIRST) in asked
+    machine.handle(events.LoadModel(MODEL), 0.0)
+    machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
+    machine.handle(events.WorkerExited(InstanceId("smollm2-2"), WorkerDiedError("asked for")), 0.1)
+    machine.handle(events.WorkerExited(FIRST, WorkerDiedError("at last")), 0.2)
+    assert machine.model(MODEL).state is ModelState.UNLOADED
 
 
 def test_the_same_model_again_changes_nothing_and_another_is_refused(machine: KernelMachine) -> None:

@@ -44,7 +44,7 @@ async def test_answers_find_their_questions() -> None:
 
 
 async def test_too_many_questions() -> None:
-    """A question over the bound is refused with both numbers, and a cancelled one makes room."""
+    """Over the bound a question is refused with both numbers; a place is free with its answer, not with its asker."""
     queries, worker = Queries(limit=1, timeout_s=60), DeafWorker("a")
     waiting = ask(queries, worker)
     await worker.asked()
@@ -53,6 +53,9 @@ async def test_too_many_questions() -> None:
     assert caught.value.metadata == {"bound": "limits.queries", "value": "1", "limit": "1"}
     waiting.cancel()
     await asyncio.wait([waiting])
+    with pytest.raises(LimitExceededError):
+        await ask(queries, worker)
+    queries.answer(worker.instance_id, wire.Answer(query_id=1, text="x"), None)
     again = ask(queries, worker)
     queries.answer(worker.instance_id, wire.Answer(query_id=await worker.asked(), text="y"), None)
     assert (await again).text == "y"

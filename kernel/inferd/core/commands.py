@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from inferd.core.ids import InstanceId, ModelName, TaskId
 from inferd.core.model import ModelSpec
-from inferd.core.task import Outcome, TaskSpec
+from inferd.core.task import Outcome, Task, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class TellQueued:
 
 @dataclass(frozen=True, slots=True)
 class TellFinished:
-    """Tell the watchers of a task how it ended; the last that they hear."""
+    """Tell the watchers of a task how it ended; the last that they hear. The core may have forgotten it already."""
 
-    task_id: TaskId
+    task: Task
     outcome: Outcome
 
 

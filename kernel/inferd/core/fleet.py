@@ -131,7 +131,7 @@ class Fleet:
         model = self.models[instance.model]
         model.state = advance(MODEL_TABLE, model.state, ModelChange.LOAD_FAILED)
         model.error = error
-        return [TellModel(instance.model)]
+        return [StopWorker(instance_id), TellModel(instance.model)]  # it may not end by itself
 
     def unload(self, model: Model) -> list[Command]:
         """Stop every instance; nothing to do when there is none."""
@@ -151,8 +151,6 @@ class Fleet:
         match instance.state:
             case InstanceState.STOPPING:
                 instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.EXIT)
-                if model.state is ModelState.UNLOADING and not model.instances:
-                    model.state = advance(MODEL_TABLE, model.state, ModelChange.UNLOADED)
             case InstanceState.FAILED:
                 pass  # it had said why before it went
             case _:
@@ -160,6 +158,8 @@ class Fleet:
                     model.error = error
                 self._fail(instance, InstanceChange.EXIT, error, now)
                 model.state = advance(MODEL_TABLE, model.state, ModelChange.WORKER_DIED)
+        if model.state is ModelState.UNLOADING and not model.instances:
+            model.state = advance(MODEL_TABLE, model.state, ModelChange.UNLOADED)
         return [TellModel(instance.model)]
 
     def _fail(self, instance: Instance, change: InstanceChange, error: InferdError, now: float) -> None:

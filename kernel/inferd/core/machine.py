@@ -268,7 +268,7 @@ class KernelMachine:
         task.outcome, task.finished = outcome, self._now
         self._expiries.cancel(task_id)
         self._ended[task_id] = None
-        self._commands.append(commands.TellFinished(task_id, outcome))
+        self._commands.append(commands.TellFinished(task, outcome))
         if len(self._ended) > self._limits.retained_tasks:
             self._forget()
 

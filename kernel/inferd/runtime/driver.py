@@ -14,7 +14,7 @@ from inferd.core import commands, events
 from inferd.core.ids import InstanceId, ModelName, TaskId, Tenant
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceState, Model, ModelSpec, ModelState
-from inferd.core.task import FinishReason, Outcome, TaskInput, TaskSpec, Usage
+from inferd.core.task import FinishReason, Outcome, Task, TaskInput, TaskSpec, Usage
 from inferd.core.task_events import EmbeddingOutput, Finished, Output, Phase, Progress, Queued, Receipt, Started
 from inferd.errors import InferdError, ModelBusyError, WorkerDiedError
 from inferd.runtime.clock import Clock
@@ -212,12 +212,12 @@ class Driver:
 
     def worker_exited(self, instance_id: InstanceId, why: str, log_path: Path) -> None:
         """A worker is gone."""
-        del self._instances[instance_id]
         error = WorkerDiedError(
             f"worker of instance {instance_id!r} died: {why}", metadata={"cause": why, "log": str(log_path)}
         )
         self._queries.fail(instance_id, error)
         self._apply(events.WorkerExited(instance_id, error))
+        del self._instances[instance_id]  # last: what fell due meanwhile may still have dropped tasks of it
 
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
         return {"log": str(self.supervisor.workers[instance_id].log_path)}
@@ -242,7 +242,8 @@ class Driver:
             if (done := tasks.get(ended.handle)) is not None:
                 outcome = read_outcome(ended, self._log_of(instance_id))
                 self._apply(events.TaskEnded(done.task_id, done.attempt, outcome))
-                self._release(instance_id, done.task_id)
+                if ended.handle in tasks:  # else its deadline came first, and it was dropped
+                    self._release(instance_id, done.task_id)
 
     def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: wire.StepOutput) -> None:
         for prefill in step.prefills:
@@ -302,7 +303,7 @@ class Driver:
             case commands.SendTask():
                 self._send(command)
             case commands.TellFinished():
-                self._finish(command.task_id, command.outcome)
+                self._finish(command.task, command.outcome)
             case commands.TellQueued():
                 self.streams.get(command.task_id).tell(Queued(command.position))
             case commands.ForgetTask():
@@ -345,8 +346,8 @@ class Driver:
         del instance.tasks[handle]
         return handle
 
-    def _finish(self, task_id: TaskId, outcome: Outcome) -> None:
-        task = self.machine.tasks[task_id]
+    def _finish(self, task: Task, outcome: Outcome) -> None:
+        task_id = task.spec.task_id
         spec = self.machine.fleet.models[task.spec.model].spec
         stream = self.streams.get(task_id)
         if outcome.usage.output_tokens < stream.output_tokens:  # ended by the kernel: it counts what was told

@@ -68,6 +68,13 @@ def place(
 
 
 def _find(source: str) -> Path:
+    try:
+        return _find_file(source)
+    except (OSError, ValueError) as error:
+        raise InvalidFieldError(f"source {source[:200]!r} is no path: {error}", field="model.source") from None
+
+
+def _find_file(source: str) -> Path:
     parts = urlsplit(source)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         path = Path(unquote(parts.path))

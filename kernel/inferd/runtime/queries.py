@@ -46,12 +46,10 @@ class Queries:
         except TimeoutError:
             limit_s = f"{self._timeout_s:g}"
             raise _over("workers.query_timeout_s", limit_s, limit_s, "seconds passed without an answer") from None
-        finally:
-            del self._pending[key]
 
     def answer(self, instance_id: InstanceId, answer: wire.Answer, error: InferdError | None) -> None:
-        """A worker has answered; nothing to do when nobody waits any more."""
-        future = self._pending.get((instance_id, answer.query_id))
+        """A worker has answered. Only now its place is free: a question is computed whoever still waits for it."""
+        future = self._pending.pop((instance_id, answer.query_id), None)
         if future is None or future.done():
             return
         if error is None:
@@ -61,8 +59,9 @@ class Queries:
 
     def fail(self, instance_id: InstanceId, error: InferdError) -> None:
         """A worker is gone: so are its answers."""
-        for (asked, _), future in self._pending.items():
-            if asked == instance_id and not future.done():
+        for key in [key for key in self._pending if key[0] == instance_id]:
+            future = self._pending.pop(key)
+            if not future.done():
                 future.set_exception(error)
 
 

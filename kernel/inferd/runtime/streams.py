@@ -74,6 +74,8 @@ class TaskStream:
         task_id: The task.
         output_tokens: Tokens told so far.
         first_output_at: When the first of them was told, on the kernel's clock; set by the driver.
+        runners: Open `RunTask` calls of the task; counted by the service.
+        detached: Whether one of them asked that the task outlives them.
         finished: The last event, once it has been told.
         size_bytes: What the held events cost.
     """
@@ -82,6 +84,8 @@ class TaskStream:
         self.task_id = task_id
         self.output_tokens = 0
         self.first_output_at: float | None = None
+        self.runners = 0
+        self.detached = False
         self.finished: Finished | None = None
         self.size_bytes = 0
         self._limit_bytes = limit_bytes

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -66,6 +67,7 @@ class Supervisor:
         self._listener.worker_exited(worker.instance_id, why, worker.log_path)
 
     def _prune_logs(self) -> None:
-        logs = sorted(self._log_dir.glob("*.log"), key=lambda path: path.stat().st_mtime)
-        for path in logs[: -LOGS_KEPT + 1]:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another kernel with the same folder was quicker
+            logs = sorted(self._log_dir.glob("*.log"), key=lambda path: path.stat().st_mtime)
+            for path in logs[: -LOGS_KEPT + 1]:
+                path.unlink()

@@ -43,14 +43,17 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
             prompt_limit_bytes=self._prompt_limit_bytes,
         )
         stream = self._driver.submit(spec)
+        stream.runners += 1
+        stream.detached = stream.detached or request.detach_on_disconnect
         try:
             async for batch in stream.follow(0):
                 for numbered in batch:
                     await context.write(ts.RunTaskResponse(event=write_event(stream.task_id, numbered)))
-        except BaseException:  # the client has gone, or was too slow: nobody reads this task any more
-            if not request.detach_on_disconnect and stream.finished is None:
+        finally:
+            stream.runners -= 1
+            # The client has gone, or was too slow. Another call with the same request_id may still be there.
+            if stream.finished is None and not stream.runners and not stream.detached:
                 self._driver.cancel(stream.task_id, spec.tenant)
-            raise
         finished = stream.finished
         if finished is not None and finished.outcome.error is not None:
             await abort(context, finished.outcome.error)

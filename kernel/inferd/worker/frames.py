@@ -20,7 +20,7 @@ from inferd.core.task import (
 )
 from inferd.engine.cause import last_line
 from inferd.engine.limits import EngineLimits
-from inferd.errors import InferdError, InternalError
+from inferd.errors import InferdError, InternalError, LimitExceededError
 from inferd.plugin import LoadRequest
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _LONGEST_TEXT: Final = 4000  # of an error: what a plugin says may be of any length
 
+ANSWER_BYTES: Final = 3 << 20  # clients refuse messages of 4 MiB
 _log = logging.getLogger(__name__)
 
 
@@ -126,13 +127,26 @@ def failure(error: InferdError) -> wire.Failure:
     )
 
 
+def _bounded(text: str) -> str:
+    """The text of an answer.
+
+    Raises:
+        LimitExceededError: It would not fit into a message to a client.
+    """
+    size = len(text.encode())
+    if size > ANSWER_BYTES:
+        facts = {"bound": "answer", "value": str(size), "limit": str(ANSWER_BYTES)}
+        raise LimitExceededError(f"the text has {size} bytes and at most {ANSWER_BYTES} are told", metadata=facts)
+    return text
+
+
 def answer_frame(intake: Intake, query: wire.Query) -> wire.WorkerFrame:
     """The answer to a query."""
     answer = wire.Answer(query_id=query.query_id)
     try:
         match read_input(query):
             case TokenInput(token_ids):
-                answer.text = intake.detokenize(token_ids)
+                answer.text = _bounded(intake.detokenize(token_ids))
             case given:
                 answer.token_ids.extend(intake.tokenize(given))
     except InferdError as error:
