@@ -5,6 +5,7 @@ A nested name is joined by two underscores: `INFERD_LIMITS__QUEUED_TASKS=50`. Un
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +37,7 @@ class Limits(BaseModel):
     concurrent_streams: int = Field(1000, ge=1, description="calls open at once on one connection")
     models: int = Field(1000, ge=1, description="models known at once")
     model_watchers: int = Field(100, ge=1, description="open WatchModel streams")
+    host_watchers: int = Field(100, ge=1, description="open WatchHost streams")
     queries: int = Field(100, ge=1, description="texts that wait to become tokens, or tokens to become text")
     frame_bytes: int = Field(16 << 20, ge=1024, description="largest frame between kernel and worker, in bytes")
 
@@ -61,6 +63,64 @@ class Workers(BaseModel):
     )
 
 
+class Devices(BaseModel):
+    """What may be given of the devices."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reserve: float = Field(0.05, ge=0, lt=1, description="part of a device's memory that is never given")
+    memory_bytes: dict[str, int] = Field(
+        {},
+        description="what may be given of a device, by its name; default: what was free at the start less the reserve",
+    )
+    measure_s: float = Field(2.0, gt=0, description="time between two measurements of what other programs hold")
+
+
+class Leases(BaseModel):
+    """How capacity is held."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_ttl_s: float = Field(1.0, gt=0, description="shortest TTL")
+    max_ttl_s: float = Field(3600.0, gt=0, description="longest TTL")
+    default_ttl_s: float = Field(30.0, gt=0, description="TTL of a lease that names none")
+    aging_s: float = Field(60.0, gt=0, description="a waiting lease rises by a class each time it has waited so long")
+    leases: int = Field(10_000, ge=1, description="leases held or waiting at once")
+    retained: int = Field(1000, ge=1, description="ended leases that can still be read")
+    watchers: int = Field(1000, ge=1, description="open WatchLease streams")
+
+
+class Scheduler(BaseModel):
+    """Whose task goes next, and how many a tenant or a model may have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    aging_s: float = Field(
+        10.0, gt=0, description="a class that waits gets a turn each time so long for each class above it"
+    )
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="share of a tenant in what is served; default: 1 for each"
+    )
+    tenant_queued: int = Field(1000, ge=1, description="waiting tasks of one tenant")
+    tenant_running: int = Field(1000, ge=1, description="running tasks of one tenant on one model")
+    tenant_streams: int = Field(1000, ge=1, description="open RunTask and WatchTask streams of one tenant")
+    model_queued: int = Field(1000, ge=1, description="waiting tasks of one model")
+    model_running: int = Field(10_000, ge=1, description="running tasks of one model, over all its instances")
+    headroom: float = Field(
+        0.0625, ge=0, lt=1, description="part of a model's places that tenants beyond their share leave to the others"
+    )
+    preempt: bool = Field(True, description="whether a task of class HIGH takes the place of a running one of a lower")
+
+
+class Elastic(BaseModel):
+    """When a model gets one instance more or less, between its `min_instances` and `max_instances`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grow_s: float = Field(2.0, gt=0, description="tasks have waited for a place for so long")
+    shrink_s: float = Field(60.0, gt=0, description="an instance had nothing to do for so long")
+
+
 class Settings(BaseSettings):
     """All settings of a kernel."""
 
@@ -84,6 +144,10 @@ class Settings(BaseSettings):
     plugin_timeout_s: float = Field(20.0, gt=0, description="longest time of the discovery of one plugin")
     limits: Limits = Limits()
     workers: Workers = Workers()
+    devices: Devices = Devices()
+    leases: Leases = Leases()
+    scheduler: Scheduler = Scheduler()
+    elastic: Elastic = Elastic()
 
     @classmethod
     def settings_customise_sources(

@@ -183,6 +183,41 @@ class ShuttingDownError(InferdError):
     code = "UNAVAILABLE"
 
 
+class LeaseNotFoundError(InferdError):
+    """No lease of this id is known to this tenant."""
+
+    reason = "LEASE_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class LeaseEndedError(InferdError):
+    """The lease has ended, or is not held yet."""
+
+    reason = "LEASE_ENDED"
+    code = "FAILED_PRECONDITION"
+
+
+class LeaseUnavailableError(InferdError):
+    """There is no room for the claim now."""
+
+    reason = "LEASE_UNAVAILABLE"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class NoMemoryError(InferdError):
+    """A device has no room for a model, even with all idle instances gone."""
+
+    reason = "NO_MEMORY"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class TaskStateError(InferdError):
+    """The task cannot be suspended or resumed where it stands."""
+
+    reason = "TASK_STATE"
+    code = "FAILED_PRECONDITION"
+
+
 BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__()}
 """Every error class by its reason."""
 

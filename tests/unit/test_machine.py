@@ -4,9 +4,11 @@ import pytest
 
 from inferd.core import commands, events
 from inferd.core.fleet import Backoff
-from inferd.core.ids import InstanceId, ModelName, TaskId, Tenant
+from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
+from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec, ModelState
+from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import Outcome, TaskSpec, TaskState, TextInput
 from inferd.errors import (
     ModelBusyError,
@@ -24,7 +26,10 @@ from inferd.errors import (
 MODEL = ModelName("smollm2")
 FIRST = InstanceId("smollm2-1")
 TENANT = Tenant("a")
-LIMITS = CoreLimits(queued_tasks=3, retained_tasks=2, retention_s=60.0, backoff=Backoff(first_s=1.0, most_s=4.0))
+LIMITS = CoreLimits(
+    tasks=TaskLimits(queued_tasks=3, retained_tasks=2, retention_s=60.0), backoff=Backoff(first_s=1.0, most_s=4.0)
+)
+HOST = DeviceCapacity(device_id=DeviceId("cpu:0"), memory_bytes=1000, cores=2)
 
 
 def model_spec(**changes: Any) -> ModelSpec:
@@ -43,12 +48,13 @@ def task_spec(name: str, **changes: Any) -> TaskSpec:
 @pytest.fixture
 def machine() -> KernelMachine:
     made = KernelMachine(LIMITS)
+    made.handle(events.DevicesFound((HOST,)), 0.0)
     made.handle(events.CreateModel(model_spec()), 0.0)
     return made
 
 
 def bring_up(machine: KernelMachine, instance_id: InstanceId = FIRST, *, places: int = 1, now: float = 0.0) -> Any:
-    machine.handle(events.WorkerReady(instance_id), now)
+    machine.handle(events.InstanceNeeds(instance_id, MemoryNeed(weights_bytes=100)), now)
     facts = InstanceFacts(max_tasks=places, context_tokens=64, description="", memory_bytes=1)
     return machine.handle(events.InstanceLoaded(instance_id, facts), now)
 
@@ -62,7 +68,7 @@ def test_the_first_task_loads_its_model_and_runs_when_it_is_ready(machine: Kerne
     asked = machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
     assert kinds(asked) == ["TellQueued", "StartWorker", "TellModel"]
     assert kinds(bring_up(machine)) == ["TellModel", "SendTask"]
-    assert machine.tasks[TaskId("t1")].state is TaskState.RUNNING
+    assert machine.tasks.known[TaskId("t1")].state is TaskState.RUNNING
 
 
 def test_a_task_waits_for_a_place_and_gets_it_when_one_ends(machine: KernelMachine) -> None:
@@ -79,7 +85,7 @@ def test_a_task_waits_for_a_place_and_gets_it_when_one_ends(machine: KernelMachi
         "TellFinished",
         "SendTask",
     ]
-    assert machine.tasks[TaskId("t3")].state is TaskState.RUNNING
+    assert machine.tasks.known[TaskId("t3")].state is TaskState.RUNNING
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name(machine: KernelMachine) -> None:
@@ -87,7 +93,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_name(machine: KernelMachin
     with pytest.raises(ModelNotFoundError, match="did you mean 'smollm2'") as caught:
         machine.handle(events.SubmitTask(task_spec("t1", model=ModelName("smolm"))), 0.0)
     assert caught.value.metadata == {"suggestion": "smollm2"}
-    assert not machine.tasks
+    assert not machine.tasks.known
 
 
 def test_a_full_queue_refuses_with_both_numbers(machine: KernelMachine) -> None:
@@ -103,7 +109,7 @@ def test_a_full_queue_refuses_with_both_numbers(machine: KernelMachine) -> None:
 def test_a_failed_load_ends_the_waiting_tasks_and_backs_off(machine: KernelMachine) -> None:
     """Tasks of a model that cannot be loaded fail with its cause; until the backoff ends others are refused at once."""
     machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
-    machine.handle(events.WorkerReady(FIRST), 0.0)
+    machine.handle(events.InstanceNeeds(FIRST, MemoryNeed(weights_bytes=100)), 0.0)
     asked = machine.handle(events.InstanceRefused(FIRST, ModelLoadError("truncated")), 0.0)
     assert kinds(asked) == ["StopWorker", "TellModel", "TellFinished"]
     machine.handle(events.WorkerExited(FIRST, WorkerDiedError("gone")), 0.1)
@@ -131,11 +137,12 @@ def test_a_dead_worker_fails_its_tasks_and_the_waiting_ones_get_a_new_one_after_
         machine.handle(events.SubmitTask(task_spec(name)), 0.0)
     died = WorkerDiedError("signal 9")
     asked = machine.handle(events.WorkerExited(FIRST, died), 5.0)
-    assert asked[0] == commands.TellFinished(machine.tasks[TaskId("t1")], Outcome(state=TaskState.FAILED, error=died))
+    failed = Outcome(state=TaskState.FAILED, error=died)
+    assert asked[0] == commands.TellFinished(machine.tasks.known[TaskId("t1")], failed)
     assert "StartWorker" not in kinds(asked)
     assert machine.next_alarm() == 6.0
     assert "StartWorker" in kinds(machine.handle(events.Tick(), 6.0))
-    assert machine.tasks[TaskId("t2")].state is TaskState.QUEUED
+    assert machine.tasks.known[TaskId("t2")].state is TaskState.QUEUED
 
 
 def test_backoff_doubles_until_its_bound_and_ends_with_a_success() -> None:
@@ -154,7 +161,7 @@ def test_a_deadline_ends_a_task_wherever_it_is(machine: KernelMachine) -> None:
     assert machine.next_alarm() == 5.0
     asked = machine.handle(events.Tick(), 5.0)
     assert kinds(asked) == ["DropTask", "TellFinished", "TellFinished", "SendTask"]
-    assert machine.tasks[TaskId("t3")].state is TaskState.RUNNING
+    assert machine.tasks.known[TaskId("t3")].state is TaskState.RUNNING
     with pytest.raises(TaskExpiredError):
         machine.handle(events.SubmitTask(task_spec("t4", deadline=4.0)), 5.0)
 
@@ -166,7 +173,7 @@ def test_the_last_word_of_a_worker_on_a_cancelled_task_changes_nothing(machine: 
     machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
     machine.handle(events.CancelTask(TaskId("t1"), TENANT), 1.0)
     assert machine.handle(events.TaskEnded(TaskId("t1"), 1, Outcome(state=TaskState.SUCCEEDED)), 1.0) == ()
-    assert machine.tasks[TaskId("t1")].state is TaskState.CANCELLED
+    assert machine.tasks.known[TaskId("t1")].state is TaskState.CANCELLED
     assert machine.handle(events.CancelTask(TaskId("t1"), TENANT), 1.0) == ()
 
 
@@ -175,7 +182,7 @@ def test_a_tenant_cannot_see_or_cancel_the_task_of_another(machine: KernelMachin
     machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
     with pytest.raises(TaskNotFoundError):
         machine.handle(events.CancelTask(TaskId("t1"), Tenant("b")), 0.0)
-    assert machine.tasks[TaskId("t1")].state is TaskState.QUEUED
+    assert machine.tasks.known[TaskId("t1")].state is TaskState.QUEUED
 
 
 def test_a_model_in_use_is_unloaded_only_with_force(machine: KernelMachine) -> None:
@@ -188,7 +195,7 @@ def test_a_model_in_use_is_unloaded_only_with_force(machine: KernelMachine) -> N
         machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
     asked = machine.handle(events.UnloadModel(MODEL, force=True), 0.0)
     assert kinds(asked)[-2:] == ["StopWorker", "TellModel"]
-    assert {t.state for t in machine.tasks.values()} == {TaskState.CANCELLED}
+    assert {t.state for t in machine.tasks.known.values()} == {TaskState.CANCELLED}
     with pytest.raises(ModelBusyError):
         machine.handle(events.LoadModel(MODEL), 0.0)
     machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1)
@@ -196,24 +203,25 @@ def test_a_model_in_use_is_unloaded_only_with_force(machine: KernelMachine) -> N
 
 
 def test_a_task_that_arrives_while_its_model_unloads_loads_it_again(machine: KernelMachine) -> None:
-    """Such a task waits for the old worker to be gone and then gets a new one; nothing races."""
+    """Such a task gets a new worker, whose load waits for the memory of the old one; nothing races."""
     machine.handle(events.LoadModel(MODEL), 0.0)
     bring_up(machine)
     machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
-    assert kinds(machine.handle(events.SubmitTask(task_spec("t1")), 0.0)) == ["TellQueued"]
-    asked = machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1)
-    assert "StartWorker" in kinds(asked)
+    assert "StartWorker" in kinds(machine.handle(events.SubmitTask(task_spec("t1")), 0.0))
+    needs = events.InstanceNeeds(InstanceId("smollm2-2"), MemoryNeed(weights_bytes=950))
+    assert kinds(machine.handle(needs, 0.0)) == ["TellModel"]
+    assert "ProceedLoad" in kinds(machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1))
 
 
 def test_a_request_id_finds_its_task_and_refuses_other_contents(machine: KernelMachine) -> None:
     """The same request_id with the same contents is the same task; with others it is a conflict."""
     spec = task_spec("t1", request_id="r", fingerprint=b"1")
     machine.handle(events.SubmitTask(spec), 0.0)
-    known = machine.known_request(task_spec("t2", request_id="r", fingerprint=b"1"))
-    assert known is machine.tasks[TaskId("t1")]
-    assert machine.known_request(task_spec("t2", request_id="r", fingerprint=b"1", tenant=Tenant("b"))) is None
+    known = machine.tasks.known_request(task_spec("t2", request_id="r", fingerprint=b"1"))
+    assert known is machine.tasks.known[TaskId("t1")]
+    assert machine.tasks.known_request(task_spec("t2", request_id="r", fingerprint=b"1", tenant=Tenant("b"))) is None
     with pytest.raises(RequestConflictError):
-        machine.known_request(task_spec("t2", request_id="r", fingerprint=b"2"))
+        machine.tasks.known_request(task_spec("t2", request_id="r", fingerprint=b"2"))
 
 
 def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) -> None:
@@ -222,10 +230,10 @@ def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) 
         machine.handle(events.SubmitTask(task_spec(f"t{n}", request_id=f"r{n}")), 0.0)
         asked = machine.handle(events.CancelTask(TaskId(f"t{n}"), TENANT), float(n))
     assert commands.ForgetTask(TaskId("t0")) in asked
-    assert list(machine.tasks) == ["t1", "t2"]
+    assert list(machine.tasks.known) == ["t1", "t2"]
     assert machine.next_alarm() == 61.0
     assert kinds(machine.handle(events.Tick(), 62.0)) == ["ForgetTask", "ForgetTask"]
-    assert machine.known_request(task_spec("t9", request_id="r2")) is None
+    assert machine.tasks.known_request(task_spec("t9", request_id="r2")) is None
 
 
 def test_more_ends_at_once_than_are_retained_are_all_told(machine: KernelMachine) -> None:
@@ -268,6 +276,6 @@ def test_shutdown_ends_every_task_and_worker_and_accepts_nothing_more(machine: K
     asked = kinds(machine.handle(events.Shutdown(), 1.0))
     assert asked.count("TellFinished") == 2
     assert asked.count("StopWorker") == 1
-    assert machine.handle(events.Shutdown(), 1.0) == (commands.TellModel(MODEL),)
+    assert machine.handle(events.Shutdown(), 1.0) == ()
     with pytest.raises(ShuttingDownError):
         machine.handle(events.SubmitTask(task_spec("t3")), 1.0)

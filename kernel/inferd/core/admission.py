@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from inferd.core.ids import ModelName
 from inferd.core.model import Model
+from inferd.core.task import ChatInput, TaskInput, TextInput, TokenInput
 from inferd.errors import InferdError, ModelNotFoundError, QueueFullError, suggestion
 
 RETRY_WHEN_FULL_S = 1.0
+CHARACTERS_PER_TOKEN = 4
 
 
 def find_model(models: Mapping[ModelName, Model], name: ModelName) -> Model:
@@ -47,3 +49,28 @@ def check_backoff(model: Model, now: float) -> None:
         error: InferdError = model.error
         wait_s = model.retry_at - now
         raise type(error)(error.message, metadata=error.metadata, retry_after_s=wait_s)
+
+
+def check_bound(name: str, value: int, limit: int, what: str) -> None:
+    """Refuse when a tenant or a model has as many waiting tasks as it may.
+
+    Raises:
+        QueueFullError: It has.
+    """
+    if value >= limit:
+        raise QueueFullError(
+            f"{what} has {value} waiting tasks and {name} is {limit}; try again later",
+            metadata={"bound": name, "queued": str(value), "limit": str(limit)},
+            retry_after_s=RETRY_WHEN_FULL_S,
+        )
+
+
+def prompt_tokens(task_input: TaskInput) -> int:
+    """About how many tokens an input has: what its tenant is charged before the model has counted them."""
+    match task_input:
+        case TextInput(prompt):
+            return len(prompt) // CHARACTERS_PER_TOKEN
+        case ChatInput(messages):
+            return sum(len(message.content) for message in messages) // CHARACTERS_PER_TOKEN
+        case TokenInput(token_ids):
+            return len(token_ids)

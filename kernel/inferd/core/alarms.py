@@ -18,6 +18,9 @@ class Alarms(Generic[K]):
     def __len__(self) -> int:
         return len(self._when)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._when
+
     def set(self, key: K, when: float) -> None:
         """Set the alarm of `key`, in place of an earlier one."""
         self._count += 1  # breaks ties in the order of setting, so that keys are never compared

@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 
-from inferd.core.ids import InstanceId, ModelName, TaskId
+from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.model import ModelSpec
 from inferd.core.task import Outcome, Task, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Start a worker process and have it load the model."""
+    """Start a worker process and have it tell what the model needs of the `capacity_bytes` of its device."""
 
     instance_id: InstanceId
     spec: ModelSpec
+    capacity_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class SendTask:
     instance_id: InstanceId
     spec: TaskSpec
     attempt: int
+    fencing_token: int = 0  # of the lease that it runs under
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,64 @@ class DropTask:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseTask:
+    """Have an instance stop a task and give its KV back; it stays there, to go on. Tell its watchers.
+
+    Without an instance there is only that to tell: the task waited, or had been stopped.
+    """
+
+    instance_id: InstanceId | None
+    task_id: TaskId
+    by_client: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueTask:
+    """Let a paused task go on where it is. Tell its watchers."""
+
+    instance_id: InstanceId
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class ProceedLoad:
+    """Memory is reserved: the worker may load."""
+
+    instance_id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class HoldCapacity:
+    """Have an instance keep places and tokens of its KV pool for the tasks of a lease; zeros give them back."""
+
+    instance_id: InstanceId
+    lease_id: LeaseId
+    fencing_token: int
+    sequences: int
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellLease:
+    """Tell the watchers of a lease that it has changed."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetLease:
+    """Drop all that is held of an ended lease."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
 class TellQueued:
-    """Tell the watchers of a task that it waits behind `position` others."""
+    """Tell the watchers of a task that it waits behind `position` others, for about `eta_s` if that is known."""
 
     task_id: TaskId
     position: int
+    eta_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +124,19 @@ class TellModel:
     name: ModelName
 
 
-Command = StartWorker | StopWorker | SendTask | DropTask | TellQueued | TellFinished | ForgetTask | TellModel
+Command = (
+    StartWorker
+    | StopWorker
+    | ProceedLoad
+    | HoldCapacity
+    | SendTask
+    | DropTask
+    | PauseTask
+    | ContinueTask
+    | TellQueued
+    | TellFinished
+    | ForgetTask
+    | TellModel
+    | TellLease
+    | ForgetLease
+)

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from inferd.core.ids import InstanceId, ModelName, TaskId, Tenant
+from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import Outcome, TaskSpec
 from inferd.errors import InferdError
 
@@ -17,9 +19,11 @@ class CreateModel:
 
 @dataclass(frozen=True, slots=True)
 class LoadModel:
-    """A client wants a model loaded now, whatever its backoff."""
+    """A client wants a model loaded now, whatever its backoff; under a lease, one instance more that ends with it."""
 
     name: ModelName
+    tenant: Tenant = DEFAULT_TENANT
+    lease_id: LeaseId = NO_LEASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,74 @@ class CancelTask:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerReady:
-    """A worker process has spoken and begins to load."""
+class SuspendTask:
+    """A client stops its task and gives its place back."""
+
+    task_id: TaskId
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeTask:
+    """A client lets its suspended task go on."""
+
+    task_id: TaskId
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class CreateLease:
+    """A client claims capacity."""
+
+    spec: LeaseSpec
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """A holder keeps its lease alive, with a new TTL unless it is None."""
+
+    lease_id: LeaseId
+    tenant: Tenant
+    ttl_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLease:
+    """A holder gives its lease back."""
+
+    lease_id: LeaseId
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesFound:
+    """The devices of the host, or of one more host; told before anything is loaded on them."""
+
+    devices: tuple[DeviceCapacity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignMeasured:
+    """So much of a device's memory is held by programs that the kernel does not know."""
+
+    device_id: DeviceId
+    foreign_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMeasured:
+    """The resident memory of a worker, on its device."""
 
     instance_id: InstanceId
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceNeeds:
+    """A worker knows what its model needs, and waits until that is reserved."""
+
+    instance_id: InstanceId
+    need: MemoryNeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +169,15 @@ Event = (
     | UnloadModel
     | SubmitTask
     | CancelTask
-    | WorkerReady
+    | SuspendTask
+    | ResumeTask
+    | CreateLease
+    | KeepAlive
+    | ReleaseLease
+    | DevicesFound
+    | ForeignMeasured
+    | MemoryMeasured
+    | InstanceNeeds
     | InstanceLoaded
     | InstanceRefused
     | WorkerExited

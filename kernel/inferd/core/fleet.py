@@ -3,22 +3,28 @@
 from dataclasses import dataclass
 
 from inferd.core.alarms import Alarms
+from inferd.core.broker import Broker
 from inferd.core.commands import Command, StartWorker, StopWorker, TellModel
-from inferd.core.ids import InstanceId, ModelName
-from inferd.core.lifecycle import advance, terminal
+from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName
+from inferd.core.lifecycle import advance
 from inferd.core.model import (
     INSTANCE_TABLE,
+    LIVING,
     MODEL_TABLE,
     Instance,
     InstanceChange,
     InstanceFacts,
     InstanceState,
     Model,
-    ModelChange,
     ModelSpec,
     ModelState,
 )
+from inferd.core.resources import MemoryNeed
 from inferd.errors import InferdError, LimitExceededError, ModelBusyError, ModelExistsError
+
+CHANGE_TO = {  # how a model comes from one state to another
+    state: {after: change for change, after in row.items()} for state, row in MODEL_TABLE.items()
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,25 +48,30 @@ class Fleet:
         retries: When a model's backoff ends.
     """
 
-    def __init__(self, backoff: Backoff, models_limit: int) -> None:
+    def __init__(self, backoff: Backoff, models_limit: int, broker: Broker, out: list[Command]) -> None:
         self.models: dict[ModelName, Model] = {}
         self.instances: dict[InstanceId, Instance] = {}
         self.retries: Alarms[ModelName] = Alarms()
         self._backoff = backoff
         self._models_limit = models_limit
+        self._broker = broker
+        self._out = out
 
     def create(self, spec: ModelSpec, now: float) -> None:
         """Make a model known; the same again changes nothing.
 
         Raises:
+            InvalidFieldError: Its device is not known.
             ModelExistsError: The name stands for something else.
             LimitExceededError: `limits.models` are known.
         """
+        self._broker.account(DeviceId(spec.device), field="model.device")
         known = self.models.get(spec.name)
         if known is not None and known.spec != spec:
             raise ModelExistsError(
-                f"model {spec.name!r} exists with source {known.spec.source!r}, backend {known.spec.backend!r} and "
-                f"settings {dict(known.spec.settings)}; choose another name",
+                f"model {spec.name!r} exists with source {known.spec.source!r}, backend {known.spec.backend!r}, "
+                f"settings {dict(known.spec.settings)} and {known.spec.min_instances} to {known.spec.max_instances} "
+                "instances; choose another name",
                 field="model.name",
             )
         if known is None and len(self.models) >= self._models_limit:
@@ -72,7 +83,7 @@ class Fleet:
         if known is None:
             self.models[spec.name] = Model(spec=spec, created=now)
 
-    def load(self, model: Model, now: float) -> list[Command]:
+    def load(self, model: Model, now: float) -> None:
         """Start a worker now, whatever the backoff; nothing to do when one is up or coming.
 
         Raises:
@@ -80,91 +91,134 @@ class Fleet:
         """
         if model.state is ModelState.UNLOADING:
             raise ModelBusyError(f"model {model.spec.name!r} is being unloaded; try again when it is UNLOADED")
-        if model.state in (ModelState.READY, ModelState.LOADING):
-            return []
-        return self._start(model, now)
+        if not model.shared:
+            model.loaded_on_demand = False
+            self.start(model, now)
 
-    def start_on_demand(self, model: Model, now: float) -> list[Command]:
-        """Start a worker for waiting tasks, or set the alarm for the end of the backoff."""
-        if model.state not in (ModelState.UNLOADED, ModelState.FAILED):
-            return []
+    def start_on_demand(self, model: Model, now: float) -> None:
+        """Start a worker because one is needed, or set the alarm for the end of the backoff."""
         if now < model.retry_at:
             self.retries.set(model.spec.name, model.retry_at)
-            return []
-        return self._start(model, now)
+        else:
+            self.start(model, now)
 
-    def _start(self, model: Model, now: float) -> list[Command]:
+    def start(self, model: Model, now: float, lease_id: LeaseId = NO_LEASE) -> Instance:
+        """Start a worker for one more instance."""
+        device_id = DeviceId(model.spec.device)
         model.instance_count += 1
         instance_id = InstanceId(f"{model.spec.name}-{model.instance_count}")
-        instance = Instance(instance_id=instance_id, model=model.spec.name, created=now)
+        instance = Instance(
+            instance_id=instance_id, model=model.spec.name, device_id=device_id, lease_id=lease_id, created=now
+        )
         model.instances[instance_id] = self.instances[instance_id] = instance
-        model.state = advance(MODEL_TABLE, model.state, ModelChange.LOAD)
-        model.error = None
-        self.retries.cancel(model.spec.name)
-        return [StartWorker(instance_id, model.spec), TellModel(model.spec.name)]
+        if not lease_id:
+            model.error = None
+            self.retries.cancel(model.spec.name)
+        account = self._broker.account(device_id)
+        capacity_bytes = self._broker.room_bytes(device_id, lease_id) if lease_id else account.capacity_bytes
+        self._out.append(StartWorker(instance_id, model.spec, capacity_bytes))
+        self._tell(model)
+        return instance
 
-    def worker_ready(self, instance_id: InstanceId) -> list[Command]:
-        """A worker has spoken."""
-        instance = self.instances[instance_id]
-        if instance.state is InstanceState.STOPPING:
-            return []
-        instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.HELLO)
-        return [TellModel(instance.model)]
+    def needs(self, instance: Instance, need: MemoryNeed) -> None:
+        """A worker knows what its model needs."""
+        instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.NEED)
+        instance.need = self.models[instance.model].need = need
+        self._tell(self.models[instance.model])
 
-    def instance_loaded(self, instance_id: InstanceId, facts: InstanceFacts, now: float) -> list[Command]:
+    def reserved(self, instance: Instance) -> None:
+        """What an instance needs is reserved."""
+        instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.RESERVE)
+        self._tell(self.models[instance.model])
+
+    def loaded(self, instance: Instance, facts: InstanceFacts, now: float) -> None:
         """A worker can take tasks."""
-        instance = self.instances[instance_id]
-        if instance.state is InstanceState.STOPPING:
-            return []
         instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.LOADED)
-        instance.facts, instance.ready = facts, now
+        instance.facts, instance.ready, instance.used = facts, now, now
         model = self.models[instance.model]
-        model.state = advance(MODEL_TABLE, model.state, ModelChange.LOADED)
-        return [TellModel(instance.model)]
+        model.loaded_on_demand = True
+        self._tell(model)
+        self.refresh(model)
 
-    def instance_refused(self, instance_id: InstanceId, error: InferdError, now: float) -> list[Command]:
-        """A worker could not load its model; the model waits out its backoff."""
-        instance = self.instances[instance_id]
-        if instance.state is InstanceState.STOPPING:
-            return []
+    def refused(self, instance: Instance, error: InferdError, now: float) -> None:
+        """A worker could not load its model, or may not; the model waits out its backoff."""
         self._fail(instance, InstanceChange.FAIL, error, now)
+        self._broker.stopping(instance.instance_id)
+        self._out.append(StopWorker(instance.instance_id))  # it may not end by itself
+        self._tell(self.models[instance.model], failed=True)
+
+    def stop(self, instance: Instance) -> None:
+        """Have a worker end; nothing to do when it is ending."""
+        if not instance.living:
+            return
+        instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.STOP)
+        self._broker.stopping(instance.instance_id)
+        self._broker.eased[instance.device_id] = None  # it may have been the first of those who wait for memory
+        self._out.append(StopWorker(instance.instance_id))
         model = self.models[instance.model]
-        model.state = advance(MODEL_TABLE, model.state, ModelChange.LOAD_FAILED)
-        model.error = error
-        return [StopWorker(instance_id), TellModel(instance.model)]  # it may not end by itself
+        self._tell(model)
+        self.refresh(model)
 
-    def unload(self, model: Model) -> list[Command]:
+    def unload(self, model: Model) -> None:
         """Stop every instance; nothing to do when there is none."""
-        living = [i for i in model.instances.values() if not terminal(INSTANCE_TABLE, i.state)]
-        ids = [i.instance_id for i in living if i.state is not InstanceState.STOPPING]
-        for instance_id in ids:
-            instance = self.instances[instance_id]
-            instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.STOP)
-        if model.state in (ModelState.READY, ModelState.LOADING):
-            model.state = advance(MODEL_TABLE, model.state, ModelChange.UNLOAD)
-        return [*map(StopWorker, ids), TellModel(model.spec.name)]
+        for instance in tuple(model.instances.values()):
+            self.stop(instance)
 
-    def worker_exited(self, instance: Instance, error: InferdError, now: float) -> list[Command]:
+    def exited(self, instance: Instance, error: InferdError, now: float) -> None:
         """A worker is gone, asked for or not."""
         model = self.models[instance.model]
         del self.instances[instance.instance_id], model.instances[instance.instance_id]
+        failed = False
         match instance.state:
             case InstanceState.STOPPING:
                 instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.EXIT)
             case InstanceState.FAILED:
                 pass  # it had said why before it went
-            case _:
-                if model.state is ModelState.LOADING:
-                    model.error = error
+            case state:
+                failed = state is not InstanceState.READY
                 self._fail(instance, InstanceChange.EXIT, error, now)
-                model.state = advance(MODEL_TABLE, model.state, ModelChange.WORKER_DIED)
-        if model.state is ModelState.UNLOADING and not model.instances:
-            model.state = advance(MODEL_TABLE, model.state, ModelChange.UNLOADED)
-        return [TellModel(instance.model)]
+        self._tell(model, failed=failed)
+        self.refresh(model)
+
+    def refresh(self, model: Model) -> None:
+        """See anew which instances of a model may be evicted: idle ones, as long as `min_instances` stay."""
+        ready = [i for i in model.shared if i.state is InstanceState.READY]
+        spare = len(ready) - model.spec.min_instances
+        for instance in ready:
+            if instance.idle and spare > 0:
+                self._broker.rest(instance.instance_id)
+                spare -= 1
+            else:
+                self._broker.wake(instance.instance_id)
 
     def _fail(self, instance: Instance, change: InstanceChange, error: InferdError, now: float) -> None:
+        loading = instance.state is not InstanceState.READY
         instance.state = advance(INSTANCE_TABLE, instance.state, change)
         instance.error = error
         model = self.models[instance.model]
-        model.failures += 1
-        model.retry_at = now + self._backoff.wait_s(model.failures)
+        if loading and not any(i.living for i in model.instances.values()):
+            model.error = error
+        if not instance.lease_id:  # nobody but its holder waits for one under a lease
+            model.failures += 1
+            model.retry_at = now + self._backoff.wait_s(model.failures)
+            model.loaded_on_demand = True
+
+    def _tell(self, model: Model, *, failed: bool = False) -> None:
+        """Bring the model's state in line with its instances, and tell of it; `failed` when a load has just failed."""
+        after = self._state(model, failed=failed)
+        if after is not model.state:
+            model.state = advance(MODEL_TABLE, model.state, CHANGE_TO[model.state][after])
+        self._out.append(TellModel(model.spec.name))
+
+    @staticmethod
+    def _state(model: Model, *, failed: bool) -> ModelState:
+        states = {instance.state for instance in model.instances.values()}
+        if InstanceState.READY in states:
+            return ModelState.READY
+        if states & LIVING:
+            return ModelState.LOADING
+        if failed and model.state is ModelState.LOADING:
+            return ModelState.FAILED
+        if model.state is ModelState.FAILED:
+            return ModelState.FAILED
+        return ModelState.UNLOADING if InstanceState.STOPPING in states else ModelState.UNLOADED

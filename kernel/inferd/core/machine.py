@@ -1,43 +1,45 @@
-"""The kernel machine: every policy, no I/O. `handle(event, now)` returns the commands that the event calls for."""
+"""The kernel machine: every policy, no I/O. `handle(event, now)` returns the commands that the event calls for.
 
-from collections import OrderedDict
+It routes. Tasks are in `tasks`, models and instances in `fleet`, leases in `leases`, who gets memory in `capacity`.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
 from inferd.core import admission, commands, events
-from inferd.core.alarms import Alarms
+from inferd.core.broker import Broker
+from inferd.core.capacity import Capacity
+from inferd.core.elastic import Elastic, ElasticTimes
 from inferd.core.fleet import Backoff, Fleet
-from inferd.core.ids import ModelName, TaskId, Tenant
-from inferd.core.lifecycle import advance, terminal
-from inferd.core.model import Model, ModelState
-from inferd.core.queue import TaskQueue
-from inferd.core.scheduler import choose_instance
-from inferd.core.task import TASK_TABLE, Outcome, Task, TaskChange, TaskSpec, TaskState
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.lease import Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
+from inferd.core.leases import LeaseLimits, Leases
+from inferd.core.lifecycle import terminal
+from inferd.core.line import TaskLimits
+from inferd.core.model import Instance, InstanceState, Model, ModelState
+from inferd.core.plan import LoadPlan
+from inferd.core.priority import Priority
+from inferd.core.resources import MemoryNeed
+from inferd.core.task import TASK_TABLE, Outcome, Task, TaskSpec, TaskState
+from inferd.core.tasks import Tasks
 from inferd.errors import (
     InferdError,
+    InvalidFieldError,
+    LeaseUnavailableError,
     ModelBusyError,
-    RequestConflictError,
     ShuttingDownError,
     TaskCancelledError,
-    TaskExpiredError,
-    TaskNotFoundError,
 )
-
-CHANGE_OF = {
-    TaskState.SUCCEEDED: TaskChange.SUCCEED,
-    TaskState.FAILED: TaskChange.FAIL,
-    TaskState.CANCELLED: TaskChange.CANCEL,
-    TaskState.EXPIRED: TaskChange.EXPIRE,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreLimits:
     """Bounds of the core; see `inferd.config` for what each means."""
 
-    queued_tasks: int = 1000
-    retained_tasks: int = 1000
-    retention_s: float = 600.0
+    tasks: TaskLimits = field(default_factory=TaskLimits)
+    leases: LeaseLimits = field(default_factory=LeaseLimits)
+    elastic: ElasticTimes = field(default_factory=ElasticTimes)
     models: int = 1000
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -46,23 +48,23 @@ class KernelMachine:
     """All state of the kernel. One writer: whoever calls `handle`, one event at a time.
 
     Attributes:
-        tasks: Waiting, running and retained tasks, in the order of their creation.
+        tasks: Waiting, running, suspended and retained tasks.
         fleet: Models and their instances.
+        leases: Leases.
+        broker: Devices and who holds them.
     """
 
     def __init__(self, limits: CoreLimits) -> None:
-        self.tasks: dict[TaskId, Task] = {}
-        self.fleet = Fleet(limits.backoff, limits.models)
-        self._limits = limits
-        self._queues: dict[ModelName, TaskQueue] = {}
-        self._accepted = 0
-        self._queued = 0
-        self._running = 0
-        self._ended: OrderedDict[TaskId, None] = OrderedDict()
-        self._requests: dict[tuple[Tenant, str], TaskId] = {}
-        self._expiries: Alarms[TaskId] = Alarms()
-        self._closed = False
         self._commands: list[commands.Command] = []
+        out = self._commands
+        self.broker = Broker()
+        self.fleet = Fleet(limits.backoff, limits.models, self.broker, out)
+        self.leases = Leases(limits.leases, out)
+        self._capacity = Capacity(self.broker, self.fleet, self.leases, out)
+        self._elastic = Elastic(limits.elastic, self.fleet, self.broker)
+        self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
+        self._freed: dict[ModelName, None] = {}  # models that may have places to give
+        self._closed = False
         self._now = 0.0
 
     @property
@@ -70,26 +72,13 @@ class KernelMachine:
         """Whether the kernel is shutting down."""
         return self._closed
 
-    @property
-    def queued_tasks(self) -> int:
-        """Tasks that wait."""
-        return self._queued
-
-    @property
-    def running_tasks(self) -> int:
-        """Tasks that run."""
-        return self._running
-
     def task(self, task_id: TaskId, tenant: Tenant) -> Task:
         """The tenant's task of this id.
 
         Raises:
             TaskNotFoundError: There is none, or it is another tenant's.
         """
-        task = self.tasks.get(task_id)
-        if task is None or task.spec.tenant != tenant:
-            raise TaskNotFoundError(f"no task {task_id!r}; it never was, or its retention ended", field="task_id")
-        return task
+        return self.tasks.get(task_id, tenant)
 
     def model(self, name: ModelName) -> Model:
         """The model of this name.
@@ -99,26 +88,25 @@ class KernelMachine:
         """
         return admission.find_model(self.fleet.models, name)
 
-    def waiting(self, name: ModelName) -> tuple[TaskId, ...]:
-        """The waiting tasks of a model, first to last."""
-        return self._queues[name].tasks()
-
-    def known_request(self, spec: TaskSpec) -> Task | None:
-        """The task that an earlier call with the same `request_id` made, or None.
+    def lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
+        """The tenant's lease of this id.
 
         Raises:
-            RequestConflictError: That call had other contents.
+            LeaseNotFoundError: There is none, or it is another tenant's.
         """
-        task_id = self._requests.get((spec.tenant, spec.request_id))
-        if not spec.request_id or task_id is None:
-            return None
-        task = self.tasks[task_id]
-        if task.spec.fingerprint != spec.fingerprint:
-            raise RequestConflictError(
-                f"request_id {spec.request_id!r} made task {task_id} from other contents; use a new request_id",
-                field="request_id",
-            )
-        return task
+        return self.leases.get(lease_id, tenant)
+
+    def loads(self) -> Mapping[tuple[Tenant, Priority], tuple[int, int]]:
+        """Waiting and running tasks by tenant and class."""
+        return self.tasks.census.loads
+
+    def plan(self, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
+        """What loading something that needs so much would take, as things stand; decided as a load decides it.
+
+        Raises:
+            InvalidFieldError: There is no such device.
+        """
+        return self.broker.plan(device_id, need)
 
     def check_open(self) -> None:
         """Refuse what comes after `Shutdown`.
@@ -131,10 +119,9 @@ class KernelMachine:
 
     def next_alarm(self) -> float | None:
         """When `Tick` is due, on the clock of `handle`; None when nothing is waited for."""
-        oldest = next(iter(self._ended), None)
-        retention = self._forget_at(oldest) if oldest is not None else None
-        times = [t for t in (self._expiries.next(), self.fleet.retries.next(), retention) if t is not None]
-        return min(times, default=None)
+        alarms = (self.tasks, self.leases, self._elastic)
+        times = [self.fleet.retries.next(), *(part.next_alarm() for part in alarms)]
+        return min((t for t in times if t is not None), default=None)
 
     def handle(self, event: events.Event, now: float) -> tuple[commands.Command, ...]:
         """Take an event at the time `now` (seconds, never falling) and return what is to be done, in order.
@@ -145,37 +132,63 @@ class KernelMachine:
         """
         self._now = max(self._now, now)
         self._ring()
+        self._give_what_is_free()
         self._take(event)
-        done, self._commands = tuple(self._commands), []
+        self._give_what_is_free()
+        done = tuple(self._commands)
+        self._commands.clear()
         return done
 
-    def _take(self, event: events.Event) -> None:  # noqa: C901, PLR0912 - a table: one row for each event
+    def _take(self, event: events.Event) -> None:  # noqa: C901, PLR0912, PLR0915 - a table: one row for each event
         match event:
             case events.SubmitTask():
                 self._submit(event.spec)
             case events.TaskEnded():
-                self._end_attempt(event)
+                task = self.tasks.end_attempt(event.task_id, event.attempt, event.outcome, self._now)
+                if task is not None and task.state is TaskState.SUCCEEDED:
+                    self.fleet.models[task.spec.model].failures = 0
             case events.CancelTask():
                 self._cancel(event)
+            case events.SuspendTask():
+                task = self.task(event.task_id, event.tenant)
+                self.tasks.suspend(task, self._now)
+            case events.ResumeTask():
+                task = self.task(event.task_id, event.tenant)
+                self.tasks.resume(task, self._now)
+                self._settle(self.fleet.models[task.spec.model])
+            case events.CreateLease():
+                self._create_lease(event.spec)
+            case events.KeepAlive():
+                self.leases.keep_alive(event.lease_id, event.tenant, event.ttl_s, self._now)
+            case events.ReleaseLease():
+                lease = self.leases.get(event.lease_id, event.tenant)
+                if lease.state in (LeaseState.PENDING, LeaseState.ACTIVE):
+                    self._end_lease(lease, LeaseChange.RELEASE)
             case events.CreateModel():
-                self.check_open()
-                self.fleet.create(event.spec, self._now)
-                self._queues.setdefault(event.spec.name, TaskQueue())
+                self._create_model(event)
             case events.LoadModel():
-                self.check_open()
-                self._commands += self.fleet.load(self.model(event.name), self._now)
+                self._load(event)
             case events.UnloadModel():
                 self._unload(event)
-            case events.WorkerReady():
-                self._commands += self.fleet.worker_ready(event.instance_id)
+            case events.InstanceNeeds():
+                self._instance_needs(event)
             case events.InstanceLoaded():
-                self._commands += self.fleet.instance_loaded(event.instance_id, event.facts, self._now)
-                self._dispatch(self.fleet.instances[event.instance_id].model)
+                self._instance_loaded(event)
             case events.InstanceRefused():
-                self._commands += self.fleet.instance_refused(event.instance_id, event.error, self._now)
-                self._give_up(self.fleet.models[self.fleet.instances[event.instance_id].model])
+                if (instance := self._living(event.instance_id)) is not None:
+                    self.fleet.refused(instance, event.error, self._now)
+                    self._give_up(instance)
             case events.WorkerExited():
                 self._worker_exited(event)
+            case events.DevicesFound():
+                for device in event.devices:
+                    self.broker.add(device)
+            case events.ForeignMeasured():
+                self.broker.set_foreign(event.device_id, event.foreign_bytes)
+            case events.MemoryMeasured():
+                if (instance := self._living(event.instance_id)) is not None:
+                    instance.peak_bytes = max(instance.peak_bytes, event.memory_bytes)
+                    self.broker.measured(event.instance_id, event.memory_bytes)
             case events.Shutdown():
                 self._shutdown()
             case events.Tick():
@@ -183,148 +196,190 @@ class KernelMachine:
             case _:
                 assert_never(event)
 
+    def _living(self, instance_id: InstanceId) -> Instance | None:
+        """An instance that takes tasks or will; None when it is gone or going: a worker's last frames come late."""
+        instance = self.fleet.instances.get(instance_id)
+        return instance if instance is not None and instance.living else None
+
+    def _give_what_is_free(self) -> None:
+        """Hand out places and memory that the event freed, after everything that it ended has ended."""
+        while self._freed or self.broker.eased:
+            freed, self._freed = self._freed, {}
+            for name in freed:
+                self.tasks.dispatch(name, self._now)
+            self._capacity.serve_eased(self._now)
+
     def _ring(self) -> None:
-        freed: dict[ModelName, None] = {}
-        while (task_id := self._expiries.pop_due(self._now)) is not None:
-            task = self.tasks[task_id]
-            late = TaskExpiredError(f"the deadline passed while the task was {task.state.name}")
-            self._finish(task, Outcome(state=TaskState.EXPIRED, error=late))
-            freed[task.spec.model] = None
-        for name in freed:  # only now, so that nothing is dispatched that has expired as well
-            self._dispatch(name)
-        while (rested := self.fleet.retries.pop_due(self._now)) is not None:
+        now = self._now
+        self._freed |= dict.fromkeys(self.tasks.expire(now))
+        while (lease := self.leases.pop_expired(now)) is not None:
+            self._end_lease(lease, LeaseChange.EXPIRE)
+        while (lease := self.leases.pop_waited(now)) is not None:
+            late = LeaseUnavailableError(f"there was no room in {lease.spec.wait_s:g} s: {lease.waits_for}")
+            self._end_lease(lease, LeaseChange.REFUSE, late)
+        while (rested := self.fleet.retries.pop_due(now)) is not None:
             self._settle(self.fleet.models[rested])
-        while self._ended and self._forget_at(next(iter(self._ended))) <= self._now:
-            self._forget()
+        self._elastic.ring(now)
 
     # Tasks.
 
     def _submit(self, spec: TaskSpec) -> None:
         self.check_open()
         model = self.model(spec.model)
-        admission.check_queue(self._queued, self._limits.queued_tasks)
-        admission.check_backoff(model, self._now)
-        if spec.deadline is not None and spec.deadline <= self._now:
-            raise TaskExpiredError("the deadline had passed before the task arrived")
-        self._accepted += 1
-        self.tasks[spec.task_id] = Task(spec=spec, number=self._accepted, created=self._now)
-        if spec.request_id:
-            self._requests[spec.tenant, spec.request_id] = spec.task_id
-        if spec.deadline is not None:
-            self._expiries.set(spec.task_id, spec.deadline)
-        position = self._queues[spec.model].push(spec.task_id)
-        self._queued += 1
-        if model.state is ModelState.READY:
-            self._dispatch(spec.model)
-        if self.tasks[spec.task_id].state is TaskState.QUEUED:
-            self._commands.append(commands.TellQueued(spec.task_id, position))
-            self._settle(model)
+        if spec.lease_id:
+            self._check_covered(spec, model)
+        elif not model.shared:
+            admission.check_backoff(model, self._now)
+        self.tasks.submit(spec, self._now)
+        self._settle(model)
 
-    def _dispatch(self, name: ModelName) -> None:
-        queue = self._queues[name]
-        instances = self.fleet.models[name].instances
-        while queue and (instance := choose_instance(instances.values())) is not None:
-            task = self.tasks[queue.pop()]
-            self._queued -= 1
-            self._running += 1
-            task.state = advance(TASK_TABLE, task.state, TaskChange.DISPATCH)
-            task.attempt += 1
-            task.started = self._now
-            task.instance_id = instance.instance_id
-            instance.running[task.spec.task_id] = None
-            self._commands.append(commands.SendTask(instance.instance_id, task.spec, task.attempt))
-
-    def _end_attempt(self, event: events.TaskEnded) -> None:
-        task = self.tasks.get(event.task_id)
-        if task is None or task.state is not TaskState.RUNNING or task.attempt != event.attempt:
-            return  # cancelled or expired while the worker's last word was under way
-        if event.outcome.state is TaskState.SUCCEEDED:
-            self.fleet.models[task.spec.model].failures = 0
-        self._finish(task, event.outcome, dropped=False)
-        self._dispatch(task.spec.model)
+    def _check_covered(self, spec: TaskSpec, model: Model) -> None:
+        lease = self.leases.active(spec.lease_id, spec.tenant)
+        claimed = any(isinstance(c, ModelClaim) and c.model == spec.model for c in lease.spec.claims)
+        if not claimed and not any(i.lease_id == spec.lease_id and i.living for i in model.instances.values()):
+            raise InvalidFieldError(
+                f"lease {spec.lease_id} holds nothing of model {spec.model!r}: claim a part of it, or load it under the"
+                " lease first",
+                field="inferd-lease",
+            )
 
     def _cancel(self, event: events.CancelTask) -> None:
         task = self.task(event.task_id, event.tenant)
         if not terminal(TASK_TABLE, task.state):
-            self._finish(task, self._cancelled("the client cancelled the task"))
-            self._dispatch(task.spec.model)
+            self.tasks.finish(task, _cancelled("the client cancelled the task"), self._now)
+            self._freed[task.spec.model] = None
 
-    def _cancelled(self, why: str) -> Outcome:
-        return Outcome(state=TaskState.CANCELLED, error=TaskCancelledError(why))
+    # Leases.
 
-    def _finish(self, task: Task, outcome: Outcome, *, dropped: bool = True) -> None:
-        """End a task; `dropped` when its instance, if it has one, still computes it."""
-        task_id = task.spec.task_id
-        if task.state is TaskState.QUEUED:
-            self._queues[task.spec.model].remove(task_id)
-            self._queued -= 1
-        else:
-            self._running -= 1
-            instance = self.fleet.instances[task.instance_id] if task.instance_id else None
-            if instance is not None:
-                del instance.running[task_id]
-                self._commands += [commands.DropTask(instance.instance_id, task_id)] if dropped else []
-        task.state = advance(TASK_TABLE, task.state, CHANGE_OF[outcome.state])
-        task.outcome, task.finished = outcome, self._now
-        self._expiries.cancel(task_id)
-        self._ended[task_id] = None
-        self._commands.append(commands.TellFinished(task, outcome))
-        if len(self._ended) > self._limits.retained_tasks:
-            self._forget()
+    def _create_lease(self, spec: LeaseSpec) -> None:
+        self.check_open()
+        self._capacity.create_lease(spec, self._now)
 
-    def _forget_at(self, task_id: TaskId) -> float:
-        return (self.tasks[task_id].finished or 0.0) + self._limits.retention_s
-
-    def _forget(self) -> None:
-        task_id, _ = self._ended.popitem(last=False)
-        spec = self.tasks.pop(task_id).spec
-        self._requests.pop((spec.tenant, spec.request_id), None)
-        self._commands.append(commands.ForgetTask(task_id))
+    def _end_lease(self, lease: Lease, change: LeaseChange, error: InferdError | None = None) -> None:
+        why = f"lease {lease.spec.lease_id}, which the task ran under, has ended"
+        self._freed |= {self.tasks.known[t].spec.model: None for t in lease.tasks}
+        self._freed |= {c.model: None for c in lease.spec.claims if isinstance(c, ModelClaim)}
+        self.tasks.finish_all(lease.tasks, _cancelled(why), self._now)
+        self._capacity.end_lease(lease, change, self._now, error)
 
     # Models.
 
-    def _settle(self, model: Model) -> None:
-        """Have a worker brought up when tasks wait for one."""
-        if self._queues[model.spec.name] and not self._closed:
-            self._commands += self.fleet.start_on_demand(model, self._now)
+    def _create_model(self, event: events.CreateModel) -> None:
+        self.check_open()
+        self.fleet.create(event.spec, self._now)
+        self.tasks.add_model(event.spec.name)
+        self._settle(self.fleet.models[event.spec.name])
 
-    def _give_up(self, model: Model) -> None:
-        """End the waiting tasks of a model that could not be loaded; later ones find a new try or its backoff."""
-        if model.state is ModelState.FAILED:
-            tasks = self._queues[model.spec.name].tasks()
-            self._finish_all(tasks, Outcome(state=TaskState.FAILED, error=model.error))
+    def _load(self, event: events.LoadModel) -> None:
+        self.check_open()
+        model = self.model(event.name)
+        if not event.lease_id:
+            self.fleet.load(model, self._now)
+            return
+        lease = self.leases.active(event.lease_id, event.tenant)
+        if not self.broker.lease_holds(event.lease_id, DeviceId(model.spec.device)):
+            raise InvalidFieldError(
+                f"lease {event.lease_id} holds no memory of {model.spec.device}, where model {event.name!r} computes",
+                field="inferd-lease",
+            )
+        if not any(i.lease_id == event.lease_id and i.living for i in model.instances.values()):
+            instance = self.fleet.start(model, self._now, event.lease_id)
+            lease.instances[instance.instance_id] = None
+
+    def _settle(self, model: Model) -> None:
+        """Have workers brought up where somebody waits for them."""
+        if self._closed:
+            return
+        name, now = model.spec.name, self._now
+        if not model.shared and (self.tasks.wait_for(name) or model.leases or self._capacity.wanted(name)):
+            self.fleet.start_on_demand(model, now)
+        for _ in range(model.spec.min_instances - len(model.shared)):
+            self.fleet.start_on_demand(model, now)
+
+    def _instance_needs(self, event: events.InstanceNeeds) -> None:
+        instance = self._living(event.instance_id)
+        if instance is None:
+            return
+        model = self.fleet.models[instance.model]
+        kept = model.leases or self._capacity.wanted(instance.model) or model.spec.min_instances > 0
+        may_wait = self.tasks.wait_for(instance.model) or bool(kept)
+        self._capacity.instance_needs(instance, event.need, self._now, may_wait=may_wait)
+        if not instance.living:
+            self._give_up(instance)
+
+    def _instance_loaded(self, event: events.InstanceLoaded) -> None:
+        instance = self._living(event.instance_id)
+        if instance is not None:
+            self.fleet.loaded(instance, event.facts, self._now)
+            self.tasks.dispatch(instance.model, self._now)  # before leases that could evict it again
+            self._capacity.instance_ready(instance, self._now)
+            self._freed[instance.model] = None  # leases may hold a part of it now
+
+    def _give_up(self, instance: Instance) -> None:
+        """End what waits for a model that could not be loaded; what comes later finds a new try or its backoff."""
+        model, error = self.fleet.models[instance.model], instance.error
+        if instance.lease_id:
+            self._give_up_leased(instance, model)
+        elif model.state is ModelState.FAILED and error is not None:
+            waiting = [t for t in self.tasks.waiting(instance.model) if not self.tasks.known[t].spec.lease_id]
+            self.tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=error), self._now)
+            self._capacity.refuse_waiting(instance.model, error, self._now)
+
+    def _give_up_leased(self, instance: Instance, model: Model) -> None:
+        """End what waits under a lease for an instance that is lost, unless another one serves the lease."""
+        lease = self.leases.known.get(instance.lease_id)
+        served = any(i.lease_id == instance.lease_id and i.living for i in model.instances.values())
+        if lease is None or served or instance.lease_id in model.leases:
+            return
+        tasks = (self.tasks.known[t] for t in lease.tasks)
+        waiting = [t.spec.task_id for t in tasks if t.spec.model == instance.model and t.state is not TaskState.RUNNING]
+        self.tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=instance.error), self._now)
+        self._freed[instance.model] = None
 
     def _unload(self, event: events.UnloadModel) -> None:
         model = self.model(event.name)
-        running = [task_id for i in model.instances.values() for task_id in i.running]
-        tasks = (*self._queues[event.name].tasks(), *running)
-        if tasks and not event.force:
+        held = [*model.leases, *(i.lease_id for i in model.instances.values() if i.lease_id)]
+        if held:
             raise ModelBusyError(
-                f"model {event.name!r} has {len(running)} running and {len(tasks) - len(running)} waiting tasks; "
-                "wait for them, or unload with force to cancel them",
-                metadata={"running": str(len(running)), "queued": str(len(tasks) - len(running))},
+                f"model {event.name!r} is held by {len(held)} leases, {held[0]} among them; release them first",
+                metadata={"leases": str(len(held)), "lease_id": held[0]},
             )
-        self._finish_all(tasks, self._cancelled(f"model {event.name!r} was unloaded with force"))
-        self._commands += self.fleet.unload(model)
+        running = [task_id for i in model.instances.values() for task_id in i.tasks]
+        waiting = [task_id for task_id in self.tasks.waiting(event.name) if task_id not in set(running)]
+        if (running or waiting) and not event.force:
+            raise ModelBusyError(
+                f"model {event.name!r} has {len(running)} running and {len(waiting)} waiting tasks; "
+                "wait for them, or unload with force to cancel them",
+                metadata={"running": str(len(running)), "queued": str(len(waiting))},
+            )
+        outcome = _cancelled(f"model {event.name!r} was unloaded with force")
+        self.tasks.finish_all((*waiting, *running), outcome, self._now)
+        self.fleet.unload(model)
 
     def _worker_exited(self, event: events.WorkerExited) -> None:
         instance = self.fleet.instances[event.instance_id]
         outcome = Outcome(state=TaskState.FAILED, error=event.error)
-        for task_id in tuple(instance.running):
-            self._finish(self.tasks[task_id], outcome, dropped=False)
-        self._commands += self.fleet.worker_exited(instance, event.error, self._now)
+        self.tasks.finish_all(instance.tasks, outcome, self._now, dropped=False)
+        told = instance.error is not None
+        self.fleet.exited(instance, event.error, self._now)
+        self._capacity.instance_gone(instance, self._now)
+        if not told and instance.state is InstanceState.FAILED:
+            self._give_up(instance)
         model = self.fleet.models[instance.model]
-        self._give_up(model)
+        self._freed[instance.model] = None
         self._settle(model)
 
     def _shutdown(self) -> None:
         self._closed = True
         error: InferdError = ShuttingDownError("the kernel is shutting down")
-        living = tuple(t for t, task in self.tasks.items() if not terminal(TASK_TABLE, task.state))
-        self._finish_all(living, Outcome(state=TaskState.CANCELLED, error=error))
+        living = [t for t, task in self.tasks.known.items() if not terminal(TASK_TABLE, task.state)]
+        self.tasks.finish_all(living, Outcome(state=TaskState.CANCELLED, error=error), self._now)
+        for state in (LeaseState.PENDING, LeaseState.ACTIVE):  # first those that would be granted otherwise
+            for lease in [lease for lease in self.leases.known.values() if lease.state is state]:
+                self._end_lease(lease, LeaseChange.RELEASE)
         for model in self.fleet.models.values():
-            self._commands += self.fleet.unload(model)
+            self.fleet.unload(model)
 
-    def _finish_all(self, task_ids: tuple[TaskId, ...], outcome: Outcome) -> None:
-        for task_id in task_ids:
-            self._finish(self.tasks[task_id], outcome)
+
+def _cancelled(why: str) -> Outcome:
+    return Outcome(state=TaskState.CANCELLED, error=TaskCancelledError(why))

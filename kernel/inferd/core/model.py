@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from inferd.core.ids import InstanceId, ModelName, TaskId
+from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.lifecycle import Table
+from inferd.core.resources import MemoryNeed
 from inferd.errors import InferdError
 
 SettingValue = int | float | bool | str
@@ -30,6 +31,7 @@ class ModelChange(Enum):
     UNLOAD = 4
     UNLOADED = 5
     WORKER_DIED = 6
+    RELOAD = 7  # another instance comes up while the last one goes
 
 
 MODEL_TABLE: Table[ModelState, ModelChange] = {
@@ -43,8 +45,12 @@ MODEL_TABLE: Table[ModelState, ModelChange] = {
     ModelState.READY: {
         ModelChange.UNLOAD: ModelState.UNLOADING,
         ModelChange.WORKER_DIED: ModelState.UNLOADED,
+        ModelChange.RELOAD: ModelState.LOADING,
     },
-    ModelState.UNLOADING: {ModelChange.UNLOADED: ModelState.UNLOADED},
+    ModelState.UNLOADING: {
+        ModelChange.UNLOADED: ModelState.UNLOADED,
+        ModelChange.RELOAD: ModelState.LOADING,
+    },
     ModelState.FAILED: {ModelChange.LOAD: ModelState.LOADING},
 }
 
@@ -58,21 +64,29 @@ class InstanceState(Enum):
     STOPPING = 4
     STOPPED = 5
     FAILED = 6
+    WAITING = 7
 
 
 class InstanceChange(Enum):
     """What can happen to an instance."""
 
-    HELLO = 1
-    LOADED = 2
-    STOP = 3
-    EXIT = 4
-    FAIL = 5
+    NEED = 1  # the worker tells what the model needs
+    RESERVE = 2  # that much is reserved
+    LOADED = 3
+    STOP = 4
+    EXIT = 5
+    FAIL = 6
 
 
 INSTANCE_TABLE: Table[InstanceState, InstanceChange] = {
     InstanceState.STARTING: {
-        InstanceChange.HELLO: InstanceState.LOADING,
+        InstanceChange.NEED: InstanceState.WAITING,
+        InstanceChange.STOP: InstanceState.STOPPING,
+        InstanceChange.EXIT: InstanceState.FAILED,
+        InstanceChange.FAIL: InstanceState.FAILED,
+    },
+    InstanceState.WAITING: {
+        InstanceChange.RESERVE: InstanceState.LOADING,
         InstanceChange.STOP: InstanceState.STOPPING,
         InstanceChange.EXIT: InstanceState.FAILED,
         InstanceChange.FAIL: InstanceState.FAILED,
@@ -94,6 +108,9 @@ INSTANCE_TABLE: Table[InstanceState, InstanceChange] = {
 }
 
 
+LIVING = frozenset((InstanceState.STARTING, InstanceState.WAITING, InstanceState.LOADING, InstanceState.READY))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A named artifact with settings, and the backend that was chosen for it.
@@ -111,6 +128,8 @@ class ModelSpec:
         settings: Settings of the backend, as the client gave them.
         values: Every setting of the backend, checked and converted; None where the backend derives a default.
         draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
+        min_instances: Fewest instances that stay loaded.
+        max_instances: Most instances.
     """
 
     name: ModelName
@@ -125,6 +144,8 @@ class ModelSpec:
     settings: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, SettingValue | None] = field(default_factory=dict)
     draft_tokens: int | None = None
+    min_instances: int = 0
+    max_instances: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,38 +157,102 @@ class InstanceFacts:
         context_tokens: Tokens of prompt and output that one task can have.
         description: Architecture, parameters, weight format, for people.
         memory_bytes: Resident memory of the worker.
+        kv_tokens: Tokens that fit into its KV pool.
     """
 
     max_tasks: int
     context_tokens: int
     description: str
     memory_bytes: int
+    kv_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Hold:
+    """What an instance keeps for the tasks of a lease: places, tokens of the KV pool, and how many of them run."""
+
+    sequences: int
+    kv_tokens: int
+    running: int = 0
+
+    @property
+    def unused(self) -> int:
+        """Places that are kept and not taken."""
+        return max(0, self.sequences - self.running)
 
 
 @dataclass(slots=True, kw_only=True)
 class Instance:
-    """The core's record of one instance. One writer: the kernel machine."""
+    """The core's record of one instance. One writer: the kernel machine.
+
+    Attributes:
+        instance_id: Its id.
+        model: Whose weights it holds.
+        device_id: Where it computes.
+        lease_id: The lease that it was loaded under and ends with; "" for none.
+        need: What it needs by the backend's reckoning; None while it is not known.
+        peak_bytes: Most resident memory of its worker that was measured.
+        running: Tasks that it computes, in the order of their dispatch.
+        paused: Tasks that were stopped on it and go on there.
+        waiting: Those of `paused` that wait to go on, in that order.
+        holds: What it keeps for the tasks of leases.
+        used: When it last ended a task or became READY.
+    """
 
     instance_id: InstanceId
     model: ModelName
+    device_id: DeviceId
+    lease_id: LeaseId = NO_LEASE
     state: InstanceState = InstanceState.STARTING
+    need: MemoryNeed | None = None
+    peak_bytes: int = 0
     created: float  # kernel clock, seconds
     ready: float | None = None
     facts: InstanceFacts | None = None
-    running: dict[TaskId, None] = field(default_factory=dict)  # in the order of their dispatch
+    running: dict[TaskId, None] = field(default_factory=dict)
+    paused: dict[TaskId, None] = field(default_factory=dict)
+    waiting: dict[TaskId, None] = field(default_factory=dict)
+    holds: dict[LeaseId, Hold] = field(default_factory=dict)
+    used: float = 0.0
     error: InferdError | None = None
 
     @property
-    def free_places(self) -> int:
-        """Tasks that it could take now."""
+    def places(self) -> int:
+        """Tasks that it could run besides those that it runs."""
         if self.state is not InstanceState.READY or self.facts is None:
             return 0
         return self.facts.max_tasks - len(self.running)
 
+    @property
+    def free_places(self) -> int:
+        """Tasks that it could take now, what it keeps for leases left out."""
+        return self.places - sum(hold.unused for hold in self.holds.values())
+
+    @property
+    def tasks(self) -> tuple[TaskId, ...]:
+        """All tasks that it holds, running or stopped."""
+        return (*self.running, *self.paused)
+
+    @property
+    def living(self) -> bool:
+        """Whether it takes tasks or will."""
+        return self.state in LIVING
+
+    @property
+    def idle(self) -> bool:
+        """Whether it takes tasks and has none, nor keeps anything for a lease."""
+        busy = self.running or self.paused or self.holds or self.lease_id
+        return self.state is InstanceState.READY and not busy
+
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """The core's record of one model. One writer: the kernel machine."""
+    """The core's record of one model. One writer: the kernel machine.
+
+    Attributes:
+        leases: Leases that claim a part of it, and the instance that keeps that; None while there is none.
+        need: What its last instance needed.
+    """
 
     spec: ModelSpec
     state: ModelState = ModelState.UNLOADED
@@ -177,3 +262,11 @@ class Model:
     retry_at: float = 0.0  # kernel clock; no start on demand before
     instances: dict[InstanceId, Instance] = field(default_factory=dict)  # those whose worker may still live
     instance_count: int = 0  # ever made; numbers the next one
+    leases: dict[LeaseId, InstanceId | None] = field(default_factory=dict)
+    need: MemoryNeed | None = None
+    loaded_on_demand: bool = True  # False from a client's LoadModel to the end of that load
+
+    @property
+    def shared(self) -> list[Instance]:
+        """Its instances that take tasks or will, those that belong to a lease left out."""
+        return [i for i in self.instances.values() if i.living and not i.lease_id]

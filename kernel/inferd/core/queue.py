@@ -1,32 +1,321 @@
-"""The waiting tasks of one model."""
+"""The waiting tasks of one model: classes with aging, and inside a class a fair share between tenants.
+
+The share is a virtual token counter (Sheng et al., Fairness in Serving Large Language Models, OSDI 2024,
+arXiv:2401.00588), with two differences: a task is charged what it is expected to cost when it is taken and what it
+did cost when it ended; and a counter that rises to that of the others, when its tenant comes back from idle, looks at
+their ended tasks only, so that a tenant that fills all places is not taken for one that has been served.
+"""
 
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
+from math import ceil
 
-from inferd.core.ids import TaskId
+from inferd.core.ids import TaskId, Tenant
+from inferd.core.priority import Priority
+from inferd.core.ranking import Ranking
+
+DESCENDING = tuple(sorted(Priority, reverse=True))
+IDLE_TENANTS = 10_000  # so many with nothing here are remembered; then those that used the least are forgotten
+POSITION_TENANTS = 32  # so many are looked at for an estimate of a position; the others are taken to be like them
 
 
-class TaskQueue:
-    """First in, first out, with removal from anywhere in O(1). One writer: the kernel machine."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePolicy:
+    """Whose task goes next; see `inferd.config.Scheduler`.
 
-    def __init__(self) -> None:
-        self._tasks: OrderedDict[TaskId, None] = OrderedDict()  # a dict's front costs O(n) after many pops
+    Attributes:
+        aging_s: A class that was passed over gets a turn after so long, for each class above it that waits.
+        weights: Shares of tenants; 1 for those that are not named.
+        tenant_running: Most running tasks of a tenant; one that has so many is passed over.
+    """
+
+    aging_s: float
+    weights: Mapping[Tenant, float]
+    tenant_running: int
+
+
+@dataclass(slots=True)
+class _Share:
+    """What a tenant has had. Tokens are divided by its weight."""
+
+    weight: float
+    used: float  # by ended tasks, or lifted when it came back from idle
+    expected: float = 0.0  # of running tasks, in tokens
+    running: int = 0
+    waiting: int = 0
+
+    @property
+    def counter(self) -> float:
+        return self.used + self.expected / self.weight
+
+
+@dataclass(slots=True)
+class _Line:
+    """The waiting tasks of a tenant in a class, first to last, each with its number; the tokens of all."""
+
+    tasks: OrderedDict[TaskId, int] = field(default_factory=OrderedDict)  # a dict's front costs O(n) after many pops
+    tokens: float = 0.0
+    last: int = 0
+
+    def number(self, *, front: bool) -> int:
+        """A number for a new task before or after all others."""
+        if front and self.tasks:
+            return self.tasks[next(iter(self.tasks))] - 1
+        self.last += 1
+        return self.last
+
+
+@dataclass(slots=True)
+class _Class:
+    """The waiting tasks of a class.
+
+    Attributes:
+        open: The tenants that may have another task running, by their counters.
+        passed: When the highest class was first served in its place, since it was last served; None if that never was.
+    """
+
+    lines: dict[Tenant, _Line] = field(default_factory=dict)
+    open: Ranking[Tenant] = field(default_factory=Ranking)
+    passed: float | None = None
+    size: int = 0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    tenant: Tenant
+    priority: Priority
+    tokens: float
+
+
+class FairQueue:
+    """The waiting tasks of one model. One writer: the kernel machine. Each operation is O(log n).
+
+    A class is *open* when it has a task of a tenant that is not at `tenant_running`. The highest open class is served,
+    unless a lower one is *due*: it was passed over for the highest one `aging_s` ago for each open class above it. Of
+    several that are due the one that was due first is served; it then has to be passed over again to be due again. So
+
+    - an open class is served by the second `pop` that comes `2 * aging_s` or more after it was first passed over;
+    - at most two `pop` in a row pass over the highest class.
+
+    Inside a class goes the tenant with the smallest counter among those that are not at `tenant_running`, first in
+    first out within the tenant. Counters are shared by the classes, in tokens divided by the tenant's weight. Two
+    tenants that wait all the time get tokens in proportion to their weights, up to what their running tasks cost. They
+    start anew when nothing waits or runs.
+    """
+
+    def __init__(self, policy: QueuePolicy) -> None:
+        self._policy = policy
+        self._classes = {priority: _Class() for priority in DESCENDING}
+        self._tasks: dict[TaskId, _Waiting] = {}
+        self._shares: dict[Tenant, _Share] = {}
+        self._active: Ranking[Tenant] = Ranking()  # tenants that wait, by what they used
+        self._idle: Ranking[Tenant] = Ranking()  # tenants with nothing here, by what they used
+        self._level = 0.0  # smallest use of a tenant that waits, or of the last one that did
+        self._running = 0
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def push(self, task_id: TaskId) -> int:
-        """Put a task at the end; return how many are before it."""
-        self._tasks[task_id] = None
-        return len(self._tasks) - 1
+    def push(
+        self, task_id: TaskId, *, tenant: Tenant, priority: Priority, tokens: float, now: float, front: bool = False
+    ) -> None:
+        """Let a task wait that is expected to cost `tokens`, prompt and output.
 
-    def pop(self) -> TaskId:
-        """Take the first task."""
-        return self._tasks.popitem(last=False)[0]
+        It goes behind its tenant's others of its class, or in `front` of them.
+        """
+        del now  # a class ages from when it is passed over
+        share = self._join(tenant)
+        group = self._classes[priority]
+        line = group.lines.setdefault(tenant, _Line())
+        line.tasks[task_id] = line.number(front=front)
+        if front:
+            line.tasks.move_to_end(task_id, last=False)
+        line.tokens += tokens
+        group.size += 1
+        self._tasks[task_id] = _Waiting(tenant, priority, tokens)
+        if len(line.tasks) == 1 and share.running < self._policy.tenant_running:
+            group.open.put(tenant, share.counter)
+
+    def priority(self, now: float, *, aging: bool = True) -> Priority | None:
+        """The class of the task that `pop` would take; None when no task may go."""
+        classes = [priority for priority in DESCENDING if self._classes[priority].open]
+        due = [
+            (passed + above * self._policy.aging_s, priority)
+            for above, priority in enumerate(classes)
+            if above and (passed := self._classes[priority].passed) is not None
+        ]
+        first = min(due, default=None)
+        if aging and first is not None and first[0] <= now:
+            return first[1]
+        return classes[0] if classes else None
+
+    def peek(self, now: float, *, aging: bool = True) -> TaskId | None:
+        """The task that `pop` would take; None when no task may go."""
+        priority = self.priority(now, aging=aging)
+        if priority is None:
+            return None
+        group = self._classes[priority]
+        return next(iter(group.lines[group.open.first()].tasks))
+
+    def pop(self, now: float, *, aging: bool = True) -> TaskId:
+        """Take the next task; it counts as running, with the tokens that it is expected to cost, until `settle`.
+
+        Args:
+            now: Seconds, never falling.
+            aging: Whether a class that is due goes before a higher one.
+
+        Raises:
+            IndexError: No task may go.
+        """
+        task_id = self.peek(now, aging=aging)
+        if task_id is None:
+            raise IndexError("no task may go")
+        task = self._tasks[task_id]
+        if task.priority is self.priority(now, aging=False):
+            for group in self._classes.values():
+                if group.open and group.passed is None:
+                    group.passed = now
+        self._classes[task.priority].passed = None
+        share = self._shares[task.tenant]
+        share.running += 1
+        share.expected += task.tokens
+        self._running += 1
+        self.remove(task_id)
+        self._rank(task.tenant, share)
+        return task_id
 
     def remove(self, task_id: TaskId) -> None:
-        """Take a task out, wherever it is."""
-        del self._tasks[task_id]
+        """Take a waiting task out."""
+        task = self._tasks.pop(task_id)
+        group = self._classes[task.priority]
+        line = group.lines[task.tenant]
+        del line.tasks[task_id]
+        line.tokens -= task.tokens
+        group.size -= 1
+        if not line.tasks:
+            del group.lines[task.tenant]
+            group.open.drop(task.tenant)
+        if not group.open:
+            group.passed = None
+        self._leave(task.tenant)
+
+    def settle(self, tenant: Tenant, *, expected: float, used: float) -> None:
+        """A task that was taken has ended: it cost `used` tokens, not the `expected` ones that it was pushed with."""
+        share = self._shares[tenant]
+        share.running -= 1
+        share.expected = share.expected - expected if share.running else 0.0  # no rest of rounding
+        share.used += used / share.weight
+        self._running -= 1
+        self._rank(tenant, share)
+        self._rest(tenant, share)
+
+    def position(self, task_id: TaskId) -> int:
+        """How many waiting tasks go before it as things stand: an estimate, exact for one tenant without removals."""
+        task = self._tasks[task_id]
+        group = self._classes[task.priority]
+        line = group.lines[task.tenant]
+        share = self._shares[task.tenant]
+        before = line.tasks[task_id] - line.tasks[next(iter(line.tasks))]
+        before = min(before, len(line.tasks) - 1)  # numbers have gaps where tasks were removed
+        start = share.counter + before * line.tokens / len(line.tasks) / share.weight
+        looked = list(islice((item for item in group.lines.items() if item[0] != task.tenant), POSITION_TENANTS))
+        others = sum(self._before(start, other, tenant) for tenant, other in looked)
+        if looked:
+            others = round(others * (len(group.lines) - 1) / len(looked))
+        above = sum(self._classes[priority].size for priority in DESCENDING if priority > task.priority)
+        return min(above + before + others, len(self._tasks) - 1)
 
     def tasks(self) -> tuple[TaskId, ...]:
-        """All tasks, first to last."""
-        return tuple(self._tasks)
+        """All waiting tasks, first to go first as things stand, aging and `tenant_running` apart."""
+        return tuple(
+            task_id
+            for group in self._classes.values()
+            for _, _, task_id in merge(*(self._starts(n, *item) for n, item in enumerate(group.lines.items())))
+        )
+
+    def queued(self) -> Mapping[tuple[Priority, Tenant], int]:
+        """How many tasks wait, by class and tenant."""
+        return {
+            (priority, tenant): len(line.tasks)
+            for priority, group in self._classes.items()
+            for tenant, line in group.lines.items()
+        }
+
+    def queued_of(self, tenant: Tenant) -> int:
+        """How many tasks of a tenant wait."""
+        return self._shares[tenant].waiting if tenant in self._shares else 0
+
+    def running_of(self, tenant: Tenant) -> int:
+        """How many tasks of a tenant were taken and have not ended."""
+        return self._shares[tenant].running if tenant in self._shares else 0
+
+    def _join(self, tenant: Tenant) -> _Share:
+        """Count one more waiting task; a tenant that had none gets no credit for that time."""
+        self._idle.drop(tenant)
+        self._rise()
+        share = self._shares.get(tenant)
+        if share is None:
+            share = self._shares[tenant] = _Share(self._policy.weights.get(tenant, 1.0), self._level)
+        if not share.waiting:
+            share.used = max(share.used, self._level)
+            self._active.put(tenant, share.used)
+        share.waiting += 1
+        return share
+
+    def _leave(self, tenant: Tenant) -> None:
+        share = self._shares[tenant]
+        share.waiting -= 1
+        if not share.waiting:
+            self._rise()
+            self._active.drop(tenant)
+            self._rest(tenant, share)
+
+    def _rise(self) -> None:
+        """Follow the tenants that wait, and forget those who would be lifted anyway."""
+        if self._active:
+            self._level = max(self._level, self._shares[self._active.first()].used)
+        while self._idle:
+            tenant = self._idle.first()
+            if self._shares[tenant].used > self._level and len(self._idle) <= IDLE_TENANTS:
+                break
+            self._idle.drop(tenant)
+            del self._shares[tenant]
+
+    def _rest(self, tenant: Tenant, share: _Share) -> None:
+        if not self._tasks and not self._running:
+            self._shares.clear()
+            self._idle, self._level = Ranking(), 0.0
+        elif not share.waiting and not share.running:
+            self._idle.put(tenant, share.used)
+
+    def _rank(self, tenant: Tenant, share: _Share) -> None:
+        """Put a tenant where its counter belongs now."""
+        if share.waiting:
+            self._active.put(tenant, share.used)
+        for group in self._classes.values():
+            if tenant not in group.lines:
+                continue
+            if share.running < self._policy.tenant_running:
+                group.open.put(tenant, share.counter)
+            else:
+                group.open.drop(tenant)
+
+    def _before(self, start: float, line: _Line, tenant: Tenant) -> int:
+        """How many tasks of another tenant start while its counter is below `start`."""
+        share = self._shares[tenant]
+        each = line.tokens / len(line.tasks) / share.weight
+        ahead = start - share.counter
+        if ahead <= 0:
+            return 0
+        return min(len(line.tasks), ceil(ahead / each)) if each > 0 else len(line.tasks)
+
+    def _starts(self, number: int, tenant: Tenant, line: _Line) -> Iterator[tuple[float, int, TaskId]]:
+        """The tenant's tasks, each with the counter that it would start at."""
+        share = self._shares[tenant]
+        at = share.counter
+        for task_id in line.tasks:
+            yield at, number, task_id
+            at += self._tasks[task_id].tokens / share.weight

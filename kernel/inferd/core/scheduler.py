@@ -1,11 +1,86 @@
 """Which instance takes the next task."""
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 
+from inferd.core.ids import InstanceId, TaskId, Tenant
 from inferd.core.model import Instance
+from inferd.core.task import ChatInput, TaskSpec, TextInput
+
+AFFINITY_LOAD = 0.25  # so much fuller may an instance be that has computed the beginning of the prompt before
+AFFINITY_CHARACTERS = 1024  # of a prompt, or a quarter as many tokens, that make two prompts alike
+AFFINITY_PROMPTS = 4096  # remembered for a model
+
+Beginning = tuple[Tenant, str | tuple[int, ...]]
 
 
-def choose_instance(instances: Iterable[Instance]) -> Instance | None:
-    """The instance with the most free places, the oldest among equals; None when none has any."""
-    best = max(instances, key=lambda i: (i.free_places, -i.created), default=None)
-    return best if best is not None and best.free_places > 0 else None
+class Affinity:
+    """Which instance has computed which beginnings of prompts, and so may hold them in its prefix cache.
+
+    One writer: the kernel machine.
+    """
+
+    def __init__(self) -> None:
+        self._instances: OrderedDict[Beginning, InstanceId] = OrderedDict()
+
+    def find(self, spec: TaskSpec) -> InstanceId | None:
+        """The instance that computed the beginning of this prompt last, if it is remembered."""
+        return self._instances.get(_beginning(spec))
+
+    def remember(self, spec: TaskSpec, instance_id: InstanceId) -> None:
+        """An instance computes this prompt."""
+        beginning = _beginning(spec)
+        self._instances[beginning] = instance_id
+        self._instances.move_to_end(beginning)
+        if len(self._instances) > AFFINITY_PROMPTS:
+            self._instances.popitem(last=False)
+
+
+def _beginning(spec: TaskSpec) -> Beginning:
+    match spec.input:
+        case TextInput(prompt):
+            return spec.tenant, prompt[:AFFINITY_CHARACTERS]
+        case ChatInput(messages):
+            return spec.tenant, messages[0].content[:AFFINITY_CHARACTERS] if messages else ""
+        case tokens:
+            return spec.tenant, tokens.token_ids[: AFFINITY_CHARACTERS // 4]
+
+
+def choose_instance(instances: Iterable[Instance], preferred: InstanceId | None = None) -> Instance | None:
+    """The least loaded instance with a free place, or the preferred one if it is not much fuller; None without any."""
+    best: Instance | None = None
+    liked: Instance | None = None
+    for instance in instances:
+        if instance.free_places <= 0:
+            continue
+        if best is None or (_load(instance), instance.created) < (_load(best), best.created):
+            best = instance
+        if instance.instance_id == preferred:
+            liked = instance
+    if best is not None and liked is not None and _load(liked) <= _load(best) + AFFINITY_LOAD:
+        return liked
+    return best
+
+
+def choose_victim(
+    instances: Iterable[Instance], priority_of: Callable[[TaskId], int | None], below: int
+) -> tuple[Instance, TaskId] | None:
+    """The youngest running task of the lowest class below `below`, and its instance; None when there is none.
+
+    Args:
+        instances: To look at.
+        priority_of: The class of a task; None when its place may not be taken.
+        below: A class.
+    """
+    found: tuple[int, Instance, TaskId] | None = None
+    for instance in instances:
+        for task_id in reversed(instance.running):
+            priority = priority_of(task_id)
+            if priority is not None and priority < (below if found is None else found[0]):
+                found = (priority, instance, task_id)
+    return None if found is None else found[1:]
+
+
+def _load(instance: Instance) -> float:
+    places = 1 if instance.facts is None else instance.facts.max_tasks
+    return len(instance.running) / max(1, places)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
-from inferd.core.ids import InstanceId, ModelName, TaskId, Tenant
+from inferd.core.ids import NO_LEASE, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lifecycle import Table
+from inferd.core.priority import Priority
 from inferd.errors import InferdError
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
@@ -21,6 +22,7 @@ class TaskState(Enum):
     FAILED = 4
     CANCELLED = 5
     EXPIRED = 6
+    SUSPENDED = 7
 
 
 class TaskChange(Enum):
@@ -31,17 +33,31 @@ class TaskChange(Enum):
     FAIL = 3
     CANCEL = 4
     EXPIRE = 5
+    SUSPEND = 6  # the client stops it
+    RESUME = 7  # the client lets it go on
+    PREEMPT = 8  # a task of a higher class takes its place
 
 
 TASK_TABLE: Table[TaskState, TaskChange] = {
     TaskState.QUEUED: {
         TaskChange.DISPATCH: TaskState.RUNNING,
+        TaskChange.SUSPEND: TaskState.SUSPENDED,
+        TaskChange.SUCCEED: TaskState.SUCCEEDED,  # its last word was under way when it was stopped
         TaskChange.FAIL: TaskState.FAILED,
         TaskChange.CANCEL: TaskState.CANCELLED,
         TaskChange.EXPIRE: TaskState.EXPIRED,
     },
     TaskState.RUNNING: {
         TaskChange.SUCCEED: TaskState.SUCCEEDED,
+        TaskChange.SUSPEND: TaskState.SUSPENDED,
+        TaskChange.PREEMPT: TaskState.QUEUED,
+        TaskChange.FAIL: TaskState.FAILED,
+        TaskChange.CANCEL: TaskState.CANCELLED,
+        TaskChange.EXPIRE: TaskState.EXPIRED,
+    },
+    TaskState.SUSPENDED: {
+        TaskChange.RESUME: TaskState.QUEUED,
+        TaskChange.SUCCEED: TaskState.SUCCEEDED,  # as above
         TaskChange.FAIL: TaskState.FAILED,
         TaskChange.CANCEL: TaskState.CANCELLED,
         TaskChange.EXPIRE: TaskState.EXPIRED,
@@ -164,6 +180,8 @@ class TaskSpec:
     Attributes:
         prefix_cache: Whether it uses and fills the prefix cache.
         adapter: Name of a LoRA adapter; "" for none.
+        priority: Its class.
+        lease_id: The lease that it runs under; "" for none.
         embedding: How its input becomes a vector; None when it is to generate.
         deadline: When it expires, on the kernel's clock in seconds; None for never.
         request_id: Makes its creation idempotent; "" for not.
@@ -180,6 +198,8 @@ class TaskSpec:
     prefix_cache: bool = True
     adapter: str = ""
     embedding: Embedding | None = None
+    priority: Priority = Priority.NORMAL
+    lease_id: LeaseId = NO_LEASE
     request_id: str = ""
     fingerprint: bytes = b""
 
@@ -213,6 +233,10 @@ class Task:
     number: int  # rises with each task
     state: TaskState = TaskState.QUEUED
     attempt: int = 0
+    expected_tokens: float = 0.0  # what it is charged with while it runs
+    charged_tokens: float = 0.0  # what it was charged with before it was stopped
+    taken: bool = False  # out of its queue: it runs, or is the next one on its instance
+    protected: bool = False  # its class had its turn: no higher one takes its place
     instance_id: InstanceId | None = None
     created: float  # kernel clock, seconds, as the two below
     started: float | None = None

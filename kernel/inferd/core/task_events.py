@@ -17,9 +17,10 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """It waits behind `position` others of its model."""
+    """It waits behind `position` others of its model, for about `eta_s`; None when nothing is known of them."""
 
     position: int
+    eta_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,20 @@ class Started:
 
     instance_id: InstanceId
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """It was stopped: by its client, or for a task of a higher class."""
+
+    by_client: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """It goes on where it stopped."""
+
+    instance_id: InstanceId
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +117,4 @@ class Finished:
     receipt: Receipt
 
 
-TaskEvent = Queued | Started | Progress | PromptOutput | EmbeddingOutput | Output | Finished
+TaskEvent = Queued | Started | Suspended | Resumed | Progress | PromptOutput | EmbeddingOutput | Output | Finished

@@ -68,6 +68,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The kernel is shutting down (UNAVAILABLE)."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 21
     """A defect of the kernel itself (INTERNAL)."""
+    ERROR_REASON_LEASE_NOT_FOUND: _ErrorReason.ValueType  # 22
+    """No lease of this id is known to this tenant (NOT_FOUND)."""
+    ERROR_REASON_LEASE_ENDED: _ErrorReason.ValueType  # 23
+    """The lease has ended, or is not ACTIVE yet (FAILED_PRECONDITION). Metadata: `lease_id`, `state`."""
+    ERROR_REASON_LEASE_UNAVAILABLE: _ErrorReason.ValueType  # 24
+    """There is no room for the claim now (RESOURCE_EXHAUSTED). Metadata: `device`, `wanted`, `free`, `capacity`."""
+    ERROR_REASON_NO_MEMORY: _ErrorReason.ValueType  # 25
+    """The device has no room for the model, even with all idle instances gone (RESOURCE_EXHAUSTED). Metadata: `device`,
+    `needed_bytes`, `free_bytes`, `capacity_bytes`.
+    """
+    ERROR_REASON_TASK_STATE: _ErrorReason.ValueType  # 26
+    """The task cannot be suspended or resumed where it stands (FAILED_PRECONDITION). Metadata: `state`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -121,4 +133,16 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 20
 """The kernel is shutting down (UNAVAILABLE)."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 21
 """A defect of the kernel itself (INTERNAL)."""
+ERROR_REASON_LEASE_NOT_FOUND: ErrorReason.ValueType  # 22
+"""No lease of this id is known to this tenant (NOT_FOUND)."""
+ERROR_REASON_LEASE_ENDED: ErrorReason.ValueType  # 23
+"""The lease has ended, or is not ACTIVE yet (FAILED_PRECONDITION). Metadata: `lease_id`, `state`."""
+ERROR_REASON_LEASE_UNAVAILABLE: ErrorReason.ValueType  # 24
+"""There is no room for the claim now (RESOURCE_EXHAUSTED). Metadata: `device`, `wanted`, `free`, `capacity`."""
+ERROR_REASON_NO_MEMORY: ErrorReason.ValueType  # 25
+"""The device has no room for the model, even with all idle instances gone (RESOURCE_EXHAUSTED). Metadata: `device`,
+`needed_bytes`, `free_bytes`, `capacity_bytes`.
+"""
+ERROR_REASON_TASK_STATE: ErrorReason.ValueType  # 26
+"""The task cannot be suspended or resumed where it stands (FAILED_PRECONDITION). Metadata: `state`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -40,6 +40,11 @@ class HostServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_host__service__pb2.GetHostRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.GetHostResponse.FromString,
                 _registered_method=True)
+        self.WatchHost = channel.unary_stream(
+                '/inferd.v1.HostService/WatchHost',
+                request_serializer=inferd__api_dot_v1_dot_host__service__pb2.WatchHostRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.WatchHostResponse.FromString,
+                _registered_method=True)
         self.ListBackends = channel.unary_unary(
                 '/inferd.v1.HostService/ListBackends',
                 request_serializer=inferd__api_dot_v1_dot_host__service__pb2.ListBackendsRequest.SerializeToString,
@@ -53,6 +58,13 @@ class HostServiceServicer:
 
     def GetHost(self, request, context):
         """Read the host.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchHost(self, request, context):
+        """Watch the host: as it stands now, then every `interval`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +84,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.GetHost,
                     request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.GetHostRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_host__service__pb2.GetHostResponse.SerializeToString,
+            ),
+            'WatchHost': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchHost,
+                    request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.WatchHostRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_host__service__pb2.WatchHostResponse.SerializeToString,
             ),
             'ListBackends': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBackends,
@@ -107,6 +124,33 @@ class HostService:
             '/inferd.v1.HostService/GetHost',
             inferd__api_dot_v1_dot_host__service__pb2.GetHostRequest.SerializeToString,
             inferd__api_dot_v1_dot_host__service__pb2.GetHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inferd.v1.HostService/WatchHost',
+            inferd__api_dot_v1_dot_host__service__pb2.WatchHostRequest.SerializeToString,
+            inferd__api_dot_v1_dot_host__service__pb2.WatchHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

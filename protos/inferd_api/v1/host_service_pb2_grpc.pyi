@@ -35,6 +35,8 @@ class HostServiceStub:
     def __new__(cls, channel: _aio.Channel) -> HostServiceAsyncStub: ...
     GetHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.GetHostRequest, _host_service_pb2.GetHostResponse]
     """Read the host."""
+    WatchHost: _grpc.UnaryStreamMultiCallable[_host_service_pb2.WatchHostRequest, _host_service_pb2.WatchHostResponse]
+    """Watch the host: as it stands now, then every `interval`."""
     ListBackends: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.ListBackendsRequest, _host_service_pb2.ListBackendsResponse]
     """List the plugins that were found, working or not, by name."""
 
@@ -45,6 +47,8 @@ class HostServiceAsyncStub(HostServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.GetHostRequest, _host_service_pb2.GetHostResponse]  # type: ignore[assignment]
     """Read the host."""
+    WatchHost: _aio.UnaryStreamMultiCallable[_host_service_pb2.WatchHostRequest, _host_service_pb2.WatchHostResponse]  # type: ignore[assignment]
+    """Watch the host: as it stands now, then every `interval`."""
     ListBackends: _aio.UnaryUnaryMultiCallable[_host_service_pb2.ListBackendsRequest, _host_service_pb2.ListBackendsResponse]  # type: ignore[assignment]
     """List the plugins that were found, working or not, by name."""
 
@@ -58,6 +62,14 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_host_service_pb2.GetHostResponse, _abc.Awaitable[_host_service_pb2.GetHostResponse]]:
         """Read the host."""
+
+    @_abc_1.abstractmethod
+    def WatchHost(
+        self,
+        request: _host_service_pb2.WatchHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_host_service_pb2.WatchHostResponse], _abc.AsyncIterator[_host_service_pb2.WatchHostResponse]]:
+        """Watch the host: as it stands now, then every `interval`."""
 
     @_abc_1.abstractmethod
     def ListBackends(

@@ -476,3 +476,137 @@ class WatchModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchModelResponse: _TypeAlias = WatchModelResponse  # noqa: Y015
+
+@_typing.final
+class PlanLoadRequest(_message.Message):
+    """Asks what a load would take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of a known model. Required."""
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Settings to plan with in place of the model's, for example `context_tokens`. Default: the model's."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanLoadRequest: _TypeAlias = PlanLoadRequest  # noqa: Y015
+
+@_typing.final
+class PlanLoadResponse(_message.Message):
+    """What a load would take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___LoadPlan:
+        """The plan."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___LoadPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanLoadResponse: _TypeAlias = PlanLoadResponse  # noqa: Y015
+
+@_typing.final
+class LoadPlan(_message.Message):
+    """What a load would take, as things stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FITS_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    EVICTED_INSTANCES_FIELD_NUMBER: _builtins.int
+    BUSY_INSTANCES_FIELD_NUMBER: _builtins.int
+    LEASE_IDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    fits: _builtins.bool
+    """Whether it could be done at once."""
+    device_id: _builtins.str
+    """The device."""
+    free_bytes: _builtins.int
+    """Free on the device now, in bytes."""
+    capacity_bytes: _builtins.int
+    """What inferd may give of the device, in bytes."""
+    reason: _builtins.str
+    """The decision in a sentence, with its numbers."""
+    @_builtins.property
+    def need(self) -> _resources_pb2.MemoryNeed:
+        """What the instance needs."""
+
+    @_builtins.property
+    def evicted_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Idle instances that would be evicted, in this order."""
+
+    @_builtins.property
+    def busy_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Busy instances that would have to end first, when it does not fit; the smallest set by age."""
+
+    @_builtins.property
+    def lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leases that would have to be released first, when it does not fit."""
+
+    def __init__(
+        self,
+        *,
+        fits: _builtins.bool = ...,
+        device_id: _builtins.str = ...,
+        need: _resources_pb2.MemoryNeed | None = ...,
+        free_bytes: _builtins.int = ...,
+        capacity_bytes: _builtins.int = ...,
+        evicted_instances: _abc.Iterable[_builtins.str] | None = ...,
+        busy_instances: _abc.Iterable[_builtins.str] | None = ...,
+        lease_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["need", b"need"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_instances", b"busy_instances", "capacity_bytes", b"capacity_bytes", "device_id", b"device_id", "evicted_instances", b"evicted_instances", "fits", b"fits", "free_bytes", b"free_bytes", "lease_ids", b"lease_ids", "need", b"need", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadPlan: _TypeAlias = LoadPlan  # noqa: Y015

@@ -80,6 +80,11 @@ class ModelServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.CountTokensRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.CountTokensResponse.FromString,
                 _registered_method=True)
+        self.PlanLoad = channel.unary_unary(
+                '/inferd.v1.ModelService/PlanLoad',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.PlanLoadRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.PlanLoadResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -155,6 +160,14 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanLoad(self, request, context):
+        """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
+        Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -202,6 +215,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.CountTokens,
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.CountTokensRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_model__service__pb2.CountTokensResponse.SerializeToString,
+            ),
+            'PlanLoad': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanLoad,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.PlanLoadRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.PlanLoadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -448,6 +466,33 @@ class ModelService:
             '/inferd.v1.ModelService/CountTokens',
             inferd__api_dot_v1_dot_model__service__pb2.CountTokensRequest.SerializeToString,
             inferd__api_dot_v1_dot_model__service__pb2.CountTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.ModelService/PlanLoad',
+            inferd__api_dot_v1_dot_model__service__pb2.PlanLoadRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.PlanLoadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,10 @@ class ModelServiceStub:
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CountTokensRequest, _model_service_pb2.CountTokensResponse]
     """Count the tokens of a text or a conversation; as `Tokenize`, without the ids."""
+    PlanLoad: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.PlanLoadRequest, _model_service_pb2.PlanLoadResponse]
+    """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
+    Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs).
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -99,6 +103,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CountTokensRequest, _model_service_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Count the tokens of a text or a conversation; as `Tokenize`, without the ids."""
+    PlanLoad: _aio.UnaryUnaryMultiCallable[_model_service_pb2.PlanLoadRequest, _model_service_pb2.PlanLoadResponse]  # type: ignore[assignment]
+    """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
+    Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs).
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`."""
@@ -186,5 +194,15 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.CountTokensResponse, _abc.Awaitable[_model_service_pb2.CountTokensResponse]]:
         """Count the tokens of a text or a conversation; as `Tokenize`, without the ids."""
+
+    @_abc_1.abstractmethod
+    def PlanLoad(
+        self,
+        request: _model_service_pb2.PlanLoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.PlanLoadResponse, _abc.Awaitable[_model_service_pb2.PlanLoadResponse]]:
+        """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
+        Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs).
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -42,9 +42,11 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     """Ended by `CancelTask` or by closing its `RunTask` stream."""
     TASK_STATE_EXPIRED: _TaskState.ValueType  # 6
     """Its deadline passed."""
+    TASK_STATE_SUSPENDED: _TaskState.ValueType  # 7
+    """Stopped by `SuspendTask`: it holds no place and no KV until `ResumeTask`."""
 
 class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
-    """Where a task stands. The last four are terminal."""
+    """Where a task stands. SUCCEEDED, FAILED, CANCELLED and EXPIRED are terminal."""
 
 TASK_STATE_UNSPECIFIED: TaskState.ValueType  # 0
 """Never sent."""
@@ -60,7 +62,37 @@ TASK_STATE_CANCELLED: TaskState.ValueType  # 5
 """Ended by `CancelTask` or by closing its `RunTask` stream."""
 TASK_STATE_EXPIRED: TaskState.ValueType  # 6
 """Its deadline passed."""
+TASK_STATE_SUSPENDED: TaskState.ValueType  # 7
+"""Stopped by `SuspendTask`: it holds no place and no KV until `ResumeTask`."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
+
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """The default: normal."""
+    PRIORITY_LOW: _Priority.ValueType  # 1
+    """When nothing else waits, or its turn has come."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """What most work is."""
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+    """Before all others; takes the place of a running task of a lower class, which goes on later."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """A class of tasks and of waiting leases. A higher one goes first; a lower one that waits long gets its turn (aging)."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""The default: normal."""
+PRIORITY_LOW: Priority.ValueType  # 1
+"""When nothing else waits, or its turn has come."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""What most work is."""
+PRIORITY_HIGH: Priority.ValueType  # 3
+"""Before all others; takes the place of a running task of a lower class, which goes on later."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 class _ModelState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -109,7 +141,7 @@ class _InstanceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Instanc
     INSTANCE_STATE_STARTING: _InstanceState.ValueType  # 1
     """Its worker process is being started."""
     INSTANCE_STATE_LOADING: _InstanceState.ValueType  # 2
-    """Its worker reads the model."""
+    """Its worker reads the model, for which memory is reserved."""
     INSTANCE_STATE_READY: _InstanceState.ValueType  # 3
     """It takes tasks."""
     INSTANCE_STATE_STOPPING: _InstanceState.ValueType  # 4
@@ -118,16 +150,18 @@ class _InstanceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Instanc
     """Its worker has ended as asked."""
     INSTANCE_STATE_FAILED: _InstanceState.ValueType  # 6
     """Its worker died or could not load the model."""
+    INSTANCE_STATE_WAITING: _InstanceState.ValueType  # 7
+    """Its worker knows what the model needs, and waits until that much memory is free."""
 
 class InstanceState(_InstanceState, metaclass=_InstanceStateEnumTypeWrapper):
-    """Where an instance stands. The last two are terminal."""
+    """Where an instance stands. STOPPED and FAILED are terminal."""
 
 INSTANCE_STATE_UNSPECIFIED: InstanceState.ValueType  # 0
 """Never sent."""
 INSTANCE_STATE_STARTING: InstanceState.ValueType  # 1
 """Its worker process is being started."""
 INSTANCE_STATE_LOADING: InstanceState.ValueType  # 2
-"""Its worker reads the model."""
+"""Its worker reads the model, for which memory is reserved."""
 INSTANCE_STATE_READY: InstanceState.ValueType  # 3
 """It takes tasks."""
 INSTANCE_STATE_STOPPING: InstanceState.ValueType  # 4
@@ -136,6 +170,8 @@ INSTANCE_STATE_STOPPED: InstanceState.ValueType  # 5
 """Its worker has ended as asked."""
 INSTANCE_STATE_FAILED: InstanceState.ValueType  # 6
 """Its worker died or could not load the model."""
+INSTANCE_STATE_WAITING: InstanceState.ValueType  # 7
+"""Its worker knows what the model needs, and waits until that much memory is free."""
 Global___InstanceState: _TypeAlias = InstanceState  # noqa: Y015
 
 class _BackendState:
@@ -624,6 +660,7 @@ class TaskSpec(_message.Message):
     PREFIX_CACHE_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     prompt: _builtins.str
@@ -632,6 +669,8 @@ class TaskSpec(_message.Message):
     """Use and fill the prefix cache, which is shared between the tasks of a tenant. Default true."""
     adapter: _builtins.str
     """Name of the LoRA adapter of the model to use, see `Model.adapters`. Default: none."""
+    priority: Global___Priority.ValueType
+    """Its class. Default: normal."""
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
         """A conversation."""
@@ -664,10 +703,11 @@ class TaskSpec(_message.Message):
         prefix_cache: _builtins.bool | None = ...,
         adapter: _builtins.str = ...,
         embedding: Global___EmbeddingParams | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "chat", b"chat", "embedding", b"embedding", "input", b"input", "prefix_cache", b"prefix_cache", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "input", b"input", "labels", b"labels", "model", b"model", "prefix_cache", b"prefix_cache", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "input", b"input", "labels", b"labels", "model", b"model", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prefix_cache: _TypeAlias = _typing.Literal["prefix_cache"]  # noqa: Y015
     _WhichOneofArgType__prefix_cache: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache"]  # noqa: Y015
@@ -746,6 +786,8 @@ class Task(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id given by the kernel."""
     tenant: _builtins.str
@@ -760,6 +802,10 @@ class Task(_message.Message):
     """The instance that runs or ran it; empty while queued."""
     last_sequence: _builtins.int
     """`sequence` of its newest event."""
+    priority: Global___Priority.ValueType
+    """Its class."""
+    lease_id: _builtins.str
+    """The lease that it runs under; empty for none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was accepted."""
@@ -795,10 +841,12 @@ class Task(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         finished: Global___Finished | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: Global___Priority.ValueType = ...,
+        lease_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish_time", b"finish_time", "finished", b"finished", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "finish_time", b"finish_time", "finished", b"finished", "instance_id", b"instance_id", "labels", b"labels", "last_sequence", b"last_sequence", "model", b"model", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "finish_time", b"finish_time", "finished", b"finished", "instance_id", b"instance_id", "labels", b"labels", "last_sequence", b"last_sequence", "lease_id", b"lease_id", "model", b"model", "priority", b"priority", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -817,6 +865,8 @@ class TaskEvent(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     sequence: _builtins.int
@@ -843,6 +893,14 @@ class TaskEvent(_message.Message):
     def finished(self) -> Global___Finished:
         """It ended."""
 
+    @_builtins.property
+    def suspended(self) -> Global___Suspended:
+        """It was stopped and will go on."""
+
+    @_builtins.property
+    def resumed(self) -> Global___Resumed:
+        """It goes on."""
+
     def __init__(
         self,
         *,
@@ -853,12 +911,14 @@ class TaskEvent(_message.Message):
         progress: Global___Progress | None = ...,
         output: Global___Output | None = ...,
         finished: Global___Finished | None = ...,
+        suspended: Global___Suspended | None = ...,
+        resumed: Global___Resumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "output", b"output", "progress", b"progress", "queued", b"queued", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "output", b"output", "progress", b"progress", "queued", b"queued", "resumed", b"resumed", "started", b"started", "suspended", b"suspended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "output", b"output", "progress", b"progress", "queued", b"queued", "sequence", b"sequence", "started", b"started", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "output", b"output", "progress", b"progress", "queued", b"queued", "resumed", b"resumed", "sequence", b"sequence", "started", b"started", "suspended", b"suspended", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["queued", "started", "progress", "output", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["queued", "started", "progress", "output", "finished", "suspended", "resumed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -917,6 +977,50 @@ class Started(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Started: _TypeAlias = Started  # noqa: Y015
+
+@_typing.final
+class Suspended(_message.Message):
+    """It was stopped: its place and KV are given back; what was produced stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_CLIENT_FIELD_NUMBER: _builtins.int
+    by_client: _builtins.bool
+    """By `SuspendTask`; otherwise for a task of a higher class, and it goes on by itself."""
+    def __init__(
+        self,
+        *,
+        by_client: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_client", b"by_client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suspended: _TypeAlias = Suspended  # noqa: Y015
+
+@_typing.final
+class Resumed(_message.Message):
+    """It goes on where it stopped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    """Where it runs."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resumed: _TypeAlias = Resumed  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
@@ -1268,6 +1372,8 @@ class Model(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    MIN_INSTANCES_FIELD_NUMBER: _builtins.int
+    MAX_INSTANCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`."""
     source: _builtins.str
@@ -1282,6 +1388,10 @@ class Model(_message.Message):
     """Size of its file in bytes. Output only."""
     device: _builtins.str
     """Device to load on, one of `Backend.devices`. Default: the first one of the backend."""
+    min_instances: _builtins.int
+    """Fewest instances that stay loaded. 0 (default) to `max_instances`. With 0 the model is loaded on first use."""
+    max_instances: _builtins.int
+    """Most instances, each in a worker of its own. Default 1; at most 64."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings of the backend, for example `context_tokens`; unknown names are errors. See `Backend.settings`."""
@@ -1317,12 +1427,21 @@ class Model(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         device: _builtins.str = ...,
         adapters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        min_instances: _builtins.int | None = ...,
+        max_instances: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "error", b"error", "instances", b"instances", "name", b"name", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "error", b"error", "instances", b"instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
+    _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
+    _WhichOneofReturnType__min_instances: _TypeAlias = _typing.Literal["min_instances"]  # noqa: Y015
+    _WhichOneofArgType__min_instances: _TypeAlias = _typing.Literal["_min_instances", b"_min_instances"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_instances) -> _WhichOneofReturnType__min_instances | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
 
@@ -1348,6 +1467,11 @@ class Instance(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     LOG_PATH_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    SUSPENDED_TASKS_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id given by the kernel."""
     model: _builtins.str
@@ -1374,6 +1498,14 @@ class Instance(_message.Message):
     """What it holds, for people: architecture, parameters, weight format."""
     log_path: _builtins.str
     """Where its worker writes its log."""
+    reserved_bytes: _builtins.int
+    """Memory that is reserved for it, in bytes, from before its load; 0 while it is not known."""
+    peak_bytes: _builtins.int
+    """Most resident memory of its worker that was measured, in bytes."""
+    lease_id: _builtins.str
+    """The lease that it was loaded under; empty for none."""
+    suspended_tasks: _builtins.int
+    """Tasks that were stopped on it and go on there."""
     @_builtins.property
     def load_duration(self) -> _duration_pb2.Duration:
         """How long loading took; unset before."""
@@ -1385,6 +1517,10 @@ class Instance(_message.Message):
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When its worker was started."""
+
+    @_builtins.property
+    def need(self) -> Global___MemoryNeed:
+        """What it needs by the backend's reckoning; unset while it is not known."""
 
     def __init__(
         self,
@@ -1405,10 +1541,15 @@ class Instance(_message.Message):
         error: _status_pb2.Status | None = ...,
         log_path: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
+        reserved_bytes: _builtins.int = ...,
+        peak_bytes: _builtins.int = ...,
+        lease_id: _builtins.str = ...,
+        suspended_tasks: _builtins.int = ...,
+        need: Global___MemoryNeed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_duration", b"load_duration", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_duration", b"load_duration", "need", b"need", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "error", b"error", "instance_id", b"instance_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "pid", b"pid", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "error", b"error", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1424,6 +1565,12 @@ class Device(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CORES_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    INSTANCE_BYTES_FIELD_NUMBER: _builtins.int
+    LEASE_BYTES_FIELD_NUMBER: _builtins.int
+    FOREIGN_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    LEASED_CORES_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Its name, for example "cpu:0"."""
     description: _builtins.str
@@ -1432,6 +1579,18 @@ class Device(_message.Message):
     """Its memory in bytes."""
     cores: _builtins.int
     """Processor cores that may be used; 0 where that has no meaning."""
+    capacity_bytes: _builtins.int
+    """What inferd may give of its memory, in bytes: less the reserve of the configuration."""
+    instance_bytes: _builtins.int
+    """Reserved for instances, in bytes, those under leases left out."""
+    lease_bytes: _builtins.int
+    """Reserved by leases, in bytes."""
+    foreign_bytes: _builtins.int
+    """Held by programs that inferd does not know, in bytes."""
+    free_bytes: _builtins.int
+    """What can be given now, in bytes."""
+    leased_cores: _builtins.int
+    """Cores that leases hold."""
     def __init__(
         self,
         *,
@@ -1439,10 +1598,16 @@ class Device(_message.Message):
         description: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         cores: _builtins.int = ...,
+        capacity_bytes: _builtins.int = ...,
+        instance_bytes: _builtins.int = ...,
+        lease_bytes: _builtins.int = ...,
+        foreign_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+        leased_cores: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cores", b"cores", "description", b"description", "device_id", b"device_id", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "cores", b"cores", "description", b"description", "device_id", b"device_id", "foreign_bytes", b"foreign_bytes", "free_bytes", b"free_bytes", "instance_bytes", b"instance_bytes", "lease_bytes", b"lease_bytes", "leased_cores", b"leased_cores", "memory_bytes", b"memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1463,6 +1628,9 @@ class Host(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     QUEUED_TASKS_FIELD_NUMBER: _builtins.int
     RUNNING_TASKS_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.str
@@ -1477,6 +1645,10 @@ class Host(_message.Message):
     """Tasks that wait."""
     running_tasks: _builtins.int
     """Tasks that run."""
+    tokens_per_second: _builtins.float
+    """Output tokens a second over the last seconds."""
+    leases: _builtins.int
+    """Leases that are held or wait."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
         """Its devices."""
@@ -1484,6 +1656,10 @@ class Host(_message.Message):
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the kernel started."""
+
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantLoad]:
+        """Waiting and running tasks by class and tenant."""
 
     def __init__(
         self,
@@ -1497,10 +1673,13 @@ class Host(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         queued_tasks: _builtins.int = ...,
         running_tasks: _builtins.int = ...,
+        loads: _abc.Iterable[Global___TenantLoad] | None = ...,
+        tokens_per_second: _builtins.float = ...,
+        leases: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "memory_bytes", b"memory_bytes", "name", b"name", "os", b"os", "pid", b"pid", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "name", b"name", "os", b"os", "pid", b"pid", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "start_time", b"start_time", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1599,3 +1778,67 @@ class Backend(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Backend: _TypeAlias = Backend  # noqa: Y015
+
+@_typing.final
+class MemoryNeed(_message.Message):
+    """Memory that an instance needs on its device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    KV_BYTES_FIELD_NUMBER: _builtins.int
+    WORKSPACE_BYTES_FIELD_NUMBER: _builtins.int
+    weights_bytes: _builtins.int
+    """Of the weights, in bytes."""
+    kv_bytes: _builtins.int
+    """Of the pool of KV blocks, in bytes."""
+    workspace_bytes: _builtins.int
+    """Of everything else, in bytes."""
+    def __init__(
+        self,
+        *,
+        weights_bytes: _builtins.int = ...,
+        kv_bytes: _builtins.int = ...,
+        workspace_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes", b"kv_bytes", "weights_bytes", b"weights_bytes", "workspace_bytes", b"workspace_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryNeed: _TypeAlias = MemoryNeed  # noqa: Y015
+
+@_typing.final
+class TenantLoad(_message.Message):
+    """What the tasks of a tenant in one class take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    QUEUED_TASKS_FIELD_NUMBER: _builtins.int
+    RUNNING_TASKS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    priority: Global___Priority.ValueType
+    """The class."""
+    queued_tasks: _builtins.int
+    """Tasks that wait."""
+    running_tasks: _builtins.int
+    """Tasks that run."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
+        queued_tasks: _builtins.int = ...,
+        running_tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantLoad: _TypeAlias = TenantLoad  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from inferd_api.v1 import resources_pb2 as inferd__api_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1dinferd_api/v1/resources.proto\"e\n\x0eRunTaskRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1c\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\"6\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\";\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"8\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"_\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskState\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task2\xf0\x02\n\x0bTaskService\x12\x42\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse0\x01\x12H\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse0\x01\x12@\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\x12\x46\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\x12I\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1dinferd_api/v1/resources.proto\"e\n\x0eRunTaskRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1c\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\"6\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\";\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"8\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"_\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskState\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"%\n\x12SuspendTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"$\n\x11ResumeTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task2\x89\x04\n\x0bTaskService\x12\x42\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse0\x01\x12H\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse0\x01\x12@\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\x12\x46\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\x12I\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\x12L\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\x12I\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELTASKREQUEST']._serialized_end=652
   _globals['_CANCELTASKRESPONSE']._serialized_start=654
   _globals['_CANCELTASKRESPONSE']._serialized_end=705
-  _globals['_TASKSERVICE']._serialized_start=708
-  _globals['_TASKSERVICE']._serialized_end=1076
+  _globals['_SUSPENDTASKREQUEST']._serialized_start=707
+  _globals['_SUSPENDTASKREQUEST']._serialized_end=744
+  _globals['_SUSPENDTASKRESPONSE']._serialized_start=746
+  _globals['_SUSPENDTASKRESPONSE']._serialized_end=798
+  _globals['_RESUMETASKREQUEST']._serialized_start=800
+  _globals['_RESUMETASKREQUEST']._serialized_end=836
+  _globals['_RESUMETASKRESPONSE']._serialized_start=838
+  _globals['_RESUMETASKRESPONSE']._serialized_end=889
+  _globals['_TASKSERVICE']._serialized_start=892
+  _globals['_TASKSERVICE']._serialized_end=1413
 # @@protoc_insertion_point(module_scope)

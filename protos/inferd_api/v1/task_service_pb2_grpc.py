@@ -62,6 +62,16 @@ class TaskServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_task__service__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.CancelTaskResponse.FromString,
                 _registered_method=True)
+        self.SuspendTask = channel.unary_unary(
+                '/inferd.v1.TaskService/SuspendTask',
+                request_serializer=inferd__api_dot_v1_dot_task__service__pb2.SuspendTaskRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.SuspendTaskResponse.FromString,
+                _registered_method=True)
+        self.ResumeTask = channel.unary_unary(
+                '/inferd.v1.TaskService/ResumeTask',
+                request_serializer=inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
@@ -110,6 +120,22 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuspendTask(self, request, context):
+        """Stop a waiting or running task and give its place and KV back; what it produced stays, and its deadline goes on.
+        One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTask(self, request, context):
+        """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
+        is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -137,6 +163,16 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.CancelTask,
                     request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.CancelTaskRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_task__service__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'SuspendTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendTask,
+                    request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.SuspendTaskRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_task__service__pb2.SuspendTaskResponse.SerializeToString,
+            ),
+            'ResumeTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTask,
+                    request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -277,6 +313,60 @@ class TaskService:
             '/inferd.v1.TaskService/CancelTask',
             inferd__api_dot_v1_dot_task__service__pb2.CancelTaskRequest.SerializeToString,
             inferd__api_dot_v1_dot_task__service__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.TaskService/SuspendTask',
+            inferd__api_dot_v1_dot_task__service__pb2.SuspendTaskRequest.SerializeToString,
+            inferd__api_dot_v1_dot_task__service__pb2.SuspendTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.TaskService/ResumeTask',
+            inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskRequest.SerializeToString,
+            inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

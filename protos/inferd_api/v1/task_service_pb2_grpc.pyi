@@ -53,6 +53,14 @@ class TaskServiceStub:
     """List tasks, newest first. Errors: INVALID_FIELD."""
     CancelTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]
     """End a task now. A task that has ended already is returned as it is. Errors: TASK_NOT_FOUND."""
+    SuspendTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.SuspendTaskRequest, _task_service_pb2.SuspendTaskResponse]
+    """Stop a waiting or running task and give its place and KV back; what it produced stays, and its deadline goes on.
+    One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+    """
+    ResumeTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ResumeTaskRequest, _task_service_pb2.ResumeTaskResponse]
+    """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
+    is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+    """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
@@ -79,6 +87,14 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """List tasks, newest first. Errors: INVALID_FIELD."""
     CancelTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
     """End a task now. A task that has ended already is returned as it is. Errors: TASK_NOT_FOUND."""
+    SuspendTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.SuspendTaskRequest, _task_service_pb2.SuspendTaskResponse]  # type: ignore[assignment]
+    """Stop a waiting or running task and give its place and KV back; what it produced stays, and its deadline goes on.
+    One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+    """
+    ResumeTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ResumeTaskRequest, _task_service_pb2.ResumeTaskResponse]  # type: ignore[assignment]
+    """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
+    is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+    """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """Units of work and the events that they give.
@@ -132,5 +148,25 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.CancelTaskResponse, _abc.Awaitable[_task_service_pb2.CancelTaskResponse]]:
         """End a task now. A task that has ended already is returned as it is. Errors: TASK_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def SuspendTask(
+        self,
+        request: _task_service_pb2.SuspendTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.SuspendTaskResponse, _abc.Awaitable[_task_service_pb2.SuspendTaskResponse]]:
+        """Stop a waiting or running task and give its place and KV back; what it produced stays, and its deadline goes on.
+        One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTask(
+        self,
+        request: _task_service_pb2.ResumeTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.ResumeTaskResponse, _abc.Awaitable[_task_service_pb2.ResumeTaskResponse]]:
+        """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
+        is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+        """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

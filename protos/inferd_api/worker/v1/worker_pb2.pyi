@@ -4,7 +4,8 @@ isort:skip_file
 Frames between the kernel and one of its workers. Internal: both ends are always of the same release.
 
 On the local link a frame is a 4-byte little-endian length and then one KernelFrame or WorkerFrame. The worker speaks
-first with `Hello`; the kernel answers with `Load`; after `Loaded` tasks may be submitted.
+first with `Hello`; the kernel answers with `Load`; the worker tells what the model needs (`Needs`) and begins when
+the kernel has reserved that much (`Proceed`); after `Loaded` tasks may be submitted.
 """
 
 from collections import abc as _abc
@@ -34,6 +35,10 @@ class KernelFrame(_message.Message):
     PING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    PROCEED_FIELD_NUMBER: _builtins.int
+    SUSPEND_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def load(self) -> Global___Load:
         """Load the model."""
@@ -58,6 +63,22 @@ class KernelFrame(_message.Message):
     def query(self) -> Global___Query:
         """Turn a text into tokens, or tokens into text; answered with `Answer`."""
 
+    @_builtins.property
+    def proceed(self) -> Global___Proceed:
+        """Go on with the load."""
+
+    @_builtins.property
+    def suspend(self) -> Global___Suspend:
+        """Stop a task and give its KV back, to go on later."""
+
+    @_builtins.property
+    def resume(self) -> Global___Resume:
+        """Let a suspended task go on."""
+
+    @_builtins.property
+    def hold(self) -> Global___Hold:
+        """Hold capacity for the tasks of a lease, or give it back."""
+
     def __init__(
         self,
         *,
@@ -67,12 +88,16 @@ class KernelFrame(_message.Message):
         ping: Global___Ping | None = ...,
         stop: Global___Stop | None = ...,
         query: Global___Query | None = ...,
+        proceed: Global___Proceed | None = ...,
+        suspend: Global___Suspend | None = ...,
+        resume: Global___Resume | None = ...,
+        hold: Global___Hold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "kind", b"kind", "load", b"load", "ping", b"ping", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "resume", b"resume", "stop", b"stop", "submit", b"submit", "suspend", b"suspend"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "kind", b"kind", "load", b"load", "ping", b"ping", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "resume", b"resume", "stop", b"stop", "submit", b"submit", "suspend", b"suspend"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "suspend", "resume", "hold"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -91,6 +116,7 @@ class WorkerFrame(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """The process runs."""
@@ -119,6 +145,10 @@ class WorkerFrame(_message.Message):
     def answer(self) -> Global___Answer:
         """Answer to `Query`."""
 
+    @_builtins.property
+    def needs(self) -> Global___Needs:
+        """What the model needs; the worker waits for `Proceed`."""
+
     def __init__(
         self,
         *,
@@ -129,12 +159,13 @@ class WorkerFrame(_message.Message):
         step: Global___StepOutput | None = ...,
         pong: Global___Pong | None = ...,
         answer: Global___Answer | None = ...,
+        needs: Global___Needs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "hello", b"hello", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "hello", b"hello", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "hello", b"hello", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "hello", b"hello", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "load_progress", "loaded", "load_failed", "step", "pong", "answer"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "load_progress", "loaded", "load_failed", "step", "pong", "answer", "needs"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -225,6 +256,7 @@ class Load(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id of the instance."""
     loader: _builtins.str
@@ -233,6 +265,8 @@ class Load(_message.Message):
     """Absolute path of the model's file."""
     device: _builtins.str
     """Device to load on, for example "cpu:0"."""
+    capacity_bytes: _builtins.int
+    """What inferd may give of the device at all, in bytes: the backend derives defaults from it, not from what is free."""
     @_builtins.property
     def settings(self) -> _containers.MessageMap[_builtins.str, Global___SettingValue]:
         """Every setting of the backend's spec, checked and converted by the kernel."""
@@ -250,14 +284,140 @@ class Load(_message.Message):
         device: _builtins.str = ...,
         settings: _abc.Mapping[_builtins.str, Global___SettingValue] | None = ...,
         limits: Global___EngineLimits | None = ...,
+        capacity_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "device", b"device", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Load: _TypeAlias = Load  # noqa: Y015
+
+@_typing.final
+class Proceed(_message.Message):
+    """Memory is reserved: load the model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Proceed: _TypeAlias = Proceed  # noqa: Y015
+
+@_typing.final
+class Needs(_message.Message):
+    """What the model needs on its device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    KV_BYTES_FIELD_NUMBER: _builtins.int
+    WORKSPACE_BYTES_FIELD_NUMBER: _builtins.int
+    weights_bytes: _builtins.int
+    """Of the weights, in bytes."""
+    kv_bytes: _builtins.int
+    """Of the pool of KV blocks, in bytes."""
+    workspace_bytes: _builtins.int
+    """Of everything else, in bytes."""
+    def __init__(
+        self,
+        *,
+        weights_bytes: _builtins.int = ...,
+        kv_bytes: _builtins.int = ...,
+        workspace_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes", b"kv_bytes", "weights_bytes", b"weights_bytes", "workspace_bytes", b"workspace_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Needs: _TypeAlias = Needs  # noqa: Y015
+
+@_typing.final
+class Suspend(_message.Message):
+    """Stop a task: no more tokens, its KV blocks and its place are given back at the next step. Unknown handles are ignored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    handle: _builtins.int
+    """The handle of its `Submit`."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suspend: _TypeAlias = Suspend  # noqa: Y015
+
+@_typing.final
+class Resume(_message.Message):
+    """Let a suspended task go on where it stopped. Unknown handles are ignored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    handle: _builtins.int
+    """The handle of its `Submit`."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
+    """Capacity held for the tasks of one lease; a later one of the same lease replaces it, zeros give it back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    FENCING_TOKEN_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    KV_TOKENS_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    """Id of the lease."""
+    fencing_token: _builtins.int
+    """Of its grant; a smaller one than was seen for the lease is ignored."""
+    sequences: _builtins.int
+    """Sequences that tasks of others leave free."""
+    kv_tokens: _builtins.int
+    """Tokens of the KV pool that tasks of others leave free."""
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        fencing_token: _builtins.int = ...,
+        sequences: _builtins.int = ...,
+        kv_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "kv_tokens", b"kv_tokens", "lease_id", b"lease_id", "sequences", b"sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
 
 @_typing.final
 class SettingValue(_message.Message):
@@ -636,6 +796,9 @@ class Submit(_message.Message):
     PREFIX_CACHE_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Names this attempt of the task on this link."""
     task_id: _builtins.str
@@ -648,6 +811,12 @@ class Submit(_message.Message):
     """Use and fill the prefix cache."""
     adapter: _builtins.str
     """Name of a LoRA adapter; empty for none."""
+    priority: _builtins.int
+    """A value of `inferd.core.task.Priority`: who goes first when KV blocks or steps are short."""
+    lease_id: _builtins.str
+    """The lease that it runs under; empty for none."""
+    fencing_token: _builtins.int
+    """Of the lease's grant; a task with another one than the worker's `Hold` is refused with LEASE_ENDED."""
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation."""
@@ -677,10 +846,13 @@ class Submit(_message.Message):
         prefix_cache: _builtins.bool = ...,
         adapter: _builtins.str = ...,
         embedding: Global___EmbeddingParams | None = ...,
+        priority: _builtins.int = ...,
+        lease_id: _builtins.str = ...,
+        fencing_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "embedding", b"embedding", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "handle", b"handle", "input", b"input", "prefix_cache", b"prefix_cache", "prompt", b"prompt", "sampling", b"sampling", "task_id", b"task_id", "tenant", b"tenant", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "fencing_token", b"fencing_token", "handle", b"handle", "input", b"input", "lease_id", b"lease_id", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "task_id", b"task_id", "tenant", b"tenant", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -847,6 +1019,7 @@ class Loaded(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    KV_TOKENS_FIELD_NUMBER: _builtins.int
     max_tasks: _builtins.int
     """Tasks that can run at once."""
     context_tokens: _builtins.int
@@ -855,6 +1028,8 @@ class Loaded(_message.Message):
     """Architecture, parameters, weight format, for people."""
     memory_bytes: _builtins.int
     """Resident memory in bytes."""
+    kv_tokens: _builtins.int
+    """Tokens that fit into the KV pool."""
     def __init__(
         self,
         *,
@@ -862,10 +1037,11 @@ class Loaded(_message.Message):
         context_tokens: _builtins.int = ...,
         description: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        kv_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

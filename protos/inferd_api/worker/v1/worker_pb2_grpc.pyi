@@ -4,7 +4,8 @@ isort:skip_file
 Frames between the kernel and one of its workers. Internal: both ends are always of the same release.
 
 On the local link a frame is a 4-byte little-endian length and then one KernelFrame or WorkerFrame. The worker speaks
-first with `Hello`; the kernel answers with `Load`; after `Loaded` tasks may be submitted.
+first with `Hello`; the kernel answers with `Load`; the worker tells what the model needs (`Needs`) and begins when
+the kernel has reserved that much (`Proceed`); after `Loaded` tasks may be submitted.
 """
 
 from collections import abc as _abc

@@ -1,0 +1,303 @@
+"""The memory broker: every byte of every device, and who holds it. There is no other place where memory is given."""
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId
+from inferd.core.plan import LoadPlan
+from inferd.core.resources import DeviceCapacity, MemoryNeed, size_text
+from inferd.errors import InvalidFieldError, suggestion
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """What one device has and who holds it. One writer: the broker.
+
+    Attributes:
+        device_id: The device.
+        capacity_bytes: What may be given of its memory.
+        cores: Cores that leases may hold.
+        instance_bytes: Held for instances, those under leases left out.
+        lease_bytes: Held by leases, whether instances draw on it or not.
+        drawn_bytes: The part of `lease_bytes` that instances draw.
+        foreign_bytes: Held by programs that the kernel does not know.
+        stopping_bytes: The part of `instance_bytes` whose workers are being stopped.
+        idle_bytes: The part of `instance_bytes` that could be evicted.
+        leased_cores: Cores that leases hold.
+        idle: Instances that could be evicted, the least recently used first.
+    """
+
+    device_id: DeviceId
+    capacity_bytes: int
+    cores: int
+    instance_bytes: int = 0
+    lease_bytes: int = 0
+    drawn_bytes: int = 0
+    foreign_bytes: int = 0
+    stopping_bytes: int = 0
+    idle_bytes: int = 0
+    leased_cores: int = 0
+    idle: OrderedDict[InstanceId, None] = field(default_factory=OrderedDict)
+
+    @property
+    def free_bytes(self) -> int:
+        """What can be given now; foreign programs may have taken more than there is."""
+        return max(0, self.capacity_bytes - self.instance_bytes - self.lease_bytes - self.foreign_bytes)
+
+    @property
+    def free_cores(self) -> int:
+        """Cores that no lease holds."""
+        return self.cores - self.leased_cores
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What an instance holds: of its device, or of a lease's share of it."""
+
+    device_id: DeviceId
+    need: MemoryNeed
+    size_bytes: int
+    lease_id: LeaseId
+    stopping: bool = False
+
+
+@dataclass(slots=True)
+class Share:
+    """What a lease holds of one device, and how much of that its instances have drawn."""
+
+    size_bytes: int = 0
+    drawn_bytes: int = 0
+    cores: int = 0
+
+
+class Broker:
+    """Accounts of devices. One writer: the kernel machine.
+
+    Attributes:
+        devices: The accounts.
+        eased: Devices that may have more room than when this was last looked at: something was given back, is about to
+            be, or may be evicted now.
+    """
+
+    def __init__(self) -> None:
+        self.devices: dict[DeviceId, Account] = {}
+        self._reservations: dict[InstanceId, Reservation] = {}
+        self.eased: dict[DeviceId, None] = {}
+        self._shares: dict[LeaseId, dict[DeviceId, Share]] = {}
+
+    def add(self, device: DeviceCapacity) -> None:
+        """Make a device known, or change its capacity."""
+        self.eased[device.device_id] = None
+        known = self.devices.get(device.device_id)
+        if known is None:
+            self.devices[device.device_id] = Account(
+                device_id=device.device_id, capacity_bytes=device.memory_bytes, cores=device.cores
+            )
+        else:
+            known.capacity_bytes, known.cores = device.memory_bytes, device.cores
+
+    def account(self, device_id: DeviceId, *, field: str = "device") -> Account:
+        """The account of a device.
+
+        Raises:
+            InvalidFieldError: There is no such device; the nearest known name is suggested.
+        """
+        account = self.devices.get(device_id)
+        if account is None:
+            near = suggestion(device_id, list(self.devices))
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(sorted(self.devices)[:10])}"
+            raise InvalidFieldError(f"no device {device_id!r}; {hint}", field=field)
+        return account
+
+    def set_foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
+        """Programs that the kernel does not know hold so much of a device."""
+        self.account(device_id).foreign_bytes = foreign_bytes
+        self.eased[device_id] = None
+
+    # Instances.
+
+    def reserved_bytes(self, instance_id: InstanceId) -> int:
+        """What an instance holds; 0 when it holds nothing yet."""
+        reservation = self._reservations.get(instance_id)
+        return 0 if reservation is None else reservation.size_bytes
+
+    def room_bytes(self, device_id: DeviceId, lease_id: LeaseId) -> int:
+        """What an instance could be given now: of the device, or of the lease that it is loaded under."""
+        if not lease_id:
+            return self.devices[device_id].free_bytes
+        share = self._shares.get(lease_id, {}).get(device_id, Share())
+        return share.size_bytes - share.drawn_bytes
+
+    def reserve(self, instance_id: InstanceId, device_id: DeviceId, need: MemoryNeed, lease_id: LeaseId) -> None:
+        """Give an instance what it needs; the caller has seen that there is room."""
+        size_bytes = need.total_bytes
+        assert size_bytes <= self.room_bytes(device_id, lease_id), "reserved without room"  # noqa: S101 - a defect
+        self._reservations[instance_id] = Reservation(device_id, need, size_bytes, lease_id)
+        if lease_id:
+            self._shares[lease_id][device_id].drawn_bytes += size_bytes
+            self.devices[device_id].drawn_bytes += size_bytes
+        else:
+            self.devices[device_id].instance_bytes += size_bytes
+
+    def measured(self, instance_id: InstanceId, memory_bytes: int) -> None:
+        """An instance was seen to take so much: what it holds rises to that, as far as there is room."""
+        reservation = self._reservations.get(instance_id)
+        if reservation is None or reservation.lease_id:
+            return
+        more = memory_bytes - reservation.size_bytes
+        account = self.devices[reservation.device_id]
+        more = min(more, account.free_bytes)
+        if more > 0:
+            reservation.size_bytes += more
+            account.instance_bytes += more
+            account.stopping_bytes += more if reservation.stopping else 0
+            account.idle_bytes += more if instance_id in account.idle else 0
+
+    def rest(self, instance_id: InstanceId) -> None:
+        """An instance may be evicted from now on: it becomes the most recently used of these."""
+        reservation = self._reservations[instance_id]
+        account = self.devices[reservation.device_id]
+        if instance_id not in account.idle:
+            account.idle[instance_id] = None
+            self.eased[reservation.device_id] = None
+            account.idle_bytes += reservation.size_bytes
+
+    def wake(self, instance_id: InstanceId) -> None:
+        """An instance may not be evicted, any more or at all."""
+        reservation = self._reservations.get(instance_id)
+        if reservation is not None and instance_id in (account := self.devices[reservation.device_id]).idle:
+            del account.idle[instance_id]
+            account.idle_bytes -= reservation.size_bytes
+
+    def stopping(self, instance_id: InstanceId) -> None:
+        """The worker of an instance is being stopped: what it holds will be free."""
+        self.wake(instance_id)
+        reservation = self._reservations.get(instance_id)
+        if reservation is not None and not reservation.stopping:
+            reservation.stopping = True
+            if not reservation.lease_id:
+                self.devices[reservation.device_id].stopping_bytes += reservation.size_bytes
+
+    def give_back(self, instance_id: InstanceId) -> DeviceId | None:
+        """The worker of an instance is gone; the device where that made room, if it held anything."""
+        self.wake(instance_id)
+        reservation = self._reservations.pop(instance_id, None)
+        if reservation is None:
+            return None
+        account = self.devices[reservation.device_id]
+        if reservation.lease_id:
+            self._shares[reservation.lease_id][reservation.device_id].drawn_bytes -= reservation.size_bytes
+            account.drawn_bytes -= reservation.size_bytes
+        else:
+            account.instance_bytes -= reservation.size_bytes
+            account.stopping_bytes -= reservation.size_bytes if reservation.stopping else 0
+        return reservation.device_id
+
+    # Leases.
+
+    def claim(self, lease_id: LeaseId, device_id: DeviceId, *, size_bytes: int = 0, cores: int = 0) -> None:
+        """Give a lease a share of a device; the caller has seen that there is room."""
+        account = self.devices[device_id]
+        room = size_bytes <= account.free_bytes and cores <= account.free_cores
+        assert room, "claimed without room"  # noqa: S101 - a defect of the caller
+        share = self._shares.setdefault(lease_id, {}).setdefault(device_id, Share())
+        share.size_bytes += size_bytes
+        share.cores += cores
+        account.lease_bytes += size_bytes
+        account.leased_cores += cores
+
+    def end_lease(self, lease_id: LeaseId, instances: Iterable[InstanceId]) -> tuple[DeviceId, ...]:
+        """Take back what a lease holds; what its instances draw is theirs until their workers are gone."""
+        shares = self._shares.pop(lease_id, {})
+        for device_id, share in shares.items():
+            account = self.devices[device_id]
+            account.lease_bytes -= share.size_bytes
+            account.leased_cores -= share.cores
+            account.drawn_bytes -= share.drawn_bytes
+        for instance_id in instances:
+            reservation = self._reservations.get(instance_id)
+            if reservation is not None and reservation.lease_id == lease_id:
+                reservation.lease_id = NO_LEASE
+                account = self.devices[reservation.device_id]
+                account.instance_bytes += reservation.size_bytes
+                account.stopping_bytes += reservation.size_bytes if reservation.stopping else 0
+        return tuple(shares)
+
+    def lease_holds(self, lease_id: LeaseId, device_id: DeviceId) -> bool:
+        """Whether a lease holds memory of a device."""
+        share = self._shares.get(lease_id, {}).get(device_id)
+        return share is not None and share.size_bytes > 0
+
+    # Plans.
+
+    def evictions(
+        self, device_id: DeviceId, wanted_bytes: int, *, keep: Collection[InstanceId] = ()
+    ) -> tuple[InstanceId, ...] | None:
+        """The idle instances to stop that make room, the least recently used first; None when all are not enough.
+
+        Workers that are being stopped already count as gone. Those of `keep` stay.
+        """
+        account = self.devices[device_id]
+        lacking = wanted_bytes + account.instance_bytes + account.lease_bytes + account.foreign_bytes
+        lacking -= account.capacity_bytes + account.stopping_bytes
+        found: list[InstanceId] = []
+        for instance_id in account.idle if lacking <= account.idle_bytes else ():
+            if lacking <= 0:
+                break
+            if instance_id not in keep:
+                found.append(instance_id)
+                lacking -= self._reservations[instance_id].size_bytes
+        return tuple(found) if lacking <= 0 else None
+
+    def plan(self, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
+        """What giving an instance what it needs would take.
+
+        Raises:
+            InvalidFieldError: There is no such device.
+        """
+        account, wanted = self.account(device_id), need.total_bytes
+        evicted = self.evictions(device_id, wanted)
+        free, capacity = size_text(account.free_bytes), size_text(account.capacity_bytes)
+        figures = f"it needs {size_text(wanted)}, {free} of {capacity} are free"
+        busy: tuple[InstanceId, ...] = ()
+        leases: tuple[LeaseId, ...] = ()
+        if evicted is None:
+            busy, leases = self._obstacles(account, wanted)
+            held = [f"instance {name}" for name in busy[:3]] + [f"lease {name}" for name in leases[:3]]
+            reason = f"does not fit {device_id}: {figures}; it is held by {', '.join(held) or 'other programs'}"
+        elif evicted:
+            reason = f"fits {device_id} when {', '.join(evicted)} are evicted: {figures}"
+        else:
+            reason = f"fits {device_id}: {figures}"
+        return LoadPlan(
+            fits=evicted is not None,
+            device_id=device_id,
+            need=need,
+            free_bytes=account.free_bytes,
+            capacity_bytes=account.capacity_bytes,
+            evicted=evicted if evicted is not None else tuple(account.idle),
+            busy=busy,
+            leases=leases,
+            reason=reason,
+        )
+
+    def _obstacles(self, account: Account, wanted_bytes: int) -> tuple[tuple[InstanceId, ...], tuple[LeaseId, ...]]:
+        """Busy instances, then leases, the oldest first, until there would be room."""
+        lacking = wanted_bytes + account.instance_bytes + account.lease_bytes + account.foreign_bytes
+        lacking -= account.capacity_bytes + account.stopping_bytes + account.idle_bytes
+        busy, leases = [], []
+        for instance_id, held in self._reservations.items():
+            counts = held.device_id == account.device_id and not held.lease_id and not held.stopping
+            if lacking > 0 and counts and instance_id not in account.idle:
+                busy.append(instance_id)
+                lacking -= held.size_bytes
+        for lease_id, shares in self._shares.items():
+            if lacking > 0 and account.device_id in shares and shares[account.device_id].size_bytes:
+                leases.append(lease_id)
+                lacking -= shares[account.device_id].size_bytes
+        return tuple(busy), tuple(leases)
+
+    def reservations(self) -> Mapping[InstanceId, Reservation]:
+        """What instances hold."""
+        return self._reservations

@@ -1,0 +1,74 @@
+"""When a model gets an instance more or less, between its bounds. Both need their time, and growth free memory."""
+
+from dataclasses import dataclass
+
+from inferd.core.alarms import Alarms
+from inferd.core.broker import Broker
+from inferd.core.fleet import Fleet
+from inferd.core.ids import InstanceId, ModelName
+from inferd.core.model import Instance, InstanceState, Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElasticTimes:
+    """See `inferd.config.Elastic`."""
+
+    grow_s: float = 2.0
+    shrink_s: float = 60.0
+
+
+class Elastic:
+    """Grows models under pressure and shrinks idle ones. One writer: the kernel machine."""
+
+    def __init__(self, times: ElasticTimes, fleet: Fleet, broker: Broker) -> None:
+        self._times = times
+        self._fleet = fleet
+        self._broker = broker
+        self._pressed = Alarms[ModelName]()
+        self._resting = Alarms[InstanceId]()
+
+    def press(self, model: Model, *, pressed: bool, now: float) -> None:
+        """Tasks of a model wait for a place, or none does."""
+        name = model.spec.name
+        if not pressed or not self._can_grow(model):
+            self._pressed.cancel(name)
+        elif name not in self._pressed:
+            self._pressed.set(name, now + self._times.grow_s)
+
+    def rest(self, instance: Instance, now: float) -> None:
+        """An instance has nothing to do any more."""
+        if self._fleet.models[instance.model].spec.max_instances > 1:
+            self._resting.set(instance.instance_id, now + self._times.shrink_s)
+
+    def next_alarm(self) -> float | None:
+        """When something is due."""
+        return min((t for t in (self._pressed.next(), self._resting.next()) if t is not None), default=None)
+
+    def ring(self, now: float) -> None:
+        """Start and stop the instances whose time has come."""
+        while (name := self._pressed.pop_due(now)) is not None:
+            model = self._fleet.models[name]
+            if self._can_grow(model):
+                self._grow(model, now)
+        while (instance_id := self._resting.pop_due(now)) is not None:
+            instance = self._fleet.instances.get(instance_id)
+            if instance is not None and instance.idle:
+                self._shrink(instance)
+
+    def _can_grow(self, model: Model) -> bool:
+        shared = model.shared
+        return 0 < len(shared) < model.spec.max_instances and all(i.state is InstanceState.READY for i in shared)
+
+    def _grow(self, model: Model, now: float) -> None:
+        """One instance more if its memory is free: growth evicts nobody."""
+        plan = None if model.need is None else self._broker.plan(model.shared[0].device_id, model.need)
+        if plan is not None and plan.fits and not plan.evicted and now >= model.retry_at:
+            self._fleet.start(model, now)
+        else:
+            self._pressed.set(model.spec.name, now + self._times.grow_s)
+
+    def _shrink(self, instance: Instance) -> None:
+        model = self._fleet.models[instance.model]
+        ready = sum(i.state is InstanceState.READY for i in model.shared)
+        if ready > max(1, model.spec.min_instances):
+            self._fleet.stop(instance)

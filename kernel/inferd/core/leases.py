@@ -1,0 +1,237 @@
+"""The register of leases: who holds what, until when, and what became of the ended ones."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from inferd.core.alarms import Alarms
+from inferd.core.commands import Command, ForgetLease, TellLease
+from inferd.core.ids import LeaseId, Tenant
+from inferd.core.lease import LEASE_TABLE, Lease, LeaseChange, LeaseSpec, LeaseState
+from inferd.core.lifecycle import advance, terminal
+from inferd.core.priority import Priority
+from inferd.core.waiters import Waiters
+from inferd.errors import (
+    InferdError,
+    InvalidFieldError,
+    LeaseEndedError,
+    LeaseNotFoundError,
+    LimitExceededError,
+    RequestConflictError,
+)
+
+LEARNING = 0.2  # how much of the mean time of holding the newest lease takes away
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseLimits:
+    """Bounds of leases; see `inferd.config` for what each means."""
+
+    min_ttl_s: float = 1.0
+    max_ttl_s: float = 3600.0
+    default_ttl_s: float = 30.0
+    aging_s: float = 60.0
+    leases: int = 10_000
+    retained: int = 1000
+
+
+class Leases:
+    """Leases by id, their expiry and their tokens. It gives nothing: see `inferd.core.capacity`.
+
+    A lease ends at the first event at or after its instant, never before; one that has ended never comes back,
+    whatever arrives later. One writer: the kernel machine.
+
+    Attributes:
+        known: Pending, active and retained leases, in the order of their creation.
+        waiters: Those that wait; instances that wait for memory stand in the same lines.
+    """
+
+    def __init__(self, limits: LeaseLimits, out: list[Command]) -> None:
+        self.known: dict[LeaseId, Lease] = {}
+        self.waiters: Waiters[str] = Waiters()
+        self._limits = limits
+        self._out = out
+        self._created = 0
+        self._granted = 0
+        self._living = 0
+        self._active = 0
+        self._held_s: float | None = None  # mean, of those that ended
+        self._requests: dict[tuple[Tenant, str], LeaseId] = {}
+        self._expiries: Alarms[LeaseId] = Alarms()
+        self._waits: Alarms[LeaseId] = Alarms()
+        self._ended: OrderedDict[LeaseId, None] = OrderedDict()
+
+    @property
+    def living(self) -> int:
+        """Leases that are held or wait."""
+        return self._living
+
+    def get(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
+        """The tenant's lease of this id.
+
+        Raises:
+            LeaseNotFoundError: There is none, or it is another tenant's.
+        """
+        lease = self.known.get(lease_id)
+        if lease is None or lease.spec.tenant != tenant:
+            message = f"no lease {lease_id[:80]!r}; it never was, or it ended long ago"
+            raise LeaseNotFoundError(message, field="lease_id")
+        return lease
+
+    def active(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
+        """The tenant's lease of this id, which holds.
+
+        Raises:
+            LeaseNotFoundError: There is none, or it is another tenant's.
+            LeaseEndedError: It does not hold yet or any more.
+        """
+        lease = self.get(lease_id, tenant)
+        if lease.state is not LeaseState.ACTIVE:
+            raise _ended(lease, "create a new one" if terminal(LEASE_TABLE, lease.state) else "wait until it is ACTIVE")
+        return lease
+
+    def known_request(self, spec: LeaseSpec) -> Lease | None:
+        """The lease that an earlier call with the same `request_id` made, or None.
+
+        Raises:
+            RequestConflictError: That call had other contents.
+        """
+        lease_id = self._requests.get((spec.tenant, spec.request_id))
+        if not spec.request_id or lease_id is None:
+            return None
+        lease = self.known[lease_id]
+        if lease.spec.fingerprint != spec.fingerprint:
+            raise RequestConflictError(
+                f"request_id {spec.request_id!r} made lease {lease_id} from other contents; use a new request_id",
+                field="request_id",
+            )
+        return lease
+
+    def position(self, lease_id: LeaseId) -> int:
+        """How many stand before a waiting lease; 0 when it does not wait."""
+        return self.waiters.position(lease_id)
+
+    def eta_s(self, lease_id: LeaseId) -> float | None:
+        """When a waiting lease can be granted, by how long others were held; None when that is not known."""
+        if lease_id not in self.waiters or self._held_s is None or not self._active:
+            return None
+        return (self.position(lease_id) + 1) * self._held_s / self._active
+
+    def check(self, spec: LeaseSpec) -> float:
+        """Refuse what no lease may be; the TTL in seconds.
+
+        Raises:
+            InvalidFieldError: The TTL is outside its bounds.
+            LimitExceededError: There are too many leases.
+        """
+        ttl_s = self._check_ttl(self._limits.default_ttl_s if spec.ttl_s is None else spec.ttl_s, "spec.ttl")
+        if self._living >= self._limits.leases:
+            limit = str(self._limits.leases)
+            raise LimitExceededError(
+                f"{limit} leases are held or wait and leases.leases is {limit}",
+                metadata={"bound": "leases.leases", "value": limit, "limit": limit},
+                retry_after_s=1.0,
+            )
+        return ttl_s
+
+    def add(self, spec: LeaseSpec, ttl_s: float, now: float) -> Lease:
+        """Take a lease into the register, PENDING; its TTL runs from now on, so that nobody waits for the dead."""
+        self._created += 1
+        self._living += 1
+        lease = Lease(spec=spec, number=self._created, ttl_s=ttl_s, expires=now + ttl_s, created=now)
+        self.known[spec.lease_id] = lease
+        if spec.request_id:
+            self._requests[spec.tenant, spec.request_id] = spec.lease_id
+        self._expiries.set(spec.lease_id, lease.expires)
+        return lease
+
+    def wait(self, lease: Lease, lines: tuple[str, ...], waits_for: str) -> None:
+        """Have a lease wait in these lines."""
+        spec = lease.spec
+        lease.waits_for = waits_for
+        self.waiters.add(spec.lease_id, lines, self.rank(spec.priority, lease.created))
+        if spec.wait_s is not None:
+            self._waits.set(spec.lease_id, lease.created + spec.wait_s)
+        self._out.append(TellLease(spec.lease_id))
+
+    def rank(self, priority: Priority, created: float) -> float:
+        """Where a waiter stands: its arrival, earlier by `aging_s` for each class."""
+        return created - priority * self._limits.aging_s
+
+    def grant(self, lease: Lease, now: float) -> None:
+        """A lease holds: its TTL begins anew."""
+        self._granted += 1
+        self._active += 1
+        lease.state = advance(LEASE_TABLE, lease.state, LeaseChange.GRANT)
+        lease.fencing_token, lease.granted, lease.waits_for = self._granted, now, ""
+        self._waits.cancel(lease.spec.lease_id)
+        self._extend(lease, now)
+
+    def keep_alive(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None, now: float) -> None:
+        """Let a lease hold for its TTL, or a new one, from now on.
+
+        Raises:
+            LeaseNotFoundError: There is none, or it is another tenant's.
+            LeaseEndedError: It has ended.
+            InvalidFieldError: The TTL is outside its bounds.
+        """
+        lease = self.get(lease_id, tenant)
+        if terminal(LEASE_TABLE, lease.state):
+            raise _ended(lease, "create a new one")
+        if ttl_s is not None:
+            lease.ttl_s = self._check_ttl(ttl_s, "ttl")
+        self._extend(lease, now)
+
+    def end(self, lease: Lease, change: LeaseChange, now: float, error: InferdError | None = None) -> None:
+        """A lease ends."""
+        lease_id = lease.spec.lease_id
+        if lease.state is LeaseState.ACTIVE:
+            self._active -= 1
+            held_s = now - (lease.granted or now)
+            self._held_s = held_s if self._held_s is None else self._held_s + LEARNING * (held_s - self._held_s)
+        self._living -= 1
+        lease.state = advance(LEASE_TABLE, lease.state, change)
+        lease.ended, lease.error, lease.waits_for = now, error, ""
+        self._expiries.cancel(lease_id)
+        self._waits.cancel(lease_id)
+        self._ended[lease_id] = None
+        self._out.append(TellLease(lease_id))
+        if len(self._ended) > self._limits.retained:
+            self._forget()
+
+    def next_alarm(self) -> float | None:
+        """When something is due."""
+        return min((t for t in (self._expiries.next(), self._waits.next()) if t is not None), default=None)
+
+    def pop_expired(self, now: float) -> Lease | None:
+        """Take a lease whose TTL is over, or None."""
+        lease_id = self._expiries.pop_due(now)
+        return None if lease_id is None else self.known[lease_id]
+
+    def pop_waited(self, now: float) -> Lease | None:
+        """Take a lease that has waited for as long as it may, or None."""
+        lease_id = self._waits.pop_due(now)
+        return None if lease_id is None else self.known[lease_id]
+
+    def _extend(self, lease: Lease, now: float) -> None:
+        lease.expires = now + lease.ttl_s
+        self._expiries.set(lease.spec.lease_id, lease.expires)
+        self._out.append(TellLease(lease.spec.lease_id))
+
+    def _check_ttl(self, ttl_s: float, field: str) -> float:
+        low, high = self._limits.min_ttl_s, self._limits.max_ttl_s
+        if not low <= ttl_s <= high:
+            raise InvalidFieldError(f"the TTL is {ttl_s:g} s; it must be from {low:g} s to {high:g} s", field=field)
+        return ttl_s
+
+    def _forget(self) -> None:
+        lease_id, _ = self._ended.popitem(last=False)
+        spec = self.known.pop(lease_id).spec
+        self._requests.pop((spec.tenant, spec.request_id), None)
+        self._out.append(ForgetLease(lease_id))
+
+
+def _ended(lease: Lease, fix: str) -> LeaseEndedError:
+    lease_id, state = lease.spec.lease_id, lease.state.name
+    return LeaseEndedError(
+        f"lease {lease_id} is {state}; {fix}", metadata={"lease_id": lease_id, "state": state}, field="lease_id"
+    )

@@ -1,0 +1,43 @@
+"""What waits for one model, and the bounds of waiting."""
+
+from dataclasses import dataclass, field
+
+from inferd.core.estimate import ServiceTimes
+from inferd.core.headroom import Headroom
+from inferd.core.ids import LeaseId
+from inferd.core.queue import FairQueue, QueuePolicy
+from inferd.core.scheduler import Affinity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLimits:
+    """Bounds of tasks; see `inferd.config` for what each means."""
+
+    queued_tasks: int = 1000
+    retained_tasks: int = 1000
+    retention_s: float = 600.0
+    tenant_queued: int = 1000
+    model_queued: int = 1000
+    model_running: int = 10_000
+    preempt: bool = True
+    headroom: float = 1 / 16
+    policy: QueuePolicy = field(default_factory=lambda: QueuePolicy(aging_s=10.0, weights={}, tenant_running=1000))
+
+
+@dataclass(slots=True)
+class Line:
+    """What waits for one model.
+
+    Attributes:
+        shared: Tasks without a lease.
+        leased: Tasks under leases, by lease.
+        times: How long tasks take.
+        affinity: Where prompts were computed.
+        headroom: Who may take the last places.
+    """
+
+    shared: FairQueue
+    headroom: Headroom
+    leased: dict[LeaseId, FairQueue] = field(default_factory=dict)
+    times: ServiceTimes = field(default_factory=ServiceTimes)
+    affinity: Affinity = field(default_factory=Affinity)

@@ -1,0 +1,71 @@
+"""Those who wait for capacity, in lines: one line for each thing that they need."""
+
+from bisect import bisect_left, insort
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Waiters(Generic[K]):
+    """Waiters in lines, all in one order. One writer: the kernel machine.
+
+    A waiter stands in a line for each thing that it needs, and goes when it is the first in all of them. So a large
+    claim is not passed by small ones for ever, and those who need other things do not wait for it. Each rank is given
+    once and never changes: it is the time of arrival less so much for each class, and whoever comes that much later
+    goes behind, whatever its class. That bounds every wait by what stood before and what came within that time.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[tuple[float, int, K]]] = {}
+        self._places: dict[K, tuple[tuple[str, ...], tuple[float, int, K]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._places
+
+    def add(self, key: K, lines: tuple[str, ...], rank: float) -> None:
+        """Put a waiter into its lines; among equal ranks first come goes first."""
+        self._count += 1
+        place = (rank, self._count, key)
+        self._places[key] = (lines, place)
+        for line in lines:
+            insort(self._lines.setdefault(line, []), place)
+
+    def remove(self, key: K) -> tuple[str, ...]:
+        """Take a waiter out of its lines, if it stands in any; these lines."""
+        lines, place = self._places.pop(key, ((), None))
+        for line in lines:
+            assert place is not None  # noqa: S101 - it stands in a line
+            waiting = self._lines[line]
+            del waiting[bisect_left(waiting, place)]
+            if not waiting:
+                del self._lines[line]
+        return lines
+
+    def first(self, line: str) -> K | None:
+        """The first in a line, if it is the first in all of its lines; else None."""
+        waiting = self._lines.get(line)
+        if not waiting:
+            return None
+        key = waiting[0][2]
+        lines, _ = self._places[key]
+        return key if all(self._lines[other][0][2] == key for other in lines) else None
+
+    def line(self, line: str) -> tuple[K, ...]:
+        """All who stand in a line, first to last."""
+        return tuple(key for _, _, key in self._lines.get(line, ()))
+
+    def would_wait(self, lines: tuple[str, ...], rank: float) -> bool:
+        """Whether a newcomer with this rank would have someone before it."""
+        return any(line in self._lines and self._lines[line][0][0] <= rank for line in lines)
+
+    def position(self, key: K) -> int:
+        """How many stand before a waiter in its longest line; 0 when it does not wait."""
+        if key not in self._places:
+            return 0
+        lines, place = self._places[key]
+        return max(bisect_left(self._lines[line], place) for line in lines)
