@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
+import numpy as np
+
+from inferd.core.priority import Priority
 from inferd.core.task import Sampling, TokenInput
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
+from inferd.engine.places import NO_BLOCK
+from inferd.engine.sequence import WAITING
+from inferd.plugin import LoadRequest
+from inferd.testing.fake import FakeBackend
+from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
-    from inferd.engine.batcher import Batcher
+    from pathlib import Path
+
+    from inferd.core.task import Embedding
+    from inferd.core.task_events import Logprobs, PromptOutput
     from inferd.engine.output import Ended, StepOutput
-    from inferd.plugin import LoadedModel
+    from inferd.engine.places import Places
+    from inferd.plugin import LoadedModel, TokenBatch
 
 Place = tuple[int, int]
 """A task's handle and the number of its sample."""
+
+
+class IdleError(Exception):
+    """The loop has nothing to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,33 +43,69 @@ class Task:
     sampling: Sampling
     salt: bytes = b""
     prefix_cache: bool = True
-    priority: int = 0
+    priority: int = Priority.NORMAL
+    embedding: Embedding | None = None
+    lease_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What was last said of a lease."""
+
+    fencing_token: int
+    rows: int
+    blocks: int
 
 
 @dataclass(slots=True)
 class Engine:
-    """A loop, and what came out of it: tokens by handle and sample, and how tasks ended by handle."""
+    """A loop, and what came out of it, by handle and sample or by handle."""
 
     model: LoadedModel
     limits: EngineLimits = field(default_factory=EngineLimits)
     outputs: dict[Place, list[int]] = field(default_factory=dict)
+    texts: defaultdict[Place, str] = field(default_factory=lambda: defaultdict(str))
+    logprobs: defaultdict[Place, list[Logprobs]] = field(default_factory=lambda: defaultdict(list))
+    prompts: dict[int, PromptOutput] = field(default_factory=dict)
+    vectors: dict[int, tuple[float, ...]] = field(default_factory=dict)
     ended: dict[int, Ended] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)  # they came under a lease that had given its hold back
     loop: Loop = field(init=False)
 
     def __post_init__(self) -> None:
         self.loop = Loop(self.model, self.limits, self._deliver)
+        self.loop._wake.wait = self._idle  # type: ignore[method-assign] # there is no other thread to wait for
+        schedule = self.loop._batcher.schedule
+
+        def checked(**options: Any) -> TokenBatch | None:
+            batch = schedule(**options)
+            self._check_holds()
+            if batch is not None:
+                for length, table in zip(batch.lengths, batch.block_tables, strict=True):
+                    assert np.count_nonzero(table != NO_BLOCK) == self.places.pool.blocks_for(int(length))
+            return batch
+
+        self.loop._batcher.schedule = checked  # type: ignore[method-assign] # checks what holds for every step
 
     @property
-    def batcher(self) -> Batcher:
-        return self.loop._batcher
+    def places(self) -> Places:
+        return self.loop._places
 
     @property
     def living(self) -> list[int]:
         return list(self.loop._tasks)
 
+    @property
+    def suspended(self) -> list[int]:
+        return sorted(self.loop._suspended)
+
     def submit(self, handle: int, task: Task) -> None:
-        for sample in range(task.sampling.n):
+        for sample in range(1 if task.embedding else task.sampling.n):
             self.outputs[handle, sample] = []
+        held = self.held.get(task.lease_id)
+        if held is not None and not held.rows and not held.blocks:
+            self.refused.add(handle)
         self.loop.submit(
             handle,
             TokenInput(task.prompt),
@@ -60,66 +113,151 @@ class Engine:
             salt=task.salt,
             prefix_cache=task.prefix_cache,
             priority=task.priority,
+            embedding=task.embedding,
+            lease_id=task.lease_id,
+            fencing_token=0 if held is None else held.fencing_token,
         )
-        submission = self.loop._submissions.get_nowait()
-        assert submission is not None
-        self.loop._prepared(submission)()
+        self.loop._reception.turn()
+        self._obey()
+
+    @property
+    def running(self) -> list[int]:
+        """The tasks that have a row, in the order of their rows."""
+        return list(dict.fromkeys(sequence.handle for sequence in self.places.rows))
 
     def cancel(self, handle: int) -> None:
-        self.loop._drop(handle)
+        self.loop.cancel(handle)
+        self._obey()
+
+    def suspend(self, handle: int) -> None:
+        self.loop.suspend(handle)
+        self._obey()
+        for sequence in self.loop._tasks[handle].living:
+            assert sequence.row == WAITING
+            assert not sequence.blocks
+
+    def resume(self, handle: int) -> None:
+        self.loop.resume(handle)
+        self._obey()
+
+    def hold(self, lease_id: str, *, rows: int, blocks: int) -> None:
+        """Hold so much for a lease by a new grant, or give it back by the old one."""
+        token = self.held[lease_id].fencing_token if lease_id in self.held else 0
+        token += bool(rows or blocks)
+        self.held[lease_id] = Held(token, rows, blocks)
+        self.loop.hold(lease_id, token, sequences=rows, kv_tokens=blocks * self.loop.bounds.block_tokens)
+        self._obey()
 
     def preempt(self, number: int) -> None:
         """Take the row of one of the sequences that run."""
-        if running := self.batcher.running:
-            self.batcher._preempt(running[number % len(running)])
+        if running := self.places.rows:
+            self.places.preempt(running[number % len(running)])
 
     def step(self) -> bool:
         """One beat; False when there is nothing to do."""
-        if not self.loop._tasks and not self.loop._refused:
+        try:
+            self.loop._turn()
+        except IdleError:
             return False
-        self.loop._turn()
         return True
 
     def finish(self) -> None:
-        """Beat until there is nothing to do; checks that every block came back."""
-        beats = 0
-        while self.step():
-            beats += 1
-            assert beats < 100_000, "the engine does not come to an end"
-        assert self.batcher.pool.free == self.loop.bounds.blocks
+        """Beat until all tasks have ended; checks that all that fit beside the holds do, and that blocks came back."""
+        self._beat()
+        for handle in self.living:
+            for sequence in self.loop._tasks[handle].ready:
+                assert not self.places._fits_alone(sequence)
+        for lease_id in self.held:
+            self.hold(lease_id, rows=0, blocks=0)
+        self._beat()
+        assert not self.living
+        assert self.places.pool.free == self.loop.bounds.blocks
+        assert self.places.holds.kept_rows == self.places.holds.kept_blocks == 0
 
     def play(self, tasks: list[Task], events: list[tuple[str, int]]) -> set[int]:
         """Let events happen, then submit what is left and run to the end; the handles that were cancelled.
 
-        An event is one of "submit", "step", "preempt" and "cancel", with a number that chooses among what there is.
+        An event is one of "submit", "step", "preempt", "cancel", "suspend", "resume" and "hold", with a number that
+        chooses among what there is.
         """
         cancelled, handle = set(), 0
         for kind, number in events:
+            running = sorted(set(self.living) - set(self.suspended))
             if kind == "submit" and handle < len(tasks):
                 self.submit(handle, tasks[handle])
                 handle += 1
             elif kind == "preempt":
                 self.preempt(number)
+            elif kind == "suspend" and running:
+                self.suspend(running[number % len(running)])
+            elif kind == "resume" and self.suspended:
+                self.resume(self.suspended[number % len(self.suspended)])
+            elif kind == "hold":
+                part, bounds = number // 2 % 4, self.loop.bounds  # two leases hold up to 3/8 each, rounded up
+                self.hold(f"l{number % 2}", rows=bounds.rows * part // 8, blocks=-(-bounds.blocks * part // 8))
             elif kind == "cancel" and number % 3 == 0 and (living := self.living):
                 self.cancel(living[number % len(living)])
                 cancelled.add(living[number % len(living)])
             else:
                 self.step()
+        for stopped in self.suspended:
+            self.resume(stopped)
         for rest in range(handle, len(tasks)):
             self.submit(rest, tasks[rest])
         self.finish()
         return cancelled
 
+    def _beat(self) -> None:
+        beats = 0
+        while self.step():
+            beats += 1
+            assert beats < 100_000, "the engine does not come to an end"
+
+    def _obey(self) -> None:
+        """Carry out what was asked of the loop."""
+        while self.loop._commands:
+            self.loop._commands.popleft()()
+
+    def _check_holds(self) -> None:
+        """What is held and not taken is free, counted anew."""
+        rows, blocks = defaultdict[str, int](int), defaultdict[str, set[int]](set)
+        for sequence in self.places.rows:
+            for lease_id, hold in self.places.holds._leases.items():
+                if sequence.hold is hold:
+                    rows[lease_id] += 1
+                    blocks[lease_id].update(sequence.blocks)
+        kept_rows = sum(max(0, held.rows - rows[lease_id]) for lease_id, held in self.held.items())
+        kept_blocks = sum(max(0, held.blocks - len(blocks[lease_id])) for lease_id, held in self.held.items())
+        assert self.places.holds.kept_rows == kept_rows
+        assert self.places.holds.kept_blocks == kept_blocks
+        assert self.loop.bounds.rows - len(self.places.rows) >= kept_rows
+        assert self.places.pool.free >= kept_blocks
+
+    def _idle(self, timeout: float | None = None) -> Never:  # noqa: ARG002 - the name is Event.wait's
+        raise IdleError
+
     def _deliver(self, output: StepOutput) -> None:
         samples = output.samples or [0] * len(output.handles)
         start = 0
-        for handle, sample, count in zip(output.handles, samples, output.counts, strict=True):
-            self.outputs[handle, sample] += output.token_ids[start : start + count]
-            start += count
+        for place, each in enumerate(zip(output.handles, samples, strict=True)):
+            assert each[0] not in self.loop._suspended
+            self.outputs[each] += output.token_ids[start : start + output.counts[place]]
+            self.texts[each] += output.texts[place]
+            start += output.counts[place]
+            if place in output.logprobs:
+                self.logprobs[each].append(output.logprobs[place])
         assert start == len(output.token_ids)
+        self.vectors |= output.embeddings
+        self.prompts |= output.prompts
         for ended in output.ended:
             assert ended.handle not in self.ended
             self.ended[ended.handle] = ended
+
+
+def make_engine(folder: Path, limits: EngineLimits | None = None, **behaviour: Any) -> Engine:
+    """An engine over the fake backend; a new folder for each."""
+    request = LoadRequest(path=write_fake_model(folder, **behaviour), device="fake:0", capacity_bytes=1 << 30)
+    return Engine(FakeBackend().load(request, lambda _: None), limits or EngineLimits())
 
 
 def greedy(prompt: tuple[int, ...], *, max_tokens: int, **more: Any) -> Task:

@@ -11,9 +11,11 @@ from beats import Engine, Task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inferd.core.task import Sampling
+from inferd.core.priority import Priority
+from inferd.core.task import Embedding, Grammar, GrammarKind, Pooling, Sampling
 from inferd.engine.limits import EngineLimits
 from inferd.engine.samples import derive
+from inferd.errors import LeaseEndedError
 from inferd.plugin import LoadedModel, LoadRequest
 from inferd.testing.fake import FakeBackend
 
@@ -36,14 +38,18 @@ samplings = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.0, 1.5]),
     seed=st.integers(0, 2**64 - 1),
     n=st.sampled_from([1, 1, 1, 2, 3]),
+    grammar=st.sampled_from([None, None, None, Grammar(GrammarKind.REGEX, source="[a-d]{3,30}")]),
 )
+embeddings = st.sampled_from([None] * 6 + [Embedding(pooling=pooling) for pooling in Pooling])
 tasks = st.builds(
     Task,
     prompt=prompts,
     sampling=samplings,
     salt=st.sampled_from([b"a", b"b"]),
     prefix_cache=st.booleans(),
-    priority=st.integers(0, 2),
+    priority=st.sampled_from(Priority),
+    embedding=embeddings,
+    lease_id=st.sampled_from(["", "", "l0", "l1"]),
 )
 sessions = st.fixed_dictionaries(
     {
@@ -53,9 +59,8 @@ sessions = st.fixed_dictionaries(
     }
 )
 engines = st.builds(EngineLimits, draft_tokens=st.sampled_from([0, 0, 1, 5]), gap_s=st.sampled_from([1e-9, 1.0]))
-events = st.lists(
-    st.tuples(st.sampled_from(["submit", "step", "step", "step", "preempt", "cancel"]), st.integers(0, 99)), max_size=80
-)
+kinds = st.sampled_from(["submit", "step", "step", "step", "preempt", "cancel", "suspend", "resume", "hold"])
+events = st.lists(st.tuples(kinds, st.integers(0, 99)), max_size=80)
 relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -63,7 +68,7 @@ def load(**behaviour: int) -> LoadedModel:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.fake"
         path.write_text(json.dumps(behaviour))
-        return FakeBackend().load(LoadRequest(path=path, device="fake:0"), lambda _: None)
+        return FakeBackend().load(LoadRequest(path=path, device="fake:0", capacity_bytes=1 << 30), lambda _: None)
 
 
 @cache
@@ -73,6 +78,15 @@ def alone(prompt: tuple[int, ...], sampling: Sampling) -> list[int]:
     engine.submit(0, Task(prompt=prompt, sampling=replace(sampling, n=1), prefix_cache=False))
     engine.finish()
     return engine.outputs[0, 0]
+
+
+@cache
+def vector_alone(prompt: tuple[int, ...], embedding: Embedding) -> tuple[float, ...]:
+    """The embedding that a task gets that has an engine for itself."""
+    engine = Engine(load())
+    engine.submit(0, Task(prompt=prompt, sampling=Sampling(), embedding=embedding))
+    engine.finish()
+    return engine.vectors[0]
 
 
 def expected(task: Task, sample: int) -> list[int]:
@@ -90,22 +104,28 @@ def expected(task: Task, sample: int) -> list[int]:
 def test_output_does_not_depend_on_the_schedule(
     some: list[Task], session: Mapping[str, int], limits: EngineLimits, room: int, events: list[Event]
 ) -> None:
-    """Batched, in chunks, preempted, from the prefix cache, as one of several samples, with drafts: as alone.
+    """Batched, in chunks, preempted, suspended, cached, one of several samples, with drafts and holds: as alone.
 
-    A cancelled task gives a part of its output. No block is lost, and nothing is told twice.
+    A cancelled task gives a part of its output. No block is lost, and nothing is told twice. What a lease holds is
+    free or its own in every step, and all that fits beside it comes to its end.
     """
     engine = Engine(load(**session, blocks=-(-room // session["block_tokens"])), limits)
     cancelled = engine.play(some, events)
     for (handle, sample), tokens in engine.outputs.items():
-        whole = expected(some[handle], sample)
+        whole = [] if handle in engine.refused or some[handle].embedding else expected(some[handle], sample)
         assert tokens == (whole[: len(tokens)] if handle in cancelled else whole)
     assert engine.ended.keys() == set(range(len(some))) - cancelled
     for handle, ended in engine.ended.items():
+        if handle in engine.refused:
+            assert isinstance(ended.error, LeaseEndedError)
+            continue
         assert ended.error is None
         assert ended.usage.prompt_tokens == len(some[handle].prompt)
         assert ended.usage.output_tokens == sum(
             len(tokens) for (owner, _), tokens in engine.outputs.items() if owner == handle
         )
+        wanted = some[handle].embedding
+        assert engine.vectors.get(handle) == (None if wanted is None else vector_alone(some[handle].prompt, wanted))
 
 
 @settings(max_examples=15, deadline=None)
@@ -117,7 +137,7 @@ def test_many_ragged_sequences(seed: int, room: int, events: list[Event]) -> Non
         Task(
             prompt=tuple(97 + (place * n) % 5 for n in range(length)),
             sampling=Sampling(temperature=0, max_tokens=1 + (length + place) % 20),
-            priority=place % 2,
+            priority=1 + place % 3,
         )
         for place, length in enumerate(lengths)
     ]

@@ -38,7 +38,9 @@ def head_bytes(sound: Path) -> int:
 def load(path: Path, content: bytes) -> bool:
     """Whether the file loads; anything but a load or a LoadError goes to the caller."""
     path.write_bytes(content)
-    request = LoadRequest(path=path, device="cpu:0", settings=read_settings(SPEC, {"kv_tokens": "64"}))
+    request = LoadRequest(
+        path=path, device="cpu:0", settings=read_settings(SPEC, {"kv_tokens": "64"}), capacity_bytes=1 << 30
+    )
     try:
         CpuBackend().load(request, lambda _: None).session.close()
     except LoadError:

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from inferd.core.task import Sampling
-from inferd.engine.batcher import NO_BLOCK, Batcher
+from inferd.engine.batcher import Batcher
 from inferd.engine.detokenizer import Detokenizer
 from inferd.engine.limits import Bounds, EngineLimits
+from inferd.engine.places import NO_BLOCK
 from inferd.engine.sampler import Sampler
 from inferd.engine.sequence import Sequence
 from inferd.plugin import TokenBatch, TokenLimits
@@ -75,7 +76,7 @@ def test_nothing_to_do() -> None:
 def test_prompt_and_then_one_token_a_step() -> None:
     """A prompt is computed, and from then on the token that the step before gave."""
     batcher = make_batcher()
-    batcher.add(make_sequence(1, prompt=5))
+    batcher.places.add(make_sequence(1, prompt=5))
     assert step(batcher, token=7).token_ids.tolist() == [0, 1, 2, 3, 4]
     batch = step(batcher)
     assert batch.token_ids.tolist() == [7]
@@ -86,7 +87,7 @@ def test_new_prompts_share_a_step() -> None:
     """Prompts that fit are computed in one step, in the order of their arrival."""
     batcher = make_batcher()
     for handle, prompt in ((1, 3), (2, 1), (3, 5)):
-        batcher.add(make_sequence(handle, prompt=prompt))
+        batcher.places.add(make_sequence(handle, prompt=prompt))
     assert shares(step(batcher)) == [3, 1, 5]
     assert handles(batcher.sampled) == [1, 2, 3]
 
@@ -95,8 +96,8 @@ def test_long_prompt_is_read_in_chunks() -> None:
     """A prompt over the budget takes several steps, and gives its first token at the end of the last."""
     batcher = make_batcher()
     long = make_sequence(1, prompt=40)
-    batcher.add(long)
-    batcher.add(make_sequence(2, prompt=2))
+    batcher.places.add(long)
+    batcher.places.add(make_sequence(2, prompt=2))
     assert shares(step(batcher)) == [16]
     assert batcher.sampled == []
     assert batcher.reading == [(long, 0.4)]
@@ -110,9 +111,9 @@ def test_running_sequences_come_first() -> None:
     """Running sequences get their token in every step; a long prompt gets what is left of the budget."""
     batcher = make_batcher()
     for handle in (1, 2):
-        batcher.add(make_sequence(handle, prompt=4))
+        batcher.places.add(make_sequence(handle, prompt=4))
     step(batcher)
-    batcher.add(make_sequence(3, prompt=30))
+    batcher.places.add(make_sequence(3, prompt=30))
     assert shares(step(batcher)) == [1, 1, 14]
     assert handles(batcher.sampled) == [1, 2]
     assert shares(step(batcher)) == [1, 1, 14]
@@ -125,9 +126,9 @@ def test_no_more_sequences_than_rows() -> None:
     batcher = make_batcher()
     sequences = [make_sequence(handle, prompt=1) for handle in range(5)]
     for sequence in sequences:
-        batcher.add(sequence)
+        batcher.places.add(sequence)
     assert shares(step(batcher)) == [1, 1, 1, 1]
-    batcher.remove(sequences[1])
+    batcher.places.remove(sequences[1])
     step(batcher)
     assert set(handles(batcher.sampled)) == {0, 2, 3, 4}
 
@@ -136,20 +137,20 @@ def test_admission_waits_for_the_prompt_and_one_block() -> None:
     """A sequence waits until there are blocks for its prompt and one more, and those behind it wait too."""
     batcher = make_batcher(blocks=6)
     first = make_sequence(1, prompt=10, max_tokens=11)  # 3 blocks for the prompt, 5 in all
-    batcher.add(first)
-    batcher.add(make_sequence(2, prompt=10, max_tokens=7))
-    batcher.add(make_sequence(3, prompt=1, max_tokens=1))
+    batcher.places.add(first)
+    batcher.places.add(make_sequence(2, prompt=10, max_tokens=7))
+    batcher.places.add(make_sequence(3, prompt=1, max_tokens=1))
     assert shares(step(batcher)) == [10]
-    assert batcher.pool.free == 3
+    assert batcher.places.pool.free == 3
     assert shares(step(batcher)) == [1]
-    batcher.remove(first)
+    batcher.places.remove(first)
     assert shares(step(batcher)) == [10, 1]
 
 
 def test_last_block_needs_no_spare() -> None:
     """A sequence that can fill the whole pool is admitted, though there is never a block more than it needs."""
     batcher = make_batcher(blocks=3, context_tokens=12)
-    batcher.add(make_sequence(1, prompt=10, max_tokens=3))
+    batcher.places.add(make_sequence(1, prompt=10, max_tokens=3))
     assert shares(step(batcher)) == [10]
 
 
@@ -157,15 +158,15 @@ def test_blocks_grow_with_the_sequence() -> None:
     """A block is taken when the first token goes into it, and all are free after the end."""
     batcher = make_batcher()
     sequence = make_sequence(1, prompt=3, max_tokens=20)
-    batcher.add(sequence)
+    batcher.places.add(sequence)
     held = []
     for _ in range(7):
         step(batcher)
         held.append(len(sequence.blocks))
     assert held == [1, 1, 2, 2, 2, 2, 3]
-    batcher.remove(sequence)
-    assert batcher.pool.free == 64
-    batcher.add(make_sequence(2, prompt=1))
+    batcher.places.remove(sequence)
+    assert batcher.places.pool.free == 64
+    batcher.places.add(make_sequence(2, prompt=1))
     step(batcher)  # with nothing of the first one left in its table
 
 
@@ -173,10 +174,10 @@ def test_waiting_sequence_can_be_removed() -> None:
     """A sequence that has no row yet leaves no trace."""
     batcher = make_batcher()
     sequence = make_sequence(1, prompt=3)
-    batcher.add(sequence)
-    batcher.remove(sequence)
+    batcher.places.add(sequence)
+    batcher.places.remove(sequence)
     assert batcher.schedule() is None
-    assert batcher.pool.free == 64
+    assert batcher.places.pool.free == 64
 
 
 def test_rows_stay_together() -> None:
@@ -184,27 +185,27 @@ def test_rows_stay_together() -> None:
     batcher = make_batcher()
     sequences = [make_sequence(handle, prompt=2 + handle) for handle in range(3)]
     for sequence in sequences:
-        batcher.add(sequence)
+        batcher.places.add(sequence)
     step(batcher, token=5)
     reading = make_sequence(7, prompt=40)
-    batcher.add(reading)
+    batcher.places.add(reading)
     step(batcher, token=6)
-    batcher.remove(sequences[0])
+    batcher.places.remove(sequences[0])
     batch = step(batcher)
     assert handles(batcher.sampled) == [2, 1]
     assert shares(batch) == [1, 1, 14]
     assert batch.token_ids[:3].tolist() == [6, 6, 3]
     assert batch.positions[:3].tolist() == [5, 4, 13]
-    batcher.remove(reading)
+    batcher.places.remove(reading)
     assert shares(step(batcher)) == [1, 1]
 
 
 def test_step_that_failed() -> None:
     """After a step that was never computed, its sequences can be removed and their blocks are free."""
     batcher = make_batcher()
-    batcher.add(make_sequence(1, prompt=40))
+    batcher.places.add(make_sequence(1, prompt=40))
     assert batcher.schedule() is not None
-    for sequence in batcher.running:
-        batcher.remove(sequence)
+    for sequence in list(batcher.places.rows):
+        batcher.places.remove(sequence)
     assert batcher.schedule() is None
-    assert batcher.pool.free == 64
+    assert batcher.places.pool.free == 64

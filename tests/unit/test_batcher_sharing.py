@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from inferd.core.task import Sampling
 from inferd.engine.batcher import Batcher
 from inferd.engine.detokenizer import Detokenizer
+from inferd.engine.drafts import Drafter
 from inferd.engine.limits import Bounds
 from inferd.engine.prefix import PrefixChain
 from inferd.engine.sampler import Sampler
@@ -22,8 +25,8 @@ BOUNDS = Bounds(
 )
 
 
-def make_batcher(*, blocks: int = 16) -> Batcher:
-    bounds = Bounds(**{name: getattr(BOUNDS, name) for name in Bounds.__slots__} | {"blocks": blocks})
+def make_batcher(**changes: int) -> Batcher:
+    bounds = replace(BOUNDS, **changes)
     return Batcher(bounds=bounds, sampler=Sampler(rows=4, vocabulary_size=10))
 
 
@@ -63,9 +66,9 @@ def computed(batch: TokenBatch) -> list[int]:
 
 def run_one(batcher: Batcher, sequence: Sequence, *, failed: bool = False) -> list[int]:
     """Let a sequence read its prompt and end; the tokens that the step computed."""
-    batcher.add(sequence)
+    batcher.places.add(sequence)
     counts = computed(step(batcher))
-    batcher.remove(sequence, failed=failed)
+    batcher.places.remove(sequence, failed=failed)
     return counts
 
 
@@ -76,7 +79,7 @@ def test_second_prompt_computes_what_is_new() -> None:
     second = make_sequence(2, prompt=14)
     assert run_one(batcher, second) == [6]
     assert second.usage.cached_tokens == 8
-    assert batcher.pool.free == 16
+    assert batcher.places.pool.free == 16
 
 
 def test_last_token_of_a_prompt_is_always_computed() -> None:
@@ -90,25 +93,25 @@ def test_sequences_share_while_both_run() -> None:
     """A sequence finds blocks that another holds, and they come back when both have ended."""
     batcher = make_batcher()
     first, second = make_sequence(1, prompt=10), make_sequence(2, prompt=10)
-    batcher.add(first)
+    batcher.places.add(first)
     step(batcher)
-    batcher.add(second)
+    batcher.places.add(second)
     assert computed(step(batcher)) == [1, 2]
     assert first.blocks[:2] == second.blocks[:2]
     assert first.blocks[2] != second.blocks[2]
-    batcher.remove(first)
-    batcher.remove(second)
-    assert batcher.pool.free == 16
+    batcher.places.remove(first)
+    batcher.places.remove(second)
+    assert batcher.places.pool.free == 16
 
 
 def test_output_is_found_too() -> None:
     """A prompt that goes on from another's output finds it: the next turn of a conversation."""
     batcher = make_batcher()
     first = make_sequence(1, prompt=3)
-    batcher.add(first)
+    batcher.places.add(first)
     for _ in range(6):
         step(batcher)
-    batcher.remove(first)
+    batcher.places.remove(first)
     second = make_sequence(2, prompt=12)
     second.tokens[:12] = [*first.tokens[:9].tolist(), 1, 2, 3]
     assert run_one(batcher, second) == [4]
@@ -133,17 +136,17 @@ def test_youngest_of_the_lowest_priority_gives_way() -> None:
     old, young, low = (make_sequence(1, prompt=4), make_sequence(2, prompt=4), make_sequence(0, prompt=4, priority=-1))
     for sequence in (old, young, low):
         sequence.chain = None
-        batcher.add(sequence)
+        batcher.places.add(sequence)
     step(batcher)  # three prompts of a block each; three blocks are left
     for _ in range(4):
         step(batcher)  # they take a second one each
-    assert batcher.pool.free == 0
+    assert batcher.places.pool.free == 0
     step(batcher)
     assert (old.row != WAITING, young.row != WAITING, low.row) == (True, True, WAITING)
     for _ in range(4):
         step(batcher)
     assert (old.row != WAITING, young.row) == (True, WAITING)
-    assert batcher.preempted == 2
+    assert batcher.places.preempted == 2
     for _ in range(9):
         step(batcher)
     assert old.length == 4 + 1 + 4 + 1 + 4 + 9
@@ -153,11 +156,11 @@ def test_preempted_sequence_goes_on_where_it_was() -> None:
     """It comes before younger ones, finds its blocks, computes the rest again, and goes on at its next position."""
     batcher = make_batcher()
     first = make_sequence(1, prompt=6)
-    batcher.add(first)
+    batcher.places.add(first)
     for _ in range(5):
         step(batcher)
-    batcher.add(make_sequence(2, prompt=3, salt=b"x"))
-    batcher._preempt(first)
+    batcher.places.add(make_sequence(2, prompt=3, salt=b"x"))
+    batcher.places.preempt(first)
     batch = step(batcher)
     assert computed(batch) == [3, 3]  # 11 tokens, of which two blocks were found
     assert batch.positions.tolist() == [8, 9, 10, 0, 1, 2]
@@ -172,9 +175,9 @@ def test_priority_goes_before_age() -> None:
     """Of those that wait the highest priority comes first, then the oldest."""
     batcher = make_batcher()
     for handle, priority in ((1, 0), (2, 1), (3, 0), (4, 2), (5, 1)):
-        batcher.add(make_sequence(handle, prompt=1, priority=priority))
+        batcher.places.add(make_sequence(handle, prompt=1, priority=priority))
     step(batcher)
-    assert [sequence.handle for sequence in batcher.running] == [4, 2, 5, 1]
+    assert [sequence.handle for sequence in batcher.places.rows] == [4, 2, 5, 1]
 
 
 @pytest.mark.parametrize(("prompt", "copies"), [(10, 2), (9, 0), (8, 2)])
@@ -185,21 +188,21 @@ def test_samples_take_over_the_prompt(prompt: int, copies: int) -> None:
     for number, sequence in enumerate(samples):
         sequence.rank = (0, 1, number)
     Samples(samples)
-    batcher.add(samples[0])
+    batcher.places.add(samples[0])
     assert computed(step(batcher)) == [prompt]
     assert computed(step(batcher)) == [1, 1, 1]
-    assert len(batcher.copies) == copies
+    assert len(batcher.places.copies) == copies
     shared = (prompt - 1) // 4
     for sequence in samples[1:]:
         assert sequence.blocks[:shared] == samples[0].blocks[:shared]
         if copies:
-            assert (samples[0].blocks[shared], sequence.blocks[shared]) in batcher.copies
+            assert (samples[0].blocks[shared], sequence.blocks[shared]) in batcher.places.copies
     assert len({sequence.blocks[shared] for sequence in samples}) == 3
     step(batcher)
-    assert batcher.copies == []
+    assert batcher.places.copies == []
     for sequence in samples:
-        batcher.remove(sequence)
-    assert batcher.pool.free == 16
+        batcher.places.remove(sequence)
+    assert batcher.places.pool.free == 16
 
 
 def test_samples_without_their_leader() -> None:
@@ -208,23 +211,43 @@ def test_samples_without_their_leader() -> None:
     samples = [make_sequence(1, prompt=10) for _ in range(2)]
     samples[1].rank = (0, 1, 1)
     Samples(samples)
-    batcher.add(samples[0])
+    batcher.places.add(samples[0])
     step(batcher)
-    batcher.remove(samples[0])
+    batcher.places.remove(samples[0])
     assert computed(step(batcher)) == [2]
-    assert batcher.copies == []
+    assert batcher.places.copies == []
+
+
+@pytest.mark.parametrize(("right", "blocks"), [(0, 2), (1, 3), (2, 3)])
+def test_blocks_of_wrong_guesses_come_back(right: int, blocks: int) -> None:
+    """A guess of two tokens needs a third block, which stays as far as the guess was right."""
+    batcher = make_batcher(draft_tokens=2)
+    sequence = make_sequence(1, prompt=7)
+    sequence.tokens[:7] = [0, 1, 2, 0, 1, 2, 0]
+    sequence.drafter = Drafter(most=2)
+    batcher.places.add(sequence)
+    step(batcher, token=1)
+    batch = batcher.schedule()
+    assert batch is not None
+    assert batch.token_ids.tolist() == [1, 2, 0]
+    assert len(sequence.blocks) == 3
+    chosen = [2, 0, 1][:right] + [9] * (3 - right)
+    assert batcher.commit(np.array(chosen)) == [chosen[: right + 1]]
+    assert len(sequence.blocks) == blocks
+    assert np.count_nonzero(batcher.places.tables >= 0) == blocks
+    assert batcher.places.pool.free == 16 - blocks
 
 
 def test_prompt_tokens_beside_running_sequences() -> None:
     """Beside sequences that decode a prompt gets as many tokens as it is allowed, at least a block; alone all."""
     batcher = make_batcher()
-    batcher.add(make_sequence(1, prompt=20, salt=b"x"))
+    batcher.places.add(make_sequence(1, prompt=20, salt=b"x"))
     batch = batcher.schedule(prompt_tokens=0)
     assert batch is not None
     assert computed(batch) == [20]
     batcher.commit(np.array([1]))
-    batcher.running[0].accept(1)
-    batcher.add(make_sequence(2, prompt=30, salt=b"y"))
+    batcher.places.rows[0].accept(1)
+    batcher.places.add(make_sequence(2, prompt=30, salt=b"y"))
     for allowed, expected in ((0, [1, 4]), (7, [1, 7]), (99, [1, 19])):
         batch = batcher.schedule(prompt_tokens=allowed)
         assert batch is not None

@@ -105,6 +105,7 @@ def test_there_is_a_class_for_every_reason() -> None:
     """Every `ErrorReason` of the wire has one class, and no class has a reason that the wire lacks."""
     names = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
     assert set(errors.BY_REASON) == names | {"KERNEL_UNREACHABLE"}
+    assert issubclass(errors.LeaseLostError, errors.LeaseEndedError)
 
 
 def test_an_unknown_reason_is_kept_by_name() -> None:
@@ -327,6 +328,8 @@ def test_every_sampling_field_is_a_keyword() -> None:
     assert not run_request("m", "x", {"prefix_cache": False}).spec.prefix_cache
     assert not run_request("m", "x", {}).spec.HasField("prefix_cache")
     assert run_request("m", QUESTION, {"tools_json": "[{}]"}).spec.chat.tools_json == "[{}]"
+    assert run_request("m", "x", {"priority": "high"}).spec.priority == r.PRIORITY_HIGH
+    assert run_request("m", "x", {"priority": None}).spec.priority == r.PRIORITY_UNSPECIFIED
 
 
 def test_samples_are_put_together() -> None:

@@ -64,7 +64,9 @@ def test_wrong_backend_does_not_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sabotage: dict[str, Any], check: str, extra: tuple[Any, ...]
 ) -> None:
     """A session that does one thing wrong fails the check of that thing, which the right one passes."""
-    request = LoadRequest(path=write_fake_model(tmp_path, block_tokens=4, blocks=64), device="fake:0")
+    request = LoadRequest(
+        path=write_fake_model(tmp_path, block_tokens=4, blocks=64), device="fake:0", capacity_bytes=1 << 30
+    )
     session = FakeBackend().load(request, lambda _: None).session
     texts = [[97 + n % 5 for n in range(length)] for length in (11, 1, 4, 5, 7)]
     run = getattr(BackendContract(), check)

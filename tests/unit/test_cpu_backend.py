@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from dataclasses import fields, replace
 from pathlib import Path
 
 import gguf
@@ -17,10 +18,15 @@ from inferd_cpu import weights
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.gguf import GgufFile
 from inferd_cpu.plugin import SPEC, inferd_backends
+from inferd_cpu.session import CpuSession
+
+GIB = 1 << 30
 
 
-def load(path: Path, progress: list[float] | None = None, device: str = "cpu:0") -> LoadedModel:
-    request = LoadRequest(path=path, device=device, settings=read_settings(SPEC, {}))
+def load(
+    path: Path, progress: list[float] | None = None, *, device: str = "cpu:0", capacity_bytes: int = GIB
+) -> LoadedModel:
+    request = LoadRequest(path=path, device=device, settings=read_settings(SPEC, {}), capacity_bytes=capacity_bytes)
     return CpuBackend().load(request, (progress if progress is not None else []).append)
 
 
@@ -62,6 +68,42 @@ def test_load(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(loaded.session, TokenSession)
     assert len(loaded.vocabulary.tokens) == loaded.session.limits.vocabulary_size == tiny.VOCABULARY_SIZE
     assert loaded.vocabulary.eos_ids == (tiny.VOCABULARY_SIZE - 1,)
+
+
+def test_measures_what_load_takes(model: Path) -> None:
+    """What is measured are the bytes of the arrays that the session then holds."""
+    backend = CpuBackend()
+    request = LoadRequest(path=model, device="cpu:0", settings=read_settings(SPEC, {}), capacity_bytes=GIB)
+    need = backend.measure(request)
+    session = backend.load(request, lambda _: None).session
+    assert isinstance(session, CpuSession)
+    assert session._keys.nbytes + session._values.nbytes == need.kv_bytes
+    assert need.workspace_bytes == sum(getattr(session._workspace, f.name).nbytes for f in fields(session._workspace))
+    assert session._weights.embedding.base.nbytes == need.weights_bytes
+
+
+def test_reads_a_file_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load of what was measured goes on with what was read; of anything else, and of the same again, it reads."""
+    read: list[Path] = []
+    monkeypatch.setattr("inferd_cpu.backend.GgufFile", lambda path: read.append(path) or GgufFile(path))
+    backend = CpuBackend()
+    request = LoadRequest(path=model, device="cpu:0", settings=read_settings(SPEC, {}), capacity_bytes=GIB)
+    backend.measure(request)
+    backend.load(request, lambda _: None)
+    assert read == [model]
+    backend.measure(request)
+    smaller = backend.load(replace(request, settings=read_settings(SPEC, {"kv_tokens": "32"})), lambda _: None)
+    assert smaller.session.limits.blocks == 2
+    backend.load(request, lambda _: None)
+    assert read == [model] * 4
+
+
+def test_refuses_more_than_may_be_given(model: Path) -> None:
+    """A model that needs more than may be given at all is measured, and refused before memory is taken."""
+    request = LoadRequest(path=model, device="cpu:0", settings=read_settings(SPEC, {}), capacity_bytes=1000)
+    assert CpuBackend().measure(request).total_bytes > 1000
+    with pytest.raises(LoadError, match="but 1000 may be given: give more, or take a smaller model"):
+        load(model, capacity_bytes=1000)
 
 
 def test_close_gives_the_memory_back(model: Path) -> None:

@@ -1,14 +1,14 @@
-"""Sizes of a session from settings and free memory."""
+"""Sizes of a session from settings and what may be given of the memory."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inferd.plugin import LoadError, TokenLimits
+from inferd.plugin import LoadError, MemoryNeed, TokenLimits
 from inferd.plugin.backend import read_settings
 from inferd_cpu.architecture import FAMILIES, Architecture
-from inferd_cpu.capacity import derive_limits
+from inferd_cpu.capacity import check_need, derive_limits, derive_need
 from inferd_cpu.plugin import SPEC
 
 GIB = 1 << 30
@@ -32,7 +32,11 @@ TOKEN_BYTES = 46080
 
 
 def derive(
-    *, free_bytes: int = 24 * GIB, weights_bytes: int = GIB // 2, shape: dict[str, Any] | None = None, **settings: int
+    *,
+    capacity_bytes: int = 24 * GIB,
+    weights_bytes: int = GIB // 2,
+    shape: dict[str, Any] | None = None,
+    **settings: int,
 ) -> TokenLimits:
     return derive_limits(
         Path("model.gguf"),
@@ -40,7 +44,7 @@ def derive(
         read_settings(SPEC, {name: str(value) for name, value in settings.items()}),
         vocabulary_size=49152,
         weights_bytes=weights_bytes,
-        free_bytes=free_bytes,
+        capacity_bytes=capacity_bytes,
     )
 
 
@@ -63,9 +67,9 @@ def test_pool_follows_the_sequences() -> None:
     assert derive(max_sequences=1, shape={"context_tokens": 1000}).context_tokens == 1000
 
 
-def test_pool_takes_a_quarter_of_the_free_memory_at_most() -> None:
+def test_pool_takes_a_quarter_at_most() -> None:
     """On a small host the pool shrinks to a quarter of what the weights leave, and the context with it."""
-    limits = derive(free_bytes=GIB)
+    limits = derive(capacity_bytes=GIB)
     tokens = GIB // 2 // 4 // TOKEN_BYTES
     assert limits.context_tokens == tokens
     assert limits.blocks == -(-tokens // 16)
@@ -90,17 +94,44 @@ def test_settings_win() -> None:
             {"context_tokens": 2000, "kv_tokens": 1999},
             "is 2000, but the KV pool has room for 1999 .* raise 'kv_tokens'",
         ),
+    ],
+)
+def test_refuses_what_contradicts(options: dict[str, int], message: str) -> None:
+    """A setting that contradicts the model or another one is refused with both numbers."""
+    with pytest.raises(LoadError, match=message):
+        derive(**options)
+
+
+def need(limits: TokenLimits) -> MemoryNeed:
+    return derive_need(Architecture(**SMALL), limits, weights_bytes=GIB // 2)
+
+
+def test_need() -> None:
+    """The need is the weights, the whole pool and the workspace."""
+    found = need(derive(kv_tokens=1600))
+    assert (found.weights_bytes, found.kv_bytes) == (GIB // 2, 1600 * TOKEN_BYTES)
+    assert found.workspace_bytes > 64 * 49152 * 4
+    assert found.workspace_bytes < need(derive(kv_tokens=1600, max_step_tokens=1024)).workspace_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "capacity_bytes", "message"),
+    [
         (
             {"kv_tokens": 10**30},
-            r"KV pool 46080\d+, .* but 25769803776 are free: lower the settings 'kv_tokens' \(now 1",
+            24 * GIB,
+            r"KV pool 46080\d+, .* but 25769803776 may be given: lower the settings 'kv_tokens' \(now 1",
         ),
         (
-            {"free_bytes": GIB // 2},
-            "weights 536870912, .* but 536870912 are free: free memory, or take a smaller model",
+            {},
+            GIB // 2,
+            "weights 536870912, .* but 536870912 may be given: give more, or take a smaller model",
         ),
     ],
 )
-def test_refuses_what_does_not_fit(options: dict[str, int], message: str) -> None:
+def test_refuses_what_does_not_fit(options: dict[str, int], capacity_bytes: int, message: str) -> None:
     """What does not fit is refused before memory is taken, with both numbers and the setting that mends it."""
+    limits = derive(**options)
     with pytest.raises(LoadError, match=message):
-        derive(**options)
+        check_need(Path("model.gguf"), need(limits), limits, capacity_bytes=capacity_bytes)
+    check_need(Path("model.gguf"), need(limits), limits, capacity_bytes=need(limits).total_bytes)

@@ -24,7 +24,12 @@ TOLERANCE = 2e-4
 
 
 def load(path: Path, **settings: str) -> TokenSession:
-    request = LoadRequest(path=path, device="cpu:0", settings=read_settings(SPEC, {"kv_tokens": "640", **settings}))
+    request = LoadRequest(
+        path=path,
+        device="cpu:0",
+        settings=read_settings(SPEC, {"kv_tokens": "640", **settings}),
+        capacity_bytes=1 << 30,
+    )
     return CpuBackend().load(request, lambda _: None).session
 
 

@@ -27,7 +27,7 @@ class Engine:
     """A loop over the fake model, whose hidden state is the token, its position and 1."""
 
     def __init__(self, folder: Path, *, step_tokens: int = 512, **behaviour: Any) -> None:
-        request = LoadRequest(path=write_fake_model(folder, **behaviour), device="fake:0")
+        request = LoadRequest(path=write_fake_model(folder, **behaviour), device="fake:0", capacity_bytes=1 << 30)
         self.model = FakeBackend().load(request, lambda _: None)
         self.loop = Loop(self.model, EngineLimits(step_tokens=step_tokens), self._take)
         self.vectors: dict[int, tuple[float, ...]] = {}
@@ -91,7 +91,7 @@ def test_mean_of_a_prompt_that_was_preempted(tmp_path: Path) -> None:
     engine.submit(PROMPT[:14], None, priority=1)
     mean = engine.submit(PROMPT, MEAN)
     engine.run()
-    assert engine.loop._batcher.preempted
+    assert engine.loop._places.preempted
     assert engine.vectors == {mean: (44.5, 34.5, 1.0)}
 
 

@@ -226,7 +226,7 @@ class Answers:
     """A loop over the fake model, which answers a chat with its words."""
 
     def __init__(self, folder: Path) -> None:
-        request = LoadRequest(path=write_fake_model(folder), device="fake:0")
+        request = LoadRequest(path=write_fake_model(folder), device="fake:0", capacity_bytes=1 << 30)
         self.outputs: queue.SimpleQueue[StepOutput] = queue.SimpleQueue()
         self.loop = Loop(FakeBackend().load(request, lambda _: None), EngineLimits(), self.outputs.put)
 

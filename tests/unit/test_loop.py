@@ -26,7 +26,7 @@ class Running:
     """A loop in a thread, and what came out of it."""
 
     def __init__(self, folder: Path, *, step_tokens: int = 512, **behaviour: Any) -> None:
-        request = LoadRequest(path=write_fake_model(folder, **behaviour), device="fake:0")
+        request = LoadRequest(path=write_fake_model(folder, **behaviour), device="fake:0", capacity_bytes=1 << 30)
         self.model = FakeBackend().load(request, lambda _: None)
         self.outputs: queue.SimpleQueue[StepOutput] = queue.SimpleQueue()
         self.seen: list[StepOutput] = []
@@ -71,7 +71,7 @@ def hold_intake(
 ) -> tuple[threading.Event, threading.Event]:
     """Let the preparation of one task wait; events that tell that it waits, and that it may go on."""
     waits, go = threading.Event(), threading.Event()
-    accept = running.loop._intake.accept
+    accept = running.loop._reception._intake.accept
 
     def held(number: int, task_input: TaskInput, sampling: Sampling) -> Any:
         running.prepared.append(number)
@@ -80,7 +80,7 @@ def hold_intake(
             assert go.wait(DEADLINE_S)
         return accept(number, task_input, sampling)
 
-    monkeypatch.setattr(running.loop._intake, "accept", held)
+    monkeypatch.setattr(running.loop._reception._intake, "accept", held)
     return waits, go
 
 
@@ -155,7 +155,7 @@ def test_cancelled_task_frees_its_place_before_the_next_step(tmp_path: Path) -> 
     with running.thread():
         running.wait(2)
     assert [output.handles for output in running.seen] == [[1], *[[2]] * 12]
-    assert running.loop._batcher.pool.free == running.model.session.limits.blocks
+    assert running.loop._places.pool.free == running.model.session.limits.blocks
 
 
 def test_cancelled_while_it_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +184,26 @@ def test_cancelled_before_it_is_prepared(tmp_path: Path, monkeypatch: pytest.Mon
     with running.thread():
         running.wait(2)
     assert running.prepared == [2]
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_suspended_while_it_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, resumed: bool) -> None:
+    """A task that is suspended while its text becomes tokens does not run, unless it is resumed, then or later."""
+    running = Running(tmp_path)
+    waits, go = hold_intake(running, monkeypatch, handle=1)
+    with running.thread():
+        running.loop.submit(1, TextInput("ab"), GREEDY)
+        running.loop.submit(2, TextInput("cd"), GREEDY)
+        assert waits.wait(DEADLINE_S)
+        running.loop.suspend(1)
+        if resumed:
+            running.loop.resume(1)
+        go.set()
+        running.wait(2)
+        assert resumed or not running.text(1)
+        running.loop.resume(1)
+        running.wait(1)
+    assert running.text(1) == "ab" * 6
 
 
 def test_cancel_of_what_has_ended(tmp_path: Path) -> None:
@@ -225,7 +245,7 @@ def test_step_that_raises(tmp_path: Path) -> None:
         assert isinstance(error, BackendFailedError)
         assert error.metadata == {"cause": "RuntimeError: step 3 fails, as the model's file asks"}
         assert failed[handle].usage == Usage(prompt_tokens=2, output_tokens=2)
-    assert running.loop._batcher.pool.free == running.model.session.limits.blocks
+    assert running.loop._places.pool.free == running.model.session.limits.blocks
 
 
 @pytest.mark.parametrize("wrong", ["shape", "number"])
@@ -255,14 +275,14 @@ def test_logits_that_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_preparation_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect while a text becomes tokens fails that task; the next one runs."""
     running = Running(tmp_path)
-    accept = running.loop._intake.accept
+    accept = running.loop._reception._intake.accept
 
     def broken(handle: int, *rest: Any) -> Any:
         if handle == 1:
             raise KeyError("oh")
         return accept(handle, *rest)
 
-    monkeypatch.setattr(running.loop._intake, "accept", broken)
+    monkeypatch.setattr(running.loop._reception._intake, "accept", broken)
     with running.thread():
         running.loop.submit(1, TextInput("ab"), GREEDY)
         running.loop.submit(2, TextInput("ab"), GREEDY)

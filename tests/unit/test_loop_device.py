@@ -3,13 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from beats import Engine, Task, greedy
+from beats import Engine, Task, greedy, make_engine
 
 from inferd.core.task import Sampling
 from inferd.engine.limits import EngineLimits
-from inferd.plugin import LoadRequest, StepResult, TokenBatch
-from inferd.testing.fake import FakeBackend
-from inferd.testing.kernel import write_fake_model
+from inferd.plugin import StepResult, TokenBatch
 
 
 class Device:
@@ -22,7 +20,7 @@ class Device:
     """
 
     def __init__(self, folder: Path) -> None:
-        model = FakeBackend().load(LoadRequest(path=write_fake_model(folder), device="fake:0"), lambda _: None)
+        model = make_engine(folder).model
         compute = model.session.step
         self.asked: list[bool] = []
         self.shift = 0

@@ -3,30 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from beats import Engine, Task, greedy
+from beats import Engine, Task, greedy, make_engine
 
 from inferd.core.task import FinishReason, Sampling, Usage
 from inferd.engine import loop
 from inferd.engine.limits import EngineLimits
 from inferd.engine.samples import derive
 from inferd.errors import BackendFailedError
-from inferd.plugin import LoadRequest, StepResult, TokenBatch
-from inferd.testing.fake import FakeBackend
-from inferd.testing.kernel import write_fake_model
+from inferd.plugin import StepResult, TokenBatch
 
 if TYPE_CHECKING:
     from inferd.engine.output import StepOutput
 
 WORDS = tuple(97 + n % 23 for n in range(1024))
-
-
-def make_engine(folder: Path, limits: EngineLimits | None = None, **behaviour: Any) -> Engine:
-    request = LoadRequest(path=write_fake_model(folder, **behaviour), device="fake:0")
-    return Engine(FakeBackend().load(request, lambda _: None), limits or EngineLimits())
 
 
 def count_tokens(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -142,7 +135,7 @@ def test_preemption_is_not_heard_of(tmp_path: Path) -> None:
     for handle in range(6):
         engine.submit(handle, greedy((97 + handle, 120, 121), max_tokens=30))
     engine.finish()
-    assert engine.batcher.preempted > 0
+    assert engine.places.preempted > 0
     for handle in range(6):
         assert engine.outputs[handle, 0] == [97 + handle, 120, 121] * 10
         assert engine.ended[handle].usage == Usage(prompt_tokens=3, output_tokens=30)

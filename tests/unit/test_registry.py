@@ -21,7 +21,11 @@ from inferd.plugin import DeviceInfo, Probe
 
 class Good:
     def probe(self):
-        return Probe(devices=(DeviceInfo(device_id="cpu:0", description="a processor", memory_bytes=64, cores=2),))
+        found = dict(description="a processor", memory_bytes=64, cores=2, uuid="GPU-1")
+        return Probe(devices=(DeviceInfo(device_id="cpu:0", **found),))
+
+    def measure(self, request):
+        raise NotImplementedError
 
     def load(self, request, progress):
         raise NotImplementedError
@@ -92,7 +96,9 @@ async def test_ready(offer: Write) -> None:
     assert report.spec is not None
     assert report.spec.loader == "toy_backend:Good"
     assert report.spec.formats == ("toy",)
-    assert report.devices == (DeviceInfo(device_id="cpu:0", description="a processor", memory_bytes=64, cores=2),)
+    assert report.devices == (
+        DeviceInfo(device_id="cpu:0", description="a processor", memory_bytes=64, cores=2, uuid="GPU-1"),
+    )
 
 
 async def test_settings_travel(write: Write, offer: Write) -> None:

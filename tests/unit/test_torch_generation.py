@@ -35,7 +35,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def load(path: Path, **settings: str) -> LoadedModel:
-    request = LoadRequest(path=path, device="cpu:0", settings=read_settings(SPEC, settings))
+    request = LoadRequest(path=path, device="cpu:0", settings=read_settings(SPEC, settings), capacity_bytes=4 << 30)
     return TorchBackend().load(request, lambda _: None)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from inferd import __version__
 from inferd.testing.kernel import write_fake_model
+from inferd.worker.frames import PROCESS_BYTES
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 DEADLINE_S = 60.0
@@ -71,6 +72,8 @@ class Kernel:
     def load(self, path: Path, *, loader: str = FAKE, **settings: wire.SettingValue) -> wire.Loaded:
         self.expect("hello")
         self.send(load=wire.Load(loader=loader, path=str(path), device="fake:0", settings=settings, limits=LIMITS))
+        self.expect("needs")
+        self.send(proceed=wire.Proceed())
         loaded: wire.Loaded = self.expect("loaded")
         return loaded
 
@@ -108,9 +111,11 @@ def test_life(kernel: Kernel, tmp_path: Path) -> None:
     """A worker says hello, loads, runs tasks, answers pings, and ends in order when it is told to."""
     hello = kernel.expect("hello")
     assert (hello.version, hello.pid) == (__version__, kernel.process.pid)
-    path = write_fake_model(tmp_path, max_sequences=7)
+    path = write_fake_model(tmp_path, max_sequences=7, weights_bytes=5, kv_bytes=6, workspace_bytes=7)
     settings = {"context_tokens": wire.SettingValue(int_value=99)}
     kernel.send(load=wire.Load(loader=FAKE, path=str(path), device="fake:0", settings=settings, limits=LIMITS))
+    assert kernel.expect("needs") == wire.Needs(weights_bytes=5, kv_bytes=6, workspace_bytes=7)
+    kernel.send(proceed=wire.Proceed())
     assert kernel.expect("load_progress").fraction >= 0
     loaded = kernel.expect("loaded")
     assert (loaded.max_tasks, loaded.context_tokens) == (7, 99)
@@ -128,6 +133,50 @@ def test_life(kernel: Kernel, tmp_path: Path) -> None:
     assert kernel.receive() is None
     assert kernel.wait() == 0
     assert kernel.errors() == ""
+
+
+def wait_for_room(kernel: Kernel, path: Path) -> None:
+    """Have a worker measure; it then waits."""
+    kernel.expect("hello")
+    kernel.send(load=wire.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
+    kernel.expect("needs")
+
+
+def test_waits_for_room(kernel: Kernel, tmp_path: Path) -> None:
+    """Between `Needs` and `Proceed` a worker answers pings and loads nothing; a stop ends it at once."""
+    wait_for_room(kernel, write_fake_model(tmp_path, load_s=10**6))
+    for nonce in range(3):
+        kernel.send(ping=wire.Ping(nonce=nonce))
+        frame = kernel.receive()
+        assert frame is not None
+        assert frame.pong.nonce == nonce
+    kernel.send(stop=wire.Stop())
+    assert kernel.receive() is None
+    assert kernel.wait() == 0
+
+
+def test_end_of_the_link_while_it_waits(kernel: Kernel, tmp_path: Path) -> None:
+    """A worker that waits for room is gone with its kernel."""
+    wait_for_room(kernel, write_fake_model(tmp_path))
+    kernel.sock.close()
+    assert kernel.wait() == 0
+
+
+def test_on_the_host_the_process_itself_counts(tmp_path: Path) -> None:
+    """What a worker needs of the host's memory includes what it takes without a model; no need is too large to tell."""
+    (tmp_path / "large.py").write_text(
+        "from inferd.plugin import MemoryNeed\n"
+        "class Backend:\n"
+        "    def measure(self, _): return MemoryNeed(weights_bytes=7, kv_bytes=10**30, workspace_bytes=9)\n"
+    )
+    with starting(PYTHONPATH=str(tmp_path)) as kernel:
+        kernel.expect("hello")
+        kernel.send(load=wire.Load(loader="large:Backend", path="/", device="cpu:0", limits=LIMITS))
+        needs = kernel.expect("needs")
+        kernel.send(ping=wire.Ping(nonce=1))
+        assert kernel.expect("pong").memory_bytes <= PROCESS_BYTES
+    assert (needs.weights_bytes, needs.kv_bytes) == (7, 1 << 60)
+    assert needs.workspace_bytes == 9 + PROCESS_BYTES
 
 
 def test_refused_task(kernel: Kernel, tmp_path: Path) -> None:
@@ -149,10 +198,39 @@ def test_cancelled_task(kernel: Kernel, tmp_path: Path) -> None:
     assert kernel.outcome(2)[0] == "cdcd"
 
 
+def test_suspended_task(kernel: Kernel, tmp_path: Path) -> None:
+    """With one place a suspended task lets another run, and goes on to its end when it is resumed."""
+    loaded = kernel.load(write_fake_model(tmp_path, max_sequences=1, blocks=8, block_tokens=4, context_tokens=32))
+    assert loaded.kv_tokens == 32
+    long = wire.Sampling(max_tokens=30, top_p=1, repetition_penalty=1, n=1)
+    kernel.send(submit=wire.Submit(handle=1, prompt="ab", sampling=long))
+    kernel.send(suspend=wire.Suspend(handle=1))
+    kernel.send(submit=wire.Submit(handle=2, prompt="cd", sampling=GREEDY))
+    assert kernel.outcome(2)[0] == "cdcd"
+    kernel.send(resume=wire.Resume(handle=1))
+    assert kernel.outcome(1)[1].output_tokens == 30
+
+
+def test_priority_and_holds(kernel: Kernel, tmp_path: Path) -> None:
+    """Of two places a lease holds one, the other is that of a task of class HIGH; tasks by older grants are refused."""
+    kernel.load(write_fake_model(tmp_path, max_sequences=2, context_tokens=2000))
+    long = wire.Sampling(max_tokens=1900, top_p=1, repetition_penalty=1, n=1)
+    kernel.send(hold=wire.Hold(lease_id="l", fencing_token=3, sequences=1, kv_tokens=100))
+    for handle, priority in ((1, 1), (2, 3)):
+        kernel.send(submit=wire.Submit(handle=handle, prompt="ab", sampling=long, priority=priority))
+    for handle, token in ((3, 2), (4, 3)):
+        submit = wire.Submit(handle=handle, prompt="cd", sampling=GREEDY, lease_id="l", fencing_token=token)
+        kernel.send(submit=submit)
+    assert kernel.outcome(3)[1].failure.reason == "LEASE_ENDED"
+    assert kernel.outcome(4)[1].output_tokens == 4
+    assert list(kernel.expect("step").handles) == [2]
+
+
 @pytest.mark.parametrize(
     ("loader", "behaviour", "cause"),
     [
         (FAKE, {"load_error": "tensor 'x' has 3 bytes of 4"}, "tensor 'x' has 3 bytes of 4"),
+        (FAKE, {"measure_error": "tensor 'y' is missing"}, "tensor 'y' is missing"),
         (FAKE, {"blocks": 0}, "ValueError: the session's limit blocks is 0; it must be at least 1"),
         ("inferd.nothing:Backend", {}, "ModuleNotFoundError: No module named 'inferd.nothing'"),
         ("inferd.testing.fake:Nothing", {}, "AttributeError: module 'inferd.testing.fake' has no attribute 'Nothing'"),
@@ -163,6 +241,7 @@ def test_load_that_fails(kernel: Kernel, tmp_path: Path, loader: str, behaviour:
     path = write_fake_model(tmp_path, **behaviour)
     kernel.expect("hello")
     kernel.send(load=wire.Load(loader=loader, path=str(path), device="fake:0", limits=LIMITS))
+    kernel.send(proceed=wire.Proceed())
     failure = kernel.expect("load_failed").failure
     assert (failure.reason, failure.metadata["cause"]) == ("MODEL_LOAD_FAILED", cause)
     assert cause in failure.message
@@ -186,6 +265,7 @@ def test_end_of_the_link_is_the_end(kernel: Kernel, tmp_path: Path, behaviour: d
     if "load_s" in behaviour:
         kernel.expect("hello")
         kernel.send(load=wire.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
+        kernel.send(proceed=wire.Proceed())
         kernel.expect("load_progress")
     else:
         kernel.load(path)
@@ -201,6 +281,7 @@ def test_stop_in_the_middle_of_a_load(kernel: Kernel, tmp_path: Path) -> None:
     kernel.expect("hello")
     path = write_fake_model(tmp_path, load_s=10**6)
     kernel.send(load=wire.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
+    kernel.send(proceed=wire.Proceed())
     kernel.expect("load_progress")
     kernel.send(stop=wire.Stop())
     assert kernel.wait() == 0
@@ -289,7 +370,7 @@ def test_threads_of_the_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The libraries are told how many cores they may use before they are loaded, unless the user has told them."""
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     (tmp_path / "telling.py").write_text(
-        "import os\nclass Backend:\n    def load(self, *_): raise ValueError(os.environ['OPENBLAS_NUM_THREADS'])\n"
+        "import os\nclass Backend:\n    def measure(self, _): raise ValueError(os.environ['OPENBLAS_NUM_THREADS'])\n"
     )
     with starting(PYTHONPATH=str(tmp_path), **given) as kernel:
         kernel.expect("hello")
@@ -301,7 +382,9 @@ def test_threads_of_the_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_progress_is_told_now_and_then(tmp_path: Path) -> None:
     """A backend that reports its progress without end does not flood the link."""
     (tmp_path / "chatty.py").write_text(
+        "from inferd.plugin import MemoryNeed\n"
         "class Backend:\n"
+        "    def measure(self, _): return MemoryNeed(weights_bytes=1)\n"
         "    def load(self, _, progress):\n"
         "        for n in range(20_000): progress(n / 20_000)\n"
         "        raise ValueError('done')\n"
@@ -309,6 +392,8 @@ def test_progress_is_told_now_and_then(tmp_path: Path) -> None:
     with starting(PYTHONPATH=str(tmp_path)) as kernel:
         kernel.expect("hello")
         kernel.send(load=wire.Load(loader="chatty:Backend", path="/", limits=LIMITS))
+        kernel.send(proceed=wire.Proceed())
+        kernel.expect("needs")
         reports = 0
         while (frame := kernel.receive()) is not None and frame.HasField("load_progress"):
             reports += 1

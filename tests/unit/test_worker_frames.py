@@ -1,8 +1,8 @@
 from array import array
-from dataclasses import replace
 from pathlib import Path
 
-from inferd.core.ids import ModelName, TaskId, Tenant
+from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
+from inferd.core.priority import Priority
 from inferd.core.task import (
     ChatInput,
     Embedding,
@@ -37,9 +37,10 @@ def test_load() -> None:
         "str": wire.SettingValue(str_value=""),
     }
     limits = wire.EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5)
-    request, bounds = read_load(wire.Load(path="/a/model", device="cpu:0", settings=settings, limits=limits))
+    load = wire.Load(path="/a/model", device="cpu:0", settings=settings, limits=limits, capacity_bytes=2**40)
+    request, bounds = read_load(load)
     expected = {"none": None, "int": 0, "float": 0.5, "bool": False, "str": ""}
-    assert request == LoadRequest(path=Path("/a/model"), device="cpu:0", settings=expected)
+    assert request == LoadRequest(path=Path("/a/model"), device="cpu:0", settings=expected, capacity_bytes=2**40)
     assert {name: type(value) for name, value in request.settings.items()} == {n: type(v) for n, v in expected.items()}
     assert bounds == EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5)
 
@@ -83,15 +84,27 @@ def test_task() -> None:
         model=ModelName("m"),
         input=ChatInput((message,), "[{}]"),
         sampling=full,
+        priority=Priority.HIGH,
+        lease_id=LeaseId("l"),
     )
-    submit = submit_frame(1, spec).submit
+    submit = submit_frame(1, spec, fencing_token=2**63).submit
     assert read_sampling(submit.sampling) == full
     assert read_input(submit) == spec.input
     assert read_embedding(submit) is None
+    assert (submit.priority, submit.lease_id, submit.fencing_token) == (Priority.HIGH, "l", 2**63)
     wanted = Embedding(pooling=Pooling.MEAN, normalize=False)
-    plain = replace(spec, sampling=Sampling(), prefix_cache=False, adapter="a", embedding=wanted)
+    plain = TaskSpec(
+        task_id=TaskId("t"),
+        tenant=Tenant("x"),
+        model=ModelName("m"),
+        input=TextInput(""),
+        prefix_cache=False,
+        adapter="a",
+        embedding=wanted,
+    )
     submit = submit_frame(1, plain).submit
     assert read_sampling(submit.sampling) == Sampling()
+    assert (submit.priority, submit.lease_id, submit.fencing_token) == (Priority.NORMAL, "", 0)
     assert (submit.prefix_cache, submit.adapter, read_embedding(submit)) == (False, "a", wanted)
 
 

@@ -54,6 +54,11 @@ class Bounds:
     draft_tokens: int = 0
     embedding_size: int = 0
 
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that fit into the pool."""
+        return self.blocks * self.block_tokens
+
     @classmethod
     def of(cls, session: TokenLimits, engine: EngineLimits) -> Bounds:
         """Join both.

@@ -8,7 +8,7 @@ and on nothing else in the batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -75,6 +75,15 @@ class Sampler:
         self._top = np.full(rows, SILENT, np.int64)
         self._is_ruled = np.zeros(rows, np.bool_)
         self._ruled: list[RuledRow | None] = [None] * rows
+        self._columns: tuple[NDArray[Any], ...] = (
+            self._temperature,
+            self._top_k,
+            self._top_p,
+            self._min_p,
+            self._seed,
+            self._top,
+            self._is_ruled,
+        )
 
     def assign(
         self,
@@ -107,17 +116,15 @@ class Sampler:
 
     def move(self, source: int, target: int) -> None:
         """Give row `target` the parameters of row `source`."""
-        for column in (
-            self._temperature,
-            self._top_k,
-            self._top_p,
-            self._min_p,
-            self._seed,
-            self._top,
-            self._is_ruled,
-        ):
+        for column in self._columns:
             column[target] = column[source]
         self._ruled[target] = self._ruled[source]
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange the parameters of two rows."""
+        for column in self._columns:
+            column[[one, other]] = column[[other, one]]
+        self._ruled[one], self._ruled[other] = self._ruled[other], self._ruled[one]
 
     def choose(
         self,

@@ -41,6 +41,11 @@ class Samples:
         return len(self._all) > 1
 
     @property
+    def ready(self) -> list[Sequence]:
+        """Those of `living` that can have a place: until the first one has read the prompt it alone."""
+        return [self.leader] if self.leader.followers else list(self.living)
+
+    @property
     def reason(self) -> FinishReason | None:
         """Why the task ended: the reason of the first sample."""
         return self.leader.finish

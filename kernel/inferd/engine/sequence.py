@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from inferd.engine.drafts import Drafter
     from inferd.engine.embedding import PromptPool
     from inferd.engine.grammar import Constraint
+    from inferd.engine.holds import Hold
     from inferd.engine.prefix import PrefixChain
     from inferd.engine.rules import Rules
     from inferd.plugin.session import Int32Array
@@ -46,12 +47,14 @@ class Sequence:
         tokens: Token ids of prompt and output; those of the first `length` places exist.
         length: Tokens of prompt and output.
         sample: Which of the samples of its task it is.
-        rank: Its place among those that wait: lowest first. The one that ranks last is preempted first.
+        rank: Its place among those that wait: lowest first, its class with a minus in front. The one that ranks last
+            is preempted first.
+        hold: What is held for its lease; None for nothing.
         chain: Finds its KV blocks in the prefix cache; None: it shares with nobody.
         cached_tokens: Tokens of the prompt whose KV was found in the prefix cache.
         leader: The sample whose prompt's KV it takes over; None when it reads the prompt itself.
         followers: The samples that wait until this one has read the prompt.
-        preemptions: How often it lost its blocks.
+        interruptions: How often it lost its blocks.
         drafter: Guesses its next tokens; None for no guesses.
         row: Its row in the batcher's tables, or `WAITING`.
         pool: Makes the embedding of its prompt, which is asked for instead of an output; None for none.
@@ -74,12 +77,13 @@ class Sequence:
         "finish",
         "followers",
         "handle",
+        "hold",
+        "interruptions",
         "leader",
         "length",
         "max_tokens",
         "output_tokens",
         "pool",
-        "preemptions",
         "prompt",
         "rank",
         "row",
@@ -118,11 +122,12 @@ class Sequence:
         self.length = len(prompt)
         self.sample = 0
         self.rank = (0, handle, 0)
+        self.hold: Hold | None = None
         self.chain: PrefixChain | None = None
         self.cached_tokens = 0
         self.leader: Sequence | None = None
         self.followers: list[Sequence] = []
-        self.preemptions = 0
+        self.interruptions = 0
         self.drafter: Drafter | None = None
         self.row = WAITING
         self.blocks: list[int] = []
@@ -131,6 +136,11 @@ class Sequence:
         self._ends = ends
         self._detokenizer = detokenizer
         self._stops = StopFinder(sampling.stop) if sampling.stop else None
+
+    @property
+    def priority(self) -> int:
+        """Its class: of those that wait the highest comes first."""
+        return -self.rank[0]
 
     @property
     def most_tokens(self) -> int:

@@ -21,3 +21,5 @@ class Submission:
     priority: int
     embedding: Embedding | None
     adapter: str
+    lease_id: str
+    fencing_token: int

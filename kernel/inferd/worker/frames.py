@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from inferd.core.resources import HOST_DEVICE, MemoryNeed
 from inferd.core.task import (
     ChatInput,
     Embedding,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from inferd.plugin.backend import SettingValue
 
 _LONGEST_TEXT: Final = 4000  # of an error: what a plugin says may be of any length
+_MOST_BYTES: Final = 1 << 60  # of a need: more than any device has, and less than a frame can tell
+PROCESS_BYTES: Final = 128 << 20
+"""Resident memory of a worker without a model: interpreter, engine, a vocabulary; 77 MiB with one of 49152 tokens."""
 
 ANSWER_BYTES: Final = 3 << 20  # clients refuse messages of 4 MiB
 _log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ def read_load(load: wire.Load) -> tuple[LoadRequest, EngineLimits]:
         path=Path(load.path),
         device=load.device,
         settings={name: _read_setting(value) for name, value in load.settings.items()},
+        capacity_bytes=load.capacity_bytes,
     )
     limits = EngineLimits(
         step_tokens=load.limits.step_tokens,
@@ -57,6 +62,17 @@ def _read_setting(value: wire.SettingValue) -> SettingValue | None:
     kind = value.WhichOneof("kind")
     setting: SettingValue | None = None if kind is None else getattr(value, kind)
     return setting
+
+
+def needs_frame(need: MemoryNeed, device: str) -> wire.WorkerFrame:
+    """What a model needs; on the host with what this process takes without one."""
+    process_bytes = PROCESS_BYTES if device == HOST_DEVICE else 0
+    needs = wire.Needs(
+        weights_bytes=min(need.weights_bytes, _MOST_BYTES),
+        kv_bytes=min(need.kv_bytes, _MOST_BYTES),
+        workspace_bytes=min(need.workspace_bytes + process_bytes, _MOST_BYTES),
+    )
+    return wire.WorkerFrame(needs=needs)
 
 
 def read_input(submit: wire.Submit | wire.Query) -> TaskInput:

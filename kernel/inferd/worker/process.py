@@ -1,4 +1,4 @@
-"""The life of a worker: hello, load, run tasks, end."""
+"""The life of a worker: hello, measure, load, run tasks, end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from inferd.engine.cause import last_line
 from inferd.engine.loop import Loop
 from inferd.errors import ModelLoadError
 from inferd.plugin import LoadError
-from inferd.worker.frames import answer_frame, failure, read_embedding, read_input, read_load, read_sampling, step_frame
+from inferd.worker.frames import (
+    answer_frame,
+    failure,
+    needs_frame,
+    read_embedding,
+    read_input,
+    read_load,
+    read_sampling,
+    step_frame,
+)
 from inferd.worker.link import Link
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -49,6 +58,7 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._link = Link(sock)
         self._loads: queue.SimpleQueue[wire.Load] = queue.SimpleQueue()
+        self._reserved = threading.Event()  # what the model needs: it may be loaded
         self._loop: Loop | None = None
         self._reported_at = 0.0
 
@@ -71,6 +81,8 @@ class Worker:
             request, limits = read_load(load)
             module, _, name = load.loader.partition(":")
             backend: Backend = getattr(importlib.import_module(module), name)()
+            self._link.send(needs_frame(backend.measure(request), request.device))
+            self._reserved.wait()
             model = backend.load(request, self._report)
             self._loop = Loop(model, limits, self._deliver)
         except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
@@ -84,6 +96,7 @@ class Worker:
             context_tokens=self._loop.bounds.sequence_tokens,
             description=_describe(model.description),
             memory_bytes=_resident_bytes(),
+            kv_tokens=self._loop.bounds.kv_tokens,
         )
         self._link.send(wire.WorkerFrame(loaded=loaded))
         return model
@@ -112,21 +125,8 @@ class Worker:
         match frame.WhichOneof("kind"):
             case "load":
                 self._loads.put(frame.load)
-            case "submit" if self._loop is not None:
-                submit = frame.submit
-                self._loop.submit(
-                    submit.handle,
-                    read_input(submit),
-                    read_sampling(submit.sampling),
-                    salt=f"{len(submit.tenant)} {submit.tenant} {submit.adapter}".encode(),
-                    prefix_cache=submit.prefix_cache,
-                    embedding=read_embedding(submit),
-                    adapter=submit.adapter,
-                )
-            case "query" if self._loop is not None:
-                self._loop.consult(partial(self._answer, frame.query))
-            case "cancel" if self._loop is not None:
-                self._loop.cancel(frame.cancel.handle)
+            case "proceed":
+                self._reserved.set()
             case "ping":
                 steps = 0 if self._loop is None else self._loop.steps
                 pong = wire.Pong(nonce=frame.ping.nonce, memory_bytes=_resident_bytes(), steps=steps)
@@ -135,8 +135,41 @@ class Worker:
                 self._loop.stop()
             case "stop":
                 os._exit(0)  # nothing is loaded that would have to be closed
-            case kind:
+            case kind if self._loop is None:
                 raise ValueError(f"the kernel sent {kind} before the model was loaded")
+            case _:
+                self._direct(self._loop, frame)
+
+    def _direct(self, loop: Loop, frame: wire.KernelFrame) -> None:
+        """Tell the engine what the kernel wants of it."""
+        match frame.WhichOneof("kind"):
+            case "submit":
+                submit = frame.submit
+                loop.submit(
+                    submit.handle,
+                    read_input(submit),
+                    read_sampling(submit.sampling),
+                    salt=f"{len(submit.tenant)} {submit.tenant} {submit.adapter}".encode(),
+                    prefix_cache=submit.prefix_cache,
+                    priority=submit.priority,
+                    embedding=read_embedding(submit),
+                    adapter=submit.adapter,
+                    lease_id=submit.lease_id,
+                    fencing_token=submit.fencing_token,
+                )
+            case "query":
+                loop.consult(partial(self._answer, frame.query))
+            case "cancel":
+                loop.cancel(frame.cancel.handle)
+            case "suspend":
+                loop.suspend(frame.suspend.handle)
+            case "resume":
+                loop.resume(frame.resume.handle)
+            case "hold":
+                hold = frame.hold
+                loop.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)
+            case kind:
+                raise ValueError(f"the kernel sent {kind}, which is no order")
 
 
 def _die(args: threading.ExceptHookArgs) -> None:

@@ -1,0 +1,106 @@
+"""The computation of a step: what the session is asked for, and what its results are used for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inferd.engine.grammar import MaskFiller
+from inferd.engine.sampler import BAD_ROW
+
+if TYPE_CHECKING:
+    from inferd.core.task_events import Logprobs
+    from inferd.engine.batcher import Batcher
+    from inferd.engine.limits import Bounds
+    from inferd.engine.sampler import Ids, Sampler
+    from inferd.engine.sequence import Sequence
+    from inferd.plugin import TokenBatch, TokenSession
+    from inferd.plugin.session import Float32Array
+
+
+class Forward:
+    """Computes the steps that a batcher scheduled. One writer: the thread of the steps.
+
+    Args:
+        session: Of the model.
+        bounds: What it can do.
+        batcher: Scheduled the step.
+        sampler: Chooses the tokens where the session does not.
+    """
+
+    def __init__(self, session: TokenSession, bounds: Bounds, *, batcher: Batcher, sampler: Sampler) -> None:
+        self._session = session
+        self._samples = session.limits.samples
+        self._bounds = bounds
+        self._batcher = batcher
+        self._sampler = sampler
+        self._masks = MaskFiller(rows=bounds.rows, vocabulary_size=bounds.vocabulary_size)
+
+    def compute(self, batch: TokenBatch) -> tuple[Ids, Float32Array | None]:
+        """The tokens of the sequences that are sampled, and the logits that they were chosen from if they came here.
+
+        Raises:
+            Exception: The session raised, or its result is not what was asked for.
+        """
+        if self._batcher.places.copies:
+            self._session.copy_blocks(self._batcher.places.copies)
+        rows, positions = self._batcher.sampled_rows, self._batcher.sampled_positions
+        wanted = any(sequence.constraint is not None for sequence in self._batcher.sampled) or self._batcher.scored
+        if self._samples and len(positions) and not wanted:
+            sampling = self._sampler.for_device(positions, rows=rows)
+            if sampling is not None:
+                return self._compute_tokens(replace(batch, sampling=sampling)), None
+        self._masks.begin([sequence.constraint for sequence in self._batcher.sampled])
+        result = self._session.step(batch)
+        if result.logits is None:
+            raise ValueError("the session gave no logits")
+        logits = self._take_scores(batch, result.logits)
+        self._take_hidden(result.hidden)
+        masks = self._masks.finish()
+        if rows is not None and masks is not None:
+            masks = masks[rows]
+        return self._sampler.choose(logits, positions, rows=rows, masks=masks), logits
+
+    def measure(self, ids: Ids, logits: Float32Array) -> dict[Sequence, Logprobs]:
+        """How likely the tokens were that `compute` gave, of the sequences that ask for it."""
+        sampled, rows = self._batcher.sampled, self._batcher.sampled_rows
+        measured = self._sampler.measure(logits, ids, rows=rows)
+        # Only sequences without drafts ask for it: one row is each's.
+        return {sampled[place if rows is None else rows[place]]: logprobs for place, logprobs in measured.items()}
+
+    def close(self) -> None:
+        """End its thread."""
+        self._masks.close()
+
+    def _compute_tokens(self, batch: TokenBatch) -> Ids:
+        """The tokens that the session chose itself."""
+        result = self._session.step(batch)
+        self._take_hidden(result.hidden)
+        count, size = len(batch.logit_rows), self._bounds.vocabulary_size
+        ids = result.token_ids
+        if ids is None or ids.shape != (count,) or ids.min() < BAD_ROW or ids.max() >= size:
+            raise ValueError(f"the session sampled {ids}, not {count} tokens of a vocabulary of {size}")
+        return ids.astype(np.intp)
+
+    def _take_scores(self, batch: TokenBatch, logits: Float32Array) -> Float32Array:
+        """Give the logits of prompts to those that score them; the logits of the sequences that are sampled."""
+        if not self._batcher.scored:
+            return logits
+        for each in self._batcher.scored:
+            first = int(np.searchsorted(batch.logit_rows, each.place))
+            each.scores.add(logits[first : first + each.count], each.begin)
+        return logits[np.searchsorted(batch.logit_rows, self._batcher.sampled_places)]
+
+    def _take_hidden(self, hidden: Float32Array | None) -> None:
+        """Give the hidden states of prompts to those that make embeddings."""
+        if not self._batcher.pooled:
+            return
+        shape = (sum(each.count for each in self._batcher.pooled), self._bounds.embedding_size)
+        if hidden is None or hidden.shape != shape:
+            raise ValueError(f"the hidden states have shape {None if hidden is None else hidden.shape}, not {shape}")
+        begin = 0
+        for each in self._batcher.pooled:
+            each.pool.add(hidden[begin : begin + each.count])
+            begin += each.count

@@ -1,0 +1,361 @@
+"""Who has a row and KV blocks, and who waits for them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from itertools import takewhile
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inferd.core.priority import Priority
+from inferd.engine.blocks import BlockPool
+from inferd.engine.holds import Holds
+from inferd.engine.sequence import WAITING, Sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inferd.engine.limits import Bounds
+    from inferd.engine.sampler import Sampler
+
+NO_BLOCK = -1
+"""What a block table holds behind its last block."""
+
+_rank = attrgetter("rank")
+
+
+class Places:
+    """The rows of the sequences that run, their KV blocks, and the queue of those that wait.
+
+    A sequence is admitted when there are blocks for all its tokens and one more, and grows from then on. Where no
+    block is free, the sequence that ranks last gives its own back and waits to compute them again: so the one that
+    ranks first always goes on, and since it fits the pool alone, all come to their end. One of class HIGH that waits
+    takes what it needs from lower classes in the same way.
+
+    What leases hold is never given to others (`Holds`): where too little of it is free, those that have more than is
+    held for them are preempted. A sequence that does not fit beside the holds, even alone, waits until they shrink, and
+    keeps nobody waiting. Past others that wait goes one that takes nothing that they wait for but what is held for it.
+
+    The sequences that run have a row each in preallocated tables, those that decode before those that are being read,
+    so that a decoding step is a few array operations, however many sequences there are.
+
+    One writer: the batcher; all but `rows` change only between steps.
+
+    Attributes:
+        pool: The KV blocks.
+        holds: What leases hold of rows and blocks.
+        rows: The sequences that have a row, in the order of their rows.
+        decoding: The first rows, whose tokens are all computed but the last.
+        computed: By row, tokens whose KV exists.
+        room: By row, tokens whose KV its blocks can hold.
+        next: By row, the token to compute when decoding.
+        tables: By row, the blocks that its tokens are in, as far as they are or will be computed in this step.
+        copies: KV blocks to copy before the next step, each from its first to its second.
+        preempted: How often a sequence lost its blocks to others.
+    """
+
+    def __init__(self, *, bounds: Bounds, sampler: Sampler) -> None:
+        self.pool = BlockPool(blocks=bounds.blocks, block_tokens=bounds.block_tokens)
+        self.holds = Holds(rows=bounds.rows, blocks=bounds.blocks)
+        self.rows: list[Sequence] = []
+        self.decoding = 0
+        self.computed = np.zeros(bounds.rows, np.int32)
+        self.room = np.zeros(bounds.rows, np.int32)
+        self.next = np.zeros(bounds.rows, np.int32)
+        self.tables = np.full((bounds.rows, self.pool.blocks_for(bounds.sequence_tokens)), NO_BLOCK, np.int32)
+        self.copies: list[tuple[int, int]] = []
+        self.preempted = 0
+        self._most_rows = bounds.rows
+        self._sampler = sampler
+        self._waiting: list[Sequence] = []  # by rank
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence that fits the bounds. Its followers come after it when its prompt has been read."""
+        insort(self._waiting, sequence, key=_rank)
+
+    def remove(self, sequence: Sequence, *, failed: bool = False) -> None:
+        """Forget a sequence and free its place and its blocks.
+
+        Args:
+            sequence: It need not have a place.
+            failed: What it computed is not to be trusted, and found by nobody.
+        """
+        if sequence.row == WAITING:
+            place = bisect_left(self._waiting, sequence.rank, key=_rank)
+            if self._waiting[place : place + 1] == [sequence]:  # else it waits for its leader, or is suspended
+                del self._waiting[place]
+            return
+        if failed or sequence.chain is None or not sequence.chain.lasting:
+            self.pool.withdraw(sequence.blocks)
+        else:
+            self.publish(sequence)
+        self._vacate(sequence)
+
+    def suspend(self, sequence: Sequence) -> None:
+        """Free a sequence's place and its blocks until it is added again, to compute its tokens again then."""
+        if sequence.row == WAITING:
+            self.remove(sequence)
+        else:
+            self._interrupt(sequence)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's row and blocks; it waits to compute its tokens again, as far as they are not found."""
+        self._interrupt(sequence)
+        self.preempted += 1
+        self.add(sequence)
+
+    def make_room(self) -> None:
+        """Before a step: give each decoding sequence the block that its next token needs, and keep what is held."""
+        full = np.flatnonzero(self.computed[: self.decoding] >= self.room[: self.decoding])
+        growing = [self.rows[row] for row in full.tolist()]
+        if len(growing) > self.pool.free - self.holds.kept_blocks:
+            growing.sort(key=_rank)
+        for sequence in growing:
+            while sequence.row != WAITING and not self.can_grow(sequence):
+                self.preempt(self._give_way(sequence))
+            if sequence.row != WAITING:
+                self.publish(sequence)
+                self.grow(sequence)
+        self._make_way()
+        self._keep_holds()
+
+    def can_grow(self, sequence: Sequence) -> bool:
+        """Whether there is a block that a sequence may take."""
+        return self.holds.open_blocks(self.pool.free, sequence.hold) > 0
+
+    def grow(self, sequence: Sequence) -> None:
+        """Give a sequence its next block."""
+        block = self.pool.take()
+        self.tables[sequence.row, len(sequence.blocks)] = block
+        self.room[sequence.row] += self.pool.block_tokens
+        sequence.blocks.append(block)
+        if sequence.hold is not None:
+            self.holds.take(sequence.hold, [block])
+
+    def shrink(self, sequence: Sequence) -> None:
+        """Take back the blocks of a sequence that hold nothing computed."""
+        used = self.pool.blocks_for(int(self.computed[sequence.row]))
+        blocks = sequence.blocks[used:]
+        self.tables[sequence.row, used:] = NO_BLOCK
+        self.room[sequence.row] = used * self.pool.block_tokens
+        del sequence.blocks[used:]
+        self._release(sequence, blocks)
+
+    def begin_prompt(self, row: int) -> bool:
+        """Bring the next prompt to read into `row`, the first behind those in the step; False when there is none.
+
+        Of those that were begun the one that ranks first; a new one when there is none, or none of its class or higher.
+        """
+        begun = min(self.rows[row:], key=_rank) if row < len(self.rows) else None
+        if self._waiting and (begun is None or self._waiting[0].priority > begun.priority):
+            new = self._admit()
+            if begun is None or (new is not None and new.priority > begun.priority):
+                begun = new
+        if begun is None:
+            return False
+        self._swap(begun.row, row)
+        return True
+
+    def publish(self, sequence: Sequence) -> None:
+        """Let the full blocks of a running sequence be found."""
+        chain = sequence.chain
+        if chain is None:
+            return
+        full = int(self.computed[sequence.row]) // self.pool.block_tokens
+        for place in range(chain.published, full):
+            self.pool.publish(sequence.blocks[place], chain.digest(sequence.tokens, place))
+        chain.published = full
+
+    def _keep_holds(self) -> None:
+        """Take back what others have of what is held."""
+        while self._most_rows - len(self.rows) < self.holds.kept_rows and self._preempt_last(_exceeds_rows):
+            pass
+        while self.pool.free < self.holds.kept_blocks and self._preempt_last(_exceeds_blocks):
+            pass
+
+    def _preempt_last(self, wanted: Callable[[Sequence], bool]) -> bool:
+        """Preempt the one that ranks last of those that are wanted; False when there is none."""
+        last = max(filter(wanted, self.rows), key=_rank, default=None)
+        if last is not None:
+            self.preempt(last)
+        return last is not None
+
+    def _give_way(self, growing: Sequence) -> Sequence:
+        """Who is preempted for a sequence that may take no block: the last of those whose blocks it could have."""
+        others = (each for each in self.rows if each.hold is growing.hold or _exceeds_blocks(each))
+        return max(others, key=_rank)
+
+    def _make_way(self) -> None:
+        """Preempt lower classes, but none under a lease, for those of class HIGH that wait: as many as fit then."""
+        if not self._waiting or self._waiting[0].priority < Priority.HIGH:
+            return
+        lower = sorted((each for each in self.rows if each.priority < Priority.HIGH and each.hold is None), key=_rank)
+        blocks = sum(len(each.blocks) for each in lower)  # that they would free if they shared none
+        rows_taken = blocks_taken = 0
+        for high in takewhile(lambda each: each.priority >= Priority.HIGH, tuple(self._waiting)):
+            if not self._fits_alone(high):
+                continue
+            found = self._find_room(high, more=blocks - blocks_taken)
+            if found is None or not self._has_row(high, more=len(lower) - rows_taken):
+                return
+            while lower and not (
+                self._has_row(high, more=-rows_taken) and self._find_room(high, more=-blocks_taken) is not None
+            ):
+                last = lower.pop()
+                blocks -= len(last.blocks)
+                self.preempt(last)
+            rows_taken += 1
+            blocks_taken += self._least_blocks(high) - len(found) + self.pool.idle(found)
+
+    def _admit(self) -> Sequence | None:
+        """Give the first waiting sequence that there is room for a row behind the others.
+
+        Where one waits for blocks, those behind it get none but those that are held for them.
+        """
+        held = bool(self.holds.rows or self.holds.blocks)
+        wanted = False
+        for place, sequence in enumerate(self._waiting):
+            if wanted and sequence.hold is None:
+                continue
+            row = self._has_row(sequence)
+            found = self._find_room(sequence, own=wanted) if row else None
+            if found is not None:
+                del self._waiting[place]
+                self._seat(sequence, found)
+                return sequence
+            if not held:
+                return None
+            wanted = wanted or (row and self._fits_alone(sequence))
+        return None
+
+    def _has_row(self, sequence: Sequence, *, more: int = 0) -> bool:
+        """Whether there is a row that a waiting sequence may take, if so many more were free."""
+        return self.holds.open_rows(self._most_rows - len(self.rows) + more, sequence.hold) > 0
+
+    def _find_room(self, sequence: Sequence, *, own: bool = False, more: int = 0) -> list[int] | None:
+        """The cached blocks of a waiting sequence if there are free ones for the rest of it; else None.
+
+        Args:
+            sequence: It waits.
+            own: Only blocks that are kept for its lease count.
+            more: So many more count as free.
+        """
+        free = self.holds.open_blocks(self.pool.free + more, sequence.hold, own=own)
+        if free < 1:
+            return None
+        found = self._find(sequence)
+        return found if self._least_blocks(sequence) - len(found) + self.pool.idle(found) <= free else None
+
+    def _fits_alone(self, sequence: Sequence) -> bool:
+        """Whether there would be room for a sequence if all was free that is not held for others."""
+        most_blocks, most_rows = self.holds.most_blocks(sequence.hold), self.holds.most_rows(sequence.hold)
+        return self._least_blocks(sequence) <= most_blocks and most_rows > 0
+
+    def _least_blocks(self, sequence: Sequence) -> int:
+        """Blocks without which a sequence is not admitted: those of its tokens and one more, if it may need that."""
+        return min(self.pool.blocks_for(sequence.length) + 1, self.pool.blocks_for(sequence.most_tokens))
+
+    def _find(self, sequence: Sequence) -> list[int]:
+        """Cached blocks of a sequence's tokens; its last token is computed in any case, for its logits."""
+        whole = sequence.scores is not None or (sequence.pool is not None and sequence.pool.whole)
+        if sequence.chain is None or whole:
+            return []
+        most = (sequence.length - 1) // self.pool.block_tokens
+        return self.pool.find(sequence.chain.digests(sequence.tokens, most))
+
+    def _seat(self, sequence: Sequence, found: list[int]) -> None:
+        """Give a waiting sequence the last row, the blocks that were found, and free ones for its other tokens."""
+        need = self.pool.blocks_for(sequence.length)
+        self.pool.share(found)
+        sequence.blocks = [*found, *(self.pool.take() for _ in range(need - len(found)))]
+        if sequence.hold is not None:
+            self.holds.take(sequence.hold, sequence.blocks, rows=1)
+        row = sequence.row = len(self.rows)
+        self.rows.append(sequence)
+        begin = self._begin(sequence, found=len(found))
+        used = self.pool.blocks_for(begin)
+        self.computed[row] = begin
+        self.room[row] = need * self.pool.block_tokens
+        self.tables[row, :used] = sequence.blocks[:used]
+        self._sampler.assign(
+            row,
+            sequence.sampling,
+            rules=sequence.rules,
+            tokens=sequence.tokens[: sequence.length],
+            prompt_tokens=len(sequence.prompt),
+        )
+
+    def _begin(self, sequence: Sequence, *, found: int) -> int:
+        """The first token that an admitted sequence computes, with `found` blocks from the cache."""
+        tokens = found * self.pool.block_tokens
+        if sequence.chain is not None:
+            sequence.chain.published = found
+        leader, last = sequence.leader, len(sequence.prompt) - 1
+        if leader is None and not sequence.interruptions:
+            sequence.cached_tokens = tokens
+        if leader is None or leader.row == WAITING or self.computed[leader.row] <= last:
+            return tokens
+        if found != last // self.pool.block_tokens or tokens == last:
+            return tokens
+        # The rest of the prompt is in a block that its leader goes on to write: take over a copy.
+        self.copies.append((leader.blocks[found], sequence.blocks[found]))
+        return last
+
+    def _interrupt(self, sequence: Sequence) -> None:
+        """Take a running sequence's row and blocks; what it computed can be found as long as nobody needs the room."""
+        self.publish(sequence)
+        self._vacate(sequence)
+        sequence.interruptions += 1
+
+    def _vacate(self, sequence: Sequence) -> None:
+        """Free a sequence's row and its blocks."""
+        row, blocks = sequence.row, sequence.blocks
+        self.tables[row, : len(blocks)] = NO_BLOCK
+        sequence.row, sequence.blocks = WAITING, []
+        self._release(sequence, blocks, rows=1)
+        if row < self.decoding:  # keep the decoding rows together, then all rows
+            self.decoding -= 1
+            self._move(self.decoding, row)
+            row = self.decoding
+        self._move(len(self.rows) - 1, row)
+        self.rows.pop()
+
+    def _release(self, sequence: Sequence, blocks: list[int], *, rows: int = 0) -> None:
+        self.pool.release(blocks)
+        if sequence.hold is not None:
+            self.holds.release(sequence.hold, blocks, rows=rows)
+
+    def _move(self, source: int, target: int) -> None:
+        """Move what a row holds to another row that holds nothing any more."""
+        if source == target:
+            return
+        sequence = self.rows[target] = self.rows[source]
+        sequence.row = target
+        self._sampler.move(source, target)
+        for column in (self.computed, self.room, self.next):
+            column[target] = column[source]
+        self.tables[target] = self.tables[source]
+        self.tables[source] = NO_BLOCK
+
+    def _swap(self, one: int, other: int) -> None:
+        """Exchange what two rows hold."""
+        if one == other:
+            return
+        rows = self.rows
+        rows[one], rows[other] = rows[other], rows[one]
+        rows[one].row, rows[other].row = one, other
+        self._sampler.swap(one, other)
+        for column in (self.computed, self.room, self.next, self.tables):
+            column[[one, other]] = column[[other, one]]
+
+
+def _exceeds_rows(sequence: Sequence) -> bool:
+    """Whether a sequence has, alone or with others of its lease, more rows than are held for it."""
+    return sequence.hold is None or sequence.hold.taken_rows > sequence.hold.rows
+
+
+def _exceeds_blocks(sequence: Sequence) -> bool:
+    """Whether a sequence has, alone or with others of its lease, more blocks than are held for it."""
+    return sequence.hold is None or len(sequence.hold.shares) > sequence.hold.blocks

@@ -1,0 +1,24 @@
+import pytest
+
+from inferd.errors import LimitExceededError
+from inferd.services.bounds import Bound
+
+
+def test_what_is_open_is_counted_for_each_key() -> None:
+    """One more than may be is refused with the bound's name and both numbers; another key has places of its own."""
+    bound = Bound("scheduler.tenant_streams", 1, "streams of tasks")
+    with bound.place("a"), bound.place("b"):
+        with pytest.raises(LimitExceededError, match="1 streams of tasks of 'a' are open") as caught, bound.place("a"):
+            pass
+        assert caught.value.metadata == {"bound": "scheduler.tenant_streams", "value": "1", "limit": "1"}
+        assert caught.value.retry_after_s is not None
+
+
+def test_a_place_is_given_back_however_its_block_ends() -> None:
+    """After a block, and after one that failed, the place is free; nothing is kept of keys that have none open."""
+    bound = Bound("x", 1, "things")
+    with pytest.raises(KeyError), bound.place():
+        raise KeyError
+    with bound.place():
+        pass
+    assert bound._open == {}

@@ -1,0 +1,87 @@
+"""Frames of loads, leases and suspended tasks: the kernel's side, and the worker's where it reads or answers them."""
+
+from dataclasses import replace
+
+from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
+from inferd.core.model import ModelSpec
+from inferd.core.priority import Priority
+from inferd.core.resources import MemoryNeed
+from inferd.core.task import TaskSpec, TextInput
+from inferd.runtime.frames import (
+    hold_frame,
+    load_frame,
+    proceed_frame,
+    read_facts,
+    read_needs,
+    resume_frame,
+    submit_frame,
+    suspend_frame,
+)
+from inferd.worker.frames import PROCESS_BYTES, needs_frame, read_load
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+MODEL = ModelSpec(
+    name=ModelName("m"),
+    source="/m",
+    path="/m",
+    format="fake",
+    size_bytes=1,
+    backend="fake",
+    backend_reason="",
+    loader="a.b:C",
+    device="fake:0",
+)
+
+
+def test_load() -> None:
+    """A load names the instance, the backend and what may be given of the device; a model's drafts win."""
+    limits = wire.EngineLimits(step_tokens=5, draft_tokens=1)
+    load = load_frame("m/1", MODEL, limits, 1 << 40).load
+    assert (load.instance_id, load.loader, load.limits.draft_tokens) == ("m/1", "a.b:C", 1)
+    request, bounds = read_load(load)
+    assert (str(request.path), request.device, request.capacity_bytes, bounds.step_tokens) == (
+        "/m",
+        "fake:0",
+        1 << 40,
+        5,
+    )
+    assert load_frame("m/1", replace(MODEL, draft_tokens=3), limits, 0).load.limits.draft_tokens == 3
+    assert limits.draft_tokens == 1
+    assert proceed_frame().HasField("proceed")
+
+
+def test_needs() -> None:
+    """A need comes back as it was told; on the host with what the process itself takes."""
+    need = MemoryNeed(weights_bytes=1 << 40, kv_bytes=2, workspace_bytes=3)
+    assert read_needs(needs_frame(need, "cuda:0").needs) == need
+    assert read_needs(needs_frame(need, "cpu:0").needs) == replace(need, workspace_bytes=3 + PROCESS_BYTES)
+
+
+def test_facts() -> None:
+    """What a worker reports of its model is kept."""
+    facts = read_facts(wire.Loaded(max_tasks=1, context_tokens=2, description="d", memory_bytes=3, kv_tokens=4))
+    assert (facts.max_tasks, facts.context_tokens, facts.description, facts.memory_bytes) == (1, 2, "d", 3)
+    assert facts.kv_tokens == 4
+
+
+def test_submit() -> None:
+    """A task goes out with its class, its lease and the token of that lease's grant."""
+    spec = TaskSpec(
+        task_id=TaskId("t"),
+        tenant=Tenant("x"),
+        model=ModelName("m"),
+        input=TextInput("hi"),
+        priority=Priority.HIGH,
+        lease_id=LeaseId("l"),
+    )
+    submit = submit_frame(4, spec, fencing_token=9).submit
+    assert (submit.handle, submit.priority, submit.lease_id, submit.fencing_token) == (4, 3, "l", 9)
+    assert submit_frame(4, replace(spec, lease_id=LeaseId(""))).submit.fencing_token == 0
+
+
+def test_orders() -> None:
+    """A suspended task, one that goes on, and a hold are named by their handle and their lease."""
+    assert suspend_frame(4).suspend.handle == 4
+    assert resume_frame(5).resume.handle == 5
+    hold = hold_frame(LeaseId("l"), fencing_token=7, sequences=2, kv_tokens=99).hold
+    assert (hold.lease_id, hold.fencing_token, hold.sequences, hold.kv_tokens) == ("l", 7, 2, 99)

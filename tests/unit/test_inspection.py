@@ -1,0 +1,149 @@
+"""Finding out what a model needs: real workers, with the FakeBackend."""
+
+import asyncio
+from pathlib import Path
+
+import psutil
+import pytest
+
+from inferd.core.ids import InstanceId, ModelName
+from inferd.core.model import ModelSpec
+from inferd.core.resources import MemoryNeed
+from inferd.errors import ModelLoadError, WorkerDiedError
+from inferd.runtime.inspection import CONCURRENT_INSPECTIONS, Inspections
+from inferd.runtime.supervisor import Supervisor
+from inferd.runtime.worker_process import WorkerProcess, WorkerTimes
+from inferd.testing.kernel import write_fake_model
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+LIMITS = wire.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=1000)
+
+
+class Nobody:
+    """A listener that must not hear anything."""
+
+    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame) -> None:
+        raise AssertionError(f"{instance_id} sent {frame}")
+
+    def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
+        raise AssertionError(f"{instance_id} has {memory_bytes}")
+
+    def worker_exited(self, instance_id: InstanceId, why: str, log_path: Path) -> None:
+        raise AssertionError(f"{instance_id} ended: {why}; {log_path}")
+
+
+def supervise(folder: Path, **changes: float) -> Supervisor:
+    patient = {"start_timeout_s": 30.0, "load_silence_s": 30.0, "heartbeat_s": 0.1, "heartbeat_timeout_s": 30.0}
+    times = WorkerTimes(**{**patient, "stop_timeout_s": 20.0, **changes})
+    return Supervisor(times=times, frame_limit_bytes=1 << 24, log_dir=folder / "logs", listener=Nobody())
+
+
+def make_spec(path: Path) -> ModelSpec:
+    return ModelSpec(
+        name=ModelName("m"),
+        source=str(path),
+        path=str(path),
+        format="fake",
+        size_bytes=1,
+        backend="fake",
+        backend_reason="",
+        loader="inferd.testing.fake:FakeBackend",
+        device="fake:0",
+    )
+
+
+async def inspect(supervisor: Supervisor, path: Path) -> MemoryNeed:
+    return await Inspections(supervisor).inspect(make_spec(path), limits=LIMITS, capacity_bytes=1 << 30)
+
+
+@pytest.fixture
+def started() -> asyncio.Queue[WorkerProcess]:
+    """The workers that were started."""
+    return asyncio.Queue()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, started: asyncio.Queue[WorkerProcess]) -> list[WorkerProcess]:
+    """The same as a list."""
+    workers: list[WorkerProcess] = []
+    run = WorkerProcess.run
+
+    async def note(self: WorkerProcess) -> str:
+        workers.append(self)
+        started.put_nowait(self)
+        return await run(self)
+
+    monkeypatch.setattr(WorkerProcess, "run", note)
+    return workers
+
+
+def expect_gone(supervisor: Supervisor, made: list[WorkerProcess]) -> None:
+    assert supervisor.workers == {}
+    assert supervisor.measuring == set()
+    assert not [worker.pid for worker in made if psutil.pid_exists(worker.pid)]
+
+
+async def test_need(tmp_path: Path, made: list[WorkerProcess]) -> None:
+    """The need is what the backend measures; nobody hears of the worker, and it is gone afterwards."""
+    supervisor = supervise(tmp_path)
+    path = write_fake_model(tmp_path, weights_bytes=5, kv_bytes=6, workspace_bytes=7, load_s=10**6)
+    assert await inspect(supervisor, path) == MemoryNeed(weights_bytes=5, kv_bytes=6, workspace_bytes=7)
+    assert len(made) == 1
+    expect_gone(supervisor, made)
+
+
+async def test_a_model_that_cannot_be_loaded(tmp_path: Path, made: list[WorkerProcess]) -> None:
+    """What measuring refuses is the error of a load, with the path of the log."""
+    supervisor = supervise(tmp_path)
+    with pytest.raises(ModelLoadError, match="tensor 'x' is missing") as caught:
+        await inspect(supervisor, write_fake_model(tmp_path, measure_error="tensor 'x' is missing"))
+    assert caught.value.metadata["log"].endswith(".log")
+    expect_gone(supervisor, made)
+
+
+async def test_a_worker_that_dies(tmp_path: Path, made: list[WorkerProcess]) -> None:
+    """A backend that kills its process while it measures is an error with the signal."""
+    supervisor = supervise(tmp_path)
+    with pytest.raises(WorkerDiedError, match="model 'm' died: it was ended by signal 9") as caught:
+        await inspect(supervisor, write_fake_model(tmp_path, die_in_measure=True))
+    assert caught.value.metadata["log"].endswith(".log")
+    expect_gone(supervisor, made)
+
+
+@pytest.mark.parametrize(
+    ("times", "why"),
+    [
+        ({"load_silence_s": 1.0}, "longer than the 1 s that it may be"),
+        ({"heartbeat_s": 1000.0, "start_timeout_s": 3.0, "load_silence_s": 1.0}, "did not answer within 4 s"),
+    ],
+    ids=["silent", "too long"],
+)
+async def test_a_worker_that_hangs(
+    tmp_path: Path, made: list[WorkerProcess], times: dict[str, float], why: str
+) -> None:
+    """A backend that never comes back from measuring is given up."""
+    supervisor = supervise(tmp_path, **times)
+    with pytest.raises(WorkerDiedError, match=why):
+        await inspect(supervisor, write_fake_model(tmp_path, hang_in_measure=True))
+    expect_gone(supervisor, made)
+
+
+async def test_few_at_once(tmp_path: Path, made: list[WorkerProcess], started: asyncio.Queue[WorkerProcess]) -> None:
+    """Only some measure at once; the others follow when they are given up, and every worker ends with its caller."""
+    supervisor = supervise(tmp_path)
+    inspections = Inspections(supervisor)
+    spec = make_spec(write_fake_model(tmp_path, hang_in_measure=True))
+    wanted = [
+        asyncio.create_task(inspections.inspect(spec, limits=LIMITS, capacity_bytes=1))
+        for _ in range(CONCURRENT_INSPECTIONS + 1)
+    ]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(started.get() for _ in range(CONCURRENT_INSPECTIONS)))
+        assert len(made) == len(supervisor.measuring) == CONCURRENT_INSPECTIONS
+        wanted[0].cancel()
+        await started.get()
+    for task in wanted:
+        task.cancel()
+    await asyncio.wait(wanted)
+    assert all(task.cancelled() for task in wanted)
+    expect_gone(supervisor, made)

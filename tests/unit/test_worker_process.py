@@ -1,0 +1,164 @@
+"""Worker processes as the kernel sees them: real ones, with the FakeBackend."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from inferd.core.ids import InstanceId, ModelName
+from inferd.core.model import ModelSpec
+from inferd.runtime.frames import load_frame
+from inferd.runtime.supervisor import Supervisor
+from inferd.runtime.worker_process import WorkerProcess, WorkerTimes
+from inferd.testing.kernel import write_fake_model
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+DEADLINE_S = 60.0
+LIMITS = wire.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=1000)
+FAKE = "inferd.testing.fake:FakeBackend"
+NAME = InstanceId("m/1")
+
+
+def make_times(**changes: float) -> WorkerTimes:
+    patient = {"start_timeout_s": 60.0, "load_silence_s": 60.0, "heartbeat_s": 0.02, "heartbeat_timeout_s": 60.0}
+    return WorkerTimes(**{**patient, "stop_timeout_s": 20.0, **changes})
+
+
+def make_spec(path: Path, *, device: str = "fake:0", loader: str = FAKE) -> ModelSpec:
+    return ModelSpec(
+        name=ModelName("m"),
+        source=str(path),
+        path=str(path),
+        format="fake",
+        size_bytes=1,
+        backend="fake",
+        backend_reason="",
+        loader=loader,
+        device=device,
+    )
+
+
+class Listener:
+    """Hears of workers, and lets a test wait for what it wants to hear."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.memory: list[int] = []
+        self.why = ""
+        self._changed = asyncio.Event()
+
+    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame) -> None:
+        assert instance_id == NAME
+        self.kinds.append(str(frame.WhichOneof("kind")))
+        self._changed.set()
+
+    def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
+        assert instance_id == NAME
+        self.memory.append(memory_bytes)
+        self._changed.set()
+
+    def worker_exited(self, instance_id: InstanceId, why: str, log_path: Path) -> None:
+        assert (instance_id, log_path.suffix) == (NAME, ".log")
+        self.why = why
+        self._changed.set()
+
+    async def hear(self, wanted: Callable[[], Any]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not wanted():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+def supervise(listener: Listener, folder: Path, **times: float) -> Supervisor:
+    return Supervisor(times=make_times(**times), frame_limit_bytes=1 << 24, log_dir=folder / "logs", listener=listener)
+
+
+def start(supervisor: Supervisor, group: asyncio.TaskGroup, spec: ModelSpec) -> WorkerProcess:
+    supervisor.start(group, NAME, load_frame(NAME, spec, LIMITS, 1 << 30))
+    return supervisor.workers[NAME]
+
+
+async def test_life(listener: Listener, tmp_path: Path) -> None:
+    """A worker measures and waits; it loads when it may, and ends in order when it is told to."""
+    supervisor = supervise(listener, tmp_path)
+    path = write_fake_model(tmp_path)
+    async with asyncio.TaskGroup() as group:
+        worker = start(supervisor, group, make_spec(path))
+        await listener.hear(lambda: "needs" in listener.kinds)
+        assert "load_progress" not in listener.kinds
+        assert supervisor.pids() == {worker.pid}
+        worker.proceed()
+        await listener.hear(lambda: "loaded" in listener.kinds)
+        assert worker.load_fraction == 1
+        assert worker.memory_bytes > 1 << 20
+        worker.stop()
+    assert listener.why
+    assert supervisor.workers == {}
+    assert not psutil.pid_exists(worker.pid)
+
+
+async def test_stop_while_it_waits(listener: Listener, tmp_path: Path) -> None:
+    """A worker that waits for room ends at once when it is told to."""
+    supervisor = supervise(listener, tmp_path, stop_timeout_s=10**6)
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+        worker = start(supervisor, group, make_spec(write_fake_model(tmp_path, load_s=10**6)))
+        await listener.hear(lambda: "needs" in listener.kinds)
+        worker.stop()
+    assert "load_progress" not in listener.kinds
+
+
+@pytest.mark.parametrize(
+    ("times", "proceeds"),
+    [({"heartbeat_timeout_s": 1.0}, False), ({"load_silence_s": 1.0}, True)],
+    ids=["waiting", "loading"],
+)
+async def test_silence(listener: Listener, tmp_path: Path, times: dict[str, float], proceeds: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """A worker that waits for room is bound by its heartbeat, and by the silence of a load only when it may load."""
+    supervisor = supervise(listener, tmp_path, **times)
+    async with asyncio.TaskGroup() as group:
+        worker = start(supervisor, group, make_spec(write_fake_model(tmp_path, load_s=10**6)))
+        await listener.hear(lambda: "needs" in listener.kinds)
+        if proceeds:
+            worker.proceed()
+            await listener.hear(lambda: "load_progress" in listener.kinds)
+        os.kill(worker.pid, signal.SIGSTOP)
+    assert "longer than the 1 s that it may be" in listener.why
+
+
+async def test_a_worker_that_cannot_be_started(listener: Listener, tmp_path: Path) -> None:
+    """A worker whose log cannot be written does not start; that is how it ended."""
+    supervisor = supervise(listener, tmp_path)
+    async with asyncio.TaskGroup() as group:
+        start(supervisor, group, make_spec(tmp_path)).log_path = tmp_path / "nowhere" / "m.log"
+    assert "could not be started: " in listener.why
+    assert listener.kinds == []
+
+
+def pong(memory_bytes: int) -> wire.WorkerFrame:
+    return wire.WorkerFrame(pong=wire.Pong(memory_bytes=memory_bytes))
+
+
+@pytest.mark.parametrize(("device", "told"), [("cpu:0", [1000, 1011, 990]), ("cuda:0", [])])
+async def test_resident_memory(listener: Listener, tmp_path: Path, device: str, told: list[int]) -> None:
+    """On the host, resident memory is told when it changes by more than 1 %, from when the model is loaded."""
+    load = load_frame(NAME, make_spec(tmp_path, device=device), LIMITS, 1 << 30)
+    supervisor = supervise(listener, tmp_path)
+    worker = supervisor.make(NAME, load, on_frame=listener.worker_frame, on_memory=listener.worker_memory)
+    worker._take(pong(5000))
+    worker._take(wire.WorkerFrame(load_progress=wire.LoadProgress(fraction=1)))
+    worker._take(pong(5000))
+    worker._take(wire.WorkerFrame(loaded=wire.Loaded(memory_bytes=7)))
+    for memory_bytes in (1000, 1010, 1011, 1001, 990):
+        worker._take(pong(memory_bytes))
+    assert listener.memory == told
+    assert worker.memory_bytes == 990
