@@ -1,18 +1,18 @@
-"""How much a session can hold: from a model's settings and the host's free memory to its limits."""
+"""How much a session can hold and what it takes: from a model's settings and what may be given of the host's memory."""
 
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from inferd.plugin import LoadError, TokenLimits
+from inferd.plugin import LoadError, MemoryNeed, TokenLimits
 from inferd_cpu.architecture import Architecture
 from inferd_cpu.workspace import compute_shapes
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SEQUENCE_TOKENS = 512  # for each sequence of the KV pool
 DEFAULT_POOL_BYTES = 1 << 30
-DEFAULT_POOL_SHARE = 4  # at most one part in so many of the free memory
+DEFAULT_POOL_SHARE = 4  # at most one part in so many of what the weights leave
 
 
 def derive_limits(
@@ -22,12 +22,12 @@ def derive_limits(
     *,
     vocabulary_size: int,
     weights_bytes: int,
-    free_bytes: int,
+    capacity_bytes: int,
 ) -> TokenLimits:
-    """Choose the sizes that are not set, and check that everything fits into `free_bytes`.
+    """Choose the sizes that are not set. They depend on nothing that changes from one load to the next.
 
     Raises:
-        LoadError: A setting contradicts the model or another setting, or the memory does not suffice.
+        LoadError: A setting contradicts the model or another setting.
     """
     block_tokens: int = settings["block_tokens"]
     max_sequences: int = settings["max_sequences"]
@@ -40,7 +40,7 @@ def derive_limits(
     context_tokens = wanted or min(architecture.context_tokens, DEFAULT_CONTEXT_TOKENS)
     kv_tokens: int | None = settings["kv_tokens"]
     if kv_tokens is None:
-        share_bytes = min(DEFAULT_POOL_BYTES, max(free_bytes - weights_bytes, 0) // DEFAULT_POOL_SHARE)
+        share_bytes = min(DEFAULT_POOL_BYTES, max(capacity_bytes - weights_bytes, 0) // DEFAULT_POOL_SHARE)
         affordable = share_bytes // architecture.kv_token_bytes
         kv_tokens = min(max(max_sequences * DEFAULT_SEQUENCE_TOKENS, context_tokens), affordable)
         kv_tokens = max(kv_tokens, wanted or block_tokens)
@@ -49,7 +49,7 @@ def derive_limits(
             f"{path}: setting 'context_tokens' is {wanted}, but the KV pool has room for {kv_tokens} tokens: raise"
             " 'kv_tokens' or lower 'context_tokens'"
         )
-    limits = TokenLimits(
+    return TokenLimits(
         vocabulary_size=vocabulary_size,
         context_tokens=min(context_tokens, kv_tokens),
         block_tokens=block_tokens,
@@ -58,24 +58,33 @@ def derive_limits(
         max_step_tokens=settings["max_step_tokens"],
         embedding_size=architecture.width,
     )
-    _check_memory(path, architecture, limits, weights_bytes=weights_bytes, free_bytes=free_bytes)
-    return limits
 
 
-def _check_memory(path: Path, a: Architecture, limits: TokenLimits, *, weights_bytes: int, free_bytes: int) -> None:
-    pool_bytes = limits.blocks * limits.block_tokens * a.kv_token_bytes
-    workspace_bytes = sum(4 * prod(shape) for shape in compute_shapes(a, limits).values())
-    needed_bytes = weights_bytes + pool_bytes + workspace_bytes
-    if needed_bytes <= free_bytes:
+def derive_need(a: Architecture, limits: TokenLimits, *, weights_bytes: int) -> MemoryNeed:
+    """What a session with these limits takes."""
+    return MemoryNeed(
+        weights_bytes=weights_bytes,
+        kv_bytes=limits.blocks * limits.block_tokens * a.kv_token_bytes,
+        workspace_bytes=sum(4 * prod(shape) for shape in compute_shapes(a, limits).values()),
+    )
+
+
+def check_need(path: Path, need: MemoryNeed, limits: TokenLimits, *, capacity_bytes: int) -> None:
+    """Check that a session fits, before memory is taken.
+
+    Raises:
+        LoadError: It does not.
+    """
+    if need.total_bytes <= capacity_bytes:
         return
-    if weights_bytes >= free_bytes:
-        fix = "free memory, or take a smaller model"
+    if need.weights_bytes >= capacity_bytes:
+        fix = "give more, or take a smaller model"
     else:
         fix = (
             f"lower the settings 'kv_tokens' (now {limits.blocks * limits.block_tokens}), 'max_step_tokens'"
-            f" (now {limits.max_step_tokens}) or 'max_sequences' (now {limits.max_sequences}), or free memory"
+            f" (now {limits.max_step_tokens}) or 'max_sequences' (now {limits.max_sequences}), or give more"
         )
     raise LoadError(
-        f"{path}: needs {needed_bytes} bytes of memory (weights {weights_bytes}, KV pool {pool_bytes}, workspace"
-        f" {workspace_bytes}), but {free_bytes} are free: {fix}"
+        f"{path}: needs {need.total_bytes} bytes of memory (weights {need.weights_bytes}, KV pool {need.kv_bytes},"
+        f" workspace {need.workspace_bytes}), but {capacity_bytes} may be given: {fix}"
     )

@@ -21,7 +21,7 @@ SPEC = BackendSpec(
             kind="int",
             minimum=1,
             description="tokens whose keys and values fit into the KV pool, over all sequences; default: 512 for each"
-            " sequence or one whole context, at most 1 GiB and a quarter of the free memory",
+            " sequence or one whole context, at most 1 GiB and a quarter of what the weights leave of the device",
         ),
         Setting(
             name="max_sequences", kind="int", default=64, minimum=1, maximum=4096, description="sequences in a step"

@@ -4,12 +4,12 @@ How a model comes to run, file by file:
 
     plugin.py           what is offered, as inert data; loads no framework
     backend.py          probe the host; loading.py loads a model, with signs of life from pulse.py
-    devices.py          the devices and their free memory
+    devices.py          the devices
     folder.py, gguf.py  a model folder, or a GGUF file: checked, and read as an artifact.py with its vocabulary
     network.py          artifact -> the network of transformers, with our attention in it
     attention.py        what a layer calls in place of attention
     survey.py           one token through the network: the shapes of its keys and values
-    capacity.py         settings and free memory -> sizes of the KV pool
+    capacity.py         settings and the device's memory -> sizes of the KV pool, and what is needed
     pool.py             the KV blocks
     plan.py             one batch, checked, and what all layers need to know of it
     session.py          the forward pass

@@ -3,12 +3,20 @@
 Importing it loads no framework, so that probing does not take the seconds that torch needs.
 """
 
-from inferd.plugin import LoadedModel, LoadRequest, Probe, ReportProgress
-from inferd_torch.devices import find_devices, free_bytes
+from typing import TYPE_CHECKING
+
+from inferd.plugin import LoadedModel, LoadRequest, MemoryNeed, Probe, ReportProgress
+from inferd_torch.devices import check_device, find_devices
+
+if TYPE_CHECKING:
+    from inferd_torch.loading import Examined
 
 
 class TorchBackend:
     """Runs Hugging Face model folders and GGUF files through transformers."""
+
+    def __init__(self) -> None:
+        self._measured: tuple[LoadRequest, Examined] | None = None  # so that the load that follows need not read again
 
     def probe(self) -> Probe:
         """CUDA devices first, then the processor.
@@ -18,13 +26,31 @@ class TorchBackend:
         """
         return Probe(devices=find_devices())
 
+    def measure(self, request: LoadRequest) -> MemoryNeed:
+        """Read all of a model but its weights, and send a token through its network without them.
+
+        Raises:
+            LoadError: The model is not sound, is none that paged attention can serve, or a setting contradicts it.
+        """
+        model = _examine(request)
+        self._measured = (request, model)
+        return model.need
+
     def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
         """Check all that can be checked before memory is taken, then load.
 
         Raises:
-            LoadError: The model is not sound, is none that paged attention can serve, or does not fit into memory.
+            LoadError: As `measure`, or a weight is missing, or there is less memory than it takes.
         """
-        free = free_bytes(request.device)
         from inferd_torch.loading import load  # noqa: PLC0415 - it imports torch and transformers
 
-        return load(request, progress, free_bytes=free)
+        measured, self._measured = self._measured, None
+        model = measured[1] if measured is not None and measured[0] == request else _examine(request)
+        return load(model, request, progress)
+
+
+def _examine(request: LoadRequest) -> "Examined":
+    check_device(request.device)
+    from inferd_torch.loading import examine  # noqa: PLC0415 - as above
+
+    return examine(request)

@@ -1,74 +1,121 @@
-"""From a request to a loaded model, in the order that takes memory last."""
+"""From a request to what it needs, and on to a loaded model: what takes memory comes last."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
 
-from inferd.plugin import LoadedModel, LoadRequest, ModelDescription, ReportProgress
+from inferd.plugin import LoadedModel, LoadRequest, MemoryNeed, ModelDescription, ReportProgress, TokenLimits
 from inferd_torch import devices, network
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import AttendRows
-from inferd_torch.capacity import check_weights, derive_limits
+from inferd_torch.capacity import CUDA, PROCESSOR, Sizes, check_need, derive_limits, derive_need
 from inferd_torch.folder import read_folder
 from inferd_torch.gguf import read_gguf
+from inferd_torch.pool import LayerShape
 from inferd_torch.pulse import Pulse
 from inferd_torch.session import TorchSession
-from inferd_torch.survey import survey
+from inferd_torch.survey import Survey, survey
 
 
-def load(request: LoadRequest, progress: ReportProgress, *, free_bytes: int) -> LoadedModel:
-    """Load a model onto a device that has `free_bytes` free.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """A model that is sound as far as it has been read, and what its session is to be.
+
+    Attributes:
+        artifact: What is loaded.
+        config: As transformers reads it.
+        device: Where to.
+        dtype: Of weights, keys and values.
+        shapes: Of keys and values, by layer.
+        limits: Of the session.
+        need: What it takes.
+    """
+
+    artifact: Artifact
+    config: Any
+    device: torch.device
+    dtype: torch.dtype
+    shapes: list[LayerShape]
+    limits: TokenLimits
+    need: MemoryNeed
+
+
+def examine(request: LoadRequest) -> Examined:
+    """Read all of a model but its weights.
 
     Raises:
-        LoadError: The model is not sound, is none that paged attention can serve, or does not fit into memory.
+        LoadError: The model is not sound, is none that paged attention can serve, or a setting contradicts it.
     """
     device = torch.device("cpu" if request.device == devices.CPU else request.device)
-    progress(0.0)
     artifact = (read_folder if request.path.is_dir() else read_gguf)(request.path)
     config = network.read_config(artifact)
     dtype = network.choose_dtype(config, str(request.settings["dtype"]), device)
-    weights_bytes = artifact.parameters * dtype.itemsize
-    check_weights(request.path, weights_bytes=weights_bytes, free_bytes=free_bytes)
-    with Pulse(progress, _meter(device), expected_bytes=weights_bytes):
-        session = _make_session(request, artifact, config, device=device, dtype=dtype)
+    skeleton = network.make_skeleton(artifact, config)
+    weights_bytes = sum(weight.numel() for weight in skeleton.parameters()) * dtype.itemsize
+    found = survey(artifact, config, skeleton)
+    sizes = _measure(found, dtype, weights_bytes=weights_bytes, context_tokens=network.read_context(artifact, config))
+    room = CUDA if device.type == "cuda" else PROCESSOR
+    limits = derive_limits(request.path, request.settings, sizes, room=room, capacity_bytes=request.capacity_bytes)
+    return Examined(
+        artifact=artifact,
+        config=config,
+        device=device,
+        dtype=dtype,
+        shapes=found.shapes,
+        limits=limits,
+        need=derive_need(sizes, limits, room=room),
+    )
+
+
+def _measure(found: Survey, dtype: torch.dtype, *, weights_bytes: int, context_tokens: int) -> Sizes:
+    layers_bytes = [shape.numbers * dtype.itemsize for shape in found.shapes]
+    return Sizes(
+        context_tokens=context_tokens,
+        weights_bytes=weights_bytes,
+        kv_token_bytes=sum(layers_bytes),
+        layer_token_bytes=max(layers_bytes),
+        number_bytes=dtype.itemsize,
+        vocabulary_size=found.vocabulary_size,
+        width=found.embedding_size,
+    )
+
+
+def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
+    """Load a model that was examined.
+
+    Raises:
+        LoadError: A weight is missing or has a wrong shape, or there is less memory than it takes.
+    """
+    progress(0.0)
+    check_need(request.path, model.need, model.limits, capacity_bytes=request.capacity_bytes)
+    with Pulse(progress, _meter(model.device), expected_bytes=model.need.weights_bytes):
+        session = _make_session(model, graphs=bool(request.settings["cuda_graphs"]))
     progress(1.0)
     description = ModelDescription(
-        architecture=config.model_type,
-        parameters=artifact.parameters,
-        weight_format=artifact.weight_format,
-        compute_format=str(dtype).removeprefix("torch.").upper(),
+        architecture=model.config.model_type,
+        parameters=model.artifact.parameters,
+        weight_format=model.artifact.weight_format,
+        compute_format=str(model.dtype).removeprefix("torch.").upper(),
     )
-    return LoadedModel(session=session, vocabulary=artifact.vocabulary, description=description)
+    return LoadedModel(session=session, vocabulary=model.artifact.vocabulary, description=description)
 
 
-def _make_session(
-    request: LoadRequest, artifact: Artifact, config: Any, *, device: torch.device, dtype: torch.dtype
-) -> TorchSession:
-    model = network.load_network(artifact, config, device=device, dtype=dtype)
-    found = survey(artifact, config, model, device)
+def _make_session(model: Examined, *, graphs: bool) -> TorchSession:
+    device = model.device
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)  # for Triton, which launches on the current device of its thread
-    limits = derive_limits(
-        request.path,
-        request.settings,
-        model_tokens=network.read_context(artifact, config),
-        kv_token_bytes=sum(shape.numbers for shape in found.shapes) * dtype.itemsize,
-        vocabulary_size=found.vocabulary_size,
-        embedding_size=found.embedding_size,
-        free_bytes=devices.free_bytes(request.device),
-        cuda=cuda,
-    )
     return TorchSession(
-        model,
-        shapes=found.shapes,
-        limits=limits,
+        network.load_network(model.artifact, model.config, device=device, dtype=model.dtype),
+        shapes=model.shapes,
+        limits=model.limits,
         device=device,
-        dtype=dtype,
+        dtype=model.dtype,
         attend_rows=_paged_decode(device) if cuda else None,
-        graphs=cuda and bool(request.settings["cuda_graphs"]),
+        graphs=cuda and graphs,
     )
 
 

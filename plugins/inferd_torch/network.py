@@ -1,6 +1,7 @@
 """The network of an artifact, as transformers builds it, with our attention in it."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -43,6 +44,21 @@ def choose_dtype(config: Any, setting: str, device: torch.device) -> torch.dtype
         return DTYPES[setting]
     own = config.get_text_config(decoder=True).dtype
     return own if device.type == "cuda" and own in DTYPES.values() else torch.float32
+
+
+def make_skeleton(artifact: Artifact, config: Any) -> Any:
+    """The network without its weights, on the device "meta".
+
+    Raises:
+        LoadError: transformers cannot build it.
+    """
+    register()
+
+    def build() -> Any:
+        with torch.device("meta"):  # the experts of some architectures compute in bfloat16 only, where they are on it
+            return AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation=NAME, dtype=torch.bfloat16)
+
+    return _guard(artifact, build).eval()
 
 
 def load_network(artifact: Artifact, config: Any, *, device: torch.device, dtype: torch.dtype) -> Any:

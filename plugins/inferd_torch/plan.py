@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inferd.plugin import TokenBatch, TokenLimits
+from inferd_torch.capacity import GATHERED_TOKENS
 
 Indices = NDArray[np.int64]
-GATHERED_TOKENS = 32768  # most keys that the single rows of one group gather together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

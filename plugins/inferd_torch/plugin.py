@@ -20,9 +20,9 @@ SPEC = BackendSpec(
             name="kv_tokens",
             kind="int",
             minimum=1,
-            description="tokens whose keys and values fit into the KV pool, over all sequences; default: on CUDA four"
-            " fifths of the free memory, else 512 for each sequence or one whole context, at most 1 GiB and a quarter"
-            " of the free memory",
+            description="tokens whose keys and values fit into the KV pool, over all sequences; default: 512 for each"
+            " sequence (on CUDA 2048) or one whole context, at most a quarter of what the weights leave of the device"
+            " and 1 GiB (on CUDA four fifths)",
         ),
         Setting(
             name="max_sequences", kind="int", default=64, minimum=1, maximum=4096, description="sequences in a step"

@@ -48,14 +48,20 @@ class Survey:
         return values.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
 
 
-def survey(artifact: Artifact, config: Any, network: Any, device: torch.device) -> Survey:
-    """Send a token through.
+def survey(artifact: Artifact, config: Any, skeleton: Any) -> Survey:
+    """Send a token through a network without weights: on the device "meta", which computes shapes alone.
+
+    Where what a layer computes depends on numbers, on the processor, where memory that was never written reads as
+    zeros and takes no room.
 
     Raises:
         LoadError: Not every layer attends through us, or one needs what paged attention does not give.
     """
     try:
-        found = Survey(network, device)
+        try:
+            found = Survey(skeleton, torch.device("meta"))
+        except RuntimeError:
+            found = Survey(skeleton.to_empty(device="cpu"), torch.device("cpu"))
     except Exception as error:  # the edge to the code of an architecture
         raise LoadError(f"{artifact.path}: {config.model_type}: {type(error).__name__}: {error}") from error
     layers = config.get_text_config(decoder=True).num_hidden_layers

@@ -17,7 +17,9 @@ def backend() -> CpuBackend:
 @pytest.fixture(scope="module")
 def load_request(smollm2: Path) -> LoadRequest:
     (spec,) = inferd_backends()
-    return LoadRequest(path=smollm2, device="cpu:0", settings=read_settings(spec, {"kv_tokens": "8192"}))
+    return LoadRequest(
+        path=smollm2, device="cpu:0", settings=read_settings(spec, {"kv_tokens": "8192"}), capacity_bytes=4 << 30
+    )
 
 
 @pytest.mark.model

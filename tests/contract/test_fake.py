@@ -14,7 +14,7 @@ def backend() -> FakeBackend:
 @pytest.fixture(scope="module")
 def load_request(tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
     path = write_fake_model(tmp_path_factory.mktemp("fake"), block_tokens=4, blocks=64)
-    return LoadRequest(path=path, device="fake:0")
+    return LoadRequest(path=path, device="fake:0", capacity_bytes=1 << 30)
 
 
 class TestFake(BackendContract):

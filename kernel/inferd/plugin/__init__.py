@@ -1,5 +1,6 @@
 """The public interface for backend authors. See plugins/README.md for how to write a backend."""
 
+from inferd.core.resources import MemoryNeed
 from inferd.plugin.backend import (
     Backend,
     BackendSpec,
@@ -26,6 +27,7 @@ __all__ = [
     "LoadError",
     "LoadRequest",
     "LoadedModel",
+    "MemoryNeed",
     "ModelDescription",
     "Probe",
     "ReportProgress",

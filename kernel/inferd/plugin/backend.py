@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from inferd.core.resources import MemoryNeed
 from inferd.errors import suggestion
 from inferd.plugin.session import TokenSession
 from inferd.plugin.vocabulary import Vocabulary
@@ -87,12 +88,15 @@ class DeviceInfo:
         description: What it is, for people.
         memory_bytes: Its memory, limits of the control group respected.
         cores: Processor cores that may be used; 0 where that has no meaning.
+        uuid: By which the driver of an NVIDIA device knows it, "GPU-…"; "" for other devices. The kernel then measures
+            what programs outside take of it.
     """
 
     device_id: str
     description: str
     memory_bytes: int
     cores: int = 0
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +114,14 @@ class LoadRequest:
         path: The model's file or folder.
         device: One of the probed devices.
         settings: Every setting of the spec by name, checked and converted; None where a derived default applies.
+        capacity_bytes: What may be used of the device's memory at all. Defaults are derived from it and not from what
+            is free just now, so that the same model needs the same memory whenever it is loaded.
     """
 
     path: Path
     device: str
     settings: Mapping[str, SettingValue | None] = field(default_factory=dict)
+    capacity_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +159,16 @@ class Backend(Protocol):
 
         Raises:
             BackendUnavailable: It cannot work here; the kernel lists it as SKIPPED with the reason.
+        """
+        ...
+
+    def measure(self, request: LoadRequest) -> MemoryNeed:
+        """What `load` with the same request will take; from the file's metadata, without taking it.
+
+        It does not judge whether that is too much: whoever gives the memory does.
+
+        Raises:
+            LoadError: As `load`, as far as the metadata tells.
         """
         ...
 

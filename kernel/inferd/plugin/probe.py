@@ -127,12 +127,12 @@ def _find_devices(loader: str) -> tuple[DeviceInfo, ...]:
     module, _, name = loader.partition(":")
     backend = getattr(importlib.import_module(module), name)()
     if not isinstance(backend, Backend):
-        raise TypeError(f"{loader} lacks a method of Backend; it must have probe and load")
+        raise TypeError(f"{loader} lacks a method of Backend; it must have probe, measure and load")
     devices = backend.probe().devices
     if not devices:
         raise ValueError("Probe.devices is empty; it must hold at least one device, else raise BackendUnavailable")
     for device in devices:
-        _check_fields(device, device_id=str, description=str, memory_bytes=int, cores=int)
+        _check_fields(device, device_id=str, description=str, memory_bytes=int, cores=int, uuid=str)
         _check_text("DeviceInfo.device_id", device.device_id, DEVICE)
         if device.memory_bytes < 0 or device.cores < 0:
             raise ValueError(f"{device} has a negative number")

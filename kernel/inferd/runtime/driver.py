@@ -1,33 +1,41 @@
 """The driver: the one who calls the core, and carries out what it asks for."""
 
 import asyncio
-from array import array
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import assert_never
 
 import psutil
 
 from inferd.core import commands, events
-from inferd.core.ids import InstanceId, ModelName, TaskId, Tenant
+from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import InstanceState, Model, ModelSpec, ModelState
-from inferd.core.task import FinishReason, Outcome, Task, TaskInput, TaskSpec, Usage
-from inferd.core.task_events import EmbeddingOutput, Finished, Output, Phase, Progress, Queued, Receipt, Started
+from inferd.core.model import Instance, InstanceState, Model, ModelSpec, ModelState
+from inferd.core.plan import LoadPlan
+from inferd.core.resources import DeviceCapacity
+from inferd.core.task import Outcome, Task, TaskInput, TaskSpec, Usage
+from inferd.core.task_events import (
+    Finished,
+    Phase,
+    Progress,
+    Queued,
+    Receipt,
+)
 from inferd.errors import InferdError, ModelBusyError, WorkerDiedError
 from inferd.runtime.clock import Clock
 from inferd.runtime.frames import (
-    load_frame,
     read_facts,
     read_failure,
-    read_logprobs,
+    read_needs,
     read_outcome,
-    read_prompt,
-    submit_frame,
 )
+from inferd.runtime.inspection import Inspections
+from inferd.runtime.orders import Orders
 from inferd.runtime.queries import Queries
+from inferd.runtime.relay import Relay
 from inferd.runtime.signal import Signal
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
@@ -35,6 +43,7 @@ from inferd.runtime.worker_process import WorkerTimes
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LOAD_PROGRESS_STEP = 0.02  # a load tells each waiting task at most 50 times
+LOAD_PROGRESS_TASKS = 100  # of those that wait, the first so many are told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,25 +59,6 @@ class DriverLimits:
     times: WorkerTimes
 
 
-@dataclass(slots=True)
-class Dispatched:
-    """A task on its worker: where its output goes."""
-
-    task_id: TaskId
-    attempt: int
-    stream: TaskStream
-
-
-@dataclass(slots=True)
-class LiveInstance:
-    """What the driver knows of an instance: its tasks by their handle on the link, and the load told last."""
-
-    tasks: dict[int, Dispatched]
-    handles: dict[TaskId, int]
-    next_handle: int = 1
-    load_told: float = 0.0
-
-
 class Driver:
     """Owns the machine, the streams and the supervisor; everything happens on one event loop.
 
@@ -78,6 +68,7 @@ class Driver:
         supervisor: The workers.
         clock: The time that the core is told.
         models_changed: Notified with each change of any model.
+        leases_changed: Notified with each change of any lease.
     """
 
     def __init__(self, *, core: CoreLimits, limits: DriverLimits, log_dir: Path) -> None:
@@ -88,17 +79,20 @@ class Driver:
             times=limits.times, frame_limit_bytes=limits.frame_bytes, log_dir=log_dir, listener=self
         )
         self.models_changed = Signal()
+        self.leases_changed = Signal()
+        self._relay = Relay(self.clock)
+        self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine)
+        self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
-        self._instances: dict[InstanceId, LiveInstance] = {}
-        self._group: asyncio.TaskGroup | None = None
+        self._loads_told: dict[InstanceId, float] = {}
         self._alarm: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run until the block ends; then every task is ended and every worker gone."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
+            self._orders.group = group
             try:
                 yield
             finally:
@@ -110,6 +104,7 @@ class Driver:
         """End every task, stop every worker and accept nothing more; again changes nothing."""
         self._apply(events.Shutdown())
         self.models_changed.notify()
+        self.leases_changed.notify()
 
     # For the services.
 
@@ -119,7 +114,7 @@ class Driver:
         Raises:
             InferdError: It is refused.
         """
-        known = self.machine.known_request(spec)
+        known = self.machine.tasks.known_request(spec)
         if known is not None:
             return self.streams.get(known.spec.task_id)
         stream = self.streams.open(spec.task_id)
@@ -138,6 +133,78 @@ class Driver:
         """
         self._apply(events.CancelTask(task_id, tenant))
 
+    def suspend(self, task_id: TaskId, tenant: Tenant) -> None:
+        """Stop a task and give its place and KV back; one that is suspended stays as it is.
+
+        Raises:
+            TaskNotFoundError: The tenant has no such task.
+            TaskStateError: It has ended.
+        """
+        self._apply(events.SuspendTask(task_id, tenant))
+
+    def resume(self, task_id: TaskId, tenant: Tenant) -> None:
+        """Let a suspended task go on; one that waits or runs stays as it is.
+
+        Raises:
+            TaskNotFoundError: The tenant has no such task.
+            TaskStateError: It has ended.
+        """
+        self._apply(events.ResumeTask(task_id, tenant))
+
+    def create_lease(self, spec: LeaseSpec) -> Lease:
+        """Claim capacity, or find the lease that the same `request_id` made.
+
+        Raises:
+            InferdError: It is refused.
+        """
+        known = self.machine.leases.known_request(spec)
+        if known is not None:
+            return known
+        self._apply(events.CreateLease(spec))
+        return self.machine.lease(spec.lease_id, spec.tenant)
+
+    def keep_alive(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None = None) -> Lease:
+        """Let a lease hold for its TTL, or a new one, from now on.
+
+        Raises:
+            LeaseNotFoundError, LeaseEndedError: There is none, or it has ended.
+            InvalidFieldError: The TTL is outside its bounds.
+        """
+        self._apply(events.KeepAlive(lease_id, tenant, ttl_s))
+        return self.machine.lease(lease_id, tenant)
+
+    def release_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
+        """Give a lease back; one that has ended stays as it is.
+
+        Raises:
+            LeaseNotFoundError: The tenant has no such lease.
+        """
+        self._apply(events.ReleaseLease(lease_id, tenant))
+        return self.machine.lease(lease_id, tenant)
+
+    def find_devices(self, devices: tuple[DeviceCapacity, ...]) -> None:
+        """What may be given of the host's devices."""
+        self._apply(events.DevicesFound(devices))
+
+    def measure_foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
+        """Programs that the kernel does not know hold so much of a device."""
+        self._apply(events.ForeignMeasured(device_id, foreign_bytes))
+
+    async def plan_load(self, spec: ModelSpec) -> LoadPlan:
+        """What loading one more instance would take; a worker is started to measure, and loads nothing.
+
+        Raises:
+            InferdError: The backend cannot say what the model needs.
+        """
+        device_id = DeviceId(spec.device)
+        capacity_bytes = self.machine.broker.account(device_id).capacity_bytes
+        need = await self._inspections.inspect(spec, limits=self._engine_limits, capacity_bytes=capacity_bytes)
+        return self.machine.plan(device_id, need)
+
+    def tokens_per_s(self) -> float:
+        """Output tokens a second over the last seconds."""
+        return self._relay.rate.tokens_per_s(self.clock.now())
+
     def create_model(self, spec: ModelSpec) -> Model:
         """Make a model known.
 
@@ -148,19 +215,22 @@ class Driver:
         self.models_changed.notify()
         return self.machine.model(spec.name)
 
-    async def load_model(self, name: ModelName) -> Model:
-        """Have a model loaded and wait for it.
+    async def load_model(
+        self, name: ModelName, *, tenant: Tenant = DEFAULT_TENANT, lease_id: LeaseId = NO_LEASE
+    ) -> Model:
+        """Have a model loaded and wait for it; under a lease, an instance of its own that ends with it.
 
         Raises:
             InferdError: It is refused, or loading failed.
         """
-        self._apply(events.LoadModel(name))
+        self._apply(events.LoadModel(name, tenant, lease_id))
         model = self.machine.model(name)
-        while model.state is ModelState.LOADING:
+        instance = _newest(i for i in model.instances.values() if i.living and i.lease_id == lease_id)
+        while instance is not None and instance.living and instance.state is not InstanceState.READY:
             await self.models_changed.wait(self.models_changed.version)
-        if model.state is ModelState.FAILED and model.error is not None:
-            raise model.error
-        if model.state is not ModelState.READY:
+        if instance is not None and instance.error is not None:
+            raise instance.error
+        if instance is None or instance.state is not InstanceState.READY:
             raise ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
         return model
 
@@ -184,7 +254,9 @@ class Driver:
         Raises:
             InferdError: Loading failed, the model cannot take the input, or the answer did not come.
         """
-        model = await self.load_model(name)
+        model = self.machine.model(name)
+        if model.state is not ModelState.READY:
+            await self.load_model(name)
         instance_id = next(i.instance_id for i in model.instances.values() if i.state is InstanceState.READY)
         return await self._queries.ask(self.supervisor.workers[instance_id], task_input)
 
@@ -200,8 +272,8 @@ class Driver:
                 failed = answer.HasField("failure")
                 why = read_failure(answer.failure, self._log_of(instance_id)) if failed else None
                 self._queries.answer(instance_id, answer, why)
-            case "hello":
-                self._apply(events.WorkerReady(instance_id))
+            case "needs":
+                self._apply(events.InstanceNeeds(instance_id, read_needs(frame.needs)))
             case "load_progress":
                 self._tell_load(instance_id, frame.load_progress.fraction)
             case "loaded":
@@ -210,6 +282,10 @@ class Driver:
                 error = read_failure(frame.load_failed.failure, self._log_of(instance_id))
                 self._apply(events.InstanceRefused(instance_id, error))
 
+    def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
+        """The resident memory of a worker has changed."""
+        self._apply(events.MemoryMeasured(instance_id, memory_bytes))
+
     def worker_exited(self, instance_id: InstanceId, why: str, log_path: Path) -> None:
         """A worker is gone."""
         error = WorkerDiedError(
@@ -217,53 +293,28 @@ class Driver:
         )
         self._queries.fail(instance_id, error)
         self._apply(events.WorkerExited(instance_id, error))
-        del self._instances[instance_id]  # last: what fell due meanwhile may still have dropped tasks of it
+        self._loads_told.pop(instance_id, None)
+        self._relay.close(instance_id)  # last: what fell due meanwhile may still have dropped tasks of it
 
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
         return {"log": str(self.supervisor.workers[instance_id].log_path)}
 
     def _step(self, instance_id: InstanceId, step: wire.StepOutput) -> None:
-        """One step of an engine: one wake-up for each stream with new tokens, however many there are."""
-        tasks = self._instances[instance_id].tasks
-        self._tell_of_prompts(tasks, step)
-        token_ids = step.token_ids
-        details = _Details(step)
-        now = self.clock.now()
-        start = 0
-        for place, (handle, count, text) in enumerate(zip(step.handles, step.counts, step.texts, strict=True)):
-            end = start + count
-            if (task := tasks.get(handle)) is not None:  # else cancelled while the frame was under way
-                if task.stream.first_output_at is None:
-                    task.stream.first_output_at = now
-                output = Output(text, tuple(token_ids[start:end]))
-                task.stream.tell(details.add(place, output) if details.any else output)
-            start = end
+        self._relay.tell(instance_id, step)
         for ended in step.ended:
-            if (done := tasks.get(ended.handle)) is not None:
+            done = self._relay.find(instance_id, ended.handle)
+            if done is not None:
                 outcome = read_outcome(ended, self._log_of(instance_id))
                 self._apply(events.TaskEnded(done.task_id, done.attempt, outcome))
-                if ended.handle in tasks:  # else its deadline came first, and it was dropped
-                    self._release(instance_id, done.task_id)
-
-    def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: wire.StepOutput) -> None:
-        for prefill in step.prefills:
-            if (reading := tasks.get(prefill.handle)) is not None:
-                reading.stream.tell(Progress(Phase.PREFILL, prefill.fraction))
-        for prompt in step.prompts:
-            if (asking := tasks.get(prompt.handle)) is not None:
-                asking.stream.tell(read_prompt(prompt))
-        for embedding in step.embeddings:
-            if (embedded := tasks.get(embedding.handle)) is not None:
-                embedded.stream.first_output_at = self.clock.now()
-                embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
+                if self._relay.find(instance_id, ended.handle) is not None:  # else its deadline came first
+                    self._relay.drop(instance_id, done.task_id)
 
     def _tell_load(self, instance_id: InstanceId, fraction: float) -> None:
-        instance = self._instances[instance_id]
-        if fraction - instance.load_told < LOAD_PROGRESS_STEP and fraction < 1.0:
+        if fraction - self._loads_told.get(instance_id, 0.0) < LOAD_PROGRESS_STEP and fraction < 1.0:
             return
-        instance.load_told = fraction
+        self._loads_told[instance_id] = fraction
         name = self.machine.fleet.instances[instance_id].model
-        for task_id in self.machine.waiting(name):
+        for task_id in islice(self.machine.tasks.waiting(name), LOAD_PROGRESS_TASKS):
             self.streams.get(task_id).tell(Progress(Phase.LOAD, fraction))
         self.models_changed.notify()
 
@@ -300,51 +351,18 @@ class Driver:
 
     def _obey(self, command: commands.Command) -> None:
         match command:
-            case commands.SendTask():
-                self._send(command)
             case commands.TellFinished():
                 self._finish(command.task, command.outcome)
             case commands.TellQueued():
-                self.streams.get(command.task_id).tell(Queued(command.position))
+                self.streams.get(command.task_id).tell(Queued(command.position, command.eta_s))
             case commands.ForgetTask():
                 self.streams.forget(command.task_id)
-            case commands.DropTask():
-                handle = self._release(command.instance_id, command.task_id)
-                self._worker_send(command.instance_id, wire.KernelFrame(cancel=wire.Cancel(handle=handle)))
-            case commands.StartWorker():
-                self._start(command)
-            case commands.StopWorker():
-                self.supervisor.workers[command.instance_id].stop()
             case commands.TellModel():
                 self.models_changed.notify()
+            case commands.TellLease() | commands.ForgetLease():
+                self.leases_changed.notify()
             case _:
-                assert_never(command)
-
-    def _start(self, command: commands.StartWorker) -> None:
-        assert self._group is not None, "the driver is not running"  # noqa: S101 - a defect of the caller
-        self._instances[command.instance_id] = LiveInstance(tasks={}, handles={})
-        load = load_frame(command.instance_id, command.spec, self._engine_limits)
-        self.supervisor.start(self._group, command.instance_id, load)
-
-    def _send(self, command: commands.SendTask) -> None:
-        instance, task_id = self._instances[command.instance_id], command.spec.task_id
-        handle = instance.next_handle
-        instance.next_handle += 1
-        stream = self.streams.get(task_id)
-        instance.tasks[handle] = Dispatched(task_id, command.attempt, stream)
-        instance.handles[task_id] = handle
-        stream.tell(Started(command.instance_id, command.attempt))
-        self._worker_send(command.instance_id, submit_frame(handle, command.spec))
-
-    def _worker_send(self, instance_id: InstanceId, frame: wire.KernelFrame) -> None:
-        if (worker := self.supervisor.workers.get(instance_id)) is not None:
-            worker.send(frame)
-
-    def _release(self, instance_id: InstanceId, task_id: TaskId) -> int:
-        instance = self._instances[instance_id]
-        handle = instance.handles.pop(task_id)
-        del instance.tasks[handle]
-        return handle
+                self._orders.obey(command)
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         task_id = task.spec.task_id
@@ -367,24 +385,8 @@ class Driver:
         self.streams.finish(task_id, Finished(outcome, receipt))
 
 
-class _Details:
-    """What a step tells of some of its outputs besides tokens and text."""
-
-    def __init__(self, step: wire.StepOutput) -> None:
-        self._step = step
-        self._ends = {(end.handle, end.sample): FinishReason(end.finish_reason) for end in step.sample_ends}
-        self.any = bool(step.samples or self._ends or step.logprobs)
-
-    def add(self, place: int, output: Output) -> Output:
-        """The output at a place in the step, with all that is told of it."""
-        step = self._step
-        sample = step.samples[place] if step.samples else 0
-        return replace(
-            output,
-            sample=sample,
-            logprobs=read_logprobs(step.logprobs[place]) if place in step.logprobs else None,
-            reason=self._ends.get((step.handles[place], sample), FinishReason.UNSPECIFIED),
-        )
+def _newest(instances: Iterable[Instance]) -> Instance | None:
+    return max(instances, key=lambda instance: instance.created, default=None)
 
 
 def resident_bytes(pid: int) -> int:

@@ -3,7 +3,9 @@
 from array import array
 from collections.abc import Mapping
 
+from inferd.core.ids import LeaseId
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
+from inferd.core.resources import MemoryNeed
 from inferd.core.task import (
     ChatInput,
     FinishReason,
@@ -20,8 +22,8 @@ from inferd.errors import InferdError, from_reason
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 
-def load_frame(instance_id: str, spec: ModelSpec, limits: wire.EngineLimits) -> wire.KernelFrame:
-    """The order to load a model."""
+def load_frame(instance_id: str, spec: ModelSpec, limits: wire.EngineLimits, capacity_bytes: int) -> wire.KernelFrame:
+    """The order to tell what a model needs of a device, of which `capacity_bytes` may be given, and then to load it."""
     load = wire.Load(
         instance_id=instance_id,
         loader=spec.loader,
@@ -29,10 +31,16 @@ def load_frame(instance_id: str, spec: ModelSpec, limits: wire.EngineLimits) -> 
         device=spec.device,
         settings={name: _setting(value) for name, value in spec.values.items()},
         limits=limits,
+        capacity_bytes=capacity_bytes,
     )
     if spec.draft_tokens is not None:
         load.limits.draft_tokens = spec.draft_tokens
     return wire.KernelFrame(load=load)
+
+
+def proceed_frame() -> wire.KernelFrame:
+    """What the model needs is reserved: the order to load it."""
+    return wire.KernelFrame(proceed=wire.Proceed())
 
 
 def _setting(value: SettingValue | None) -> wire.SettingValue:
@@ -49,8 +57,8 @@ def _setting(value: SettingValue | None) -> wire.SettingValue:
             return wire.SettingValue(str_value=value)
 
 
-def submit_frame(handle: int, spec: TaskSpec) -> wire.KernelFrame:
-    """The order to run a task."""
+def submit_frame(handle: int, spec: TaskSpec, *, fencing_token: int = 0) -> wire.KernelFrame:
+    """The order to run a task; `fencing_token` is that of its lease, 0 for none."""
     submit = wire.Submit(
         handle=handle,
         task_id=spec.task_id,
@@ -58,12 +66,31 @@ def submit_frame(handle: int, spec: TaskSpec) -> wire.KernelFrame:
         sampling=_sampling(spec.sampling),
         prefix_cache=spec.prefix_cache,
         adapter=spec.adapter,
+        priority=spec.priority.value,
+        lease_id=spec.lease_id,
+        fencing_token=fencing_token,
     )
     if spec.embedding is not None:
         submit.embedding.pooling = spec.embedding.pooling.value
         submit.embedding.normalize = spec.embedding.normalize
     _write_input(submit, spec.input)
     return wire.KernelFrame(submit=submit)
+
+
+def suspend_frame(handle: int) -> wire.KernelFrame:
+    """The order to stop a task and give its KV back."""
+    return wire.KernelFrame(suspend=wire.Suspend(handle=handle))
+
+
+def resume_frame(handle: int) -> wire.KernelFrame:
+    """The order to let a suspended task go on."""
+    return wire.KernelFrame(resume=wire.Resume(handle=handle))
+
+
+def hold_frame(lease_id: LeaseId, *, fencing_token: int, sequences: int, kv_tokens: int) -> wire.KernelFrame:
+    """The order to keep places and tokens of the KV pool for the tasks of a lease; zeros give them back."""
+    hold = wire.Hold(lease_id=lease_id, fencing_token=fencing_token, sequences=sequences, kv_tokens=kv_tokens)
+    return wire.KernelFrame(hold=hold)
 
 
 def query_frame(query_id: int, task_input: TaskInput) -> wire.KernelFrame:
@@ -135,6 +162,11 @@ def read_prompt(prompt: wire.PromptOutput) -> PromptOutput:
     return PromptOutput(prompt.text, tuple(prompt.token_ids), logprobs)
 
 
+def read_needs(needs: wire.Needs) -> MemoryNeed:
+    """What a model needs of its device, by its backend's reckoning."""
+    return MemoryNeed(weights_bytes=needs.weights_bytes, kv_bytes=needs.kv_bytes, workspace_bytes=needs.workspace_bytes)
+
+
 def read_facts(loaded: wire.Loaded) -> InstanceFacts:
     """What a worker reports of its model."""
     return InstanceFacts(
@@ -142,6 +174,7 @@ def read_facts(loaded: wire.Loaded) -> InstanceFacts:
         context_tokens=loaded.context_tokens,
         description=loaded.description,
         memory_bytes=loaded.memory_bytes,
+        kv_tokens=loaded.kv_tokens,
     )
 
 

@@ -33,6 +33,8 @@ def place(
     backend: str = "",
     device: str = "",
     settings: Mapping[str, str] | None = None,
+    min_instances: int = 0,
+    max_instances: int = 1,
 ) -> ModelSpec:
     """Find the model's file or folder, choose its backend and device, and check its settings.
 
@@ -64,6 +66,8 @@ def place(
         settings=dict(settings or {}),
         values=values,
         draft_tokens=None if drafts is None else int(drafts),
+        min_instances=min_instances,
+        max_instances=max_instances,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,9 @@ class WorkerListener(Protocol):
     def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame) -> None:
         """A worker has sent a frame."""
 
+    def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
+        """The resident memory of a worker that computes on the host has changed."""
+
     def worker_exited(self, instance_id: InstanceId, why: str, log_path: Path) -> None:
         """A worker is gone, with all that it held; its last frame was told before."""
 
@@ -33,11 +37,14 @@ class Supervisor:
 
     Attributes:
         workers: By instance.
+        measuring: Workers that hold no instance and only tell what a model needs.
+        times: How long what of them may take.
     """
 
     def __init__(self, *, times: WorkerTimes, frame_limit_bytes: int, log_dir: Path, listener: WorkerListener) -> None:
         self.workers: dict[InstanceId, WorkerProcess] = {}
-        self._times = times
+        self.measuring: set[WorkerProcess] = set()
+        self.times = times
         self._frame_limit_bytes = frame_limit_bytes
         self._log_dir = log_dir
         self._listener = listener
@@ -45,22 +52,38 @@ class Supervisor:
 
     def start(self, group: asyncio.TaskGroup, instance_id: InstanceId, load: wire.KernelFrame) -> None:
         """Start a worker that carries out `load`; its life is a task of `group`."""
+        worker = self.workers[instance_id] = self.make(
+            instance_id, load, on_frame=self._listener.worker_frame, on_memory=self._listener.worker_memory
+        )
+        group.create_task(self._live(worker), name=f"worker {instance_id}")
+
+    def pids(self) -> set[int]:
+        """The process ids of all workers that run."""
+        return {worker.pid for worker in (*self.workers.values(), *self.measuring) if worker.pid}
+
+    def make(
+        self,
+        instance_id: InstanceId,
+        load: wire.KernelFrame,
+        *,
+        on_frame: Callable[[InstanceId, wire.WorkerFrame], None],
+        on_memory: Callable[[InstanceId, int], None],
+    ) -> WorkerProcess:
+        """A worker with times, bounds and a log as all have; to be run by the caller."""
         self._prune_logs()
-        worker = self.workers[instance_id] = WorkerProcess(
+        return WorkerProcess(
             instance_id,
             load=load,
             log_path=self._log_dir / f"{os.getpid()}-{quote(instance_id, safe='')}.log",
-            times=self._times,
+            times=self.times,
             frame_limit_bytes=self._frame_limit_bytes,
-            on_frame=self._listener.worker_frame,
+            on_frame=on_frame,
+            on_memory=on_memory,
         )
-        group.create_task(self._live(worker), name=f"worker {instance_id}")
 
     async def _live(self, worker: WorkerProcess) -> None:
         try:
             why = await worker.run()
-        except OSError as error:
-            why = f"it could not be started: {error}"
         finally:
             del self.workers[worker.instance_id]
         log.info("worker exited", instance_id=worker.instance_id, pid=worker.pid, why=why)

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from inferd import __version__
 from inferd.core.ids import InstanceId
+from inferd.core.resources import HOST_DEVICE
+from inferd.runtime.frames import proceed_frame
 from inferd.runtime.link import LocalLink
 from inferd.runtime.signal import Signal
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
 LAST_LINE_BYTES = 4096
+TOLD_CHANGE = 0.01  # of the resident memory: a smaller one is not told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,11 @@ class WorkerTimes:
 
 
 class WorkerProcess:
-    """A worker process and its link. One writer: the supervisor, through `run`, `send` and `stop`.
+    """A worker process and its link. One writer: the supervisor, through `run`, `send`, `proceed` and `stop`.
+
+    `on_memory` is told the resident memory of a worker that computes on the host, with each heartbeat that finds it
+    changed, from when its model is loaded: loading takes more for a while. What a worker takes of another device is
+    not seen in it.
 
     Attributes:
         instance_id: The instance that it holds.
@@ -51,6 +58,7 @@ class WorkerProcess:
         times: WorkerTimes,
         frame_limit_bytes: int,
         on_frame: Callable[[InstanceId, wire.WorkerFrame], None],
+        on_memory: Callable[[InstanceId, int], None],
     ) -> None:
         self.instance_id = instance_id
         self.log_path = log_path
@@ -61,6 +69,9 @@ class WorkerProcess:
         self._times = times
         self._frame_limit_bytes = frame_limit_bytes
         self._on_frame = on_frame
+        self._on_memory = on_memory
+        self._loaded = False
+        self._memory_told = 0
         self._link: LocalLink | None = None
         self._closed = ""  # why, once it is
         self._stopping = False
@@ -74,34 +85,22 @@ class WorkerProcess:
         if self._link is not None:
             self._link.send(frame)
 
+    def proceed(self) -> None:
+        """Let it load, once what it needs is reserved."""
+        self._allow_silence(self._times.load_silence_s)
+        self.send(proceed_frame())
+
     def stop(self) -> None:
         """Have it end: in order, by force after `stop_timeout_s`."""
         self._stopping = True
         self._signal.notify()
 
     async def run(self) -> str:
-        """Live through the whole life of the process; return how it ended. Nothing of it is left afterwards.
-
-        Raises:
-            OSError: It could not be started.
-        """
-        ours, theirs = socket.socketpair()
+        """Live through the whole life of the process; return how it ended. Nothing of it is left afterwards."""
         try:
-            with self.log_path.open("wb") as log:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
-                    *("--parent", str(os.getpid())),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+            process, ours = await self._start()
+        except OSError as error:
+            return f"it could not be started: {error}"
         self.pid = process.pid
         why, gone = "the kernel gave it up", False
         try:
@@ -116,6 +115,27 @@ class WorkerProcess:
         if gone and process.returncode is not None:
             why = _ending(process.returncode, why)
         return f"{why}{self._last_line()}"
+
+    async def _start(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """The process, and our end of the link."""
+        ours, theirs = socket.socketpair()
+        try:
+            with self.log_path.open("wb") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
+                    *("--parent", str(os.getpid())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+        except BaseException:  # cancelled, too
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return process, ours
 
     async def _watch(self) -> str:
         """Wait for the end of the link; the reason, if it had to be given up before that."""
@@ -153,20 +173,35 @@ class WorkerProcess:
         kind = frame.WhichOneof("kind")
         if kind == "pong":
             self.memory_bytes = frame.pong.memory_bytes
+            if self._loaded:
+                self._tell_memory()
             return
         if kind == "hello":
             if frame.hello.version != __version__:
                 self._note_closed(f"it is of version {frame.hello.version}, the kernel of {__version__}")
                 return
-            self._silence_s = self._times.load_silence_s
+            self._allow_silence(self._times.load_silence_s)
             self.send(self._load)
+        elif kind == "needs":  # it waits, for as long as it takes, and only its heart must beat
+            self._allow_silence(self._times.heartbeat_timeout_s)
         elif kind == "load_progress":
             self.load_fraction = frame.load_progress.fraction
         elif kind == "loaded":
-            self._silence_s = self._times.heartbeat_timeout_s
+            self._allow_silence(self._times.heartbeat_timeout_s)
             self.load_fraction = 1.0
             self.memory_bytes = frame.loaded.memory_bytes
+            self._loaded = True
         self._on_frame(self.instance_id, frame)
+
+    def _allow_silence(self, limit_s: float) -> None:
+        self._silence_s = limit_s
+        self._heard_at = asyncio.get_running_loop().time()
+
+    def _tell_memory(self) -> None:
+        on_host = self._load.load.device == HOST_DEVICE
+        if on_host and abs(self.memory_bytes - self._memory_told) > TOLD_CHANGE * self._memory_told:
+            self._memory_told = self.memory_bytes
+            self._on_memory(self.instance_id, self.memory_bytes)
 
     def _note_closed(self, why: str) -> None:
         self._closed = self._closed or why

@@ -7,7 +7,7 @@ class TestMine(BackendContract):
 
     @pytest.fixture(scope="class")
     def load_request(self) -> LoadRequest:
-        return LoadRequest(path=…, device="mine:0")
+        return LoadRequest(path=…, device="mine:0", settings={…}, capacity_bytes=1 << 30)
 """
 
 from dataclasses import replace
@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from inferd.core.resources import HOST_DEVICE
 from inferd.core.task import Sampling
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.sampler import Sampler
@@ -24,8 +25,11 @@ from inferd.engine.tokenizer import Tokenizer
 from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
 from inferd.plugin.session import TokenLimits
 from inferd.testing.batches import Part, compute, make_batch
+from inferd.testing.growth import measure_growth
 
 SEED = 2011
+MORE_THAN_MEASURED = 1.15  # most that a load may take, as a part of what was measured
+NOISE_BYTES = 32 << 20  # by which the resident memory of a process differs from one run to the next
 SAME_TOKENS = 0.98  # the rest may lie where two sums that differ in their last bit meet
 
 
@@ -80,6 +84,23 @@ class BackendContract:
         devices = backend.probe().devices
         _expect(load_request.device in [d.device_id for d in devices], f"{load_request.device} is not in {devices}")
         _expect(all(d.memory_bytes > 0 for d in devices), f"a device has no memory: {devices}")
+
+    @pytest.mark.usefixtures("model")
+    def test_measures_the_same_again(self, backend: Backend, load_request: LoadRequest) -> None:
+        """What a model needs is told without loading it, and is the same whatever is loaded meanwhile."""
+        need = backend.measure(load_request)
+        _expect(min(need.weights_bytes, need.kv_bytes, need.workspace_bytes) >= 0, f"{need} has a negative number")
+        _expect(need.total_bytes > 0, "the model needs no memory at all")
+        again = backend.measure(replace(load_request, settings=dict(load_request.settings)))
+        _expect(again == need, f"measured again, {need} becomes {again}")
+
+    def test_takes_no_more_than_measured(self, backend: Backend, load_request: LoadRequest) -> None:
+        """On the processor, a fresh process does not grow by more than the need and 15 % when it loads the model."""
+        if load_request.device != HOST_DEVICE:
+            pytest.skip(f"what it takes of {load_request.device} is not seen from outside")
+        growth = measure_growth(backend, load_request)
+        bound = growth.need.total_bytes * MORE_THAN_MEASURED + NOISE_BYTES
+        _expect(growth.grown_bytes <= bound, f"it took {growth.grown_bytes} bytes, and {growth.need} was measured")
 
     @pytest.mark.usefixtures("model")
     def test_progress_rises_to_one(self, progress: list[float]) -> None:
@@ -305,7 +326,9 @@ class BackendContract:
         path = tmp_path / f"wrong{load_request.path.suffix}"
         if contents is not None:
             path.write_bytes(contents)
-        request = LoadRequest(path=path, device=load_request.device, settings=load_request.settings)
+        request = replace(load_request, path=path)
+        with pytest.raises(LoadError, match=r"\w"):
+            backend.measure(request)
         with pytest.raises(LoadError, match=r"\w"):
             backend.load(request, lambda _: None)
 

@@ -1,15 +1,18 @@
 """A backend without a model, which fails on demand."""
 
 import json
+import os
+import signal
 import time
 from dataclasses import asdict, dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 from inferd.plugin import (
     DeviceInfo,
     LoadedModel,
     LoadError,
     LoadRequest,
+    MemoryNeed,
     ModelDescription,
     Probe,
     TokenLimits,
@@ -61,7 +64,13 @@ class FakeModel(Faults):
         max_sequences: See there.
         max_step_tokens: See there.
         embedding_size: See there. A hidden state is the token, its position and 1, cut to this size.
+        weights_bytes: What it says that it needs, as the next two. It takes next to nothing.
+        kv_bytes: See there.
+        workspace_bytes: See there.
         load_s: How long loading takes, in seconds.
+        measure_error: Measuring ends with this error.
+        die_in_measure: Measuring kills the process.
+        hang_in_measure: Measuring stops the process.
         load_error: Loading ends with this error.
     """
 
@@ -71,6 +80,12 @@ class FakeModel(Faults):
     max_sequences: int = 64
     max_step_tokens: int = 1024
     embedding_size: int = 3
+    weights_bytes: int = 1 << 20
+    kv_bytes: int = 1 << 18
+    workspace_bytes: int = 0
+    measure_error: str = ""
+    die_in_measure: bool = False
+    hang_in_measure: bool = False
     load_s: float = 0.0
     load_error: str = ""
 
@@ -85,6 +100,23 @@ class FakeBackend:
     def probe(self) -> Probe:
         """One device."""
         return Probe(devices=(DeviceInfo(device_id="fake:0", description="none", memory_bytes=1 << 30, cores=1),))
+
+    def measure(self, request: LoadRequest) -> MemoryNeed:
+        """What a `.fake` file says.
+
+        Raises:
+            LoadError: There is no such file, it says something unknown, or `measure_error` asks for it.
+        """
+        model = _read(request)
+        if model.die_in_measure:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if model.hang_in_measure:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if model.measure_error:
+            raise LoadError(model.measure_error)
+        return MemoryNeed(
+            weights_bytes=model.weights_bytes, kv_bytes=model.kv_bytes, workspace_bytes=model.workspace_bytes
+        )
 
     def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
         """Load a `.fake` file.
@@ -119,5 +151,5 @@ def _read(request: LoadRequest) -> FakeModel:
     except (OSError, ValueError, TypeError) as error:
         known = ", ".join(field.name for field in fields(FakeModel))
         raise LoadError(f"{request.path}: {error}; a .fake file is a JSON object of: {known}") from error
-    context = request.settings.get("context_tokens")
-    return model if context is None else FakeModel(**(asdict(model) | {"context_tokens": context}))
+    chosen: dict[str, Any] = {name: value for name, value in request.settings.items() if value is not None}
+    return FakeModel(**(asdict(model) | chosen))

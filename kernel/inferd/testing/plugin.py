@@ -13,6 +13,8 @@ FAKE = BackendSpec(
         Setting(
             name="context_tokens", kind="int", description="tokens of one sequence; default: the file's", minimum=1
         ),
+        Setting(name="weights_bytes", kind="int", description="what it needs; default: the file's", minimum=0),
+        Setting(name="kv_bytes", kind="int", description="what it needs besides; default: the file's", minimum=0),
     ),
 )
 

@@ -1,0 +1,75 @@
+"""Finding out what a model needs, without loading it: a worker measures, tells and is ended."""
+
+import asyncio
+from itertools import count
+from typing import Any
+
+from inferd.core.ids import InstanceId
+from inferd.core.model import ModelSpec
+from inferd.core.resources import MemoryNeed
+from inferd.errors import WorkerDiedError
+from inferd.runtime.frames import load_frame, read_failure, read_needs
+from inferd.runtime.supervisor import Supervisor
+from inferd.runtime.worker_process import WorkerProcess
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+CONCURRENT_INSPECTIONS = 2  # workers that measure at once, besides those that load
+ANSWERS = ("needs", "load_failed")
+
+
+class Inspections:
+    """Models that are being measured. Their workers are no instances: nobody else hears of them.
+
+    Args:
+        supervisor: Makes workers.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._places = asyncio.Semaphore(CONCURRENT_INSPECTIONS)
+        self._numbers = count(1)
+
+    async def inspect(self, spec: ModelSpec, *, limits: wire.EngineLimits, capacity_bytes: int) -> MemoryNeed:
+        """What a model needs on a device of which `capacity_bytes` may be given. Cancelling this ends the worker.
+
+        Raises:
+            ModelLoadError: It cannot be loaded, as far as its metadata tell.
+            WorkerDiedError: The worker died, or did not tell in the time that starting and a silent load may take.
+        """
+        async with self._places:
+            return await self._inspect(spec, limits, capacity_bytes)
+
+    async def _inspect(self, spec: ModelSpec, limits: wire.EngineLimits, capacity_bytes: int) -> MemoryNeed:
+        instance_id = InstanceId(f"{spec.name}.plan-{next(self._numbers)}")
+        answer: asyncio.Future[wire.WorkerFrame] = asyncio.get_running_loop().create_future()
+
+        def take(_: InstanceId, frame: wire.WorkerFrame) -> None:
+            if frame.WhichOneof("kind") in ANSWERS and not answer.done():
+                answer.set_result(frame)
+
+        load = load_frame(instance_id, spec, limits, capacity_bytes)
+        worker = self._supervisor.make(instance_id, load, on_frame=take, on_memory=lambda *_: None)
+        why = await self._live(worker, answer)
+        where = {"log": str(worker.log_path)}
+        if not answer.done():
+            message = f"the worker that measured model {spec.name!r} died: {why}"
+            raise WorkerDiedError(message, metadata={"cause": why, **where})
+        frame = answer.result()
+        if frame.HasField("load_failed"):
+            raise read_failure(frame.load_failed.failure, where)
+        return read_needs(frame.needs)
+
+    async def _live(self, worker: WorkerProcess, answer: asyncio.Future[wire.WorkerFrame]) -> str:
+        """Run a worker until it has answered; why it ended if that was before."""
+        times = self._supervisor.times
+        limit_s = times.start_timeout_s + times.load_silence_s
+        self._supervisor.measuring.add(worker)
+        try:
+            async with asyncio.TaskGroup() as group:
+                life = group.create_task(worker.run(), name=f"worker {worker.instance_id}")
+                either: set[asyncio.Future[Any]] = {life, answer}
+                await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+                life.cancel()  # kills the process: it holds nothing that would have to be closed
+        finally:
+            self._supervisor.measuring.remove(worker)
+        return f"it did not answer within {limit_s:g} s" if life.cancelled() else life.result()

@@ -1,0 +1,104 @@
+"""What the core asks of workers, carried out: processes are started and stopped, frames are sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from inferd.core import commands
+from inferd.core.task_events import Resumed, Started, Suspended
+from inferd.runtime.frames import hold_frame, load_frame, resume_frame, submit_frame, suspend_frame
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from inferd.core.ids import InstanceId
+    from inferd.runtime.relay import Relay
+    from inferd.runtime.streams import Streams
+    from inferd.runtime.supervisor import Supervisor
+
+WorkerCommand = (
+    commands.SendTask
+    | commands.DropTask
+    | commands.PauseTask
+    | commands.ContinueTask
+    | commands.HoldCapacity
+    | commands.StartWorker
+    | commands.ProceedLoad
+    | commands.StopWorker
+)
+
+
+class Orders:
+    """Obeys the commands that concern workers, and tells the streams of the tasks concerned. One writer: the driver.
+
+    Attributes:
+        group: Where the lives of workers are tasks of; None while the driver does not run.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, relay: Relay, streams: Streams, engine_limits: wire.EngineLimits
+    ) -> None:
+        self.group: asyncio.TaskGroup | None = None
+        self._supervisor = supervisor
+        self._relay = relay
+        self._streams = streams
+        self._engine_limits = engine_limits
+
+    def obey(self, command: WorkerCommand) -> None:
+        """Carry out what concerns a worker."""
+        match command:
+            case commands.SendTask():
+                self._submit(command)
+            case commands.DropTask():
+                handle = self._relay.drop(command.instance_id, command.task_id)
+                self._send_frame(command.instance_id, wire.KernelFrame(cancel=wire.Cancel(handle=handle)))
+            case commands.PauseTask():
+                self._pause(command)
+            case commands.ContinueTask():
+                self._streams.get(command.task_id).tell(Resumed(command.instance_id))
+                handle = self._relay.handle(command.instance_id, command.task_id)
+                self._send_frame(command.instance_id, resume_frame(handle))
+            case commands.HoldCapacity():
+                self._hold(command)
+            case commands.StartWorker():
+                self._start(command)
+            case commands.ProceedLoad():
+                self._supervisor.workers[command.instance_id].proceed()
+            case commands.StopWorker():
+                self._supervisor.workers[command.instance_id].stop()
+            case _:
+                assert_never(command)
+
+    def _start(self, command: commands.StartWorker) -> None:
+        assert self.group is not None, "the driver is not running"  # noqa: S101 - a defect of the caller
+        self._relay.open(command.instance_id)
+        load = load_frame(command.instance_id, command.spec, self._engine_limits, command.capacity_bytes)
+        self._supervisor.start(self.group, command.instance_id, load)
+
+    def _submit(self, command: commands.SendTask) -> None:
+        task_id = command.spec.task_id
+        stream = self._streams.get(task_id)
+        handle = self._relay.add(command.instance_id, task_id, command.attempt, stream)
+        stream.tell(Started(command.instance_id, command.attempt))
+        self._send_frame(command.instance_id, submit_frame(handle, command.spec, fencing_token=command.fencing_token))
+
+    def _pause(self, command: commands.PauseTask) -> None:
+        self._streams.get(command.task_id).tell(Suspended(command.by_client))
+        if command.instance_id is not None:
+            self._send_frame(
+                command.instance_id, suspend_frame(self._relay.handle(command.instance_id, command.task_id))
+            )
+
+    def _hold(self, command: commands.HoldCapacity) -> None:
+        frame = hold_frame(
+            command.lease_id,
+            fencing_token=command.fencing_token,
+            sequences=command.sequences,
+            kv_tokens=command.kv_tokens,
+        )
+        self._send_frame(command.instance_id, frame)
+
+    def _send_frame(self, instance_id: InstanceId, frame: wire.KernelFrame) -> None:
+        if (worker := self._supervisor.workers.get(instance_id)) is not None:
+            worker.send(frame)

@@ -1,0 +1,127 @@
+"""From the frames of workers to the streams of tasks: which handle of which link is which task."""
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from inferd.core.ids import InstanceId, TaskId
+from inferd.core.task import FinishReason
+from inferd.core.task_events import EmbeddingOutput, Output, Phase, Progress
+from inferd.runtime.clock import Clock
+from inferd.runtime.frames import read_logprobs, read_prompt
+from inferd.runtime.rate import Rate
+from inferd.runtime.streams import TaskStream
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+
+@dataclass(slots=True)
+class Dispatched:
+    """A task on its worker: where its output goes."""
+
+    task_id: TaskId
+    attempt: int
+    stream: TaskStream
+
+
+@dataclass(slots=True)
+class LinkTasks:
+    """The tasks of one link, by handle."""
+
+    tasks: dict[int, Dispatched] = field(default_factory=dict)
+    handles: dict[TaskId, int] = field(default_factory=dict)
+    next_handle: int = 1
+
+
+class Relay:
+    """The tasks that workers hold. One writer: the driver.
+
+    Attributes:
+        rate: Output tokens a second.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.rate = Rate()
+        self._clock = clock
+        self._links: dict[InstanceId, LinkTasks] = {}
+
+    def open(self, instance_id: InstanceId) -> None:
+        """A worker is being started."""
+        self._links[instance_id] = LinkTasks()
+
+    def close(self, instance_id: InstanceId) -> None:
+        """A worker is gone."""
+        del self._links[instance_id]
+
+    def add(self, instance_id: InstanceId, task_id: TaskId, attempt: int, stream: TaskStream) -> int:
+        """A task goes to a worker; its handle there."""
+        link = self._links[instance_id]
+        handle = link.next_handle
+        link.next_handle += 1
+        link.tasks[handle] = Dispatched(task_id, attempt, stream)
+        link.handles[task_id] = handle
+        return handle
+
+    def handle(self, instance_id: InstanceId, task_id: TaskId) -> int:
+        """The handle of a task that a worker holds."""
+        return self._links[instance_id].handles[task_id]
+
+    def find(self, instance_id: InstanceId, handle: int) -> Dispatched | None:
+        """The task of a handle; None when it was dropped while the frame was under way."""
+        return self._links[instance_id].tasks.get(handle)
+
+    def drop(self, instance_id: InstanceId, task_id: TaskId) -> int:
+        """A worker holds a task no longer; the handle that it had."""
+        link = self._links[instance_id]
+        handle = link.handles.pop(task_id)
+        del link.tasks[handle]
+        return handle
+
+    def tell(self, instance_id: InstanceId, step: wire.StepOutput) -> None:
+        """One step of an engine: one wake-up for each stream with new tokens, however many there are."""
+        tasks = self._links[instance_id].tasks
+        self._tell_of_prompts(tasks, step)
+        token_ids = step.token_ids
+        details = _Details(step)
+        now = self._clock.now()
+        self.rate.add(len(token_ids), now)
+        start = 0
+        for place, (handle, count, text) in enumerate(zip(step.handles, step.counts, step.texts, strict=True)):
+            end = start + count
+            if (task := tasks.get(handle)) is not None:  # else cancelled while the frame was under way
+                if task.stream.first_output_at is None:
+                    task.stream.first_output_at = now
+                output = Output(text, tuple(token_ids[start:end]))
+                task.stream.tell(details.add(place, output) if details.any else output)
+            start = end
+
+    def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: wire.StepOutput) -> None:
+        for prefill in step.prefills:
+            if (reading := tasks.get(prefill.handle)) is not None:
+                reading.stream.tell(Progress(Phase.PREFILL, prefill.fraction))
+        for prompt in step.prompts:
+            if (asking := tasks.get(prompt.handle)) is not None:
+                asking.stream.tell(read_prompt(prompt))
+        for embedding in step.embeddings:
+            if (embedded := tasks.get(embedding.handle)) is not None:
+                embedded.stream.first_output_at = self._clock.now()
+                embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
+
+
+class _Details:
+    """What a step tells of some of its outputs besides tokens and text."""
+
+    def __init__(self, step: wire.StepOutput) -> None:
+        self._step = step
+        self._ends = {(end.handle, end.sample): FinishReason(end.finish_reason) for end in step.sample_ends}
+        self.any = bool(step.samples or self._ends or step.logprobs)
+
+    def add(self, place: int, output: Output) -> Output:
+        """The output at a place in the step, with all that is told of it."""
+        step = self._step
+        sample = step.samples[place] if step.samples else 0
+        return replace(
+            output,
+            sample=sample,
+            logprobs=read_logprobs(step.logprobs[place]) if place in step.logprobs else None,
+            reason=self._ends.get((step.handles[place], sample), FinishReason.UNSPECIFIED),
+        )

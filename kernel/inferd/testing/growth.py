@@ -1,0 +1,75 @@
+"""What a load really takes of the host's memory, in a process of its own.
+
+    python -m inferd.testing.growth LOADER REQUEST
+
+LOADER is the dotted path of the backend class, REQUEST a `LoadRequest` as a JSON object. The answer on standard output
+is a JSON object of the bytes that a worker grew by when it loaded the model, its libraries included, and of the need
+that was measured before.
+"""
+
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from inferd.plugin import Backend, LoadRequest, MemoryNeed
+
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a load took, and what it was said to take."""
+
+    grown_bytes: int
+    need: MemoryNeed
+
+
+def measure_growth(backend: Backend, request: LoadRequest) -> Growth:
+    """Load a model in a fresh process, with this one's import path.
+
+    Raises:
+        RuntimeError: The process failed; the message holds what it said.
+    """
+    loader = f"{type(backend).__module__}:{type(backend).__qualname__}"
+    done = subprocess.run(
+        [sys.executable, "-m", "inferd.testing.growth", loader, json.dumps(asdict(request), default=str)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{loader} failed in a process of its own: {done.stderr}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return Growth(answer["grown_bytes"], MemoryNeed(**answer["need"]))
+
+
+def main() -> None:
+    """Measure, load, and tell."""
+    importlib.import_module("inferd.engine.loop")  # what a worker has loaded before
+    loader, text = sys.argv[1:]
+    fields = json.loads(text)
+    request = LoadRequest(**{**fields, "path": Path(fields["path"])})
+    before_bytes = _resident_bytes()
+    module, _, name = loader.partition(":")
+    backend: Backend = getattr(importlib.import_module(module), name)()
+    need = backend.measure(request)
+    model = backend.load(request, lambda _: None)
+    gc.collect()
+    grown_bytes = _resident_bytes() - before_bytes
+    model.session.close()
+    print(json.dumps({"grown_bytes": grown_bytes, "need": asdict(need)}))  # noqa: T201 - its answer
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main()
