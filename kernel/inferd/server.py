@@ -5,7 +5,7 @@ import ipaddress
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -14,21 +14,29 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from inferd.config import Settings
+from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
+from inferd.core.ids import Tenant
+from inferd.core.leases import LeaseLimits
+from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
+from inferd.core.queue import QueuePolicy
 from inferd.errors import InferdError, InvalidFieldError
 from inferd.plugin.registry import BackendReport, discover
+from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.library import Library
 from inferd.runtime.placement import place
 from inferd.runtime.worker_process import WorkerTimes
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
+from inferd.services.leases import Leases
 from inferd.services.models import Models
 from inferd.services.status import ErrorInterceptor
 from inferd.services.tasks import Tasks
-from inferd_api.v1 import host_service_pb2, model_service_pb2, task_service_pb2
+from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2
 from inferd_api.v1.host_service_pb2_grpc import add_HostServiceServicer_to_server
+from inferd_api.v1.lease_service_pb2_grpc import add_LeaseServiceServicer_to_server
 from inferd_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from inferd_api.v1.task_service_pb2_grpc import add_TaskServiceServicer_to_server
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -67,10 +75,11 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         allow=settings.backends, modules=settings.plugin_modules, timeout_s=settings.plugin_timeout_s
     )
     driver = _driver(settings)
+    driver.find_devices(find_devices(reports, settings.devices))
     _read_library(settings, driver, reports)
     server = _server(settings, driver, reports)
     addresses = tuple(_bind(server, address) for address in settings.listen)
-    async with driver.running():
+    async with driver.running(), _measuring(settings, driver, reports):
         await server.start()
         try:
             yield Kernel(addresses=addresses, driver=driver, reports=reports)
@@ -122,16 +131,43 @@ def check_address(address: str) -> None:
         )
 
 
-def _driver(settings: Settings) -> Driver:
-    limits, workers = settings.limits, settings.workers
-    return Driver(
-        core=CoreLimits(
+def _core_limits(settings: Settings) -> CoreLimits:
+    limits, workers, scheduler, leases = settings.limits, settings.workers, settings.scheduler, settings.leases
+    policy = QueuePolicy(
+        aging_s=scheduler.aging_s,
+        weights={Tenant(tenant): weight for tenant, weight in scheduler.weights.items()},
+        tenant_running=scheduler.tenant_running,
+    )
+    return CoreLimits(
+        tasks=TaskLimits(
             queued_tasks=limits.queued_tasks,
             retained_tasks=limits.retained_tasks,
             retention_s=limits.retention_s,
-            models=limits.models,
-            backoff=Backoff(first_s=workers.restart_backoff_s, most_s=workers.restart_backoff_max_s),
+            tenant_queued=scheduler.tenant_queued,
+            model_queued=scheduler.model_queued,
+            model_running=scheduler.model_running,
+            preempt=scheduler.preempt,
+            headroom=scheduler.headroom,
+            policy=policy,
         ),
+        leases=LeaseLimits(
+            min_ttl_s=leases.min_ttl_s,
+            max_ttl_s=leases.max_ttl_s,
+            default_ttl_s=leases.default_ttl_s,
+            aging_s=leases.aging_s,
+            leases=leases.leases,
+            retained=leases.retained,
+        ),
+        elastic=ElasticTimes(grow_s=settings.elastic.grow_s, shrink_s=settings.elastic.shrink_s),
+        models=limits.models,
+        backoff=Backoff(first_s=workers.restart_backoff_s, most_s=workers.restart_backoff_max_s),
+    )
+
+
+def _driver(settings: Settings) -> Driver:
+    limits, workers = settings.limits, settings.workers
+    return Driver(
+        core=_core_limits(settings),
         limits=DriverLimits(
             stream_bytes=limits.stream_bytes,
             retained_bytes=limits.retained_bytes,
@@ -157,6 +193,27 @@ def _driver(settings: Settings) -> Driver:
     )
 
 
+@asynccontextmanager
+async def _measuring(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> AsyncIterator[None]:
+    """Measure what other programs hold of the devices until the block ends."""
+    broker = driver.machine.broker
+    meter = DeviceMeter(
+        reports,
+        settings.devices,
+        pids=driver.supervisor.pids,
+        leased_bytes=lambda name: broker.devices[name].lease_bytes - broker.devices[name].drawn_bytes,
+        instance_bytes=lambda name: broker.devices[name].instance_bytes + broker.devices[name].drawn_bytes,
+        tell=driver.measure_foreign,
+    )
+    measuring = asyncio.create_task(meter.run(), name="device meter")
+    try:
+        yield
+    finally:
+        measuring.cancel()
+        with suppress(asyncio.CancelledError):
+            await measuring
+
+
 def _read_library(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> None:
     """Make the pulled models known; one that cannot be is reported and left out."""
     library = Library(settings.data_dir)
@@ -179,8 +236,9 @@ def _read_library(settings: Settings, driver: Driver, reports: tuple[BackendRepo
 
 def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> grpc.aio.Server:
     limits = settings.limits
+    leases = Leases(driver, watchers_limit=settings.leases.watchers)
     server = grpc.aio.server(
-        interceptors=(ErrorInterceptor(),),
+        interceptors=(ErrorInterceptor(leases.check),),
         options=(
             ("grpc.max_receive_message_length", limits.message_bytes),
             ("grpc.max_send_message_length", limits.message_bytes),
@@ -190,12 +248,14 @@ def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ..
         ),
     )
     models = Models(driver, reports, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes)
-    add_TaskServiceServicer_to_server(Tasks(driver, prompt_limit_bytes=limits.prompt_bytes), server)
+    tasks = Tasks(driver, prompt_limit_bytes=limits.prompt_bytes, tenant_streams=settings.scheduler.tenant_streams)
+    add_TaskServiceServicer_to_server(tasks, server)
+    add_LeaseServiceServicer_to_server(leases, server)
     add_ModelServiceServicer_to_server(models, server)
-    add_HostServiceServicer_to_server(Hosts(driver, reports), server)
+    add_HostServiceServicer_to_server(Hosts(driver, reports, watchers_limit=limits.host_watchers), server)
     services = tuple(
         service.full_name
-        for module in (task_service_pb2, model_service_pb2, host_service_pb2)
+        for module in (task_service_pb2, lease_service_pb2, model_service_pb2, host_service_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
     )
     health_pb2_grpc.add_HealthServicer_to_server(Health(driver, services), server)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import inferd.plugin
+from inferd.core.lease import LEASE_TABLE
 from inferd.core.lifecycle import Table, diagram
 from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE
 from inferd.core.task import TASK_TABLE
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parents[2]
     ("heading", "table"),
     [
         ("States of a task", TASK_TABLE),
+        ("States of a lease", LEASE_TABLE),
         ("States of a model", MODEL_TABLE),
         ("States of an instance", INSTANCE_TABLE),
     ],

@@ -41,7 +41,8 @@ class Runner:
 
         (spec,) = inferd_backends()
         settings = read_settings(spec, {"kv_tokens": "20480", "max_sequences": "64"})
-        model = CpuBackend().load(LoadRequest(path=weights, device="cpu:0", settings=settings), lambda _: None)
+        request = LoadRequest(path=weights, device="cpu:0", settings=settings, capacity_bytes=8 << 30)
+        model = CpuBackend().load(request, lambda _: None)
         self.detail = f"{model.description.weight_format} as {model.description.compute_format}, engine only"
         self._left = 0
         self._done = threading.Event()

@@ -9,16 +9,31 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import core
 import engine
+import fair
 import features
 import limits
 import mixed
 import overhead
+import overload
 import served
 import starts
 from limits import Figure
 
-REAL = ("served.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss.", "mixed.", "prefix.", "gap.", "speculation.")
+REAL = (
+    "served.",
+    "engine.b",
+    "engine.prefill",
+    "ttft.",
+    "itl.",
+    "rss.",
+    "mixed.",
+    "prefix.",
+    "gap.",
+    "speculation.",
+    "fair.",
+)
 
 
 def figures(only: str) -> Iterator[Figure]:
@@ -26,13 +41,16 @@ def figures(only: str) -> Iterator[Figure]:
     yield from limits.measure(only)
     yield from starts.figures(only=only)
     yield from overhead.figures(only=only)
+    yield from core.figures(only=only)
     yield from served.fake_figures(only=only)
+    yield from overload.figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
         yield from served.model_figures(weights, only=only)
         yield from engine.figures(weights, only=only)
         yield from features.figures(weights, only=only)
         yield from mixed.figures(weights, only=only)
+        yield from fair.figures(weights, only=only)
 
 
 def smollm2() -> Path:

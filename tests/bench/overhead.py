@@ -56,7 +56,8 @@ def _run() -> TimedSession:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.fake"
         path.write_text(json.dumps({"blocks": 8192}), encoding="utf-8")
-        model = FakeBackend().load(LoadRequest(path=path, device="fake:0"), lambda _: None)
+        request = LoadRequest(path=path, device="fake:0", capacity_bytes=1 << 30)
+        model = FakeBackend().load(request, lambda _: None)
     session = TimedSession(model.session)
     done = threading.Event()
     left = SEQUENCES

@@ -27,7 +27,7 @@ WIDTHS = {"head_dim": 64, "num_attention_heads": 8, "num_key_value_heads": 2}
 
 def make_request(folder: Path, **settings: str) -> LoadRequest:
     chosen = {"kv_tokens": "16384", "dtype": "float32", **settings}
-    return LoadRequest(path=folder, device="cuda:0", settings=read_settings(SPEC, chosen))
+    return LoadRequest(path=folder, device="cuda:0", settings=read_settings(SPEC, chosen), capacity_bytes=8 << 30)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,11 @@ def test_recorded_steps_give_what_the_processor_gives(backend: TorchBackend, fol
 
     settings = read_settings(SPEC, {"kv_tokens": "16384"})
     there = decode(backend.load(make_request(folder), lambda _: None))
-    here = decode(backend.load(LoadRequest(path=folder, device="cpu:0", settings=settings), lambda _: None))
+    here = decode(
+        backend.load(
+            LoadRequest(path=folder, device="cpu:0", settings=settings, capacity_bytes=8 << 30), lambda _: None
+        )
+    )
     np.testing.assert_allclose(there, here, rtol=0, atol=5e-3)
 
 

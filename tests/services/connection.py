@@ -12,6 +12,9 @@ from grpc_status import rpc_status
 from inferd.server import Kernel
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
+from inferd_api.v1.lease_pb2 import Claim, Lease, LeaseSpec, LeaseState, MemoryClaim
+from inferd_api.v1.lease_service_pb2 import CreateLeaseRequest, WatchLeaseRequest
+from inferd_api.v1.lease_service_pb2_grpc import LeaseServiceStub
 from inferd_api.v1.model_service_pb2 import CreateModelRequest
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_api.v1.resources_pb2 import ChatMessage, ChatPrompt, Model, SamplingParams, TaskSpec
@@ -32,6 +35,7 @@ class Connection:
         )
         self.tasks: Any = TaskServiceStub(self.channel)
         self.models: Any = ModelServiceStub(self.channel)
+        self.leases: Any = LeaseServiceStub(self.channel)
         self.hosts: Any = HostServiceStub(self.channel)
 
     def another(self) -> "Connection":
@@ -47,10 +51,54 @@ class Connection:
         spec = TaskSpec(model=model, chat=ChatPrompt(messages=[ChatMessage(role="user", content=text)]))
         return self.tasks.RunTask(RunTaskRequest(spec=spec, **more), metadata=metadata, timeout=timeout)
 
-    def endless(self, *, model: str = "fake", timeout: Any = None, tokens: int = 900, **more: Any) -> Any:
+    def endless(
+        self,
+        *,
+        model: str = "fake",
+        timeout: Any = None,
+        tokens: int = 900,
+        metadata: Any = None,
+        priority: Any = None,
+        **more: Any,
+    ) -> Any:
         """Run a text, which the FakeBackend goes on repeating."""
-        spec = TaskSpec(model=model, prompt="la", sampling=SamplingParams(max_tokens=tokens, temperature=0))
-        return self.tasks.RunTask(RunTaskRequest(spec=spec, **more), timeout=timeout)
+        sampling = SamplingParams(max_tokens=tokens, temperature=0)
+        spec = TaskSpec(model=model, prompt="la", sampling=sampling, priority=priority)
+        return self.tasks.RunTask(RunTaskRequest(spec=spec, **more), timeout=timeout, metadata=metadata)
+
+    async def claim(self, *claims: Claim, metadata: Any = None, **spec: Any) -> Lease:
+        """Create a lease."""
+        request = CreateLeaseRequest(spec=LeaseSpec(claims=claims, **spec))
+        lease: Lease = (await self.leases.CreateLease(request, metadata=metadata)).lease
+        return lease
+
+    async def until(self, lease_id: str, state: int) -> list[Lease]:
+        """What a watcher of a lease is told, up to a state."""
+        told: list[Lease] = []
+        call = self.leases.WatchLease(WatchLeaseRequest(lease_id=lease_id))
+        async for response in call:
+            told.append(response.lease)
+            if response.lease.state == state:
+                call.cancel()
+                return told
+        raise AssertionError(f"not {LeaseState.Name(state)}: {told}")
+
+
+def memory(size_bytes: int, device_id: str = "cpu:0") -> Claim:
+    """A claim on memory."""
+    return Claim(memory=MemoryClaim(device_id=device_id, bytes=size_bytes))
+
+
+def under(lease_id: str) -> tuple[tuple[str, str], ...]:
+    """Metadata of a call under a lease."""
+    return (("inferd-lease", lease_id),)
+
+
+async def refusal(call: Any) -> tuple[str, dict[str, str]]:
+    """Reason and metadata of the error of a call."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return reason_of(caught.value)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str]]:

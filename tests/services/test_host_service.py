@@ -2,7 +2,8 @@ import os
 
 import grpc
 import pytest
-from connection import Connection, reason_of
+from connection import Connection, read_failing, read_until, reason_of
+from google.protobuf.duration_pb2 import Duration
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from inferd_api.v1 import host_service_pb2 as hs
@@ -17,6 +18,34 @@ async def test_the_host_says_what_it_is(connection: Connection) -> None:
     devices = {d.device_id: d for d in host.devices}
     assert devices["cpu:0"].memory_bytes > 1 << 28
     assert devices["cpu:0"].cores >= 1
+
+
+async def test_the_host_is_watched(connection: Connection) -> None:
+    """A watcher is told at once and again: instances, accounts of devices, and who has tasks waiting and running."""
+    await connection.create(step_s=0.002)
+    task = connection.endless(metadata=(("inferd-tenant", "blue"),), priority=pb.PRIORITY_LOW)
+    await read_until(task, "output")
+    interval = Duration(nanos=100_000_000)
+    watch = aiter(connection.hosts.WatchHost(hs.WatchHostRequest(interval=interval)))
+    first, second = await anext(watch), await anext(watch)
+    (instance,) = first.instances
+    assert (instance.model, instance.running_tasks) == ("fake", 1)
+    device = next(d for d in first.host.devices if d.device_id == "fake:0")
+    assert device.capacity_bytes == device.free_bytes + device.instance_bytes
+    assert device.instance_bytes == instance.reserved_bytes > 1 << 20
+    (load,) = first.host.loads
+    assert (load.tenant, load.priority, load.queued_tasks, load.running_tasks) == ("blue", pb.PRIORITY_LOW, 0, 1)
+    assert second.host.tokens_per_second > 0
+    task.cancel()
+
+
+@pytest.mark.parametrize("seconds", [0, 61])
+async def test_an_interval_out_of_bounds_is_refused(connection: Connection, seconds: int) -> None:
+    """A watcher that wants to be told too often or too seldom is refused with the bounds."""
+    watch = connection.hosts.WatchHost(hs.WatchHostRequest(interval=Duration(seconds=seconds)))
+    _, error = await read_failing(watch)
+    assert reason_of(error)[0] == "INVALID_FIELD"
+    assert "from 0.1 s to 60 s" in str(error.details())
 
 
 async def test_backends_are_listed_with_their_settings(connection: Connection) -> None:

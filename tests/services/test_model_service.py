@@ -3,18 +3,12 @@ from typing import Any
 
 import grpc
 import pytest
-from connection import Connection, read_all, read_failing, reason_of, text_of
+from connection import Connection, read_all, read_failing, reason_of, refusal, text_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import resources_pb2 as pb
-
-
-async def refusal(call: Any) -> tuple[str, dict[str, str]]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return reason_of(caught.value)
 
 
 async def test_a_model_is_loaded_watched_and_unloaded(connection: Connection) -> None:
@@ -84,6 +78,9 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_the_kernel_lives(conne
         ({"settings": {"context_token": "1"}}, "INVALID_FIELD", "context_tokens"),
         ({"settings": {"context_tokens": "many"}}, "INVALID_FIELD", "int"),
         ({"settings": {"draft_tokens": "65"}}, "INVALID_FIELD", "64"),
+        ({"min_instances": 2}, "INVALID_FIELD", "min_instances is 2 and max_instances is 1"),
+        ({"max_instances": 0}, "INVALID_FIELD", "max_instances is 0"),
+        ({"max_instances": 65}, "INVALID_FIELD", "1 to 64"),
     ],
 )
 async def test_a_wrong_model_is_refused_by_name(
@@ -142,6 +139,40 @@ async def test_speculation_is_switched_per_model(connection: Connection) -> None
         usages[drafts] = events[-1].finished.usage
     assert usages["0"].drafted_tokens == 0
     assert usages["4"].drafted_tokens >= usages["4"].accepted_tokens > 20
+
+
+async def test_the_bounds_of_instances_are_kept_and_told(connection: Connection) -> None:
+    """A model with a least number of instances loads them by itself; both bounds are read back, with the defaults."""
+    await connection.create("plain")
+    plain = (await connection.models.GetModel(ms.GetModelRequest(name="plain"))).model
+    assert (plain.min_instances, plain.max_instances) == (0, 1)
+    path = write_fake_model(connection.folder, "pair")
+    wanted = pb.Model(name="pair", source=str(path), min_instances=2, max_instances=3)
+    assert (await connection.models.CreateModel(ms.CreateModelRequest(model=wanted))).model.max_instances == 3
+    watch = connection.models.WatchModel(ms.WatchModelRequest(name="pair"))
+    async for response in watch:
+        if [i.state for i in response.model.instances] == [pb.INSTANCE_STATE_READY] * 2:
+            break
+    (first, second) = response.model.instances
+    assert first.pid != second.pid
+    assert first.reserved_bytes >= (1 << 20) + (1 << 18) == first.need.weights_bytes + first.need.kv_bytes
+    assert first.device == "fake:0"
+
+
+async def test_a_plan_is_what_a_load_would_do(connection: Connection) -> None:
+    """`PlanLoad` tells the need and the decision with its figures, and loads nothing; an unknown setting is refused."""
+    await connection.create(weights_bytes=300 << 20)
+    await connection.create("huge", weights_bytes=100 << 30)
+    plan = (await connection.models.PlanLoad(ms.PlanLoadRequest(name="fake"))).plan
+    assert (plan.fits, plan.device_id, plan.need.weights_bytes) == (True, "fake:0", 300 << 20)
+    assert plan.capacity_bytes >= plan.free_bytes > 300 << 20
+    assert "fits fake:0" in plan.reason
+    assert not (await connection.models.GetModel(ms.GetModelRequest(name="fake"))).model.instances
+    huge = (await connection.models.PlanLoad(ms.PlanLoadRequest(name="huge"))).plan
+    assert (huge.fits, huge.need.weights_bytes) == (False, 100 << 30)
+    wrong = ms.PlanLoadRequest(name="fake", settings={"draft_token": "1"})
+    assert (await refusal(connection.models.PlanLoad(wrong)))[0] == "INVALID_FIELD"
+    assert (await refusal(connection.models.PlanLoad(ms.PlanLoadRequest(name="fa"))))[0] == "MODEL_NOT_FOUND"
 
 
 async def test_watchers_of_models_are_bounded(connection: Connection) -> None:

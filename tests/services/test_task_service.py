@@ -242,8 +242,9 @@ async def test_an_end_at_the_deadline_takes_nothing_along(connection: Connection
     for kill in (False, True):
         call = connection.endless(timeout=60)
         await read_until(call, "output")
-        ((instance_id, instance),) = driver._instances.items()
-        (handle,) = instance.tasks
+        (instance_id,) = driver.supervisor.workers
+        (task_id,) = driver.machine.fleet.instances[instance_id].running
+        handle = driver._relay.handle(instance_id, task_id)
         ahead_s[0] += 100.0
         if kill:
             os.kill(driver.supervisor.workers[instance_id].pid, signal.SIGKILL)

@@ -4,12 +4,16 @@
         for text in client.stream("smollm2", [{"role": "user", "content": "What is the capital of France?"}]):
             print(text, end="")
 
-Resources are the messages of `inferd_api.v1`; every failure is a class of `inferd_client.errors`.
+Resources are the messages of `inferd_api.v1`; every failure is a class of `inferd_client.errors`. What a lease can
+claim is made by `inferd_client.claims`.
 """
 
 from inferd_client.channel import DEFAULT_ADDRESS
-from inferd_client.errors import InferdError, KernelUnreachableError
+from inferd_client.claims import LeaseOptions
+from inferd_client.errors import InferdError, KernelUnreachableError, LeaseLostError
+from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
+from inferd_client.leases import AsyncLeases, Leases
 from inferd_client.models import AsyncModels, Models
 from inferd_client.tasks import AsyncTasks, Generation, Message, Prompt, RunOptions, Sample, Tasks
 
@@ -18,8 +22,11 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Generation",
+    "HeldLease",
     "InferdError",
     "KernelUnreachableError",
+    "LeaseLostError",
+    "LeaseOptions",
     "Message",
     "Prompt",
     "RunOptions",
@@ -27,9 +34,9 @@ __all__ = [
 ]
 
 
-class Client(Tasks, Models, Hosts):
+class Client(Tasks, Models, Leases, Hosts):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
-class AsyncClient(AsyncTasks, AsyncModels, AsyncHosts):
+class AsyncClient(AsyncTasks, AsyncModels, AsyncLeases, AsyncHosts):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

@@ -9,9 +9,12 @@ import grpc
 import grpc.aio
 
 from inferd_client.errors import from_rpc
+from inferd_client.holding import lease_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
+
+    from inferd_client.holding import LeaseRef
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 CALL_TIMEOUT_S = 30.0
@@ -75,6 +78,9 @@ class _Settings:
         self._metadata = (("inferd-tenant", tenant),) if tenant else ()
         self._timeout_s = timeout_s
 
+    def _metadata_of(self, lease: LeaseRef | None) -> tuple[tuple[str, str], ...]:
+        return self._metadata if lease is None else (*self._metadata, ("inferd-lease", lease_id_of(lease)))
+
 
 class Connection(_Settings):
     """A connection of a synchronous client; safe to use from several threads.
@@ -102,9 +108,15 @@ class Connection(_Settings):
     def _call(self, method: grpc.UnaryUnaryMultiCallable[Req, Res], request: Req) -> Res:
         return self._wait(method, request, self._timeout_s)
 
-    def _wait(self, method: grpc.UnaryUnaryMultiCallable[Req, Res], request: Req, timeout_s: float | None) -> Res:
+    def _wait(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Req, Res],
+        request: Req,
+        timeout_s: float | None,
+        lease: LeaseRef | None = None,
+    ) -> Res:
         try:
-            return method(request, metadata=self._metadata, timeout=timeout_s)
+            return method(request, metadata=self._metadata_of(lease), timeout=timeout_s)
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
 
@@ -117,9 +129,13 @@ class Connection(_Settings):
                 return
 
     def _stream(
-        self, method: grpc.UnaryStreamMultiCallable[Req, Res], request: Req, timeout_s: float | None = None
+        self,
+        method: grpc.UnaryStreamMultiCallable[Req, Res],
+        request: Req,
+        timeout_s: float | None = None,
+        lease: LeaseRef | None = None,
     ) -> Generator[Res]:
-        call = method(request, metadata=self._metadata, timeout=timeout_s)
+        call = method(request, metadata=self._metadata_of(lease), timeout=timeout_s)
         try:
             yield from call
         except grpc.RpcError as error:
@@ -155,10 +171,14 @@ class AsyncConnection(_Settings):
         return await self._wait(method, request, self._timeout_s)
 
     async def _wait(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req, timeout_s: float | None
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Req, Res],
+        request: Req,
+        timeout_s: float | None,
+        lease: LeaseRef | None = None,
     ) -> Res:
         try:
-            return await method(request, metadata=self._metadata, timeout=timeout_s)
+            return await method(request, metadata=self._metadata_of(lease), timeout=timeout_s)
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
 
@@ -173,9 +193,13 @@ class AsyncConnection(_Settings):
                 return
 
     async def _stream(
-        self, method: grpc.aio.UnaryStreamMultiCallable[Req, Res], request: Req, timeout_s: float | None = None
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Req, Res],
+        request: Req,
+        timeout_s: float | None = None,
+        lease: LeaseRef | None = None,
     ) -> AsyncGenerator[Res]:
-        call = method(request, metadata=self._metadata, timeout=timeout_s)
+        call = method(request, metadata=self._metadata_of(lease), timeout=timeout_s)
         try:
             async for response in call:
                 yield response

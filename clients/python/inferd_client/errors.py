@@ -1,4 +1,4 @@
-"""What a call can raise: a class per `inferd.v1.ErrorReason`, and three for what the kernel itself cannot say.
+"""What a call can raise: a class per `inferd.v1.ErrorReason`, and four for what the kernel itself cannot say.
 
 Every class derives from `InferdError`; branch on the class or on `reason`, the message is for people.
 """
@@ -204,6 +204,47 @@ class ShuttingDownError(InferdError):
 
     reason = "SHUTTING_DOWN"
     code = "UNAVAILABLE"
+
+
+class LeaseNotFoundError(InferdError):
+    """No lease of this id is known to this tenant."""
+
+    reason = "LEASE_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class LeaseEndedError(InferdError):
+    """The lease has ended, or is not held yet; `metadata["state"]` says which."""
+
+    reason = "LEASE_ENDED"
+    code = "FAILED_PRECONDITION"
+
+
+class LeaseLostError(LeaseEndedError):
+    """A lease that this client held does not hold any more, or the kernel has not confirmed it for its TTL."""
+
+    reason = "LEASE_LOST"
+
+
+class LeaseUnavailableError(InferdError):
+    """There is no room for the claim now; see `metadata["wanted"]`, `metadata["free"]`, `metadata["capacity"]`."""
+
+    reason = "LEASE_UNAVAILABLE"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class NoMemoryError(InferdError):
+    """A device has no room for a model, even with all idle instances gone; see `metadata["needed_bytes"]`."""
+
+    reason = "NO_MEMORY"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class TaskStateError(InferdError):
+    """The task cannot be suspended or resumed where it stands; see `metadata["state"]`."""
+
+    reason = "TASK_STATE"
+    code = "FAILED_PRECONDITION"
 
 
 BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__() if kind.reason}

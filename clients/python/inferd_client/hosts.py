@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from inferd_api.v1.host_service_pb2 import GetHostRequest, ListBackendsRequest
+from inferd_api.v1.host_service_pb2 import GetHostRequest, ListBackendsRequest, WatchHostRequest, WatchHostResponse
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
 from inferd_client.channel import AsyncConnection, Connection
+from inferd_client.claims import span
 from inferd_client.errors import StatusError
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class Hosts(Connection):
     def get_host(self) -> Host:
         """Read the host."""
         return self._call(self._host.GetHost, GetHostRequest()).host
+
+    def watch_host(self, *, interval_s: float | None = None) -> Generator[WatchHostResponse]:
+        """The host and its instances as they are, then every `interval_s` (0.1 to 60 seconds, default 1)."""
+        yield from self._stream(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
 
     def list_backends(self) -> Generator[Backend]:
         """All plugins that were found, working or not, by name."""
@@ -63,6 +68,15 @@ class AsyncHosts(AsyncConnection):
     async def get_host(self) -> Host:
         """Read the host."""
         return (await self._call(self._host.GetHost, GetHostRequest())).host
+
+    async def watch_host(self, *, interval_s: float | None = None) -> AsyncGenerator[WatchHostResponse]:
+        """The host and its instances as they are, then every `interval_s` (0.1 to 60 seconds, default 1)."""
+        responses = self._stream(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
+        try:
+            async for response in responses:
+                yield response
+        finally:
+            await responses.aclose()
 
     async def list_backends(self) -> AsyncGenerator[Backend]:
         """All plugins that were found, working or not, by name."""

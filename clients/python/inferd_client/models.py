@@ -1,4 +1,4 @@
-"""Models: make known, read, list, load, unload and watch. `Models` and `AsyncModels` differ in `await` only."""
+"""Models: make known, read, list, plan, load, unload and watch. `Models` and `AsyncModels` differ in `await` only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from inferd_api.v1.model_service_pb2 import (
     GetModelRequest,
     ListModelsRequest,
     LoadModelRequest,
+    LoadPlan,
+    PlanLoadRequest,
     TokenizeRequest,
     UnloadModelRequest,
     UnloadModelResponse,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from inferd_client.holding import LeaseRef
     from inferd_client.tasks import Prompt
 
 
@@ -44,15 +47,26 @@ class Models(Connection):
         backend: str = "",
         device: str = "",
         settings: Mapping[str, str] | None = None,
+        min_instances: int | None = None,
+        max_instances: int | None = None,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
-        Without `backend` and `device` the kernel chooses and says why in `backend_reason`.
+        Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
+        (default 0) stay loaded, and there are at most `max_instances` (default 1).
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
         """
-        model = Model(name=name, source=source, backend=backend, device=device, settings=settings)
+        model = Model(
+            name=name,
+            source=source,
+            backend=backend,
+            device=device,
+            settings=settings,
+            min_instances=min_instances,
+            max_instances=max_instances,
+        )
         return self._call(self._models.CreateModel, CreateModelRequest(model=model)).model
 
     def get_model(self, name: str) -> Model:
@@ -64,13 +78,24 @@ class Models(Connection):
         for page in self._pages(self._models.ListModels, ListModelsRequest()):
             yield from page.models
 
-    def load_model(self, name: str, *, timeout_s: float | None = None) -> Model:
-        """Load a model; returns when it is READY.
+    def load_model(self, name: str, *, lease: LeaseRef | None = None, timeout_s: float | None = None) -> Model:
+        """Load a model; returns when it is READY. Under a lease, one instance more that ends with it.
 
         Raises:
-            InferdError: ModelNotFoundError, ModelLoadError, ModelBusyError, WorkerDiedError.
+            InferdError: ModelNotFoundError, ModelLoadError, ModelBusyError, NoMemoryError, WorkerDiedError.
         """
-        return self._wait(self._models.LoadModel, LoadModelRequest(name=name), timeout_s).model
+        return self._wait(self._models.LoadModel, LoadModelRequest(name=name), timeout_s, lease).model
+
+    def plan_load(
+        self, name: str, *, settings: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> LoadPlan:
+        """What loading one more instance would take, with `settings` in place of the model's own; nothing is loaded.
+
+        Raises:
+            InferdError: ModelNotFoundError, InvalidFieldError, ModelLoadError.
+        """
+        request = PlanLoadRequest(name=name, settings=settings)
+        return self._wait(self._models.PlanLoad, request, timeout_s).plan
 
     def unload_model(self, name: str, *, force: bool = False, timeout_s: float | None = None) -> UnloadModelResponse:
         """Stop a model's instances; returns when their memory is given back, with how much that was.
@@ -133,15 +158,26 @@ class AsyncModels(AsyncConnection):
         backend: str = "",
         device: str = "",
         settings: Mapping[str, str] | None = None,
+        min_instances: int | None = None,
+        max_instances: int | None = None,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
-        Without `backend` and `device` the kernel chooses and says why in `backend_reason`.
+        Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
+        (default 0) stay loaded, and there are at most `max_instances` (default 1).
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
         """
-        model = Model(name=name, source=source, backend=backend, device=device, settings=settings)
+        model = Model(
+            name=name,
+            source=source,
+            backend=backend,
+            device=device,
+            settings=settings,
+            min_instances=min_instances,
+            max_instances=max_instances,
+        )
         return (await self._call(self._models.CreateModel, CreateModelRequest(model=model))).model
 
     async def get_model(self, name: str) -> Model:
@@ -154,13 +190,24 @@ class AsyncModels(AsyncConnection):
             for model in page.models:
                 yield model
 
-    async def load_model(self, name: str, *, timeout_s: float | None = None) -> Model:
-        """Load a model; returns when it is READY.
+    async def load_model(self, name: str, *, lease: LeaseRef | None = None, timeout_s: float | None = None) -> Model:
+        """Load a model; returns when it is READY. Under a lease, one instance more that ends with it.
 
         Raises:
-            InferdError: ModelNotFoundError, ModelLoadError, ModelBusyError, WorkerDiedError.
+            InferdError: ModelNotFoundError, ModelLoadError, ModelBusyError, NoMemoryError, WorkerDiedError.
         """
-        return (await self._wait(self._models.LoadModel, LoadModelRequest(name=name), timeout_s)).model
+        return (await self._wait(self._models.LoadModel, LoadModelRequest(name=name), timeout_s, lease)).model
+
+    async def plan_load(
+        self, name: str, *, settings: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> LoadPlan:
+        """What loading one more instance would take, with `settings` in place of the model's own; nothing is loaded.
+
+        Raises:
+            InferdError: ModelNotFoundError, InvalidFieldError, ModelLoadError.
+        """
+        request = PlanLoadRequest(name=name, settings=settings)
+        return (await self._wait(self._models.PlanLoad, request, timeout_s)).plan
 
     async def unload_model(
         self, name: str, *, force: bool = False, timeout_s: float | None = None

@@ -1,4 +1,4 @@
-"""Tasks: run a prompt, watch, read, list and cancel. `Tasks` and `AsyncTasks` differ in `await` only."""
+"""Tasks: run, watch, read, list, suspend, resume and cancel. `Tasks` and `AsyncTasks` differ in `await` only."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ from inferd_api.v1.task_service_pb2 import (
     CancelTaskRequest,
     GetTaskRequest,
     ListTasksRequest,
+    ResumeTaskRequest,
     RunTaskRequest,
+    SuspendTaskRequest,
     WatchTaskRequest,
 )
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection
+from inferd_client.claims import class_number
 from inferd_client.errors import InferdError, StatusError, TaskExpiredError, from_status
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
     from inferd_api.v1.model_service_pb2 import CountTokensRequest, TokenizeRequest
     from inferd_api.v1.task_service_pb2_grpc import TaskServiceAsyncStub
+    from inferd_client.claims import Class
+    from inferd_client.holding import LeaseRef
 
 Message: TypeAlias = ChatMessage | Mapping[str, str]
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -53,8 +58,8 @@ class RunOptions(TypedDict, total=False):
     """Keywords of `run`, `stream` and `generate`; None is the same as leaving it out.
 
     Those of sampling are the fields of `inferd.v1.SamplingParams`, where their ranges and defaults are stated.
-    `timeout_s` is the deadline of the task in seconds; `tools_json`, of a conversation, is as in `ChatPrompt`; the
-    others are as in `inferd.v1.RunTaskRequest` and `TaskSpec`.
+    `timeout_s` is the deadline of the task in seconds; `lease` is the one that it runs under; `tools_json`, of a
+    conversation, is as in `ChatPrompt`; the others are as in `inferd.v1.RunTaskRequest` and `TaskSpec`.
     """
 
     max_tokens: int | None
@@ -82,6 +87,8 @@ class RunOptions(TypedDict, total=False):
     embedding: EmbeddingParams | None
     tools_json: str
     labels: Mapping[str, str]
+    priority: Class | None
+    lease: LeaseRef | None
     request_id: str
     detach_on_disconnect: bool
     timeout_s: float | None
@@ -147,7 +154,7 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
     """The request that runs `prompt` on `model`.
 
     Raises:
-        ValueError: The prompt is empty or mixes kinds.
+        ValueError: The prompt is empty or mixes kinds, or there is no such class.
     """
     sampling: dict[str, Any] = {name: options.get(name) for name in SamplingParams.DESCRIPTOR.fields_by_name}
     spec = TaskSpec(
@@ -157,6 +164,7 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
         prefix_cache=options.get("prefix_cache"),
         adapter=options.get("adapter", ""),
         embedding=options.get("embedding"),
+        priority=class_number(options.get("priority")),
     )
     write_prompt(spec, prompt, options.get("tools_json", ""))
     return RunTaskRequest(
@@ -238,7 +246,8 @@ class Tasks(Connection):
         """
         request, finished = run_request(model, prompt, options), Finished()
         try:
-            for response in self._stream(self._tasks.RunTask, request, options.get("timeout_s")):
+            responses = self._stream(self._tasks.RunTask, request, options.get("timeout_s"), options.get("lease"))
+            for response in responses:
                 finished = response.event.finished
                 yield response.event
         except InferdError as error:
@@ -285,6 +294,18 @@ class Tasks(Connection):
         """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""
         return self._call(self._tasks.CancelTask, CancelTaskRequest(task_id=task_id)).task
 
+    def suspend_task(self, task_id: str) -> Task:
+        """Stop a task and give its place and KV back; what it produced stays, and its deadline goes on.
+
+        Raises:
+            InferdError: TaskNotFoundError; TaskStateError when it has ended.
+        """
+        return self._call(self._tasks.SuspendTask, SuspendTaskRequest(task_id=task_id)).task
+
+    def resume_task(self, task_id: str) -> Task:
+        """Let a suspended task go on where it stopped; it waits for a place like others. Raises as `suspend_task`."""
+        return self._call(self._tasks.ResumeTask, ResumeTaskRequest(task_id=task_id)).task
+
 
 class AsyncTasks(AsyncConnection):
     """The tasks of an asynchronous client; each method is as its namesake in `Tasks`."""
@@ -304,7 +325,7 @@ class AsyncTasks(AsyncConnection):
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
         request, finished = run_request(model, prompt, options), Finished()
-        responses = self._stream(self._tasks.RunTask, request, options.get("timeout_s"))
+        responses = self._stream(self._tasks.RunTask, request, options.get("timeout_s"), options.get("lease"))
         try:
             async for response in responses:
                 finished = response.event.finished
@@ -364,6 +385,18 @@ class AsyncTasks(AsyncConnection):
     async def cancel_task(self, task_id: str) -> Task:
         """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""
         return (await self._call(self._tasks.CancelTask, CancelTaskRequest(task_id=task_id))).task
+
+    async def suspend_task(self, task_id: str) -> Task:
+        """Stop a task and give its place and KV back; what it produced stays, and its deadline goes on.
+
+        Raises:
+            InferdError: TaskNotFoundError; TaskStateError when it has ended.
+        """
+        return (await self._call(self._tasks.SuspendTask, SuspendTaskRequest(task_id=task_id))).task
+
+    async def resume_task(self, task_id: str) -> Task:
+        """Let a suspended task go on where it stopped; it waits for a place like others. Raises as `suspend_task`."""
+        return (await self._call(self._tasks.ResumeTask, ResumeTaskRequest(task_id=task_id))).task
 
 
 def _message(item: Message) -> ChatMessage:

@@ -1,6 +1,36 @@
-"""Amounts as people read them."""
+"""Amounts as people read and write them."""
+
+import re
+
+from inferd.errors import suggestion
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
+FACTORS = {
+    **{unit: 1000**power for power, unit in enumerate(UNITS)},
+    **{unit: 1024**power for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1)},
+}
+SIZE_FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def read_size(text: str) -> int:
+    """Bytes of "4GiB", "512 MB", "1.5gb" or "4096"; the case of the unit does not matter.
+
+    Raises:
+        ValueError: It is no size, or less than a byte; the nearest unit is suggested.
+    """
+    form = SIZE_FORM.fullmatch(text)
+    if form is None:
+        raise ValueError(f'{text!r} is no size; write it like "4GiB", "512MB" or "4096"')
+    number, unit = form.groups()
+    factors = {name.lower(): factor for name, factor in FACTORS.items()} | {"": 1}
+    if unit.lower() not in factors:
+        near = suggestion(unit, list(FACTORS))
+        hint = f"did you mean {number + near!r}?" if near else f"units are {', '.join(FACTORS)}"
+        raise ValueError(f"{text!r} has an unknown unit {unit!r}; {hint}")
+    amount = int(float(number) * factors[unit.lower()]) if "." in number else int(number) * factors[unit.lower()]
+    if amount < 1:
+        raise ValueError(f"{text!r} is less than a byte")
+    return amount
 
 
 def size(amount_bytes: float) -> str:

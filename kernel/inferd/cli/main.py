@@ -7,18 +7,21 @@ import typer
 from rich.markup import escape
 
 from inferd import __version__
+from inferd.cli.lease_commands import lease_app
+from inferd.cli.options import (
+    ADDRESS,
+    Address,
+    Class,
+    Interval,
+    LeaseOption,
+    ModelArgument,
+    Output,
+    TaskArgument,
+    Tenant,
+    read_pairs,
+)
 from inferd.cli.output import Format, edge
 from inferd.cli.source import FORMS
-
-ADDRESS = "127.0.0.1:7411"
-
-Output = Annotated[Format, typer.Option("--output", "-o", help="What stdout gets: a table for people, or JSON.")]
-Address = Annotated[
-    str, typer.Option("--address", envvar="INFERD_ADDRESS", help="The kernel: host:port or unix:/path.", metavar="A")
-]
-Tenant = Annotated[str, typer.Option("--tenant", envvar="INFERD_TENANT", help="Whose tasks are meant.", metavar="T")]
-ModelArgument = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
-TaskArgument = Annotated[str, typer.Argument(help="Id of the task.", metavar="TASK_ID")]
 
 app = typer.Typer(
     name="inferd",
@@ -28,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(lease_app, name="lease")
 
 
 def run() -> None:
@@ -158,6 +164,8 @@ def _run(
     choice: Annotated[
         list[str] | None, typer.Option(help="Answer with this text; repeated, with one of them.", metavar="TEXT")
     ] = None,
+    priority: Annotated[Class | None, typer.Option(help="Its class: a higher one goes first.")] = None,
+    lease: LeaseOption = "",
     address: Address = ADDRESS,
     tenant: Tenant = "",
     output: Output = Format.TABLE,
@@ -183,6 +191,8 @@ def _run(
             logprobs=logprobs,
             stop=stop or (),
             grammar=read_grammar(json_schema=json_schema, regex=regex, choice=choice or ()),
+            priority=priority.value if priority is not None else None,
+            lease=lease or None,
         )
         run_model(
             out,
@@ -237,12 +247,36 @@ def _models(
 
 
 @app.command("load")
-def _load(model: ModelArgument, *, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
-    """Load a model now."""
+def _load(
+    model: ModelArgument,
+    *,
+    lease: LeaseOption = "",
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Load a model now; under a lease, one instance more that ends with it."""
     with edge(output) as out:
         from inferd.cli.models import load
 
-        load(out, address, model)
+        load(out, address, tenant, model, lease=lease)
+
+
+@app.command("plan")
+def _plan(
+    model: Annotated[str, typer.Argument(help="Name of a model, or path of a .gguf file.", metavar="MODEL")],
+    *,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="A setting in place of the model's; may be repeated.", metavar="NAME=VALUE")
+    ] = None,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Tell what loading a model would take, without doing it; the exit code is 1 when it does not fit."""
+    with edge(output) as out:
+        from inferd.cli.plan import plan
+
+        plan(out, address, model, data_dir=data_dir, settings=read_pairs(setting, "--setting"))
 
 
 @app.command("unload")
@@ -294,6 +328,44 @@ def _cancel(
         from inferd.cli.tasks import cancel
 
         cancel(out, address, tenant, task_id)
+
+
+@app.command("suspend")
+def _suspend(
+    task_id: TaskArgument, *, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE
+) -> None:
+    """Stop a task and give its place back; what it wrote stays."""
+    with edge(output) as out:
+        from inferd.cli.tasks import suspend
+
+        suspend(out, address, tenant, task_id)
+
+
+@app.command("resume")
+def _resume(
+    task_id: TaskArgument, *, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE
+) -> None:
+    """Let a suspended task go on where it stopped."""
+    with edge(output) as out:
+        from inferd.cli.tasks import resume
+
+        resume(out, address, tenant, task_id)
+
+
+@app.command("top")
+def _top(
+    *,
+    interval: Interval = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Tell how things stand now, and end.")] = False,
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Show devices, instances, leases and queues, live; q ends it."""
+    with edge(output) as out:
+        from inferd.cli.top import top
+
+        top(out, address, tenant, interval_s=interval, once=once)
 
 
 @app.command("plugins")

@@ -101,10 +101,10 @@ def ps(output: Output, address: str) -> None:
     output.table(columns, rows, empty="no model is loaded; one loads with: inferd run MODEL")
 
 
-def load(output: Output, address: str, name: str) -> None:
+def load(output: Output, address: str, tenant: str, name: str, *, lease: str) -> None:
     """Load a model and show how far it is."""
-    with connected(address) as client:  # for its errors; progress and answer come at once, which takes asyncio
-        model = asyncio.run(_load(output, client.address, name))
+    with connected(address, tenant) as client:  # for its errors; progress and answer come at once, which takes asyncio
+        model = asyncio.run(_load(output, client.address, tenant, name, lease))
     if output.json:
         output.document(plain(model))
         return
@@ -126,7 +126,7 @@ def unload(output: Output, address: str, name: str, *, force: bool) -> None:
         output.text(f"{name} is unloaded; {size(answer.returned_bytes)} are given back")
 
 
-async def _load(output: Output, address: str, name: str) -> Model:
+async def _load(output: Output, address: str, tenant: str, name: str, lease: str) -> Model:
     with output.status(f"loading {name}") as say:
 
         async def show(client: AsyncClient) -> None:
@@ -134,10 +134,10 @@ async def _load(output: Output, address: str, name: str) -> Model:
                 async for model in models:
                     say(f"loading {name} {max((i.load_fraction for i in model.instances), default=0):.0%}")
 
-        async with AsyncClient(address) as client:
+        async with AsyncClient(address, tenant=tenant) as client:
             shown = asyncio.create_task(show(client))
             try:
-                return await client.load_model(name)
+                return await client.load_model(name, lease=lease or None)
             finally:
                 shown.cancel()
                 await asyncio.gather(shown, return_exceptions=True)

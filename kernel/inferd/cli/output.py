@@ -63,9 +63,9 @@ class Output:
         """Write one JSON document."""
         typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
-    def line(self, value: object) -> None:
-        """Write one line of JSON."""
-        typer.echo(json.dumps(value, ensure_ascii=False))
+    def line(self, value: object, *, err: bool = False) -> None:
+        """Write one line of JSON; with `err` on stderr, where stdout is another program's."""
+        typer.echo(json.dumps(value, ensure_ascii=False), err=err)
 
     def text(self, text: str) -> None:
         """Write a line for people."""
@@ -73,11 +73,9 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
         """Write a table; `empty` is said instead, on stderr, when there are no rows."""
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+        table = table_of(columns, rows)
         if table.row_count:
-            Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
+            screen().print(table)
         else:
             self.note(empty)
 
@@ -113,6 +111,19 @@ class Output:
             self.line({"error": facts})
         else:
             self.console.print(f"error: {error.message}", style="red", markup=False)
+
+
+def screen() -> Console:
+    """Standard output for tables; nothing is cut where it is no terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of plain texts."""
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    return table
 
 
 @contextmanager

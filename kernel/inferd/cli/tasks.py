@@ -1,4 +1,4 @@
-"""`inferd tasks`, `cancel` and `watch`."""
+"""`inferd tasks`, `cancel`, `suspend`, `resume` and `watch`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inferd.cli.amounts import span
 from inferd.cli.kernel import connected
 from inferd.cli.plain import plain
 from inferd.cli.transcript import Transcript
-from inferd_api.v1.resources_pb2 import Task, TaskState
+from inferd_api.v1.resources_pb2 import Priority, Task, TaskState
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output
@@ -27,23 +27,39 @@ def list_tasks(output: Output, address: str, tenant: str) -> None:
             task.task_id,
             task.model,
             state(task),
+            class_name(task.priority),
             span(time.time() - task.create_time.ToMilliseconds() / 1000),
             str(task.finished.usage.output_tokens) if task.HasField("finished") else "",
             task.finished.error.message,
         )
         for task in tasks
     )
-    output.table(("TASK", "MODEL", "STATE", "AGE", "TOKENS", "ERROR"), rows, empty="no tasks")
+    output.table(("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"), rows, empty="no tasks")
 
 
 def cancel(output: Output, address: str, tenant: str, task_id: str) -> None:
     """End a task and tell where it stands."""
     with connected(address, tenant) as client:
-        task = client.cancel_task(task_id)
+        _tell(output, client.cancel_task(task_id))
+
+
+def suspend(output: Output, address: str, tenant: str, task_id: str) -> None:
+    """Stop a task and tell where it stands."""
+    with connected(address, tenant) as client:
+        _tell(output, client.suspend_task(task_id))
+
+
+def resume(output: Output, address: str, tenant: str, task_id: str) -> None:
+    """Let a task go on and tell where it stands."""
+    with connected(address, tenant) as client:
+        _tell(output, client.resume_task(task_id))
+
+
+def _tell(output: Output, task: Task) -> None:
     if output.json:
         output.document(plain(task))
     else:
-        output.text(f"{task_id} is {state(task)}")
+        output.text(f"{task.task_id} is {state(task)}")
 
 
 def watch(output: Output, address: str, tenant: str, task_id: str, *, after_sequence: int) -> None:
@@ -52,6 +68,11 @@ def watch(output: Output, address: str, tenant: str, task_id: str, *, after_sequ
         transcript = Transcript(output, client.get_task(task_id).model)
         transcript.play(client.watch(task_id, after_sequence))
         transcript.close()
+
+
+def class_name(priority: Priority.ValueType) -> str:
+    """A class as a word."""
+    return Priority.Name(priority or Priority.PRIORITY_NORMAL).removeprefix("PRIORITY_").lower()
 
 
 def state(task: Task) -> str:

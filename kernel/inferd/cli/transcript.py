@@ -69,6 +69,8 @@ class Transcript:
                 self.finished = event.finished
             case "queued" if not self.text:  # behind text, a line that comes and goes would spoil it
                 say(waiting(event.queued, self._model))
+            case "suspended" if not self.text:
+                say(stopped(event))
             case "progress" if not self.text:
                 say(progressing(event.progress, self._model))
 
@@ -82,7 +84,15 @@ class Transcript:
 def waiting(queued: Queued, model: str) -> str:
     """What a queued task waits for."""
     before = f", {queued.position} before it" if queued.position else ""
-    return f"waiting for {model}{before}"
+    about = f", about {span(queued.eta.ToTimedelta().total_seconds())}" if queued.HasField("eta") else ""
+    return f"waiting for {model}{before}{about}"
+
+
+def stopped(event: TaskEvent) -> str:
+    """Why a task does not run, and how it goes on."""
+    if event.suspended.by_client:
+        return f"suspended; it goes on with: inferd resume {event.task_id}"
+    return "stopped for a task of a higher class"
 
 
 def progressing(progress: Progress, model: str) -> str:

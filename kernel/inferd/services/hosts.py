@@ -1,5 +1,6 @@
 """`inferd.v1.HostService`."""
 
+import asyncio
 import os
 import platform
 from collections.abc import Sequence
@@ -8,15 +9,23 @@ from typing import Any
 import grpc
 
 from inferd import __version__
+from inferd.core.broker import Account
+from inferd.core.ids import DeviceId
+from inferd.errors import InvalidFieldError
 from inferd.plugin.backend import DeviceInfo, Setting
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.driver import Driver, resident_bytes
 from inferd.runtime.placement import ENGINE_SETTINGS
+from inferd.services.bounds import Bound
 from inferd.services.calls import page_of
+from inferd.services.lease_values import read_seconds
+from inferd.services.model_values import write_instance
 from inferd.services.task_values import timestamp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import host_service_pb2_grpc
 from inferd_api.v1 import resources_pb2 as pb
+
+LEAST_INTERVAL_S, MOST_INTERVAL_S, DEFAULT_INTERVAL_S = 0.1, 60.0, 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,27 +33,63 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Hosts(host_service_pb2_grpc.HostServiceServicer):
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, driver: Driver, reports: Sequence[BackendReport]) -> None:
+    def __init__(self, driver: Driver, reports: Sequence[BackendReport], *, watchers_limit: int) -> None:
         self._driver = driver
         self._reports = reports
+        self._watchers = Bound("limits.host_watchers", watchers_limit, "streams that watch the host")
         self._started = driver.clock.now()
 
     async def GetHost(self, request: hs.GetHostRequest, context: Context) -> hs.GetHostResponse:  # noqa: ARG002, N802 - the wire's name
         """Read the host."""
+        return hs.GetHostResponse(host=self._write_host())
+
+    async def WatchHost(self, request: hs.WatchHostRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
+        """Watch the host."""
+        interval_s = read_seconds(request.interval) if request.HasField("interval") else DEFAULT_INTERVAL_S
+        if not LEAST_INTERVAL_S <= interval_s <= MOST_INTERVAL_S:
+            raise InvalidFieldError(
+                f"interval is {interval_s:g} s; it must be from {LEAST_INTERVAL_S:g} s to {MOST_INTERVAL_S:g} s",
+                field="interval",
+            )
+        machine = self._driver.machine
+        with self._watchers.place():
+            while True:
+                instances = [
+                    write_instance(instance, model, self._driver)
+                    for model in machine.fleet.models.values()
+                    for instance in model.instances.values()
+                ]
+                await context.write(hs.WatchHostResponse(host=self._write_host(), instances=instances))
+                await asyncio.sleep(interval_s)
+                machine.check_open()
+
+    def _write_host(self) -> pb.Host:
+        machine = self._driver.machine
         ready = [r for r in self._reports if r.state is BackendState.READY]
         devices = {d.device_id: d for r in ready for d in r.devices}
-        host = pb.Host(
+        accounts = machine.broker.devices
+        return pb.Host(
             name=platform.node(),
             version=__version__,
             os=f"{platform.system()} {platform.release()}",
-            devices=[_write_device(devices[name]) for name in sorted(devices)],
+            devices=[_write_device(devices[name], accounts.get(DeviceId(name))) for name in sorted(devices)],
             pid=os.getpid(),
             memory_bytes=resident_bytes(os.getpid()),
             start_time=timestamp(self._driver.clock, self._started),
-            queued_tasks=self._driver.machine.queued_tasks,
-            running_tasks=self._driver.machine.running_tasks,
+            queued_tasks=machine.tasks.census.queued,
+            running_tasks=machine.tasks.census.running,
+            loads=[
+                pb.TenantLoad(
+                    tenant=tenant,
+                    priority=pb.Priority.ValueType(priority.value),
+                    queued_tasks=queued,
+                    running_tasks=running,
+                )
+                for (tenant, priority), (queued, running) in sorted(machine.loads().items())
+            ],
+            tokens_per_second=self._driver.tokens_per_s(),
+            leases=machine.leases.living,
         )
-        return hs.GetHostResponse(host=host)
 
     async def ListBackends(self, request: hs.ListBackendsRequest, context: Context) -> hs.ListBackendsResponse:  # noqa: ARG002, N802 - the wire's name
         """List the plugins that were found."""
@@ -69,13 +114,21 @@ def write_backend(report: BackendReport) -> pb.Backend:
     )
 
 
-def _write_device(device: DeviceInfo) -> pb.Device:
-    return pb.Device(
+def _write_device(device: DeviceInfo, account: Account | None = None) -> pb.Device:
+    written = pb.Device(
         device_id=device.device_id,
         description=device.description,
         memory_bytes=device.memory_bytes,
         cores=device.cores,
     )
+    if account is not None:
+        written.capacity_bytes = account.capacity_bytes
+        written.instance_bytes = account.instance_bytes
+        written.lease_bytes = account.lease_bytes
+        written.foreign_bytes = account.foreign_bytes
+        written.free_bytes = account.free_bytes
+        written.leased_cores = account.leased_cores
+    return written
 
 
 def _write_setting(setting: Setting) -> pb.BackendSetting:

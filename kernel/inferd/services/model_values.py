@@ -1,10 +1,35 @@
 """Models and instances for the wire."""
 
 from inferd.core.model import Instance, Model
+from inferd.core.plan import LoadPlan
+from inferd.core.resources import MemoryNeed
+from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
 from inferd.services.status import status_of
 from inferd.services.task_values import duration, timestamp
+from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import resources_pb2 as pb
+
+MOST_INSTANCES = 64
+
+
+def read_bounds(model: pb.Model) -> tuple[int, int]:
+    """Fewest and most instances of a model.
+
+    Raises:
+        InvalidFieldError: One is out of its range, or the fewest are more than the most.
+    """
+    fewest = model.min_instances
+    most = model.max_instances if model.HasField("max_instances") else 1
+    if not 1 <= most <= MOST_INSTANCES:
+        message = f"max_instances is {most}; it must be from 1 to {MOST_INSTANCES}"
+        raise InvalidFieldError(message, field="model.max_instances")
+    if fewest > most:
+        raise InvalidFieldError(
+            f"min_instances is {fewest} and max_instances is {most}; the first must be at most the second",
+            field="model.min_instances",
+        )
+    return fewest, most
 
 
 def write_model(model: Model, driver: Driver) -> pb.Model:
@@ -19,13 +44,16 @@ def write_model(model: Model, driver: Driver) -> pb.Model:
         state=pb.ModelState.ValueType(model.state.value),
         backend_reason=spec.backend_reason,
         error=status_of(model.error) if model.error is not None else None,
-        instances=[_write_instance(instance, model, driver) for instance in model.instances.values()],
+        instances=[write_instance(instance, model, driver) for instance in model.instances.values()],
         size_bytes=spec.size_bytes,
         create_time=timestamp(driver.clock, model.created),
+        min_instances=spec.min_instances,
+        max_instances=spec.max_instances,
     )
 
 
-def _write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Instance:
+def write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Instance:
+    """An instance of a model, with what its worker last told."""
     worker = driver.supervisor.workers.get(instance.instance_id)
     facts = instance.facts
     ready = instance.ready
@@ -34,7 +62,7 @@ def _write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Inst
         model=instance.model,
         state=pb.InstanceState.ValueType(instance.state.value),
         backend=model.spec.backend,
-        device=model.spec.device,
+        device=instance.device_id,
         pid=worker.pid if worker is not None else 0,
         load_fraction=worker.load_fraction if worker is not None else 0.0,
         memory_bytes=worker.memory_bytes if worker is not None else 0,
@@ -46,4 +74,28 @@ def _write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Inst
         error=status_of(instance.error) if instance.error is not None else None,
         start_time=timestamp(driver.clock, instance.created),
         log_path=str(worker.log_path) if worker is not None else "",
+        reserved_bytes=driver.machine.broker.reserved_bytes(instance.instance_id),
+        peak_bytes=instance.peak_bytes,
+        lease_id=instance.lease_id,
+        suspended_tasks=len(instance.paused),
+        need=_write_need(instance.need) if instance.need is not None else None,
     )
+
+
+def write_plan(plan: LoadPlan) -> ms.LoadPlan:
+    """What a load would take."""
+    return ms.LoadPlan(
+        fits=plan.fits,
+        device_id=plan.device_id,
+        need=_write_need(plan.need),
+        free_bytes=plan.free_bytes,
+        capacity_bytes=plan.capacity_bytes,
+        evicted_instances=plan.evicted,
+        busy_instances=plan.busy,
+        lease_ids=plan.leases,
+        reason=plan.reason,
+    )
+
+
+def _write_need(need: MemoryNeed) -> pb.MemoryNeed:
+    return pb.MemoryNeed(weights_bytes=need.weights_bytes, kv_bytes=need.kv_bytes, workspace_bytes=need.workspace_bytes)

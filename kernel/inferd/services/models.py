@@ -7,12 +7,13 @@ from typing import Any
 import grpc
 
 from inferd.core.ids import ModelName
-from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.errors import InvalidFieldError
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.driver import Driver
 from inferd.runtime.placement import place
-from inferd.services.calls import page_of
-from inferd.services.model_values import write_model
+from inferd.services.bounds import Bound
+from inferd.services.calls import lease_of, page_of, tenant_of
+from inferd.services.model_values import read_bounds, write_model, write_plan
 from inferd.services.token_values import read_text, read_token_ids
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import model_service_pb2_grpc
@@ -31,9 +32,8 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     ) -> None:
         self._driver = driver
         self._reports = reports
-        self._watchers_limit = watchers_limit
+        self._watchers = Bound("limits.model_watchers", watchers_limit, "streams that watch models")
         self._prompt_limit_bytes = prompt_limit_bytes
-        self._watchers = 0
 
     async def CreateModel(self, request: ms.CreateModelRequest, context: Context) -> ms.CreateModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Make a model known."""
@@ -53,6 +53,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
                 f"model.adapters names {len(wanted.adapters)} adapters and no backend offers any; leave them out",
                 field="model.adapters",
             )
+        fewest, most = read_bounds(wanted)
         spec = place(
             self._reports,
             name=wanted.name,
@@ -60,6 +61,8 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
             backend=wanted.backend,
             device=wanted.device,
             settings=dict(wanted.settings),
+            min_instances=fewest,
+            max_instances=most,
         )
         model = self._driver.create_model(spec)
         return ms.CreateModelResponse(model=write_model(model, self._driver))
@@ -75,10 +78,26 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         page, token = page_of(known, request.page_size, request.page_token)
         return ms.ListModelsResponse(models=[write_model(m, self._driver) for m in page], next_page_token=token)
 
-    async def LoadModel(self, request: ms.LoadModelRequest, context: Context) -> ms.LoadModelResponse:  # noqa: ARG002, N802 - the wire's name
-        """Load a model and wait for it."""
-        model = await self._driver.load_model(ModelName(request.name))
+    async def LoadModel(self, request: ms.LoadModelRequest, context: Context) -> ms.LoadModelResponse:  # noqa: N802 - the wire's name
+        """Load a model and wait for it; under a lease, one instance more."""
+        model = await self._driver.load_model(
+            ModelName(request.name), tenant=tenant_of(context), lease_id=lease_of(context)
+        )
         return ms.LoadModelResponse(model=write_model(model, self._driver))
+
+    async def PlanLoad(self, request: ms.PlanLoadRequest, context: Context) -> ms.PlanLoadResponse:  # noqa: ARG002, N802 - the wire's name
+        """What a load would take; other settings are checked as those of a new model."""
+        spec = self._driver.machine.model(ModelName(request.name)).spec
+        if request.settings:
+            spec = place(
+                self._reports,
+                name=spec.name,
+                source=spec.source,
+                backend=spec.backend,
+                device=spec.device,
+                settings={**spec.settings, **request.settings},
+            )
+        return ms.PlanLoadResponse(plan=write_plan(await self._driver.plan_load(spec)))
 
     async def UnloadModel(self, request: ms.UnloadModelRequest, context: Context) -> ms.UnloadModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Unload a model and wait for it."""
@@ -112,15 +131,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     async def WatchModel(self, request: ms.WatchModelRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""
         model = self._driver.machine.model(ModelName(request.name))
-        if self._watchers >= self._watchers_limit:
-            limit = str(self._watchers_limit)
-            raise LimitExceededError(
-                f"{self._watchers} streams watch models and limits.model_watchers is {limit}",
-                metadata={"bound": "limits.model_watchers", "value": str(self._watchers), "limit": limit},
-                retry_after_s=1.0,
-            )
-        self._watchers += 1
-        try:
+        with self._watchers.place():
             told = None
             while True:
                 self._driver.machine.check_open()
@@ -130,5 +141,3 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
                     await context.write(ms.WatchModelResponse(model=message))
                     told = message
                 await self._driver.models_changed.wait(seen)
-        finally:
-            self._watchers -= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
@@ -24,6 +24,8 @@ FACT_BYTES = 400
 FACTS_BYTES = 1200
 
 log = structlog.get_logger()
+
+Check: TypeAlias = "Callable[[grpc.aio.ServicerContext[Any, Any]], None]"
 
 
 def status_of(error: InferdError) -> status_pb2.Status:
@@ -75,33 +77,41 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: InferdError)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a method raises into its status; a defect is logged with its traceback and told without it."""
+    """Turns what a method raises into its status; a defect is logged with its traceback and told without it.
+
+    Args:
+        check: Called before each method; what it raises is the answer.
+    """
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method of a call; streaming methods are coroutines that write to their context."""
+        """Wrap the method of a call; methods that stream are coroutines that write to their context."""
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/inferd."):
             return handler
+        codec = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary is not None:
-            unary = handler.unary_unary
-            return grpc.unary_unary_rpc_method_handler(
-                _guarded(unary), handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.unary_unary_rpc_method_handler(self._guarded(handler.unary_unary), *codec)
         if handler.unary_stream is not None:
-            stream = handler.unary_stream
-            return grpc.unary_stream_rpc_method_handler(
-                _guarded(stream), handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.unary_stream_rpc_method_handler(self._guarded(handler.unary_stream), *codec)
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream), *codec)
         return handler
 
+    def _guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        return _guarded(method, self._check)
 
-def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+
+def _guarded(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
+            check(context)
             return await method(request, context)
         except InferdError as error:
             await abort(context, error)

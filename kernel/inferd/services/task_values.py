@@ -1,12 +1,16 @@
 """Tasks between the wire and the core."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as WireMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from inferd.core import task_events as te
-from inferd.core.ids import ModelName, TaskId, Tenant
+from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
+from inferd.core.priority import Priority
 from inferd.core.task import (
     ChatInput,
     Embedding,
@@ -38,6 +42,7 @@ def read_spec(
     tenant: Tenant,
     deadline: float | None,
     request_id: str,
+    lease_id: LeaseId,
     prompt_limit_bytes: int,
 ) -> TaskSpec:
     """A task from the wire.
@@ -48,7 +53,7 @@ def read_spec(
     """
     if not spec.model:
         raise InvalidFieldError("spec.model is empty; name the model", field="spec.model")
-    _check_labels(spec)
+    check_labels(spec.labels)
     return TaskSpec(
         task_id=TaskId(task_id),
         tenant=tenant,
@@ -61,9 +66,29 @@ def read_spec(
         prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True,
         adapter=spec.adapter,
         embedding=_read_embedding(spec.embedding) if spec.HasField("embedding") else None,
+        priority=read_priority(spec.priority),
+        lease_id=lease_id,
         request_id=request_id,
-        fingerprint=hashlib.sha256(spec.SerializeToString(deterministic=True)).digest() if request_id else b"",
+        fingerprint=fingerprint(spec, lease_id) if request_id else b"",
     )
+
+
+def fingerprint(spec: WireMessage, lease_id: str = "") -> bytes:
+    """Equal for the same contents under the same lease."""
+    return hashlib.sha256(spec.SerializeToString(deterministic=True) + lease_id.encode()).digest()
+
+
+def read_priority(number: int) -> Priority:
+    """A class from the wire; normal when it is not given.
+
+    Raises:
+        InvalidFieldError: There is no such class.
+    """
+    try:
+        return Priority(number or Priority.NORMAL)
+    except ValueError:
+        known = ", ".join(f"{each.value} ({each.name})" for each in Priority)
+        raise InvalidFieldError(f"priority is {number}; it must be {known} or 0", field="spec.priority") from None
 
 
 def read_input(spec: pb.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> TaskInput:
@@ -114,10 +139,15 @@ def check_size(size_bytes: int, limit_bytes: int) -> None:
         )
 
 
-def _check_labels(spec: pb.TaskSpec) -> None:
-    if len(spec.labels) > MOST_LABELS:
-        raise InvalidFieldError(f"{len(spec.labels)} labels; at most {MOST_LABELS}", field="spec.labels")
-    for key, value in spec.labels.items():
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Refuse labels that are too many or too long.
+
+    Raises:
+        InvalidFieldError: They are.
+    """
+    if len(labels) > MOST_LABELS:
+        raise InvalidFieldError(f"{len(labels)} labels; at most {MOST_LABELS}", field="spec.labels")
+    for key, value in labels.items():
         if not 1 <= len(key) <= MOST_LABEL_KEY or len(value) > MOST_LABEL_VALUE:
             raise InvalidFieldError(
                 f"label {key[:80]!r} has {len(key)} and {len(value)} characters; its key may have 1 to "
@@ -135,20 +165,23 @@ def _read_embedding(params: pb.EmbeddingParams) -> Embedding:
 
 def write_event(task_id: str, numbered: Numbered) -> pb.TaskEvent:
     """An event of a task for the wire."""
-    sequence = numbered.sequence
+    kind: dict[str, Any]
     match numbered.event:
         case te.Output() | te.PromptOutput() | te.EmbeddingOutput() as output:
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, output=_write_output(output))
-        case te.Queued(position):
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, queued=pb.Queued(position=position))
+            kind = {"output": _write_output(output)}
+        case te.Queued(position, eta_s):
+            kind = {"queued": pb.Queued(position=position, eta=duration(eta_s))}
         case te.Started(instance_id, attempt):
-            started = pb.Started(instance_id=instance_id, attempt=attempt)
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, started=started)
+            kind = {"started": pb.Started(instance_id=instance_id, attempt=attempt)}
+        case te.Suspended(by_client):
+            kind = {"suspended": pb.Suspended(by_client=by_client)}
+        case te.Resumed(instance_id):
+            kind = {"resumed": pb.Resumed(instance_id=instance_id)}
         case te.Progress(phase, fraction):
-            progress = pb.Progress(phase=pb.Phase.ValueType(phase.value), fraction=fraction)
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, progress=progress)
+            kind = {"progress": pb.Progress(phase=pb.Phase.ValueType(phase.value), fraction=fraction)}
         case te.Finished() as finished:
-            return pb.TaskEvent(task_id=task_id, sequence=sequence, finished=write_finished(finished))
+            kind = {"finished": write_finished(finished)}
+    return pb.TaskEvent(task_id=task_id, sequence=numbered.sequence, **kind)
 
 
 def _write_logprobs(logprobs: te.Logprobs | None) -> list[pb.TokenLogprobs]:
@@ -220,6 +253,8 @@ def write_task(task: Task, stream: TaskStream, clock: Clock) -> pb.Task:
         finish_time=timestamp(clock, task.finished),
         finished=write_finished(stream.finished) if stream.finished is not None else None,
         labels=task.spec.labels,
+        priority=pb.Priority.ValueType(task.spec.priority.value),
+        lease_id=task.spec.lease_id,
     )
 
 

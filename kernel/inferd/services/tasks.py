@@ -6,17 +6,18 @@ from typing import Any
 import grpc
 
 from inferd.core.ids import TaskId
-from inferd.core.task import Task, TaskState
+from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
-from inferd.services.calls import deadline_of, page_of, tenant_of
+from inferd.runtime.streams import TaskStream
+from inferd.services.bounds import Bound
+from inferd.services.calls import check_request_id, deadline_of, lease_of, page_of, tenant_of
 from inferd.services.status import abort
 from inferd.services.task_values import read_spec, write_event, write_task
 from inferd_api.v1 import resources_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import task_service_pb2_grpc
 
-MOST_REQUEST_ID = 128
 NEWEST_FIRST = 10**18  # keys of pages ascend; the number of a task is taken from this
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -25,23 +26,30 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Tasks(task_service_pb2_grpc.TaskServiceServicer):
     """Translates; see the proto for what each call means. Streams write to their context: no generator between."""
 
-    def __init__(self, driver: Driver, *, prompt_limit_bytes: int) -> None:
+    def __init__(self, driver: Driver, *, prompt_limit_bytes: int, tenant_streams: int) -> None:
         self._driver = driver
         self._prompt_limit_bytes = prompt_limit_bytes
+        self._streams = Bound("scheduler.tenant_streams", tenant_streams, "streams of tasks")
 
     async def RunTask(self, request: ts.RunTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Create a task and watch it."""
-        if len(request.request_id) > MOST_REQUEST_ID:
-            message = f"request_id has {len(request.request_id)} characters; at most {MOST_REQUEST_ID}"
-            raise InvalidFieldError(message, field="request_id")
+        check_request_id(request.request_id)
         spec = read_spec(
             request.spec,
             task_id=uuid.uuid4().hex,
             tenant=tenant_of(context),
             deadline=deadline_of(context, self._driver.clock.now()),
             request_id=request.request_id,
+            lease_id=lease_of(context),
             prompt_limit_bytes=self._prompt_limit_bytes,
         )
+        with self._streams.place(spec.tenant):
+            stream = await self._run(spec, request, context)
+        finished = stream.finished
+        if finished is not None and finished.outcome.error is not None:
+            await abort(context, finished.outcome.error)
+
+    async def _run(self, spec: TaskSpec, request: ts.RunTaskRequest, context: Context) -> TaskStream:
         stream = self._driver.submit(spec)
         stream.runners += 1
         stream.detached = stream.detached or request.detach_on_disconnect
@@ -54,20 +62,20 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
             # The client has gone, or was too slow. Another call with the same request_id may still be there.
             if stream.finished is None and not stream.runners and not stream.detached:
                 self._driver.cancel(stream.task_id, spec.tenant)
-        finished = stream.finished
-        if finished is not None and finished.outcome.error is not None:
-            await abort(context, finished.outcome.error)
+        return stream
 
     async def WatchTask(self, request: ts.WatchTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a task."""
-        task = self._driver.machine.task(TaskId(request.task_id), tenant_of(context))
+        tenant = tenant_of(context)
+        task = self._driver.machine.task(TaskId(request.task_id), tenant)
         stream = self._driver.streams.get(task.spec.task_id)
         if request.after_sequence > stream.last_sequence:
             message = f"after_sequence is {request.after_sequence}; the newest event is {stream.last_sequence}"
             raise InvalidFieldError(message, field="after_sequence")
-        async for batch in stream.follow(request.after_sequence):
-            for numbered in batch:
-                await context.write(ts.WatchTaskResponse(event=write_event(request.task_id, numbered)))
+        with self._streams.place(tenant):
+            async for batch in stream.follow(request.after_sequence):
+                for numbered in batch:
+                    await context.write(ts.WatchTaskResponse(event=write_event(request.task_id, numbered)))
 
     async def GetTask(self, request: ts.GetTaskRequest, context: Context) -> ts.GetTaskResponse:  # noqa: N802 - the wire's name
         """Read a task."""
@@ -79,7 +87,7 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
         states = _read_states(request)
         chosen = [
             (f"{NEWEST_FIRST - task.number:019d}", task)
-            for task in reversed(self._driver.machine.tasks.values())
+            for task in reversed(self._driver.machine.tasks.known.values())
             if task.spec.tenant == tenant and (not states or task.state in states)
         ]
         page, token = page_of(chosen, request.page_size, request.page_token)
@@ -89,6 +97,16 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
         """End a task."""
         self._driver.cancel(TaskId(request.task_id), tenant_of(context))
         return ts.CancelTaskResponse(task=self._read(request.task_id, context))
+
+    async def SuspendTask(self, request: ts.SuspendTaskRequest, context: Context) -> ts.SuspendTaskResponse:  # noqa: N802 - the wire's name
+        """Stop a task for a while."""
+        self._driver.suspend(TaskId(request.task_id), tenant_of(context))
+        return ts.SuspendTaskResponse(task=self._read(request.task_id, context))
+
+    async def ResumeTask(self, request: ts.ResumeTaskRequest, context: Context) -> ts.ResumeTaskResponse:  # noqa: N802 - the wire's name
+        """Let a task go on."""
+        self._driver.resume(TaskId(request.task_id), tenant_of(context))
+        return ts.ResumeTaskResponse(task=self._read(request.task_id, context))
 
     def _read(self, task_id: str, context: Context) -> pb.Task:
         return self._write(self._driver.machine.task(TaskId(task_id), tenant_of(context)))

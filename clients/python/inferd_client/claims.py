@@ -1,0 +1,91 @@
+"""What a lease can claim, and the words for its class.
+
+client.create_lease(claims.memory(4 << 30), claims.cores(2), ttl_s=60)
+client.create_lease(claims.model("smollm2", sequences=2, kv_tokens=8192), priority="high")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+
+from google.protobuf.duration_pb2 import Duration
+
+from inferd_api.v1.lease_pb2 import Claim, CoresClaim, LeaseSpec, MemoryClaim, ModelClaim
+from inferd_api.v1.lease_service_pb2 import CreateLeaseRequest
+from inferd_api.v1.resources_pb2 import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Class: TypeAlias = Literal["low", "normal", "high"]
+"""A class of tasks and of waiting leases; a higher one goes first."""
+
+
+def memory(size_bytes: int, *, device_id: str = "") -> Claim:
+    """Memory of a device (default "cpu:0"): for a program outside the kernel, or for models loaded under the lease."""
+    return Claim(memory=MemoryClaim(device_id=device_id, bytes=size_bytes))
+
+
+def model(name: str, *, sequences: int = 0, kv_tokens: int = 0) -> Claim:
+    """A model that stays loaded, with places for so many tasks and room for so many tokens of theirs."""
+    return Claim(model=ModelClaim(model=name, sequences=sequences, kv_tokens=kv_tokens))
+
+
+def cores(count: int, *, device_id: str = "") -> Claim:
+    """Processor cores of a device (default "cpu:0"), counted, not pinned."""
+    return Claim(cores=CoresClaim(device_id=device_id, cores=count))
+
+
+class LeaseOptions(TypedDict, total=False):
+    """Keywords of `lease` and `create_lease`; None is the same as leaving it out.
+
+    They are as in `inferd.v1.LeaseSpec`: how long it holds unless it is kept alive, its class among waiting leases,
+    whether it waits when there is no room now and for how long at most, and marks of its holder's own.
+    """
+
+    ttl_s: float | None
+    priority: Class | None
+    wait: bool
+    wait_timeout_s: float | None
+    labels: Mapping[str, str]
+    request_id: str
+
+
+def lease_request(claims: Iterable[Claim], options: LeaseOptions) -> CreateLeaseRequest:
+    """The request that claims capacity.
+
+    Raises:
+        ValueError: There is no such class.
+    """
+    spec = LeaseSpec(
+        claims=claims,
+        ttl=span(options.get("ttl_s")),
+        priority=class_number(options.get("priority")),
+        wait=options.get("wait", False),
+        wait_timeout=span(options.get("wait_timeout_s")),
+        labels=options.get("labels", {}),
+    )
+    return CreateLeaseRequest(spec=spec, request_id=options.get("request_id", ""))
+
+
+def span(seconds: float | None) -> Duration | None:
+    """Seconds for the wire."""
+    if seconds is None:
+        return None
+    value = Duration()
+    value.FromNanoseconds(round(seconds * 1e9))
+    return value
+
+
+def class_number(priority: Class | None) -> Priority.ValueType:
+    """The class of a name, for the wire.
+
+    Raises:
+        ValueError: There is no class of this name.
+    """
+    if priority is None:
+        return Priority.PRIORITY_UNSPECIFIED
+    try:
+        return Priority.Value(f"PRIORITY_{priority.upper()}")
+    except ValueError:
+        raise ValueError(f'priority is {priority!r}; it must be "low", "normal" or "high"') from None

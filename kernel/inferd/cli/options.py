@@ -1,0 +1,61 @@
+"""Options that several commands have."""
+
+import math
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from inferd.cli.amounts import read_size
+from inferd.cli.output import Format
+
+ADDRESS = "127.0.0.1:7411"
+
+
+class Class(StrEnum):
+    """A class of tasks and of waiting leases."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+def parse_size(text: str) -> int:
+    """A size in bytes; a mistake is one of use."""
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def parse_seconds(text: str) -> float:
+    """A time in seconds; a mistake is one of use."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number of seconds") from None
+    if not 0 < seconds < math.inf:
+        raise typer.BadParameter(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def read_pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """What was given as NAME=VALUE, by name; a mistake is one of use."""
+    pairs = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE", param_hint=option)
+        pairs[name] = value
+    return pairs
+
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="What stdout gets: a table for people, or JSON.")]
+Address = Annotated[
+    str, typer.Option("--address", envvar="INFERD_ADDRESS", help="The kernel: host:port or unix:/path.", metavar="A")
+]
+Tenant = Annotated[str, typer.Option("--tenant", envvar="INFERD_TENANT", help="Whose tasks are meant.", metavar="T")]
+ModelArgument = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
+TaskArgument = Annotated[str, typer.Argument(help="Id of the task.", metavar="TASK_ID")]
+LeaseOption = Annotated[str, typer.Option("--lease", help="The lease that it runs under.", metavar="LEASE_ID")]
+Interval = Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, max=60, metavar="S")]

@@ -1,0 +1,53 @@
+"""`inferd plan`: what loading a model would take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from inferd.cli.amounts import size
+from inferd.cli.kernel import connected
+from inferd.cli.plain import plain
+from inferd.cli.run import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd_api.v1.model_service_pb2 import LoadPlan
+
+
+def plan(
+    output: Output, address: str, model: str, *, data_dir: Callable[[], Path], settings: Mapping[str, str]
+) -> None:
+    """Tell what loading one more instance of a model would take.
+
+    Raises:
+        typer.Exit: It does not fit: exit code 1.
+    """
+    with connected(address) as client:
+        found = client.plan_load(resolve(client, model, data_dir), settings=settings)
+    if output.json:
+        output.document(plain(found))
+    else:
+        for line in explain(found):
+            output.text(line)
+    if not found.fits:
+        raise typer.Exit(1)
+
+
+def explain(found: LoadPlan) -> list[str]:
+    """A plan for people."""
+    need = found.need
+    parts = {"weights": need.weights_bytes, "KV pool": need.kv_bytes, "workspace": need.workspace_bytes}
+    lines = [found.reason, "needs: " + ", ".join(f"{name} {size(amount)}" for name, amount in parts.items())]
+    for words, names in (
+        ("idle instances that would be evicted", found.evicted_instances),
+        ("busy instances that would have to end first", found.busy_instances),
+        ("leases that would have to be released first", found.lease_ids),
+    ):
+        if names:
+            lines.append(f"{words}: {', '.join(names)}")
+    return lines

@@ -1,0 +1,133 @@
+"""Leases between the wire and the core."""
+
+from google.protobuf.duration_pb2 import Duration
+
+from inferd.core.ids import DeviceId, LeaseId, ModelName, Tenant
+from inferd.core.lease import Claim, CoresClaim, Lease, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
+from inferd.core.resources import HOST_DEVICE
+from inferd.errors import InvalidFieldError
+from inferd.runtime.driver import Driver
+from inferd.services.status import status_of
+from inferd.services.task_values import check_labels, duration, fingerprint, read_priority, timestamp
+from inferd_api.v1 import lease_pb2 as lp
+from inferd_api.v1 import lease_service_pb2 as ls
+from inferd_api.v1 import resources_pb2 as pb
+
+MOST_CLAIMS = 16
+LIVING = (LeaseState.PENDING, LeaseState.ACTIVE)
+
+
+def read_lease_spec(spec: lp.LeaseSpec, *, lease_id: str, tenant: Tenant, request_id: str) -> LeaseSpec:
+    """A lease from the wire; whether there is such a model and such a device, and the TTL, is the core's to judge.
+
+    Raises:
+        InvalidFieldError: A field has a value outside what it allows.
+    """
+    if not 1 <= len(spec.claims) <= MOST_CLAIMS:
+        message = f"spec.claims has {len(spec.claims)} claims; it must have 1 to {MOST_CLAIMS}"
+        raise InvalidFieldError(message, field="spec.claims")
+    check_labels(spec.labels)
+    wait_s = read_seconds(spec.wait_timeout) if spec.HasField("wait_timeout") else None
+    if wait_s is not None and (wait_s <= 0 or not spec.wait):
+        why = f"is {wait_s:g} s; it must be more than 0" if spec.wait else "has a meaning with spec.wait only; set that"
+        raise InvalidFieldError(f"spec.wait_timeout {why}", field="spec.wait_timeout")
+    return LeaseSpec(
+        lease_id=LeaseId(lease_id),
+        tenant=tenant,
+        claims=tuple(_read_claim(claim, f"spec.claims[{n}]") for n, claim in enumerate(spec.claims)),
+        ttl_s=read_seconds(spec.ttl) if spec.HasField("ttl") else None,
+        priority=read_priority(spec.priority),
+        wait=spec.wait,
+        wait_s=wait_s,
+        labels=dict(spec.labels),
+        request_id=request_id,
+        fingerprint=fingerprint(spec) if request_id else b"",
+    )
+
+
+def read_seconds(span: Duration) -> float:
+    """A duration from the wire in seconds."""
+    return span.seconds + span.nanos / 1e9
+
+
+def _read_claim(claim: lp.Claim, at: str) -> Claim:
+    match claim.WhichOneof("kind"):
+        case "memory":
+            _check_amount(claim.memory.bytes, f"{at}.memory.bytes")
+            device_id = DeviceId(claim.memory.device_id or HOST_DEVICE)
+            return MemoryClaim(device_id=device_id, memory_bytes=claim.memory.bytes)
+        case "model":
+            if not claim.model.model:
+                raise InvalidFieldError(f"{at}.model.model is empty; name the model", field=f"{at}.model.model")
+            return ModelClaim(
+                model=ModelName(claim.model.model),
+                sequences=claim.model.sequences,
+                kv_tokens=claim.model.kv_tokens,
+            )
+        case "cores":
+            _check_amount(claim.cores.cores, f"{at}.cores.cores")
+            return CoresClaim(device_id=DeviceId(claim.cores.device_id or HOST_DEVICE), cores=claim.cores.cores)
+        case _:
+            raise InvalidFieldError(f"{at} claims nothing; set one of memory, model and cores", field=at)
+
+
+def _check_amount(amount: int, field: str) -> None:
+    if amount < 1:
+        raise InvalidFieldError(f"{field} is {amount}; it must be at least 1", field=field)
+
+
+def write_lease(lease: Lease, driver: Driver) -> lp.Lease:
+    """A lease for the wire."""
+    spec, clock, living = lease.spec, driver.clock, lease.state in LIVING
+    pending = lease.state is LeaseState.PENDING
+    register = driver.machine.leases
+    return lp.Lease(
+        lease_id=spec.lease_id,
+        tenant=spec.tenant,
+        spec=lp.LeaseSpec(
+            claims=[_write_claim(claim) for claim in spec.claims],
+            ttl=duration(lease.ttl_s),
+            priority=pb.Priority.ValueType(spec.priority.value),
+            wait=spec.wait,
+            wait_timeout=duration(spec.wait_s),
+            labels=spec.labels,
+        ),
+        state=lp.LeaseState.ValueType(lease.state.value),
+        fencing_token=lease.fencing_token,
+        create_time=timestamp(clock, lease.created),
+        grant_time=timestamp(clock, lease.granted),
+        expire_time=timestamp(clock, lease.expires if living else None),
+        remaining=_remaining(lease, driver),
+        end_time=timestamp(clock, lease.ended),
+        position=register.position(spec.lease_id) if pending else 0,
+        waits_for=lease.waits_for,
+        eta=duration(register.eta_s(spec.lease_id)) if pending else None,
+        error=status_of(lease.error) if lease.error is not None else None,
+        instance_ids=lease.instances,
+        tasks=len(lease.tasks),
+    )
+
+
+def write_renewal(lease: Lease, driver: Driver) -> ls.LeaseRenewal:
+    """Where a lease stands, for the one who keeps it alive."""
+    return ls.LeaseRenewal(
+        lease_id=lease.spec.lease_id,
+        state=lp.LeaseState.ValueType(lease.state.value),
+        remaining=_remaining(lease, driver),
+        fencing_token=lease.fencing_token,
+    )
+
+
+def _remaining(lease: Lease, driver: Driver) -> Duration | None:
+    return duration(max(0.0, lease.expires - driver.clock.now())) if lease.state in LIVING else None
+
+
+def _write_claim(claim: Claim) -> lp.Claim:
+    match claim:
+        case MemoryClaim():
+            return lp.Claim(memory=lp.MemoryClaim(device_id=claim.device_id, bytes=claim.memory_bytes))
+        case ModelClaim():
+            model = lp.ModelClaim(model=claim.model, sequences=claim.sequences, kv_tokens=claim.kv_tokens)
+            return lp.Claim(model=model)
+        case CoresClaim():
+            return lp.Claim(cores=lp.CoresClaim(device_id=claim.device_id, cores=claim.cores))

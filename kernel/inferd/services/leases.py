@@ -1,0 +1,125 @@
+"""`inferd.v1.LeaseService`, and the lease that any call may name."""
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from inferd.core.ids import LeaseId, Tenant
+from inferd.core.lease import Lease, LeaseState
+from inferd.errors import InferdError, InvalidFieldError, LeaseNotFoundError
+from inferd.runtime.driver import Driver
+from inferd.services.bounds import Bound
+from inferd.services.calls import check_request_id, lease_of, page_of, tenant_of
+from inferd.services.lease_values import LIVING, read_lease_spec, read_seconds, write_lease, write_renewal
+from inferd.services.status import status_of
+from inferd_api.v1 import lease_service_pb2 as ls
+from inferd_api.v1 import lease_service_pb2_grpc
+
+MOST_KEPT_ALIVE = 1000  # in one message
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
+    """Translates; see the proto for what each call means."""
+
+    def __init__(self, driver: Driver, *, watchers_limit: int) -> None:
+        self._driver = driver
+        self._watchers = Bound("leases.watchers", watchers_limit, "streams that watch leases")
+
+    def check(self, context: Context) -> None:
+        """Refuse a call, whichever it is, that names a lease which does not hold.
+
+        Raises:
+            InvalidFieldError: Its name is no id.
+            LeaseNotFoundError: The tenant has no such lease.
+            LeaseEndedError: It has ended, or is not ACTIVE yet.
+        """
+        if lease_id := lease_of(context):
+            self._driver.machine.leases.active(lease_id, tenant_of(context))
+
+    async def CreateLease(self, request: ls.CreateLeaseRequest, context: Context) -> ls.CreateLeaseResponse:  # noqa: N802 - the wire's name
+        """Claim capacity."""
+        check_request_id(request.request_id)
+        spec = read_lease_spec(
+            request.spec, lease_id=uuid.uuid4().hex, tenant=tenant_of(context), request_id=request.request_id
+        )
+        return ls.CreateLeaseResponse(lease=write_lease(self._driver.create_lease(spec), self._driver))
+
+    async def KeepAliveLeases(  # type: ignore[override]  # noqa: N802 - the wire's name
+        self, request_iterator: AsyncIterator[ls.KeepAliveLeasesRequest], context: Context
+    ) -> None:
+        """Keep leases alive; what is wrong with one of them is told of that one."""
+        tenant = tenant_of(context)
+        async for request in request_iterator:
+            if len(request.lease_ids) > MOST_KEPT_ALIVE:
+                message = f"{len(request.lease_ids)} lease_ids in one message; at most {MOST_KEPT_ALIVE}"
+                raise InvalidFieldError(message, field="lease_ids")
+            self._driver.machine.check_open()
+            ttl_s = read_seconds(request.ttl) if request.HasField("ttl") else None
+            renewals = [self._renew(LeaseId(lease_id), tenant, ttl_s) for lease_id in request.lease_ids]
+            await context.write(ls.KeepAliveLeasesResponse(renewals=renewals))
+
+    def _renew(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None) -> ls.LeaseRenewal:
+        try:
+            return write_renewal(self._driver.keep_alive(lease_id, tenant, ttl_s), self._driver)
+        except LeaseNotFoundError as error:
+            return ls.LeaseRenewal(lease_id=lease_id, error=status_of(error))
+        except InferdError as error:
+            renewal = write_renewal(self._driver.machine.lease(lease_id, tenant), self._driver)
+            renewal.error.CopyFrom(status_of(error))
+            return renewal
+
+    async def ReleaseLease(self, request: ls.ReleaseLeaseRequest, context: Context) -> ls.ReleaseLeaseResponse:  # noqa: N802 - the wire's name
+        """Give a lease back."""
+        lease = self._driver.release_lease(LeaseId(request.lease_id), tenant_of(context))
+        return ls.ReleaseLeaseResponse(lease=write_lease(lease, self._driver))
+
+    async def GetLease(self, request: ls.GetLeaseRequest, context: Context) -> ls.GetLeaseResponse:  # noqa: N802 - the wire's name
+        """Read a lease."""
+        lease = self._driver.machine.lease(LeaseId(request.lease_id), tenant_of(context))
+        return ls.GetLeaseResponse(lease=write_lease(lease, self._driver))
+
+    async def ListLeases(self, request: ls.ListLeasesRequest, context: Context) -> ls.ListLeasesResponse:  # noqa: N802 - the wire's name
+        """List the tenant's leases, oldest first."""
+        tenant = tenant_of(context)
+        states = _read_states(request)
+        chosen = [
+            (f"{lease.number:019d}", lease)
+            for lease in self._driver.machine.leases.known.values()
+            if lease.spec.tenant == tenant and (not states or lease.state in states)
+        ]
+        page, token = page_of(chosen, request.page_size, request.page_token)
+        return ls.ListLeasesResponse(leases=[write_lease(x, self._driver) for x in page], next_page_token=token)
+
+    async def WatchLease(self, request: ls.WatchLeaseRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
+        """Watch a lease; what changes while a message is under way is merged into the next one."""
+        lease = self._driver.machine.lease(LeaseId(request.lease_id), tenant_of(context))
+        changed = self._driver.leases_changed
+        with self._watchers.place():
+            told = None
+            while True:
+                seen = changed.version
+                stands = self._stands(lease)
+                if stands != told:  # the signal is of any lease
+                    await context.write(ls.WatchLeaseResponse(lease=write_lease(lease, self._driver)))
+                    told = stands
+                if lease.state not in LIVING:
+                    return
+                self._driver.machine.check_open()
+                await changed.wait(seen)
+
+    def _stands(self, lease: Lease) -> tuple[object, ...]:
+        """All of a lease that can change, less what changes with time alone."""
+        pending = lease.state is LeaseState.PENDING
+        position = self._driver.machine.leases.position(lease.spec.lease_id) if pending else 0
+        return (lease.state, lease.expires, lease.waits_for, position, len(lease.instances), len(lease.tasks))
+
+
+def _read_states(request: ls.ListLeasesRequest) -> set[LeaseState]:
+    try:
+        return {LeaseState(state) for state in request.states}
+    except ValueError:
+        raise InvalidFieldError(f"states {list(request.states)} has an unknown one", field="states") from None

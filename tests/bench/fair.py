@@ -1,0 +1,138 @@
+"""Fairness on the real engine: what two backlogged tenants are served, and what one feels when another floods."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from limits import Figure
+from served import ROOM
+
+from inferd.testing.kernel import KernelProcess, kernel_process
+from inferd_client import AsyncClient, Client
+from inferd_client.errors import QueueFullError
+
+SECONDS = 60.0
+WARM_S = 5.0  # of these nothing is counted: the places fill in the order of arrival
+BACKLOG = 48  # tasks that each tenant keeps waiting or running
+PLACES = "16"  # fewer than either tenant has tasks: both are always backlogged
+LONG, SHORT = 256, 16  # prompt tokens of the two tenants
+OUTPUT = 24
+FLOOD = 100  # times as many tasks as the other tenant sends
+QUIET_PER_S = 1.0
+QUIET_PROMPT = 512
+QUIET_TASKS = 40
+NAMES = ("fair.share.equal", "fair.share.weighted", "fair.flood.ttft")
+
+
+@contextmanager
+def kernel(weights: Path, settings: dict[str, str], **scheduler: Any) -> Iterator[KernelProcess]:
+    """A kernel with the model `bench` loaded."""
+    environment = {f"INFERD_SCHEDULER__{name.upper()}": json.dumps(value) for name, value in scheduler.items()}
+    with TemporaryDirectory() as folder, kernel_process(Path(folder), environment=environment) as process:
+        with Client(process.address) as client:
+            client.create_model("bench", source=str(weights), settings=settings)
+            client.load_model("bench")
+            list(client.run("bench", _tokens(random.Random("warm"), 64), max_tokens=4, ignore_eos=True))
+        yield process
+
+
+def figures(weights: Path, *, only: str) -> Iterator[Figure]:
+    """`fair.*`."""
+    for name, weight in ((NAMES[0], 1.0), (NAMES[1], 3.0)):
+        if name.startswith(only):
+            with kernel(weights, {**ROOM, "max_sequences": PLACES}, weights={"short": weight}) as process:
+                served = asyncio.run(_share(process.address))
+            ratio = served["short"] / served["long"]
+            detail = f"tokens served to two backlogged tenants in {SECONDS:g} s over their weights 1:{weight:g}; "
+            detail += f"prompts of {LONG} and {SHORT} tokens: {served['long']} and {served['short']} tokens"
+            yield Figure(name=name, value=round(ratio / weight, 3), unit="ratio", detail=detail)
+    if NAMES[2].startswith(only):
+        with kernel(weights, ROOM) as process:
+            alone, beside, refused = asyncio.run(_flood(process.address))
+        detail = f"p99 of the time to the first token of {QUIET_PROMPT} tokens beside a tenant with {FLOOD} times as "
+        detail += f"many tasks, {beside * 1e3:.0f} ms, over alone, {alone * 1e3:.0f} ms; {refused} of the flood refused"
+        yield Figure(name=NAMES[2], value=round(beside / alone, 3), unit="ratio", detail=detail)
+
+
+async def _share(address: str) -> dict[str, int]:
+    """Tokens, of prompts and outputs, that each tenant was served; prompts count when their first token comes."""
+    rng = random.Random("share")
+    served = {"long": 0, "short": 0}
+    started = time.perf_counter()
+
+    async def ask(client: AsyncClient, tenant: str, prompt_tokens: int) -> None:
+        while (now := time.perf_counter() - started) < SECONDS:
+            prompt, first = _tokens(rng, prompt_tokens), True
+            async for event in client.run("bench", prompt, max_tokens=OUTPUT, ignore_eos=True, prefix_cache=False):
+                now = time.perf_counter() - started
+                if event.HasField("output") and WARM_S <= now < SECONDS:
+                    served[tenant] += len(event.output.token_ids) + (prompt_tokens if first else 0)
+                    first = False
+
+    async with (
+        AsyncClient(address, tenant="long") as a,
+        AsyncClient(address, tenant="short") as b,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(BACKLOG):
+            group.create_task(ask(a, "long", LONG))
+            group.create_task(ask(b, "short", SHORT))
+    return served
+
+
+async def _flood(address: str) -> tuple[float, float, int]:
+    """The quiet tenant's p99 time to its first token alone and beside the flood, and how many of that were refused."""
+    refused = 0
+
+    async def quiet(client: AsyncClient) -> float:
+        rng = random.Random("quiet")
+        times: list[float] = []
+
+        async def ask() -> None:
+            begun = time.perf_counter()
+            events = client.run("bench", _tokens(rng, QUIET_PROMPT), max_tokens=8, ignore_eos=True, prefix_cache=False)
+            async for event in events:
+                if event.HasField("output"):
+                    times.append(time.perf_counter() - begun)
+                    break
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(QUIET_TASKS):
+                group.create_task(ask())
+                await asyncio.sleep(1 / QUIET_PER_S)
+        return sorted(times)[int(len(times) * 0.99)]
+
+    async def flood(client: AsyncClient) -> None:
+        nonlocal refused
+        rng = random.Random("flood")
+
+        async def ask() -> None:
+            nonlocal refused
+            try:
+                await client.generate("bench", _tokens(rng, SHORT), max_tokens=64, ignore_eos=True)
+            except QueueFullError:
+                refused += 1
+
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(ask())
+                await asyncio.sleep(1 / (QUIET_PER_S * FLOOD))
+
+    async with AsyncClient(address, tenant="quiet") as client, AsyncClient(address, tenant="flood") as other:
+        alone = await quiet(client)
+        flooding = asyncio.create_task(flood(other))
+        await asyncio.sleep(WARM_S)
+        beside = await quiet(client)
+        flooding.cancel()
+        await asyncio.wait([flooding])
+    return alone, beside, refused
+
+
+def _tokens(rng: random.Random, count: int) -> list[int]:
+    return [rng.randrange(1000, 40000) for _ in range(count)]

@@ -1,0 +1,233 @@
+"""Leases as their holders see them: when each must end, and who may go before whom."""
+
+import heapq
+from dataclasses import dataclass, field
+
+from device_book import DeviceBook, Share
+from rules import BrokenRuleError, Rule
+
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, TaskId
+from inferd.core.lease import CoresClaim, Lease, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
+from inferd.core.leases import LeaseLimits
+from inferd.core.priority import Priority
+
+PENDING = LeaseState.PENDING
+LIVING = (PENDING, LeaseState.ACTIVE)
+
+
+@dataclass(slots=True)
+class Held:
+    """A lease, pending, active or ended and not yet forgotten; what is shown of it to its holder."""
+
+    spec: LeaseSpec
+    shown: Lease
+    ttl_s: float
+    created: float
+    ends: float
+    state: LeaseState = LeaseState.PENDING
+    token: int = 0
+    lines: tuple[str, ...] = ()
+    tasks: dict[TaskId, None] = field(default_factory=dict)
+
+    def shares(self) -> dict[DeviceId, Share]:
+        shares: dict[DeviceId, Share] = {}
+        for claim in self.spec.claims:
+            match claim:
+                case MemoryClaim():
+                    shares.setdefault(claim.device_id, Share()).size_bytes += claim.memory_bytes
+                case CoresClaim():
+                    shares.setdefault(claim.device_id, Share()).cores += claim.cores
+                case ModelClaim():
+                    pass
+        return shares
+
+
+def lines_of(spec: LeaseSpec) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for claim in spec.claims:
+        match claim:
+            case MemoryClaim():
+                names[f"memory {claim.device_id}"] = None
+            case CoresClaim():
+                names[f"cores {claim.device_id}"] = None
+            case ModelClaim():
+                names[f"model {claim.model}"] = None
+    return tuple(names)
+
+
+class LeaseBook:
+    """All leases, and the lines of those who wait. One writer: the mirror."""
+
+    def __init__(self, limits: LeaseLimits, devices: DeviceBook) -> None:
+        self.known: dict[LeaseId, Held] = {}
+        self.grants = 0
+        self.retained = 0
+        self.waiting: dict[str, dict[str, float]] = {}  # lines: who waits, with its rank
+        self.touched: dict[str, None] = {}
+        self._limits = limits
+        self._devices = devices
+        self._needs: dict[str, tuple[DeviceId, int]] = {}
+        self._ends: list[tuple[float, LeaseId]] = []
+        self._waits: list[tuple[float, LeaseId]] = []
+        self._token = 0
+        self._ended: dict[LeaseId, None] = {}
+
+    def created(self, lease: Lease, now: float) -> None:
+        spec = lease.spec
+        ttl_s = self._limits.default_ttl_s if spec.ttl_s is None else spec.ttl_s
+        held = self.known[spec.lease_id] = Held(spec, lease, ttl_s, now, now + ttl_s)
+        self._set(spec.lease_id, held, now)
+        if spec.wait_s is not None:
+            heapq.heappush(self._waits, (now + spec.wait_s, spec.lease_id))
+
+    def kept_alive(self, lease_id: LeaseId, ttl_s: float | None, now: float) -> None:
+        held = self.known[lease_id]
+        if held.state not in LIVING:
+            raise BrokenRuleError(Rule.ENDED, f"lease {lease_id} was kept alive after its end")
+        held.ttl_s = held.ttl_s if ttl_s is None else ttl_s
+        self._set(lease_id, held, now)
+
+    def told(self, lease_id: LeaseId, now: float, *, released: bool) -> None:
+        """A lease has changed; `released` when its holder has just released it, or the kernel shuts down."""
+        held = self.known[lease_id]
+        lease = held.shown
+        if held.state is PENDING and lease.granted is not None:
+            self._grant(lease, held, now)
+        elif held.state is lease.state is PENDING:
+            if not held.lines:
+                held.lines = lines_of(held.spec)
+                self._enter(lease_id, held.lines, self._rank(held.spec.priority, held.created))
+        elif held.state not in LIVING:
+            raise BrokenRuleError(Rule.ENDED, f"lease {lease_id} is {lease.state.name} after it was {held.state.name}")
+        elif held.state is not lease.state:
+            self._end(lease, held, now, released=released)
+
+    def forgotten(self, lease_id: LeaseId) -> None:
+        if self.known.pop(lease_id).state in LIVING:
+            raise BrokenRuleError(Rule.ENDED, f"lease {lease_id} was forgotten before its end")
+        self.retained -= 1
+
+    def instance_waits(self, instance_id: InstanceId, device_id: DeviceId, created: float, need_bytes: int) -> None:
+        """An instance waits for memory of a device."""
+        self._needs[instance_id] = (device_id, need_bytes)
+        self._enter(instance_id, (f"memory {device_id}",), self._rank(Priority.NORMAL, created))
+
+    def instance_left(self, instance_id: InstanceId, device_id: DeviceId) -> None:
+        """An instance waits no more."""
+        self._needs.pop(instance_id, None)
+        self._leave(instance_id, (f"memory {device_id}",))
+
+    def instance_stops(self, instance_id: InstanceId) -> None:
+        """An instance that waits is stopped: it stands in its line until its worker is gone, and wants nothing."""
+        self._needs.pop(instance_id, None)
+
+    def leave(self, lease_id: LeaseId) -> None:
+        """A lease waits no more."""
+        self._leave(lease_id, self.known[lease_id].lines)
+
+    def check(self, now: float, alarm: float | None) -> None:
+        """What must hold after an event."""
+        for lease_id in self._ended:
+            held = self.known.get(lease_id)
+            if held is not None and held.tasks:
+                text = f"task {next(iter(held.tasks))} goes on after the end of lease {lease_id}"
+                raise BrokenRuleError(Rule.ENDED, text)
+        self._ended.clear()
+        if alarm is not None and alarm <= now:
+            raise BrokenRuleError(Rule.LATE, f"what was due at {alarm} was not done at {now}")
+        self._check_times(self._ends, now, alarm)
+        self._check_times(self._waits, now, alarm)
+        for line in self.touched:
+            if len(waiting := self.waiting.get(line, ())) == 1:
+                self._check_served(next(iter(waiting)))
+        self.touched.clear()
+        if self.retained > self._limits.retained:
+            raise BrokenRuleError(Rule.BOUND, f"{self.retained} ended leases are retained")
+
+    def _check_times(self, times: list[tuple[float, LeaseId]], now: float, alarm: float | None) -> None:
+        """What has to end has ended, and an alarm is set for what has to end next."""
+        ends = times is self._ends
+        while times:
+            at, lease_id = times[0]
+            held = self.known.get(lease_id)
+            if held is not None and ((held.state in LIVING and held.ends == at) if ends else held.state is PENDING):
+                if at <= now:
+                    raise BrokenRuleError(Rule.LATE, f"lease {lease_id} had to end at {at}, and goes on at {now}")
+                if alarm is None or alarm > at:
+                    raise BrokenRuleError(Rule.LATE, f"lease {lease_id} ends at {at}, the next alarm is at {alarm}")
+                return
+            heapq.heappop(times)
+
+    def _check_served(self, key: str) -> None:
+        """Who is alone in all of its lines does not wait for what is free."""
+        devices = self._devices.devices
+        if key in self._needs:
+            device_id, need_bytes = self._needs[key]
+            wanted, lines = {device_id: Share(need_bytes)}, (f"memory {device_id}",)
+        elif (held := self.known.get(LeaseId(key))) is not None:
+            wanted, lines = held.shares(), held.lines
+        else:
+            return
+        if any(len(self.waiting[line]) > 1 or line.startswith("model ") for line in lines):
+            return
+        if all(
+            share.size_bytes <= devices[device_id].free_bytes
+            and share.cores <= devices[device_id].cores - devices[device_id].leased_cores
+            for device_id, share in wanted.items()
+        ):
+            raise BrokenRuleError(Rule.IDLE, f"{key} waits for what is free")
+
+    def _end(self, lease: Lease, held: Held, now: float, *, released: bool) -> None:
+        before, held.state = held.state, lease.state
+        lease_id = lease.spec.lease_id
+        if lease.state is LeaseState.EXPIRED and now < held.ends:
+            raise BrokenRuleError(Rule.EARLY, f"lease {lease_id} expired at {now}, {held.ends - now} s early")
+        waited = held.spec.wait_s is not None and now >= held.created + held.spec.wait_s
+        in_vain = any(isinstance(claim, ModelClaim) for claim in held.spec.claims)  # it could not be loaded
+        taken = lease.state is LeaseState.RELEASED and not released
+        if taken or (lease.state is LeaseState.REFUSED and not waited and not in_vain):
+            raise BrokenRuleError(Rule.EARLY, f"lease {lease_id} became {lease.state.name} without a reason")
+        self.leave(lease_id)
+        self.retained += 1
+        self._ended[lease_id] = None
+        if before is LeaseState.ACTIVE:
+            self._devices.end(lease_id)
+
+    def _grant(self, lease: Lease, held: Held, now: float) -> None:
+        lease_id = lease.spec.lease_id
+        rank = self._rank(held.spec.priority, held.created)
+        for line in held.lines or lines_of(held.spec):
+            waiting = [item for item in self.waiting.get(line, {}).items() if item[0] in self._needs or item[0] in self.known]
+            first = min(waiting, key=lambda item: item[1], default=(lease_id, rank))
+            if first[1] < rank:
+                text = f"{lease_id} of rank {rank} goes before {first[0]} of rank {first[1]} in the line for {line}"
+                raise BrokenRuleError(Rule.ORDER, text)
+        self.leave(lease_id)
+        held.state = LeaseState.ACTIVE
+        self.grants += 1
+        if lease.fencing_token <= self._token:
+            text = f"lease {lease_id} has token {lease.fencing_token} after {self._token}"
+            raise BrokenRuleError(Rule.FENCING, text)
+        self._token = held.token = lease.fencing_token
+        self._set(lease_id, held, now)
+        self._devices.claim(lease_id, held.shares())
+
+    def _set(self, lease_id: LeaseId, held: Held, now: float) -> None:
+        held.ends = now + held.ttl_s
+        heapq.heappush(self._ends, (held.ends, lease_id))
+
+    def _rank(self, priority: Priority, created: float) -> float:
+        return created - priority * self._limits.aging_s
+
+    def _enter(self, key: str, lines: tuple[str, ...], rank: float) -> None:
+        for line in lines:
+            self.waiting.setdefault(line, {})[key] = rank
+            self.touched[line] = None
+
+    def _leave(self, key: str, lines: tuple[str, ...]) -> None:
+        for line in lines:
+            self.touched[line] = None
+            if key in (waiting := self.waiting.get(line, {})):
+                del waiting[key]
+                if not waiting:
+                    del self.waiting[line]

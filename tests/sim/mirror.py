@@ -1,0 +1,231 @@
+"""Books kept beside the machine, from what it is told and what it asks for, to check it by."""
+
+from device_book import DeviceBook
+from lease_book import LIVING, LeaseBook
+from rules import BrokenRuleError, Rule
+from task_book import Place, TaskBook, Waiting
+
+from inferd.core import commands, events
+from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId
+from inferd.core.lease import LeaseState
+from inferd.core.machine import CoreLimits, KernelMachine
+from inferd.core.plan import LoadPlan
+from inferd.core.resources import MemoryNeed
+
+
+class Mirror:
+    """Checks each rule after each event. One writer: the simulation.
+
+    It never looks at the machine's own books, but for what the driver shows to clients of a lease or of an instance,
+    and for the broker's accounts, which must be equal to those here.
+    """
+
+    def __init__(self, machine: KernelMachine, limits: CoreLimits) -> None:
+        self.machine = machine
+        self.devices = DeviceBook()
+        self.leases = LeaseBook(limits.leases, self.devices)
+        self.tasks = TaskBook(limits.tasks)
+        self._needs: dict[InstanceId, MemoryNeed] = {}  # of instances that wait for memory
+        self._event: events.Event = events.Tick()
+
+    def learn(self, event: events.Event, now: float) -> None:
+        """The machine has taken an event; its commands have not been looked at."""
+        self._event = event
+        match event:
+            case events.DevicesFound():
+                for device in event.devices:
+                    self.devices.found(device)
+            case events.ForeignMeasured():
+                self.devices.foreign(event.device_id, event.foreign_bytes)
+            case events.CreateModel():
+                self.tasks.models.setdefault(event.spec.name, Waiting(event.spec))
+            case events.SubmitTask():
+                self.tasks.submitted(event.spec)
+                if event.spec.lease_id:
+                    self.leases.known[event.spec.lease_id].tasks[event.spec.task_id] = None
+            case events.ResumeTask():
+                self.tasks.resumed(event.task_id)
+            case events.CreateLease():
+                self.leases.created(self.machine.leases.known[event.spec.lease_id], now)
+            case events.KeepAlive():
+                self.leases.kept_alive(event.lease_id, event.ttl_s, now)
+            case events.WorkerExited():
+                self.leases.instance_stops(event.instance_id)
+            case events.InstanceLoaded() if event.instance_id in self.tasks.places:
+                self.tasks.places[event.instance_id].facts = event.facts
+                self.tasks.touched[self.tasks.places[event.instance_id].model] = None
+            case events.InstanceNeeds() if event.instance_id in self.tasks.places:
+                self._needs[event.instance_id] = event.need
+            case _:
+                pass
+
+    def obey(self, command: commands.Command, now: float) -> None:  # noqa: C901, PLR0912 - a table: a row for each
+        """Book a command."""
+        match command:
+            case commands.StartWorker():
+                self._start(command, now)
+            case commands.StopWorker():
+                self._stop(command.instance_id)
+            case commands.ProceedLoad():
+                self._proceed(command.instance_id)
+            case commands.HoldCapacity():
+                self._hold(command)
+            case commands.SendTask():
+                self._check_token(command)
+                self.tasks.sent(command, now)
+            case commands.ContinueTask():
+                self.tasks.continued(command, now)
+            case commands.PauseTask():
+                self.tasks.paused(command)
+            case commands.DropTask():
+                self.tasks.dropped(command)
+            case commands.TellFinished():
+                self.tasks.finished(command)
+                if lease_id := command.task.spec.lease_id:
+                    self.leases.known[lease_id].tasks.pop(command.task.spec.task_id, None)
+            case commands.TellQueued():
+                self._check_living(command.task_id)
+            case commands.ForgetTask():
+                self.tasks.forgotten(command.task_id)
+            case commands.TellLease():
+                self._tell_lease(command, now)
+            case commands.ForgetLease():
+                self.leases.forgotten(command.lease_id)
+            case commands.TellModel():
+                pass
+
+    def settle(self, event: events.Event) -> None:
+        """Book what an event ends with; its commands have been booked."""
+        match event:
+            case events.CancelTask():
+                entry = self.tasks.known.get(event.task_id)
+                if entry is not None and entry.living:
+                    raise BrokenRuleError(Rule.ONE_END, f"{event.task_id} goes on after it was cancelled")
+            case events.MemoryMeasured() if (place := self.tasks.places.get(event.instance_id)) is not None:
+                if not place.stopping:
+                    self.devices.measured(event.instance_id, event.memory_bytes)
+            case events.WorkerExited():
+                self._leave_line(event.instance_id)
+                self.devices.gone(event.instance_id)
+                self.tasks.gone(event.instance_id)
+            case events.InstanceNeeds() if (need := self._needs.get(event.instance_id)) is not None:
+                place = self.tasks.places[event.instance_id]
+                if place.lease_id or place.stopping:
+                    del self._needs[event.instance_id]
+                else:
+                    self.leases.instance_waits(place.instance_id, place.device_id, place.created, need.total_bytes)
+            case _:
+                pass
+
+    def check(self, now: float) -> None:
+        """What must hold between any two events, for all that the last one concerned."""
+        for device_id in self.devices.touched:
+            self.leases.touched[f"memory {device_id}"] = self.leases.touched[f"cores {device_id}"] = None
+        self.leases.check(now, self.machine.next_alarm())
+        self.devices.check(self.machine.broker)
+        self.tasks.check()
+
+    def check_plan(self, plan: LoadPlan, place: Place, done: tuple[commands.Command, ...]) -> None:
+        """A load that is first in its line does what the plan just before it said."""
+        at_once = plan.need.total_bytes <= plan.free_bytes  # else it waits for those that are evicted or stop already
+        proceeded = commands.ProceedLoad(place.instance_id) in done
+        stopped = tuple(c.instance_id for c in done if isinstance(c, commands.StopWorker))
+        refused = not plan.fits and place.instance_id in stopped
+        if proceeded != at_once or (stopped != (plan.evicted if plan.fits else ()) and not refused):
+            raise BrokenRuleError(Rule.PLAN, f"{plan.reason}; proceeded: {proceeded}, stopped: {stopped}")
+
+    def check_served(self) -> None:
+        """All is quiet, and what could be done is done: only what a model that cannot be loaded owes may wait."""
+        waiting = [t for t, entry in self.tasks.known.items() if entry.living and self._could_run(entry.spec.model)]
+        if waiting:
+            raise BrokenRuleError(Rule.IDLE, f"{len(waiting)} tasks wait for nothing: {waiting[:3]}")
+
+    def _could_run(self, name: ModelName) -> bool:
+        """Whether no instance that must stay could be in the way of a model."""
+        device = self.tasks.models[name].spec.device
+        floors = [m.spec.name for m in self.tasks.models.values() if m.spec.min_instances and m.spec.device == device]
+        return not set(floors) - {name}
+
+    def check_over(self) -> None:
+        """All has ended: nothing is held, nothing living is left."""
+        living = [t for t, entry in self.tasks.known.items() if entry.living]
+        if living or self.tasks.accepted != sum(self.tasks.ends.values()):
+            raise BrokenRuleError(Rule.ONE_END, f"{len(living)} accepted tasks never ended: {living[:3]}")
+        held = [lease_id for lease_id, held in self.leases.known.items() if held.state in LIVING]
+        if held or self.tasks.places:
+            raise BrokenRuleError(Rule.GIVEN_BACK, f"left: leases {held[:3]}, instances {[*self.tasks.places][:3]}")
+        for device_id, account in self.machine.broker.devices.items():
+            taken = (account.instance_bytes, account.lease_bytes, account.leased_cores, account.stopping_bytes)
+            if any(taken) or account.idle or account.idle_bytes:
+                raise BrokenRuleError(Rule.GIVEN_BACK, f"{taken} of {device_id} is still held")
+        census = self.machine.tasks.census
+        if census.queued or census.running or census.loads:
+            raise BrokenRuleError(Rule.GIVEN_BACK, f"{census.queued} waiting and {census.running} running are counted")
+
+    # Commands.
+
+    def _start(self, command: commands.StartWorker, now: float) -> None:
+        instance_id, spec = command.instance_id, command.spec
+        if instance_id in self.tasks.places:
+            raise BrokenRuleError(Rule.INSTANCES, f"instance {instance_id} was started twice")
+        lease_id = self.machine.fleet.instances[instance_id].lease_id
+        model = self.tasks.models[spec.name]
+        place = Place(instance_id, spec.name, DeviceId(spec.device), lease_id, now)
+        self.tasks.places[instance_id] = model.places[instance_id] = place
+        shared = sum(not p.lease_id and not p.stopping for p in model.places.values())
+        if shared > max(1, spec.max_instances):
+            raise BrokenRuleError(Rule.INSTANCES, f"{spec.name} has {shared} instances, at most {spec.max_instances}")
+
+    def _stop(self, instance_id: InstanceId) -> None:
+        place = self.tasks.places[instance_id]
+        if place.running or place.paused or place.holds:
+            text = f"{instance_id} is stopped with {len(place.running)} tasks and {len(place.holds)} leases"
+            raise BrokenRuleError(Rule.EVICTION, text)
+        was_ready, place.stopping = place.ready, True
+        self.leases.instance_stops(instance_id)
+        model = self.tasks.models[place.model]
+        self.tasks.touched[place.model] = None
+        left = sum(p.ready and not p.lease_id for p in model.places.values())
+        ordered = isinstance(self._event, events.UnloadModel | events.Shutdown)
+        if was_ready and not place.lease_id and not ordered and left < model.spec.min_instances:
+            raise BrokenRuleError(Rule.EVICTION, f"{place.model} has {left} instances left of its minimum")
+
+    def _proceed(self, instance_id: InstanceId) -> None:
+        place = self.tasks.places[instance_id]
+        need = self._needs.get(instance_id)
+        if need is None:
+            raise BrokenRuleError(Rule.BOOKS, f"{instance_id} loads without a need")
+        self.devices.take(instance_id, place.device_id, need.total_bytes, place.lease_id)
+        self._leave_line(instance_id)
+
+    def _hold(self, command: commands.HoldCapacity) -> None:
+        held = self.leases.known[command.lease_id]
+        active = held.state is LeaseState.ACTIVE
+        if command.fencing_token != held.token or (not active and (command.sequences or command.kv_tokens)):
+            raise BrokenRuleError(Rule.FENCING, f"{command} for a lease {held.state.name} with token {held.token}")
+        self.tasks.held(command, active=active)
+
+    def _check_token(self, command: commands.SendTask) -> None:
+        lease_id = command.spec.lease_id
+        held = self.leases.known.get(lease_id)
+        if lease_id and (held is None or held.state is not LeaseState.ACTIVE):
+            raise BrokenRuleError(Rule.ENDED, f"{command.spec.task_id} is sent under {lease_id}, which has ended")
+        if command.fencing_token != (held.token if held is not None else 0):
+            raise BrokenRuleError(Rule.FENCING, f"{command.spec.task_id} is sent with token {command.fencing_token}")
+
+    def _check_living(self, task_id: TaskId) -> None:
+        entry = self.tasks.known.get(task_id)
+        if entry is None or not entry.living:
+            raise BrokenRuleError(Rule.ONE_END, f"{task_id} waits after its end")
+
+    def _tell_lease(self, command: commands.TellLease, now: float) -> None:
+        released = isinstance(self._event, events.Shutdown) or (
+            isinstance(self._event, events.ReleaseLease) and self._event.lease_id == command.lease_id
+        )
+        self.leases.told(command.lease_id, now, released=released)
+
+    # Lines.
+
+    def _leave_line(self, instance_id: InstanceId) -> None:
+        if self._needs.pop(instance_id, None) is not None:
+            self.leases.instance_left(instance_id, self.tasks.places[instance_id].device_id)

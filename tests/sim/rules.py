@@ -1,0 +1,38 @@
+"""What must hold, whatever happens: each rule by name, so that a test can break it and see that it is noticed."""
+
+from enum import Enum
+
+
+class Rule(Enum):
+    """A rule of the kernel; a run stops at the first event after which one does not hold."""
+
+    ONE_END = "an accepted task gets exactly one terminal event, and no event after it"
+    DISPATCH = "nothing is dispatched that has expired, was cancelled or is suspended"
+    ATTEMPT = "nothing runs twice at a time, or twice under one attempt"
+    PLACES = "an instance has no more tasks than places, and no more kept for leases than there is"
+    KEPT = "what an instance keeps for a lease is not given to others"
+    IDLE = "no place, memory or core stays free while one waits that may have it"
+    STARVATION = "a class that waits is served by the second turn after twice its aging"
+    ORDER = "capacity goes to the first in line: no lease is passed by one that came aging_s per class later"
+    MEMORY = "what is held of a device's memory never exceeds it, nor what it had free when it was given"
+    CORES = "what leases hold of a device's cores never exceeds them"
+    SHARE = "instances under a lease take no more than it holds"
+    EVICTION = "nothing that is leased or runs is evicted, and `min_instances` stay"
+    INSTANCES = "a model has no more instances than `max_instances`; only living workers are used"
+    EARLY = "a lease never ends before its time"
+    LATE = "a lease ends at the first event at or after its time, and an alarm is set for it"
+    ENDED = "a lease that has ended stays so, and nothing that hung on it goes on"
+    FENCING = "fencing tokens rise, and go with whatever a lease gives"
+    BOOKS = "the broker's accounts are those that follow from what was given"
+    PLAN = "what a plan says of a load is what the load then does"
+    BOUND = "no more waits or is retained than may"
+    REFUSAL = "every refusal has a reason of the wire API"
+    GIVEN_BACK = "when all has ended, everything is free again"
+
+
+class BrokenRuleError(AssertionError):
+    """A rule does not hold."""
+
+    def __init__(self, rule: Rule, what: str) -> None:
+        super().__init__(f"{rule.name}: {what} ({rule.value})")
+        self.rule = rule

@@ -1,0 +1,252 @@
+"""Switches that break one rule each, on purpose: with one of them on, a run must turn red."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from rules import Rule
+
+from inferd.core import admission, capacity, commands, events
+from inferd.core.broker import Account, Broker
+from inferd.core.capacity import Capacity
+from inferd.core.elastic import Elastic
+from inferd.core.fleet import Fleet
+from inferd.core.ids import DeviceId, LeaseId, ModelName
+from inferd.core.lease import Lease, LeaseChange, LeaseState
+from inferd.core.leases import Leases
+from inferd.core.lifecycle import terminal
+from inferd.core.machine import KernelMachine
+from inferd.core.model import Instance, InstanceState, Model
+from inferd.core.plan import LoadPlan
+from inferd.core.queue import FairQueue
+from inferd.core.resources import MemoryNeed
+from inferd.core.task import TASK_TABLE, Outcome
+from inferd.errors import InferdError
+
+Patch = pytest.MonkeyPatch
+Commands = tuple[commands.Command, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sabotage:
+    """One switch: which rule it breaks, and how."""
+
+    rule: Rule
+    apply: Callable[[Patch], None]
+
+
+def rewrite(change: Callable[[Commands], Commands]) -> Callable[[Patch], None]:
+    """Have the machine ask for something else than it wanted."""
+
+    def apply(patch: Patch) -> None:
+        handle = KernelMachine.handle
+        patch.setattr(KernelMachine, "handle", lambda self, event, now: change(handle(self, event, now)))
+
+    return apply
+
+
+def lose_ends(done: Commands) -> Commands:
+    return tuple(c for c in done if not isinstance(c, commands.TellFinished) or c.task.number % 20)
+
+
+def double_ends(done: Commands) -> Commands:
+    return (*done, *(c for c in done if isinstance(c, commands.TellFinished)))
+
+
+def double_sends(done: Commands) -> Commands:
+    return (*done, *(c for c in done if isinstance(c, commands.SendTask)))
+
+
+def forget_deadlines(patch: Patch) -> None:
+    handle = KernelMachine.handle
+
+    def forgetful(self: KernelMachine, event: events.Event, now: float) -> Commands:
+        if isinstance(event, events.SubmitTask):
+            event = events.SubmitTask(replace(event.spec, deadline=None))
+        return handle(self, event, now)
+
+    patch.setattr(KernelMachine, "handle", forgetful)
+
+
+def keep_cancelled(patch: Patch) -> None:
+    handle = KernelMachine.handle
+
+    def deaf(self: KernelMachine, event: events.Event, now: float) -> Commands:
+        if not isinstance(event, events.CancelTask):
+            return handle(self, event, now)
+        task = self.task(event.task_id, event.tenant)
+        done = handle(self, events.Tick(), now)
+        if terminal(TASK_TABLE, task.state):
+            return done
+        end = Outcome(state=task.state, error=InferdError("cancelled"))
+        return (*done, commands.TellFinished(task, end))
+
+    patch.setattr(KernelMachine, "handle", deaf)
+
+
+def resume_at_once(patch: Patch) -> None:
+    handle = KernelMachine.handle
+
+    def impatient(self: KernelMachine, event: events.Event, now: float) -> Commands:
+        done = handle(self, event, now)
+        if isinstance(event, events.SuspendTask):
+            done += handle(self, events.ResumeTask(event.task_id, event.tenant), now)
+        return done
+
+    patch.setattr(KernelMachine, "handle", impatient)
+
+
+def one_place_more(patch: Patch) -> None:
+    places = Instance.places.fget
+    assert places is not None
+    patch.setattr(Instance, "places", property(lambda self: places(self) + (self.state is InstanceState.READY)))
+
+
+def one_place_less(patch: Patch) -> None:
+    free = Instance.free_places.fget
+    assert free is not None
+    patch.setattr(Instance, "free_places", property(lambda self: free(self) - 1))
+
+
+def skip_lines(patch: Patch) -> None:
+    serve = Capacity.serve
+    calls = iter(range(10**9))
+    patch.setattr(Capacity, "serve", lambda self, *args: serve(self, *args) if next(calls) % 3 else None)
+
+
+def never_age(patch: Patch) -> None:
+    priority = FairQueue.priority
+    patch.setattr(FairQueue, "priority", lambda self, now, *, aging=True: priority(self, now, aging=False and aging))
+
+
+def lend_without_end(patch: Patch) -> None:
+    room = Broker.room_bytes
+
+    def generous(self: Broker, device_id: DeviceId, lease_id: LeaseId) -> int:
+        return 10**9 if lease_id else room(self, device_id, lease_id)
+
+    patch.setattr(Broker, "room_bytes", generous)
+
+
+def overcommit(patch: Patch) -> None:
+    room = Broker.room_bytes
+
+    def generous(self: Broker, device_id: DeviceId, lease_id: LeaseId) -> int:
+        return room(self, device_id, lease_id) if lease_id else 10**9
+
+    patch.setattr(Broker, "room_bytes", generous)
+
+
+def expire(shift: float) -> Callable[[Patch], None]:
+    """Have leases end at another time: their TTL times `1 + shift`."""
+
+    def apply(patch: Patch) -> None:
+        extend = Leases._extend
+
+        def shifted(self: Leases, lease: Lease, now: float) -> None:
+            extend(self, lease, now)
+            self._expiries.set(lease.spec.lease_id, now + lease.ttl_s * (1 + shift))
+
+        patch.setattr(Leases, "_extend", shifted)
+
+    return apply
+
+
+def resurrect(patch: Patch) -> None:
+    keep_alive = Leases.keep_alive
+
+    def kind(self: Leases, lease_id: LeaseId, *rest: Any) -> None:
+        lease = self.known.get(lease_id)
+        if lease is not None and lease.state is LeaseState.EXPIRED:
+            lease.state = LeaseState.ACTIVE
+        keep_alive(self, lease_id, *rest)
+
+    patch.setattr(Leases, "keep_alive", kind)
+
+
+def keep_tasks(patch: Patch) -> None:
+    end = KernelMachine._end_lease
+
+    def careless(self: KernelMachine, lease: Lease, change: LeaseChange, *rest: Any) -> None:
+        lease.tasks.clear()
+        end(self, lease, change, *rest)
+
+    patch.setattr(KernelMachine, "_end_lease", careless)
+
+
+def same_token(patch: Patch) -> None:
+    grant = Leases.grant
+
+    def constant(self: Leases, lease: Lease, now: float) -> None:
+        grant(self, lease, now)
+        lease.fencing_token = 1
+
+    patch.setattr(Leases, "grant", constant)
+
+
+def hide_evictions(patch: Patch) -> None:
+    plan = KernelMachine.plan
+
+    def blind(self: KernelMachine, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
+        return replace(plan(self, device_id, need), evicted=())
+
+    patch.setattr(KernelMachine, "plan", blind)
+
+
+class UnknownError(InferdError):
+    """A reason that the wire API does not have."""
+
+    reason = "UNKNOWN"
+
+
+def refuse_oddly(patch: Patch) -> None:
+    def odd(_: Mapping[ModelName, Model], name: ModelName) -> Model:
+        raise UnknownError(name)
+
+    patch.setattr(admission, "find_model", odd)
+
+
+def replace_by(owner: object, name: str, value: object) -> Callable[[Patch], None]:
+    return lambda patch: patch.setattr(owner, name, value)
+
+
+SABOTAGES = {
+    "ends are lost": Sabotage(Rule.ONE_END, rewrite(lose_ends)),
+    "ends are doubled": Sabotage(Rule.ONE_END, rewrite(double_ends)),
+    "deadlines are forgotten": Sabotage(Rule.DISPATCH, forget_deadlines),
+    "cancelled tasks stay in the queue": Sabotage(Rule.DISPATCH, keep_cancelled),
+    "suspended tasks go on": Sabotage(Rule.DISPATCH, resume_at_once),
+    "tasks are sent twice": Sabotage(Rule.ATTEMPT, rewrite(double_sends)),
+    "an instance gets a task too many": Sabotage(Rule.PLACES, one_place_more),
+    "places are kept without end": Sabotage(Rule.PLACES, replace_by(capacity, "_has_room", lambda *_: True)),
+    "kept places are given away": Sabotage(
+        Rule.KEPT, replace_by(Instance, "free_places", property(lambda self: self.places))
+    ),
+    "a place is never used": Sabotage(Rule.IDLE, one_place_less),
+    "those who wait are not looked at": Sabotage(Rule.IDLE, skip_lines),
+    "classes do not age": Sabotage(Rule.STARVATION, never_age),
+    "the last in line goes first": Sabotage(
+        Rule.ORDER, replace_by(Leases, "rank", lambda _self, _priority, created: -created)
+    ),
+    "memory is given twice": Sabotage(Rule.MEMORY, overcommit),
+    "cores are given twice": Sabotage(Rule.CORES, replace_by(Account, "free_cores", property(lambda self: self.cores))),
+    "a lease lends more than it has": Sabotage(Rule.SHARE, lend_without_end),
+    "busy instances are evicted": Sabotage(
+        Rule.EVICTION,
+        replace_by(
+            Instance, "idle", property(lambda self: self.state is InstanceState.READY and not self.lease_id)
+        ),
+    ),
+    "models grow without end": Sabotage(Rule.INSTANCES, replace_by(Elastic, "_can_grow", lambda _, model: bool(model.shared))),
+    "leases end early": Sabotage(Rule.EARLY, expire(-0.5)),
+    "leases end late": Sabotage(Rule.LATE, expire(0.1)),
+    "ended leases come back": Sabotage(Rule.ENDED, resurrect),
+    "tasks outlive their lease": Sabotage(Rule.ENDED, keep_tasks),
+    "fencing tokens are all the same": Sabotage(Rule.FENCING, same_token),
+    "what workers take is not booked": Sabotage(Rule.BOOKS, replace_by(Broker, "measured", lambda *_: None)),
+    "plans tell of no eviction": Sabotage(Rule.PLAN, hide_evictions),
+    "queues have no bound": Sabotage(Rule.BOUND, replace_by(admission, "check_queue", lambda *_: None)),
+    "refusals have no known reason": Sabotage(Rule.REFUSAL, refuse_oddly),
+    "workers are left behind": Sabotage(Rule.GIVEN_BACK, replace_by(Fleet, "unload", lambda *_: None)),
+}

@@ -1,0 +1,314 @@
+"""Tasks and the places of instances, reckoned from events and commands alone."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rules import BrokenRuleError, Rule
+
+from inferd.core.commands import ContinueTask, DropTask, HoldCapacity, PauseTask, SendTask, TellFinished
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.priority import Priority
+from inferd.core.task import TaskSpec, TaskState
+from inferd.core.tasks import TaskLimits
+
+
+@dataclass(slots=True)
+class Entry:
+    """A task, living or ended and not yet forgotten."""
+
+    spec: TaskSpec
+    living: bool = True
+    suspended: bool = False
+    home: InstanceId | None = None
+    running: bool = False
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class Place:
+    """A worker and what it holds."""
+
+    instance_id: InstanceId
+    model: ModelName
+    device_id: DeviceId
+    lease_id: LeaseId
+    created: float
+    facts: InstanceFacts | None = None
+    stopping: bool = False
+    running: dict[TaskId, None] = field(default_factory=dict)
+    paused: dict[TaskId, None] = field(default_factory=dict)
+    holds: dict[LeaseId, tuple[int, int]] = field(default_factory=dict)
+    running_of: Counter[LeaseId] = field(default_factory=Counter)
+
+    @property
+    def ready(self) -> bool:
+        return self.facts is not None and not self.stopping
+
+    @property
+    def room(self) -> int:
+        """Places that nobody has."""
+        return 0 if self.facts is None or self.stopping else self.facts.max_tasks - len(self.running)
+
+    @property
+    def free(self) -> int:
+        """Places that nobody has or keeps."""
+        kept = sum(max(0, sequences - self.running_of[lease]) for lease, (sequences, _) in self.holds.items())
+        return self.room - kept
+
+
+@dataclass(slots=True)
+class Waiting:
+    """What waits for one model.
+
+    Attributes:
+        loose: Tasks without a lease that may go to any instance.
+        stopped: Those that were stopped on one, and go on there.
+        leased: As `loose`, under leases.
+        leased_stopped: As `stopped`, under leases.
+        passed: When the highest class was first served in place of a lower one, since that was last served.
+        late: How often it was passed over after it had become due.
+    """
+
+    spec: ModelSpec
+    places: dict[InstanceId, Place] = field(default_factory=dict)
+    loose: Counter[tuple[Priority, Tenant]] = field(default_factory=Counter)
+    stopped: Counter[tuple[Priority, Tenant]] = field(default_factory=Counter)
+    leased: Counter[LeaseId] = field(default_factory=Counter)
+    leased_stopped: Counter[LeaseId] = field(default_factory=Counter)
+    running: Counter[Tenant] = field(default_factory=Counter)
+    running_tasks: int = 0
+    waiting_tasks: int = 0
+    passed: dict[Priority, float] = field(default_factory=dict)
+    late: Counter[Priority] = field(default_factory=Counter)
+
+
+class TaskBook:
+    """Tasks by id, places by instance, and what waits by model. One writer: the mirror."""
+
+    def __init__(self, limits: TaskLimits) -> None:
+        self.known: dict[TaskId, Entry] = {}
+        self.places: dict[InstanceId, Place] = {}
+        self.models: dict[ModelName, Waiting] = {}
+        self.accepted = 0
+        self.ends: Counter[TaskState] = Counter()
+        self.fresh = 0  # tasks that wait and never ran
+        self.retained = 0
+        self.touched: dict[ModelName, None] = {}
+        self._limits = limits
+        self._aging_s = limits.policy.aging_s
+
+    def submitted(self, spec: TaskSpec) -> None:
+        self.accepted += 1
+        self.fresh += 1
+        self.known[spec.task_id] = entry = Entry(spec)
+        self._wait(entry, 1)
+
+    def resumed(self, task_id: TaskId) -> None:
+        entry = self.known[task_id]
+        if entry.living and entry.suspended:
+            self._wait(entry, -1)
+            entry.suspended = False
+            self._wait(entry, 1)
+
+    def sent(self, command: SendTask, now: float) -> None:
+        entry = self._dispatched(command.spec.task_id, command.instance_id, now)
+        if entry.running or entry.home is not None:
+            raise BrokenRuleError(Rule.ATTEMPT, f"{command.spec.task_id} was sent while {entry.home} has it")
+        if command.attempt <= entry.attempts:
+            raise BrokenRuleError(Rule.ATTEMPT, f"{command.spec.task_id} was sent again as attempt {command.attempt}")
+        self.fresh -= not entry.attempts
+        entry.attempts = command.attempt
+        if not entry.spec.lease_id:
+            self._served(self.models[entry.spec.model], entry.spec.priority, now)
+        self._run(entry, command.instance_id)
+
+    def continued(self, command: ContinueTask, now: float) -> None:
+        entry = self._dispatched(command.task_id, command.instance_id, now)
+        if entry.running or entry.home != command.instance_id:
+            raise BrokenRuleError(Rule.ATTEMPT, f"{command.task_id} goes on at {command.instance_id}, not {entry.home}")
+        self._run(entry, command.instance_id)
+
+    def paused(self, command: PauseTask) -> None:
+        entry = self.known[command.task_id]
+        if not entry.living or entry.running != (command.instance_id is not None):
+            raise BrokenRuleError(Rule.ONE_END, f"{command.task_id} was stopped where it did not run")
+        if entry.running:
+            self._stop(entry)
+        else:
+            self._wait(entry, -1)
+        entry.suspended = command.by_client
+        self._wait(entry, 1)
+        if entry.home is not None:
+            self.places[entry.home].paused[command.task_id] = None
+
+    def dropped(self, command: DropTask) -> None:
+        entry = self.known[command.task_id]
+        if entry.home != command.instance_id:
+            raise BrokenRuleError(Rule.ATTEMPT, f"{command.task_id} is dropped at {command.instance_id}")
+
+    def finished(self, command: TellFinished) -> None:
+        task_id = command.task.spec.task_id
+        entry = self.known.get(task_id)
+        if entry is None or not entry.living:
+            raise BrokenRuleError(Rule.ONE_END, f"{task_id} ended {'again' if entry else 'and never was'}")
+        if (command.outcome.error is None) != (command.outcome.state is TaskState.SUCCEEDED):
+            raise BrokenRuleError(Rule.ONE_END, f"{task_id} ended as {command.outcome}")
+        if entry.running:
+            self._stop(entry)
+        else:
+            self._wait(entry, -1)
+        if entry.home is not None:
+            self.places[entry.home].paused.pop(task_id, None)
+        entry.living, entry.home = False, None
+        self.fresh -= not entry.attempts
+        self.ends[command.outcome.state] += 1
+        self.retained += 1
+
+    def forgotten(self, task_id: TaskId) -> None:
+        entry = self.known.pop(task_id, None)
+        if entry is None or entry.living:
+            raise BrokenRuleError(Rule.ONE_END, f"{task_id} was forgotten before its end")
+        self.retained -= 1
+
+    def held(self, command: HoldCapacity, *, active: bool) -> None:
+        """An instance keeps places for a lease, or gives them back."""
+        place = self.places[command.instance_id]
+        self.touched[place.model] = None
+        if not active:
+            place.holds.pop(command.lease_id, None)
+            return
+        place.holds[command.lease_id] = (command.sequences, command.kv_tokens)
+        sequences, kv_tokens = (sum(hold[i] for hold in place.holds.values()) for i in (0, 1))
+        if place.facts is None or sequences > place.facts.max_tasks or kv_tokens > place.facts.kv_tokens:
+            text = f"{place.instance_id} keeps {sequences} places and {kv_tokens} tokens, more than it has"
+            raise BrokenRuleError(Rule.PLACES, text)
+
+    def gone(self, instance_id: InstanceId) -> None:
+        """A worker is gone."""
+        place = self.places.pop(instance_id)
+        if place.running or place.paused:
+            raise BrokenRuleError(Rule.ONE_END, f"tasks of {instance_id} outlive it: {[*place.running, *place.paused]}")
+        del self.models[place.model].places[instance_id]
+        self.touched[place.model] = None
+
+    def check(self) -> None:
+        """What must hold after an event, for the models that it concerned."""
+        for name in self.touched:
+            self._check_idle(self.models[name])
+        self.touched.clear()
+        if self.fresh > self._limits.queued_tasks or self.retained > self._limits.retained_tasks:
+            raise BrokenRuleError(Rule.BOUND, f"{self.fresh} new tasks wait, {self.retained} are retained")
+
+    def _check_idle(self, model: Waiting) -> None:
+        limit = self._limits.policy.tenant_running
+        if model.running_tasks >= self._limits.model_running:
+            return
+        shared = [place for place in model.places.values() if not place.lease_id and place.free > 0]
+        if self._limits.headroom:
+            shared = []  # the last places are left free
+        for (_, tenant), waiting in model.loose.items() if shared else ():
+            if waiting > 0 and model.running[tenant] + self._stopped_of(model, tenant) < limit:
+                text = f"a task of {tenant} waits while {shared[0].instance_id} has {shared[0].free} free places"
+                raise BrokenRuleError(Rule.IDLE, text)
+        for lease_id in model.leased:
+            if model.leased_stopped[lease_id] or sum(p.running_of[lease_id] for p in model.places.values()) >= limit:
+                continue
+            for place in model.places.values():
+                kept = place.holds.get(lease_id, (0, 0))[0] > place.running_of[lease_id] and place.room > 0
+                if kept or (place.lease_id == lease_id and place.free > 0):
+                    raise BrokenRuleError(Rule.IDLE, f"a task of {lease_id} waits while {place.instance_id} keeps room")
+        for place in shared:
+            for task_id in place.paused:
+                entry = self.known[task_id]
+                tenant = entry.spec.tenant
+                counts = not entry.suspended and not entry.spec.lease_id
+                if counts and model.running[tenant] + self._stopped_of(model, tenant) <= limit:
+                    raise BrokenRuleError(Rule.IDLE, f"{task_id} waits at {place.instance_id}, which has room for it")
+
+    @staticmethod
+    def _stopped_of(model: Waiting, tenant: Tenant) -> int:
+        return sum(model.stopped[priority, tenant] for priority in Priority)
+
+    def _dispatched(self, task_id: TaskId, instance_id: InstanceId, now: float) -> Entry:
+        entry, place = self.known.get(task_id), self.places.get(instance_id)
+        if entry is None or not entry.living or entry.suspended:
+            why = "suspended" if entry is not None and entry.living else "at its end"
+            raise BrokenRuleError(Rule.DISPATCH, f"{task_id} is dispatched while it is {why}")
+        if entry.spec.deadline is not None and entry.spec.deadline <= now:
+            raise BrokenRuleError(Rule.DISPATCH, f"{task_id} is dispatched at {now}, after {entry.spec.deadline}")
+        if place is None or not place.ready or place.facts is None:
+            raise BrokenRuleError(Rule.INSTANCES, f"{task_id} is dispatched to {instance_id}, which is not ready")
+        if len(place.running) >= place.facts.max_tasks:
+            raise BrokenRuleError(Rule.PLACES, f"{task_id} is the {len(place.running) + 1}th of {instance_id}")
+        lease_id = entry.spec.lease_id
+        kept = place.holds.get(lease_id, (0, 0))[0] > place.running_of[lease_id] or place.lease_id == lease_id != ""
+        if place.free <= 0 and not kept:
+            raise BrokenRuleError(Rule.KEPT, f"{task_id} takes a place of {instance_id} that is kept for a lease")
+        if place.lease_id not in ("", lease_id):
+            raise BrokenRuleError(Rule.KEPT, f"{task_id} is dispatched to {instance_id} of lease {place.lease_id}")
+        return entry
+
+    def _run(self, entry: Entry, instance_id: InstanceId) -> None:
+        spec, place = entry.spec, self.places[instance_id]
+        self._wait(entry, -1)
+        entry.running, entry.home = True, instance_id
+        place.running[spec.task_id] = None
+        place.paused.pop(spec.task_id, None)
+        place.running_of[spec.lease_id] += 1
+        model = self.models[spec.model]
+        model.running_tasks += 1
+        if not spec.lease_id:
+            model.running[spec.tenant] += 1
+
+    def _stop(self, entry: Entry) -> None:
+        assert entry.home is not None
+        spec, place = entry.spec, self.places[entry.home]
+        entry.running = False
+        del place.running[spec.task_id]
+        place.running_of[spec.lease_id] -= 1
+        model = self.models[spec.model]
+        model.running_tasks -= 1
+        if not spec.lease_id:
+            model.running[spec.tenant] -= 1
+        self.touched[spec.model] = None
+
+    def _wait(self, entry: Entry, count: int) -> None:
+        spec, model = entry.spec, self.models[entry.spec.model]
+        model.waiting_tasks += count
+        self.touched[spec.model] = None
+        if entry.suspended:
+            return
+        if spec.lease_id:
+            leased = model.leased if entry.home is None else model.leased_stopped
+            leased[spec.lease_id] += count
+            if not leased[spec.lease_id]:
+                del leased[spec.lease_id]
+            return
+        waiting = model.loose if entry.home is None else model.stopped
+        waiting[spec.priority, spec.tenant] += count
+        if not self._waits(model.loose, spec.priority) or self._waits(model.stopped, spec.priority):
+            model.passed.pop(spec.priority, None)
+            model.late.pop(spec.priority, None)
+
+    @staticmethod
+    def _waits(waiting: Counter[tuple[Priority, Tenant]], priority: Priority) -> bool:
+        return any(count > 0 for (which, _), count in waiting.items() if which is priority)
+
+    def _served(self, model: Waiting, served: Priority, now: float) -> None:
+        """A class has its turn; those that wait and have no task on an instance must have theirs in time."""
+        if self._limits.policy.tenant_running < 100:
+            return  # a class whose tenants have as many running as they may does not wait for its turn
+        waiting = [p for p in Priority if self._waits(model.loose, p)]
+        for priority in waiting:
+            if priority is served or self._waits(model.stopped, priority):
+                model.passed.pop(priority, None)
+                model.late.pop(priority, None)
+                continue
+            if served is max(waiting):
+                model.passed.setdefault(priority, now)
+            if now >= model.passed.get(priority, now) + 2 * self._aging_s:
+                model.late[priority] += 1
+                if model.late[priority] > 2:
+                    text = f"class {priority.name} of {model.spec.name} was passed over since {model.passed[priority]}"
+                    raise BrokenRuleError(Rule.STARVATION, text)
