@@ -1,10 +1,10 @@
-# make demo · make test · make bench — each creates and fills .venv by itself.
+# make demo · make test · make bench · make sim — each creates and fills .venv by itself.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test bench lint stubs clean
+.PHONY: demo test bench sim lint stubs clean
 
 demo: .venv/.base
 	@$(BIN)/inferd pull smollm2
@@ -16,6 +16,11 @@ test: .venv/.dev lint
 # One JSON line per figure; `make bench ONLY=served.b32` runs a part.
 bench: .venv/.dev
 	@$(BIN)/python tests/bench/main.py $(ONLY)
+
+# The simulation for longer: a million tasks and a million grants of leases, on all cores. `make sim SEED=17` replays one.
+sim: .venv/.dev
+	@$(BIN)/python tests/sim/marathon.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TASKS),--tasks $(TASKS)) \
+		$(if $(LEASES),--leases $(LEASES)) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/.dev
 	@$(BIN)/ruff check .

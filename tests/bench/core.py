@@ -136,10 +136,10 @@ class House:
 
     def tell(self, event: events.Event) -> None:
         """Have the machine take an event."""
-        began = time.perf_counter()
+        began = time.thread_time()  # of this thread: whoever else computes does not count
         done = self.machine.handle(event, self.now)
         self.machine.next_alarm()  # the driver asks after each event
-        self.spent_s += time.perf_counter() - began
+        self.spent_s += time.thread_time() - began
         for command in done:
             if isinstance(command, commands.SendTask):
                 self.running.append((command.spec.task_id, command.attempt))

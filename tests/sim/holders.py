@@ -1,16 +1,17 @@
 """Holders of leases: those who keep them alive and give them back, and those who die, sleep, or come too late."""
 
-import random
-from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Protocol
 
-from inferd.core import events
-from inferd.core.ids import DeviceId, LeaseId, ModelName, Tenant
+from clients import Clients
+from scale import TENANTS
+from world import World
+
+from inferd.core import commands, events
+from inferd.core.ids import LeaseId, ModelName
 from inferd.core.lease import Claim, CoresClaim, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
-from inferd.core.model import InstanceFacts
 from inferd.core.priority import Priority
-from inferd.core.resources import DeviceCapacity, MemoryNeed
+
+PATIENCE_S = 10.0  # after which a holder gives up waiting
 
 
 class Manner(Enum):
@@ -22,94 +23,82 @@ class Manner(Enum):
     TARDY = 4  # keeps it alive about when it ends
 
 
-class World(Protocol):
-    """What a holder needs of the simulation."""
-
-    random: random.Random
-    now: float
-    devices: list[DeviceCapacity]
-    granted: dict[LeaseId, "Holder"]
-    homes: dict[DeviceId, list[ModelName]]
-
-    def later(self, mean_s: float, action: Callable[[], None]) -> None: ...
-    def tell(self, event: events.Event) -> bool: ...
-    def submit(self, model: ModelName, tenant: Tenant, lease_id: LeaseId) -> None: ...
-    def holds(self, lease_id: LeaseId) -> LeaseState | None: ...
-
-
 class Holder:
     """One holder of one lease. One writer: its world."""
 
-    def __init__(self, world: World, lease_id: LeaseId, tenant: Tenant) -> None:
-        self._world = world
-        self._lease_id = lease_id
-        self._tenant = tenant
+    def __init__(self, world: World, clients: Clients) -> None:
         rng = world.random
+        self.lease_id = LeaseId(f"l{world.number()}")
+        self._world = world
+        self._clients = clients
+        self._tenant = rng.choice(TENANTS)
         self._manner = rng.choices([*Manner], [6, 2, 1, 2])[0]
         self._ttl_s = rng.choice([None, rng.uniform(0.4, 5.0)])
-        self._hold_s = rng.choice([0.2, 1.0, 5.0])
-        self._claims: tuple[Claim, ...] = ()
+        self._hold_s = rng.choice([0.2, 0.5, 1.0, 5.0])
+        self._claims = tuple(self._draw() for _ in range(rng.choice([1, 1, 1, 2, 3])))
         self._active = False
 
-    def claim(self, models: Sequence[tuple[ModelName, tuple[MemoryNeed, InstanceFacts]]]) -> None:
-        """Create the lease."""
+    def claim(self) -> bool:
+        """Create the lease; whether it was accepted."""
         world, rng = self._world, self._world.random
-        self._claims = tuple(self._draw(models) for _ in range(rng.choice([1, 1, 1, 2, 3])))
         spec = LeaseSpec(
-            lease_id=self._lease_id,
+            lease_id=self.lease_id,
             tenant=self._tenant,
             claims=self._claims,
             ttl_s=self._ttl_s,
             priority=rng.choice([*Priority]),
-            wait=rng.random() < 0.7,
+            wait=rng.random() < 0.85,
             wait_s=rng.uniform(0.0, 5.0) if rng.random() < 0.4 else None,
         )
-        world.granted[self._lease_id] = self
         if not world.tell(events.CreateLease(spec)):
-            del world.granted[self._lease_id]
-            return
+            return False
         if self._manner is not Manner.DYING:
             self._keep_later()
-        world.later(self._hold_s + 10.0, self._give_up)
+            world.later(self._hold_s + PATIENCE_S, self._release)
+        return True
 
     def told(self) -> None:
-        """The lease has changed."""
-        state = self._world.holds(self._lease_id)
-        if state is LeaseState.ACTIVE and not self._active:
+        """The lease has changed: use it when it is granted."""
+        if self._holds() and not self._active:
             self._active = True
-            self._use()
-        elif state not in (LeaseState.PENDING, LeaseState.ACTIVE):
-            self._world.granted.pop(self._lease_id, None)
+            for claim in self._claims:
+                self._use(claim)
+            if self._manner in (Manner.GOOD, Manner.TARDY):
+                self._world.later(self._hold_s, self._release)
 
-    def _draw(self, models: Sequence[tuple[ModelName, tuple[MemoryNeed, InstanceFacts]]]) -> Claim:
-        rng, roll = self._world.random, self._world.random.random()
-        device = rng.choice(self._world.devices if rng.random() < 0.5 else self._world.devices[:4])
+    def _holds(self) -> bool:
+        held = self._world.mirror.leases.known.get(self.lease_id)
+        return held is not None and held.state is LeaseState.ACTIVE
+
+    def _draw(self) -> Claim:
+        world, rng, roll = self._world, self._world.random, self._world.random.random()
+        device = rng.choice(world.devices if rng.random() < 0.8 else world.devices[:4])
         if roll < 0.5:
-            most = rng.choice([0.1, 0.3, 0.6, 1.02])
+            most = rng.choice([0.05, 0.1, 0.3, 0.3, 0.6, 1.02])
             return MemoryClaim(device_id=device.device_id, memory_bytes=rng.randint(1, int(device.memory_bytes * most)))
         if roll < 0.7:
-            return CoresClaim(device_id=device.device_id, cores=rng.randint(1, device.cores))
-        name, (_, facts) = rng.choice(models)
-        return ModelClaim(
-            model=name,
-            sequences=rng.randint(0, facts.max_tasks + (rng.random() < 0.1)),
-            kv_tokens=rng.choice([0, 100, 600]),
-        )
+            cores = rng.randint(1, rng.choice([1, device.cores // 2, device.cores]))
+            return CoresClaim(device_id=device.device_id, cores=cores)
+        name = rng.choice([*world.models])
+        sequences = rng.randint(0, world.models[name].facts.max_tasks + (rng.random() < 0.1))
+        return ModelClaim(model=name, sequences=sequences, kv_tokens=rng.choice([0, 100, 600]))
 
-    def _use(self) -> None:
+    def _use(self, claim: Claim) -> None:
         world, rng = self._world, self._world.random
-        for claim in self._claims:
-            if isinstance(claim, ModelClaim):
+        match claim:
+            case ModelClaim():
                 for _ in range(rng.randint(0, claim.sequences + 1)):
                     self._submit_later(claim.model)
-            elif isinstance(claim, MemoryClaim) and claim.device_id in world.homes and rng.random() < 0.5:
-                name = rng.choice(world.homes[claim.device_id])
-                world.later(0.1, lambda: self._load(name))
-        if self._manner in (Manner.GOOD, Manner.TARDY):
-            world.later(self._hold_s, self._release)
+            case MemoryClaim() if rng.random() < 0.5:
+                names = [name for name, model in world.models.items() if model.device_id == claim.device_id]
+                if names:
+                    name = rng.choice(names)
+                    world.later(0.1, lambda: self._load(name))
+            case _:
+                pass
 
     def _load(self, name: ModelName) -> None:
-        if self._world.tell(events.LoadModel(name, self._tenant, self._lease_id)):
+        if self._world.tell(events.LoadModel(name, self._tenant, self.lease_id)):
             for _ in range(3):
                 self._submit_later(name)
 
@@ -117,23 +106,50 @@ class Holder:
         self._world.later(0.3, lambda: self._submit(name))
 
     def _submit(self, name: ModelName) -> None:
-        if self._world.holds(self._lease_id) is LeaseState.ACTIVE or self._world.random.random() < 0.2:
-            self._world.submit(name, self._tenant, self._lease_id)
+        if self._holds() or self._world.random.random() < 0.2:
+            self._clients.submit(name, self._tenant, self.lease_id)
 
     def _keep_later(self) -> None:
-        ttl_s = self._ttl_s or 3.0
         share = {Manner.GOOD: 0.15, Manner.TARDY: 0.6, Manner.SLEEPY: 5.0}[self._manner]
-        self._world.later(ttl_s * share, self._keep)
+        self._world.later((self._ttl_s or 3.0) * share, self._keep)
 
     def _keep(self) -> None:
         rng = self._world.random
         ttl_s = rng.uniform(0.4, 5.0) if rng.random() < 0.1 else None
-        if self._world.tell(events.KeepAlive(self._lease_id, self._tenant, ttl_s)):
+        if self._world.tell(events.KeepAlive(self.lease_id, self._tenant, ttl_s)):
             self._keep_later()
 
     def _release(self) -> None:
-        self._world.tell(events.ReleaseLease(self._lease_id, self._tenant))
+        if self.lease_id in self._world.mirror.leases.known:
+            self._world.tell(events.ReleaseLease(self.lease_id, self._tenant))
 
-    def _give_up(self) -> None:
-        if self._manner is not Manner.DYING and self._world.holds(self._lease_id) is not None:
-            self._release()
+
+class Holders:
+    """All holders. One writer: its world."""
+
+    def __init__(self, world: World, clients: Clients) -> None:
+        self.left = world.scale.leases
+        self.rate = world.scale.hosts**0.8 * world.random.uniform(2.0, 6.0)
+        self._world = world
+        self._clients = clients
+        self._living: dict[LeaseId, Holder] = {}
+
+    def claim_next(self) -> None:
+        """Have someone claim something, and others after it."""
+        if self.left:
+            self.left -= 1
+            holder = Holder(self._world, self._clients)
+            self._living[holder.lease_id] = holder
+            if not holder.claim():
+                del self._living[holder.lease_id]
+            self._world.later(1 / self.rate, self.claim_next)
+
+    def told(self, command: commands.Command) -> None:
+        """Tell a holder of its lease."""
+        match command:
+            case commands.TellLease() if command.lease_id in self._living:
+                self._living[command.lease_id].told()
+            case commands.ForgetLease():
+                self._living.pop(command.lease_id, None)
+            case _:
+                pass

@@ -1,6 +1,7 @@
 """Leases as their holders see them: when each must end, and who may go before whom."""
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass, field
 
 from device_book import DeviceBook, Share
@@ -61,6 +62,7 @@ class LeaseBook:
     def __init__(self, limits: LeaseLimits, devices: DeviceBook) -> None:
         self.known: dict[LeaseId, Held] = {}
         self.grants = 0
+        self.ends: Counter[LeaseState] = Counter()
         self.retained = 0
         self.waiting: dict[str, dict[str, float]] = {}  # lines: who waits, with its rank
         self.touched: dict[str, None] = {}
@@ -163,7 +165,8 @@ class LeaseBook:
         devices = self._devices.devices
         if key in self._needs:
             device_id, need_bytes = self._needs[key]
-            wanted, lines = {device_id: Share(need_bytes)}, (f"memory {device_id}",)
+            wanted = {device_id: Share(need_bytes)}
+            lines: tuple[str, ...] = (f"memory {device_id}",)
         elif (held := self.known.get(LeaseId(key))) is not None:
             wanted, lines = held.shares(), held.lines
         else:
@@ -188,6 +191,7 @@ class LeaseBook:
         if taken or (lease.state is LeaseState.REFUSED and not waited and not in_vain):
             raise BrokenRuleError(Rule.EARLY, f"lease {lease_id} became {lease.state.name} without a reason")
         self.leave(lease_id)
+        self.ends[lease.state] += 1
         self.retained += 1
         self._ended[lease_id] = None
         if before is LeaseState.ACTIVE:
@@ -197,7 +201,9 @@ class LeaseBook:
         lease_id = lease.spec.lease_id
         rank = self._rank(held.spec.priority, held.created)
         for line in held.lines or lines_of(held.spec):
-            waiting = [item for item in self.waiting.get(line, {}).items() if item[0] in self._needs or item[0] in self.known]
+            waiting = [
+                item for item in self.waiting.get(line, {}).items() if item[0] in self._needs or item[0] in self.known
+            ]
             first = min(waiting, key=lambda item: item[1], default=(lease_id, rank))
             if first[1] < rank:
                 text = f"{lease_id} of rank {rank} goes before {first[0]} of rank {first[1]} in the line for {line}"

@@ -25,10 +25,10 @@ class Mirror:
         self.devices = DeviceBook()
         self.leases = LeaseBook(limits.leases, self.devices)
         self.tasks = TaskBook(limits.tasks)
-        self._needs: dict[InstanceId, MemoryNeed] = {}  # of instances that wait for memory
+        self._needs = dict[InstanceId, MemoryNeed]()  # of instances that wait for memory
         self._event: events.Event = events.Tick()
 
-    def learn(self, event: events.Event, now: float) -> None:
+    def learn(self, event: events.Event, now: float) -> None:  # noqa: C901, PLR0912 - a table: a row for each event
         """The machine has taken an event; its commands have not been looked at."""
         self._event = event
         match event:

@@ -98,14 +98,12 @@ def resume_at_once(patch: Patch) -> None:
 
 
 def one_place_more(patch: Patch) -> None:
-    places = Instance.places.fget
-    assert places is not None
+    places = vars(Instance)["places"].fget
     patch.setattr(Instance, "places", property(lambda self: places(self) + (self.state is InstanceState.READY)))
 
 
 def one_place_less(patch: Patch) -> None:
-    free = Instance.free_places.fget
-    assert free is not None
+    free = vars(Instance)["free_places"].fget
     patch.setattr(Instance, "free_places", property(lambda self: free(self) - 1))
 
 
@@ -117,7 +115,7 @@ def skip_lines(patch: Patch) -> None:
 
 def never_age(patch: Patch) -> None:
     priority = FairQueue.priority
-    patch.setattr(FairQueue, "priority", lambda self, now, *, aging=True: priority(self, now, aging=False and aging))
+    patch.setattr(FairQueue, "priority", lambda self, now, **_: priority(self, now, aging=False))
 
 
 def lend_without_end(patch: Patch) -> None:
@@ -234,11 +232,11 @@ SABOTAGES = {
     "a lease lends more than it has": Sabotage(Rule.SHARE, lend_without_end),
     "busy instances are evicted": Sabotage(
         Rule.EVICTION,
-        replace_by(
-            Instance, "idle", property(lambda self: self.state is InstanceState.READY and not self.lease_id)
-        ),
+        replace_by(Instance, "idle", property(lambda self: self.state is InstanceState.READY and not self.lease_id)),
     ),
-    "models grow without end": Sabotage(Rule.INSTANCES, replace_by(Elastic, "_can_grow", lambda _, model: bool(model.shared))),
+    "models grow without end": Sabotage(
+        Rule.INSTANCES, replace_by(Elastic, "_can_grow", lambda _, model: bool(model.shared))
+    ),
     "leases end early": Sabotage(Rule.EARLY, expire(-0.5)),
     "leases end late": Sabotage(Rule.LATE, expire(0.1)),
     "ended leases come back": Sabotage(Rule.ENDED, resurrect),

@@ -7,10 +7,10 @@ from rules import BrokenRuleError, Rule
 
 from inferd.core.commands import ContinueTask, DropTask, HoldCapacity, PauseTask, SendTask, TellFinished
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.line import TaskLimits
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.task import TaskSpec, TaskState
-from inferd.core.tasks import TaskLimits
 
 
 @dataclass(slots=True)
@@ -201,30 +201,35 @@ class TaskBook:
             raise BrokenRuleError(Rule.BOUND, f"{self.fresh} new tasks wait, {self.retained} are retained")
 
     def _check_idle(self, model: Waiting) -> None:
-        limit = self._limits.policy.tenant_running
         if model.running_tasks >= self._limits.model_running:
             return
+        for lease_id in model.leased:
+            self._check_idle_for_lease(model, lease_id)
         shared = [place for place in model.places.values() if not place.lease_id and place.free > 0]
-        if self._limits.headroom:
-            shared = []  # the last places are left free
-        for (_, tenant), waiting in model.loose.items() if shared else ():
-            if waiting > 0 and model.running[tenant] + self._stopped_of(model, tenant) < limit:
+        if not shared or self._limits.headroom:  # with headroom the last places are left free
+            return
+        for (_, tenant), waiting in model.loose.items():
+            if waiting > 0 and self._spare(model, tenant) > 0:
                 text = f"a task of {tenant} waits while {shared[0].instance_id} has {shared[0].free} free places"
                 raise BrokenRuleError(Rule.IDLE, text)
-        for lease_id in model.leased:
-            if model.leased_stopped[lease_id] or sum(p.running_of[lease_id] for p in model.places.values()) >= limit:
-                continue
-            for place in model.places.values():
-                kept = place.holds.get(lease_id, (0, 0))[0] > place.running_of[lease_id] and place.room > 0
-                if kept or (place.lease_id == lease_id and place.free > 0):
-                    raise BrokenRuleError(Rule.IDLE, f"a task of {lease_id} waits while {place.instance_id} keeps room")
         for place in shared:
             for task_id in place.paused:
                 entry = self.known[task_id]
-                tenant = entry.spec.tenant
-                counts = not entry.suspended and not entry.spec.lease_id
-                if counts and model.running[tenant] + self._stopped_of(model, tenant) <= limit:
+                if not entry.suspended and not entry.spec.lease_id and self._spare(model, entry.spec.tenant) >= 0:
                     raise BrokenRuleError(Rule.IDLE, f"{task_id} waits at {place.instance_id}, which has room for it")
+
+    def _check_idle_for_lease(self, model: Waiting, lease_id: LeaseId) -> None:
+        running = sum(place.running_of[lease_id] for place in model.places.values())
+        if model.leased_stopped[lease_id] or running >= self._limits.policy.tenant_running:
+            return
+        for place in model.places.values():
+            kept = place.holds.get(lease_id, (0, 0))[0] > place.running_of[lease_id] and place.room > 0
+            if kept or (place.lease_id == lease_id and place.free > 0):
+                raise BrokenRuleError(Rule.IDLE, f"a task of {lease_id} waits while {place.instance_id} keeps room")
+
+    def _spare(self, model: Waiting, tenant: Tenant) -> int:
+        """How many more tasks a tenant may have running, when all that were stopped have their turn."""
+        return self._limits.policy.tenant_running - model.running[tenant] - self._stopped_of(model, tenant)
 
     @staticmethod
     def _stopped_of(model: Waiting, tenant: Tenant) -> int:

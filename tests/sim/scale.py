@@ -1,0 +1,81 @@
+"""How large a simulated world is, and within which bounds: drawn from the seed."""
+
+import random
+from dataclasses import dataclass
+
+from inferd.core.elastic import ElasticTimes
+from inferd.core.fleet import Backoff
+from inferd.core.ids import Tenant
+from inferd.core.leases import LeaseLimits
+from inferd.core.line import TaskLimits
+from inferd.core.machine import CoreLimits
+from inferd.core.queue import QueuePolicy
+
+TENANTS = [Tenant(name) for name in "abcd"]
+WEIGHTS = {TENANTS[1]: 3.0, TENANTS[2]: 0.5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much happens, and where.
+
+    Attributes:
+        tasks: So many are submitted.
+        leases: So many are created.
+        hosts: Each has one device; the models share the first few.
+        models: All known from the beginning.
+        load: Tasks that arrive, over what the first instance of each model can serve.
+        crashes: Whether workers die by themselves.
+        oddities: Whether the clock stands still and jumps, and frames come late.
+        limits: Bounds of the machine; some are small, so that they are met.
+    """
+
+    tasks: int
+    leases: int
+    hosts: int
+    models: int
+    load: float
+    crashes: bool
+    oddities: bool
+    limits: CoreLimits
+
+    @classmethod
+    def draw(cls, rng: random.Random, *, tasks: int, leases: int) -> "Scale":
+        """A scale from a seed."""
+        models = rng.choice([1, 3, 8, 20])
+        return cls(
+            tasks=tasks,
+            leases=leases,
+            hosts=rng.choice([1, 2, 8, 64, 300, 300]),
+            models=models,
+            load=rng.uniform(0.3, 1.5),
+            crashes=rng.random() < 0.5,
+            oddities=rng.random() < 0.7,
+            limits=draw_limits(rng, models),
+        )
+
+
+def draw_limits(rng: random.Random, models: int) -> CoreLimits:
+    """Bounds from a seed."""
+    policy = QueuePolicy(
+        aging_s=rng.choice([0.5, 5.0]), weights=WEIGHTS, tenant_running=rng.choice([2, 1000, 1000, 1000])
+    )
+    return CoreLimits(
+        tasks=TaskLimits(
+            queued_tasks=rng.choice([20, 400]),
+            retained_tasks=rng.choice([10, 200]),
+            retention_s=rng.choice([2.0, 20.0]),
+            tenant_queued=rng.choice([10, 400]),
+            model_queued=rng.choice([15, 400]),
+            model_running=rng.choice([4, 1000]),
+            preempt=rng.random() < 0.8,
+            headroom=rng.choice([0.0, 0.0, 1 / 16]),
+            policy=policy,
+        ),
+        leases=LeaseLimits(
+            min_ttl_s=0.5, max_ttl_s=60.0, default_ttl_s=3.0, aging_s=rng.choice([1.0, 10.0]), leases=500, retained=50
+        ),
+        elastic=ElasticTimes(grow_s=rng.choice([0.2, 2.0]), shrink_s=rng.choice([0.5, 5.0])),
+        models=models,
+        backoff=Backoff(first_s=0.2, most_s=2.0),
+    )

@@ -1,0 +1,116 @@
+"""Fake workers: frames in order, then one exit; some die, and some frames come late."""
+
+from dataclasses import dataclass, field
+
+from world import World
+
+from inferd.core import commands, events
+from inferd.core.ids import InstanceId, ModelName, TaskId
+from inferd.core.task import Outcome, TaskState, Usage
+from inferd.errors import ModelLoadError, WorkerDiedError
+
+LATE_S = 3.0  # mean time for which a frame of a dead worker may still be under way
+
+
+@dataclass(slots=True)
+class FakeWorker:
+    """One worker; `tasks` that it computes, each with its attempt and a mark of its turn."""
+
+    model: ModelName
+    alive: bool = True
+    tasks: dict[TaskId, tuple[int, int]] = field(default_factory=dict)
+
+
+class Workers:
+    """All workers. One writer: its world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._workers: dict[InstanceId, FakeWorker] = {}
+
+    def obey(self, command: commands.Command) -> None:
+        """Do what the machine asks of workers."""
+        later = self._world.later
+        match command:
+            case commands.StartWorker():
+                self._workers[command.instance_id] = FakeWorker(command.spec.name)
+                later(0.05, lambda: self._measure(command.instance_id))
+            case commands.StopWorker():
+                later(0.1, lambda: self.exit(command.instance_id))
+            case commands.ProceedLoad():
+                later(0.2, lambda: self._load(command.instance_id))
+            case commands.SendTask():
+                self._compute(command.instance_id, command.spec.task_id, command.attempt)
+            case commands.ContinueTask():
+                attempt = self._world.mirror.tasks.known[command.task_id].attempts
+                self._compute(command.instance_id, command.task_id, attempt)
+            case commands.PauseTask() | commands.DropTask() if command.instance_id is not None:
+                self._forget(command.instance_id, command.task_id)
+            case _:
+                pass
+
+    def crash_one(self) -> None:
+        """Any worker dies."""
+        if self._workers:
+            self.exit(self._world.random.choice([*self._workers]))
+
+    def exit(self, instance_id: InstanceId) -> None:
+        """A worker ends, asked for or not."""
+        worker = self._workers.get(instance_id)
+        if worker is not None and worker.alive:
+            worker.alive = False
+            self._world.tell(events.WorkerExited(instance_id, WorkerDiedError("killed")))
+            self._world.later(LATE_S, lambda: self._workers.pop(instance_id))
+
+    def _speaks(self, instance_id: InstanceId) -> bool:
+        """Whether a frame of a worker arrives: one of a dead worker may, late."""
+        worker, world = self._workers.get(instance_id), self._world
+        late = worker is not None and not worker.alive and world.scale.oddities and world.random.random() < 0.2
+        world.seen["late frame"] += late
+        return late or (worker is not None and worker.alive)
+
+    def _measure(self, instance_id: InstanceId) -> None:
+        if self._speaks(instance_id):
+            model = self._world.models[self._workers[instance_id].model]
+            self._world.tell(events.InstanceNeeds(instance_id, model.need))
+
+    def _load(self, instance_id: InstanceId) -> None:
+        world = self._world
+        if not self._speaks(instance_id):
+            return
+        if world.random.random() < 0.03 and not world.quiet:
+            world.tell(events.InstanceRefused(instance_id, ModelLoadError("truncated")))
+            world.later(0.1, lambda: self.exit(instance_id))
+            return
+        model = world.models[self._workers[instance_id].model]
+        world.tell(events.InstanceLoaded(instance_id, model.facts))
+        if world.random.random() < 0.5:
+            taken = model.need.total_bytes + world.random.randint(0, model.need.total_bytes // 4)
+            world.later(0.3, lambda: self._take_memory(instance_id, taken))
+        if world.scale.crashes:
+            world.later(30.0, lambda: None if world.quiet else self.exit(instance_id))
+
+    def _take_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
+        if self._speaks(instance_id):
+            self._world.tell(events.MemoryMeasured(instance_id, memory_bytes))
+
+    def _compute(self, instance_id: InstanceId, task_id: TaskId, attempt: int) -> None:
+        turn = self._world.number()
+        self._workers[instance_id].tasks[task_id] = (attempt, turn)
+        self._world.later(1.0, lambda: self._end(instance_id, task_id, attempt, turn))
+
+    def _forget(self, instance_id: InstanceId, task_id: TaskId) -> None:
+        """A worker stops a task, unless its end is on its way already: that then arrives late."""
+        if not self._world.scale.oddities or self._world.random.random() < 0.9:
+            self._workers[instance_id].tasks.pop(task_id, None)
+
+    def _end(self, instance_id: InstanceId, task_id: TaskId, attempt: int, turn: int) -> None:
+        if not self._speaks(instance_id) or self._workers[instance_id].tasks.get(task_id) != (attempt, turn):
+            return
+        rng = self._world.random
+        del self._workers[instance_id].tasks[task_id]
+        usage = Usage(prompt_tokens=rng.randint(1, 50), output_tokens=rng.randint(1, 50))
+        outcome = Outcome(state=TaskState.SUCCEEDED, usage=usage)
+        if rng.random() < 0.05:
+            outcome = Outcome(state=TaskState.FAILED, error=ModelLoadError("step"), usage=usage)
+        self._world.tell(events.TaskEnded(task_id, attempt, outcome))
