@@ -1,6 +1,6 @@
 """How much a session can hold: from a model's settings and the host's free memory to its limits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,27 @@ def derive_limits(
     vocabulary_size: int,
     weights_bytes: int,
     free_bytes: int,
+    kv_token_bytes: int | None = None,
+    measure_workspace: Callable[[TokenLimits], int] | None = None,
+    samples: bool = False,
 ) -> TokenLimits:
     """Choose the sizes that are not set, and check that everything fits into `free_bytes`.
+
+    Args:
+        path: The model's file, for messages.
+        architecture: Its shape.
+        settings: Of the model.
+        vocabulary_size: Tokens that it knows.
+        weights_bytes: What its weights take.
+        free_bytes: What may be taken.
+        kv_token_bytes: What a token takes in the KV pool; None for fp32.
+        measure_workspace: Gives what a session of these limits takes beside weights and pool; None for `CpuSession`.
+        samples: Whether the session samples.
 
     Raises:
         LoadError: A setting contradicts the model or another setting, or the memory does not suffice.
     """
+    kv_token_bytes = kv_token_bytes or architecture.kv_token_bytes
     block_tokens: int = settings["block_tokens"]
     max_sequences: int = settings["max_sequences"]
     wanted: int | None = settings["context_tokens"]
@@ -41,7 +56,7 @@ def derive_limits(
     kv_tokens: int | None = settings["kv_tokens"]
     if kv_tokens is None:
         share_bytes = min(DEFAULT_POOL_BYTES, max(free_bytes - weights_bytes, 0) // DEFAULT_POOL_SHARE)
-        affordable = share_bytes // architecture.kv_token_bytes
+        affordable = share_bytes // kv_token_bytes
         kv_tokens = min(max(max_sequences * DEFAULT_SEQUENCE_TOKENS, context_tokens), affordable)
         kv_tokens = max(kv_tokens, wanted or block_tokens)
     elif wanted is not None and wanted > kv_tokens:
@@ -57,14 +72,19 @@ def derive_limits(
         max_sequences=max_sequences,
         max_step_tokens=settings["max_step_tokens"],
         embedding_size=architecture.width,
+        samples=samples,
     )
-    _check_memory(path, architecture, limits, weights_bytes=weights_bytes, free_bytes=free_bytes)
+    pool_bytes = limits.blocks * limits.block_tokens * kv_token_bytes
+    if measure_workspace is None:
+        workspace_bytes = sum(4 * prod(shape) for shape in compute_shapes(architecture, limits).values())
+    else:
+        workspace_bytes = measure_workspace(limits)
+    _check_memory(path, limits, (weights_bytes, pool_bytes, workspace_bytes), free_bytes=free_bytes)
     return limits
 
 
-def _check_memory(path: Path, a: Architecture, limits: TokenLimits, *, weights_bytes: int, free_bytes: int) -> None:
-    pool_bytes = limits.blocks * limits.block_tokens * a.kv_token_bytes
-    workspace_bytes = sum(4 * prod(shape) for shape in compute_shapes(a, limits).values())
+def _check_memory(path: Path, limits: TokenLimits, parts_bytes: tuple[int, int, int], *, free_bytes: int) -> None:
+    weights_bytes, pool_bytes, workspace_bytes = parts_bytes
     needed_bytes = weights_bytes + pool_bytes + workspace_bytes
     if needed_bytes <= free_bytes:
         return

@@ -12,13 +12,19 @@ from pathlib import Path
 import engine
 import features
 import limits
+import loads
 import mixed
 import overhead
+import perplexity
+import roofline
 import served
 import starts
 from limits import Figure
 
-REAL = ("served.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss.", "mixed.", "prefix.", "gap.", "speculation.")
+REAL = (
+    *("served.", "served8.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
+    *("mixed.", "prefix.", "gap.", "speculation.", "native."),
+)
 
 
 def figures(only: str) -> Iterator[Figure]:
@@ -29,10 +35,13 @@ def figures(only: str) -> Iterator[Figure]:
     yield from served.fake_figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
-        yield from served.model_figures(weights, only=only)
+        yield from roofline.shares(served.model_figures(weights, only=only), weights)
+        yield from roofline.shares(served.wide_figures(weights, only=only), weights, bits=8)
         yield from engine.figures(weights, only=only)
         yield from features.figures(weights, only=only)
         yield from mixed.figures(weights, only=only)
+        yield from loads.figures(weights, only=only)
+        yield from perplexity.figures(weights, only=only)
 
 
 def smollm2() -> Path:
