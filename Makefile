@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
-	@$(BIN)/inferd run smollm2 "What is the capital of France?"
+	@$(BIN)/inferd run smollm2 "Name the capital of France."
 
 test: .venv/.dev .venv/.native lint
 	@$(BIN)/python -m pytest $(ARGS)

@@ -135,7 +135,7 @@ def test_the_demo_answers_paris(smollm2: Path, tmp_path: Path) -> None:
         "INFERD_STATE_DIR": str(tmp_path / "state"),
         "INFERD_ADDRESS": f"unix:{tmp_path}/none.sock",
     }
-    command = [sys.executable, "-m", "inferd", "run", str(smollm2), "What is the capital of France?"]
+    command = [sys.executable, "-m", "inferd", "run", str(smollm2), "Name the capital of France."]
     done = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=120
     )

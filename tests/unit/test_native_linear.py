@@ -205,3 +205,14 @@ def test_what_cannot_be_packed_is_told() -> None:
         lib.inferd_check_linear(b"mmx", W8, F32, (c_uint8 * 1)(), 1, 32, 1, 0, None, nothing, 0, nothing, nothing) == -1
     )
     assert b"mmx" in lib.inferd_check_isa(b"mmx") or lib.inferd_check_isa(b"mmx")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38, 1e-40])
+def test_odd_numbers_stay_in_their_row(isa: str, bad: float) -> None:
+    """Activations that are not finite, huge or subnormal change no other row."""
+    tensor = make_tensor(Q4_1, 64, 96)
+    x = np.random.default_rng(2).normal(0, 1, (20, 96)).astype(np.float32)
+    expected, _ = multiply(isa, W4M, tensor, x)
+    x[7, ::3] = bad
+    out, _ = multiply(isa, W4M, tensor, x)
+    np.testing.assert_array_equal(np.delete(out, 7, axis=0), np.delete(expected, 7, axis=0))

@@ -31,10 +31,12 @@ struct Bf16 {
     memcpy(keys + 4 * (pair * kTile + token), both, sizeof both);
   }
   static inline void put_value(uint8_t* pairs, int, int place, int which, Floats x) {
-    Ints old, bits = as_ints(x);
-    memcpy(&old, pairs + 4 * place, sizeof old);
-    const Ints both = which ? (old & 0xffff) | bits : (old & static_cast<int32_t>(0xffff0000)) | ((bits >> 16) & 0xffff);
-    memcpy(pairs + 4 * place, &both, sizeof both);
+    float rounded[kLanes];  // number by number: another thread may be writing the other token of the pairs
+    store(rounded, x);
+    for (int i = 0; i < kLanes; i++) {
+      const uint16_t bits = bits_of(rounded[i]);
+      memcpy(pairs + 4 * (place + i) + 2 * which, &bits, sizeof bits);
+    }
   }
   static inline Floats round(Floats x) { return round_to_bf16(make_finite(x)); }
 
@@ -135,10 +137,6 @@ void mix_all(int shared, const uint8_t* values, int width, int place, const floa
   }
 }
 
-inline void fetch(const uint8_t* at, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
-}
-
 template <class Number>
 void attend_as(const Tiles& tiles, const float* queries, float* scratch, float* partial) {
   const AttentionShape& shape = tiles.shape;
@@ -151,7 +149,6 @@ void attend_as(const Tiles& tiles, const float* queries, float* scratch, float* 
       keys[i] = tiles.keys((v + i) / kParts);
       lanes[i] = (v + i) % kParts * kLanes;
     }
-    fetch(tiles.values(v / kParts), shape.number_bytes() * kTile * width * kVectors / kParts);
     float* scores = scratch + static_cast<size_t>(v) * kLanes;
     if (v + kVectors <= count * kParts) {
       score_all<Number, kVectors>(shared, keys, lanes, queries, shape.key_width, scores, stride);
@@ -164,7 +161,6 @@ void attend_as(const Tiles& tiles, const float* queries, float* scratch, float* 
   memset(sums, 0, sizeof(float) * shared * width);
   for (int tile = 0; tile < count; tile++) {
     const uint8_t* values = tiles.values(tile);
-    fetch(tiles.keys(tile) + shape.head_bytes(), shape.number_bytes() * kTile * shape.key_width);  // of the next head
     int place = 0;
     for (; place + kVectors * kLanes <= width; place += kVectors * kLanes)
       mix_all<Number, kVectors>(shared, values, width, place, scratch + tile * kTile, stride, sums);

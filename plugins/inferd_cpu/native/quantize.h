@@ -22,17 +22,15 @@ inline void quantize_block(const float* x, int8_t* quants, float* scale, float* 
   // A block too small for a reciprocal counts as zero.
   const bool some = largest > 1e-30f;
   const float inverse = some ? 127.0f / largest : 0.0f;
-  int32_t values[kBlock];
   int32_t sum = 0;
   for (int i = 0; i < kBlock; ++i) {
-    // Adding 1.5 * 2^23 rounds to the nearest even integer, in the low bits.
+    // Adding 1.5 * 2^23 rounds to the nearest even integer, in the low bits. What is not finite becomes any quant.
     const float shifted = x[i] * inverse + kMagic;
-    int32_t bits;
+    uint32_t bits;
     __builtin_memcpy(&bits, &shifted, sizeof bits);
-    values[i] = bits - kMagicBits;
+    quants[i] = static_cast<int8_t>(bits & 0xff);
   }
-  for (int i = 0; i < kBlock; ++i) sum += values[i];
-  for (int i = 0; i < kBlock; ++i) quants[i] = static_cast<int8_t>(values[i]);
+  for (int i = 0; i < kBlock; ++i) sum += quants[i];
   *scale = some ? largest * (1.0f / 127.0f) : 0.0f;
   *x_sum = *scale * static_cast<float>(sum);
   *start8 = kMagicBits - 128 * sum;
