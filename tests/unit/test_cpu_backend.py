@@ -63,7 +63,8 @@ def test_load(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (progress[0], progress[-1]) == (0.0, 1.0)
     assert 50 < len(progress) <= 1 + weights.REPORTS
     description = loaded.description
-    assert (description.architecture, description.weight_format, description.compute_format) == ("llama", "F32", "F32")
+    assert (description.architecture, description.weight_format) == ("llama", "F32")
+    assert description.compute_format == "F32; not native: the width is 48, which is not a multiple of 32"
     assert description.parameters == sum(weight.size for weight in tiny.make_weights(tiny.MODELS["llama"]).values())
     assert isinstance(loaded.session, TokenSession)
     assert len(loaded.vocabulary.tokens) == loaded.session.limits.vocabulary_size == tiny.VOCABULARY_SIZE
