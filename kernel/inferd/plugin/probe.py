@@ -126,6 +126,11 @@ def _find_devices(loader: str) -> Probe:
     module, _, name = loader.partition(":")
     backend = getattr(importlib.import_module(module), name)()
     if not isinstance(backend, Backend):
+        raise TypeError(f"{loader} lacks a method of Backend; it must have probe, measure and load")
+    found = backend.probe()
+    _check_fields(found, devices=tuple, why=str, fix=str)
+    if not found.devices:
+        raise ValueError("Probe.devices is empty; it must hold at least one device, else raise BackendUnavailable")
     for device in found.devices:
         _check_fields(device, device_id=str, description=str, memory_bytes=int, cores=int, uuid=str)
         _check_text("DeviceInfo.device_id", device.device_id, DEVICE)
