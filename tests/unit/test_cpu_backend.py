@@ -86,7 +86,7 @@ def test_measures_what_load_takes(model: Path) -> None:
 def test_reads_a_file_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The load of what was measured goes on with what was read; of anything else, and of the same again, it reads."""
     read: list[Path] = []
-    monkeypatch.setattr("inferd_cpu.backend.GgufFile", lambda path: read.append(path) or GgufFile(path))
+    monkeypatch.setattr("inferd_cpu.source.GgufFile", lambda path: read.append(path) or GgufFile(path))
     backend = CpuBackend()
     request = LoadRequest(path=model, device="cpu:0", settings=read_settings(SPEC, {}), capacity_bytes=GIB)
     backend.measure(request)

@@ -20,6 +20,7 @@ from inferd.plugin import LoadedModel, LoadError, LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_cpu import backend as backend_module
+from inferd_cpu import loads as loads_module
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.gguf import GgufFile
 from inferd_cpu.native import Native, NativeMissing
@@ -51,9 +52,9 @@ def write(name: str, path: Path) -> Path:
 
 def load(path: Path, **settings: str) -> LoadedModel:
     given = {"kv_tokens": "640", "compute": "native", **settings}
-    return CpuBackend().load(
-        LoadRequest(path=path, device="cpu:0", settings=read_settings(SPEC, given), capacity_bytes=4 << 30), lambda _: None
-    )
+    chosen = read_settings(SPEC, given)
+    request = LoadRequest(path=path, device="cpu:0", settings=chosen, capacity_bytes=4 << 30)
+    return CpuBackend().load(request, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,8 @@ def test_an_instruction_set_of_another_processor_is_refused(qwen: Path) -> None:
 
 def test_without_the_library_models_run_in_fp32(qwen: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No library: the probe says what is missing and its fix, and models run with numpy."""
-    monkeypatch.setattr(backend_module, "Native", lambda isa="auto": Native(isa, path=tmp_path / "none.so"))
+    for module in (backend_module, loads_module):
+        monkeypatch.setattr(module, "Native", lambda isa="auto": Native(isa, path=tmp_path / "none.so"))
     found = CpuBackend().probe()
     assert found.why
     assert found.fix
