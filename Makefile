@@ -4,23 +4,33 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test bench sim lint stubs clean
+.PHONY: sim demo test bench fuzz sanitize native lint stubs clean
 
-demo: .venv/.base
+demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
-	@$(BIN)/inferd run smollm2 "What is the capital of France?"
+	@$(BIN)/inferd run smollm2 "Name the capital of France."
 
-test: .venv/.dev lint
+test: .venv/.dev .venv/.native lint
 	@$(BIN)/python -m pytest $(ARGS)
 
 # One JSON line per figure; `make bench ONLY=served.b32` runs a part.
-bench: .venv/.dev
+bench: .venv/.dev .venv/.native
 	@$(BIN)/python tests/bench/main.py $(ONLY)
 
 # The simulation for longer: a million tasks and a million grants of leases, on all cores. `make sim SEED=17` replays one.
 sim: .venv/.dev
 	@$(BIN)/python tests/sim/marathon.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TASKS),--tasks $(TASKS)) \
 		$(if $(LEASES),--leases $(LEASES)) $(if $(SEED),--seed $(SEED))
+
+# Damaged model files, for as long as SECONDS says; make sanitize: the native library under sanitizers, for SANITIZERS.
+fuzz: .venv/.dev .venv/.native
+	@$(BIN)/python tests/fuzz/gguf_fuzz.py $(or $(SECONDS),60)
+sanitize: .venv/.dev
+	@$(BIN)/python tests/fuzz/sanitize.py $(or $(SANITIZERS),address,undefined) $(ARGS)
+
+# The native library of the cpu backend. Installing builds it too; what follows keeps it fresh, in place.
+native: .venv/bin/python
+	@$(BIN)/python plugins/inferd_cpu/native/build.py
 
 lint: .venv/.dev
 	@$(BIN)/ruff check .
@@ -51,5 +61,10 @@ stubs: .venv/.dev
 	@$(PIP) install -e . --group dev -c constraints.txt  # together: the generator of the stubs pins protobuf for all
 	@touch $@
 
+# Without a compiler all but `make native` goes on with numpy; `inferd doctor` says so.
+.venv/.native: $(wildcard plugins/inferd_cpu/native/*) .venv/.base
+	-@$(BIN)/python plugins/inferd_cpu/native/build.py
+	@touch $@
+
 clean:
-	@rm -rf .venv
+	@rm -rf .venv build plugins/inferd_cpu/_native.so plugins/inferd_cpu/_native.txt

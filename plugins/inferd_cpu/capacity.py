@@ -23,8 +23,20 @@ def derive_limits(
     vocabulary_size: int,
     weights_bytes: int,
     capacity_bytes: int,
+    kv_token_bytes: int | None = None,
+    samples: bool = False,
 ) -> TokenLimits:
     """Choose the sizes that are not set. They depend on nothing that changes from one load to the next.
+
+    Args:
+        path: The model's file, for messages.
+        architecture: Its shape.
+        settings: Of the model.
+        vocabulary_size: Tokens that it knows.
+        weights_bytes: What its weights take.
+        capacity_bytes: What may be given of the host's memory.
+        kv_token_bytes: What a token takes in the KV pool; None for fp32.
+        samples: Whether the session samples.
 
     Raises:
         LoadError: A setting contradicts the model or another setting.
@@ -41,7 +53,7 @@ def derive_limits(
     kv_tokens: int | None = settings["kv_tokens"]
     if kv_tokens is None:
         share_bytes = min(DEFAULT_POOL_BYTES, max(capacity_bytes - weights_bytes, 0) // DEFAULT_POOL_SHARE)
-        affordable = share_bytes // architecture.kv_token_bytes
+        affordable = share_bytes // (kv_token_bytes or architecture.kv_token_bytes)
         kv_tokens = min(max(max_sequences * DEFAULT_SEQUENCE_TOKENS, context_tokens), affordable)
         kv_tokens = max(kv_tokens, wanted or block_tokens)
     elif wanted is not None and wanted > kv_tokens:
@@ -57,11 +69,12 @@ def derive_limits(
         max_sequences=max_sequences,
         max_step_tokens=settings["max_step_tokens"],
         embedding_size=architecture.width,
+        samples=samples,
     )
 
 
 def derive_need(a: Architecture, limits: TokenLimits, *, weights_bytes: int) -> MemoryNeed:
-    """What a session with these limits takes."""
+    """What a session in fp32 with these limits takes."""
     return MemoryNeed(
         weights_bytes=weights_bytes,
         kv_bytes=limits.blocks * limits.block_tokens * a.kv_token_bytes,

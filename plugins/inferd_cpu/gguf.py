@@ -89,6 +89,12 @@ class GgufFile:
         raw = np.frombuffer(self._mapping, np.uint8, tensor.size_bytes, tensor.offset)
         return raw.reshape(-1, form.block_bytes)
 
+    def release(self, tensor: Tensor) -> None:
+        """Let the memory of a tensor go that reading it took; it would be read from the file again."""
+        first = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE
+        if hasattr(self._mapping, "madvise"):
+            self._mapping.madvise(mmap.MADV_DONTNEED, first, tensor.offset + tensor.size_bytes - first)
+
 
 def _map_file(path: Path) -> mmap.mmap:
     try:

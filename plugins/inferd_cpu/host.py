@@ -35,30 +35,44 @@ def read_processor(root: Path = ROOT) -> str:
     return os.uname().machine
 
 
-def count_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+def count_cores(root: Path = ROOT) -> int:
+    """Cores that this process may use at once: those that it may run on, and no more than a control group's quota."""
+    cores = float(len(os.sched_getaffinity(0)))
+    for path in _group_folders(root, "cpu"):
+        quota, _, period = _read(path / "cpu.max").partition(" ")
+        quota, period = quota or _read(path / "cpu.cfs_quota_us"), period or _read(path / "cpu.cfs_period_us")
+        if quota.strip().isdigit() and period.strip().isdigit():  # else "max" or -1: no limit here
+            cores = min(cores, int(quota) / int(period))
+    return max(1, int(cores))
 
 
 def _group_limits(root: Path) -> Iterator[tuple[int, int]]:
     """(limit, use without reclaimable file pages) in bytes, of each control group from ours to the root, v1 and v2."""
+    for path in _group_folders(root, "memory"):
+        if (path / "memory.max").exists():
+            limit, use, cache = "memory.max", "memory.current", "inactive_file"
+        else:
+            limit, use, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        limit_bytes = _read(path / limit).strip()
+        if limit_bytes.isdigit():  # absent, or "max": no limit here
+            used_bytes = int(_read(path / use) or 0) - _read_table(path / "memory.stat").get(cache, 0)
+            yield int(limit_bytes), used_bytes
+
+
+def _group_folders(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, from ours to the root, v1 and v2."""
     mount = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers == "":
-            base, limit, use, cache = mount, "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, limit, use = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cache = "total_inactive_file"
+            base = mount
+        elif controller in controllers.split(","):
+            base = mount / controller
         else:
             continue
         path = Path(group)
         for folder in (path, *path.parents):
-            at = base / str(folder).lstrip("/")
-            limit_bytes = _read(at / limit).strip()
-            if limit_bytes.isdigit():  # absent, or "max": no limit here
-                used_bytes = int(_read(at / use) or 0) - _read_table(at / "memory.stat").get(cache, 0)
-                yield int(limit_bytes), used_bytes
+            yield base / str(folder).lstrip("/")
 
 
 def _read_table(path: Path) -> dict[str, int]:

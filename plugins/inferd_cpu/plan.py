@@ -60,7 +60,7 @@ def make_plan(batch: TokenBatch, limits: TokenLimits, *, gathered_blocks: int, s
     Raises:
         ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits.
     """
-    _check_batch(batch, limits)
+    check_batch(batch, limits)
     starts, lengths = batch.starts.astype(np.intp), batch.lengths.astype(np.intp)
     positions = batch.positions.astype(np.intp)
     sequences = np.repeat(np.arange(len(lengths)), np.diff(starts))
@@ -113,7 +113,12 @@ def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, bounds: _B
     return Group(rows=rows, blocks=np.maximum(blocks, 0), keys=keys, masked_from=masked_from, mask=mask)
 
 
-def _check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
+def check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
+    """Check that a batch is what `TokenBatch` promises and within the limits.
+
+    Raises:
+        ValueError: It is not; the message has the figure.
+    """
     tokens, sequences = len(batch.token_ids), len(batch.lengths)
     _demand(1 <= tokens <= limits.max_step_tokens, f"{tokens} tokens; a step takes 1 to {limits.max_step_tokens}")
     _demand(sequences <= limits.max_sequences, f"{sequences} sequences; a step takes at most {limits.max_sequences}")

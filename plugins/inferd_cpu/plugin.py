@@ -8,7 +8,7 @@ SPEC = BackendSpec(
     name="cpu",
     loader="inferd_cpu.backend:CpuBackend",
     formats=("gguf",),
-    description="GGUF models of the Llama family (llama, qwen2, qwen3) in fp32 on the processor",
+    description="GGUF models of the Llama family (llama, qwen2, qwen3) on the processor",
     settings=(
         Setting(
             name="context_tokens",
@@ -31,6 +31,42 @@ SPEC = BackendSpec(
         ),
         Setting(
             name="block_tokens", kind="int", default=16, minimum=1, maximum=4096, description="tokens in a KV block"
+        ),
+        Setting(
+            name="compute",
+            kind="str",
+            default="auto",
+            choices=("auto", "native", "exact"),
+            description="native: the compiled library, int8 products; exact: fp32 with numpy; auto: native where the"
+            " library and the model permit it",
+        ),
+        Setting(
+            name="quantization",
+            kind="str",
+            default="auto",
+            choices=("auto", "8bit", "4bit"),
+            description="weights of native products; auto: as many bits as the file has, at most 8",
+        ),
+        Setting(
+            name="isa",
+            kind="str",
+            default="auto",
+            choices=("auto", "plain", "avx2", "avx512", "amx", "neon"),
+            description="instruction set of native products; auto: the best of this processor",
+        ),
+        Setting(
+            name="threads",
+            kind="int",
+            minimum=1,
+            maximum=256,
+            description="threads of native products; default: the cores that this process may use",
+        ),
+        Setting(
+            name="kv_format",
+            kind="str",
+            default="bf16",
+            choices=("bf16", "f32"),
+            description="numbers of the native KV pool",
         ),
     ),
 )

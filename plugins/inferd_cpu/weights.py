@@ -70,7 +70,7 @@ def load_weights(
             rows = array[first : first + source.tensor.shape[0]]
             decode(source.tensor, rows)
             if source.rotary_heads:
-                rows[:] = rows[_halves_order(len(rows) // source.rotary_heads, architecture.rope_width, len(rows))]
+                rows[:] = rows[order_halves(len(rows) // source.rotary_heads, architecture.rope_width, len(rows))]
             first += len(rows)
     rest = arrays[None]
     return Weights(
@@ -78,7 +78,7 @@ def load_weights(
         layers=tuple(Layer(**arrays[layer]) for layer in range(architecture.layers)),
         norm=rest["norm"],
         head=rest.get("head", rest["embedding"]),
-        frequencies=_compute_frequencies(file, architecture, rest.get("rope_divisors")),
+        frequencies=compute_frequencies(file, architecture, rest.get("rope_divisors")),
     )
 
 
@@ -115,15 +115,30 @@ class _Decoder:
             self._report(self._done / self._elements)
 
 
-def _halves_order(head_rows: int, rope_width: int, rows: int) -> NDArray[np.intp]:
-    """Rows of heads with neighbouring rotary pairs, in the order of halves: 0, 2, 4, …, 1, 3, 5, … in each."""
+def order_halves(head_rows: int, rope_width: int, rows: int) -> NDArray[np.intp]:
+    """The rows of heads with neighbouring rotary pairs, in the order of halves: 0, 2, 4, …, 1, 3, 5, … in each head.
+
+    Args:
+        head_rows: Rows of a head.
+        rope_width: How many of them are rotated.
+        rows: Rows of all heads.
+    """
     order = np.arange(head_rows)
     order[:rope_width] = np.concatenate([np.arange(0, rope_width, 2), np.arange(1, rope_width, 2)])
     return (np.arange(0, rows, head_rows)[:, None] + order).reshape(-1)
 
 
-def _compute_frequencies(file: GgufFile, a: Architecture, divisors: Floats | None) -> Floats:
-    """Radians per position of each rotary pair (RoFormer, arXiv:2104.09864), scaled as the file says."""
+def compute_frequencies(file: GgufFile, a: Architecture, divisors: Floats | None) -> Floats:
+    """Radians per position of each rotary pair (RoFormer, arXiv:2104.09864), scaled as the file says.
+
+    Args:
+        file: For the message of an error.
+        a: The shape.
+        divisors: What each frequency is divided by, shape (rope width / 2,); None for nothing.
+
+    Raises:
+        LoadError: A divisor is not above 0.
+    """
     exponents = np.arange(0, a.rope_width, 2, dtype=np.float64) / a.rope_width
     frequencies = a.rope_base**-exponents / a.rope_factor
     if divisors is not None:

@@ -14,25 +14,19 @@ import engine
 import fair
 import features
 import limits
+import loads
 import mixed
 import overhead
 import overload
+import perplexity
+import roofline
 import served
 import starts
 from limits import Figure
 
 REAL = (
-    "served.",
-    "engine.b",
-    "engine.prefill",
-    "ttft.",
-    "itl.",
-    "rss.",
-    "mixed.",
-    "prefix.",
-    "gap.",
-    "speculation.",
-    "fair.",
+    *("served.", "served8.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
+    *("mixed.", "prefix.", "gap.", "speculation.", "native.", "fair."),
 )
 
 
@@ -46,11 +40,14 @@ def figures(only: str) -> Iterator[Figure]:
     yield from overload.figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
-        yield from served.model_figures(weights, only=only)
+        yield from roofline.shares(served.model_figures(weights, only=only), weights)
+        yield from roofline.shares(served.wide_figures(weights, only=only), weights, bits=8)
         yield from engine.figures(weights, only=only)
         yield from features.figures(weights, only=only)
         yield from mixed.figures(weights, only=only)
         yield from fair.figures(weights, only=only)
+        yield from loads.figures(weights, only=only)
+        yield from perplexity.figures(weights, only=only)
 
 
 def smollm2() -> Path:

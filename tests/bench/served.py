@@ -30,6 +30,15 @@ def kernel() -> Iterator[KernelProcess]:
         yield process
 
 
+def wide_figures(weights: Path, *, only: str) -> Iterator[Figure]:
+    """`served8.*`: the cases with weights of 8 bits, whatever the file has."""
+    wanted = [case for case in CASES if f"served8.{case.name}".startswith(only)]
+    if wanted:
+        with kernel() as process, Client(process.address) as client:
+            detail = _load(client, weights, quantization="8bit")
+            yield from _cases("served8", process.address, wanted, detail)
+
+
 def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
     """`served.*`, `ttft.idle`, `itl.*` and `rss.*` with a real model."""
     wanted = [case for case in CASES if f"served.{case.name}".startswith(only)]
@@ -37,20 +46,29 @@ def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
     if not wanted and not rest:
         return
     with kernel() as process, Client(process.address) as client:
-        client.create_model("bench", source=str(weights), settings=ROOM)
-        instance = client.load_model("bench").instances[0]
-        detail = f"{instance.description}, {instance.backend} on {instance.device}"
-        asyncio.run(run_case(process.address, WARM))
-        for case in wanted:
-            tokens, unit = case.figure
-            seconds, _ = asyncio.run(run_case(process.address, case))
-            yield Figure(name=f"served.{case.name}", value=round(tokens / seconds, 1), unit=unit, detail=detail)
+        detail = _load(client, weights)
+        yield from _cases("served", process.address, wanted, detail)
         if "ttft.idle".startswith(only):
             yield _first_token(client, detail)
         if any(name.startswith(only) for name in ("itl.p50", "itl.p99")):
             yield from _gaps(process.address, detail)
         if any(name.startswith(only) for name in ("rss.kernel", "rss.worker")):
             yield from _memory(client, detail)
+
+
+def _load(client: Client, weights: Path, **settings: str) -> str:
+    """Load the model with room for the cases; what was loaded."""
+    client.create_model("bench", source=str(weights), settings={**ROOM, **settings})
+    instance = client.load_model("bench").instances[0]
+    return f"{instance.description}, {instance.backend} on {instance.device}"
+
+
+def _cases(name: str, address: str, cases: list[Case], detail: str) -> Iterator[Figure]:
+    asyncio.run(run_case(address, WARM))
+    for case in cases:
+        tokens, unit = case.figure
+        seconds, _ = asyncio.run(run_case(address, case))
+        yield Figure(name=f"{name}.{case.name}", value=round(tokens / seconds, 1), unit=unit, detail=detail)
 
 
 async def run_case(address: str, case: Case, *, temperature: float = 0.0) -> tuple[float, list[list[float]]]:

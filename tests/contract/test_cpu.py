@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -6,6 +7,8 @@ from inferd.plugin import LoadRequest
 from inferd.plugin.backend import read_settings
 from inferd.testing.contract import BackendContract
 from inferd_cpu.backend import CpuBackend
+from inferd_cpu.native import Native as NativeLibrary
+from inferd_cpu.native import NativeMissing
 from inferd_cpu.plugin import inferd_backends
 
 
@@ -14,14 +17,86 @@ def backend() -> CpuBackend:
     return CpuBackend()
 
 
-@pytest.fixture(scope="module")
-def load_request(smollm2: Path) -> LoadRequest:
+def make_request(path: Path, **settings: str) -> LoadRequest:
     (spec,) = inferd_backends()
     return LoadRequest(
-        path=smollm2, device="cpu:0", settings=read_settings(spec, {"kv_tokens": "8192"}), capacity_bytes=4 << 30
+        path=path,
+        device="cpu:0",
+        settings=read_settings(spec, {"kv_tokens": "8192", "max_step_tokens": "160", **settings}),
+        capacity_bytes=4 << 30,
     )
 
 
 @pytest.mark.model
-class TestCpu(BackendContract):
-    """The cpu backend passes the suite with a real model."""
+class TestExact(BackendContract):
+    """The fp32 session passes the suite with a real model."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, smollm2: Path) -> LoadRequest:
+        return make_request(smollm2, compute="exact")
+
+
+class Native(BackendContract):
+    """The native session: a row's logits have the same bits in any batch, with any chunks."""
+
+    tolerance = 0.0
+    settings: ClassVar[dict[str, str]]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, smollm2: Path) -> LoadRequest:
+        try:
+            NativeLibrary(cls.settings.get("isa", "auto"))
+        except NativeMissing as missing:
+            pytest.skip(str(missing))
+        return make_request(smollm2, compute="native", **cls.settings)
+
+
+@pytest.mark.model
+class TestPlain(Native):
+    """The portable path passes the suite with a real model."""
+
+    settings: ClassVar = {"isa": "plain", "max_step_tokens": "80"}
+
+
+@pytest.mark.model
+class TestAvx2(Native):
+    """The path for AVX2 passes, with a pool in fp32 and blocks that are no whole tiles."""
+
+    settings: ClassVar = {"isa": "avx2", "kv_format": "f32", "block_tokens": "20"}
+
+
+@pytest.mark.model
+class TestAvx512(Native):
+    """The path for AVX-512 VNNI passes, with more threads than cores and small blocks."""
+
+    settings: ClassVar = {"isa": "avx512", "threads": "3", "block_tokens": "8"}
+
+
+@pytest.mark.model
+class TestAmx(Native):
+    """The path for AMX passes."""
+
+    settings: ClassVar = {"isa": "amx"}
+
+
+@pytest.mark.model
+class TestNeon(Native):
+    """The path for NEON passes."""
+
+    settings: ClassVar = {"isa": "neon"}
+
+
+@pytest.mark.model
+class Test8Bit(Native):
+    """Weights in 8 bits pass, on the best path of this processor."""
+
+    settings: ClassVar = {"quantization": "8bit"}
+
+
+@pytest.mark.model
+class Test4Bit(Native):
+    """Weights in 4 bits pass, on the best path of this processor, with blocks of several tiles."""
+
+    settings: ClassVar = {"quantization": "4bit", "block_tokens": "32"}

@@ -3,6 +3,7 @@
 Products of matrices round differently in batches of different shapes, so that logits differ in their last bits. Where
 the two best logits are nearer than `NEAR`, either token is right; from there on the outputs are different texts.
 The models are those of the tiny ones whose outputs do not repeat one token: their output and input matrices differ.
+The native session gives the same bits in any batch: there every token must be equal.
 """
 
 import tempfile
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tiny_models as tiny
 from beats import Engine, Task, greedy
 from hypothesis import given, settings
@@ -23,9 +25,12 @@ from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute
 from inferd.testing.fake import VOCABULARY
 from inferd_cpu.backend import CpuBackend
+from inferd_cpu.native import LIBRARY
 from inferd_cpu.plugin import inferd_backends
 
 NEAR = 1e-4
+NATIVE = "native"  # a model of widths that the native session takes
+NAMES = ["llama_linear", "qwen3", *([NATIVE] if LIBRARY.exists() else [])]
 BEGINNING = tuple(tiny.PROMPT)  # 40 tokens
 
 tasks = st.builds(
@@ -43,8 +48,12 @@ events = st.lists(st.tuples(kinds, st.integers(0, 99)), min_size=20, max_size=80
 def load(name: str, *, kv_tokens: int, step_tokens: int) -> LoadedModel:
     (spec,) = inferd_backends()
     room = {"kv_tokens": str(kv_tokens), "max_step_tokens": str(step_tokens), "max_sequences": "64"}
-    with tempfile.TemporaryDirectory() as folder:
-        path = tiny.write_model(tiny.MODELS[name], Path(folder) / "tiny.gguf")
+    room["compute"] = "native" if name == NATIVE else "exact"
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        if name == NATIVE:
+            patch.setattr(tiny, "WIDTH", 64)
+            patch.setattr(tiny, "HIDDEN", 96)
+        path = tiny.write_model(tiny.MODELS["qwen3" if name == NATIVE else name], Path(folder) / "tiny.gguf")
         request = LoadRequest(path=path, device="cpu:0", settings=read_settings(spec, room), capacity_bytes=1 << 30)
         model = CpuBackend().load(request, lambda _: None)
     # The file's own tokens are no byte-level alphabet, which a tokenizer needs; here nothing is tokenised.
@@ -78,13 +87,14 @@ def check(name: str, task: Task, tokens: list[int]) -> None:
     assert len(tokens) == len(whole)
     for place, (one, other) in enumerate(zip(tokens, whole, strict=True)):
         if one != other:
+            assert name != NATIVE
             assert gap(name, (*task.prompt, *whole[:place])) < NEAR
             return
 
 
 @settings(max_examples=20, deadline=None)
 @given(
-    name=st.sampled_from(["llama_linear", "qwen3"]),
+    name=st.sampled_from(NAMES),
     some=st.lists(tasks, min_size=6, max_size=64),
     kv_tokens=st.sampled_from([128, 4096]),
     step_tokens=st.sampled_from([24, 256]),
@@ -101,17 +111,18 @@ def test_batch_invariance(  # noqa: PLR0917 - hypothesis gives them by name
         check(name, task, engine.outputs[handle, 0])
 
 
-def test_64_ragged_sequences() -> None:
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_64_ragged_sequences(name: str) -> None:
     """64 sequences in a pool that holds a few of them, some with a common beginning: as each alone."""
     some = [
         greedy((*BEGINNING[: place % 41], place % tiny.VOCABULARY_SIZE), max_tokens=1 + 3 * (place % 16))
         for place in range(64)
     ]
-    engine = Engine(load("qwen3", kv_tokens=512, step_tokens=128))
+    engine = Engine(load(name, kv_tokens=512, step_tokens=128))
     for handle, task in enumerate(some):
         engine.submit(handle, task)
     engine.finish()
     assert engine.places.preempted > 0
     assert any(ended.usage.cached_tokens for ended in engine.ended.values())
     for handle, task in enumerate(some):
-        check("qwen3", task, engine.outputs[handle, 0])
+        check(name, task, engine.outputs[handle, 0])

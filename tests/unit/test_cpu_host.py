@@ -55,3 +55,20 @@ def test_this_host() -> None:
 def test_a_processor_without_a_name(tmp_path: Path) -> None:
     """A processor that gives no model name is called by its machine type."""
     assert read_processor(write(tmp_path, **{"proc/cpuinfo": "processor : 0\n"}))
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"sys/fs/cgroup/a/b/cpu.max": "max 100000\n", "sys/fs/cgroup/a/cpu.max": "100000 100000\n"}, 1),
+        ({"sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"}, 1),
+        ({"sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_cores_respect_the_quota(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+    """A control group's quota of processor time bounds the cores, at least one; without one all may be used."""
+    for name, text in {"proc/self/cgroup": "0::/a/b\n", **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert count_cores(tmp_path) == (cores or count_cores())

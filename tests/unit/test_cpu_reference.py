@@ -23,7 +23,7 @@ REFERENCE = Path(tiny_models.__file__).with_name("smollm2_greedy.json")
 def test_greedy_ids_equal_the_reference(smollm2: Path, record_property: Callable[[str, int], None]) -> None:
     """All prompts in one ragged batch over scattered blocks continue as the reference does, near-ties excepted."""
     cases = list(json.loads(REFERENCE.read_text(encoding="utf-8"))["cases"].values())
-    settings = read_settings(SPEC, {"max_step_tokens": "2048", "kv_tokens": "8192"})
+    settings = read_settings(SPEC, {"compute": "exact", "max_step_tokens": "2048", "kv_tokens": "8192"})
     request = LoadRequest(path=smollm2, device="cpu:0", settings=settings, capacity_bytes=4 << 30)
     session = CpuBackend().load(request, lambda _: None).session
     free = list(np.random.default_rng(0).permutation(session.limits.blocks))

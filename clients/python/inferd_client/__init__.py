@@ -1,7 +1,7 @@
 """The Python client of inferd: `Client` and `AsyncClient`, with the same methods.
 
     with Client() as client:
-        for text in client.stream("smollm2", [{"role": "user", "content": "What is the capital of France?"}]):
+        for text in client.stream("smollm2", [{"role": "user", "content": "Name the capital of France."}]):
             print(text, end="")
 
 Resources are the messages of `inferd_api.v1`; every failure is a class of `inferd_client.errors`. What a lease can

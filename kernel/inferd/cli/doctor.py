@@ -77,8 +77,9 @@ def _backends(reports: tuple[BackendReport, ...]) -> Iterator[Check]:
     ready = [report for report in reports if report.state is BackendState.READY]
     for report in reports:
         devices = ", ".join(f"{device.device_id} ({device.description})" for device in report.devices)
-        result = "ok" if report in ready else "note"
-        yield Check(f"backend {report.name}", result, f"{report.state.name} {report.why or devices}", report.fix)
+        result = "ok" if report in ready and not report.why else "note"
+        found = "; ".join(part for part in (devices, report.why) if part)
+        yield Check(f"backend {report.name}", result, f"{report.state.name} {found}", report.fix)
     if not ready:
         yield Check(
             "backends", "broken", "none is READY; no model can be loaded", f"{sys.executable} -m pip install inferd"

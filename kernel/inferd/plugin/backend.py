@@ -101,9 +101,17 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What `Backend.probe` found. At least one device; the first is the default."""
+    """What `Backend.probe` found.
+
+    Attributes:
+        devices: At least one device; the first is the default.
+        why: What the backend lacks here and works without, as a sentence for people; "" when nothing.
+        fix: The command that mends it, or "".
+    """
 
     devices: tuple[DeviceInfo, ...]
+    why: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Any
 import pluggy
 
 from inferd.plugin import hookspecs
-from inferd.plugin.backend import Backend, BackendSpec, BackendUnavailable, DeviceInfo, read_settings
+from inferd.plugin.backend import Backend, BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 LOADER = re.compile(r"(\w+\.)*\w+:\w+")
@@ -97,8 +97,8 @@ def probe(spec: BackendSpec) -> Document:
     state, why, fix, missing = "FAILED", "", "", ""
     devices: tuple[DeviceInfo, ...] = ()
     try:
-        devices = _find_devices(spec.loader)
-        state = "READY"
+        found = _find_devices(spec.loader)
+        state, devices, why, fix = "READY", found.devices, found.why, found.fix
     except BackendUnavailable as unavailable:
         state, why, fix = "SKIPPED", unavailable.why, unavailable.fix
     except Exception as error:  # noqa: BLE001 - the edge to a plugin: whatever it raises is its state
@@ -106,14 +106,13 @@ def probe(spec: BackendSpec) -> Document:
         missing = _missing_framework(error, loader=spec.loader) if spec.extra else ""
         if missing:
             state, why = "SKIPPED", f"{missing} is not installed"
-    found = [dataclasses.asdict(device) for device in devices]
     return {
         "spec": dataclasses.asdict(spec),
         "state": state,
         "why": why,
         "fix": fix,
         "missing": missing,
-        "devices": found,
+        "devices": [dataclasses.asdict(device) for device in devices],
     }
 
 
@@ -123,21 +122,22 @@ def exception_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _find_devices(loader: str) -> tuple[DeviceInfo, ...]:
+def _find_devices(loader: str) -> Probe:
     module, _, name = loader.partition(":")
     backend = getattr(importlib.import_module(module), name)()
     if not isinstance(backend, Backend):
         raise TypeError(f"{loader} lacks a method of Backend; it must have probe, measure and load")
-    devices = backend.probe().devices
-    if not devices:
+    found = backend.probe()
+    _check_fields(found, devices=tuple, why=str, fix=str)
+    if not found.devices:
         raise ValueError("Probe.devices is empty; it must hold at least one device, else raise BackendUnavailable")
-    for device in devices:
+    for device in found.devices:
         _check_fields(device, device_id=str, description=str, memory_bytes=int, cores=int, uuid=str)
         _check_text("DeviceInfo.device_id", device.device_id, DEVICE)
         if device.memory_bytes < 0 or device.cores < 0:
             raise ValueError(f"{device} has a negative number")
-    _check_distinct("Probe.devices", [device.device_id for device in devices])
-    return tuple(devices)
+    _check_distinct("Probe.devices", [device.device_id for device in found.devices])
+    return found
 
 
 def _check_fields(value: object, **kinds: type) -> None:

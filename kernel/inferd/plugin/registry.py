@@ -37,7 +37,7 @@ class BackendReport:
     Attributes:
         name: Name of the backend; of the plugin while its backends are not known.
         state: Whether it can load models.
-        why: Why not, for people; "" when READY.
+        why: Why not, for people; when READY, what it lacks here and works without, or "".
         fix: The command that mends it, or "".
         package: "distribution version" that it comes from; "" for a module without one.
         module: The plugin's module.

@@ -1739,7 +1739,7 @@ class Backend(_message.Message):
     state: Global___BackendState.ValueType
     """What became of it at discovery."""
     why: _builtins.str
-    """Why it was skipped or failed; empty when READY."""
+    """Why it was skipped or failed; of a READY one, what it lacks on this host and works without. Often empty."""
     fix: _builtins.str
     """The command that mends it, when one is known."""
     package: _builtins.str

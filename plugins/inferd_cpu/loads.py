@@ -1,0 +1,118 @@
+"""The two ways to load a model: with the native library, and in fp32 with numpy. Each says first what it will take."""
+
+from inferd.plugin import LoadError, MemoryNeed, ReportProgress, TokenSession
+from inferd_cpu.capacity import derive_limits, derive_need
+from inferd_cpu.host import count_cores
+from inferd_cpu.native import Native, NativeMissing
+from inferd_cpu.native_session import NativeSession, make_shape, measure_token, measure_workspace
+from inferd_cpu.native_weights import NativeWeights, find_obstacle
+from inferd_cpu.session import CpuSession
+from inferd_cpu.source import Source
+from inferd_cpu.weights import load_weights
+
+
+class ExactLoad:
+    """A session in fp32 with numpy.
+
+    Args:
+        source: What is to be loaded.
+        why_not: Why it is not the native library although it might be; "" where fp32 was asked for.
+
+    Attributes:
+        limits: Of the session.
+        need: What it takes.
+        compute_format: How it computes, for people.
+
+    Raises:
+        LoadError: A setting contradicts the model or another setting.
+    """
+
+    def __init__(self, source: Source, why_not: str) -> None:
+        self._source = source
+        self.limits = derive_limits(
+            source.request.path,
+            source.architecture,
+            source.settings,
+            vocabulary_size=len(source.vocabulary.tokens),
+            weights_bytes=source.inventory.size_bytes,
+            capacity_bytes=source.request.capacity_bytes,
+        )
+        self.need = derive_need(source.architecture, self.limits, weights_bytes=source.inventory.size_bytes)
+        self.compute_format = f"F32; {why_not}" if why_not else "F32"
+
+    def run(self, progress: ReportProgress) -> TokenSession:
+        """Load.
+
+        Raises:
+            LoadError: A weight is not a finite number.
+        """
+        source = self._source
+        weights = load_weights(source.file, source.architecture, source.inventory, progress)
+        return CpuSession(architecture=source.architecture, weights=weights, limits=self.limits)
+
+
+class NativeLoad:
+    """A session of the native library; attributes and errors as those of `ExactLoad`."""
+
+    def __init__(self, source: Source, native: Native) -> None:
+        a, settings = source.architecture, source.settings
+        self._native = native
+        self._weights = NativeWeights(source.file, a, source.inventory, native, quantization=settings["quantization"])
+        kv_token_bytes = measure_token(native, a, settings)
+        self.limits = derive_limits(
+            source.request.path,
+            a,
+            settings,
+            vocabulary_size=len(source.vocabulary.tokens),
+            weights_bytes=self._weights.size_bytes,
+            capacity_bytes=source.request.capacity_bytes,
+            kv_token_bytes=kv_token_bytes,
+            samples=True,
+        )
+        self._shape = make_shape(a, self.limits, settings, threads=settings["threads"] or count_cores())
+        self.need = MemoryNeed(
+            weights_bytes=self._weights.size_bytes,
+            kv_bytes=self.limits.blocks * self.limits.block_tokens * kv_token_bytes,
+            workspace_bytes=measure_workspace(native, self._shape),
+        )
+        self.compute_format = f"{native.description}, {self._weights.describe()} weights"
+
+    def run(self, progress: ReportProgress) -> TokenSession:
+        """Load.
+
+        Raises:
+            LoadError: A weight is not a finite number, or the memory cannot be had.
+        """
+        weights = self._weights
+        session = NativeSession(
+            self._native, self._shape, self.limits, formats=weights.formats(), vector_floats=weights.vector_floats
+        )
+        try:
+            weights.pack(session.model, progress)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+
+def choose_load(source: Source) -> ExactLoad | NativeLoad:
+    """The native library where it is built and can run the model, unless the settings say otherwise.
+
+    Raises:
+        LoadError: The settings demand the library, and it cannot be used; or one contradicts the model or another.
+    """
+    compute, isa = source.settings["compute"], source.settings["isa"]
+    if compute == "exact":
+        return ExactLoad(source, "")
+    native, fix = None, "leave the setting out"
+    try:
+        native = Native(isa)
+        why_not = find_obstacle(source.architecture, source.inventory, native)
+    except NativeMissing as missing:
+        why_not, fix = str(missing), missing.fix or fix
+    if why_not and (compute == "native" or isa != "auto"):
+        named = f"'compute' is {compute!r}" if compute == "native" else f"'isa' is {isa!r}"
+        raise LoadError(f"{source.request.path}: setting {named}, but {why_not}: {fix}")
+    if native is None or why_not:
+        return ExactLoad(source, f"not native: {why_not}")
+    return NativeLoad(source, native)

@@ -1,0 +1,136 @@
+"""The native library: found, loaded and described to ctypes. A call releases the GIL."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from pathlib import Path
+from typing import Final
+
+INTERFACE: Final = 2  # as in native/api.cpp
+LIBRARY: Final = Path(__file__).with_name("_native.so")
+LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
+FIX: Final = "make native"
+
+PARTS: Final = ("qkv", "mix", "gate_up", "down", "head", "embedding")
+VECTORS: Final = ("attention_norm", "qkv_bias", "query_norm", "key_norm", "feed_norm", "norm", "frequencies")
+W8, W4, W4M = 0, 1, 2  # packed formats: 8 bits, 4 bits, 4 bits with minima
+KV_FORMATS: Final = {"bf16": 0, "f32": 1}
+NOT_FINITE: Final = 100  # what `inferd_pack` returns for weights that are not finite
+
+
+class NativeMissing(Exception):  # noqa: N818 - not a defect: the backend works without it
+    """The native library is not there, or cannot be used on this processor.
+
+    Attributes:
+        fix: The command that mends it, or "".
+    """
+
+    def __init__(self, why: str, *, fix: str = "") -> None:
+        super().__init__(why)
+        self.fix = fix
+
+
+class Shape(Structure):
+    """Sizes of a network and of what is kept for it; the fields of `Shape` in native/model.h."""
+
+    _fields_ = (
+        *(
+            (name, c_int32)
+            for name in (
+                *("layers", "width", "feed_width", "heads", "kv_heads", "key_width", "value_width", "rope_width"),
+                *("vocabulary_size", "context_tokens", "block_tokens", "blocks", "max_sequences", "max_step_tokens"),
+                *("kv_format", "threads"),
+            )
+        ),
+        ("epsilon", c_float),
+    )
+
+
+class Step(Structure):
+    """One step; the fields of `Step` in native/model.h."""
+
+    _fields_ = (
+        *(
+            (name, c_int32)
+            for name in ("tokens", "sequences", "table_width", "logit_count", "logits_stride", "hidden_count")
+        ),
+        *(
+            (name, c_void_p)
+            for name in (
+                *("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows", "hidden_rows"),
+                *("logits", "hidden", "chosen", "temperatures", "top_k", "top_p", "min_p", "points"),
+            )
+        ),
+    )
+
+
+_FUNCTIONS: Final = {
+    "inferd_kernels": (c_void_p, [c_char_p, POINTER(c_char_p)]),
+    "inferd_kernels_name": (c_char_p, [c_void_p]),
+    "inferd_kernels_description": (c_char_p, [c_void_p]),
+    "inferd_can_pack": (c_int, [c_int]),
+    "inferd_natural_weight": (c_int, [c_int]),
+    "inferd_pack_message": (c_char_p, [c_int]),
+    "inferd_packed_bytes": (c_size_t, [c_void_p, c_int, c_int, c_int]),
+    "inferd_pool_bytes": (c_size_t, [POINTER(Shape)]),
+    "inferd_workspace_bytes": (c_size_t, [POINTER(Shape), c_void_p]),
+    "inferd_open": (c_void_p, [POINTER(Shape), c_void_p, c_void_p, c_size_t]),
+    "inferd_close": (None, [c_void_p]),
+    "inferd_pack": (c_int, [c_void_p, c_int, c_int, c_int, c_int, c_void_p, c_void_p]),
+    "inferd_set_vector": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "inferd_step": (c_int, [c_void_p, POINTER(Step)]),
+    "inferd_copy_blocks": (None, [c_void_p, c_void_p, c_int]),
+    "inferd_choose_token": (
+        c_int,
+        [c_void_p, c_void_p, c_int, c_float, c_int64, c_double, c_double, c_double, c_void_p, c_void_p],
+    ),
+}
+
+
+class Native:
+    """The library with the kernels of one instruction set.
+
+    Attributes:
+        library: Its functions, as native/api.cpp declares them.
+        kernels: The table of kernels, as its functions take it.
+        isa: The name of the instruction set.
+        description: How products are computed, for people.
+
+    Raises:
+        NativeMissing: There is no library, it is of another build, or `isa` cannot be used on this processor.
+    """
+
+    def __init__(self, isa: str = "auto", *, path: Path = LIBRARY) -> None:
+        self.library = _load(path)
+        why = c_char_p()
+        self.kernels: int | None = self.library.inferd_kernels(isa.encode(), ctypes.byref(why))
+        if self.kernels is None:
+            raise NativeMissing(f"instruction set {isa!r} cannot be used: {(why.value or b'').decode()}")
+        self.isa: str = self.library.inferd_kernels_name(self.kernels).decode()
+        self.description: str = self.library.inferd_kernels_description(self.kernels).decode()
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    if not path.exists():
+        why, fix = read_lacking() or ("the native library is not built", FIX)
+        raise NativeMissing(why, fix=fix)
+    try:
+        library = ctypes.CDLL(str(path))
+        library.inferd_interface.restype = c_int
+        interface = library.inferd_interface()
+    except (OSError, AttributeError) as error:
+        raise NativeMissing(f"{path.name} cannot be loaded: {error}", fix=FIX) from None
+    if interface != INTERFACE:
+        raise NativeMissing(f"{path.name} has interface {interface}, but {INTERFACE} is needed", fix=FIX)
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def read_lacking(path: Path = LACKING) -> tuple[str, str] | None:
+    """What the build could not make, and the fix; None when it made everything."""
+    try:
+        why, _, fix = path.read_text(encoding="utf-8").strip().partition("\n")
+    except OSError:
+        return None
+    return why, fix.strip()

@@ -1,0 +1,306 @@
+#include "forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "sampling.h"
+
+namespace inferd {
+
+void Forward::run() {
+  embed();
+  const float* next = m_.layers_[0].vectors[vector_attention_norm];
+  for (int index = 0; index < shape_.layers; index++) {
+    const Layer& layer = m_.layers_[index];
+    normalize(next, index > 0, true);
+    if (!m_.few_) m_.pool_.meet();
+    multiply(layer.matrices[part_qkv], fine_rows(), m_.work_.qkv, shape_.qkv_stride());
+    m_.pool_.meet();
+    if (m_.few_) {
+      attend_few(layer, index);
+      m_.pool_.meet();
+      fold_few();
+    } else {
+      attend(layer, index);
+      m_.pool_.meet();
+    }
+    multiply(layer.matrices[part_mix], mixed_rows(), m_.work_.delta, shape_.delta_stride());
+    m_.pool_.meet();
+    normalize(layer.vectors[vector_feed_norm], true, false);
+    if (!m_.few_) m_.pool_.meet();
+    feed(layer);
+    m_.pool_.meet();
+    multiply(layer.matrices[part_down], m_.feed_rows_, m_.work_.delta, shape_.delta_stride());
+    m_.pool_.meet();
+    if (index + 1 < shape_.layers) next = m_.layers_[index + 1].vectors[vector_attention_norm];
+  }
+  finish();
+}
+
+void Forward::embed() {
+  const int half = shape_.rope_width / 2;
+  const Share some = share(s_.tokens);
+  for (int row = some.begin; row < some.end; row++)
+    for (int i = 0; i < half; i++) {
+      const float angle = static_cast<float>(s_.positions[row]) * m_.frequencies_[i];
+      m_.work_.cosines[size_t(row) * half + i] = std::cos(angle);
+      m_.work_.sines[size_t(row) * half + i] = std::sin(angle);
+    }
+  const Share own = rows();
+  for (int row = own.begin; row < own.end; row++) m_.kernels_.unpack_row(m_.embedding(), s_.token_ids[row], residual(row));
+}
+
+// Adds what the last product gave to the residuals, and quantises their norms for the next one. Fine rows come in two:
+// the norm, and behind all of those what quantising it has lost. Scores magnify errors of queries and keys.
+void Forward::normalize(const float* weight, bool with_delta, bool fine) {
+  const Share own = rows();
+  const Rows& out = fine ? fine_rows() : width_rows();
+  for (int row = own.begin; row < own.end; row++) {
+    if (with_delta) m_.norms_.add(delta(row), shape_.width, residual(row));
+    m_.norms_.normalize(residual(row), weight, shape_.epsilon, shape_.width, desk_.row);
+    m_.kernels_.quantize(desk_.row, shape_.width, row, 1, &out);
+    if (!fine) continue;
+    m_.norms_.subtract(out, row, desk_.row, desk_.row);
+    m_.kernels_.quantize(desk_.row, shape_.width, s_.tokens + row, 1, &out);
+  }
+}
+
+void Forward::multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride) {
+  const Share panels = share((matrix.n + kPanelOutputs - 1) / kPanelOutputs);
+  if (panels.begin < panels.end)
+    m_.kernels_.multiply(matrix, rows, out, stride, panels.begin, panels.end, desk_.multiply);
+}
+
+History Forward::history(int row, int layer, int head) const {
+  const size_t head_bytes = m_.attention_shape_.head_bytes();
+  const size_t place = size_t(layer) * shape_.kv_heads + head;
+  const int32_t* table = s_.block_tables + size_t(m_.work_.sequences[row]) * s_.table_width;
+  return {m_.pool_memory_.data() + place * head_bytes, head_bytes * shape_.kv_heads * shape_.layers, table};
+}
+
+// Queries, keys or values of a row: the sum of its two fine rows.
+void Forward::take(int row, int offset, int count, float* out) const {
+  const float* from = m_.work_.qkv + size_t(row) * shape_.qkv_stride() + offset;
+  memcpy(out, from, sizeof(float) * count);
+  m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, out);
+}
+
+// One head of a row of queries and keys: biased, normalised, rotated and scaled.
+void Forward::prepare_head(const Layer& layer, int row, int offset, const float* norm, float scale, float* out) {
+  const int width = shape_.key_width, half = shape_.rope_width / 2;
+  take(row, offset, width, out);
+  if (const float* bias = layer.vectors[vector_qkv_bias]) m_.norms_.add(bias + offset, width, out);
+  if (norm) m_.norms_.normalize(out, norm, shape_.epsilon, width, out);
+  m_.norms_.rotate(m_.work_.cosines + size_t(row) * half, m_.work_.sines + size_t(row) * half, half, out);
+  if (scale != 1.0f)
+    for (int i = 0; i < width; i++) out[i] *= scale;
+}
+
+void Forward::prepare_queries(const Layer& layer, int row, int head, float* out) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(shape_.key_width));
+  for (int i = 0; i < shape_.shared(); i++) {
+    const int offset = (head * shape_.shared() + i) * shape_.key_width;
+    prepare_head(layer, row, offset, layer.vectors[vector_query_norm], scale, out + i * shape_.key_width);
+  }
+}
+
+// Puts the key and value of one row and head into the pool.
+void Forward::put(const Layer& layer, int index, int row, int head) {
+  float* key = desk_.queries + size_t(kTileRows) * shape_.shared() * shape_.key_width;
+  float* value = key + shape_.key_width;
+  prepare_head(layer, row, shape_.queries_width() + head * shape_.key_width, layer.vectors[vector_key_norm], 1.0f, key);
+  const int offset = shape_.queries_width() + shape_.keys_width() + head * shape_.value_width;
+  take(row, offset, shape_.value_width, value);
+  if (const float* bias = layer.vectors[vector_qkv_bias]) m_.norms_.add(bias + offset, shape_.value_width, value);
+  m_.attention_.put(m_.attention_shape_, history(row, index, head), s_.positions[row], key, value);
+}
+
+// The tiles of this thread: about the same number of keys for each.
+Share Forward::tiles() const {
+  const int64_t* costs = m_.work_.tile_costs;
+  const int64_t total = costs[m_.tiles_];
+  auto place = [&](int thread) {
+    const int64_t bound = total * thread / shape_.threads;
+    return static_cast<int>(std::lower_bound(costs, costs + m_.tiles_, bound) - costs);
+  };
+  return {place(thread_), thread_ + 1 == shape_.threads ? m_.tiles_ : place(thread_ + 1)};
+}
+
+void Forward::attend(const Layer& layer, int index) {
+  if (!m_.single_) {  // rows read keys of rows that other threads have
+    const Share own = share(s_.tokens);
+    for (int row = own.begin; row < own.end; row++)
+      for (int head = 0; head < shape_.kv_heads; head++) put(layer, index, row, head);
+    m_.pool_.meet();
+  }
+  const Share own = tiles();
+  for (int tile = own.begin; tile < own.end; tile++) {
+    for (int head = 0; head < shape_.kv_heads; head++) {
+      if (m_.single_) put(layer, index, m_.work_.tile_rows[tile], head);
+      attend_tile(layer, index, tile, head);
+    }
+    quantize_mixed({m_.work_.tile_rows[tile], m_.work_.tile_rows[tile + 1]});
+  }
+}
+
+void Forward::attend_tile(const Layer& layer, int index, int tile, int head) {
+  const AttentionShape& shape = m_.attention_shape_;
+  const int first = m_.work_.tile_rows[tile], end = m_.work_.tile_rows[tile + 1];
+  const size_t queries_floats = size_t(shape_.shared()) * shape_.key_width;
+  const History past = history(first, index, head);
+  for (int row = first; row < end; row++) prepare_queries(layer, row, head, desk_.queries + (row - first) * queries_floats);
+  const int segments = shape.segments(s_.positions[end - 1] + 1);
+  const bool together = m_.attends_rows_ && end - first >= kManyRows;
+  float* next = desk_.partials + kTileRows * shape.partial_floats();
+  for (int segment = 0; segment < segments; segment++) {
+    if (together)
+      m_.attention_.attend_rows(shape, past, desk_.queries, end - first, segment, s_.positions[first] + 1, desk_.scores,
+                                segment ? next : desk_.partials);
+    for (int row = first; row < end; row++) {
+      const int tokens = std::min(s_.positions[row] + 1 - segment * shape.segment_tokens(), shape.segment_tokens());
+      if (tokens <= 0) continue;
+      const size_t place = (row - first) * shape.partial_floats();
+      float* result = (segment ? next : desk_.partials) + place;
+      if (!together)
+        m_.attention_.attend(shape, past, desk_.queries + (row - first) * queries_floats, segment, tokens, desk_.scores,
+                             result);
+      if (segment) m_.attention_.fold(shape, result, desk_.partials + place);
+    }
+  }
+  for (int row = first; row < end; row++) {
+    float* out = m_.work_.mixed + size_t(row) * shape_.mixed_width() + size_t(head) * shape.shared * shape.value_width;
+    m_.attention_.finish(shape, desk_.partials + (row - first) * shape.partial_floats(), out);
+  }
+}
+
+// Segments of few rows: they are shared out one by one, and folded later, in the same order.
+void Forward::attend_few(const Layer& layer, int index) {
+  const AttentionShape& shape = m_.attention_shape_;
+  const int most = shape.segments(shape_.context_tokens);
+  int64_t total = 0, done = 0;
+  for (int row = 0; row < s_.tokens; row++) total += int64_t{s_.positions[row] + 1} * shape_.kv_heads;
+  for (int row = 0; row < s_.tokens; row++)
+    for (int head = 0; head < shape_.kv_heads; head++) {
+      bool prepared = false;
+      const int tokens = s_.positions[row] + 1, segments = shape.segments(tokens);
+      for (int segment = 0; segment < segments; segment++) {
+        const int some = std::min(tokens - segment * shape.segment_tokens(), shape.segment_tokens());
+        const bool mine = (2 * done + some) * shape_.threads / (2 * total) == thread_;  // by its middle
+        done += some;
+        if (!mine) continue;
+        if (!prepared) prepare_queries(layer, row, head, desk_.queries);
+        prepared = true;
+        if (segment + 1 == segments) put(layer, index, row, head);
+        float* partial = m_.work_.partials + (size_t(row * shape_.kv_heads + head) * most + segment) * shape.partial_floats();
+        m_.attention_.attend(shape, history(row, index, head), desk_.queries, segment, some, desk_.scores, partial);
+      }
+    }
+}
+
+void Forward::fold_few() {
+  const AttentionShape& shape = m_.attention_shape_;
+  const int most = shape.segments(shape_.context_tokens);
+  for (int row = 0; row < s_.tokens; row++) {
+    for (int head = 0; head < shape_.kv_heads; head++) {
+      const float* partials = m_.work_.partials + size_t(row * shape_.kv_heads + head) * most * shape.partial_floats();
+      const float* result = partials;
+      const int segments = shape.segments(s_.positions[row] + 1);
+      if (segments > 1) {  // others fold the same partials
+        memcpy(desk_.partials, partials, sizeof(float) * shape.partial_floats());
+        for (int i = 1; i < segments; i++) m_.attention_.fold(shape, partials + i * shape.partial_floats(), desk_.partials);
+        result = desk_.partials;
+      }
+      m_.attention_.finish(shape, result, desk_.row + head * shape.shared * shape.value_width);
+    }
+    m_.kernels_.quantize(desk_.row, shape_.mixed_width(), row, 1, &mixed_rows());
+  }
+}
+
+void Forward::quantize_mixed(Share rows) {
+  const size_t width = shape_.mixed_width();
+  m_.kernels_.quantize(m_.work_.mixed + rows.begin * width, width, rows.begin, rows.end - rows.begin, &m_.mixed_rows_);
+}
+
+// Gates and ups of as many blocks as the scratch holds, multiplied and quantised while they are in the cache.
+void Forward::feed(const Layer& layer) {
+  constexpr int kGroup = 2 * kPanelOutputs;
+  static_assert(kPanelOutputs == kBlock && kScratchOutputs == kGroup, "a panel of gates makes one block of inputs");
+  const Share own = share(shape_.feed_width / kBlock);
+  const int most = std::max(1, shape_.max_step_tokens / s_.tokens);
+  for (int block = own.begin; block < own.end; block += most) {
+    const int count = std::min(most, own.end - block);
+    const size_t stride = size_t(count) * kGroup + kPadding;
+    // The product writes where its outputs belong in a whole row: the scratch holds a part of one.
+    float* out = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(desk_.scratch) - sizeof(float) * block * kGroup);
+    m_.kernels_.multiply(layer.matrices[part_gate_up], width_rows(), out, stride, 2 * block, 2 * (block + count),
+                         desk_.multiply);
+    m_.norms_.gate(desk_.scratch, stride, block, count, m_.feed_rows_);
+  }
+}
+
+void Forward::finish() {
+  const Share own = rows();
+  for (int row = own.begin; row < own.end; row++) m_.norms_.add(delta(row), shape_.width, residual(row));
+  if (!m_.few_) m_.pool_.meet();
+  write_hidden();
+  if (s_.logit_count == 0) return;
+  const Share heads = share(s_.logit_count);
+  for (int i = heads.begin; i < heads.end; i++) {
+    m_.norms_.normalize(residual(s_.logit_rows[i]), m_.norm_, shape_.epsilon, shape_.width, desk_.row);
+    m_.kernels_.quantize(desk_.row, shape_.width, i, 1, &m_.head_rows_);
+  }
+  m_.pool_.meet();
+  if (s_.logits) {
+    write_logits();
+  } else {
+    find_best();
+  }
+}
+
+void Forward::write_hidden() {
+  const Share own = share(s_.hidden_count);
+  for (int i = own.begin; i < own.end; i++)
+    m_.norms_.normalize(residual(s_.hidden_rows[i]), m_.norm_, shape_.epsilon, shape_.width,
+                        s_.hidden + size_t(i) * shape_.width);
+}
+
+void Forward::write_logits() {
+  multiply(m_.head_, m_.head_rows_, s_.logits, s_.logits_stride);
+  if (!s_.chosen) return;
+  m_.pool_.meet();
+  const Share own = share(s_.logit_count);
+  for (int i = own.begin; i < own.end; i++) {
+    const Choice choice{s_.temperatures[i], s_.top_k[i], s_.top_p[i], s_.min_p[i], s_.points[i]};
+    const float* logits = s_.logits + size_t(i) * s_.logits_stride;
+    s_.chosen[i] = choose_token(m_.norms_, logits, shape_.vocabulary_size, choice, desk_.weights, desk_.order);
+  }
+}
+
+// The best token of each row, found while its logits are in the cache; they are kept nowhere.
+void Forward::find_best() {
+  const int count = s_.logit_count, size = shape_.vocabulary_size;
+  for (int i = 0; i < count; i++) desk_.best[i] = {-INFINITY, 0};
+  const Share panels = share((size + kPanelOutputs - 1) / kPanelOutputs);
+  const int most = std::max(1, shape_.max_step_tokens * kScratchOutputs / kPanelOutputs / count);
+  for (int panel = panels.begin; panel < panels.end; panel += most) {
+    const int end = std::min(panel + most, panels.end), first = panel * kPanelOutputs;
+    const int some = std::min(end * kPanelOutputs, size) - first;
+    const size_t stride = size_t(end - panel) * kPanelOutputs + kPadding;
+    float* out = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(desk_.scratch) - sizeof(float) * first);
+    m_.kernels_.multiply(m_.head_, m_.head_rows_, out, stride, panel, end, desk_.multiply);
+    for (int i = 0; i < count; i++) m_.norms_.find_best(desk_.scratch + i * stride, first, some, &desk_.best[i]);
+  }
+  m_.pool_.meet();
+  const Share own = share(count);
+  for (int i = own.begin; i < own.end; i++) {
+    Best best = m_.work_.desks[0].best[i];
+    for (int thread = 1; thread < shape_.threads; thread++) {
+      const Best& other = m_.work_.desks[thread].best[i];
+      if (other.value != other.value || other.value > best.value) best = other;
+    }
+    s_.chosen[i] = std::isfinite(best.value) ? best.id : kNoToken;
+  }
+}
+
+}  // namespace inferd

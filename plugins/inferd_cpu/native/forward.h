@@ -1,0 +1,57 @@
+// What one thread does in one step: all threads go through the phases of a layer together and meet between them.
+#pragma once
+
+#include "model.h"
+
+namespace inferd {
+
+constexpr int kFewRows = 4;          // up to here each thread does for itself what belongs to rows, and waits less
+constexpr int kManyRows = 3;         // from so many on rows attend together, where they can
+constexpr int kTileCost = 64;        // of a tile, beside its keys
+constexpr int kScratchOutputs = 64;  // of each row, that are used before they leave the cache
+
+class Forward {
+ public:
+  Forward(Model& model, const Step& step, int thread)
+      : m_(model), s_(step), shape_(model.shape_), desk_(model.work_.desks[thread]), thread_(thread) {}
+
+  void run();
+
+ private:
+  Share share(int count) const { return share_of(count, thread_, shape_.threads); }
+  Share rows() const { return m_.few_ ? Share{0, s_.tokens} : share(s_.tokens); }  // whose residuals are here
+  Share tiles() const;
+  float* residual(int row) const { return (m_.few_ ? desk_.residual : m_.work_.residual) + size_t(row) * shape_.width; }
+  const float* delta(int row) const { return m_.work_.delta + size_t(row) * shape_.delta_stride(); }
+  const Rows& width_rows() const { return m_.few_ ? m_.own_width_rows_[thread_] : m_.width_rows_; }
+  const Rows& fine_rows() const { return m_.few_ ? m_.own_fine_rows_[thread_] : m_.fine_rows_; }
+  const Rows& mixed_rows() const { return m_.few_ ? m_.own_mixed_rows_[thread_] : m_.mixed_rows_; }
+  History history(int row, int layer, int head) const;
+
+  void embed();
+  void normalize(const float* weight, bool with_delta, bool fine);
+  void multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride);
+  void put_history(const Layer& layer, int index);
+  void put(const Layer& layer, int index, int row, int head);
+  void take(int row, int offset, int count, float* out) const;
+  void prepare_queries(const Layer& layer, int row, int head, float* out);
+  void prepare_head(const Layer& layer, int row, int offset, const float* norm, float scale, float* out);
+  void attend(const Layer& layer, int index);
+  void attend_tile(const Layer& layer, int index, int tile, int head);
+  void attend_few(const Layer& layer, int index);
+  void fold_few();
+  void quantize_mixed(Share rows);
+  void feed(const Layer& layer);
+  void finish();
+  void write_hidden();
+  void write_logits();
+  void find_best();
+
+  Model& m_;
+  const Step& s_;
+  const Shape& shape_;
+  const Desk& desk_;
+  const int thread_;
+};
+
+}  // namespace inferd

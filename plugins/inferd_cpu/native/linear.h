@@ -1,0 +1,89 @@
+// Products of quantised activations with packed weights: what the forward pass calls, one table per instruction set.
+//
+// Weights are blocks of 32 numbers along the inputs, each with one scale and perhaps one minimum; activations are
+// quantised to int8 per row and block of 32. Integer sums of a block are exact, and the blocks of one output are added
+// in their order by the same floating-point operations on every path, all scales before all minima:
+//     sum = fma(float(dot) * scale, x_scale, sum) for each block; then sum = fma(minimum, x_scale * x_sum, sum) for each
+// Hence a row's result does not depend on the rows beside it, nor on the instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace inferd {
+
+constexpr int kBlock = 32;         // inputs that share a scale
+constexpr int kPanelOutputs = 32;  // outputs packed side by side: the unit of partition between threads
+
+enum class Weight : int { w8 = 0, w4 = 1, w4m = 2 };  // w4m: with minima
+
+// A packed matrix of n outputs and k inputs. `data` is aligned to 64 bytes (2 MiB and MADV_HUGEPAGE are best) and holds
+// packed_bytes(format, n, k) bytes, zero before the first pack. Its layout is known to linear_*.h alone.
+struct Matrix {
+  Weight format;
+  int n, k;
+  size_t size_bytes;
+  const uint8_t* data;
+};
+
+// Quantised activations. The layout depends on `rows`: place_rows must be called when the number of rows changes.
+struct Rows {
+  int rows, k;
+  int tile;          // rows that lie together for one block of inputs
+  int8_t* quants;    // [tiles][k/32][tile][32]
+  float* scales;     // [tiles][k/32][tile]
+  float* sums;       // the same: scale times the block's sum of quants
+  int32_t* starts8;  // the same: what the integer sum of a block starts at when stored weights are 128 too high
+  int32_t* starts4;  // the same for weights that are 8 too high
+};
+
+enum PackError : int {
+  pack_done = 0,
+  pack_bad_inputs = 1,       // k is not a multiple of 32, or not of the type's own block
+  pack_unknown_type = 2,     // a ggml type that is not read
+  pack_bad_range = 3,        // first + count lies outside the matrix
+};
+
+struct Kernels {
+  const char* name;         // plain, avx2, avx512, amx, neon
+  const char* description;  // for people, e.g. "INT8 activations, AMX"
+
+  // Bytes of the packed matrix, a multiple of 64; 0 when k is not a multiple of 32.
+  size_t (*packed_bytes)(Weight format, int n, int k);
+
+  // Packs `count` outputs as outputs [first, first + count) of an n x k matrix at `out`. `blocks` is the tensor that
+  // they come from, row-major as in the file; output first + i comes from its row order[i], or row i without `order`.
+  // Ranges of outputs may be packed by several threads at once. Returns a PackError.
+  int (*pack)(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order, int n, int k,
+              uint8_t* out);
+
+  // Memory for activations of up to max_rows rows of k inputs, and its division for `rows` of them.
+  size_t (*rows_bytes)(int max_rows, int k);
+  void (*place_rows)(Rows* out, void* memory, int rows, int k);  // memory: aligned to 64 bytes
+
+  // Quantises `count` rows, of `ldx` floats distance, as rows [first, first + count) of `out`. Any thread may do any row.
+  void (*quantize)(const float* x, size_t ldx, int first, int count, const Rows* out);
+
+  // out[row * ldo + output] for all rows and the outputs of panels [panel_begin, panel_end) of panel_outputs each.
+  // Nothing outside [0, n) is written. `scratch` belongs to the calling thread.
+  void (*multiply)(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
+                   void* scratch);
+  size_t (*scratch_bytes)(int max_k);  // per thread, aligned to 64 bytes
+  int panel_outputs;
+
+  // One output's weights as k floats (a row of the embedding when it shares the head's matrix).
+  void (*unpack_row)(const Matrix& w, int row, float* out);
+};
+
+// The table of that name, or the best one of this processor for null or "auto". When there is none: null, and *why (if
+// given) says what is missing. Asks the operating system for AMX once.
+const Kernels* choose_kernels(const char* name, const char** why);
+
+// The format that holds a ggml type best, and whether the type can be packed at all.
+Weight natural_weight(int ggml_type);
+bool can_pack(int ggml_type);
+
+// What a PackError means, for the message of an error.
+const char* pack_message(int error);
+
+}  // namespace inferd

@@ -1,0 +1,41 @@
+// isa: plain avx2 avx512 amx neon
+// The table of products of one instruction set: compiled once for each, with its flags and -DISA=<name>.
+#include "linear_layout.h"
+#include "pack.h"
+#include "quantize.h"
+
+#if defined(ISA_AMX)
+#include "linear_amx.h"
+#elif defined(ISA_AVX512)
+#include "linear_avx512.h"
+#elif defined(ISA_AVX2)
+#include "linear_avx2.h"
+#elif defined(ISA_NEON)
+#include "linear_neon.h"
+#else
+#include "linear_plain.h"
+#endif
+
+namespace inferd {
+namespace ISA {
+
+// Each of the headers above defines kName, kDescription, kOffsetQuants, max_tile, multiply_panels and scratch_bytes.
+namespace {
+
+int pack(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order, int n, int k,
+         uint8_t* out) {
+  return pack_outputs(kOffsetQuants, format, ggml_type, blocks, first, count, order, n, k, out);
+}
+
+void place_rows(Rows* out, void* memory, int rows, int k) { place_tiles(out, memory, rows, k, max_tile(rows)); }
+
+void unpack_row(const Matrix& w, int row, float* out) { unpack_output(kOffsetQuants, w, row, out); }
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels = {kName,         kDescription,    packed_bytes,  pack,          rows_bytes, place_rows,
+                         quantize_rows, multiply_panels, scratch_bytes, kPanelOutputs, unpack_row};
+
+}  // namespace ISA
+}  // namespace inferd

@@ -1,0 +1,90 @@
+// How packed weights and quantised activations lie in memory, for the files that read and write them.
+//
+// A matrix is a sequence of panels of 32 outputs; a panel is its blocks of 32 inputs one after the other, each whole
+// cache lines, so that one stream of memory holds all that a panel needs:
+//     w8:  quants [2][8][16][4], 1024 bytes   then scales fp16 [32]
+//     w4:  quants [2][4][16][4],  512 bytes   then scales fp16 [32]
+//     w4m: the same                           then scales fp16 [32], minima fp16 [32]
+// in the order [16 outputs][4 inputs], as dot-product instructions and tiles of AMX take them. A byte of w4 holds the
+// input of its place in the low half and the one 16 inputs on in the high half.
+#pragma once
+
+#include "linear.h"
+
+namespace inferd {
+namespace {  // each source gets its own: they are compiled for different instruction sets
+
+constexpr int kHalfPanel = 16;
+constexpr int kBlockQuants = kPanelOutputs * kBlock;
+
+// The integer sums of a block start at the bits of 1.5 * 2^23: read as fp32 they then are that number plus the sum.
+constexpr int32_t kMagicBits = 0x4b400000;
+constexpr float kMagic = 12582912.0f;
+
+constexpr int quant_bytes(Weight format) { return format == Weight::w8 ? kBlockQuants : kBlockQuants / 2; }
+
+constexpr int block_bytes(Weight format) {
+  return quant_bytes(format) + kPanelOutputs * 2 * (format == Weight::w4m ? 2 : 1);
+}
+
+inline int panels_of(int n) { return (n + kPanelOutputs - 1) / kPanelOutputs; }
+
+inline size_t panel_bytes(Weight format, int k) { return static_cast<size_t>(k / kBlock) * block_bytes(format); }
+
+inline size_t round_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
+
+inline size_t packed_bytes(Weight format, int n, int k) {
+  if (n <= 0 || k <= 0 || k % kBlock != 0) return 0;
+  return static_cast<size_t>(panels_of(n)) * panel_bytes(format, k);
+}
+
+// One of the equal tiles that rows are divided into, the last of which may be short.
+struct Tile {
+  int first, live;
+  const int8_t* quants;
+  const float *scales, *sums;
+  const int32_t *starts8, *starts4;
+};
+
+inline int tiles_of(const Rows& x) { return (x.rows + x.tile - 1) / x.tile; }
+
+inline Tile tile_of(const Rows& x, int index) {
+  const size_t blocks = static_cast<size_t>(index) * (x.k / kBlock) * x.tile;
+  const int first = index * x.tile;
+  const int live = x.rows - first < x.tile ? x.rows - first : x.tile;
+  return {first, live, x.quants + blocks * kBlock, x.scales + blocks, x.sums + blocks, x.starts8 + blocks,
+          x.starts4 + blocks};
+}
+
+constexpr int kMaxTile = 16;
+
+// Division into tiles never needs more than kMaxTile - 1 rows of padding.
+inline size_t rows_bytes(int max_rows, int k) {
+  const size_t blocks = static_cast<size_t>(max_rows + kMaxTile) * (k / kBlock);
+  return round_up(blocks * kBlock, 64) + 4 * round_up(blocks * sizeof(float), 64);
+}
+
+// Divides `memory` for `rows` rows in equal tiles of at most `max_tile`.
+inline void place_tiles(Rows* out, void* memory, int rows, int k, int max_tile) {
+  const int tiles = rows > 0 ? (rows + max_tile - 1) / max_tile : 1;
+  const int tile = rows > 0 ? (rows + tiles - 1) / tiles : 1;
+  const size_t blocks = static_cast<size_t>(tiles) * tile * (k / kBlock);
+  const size_t step = round_up(blocks * sizeof(float), 64);
+  auto* at = static_cast<uint8_t*>(memory);
+  out->rows = rows;
+  out->k = k;
+  out->tile = tile;
+  out->quants = reinterpret_cast<int8_t*>(at);
+  at += round_up(blocks * kBlock, 64);
+  out->scales = reinterpret_cast<float*>(at);
+  out->sums = reinterpret_cast<float*>(at + step);
+  out->starts8 = reinterpret_cast<int32_t*>(at + 2 * step);
+  out->starts4 = reinterpret_cast<int32_t*>(at + 3 * step);
+  // Padding of the last tile is multiplied along: zero scales keep it from slow numbers.
+  for (size_t i = rows % tile ? blocks - static_cast<size_t>(tile) * (k / kBlock) : blocks; i < blocks; ++i) {
+    out->scales[i] = out->sums[i] = 0.0f;
+  }
+}
+
+}  // namespace
+}  // namespace inferd

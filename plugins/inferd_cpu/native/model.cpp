@@ -1,0 +1,252 @@
+#include "model.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "finite.h"
+#include "forward.h"
+#include "ggml_blocks.h"
+
+namespace inferd {
+namespace {
+
+AttentionShape shape_attention(const Shape& s) {
+  return {s.shared(), s.key_width, s.value_width, s.block_tokens, static_cast<KvFormat>(s.kv_format)};
+}
+
+size_t block_bytes(const Shape& s) { return shape_attention(s).head_bytes() * s.kv_heads * s.layers; }
+
+bool within(const int32_t* numbers, int count, int end) {
+  for (int i = 0; i < count; i++)
+    if (numbers[i] < 0 || numbers[i] >= end) return false;
+  return true;
+}
+
+}  // namespace
+
+Model::Model(const Shape& shape, const Kernels& kernels)
+    : shape_(shape),
+      kernels_(kernels),
+      norms_(choose_norms(kernels.name)),
+      attention_(choose_attention(kernels.name)),
+      attention_shape_(shape_attention(shape)),
+      attends_rows_(attention_.attend_rows && attention_shape_.format == KvFormat::bf16 && shape.key_width % 32 == 0),
+      layers_(shape.layers),
+      own_width_rows_(shape.threads),
+      own_fine_rows_(shape.threads),
+      own_mixed_rows_(shape.threads),
+      pool_(shape.threads) {
+  work_.desks.resize(shape.threads);
+}
+
+int Model::outputs_of(int part) const {
+  switch (part) {
+    case part_qkv: return shape_.qkv_width();
+    case part_gate_up: return 2 * shape_.feed_width;
+    case part_mix:
+    case part_down: return shape_.width;
+    default: return shape_.vocabulary_size;
+  }
+}
+
+int Model::inputs_of(int part) const {
+  return part == part_mix ? shape_.mixed_width() : part == part_down ? shape_.feed_width : shape_.width;
+}
+
+Matrix& Model::matrix(int part, int layer) {
+  return part == part_head ? head_ : part == part_embedding ? embedding_ : layers_[layer].matrices[part];
+}
+
+size_t Model::pool_bytes(const Shape& s) { return block_bytes(s) * s.blocks; }
+
+size_t Model::workspace_bytes(const Shape& shape, const Kernels& kernels) {
+  Workspace none;
+  none.desks.resize(shape.threads);
+  return divide(shape, kernels, nullptr, &none);
+}
+
+size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspace* w) {
+  const AttentionShape attention = shape_attention(s);
+  const size_t tokens = s.max_step_tokens;
+  const size_t few = std::min(s.max_step_tokens, kFewRows);
+  Division from(memory);
+  w->residual = from.take<float>(tokens * s.width);
+  w->qkv = from.take<float>(2 * tokens * s.qkv_stride());
+  w->mixed = from.take<float>(tokens * s.mixed_width());
+  w->delta = from.take<float>(tokens * s.delta_stride());
+  w->cosines = from.take<float>(tokens * (s.rope_width / 2));
+  w->sines = from.take<float>(tokens * (s.rope_width / 2));
+  w->partials = from.take<float>(few * s.kv_heads * attention.segments(s.context_tokens) * attention.partial_floats());
+  w->width_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.width));
+  w->fine_rows = from.take<uint8_t>(k.rows_bytes(2 * s.max_step_tokens, s.width));
+  w->mixed_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.mixed_width()));
+  w->feed_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.feed_width));
+  w->head_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.width));
+  w->sequences = from.take<int32_t>(tokens);
+  w->tile_rows = from.take<int32_t>(tokens + 1);
+  w->tile_costs = from.take<int64_t>(tokens + 1);
+  const int widest = std::max({s.width, s.mixed_width(), s.qkv_width()});
+  for (Desk& desk : w->desks) {
+    desk.row = from.take<float>(widest);
+    desk.scratch = from.take<float>(tokens * (kScratchOutputs + kPadding));
+    desk.multiply = from.take<uint8_t>(k.scratch_bytes(std::max(widest, s.feed_width)));
+    desk.queries = from.take<float>(kTileRows * s.shared() * s.key_width + s.key_width + s.value_width);
+    desk.scores = from.take<float>(attention.scratch_floats());
+    desk.partials = from.take<float>(2 * kTileRows * attention.partial_floats());
+    desk.residual = from.take<float>(few * s.width);
+    desk.width_rows = from.take<uint8_t>(k.rows_bytes(kFewRows, s.width));
+    desk.fine_rows = from.take<uint8_t>(k.rows_bytes(2 * kFewRows, s.width));
+    desk.mixed_rows = from.take<uint8_t>(k.rows_bytes(kFewRows, s.mixed_width()));
+    desk.best = from.take<Best>(tokens);
+    desk.weights = from.take<float>(s.vocabulary_size);
+    desk.order = from.take<int32_t>(s.vocabulary_size);
+  }
+  return from.used_bytes();
+}
+
+bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
+  std::vector<std::pair<int, int>> places;
+  for (int part = 0; part < part_head; part++)
+    for (int layer = 0; layer < shape_.layers; layer++) places.emplace_back(part, layer);
+  places.emplace_back(part_head, 0);
+  places.emplace_back(part_embedding, 0);
+  size_t total = 0;
+  for (size_t i = 0; i < places.size(); i++) {
+    auto [part, layer] = places[i];
+    if (formats[i] < 0) continue;
+    Matrix& m = matrix(part, layer);
+    m = {static_cast<Weight>(formats[i]), outputs_of(part), inputs_of(part), 0, nullptr};
+    m.size_bytes = kernels_.packed_bytes(m.format, m.n, m.k);
+    total += m.size_bytes;
+  }
+  if (!weights_memory_.take(total, true)) return false;
+  Division from(weights_memory_.data());  // in the order of a step: what follows is fetched ahead
+  for (int layer = 0; layer < shape_.layers; layer++)
+    for (Matrix& m : layers_[layer].matrices) m.data = from.take<uint8_t>(m.size_bytes);
+  if (head_.n) head_.data = from.take<uint8_t>(head_.size_bytes);
+  if (embedding_.n) embedding_.data = from.take<uint8_t>(embedding_.size_bytes);
+  const size_t vectors_bytes = sizeof(float) * (vector_floats + 16 * (vector_norm * layers_.size() + 2));
+  if (!vectors_memory_.take(vectors_bytes) || !pool_memory_.take(pool_bytes(shape_), true)) return false;
+  if (!workspace_memory_.take(workspace_bytes(shape_, kernels_))) return false;
+  divide(shape_, kernels_, workspace_memory_.data(), &work_);
+  return true;
+}
+
+int Model::pack(int part, int layer, int source, int ggml_type, const void* blocks, const int32_t* order) {
+  struct Packing {
+    Model* model;
+    Matrix* matrix;
+    const void* blocks;
+    const int32_t* order;
+    int part, source, type, first, count;
+    int errors[64];
+  } p{this, &matrix(part, layer), blocks, order, part, source, ggml_type, 0, 0, {}};
+  const int rows[] = {shape_.queries_width(), shape_.keys_width(), shape_.kv_heads * shape_.value_width};
+  p.count = part == part_qkv ? rows[source] : part == part_gate_up ? shape_.feed_width : outputs_of(part);
+  for (int i = 0; part == part_qkv && i < source; i++) p.first += rows[i];
+  auto work = [](void* context, int thread) {
+    Packing& p = *static_cast<Packing*>(context);
+    const Matrix& m = *p.matrix;
+    auto* out = const_cast<uint8_t*>(m.data);
+    std::vector<int32_t> rows(kPanelOutputs);
+    Share groups = share_of((p.count + kPanelOutputs - 1) / kPanelOutputs, thread, p.model->pool_.threads());
+    int& error = p.errors[thread % 64];
+    const GgmlFormat* format = find_format(p.type);
+    const size_t row_bytes = format ? size_t(m.k) / format->elements * format->bytes : 0;
+    const Share checked = share_of(p.count, thread, p.model->pool_.threads());
+    if (!is_finite(p.type, static_cast<const uint8_t*>(p.blocks) + checked.begin * row_bytes,
+                   (checked.end - checked.begin) * row_bytes))
+      error = kNotFinite;
+    for (int group = groups.begin; group < groups.end && !error; group++) {
+      const int begin = group * kPanelOutputs, count = std::min(kPanelOutputs, p.count - begin);
+      for (int i = 0; i < count; i++) rows[i] = p.order ? p.order[begin + i] : begin + i;
+      // Gates and ups take turns, a panel each: their outputs are used together.
+      const int first = p.part == part_gate_up ? (2 * group + p.source) * kPanelOutputs : p.first + begin;
+      error = p.model->kernels_.pack(m.format, p.type, p.blocks, first, count, rows.data(), m.n, m.k, out);
+    }
+  };
+  pool_.run(work, &p);
+  for (int error : p.errors)
+    if (error) return error;
+  return pack_done;
+}
+
+void Model::set_vector(int vector, int layer, const float* numbers, int count) {
+  float* place = reinterpret_cast<float*>(vectors_memory_.data()) + vectors_used_;
+  vectors_used_ += (count + 15) / 16 * 16;
+  memcpy(place, numbers, sizeof(float) * count);
+  if (vector == vector_norm) norm_ = place;
+  else if (vector == vector_frequencies) frequencies_ = place;
+  else layers_[layer].vectors[vector] = place;
+}
+
+bool Model::is_sound(const Step& s) const {
+  if (s.tokens < 1 || s.tokens > shape_.max_step_tokens || s.sequences < 1 || s.sequences > shape_.max_sequences)
+    return false;
+  if (s.starts[0] != 0 || s.starts[s.sequences] != s.tokens) return false;
+  if (!within(s.token_ids, s.tokens, shape_.vocabulary_size)) return false;
+  for (int sequence = 0; sequence < s.sequences; sequence++) {
+    const int first = s.starts[sequence], end = s.starts[sequence + 1], length = s.lengths[sequence];
+    if (first < 0 || end <= first || end > s.tokens || length < end - first || length > shape_.context_tokens) return false;
+    for (int row = first; row < end; row++)
+      if (s.positions[row] != length - (end - row)) return false;
+    const int used = (length + shape_.block_tokens - 1) / shape_.block_tokens;
+    const int32_t* table = s.block_tables + static_cast<size_t>(sequence) * s.table_width;
+    if (used > s.table_width || !within(table, used, shape_.blocks)) return false;
+  }
+  return within(s.logit_rows, s.logit_count, s.tokens) && within(s.hidden_rows, s.hidden_count, s.tokens);
+}
+
+void Model::copy_blocks(const int32_t* pairs, int count) {
+  const size_t bytes = block_bytes(shape_);
+  for (int i = 0; i < count; i++) {
+    const size_t source = pairs[2 * i], target = pairs[2 * i + 1];
+    if (source != target) memcpy(pool_memory_.data() + target * bytes, pool_memory_.data() + source * bytes, bytes);
+  }
+}
+
+// Which rows attend together, and how many keys each of these tiles reads.
+void Model::plan(const Step& s) {
+  tiles_ = 0;
+  single_ = s.tokens == s.sequences;
+  few_ = single_ && s.tokens <= kFewRows;
+  work_.tile_costs[0] = 0;
+  for (int sequence = 0; sequence < s.sequences; sequence++) {
+    for (int row = s.starts[sequence]; row < s.starts[sequence + 1]; row++) work_.sequences[row] = sequence;
+    for (int row = s.starts[sequence]; row < s.starts[sequence + 1]; row += kTileRows) {
+      const int end = std::min(row + kTileRows, s.starts[sequence + 1]);
+      const int64_t keys = int64_t{s.positions[row]} + s.positions[end - 1] + 2;
+      work_.tile_rows[tiles_] = row;
+      work_.tile_costs[tiles_ + 1] = work_.tile_costs[tiles_] + keys * (end - row) + kTileCost;
+      tiles_++;
+    }
+  }
+  work_.tile_rows[tiles_] = s.tokens;
+}
+
+void Model::compute(const Step& step) {
+  plan(step);
+  kernels_.place_rows(&width_rows_, work_.width_rows, step.tokens, shape_.width);
+  kernels_.place_rows(&fine_rows_, work_.fine_rows, 2 * step.tokens, shape_.width);
+  kernels_.place_rows(&mixed_rows_, work_.mixed_rows, step.tokens, shape_.mixed_width());
+  kernels_.place_rows(&feed_rows_, work_.feed_rows, step.tokens, shape_.feed_width);
+  kernels_.place_rows(&head_rows_, work_.head_rows, step.logit_count, shape_.width);
+  for (int thread = 0; few_ && thread < shape_.threads; thread++) {
+    const Desk& desk = work_.desks[thread];
+    kernels_.place_rows(&own_width_rows_[thread], desk.width_rows, step.tokens, shape_.width);
+    kernels_.place_rows(&own_fine_rows_[thread], desk.fine_rows, 2 * step.tokens, shape_.width);
+    kernels_.place_rows(&own_mixed_rows_[thread], desk.mixed_rows, step.tokens, shape_.mixed_width());
+  }
+  struct Run {
+    Model* model;
+    const Step* step;
+  } run{this, &step};
+  pool_.run(
+      [](void* context, int thread) {
+        auto* run = static_cast<Run*>(context);
+        Forward(*run->model, *run->step, thread).run();
+      },
+      &run);
+}
+
+}  // namespace inferd

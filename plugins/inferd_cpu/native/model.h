@@ -1,0 +1,156 @@
+// A decoder of the Llama family (arXiv:2302.13971): its packed weights, its pool of keys and values, and one step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "attention.h"
+#include "linear.h"
+#include "memory.h"
+#include "norms.h"
+#include "pool.h"
+
+namespace inferd {
+
+// The distance of rows that a product writes to: a multiple of a page would put them all into the same cache lines.
+constexpr int kPadding = 16;
+inline int padded(int floats) { return floats % 1024 ? floats : floats + kPadding; }
+
+// The sizes of a network and of what is kept for it. Python fills it in: the order of the fields is part of the ABI.
+struct Shape {
+  int32_t layers, width, feed_width, heads, kv_heads, key_width, value_width, rope_width, vocabulary_size;
+  int32_t context_tokens, block_tokens, blocks, max_sequences, max_step_tokens;
+  int32_t kv_format, threads;
+  float epsilon;
+
+  int shared() const { return heads / kv_heads; }
+  int queries_width() const { return heads * key_width; }
+  int keys_width() const { return kv_heads * key_width; }
+  int qkv_width() const { return queries_width() + keys_width() + kv_heads * value_width; }
+  int mixed_width() const { return heads * value_width; }
+  int qkv_stride() const { return padded(qkv_width()); }
+  int delta_stride() const { return padded(width); }
+};
+
+// One step, as `TokenBatch` and `DeviceSampling` of inferd.plugin describe it. Part of the ABI.
+struct Step {
+  int32_t tokens, sequences, table_width, logit_count, logits_stride, hidden_count;
+  const int32_t *token_ids, *positions, *starts, *lengths, *block_tables, *logit_rows, *hidden_rows;
+  float* logits;    // [logit_count][vocabulary], logits_stride apart; null when only the best token of each row is wanted
+  float* hidden;    // [hidden_count][width]
+  int32_t* chosen;  // [logit_count]; null when logits are wanted
+  const float* temperatures;
+  const int64_t* top_k;
+  const double *top_p, *min_p, *points;
+};
+
+enum Part : int { part_qkv, part_mix, part_gate_up, part_down, part_head, part_embedding, part_count };
+enum Vector : int {
+  vector_attention_norm,
+  vector_qkv_bias,
+  vector_query_norm,
+  vector_key_norm,
+  vector_feed_norm,
+  vector_norm,
+  vector_frequencies,
+  vector_count
+};
+
+constexpr int kNotFinite = 100;  // beside the PackErrors
+
+struct Layer {
+  Matrix matrices[part_head];
+  const float* vectors[vector_norm];  // null where a network has none
+};
+
+// What a thread has for itself.
+struct Desk {
+  float* row;        // one row of the widest kind
+  float* scratch;    // outputs of a product that are used at once
+  void* multiply;    // for Kernels::multiply
+  float* queries;    // rotated, of a tile of rows and one key head
+  float* scores;
+  float* partials;   // of a tile of rows, in two segments
+  float* residual;   // of the few rows of a small step
+  void* width_rows;  // quantised, of a small step
+  void* fine_rows;
+  void* mixed_rows;
+  Best* best;        // of each row of logits
+  float* weights;    // of a vocabulary
+  int32_t* order;
+};
+
+// Arrays that every step writes, taken once. T is the most tokens of a step.
+struct Workspace {
+  float* residual;    // [T][width]
+  float* qkv;         // [2 T][qkv_stride]
+  float* mixed;       // [T][mixed_width]
+  float* delta;       // [T][delta_stride]: what a layer adds
+  float* cosines;     // [T][rope_width / 2]
+  float* sines;
+  float* partials;    // of the few rows of a small step: [rows][kv_heads][segments]
+  void *width_rows, *fine_rows, *mixed_rows, *feed_rows, *head_rows;
+  int32_t* sequences;  // [T]: the sequence of each row
+  int32_t* tile_rows;  // [T + 1]: first row of each tile of attention
+  int64_t* tile_costs; // [T + 1]: keys of all tiles before
+  std::vector<Desk> desks;
+};
+
+class Model {
+ public:
+  Model(const Shape& shape, const Kernels& kernels);
+
+  const Shape& shape() const { return shape_; }
+  const Kernels& kernels() const { return kernels_; }
+
+  // Bytes of the KV pool, and of what else a session takes beside the weights.
+  static size_t pool_bytes(const Shape& shape);
+  static size_t workspace_bytes(const Shape& shape, const Kernels& kernels);
+
+  // Says which format each matrix has; formats[part][layer], for the parts of layers, then head and embedding, or -1 for
+  // no embedding of its own. Takes all memory; false when there is none.
+  bool take_memory(const int32_t* formats, size_t vector_floats);
+
+  // Packs the tensor that is the source-th of a part. Returns a PackError or kNotFinite.
+  int pack(int part, int layer, int source, int ggml_type, const void* blocks, const int32_t* order);
+  void set_vector(int vector, int layer, const float* numbers, int count);
+
+  bool is_sound(const Step& step) const;
+  void compute(const Step& step);
+  void copy_blocks(const int32_t* pairs, int count);
+
+ private:
+  friend class Forward;
+
+  Matrix& matrix(int part, int layer);
+  const Matrix& embedding() const { return embedding_.data ? embedding_ : head_; }
+  int outputs_of(int part) const;
+  int inputs_of(int part) const;
+  static size_t divide(const Shape& shape, const Kernels& kernels, uint8_t* memory, Workspace* out);
+  void plan(const Step& step);
+
+  const Shape shape_;
+  const Kernels& kernels_;
+  const Norms& norms_;
+  const Attention& attention_;
+  const AttentionShape attention_shape_;
+  const bool attends_rows_;  // several rows at once
+
+  Memory weights_memory_, vectors_memory_, pool_memory_, workspace_memory_;
+  size_t vectors_used_ = 0;
+  std::vector<Layer> layers_;
+  Matrix head_{}, embedding_{};
+  const float *norm_ = nullptr, *frequencies_ = nullptr;
+
+  Workspace work_;
+  Rows width_rows_{}, fine_rows_{}, mixed_rows_{}, feed_rows_{}, head_rows_{};
+  std::vector<Rows> own_width_rows_, own_fine_rows_, own_mixed_rows_;  // of each thread, in small steps
+  int tiles_ = 0;
+  bool single_ = false;  // every sequence has one row
+  bool few_ = false;     // so few rows that each thread does what belongs to rows for itself
+  Pool pool_;            // last: its threads end first
+};
+
+}  // namespace inferd

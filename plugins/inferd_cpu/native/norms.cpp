@@ -1,0 +1,111 @@
+// isa: plain avx2 avx512 amx neon
+#include "norms.h"
+
+#include "quantize.h"
+#include "simd.h"
+
+namespace inferd {
+namespace ISA {
+namespace {
+
+void normalize(const float* x, const float* weight, float epsilon, int n, float* out) {
+  Floats squares[kParts] = {};
+  for (int i = 0; i < n; i += 16)
+    for (int part = 0; part < kParts; part++) {
+      Floats v = load(x + i + part * kLanes);
+      squares[part] = fma(v, v, squares[part]);
+    }
+  Floats scale = splat(1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + epsilon));
+  for (int i = 0; i < n; i += kLanes) store(out + i, load(x + i) * scale * load(weight + i));
+}
+
+void add(const float* y, int n, float* x) {
+  for (int i = 0; i < n; i += kLanes) store(x + i, load(x + i) + load(y + i));
+}
+
+void subtract(const Rows& rows, int row, const float* x, float* out) {
+  const int blocks = rows.k / kBlock;
+  size_t at = static_cast<size_t>(row / rows.tile) * blocks * rows.tile + row % rows.tile;
+  for (int block = 0; block < blocks; block++, at += rows.tile)
+    for (int i = 0; i < kBlock; i++) {
+      const float kept = static_cast<float>(rows.quants[at * kBlock + i]) * rows.scales[at];
+      out[block * kBlock + i] = x[block * kBlock + i] - kept;
+    }
+}
+
+void rotate(const float* cosines, const float* sines, int half, float* head) {
+  int i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    Floats first = load(head + i), second = load(head + half + i);
+    Floats cosine = load(cosines + i), sine = load(sines + i);
+    store(head + i, first * cosine - second * sine);
+    store(head + half + i, second * cosine + first * sine);
+  }
+  for (; i < half; i++) {
+    float first = head[i], second = head[half + i];
+    head[i] = first * cosines[i] - second * sines[i];
+    head[half + i] = second * cosines[i] + first * sines[i];
+  }
+}
+
+void gate(const float* gate_up, size_t stride, int first_block, int blocks, const Rows& out) {
+  const int blocks_of_row = out.k / kBlock;
+  for (int row = 0; row < out.rows; row++)
+    for (int block = 0; block < blocks; block++) {
+      const float* gates = gate_up + row * stride + block * 2 * kBlock;
+      float gated[kBlock];
+      for (int i = 0; i < kBlock; i += kLanes) {
+        Floats v = load(gates + i);
+        store(gated + i, v / (splat(1.0f) + exponential(-v)) * load(gates + kBlock + i));
+      }
+      const size_t tile = static_cast<size_t>(row / out.tile) * blocks_of_row;
+      const size_t at = (tile + first_block + block) * out.tile + row % out.tile;
+      quantize_block(gated, out.quants + at * kBlock, out.scales + at, out.sums + at, out.starts8 + at,
+                     out.starts4 + at);
+    }
+}
+
+void find_best(const float* logits, int first, int n, Best* best) {
+  Floats values = splat(best->value);
+  Ints ids = splat(best->id), at, bad = {};
+  for (int lane = 0; lane < kLanes; lane++) at[lane] = first + lane;
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    Floats v = load(logits + i);
+    Ints better = v > values;
+    bad |= v != v;
+    values = larger(v, values);
+    ids = (better & at) | (~better & ids);
+    at += kLanes;
+  }
+  Best found = *best;
+  bool wrong = found.value != found.value;
+  for (int lane = 0; lane < kLanes; lane++) {
+    wrong |= bad[lane] != 0;
+    if (values[lane] > found.value || (values[lane] == found.value && ids[lane] < found.id))
+      found = {values[lane], ids[lane]};
+  }
+  for (; i < n; i++) {
+    wrong |= logits[i] != logits[i];
+    if (logits[i] > found.value) found = {logits[i], first + i};
+  }
+  *best = wrong ? Best{std::nanf(""), 0} : found;
+}
+
+void weigh(const float* logits, int n, float peak, float temperature, float* out) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    store(out + i, exponential((load(logits + i) - splat(peak)) / splat(temperature)));
+  float rest[kLanes] = {};
+  memcpy(rest, logits + i, sizeof(float) * (n - i));
+  store(rest, exponential((load(rest) - splat(peak)) / splat(temperature)));
+  memcpy(out + i, rest, sizeof(float) * (n - i));
+}
+
+}  // namespace
+
+extern const Norms norms;
+const Norms norms = {normalize, add, subtract, rotate, gate, find_best, weigh};
+
+}  // namespace ISA
+}  // namespace inferd

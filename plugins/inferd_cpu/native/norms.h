@@ -1,0 +1,43 @@
+// What happens to single rows between the products: norms, rotation, gates, and the search for the best logit.
+#pragma once
+
+#include <cstdint>
+
+#include "linear.h"
+
+namespace inferd {
+
+// The best of a row of logits so far. `value` is NaN once a logit was NaN.
+struct Best {
+  float value;
+  int32_t id;
+};
+
+struct Norms {
+  // RMS norm (arXiv:1910.07467) of n numbers, a multiple of 16.
+  void (*normalize)(const float* x, const float* weight, float epsilon, int n, float* out);
+
+  // x += y, n a multiple of 16.
+  void (*add)(const float* y, int n, float* x);
+
+  // What quantised rows lose: x less row `row` of `rows`, which was quantised from it.
+  void (*subtract)(const Rows& rows, int row, const float* x, float* out);
+
+  // Rotates the pairs (i, i + half) of a head by the angles whose cosines and sines are given (arXiv:2104.09864).
+  void (*rotate)(const float* cosines, const float* sines, int half, float* head);
+
+  // silu(gate) * up (arXiv:2002.05202) as quantised blocks [first_block, first_block + blocks) of all rows of `out`.
+  // gate_up: rows of `stride` floats; for each block 32 gates, then 32 ups.
+  void (*gate)(const float* gate_up, size_t stride, int first_block, int blocks, const Rows& out);
+
+  // The best of logits [first, first + n), the first of equals; `best` holds the best of those before.
+  void (*find_best)(const float* logits, int first, int n, Best* best);
+
+  // exp((logit - peak) / temperature) for n logits.
+  void (*weigh)(const float* logits, int n, float peak, float temperature, float* out);
+};
+
+// Those of an instruction set, by its name in `Kernels`.
+const Norms& choose_norms(const char* name);
+
+}  // namespace inferd

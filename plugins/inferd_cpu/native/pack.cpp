@@ -1,0 +1,255 @@
+// isa: plain avx2 avx512 amx neon
+#include "pack.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "fp16.h"
+#include "ggml_blocks.h"
+#include "linear_layout.h"
+
+namespace inferd {
+namespace ISA {
+namespace {
+
+// One block of one output before it is packed. Quants of w8 are signed; those of w4 are 0 to 15, of w4m too.
+struct Block {
+  int8_t quants[kBlock];
+  uint16_t scale, minimum;
+};
+
+constexpr float kLargestHalf = 65504.0f;
+
+// Rounded to nearest even and kept within bounds; what is not a number becomes the lower bound.
+int round_within(float value, float low, float high) {
+  const float kept = !(value > low) ? low : value < high ? value : high;
+  return static_cast<int>(bits_of_float(kept + kMagic)) - kMagicBits;
+}
+
+uint16_t half_within(float value) {
+  return half_of_float(!(value > -kLargestHalf) ? -kLargestHalf : value < kLargestHalf ? value : kLargestHalf);
+}
+
+float reciprocal(float value) { return std::fabs(value) > 1e-30f ? 1.0f / value : 0.0f; }
+
+void quantize_w8(const float* x, Block* out) {
+  float largest = 0.0f;
+  for (int i = 0; i < kBlock; ++i) largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
+  out->scale = half_within(largest / 127.0f);
+  const float inverse = reciprocal(float_of_half(out->scale));
+  for (int i = 0; i < kBlock; ++i) out->quants[i] = static_cast<int8_t>(round_within(x[i] * inverse, -127.0f, 127.0f));
+}
+
+// Tries scales about the one that reaches the largest number, each mended by least squares; keeps the best.
+void quantize_w4(const float* x, Block* out) {
+  float peak = 0.0f;
+  for (int i = 0; i < kBlock; ++i) peak = std::fabs(x[i]) > std::fabs(peak) ? x[i] : peak;
+  float best = 0.0f, scale = 0.0f;
+  for (int trial = -4; trial <= 4; ++trial) {
+    const float inverse = reciprocal(peak) * (-8.0f + 0.25f * static_cast<float>(trial));
+    float products = 0.0f, squares = 0.0f;
+    for (int i = 0; i < kBlock; ++i) {
+      const auto quant = static_cast<float>(round_within(x[i] * inverse, -8.0f, 7.0f));
+      products += quant * x[i];
+      squares += quant * quant;
+    }
+    const float gain = squares > 0.0f ? products * products / squares : 0.0f;  // by how much the error is less
+    if (gain > best) {
+      best = gain;
+      scale = products / squares;
+    }
+  }
+  out->scale = half_within(scale);
+  const float inverse = reciprocal(float_of_half(out->scale));
+  for (int i = 0; i < kBlock; ++i) {
+    out->quants[i] = static_cast<int8_t>(round_within(x[i] * inverse, -8.0f, 7.0f) + 8);
+  }
+}
+
+// A block as scale * quant + minimum.
+struct Line {
+  float scale, minimum;
+  float error;  // squared, of the whole block
+};
+
+typedef float Lanes __attribute__((vector_size(32)));  // compilers make of it what the instruction set has
+constexpr int kLanes = 8;
+
+float sum_of(const Lanes& lanes) {
+  float sum = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+  return sum;
+}
+
+// The line that fits x best when its quants are those nearest to (x - low) * inverse.
+Line fit_line(const float* x, float total, float squares, float low, float inverse) {
+  const Lanes none = {}, most = none + 15.0f;
+  Lanes sums = {}, square_sums = {}, product_sums = {};
+  for (int i = 0; i < kBlock; i += kLanes) {
+    Lanes values;
+    std::memcpy(&values, x + i, sizeof values);
+    const Lanes place = (values - low) * inverse;
+    const Lanes above = place > none ? place : none, kept = above < most ? above : most;
+    const Lanes quants = (kept + kMagic) - kMagic;  // rounds to nearest even
+    sums += quants;
+    square_sums += quants * quants;
+    product_sums += quants * values;
+  }
+  const float sum = sum_of(sums), square_sum = sum_of(square_sums), product_sum = sum_of(product_sums);
+  const float spread = kBlock * square_sum - sum * sum;
+  if (!(spread > 0.0f)) return {0.0f, low, INFINITY};
+  const float scale = (kBlock * product_sum - sum * total) / spread, minimum = (total - scale * sum) / kBlock;
+  return {scale, minimum, squares - scale * product_sum - minimum * total};
+}
+
+// Tries how many steps the range of the block may have: whole numbers up to 15 find the grid of numbers that were
+// quantised before, more than 15 cut off the ends. Each try is mended by least squares, the best one twice more.
+void quantize_w4m(const float* x, Block* out) {
+  constexpr float kSteps[] = {15.0f, 14.0f, 13.0f, 12.0f, 11.0f, 10.0f, 9.0f, 8.0f, 14.5f, 15.5f, 16.0f, 16.5f, 17.0f};
+  float low = x[0], high = x[0], total = 0.0f;
+  for (int i = 0; i < kBlock; ++i) {
+    low = x[i] < low ? x[i] : low;
+    high = x[i] > high ? x[i] : high;
+    total += x[i];
+  }
+  // About the mean, so that little is lost in the differences of squares.
+  const float mean = total / kBlock;
+  float centred[kBlock], squares = 0.0f;
+  total = 0.0f;
+  for (int i = 0; i < kBlock; ++i) {
+    centred[i] = x[i] - mean;
+    total += centred[i];
+    squares += centred[i] * centred[i];
+  }
+  const float middle = 0.5f * (low + high) - mean, inverse = reciprocal(high - low);
+  Line best = {0.0f, total / kBlock, INFINITY};
+  for (const float steps : kSteps) {
+    const float half = 0.5f * (steps < 15.0f ? steps : 15.0f);  // a wider range is cut off on both sides
+    const Line line = fit_line(centred, total, squares, middle - half / steps * (high - low), inverse * steps);
+    if (line.error < best.error) best = line;
+  }
+  for (int again = 0; again < 2; ++again) {
+    const Line line = fit_line(centred, total, squares, best.minimum, reciprocal(best.scale));
+    if (line.error < best.error) best = line;
+  }
+  out->scale = half_within(best.scale);
+  out->minimum = half_within(best.minimum + mean);
+  const float base = float_of_half(out->minimum), step = reciprocal(float_of_half(out->scale));
+  for (int i = 0; i < kBlock; ++i) out->quants[i] = static_cast<int8_t>(round_within((x[i] - base) * step, 0.0f, 15.0f));
+}
+
+uint16_t bits_at(const uint8_t* at) {
+  uint16_t bits;
+  std::memcpy(&bits, at, sizeof bits);
+  return bits;
+}
+
+// Takes over the quants of a type that the format holds as they are; false for any other.
+bool copy_block(Weight format, int type, const uint8_t* block, int part, Block* out) {
+  if (format == Weight::w8 && type == q8_0) {
+    out->scale = bits_at(block);
+    std::memcpy(out->quants, block + 2, kBlock);
+    return true;
+  }
+  if ((type == q4_0 && format != Weight::w4m) || (type == q4_1 && format == Weight::w4m)) {
+    const uint8_t* from = block + (type == q4_0 ? 2 : 4);
+    const int less = format == Weight::w8 ? 8 : 0;
+    out->scale = bits_at(block);
+    out->minimum = type == q4_1 ? bits_at(block + 2) : 0;
+    for (int i = 0; i < 16; ++i) {
+      out->quants[i] = static_cast<int8_t>((from[i] & 15) - less);
+      out->quants[16 + i] = static_cast<int8_t>((from[i] >> 4) - less);
+    }
+    return true;
+  }
+  if (format == Weight::w4m && type == q4_k) {  // only the products of two scales are rounded
+    int scale, minimum;
+    read_six_bits(block + 4, part, &scale, &minimum);
+    out->scale = half_within(float_of_half(bits_at(block)) * static_cast<float>(scale));
+    out->minimum = half_within(-float_of_half(bits_at(block + 2)) * static_cast<float>(minimum));
+    const uint8_t* from = block + 16 + part / 2 * 32;
+    for (int i = 0; i < kBlock; ++i) out->quants[i] = static_cast<int8_t>(from[i] >> (part % 2 * 4) & 15);
+    return true;
+  }
+  return false;
+}
+
+void quantize(Weight format, const float* x, Block* out) {
+  switch (format) {
+    case Weight::w8:
+      return quantize_w8(x, out);
+    case Weight::w4:
+      return quantize_w4(x, out);
+    case Weight::w4m:
+      return quantize_w4m(x, out);
+  }
+}
+
+// `to` is the block of the panel, `column` the output in it.
+void store_block(bool offset_quants, Weight format, const Block& block, uint8_t* to, int column) {
+  uint8_t* scales = to + quant_bytes(format) + 2 * column;
+  std::memcpy(scales, &block.scale, 2);
+  if (format == Weight::w4m) std::memcpy(scales + 2 * kPanelOutputs, &block.minimum, 2);
+  uint8_t* quants = to + column / kHalfPanel * (quant_bytes(format) / 2) + column % kHalfPanel * 4;
+  if (format == Weight::w8) {
+    const uint8_t flip = offset_quants ? 0x80 : 0;
+    for (int i = 0; i < kBlock; ++i) quants[i / 4 * 64 + i % 4] = static_cast<uint8_t>(block.quants[i]) ^ flip;
+  } else {
+    for (int i = 0; i < 16; ++i) {
+      quants[i / 4 * 64 + i % 4] = static_cast<uint8_t>(block.quants[i] | block.quants[16 + i] << 4);
+    }
+  }
+}
+
+}  // namespace
+
+int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* blocks, int first, int count,
+                 const int* order, int n, int k, uint8_t* out) {
+  const GgmlFormat* from = find_format(ggml_type);
+  if (from == nullptr) return pack_unknown_type;
+  if (k <= 0 || k % kBlock != 0 || k % from->elements != 0) return pack_bad_inputs;
+  if (first < 0 || count < 0 || first > n - count) return pack_bad_range;
+  const size_t row_bytes = static_cast<size_t>(k / from->elements) * from->bytes;
+  const int parts = from->elements / kBlock;
+  for (int i = 0; i < count; ++i) {
+    const uint8_t* row = static_cast<const uint8_t*>(blocks) + (order != nullptr ? order[i] : i) * row_bytes;
+    const int output = first + i;
+    uint8_t* to = out + output / kPanelOutputs * panel_bytes(format, k);
+    for (int b = 0; b < k / kBlock; ++b, to += block_bytes(format)) {
+      const uint8_t* block = row + static_cast<size_t>(b / parts) * from->bytes;
+      Block packed = {};
+      if (!copy_block(format, ggml_type, block, b % parts, &packed)) {
+        float values[kBlock];
+        from->decode(block, b % parts, values);
+        quantize(format, values, &packed);
+      }
+      store_block(offset_quants, format, packed, to, output % kPanelOutputs);
+    }
+  }
+  return pack_done;
+}
+
+void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
+  const int column = row % kPanelOutputs, size = quant_bytes(w.format);
+  const uint8_t* block = w.data + row / kPanelOutputs * panel_bytes(w.format, w.k);
+  for (int b = 0; b < w.k / kBlock; ++b, block += block_bytes(w.format), out += kBlock) {
+    const uint8_t* quants = block + column / kHalfPanel * (size / 2) + column % kHalfPanel * 4;
+    const float scale = float_of_half(bits_at(block + size + 2 * column));
+    const bool minima = w.format == Weight::w4m;
+    const float minimum = minima ? float_of_half(bits_at(block + size + 2 * kPanelOutputs + 2 * column)) : 0.0f;
+    for (int i = 0; i < kBlock; ++i) {
+      int quant;
+      if (w.format == Weight::w8) {
+        const uint8_t byte = quants[i / 4 * 64 + i % 4];
+        quant = static_cast<int8_t>(offset_quants ? byte ^ 0x80 : byte);
+      } else {
+        const uint8_t byte = quants[i % 16 / 4 * 64 + i % 4];
+        quant = (i < 16 ? byte & 15 : byte >> 4) - (minima ? 0 : 8);
+      }
+      out[i] = scale * static_cast<float>(quant) + minimum;
+    }
+  }
+}
+
+}  // namespace ISA
+}  // namespace inferd

@@ -1,0 +1,137 @@
+// Vectors of floats, as wide as the instruction set that a source is compiled for.
+// Arithmetic operators come with the compiler's vector types. Nothing here depends on how many rows a step has.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__x86_64__)
+#if defined(__GNUC__) && !defined(__clang__)  // GCC 12 warns about its own intrinsics (bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace inferd {
+namespace ISA {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+
+// 0, 1, 2, …
+inline Ints count_lanes() {
+  Ints lanes;
+  for (int i = 0; i < kLanes; i++) lanes[i] = i;
+  return lanes;
+}
+
+inline Floats splat(float x) { return x - Floats{}; }
+inline Ints splat(int32_t x) { return x - Ints{}; }
+
+inline Floats load(const float* p) {
+  Floats v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, Floats v) { memcpy(p, &v, sizeof v); }
+inline Floats as_floats(Ints v) { return (Floats)v; }
+inline Ints as_ints(Floats v) { return (Ints)v; }
+inline Floats choose(Ints mask, Floats yes, Floats no) {
+  return as_floats((mask & as_ints(yes)) | (~mask & as_ints(no)));
+}
+
+// a * b + c: rounded once where the processor has the instruction.
+inline Floats fma(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+inline Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return choose(a > b, a, b);
+#endif
+}
+
+constexpr int kParts = 16 / kLanes;  // vectors of sixteen numbers
+
+// The sum of sixteen numbers, in the same order whatever the width of vectors.
+inline float sum(const Floats (&parts)[kParts]) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(parts[0]);
+#endif
+  float numbers[16];
+  for (int part = 0; part < kParts; part++) store(numbers + part * kLanes, parts[part]);
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) numbers[i] += numbers[i + width];
+  return numbers[0];
+}
+
+inline float largest(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(v);
+#endif
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
+  return v[0];
+}
+
+// To the nearest number that bfloat16 has, ties to even. For finite numbers.
+inline Ints round_bits(Floats x) {
+  Ints bits = as_ints(x);
+  return bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+// What is not finite would reach other sequences: too large numbers become the largest of bfloat16, and NaN 0.
+inline Floats make_finite(Floats x) {
+  const Floats most = splat(3.3895314e38f);
+  x = choose(x > most, most, choose(x < -most, -most, x));
+  return choose(x == x, x, Floats{});
+}
+inline Floats round_to_bf16(Floats x) { return as_floats(round_bits(x) & static_cast<int32_t>(0xffff0000)); }
+
+// e to the power of each number, within two units of the last place; 0 below -87.3, the largest power above 88.
+inline Floats exponential(Floats x) {
+  Ints none = x < splat(-87.3f);
+  x = larger(x, splat(-87.3f));
+  x = choose(x > splat(88.0f), splat(88.0f), x);
+  const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  Floats n = fma(x, splat(1.44269504088896341f), magic) - magic;
+  Floats r = fma(n, splat(-0.693359375f), x);
+  r = fma(n, splat(2.12194440e-4f), r);
+  Floats p = splat(1.9875691500e-4f);  // S. Moshier, Cephes, expf
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r) + splat(1.0f);
+  Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return choose(none, Floats{}, p * as_floats(exponent));
+}
+
+}  // namespace ISA
+}  // namespace inferd

@@ -1,0 +1,172 @@
+"""A session of the native library: one call for each step, in which all of it happens without the GIL."""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferd.plugin import LoadError, StepResult, TokenBatch, TokenLimits
+from inferd_cpu.architecture import Architecture
+from inferd_cpu.native import KV_FORMATS, Native, Shape, Step
+from inferd_cpu.plan import check_batch
+
+_INTEGERS = ("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows")
+_PADDING = 16  # floats between rows of logits: rows a multiple of a page apart would share their cache lines
+_SAMPLING = {
+    "temperatures": np.float32,
+    "top_k": np.int64,
+    "top_p": np.float64,
+    "min_p": np.float64,
+    "points": np.float64,
+}
+
+
+def make_shape(a: Architecture, limits: TokenLimits, settings: Mapping[str, Any], *, threads: int) -> Shape:
+    """The sizes of a session, for the library."""
+    return Shape(
+        **{name: getattr(a, name) for name in ("layers", "width", "feed_width", "heads", "kv_heads")},
+        **{name: getattr(a, name) for name in ("key_width", "value_width", "rope_width", "epsilon")},
+        **{name: getattr(limits, name) for name in ("vocabulary_size", "context_tokens", "block_tokens", "blocks")},
+        max_sequences=limits.max_sequences,
+        max_step_tokens=limits.max_step_tokens,
+        kv_format=KV_FORMATS[settings["kv_format"]],
+        threads=threads,
+    )
+
+
+def measure_workspace(native: Native, shape: Shape) -> int:
+    """Bytes that a session takes beside weights and KV pool."""
+    logits_bytes: int = 4 * shape.max_sequences * (shape.vocabulary_size + _PADDING)
+    workspace_bytes: int = native.library.inferd_workspace_bytes(ctypes.byref(shape), native.kernels)
+    return logits_bytes + workspace_bytes
+
+
+def measure_token(native: Native, a: Architecture, settings: Mapping[str, Any]) -> int:
+    """Bytes of the keys and values of one token, over all layers, rounded up: a block is padded to tiles of tokens."""
+    block_tokens: int = settings["block_tokens"]
+    sizes = ("layers", "heads", "kv_heads", "key_width", "value_width")
+    block = Shape(**{name: getattr(a, name) for name in sizes}, blocks=1, block_tokens=block_tokens)
+    block.kv_format = KV_FORMATS[settings["kv_format"]]
+    block_bytes: int = native.library.inferd_pool_bytes(ctypes.byref(block))
+    return -(-block_bytes // block_tokens)
+
+
+class NativeSession:
+    """A loaded model, its pool of KV blocks and its threads.
+
+    Args:
+        native: The library.
+        shape: Sizes.
+        limits: What was derived for it.
+        formats: Of the matrices, as `NativeWeights.formats` gives them.
+        vector_floats: Numbers of all vectors.
+
+    Attributes:
+        model: The library's handle.
+
+    Raises:
+        LoadError: The memory cannot be had.
+    """
+
+    def __init__(
+        self,
+        native: Native,
+        shape: Shape,
+        limits: TokenLimits,
+        *,
+        formats: NDArray[np.int32],
+        vector_floats: int,
+    ) -> None:
+        self._library = native.library
+        self._limits = limits
+        self.model: int | None = self._library.inferd_open(
+            ctypes.byref(shape), native.kernels, formats.ctypes.data, vector_floats
+        )
+        if self.model is None:
+            raise LoadError("the operating system gives no memory for weights, KV pool and workspace")
+        self._step = Step()
+        self._logits = _make_logits(limits.max_sequences, limits)
+
+    @property
+    def limits(self) -> TokenLimits:
+        """What it can do."""
+        return self._limits
+
+    def step(self, batch: TokenBatch) -> StepResult:
+        """Compute one step.
+
+        Raises:
+            ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits. Nothing has changed.
+        """
+        step, count, sampling = self._step, len(batch.logit_rows), batch.sampling
+        held = self._fill(batch)  # noqa: F841 - keeps the arrays that the step points to
+        step.logits = step.chosen = None
+        logits = chosen = hidden = None
+        if sampling is None or sampling.temperatures.any():
+            # More rows than sequences are for tests and scoring; they pay for their own array.
+            fits = count <= len(self._logits)
+            logits = self._logits[:count] if fits else _make_logits(count, self._limits)
+            step.logits, step.logits_stride = logits.ctypes.data, logits.strides[0] // logits.itemsize
+        if sampling is not None:
+            chosen = np.empty(count, np.int32)
+            step.chosen = chosen.ctypes.data
+        if batch.hidden_rows is not None:
+            hidden = np.empty((len(batch.hidden_rows), self._limits.embedding_size), np.float32)
+            step.hidden = hidden.ctypes.data
+        if self._library.inferd_step(self.model, step):
+            check_batch(batch, self._limits)
+            raise ValueError("bad batch: it is not what TokenBatch promises")
+        return StepResult(logits=None if sampling else logits, hidden=hidden, token_ids=chosen)
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy KV blocks, each pair from its first to its second; in order.
+
+        Raises:
+            ValueError: A block is outside the pool. Nothing has changed.
+        """
+        for block in (block for pair in pairs for block in pair):
+            if not 0 <= block < self._limits.blocks:
+                raise ValueError(f"bad pair: block {block}; it must be from 0 to {self._limits.blocks - 1}")
+        flat = np.array(pairs, np.int32)
+        self._library.inferd_copy_blocks(self.model, flat.ctypes.data, len(pairs))
+
+    def close(self) -> None:
+        """End the threads and give the memory back."""
+        if self.model is not None:
+            self._library.inferd_close(self.model)
+        self.model = None
+        self._logits = self._logits[:0].copy()
+
+    def _fill(self, batch: TokenBatch) -> list[NDArray[Any]]:
+        """Point the step to the arrays of a batch; returns those that it points to."""
+        tokens, sequences = len(batch.token_ids), len(batch.lengths)
+        shapes = (batch.positions.shape, batch.starts.shape, batch.block_tables.shape[:1])
+        if shapes != ((tokens,), (sequences + 1,), (sequences,)) or batch.block_tables.ndim != 2:  # noqa: PLR2004
+            check_batch(batch, self._limits)
+        step: Any = self._step
+        held: list[NDArray[Any]] = []
+        step.tokens, step.sequences, step.table_width = tokens, sequences, batch.block_tables.shape[1]
+        step.logit_count = len(batch.logit_rows)
+        arrays: dict[str, tuple[Any, Any]] = {name: (getattr(batch, name), np.int32) for name in _INTEGERS}
+        step.hidden_count, step.hidden_rows = 0, None
+        if batch.hidden_rows is not None:
+            step.hidden_count = len(batch.hidden_rows)
+            arrays["hidden_rows"] = (batch.hidden_rows, np.int32)
+        if batch.sampling is not None:
+            for name, dtype in _SAMPLING.items():
+                array = getattr(batch.sampling, name)
+                if array.shape != (step.logit_count,):
+                    raise ValueError(f"bad batch: {name} of shape {array.shape} for {step.logit_count} logit rows")
+                arrays[name] = (array, dtype)
+        for name, (array, dtype) in arrays.items():
+            flat = np.ascontiguousarray(array, dtype)
+            held.append(flat)
+            setattr(step, name, flat.ctypes.data)
+        return held
+
+
+def _make_logits(rows: int, limits: TokenLimits) -> NDArray[np.float32]:
+    """Room for rows of logits, shape (rows, V), not contiguous."""
+    return np.empty((rows, limits.vocabulary_size + _PADDING), np.float32)[:, : limits.vocabulary_size]

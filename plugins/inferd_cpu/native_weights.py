@@ -1,0 +1,173 @@
+"""The weights of a file as the native library takes them: packed matrices and fp32 vectors."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferd.plugin import LoadError
+from inferd_cpu.architecture import Architecture
+from inferd_cpu.gguf import GgufFile
+from inferd_cpu.inventory import Inventory, Part, Source
+from inferd_cpu.native import NOT_FINITE, PARTS, VECTORS, W4, W4M, W8, Native
+from inferd_cpu.quants import FORMATS
+from inferd_cpu.weights import compute_frequencies, order_halves
+
+BLOCK: Final = 32  # inputs that share a scale
+LANES: Final = 16  # numbers of a head that are worked on at once
+TYPES: Final = {form.name: number for number, form in FORMATS.items()}
+
+
+def find_obstacle(architecture: Architecture, inventory: Inventory, native: Native) -> str:
+    """Why the library cannot run this model, as a clause; "" when it can."""
+    a = architecture
+    for what, size, step in (
+        ("width", a.width, BLOCK),
+        ("feed-forward width", a.feed_width, BLOCK),
+        ("width of all heads' values", a.mixed_width, BLOCK),
+        ("width of a key", a.key_width, LANES),
+        ("width of a value", a.value_width, LANES),
+    ):
+        if size % step:
+            return f"the {what} is {size}, which is not a multiple of {step}"
+    for part in inventory.parts:
+        for source in part.sources if part.field in PARTS else ():
+            if not native.library.inferd_can_pack(TYPES[source.tensor.format.name]):
+                return f"tensor {source.tensor.name!r} is {source.tensor.format.name}, which cannot be packed"
+    return ""
+
+
+class NativeWeights:
+    """Which packed format each matrix of a model gets, and the packing.
+
+    Args:
+        file: The file.
+        architecture: Its shape.
+        inventory: Its tensors.
+        native: The library.
+        quantization: "auto", "8bit" or "4bit".
+
+    Attributes:
+        size_bytes: What the weights take.
+    """
+
+    def __init__(
+        self, file: GgufFile, architecture: Architecture, inventory: Inventory, native: Native, *, quantization: str
+    ) -> None:
+        self._file = file
+        self._architecture = architecture
+        self._inventory = inventory
+        self._native = native
+        self._matrices = {self._place(part): part for part in inventory.parts if part.field in PARTS}
+        self._formats = {place: self._choose(part, quantization) for place, part in self._matrices.items()}
+        self._vectors = [part for part in inventory.parts if part.field not in PARTS]
+        packed = (
+            native.library.inferd_packed_bytes(native.kernels, self._formats[place], *part.shape)
+            for place, part in self._matrices.items()
+        )
+        self.size_bytes: int = sum(packed) + 4 * self.vector_floats
+
+    @property
+    def vector_floats(self) -> int:
+        """Numbers of all vectors."""
+        return sum(part.shape[0] for part in self._vectors) + self._architecture.rope_width
+
+    def formats(self) -> NDArray[np.int32]:
+        """The format of each matrix as `inferd_open` takes them: parts of layers, then head and embedding, or -1."""
+        layers = range(self._architecture.layers)
+        places = [(part, layer) for part in PARTS[:4] for layer in layers] + [(part, 0) for part in PARTS[4:]]
+        return np.array([self._formats.get(place, -1) for place in places], np.int32)
+
+    def describe(self) -> str:
+        """How wide the packed weights of the decoder blocks are."""
+        widths = {8 if form == W8 else 4 for (part, _), form in self._formats.items() if part in PARTS[:4]}
+        return " and ".join(f"{width}-bit" for width in sorted(widths))
+
+    def pack(self, model: int | None, report: Callable[[float], None]) -> None:
+        """Pack all weights into an open model; `report` gets the part that is done, rising to 1.
+
+        Raises:
+            LoadError: A weight is not a finite number.
+        """
+        for part in self._vectors:
+            self._set_vector(model, part)
+        if not any(part.field == "rope_divisors" for part in self._vectors):
+            self._set(model, "frequencies", 0, compute_frequencies(self._file, self._architecture, None))
+        done = 0
+        for place, part in self._matrices.items():
+            for index, source in enumerate(part.sources):
+                self._pack_source(model, place, index, source)
+                done += source.tensor.elements
+                report(min(done / self._inventory.parameters, 1.0))
+        report(1.0)
+
+    def _place(self, part: Part) -> tuple[str, int]:
+        """The matrix that a part becomes. An embedding that is the head as well is packed once."""
+        tied = part.field == "embedding" and all(other.field != "head" for other in self._inventory.parts)
+        return "head" if tied else part.field, part.layer or 0
+
+    def _choose(self, part: Part, quantization: str) -> int:
+        if quantization == "8bit" or (quantization == "4bit" and part.layer is None):
+            return W8  # what is lost in the output matrix shows in every token
+        natural = {
+            self._native.library.inferd_natural_weight(TYPES[source.tensor.format.name]) for source in part.sources
+        }
+        if quantization == "4bit":
+            return W4M if natural - {W4} else W4
+        return natural.pop() if len(natural) == 1 else W8 if W8 in natural else W4M
+
+    def _pack_source(self, model: int | None, place: tuple[str, int], index: int, source: Source) -> None:
+        tensor, order = source.tensor, self._order(source)
+        error = self._native.library.inferd_pack(
+            model,
+            PARTS.index(place[0]),
+            place[1],
+            index,
+            TYPES[tensor.format.name],
+            self._file.blocks(tensor).ctypes.data,
+            None if order is None else order.ctypes.data,
+        )
+        self._file.release(tensor)
+        if error == NOT_FINITE:
+            raise self._not_finite(source)
+        if error:
+            raise LoadError(
+                f"{self._file.path}: tensor {tensor.name!r} ({tensor.format.name}):"
+                f" {self._native.library.inferd_pack_message(error).decode()}"
+            )
+
+    def _order(self, source: Source) -> NDArray[np.int32] | None:
+        if not source.rotary_heads:
+            return None
+        rows = source.tensor.shape[0]
+        return order_halves(rows // source.rotary_heads, self._architecture.rope_width, rows).astype(np.int32)
+
+    def _set_vector(self, model: int | None, part: Part) -> None:
+        numbers = np.concatenate(list(self._decode(part)))
+        if part.field == "rope_divisors":
+            self._set(model, "frequencies", 0, compute_frequencies(self._file, self._architecture, numbers))
+        else:
+            self._set(model, part.field, part.layer or 0, numbers)
+
+    def _decode(self, part: Part) -> Iterator[NDArray[np.float32]]:
+        for source in part.sources:
+            with np.errstate(invalid="ignore", over="ignore"):  # told below
+                numbers = source.tensor.format.decode(self._file.blocks(source.tensor)).reshape(-1)
+            if not np.isfinite(numbers).all():
+                raise self._not_finite(source)
+            order = self._order(source)
+            yield numbers if order is None else numbers[order]
+
+    def _set(self, model: int | None, vector: str, layer: int, numbers: NDArray[np.float32]) -> None:
+        numbers = np.ascontiguousarray(numbers, np.float32)
+        data = numbers.ctypes.data_as(ctypes.c_void_p)
+        self._native.library.inferd_set_vector(model, VECTORS.index(vector), layer, data, numbers.size)
+
+    def _not_finite(self, source: Source) -> LoadError:
+        tensor = source.tensor
+        return LoadError(
+            f"{self._file.path}: tensor {tensor.name!r} ({tensor.format.name}, at byte {tensor.offset}) has weights"
+            " that are not finite: the file is corrupt; fetch it again"
+        )

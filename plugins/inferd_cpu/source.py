@@ -1,0 +1,41 @@
+"""A file that is sound as far as it has been read, and how it was asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from inferd.plugin import LoadRequest, Vocabulary
+from inferd_cpu.architecture import Architecture, read_architecture
+from inferd_cpu.gguf import GgufFile
+from inferd_cpu.inventory import Inventory
+from inferd_cpu.vocabulary import read_vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is to be loaded: all of the file but its weights."""
+
+    request: LoadRequest
+    file: GgufFile
+    architecture: Architecture
+    vocabulary: Vocabulary
+    inventory: Inventory
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it was asked for."""
+        return self.request.settings
+
+
+def read_source(request: LoadRequest) -> Source:
+    """Read it.
+
+    Raises:
+        LoadError: The file is not a sound GGUF model of a known architecture.
+    """
+    file = GgufFile(request.path)
+    architecture = read_architecture(file.metadata)
+    vocabulary = read_vocabulary(file.metadata)
+    return Source(
+        request, file, architecture, vocabulary, Inventory(file, architecture, vocabulary_size=len(vocabulary.tokens))
+    )

@@ -1,0 +1,99 @@
+"""The process that loads damaged files, one after the other.
+
+    python gguf_child.py FOLDER SEED FIRST [MODEL]
+
+MODEL is a real file: its head is damaged now and then, in front of weights that are all zero.
+It says `case N` before each, so that whoever started it knows which one killed it, and `loaded` or `refused` behind it.
+Anything but success or a LoadError ends it with the exception. Its memory is limited: a file of some kilobytes is no
+reason to ask for a gigabyte.
+"""
+
+import os
+import resource
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+from gguf_seeds import read_sound, write_seeds
+from gguf_wounds import damaged
+
+from inferd.plugin import LoadError, LoadRequest, TokenBatch, TokenSession
+from inferd.plugin.backend import read_settings
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.native import Native, NativeMissing
+from inferd_cpu.plugin import SPEC
+
+SETTINGS = {"kv_tokens": "64", "max_step_tokens": "16", "max_sequences": "2", "threads": "1"}
+MEMORY_BYTES = 1 << 30
+REAL_EVERY = 50
+
+
+def main() -> None:
+    """Go on until killed."""
+    folder, seed, case = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    small = [read_sound(path) for path in write_seeds(folder)]
+    real = [read_sound(Path(path)) for path in sys.argv[4:]]
+    sets = find_sets()
+    warnings.simplefilter("ignore")  # weights of random bits overflow
+    if "LD_PRELOAD" not in os.environ:  # a sanitizer, which maps terabytes
+        limit_bytes = psutil.Process().memory_info().vms + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    while True:
+        rng = np.random.default_rng([seed, case])
+        sound = real[0] if real and case % REAL_EVERY == 0 else small[case % len(small)]
+        (folder / "case.gguf").write_bytes(damaged(sound, rng))
+        if sound.size_bytes > len(sound.content):
+            os.truncate(folder / "case.gguf", sound.size_bytes)
+        sys.stdout.write(f"case {case}\n")
+        sys.stdout.flush()
+        sys.stdout.write("loaded\n" if load(folder / "case.gguf", isa=str(rng.choice(sets))) else "refused\n")
+        sys.stdout.flush()
+        case += 1
+
+
+def find_sets() -> list[str]:
+    """The instruction sets that run here, and "auto", which alone does not insist on the native engine."""
+    runs = ["auto"]
+    for isa in ("plain", "avx2", "avx512", "amx", "neon"):
+        with suppress(NativeMissing):
+            runs.append(Native(isa).isa)
+    return runs
+
+
+def load(path: Path, *, isa: str = "auto") -> bool:
+    """Whether the file loads; a model that does computes a step."""
+    settings = read_settings(SPEC, {**SETTINGS, "isa": isa})
+    request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=4 << 30)
+    try:
+        session = CpuBackend().load(request, lambda _: None).session
+    except LoadError:
+        return False
+    try:
+        compute(session)
+    finally:
+        session.close()
+    return True
+
+
+def compute(session: TokenSession) -> None:
+    """A step of one sequence with as many tokens as fit, at most three."""
+    limits = session.limits
+    tokens = min(3, limits.context_tokens, limits.max_step_tokens, limits.block_tokens * limits.blocks)
+    batch = TokenBatch(
+        token_ids=np.arange(tokens, dtype=np.int32) % limits.vocabulary_size,
+        positions=np.arange(tokens, dtype=np.int32),
+        starts=np.array([0, tokens], np.int32),
+        lengths=np.array([tokens], np.int32),
+        block_tables=np.arange(-(-tokens // limits.block_tokens), dtype=np.int32)[None],
+        logit_rows=np.array([tokens - 1], np.int32),
+    )
+    logits = session.step(batch).logits
+    assert logits is not None
+    assert logits.shape == (1, limits.vocabulary_size)
+
+
+if __name__ == "__main__":
+    main()

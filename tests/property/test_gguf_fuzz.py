@@ -1,0 +1,28 @@
+"""A slice of `make fuzz`: damaged GGUF files through the reader, the packer and a step."""
+
+from pathlib import Path
+
+import pytest
+from gguf_child import find_sets, load
+from gguf_fuzz import fuzz
+from gguf_seeds import read_sound, write_seeds
+
+from inferd_cpu.gguf import GgufFile
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # weights of random bits overflow
+def test_sound_files(tmp_path: Path) -> None:
+    """Undamaged, each file of the fuzzer loads and computes on every path that runs here."""
+    for path in write_seeds(tmp_path):
+        for isa in find_sets():
+            assert load(path, isa=isa), (path.name, isa)
+        assert read_sound(path).end <= min(tensor.offset for tensor in GgufFile(path).tensors.values())
+
+
+@pytest.mark.timeout(300)
+def test_damaged_files() -> None:
+    """Of thousands of damaged files, each loads or is refused with a LoadError, in time and little memory."""
+    tally = fuzz(seed=1, cases=3000)
+    assert not tally.findings, "\n".join(tally.findings)
+    assert tally.cases == 3000
+    assert 0 < tally.loaded < tally.cases

@@ -1,0 +1,218 @@
+"""The native products of every instruction set that runs here, against numpy."""
+
+import ctypes
+import functools
+from ctypes import CDLL, POINTER, c_char_p, c_float, c_int, c_size_t, c_uint8
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import inferd_cpu
+from inferd_cpu.quants import FORMATS, Format
+
+Floats = NDArray[np.float32]
+
+LIBRARY: Final = Path(inferd_cpu.__file__).with_name("_native.so")
+SETS: Final = ("plain", "avx2", "avx512", "amx", "neon")
+W8, W4, W4M = 0, 1, 2
+F32, F16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K, BF16 = 0, 1, 2, 3, 6, 8, 12, 14, 30
+HALVES: Final = {
+    2: (0,),
+    3: (0, 2),
+    6: (0,),
+    7: (0, 2),
+    8: (0,),
+    10: (80, 82),
+    11: (108,),
+    12: (0, 2),
+    13: (0, 2),
+    14: (208,),
+}
+"""Where the blocks of a format have their fp16 scales and minima."""
+EXACT: Final = ((Q8_0, W8), (Q4_0, W8), (Q4_0, W4), (Q4_1, W4M))
+PAIRS: Final = (*EXACT, (Q4_K, W4M), (Q6_K, W8), (Q5_0, W8), (F16, W8), (BF16, W4), (F32, W4M), (Q8_0, W4M))
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built: make native")
+
+
+@functools.cache
+def library() -> CDLL:
+    """The library with its entry points for tests."""
+    lib = CDLL(str(LIBRARY))
+    lib.inferd_check_isa.restype = c_char_p
+    floats = POINTER(c_float)
+    lib.inferd_check_linear.argtypes = (
+        *(c_char_p, c_int, c_int, POINTER(c_uint8), c_int, c_int, c_int, c_size_t, POINTER(c_int)),
+        *(floats, c_int, floats, floats),
+    )
+    return lib
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as a file holds it, with an order for the rows after the first `split` of them."""
+
+    number: int
+    raw: NDArray[np.uint8]
+    """Shape (n, bytes of a row)."""
+    k: int
+    split: int
+    order: NDArray[np.int32]
+
+    @property
+    def form(self) -> Format:
+        """Its format."""
+        return FORMATS[self.number]
+
+    def decode(self) -> Floats:
+        """Its numbers by numpy in the order of packing: shape (n, k)."""
+        rows = np.concatenate([self.raw[: self.split], self.raw[self.split :][self.order]])
+        return self.form.decode(rows.reshape(-1, self.form.block_bytes)).reshape(len(rows), self.k)
+
+
+def make_tensor(number: int, n: int, k: int, *, seed: int = 0) -> Tensor:
+    """Random blocks whose scales are of the size that models have."""
+    source, form = np.random.default_rng(seed + number), FORMATS[number]
+    if form.block_elements == 1:
+        floats = source.normal(0, 0.05, (n, k)).astype(np.float32)
+        if number == F32:
+            raw = floats.view(np.uint8)
+        elif number == F16:
+            raw = floats.astype(np.float16).view(np.uint8)
+        else:
+            raw = (floats.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    else:
+        blocks = source.integers(0, 256, (n * k // form.block_elements, form.block_bytes), dtype=np.uint8)
+        for at in HALVES[number]:
+            scales = source.normal(0, 0.01, len(blocks)).astype(np.float16)
+            blocks[:, at : at + 2] = scales[:, None].view(np.uint8)
+        raw = blocks.reshape(n, -1)
+    split = n // 3
+    return Tensor(number, raw, k, split, source.permutation(n - split).astype(np.int32))
+
+
+def multiply(isa: str, weight: int, tensor: Tensor, x: Floats) -> tuple[Floats, Floats]:
+    """The product of rows with the tensor, shape (rows, n), and the weights as they were packed, shape (n, k)."""
+    n, row_bytes = tensor.raw.shape
+    out, weights = np.full((len(x), n), np.nan, np.float32), np.empty((n, tensor.k), np.float32)
+    floats, numbers = POINTER(c_float), POINTER(c_int)
+    error = library().inferd_check_linear(
+        *(isa.encode(), weight, tensor.number, tensor.raw.ctypes.data_as(POINTER(c_uint8)), n, tensor.k),
+        *(tensor.split, row_bytes, tensor.order.ctypes.data_as(numbers), x.ctypes.data_as(floats), len(x)),
+        *(out.ctypes.data_as(floats), weights.ctypes.data_as(floats)),
+    )
+    assert error == 0
+    return out, weights
+
+
+def quantize(x: Floats) -> NDArray[np.float64]:
+    """Rows as they are after their quantisation to int8, each block of 32 by its own scale."""
+    blocks = x.reshape(len(x), -1, 32)
+    largest = np.abs(blocks).max(axis=2, keepdims=True)
+    safe = np.where(largest > 0, largest, np.float32(1))
+    quants = np.rint(blocks * (np.float32(127) / safe))
+    scales = largest * np.float32(1 / np.float32(127))
+    rounded: NDArray[np.float64] = (quants * scales.astype(np.float64)).reshape(x.shape)
+    return rounded
+
+
+@pytest.fixture(params=SETS)
+def isa(request: pytest.FixtureRequest) -> str:
+    """An instruction set that runs here."""
+    name: str = request.param
+    missing = library().inferd_check_isa(name.encode())
+    if missing is not None:
+        pytest.skip(f"{name}: {missing.decode()}")
+    return name
+
+
+@pytest.mark.parametrize(("number", "weight"), EXACT, ids=str)
+def test_keeps_quants_of_the_file(isa: str, number: int, weight: int) -> None:
+    """Formats that are packed as they are come out bit by bit, in the order that was asked for."""
+    tensor = make_tensor(number, 70, 256)
+    _, weights = multiply(isa, weight, tensor, np.zeros((1, 256), np.float32))
+    np.testing.assert_array_equal(weights, tensor.decode())
+
+
+@pytest.mark.parametrize(("number", "weight"), PAIRS, ids=str)
+def test_packs_close_to_the_file(isa: str, number: int, weight: int) -> None:
+    """Other formats are packed with an error of a fraction of a percent at 8 bits, and of some percent at 4 bits."""
+    tensor = make_tensor(number, 64, 512)
+    _, weights = multiply(isa, weight, tensor, np.zeros((1, 512), np.float32))
+    expected = tensor.decode()
+    error = np.sqrt(np.mean((weights - expected) ** 2) / np.mean(expected**2))
+    assert error < {W8: 0.01, W4: 0.1, W4M: 0.1 if number != Q4_K else 0.002}[weight]
+
+
+@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].name)
+def test_reads_every_format(isa: str, number: int) -> None:
+    """Every format that numpy reads can be packed at 8 bits."""
+    tensor = make_tensor(number, 40, 512)
+    _, weights = multiply(isa, W8, tensor, np.zeros((1, 512), np.float32))
+    expected = tensor.decode()
+    assert np.sqrt(np.mean((weights - expected) ** 2) / np.mean(expected**2)) < 0.02
+
+
+@pytest.mark.parametrize(("number", "weight"), [(Q8_0, W8), (Q4_0, W4), (Q4_1, W4M)])
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (33, 64), (100, 96), (64, 576), (48, 1536), (17, 2080)])
+def test_products_are_those_of_numpy(isa: str, number: int, weight: int, n: int, k: int) -> None:
+    """For many shapes and numbers of rows, products of quantised rows equal those in fp64 within fp32's rounding."""
+    tensor = make_tensor(number, n, k, seed=n)
+    source = np.random.default_rng(k)
+    for rows in (1, 2, 3, 7, 8, 9, 16, 17, 31, 40):
+        x = source.normal(0, 1, (rows, k)).astype(np.float32)
+        x[0, :32] = 0
+        out, weights = multiply(isa, weight, tensor, x)
+        expected = quantize(x) @ weights.T.astype(np.float64)
+        sizes = np.abs(quantize(x)) @ np.abs(weights.T.astype(np.float64))
+        np.testing.assert_array_less(np.abs(out - expected), 2e-6 * sizes + 1e-9)
+
+
+@pytest.mark.parametrize(("number", "weight"), [(Q8_0, W8), (Q4_0, W4), (Q4_1, W4M)])
+def test_rows_do_not_depend_on_each_other(isa: str, number: int, weight: int) -> None:
+    """A row gives the same bits alone, among any number of rows, and on every instruction set."""
+    tensor = make_tensor(number, 96, 608)
+    x = np.random.default_rng(1).normal(0, 1, (70, 608)).astype(np.float32)
+    expected, _ = multiply("plain", weight, tensor, x)
+    for rows in range(1, 71):
+        out, _ = multiply(isa, weight, tensor, x[:rows])
+        np.testing.assert_array_equal(out.view(np.uint32), expected[:rows].view(np.uint32))
+
+
+def test_extreme_quants_are_exact(isa: str) -> None:
+    """The largest quants of both signs, -128 among them, overflow no sum."""
+    blocks = np.empty((8, 34), np.uint8)
+    blocks[:, :2] = np.array([1.0], np.float16).view(np.uint8)
+    blocks[:, 2:] = np.array([-128, 127, -127, -128, 127, 127, -1, 0], np.int8).view(np.uint8)[:, None]
+    tensor = Tensor(Q8_0, blocks, 32, 4, np.arange(4, dtype=np.int32))
+    for sign in (1.0, -1.0):
+        out, weights = multiply(isa, W8, tensor, np.full((3, 32), sign * 127, np.float32))
+        np.testing.assert_array_equal(out, np.broadcast_to(sign * 127 * weights.sum(axis=1), (3, 8)))
+
+
+def test_what_cannot_be_packed_is_told() -> None:
+    """Inputs that are not a multiple of 32, and types that are not read, give an error instead of a product."""
+    lib, nothing = library(), ctypes.POINTER(c_float)()
+    for number, k, expected in ((Q8_0, 33, 1), (F32, 48, 1), (Q4_K, 288, 1), (9, 64, 2), (-1, 64, 2)):
+        raw = (c_uint8 * 1)()
+        given = lib.inferd_check_linear(b"plain", W8, number, raw, 1, k, 1, 0, None, nothing, 0, nothing, nothing)
+        assert given == expected
+    assert (
+        lib.inferd_check_linear(b"mmx", W8, F32, (c_uint8 * 1)(), 1, 32, 1, 0, None, nothing, 0, nothing, nothing) == -1
+    )
+    assert b"mmx" in lib.inferd_check_isa(b"mmx") or lib.inferd_check_isa(b"mmx")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38, 1e-40])
+def test_odd_numbers_stay_in_their_row(isa: str, bad: float) -> None:
+    """Activations that are not finite, huge or subnormal change no other row."""
+    tensor = make_tensor(Q4_1, 64, 96)
+    x = np.random.default_rng(2).normal(0, 1, (20, 96)).astype(np.float32)
+    expected, _ = multiply(isa, W4M, tensor, x)
+    x[7, ::3] = bad
+    out, _ = multiply(isa, W4M, tensor, x)
+    np.testing.assert_array_equal(np.delete(out, 7, axis=0), np.delete(expected, 7, axis=0))

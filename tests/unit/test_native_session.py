@@ -1,0 +1,306 @@
+"""The native session, on tiny models whose widths it can run, against the fp32 session."""
+
+import gc
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models as tiny
+
+from inferd.core.task import Sampling
+from inferd.engine.sampler import Sampler
+from inferd.plugin import LoadedModel, LoadError, LoadRequest, TokenSession
+from inferd.plugin.backend import read_settings
+from inferd.testing.batches import Part, compute, make_batch
+from inferd_cpu import backend as backend_module
+from inferd_cpu import loads as loads_module
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.gguf import GgufFile
+from inferd_cpu.native import Native, NativeMissing
+from inferd_cpu.native_session import NativeSession
+from inferd_cpu.plugin import SPEC
+
+BLOCKS = list(range(39, -1, -1))  # in no natural order
+QUANTISATION = 0.06  # of the spread of logits: what int8 weights and activations of tiny models may change
+
+
+def is_usable(isa: str) -> bool:
+    try:
+        Native(isa)
+    except NativeMissing:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not is_usable("auto"), reason="the native library is not built")
+
+
+def write(name: str, path: Path) -> Path:
+    """A tiny model of widths that are multiples of 32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "WIDTH", 64)
+        patch.setattr(tiny, "HIDDEN", 96)
+        return tiny.write_model(tiny.MODELS[name], path)
+
+
+def load(path: Path, **settings: str) -> LoadedModel:
+    given = {"kv_tokens": "640", "compute": "native", **settings}
+    chosen = read_settings(SPEC, given)
+    request = LoadRequest(path=path, device="cpu:0", settings=chosen, capacity_bytes=4 << 30)
+    return CpuBackend().load(request, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write("qwen3", tmp_path_factory.mktemp("tiny") / "qwen3.gguf")
+
+
+@pytest.fixture
+def session(qwen: Path) -> Iterator[TokenSession]:
+    session = load(qwen).session
+    yield session
+    session.close()
+
+
+def part(ids: list[int], blocks: list[int], begin: int = 0) -> Part:
+    return Part(token_ids=ids, blocks=blocks, begin=begin)
+
+
+def run_alone(session: TokenSession, ids: list[int]) -> np.ndarray[Any, Any]:
+    """Logits of every row of one sequence that is computed in one step."""
+    (logits,) = compute(session, part(ids, BLOCKS[-8:]))
+    return logits
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_logits_are_those_of_fp32_but_for_quantisation(tmp_path: Path, name: str) -> None:
+    """Each architecture and each kind of rotary scaling gives the fp32 logits, to a few hundredths of their spread."""
+    path = write(name, tmp_path / "tiny.gguf")
+    exact, native = (load(path, compute=compute).session for compute in ("exact", "native"))
+    assert isinstance(native, NativeSession)
+    expected = run_alone(exact, tiny.PROMPT)
+    off = run_alone(native, tiny.PROMPT) - expected
+    assert np.sqrt(np.mean(off**2)) < QUANTISATION * expected.std()
+    native.close()
+
+
+@pytest.mark.parametrize("other", [{"threads": "1"}, {"threads": "5"}, {"isa": "avx2"}, {"isa": "avx512"}], ids=str)
+def test_bits_depend_on_neither_threads_nor_instruction_set(qwen: Path, session: TokenSession, other: Any) -> None:
+    """Any number of threads and any instruction set with fused multiplication gives the same bits."""
+    if not is_usable(other.get("isa", "auto")):
+        pytest.skip(f"{other} cannot be used here")
+    changed = load(qwen, **other).session
+    assert run_alone(changed, tiny.PROMPT).tobytes() == run_alone(session, tiny.PROMPT).tobytes()
+    changed.close()
+
+
+def test_the_portable_path_gives_nearly_the_same(qwen: Path, session: TokenSession) -> None:
+    """Without fused multiplication the logits differ by no more than quantisation changes."""
+    plain, expected = load(qwen, isa="plain").session, run_alone(session, tiny.PROMPT)
+    off = run_alone(plain, tiny.PROMPT) - expected
+    assert np.sqrt(np.mean(off**2)) < QUANTISATION * expected.std()
+    plain.close()
+
+
+@pytest.mark.parametrize("chunks", [[1] * 40, [16, 24], [17, 1, 22], [2, 37, 1]], ids=str)
+def test_chunks_give_the_bits_of_one_step(session: TokenSession, chunks: list[int]) -> None:
+    """A prompt computed in pieces, of any size, gives the bits of one step."""
+    expected = run_alone(session, tiny.PROMPT)
+    past = 0
+    for count in chunks:
+        (logits,) = compute(session, part(tiny.PROMPT[past : past + count], BLOCKS, past))
+        assert logits.tobytes() == expected[past : past + count].tobytes()
+        past += count
+
+
+def test_a_long_sequence_beside_others_has_the_bits_of_one_alone(qwen: Path) -> None:
+    """Over several segments of keys: alone, in a small step and in a large one, a token gets the same bits."""
+    session = load(qwen, kv_tokens="4096", max_step_tokens="512").session
+    ids = np.random.default_rng(5).integers(tiny.VOCABULARY_SIZE, size=250).tolist()
+    own, spare = list(range(100, 116)), list(range(200, 256))
+    expected = compute(session, part(ids, own))[0][-1]
+    for others in (0, 2, 30):
+        beside = [part([n % tiny.VOCABULARY_SIZE], [spare[n]]) for n in range(others)]
+        logits = compute(session, *beside, part(ids[-1:], own, len(ids) - 1))[-1]
+        assert logits[0].tobytes() == expected.tobytes()
+    session.close()
+
+
+def test_hidden_states_are_those_of_fp32_but_for_quantisation(qwen: Path, session: TokenSession) -> None:
+    """Hidden states of any rows, in small steps and large ones."""
+    exact = load(qwen, compute="exact").session
+    for count in (1, 3, 30):
+        rows = np.array([0, count - 1], np.int32)
+        batch = replace(make_batch([part(tiny.PROMPT[:count], BLOCKS)]), hidden_rows=rows)
+        expected, hidden = exact.step(batch).hidden, session.step(batch).hidden
+        assert expected is not None
+        assert hidden is not None
+        assert np.sqrt(np.mean((hidden - expected) ** 2)) < QUANTISATION * expected.std()
+
+
+@pytest.mark.parametrize("count", [1, 4, 40])
+def test_the_best_token_is_found_without_logits(session: TokenSession, count: int) -> None:
+    """Greedy rows get the token of their largest logit; rows that are drawn beside them change nothing in it."""
+    batch = make_batch([part(tiny.PROMPT[:count], BLOCKS)])
+    logits = np.array(session.step(batch).logits)
+    sampler = Sampler(rows=64, vocabulary_size=tiny.VOCABULARY_SIZE)
+    for drawn in (False, True):
+        for row in range(count):
+            sampler.assign(row, Sampling(temperature=0.8 if drawn and row % 2 else 0.0, seed=row))
+        sampling = sampler.for_device(batch.positions)
+        ids = session.step(replace(batch, sampling=sampling)).token_ids
+        assert ids is not None
+        assert ids.tolist() == sampler.choose(logits, batch.positions).tolist()
+
+
+GOOD = make_batch([part(tiny.PROMPT[:20], [3, 4]), part([1], [5, 6], 16)])
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no tokens": ({"token_ids": [], "positions": []}, "0 tokens; a step takes 1 to 512"),
+    "id too large": ({"token_ids": [96] * 21}, "token id 96; it must be from 0 to 95"),
+    "id below 0": ({"token_ids": [-1] * 21}, "token id -1; it must be"),
+    "positions missing": ({"positions": [0]}, r"positions, starts and block_tables of shapes \(\(1,\), "),
+    "positions not consecutive": ({"positions": [0] * 21}, "positions are not consecutive"),
+    "length 0": ({"lengths": [20, 0]}, "length 0; it must be from 1 to 256"),
+    "length past the context": ({"lengths": [20, 257]}, "length 257; it must be from 1 to 256"),
+    "length too short": ({"lengths": [19, 17]}, "positions are not consecutive"),
+    "starts falling": ({"starts": [0, 22, 21]}, r"starts \[0, 22, 21\]; they must rise from 0 to 21"),
+    "table too narrow": ({"block_tables": [[3], [5]]}, "block tables of 1 blocks for sequences of 2"),
+    "block missing": ({"block_tables": [[3, -1], [5, 6]]}, "block -1; it must be from 0 to 39"),
+    "block outside": ({"block_tables": [[3, 40], [5, 6]]}, "block 40; it must be from 0 to 39"),
+    "logit row outside": ({"logit_rows": [21]}, "logit row 21; it must be from 0 to 20"),
+    "hidden row outside": ({"hidden_rows": [-1]}, "hidden row -1; it must be from 0 to 20"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
+def test_refuses_bad_batches(session: TokenSession, change: dict[str, Any], message: str) -> None:
+    """A batch that breaks a promise is refused with the figure, and the session computes on as before."""
+    before = np.array(session.step(GOOD).logits)
+    bad = replace(GOOD, **{name: np.array(value, np.int32) for name, value in change.items()})
+    with pytest.raises(ValueError, match=f"bad batch: .*{message}"):
+        session.step(bad)
+    assert np.array(session.step(GOOD).logits).tobytes() == before.tobytes()
+
+
+def test_refuses_sampling_of_another_shape(session: TokenSession) -> None:
+    """Sampling parameters for another number of rows are refused."""
+    sampling = Sampler(rows=2, vocabulary_size=tiny.VOCABULARY_SIZE).for_device(np.zeros(2, np.int32))
+    with pytest.raises(ValueError, match=r"temperatures of shape \(2,\) for 21 logit rows"):
+        session.step(replace(GOOD, sampling=sampling))
+
+
+def test_refuses_to_copy_outside_the_pool(session: TokenSession) -> None:
+    """A pair outside the pool is refused before anything is copied."""
+    with pytest.raises(ValueError, match="bad pair: block 40; it must be from 0 to 39"):
+        session.copy_blocks([(0, 1), (0, 40)])
+
+
+def test_a_thousand_steps_take_no_memory(session: TokenSession) -> None:
+    """After the first steps neither the heap nor the resident memory grows."""
+    batch = make_batch([part(tiny.PROMPT[:20], [3, 4]), part([1], [5, 6], 16)])
+    for _ in range(50):
+        session.step(batch)
+    gc.collect()
+    before = read_resident_bytes()
+    for _ in range(1000):
+        session.step(batch)
+    assert read_resident_bytes() - before < 64 << 10
+
+
+def test_close_ends_the_threads_and_gives_the_memory_back(qwen: Path) -> None:
+    """A session has its threads while it is open; closing it again does nothing."""
+    before = count_threads()
+    session = load(qwen, threads="4").session
+    assert count_threads() == before + 3
+    session.close()
+    session.close()
+    assert count_threads() == before
+
+
+def test_what_cannot_run_natively_runs_in_fp32_and_says_why(tmp_path: Path) -> None:
+    """Widths that do not suit the library: numpy by default, with the reason; an error where native is demanded."""
+    path = tiny.write_model(tiny.MODELS["llama"], tmp_path / "tiny.gguf")
+    model = load(path, compute="auto")
+    why = "the width is 48, which is not a multiple of 32"
+    assert model.description.compute_format == f"F32; not native: {why}"
+    with pytest.raises(LoadError, match=f"'compute' is 'native', but {why}: leave the setting out"):
+        load(path)
+
+
+def test_an_instruction_set_of_another_processor_is_refused(qwen: Path) -> None:
+    """An instruction set that is asked for and cannot be used is an error, never another one."""
+    (foreign,) = {"neon", "avx2"} - {isa for isa in ("neon", "avx2") if is_usable(isa)} or {""}
+    if not foreign:
+        pytest.skip("this processor has them all")
+    with pytest.raises(LoadError, match=f"instruction set '{foreign}' cannot be used"):
+        load(qwen, compute="auto", isa=foreign)
+
+
+def test_without_the_library_models_run_in_fp32(qwen: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No library: the probe says what is missing and its fix, and models run with numpy."""
+    for module in (backend_module, loads_module):
+        monkeypatch.setattr(module, "Native", lambda isa="auto": Native(isa, path=tmp_path / "none.so"))
+    found = CpuBackend().probe()
+    assert found.why
+    assert found.fix
+    assert "F32; not native" in load(qwen, compute="auto").description.compute_format
+    with pytest.raises(LoadError, match="'compute' is 'native'"):
+        load(qwen)
+
+
+@pytest.mark.parametrize("name", ["blk.1.ffn_down.weight", "blk.0.attn_norm.weight"])
+def test_refuses_weights_that_are_not_finite(tmp_path: Path, name: str) -> None:
+    """A weight that is not a finite number is refused with its tensor's name and place."""
+    path = write("llama", tmp_path / "tiny.gguf")
+    with path.open("r+b") as file:
+        file.seek(GgufFile(path).tensors[name].offset + 40)
+        file.write(np.float32("inf").tobytes())
+    with pytest.raises(LoadError, match=rf"'{re.escape(name)}' \(F32, at byte \d+\) has weights that are not finite"):
+        load(path)
+
+
+@pytest.mark.model
+def test_resident_memory_is_that_of_the_file(smollm2: Path) -> None:
+    """A loaded model takes at most 1.15 times its file, beside the touched part of the KV pool."""
+    code = """
+import gc, sys
+from pathlib import Path
+import numpy as np
+from inferd.plugin import LoadRequest
+from inferd.plugin.backend import read_settings
+from inferd.testing.batches import Part, compute
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.plugin import SPEC
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+before = resident()
+path = Path(sys.argv[1])
+settings = read_settings(SPEC, {"compute": "native"})
+request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=4 << 30)
+session = CpuBackend().load(request, lambda _: None).session
+compute(session, Part(token_ids=list(range(304)), blocks=range(19), wanted=[303]))
+gc.collect()
+pool = 304 * 30 * 3 * 128 * 2 + (2 << 20)  # keys and values in bfloat16, up to the border of a large page
+print((resident() - before - pool) / path.stat().st_size)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(smollm2)], check=True, capture_output=True, text=True, timeout=120
+    )
+    ratio = float(done.stdout)
+    print(f"resident: {ratio:.3f} of the file")  # noqa: T201 - shown by pytest -rP
+    assert ratio < 1.15
+
+
+def read_resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def count_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
