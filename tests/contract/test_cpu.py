@@ -22,7 +22,7 @@ def make_request(path: Path, **settings: str) -> LoadRequest:
     return LoadRequest(
         path=path,
         device="cpu:0",
-        settings=read_settings(spec, {"kv_tokens": "8192", "max_step_tokens": "160", **settings}),
+        settings=read_settings(spec, {"kv_tokens": "8192", "max_step_tokens": "200", **settings}),
         capacity_bytes=4 << 30,
     )
 
@@ -57,7 +57,7 @@ class Native(BackendContract):
 class TestPlain(Native):
     """The portable path passes the suite with a real model."""
 
-    settings: ClassVar = {"isa": "plain", "max_step_tokens": "80"}
+    settings: ClassVar = {"isa": "plain", "max_step_tokens": "104"}
 
 
 @pytest.mark.model

@@ -44,7 +44,8 @@ EXPORT void* inferd_open(const Shape* shape, const void* kernels, const int32_t*
 }
 EXPORT void inferd_close(void* model) { delete static_cast<Model*>(model); }
 
-EXPORT int inferd_pack(void* model, int part, int layer, int source, int type, const void* blocks, const int32_t* order) {
+EXPORT int inferd_pack(void* model, int part, int layer, int source, int type, const void* blocks,
+                       const int32_t* order) {
   return static_cast<Model*>(model)->pack(part, layer, source, type, blocks, order);
 }
 EXPORT void inferd_set_vector(void* model, int vector, int layer, const float* numbers, int count) {

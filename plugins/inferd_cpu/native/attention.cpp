@@ -65,7 +65,8 @@ struct F32 {
 
 // Scores of `heads` queries with the keys in `vectors` vectors.
 template <class Number, int vectors, int heads>
-void score(const uint8_t* const* keys, const int* lanes, const float* queries, int width, float* scores, size_t stride) {
+void score(const uint8_t* const* keys, const int* lanes, const float* queries, int width, float* scores,
+           size_t stride) {
   constexpr size_t kPairBytes = 2 * kTile * (sizeof(float) / (std::is_same<Number, Bf16>::value ? 2 : 1));
   Floats sums[heads][vectors] = {};
   for (int begin = 0; begin < width; begin += 2 * kPairs) {
@@ -124,7 +125,8 @@ void score_all(int shared, const uint8_t* const* keys, const int* lanes, const f
 }
 
 template <class Number, int vectors>
-void mix_all(int shared, const uint8_t* values, int width, int place, const float* weights, size_t stride, float* sums) {
+void mix_all(int shared, const uint8_t* values, int width, int place, const float* weights, size_t stride,
+             float* sums) {
   int h = 0;
   for (; h + kHeads <= shared; h += kHeads)
     mix<Number, vectors, kHeads>(values, width, place, weights + h * stride, stride, sums + h * width);

@@ -48,7 +48,8 @@ void Forward::embed() {
       m_.work_.sines[size_t(row) * half + i] = std::sin(angle);
     }
   const Share own = rows();
-  for (int row = own.begin; row < own.end; row++) m_.kernels_.unpack_row(m_.embedding(), s_.token_ids[row], residual(row));
+  for (int row = own.begin; row < own.end; row++)
+    m_.kernels_.unpack_row(m_.embedding(), s_.token_ids[row], residual(row));
 }
 
 // Adds what the last product gave to the residuals, and quantises their norms for the next one. Fine rows come in two:
@@ -149,7 +150,8 @@ void Forward::attend_tile(const Layer& layer, int index, int tile, int head) {
   const int first = m_.work_.tile_rows[tile], end = m_.work_.tile_rows[tile + 1];
   const size_t queries_floats = size_t(shape_.shared()) * shape_.key_width;
   const History past = history(first, index, head);
-  for (int row = first; row < end; row++) prepare_queries(layer, row, head, desk_.queries + (row - first) * queries_floats);
+  for (int row = first; row < end; row++)
+    prepare_queries(layer, row, head, desk_.queries + (row - first) * queries_floats);
   const int segments = shape.segments(s_.positions[end - 1] + 1);
   const bool together = m_.attends_rows_ && end - first >= kManyRows;
   float* next = desk_.partials + kTileRows * shape.partial_floats();
@@ -192,7 +194,8 @@ void Forward::attend_few(const Layer& layer, int index) {
         if (!prepared) prepare_queries(layer, row, head, desk_.queries);
         prepared = true;
         if (segment + 1 == segments) put(layer, index, row, head);
-        float* partial = m_.work_.partials + (size_t(row * shape_.kv_heads + head) * most + segment) * shape.partial_floats();
+        const size_t place = size_t(row * shape_.kv_heads + head) * most + segment;
+        float* partial = m_.work_.partials + place * shape.partial_floats();
         m_.attention_.attend(shape, history(row, index, head), desk_.queries, segment, some, desk_.scores, partial);
       }
     }
@@ -208,7 +211,8 @@ void Forward::fold_few() {
       const int segments = shape.segments(s_.positions[row] + 1);
       if (segments > 1) {  // others fold the same partials
         memcpy(desk_.partials, partials, sizeof(float) * shape.partial_floats());
-        for (int i = 1; i < segments; i++) m_.attention_.fold(shape, partials + i * shape.partial_floats(), desk_.partials);
+        for (int i = 1; i < segments; i++)
+          m_.attention_.fold(shape, partials + i * shape.partial_floats(), desk_.partials);
         result = desk_.partials;
       }
       m_.attention_.finish(shape, result, desk_.row + head * shape.shared * shape.value_width);

@@ -187,7 +187,8 @@ bool Model::is_sound(const Step& s) const {
   if (!within(s.token_ids, s.tokens, shape_.vocabulary_size)) return false;
   for (int sequence = 0; sequence < s.sequences; sequence++) {
     const int first = s.starts[sequence], end = s.starts[sequence + 1], length = s.lengths[sequence];
-    if (first < 0 || end <= first || end > s.tokens || length < end - first || length > shape_.context_tokens) return false;
+    if (first < 0 || end <= first || end > s.tokens || length < end - first) return false;
+    if (length > shape_.context_tokens) return false;
     for (int row = first; row < end; row++)
       if (s.positions[row] != length - (end - row)) return false;
     const int used = (length + shape_.block_tokens - 1) / shape_.block_tokens;

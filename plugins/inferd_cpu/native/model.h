@@ -38,7 +38,7 @@ struct Shape {
 struct Step {
   int32_t tokens, sequences, table_width, logit_count, logits_stride, hidden_count;
   const int32_t *token_ids, *positions, *starts, *lengths, *block_tables, *logit_rows, *hidden_rows;
-  float* logits;    // [logit_count][vocabulary], logits_stride apart; null when only the best token of each row is wanted
+  float* logits;    // [logit_count][vocabulary], logits_stride apart; null when only the best tokens are wanted
   float* hidden;    // [hidden_count][width]
   int32_t* chosen;  // [logit_count]; null when logits are wanted
   const float* temperatures;
@@ -109,7 +109,7 @@ class Model {
   static size_t pool_bytes(const Shape& shape);
   static size_t workspace_bytes(const Shape& shape, const Kernels& kernels);
 
-  // Says which format each matrix has; formats[part][layer], for the parts of layers, then head and embedding, or -1 for
+  // Says which format each matrix has: formats[part][layer] for the parts of layers, then head and embedding, -1 for
   // no embedding of its own. Takes all memory; false when there is none.
   bool take_memory(const int32_t* formats, size_t vector_floats);
 
