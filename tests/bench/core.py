@@ -1,4 +1,4 @@
-"""What a decision costs: `core.handle`, the mean time of `handle(event)` with a full house, and how it grows with it."""
+"""What a decision costs: `core.handle`, the mean processor time of `handle(event)` with a full house; its growth."""
 
 import gc
 import random

@@ -58,7 +58,7 @@ def run_all(seeds: range, tasks: int, leases: int) -> Iterator[Result]:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1200, help="so many runs")
+    parser.add_argument("--seeds", type=int, default=1400, help="so many runs")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--tasks", type=int, default=1000, help="tasks submitted in a run")
     parser.add_argument("--leases", type=int, default=2000, help="leases created in a run")

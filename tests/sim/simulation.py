@@ -1,4 +1,4 @@
-"""The kernel machine in a world of fake workers, clients, holders of leases, a virtual clock, and faults from a seed."""
+"""The kernel machine in a world of fake workers, clients, holders of leases, a virtual clock, and seeded faults."""
 
 import heapq
 import random

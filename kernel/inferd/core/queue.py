@@ -158,7 +158,8 @@ class FairQueue:
         if priority is None:
             return None
         group = self._classes[priority]
-        return next(iter(group.lines[group.open.first()].tasks))
+        first = group.open.first()
+        return None if first is None else next(iter(group.lines[first[1]].tasks))
 
     def pop(self, now: float, *, aging: bool = True) -> TaskId:
         """Take the next task; it counts as running, with the tokens that it is expected to cost, until `settle`.
@@ -275,14 +276,11 @@ class FairQueue:
 
     def _rise(self) -> None:
         """Follow the tenants that wait, and forget those who would be lifted anyway."""
-        if self._active:
-            self._level = max(self._level, self._shares[self._active.first()].used)
-        while self._idle:
-            tenant = self._idle.first()
-            if self._shares[tenant].used > self._level and len(self._idle) <= IDLE_TENANTS:
-                break
-            self._idle.drop(tenant)
-            del self._shares[tenant]
+        if (first := self._active.first()) is not None:
+            self._level = max(self._level, first[0])
+        while (idle := self._idle.first()) is not None and (idle[0] <= self._level or len(self._idle) > IDLE_TENANTS):
+            self._idle.drop(idle[1])
+            del self._shares[idle[1]]
 
     def _rest(self, tenant: Tenant, share: _Share) -> None:
         if not self._tasks and not self._running:

@@ -1,4 +1,4 @@
-"""Ranking: keys by a number each, the key with the smallest found in O(log n)."""
+"""Ranking: keys by a number each, the smallest found in O(log n), a changed one forgotten lazily."""
 
 from collections.abc import Hashable
 from heapq import heapify, heappop, heappush
@@ -18,6 +18,9 @@ class Ranking(Generic[K]):
     def __len__(self) -> int:
         return len(self._rank)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._rank
+
     def put(self, key: K, number: float) -> None:
         """Give `key` this number, in place of an earlier one."""
         self._count += 1  # breaks ties in the order of putting, so that keys are never compared
@@ -31,8 +34,9 @@ class Ranking(Generic[K]):
         """Forget `key`, if it is known."""
         self._rank.pop(key, None)
 
-    def first(self) -> K:
-        """The key with the smallest number; there must be one."""
-        while self._rank.get(self._heap[0][2]) != self._heap[0][:2]:
-            heappop(self._heap)
-        return self._heap[0][2]
+    def first(self) -> tuple[float, K] | None:
+        """The smallest number and its key, or None."""
+        heap = self._heap
+        while heap and self._rank.get(heap[0][2]) != heap[0][:2]:
+            heappop(heap)
+        return (heap[0][0], heap[0][2]) if heap else None
