@@ -11,7 +11,7 @@ from typing import Any
 
 from limits import Figure
 from served import ROOM, kernel, run_case
-from workload import WARM, Case
+from workload import WARM
 
 from inferd_client import AsyncClient, Client
 
@@ -23,7 +23,13 @@ LONG_TOKENS = 4096
 STREAM_TOKENS = 120
 QUIET_TOKENS = 40  # of each stream before the long prompt arrives
 DRAFTS = "4"
-SPECULATION_RUNS = 3
+SPECULATION_RUNS = 9
+SPECULATION_TOKENS = 384
+SPECULATION_ROOM = {"kv_tokens": "2048", "max_sequences": "4"}
+SPECULATION_TEXTS: dict[str, tuple[str, float]] = {
+    "cost": ("It was a dark and stormy night", 1.5),
+    "gain": ("one two three four five six seven eight nine ten " * 6, 0.0),
+}
 NAMES = ("prefix.ttft", "gap.long_prompt", "speculation.cost", "speculation.gain")
 
 
@@ -95,23 +101,27 @@ async def _gap(address: str) -> Figure:
 def _speculation(weights: Path) -> Iterator[Figure]:
     """Seconds without drafts over seconds with them: where none is accepted, and where the text repeats itself."""
     seconds: dict[tuple[str, str], list[float]] = {}
-    for _ in range(SPECULATION_RUNS):
+    with kernel() as process, Client(process.address) as client:
         for drafts in ("0", DRAFTS):
-            with kernel() as process, Client(process.address) as client:
-                client.create_model("bench", source=str(weights), settings={**ROOM, "draft_tokens": drafts})
-                client.load_model("bench")
-                asyncio.run(run_case(process.address, WARM))
-                took, _ = asyncio.run(run_case(process.address, Case("speculation", 1, 16, 96), temperature=1.5))
-                seconds.setdefault(("cost", drafts), []).append(took)
+            client.create_model(drafts, source=str(weights), settings={**SPECULATION_ROOM, "draft_tokens": drafts})
+            client.load_model(drafts)
+        for run, drafts in itertools.product(range(SPECULATION_RUNS + 1), ("0", DRAFTS)):
+            for name, (prompt, temperature) in SPECULATION_TEXTS.items():
                 started = time.perf_counter()
-                prompt = "one two three four five six seven eight nine ten " * 6
-                client.generate("bench", prompt, max_tokens=96, temperature=0.0, ignore_eos=True)
-                seconds.setdefault(("gain", drafts), []).append(time.perf_counter() - started)
-    for name in ("cost", "gain"):
-        ratio = statistics.median(seconds[name, "0"]) / statistics.median(seconds[name, DRAFTS])
+                options: Any = {
+                    "max_tokens": SPECULATION_TOKENS,
+                    "ignore_eos": True,
+                    "seed": run,
+                    "prefix_cache": False,
+                }
+                client.generate(drafts, prompt, temperature=temperature, **options)
+                if run:  # the first one warms up
+                    seconds.setdefault((name, drafts), []).append(time.perf_counter() - started)
+    for name in SPECULATION_TEXTS:
+        ratios = [off / on for off, on in zip(seconds[name, "0"], seconds[name, DRAFTS], strict=True)]
         what = "random text, next to none accepted" if name == "cost" else "text that repeats itself"
-        detail = f"speed with {DRAFTS} drafts over without, {what}, median of {SPECULATION_RUNS}"
-        yield Figure(name=f"speculation.{name}", value=round(ratio, 3), unit="ratio", detail=detail)
+        detail = f"speed with {DRAFTS} drafts over without, {what}, median of {SPECULATION_RUNS} pairs of runs"
+        yield Figure(name=f"speculation.{name}", value=round(statistics.median(ratios), 3), unit="ratio", detail=detail)
 
 
 def _tokens(rng: random.Random, count: int) -> list[int]:
