@@ -12,7 +12,7 @@ from served import clients, kernel
 
 from inferd.testing.kernel import write_fake_model
 from inferd_client import AsyncClient, Client
-from inferd_client.errors import QueueFullError
+from inferd_client.errors import LimitExceededError, QueueFullError
 
 SECONDS = 20.0
 OVERLOAD = 10
@@ -73,7 +73,7 @@ async def _open(address: str, rate: float) -> tuple[float, list[float]]:
         begun = time.perf_counter()
         try:
             await client.generate("bench", "la", max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
-        except QueueFullError:
+        except (QueueFullError, LimitExceededError):
             refusals.append(time.perf_counter() - begun)
         else:
             served += begun - started < SECONDS
