@@ -209,7 +209,7 @@ def test_long_prompt_keeps_the_gap(gaps: dict[float, list[float]]) -> None:
     alone_s = 16 * 0.002
     for gap_s in (0.05, 0.1):
         assert max(gaps[gap_s]) - alone_s <= gap_s * 1.05
-        assert np.median(gaps[gap_s]) - alone_s > gap_s * 0.7
+        assert np.median(gaps[gap_s]) - alone_s > gap_s * 0.5
     assert max(gaps[100.0]) - alone_s > 0.4
 
 

@@ -162,6 +162,7 @@ def test_doctor_says_what_is_missing(tmp_path: Path) -> None:
         "    def probe(self):\n"
         "        device = DeviceInfo(device_id='cpu:0', description='a processor', memory_bytes=1)\n"
         "        return Probe(devices=(device,), why='no wings', fix='buy wings')\n"
+        "    def measure(self, request): ...\n"
         "    def load(self, request, progress): ...\n"
         "@hookimpl\n"
         "def inferd_backends():\n"

@@ -156,7 +156,7 @@ class AsyncLeases(AsyncConnection):
             InferdError: Those of `create_lease`; LeaseUnavailableError when it waited in vain; LeaseLostError.
         """
         sent = time.monotonic()
-        lease = await self.create_lease(*claims, **options)
+        lease = await self._create_whole(*claims, **options)
         held = HeldLease(lease, sent)
         guard = Guard(held)
         self._keeper.add(held, guard.renewed)
@@ -172,6 +172,18 @@ class AsyncLeases(AsyncConnection):
             with contextlib.suppress(InferdError):
                 request = ReleaseLeaseRequest(lease_id=held.lease_id)
                 await self._wait(self._leases.ReleaseLease, request, RELEASE_TIMEOUT_S)
+
+    async def _create_whole(self, *claims: Claim, **options: Unpack[LeaseOptions]) -> Lease:
+        """Create a lease; cancelled meanwhile, wait for its id and release it: nobody else would know of it."""
+        creating = asyncio.ensure_future(self.create_lease(*claims, **options))
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            with contextlib.suppress(InferdError):
+                lease = await creating
+                request = ReleaseLeaseRequest(lease_id=lease.lease_id)
+                await self._wait(self._leases.ReleaseLease, request, RELEASE_TIMEOUT_S)
+            raise
 
     async def _decided(self, lease: Lease) -> Lease:
         async with aclosing(self.watch_lease(lease.lease_id)) as leases:
