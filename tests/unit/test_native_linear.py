@@ -5,7 +5,7 @@ import functools
 from ctypes import CDLL, POINTER, c_char_p, c_float, c_int, c_size_t, c_uint8
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -120,6 +120,22 @@ def quantize(x: Floats) -> NDArray[np.float64]:
     return rounded
 
 
+def round_to_bf16(x: Floats, *, ties_up: bool = False) -> NDArray[np.float64]:
+    """The nearest numbers that bf16 has; of two that are as near the even one, or the one of larger size."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    half = 0x8000 if ties_up else 0x7FFF + ((bits >> 16) & 1)
+    return ((bits + half) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def multiply_exactly(isa: str, weight: int, x: Floats, weights: Floats) -> tuple[NDArray[np.float64], Any]:
+    """The product in fp64 of what an instruction set makes of rows and weights, and the size of its terms."""
+    if isa == "amx":
+        rows, columns = round_to_bf16(x), round_to_bf16(weights, ties_up=weight != W8).T
+    else:
+        rows, columns = quantize(x), weights.T.astype(np.float64)
+    return rows @ columns, np.abs(rows) @ np.abs(columns)
+
+
 @pytest.fixture(params=SETS)
 def isa(request: pytest.FixtureRequest) -> str:
     """An instruction set that runs here."""
@@ -160,24 +176,23 @@ def test_reads_every_format(isa: str, number: int) -> None:
 @pytest.mark.parametrize(("number", "weight"), [(Q8_0, W8), (Q4_0, W4), (Q4_1, W4M)])
 @pytest.mark.parametrize(("n", "k"), [(1, 32), (33, 64), (100, 96), (64, 576), (48, 1536), (17, 2080)])
 def test_products_are_those_of_numpy(isa: str, number: int, weight: int, n: int, k: int) -> None:
-    """For many shapes and numbers of rows, products of quantised rows equal those in fp64 within fp32's rounding."""
+    """For many shapes and numbers of rows, products of rounded rows equal those in fp64 within fp32's rounding."""
     tensor = make_tensor(number, n, k, seed=n)
     source = np.random.default_rng(k)
     for rows in (1, 2, 3, 7, 8, 9, 16, 17, 31, 40):
         x = source.normal(0, 1, (rows, k)).astype(np.float32)
         x[0, :32] = 0
         out, weights = multiply(isa, weight, tensor, x)
-        expected = quantize(x) @ weights.T.astype(np.float64)
-        sizes = np.abs(quantize(x)) @ np.abs(weights.T.astype(np.float64))
+        expected, sizes = multiply_exactly(isa, weight, x, weights)
         np.testing.assert_array_less(np.abs(out - expected), 2e-6 * sizes + 1e-9)
 
 
 @pytest.mark.parametrize(("number", "weight"), [(Q8_0, W8), (Q4_0, W4), (Q4_1, W4M)])
 def test_rows_do_not_depend_on_each_other(isa: str, number: int, weight: int) -> None:
-    """A row gives the same bits alone, among any number of rows, and on every instruction set."""
+    """A row gives the same bits alone, among any number of rows, and on every instruction set with int8 inputs."""
     tensor = make_tensor(number, 96, 608)
     x = np.random.default_rng(1).normal(0, 1, (70, 608)).astype(np.float32)
-    expected, _ = multiply("plain", weight, tensor, x)
+    expected, _ = multiply("amx" if isa == "amx" else "plain", weight, tensor, x)
     for rows in range(1, 71):
         out, _ = multiply(isa, weight, tensor, x[:rows])
         np.testing.assert_array_equal(out.view(np.uint32), expected[:rows].view(np.uint32))

@@ -15,7 +15,7 @@ void Forward::run() {
     const Layer& layer = m_.layers_[index];
     normalize(next, index > 0, true);
     if (!m_.few_) m_.pool_.meet();
-    multiply(layer.matrices[part_qkv], fine_rows(), m_.work_.qkv, shape_.qkv_stride());
+    multiply(layer.matrices[part_qkv], m_.fine_ ? fine_rows() : width_rows(), m_.work_.qkv, shape_.qkv_stride());
     m_.pool_.meet();
     if (m_.few_) {
       attend_few(layer, index);
@@ -52,16 +52,17 @@ void Forward::embed() {
     m_.kernels_.unpack_row(m_.embedding(), s_.token_ids[row], residual(row));
 }
 
-// Adds what the last product gave to the residuals, and quantises their norms for the next one. Fine rows come in two:
-// the norm, and behind all of those what quantising it has lost. Scores magnify errors of queries and keys.
+// Adds what the last product gave to the residuals, and quantises their norms for the next one. Fine rows may come in
+// two: the norm, and behind all of those what quantising it has lost. Scores magnify errors of queries and keys.
 void Forward::normalize(const float* weight, bool with_delta, bool fine) {
   const Share own = rows();
-  const Rows& out = fine ? fine_rows() : width_rows();
+  const bool twice = fine && m_.fine_;
+  const Rows& out = twice ? fine_rows() : width_rows();
   for (int row = own.begin; row < own.end; row++) {
     if (with_delta) m_.norms_.add(delta(row), shape_.width, residual(row));
     m_.norms_.normalize(residual(row), weight, shape_.epsilon, shape_.width, desk_.row);
     m_.kernels_.quantize(desk_.row, shape_.width, row, 1, &out);
-    if (!fine) continue;
+    if (!twice) continue;
     m_.norms_.subtract(out, row, desk_.row, desk_.row);
     m_.kernels_.quantize(desk_.row, shape_.width, s_.tokens + row, 1, &out);
   }
@@ -80,11 +81,11 @@ History Forward::history(int row, int layer, int head) const {
   return {m_.pool_memory_.data() + place * head_bytes, head_bytes * shape_.kv_heads * shape_.layers, table};
 }
 
-// Queries, keys or values of a row: the sum of its two fine rows.
+// Queries, keys or values of a row: the sum of its fine rows.
 void Forward::take(int row, int offset, int count, float* out) const {
   const float* from = m_.work_.qkv + size_t(row) * shape_.qkv_stride() + offset;
   memcpy(out, from, sizeof(float) * count);
-  m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, out);
+  if (m_.fine_) m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, out);
 }
 
 // One head of a row of queries and keys: biased, normalised, rotated and scaled.

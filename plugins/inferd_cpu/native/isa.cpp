@@ -22,9 +22,9 @@ struct Registers {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-Registers cpuid(unsigned leaf) {
+Registers cpuid(unsigned leaf, unsigned part = 0) {
   Registers r;
-  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  __get_cpuid_count(leaf, part, &r.eax, &r.ebx, &r.ecx, &r.edx);
   return r;
 }
 
@@ -53,7 +53,9 @@ const char* avx512_missing() {
 
 const char* amx_missing() {
   if (const char* why = avx512_missing()) return why;
-  if (!has(cpuid(7).edx, 1u << 24 | 1u << 25)) return "the processor has no AMX with int8";
+  if (!has(cpuid(7, 1).eax, 1u << 5)) return "the processor has no AVX-512 BF16";
+  if (!has(cpuid(7).ecx, 1u << 1)) return "the processor has no AVX-512 VBMI";
+  if (!has(cpuid(7).edx, 1u << 22 | 1u << 24)) return "the processor has no AMX with bf16";
   if ((kept_registers() & 0x60000) != 0x60000) return "the operating system does not keep AMX tiles";
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h

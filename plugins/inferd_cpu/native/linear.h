@@ -4,7 +4,8 @@
 // quantised to int8 per row and block of 32. Integer sums of a block are exact, and the blocks of one output are added
 // in their order by the same floating-point operations on every path, all scales before all minima:
 //     sum = fma(float(dot) * scale, x_scale, sum) for each block; then sum = fma(minimum, x_scale * x_sum, sum) for each
-// Hence a row's result does not depend on the rows beside it, nor on the instruction set.
+// Hence a row's result does not depend on the rows beside it, nor on the instruction set. With AMX activations are bf16
+// instead, see linear_amx.h: the same rows give the same bits there, too, but not those of the other paths.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +27,7 @@ struct Matrix {
   const uint8_t* data;
 };
 
-// Quantised activations. The layout depends on `rows`: place_rows must be called when the number of rows changes.
+// Quantised activations; for AMX bf16 in place of quants, and nothing else. The layout depends on `rows`: place_rows must be called when the number of rows changes.
 struct Rows {
   int rows, k;
   int tile;          // rows that lie together for one block of inputs

@@ -1,253 +1,301 @@
-// Products with AMX int8 tiles: sixteen rows by 16 outputs by one block of 32 inputs at a time, whose integer sums are
-// scaled and added with AVX-512. Included by linear_kernels.cpp alone.
+// Products with AMX bf16 tiles: 16 outputs by up to 16 rows by one block of 32 inputs at a time. Included by
+// linear_kernels.cpp alone.
+//
+// Weights become bf16 as they are multiplied: scale * quant + minimum in fp32, rounded once. Activations are rounded to
+// bf16, and tiles add products in fp32, block after block. So a row's result does not depend on the rows beside it; it
+// is not that of the int8 paths.
 #pragma once
 
-#include "linear_avx512.h"
+// GCC 12 warns of its own header.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+
+#include "linear_layout.h"
 
 namespace inferd {
 namespace ISA {
 
 constexpr char kName[] = "amx";
-constexpr char kDescription[] = "INT8 activations, AMX";
-constexpr int kTileRows = 9;  // from so many rows on, tiles are quicker than vectors
+constexpr char kDescription[] = "BF16 activations, AMX";
+constexpr bool kOffsetQuants = false;
+constexpr int kAheadBytes = 4096;                  // how far ahead of a product its weights are asked for
+constexpr int kTileNumbers = kHalfPanel * kBlock;  // of 16 outputs and a block of inputs
 
 // The compiler must see that tiles read and write memory; those of its own header do not say so.
 #define INFERD_TILE_LOAD(tile, at, stride) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(at), "r"(static_cast<long>(stride)))
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(at), "r"(static_cast<long>(stride)) : "memory")
+#define INFERD_TILE_STREAM(tile, at, stride) \
+  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile ::"r"(at), "r"(static_cast<long>(stride)) : "memory")
 #define INFERD_TILE_STORE(tile, at, stride) \
   __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(at), "r"(static_cast<long>(stride)) : "memory")
 #define INFERD_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile ::)
-#define INFERD_TILE_DOT(sum, rows, columns) \
-  __asm__ volatile("tdpbssd %%tmm" #columns ", %%tmm" #rows ", %%tmm" #sum ::)
+#define INFERD_TILE_DOT(sum, weights, rows) \
+  __asm__ volatile("tdpbf16ps %%tmm" #rows ", %%tmm" #weights ", %%tmm" #sum ::)
 
-// Tiles 0 to 3: sums of `rows` by 16; 4 and 5: rows by 32 bytes of activations; 6 and 7: 8 by 16 groups of four weights.
+// Tiles 0 to 3: sums of 16 outputs by `rows`; 4 and 5: 16 outputs by 16 pairs of inputs; 6 and 7: 16 pairs by `rows`.
 inline void configure_tiles(int rows) {
   alignas(64) uint8_t config[64] = {1};
   for (int tile = 0; tile < 8; ++tile) {
-    config[48 + tile] = static_cast<uint8_t>(tile < 6 ? rows : 8);
-    config[16 + 2 * tile] = tile == 4 || tile == 5 ? 32 : 64;
+    config[16 + 2 * tile] = static_cast<uint8_t>(tile == 4 || tile == 5 ? 64 : 4 * rows);
+    config[48 + tile] = 16;
   }
   __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
 }
 
 inline void release_tiles() { __asm__ volatile("tilerelease" ::); }
 
-// What a block of a panel is scaled by, in fp32: once for all rows.
-struct alignas(64) Scales {
-  float scale[2][kHalfPanel], base[2][kHalfPanel];
-};
-
-inline void expand_scales(const uint8_t* from, size_t step, int blocks, Scales* to) {
-  const __m512 minus_magic = _mm512_set1_ps(-kMagic);
-  for (int block = 0; block < blocks; ++block, from += step, ++to) {
-    for (int half = 0; half < 2; ++half) {
-      const __m512 scale = halves(from + 32 * half);
-      _mm512_store_ps(to->scale[half], scale);
-      _mm512_store_ps(to->base[half], _mm512_mul_ps(scale, minus_magic));
-    }
-  }
+inline __m512 halves(const uint8_t* at) {
+  return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
 }
 
-// Adds a block's sums, scaled. They become floats by an integer addition, see linear_avx512.h: one of the two units for
-// floats is taken while tiles are at work.
-template <int H>
-inline __attribute__((always_inline)) void add_block(const int32_t* sums, const float* scales, const float* x_scales,
-                                                     __m512 (&total)[H]) {
-  const __m512 scale = _mm512_load_ps(scales), base = _mm512_load_ps(scales + 2 * kHalfPanel);
-  const __m512i magic = _mm512_set1_epi32(kMagicBits);
-#pragma GCC unroll 16
-  for (int r = 0; r < H; ++r) {
-    const __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums + 16 * r), magic);
-    const __m512 scaled = _mm512_fmadd_ps(_mm512_castsi512_ps(sum), scale, base);
-    total[r] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x_scales[r]), total[r]);
-  }
+// Two vectors of floats as 32 of bf16.
+inline __m512i round_pair(__m512 low, __m512 high) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
-// One tile of rows by half a panel: three stages on pairs of blocks, in two pairs of tiles by turns.
-template <int H>
-struct HalfPanel {
-  const uint8_t* quants;
-  size_t quant_step;
-  const int8_t* rows;
-  const float* scales;  // of this half, in Scales
-  const float* x_scales;
-  int32_t (*sums)[H * 16];  // of the four tiles
-  const uint8_t* ahead;  // of the next panel, so many lines with each pair of blocks
-  int ahead_lines;
-
-  // Stores a tile that was finished a while ago before the product of the next: the order that does not wait.
-  template <int Pair, bool Store>
-  inline __attribute__((always_inline)) void dot_pair() {
-    const int8_t* next_rows = rows + H * kBlock;
-    const uint8_t* next_quants = quants + quant_step;
-    for (int line = 0; line < ahead_lines; ++line, ahead += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+// One block of a panel as [32 outputs][32 inputs] of bf16. All 16 numbers that a block of four bits can give for an
+// output make a table, from which the nibbles choose: rounded in fp32, of which bf16 are the higher halves.
+template <Weight W>
+inline __attribute__((always_inline)) void expand_block(const uint8_t* block, uint16_t* out) {
+  alignas(64) float scales[kPanelOutputs], minima[kPanelOutputs];
+  const uint8_t* factors = block + quant_bytes(W);
+  _mm512_store_ps(scales, halves(factors));
+  _mm512_store_ps(scales + 16, halves(factors + 32));
+  if constexpr (W == Weight::w4m) {
+    _mm512_store_ps(minima, halves(factors + 64));
+    _mm512_store_ps(minima + 16, halves(factors + 96));
+  }
+  // Else the compiler takes the numbers from registers, by shuffles, of which there are too many already.
+  __asm__ volatile("" ::"r"(scales), "r"(minima) : "memory");
+  if constexpr (W == Weight::w8) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kPanelOutputs; ++i) {
+      const auto* at = reinterpret_cast<const __m128i*>(block + kBlock * i);
+      const __m512 scale = _mm512_set1_ps(scales[i]);
+      const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(at)));
+      const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(at + 1)));
+      _mm512_store_si512(out + kBlock * i, round_pair(_mm512_mul_ps(low, scale), _mm512_mul_ps(high, scale)));
     }
-    if constexpr (Pair == 0) {
-      INFERD_TILE_LOAD(4, rows, kBlock);
-      INFERD_TILE_LOAD(6, quants, 64);
-      if constexpr (Store) INFERD_TILE_STORE(2, sums[2], 64);
-      INFERD_TILE_ZERO(0);
-      INFERD_TILE_DOT(0, 4, 6);
-      INFERD_TILE_LOAD(5, next_rows, kBlock);
-      INFERD_TILE_LOAD(7, next_quants, 64);
-      if constexpr (Store) INFERD_TILE_STORE(3, sums[3], 64);
-      INFERD_TILE_ZERO(1);
-      INFERD_TILE_DOT(1, 5, 7);
-    } else {
-      INFERD_TILE_LOAD(4, rows, kBlock);
-      INFERD_TILE_LOAD(6, quants, 64);
-      if constexpr (Store) INFERD_TILE_STORE(0, sums[0], 64);
-      INFERD_TILE_ZERO(2);
-      INFERD_TILE_DOT(2, 4, 6);
-      INFERD_TILE_LOAD(5, next_rows, kBlock);
-      INFERD_TILE_LOAD(7, next_quants, 64);
-      if constexpr (Store) INFERD_TILE_STORE(1, sums[1], 64);
-      INFERD_TILE_ZERO(3);
-      INFERD_TILE_DOT(3, 5, 7);
-    }
-    rows = next_rows + H * kBlock;
-    quants = next_quants + quant_step;
-  }
-
-  template <int Pair>
-  inline __attribute__((always_inline)) void store_pair() {
-    if constexpr (Pair == 0) {
-      INFERD_TILE_STORE(0, sums[0], 64);
-      INFERD_TILE_STORE(1, sums[1], 64);
-    } else {
-      INFERD_TILE_STORE(2, sums[2], 64);
-      INFERD_TILE_STORE(3, sums[3], 64);
-    }
-  }
-
-  template <int Slot>
-  inline __attribute__((always_inline)) void add(__m512 (&total)[H]) {
-    add_block<H>(sums[Slot], scales, x_scales, total);
-    scales += sizeof(Scales) / sizeof(float);
-    x_scales += H;
-  }
-
-  template <int Pair>
-  inline __attribute__((always_inline)) void add_pair(__m512 (&total)[H]) {
-    add<2 * Pair>(total);
-    add<2 * Pair + 1>(total);
-  }
-};
-
-template <int H, bool Minima>
-void multiply_half(const Panel& panel, const float* scales, int ahead_lines, const Tile& x, float* out, size_t ldo,
-                   __mmask16 mask) {
-  alignas(64) int32_t sums[4][H * 16];
-  HalfPanel<H> half = {panel.quants, panel.quant_step, x.quants, scales, x.scales, sums, panel.ahead,
-                       ahead_lines};
-  __m512 total[H];
-#pragma GCC unroll 16
-  for (int r = 0; r < H; ++r) total[r] = _mm512_setzero_ps();
-  int pairs = panel.blocks / 2;
-  if (pairs > 0) half.template dot_pair<0, false>();
-  if (pairs == 1) {
-    half.template store_pair<0>();
-    half.template add_pair<0>(total);
-  } else if (pairs > 1) {
-    half.template dot_pair<1, true>();
-    for (pairs -= 2; pairs >= 2; pairs -= 2) {
-      half.template dot_pair<0, true>();
-      half.template add_pair<0>(total);
-      half.template dot_pair<1, true>();
-      half.template add_pair<1>(total);
-    }
-    if (pairs == 1) {
-      half.template dot_pair<0, true>();
-      half.template add_pair<0>(total);
-      half.template store_pair<0>();
-      half.template add_pair<1>(total);
-      half.template add_pair<0>(total);
-    } else {
-      half.template store_pair<1>();
-      half.template add_pair<0>(total);
-      half.template add_pair<1>(total);
-    }
-  }
-  if (panel.blocks % 2 != 0) {
-    INFERD_TILE_LOAD(4, half.rows, kBlock);
-    INFERD_TILE_LOAD(6, half.quants, 64);
-    INFERD_TILE_ZERO(0);
-    INFERD_TILE_DOT(0, 4, 6);
-    INFERD_TILE_STORE(0, sums[0], 64);
-    half.template add<0>(total);
-  }
-  if constexpr (Minima) {
-    const uint8_t* minima = panel.scales + 2 * kPanelOutputs;
-    for (int block = 0; block < panel.blocks; ++block, minima += panel.scale_step) {
-      const __m512 minimum = halves(minima);
-#pragma GCC unroll 16
-      for (int r = 0; r < H; ++r) {
-        total[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x.sums[block * H + r]), total[r]);
+  } else {
+    constexpr float kLess = W == Weight::w4 ? 8.0f : 0.0f;
+    const __m512 quants = _mm512_sub_ps(
+        _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_ps(kLess));
+    const __m512i half = _mm512_set1_epi32(0x8000);
+    // The two bytes of a number are 4 * quant + 2 and + 3 in the table: the quant's bits, and constant ones below.
+    const __m512i quant_bits = _mm512_set1_epi8(0x3c), byte_bits = _mm512_set1_epi16(0x0302);
+    const __m512i first = _mm512_set1_epi64(0x2e2e1e1e0e0e3e3e);  // where bits start in 64, for the first output
+#pragma GCC unroll 8
+    for (int i = 0; i < kPanelOutputs; i += 4) {
+      const __m512i four = _mm512_load_si512(block + kHalfPanel * i);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const __m512 scale = _mm512_set1_ps(scales[i + j]);
+        const __m512 exact = W == Weight::w4m ? _mm512_fmadd_ps(quants, scale, _mm512_set1_ps(minima[i + j]))
+                                              : _mm512_mul_ps(quants, scale);
+        const __m512i table = _mm512_add_epi32(_mm512_castps_si512(exact), half);
+        const __m512i starts = _mm512_add_epi8(first, _mm512_set1_epi8(static_cast<char>(4 * j)));
+        const __m512i bits = _mm512_multishift_epi64_epi8(starts, four);
+        const __m512i places = _mm512_ternarylogic_epi64(bits, quant_bits, byte_bits, 0xea);  // (a & b) | c
+        _mm512_store_si512(out + kBlock * (i + j), _mm512_permutexvar_epi8(places, table));
       }
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < H; ++r) {
-    if (r < x.live) _mm512_mask_storeu_ps(out + r * ldo, mask, total[r]);
+}
+
+// Rows and columns of 16 vectors change places.
+inline __attribute__((always_inline)) void transpose(__m512 (&v)[16]) {
+  __m512 t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      const __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + 2 + j]);
+      v[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      v[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    v[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    v[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
   }
 }
 
-using HalfProduct = void (*)(const Panel&, const float*, int, const Tile&, float*, size_t, __mmask16);
+// Sums of 16 outputs by 16 rows, to the rows that there are.
+inline void write_sums(const float* sums, int rows, float* out, size_t ldo, __mmask16 mask) {
+  constexpr int kFew = 4;  // one by one
+  if (rows <= kFew) {
+    const __m512i places = _mm512_slli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), 4);
+    for (int r = 0; r < rows; ++r) _mm512_mask_storeu_ps(out + r * ldo, mask, _mm512_i32gather_ps(places, sums + r, 4));
+    return;
+  }
+  __m512 v[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = _mm512_load_ps(sums + 16 * i);
+  transpose(v);
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; ++r) {
+    if (r < rows) _mm512_mask_storeu_ps(out + r * ldo, mask, v[r]);
+  }
+}
 
-// The heights that equal tiles of at least kTileRows rows can have.
-template <bool Minima>
-HalfProduct half_product(int rows) {
-  constexpr HalfProduct table[] = {multiply_half<9, Minima>,  multiply_half<10, Minima>, multiply_half<11, Minima>,
-                                   multiply_half<12, Minima>, multiply_half<13, Minima>, multiply_half<14, Minima>,
-                                   multiply_half<15, Minima>, multiply_half<16, Minima>};
-  return table[rows - kTileRows];
+inline __mmask16 live_outputs(int n, int first) {
+  return n - first >= 16 ? 0xffff : n > first ? static_cast<__mmask16>((1u << (n - first)) - 1) : 0;
+}
+
+inline const uint16_t* numbers_of(const Tile& tile) { return reinterpret_cast<const uint16_t*>(tile.quants); }
+
+// Where results of one panel go.
+struct Target {
+  float* out;
+  size_t ldo;
+  __mmask16 left, right;
+  float* sums;  // of four tiles
+
+  template <int T>
+  void write(const Tile (&tiles)[T]) const {
+    INFERD_TILE_STORE(0, sums, 64);
+    INFERD_TILE_STORE(1, sums + 256, 64);
+    if constexpr (T == 2) INFERD_TILE_STORE(2, sums + 512, 64);
+    if constexpr (T == 2) INFERD_TILE_STORE(3, sums + 768, 64);
+    for (int i = 0; i < T; ++i) {
+      float* at = out + tiles[i].first * ldo;
+      write_sums(sums + 512 * i, tiles[i].live, at, ldo, left);
+      if (right) write_sums(sums + 512 * i + 256, tiles[i].live, at + kHalfPanel, ldo, right);
+    }
+  }
+};
+
+template <int T>
+inline __attribute__((always_inline)) void zero_sums() {
+  INFERD_TILE_ZERO(0);
+  INFERD_TILE_ZERO(1);
+  if constexpr (T == 2) INFERD_TILE_ZERO(2);
+  if constexpr (T == 2) INFERD_TILE_ZERO(3);
+}
+
+// One block of a panel with one or two tiles of rows. Of many rows a tile is read past the first cache, which the
+// panel then keeps.
+template <int T, bool Many>
+inline __attribute__((always_inline)) void add_block(const uint16_t* weights, const uint16_t* const (&rows)[2],
+                                                     size_t stride) {
+  if constexpr (Many) {
+    INFERD_TILE_STREAM(6, rows[0], stride);
+  } else {
+    INFERD_TILE_LOAD(6, rows[0], stride);
+  }
+  INFERD_TILE_LOAD(4, weights, 64);
+  INFERD_TILE_DOT(0, 4, 6);
+  INFERD_TILE_LOAD(5, weights + kTileNumbers, 64);
+  INFERD_TILE_DOT(1, 5, 6);
+  if constexpr (T == 2) {
+    if constexpr (Many) {
+      INFERD_TILE_STREAM(7, rows[1], stride);
+    } else {
+      INFERD_TILE_LOAD(7, rows[1], stride);
+    }
+    INFERD_TILE_DOT(2, 4, 7);
+    INFERD_TILE_DOT(3, 5, 7);
+  }
+}
+
+// A panel with one or two tiles of rows. Blocks are multiplied while later ones are expanded: a tile that is loaded
+// right after it was stored waits. `scratch` holds `kSlots` expanded blocks, or all of them.
+template <Weight W, int T, int kSlots>
+void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int tile_rows, const Target& target,
+                  uint16_t* scratch) {
+  constexpr int kStep = block_bytes(W), kBehind = 2;
+  const uint16_t* rows[2] = {numbers_of(tiles[0]), numbers_of(tiles[T - 1])};
+  auto slot = [scratch](int block) { return scratch + block % kSlots * 2 * kTileNumbers; };
+  auto add = [&](int block) {
+    add_block<T, (kSlots > 4)>(slot(block), rows, 4 * tile_rows);
+    rows[0] += kBlock * tile_rows;
+    rows[1] += kBlock * tile_rows;
+  };
+  zero_sums<T>();
+  for (int block = 0; block < blocks; ++block, panel += kStep) {
+    for (int line = 0; line < kStep; line += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(panel + kAheadBytes + line), _MM_HINT_T0);
+    }
+    expand_block<W>(panel, slot(block));
+    if (block >= kBehind) add(block - kBehind);
+  }
+  for (int block = blocks > kBehind ? blocks - kBehind : 0; block < blocks; ++block) add(block);
+  target.write(tiles);
+}
+
+template <int T>
+void multiply_expanded(const uint16_t* panel, int blocks, const Tile (&tiles)[T], int tile_rows, const Target& target) {
+  const uint16_t* rows[2] = {numbers_of(tiles[0]), numbers_of(tiles[T - 1])};
+  zero_sums<T>();
+  for (int block = 0; block < blocks; ++block, panel += 2 * kTileNumbers) {
+    add_block<T, true>(panel, rows, 4 * tile_rows);
+    rows[0] += kBlock * tile_rows;
+    rows[1] += kBlock * tile_rows;
+  }
+  target.write(tiles);
 }
 
 inline size_t scratch_bytes(int max_k) {
-  return static_cast<size_t>(max_k / kBlock) * (kBlockQuants + sizeof(Scales));
+  return (static_cast<size_t>(max_k) * kPanelOutputs + 8 * kTileNumbers) * sizeof(uint16_t) + 4 * 1024;
 }
 
-inline int max_tile(int rows) { return rows < kTileRows ? kVectorRows : kMaxTile; }
+inline int max_tile(int) { return kMaxTile; }
+
+template <Weight W>
+void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
+                 void* scratch) {
+  const int blocks = w.k / kBlock, tiles = tiles_of(x);
+  auto* sums = static_cast<float*>(scratch);
+  auto* expanded = reinterpret_cast<uint16_t*>(sums + 4 * 256);
+  configure_tiles(x.tile);
+  for (int index = panel_begin; index < panel_end; ++index) {
+    const uint8_t* data = w.data + index * panel_bytes(W, w.k);
+    const int first = index * kPanelOutputs;
+    const Target target{out + first, ldo, live_outputs(w.n, first), live_outputs(w.n, first + kHalfPanel), sums};
+    if (tiles == 1) {
+      multiply_few<W, 1, 4>(data, blocks, {tile_of(x, 0)}, x.tile, target, expanded);
+      continue;
+    }
+    if (tiles == 2) {
+      multiply_few<W, 2, 4>(data, blocks, {tile_of(x, 0), tile_of(x, 1)}, x.tile, target, expanded);
+      continue;
+    }
+    multiply_few<W, 2, 4096>(data, blocks, {tile_of(x, 0), tile_of(x, 1)}, x.tile, target, expanded);
+    int i = 2;
+    for (; i + 2 <= tiles; i += 2) {
+      multiply_expanded<2>(expanded, blocks, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target);
+    }
+    if (i < tiles) multiply_expanded<1>(expanded, blocks, {tile_of(x, i)}, x.tile, target);
+  }
+  release_tiles();
+}
 
 inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
                             void* scratch) {
-  if (x.rows < kTileRows) return multiply_vectors(w, x, out, ldo, panel_begin, panel_end, scratch);
-  const int blocks = w.k / kBlock, tiles = tiles_of(x);
-  const HalfProduct product = w.format == Weight::w4m ? half_product<true>(x.tile) : half_product<false>(x.tile);
-  const size_t step = block_bytes(w.format);
-  // The scratch holds a panel of quants, perhaps, and its scales.
-  auto* scales = reinterpret_cast<Scales*>(static_cast<uint8_t*>(scratch) + static_cast<size_t>(blocks) * kBlockQuants);
-  // All pairs of blocks that are multiplied with one panel share the lines of the next.
-  const int pairs = 2 * tiles * (blocks / 2);
-  const int lines = pairs > 0 ? static_cast<int>((blocks * step / 64 + pairs - 1) / pairs) : 0;
-  const size_t ahead_step = static_cast<size_t>(blocks / 2) * lines * 64;
-  configure_tiles(x.tile);
-  for (int index = panel_begin; index < panel_end; ++index) {
-    const uint8_t* data = w.data + index * panel_bytes(w.format, w.k);
-    Panel left = {data, step, data + quant_bytes(w.format), step, blocks, data + blocks * step};
-    if (w.format != Weight::w8) {
-      expand_nibbles<false>(w.format, data, blocks, w.format == Weight::w4 ? 8 : 0, static_cast<uint8_t*>(scratch));
-      left.quants = static_cast<uint8_t*>(scratch);
-      left.quant_step = kBlockQuants;
-      __asm__ volatile("" ::: "memory");
-    }
-    expand_scales(left.scales, step, blocks, scales);
-    Panel right = left;
-    right.quants += kBlockQuants / 2;
-    right.scales += 2 * kHalfPanel;
-    const int first = index * kPanelOutputs;
-    const __mmask16 left_mask = live_outputs(w.n, first), right_mask = live_outputs(w.n, first + kHalfPanel);
-    for (int i = 0; i < tiles; ++i) {
-      const Tile tile = tile_of(x, i);
-      float* at = out + tile.first * ldo + first;
-      product(left, scales->scale[0], lines, tile, at, ldo, left_mask);
-      right.ahead = left.ahead + ahead_step;
-      if (right_mask) product(right, scales->scale[1], lines, tile, at + kHalfPanel, ldo, right_mask);
-      left.ahead = right.ahead + ahead_step;
-    }
+  switch (w.format) {
+    case Weight::w8:
+      return multiply_as<Weight::w8>(w, x, out, ldo, panel_begin, panel_end, scratch);
+    case Weight::w4:
+      return multiply_as<Weight::w4>(w, x, out, ldo, panel_begin, panel_end, scratch);
+    case Weight::w4m:
+      return multiply_as<Weight::w4m>(w, x, out, ldo, panel_begin, panel_end, scratch);
   }
-  release_tiles();
 }
 
 }  // namespace ISA

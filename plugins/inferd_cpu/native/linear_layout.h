@@ -5,8 +5,9 @@
 //     w8:  quants [2][8][16][4], 1024 bytes   then scales fp16 [32]
 //     w4:  quants [2][4][16][4],  512 bytes   then scales fp16 [32]
 //     w4m: the same                           then scales fp16 [32], minima fp16 [32]
-// in the order [16 outputs][4 inputs], as dot-product instructions and tiles of AMX take them. A byte of w4 holds the
-// input of its place in the low half and the one 16 inputs on in the high half.
+// in the order [16 outputs][4 inputs], as dot-product instructions take them. A byte of w4 holds the input of its place
+// in the low half and the one 16 inputs on in the high half. For AMX quants are [32 outputs][32 inputs], and those of w4
+// [8 groups of four outputs][32 inputs], in 16 bits of which the first output has the lowest four.
 #pragma once
 
 #include "linear.h"
@@ -38,6 +39,32 @@ inline size_t packed_bytes(Weight format, int n, int k) {
   return static_cast<size_t>(panels_of(n)) * panel_bytes(format, k);
 }
 
+// Where the quant of an output of a panel and an input of a block is, in bytes from the block's beginning.
+inline int quant_place(Weight format, int output, int input) {
+#if defined(ISA_AMX)
+  return format == Weight::w8 ? output * kBlock + input : output / 4 * 2 * kBlock + 2 * input + output % 4 / 2;
+#else
+  const int half = output / kHalfPanel * (quant_bytes(format) / 2), column = output % kHalfPanel * 4;
+  const int inside = format == Weight::w8 ? input : input % 16;
+  return half + inside / 4 * 64 + column + inside % 4;
+#endif
+}
+
+// By how many bits a quant of w4 is shifted in its byte.
+inline int quant_shift([[maybe_unused]] int output, [[maybe_unused]] int input) {
+#if defined(ISA_AMX)
+  return output % 2 * 4;
+#else
+  return input / 16 * 4;
+#endif
+}
+
+#if defined(ISA_AMX)
+constexpr int kInputBytes = 2;  // of an activation: bf16, in pairs of inputs, [tiles][k/32][16 pairs][tile][2]
+#else
+constexpr int kInputBytes = 1;
+#endif
+
 // One of the equal tiles that rows are divided into, the last of which may be short.
 struct Tile {
   int first, live;
@@ -52,7 +79,7 @@ inline Tile tile_of(const Rows& x, int index) {
   const size_t blocks = static_cast<size_t>(index) * (x.k / kBlock) * x.tile;
   const int first = index * x.tile;
   const int live = x.rows - first < x.tile ? x.rows - first : x.tile;
-  return {first, live, x.quants + blocks * kBlock, x.scales + blocks, x.sums + blocks, x.starts8 + blocks,
+  return {first, live, x.quants + blocks * kBlock * kInputBytes, x.scales + blocks, x.sums + blocks, x.starts8 + blocks,
           x.starts4 + blocks};
 }
 
@@ -61,7 +88,7 @@ constexpr int kMaxTile = 16;
 // Division into tiles never needs more than kMaxTile - 1 rows of padding.
 inline size_t rows_bytes(int max_rows, int k) {
   const size_t blocks = static_cast<size_t>(max_rows + kMaxTile) * (k / kBlock);
-  return round_up(blocks * kBlock, 64) + 4 * round_up(blocks * sizeof(float), 64);
+  return round_up(blocks * kBlock * kInputBytes, 64) + 4 * round_up(blocks * sizeof(float), 64);
 }
 
 // Divides `memory` for `rows` rows in equal tiles of at most `max_tile`.
@@ -75,7 +102,7 @@ inline void place_tiles(Rows* out, void* memory, int rows, int k, int max_tile) 
   out->k = k;
   out->tile = tile;
   out->quants = reinterpret_cast<int8_t*>(at);
-  at += round_up(blocks * kBlock, 64);
+  at += round_up(blocks * kBlock * kInputBytes, 64);
   out->scales = reinterpret_cast<float*>(at);
   out->sums = reinterpret_cast<float*>(at + step);
   out->starts8 = reinterpret_cast<int32_t*>(at + 2 * step);

@@ -31,6 +31,7 @@ Model::Model(const Shape& shape, const Kernels& kernels)
       attention_(choose_attention(kernels.name)),
       attention_shape_(shape_attention(shape)),
       attends_rows_(attention_.attend_rows && attention_shape_.format == KvFormat::bf16 && shape.key_width % 32 == 0),
+      fine_(norms_.subtract != nullptr),
       layers_(shape.layers),
       own_width_rows_(shape.threads),
       own_fine_rows_(shape.threads),
@@ -69,16 +70,17 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   const AttentionShape attention = shape_attention(s);
   const size_t tokens = s.max_step_tokens;
   const size_t few = std::min(s.max_step_tokens, kFewRows);
+  const int fine = choose_norms(k.name).subtract ? 2 : 1;  // rows that make one of the queries, keys and values
   Division from(memory);
   w->residual = from.take<float>(tokens * s.width);
-  w->qkv = from.take<float>(2 * tokens * s.qkv_stride());
+  w->qkv = from.take<float>(fine * tokens * s.qkv_stride());
   w->mixed = from.take<float>(tokens * s.mixed_width());
   w->delta = from.take<float>(tokens * s.delta_stride());
   w->cosines = from.take<float>(tokens * (s.rope_width / 2));
   w->sines = from.take<float>(tokens * (s.rope_width / 2));
   w->partials = from.take<float>(few * s.kv_heads * attention.segments(s.context_tokens) * attention.partial_floats());
   w->width_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.width));
-  w->fine_rows = from.take<uint8_t>(k.rows_bytes(2 * s.max_step_tokens, s.width));
+  w->fine_rows = from.take<uint8_t>(fine > 1 ? k.rows_bytes(2 * s.max_step_tokens, s.width) : 0);
   w->mixed_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.mixed_width()));
   w->feed_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.feed_width));
   w->head_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.width));
@@ -95,7 +97,7 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
     desk.partials = from.take<float>(2 * kTileRows * attention.partial_floats());
     desk.residual = from.take<float>(few * s.width);
     desk.width_rows = from.take<uint8_t>(k.rows_bytes(kFewRows, s.width));
-    desk.fine_rows = from.take<uint8_t>(k.rows_bytes(2 * kFewRows, s.width));
+    desk.fine_rows = from.take<uint8_t>(fine > 1 ? k.rows_bytes(2 * kFewRows, s.width) : 0);
     desk.mixed_rows = from.take<uint8_t>(k.rows_bytes(kFewRows, s.mixed_width()));
     desk.best = from.take<Best>(tokens);
     desk.weights = from.take<float>(s.vocabulary_size);
@@ -228,14 +230,14 @@ void Model::plan(const Step& s) {
 void Model::compute(const Step& step) {
   plan(step);
   kernels_.place_rows(&width_rows_, work_.width_rows, step.tokens, shape_.width);
-  kernels_.place_rows(&fine_rows_, work_.fine_rows, 2 * step.tokens, shape_.width);
+  if (fine_) kernels_.place_rows(&fine_rows_, work_.fine_rows, 2 * step.tokens, shape_.width);
   kernels_.place_rows(&mixed_rows_, work_.mixed_rows, step.tokens, shape_.mixed_width());
   kernels_.place_rows(&feed_rows_, work_.feed_rows, step.tokens, shape_.feed_width);
   kernels_.place_rows(&head_rows_, work_.head_rows, step.logit_count, shape_.width);
   for (int thread = 0; few_ && thread < shape_.threads; thread++) {
     const Desk& desk = work_.desks[thread];
     kernels_.place_rows(&own_width_rows_[thread], desk.width_rows, step.tokens, shape_.width);
-    kernels_.place_rows(&own_fine_rows_[thread], desk.fine_rows, 2 * step.tokens, shape_.width);
+    if (fine_) kernels_.place_rows(&own_fine_rows_[thread], desk.fine_rows, 2 * step.tokens, shape_.width);
     kernels_.place_rows(&own_mixed_rows_[thread], desk.mixed_rows, step.tokens, shape_.mixed_width());
   }
   struct Run {

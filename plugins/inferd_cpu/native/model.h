@@ -85,7 +85,7 @@ struct Desk {
 // Arrays that every step writes, taken once. T is the most tokens of a step.
 struct Workspace {
   float* residual;    // [T][width]
-  float* qkv;         // [2 T][qkv_stride]
+  float* qkv;         // [T][qkv_stride], of two fine rows [2 T][qkv_stride]
   float* mixed;       // [T][mixed_width]
   float* delta;       // [T][delta_stride]: what a layer adds
   float* cosines;     // [T][rope_width / 2]
@@ -137,6 +137,7 @@ class Model {
   const Attention& attention_;
   const AttentionShape attention_shape_;
   const bool attends_rows_;  // several rows at once
+  const bool fine_;          // queries, keys and values are made of two rows each
 
   Memory weights_memory_, vectors_memory_, pool_memory_, workspace_memory_;
   size_t vectors_used_ = 0;

@@ -23,6 +23,9 @@ void add(const float* y, int n, float* x) {
   for (int i = 0; i < n; i += kLanes) store(x + i, load(x + i) + load(y + i));
 }
 
+#if defined(ISA_AMX)
+constexpr auto subtract = nullptr;
+#else
 void subtract(const Rows& rows, int row, const float* x, float* out) {
   const int blocks = rows.k / kBlock;
   size_t at = static_cast<size_t>(row / rows.tile) * blocks * rows.tile + row % rows.tile;
@@ -32,6 +35,7 @@ void subtract(const Rows& rows, int row, const float* x, float* out) {
       out[block * kBlock + i] = x[block * kBlock + i] - kept;
     }
 }
+#endif
 
 void rotate(const float* cosines, const float* sines, int half, float* head) {
   int i = 0;
@@ -49,7 +53,6 @@ void rotate(const float* cosines, const float* sines, int half, float* head) {
 }
 
 void gate(const float* gate_up, size_t stride, int first_block, int blocks, const Rows& out) {
-  const int blocks_of_row = out.k / kBlock;
   for (int row = 0; row < out.rows; row++)
     for (int block = 0; block < blocks; block++) {
       const float* gates = gate_up + row * stride + block * 2 * kBlock;
@@ -58,10 +61,7 @@ void gate(const float* gate_up, size_t stride, int first_block, int blocks, cons
         Floats v = load(gates + i);
         store(gated + i, v / (splat(1.0f) + exponential(-v)) * load(gates + kBlock + i));
       }
-      const size_t tile = static_cast<size_t>(row / out.tile) * blocks_of_row;
-      const size_t at = (tile + first_block + block) * out.tile + row % out.tile;
-      quantize_block(gated, out.quants + at * kBlock, out.scales + at, out.sums + at, out.starts8 + at,
-                     out.starts4 + at);
+      quantize_block(gated, row, first_block + block, out);
     }
 }
 

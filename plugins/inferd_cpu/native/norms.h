@@ -20,7 +20,7 @@ struct Norms {
   // x += y, n a multiple of 16.
   void (*add)(const float* y, int n, float* x);
 
-  // What quantised rows lose: x less row `row` of `rows`, which was quantised from it.
+  // What quantised rows lose: x less row `row` of `rows`, which was quantised from it. Null where that is little.
   void (*subtract)(const Rows& rows, int row, const float* x, float* out);
 
   // Rotates the pairs (i, i + half) of a head by the angles whose cosines and sines are given (arXiv:2104.09864).

@@ -190,13 +190,15 @@ void store_block(bool offset_quants, Weight format, const Block& block, uint8_t*
   uint8_t* scales = to + quant_bytes(format) + 2 * column;
   std::memcpy(scales, &block.scale, 2);
   if (format == Weight::w4m) std::memcpy(scales + 2 * kPanelOutputs, &block.minimum, 2);
-  uint8_t* quants = to + column / kHalfPanel * (quant_bytes(format) / 2) + column % kHalfPanel * 4;
-  if (format == Weight::w8) {
-    const uint8_t flip = offset_quants ? 0x80 : 0;
-    for (int i = 0; i < kBlock; ++i) quants[i / 4 * 64 + i % 4] = static_cast<uint8_t>(block.quants[i]) ^ flip;
-  } else {
-    for (int i = 0; i < 16; ++i) {
-      quants[i / 4 * 64 + i % 4] = static_cast<uint8_t>(block.quants[i] | block.quants[16 + i] << 4);
+  const uint8_t flip = offset_quants ? 0x80 : 0;
+  for (int i = 0; i < kBlock; ++i) {
+    uint8_t& byte = to[quant_place(format, column, i)];
+    const auto quant = static_cast<uint8_t>(block.quants[i]);
+    if (format == Weight::w8) {
+      byte = quant ^ flip;
+    } else {
+      const int shift = quant_shift(column, i);
+      byte = static_cast<uint8_t>((byte & (0xf0 >> shift)) | quant << shift);
     }
   }
 }
@@ -233,18 +235,16 @@ void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
   const int column = row % kPanelOutputs, size = quant_bytes(w.format);
   const uint8_t* block = w.data + row / kPanelOutputs * panel_bytes(w.format, w.k);
   for (int b = 0; b < w.k / kBlock; ++b, block += block_bytes(w.format), out += kBlock) {
-    const uint8_t* quants = block + column / kHalfPanel * (size / 2) + column % kHalfPanel * 4;
     const float scale = float_of_half(bits_at(block + size + 2 * column));
     const bool minima = w.format == Weight::w4m;
     const float minimum = minima ? float_of_half(bits_at(block + size + 2 * kPanelOutputs + 2 * column)) : 0.0f;
     for (int i = 0; i < kBlock; ++i) {
+      const uint8_t byte = block[quant_place(w.format, column, i)];
       int quant;
       if (w.format == Weight::w8) {
-        const uint8_t byte = quants[i / 4 * 64 + i % 4];
         quant = static_cast<int8_t>(offset_quants ? byte ^ 0x80 : byte);
       } else {
-        const uint8_t byte = quants[i % 16 / 4 * 64 + i % 4];
-        quant = (i < 16 ? byte & 15 : byte >> 4) - (minima ? 0 : 8);
+        quant = (byte >> quant_shift(column, i) & 15) - (minima ? 0 : 8);
       }
       out[i] = scale * static_cast<float>(quant) + minimum;
     }

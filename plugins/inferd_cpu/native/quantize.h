@@ -1,14 +1,33 @@
-// Activations to int8: each row and block of 32 inputs gets the scale absmax * (1 / 127).
+// Activations as products take them: int8, where each row and block of 32 inputs gets the scale absmax * (1 / 127); for
+// AMX bf16.
 #pragma once
+
+#if defined(ISA_AMX)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
 
 #include "linear_layout.h"
 
 namespace inferd {
 namespace ISA {
 
+#if defined(ISA_AMX)
+inline void quantize_block(const float* x, int row, int block, const Rows& out) {
+  alignas(64) uint32_t pairs[kBlock / 2];
+  const __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
+  _mm512_store_si512(pairs, reinterpret_cast<__m512i>(rounded));
+  const size_t tile = static_cast<size_t>(row / out.tile) * (out.k / kBlock) + block;
+  uint32_t* to = reinterpret_cast<uint32_t*>(out.quants) + tile * (kBlock / 2) * out.tile + row % out.tile;
+  for (int i = 0; i < kBlock / 2; ++i) to[i * out.tile] = pairs[i];
+}
+#else
 // Written so that compilers make vectors of it; every step is exact or rounded once, hence equal on all of them.
-inline void quantize_block(const float* x, int8_t* quants, float* scale, float* x_sum, int32_t* start8,
-                           int32_t* start4) {
+inline void quantize_block(const float* x, int row, int block, const Rows& out) {
+  const size_t at = (static_cast<size_t>(row / out.tile) * (out.k / kBlock) + block) * out.tile + row % out.tile;
+  int8_t* quants = out.quants + at * kBlock;
   // Bits of numbers without their sign have the order of the numbers, and compilers know the maximum of integers.
   int32_t largest_bits = 0;
   for (int i = 0; i < kBlock; ++i) {
@@ -31,20 +50,18 @@ inline void quantize_block(const float* x, int8_t* quants, float* scale, float* 
     quants[i] = static_cast<int8_t>(bits & 0xff);
   }
   for (int i = 0; i < kBlock; ++i) sum += quants[i];
-  *scale = some ? largest * (1.0f / 127.0f) : 0.0f;
-  *x_sum = *scale * static_cast<float>(sum);
-  *start8 = kMagicBits - 128 * sum;
-  *start4 = kMagicBits - 8 * sum;
+  const float scale = some ? largest * (1.0f / 127.0f) : 0.0f;
+  out.scales[at] = scale;
+  out.sums[at] = scale * static_cast<float>(sum);
+  out.starts8[at] = kMagicBits - 128 * sum;
+  out.starts4[at] = kMagicBits - 8 * sum;
 }
+#endif
 
 inline void quantize_rows(const float* x, size_t ldx, int first, int count, const Rows* out) {
-  const int blocks = out->k / kBlock, tile = out->tile;
+  const int blocks = out->k / kBlock;
   for (int row = first; row < first + count; ++row, x += ldx) {
-    size_t at = static_cast<size_t>(row / tile) * blocks * tile + row % tile;
-    for (int block = 0; block < blocks; ++block, at += tile) {
-      quantize_block(x + block * kBlock, out->quants + at * kBlock, out->scales + at, out->sums + at, out->starts8 + at,
-                     out->starts4 + at);
-    }
+    for (int block = 0; block < blocks; ++block) quantize_block(x + block * kBlock, row, block, *out);
   }
 }
 
