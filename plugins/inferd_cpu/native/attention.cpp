@@ -175,6 +175,9 @@ void attend(const AttentionShape& shape, const History& history, const float* qu
             float* scratch, float* partial) {
   const Tiles tiles{shape, history, segment, tokens};
   if (shape.format == KvFormat::f32) return attend_as<F32>(tiles, queries, scratch, partial);
+#if defined(ISA_AMX)
+  if (shape.key_width % 32 == 0) return attend_heads(tiles, queries, scratch, partial);
+#endif
   float* rounded = scratch + shape.scratch_floats() - static_cast<size_t>(shape.shared) * shape.key_width;
   for (int i = 0; i < shape.shared * shape.key_width; i += kLanes)
     store(rounded + i, round_to_bf16(load(queries + i)));

@@ -66,7 +66,7 @@ struct Packed {
 };
 
 std::vector<float> multiply(const Kernels& kernels, const Matrix& w, const std::vector<float>& x, int rows) {
-  Pages memory(kernels.rows_bytes(rows, w.k)), scratch(kernels.scratch_bytes(w.k));
+  Pages memory(kernels.rows_bytes(rows, w.k)), scratch(kernels.scratch_bytes(rows, w.k));
   Rows placed;
   kernels.place_rows(&placed, memory.data(), rows, w.k);
   kernels.quantize(x.data(), w.k, 0, rows, &placed);
@@ -227,7 +227,7 @@ void time_layers(const Kernels& kernels, Weight format, int threads) {
     auto* out = reinterpret_cast<float*>(results.data());
     Pages memory(kernels.rows_bytes(rows, 1536));
     std::vector<std::unique_ptr<Pages>> scratch;
-    for (int i = 0; i < threads; ++i) scratch.push_back(std::make_unique<Pages>(kernels.scratch_bytes(1536)));
+    for (int i = 0; i < threads; ++i) scratch.push_back(std::make_unique<Pages>(kernels.scratch_bytes(rows, 1536)));
     constexpr int kParts = sizeof kLayers / sizeof kLayers[0];
     double best[kParts], best_quantize[kParts];
     std::fill(best, best + kParts, 1e9);

@@ -69,7 +69,7 @@ struct Kernels {
   // Nothing outside [0, n) is written. `scratch` belongs to the calling thread.
   void (*multiply)(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
                    void* scratch);
-  size_t (*scratch_bytes)(int max_k);  // per thread, aligned to 64 bytes
+  size_t (*scratch_bytes)(int max_rows, int max_k);  // per thread, aligned to 64 bytes
   int panel_outputs;
 
   // One output's weights as k floats (a row of the embedding when it shares the head's matrix).

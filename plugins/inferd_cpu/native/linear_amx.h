@@ -6,13 +6,7 @@
 // is not that of the int8 paths.
 #pragma once
 
-// GCC 12 warns of its own header.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-
-#include "linear_layout.h"
+#include "rows_amx.h"
 
 namespace inferd {
 namespace ISA {
@@ -48,11 +42,6 @@ inline void release_tiles() { __asm__ volatile("tilerelease" ::); }
 
 inline __m512 halves(const uint8_t* at) {
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
-}
-
-// Two vectors of floats as 32 of bf16.
-inline __m512i round_pair(__m512 low, __m512 high) {
-  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
 // One block of a panel as [32 outputs][32 inputs] of bf16. All 16 numbers that a block of four bits can give for an
@@ -101,38 +90,6 @@ inline __attribute__((always_inline)) void expand_block(const uint8_t* block, ui
         _mm512_store_si512(out + kBlock * (i + j), _mm512_permutexvar_epi8(places, table));
       }
     }
-  }
-}
-
-// Rows and columns of 16 vectors change places.
-inline __attribute__((always_inline)) void transpose(__m512 (&v)[16]) {
-  __m512 t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    for (int j = 0; j < 2; ++j) {
-      const __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + 2 + j]);
-      v[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-      v[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
-    v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
-    v[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
-    v[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
   }
 }
 
@@ -239,20 +196,39 @@ void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int 
   target.write(tiles);
 }
 
+// Blocks [begin, end) of an expanded panel with one or two tiles of rows; sums before the last of them wait in `sums`.
 template <int T>
-void multiply_expanded(const uint16_t* panel, int blocks, const Tile (&tiles)[T], int tile_rows, const Target& target) {
-  const uint16_t* rows[2] = {numbers_of(tiles[0]), numbers_of(tiles[T - 1])};
-  zero_sums<T>();
-  for (int block = 0; block < blocks; ++block, panel += 2 * kTileNumbers) {
-    add_block<T, true>(panel, rows, 4 * tile_rows);
-    rows[0] += kBlock * tile_rows;
-    rows[1] += kBlock * tile_rows;
+void multiply_expanded(const uint16_t* panel, int begin, int end, bool last, const Tile (&tiles)[T], int tile_rows,
+                       const Target& target, float* sums) {
+  const size_t step = static_cast<size_t>(kBlock) * tile_rows;
+  const uint16_t* rows[2] = {numbers_of(tiles[0]) + begin * step, numbers_of(tiles[T - 1]) + begin * step};
+  if (begin == 0) {
+    zero_sums<T>();
+  } else {
+    INFERD_TILE_LOAD(0, sums, 64);
+    INFERD_TILE_LOAD(1, sums + 256, 64);
+    if constexpr (T == 2) INFERD_TILE_LOAD(2, sums + 512, 64);
+    if constexpr (T == 2) INFERD_TILE_LOAD(3, sums + 768, 64);
   }
-  target.write(tiles);
+  for (int block = begin; block < end; ++block) {
+    add_block<T, true>(panel + block * 2 * kTileNumbers, rows, 4 * tile_rows);
+    rows[0] += step;
+    rows[1] += step;
+  }
+  if (last) return target.write(tiles);
+  INFERD_TILE_STORE(0, sums, 64);
+  INFERD_TILE_STORE(1, sums + 256, 64);
+  if constexpr (T == 2) INFERD_TILE_STORE(2, sums + 512, 64);
+  if constexpr (T == 2) INFERD_TILE_STORE(3, sums + 768, 64);
 }
 
-inline size_t scratch_bytes(int max_k) {
-  return (static_cast<size_t>(max_k) * kPanelOutputs + 8 * kTileNumbers) * sizeof(uint16_t) + 4 * 1024;
+constexpr int kKeptBlocks = 20;  // of an expanded panel that the first cache keeps beside rows
+constexpr int kPairSums = 4 * 256;
+
+// Of sums of all pairs of tiles, and of an expanded panel.
+inline size_t scratch_bytes(int max_rows, int max_k) {
+  const int pairs = max_rows / (2 * kMaxTile) + 2;
+  return pairs * kPairSums * sizeof(float) + static_cast<size_t>(max_k / kBlock + 4) * 2 * kTileNumbers * 2;
 }
 
 inline int max_tile(int) { return kMaxTile; }
@@ -262,7 +238,8 @@ void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, int pan
                  void* scratch) {
   const int blocks = w.k / kBlock, tiles = tiles_of(x);
   auto* sums = static_cast<float*>(scratch);
-  auto* expanded = reinterpret_cast<uint16_t*>(sums + 4 * 256);
+  auto* expanded = reinterpret_cast<uint16_t*>(sums + (tiles / 2 + 2) * kPairSums);
+  const int parts = (blocks + kKeptBlocks - 1) / kKeptBlocks;
   configure_tiles(x.tile);
   for (int index = panel_begin; index < panel_end; ++index) {
     const uint8_t* data = w.data + index * panel_bytes(W, w.k);
@@ -277,11 +254,18 @@ void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, int pan
       continue;
     }
     multiply_few<W, 2, 4096>(data, blocks, {tile_of(x, 0), tile_of(x, 1)}, x.tile, target, expanded);
-    int i = 2;
-    for (; i + 2 <= tiles; i += 2) {
-      multiply_expanded<2>(expanded, blocks, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target);
+    for (int part = 0; part < parts; ++part) {
+      const int begin = blocks * part / parts, end = blocks * (part + 1) / parts;
+      float* kept = sums + kPairSums;
+      for (int i = 2; i < tiles; i += 2, kept += kPairSums) {
+        const bool last = part + 1 == parts;
+        if (i + 1 < tiles) {
+          multiply_expanded<2>(expanded, begin, end, last, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target, kept);
+        } else {
+          multiply_expanded<1>(expanded, begin, end, last, {tile_of(x, i)}, x.tile, target, kept);
+        }
+      }
     }
-    if (i < tiles) multiply_expanded<1>(expanded, blocks, {tile_of(x, i)}, x.tile, target);
   }
   release_tiles();
 }

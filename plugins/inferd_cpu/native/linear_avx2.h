@@ -19,7 +19,7 @@ constexpr int kVectorRows = 4;
 
 inline int max_tile(int) { return kVectorRows; }
 
-inline size_t scratch_bytes(int) { return 64; }
+inline size_t scratch_bytes(int, int) { return 64; }
 
 inline __m256 halves(const uint8_t* at) {
   return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(at)));

@@ -47,7 +47,7 @@ INFERD_EXPORT int inferd_check_linear(const char* isa, int format, int ggml_type
   const inferd::Matrix matrix = {weight, n, k, size, data};
   for (int row = 0; row < n; ++row) kernels->unpack_row(matrix, row, weights + static_cast<size_t>(row) * k);
 
-  const Memory memory = take(kernels->rows_bytes(rows, k)), scratch = take(kernels->scratch_bytes(k));
+  const Memory memory = take(kernels->rows_bytes(rows, k)), scratch = take(kernels->scratch_bytes(rows, k));
   inferd::Rows placed;
   kernels->place_rows(&placed, memory.get(), rows, k);
   kernels->quantize(x, k, 0, rows / 2, &placed);

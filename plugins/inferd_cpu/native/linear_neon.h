@@ -15,7 +15,7 @@ constexpr int kVectorRows = 4;
 
 inline int max_tile(int) { return kVectorRows; }
 
-inline size_t scratch_bytes(int) { return 64; }
+inline size_t scratch_bytes(int, int) { return 64; }
 
 inline float32x4_t halves(const uint8_t* at) {
   return vcvt_f32_f16(vld1_f16(reinterpret_cast<const float16_t*>(at)));

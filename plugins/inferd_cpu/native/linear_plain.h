@@ -16,7 +16,7 @@ constexpr bool kOffsetQuants = false;
 inline int max_tile(int) { return kMaxTile; }
 
 // One panel as signed bytes and fp32 scales: all that a product needs, whatever the format.
-inline size_t scratch_bytes(int max_k) {
+inline size_t scratch_bytes(int, int max_k) {
   return static_cast<size_t>(max_k / kBlock) * (kBlockQuants + 2 * kPanelOutputs * sizeof(float));
 }
 

@@ -91,7 +91,7 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   for (Desk& desk : w->desks) {
     desk.row = from.take<float>(widest);
     desk.scratch = from.take<float>(tokens * (kScratchOutputs + kPadding));
-    desk.multiply = from.take<uint8_t>(k.scratch_bytes(std::max(widest, s.feed_width)));
+    desk.multiply = from.take<uint8_t>(k.scratch_bytes(fine * s.max_step_tokens, std::max(widest, s.feed_width)));
     desk.queries = from.take<float>(kTileRows * s.shared() * s.key_width + s.key_width + s.value_width);
     desk.scores = from.take<float>(attention.scratch_floats());
     desk.partials = from.take<float>(2 * kTileRows * attention.partial_floats());

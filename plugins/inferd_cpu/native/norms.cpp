@@ -52,6 +52,25 @@ void rotate(const float* cosines, const float* sines, int half, float* head) {
   }
 }
 
+#if defined(ISA_AMX)
+void gate(const float* gate_up, size_t stride, int first_block, int blocks, const Rows& out) {
+  auto gated = [](const float* gates) {
+    const Floats v = load(gates);
+    return v * static_cast<Floats>(_mm512_rcp14_ps(splat(1.0f) + exponential_for_bf16(-v))) * load(gates + kBlock);
+  };
+  for (int first = 0; first < out.rows; first += out.tile) {
+    const int live = out.rows - first < out.tile ? out.rows - first : out.tile;
+    for (int block = 0; block < blocks; block++) {
+      __m512 pairs[kMaxTile] = {};
+      for (int row = 0; row < live; row++) {
+        const float* gates = gate_up + (first + row) * stride + block * 2 * kBlock;
+        pairs[row] = _mm512_castsi512_ps(round_pair(gated(gates), gated(gates + kLanes)));
+      }
+      put_block(pairs, 0, live, first / out.tile, first_block + block, out);
+    }
+  }
+}
+#else
 void gate(const float* gate_up, size_t stride, int first_block, int blocks, const Rows& out) {
   for (int row = 0; row < out.rows; row++)
     for (int block = 0; block < blocks; block++) {
@@ -64,6 +83,7 @@ void gate(const float* gate_up, size_t stride, int first_block, int blocks, cons
       quantize_block(gated, row, first_block + block, out);
     }
 }
+#endif
 
 void find_best(const float* logits, int first, int n, Best* best) {
   Floats values = splat(best->value);

@@ -1,29 +1,14 @@
-// Activations as products take them: int8, where each row and block of 32 inputs gets the scale absmax * (1 / 127); for
-// AMX bf16.
+// Activations to int8: each row and block of 32 inputs gets the scale absmax * (1 / 127). For AMX see rows_amx.h.
 #pragma once
 
-#if defined(ISA_AMX)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#endif
-
 #include "linear_layout.h"
+#if defined(ISA_AMX)
+#include "rows_amx.h"
+#else
 
 namespace inferd {
 namespace ISA {
 
-#if defined(ISA_AMX)
-inline void quantize_block(const float* x, int row, int block, const Rows& out) {
-  alignas(64) uint32_t pairs[kBlock / 2];
-  const __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
-  _mm512_store_si512(pairs, reinterpret_cast<__m512i>(rounded));
-  const size_t tile = static_cast<size_t>(row / out.tile) * (out.k / kBlock) + block;
-  uint32_t* to = reinterpret_cast<uint32_t*>(out.quants) + tile * (kBlock / 2) * out.tile + row % out.tile;
-  for (int i = 0; i < kBlock / 2; ++i) to[i * out.tile] = pairs[i];
-}
-#else
 // Written so that compilers make vectors of it; every step is exact or rounded once, hence equal on all of them.
 inline void quantize_block(const float* x, int row, int block, const Rows& out) {
   const size_t at = (static_cast<size_t>(row / out.tile) * (out.k / kBlock) + block) * out.tile + row % out.tile;
@@ -56,7 +41,6 @@ inline void quantize_block(const float* x, int row, int block, const Rows& out) 
   out.starts8[at] = kMagicBits - 128 * sum;
   out.starts4[at] = kMagicBits - 8 * sum;
 }
-#endif
 
 inline void quantize_rows(const float* x, size_t ldx, int first, int count, const Rows* out) {
   const int blocks = out->k / kBlock;
@@ -67,3 +51,4 @@ inline void quantize_rows(const float* x, size_t ldx, int first, int count, cons
 
 }  // namespace ISA
 }  // namespace inferd
+#endif
