@@ -39,7 +39,7 @@ from inferd_api.v1.host_service_pb2_grpc import add_HostServiceServicer_to_serve
 from inferd_api.v1.lease_service_pb2_grpc import add_LeaseServiceServicer_to_server
 from inferd_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from inferd_api.v1.task_service_pb2_grpc import add_TaskServiceServicer_to_server
-from inferd_api.worker.v1 import worker_pb2 as wire
+from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
 
@@ -174,7 +174,7 @@ def _driver(settings: Settings) -> Driver:
             frame_bytes=limits.frame_bytes,
             queries=limits.queries,
             query_timeout_s=workers.query_timeout_s,
-            engine=wire.EngineLimits(
+            engine=load_pb2.EngineLimits(
                 step_tokens=workers.step_tokens,
                 template_timeout_s=workers.template_timeout_s,
                 max_output_tokens=limits.max_output_tokens,

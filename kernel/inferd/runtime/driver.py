@@ -40,6 +40,7 @@ from inferd.runtime.signal import Signal
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker_process import WorkerTimes
+from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LOAD_PROGRESS_STEP = 0.02  # a load tells each waiting task at most 50 times
@@ -55,7 +56,7 @@ class DriverLimits:
     frame_bytes: int
     queries: int
     query_timeout_s: float
-    engine: wire.EngineLimits
+    engine: load_pb2.EngineLimits
     times: WorkerTimes
 
 
@@ -248,7 +249,7 @@ class Driver:
             await self.models_changed.wait(self.models_changed.version)
         return returned_bytes
 
-    async def query(self, name: ModelName, task_input: TaskInput) -> wire.Answer:
+    async def query(self, name: ModelName, task_input: TaskInput) -> task_pb2.Answer:
         """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
 
         Raises:
@@ -299,7 +300,7 @@ class Driver:
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
         return {"log": str(self.supervisor.workers[instance_id].log_path)}
 
-    def _step(self, instance_id: InstanceId, step: wire.StepOutput) -> None:
+    def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
         self._relay.tell(instance_id, step)
         for ended in step.ended:
             done = self._relay.find(instance_id, ended.handle)
