@@ -1,6 +1,7 @@
 """The composition root: builds a kernel from its settings and serves it until it is told to end."""
 
 import asyncio
+import gc
 import ipaddress
 import signal
 import sys
@@ -104,6 +105,8 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     async with running_kernel(settings) as kernel:
+        gc.collect()
+        gc.freeze()  # what was imported and built lives as long as the process: each look through it costs 40 ms
         ready(kernel)
         await ended.wait()
 
