@@ -26,6 +26,7 @@ from inferd.core.task_events import (
 )
 from inferd.errors import InferdError, ModelBusyError, WorkerDiedError
 from inferd.runtime.clock import Clock
+from inferd.runtime.closing import Closing
 from inferd.runtime.frames import (
     read_facts,
     read_failure,
@@ -70,6 +71,7 @@ class Driver:
         clock: The time that the core is told.
         models_changed: Notified with each change of any model.
         leases_changed: Notified with each change of any lease.
+        closing: Ends what would wait for longer than the kernel lives.
     """
 
     def __init__(self, *, core: CoreLimits, limits: DriverLimits, log_dir: Path) -> None:
@@ -81,6 +83,7 @@ class Driver:
         )
         self.models_changed = Signal()
         self.leases_changed = Signal()
+        self.closing = Closing()
         self._relay = Relay(self.clock)
         self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine)
         self._inspections = Inspections(self.supervisor)
@@ -106,6 +109,7 @@ class Driver:
         self._apply(events.Shutdown())
         self.models_changed.notify()
         self.leases_changed.notify()
+        self.closing.close()
 
     # For the services.
 

@@ -61,8 +61,8 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
                     for instance in model.instances.values()
                 ]
                 await context.write(hs.WatchHostResponse(host=self._write_host(), instances=instances))
-                await asyncio.sleep(interval_s)
-                machine.check_open()
+                async with self._driver.closing.cut_short():
+                    await asyncio.sleep(interval_s)
 
     def _write_host(self) -> hp.Host:
         machine = self._driver.machine
