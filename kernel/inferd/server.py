@@ -1,6 +1,7 @@
 """The composition root: builds a kernel from its settings and serves it until it is told to end."""
 
 import asyncio
+import gc
 import ipaddress
 import signal
 import sys
@@ -39,9 +40,10 @@ from inferd_api.v1.host_service_pb2_grpc import add_HostServiceServicer_to_serve
 from inferd_api.v1.lease_service_pb2_grpc import add_LeaseServiceServicer_to_server
 from inferd_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from inferd_api.v1.task_service_pb2_grpc import add_TaskServiceServicer_to_server
-from inferd_api.worker.v1 import worker_pb2 as wire
+from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
+FULL_COLLECTIONS = 50  # of the garbage collector: one for so many of its smaller ones
 
 log = structlog.get_logger()
 
@@ -104,8 +106,20 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     async with running_kernel(settings) as kernel:
+        _spare_collector()
         ready(kernel)
         await ended.wait()
+
+
+def _spare_collector() -> None:
+    """Let the garbage collector stop this process less: every call under way waits for it.
+
+    What was imported and built lives as long as the process, and looking through it takes 40 ms; looking through 1000
+    retained tasks takes 15 ms, and is done a fifth as often as by default, for some MiB of garbage more.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
 
 
 def check_address(address: str) -> None:
@@ -174,7 +188,7 @@ def _driver(settings: Settings) -> Driver:
             frame_bytes=limits.frame_bytes,
             queries=limits.queries,
             query_timeout_s=workers.query_timeout_s,
-            engine=wire.EngineLimits(
+            engine=load_pb2.EngineLimits(
                 step_tokens=workers.step_tokens,
                 template_timeout_s=workers.template_timeout_s,
                 max_output_tokens=limits.max_output_tokens,

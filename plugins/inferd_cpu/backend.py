@@ -10,8 +10,9 @@ from inferd.plugin import (
     Probe,
     ReportProgress,
 )
+from inferd.plugin.host import count_cores, read_memory
 from inferd_cpu.capacity import check_need
-from inferd_cpu.host import count_cores, read_memory, read_processor
+from inferd_cpu.host import read_processor
 from inferd_cpu.loads import ExactLoad, NativeLoad, choose_load
 from inferd_cpu.native import Native, NativeMissing, read_lacking
 from inferd_cpu.source import Source, read_source

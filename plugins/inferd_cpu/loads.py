@@ -1,8 +1,8 @@
 """The two ways to load a model: with the native library, and in fp32 with numpy. Each says first what it will take."""
 
 from inferd.plugin import LoadError, MemoryNeed, ReportProgress, TokenSession
+from inferd.plugin.host import count_cores
 from inferd_cpu.capacity import derive_limits, derive_need
-from inferd_cpu.host import count_cores
 from inferd_cpu.native import Native, NativeMissing
 from inferd_cpu.native_session import NativeSession, make_shape, measure_token, measure_workspace
 from inferd_cpu.native_weights import NativeWeights, find_obstacle

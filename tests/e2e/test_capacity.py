@@ -14,7 +14,7 @@ import pytest
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
 from inferd_api.v1.lease_pb2 import LEASE_STATE_ACTIVE
-from inferd_api.v1.resources_pb2 import INSTANCE_STATE_READY
+from inferd_api.v1.model_pb2 import INSTANCE_STATE_READY
 from inferd_client import Client, claims
 
 pytestmark = pytest.mark.e2e

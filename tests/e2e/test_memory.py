@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from inferd.testing.kernel import KernelProcess, kernel_process
-from inferd_api.v1.resources_pb2 import Device
+from inferd_api.v1.host_pb2 import Device
 from inferd_client import Client
 
 pytestmark = pytest.mark.e2e

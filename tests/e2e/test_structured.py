@@ -12,7 +12,7 @@ import pytest
 from json_schemas import make_schemas
 
 from inferd.testing.kernel import KernelProcess, kernel_process
-from inferd_api.v1.resources_pb2 import Choice, Grammar
+from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_client import AsyncClient, Client, Generation
 from inferd_client.errors import InvalidFieldError
 

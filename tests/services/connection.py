@@ -15,9 +15,11 @@ from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
 from inferd_api.v1.lease_pb2 import Claim, Lease, LeaseSpec, LeaseState, MemoryClaim
 from inferd_api.v1.lease_service_pb2 import CreateLeaseRequest, WatchLeaseRequest
 from inferd_api.v1.lease_service_pb2_grpc import LeaseServiceStub
+from inferd_api.v1.model_pb2 import Model
 from inferd_api.v1.model_service_pb2 import CreateModelRequest
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
-from inferd_api.v1.resources_pb2 import ChatMessage, ChatPrompt, Model, SamplingParams, TaskSpec
+from inferd_api.v1.sampling_pb2 import SamplingParams
+from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt, TaskSpec
 from inferd_api.v1.task_service_pb2 import RunTaskRequest
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 

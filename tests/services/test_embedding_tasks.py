@@ -2,8 +2,9 @@ import grpc
 import pytest
 from connection import Connection, read_all, read_failing, reason_of
 
+from inferd_api.v1.model_pb2 import Model
 from inferd_api.v1.model_service_pb2 import CreateModelRequest
-from inferd_api.v1.resources_pb2 import EmbeddingParams, Model, Pooling, TaskSpec, TaskState
+from inferd_api.v1.task_pb2 import EmbeddingParams, Pooling, TaskSpec, TaskState
 from inferd_api.v1.task_service_pb2 import RunTaskRequest
 from inferd_client import AsyncClient
 

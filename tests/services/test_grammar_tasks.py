@@ -4,15 +4,8 @@ from typing import Any
 
 from connection import Connection, read_all, read_failing, text_of
 
-from inferd_api.v1.resources_pb2 import (
-    ChatMessage,
-    ChatPrompt,
-    Choice,
-    FinishReason,
-    Grammar,
-    SamplingParams,
-    TaskSpec,
-)
+from inferd_api.v1.sampling_pb2 import Choice, Grammar, SamplingParams
+from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt, FinishReason, TaskSpec
 from inferd_api.v1.task_service_pb2 import RunTaskRequest
 
 SCHEMA = json.dumps({"type": "array", "items": {"type": "integer", "maximum": 20, "minimum": 1}, "maxItems": 3})

@@ -6,8 +6,9 @@ from connection import Connection, read_failing, read_until, reason_of
 from google.protobuf.duration_pb2 import Duration
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import priority_pb2 as pp
 
 
 async def test_the_host_says_what_it_is(connection: Connection) -> None:
@@ -23,7 +24,7 @@ async def test_the_host_says_what_it_is(connection: Connection) -> None:
 async def test_the_host_is_watched(connection: Connection) -> None:
     """A watcher is told at once and again: instances, accounts of devices, and who has tasks waiting and running."""
     await connection.create(step_s=0.002)
-    task = connection.endless(metadata=(("inferd-tenant", "blue"),), priority=pb.PRIORITY_LOW)
+    task = connection.endless(metadata=(("inferd-tenant", "blue"),), priority=pp.PRIORITY_LOW)
     await read_until(task, "output")
     interval = Duration(nanos=100_000_000)
     watch = aiter(connection.hosts.WatchHost(hs.WatchHostRequest(interval=interval)))
@@ -34,7 +35,7 @@ async def test_the_host_is_watched(connection: Connection) -> None:
     assert device.capacity_bytes == device.free_bytes + device.instance_bytes
     assert device.instance_bytes == instance.reserved_bytes > 1 << 20
     (load,) = first.host.loads
-    assert (load.tenant, load.priority, load.queued_tasks, load.running_tasks) == ("blue", pb.PRIORITY_LOW, 0, 1)
+    assert (load.tenant, load.priority, load.queued_tasks, load.running_tasks) == ("blue", pp.PRIORITY_LOW, 0, 1)
     assert second.host.tokens_per_second > 0
     task.cancel()
 
@@ -51,7 +52,7 @@ async def test_an_interval_out_of_bounds_is_refused(connection: Connection, seco
 async def test_backends_are_listed_with_their_settings(connection: Connection) -> None:
     """Each plugin is listed with its state, its formats and the settings that it understands."""
     backends = {b.name: b for b in (await connection.hosts.ListBackends(hs.ListBackendsRequest())).backends}
-    assert backends["fake"].state == backends["cpu"].state == pb.BACKEND_STATE_READY
+    assert backends["fake"].state == backends["cpu"].state == hp.BACKEND_STATE_READY
     assert list(backends["cpu"].formats) == ["gguf"]
     assert "context_tokens" in {s.name for s in backends["cpu"].settings}
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -8,11 +8,14 @@ from connection import Connection, info_of, memory, read_failing, read_until, re
 from google.protobuf.duration_pb2 import Duration
 
 from inferd.testing.kernel import kernel_here
+from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
+from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import priority_pb2 as pp
+from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
 GIB = 1 << 30
@@ -36,7 +39,7 @@ async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
         await made.channel.close()
 
 
-async def device(connection: Connection, device_id: str = "cpu:0") -> pb.Device:
+async def device(connection: Connection, device_id: str = "cpu:0") -> hp.Device:
     host = (await connection.hosts.GetHost(hs.GetHostRequest())).host
     return next(each for each in host.devices if each.device_id == device_id)
 
@@ -51,7 +54,7 @@ async def test_a_lease_holds_memory_until_it_is_released(connection: Connection)
     lease = await connection.claim(lp.Claim(memory=lp.MemoryClaim(bytes=4 * GIB)), labels={"for": "training"})
     assert (lease.state, lease.tenant, lease.fencing_token) == (ACTIVE, "default", 1)
     assert lease.spec.claims[0].memory.device_id == "cpu:0"
-    assert (lease.spec.ttl.seconds, lease.spec.priority) == (30, pb.PRIORITY_NORMAL)
+    assert (lease.spec.ttl.seconds, lease.spec.priority) == (30, pp.PRIORITY_NORMAL)
     assert dict(lease.spec.labels) == {"for": "training"}
     assert 29 < lease.remaining.ToNanoseconds() / 1e9 <= 30
     assert lease.expire_time.ToNanoseconds() > lease.grant_time.ToNanoseconds() >= lease.create_time.ToNanoseconds()
@@ -244,7 +247,7 @@ async def test_a_model_loaded_under_a_lease_ends_with_it(connection: Connection)
     loading = ms.LoadModelRequest(name="fake")
     model = (await connection.models.LoadModel(loading, metadata=under(lease.lease_id))).model
     (instance,) = model.instances
-    assert (instance.lease_id, instance.state) == (lease.lease_id, pb.INSTANCE_STATE_READY)
+    assert (instance.lease_id, instance.state) == (lease.lease_id, mp.INSTANCE_STATE_READY)
     assert instance.reserved_bytes >= instance.need.weights_bytes == 1 << 20
     account = await device(connection, "fake:0")
     assert (account.lease_bytes, account.instance_bytes) == (GIB // 2, 0)
@@ -255,7 +258,7 @@ async def test_a_model_loaded_under_a_lease_ends_with_it(connection: Connection)
     assert (list(read.instance_ids), read.tasks) == ([instance.instance_id], 1)
     await connection.leases.ReleaseLease(ls.ReleaseLeaseRequest(lease_id=lease.lease_id))
     events, _ = await read_failing(call)
-    assert events[-1].finished.state == pb.TASK_STATE_CANCELLED
+    assert events[-1].finished.state == tp.TASK_STATE_CANCELLED
     assert lease.lease_id in events[-1].finished.error.message
 
 
@@ -270,7 +273,7 @@ async def test_a_part_of_a_model_is_held_for_its_lease(connection: Connection) -
     second = connection.another().endless()
     await read_until(second, "queued")  # the other place is the lease's
     events = await read_until(connection.another().chat("hi", metadata=under(lease.lease_id)), "finished")
-    assert events[-1].finished.state == pb.TASK_STATE_SUCCEEDED
+    assert events[-1].finished.state == tp.TASK_STATE_SUCCEEDED
     await connection.leases.ReleaseLease(ls.ReleaseLeaseRequest(lease_id=lease.lease_id))
     await read_until(second, "output")
     for call in (first, second):

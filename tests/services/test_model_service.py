@@ -7,8 +7,9 @@ from connection import Connection, read_all, read_failing, reason_of, refusal, t
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import task_pb2 as tp
 
 
 async def test_a_model_is_loaded_watched_and_unloaded(connection: Connection) -> None:
@@ -22,14 +23,14 @@ async def test_a_model_is_loaded_watched_and_unloaded(connection: Connection) ->
         async for response in watch:
             states.append(response.model.state)
             fractions.extend(i.load_fraction for i in response.model.instances)
-            if len(states) > 1 and states[-1] == pb.MODEL_STATE_UNLOADED:
+            if len(states) > 1 and states[-1] == mp.MODEL_STATE_UNLOADED:
                 return
 
     async with asyncio.TaskGroup() as group:
         group.create_task(follow())
         loaded = (await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))).model
         (instance,) = loaded.instances
-        assert (loaded.state, instance.state) == (pb.MODEL_STATE_READY, pb.INSTANCE_STATE_READY)
+        assert (loaded.state, instance.state) == (mp.MODEL_STATE_READY, mp.INSTANCE_STATE_READY)
         assert instance.max_tasks == 64
         assert instance.context_tokens == 1024
         assert instance.memory_bytes > 1 << 20
@@ -39,9 +40,9 @@ async def test_a_model_is_loaded_watched_and_unloaded(connection: Connection) ->
         assert answer.returned_bytes > 1 << 20
         assert not answer.model.instances
     distinct = [s for n, s in enumerate(states) if n == 0 or states[n - 1] != s]
-    assert distinct[0] == pb.MODEL_STATE_UNLOADED
-    assert pb.MODEL_STATE_LOADING in distinct
-    assert distinct[-1] == pb.MODEL_STATE_UNLOADED
+    assert distinct[0] == mp.MODEL_STATE_UNLOADED
+    assert mp.MODEL_STATE_LOADING in distinct
+    assert distinct[-1] == mp.MODEL_STATE_UNLOADED
     assert any(0 < f < 1 for f in fractions)
     assert not connection.kernel.driver.supervisor.workers
 
@@ -54,7 +55,7 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_the_kernel_lives(conne
     assert reason == "MODEL_LOAD_FAILED"
     assert "truncated at byte 17" in facts["cause"]
     model = (await connection.models.GetModel(ms.GetModelRequest(name="broken"))).model
-    assert model.state == pb.MODEL_STATE_FAILED
+    assert model.state == mp.MODEL_STATE_FAILED
     assert "truncated at byte 17" in model.error.message
     _, error = await read_failing(connection.chat("x", model="broken"))
     assert reason_of(error)[0] == "MODEL_LOAD_FAILED"
@@ -89,7 +90,7 @@ async def test_a_wrong_model_is_refused_by_name(
     """Each thing that is wrong with a new model is refused with the reason that names it and what would be right."""
     wanted = {"name": "new", "source": str(write_fake_model(connection.folder)), **changes}
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await connection.models.CreateModel(ms.CreateModelRequest(model=pb.Model(**wanted)))
+        await connection.models.CreateModel(ms.CreateModelRequest(model=mp.Model(**wanted)))
     assert reason_of(caught.value)[0] == reason
     assert words in str(caught.value.details()) + str(reason_of(caught.value)[1])
 
@@ -98,7 +99,7 @@ async def test_creating_a_model_is_idempotent(connection: Connection) -> None:
     """The same model again is returned; the same name with another file is MODEL_EXISTS."""
     await connection.create()
     await connection.create()
-    other = pb.Model(name="fake", source=str(write_fake_model(connection.folder, "other")))
+    other = mp.Model(name="fake", source=str(write_fake_model(connection.folder, "other")))
     reason, _ = await refusal(connection.models.CreateModel(ms.CreateModelRequest(model=other)))
     assert reason == "MODEL_EXISTS"
 
@@ -124,7 +125,7 @@ async def test_a_busy_model_is_unloaded_only_with_force(connection: Connection) 
     assert (reason, facts["running"]) == ("MODEL_BUSY", "1")
     await connection.models.UnloadModel(ms.UnloadModelRequest(name="fake", force=True))
     events, _ = await read_failing(call)
-    assert events[-1].finished.state == pb.TASK_STATE_CANCELLED
+    assert events[-1].finished.state == tp.TASK_STATE_CANCELLED
 
 
 async def test_speculation_is_switched_per_model(connection: Connection) -> None:
@@ -132,7 +133,7 @@ async def test_speculation_is_switched_per_model(connection: Connection) -> None
     path = str(write_fake_model(connection.folder))
     usages = {}
     for drafts in ("0", "4"):
-        model = pb.Model(name=f"drafts-{drafts}", source=path, settings={"draft_tokens": drafts})
+        model = mp.Model(name=f"drafts-{drafts}", source=path, settings={"draft_tokens": drafts})
         await connection.models.CreateModel(ms.CreateModelRequest(model=model))
         events = await read_all(connection.endless(model=model.name, tokens=40))
         assert text_of(events) == "la" * 20
@@ -147,11 +148,11 @@ async def test_the_bounds_of_instances_are_kept_and_told(connection: Connection)
     plain = (await connection.models.GetModel(ms.GetModelRequest(name="plain"))).model
     assert (plain.min_instances, plain.max_instances) == (0, 1)
     path = write_fake_model(connection.folder, "pair")
-    wanted = pb.Model(name="pair", source=str(path), min_instances=2, max_instances=3)
+    wanted = mp.Model(name="pair", source=str(path), min_instances=2, max_instances=3)
     assert (await connection.models.CreateModel(ms.CreateModelRequest(model=wanted))).model.max_instances == 3
     watch = connection.models.WatchModel(ms.WatchModelRequest(name="pair"))
     async for response in watch:
-        if [i.state for i in response.model.instances] == [pb.INSTANCE_STATE_READY] * 2:
+        if [i.state for i in response.model.instances] == [mp.INSTANCE_STATE_READY] * 2:
             break
     (first, second) = response.model.instances
     assert first.pid != second.pid

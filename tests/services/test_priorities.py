@@ -7,7 +7,8 @@ import pytest
 from connection import Connection, kinds_of, read_all, read_failing, read_until, reason_of, refusal, text_of
 
 from inferd.testing.kernel import kernel_here
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import priority_pb2 as pp
+from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
 
@@ -27,17 +28,17 @@ async def test_a_task_is_suspended_and_goes_on_where_it_stopped(connection: Conn
     events = await read_until(call, "output")
     task_id = events[0].task_id
     suspended = (await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=task_id))).task
-    assert suspended.state == pb.TASK_STATE_SUSPENDED
+    assert suspended.state == tp.TASK_STATE_SUSPENDED
     events += await read_until(call, "suspended")
     assert events[-1].suspended.by_client
     again = (await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=task_id))).task
-    assert again.state == pb.TASK_STATE_SUSPENDED
+    assert again.state == tp.TASK_STATE_SUSPENDED
     assert text_of(await read_all(connection.chat("between"))) == "between"
     await connection.tasks.ResumeTask(ts.ResumeTaskRequest(task_id=task_id))
     events += await read_all(call)
     assert text_of(events) == "la" * 150
     assert [e for e in events if e.WhichOneof("kind") == "resumed"][-1].resumed.instance_id
-    assert events[-1].finished.state == pb.TASK_STATE_SUCCEEDED
+    assert events[-1].finished.state == tp.TASK_STATE_SUCCEEDED
 
 
 async def test_what_has_ended_is_neither_suspended_nor_resumed(connection: Connection) -> None:
@@ -60,18 +61,18 @@ async def test_a_suspended_task_can_be_cancelled(connection: Connection) -> None
     await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=task_id))
     await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=task_id))
     events, _ = await read_failing(call)
-    assert events[-1].finished.state == pb.TASK_STATE_CANCELLED
+    assert events[-1].finished.state == tp.TASK_STATE_CANCELLED
     assert events[-1].finished.usage.output_tokens > 0
 
 
 async def test_a_high_task_takes_the_place_of_a_low_one(connection: Connection) -> None:
     """On a full instance a task of class high starts at once; the low one is told, and goes on to its whole text."""
     await connection.create(max_sequences=1, step_s=0.002)
-    low = connection.endless(tokens=300, priority=pb.PRIORITY_LOW)
+    low = connection.endless(tokens=300, priority=pp.PRIORITY_LOW)
     events = await read_until(low, "output")
     task = (await connection.tasks.GetTask(ts.GetTaskRequest(task_id=events[0].task_id))).task
-    assert (task.priority, task.lease_id) == (pb.PRIORITY_LOW, "")
-    high = await read_all(connection.another().endless(tokens=20, priority=pb.PRIORITY_HIGH))
+    assert (task.priority, task.lease_id) == (pp.PRIORITY_LOW, "")
+    high = await read_all(connection.another().endless(tokens=20, priority=pp.PRIORITY_HIGH))
     assert text_of(high) == "la" * 10
     events += await read_all(low)
     assert "suspended" in kinds_of(events)

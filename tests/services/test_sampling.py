@@ -8,7 +8,8 @@ import pytest
 from connection import Connection, read_all, read_failing, reason_of, text_of
 
 from inferd.testing.fake import VOCABULARY
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import sampling_pb2 as sp
+from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1.task_service_pb2 import RunTaskRequest
 
 PEAK = 20.0  # of the FakeBackend: logit of the token that it predicts, the others are 0
@@ -17,8 +18,8 @@ LIKELY = PEAK - math.log(math.exp(PEAK) + len(VOCABULARY.tokens) - 1)
 
 def run(connection: Connection, text: str = "la", **sampling: Any) -> Any:
     """Continue a text, which the FakeBackend repeats over and over."""
-    params = pb.SamplingParams(**({"temperature": 0, "max_tokens": 6} | sampling))
-    return connection.tasks.RunTask(RunTaskRequest(spec=pb.TaskSpec(model="fake", prompt=text, sampling=params)))
+    params = sp.SamplingParams(**({"temperature": 0, "max_tokens": 6} | sampling))
+    return connection.tasks.RunTask(RunTaskRequest(spec=tp.TaskSpec(model="fake", prompt=text, sampling=params)))
 
 
 async def outputs(connection: Connection, text: str = "la", **sampling: Any) -> list[Any]:
@@ -50,9 +51,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("stop_token_ids", {"stop_token_ids": [100_000]}, "token id 100000 is outside"),
     ("stop", {"stop": ["a"] * 17}, "17 stop strings; at most 16"),
     ("stop[0]", {"stop": ["a" * 257]}, "stop string 0 has 257 characters; it must have 1 to 256"),
-    ("grammar", {"grammar": pb.Grammar()}, "grammar is empty"),
-    ("grammar.regex", {"grammar": pb.Grammar(regex="a" * 65537)}, "regex has 65537 characters; at most 65536"),
-    ("grammar.choice", {"grammar": pb.Grammar(choice=pb.Choice())}, "choice has 0 texts; it must have 1 to 1024"),
+    ("grammar", {"grammar": sp.Grammar()}, "grammar is empty"),
+    ("grammar.regex", {"grammar": sp.Grammar(regex="a" * 65537)}, "regex has 65537 characters; at most 65536"),
+    ("grammar.choice", {"grammar": sp.Grammar(choice=sp.Choice())}, "choice has 0 texts; it must have 1 to 1024"),
 ]
 
 
@@ -126,7 +127,7 @@ async def test_echo_is_not_output(connection: Connection) -> None:
     events = await read_all(run(connection, echo=True, stop=["la"]))
     finished = events[-1].finished
     assert text_of(events) == "la"
-    assert finished.reason == pb.FINISH_REASON_STOP_STRING
+    assert finished.reason == tp.FINISH_REASON_STOP_STRING
     assert finished.usage.output_tokens == 2
 
 
@@ -154,7 +155,7 @@ async def test_least_tokens_and_stop_tokens(connection: Connection) -> None:
     stop = [ord("l")]
     events = await read_all(run(connection, "la", stop_token_ids=stop))
     assert text_of(events) == ""
-    assert events[-1].finished.reason == pb.FINISH_REASON_END_OF_TEXT
+    assert events[-1].finished.reason == tp.FINISH_REASON_END_OF_TEXT
     assert events[-1].finished.usage.output_tokens == 1
     events = await read_all(run(connection, "la", stop_token_ids=stop, min_tokens=4))
     assert events[-1].finished.usage.output_tokens >= 4
@@ -169,7 +170,7 @@ async def test_samples(connection: Connection) -> None:
     for mine in by_sample.values():
         assert sum(len(output.token_ids) for output in mine) == 6
         assert [each.token_id for o in mine for each in o.logprobs] == [i for o in mine for i in o.token_ids]
-        assert [o.finish_reason for o in mine][-1] == pb.FINISH_REASON_MAX_TOKENS
+        assert [o.finish_reason for o in mine][-1] == tp.FINISH_REASON_MAX_TOKENS
         assert not any(o.finish_reason for o in mine[:-1])
     assert len({tuple(i for o in mine for i in o.token_ids) for mine in by_sample.values()}) == 3
 
@@ -178,7 +179,7 @@ async def test_nothing_left(connection: Connection) -> None:
     """A task that forbids every token that it allows fails with the cause, and its neighbours do not notice."""
     await connection.create()
     beside = run(connection, max_tokens=50)
-    grammar = pb.Grammar(choice=pb.Choice(texts=["no"]))
+    grammar = sp.Grammar(choice=sp.Choice(texts=["no"]))
     _, error = await read_failing(run(connection, grammar=grammar, bad_words=["no"]))
     assert reason_of(error)[0] == "BACKEND_FAILED"
     assert "bad words" in str(error.details())

@@ -1,11 +1,23 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from connection import Connection, reason_of
+from google.protobuf.duration_pb2 import Duration
 
+from inferd import server
 from inferd.config import Settings
 from inferd.errors import InvalidFieldError
 from inferd.server import check_address, running_kernel
 from inferd.testing.kernel import kernel_here
+from inferd_api.v1.host_service_pb2 import WatchHostRequest
+from inferd_api.v1.lease_service_pb2 import KeepAliveLeasesRequest
+
+DEADLINE_S = 30.0
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:7411", "[::1]:7411", "127.8.8.8:1", "unix:/tmp/x.sock"])
@@ -37,3 +49,34 @@ async def test_a_second_kernel_on_the_port_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=kernel.addresses[0]):
             async with running_kernel(settings):
                 pass
+
+
+async def one_and_no_more() -> AsyncIterator[KeepAliveLeasesRequest]:
+    yield KeepAliveLeasesRequest()
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    "open_stream",
+    [
+        lambda connection: connection.leases.KeepAliveLeases(one_and_no_more()),
+        lambda connection: connection.hosts.WatchHost(WatchHostRequest(interval=Duration(seconds=60))),
+    ],
+    ids=["keep alive", "watch host"],
+)
+async def test_open_streams_end_at_once_with_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_stream: Callable[[Connection], Any]
+) -> None:
+    """A stream on which nothing is due ends with UNAVAILABLE when the kernel stops, before the grace is over."""
+    monkeypatch.setattr(server, "STOP_GRACE_S", 10 * DEADLINE_S)
+    async with asyncio.timeout(DEADLINE_S), AsyncExitStack() as running:
+        kernel = await running.enter_async_context(kernel_here(tmp_path))
+        connection = Connection(kernel, tmp_path)
+        stream = open_stream(connection)
+        await stream.read()
+        await running.aclose()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason_of(caught.value)[0] == "SHUTTING_DOWN"
+        await connection.channel.close()

@@ -9,9 +9,10 @@ import pytest
 from connection import Connection, info_of, kinds_of, read_all, read_failing, read_until, reason_of, text_of
 
 from inferd_api.v1 import model_service_pb2 as ms
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import sampling_pb2 as sp
+from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
-from inferd_api.worker.v1 import worker_pb2
+from inferd_api.worker.v1 import step_pb2, worker_pb2
 
 
 async def test_a_chat_is_answered_event_by_event(connection: Connection) -> None:
@@ -22,7 +23,7 @@ async def test_a_chat_is_answered_event_by_event(connection: Connection) -> None
     assert kinds_of(events) == ["queued", "progress", "started", "output", "finished"]
     assert [e.sequence for e in events] == sorted({e.sequence for e in events})
     done = events[-1].finished
-    assert (done.state, done.reason) == (pb.TASK_STATE_SUCCEEDED, pb.FINISH_REASON_END_OF_TEXT)
+    assert (done.state, done.reason) == (tp.TASK_STATE_SUCCEEDED, tp.FINISH_REASON_END_OF_TEXT)
     assert done.usage.output_tokens == sum(len(e.output.token_ids) for e in events) > 0
     assert done.usage.prompt_tokens == len("hello wörld 🙂".encode()) + 2
     assert (done.receipt.backend, done.receipt.device) == ("fake", "fake:0")
@@ -71,7 +72,7 @@ async def test_closing_a_stream_frees_its_place_within_a_step(connection: Connec
     await read_until(second, "output")
     assert time.monotonic() - closed < 0.05 * 4 + 0.5  # the step under way, prefill, one token; and the machine's noise
     task = (await connection.tasks.GetTask(ts.GetTaskRequest(task_id=task_id))).task
-    assert task.state == pb.TASK_STATE_CANCELLED
+    assert task.state == tp.TASK_STATE_CANCELLED
 
 
 async def test_a_task_is_cancelled_from_another_connection(connection: Connection) -> None:
@@ -80,9 +81,9 @@ async def test_a_task_is_cancelled_from_another_connection(connection: Connectio
     call = connection.endless()
     task_id = (await read_until(call, "output"))[0].task_id
     answer = await connection.another().tasks.CancelTask(ts.CancelTaskRequest(task_id=task_id))
-    assert answer.task.state == pb.TASK_STATE_CANCELLED
+    assert answer.task.state == tp.TASK_STATE_CANCELLED
     events, error = await read_failing(call)
-    assert events[-1].finished.state == pb.TASK_STATE_CANCELLED
+    assert events[-1].finished.state == tp.TASK_STATE_CANCELLED
     assert events[-1].finished.usage.output_tokens > 0
     assert error.code() is grpc.StatusCode.CANCELLED
     assert reason_of(error)[0] == info_of(events[-1].finished.error)[0] == "TASK_CANCELLED"
@@ -95,7 +96,7 @@ async def test_the_deadline_of_the_call_is_that_of_the_task(connection: Connecti
     events, error = await read_failing(connection.endless(timeout=0.4))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     task = (await connection.tasks.GetTask(ts.GetTaskRequest(task_id=events[0].task_id))).task
-    assert task.state == pb.TASK_STATE_EXPIRED
+    assert task.state == tp.TASK_STATE_EXPIRED
     assert text_of(events)
 
 
@@ -106,7 +107,7 @@ async def test_a_detached_task_survives_its_stream(connection: Connection) -> No
     task_id = (await read_until(call, "output"))[0].task_id
     call.cancel()
     events = await read_all(connection.another().tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id)))
-    assert events[-1].finished.state == pb.TASK_STATE_SUCCEEDED
+    assert events[-1].finished.state == tp.TASK_STATE_SUCCEEDED
     assert len(text_of(events)) == 200
 
 
@@ -141,21 +142,21 @@ async def test_a_prompt_that_is_too_long_is_invalid_with_both_numbers(connection
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        (pb.TaskSpec(prompt="x"), "spec.model"),
-        (pb.TaskSpec(model="fake"), "spec.input"),
-        (pb.TaskSpec(model="fake", chat=pb.ChatPrompt()), "spec.chat.messages"),
-        (pb.TaskSpec(model="fake", chat=pb.ChatPrompt(messages=[pb.ChatMessage()])), "spec.chat.messages[0].role"),
-        (pb.TaskSpec(model="fake", tokens=pb.TokenPrompt()), "spec.tokens"),
-        (pb.TaskSpec(model="fake", prompt="x", sampling={"temperature": -1}), "spec.sampling.temperature"),
-        (pb.TaskSpec(model="fake", prompt="x", sampling={"temperature": float("nan")}), "spec.sampling.temperature"),
-        (pb.TaskSpec(model="fake", prompt="x", sampling={"top_p": 0}), "spec.sampling.top_p"),
-        (pb.TaskSpec(model="fake", prompt="x", sampling={"max_tokens": 0}), "spec.sampling.max_tokens"),
-        (pb.TaskSpec(model="fake", prompt="x", sampling={"stop": [""]}), "spec.sampling.stop[0]"),
-        (pb.TaskSpec(model="fake", prompt="x", sampling={"stop": ["a"] * 17}), "spec.sampling.stop"),
-        (pb.TaskSpec(model="fake", prompt="x", labels={"k" * 64: "v"}), "spec.labels"),
+        (tp.TaskSpec(prompt="x"), "spec.model"),
+        (tp.TaskSpec(model="fake"), "spec.input"),
+        (tp.TaskSpec(model="fake", chat=tp.ChatPrompt()), "spec.chat.messages"),
+        (tp.TaskSpec(model="fake", chat=tp.ChatPrompt(messages=[tp.ChatMessage()])), "spec.chat.messages[0].role"),
+        (tp.TaskSpec(model="fake", tokens=tp.TokenPrompt()), "spec.tokens"),
+        (tp.TaskSpec(model="fake", prompt="x", sampling={"temperature": -1}), "spec.sampling.temperature"),
+        (tp.TaskSpec(model="fake", prompt="x", sampling={"temperature": float("nan")}), "spec.sampling.temperature"),
+        (tp.TaskSpec(model="fake", prompt="x", sampling={"top_p": 0}), "spec.sampling.top_p"),
+        (tp.TaskSpec(model="fake", prompt="x", sampling={"max_tokens": 0}), "spec.sampling.max_tokens"),
+        (tp.TaskSpec(model="fake", prompt="x", sampling={"stop": [""]}), "spec.sampling.stop[0]"),
+        (tp.TaskSpec(model="fake", prompt="x", sampling={"stop": ["a"] * 17}), "spec.sampling.stop"),
+        (tp.TaskSpec(model="fake", prompt="x", labels={"k" * 64: "v"}), "spec.labels"),
     ],
 )
-async def test_a_wrong_field_is_named(connection: Connection, spec: pb.TaskSpec, field: str) -> None:
+async def test_a_wrong_field_is_named(connection: Connection, spec: tp.TaskSpec, field: str) -> None:
     """Each field that is out of bounds is INVALID_ARGUMENT with BadRequest naming it, before any event."""
     await connection.create()
     events, error = await read_failing(connection.tasks.RunTask(ts.RunTaskRequest(spec=spec)))
@@ -177,7 +178,7 @@ async def test_a_worker_that_dies_ends_its_tasks_and_the_next_one_gets_another(c
     ends = [await read_failing(call) for call in calls]
     assert time.monotonic() - killed < 1.0
     for events, error in ends:
-        assert events[-1].finished.state == pb.TASK_STATE_FAILED
+        assert events[-1].finished.state == tp.TASK_STATE_FAILED
         reason, facts = reason_of(error)
         assert reason == "WORKER_DIED"
         assert "SIGKILL" in facts["cause"]
@@ -229,7 +230,7 @@ async def test_a_retry_outlives_the_call_that_it_repeats(connection: Connection)
     events = await read_until(second, "output")
     first.cancel()
     events += [response.event async for response in second]
-    assert events[-1].finished.state == pb.TASK_STATE_SUCCEEDED
+    assert events[-1].finished.state == tp.TASK_STATE_SUCCEEDED
     assert len(text_of(events)) == 200
 
 
@@ -249,10 +250,10 @@ async def test_an_end_at_the_deadline_takes_nothing_along(connection: Connection
         if kill:
             os.kill(driver.supervisor.workers[instance_id].pid, signal.SIGKILL)
         else:
-            ended = worker_pb2.Ended(handle=handle, finish_reason=3)
-            driver.worker_frame(instance_id, worker_pb2.WorkerFrame(step=worker_pb2.StepOutput(ended=[ended])))
+            ended = step_pb2.Ended(handle=handle, finish_reason=3)
+            driver.worker_frame(instance_id, worker_pb2.WorkerFrame(step=step_pb2.StepOutput(ended=[ended])))
         events, _ = await read_failing(call)
-        assert events[-1].finished.state == pb.TASK_STATE_EXPIRED
+        assert events[-1].finished.state == tp.TASK_STATE_EXPIRED
     await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))  # at once: the backoff's clock is far ahead
     assert text_of(await read_all(connection.chat("again"))) == "again"
 
@@ -290,7 +291,7 @@ async def test_tasks_are_listed_in_pages_newest_first(connection: Connection) ->
         token = page.next_page_token
     assert token == ""
     assert seen == ids[::-1]
-    running = ts.ListTasksRequest(states=[pb.TASK_STATE_RUNNING])
+    running = ts.ListTasksRequest(states=[tp.TASK_STATE_RUNNING])
     assert not (await connection.tasks.ListTasks(running)).tasks
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await connection.tasks.ListTasks(ts.ListTasksRequest(page_token="?"))  # noqa: S106 - no password
@@ -302,15 +303,15 @@ async def test_sampling_stops_where_it_is_told(connection: Connection) -> None:
     await connection.create()
 
     def run(**sampling: Any) -> Any:
-        spec = pb.TaskSpec(model="fake", prompt="abc", sampling=pb.SamplingParams(temperature=0, **sampling))
+        spec = tp.TaskSpec(model="fake", prompt="abc", sampling=sp.SamplingParams(temperature=0, **sampling))
         return read_all(connection.tasks.RunTask(ts.RunTaskRequest(spec=spec)))
 
     stopped = await run(stop=["ca"], max_tokens=50)
     assert text_of(stopped) == "ab"
-    assert stopped[-1].finished.reason == pb.FINISH_REASON_STOP_STRING
+    assert stopped[-1].finished.reason == tp.FINISH_REASON_STOP_STRING
     counted = await run(max_tokens=7)
     assert text_of(counted) == "abcabca"
-    assert counted[-1].finished.reason == pb.FINISH_REASON_MAX_TOKENS
+    assert counted[-1].finished.reason == tp.FINISH_REASON_MAX_TOKENS
 
 
 async def test_a_reader_that_does_not_read_costs_a_bounded_amount_and_slows_nobody(connection: Connection) -> None:

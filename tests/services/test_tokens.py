@@ -9,6 +9,7 @@ from connection import Connection, read_all, read_until, reason_of, text_of
 
 from inferd.core.task import TaskInput
 from inferd.runtime.queries import Queries
+from inferd_api.v1.model_pb2 import ModelState
 from inferd_api.v1.model_service_pb2 import (
     CountTokensRequest,
     DetokenizeRequest,
@@ -16,7 +17,7 @@ from inferd_api.v1.model_service_pb2 import (
     TokenizeRequest,
     UnloadModelRequest,
 )
-from inferd_api.v1.resources_pb2 import ChatMessage, ChatPrompt, ModelState
+from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt
 from inferd_client import AsyncClient
 from inferd_client.errors import InvalidFieldError, LimitExceededError
 

@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import (
     host_service_pb2,
     host_service_pb2_grpc,
@@ -24,7 +25,8 @@ from inferd_api.v1 import (
     task_service_pb2,
     task_service_pb2_grpc,
 )
-from inferd_api.v1 import resources_pb2 as r
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import task_pb2 as tp
 
 ANSWER = ("The capital", " of France", " is Paris", " 🗼.")
 
@@ -92,21 +94,21 @@ class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
         if model == "broken":
             abort(context, DIED)
 
-    def events(self, model: str, context: Any) -> Iterator[r.TaskEvent]:
-        yield event(1, queued=r.Queued(position=2))
+    def events(self, model: str, context: Any) -> Iterator[tp.TaskEvent]:
+        yield event(1, queued=tp.Queued(position=2))
         while model == "silent" and not self.kernel.ended.wait(60):
             pass
-        yield event(2, started=r.Started(instance_id="i-1", attempt=1))
-        yield event(3, progress=r.Progress(phase=r.PHASE_LOAD, fraction=0.5))
-        yield event(4, progress=r.Progress(phase=r.PHASE_PREFILL, fraction=1.0))
+        yield event(2, started=tp.Started(instance_id="i-1", attempt=1))
+        yield event(3, progress=tp.Progress(phase=tp.PHASE_LOAD, fraction=0.5))
+        yield event(4, progress=tp.Progress(phase=tp.PHASE_PREFILL, fraction=1.0))
         number = 5
         while model == "endless" and context.is_active():
-            yield event(number, output=r.Output(text="la ", token_ids=[7]))
+            yield event(number, output=tp.Output(text="la ", token_ids=[7]))
             number += 1
         for number, text in enumerate(ANSWER, start=number):  # noqa: B020 - goes on counting
-            yield event(number, output=r.Output(text=text, token_ids=[number, number + 100]))
+            yield event(number, output=tp.Output(text=text, token_ids=[number, number + 100]))
             if model == "broken":
-                yield event(number + 1, finished=r.Finished(state=r.TASK_STATE_FAILED, error=DIED))
+                yield event(number + 1, finished=tp.Finished(state=tp.TASK_STATE_FAILED, error=DIED))
                 return
         yield event(number + 1, finished=finished())
 
@@ -121,20 +123,20 @@ class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
 
     def GetTask(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
-        return task_service_pb2.GetTaskResponse(task=r.Task(task_id=request.task_id, state=r.TASK_STATE_RUNNING))
+        return task_service_pb2.GetTaskResponse(task=tp.Task(task_id=request.task_id, state=tp.TASK_STATE_RUNNING))
 
     def ListTasks(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
         first = not request.page_token
         names = ["t-3", "t-2"] if first else ["t-1"]
         tasks = [
-            r.Task(task_id=name, model="echo", state=r.TASK_STATE_SUCCEEDED, finished=finished()) for name in names
+            tp.Task(task_id=name, model="echo", state=tp.TASK_STATE_SUCCEEDED, finished=finished()) for name in names
         ]
         return task_service_pb2.ListTasksResponse(tasks=tasks, next_page_token="2" if first else "")
 
     def CancelTask(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
-        task = r.Task(task_id=request.task_id, model="echo", state=r.TASK_STATE_CANCELLED)
+        task = tp.Task(task_id=request.task_id, model="echo", state=tp.TASK_STATE_CANCELLED)
         return task_service_pb2.CancelTaskResponse(task=task)
 
 
@@ -144,7 +146,7 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, kernel: "ScriptedKernel") -> None:
         self.kernel = kernel
 
-    def found(self, name: str, context: Any) -> r.Model:
+    def found(self, name: str, context: Any) -> mp.Model:
         if name not in self.kernel.models:
             abort(context, NOT_FOUND)
         return self.kernel.models[name]
@@ -203,15 +205,15 @@ class ScriptedHost(host_service_pb2_grpc.HostServiceServicer):
         self.kernel.note(request, context)
         if self.kernel.bare_refusal is not None:
             context.abort(self.kernel.bare_refusal, "said the transport")
-        return host_service_pb2.GetHostResponse(host=r.Host(name="here", version="0.1.0", pid=1))
+        return host_service_pb2.GetHostResponse(host=hp.Host(name="here", version="0.1.0", pid=1))
 
     def ListBackends(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
         if not request.page_token:
-            device = r.Device(device_id="cpu:0", description="2 cores", memory_bytes=24 << 30, cores=2)
-            ready = r.Backend(name="cpu", state=r.BACKEND_STATE_READY, devices=[device], formats=["gguf"])
+            device = hp.Device(device_id="cpu:0", description="2 cores", memory_bytes=24 << 30, cores=2)
+            ready = hp.Backend(name="cpu", state=hp.BACKEND_STATE_READY, devices=[device], formats=["gguf"])
             return host_service_pb2.ListBackendsResponse(backends=[ready], next_page_token="2")  # noqa: S106 - a page
-        broken = r.Backend(name="torch", state=r.BACKEND_STATE_SKIPPED, why="torch is not installed", fix="pip …")
+        broken = hp.Backend(name="torch", state=hp.BACKEND_STATE_SKIPPED, why="torch is not installed", fix="pip …")
         return host_service_pb2.ListBackendsResponse(backends=[broken])
 
 
@@ -238,10 +240,10 @@ class ScriptedKernel:
     """
 
     def __init__(self) -> None:
-        ready = r.Instance(
+        ready = mp.Instance(
             instance_id="i-1",
             model="echo",
-            state=r.INSTANCE_STATE_READY,
+            state=mp.INSTANCE_STATE_READY,
             backend="cpu",
             device="cpu:0",
             pid=4242,
@@ -251,9 +253,9 @@ class ScriptedKernel:
         )
         ready.start_time.FromSeconds(int(time.time()) - 7200)
         names = ("endless", "silent", "broken", "plain")
-        self.models = {name: r.Model(name=name, source=f"/m/{name}", state=r.MODEL_STATE_UNLOADED) for name in names}
-        self.models["echo"] = r.Model(
-            name="echo", source="/m/echo", state=r.MODEL_STATE_READY, backend="cpu", instances=[ready], size_bytes=98
+        self.models = {name: mp.Model(name=name, source=f"/m/{name}", state=mp.MODEL_STATE_UNLOADED) for name in names}
+        self.models["echo"] = mp.Model(
+            name="echo", source="/m/echo", state=mp.MODEL_STATE_READY, backend="cpu", instances=[ready], size_bytes=98
         )
         self.requests: list[Any] = []
         self.tenants: list[str] = []
@@ -275,17 +277,17 @@ class ScriptedKernel:
         self.timeouts_s.append(context.time_remaining())
 
 
-def event(sequence: int, **kind: Any) -> r.TaskEvent:
-    return r.TaskEvent(task_id="t-1", sequence=sequence, **kind)
+def event(sequence: int, **kind: Any) -> tp.TaskEvent:
+    return tp.TaskEvent(task_id="t-1", sequence=sequence, **kind)
 
 
-def finished() -> r.Finished:
-    receipt = r.Receipt(backend="cpu", device="cpu:0", worker_memory_bytes=900_000_000)
+def finished() -> tp.Finished:
+    receipt = tp.Receipt(backend="cpu", device="cpu:0", worker_memory_bytes=900_000_000)
     receipt.queue_duration.FromMilliseconds(100)
     receipt.first_token_duration.FromMilliseconds(210)
     receipt.run_duration.FromMilliseconds(1110)
-    usage = r.Usage(prompt_tokens=12, output_tokens=8)
-    return r.Finished(state=r.TASK_STATE_SUCCEEDED, reason=r.FINISH_REASON_END_OF_TEXT, usage=usage, receipt=receipt)
+    usage = tp.Usage(prompt_tokens=12, output_tokens=8)
+    return tp.Finished(state=tp.TASK_STATE_SUCCEEDED, reason=tp.FINISH_REASON_END_OF_TEXT, usage=usage, receipt=receipt)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from inferd.cli import main
-from inferd_api.v1.resources_pb2 import Choice, Grammar
+from inferd_api.v1.sampling_pb2 import Choice, Grammar
 
 Commands = Callable[..., Result]
 SCHEMA = '{"type": "integer"}'

@@ -12,7 +12,10 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
 
 from inferd import config
-from inferd_api.v1 import resources_pb2 as r
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import priority_pb2 as pp
+from inferd_api.v1 import sampling_pb2 as sp
+from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1.errors_pb2 import ErrorReason
 from inferd_client import DEFAULT_ADDRESS, AsyncClient, Client, KernelUnreachableError, RunOptions, errors
 from inferd_client.channel import target
@@ -71,10 +74,10 @@ def test_run_gives_all_events_in_order(client: Client) -> None:
 
 def test_a_failed_task_raises_once_after_its_last_event(client: Client) -> None:
     """The typed error is built from `Finished.error` and comes after `Finished` was given."""
-    seen: list[r.TaskEvent] = []
+    seen: list[tp.TaskEvent] = []
     with pytest.raises(errors.WorkerDiedError, match="signal 9") as caught:
         seen.extend(client.run("broken", "x"))
-    assert seen[-1].finished.state == r.TASK_STATE_FAILED
+    assert seen[-1].finished.state == tp.TASK_STATE_FAILED
     assert caught.value.metadata == {"cause": "killed by signal 9", "log": "/state/echo.log"}
     assert (caught.value.reason, caught.value.code) == ("WORKER_DIED", "UNAVAILABLE")
 
@@ -168,7 +171,7 @@ async def test_watch_of_a_failed_task_does_not_raise(scripted: Any) -> None:
     """A watcher learns of the failure from `Finished`; its own call succeeded."""
     async with AsyncClient(scripted.address) as client:
         events = [event async for event in client.watch("t-broken")]
-    assert events[-1].finished.state == r.TASK_STATE_FAILED
+    assert events[-1].finished.state == tp.TASK_STATE_FAILED
 
 
 def test_watch_of_an_unknown_task_raises(client: Client) -> None:
@@ -192,7 +195,7 @@ async def test_lists_go_through_all_pages(scripted: Any) -> None:
 
 def test_list_tasks_passes_the_states(scripted: Any, client: Client) -> None:
     """The filter of `list_tasks` reaches the kernel with every page."""
-    list(client.list_tasks(states=[r.TASK_STATE_RUNNING, r.TASK_STATE_QUEUED]))
+    list(client.list_tasks(states=[tp.TASK_STATE_RUNNING, tp.TASK_STATE_QUEUED]))
     assert [list(request.states) for request in scripted.requests] == [[2, 1], [2, 1]]
 
 
@@ -200,18 +203,18 @@ async def test_short_calls_of_both_clients(scripted: Any) -> None:
     """Each unary method returns its resource, from either client."""
     with Client(scripted.address) as sync:
         assert sync.get_task("t-9").task_id == "t-9"
-        assert sync.cancel_task("t-9").state == r.TASK_STATE_CANCELLED
+        assert sync.cancel_task("t-9").state == tp.TASK_STATE_CANCELLED
         assert sync.create_model("new", "/m/new", settings={"context_tokens": "512"}).settings["context_tokens"]
         assert sync.get_model("new").source == "/m/new"
-        assert sync.load_model("echo").state == r.MODEL_STATE_READY
+        assert sync.load_model("echo").state == mp.MODEL_STATE_READY
         assert sync.unload_model("echo", force=True).returned_bytes == 900_000_000
         assert sync.get_host().name == "here"
     async with AsyncClient(scripted.address) as client:
         assert (await client.get_task("t-9")).task_id == "t-9"
-        assert (await client.cancel_task("t-9")).state == r.TASK_STATE_CANCELLED
+        assert (await client.cancel_task("t-9")).state == tp.TASK_STATE_CANCELLED
         assert (await client.create_model("new", "/m/new")).name == "new"
         assert (await client.get_model("new")).source == "/m/new"
-        assert (await client.load_model("echo")).state == r.MODEL_STATE_READY
+        assert (await client.load_model("echo")).state == mp.MODEL_STATE_READY
         assert (await client.unload_model("echo")).returned_bytes == 900_000_000
         assert (await client.get_host()).name == "here"
 
@@ -228,7 +231,7 @@ async def test_watch_model_gives_the_present_state_first(scripted: Any) -> None:
     """The first value of `watch_model` is the model as it is; closing it ends the call."""
     async with AsyncClient(scripted.address) as client, aclosing(client.watch_model("echo")) as models:
         async for model in models:
-            assert model.state == r.MODEL_STATE_READY
+            assert model.state == mp.MODEL_STATE_READY
             break
     assert await asyncio.to_thread(scripted.ended.wait, 10)
 
@@ -319,30 +322,30 @@ def test_zero_is_a_value_and_none_is_not() -> None:
 
 def test_every_sampling_field_is_a_keyword() -> None:
     """What the wire can say of sampling, the client's keywords can; they reach the request as they are."""
-    assert {field.name for field in r.SamplingParams.DESCRIPTOR.fields} <= RunOptions.__annotations__.keys()
-    options = RunOptions(logit_bias={3: -1.5}, bad_words=["x"], n=2, logprobs=0, grammar=r.Grammar(regex="a+"))
+    assert {field.name for field in sp.SamplingParams.DESCRIPTOR.fields} <= RunOptions.__annotations__.keys()
+    options = RunOptions(logit_bias={3: -1.5}, bad_words=["x"], n=2, logprobs=0, grammar=sp.Grammar(regex="a+"))
     sampling = run_request("m", "x", options).spec.sampling
-    assert sampling == r.SamplingParams(
-        logit_bias={3: -1.5}, bad_words=["x"], n=2, logprobs=0, grammar=r.Grammar(regex="a+")
+    assert sampling == sp.SamplingParams(
+        logit_bias={3: -1.5}, bad_words=["x"], n=2, logprobs=0, grammar=sp.Grammar(regex="a+")
     )
     assert not run_request("m", "x", {"prefix_cache": False}).spec.prefix_cache
     assert not run_request("m", "x", {}).spec.HasField("prefix_cache")
     assert run_request("m", QUESTION, {"tools_json": "[{}]"}).spec.chat.tools_json == "[{}]"
-    assert run_request("m", "x", {"priority": "high"}).spec.priority == r.PRIORITY_HIGH
-    assert run_request("m", "x", {"priority": None}).spec.priority == r.PRIORITY_UNSPECIFIED
+    assert run_request("m", "x", {"priority": "high"}).spec.priority == pp.PRIORITY_HIGH
+    assert run_request("m", "x", {"priority": None}).spec.priority == pp.PRIORITY_UNSPECIFIED
 
 
 def test_samples_are_put_together() -> None:
     """Outputs of several samples, as they come mixed, become one output for each; the first one is the generation's."""
-    told = r.TokenLogprobs(token_id=1, logprob=-0.5)
+    told = tp.TokenLogprobs(token_id=1, logprob=-0.5)
     outputs = [
-        r.Output(text="prompt ", prompt_logprobs=[told]),
-        r.Output(text="a", token_ids=[1], logprobs=[told]),
-        r.Output(text="b", token_ids=[2], sample=1, finish_reason=r.FINISH_REASON_STOP_STRING),
-        r.Output(text="c", token_ids=[3], finish_reason=r.FINISH_REASON_MAX_TOKENS),
+        tp.Output(text="prompt ", prompt_logprobs=[told]),
+        tp.Output(text="a", token_ids=[1], logprobs=[told]),
+        tp.Output(text="b", token_ids=[2], sample=1, finish_reason=tp.FINISH_REASON_STOP_STRING),
+        tp.Output(text="c", token_ids=[3], finish_reason=tp.FINISH_REASON_MAX_TOKENS),
     ]
-    end = r.TaskEvent(finished=r.Finished(reason=r.FINISH_REASON_MAX_TOKENS))
-    generation = collect([*(r.TaskEvent(task_id="t", output=output) for output in outputs), end])
+    end = tp.TaskEvent(finished=tp.Finished(reason=tp.FINISH_REASON_MAX_TOKENS))
+    generation = collect([*(tp.TaskEvent(task_id="t", output=output) for output in outputs), end])
     assert [(s.text, s.token_ids, s.finish_reason) for s in generation.samples] == [
         ("prompt ac", (1, 3), "MAX_TOKENS"),
         ("b", (2,), "STOP_STRING"),

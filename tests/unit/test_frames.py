@@ -18,7 +18,7 @@ from inferd.runtime.frames import (
     suspend_frame,
 )
 from inferd.worker.frames import PROCESS_BYTES, needs_frame, read_load
-from inferd_api.worker.v1 import worker_pb2 as wire
+from inferd_api.worker.v1 import load_pb2
 
 MODEL = ModelSpec(
     name=ModelName("m"),
@@ -35,7 +35,7 @@ MODEL = ModelSpec(
 
 def test_load() -> None:
     """A load names the instance, the backend and what may be given of the device; a model's drafts win."""
-    limits = wire.EngineLimits(step_tokens=5, draft_tokens=1)
+    limits = load_pb2.EngineLimits(step_tokens=5, draft_tokens=1)
     load = load_frame("m/1", MODEL, limits, 1 << 40).load
     assert (load.instance_id, load.loader, load.limits.draft_tokens) == ("m/1", "a.b:C", 1)
     request, bounds = read_load(load)
@@ -59,7 +59,7 @@ def test_needs() -> None:
 
 def test_facts() -> None:
     """What a worker reports of its model is kept."""
-    facts = read_facts(wire.Loaded(max_tasks=1, context_tokens=2, description="d", memory_bytes=3, kv_tokens=4))
+    facts = read_facts(load_pb2.Loaded(max_tasks=1, context_tokens=2, description="d", memory_bytes=3, kv_tokens=4))
     assert (facts.max_tasks, facts.context_tokens, facts.description, facts.memory_bytes) == (1, 2, "d", 3)
     assert facts.kv_tokens == 4
 

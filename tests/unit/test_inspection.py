@@ -14,9 +14,10 @@ from inferd.runtime.inspection import CONCURRENT_INSPECTIONS, Inspections
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker_process import WorkerProcess, WorkerTimes
 from inferd.testing.kernel import write_fake_model
+from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
-LIMITS = wire.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=1000)
+LIMITS = load_pb2.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=1000)
 
 
 class Nobody:

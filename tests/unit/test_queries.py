@@ -7,6 +7,7 @@ from inferd.core.ids import InstanceId
 from inferd.core.task import TextInput
 from inferd.errors import LimitExceededError, WorkerDiedError
 from inferd.runtime.queries import Queries
+from inferd_api.worker.v1 import task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class DeafWorker:
         return (await asyncio.wait_for(self._frames.get(), 10)).query.query_id
 
 
-def ask(queries: Queries, worker: DeafWorker) -> "asyncio.Task[wire.Answer]":
+def ask(queries: Queries, worker: DeafWorker) -> "asyncio.Task[task_pb2.Answer]":
     coroutine: Any = queries.ask(cast("WorkerProcess", worker), TextInput("x"))
     return asyncio.create_task(coroutine)
 
@@ -39,7 +40,7 @@ async def test_answers_find_their_questions() -> None:
     first, second = ask(queries, worker), ask(queries, worker)
     ids = [await worker.asked(), await worker.asked()]
     for query_id in (ids[1], ids[0], ids[0], 99):
-        queries.answer(worker.instance_id, wire.Answer(query_id=query_id, text=str(query_id)), None)
+        queries.answer(worker.instance_id, task_pb2.Answer(query_id=query_id, text=str(query_id)), None)
     assert [(await first).text, (await second).text] == [str(ids[0]), str(ids[1])]
 
 
@@ -55,9 +56,9 @@ async def test_too_many_questions() -> None:
     await asyncio.wait([waiting])
     with pytest.raises(LimitExceededError):
         await ask(queries, worker)
-    queries.answer(worker.instance_id, wire.Answer(query_id=1, text="x"), None)
+    queries.answer(worker.instance_id, task_pb2.Answer(query_id=1, text="x"), None)
     again = ask(queries, worker)
-    queries.answer(worker.instance_id, wire.Answer(query_id=await worker.asked(), text="y"), None)
+    queries.answer(worker.instance_id, task_pb2.Answer(query_id=await worker.asked(), text="y"), None)
     assert (await again).text == "y"
 
 
@@ -75,5 +76,5 @@ async def test_a_dead_worker_fails_its_own_questions() -> None:
     queries.fail(dead.instance_id, WorkerDiedError("it died"))
     with pytest.raises(WorkerDiedError):
         await lost
-    queries.answer(alive.instance_id, wire.Answer(query_id=await alive.asked()), None)
+    queries.answer(alive.instance_id, task_pb2.Answer(query_id=await alive.asked()), None)
     await kept

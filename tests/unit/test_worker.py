@@ -15,13 +15,14 @@ import pytest
 from inferd import __version__
 from inferd.testing.kernel import write_fake_model
 from inferd.worker.frames import PROCESS_BYTES
+from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 DEADLINE_S = 60.0
 FAKE = "inferd.testing.fake:FakeBackend"
-LIMITS = wire.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=10**6)
-GREEDY = wire.Sampling(max_tokens=4, top_p=1, repetition_penalty=1, n=1)
-ENDLESS = wire.Sampling(max_tokens=10**6, top_p=1, repetition_penalty=1, n=1)
+LIMITS = load_pb2.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=10**6)
+GREEDY = task_pb2.Sampling(max_tokens=4, top_p=1, repetition_penalty=1, n=1)
+ENDLESS = task_pb2.Sampling(max_tokens=10**6, top_p=1, repetition_penalty=1, n=1)
 
 
 class Kernel:
@@ -69,15 +70,15 @@ class Kernel:
         assert self.process.stderr is not None
         return self.process.stderr.read()
 
-    def load(self, path: Path, *, loader: str = FAKE, **settings: wire.SettingValue) -> wire.Loaded:
+    def load(self, path: Path, *, loader: str = FAKE, **settings: load_pb2.SettingValue) -> load_pb2.Loaded:
         self.expect("hello")
-        self.send(load=wire.Load(loader=loader, path=str(path), device="fake:0", settings=settings, limits=LIMITS))
+        self.send(load=load_pb2.Load(loader=loader, path=str(path), device="fake:0", settings=settings, limits=LIMITS))
         self.expect("needs")
-        self.send(proceed=wire.Proceed())
-        loaded: wire.Loaded = self.expect("loaded")
+        self.send(proceed=load_pb2.Proceed())
+        loaded: load_pb2.Loaded = self.expect("loaded")
         return loaded
 
-    def outcome(self, handle: int) -> tuple[str, wire.Ended]:
+    def outcome(self, handle: int) -> tuple[str, step_pb2.Ended]:
         """The text of a task, and how it ended."""
         text = ""
         while True:
@@ -112,16 +113,16 @@ def test_life(kernel: Kernel, tmp_path: Path) -> None:
     hello = kernel.expect("hello")
     assert (hello.version, hello.pid) == (__version__, kernel.process.pid)
     path = write_fake_model(tmp_path, max_sequences=7, weights_bytes=5, kv_bytes=6, workspace_bytes=7)
-    settings = {"context_tokens": wire.SettingValue(int_value=99)}
-    kernel.send(load=wire.Load(loader=FAKE, path=str(path), device="fake:0", settings=settings, limits=LIMITS))
-    assert kernel.expect("needs") == wire.Needs(weights_bytes=5, kv_bytes=6, workspace_bytes=7)
-    kernel.send(proceed=wire.Proceed())
+    settings = {"context_tokens": load_pb2.SettingValue(int_value=99)}
+    kernel.send(load=load_pb2.Load(loader=FAKE, path=str(path), device="fake:0", settings=settings, limits=LIMITS))
+    assert kernel.expect("needs") == load_pb2.Needs(weights_bytes=5, kv_bytes=6, workspace_bytes=7)
+    kernel.send(proceed=load_pb2.Proceed())
     assert kernel.expect("load_progress").fraction >= 0
     loaded = kernel.expect("loaded")
     assert (loaded.max_tasks, loaded.context_tokens) == (7, 99)
     assert "fake" in loaded.description
     assert loaded.memory_bytes > 1 << 20
-    kernel.send(submit=wire.Submit(handle=3, prompt="ab", sampling=GREEDY))
+    kernel.send(submit=task_pb2.Submit(handle=3, prompt="ab", sampling=GREEDY))
     text, ended = kernel.outcome(3)
     assert text == "abab"
     assert (ended.finish_reason, ended.prompt_tokens, ended.output_tokens) == (3, 2, 4)
@@ -138,7 +139,7 @@ def test_life(kernel: Kernel, tmp_path: Path) -> None:
 def wait_for_room(kernel: Kernel, path: Path) -> None:
     """Have a worker measure; it then waits."""
     kernel.expect("hello")
-    kernel.send(load=wire.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
+    kernel.send(load=load_pb2.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
     kernel.expect("needs")
 
 
@@ -171,7 +172,7 @@ def test_on_the_host_the_process_itself_counts(tmp_path: Path) -> None:
     )
     with starting(PYTHONPATH=str(tmp_path)) as kernel:
         kernel.expect("hello")
-        kernel.send(load=wire.Load(loader="large:Backend", path="/", device="cpu:0", limits=LIMITS))
+        kernel.send(load=load_pb2.Load(loader="large:Backend", path="/", device="cpu:0", limits=LIMITS))
         needs = kernel.expect("needs")
         kernel.send(ping=wire.Ping(nonce=1))
         assert kernel.expect("pong").memory_bytes <= PROCESS_BYTES
@@ -182,7 +183,7 @@ def test_on_the_host_the_process_itself_counts(tmp_path: Path) -> None:
 def test_refused_task(kernel: Kernel, tmp_path: Path) -> None:
     """A task that does not fit ends with its reason and both numbers."""
     kernel.load(write_fake_model(tmp_path, context_tokens=10))
-    kernel.send(submit=wire.Submit(handle=1, prompt="x" * 11, sampling=GREEDY))
+    kernel.send(submit=task_pb2.Submit(handle=1, prompt="x" * 11, sampling=GREEDY))
     _, ended = kernel.outcome(1)
     assert ended.failure.reason == "PROMPT_TOO_LONG"
     assert ended.failure.metadata == {"prompt_tokens": "11", "limit_tokens": "10"}
@@ -191,10 +192,10 @@ def test_refused_task(kernel: Kernel, tmp_path: Path) -> None:
 def test_cancelled_task(kernel: Kernel, tmp_path: Path) -> None:
     """A cancelled task makes room for the next one, and is not heard of any more."""
     kernel.load(write_fake_model(tmp_path, max_sequences=1, context_tokens=10**6, blocks=10**5))
-    kernel.send(submit=wire.Submit(handle=1, prompt="ab", sampling=ENDLESS))
+    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab", sampling=ENDLESS))
     kernel.expect("step")
-    kernel.send(cancel=wire.Cancel(handle=1))
-    kernel.send(submit=wire.Submit(handle=2, prompt="cd", sampling=GREEDY))
+    kernel.send(cancel=task_pb2.Cancel(handle=1))
+    kernel.send(submit=task_pb2.Submit(handle=2, prompt="cd", sampling=GREEDY))
     assert kernel.outcome(2)[0] == "cdcd"
 
 
@@ -202,24 +203,24 @@ def test_suspended_task(kernel: Kernel, tmp_path: Path) -> None:
     """With one place a suspended task lets another run, and goes on to its end when it is resumed."""
     loaded = kernel.load(write_fake_model(tmp_path, max_sequences=1, blocks=8, block_tokens=4, context_tokens=32))
     assert loaded.kv_tokens == 32
-    long = wire.Sampling(max_tokens=30, top_p=1, repetition_penalty=1, n=1)
-    kernel.send(submit=wire.Submit(handle=1, prompt="ab", sampling=long))
-    kernel.send(suspend=wire.Suspend(handle=1))
-    kernel.send(submit=wire.Submit(handle=2, prompt="cd", sampling=GREEDY))
+    long = task_pb2.Sampling(max_tokens=30, top_p=1, repetition_penalty=1, n=1)
+    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab", sampling=long))
+    kernel.send(suspend=task_pb2.Suspend(handle=1))
+    kernel.send(submit=task_pb2.Submit(handle=2, prompt="cd", sampling=GREEDY))
     assert kernel.outcome(2)[0] == "cdcd"
-    kernel.send(resume=wire.Resume(handle=1))
+    kernel.send(resume=task_pb2.Resume(handle=1))
     assert kernel.outcome(1)[1].output_tokens == 30
 
 
 def test_priority_and_holds(kernel: Kernel, tmp_path: Path) -> None:
     """Of two places a lease holds one, the other is that of a task of class HIGH; tasks by older grants are refused."""
     kernel.load(write_fake_model(tmp_path, max_sequences=2, context_tokens=2000))
-    long = wire.Sampling(max_tokens=1900, top_p=1, repetition_penalty=1, n=1)
-    kernel.send(hold=wire.Hold(lease_id="l", fencing_token=3, sequences=1, kv_tokens=100))
+    long = task_pb2.Sampling(max_tokens=1900, top_p=1, repetition_penalty=1, n=1)
+    kernel.send(hold=task_pb2.Hold(lease_id="l", fencing_token=3, sequences=1, kv_tokens=100))
     for handle, priority in ((1, 1), (2, 3)):
-        kernel.send(submit=wire.Submit(handle=handle, prompt="ab", sampling=long, priority=priority))
+        kernel.send(submit=task_pb2.Submit(handle=handle, prompt="ab", sampling=long, priority=priority))
     for handle, token in ((3, 2), (4, 3)):
-        submit = wire.Submit(handle=handle, prompt="cd", sampling=GREEDY, lease_id="l", fencing_token=token)
+        submit = task_pb2.Submit(handle=handle, prompt="cd", sampling=GREEDY, lease_id="l", fencing_token=token)
         kernel.send(submit=submit)
     assert kernel.outcome(3)[1].failure.reason == "LEASE_ENDED"
     assert kernel.outcome(4)[1].output_tokens == 4
@@ -240,8 +241,8 @@ def test_load_that_fails(kernel: Kernel, tmp_path: Path, loader: str, behaviour:
     """A load that fails is told with its cause, the traceback is in the log, and the worker ends without a crash."""
     path = write_fake_model(tmp_path, **behaviour)
     kernel.expect("hello")
-    kernel.send(load=wire.Load(loader=loader, path=str(path), device="fake:0", limits=LIMITS))
-    kernel.send(proceed=wire.Proceed())
+    kernel.send(load=load_pb2.Load(loader=loader, path=str(path), device="fake:0", limits=LIMITS))
+    kernel.send(proceed=load_pb2.Proceed())
     failure = kernel.expect("load_failed").failure
     assert (failure.reason, failure.metadata["cause"]) == ("MODEL_LOAD_FAILED", cause)
     assert cause in failure.message
@@ -253,7 +254,7 @@ def test_load_that_fails(kernel: Kernel, tmp_path: Path, loader: str, behaviour:
 def test_ping_in_the_middle_of_a_step(kernel: Kernel, tmp_path: Path) -> None:
     """A ping is answered while a step is under way that never ends."""
     kernel.load(write_fake_model(tmp_path, step_s=10**6))
-    kernel.send(submit=wire.Submit(handle=1, prompt="ab", sampling=GREEDY))
+    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab", sampling=GREEDY))
     kernel.send(ping=wire.Ping(nonce=1))
     assert kernel.expect("pong").steps == 0
 
@@ -264,12 +265,12 @@ def test_end_of_the_link_is_the_end(kernel: Kernel, tmp_path: Path, behaviour: d
     path = write_fake_model(tmp_path, **behaviour)
     if "load_s" in behaviour:
         kernel.expect("hello")
-        kernel.send(load=wire.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
-        kernel.send(proceed=wire.Proceed())
+        kernel.send(load=load_pb2.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
+        kernel.send(proceed=load_pb2.Proceed())
         kernel.expect("load_progress")
     else:
         kernel.load(path)
-        kernel.send(submit=wire.Submit(handle=1, prompt="ab", sampling=GREEDY))
+        kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab", sampling=GREEDY))
         kernel.send(ping=wire.Ping(nonce=1))
         kernel.expect("pong")
     kernel.sock.close()
@@ -280,8 +281,8 @@ def test_stop_in_the_middle_of_a_load(kernel: Kernel, tmp_path: Path) -> None:
     """A worker that is told to stop while it loads does not finish loading first."""
     kernel.expect("hello")
     path = write_fake_model(tmp_path, load_s=10**6)
-    kernel.send(load=wire.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
-    kernel.send(proceed=wire.Proceed())
+    kernel.send(load=load_pb2.Load(loader=FAKE, path=str(path), device="fake:0", limits=LIMITS))
+    kernel.send(proceed=load_pb2.Proceed())
     kernel.expect("load_progress")
     kernel.send(stop=wire.Stop())
     assert kernel.wait() == 0
@@ -290,7 +291,7 @@ def test_stop_in_the_middle_of_a_load(kernel: Kernel, tmp_path: Path) -> None:
 def test_death_in_the_middle_of_a_step(kernel: Kernel, tmp_path: Path) -> None:
     """A backend that kills the process ends the link at once."""
     kernel.load(write_fake_model(tmp_path, die_on_token=ord("!")))
-    kernel.send(submit=wire.Submit(handle=1, prompt="ab!", sampling=GREEDY))
+    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab!", sampling=GREEDY))
     assert kernel.receive() is None
     assert kernel.wait() == -signal.SIGKILL
 
@@ -298,7 +299,7 @@ def test_death_in_the_middle_of_a_step(kernel: Kernel, tmp_path: Path) -> None:
 def test_backend_that_stops_the_process(kernel: Kernel, tmp_path: Path) -> None:
     """A backend that never comes back leaves pings unanswered, and the process can be killed."""
     kernel.load(write_fake_model(tmp_path, hang_on_token=ord("!")))
-    kernel.send(submit=wire.Submit(handle=1, prompt="ab!", sampling=GREEDY))
+    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab!", sampling=GREEDY))
     _, status = os.waitpid(kernel.process.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
 
@@ -374,7 +375,7 @@ def test_threads_of_the_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     with starting(PYTHONPATH=str(tmp_path), **given) as kernel:
         kernel.expect("hello")
-        kernel.send(load=wire.Load(loader="telling:Backend", path="/", limits=LIMITS))
+        kernel.send(load=load_pb2.Load(loader="telling:Backend", path="/", limits=LIMITS))
         cause = kernel.expect("load_failed").failure.metadata["cause"]
     assert cause == f"ValueError: {given.get('OPENBLAS_NUM_THREADS', len(os.sched_getaffinity(0)))}"
 
@@ -391,8 +392,8 @@ def test_progress_is_told_now_and_then(tmp_path: Path) -> None:
     )
     with starting(PYTHONPATH=str(tmp_path)) as kernel:
         kernel.expect("hello")
-        kernel.send(load=wire.Load(loader="chatty:Backend", path="/", limits=LIMITS))
-        kernel.send(proceed=wire.Proceed())
+        kernel.send(load=load_pb2.Load(loader="chatty:Backend", path="/", limits=LIMITS))
+        kernel.send(proceed=load_pb2.Proceed())
         kernel.expect("needs")
         reports = 0
         while (frame := kernel.receive()) is not None and frame.HasField("load_progress"):

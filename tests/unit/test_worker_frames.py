@@ -24,20 +24,20 @@ from inferd.errors import InvalidFieldError, PromptTooLongError
 from inferd.plugin import LoadRequest
 from inferd.runtime.frames import read_logprobs, read_prompt, submit_frame
 from inferd.worker.frames import failure, read_embedding, read_input, read_load, read_sampling, step_frame
-from inferd_api.worker.v1 import worker_pb2 as wire
+from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 
 
 def test_load() -> None:
     """A load comes with its settings in their types, None where the backend derives one, and the engine's bounds."""
     settings = {
-        "none": wire.SettingValue(),
-        "int": wire.SettingValue(int_value=0),
-        "float": wire.SettingValue(float_value=0.5),
-        "bool": wire.SettingValue(bool_value=False),
-        "str": wire.SettingValue(str_value=""),
+        "none": load_pb2.SettingValue(),
+        "int": load_pb2.SettingValue(int_value=0),
+        "float": load_pb2.SettingValue(float_value=0.5),
+        "bool": load_pb2.SettingValue(bool_value=False),
+        "str": load_pb2.SettingValue(str_value=""),
     }
-    limits = wire.EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5)
-    load = wire.Load(path="/a/model", device="cpu:0", settings=settings, limits=limits, capacity_bytes=2**40)
+    limits = load_pb2.EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5)
+    load = load_pb2.Load(path="/a/model", device="cpu:0", settings=settings, limits=limits, capacity_bytes=2**40)
     request, bounds = read_load(load)
     expected = {"none": None, "int": 0, "float": 0.5, "bool": False, "str": ""}
     assert request == LoadRequest(path=Path("/a/model"), device="cpu:0", settings=expected, capacity_bytes=2**40)
@@ -47,10 +47,10 @@ def test_load() -> None:
 
 def test_inputs() -> None:
     """Each kind of input keeps its kind, an empty text too."""
-    chat = wire.Chat(messages=[wire.Message(role="user", content="hi")])
-    assert read_input(wire.Submit(prompt="")) == TextInput("")
-    assert read_input(wire.Submit(chat=chat)) == ChatInput((Message("user", "hi"),))
-    assert read_input(wire.Submit(tokens=wire.Tokens(ids=[1, 2]))) == TokenInput((1, 2))
+    chat = task_pb2.Chat(messages=[task_pb2.Message(role="user", content="hi")])
+    assert read_input(task_pb2.Submit(prompt="")) == TextInput("")
+    assert read_input(task_pb2.Submit(chat=chat)) == ChatInput((Message("user", "hi"),))
+    assert read_input(task_pb2.Submit(tokens=task_pb2.Tokens(ids=[1, 2]))) == TokenInput((1, 2))
 
 
 def test_task() -> None:
@@ -124,7 +124,7 @@ def test_details_of_a_step() -> None:
     step = step_frame(output).step
     assert list(step.samples) == [0, 1]
     assert list(step.sample_ends) == [
-        wire.SampleEnd(handle=4, sample=1, finish_reason=FinishReason.MAX_TOKENS.value),
+        step_pb2.SampleEnd(handle=4, sample=1, finish_reason=FinishReason.MAX_TOKENS.value),
     ]
     arrived = Logprobs(array("I", [7]), array("f", [-0.5]), array("I", [7, 8]), array("f", [-0.5, -1.5]))
     assert {place: read_logprobs(each) for place, each in step.logprobs.items()} == {1: arrived}
@@ -149,24 +149,24 @@ def test_step() -> None:
         ],
         prefills=[PrefillProgress(6, 0.5)],
     )
-    ended = wire.Ended(
+    ended = step_pb2.Ended(
         handle=4,
         finish_reason=FinishReason.STOP_STRING.value,
         prompt_tokens=1,
         cached_tokens=2,
         output_tokens=3,
     )
-    refused = wire.Ended(
+    refused = step_pb2.Ended(
         handle=5,
-        failure=wire.Failure(reason="PROMPT_TOO_LONG", message="too long", metadata={"limit_tokens": "5"}),
+        failure=failure_pb2.Failure(reason="PROMPT_TOO_LONG", message="too long", metadata={"limit_tokens": "5"}),
     )
-    assert step_frame(output).step == wire.StepOutput(
+    assert step_frame(output).step == step_pb2.StepOutput(
         handles=[4, 2],
         counts=[1, 2],
         token_ids=[7, 8, 9],
         texts=["a", "é"],
         ended=[ended, refused],
-        prefills=[wire.PrefillProgress(handle=6, fraction=0.5)],
+        prefills=[step_pb2.PrefillProgress(handle=6, fraction=0.5)],
     )
 
 

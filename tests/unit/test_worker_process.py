@@ -16,10 +16,11 @@ from inferd.runtime.frames import load_frame
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker_process import WorkerProcess, WorkerTimes
 from inferd.testing.kernel import write_fake_model
+from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 DEADLINE_S = 60.0
-LIMITS = wire.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=1000)
+LIMITS = load_pb2.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=1000)
 FAKE = "inferd.testing.fake:FakeBackend"
 NAME = InstanceId("m/1")
 
@@ -155,9 +156,9 @@ async def test_resident_memory(listener: Listener, tmp_path: Path, device: str, 
     supervisor = supervise(listener, tmp_path)
     worker = supervisor.make(NAME, load, on_frame=listener.worker_frame, on_memory=listener.worker_memory)
     worker._take(pong(5000))
-    worker._take(wire.WorkerFrame(load_progress=wire.LoadProgress(fraction=1)))
+    worker._take(wire.WorkerFrame(load_progress=load_pb2.LoadProgress(fraction=1)))
     worker._take(pong(5000))
-    worker._take(wire.WorkerFrame(loaded=wire.Loaded(memory_bytes=7)))
+    worker._take(wire.WorkerFrame(loaded=load_pb2.Loaded(memory_bytes=7)))
     for memory_bytes in (1000, 1010, 1011, 1001, 990):
         worker._take(pong(memory_bytes))
     assert listener.memory == told

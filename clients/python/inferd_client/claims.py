@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from inferd_api.v1.lease_pb2 import Claim, CoresClaim, LeaseSpec, MemoryClaim, ModelClaim
 from inferd_api.v1.lease_service_pb2 import CreateLeaseRequest
-from inferd_api.v1.resources_pb2 import Priority
+from inferd_api.v1.priority_pb2 import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -17,8 +17,8 @@ from inferd_client.errors import StatusError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+    from inferd_api.v1.host_pb2 import Backend, Host
     from inferd_api.v1.host_service_pb2_grpc import HostServiceAsyncStub
-    from inferd_api.v1.resources_pb2 import Backend, Host
 
 
 class Hosts(Connection):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from inferd_api.v1.model_pb2 import Model
 from inferd_api.v1.model_service_pb2 import (
     CountTokensRequest,
     CreateModelRequest,
@@ -20,7 +21,6 @@ from inferd_api.v1.model_service_pb2 import (
     WatchModelRequest,
 )
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
-from inferd_api.v1.resources_pb2 import Model
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.tasks import write_prompt
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
-from inferd_api.v1.resources_pb2 import (
+from inferd_api.v1.sampling_pb2 import Grammar, SamplingParams
+from inferd_api.v1.task_pb2 import (
     ChatMessage,
     ChatPrompt,
     EmbeddingParams,
     Finished,
     FinishReason,
-    Grammar,
     Output,
     Pooling,
     Receipt,
-    SamplingParams,
     Task,
     TaskEvent,
     TaskSpec,

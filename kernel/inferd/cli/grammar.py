@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from inferd_api.v1.resources_pb2 import Choice, Grammar
+from inferd_api.v1.sampling_pb2 import Choice, Grammar
 
 
 def read_grammar(*, json_schema: str, regex: str, choice: Sequence[str]) -> Grammar | None:

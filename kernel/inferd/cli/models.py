@@ -12,7 +12,7 @@ from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.plain import plain
 from inferd.runtime.library import Library
-from inferd_api.v1.resources_pb2 import InstanceState, Model, ModelState
+from inferd_api.v1.model_pb2 import InstanceState, Model, ModelState
 from inferd_client import AsyncClient
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from inferd.cli.kernel import connected, reachable
 from inferd.cli.plain import plain
 from inferd.plugin.registry import BackendReport, discover
 from inferd.services.hosts import write_backend
-from inferd_api.v1.resources_pb2 import BackendState
+from inferd_api.v1.host_pb2 import BackendState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

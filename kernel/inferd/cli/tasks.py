@@ -9,7 +9,8 @@ from inferd.cli.amounts import span
 from inferd.cli.kernel import connected
 from inferd.cli.plain import plain
 from inferd.cli.transcript import Transcript
-from inferd_api.v1.resources_pb2 import Priority, Task, TaskState
+from inferd_api.v1.priority_pb2 import Priority
+from inferd_api.v1.task_pb2 import Task, TaskState
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output

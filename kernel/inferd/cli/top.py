@@ -22,7 +22,7 @@ from inferd.cli.leases import ACTIVE, COLUMNS, PENDING, row
 from inferd.cli.output import screen, table_of
 from inferd.cli.plain import plain
 from inferd.cli.tasks import class_name
-from inferd_api.v1.resources_pb2 import InstanceState
+from inferd_api.v1.model_pb2 import InstanceState
 from inferd_client import AsyncClient
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from inferd.cli.output import Output
+    from inferd_api.v1.host_pb2 import Device, Host, TenantLoad
     from inferd_api.v1.host_service_pb2 import WatchHostResponse
     from inferd_api.v1.lease_pb2 import Lease
-    from inferd_api.v1.resources_pb2 import Device, Host, Instance, TenantLoad
+    from inferd_api.v1.model_pb2 import Instance
 
 MOST_LEASES = 20  # that are shown
 QUIT = b"qQ"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inferd.cli.amounts import size, span
 from inferd.cli.output import command_error
 from inferd.cli.plain import plain
-from inferd_api.v1.resources_pb2 import PHASE_LOAD, Finished, Progress, Queued, TaskEvent
+from inferd_api.v1.task_pb2 import PHASE_LOAD, Finished, Progress, Queued, TaskEvent
 from inferd_client.errors import from_status
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from enum import Enum
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.lifecycle import Table
 from inferd.core.resources import MemoryNeed
+from inferd.core.victims import Victims
 from inferd.errors import InferdError
 
 SettingValue = int | float | bool | str
@@ -193,6 +194,7 @@ class Instance:
         need: What it needs by the backend's reckoning; None while it is not known.
         peak_bytes: Most resident memory of its worker that was measured.
         running: Tasks that it computes, in the order of their dispatch.
+        victims: Those of `running` that may have to give way.
         paused: Tasks that were stopped on it and go on there.
         waiting: Those of `paused` that wait to go on, in that order.
         holds: What it keeps for the tasks of leases.
@@ -210,6 +212,7 @@ class Instance:
     ready: float | None = None
     facts: InstanceFacts | None = None
     running: dict[TaskId, None] = field(default_factory=dict)
+    victims: Victims = field(default_factory=Victims)
     paused: dict[TaskId, None] = field(default_factory=dict)
     waiting: dict[TaskId, None] = field(default_factory=dict)
     holds: dict[LeaseId, Hold] = field(default_factory=dict)

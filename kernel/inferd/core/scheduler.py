@@ -1,7 +1,7 @@
 """Which instance takes the next task."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from inferd.core.ids import InstanceId, TaskId, Tenant
 from inferd.core.model import Instance
@@ -62,23 +62,20 @@ def choose_instance(instances: Iterable[Instance], preferred: InstanceId | None 
     return best
 
 
-def choose_victim(
-    instances: Iterable[Instance], priority_of: Callable[[TaskId], int | None], below: int
-) -> tuple[Instance, TaskId] | None:
-    """The youngest running task of the lowest class below `below`, and its instance; None when there is none.
+def choose_victim(instances: Iterable[Instance], below: int, *, protected: bool = False) -> TaskId | None:
+    """The youngest running task of the lowest class below `below`; None when there is none.
 
     Args:
-        instances: To look at.
-        priority_of: The class of a task; None when its place may not be taken.
+        instances: To look at; where two have one of that class, the first counts.
         below: A class.
+        protected: Whether tasks count whose class had waited long for its turn.
     """
-    found: tuple[int, Instance, TaskId] | None = None
+    found: TaskId | None = None
     for instance in instances:
-        for task_id in reversed(instance.running):
-            priority = priority_of(task_id)
-            if priority is not None and priority < (below if found is None else found[0]):
-                found = (priority, instance, task_id)
-    return None if found is None else found[1:]
+        victim = instance.victims.find(below, protected=protected)
+        if victim is not None:
+            below, found = victim
+    return found
 
 
 def _load(instance: Instance) -> float:

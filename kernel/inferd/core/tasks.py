@@ -313,15 +313,10 @@ class Tasks:
         """Stop the youngest running task of the lowest class, if there is a lower one; whether a place is free now."""
         if not (self._limits.preempt or for_lease):
             return False
-
-        def priority_of(task_id: TaskId) -> int | None:
-            task = self.known[task_id]
-            return None if task.spec.lease_id or (task.protected and not for_lease) else task.spec.priority
-
-        victim = choose_victim(instances, priority_of, below)
+        victim = choose_victim(instances, below, protected=for_lease)
         if victim is None:
             return False
-        task = self.known[victim[1]]
+        task = self.known[victim]
         self._pause(task, TaskChange.PREEMPT)
         self._push(task, now, front=True)
         return True
@@ -332,6 +327,8 @@ class Tasks:
         task.state = advance(TASK_TABLE, task.state, TaskChange.DISPATCH)
         self.census.count(task, queued=-1, running=1)
         instance.running[task_id] = None
+        if not task.spec.lease_id:
+            instance.victims.add(task_id, task.spec.priority, protected=task.protected)
         if task.spec.lease_id in instance.holds:
             instance.holds[task.spec.lease_id].running += 1
         if len(instance.running) == 1:
@@ -396,6 +393,7 @@ class Tasks:
             instance.waiting.pop(task_id, None)
             if task_id in instance.running:
                 del instance.running[task_id]
+                instance.victims.drop(task_id, spec.priority)
                 if spec.lease_id in instance.holds:
                     instance.holds[spec.lease_id].running -= 1
 

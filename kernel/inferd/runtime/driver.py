@@ -26,6 +26,7 @@ from inferd.core.task_events import (
 )
 from inferd.errors import InferdError, ModelBusyError, WorkerDiedError
 from inferd.runtime.clock import Clock
+from inferd.runtime.closing import Closing
 from inferd.runtime.frames import (
     read_facts,
     read_failure,
@@ -40,6 +41,7 @@ from inferd.runtime.signal import Signal
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker_process import WorkerTimes
+from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LOAD_PROGRESS_STEP = 0.02  # a load tells each waiting task at most 50 times
@@ -55,7 +57,7 @@ class DriverLimits:
     frame_bytes: int
     queries: int
     query_timeout_s: float
-    engine: wire.EngineLimits
+    engine: load_pb2.EngineLimits
     times: WorkerTimes
 
 
@@ -69,6 +71,7 @@ class Driver:
         clock: The time that the core is told.
         models_changed: Notified with each change of any model.
         leases_changed: Notified with each change of any lease.
+        closing: Ends what would wait for longer than the kernel lives.
     """
 
     def __init__(self, *, core: CoreLimits, limits: DriverLimits, log_dir: Path) -> None:
@@ -80,6 +83,7 @@ class Driver:
         )
         self.models_changed = Signal()
         self.leases_changed = Signal()
+        self.closing = Closing()
         self._relay = Relay(self.clock)
         self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine)
         self._inspections = Inspections(self.supervisor)
@@ -105,6 +109,7 @@ class Driver:
         self._apply(events.Shutdown())
         self.models_changed.notify()
         self.leases_changed.notify()
+        self.closing.close()
 
     # For the services.
 
@@ -248,7 +253,7 @@ class Driver:
             await self.models_changed.wait(self.models_changed.version)
         return returned_bytes
 
-    async def query(self, name: ModelName, task_input: TaskInput) -> wire.Answer:
+    async def query(self, name: ModelName, task_input: TaskInput) -> task_pb2.Answer:
         """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
 
         Raises:
@@ -299,7 +304,7 @@ class Driver:
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
         return {"log": str(self.supervisor.workers[instance_id].log_path)}
 
-    def _step(self, instance_id: InstanceId, step: wire.StepOutput) -> None:
+    def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
         self._relay.tell(instance_id, step)
         for ended in step.ended:
             done = self._relay.find(instance_id, ended.handle)

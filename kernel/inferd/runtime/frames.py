@@ -19,12 +19,15 @@ from inferd.core.task import (
 )
 from inferd.core.task_events import Logprobs, PromptOutput
 from inferd.errors import InferdError, from_reason
+from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 
-def load_frame(instance_id: str, spec: ModelSpec, limits: wire.EngineLimits, capacity_bytes: int) -> wire.KernelFrame:
+def load_frame(
+    instance_id: str, spec: ModelSpec, limits: load_pb2.EngineLimits, capacity_bytes: int
+) -> wire.KernelFrame:
     """The order to tell what a model needs of a device, of which `capacity_bytes` may be given, and then to load it."""
-    load = wire.Load(
+    load = load_pb2.Load(
         instance_id=instance_id,
         loader=spec.loader,
         path=spec.path,
@@ -40,26 +43,26 @@ def load_frame(instance_id: str, spec: ModelSpec, limits: wire.EngineLimits, cap
 
 def proceed_frame() -> wire.KernelFrame:
     """What the model needs is reserved: the order to load it."""
-    return wire.KernelFrame(proceed=wire.Proceed())
+    return wire.KernelFrame(proceed=load_pb2.Proceed())
 
 
-def _setting(value: SettingValue | None) -> wire.SettingValue:
+def _setting(value: SettingValue | None) -> load_pb2.SettingValue:
     match value:
         case None:
-            return wire.SettingValue()
+            return load_pb2.SettingValue()
         case bool():  # before int, which it is too
-            return wire.SettingValue(bool_value=value)
+            return load_pb2.SettingValue(bool_value=value)
         case int():
-            return wire.SettingValue(int_value=value)
+            return load_pb2.SettingValue(int_value=value)
         case float():
-            return wire.SettingValue(float_value=value)
+            return load_pb2.SettingValue(float_value=value)
         case str():
-            return wire.SettingValue(str_value=value)
+            return load_pb2.SettingValue(str_value=value)
 
 
 def submit_frame(handle: int, spec: TaskSpec, *, fencing_token: int = 0) -> wire.KernelFrame:
     """The order to run a task; `fencing_token` is that of its lease, 0 for none."""
-    submit = wire.Submit(
+    submit = task_pb2.Submit(
         handle=handle,
         task_id=spec.task_id,
         tenant=spec.tenant,
@@ -79,28 +82,28 @@ def submit_frame(handle: int, spec: TaskSpec, *, fencing_token: int = 0) -> wire
 
 def suspend_frame(handle: int) -> wire.KernelFrame:
     """The order to stop a task and give its KV back."""
-    return wire.KernelFrame(suspend=wire.Suspend(handle=handle))
+    return wire.KernelFrame(suspend=task_pb2.Suspend(handle=handle))
 
 
 def resume_frame(handle: int) -> wire.KernelFrame:
     """The order to let a suspended task go on."""
-    return wire.KernelFrame(resume=wire.Resume(handle=handle))
+    return wire.KernelFrame(resume=task_pb2.Resume(handle=handle))
 
 
 def hold_frame(lease_id: LeaseId, *, fencing_token: int, sequences: int, kv_tokens: int) -> wire.KernelFrame:
     """The order to keep places and tokens of the KV pool for the tasks of a lease; zeros give them back."""
-    hold = wire.Hold(lease_id=lease_id, fencing_token=fencing_token, sequences=sequences, kv_tokens=kv_tokens)
+    hold = task_pb2.Hold(lease_id=lease_id, fencing_token=fencing_token, sequences=sequences, kv_tokens=kv_tokens)
     return wire.KernelFrame(hold=hold)
 
 
 def query_frame(query_id: int, task_input: TaskInput) -> wire.KernelFrame:
     """The question for the tokens of a text or a conversation, or for the text of tokens."""
-    query = wire.Query(query_id=query_id)
+    query = task_pb2.Query(query_id=query_id)
     _write_input(query, task_input)
     return wire.KernelFrame(query=query)
 
 
-def _write_input(into: wire.Submit | wire.Query, task_input: TaskInput) -> None:
+def _write_input(into: task_pb2.Submit | task_pb2.Query, task_input: TaskInput) -> None:
     match task_input:
         case TextInput(prompt):
             into.prompt = prompt
@@ -118,8 +121,8 @@ def _write_input(into: wire.Submit | wire.Query, task_input: TaskInput) -> None:
             into.tokens.ids.extend(other.token_ids)
 
 
-def _sampling(s: Sampling) -> wire.Sampling:
-    sampling = wire.Sampling(
+def _sampling(s: Sampling) -> task_pb2.Sampling:
+    sampling = task_pb2.Sampling(
         max_tokens=s.max_tokens,
         temperature=s.temperature,
         top_k=s.top_k,
@@ -141,12 +144,12 @@ def _sampling(s: Sampling) -> wire.Sampling:
         echo=s.echo,
     )
     if s.grammar is not None:
-        grammar = wire.Grammar(kind=s.grammar.kind.value, source=s.grammar.source, texts=s.grammar.texts)
+        grammar = task_pb2.Grammar(kind=s.grammar.kind.value, source=s.grammar.source, texts=s.grammar.texts)
         sampling.grammar.CopyFrom(grammar)
     return sampling
 
 
-def read_logprobs(logprobs: wire.Logprobs) -> Logprobs:
+def read_logprobs(logprobs: step_pb2.Logprobs) -> Logprobs:
     """How likely tokens were, in arrays of 32-bit numbers: there may be very many."""
     return Logprobs(
         array("I", logprobs.token_ids),
@@ -156,18 +159,18 @@ def read_logprobs(logprobs: wire.Logprobs) -> Logprobs:
     )
 
 
-def read_prompt(prompt: wire.PromptOutput) -> PromptOutput:
+def read_prompt(prompt: step_pb2.PromptOutput) -> PromptOutput:
     """What a task asked to be told of its prompt."""
     logprobs = read_logprobs(prompt.logprobs) if prompt.HasField("logprobs") else None
     return PromptOutput(prompt.text, tuple(prompt.token_ids), logprobs)
 
 
-def read_needs(needs: wire.Needs) -> MemoryNeed:
+def read_needs(needs: load_pb2.Needs) -> MemoryNeed:
     """What a model needs of its device, by its backend's reckoning."""
     return MemoryNeed(weights_bytes=needs.weights_bytes, kv_bytes=needs.kv_bytes, workspace_bytes=needs.workspace_bytes)
 
 
-def read_facts(loaded: wire.Loaded) -> InstanceFacts:
+def read_facts(loaded: load_pb2.Loaded) -> InstanceFacts:
     """What a worker reports of its model."""
     return InstanceFacts(
         max_tasks=loaded.max_tasks,
@@ -178,12 +181,12 @@ def read_facts(loaded: wire.Loaded) -> InstanceFacts:
     )
 
 
-def read_failure(failure: wire.Failure, more: Mapping[str, str]) -> InferdError:
+def read_failure(failure: failure_pb2.Failure, more: Mapping[str, str]) -> InferdError:
     """The error that a worker reports, with what the kernel knows besides."""
     return from_reason(failure.reason, failure.message, {**failure.metadata, **more})
 
 
-def read_outcome(ended: wire.Ended, more: Mapping[str, str]) -> Outcome:
+def read_outcome(ended: step_pb2.Ended, more: Mapping[str, str]) -> Outcome:
     """How a task ended."""
     usage = Usage(
         prompt_tokens=ended.prompt_tokens,

@@ -11,6 +11,7 @@ from inferd.errors import WorkerDiedError
 from inferd.runtime.frames import load_frame, read_failure, read_needs
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker_process import WorkerProcess
+from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 CONCURRENT_INSPECTIONS = 2  # workers that measure at once, besides those that load
@@ -29,7 +30,7 @@ class Inspections:
         self._places = asyncio.Semaphore(CONCURRENT_INSPECTIONS)
         self._numbers = count(1)
 
-    async def inspect(self, spec: ModelSpec, *, limits: wire.EngineLimits, capacity_bytes: int) -> MemoryNeed:
+    async def inspect(self, spec: ModelSpec, *, limits: load_pb2.EngineLimits, capacity_bytes: int) -> MemoryNeed:
         """What a model needs on a device of which `capacity_bytes` may be given. Cancelling this ends the worker.
 
         Raises:
@@ -39,7 +40,7 @@ class Inspections:
         async with self._places:
             return await self._inspect(spec, limits, capacity_bytes)
 
-    async def _inspect(self, spec: ModelSpec, limits: wire.EngineLimits, capacity_bytes: int) -> MemoryNeed:
+    async def _inspect(self, spec: ModelSpec, limits: load_pb2.EngineLimits, capacity_bytes: int) -> MemoryNeed:
         instance_id = InstanceId(f"{spec.name}.plan-{next(self._numbers)}")
         answer: asyncio.Future[wire.WorkerFrame] = asyncio.get_running_loop().create_future()
 

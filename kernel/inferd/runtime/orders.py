@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from inferd.core import commands
 from inferd.core.task_events import Resumed, Started, Suspended
 from inferd.runtime.frames import hold_frame, load_frame, resume_frame, submit_frame, suspend_frame
+from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Orders:
     """
 
     def __init__(
-        self, supervisor: Supervisor, relay: Relay, streams: Streams, engine_limits: wire.EngineLimits
+        self, supervisor: Supervisor, relay: Relay, streams: Streams, engine_limits: load_pb2.EngineLimits
     ) -> None:
         self.group: asyncio.TaskGroup | None = None
         self._supervisor = supervisor
@@ -52,7 +53,7 @@ class Orders:
                 self._submit(command)
             case commands.DropTask():
                 handle = self._relay.drop(command.instance_id, command.task_id)
-                self._send_frame(command.instance_id, wire.KernelFrame(cancel=wire.Cancel(handle=handle)))
+                self._send_frame(command.instance_id, wire.KernelFrame(cancel=task_pb2.Cancel(handle=handle)))
             case commands.PauseTask():
                 self._pause(command)
             case commands.ContinueTask():

@@ -7,9 +7,9 @@ from inferd.core.task import TaskInput
 from inferd.errors import InferdError, LimitExceededError
 from inferd.runtime.frames import query_frame
 from inferd.runtime.worker_process import WorkerProcess
-from inferd_api.worker.v1 import worker_pb2 as wire
+from inferd_api.worker.v1 import task_pb2
 
-Pending = asyncio.Future[wire.Answer]
+Pending = asyncio.Future[task_pb2.Answer]
 
 
 class Queries:
@@ -26,7 +26,7 @@ class Queries:
         self._pending: dict[tuple[InstanceId, int], Pending] = {}
         self._asked = 0
 
-    async def ask(self, worker: WorkerProcess, task_input: TaskInput) -> wire.Answer:
+    async def ask(self, worker: WorkerProcess, task_input: TaskInput) -> task_pb2.Answer:
         """Ask a worker for the tokens of a text or a conversation, or for the text of tokens.
 
         Raises:
@@ -47,7 +47,7 @@ class Queries:
             limit_s = f"{self._timeout_s:g}"
             raise _over("workers.query_timeout_s", limit_s, limit_s, "seconds passed without an answer") from None
 
-    def answer(self, instance_id: InstanceId, answer: wire.Answer, error: InferdError | None) -> None:
+    def answer(self, instance_id: InstanceId, answer: task_pb2.Answer, error: InferdError | None) -> None:
         """A worker has answered. Only now its place is free: a question is computed whoever still waits for it."""
         future = self._pending.pop((instance_id, answer.query_id), None)
         if future is None or future.done():

@@ -11,7 +11,7 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.frames import read_logprobs, read_prompt
 from inferd.runtime.rate import Rate
 from inferd.runtime.streams import TaskStream
-from inferd_api.worker.v1 import worker_pb2 as wire
+from inferd_api.worker.v1 import step_pb2
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class Relay:
         del link.tasks[handle]
         return handle
 
-    def tell(self, instance_id: InstanceId, step: wire.StepOutput) -> None:
+    def tell(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
         """One step of an engine: one wake-up for each stream with new tokens, however many there are."""
         tasks = self._links[instance_id].tasks
         self._tell_of_prompts(tasks, step)
@@ -94,7 +94,7 @@ class Relay:
                 task.stream.tell(details.add(place, output) if details.any else output)
             start = end
 
-    def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: wire.StepOutput) -> None:
+    def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput) -> None:
         for prefill in step.prefills:
             if (reading := tasks.get(prefill.handle)) is not None:
                 reading.stream.tell(Progress(Phase.PREFILL, prefill.fraction))
@@ -110,7 +110,7 @@ class Relay:
 class _Details:
     """What a step tells of some of its outputs besides tokens and text."""
 
-    def __init__(self, step: wire.StepOutput) -> None:
+    def __init__(self, step: step_pb2.StepOutput) -> None:
         self._step = step
         self._ends = {(end.handle, end.sample): FinishReason(end.finish_reason) for end in step.sample_ends}
         self.any = bool(step.samples or self._ends or step.logprobs)

@@ -21,9 +21,10 @@ from inferd.services.calls import page_of
 from inferd.services.lease_values import read_seconds
 from inferd.services.model_values import write_instance
 from inferd.services.task_values import timestamp
+from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import host_service_pb2_grpc
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import priority_pb2 as pp
 
 LEAST_INTERVAL_S, MOST_INTERVAL_S, DEFAULT_INTERVAL_S = 0.1, 60.0, 1.0
 
@@ -60,15 +61,15 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
                     for instance in model.instances.values()
                 ]
                 await context.write(hs.WatchHostResponse(host=self._write_host(), instances=instances))
-                await asyncio.sleep(interval_s)
-                machine.check_open()
+                async with self._driver.closing.cut_short():
+                    await asyncio.sleep(interval_s)
 
-    def _write_host(self) -> pb.Host:
+    def _write_host(self) -> hp.Host:
         machine = self._driver.machine
         ready = [r for r in self._reports if r.state is BackendState.READY]
         devices = {d.device_id: d for r in ready for d in r.devices}
         accounts = machine.broker.devices
-        return pb.Host(
+        return hp.Host(
             name=platform.node(),
             version=__version__,
             os=f"{platform.system()} {platform.release()}",
@@ -79,9 +80,9 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
             queued_tasks=machine.tasks.census.queued,
             running_tasks=machine.tasks.census.running,
             loads=[
-                pb.TenantLoad(
+                hp.TenantLoad(
                     tenant=tenant,
-                    priority=pb.Priority.ValueType(priority.value),
+                    priority=pp.Priority.ValueType(priority.value),
                     queued_tasks=queued,
                     running_tasks=running,
                 )
@@ -98,12 +99,12 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
         return hs.ListBackendsResponse(backends=[write_backend(r) for r in page], next_page_token=token)
 
 
-def write_backend(report: BackendReport) -> pb.Backend:
+def write_backend(report: BackendReport) -> hp.Backend:
     """A backend as discovery found it, for the wire."""
     spec = report.spec
-    return pb.Backend(
+    return hp.Backend(
         name=report.name,
-        state=pb.BackendState.ValueType(report.state.value),
+        state=hp.BackendState.ValueType(report.state.value),
         why=report.why,
         fix=report.fix,
         package=report.package,
@@ -114,8 +115,8 @@ def write_backend(report: BackendReport) -> pb.Backend:
     )
 
 
-def _write_device(device: DeviceInfo, account: Account | None = None) -> pb.Device:
-    written = pb.Device(
+def _write_device(device: DeviceInfo, account: Account | None = None) -> hp.Device:
+    written = hp.Device(
         device_id=device.device_id,
         description=device.description,
         memory_bytes=device.memory_bytes,
@@ -131,8 +132,8 @@ def _write_device(device: DeviceInfo, account: Account | None = None) -> pb.Devi
     return written
 
 
-def _write_setting(setting: Setting) -> pb.BackendSetting:
-    return pb.BackendSetting(
+def _write_setting(setting: Setting) -> hp.BackendSetting:
+    return hp.BackendSetting(
         name=setting.name,
         kind=setting.kind,
         default_value="" if setting.default is None else str(setting.default),

@@ -11,7 +11,7 @@ from inferd.services.status import status_of
 from inferd.services.task_values import check_labels, duration, fingerprint, read_priority, timestamp
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import priority_pb2 as pb
 
 MOST_CLAIMS = 16
 LIVING = (LeaseState.PENDING, LeaseState.ACTIVE)

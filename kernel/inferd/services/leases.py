@@ -53,14 +53,15 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
     ) -> None:
         """Keep leases alive; what is wrong with one of them is told of that one."""
         tenant = tenant_of(context)
-        async for request in request_iterator:
-            if len(request.lease_ids) > MOST_KEPT_ALIVE:
-                message = f"{len(request.lease_ids)} lease_ids in one message; at most {MOST_KEPT_ALIVE}"
-                raise InvalidFieldError(message, field="lease_ids")
-            self._driver.machine.check_open()
-            ttl_s = read_seconds(request.ttl) if request.HasField("ttl") else None
-            renewals = [self._renew(LeaseId(lease_id), tenant, ttl_s) for lease_id in request.lease_ids]
-            await context.write(ls.KeepAliveLeasesResponse(renewals=renewals))
+        async with self._driver.closing.cut_short():
+            async for request in request_iterator:
+                if len(request.lease_ids) > MOST_KEPT_ALIVE:
+                    message = f"{len(request.lease_ids)} lease_ids in one message; at most {MOST_KEPT_ALIVE}"
+                    raise InvalidFieldError(message, field="lease_ids")
+                self._driver.machine.check_open()
+                ttl_s = read_seconds(request.ttl) if request.HasField("ttl") else None
+                renewals = [self._renew(LeaseId(lease_id), tenant, ttl_s) for lease_id in request.lease_ids]
+                await context.write(ls.KeepAliveLeasesResponse(renewals=renewals))
 
     def _renew(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None) -> ls.LeaseRenewal:
         try:

@@ -7,8 +7,8 @@ from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
 from inferd.services.status import status_of
 from inferd.services.task_values import duration, timestamp
+from inferd_api.v1 import model_pb2 as pb
 from inferd_api.v1 import model_service_pb2 as ms
-from inferd_api.v1 import resources_pb2 as pb
 
 MOST_INSTANCES = 64
 

@@ -1,10 +1,10 @@
-"""How tokens are chosen: from the wire, with the bounds that `resources.proto` states."""
+"""How tokens are chosen: from the wire, with the bounds that `sampling.proto` states."""
 
 from collections.abc import Sequence
 
 from inferd.core.task import Grammar, GrammarKind, Sampling
 from inferd.errors import InvalidFieldError
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import sampling_pb2 as pb
 
 MOST_STOPS = 16
 MOST_BAD_WORDS = 64

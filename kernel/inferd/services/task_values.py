@@ -28,7 +28,8 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.streams import Numbered, TaskStream
 from inferd.services.sampling_values import read_sampling
 from inferd.services.status import status_of
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import priority_pb2 as pp
+from inferd_api.v1 import task_pb2 as tp
 
 MOST_LABELS = 16
 MOST_LABEL_KEY = 63
@@ -36,7 +37,7 @@ MOST_LABEL_VALUE = 256
 
 
 def read_spec(
-    spec: pb.TaskSpec,
+    spec: tp.TaskSpec,
     *,
     task_id: str,
     tenant: Tenant,
@@ -91,7 +92,7 @@ def read_priority(number: int) -> Priority:
         raise InvalidFieldError(f"priority is {number}; it must be {known} or 0", field="spec.priority") from None
 
 
-def read_input(spec: pb.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> TaskInput:
+def read_input(spec: tp.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> TaskInput:
     """What a task is given; `at` is what the paths of fields begin with.
 
     Raises:
@@ -122,7 +123,7 @@ def read_input(spec: pb.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> Tas
             raise InvalidFieldError("spec has no input; set one of prompt, chat and tokens", field="spec.input")
 
 
-def _read_message(m: pb.ChatMessage) -> Message:
+def _read_message(m: tp.ChatMessage) -> Message:
     return Message(m.role, m.content, name=m.name, tool_calls_json=m.tool_calls_json, tool_call_id=m.tool_call_id)
 
 
@@ -156,35 +157,35 @@ def check_labels(labels: Mapping[str, str]) -> None:
             )
 
 
-def _read_embedding(params: pb.EmbeddingParams) -> Embedding:
-    number = params.pooling or pb.POOLING_LAST
+def _read_embedding(params: tp.EmbeddingParams) -> Embedding:
+    number = params.pooling or tp.POOLING_LAST
     if number not in {pooling.value for pooling in Pooling}:
         raise InvalidFieldError(f"pooling is {number}; it must be 0, 1 or 2", field="spec.embedding.pooling")
     return Embedding(pooling=Pooling(number), normalize=params.normalize if params.HasField("normalize") else True)
 
 
-def write_event(task_id: str, numbered: Numbered) -> pb.TaskEvent:
+def write_event(task_id: str, numbered: Numbered) -> tp.TaskEvent:
     """An event of a task for the wire."""
     kind: dict[str, Any]
     match numbered.event:
         case te.Output() | te.PromptOutput() | te.EmbeddingOutput() as output:
             kind = {"output": _write_output(output)}
         case te.Queued(position, eta_s):
-            kind = {"queued": pb.Queued(position=position, eta=duration(eta_s))}
+            kind = {"queued": tp.Queued(position=position, eta=duration(eta_s))}
         case te.Started(instance_id, attempt):
-            kind = {"started": pb.Started(instance_id=instance_id, attempt=attempt)}
+            kind = {"started": tp.Started(instance_id=instance_id, attempt=attempt)}
         case te.Suspended(by_client):
-            kind = {"suspended": pb.Suspended(by_client=by_client)}
+            kind = {"suspended": tp.Suspended(by_client=by_client)}
         case te.Resumed(instance_id):
-            kind = {"resumed": pb.Resumed(instance_id=instance_id)}
+            kind = {"resumed": tp.Resumed(instance_id=instance_id)}
         case te.Progress(phase, fraction):
-            kind = {"progress": pb.Progress(phase=pb.Phase.ValueType(phase.value), fraction=fraction)}
+            kind = {"progress": tp.Progress(phase=tp.Phase.ValueType(phase.value), fraction=fraction)}
         case te.Finished() as finished:
             kind = {"finished": write_finished(finished)}
-    return pb.TaskEvent(task_id=task_id, sequence=numbered.sequence, **kind)
+    return tp.TaskEvent(task_id=task_id, sequence=numbered.sequence, **kind)
 
 
-def _write_logprobs(logprobs: te.Logprobs | None) -> list[pb.TokenLogprobs]:
+def _write_logprobs(logprobs: te.Logprobs | None) -> list[tp.TokenLogprobs]:
     if logprobs is None:
         return []
     width = len(logprobs.top_ids) // max(1, len(logprobs.token_ids))
@@ -192,42 +193,42 @@ def _write_logprobs(logprobs: te.Logprobs | None) -> list[pb.TokenLogprobs]:
     for place, (token_id, logprob) in enumerate(zip(logprobs.token_ids, logprobs.logprobs, strict=True)):
         best = slice(place * width, (place + 1) * width)
         top = zip(logprobs.top_ids[best], logprobs.top_logprobs[best], strict=True)
-        likeliest = [pb.TokenLogprob(token_id=i, logprob=x) for i, x in top]
-        written.append(pb.TokenLogprobs(token_id=token_id, logprob=logprob, top=likeliest))
+        likeliest = [tp.TokenLogprob(token_id=i, logprob=x) for i, x in top]
+        written.append(tp.TokenLogprobs(token_id=token_id, logprob=logprob, top=likeliest))
     return written
 
 
-def _write_output(event: te.Output | te.PromptOutput | te.EmbeddingOutput) -> pb.Output:
+def _write_output(event: te.Output | te.PromptOutput | te.EmbeddingOutput) -> tp.Output:
     match event:
         case te.Output(text, token_ids, sample, logprobs, reason):
-            output = pb.Output(text=text, token_ids=token_ids)
+            output = tp.Output(text=text, token_ids=token_ids)
             if sample or logprobs is not None or reason is not FinishReason.UNSPECIFIED:
                 output.sample = sample
                 output.logprobs.extend(_write_logprobs(logprobs))
-                output.finish_reason = pb.FinishReason.ValueType(reason.value)
+                output.finish_reason = tp.FinishReason.ValueType(reason.value)
             return output
         case te.PromptOutput(text, token_ids, logprobs):
-            return pb.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
+            return tp.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
         case te.EmbeddingOutput(values):
-            return pb.Output(embedding=pb.Embedding(values=values))
+            return tp.Output(embedding=tp.Embedding(values=values))
 
 
-def write_finished(finished: te.Finished) -> pb.Finished:
+def write_finished(finished: te.Finished) -> tp.Finished:
     """The end of a task for the wire."""
     outcome, receipt = finished.outcome, finished.receipt
     usage = outcome.usage
-    return pb.Finished(
-        state=pb.TaskState.ValueType(outcome.state.value),
-        reason=pb.FinishReason.ValueType(outcome.reason.value),
+    return tp.Finished(
+        state=tp.TaskState.ValueType(outcome.state.value),
+        reason=tp.FinishReason.ValueType(outcome.reason.value),
         error=status_of(outcome.error) if outcome.error is not None else None,
-        usage=pb.Usage(
+        usage=tp.Usage(
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
             drafted_tokens=usage.drafted_tokens,
             accepted_tokens=usage.accepted_tokens,
         ),
-        receipt=pb.Receipt(
+        receipt=tp.Receipt(
             queue_duration=duration(receipt.queue_s),
             first_token_duration=duration(receipt.first_token_s),
             run_duration=duration(receipt.run_s),
@@ -238,13 +239,13 @@ def write_finished(finished: te.Finished) -> pb.Finished:
     )
 
 
-def write_task(task: Task, stream: TaskStream, clock: Clock) -> pb.Task:
+def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:
     """A task for the wire."""
-    return pb.Task(
+    return tp.Task(
         task_id=task.spec.task_id,
         tenant=task.spec.tenant,
         model=task.spec.model,
-        state=pb.TaskState.ValueType(task.state.value),
+        state=tp.TaskState.ValueType(task.state.value),
         attempt=task.attempt,
         instance_id=task.instance_id or "",
         last_sequence=stream.last_sequence,
@@ -253,7 +254,7 @@ def write_task(task: Task, stream: TaskStream, clock: Clock) -> pb.Task:
         finish_time=timestamp(clock, task.finished),
         finished=write_finished(stream.finished) if stream.finished is not None else None,
         labels=task.spec.labels,
-        priority=pb.Priority.ValueType(task.spec.priority.value),
+        priority=pp.Priority.ValueType(task.spec.priority.value),
         lease_id=task.spec.lease_id,
     )
 

@@ -14,7 +14,7 @@ from inferd.services.bounds import Bound
 from inferd.services.calls import check_request_id, deadline_of, lease_of, page_of, tenant_of
 from inferd.services.status import abort
 from inferd.services.task_values import read_spec, write_event, write_task
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import task_service_pb2_grpc
 

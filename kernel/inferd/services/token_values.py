@@ -4,7 +4,7 @@ from inferd.core.task import TaskInput, TokenInput
 from inferd.errors import InvalidFieldError
 from inferd.services.task_values import check_size, read_input
 from inferd_api.v1 import model_service_pb2 as ms
-from inferd_api.v1 import resources_pb2 as pb
+from inferd_api.v1 import task_pb2 as pb
 
 
 def read_text(request: ms.TokenizeRequest | ms.CountTokensRequest, limit_bytes: int) -> TaskInput:

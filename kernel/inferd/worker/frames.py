@@ -23,6 +23,7 @@ from inferd.engine.cause import last_line
 from inferd.engine.limits import EngineLimits
 from inferd.errors import InferdError, InternalError, LimitExceededError
 from inferd.plugin import LoadRequest
+from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ ANSWER_BYTES: Final = 3 << 20  # clients refuse messages of 4 MiB
 _log = logging.getLogger(__name__)
 
 
-def read_load(load: wire.Load) -> tuple[LoadRequest, EngineLimits]:
+def read_load(load: load_pb2.Load) -> tuple[LoadRequest, EngineLimits]:
     """What to load, and the bounds of the engine."""
     request = LoadRequest(
         path=Path(load.path),
@@ -58,7 +59,7 @@ def read_load(load: wire.Load) -> tuple[LoadRequest, EngineLimits]:
     return request, limits
 
 
-def _read_setting(value: wire.SettingValue) -> SettingValue | None:
+def _read_setting(value: load_pb2.SettingValue) -> SettingValue | None:
     kind = value.WhichOneof("kind")
     setting: SettingValue | None = None if kind is None else getattr(value, kind)
     return setting
@@ -67,7 +68,7 @@ def _read_setting(value: wire.SettingValue) -> SettingValue | None:
 def needs_frame(need: MemoryNeed, device: str) -> wire.WorkerFrame:
     """What a model needs; on the host with what this process takes without one."""
     process_bytes = PROCESS_BYTES if device == HOST_DEVICE else 0
-    needs = wire.Needs(
+    needs = load_pb2.Needs(
         weights_bytes=min(need.weights_bytes, _MOST_BYTES),
         kv_bytes=min(need.kv_bytes, _MOST_BYTES),
         workspace_bytes=min(need.workspace_bytes + process_bytes, _MOST_BYTES),
@@ -75,7 +76,7 @@ def needs_frame(need: MemoryNeed, device: str) -> wire.WorkerFrame:
     return wire.WorkerFrame(needs=needs)
 
 
-def read_input(submit: wire.Submit | wire.Query) -> TaskInput:
+def read_input(submit: task_pb2.Submit | task_pb2.Query) -> TaskInput:
     """What a task is given, or what is asked about."""
     match submit.WhichOneof("input"):
         case "chat":
@@ -86,7 +87,7 @@ def read_input(submit: wire.Submit | wire.Query) -> TaskInput:
             return TextInput(submit.prompt)
 
 
-def _read_message(message: wire.Message) -> Message:
+def _read_message(message: task_pb2.Message) -> Message:
     return Message(
         message.role,
         message.content,
@@ -96,7 +97,7 @@ def _read_message(message: wire.Message) -> Message:
     )
 
 
-def read_sampling(s: wire.Sampling) -> Sampling:
+def read_sampling(s: task_pb2.Sampling) -> Sampling:
     """How a task's tokens are chosen."""
     return Sampling(
         max_tokens=s.max_tokens if s.HasField("max_tokens") else None,
@@ -122,21 +123,21 @@ def read_sampling(s: wire.Sampling) -> Sampling:
     )
 
 
-def _read_grammar(grammar: wire.Grammar) -> Grammar:
+def _read_grammar(grammar: task_pb2.Grammar) -> Grammar:
     return Grammar(GrammarKind(grammar.kind), grammar.source, tuple(grammar.texts))
 
 
-def read_embedding(submit: wire.Submit) -> Embedding | None:
+def read_embedding(submit: task_pb2.Submit) -> Embedding | None:
     """How the input becomes a vector; None when the task is to generate."""
     if not submit.HasField("embedding"):
         return None
     return Embedding(pooling=Pooling(submit.embedding.pooling), normalize=submit.embedding.normalize)
 
 
-def failure(error: InferdError) -> wire.Failure:
+def failure(error: InferdError) -> failure_pb2.Failure:
     """An error on its way to a client; the path of the wrong field is in the metadata under "field"."""
     metadata = error.metadata | ({"field": error.field} if error.field else {})
-    return wire.Failure(
+    return failure_pb2.Failure(
         reason=error.reason,
         message=error.message[:_LONGEST_TEXT],
         metadata={name: value[:_LONGEST_TEXT] for name, value in metadata.items()},
@@ -156,9 +157,9 @@ def _bounded(text: str) -> str:
     return text
 
 
-def answer_frame(intake: Intake, query: wire.Query) -> wire.WorkerFrame:
+def answer_frame(intake: Intake, query: task_pb2.Query) -> wire.WorkerFrame:
     """The answer to a query."""
-    answer = wire.Answer(query_id=query.query_id)
+    answer = task_pb2.Answer(query_id=query.query_id)
     try:
         match read_input(query):
             case TokenInput(token_ids):
@@ -198,8 +199,8 @@ def step_frame(output: StepOutput) -> wire.WorkerFrame:
     return frame
 
 
-def _logprobs(logprobs: Logprobs) -> wire.Logprobs:
-    return wire.Logprobs(
+def _logprobs(logprobs: Logprobs) -> step_pb2.Logprobs:
+    return step_pb2.Logprobs(
         token_ids=logprobs.token_ids,
         logprobs=logprobs.logprobs,
         top_ids=logprobs.top_ids,
@@ -207,8 +208,8 @@ def _logprobs(logprobs: Logprobs) -> wire.Logprobs:
     )
 
 
-def _ended(ended: Ended) -> wire.Ended:
-    return wire.Ended(
+def _ended(ended: Ended) -> step_pb2.Ended:
+    return step_pb2.Ended(
         handle=ended.handle,
         finish_reason=ended.reason.value,
         failure=None if ended.error is None else failure(ended.error),

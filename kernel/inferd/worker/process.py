@@ -31,6 +31,7 @@ from inferd.worker.frames import (
     step_frame,
 )
 from inferd.worker.link import Link
+from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Worker:
 
     def __init__(self, sock: socket.socket) -> None:
         self._link = Link(sock)
-        self._loads: queue.SimpleQueue[wire.Load] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[load_pb2.Load] = queue.SimpleQueue()
         self._reserved = threading.Event()  # what the model needs: it may be loaded
         self._loop: Loop | None = None
         self._reported_at = 0.0
@@ -76,7 +77,7 @@ class Worker:
                 self._loop.run()
                 model.session.close()
 
-    def _load(self, load: wire.Load) -> LoadedModel | None:
+    def _load(self, load: load_pb2.Load) -> LoadedModel | None:
         try:
             request, limits = read_load(load)
             module, _, name = load.loader.partition(":")
@@ -87,11 +88,11 @@ class Worker:
             self._loop = Loop(model, limits, self._deliver)
         except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
             _log.exception("loading %s failed", load.path)
-            self._link.send(wire.WorkerFrame(load_failed=wire.LoadFailed(failure=failure(_load_error(error)))))
+            self._link.send(wire.WorkerFrame(load_failed=load_pb2.LoadFailed(failure=failure(_load_error(error)))))
             return None
         gc.collect()
         gc.freeze()  # what a model brings never becomes garbage: do not look through it again
-        loaded = wire.Loaded(
+        loaded = load_pb2.Loaded(
             max_tasks=self._loop.bounds.rows,
             context_tokens=self._loop.bounds.sequence_tokens,
             description=_describe(model.description),
@@ -106,12 +107,12 @@ class Worker:
         now = time.monotonic()
         if fraction >= 1 or now - self._reported_at >= _PROGRESS_S:
             self._reported_at = now
-            self._link.send(wire.WorkerFrame(load_progress=wire.LoadProgress(fraction=fraction)))
+            self._link.send(wire.WorkerFrame(load_progress=load_pb2.LoadProgress(fraction=fraction)))
 
     def _deliver(self, output: StepOutput) -> None:
         self._link.send(step_frame(output))
 
-    def _answer(self, query: wire.Query, intake: Intake) -> None:
+    def _answer(self, query: task_pb2.Query, intake: Intake) -> None:
         self._link.send(answer_frame(intake, query))
 
     def _read(self) -> None:

@@ -8,7 +8,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from inferd_api.v1 import resources_pb2 as _resources_pb2
+from inferd_api.v1 import host_pb2 as _host_pb2
+from inferd_api.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -45,13 +46,13 @@ class GetHostResponse(_message.Message):
 
     HOST_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def host(self) -> _resources_pb2.Host:
+    def host(self) -> _host_pb2.Host:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        host: _resources_pb2.Host | None = ...,
+        host: _host_pb2.Host | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -98,13 +99,13 @@ class ListBackendsResponse(_message.Message):
     next_page_token: _builtins.str
     """Token of the next page; empty on the last one."""
     @_builtins.property
-    def backends(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Backend]:
+    def backends(self) -> _containers.RepeatedCompositeFieldContainer[_host_pb2.Backend]:
         """By name."""
 
     def __init__(
         self,
         *,
-        backends: _abc.Iterable[_resources_pb2.Backend] | None = ...,
+        backends: _abc.Iterable[_host_pb2.Backend] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -148,18 +149,18 @@ class WatchHostResponse(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def host(self) -> _resources_pb2.Host:
+    def host(self) -> _host_pb2.Host:
         """As it stands."""
 
     @_builtins.property
-    def instances(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Instance]:
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Instance]:
         """Instances of all models."""
 
     def __init__(
         self,
         *,
-        host: _resources_pb2.Host | None = ...,
-        instances: _abc.Iterable[_resources_pb2.Instance] | None = ...,
+        host: _host_pb2.Host | None = ...,
+        instances: _abc.Iterable[_model_pb2.Instance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -11,7 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
-from inferd_api.v1 import resources_pb2 as _resources_pb2
+from inferd_api.v1 import priority_pb2 as _priority_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -211,7 +211,7 @@ class LeaseSpec(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
-    priority: _resources_pb2.Priority.ValueType
+    priority: _priority_pb2.Priority.ValueType
     """Its class among waiting leases. Default: normal."""
     wait: _builtins.bool
     """Wait when there is no room now. Default: refuse with LEASE_UNAVAILABLE."""
@@ -238,7 +238,7 @@ class LeaseSpec(_message.Message):
         *,
         claims: _abc.Iterable[Global___Claim] | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
-        priority: _resources_pb2.Priority.ValueType = ...,
+        priority: _priority_pb2.Priority.ValueType = ...,
         wait: _builtins.bool = ...,
         wait_timeout: _duration_pb2.Duration | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,

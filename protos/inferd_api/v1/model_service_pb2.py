@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from inferd_api.v1 import resources_pb2 as inferd__api_dot_v1_dot_resources__pb2
+from inferd_api.v1 import model_pb2 as inferd__api_dot_v1_dot_model__pb2
+from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/v1/model_service.proto\x12\tinferd.v1\x1a\x1dinferd_api/v1/resources.proto\"b\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"e\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\"5\n\x12\x43reateModelRequest\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"6\n\x13\x43reateModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.inferd.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x11LoadModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"1\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"N\n\x13UnloadModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\x12\x16\n\x0ereturned_bytes\x18\x02 \x01(\x04\"!\n\x11WatchModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x12WatchModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"\x8c\x01\n\x0fPlanLoadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12:\n\x08settings\x18\x02 \x03(\x0b\x32(.inferd.v1.PlanLoadRequest.SettingsEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\x10PlanLoadResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.inferd.v1.LoadPlan\"\xd2\x01\n\x08LoadPlan\x12\x0c\n\x04\x66its\x18\x01 \x01(\x08\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12#\n\x04need\x18\x03 \x01(\x0b\x32\x15.inferd.v1.MemoryNeed\x12\x12\n\nfree_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x19\n\x11\x65victed_instances\x18\x06 \x03(\t\x12\x16\n\x0e\x62usy_instances\x18\x07 \x03(\t\x12\x11\n\tlease_ids\x18\x08 \x03(\t\x12\x0e\n\x06reason\x18\t \x01(\t2\xf2\x05\n\x0cModelService\x12L\n\x0b\x43reateModel\x12\x1d.inferd.v1.CreateModelRequest\x1a\x1e.inferd.v1.CreateModelResponse\x12\x43\n\x08GetModel\x12\x1a.inferd.v1.GetModelRequest\x1a\x1b.inferd.v1.GetModelResponse\x12I\n\nListModels\x12\x1c.inferd.v1.ListModelsRequest\x1a\x1d.inferd.v1.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1b.inferd.v1.LoadModelRequest\x1a\x1c.inferd.v1.LoadModelResponse\x12L\n\x0bUnloadModel\x12\x1d.inferd.v1.UnloadModelRequest\x1a\x1e.inferd.v1.UnloadModelResponse\x12K\n\nWatchModel\x12\x1c.inferd.v1.WatchModelRequest\x1a\x1d.inferd.v1.WatchModelResponse0\x01\x12\x43\n\x08Tokenize\x12\x1a.inferd.v1.TokenizeRequest\x1a\x1b.inferd.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.inferd.v1.DetokenizeRequest\x1a\x1d.inferd.v1.DetokenizeResponse\x12L\n\x0b\x43ountTokens\x12\x1d.inferd.v1.CountTokensRequest\x1a\x1e.inferd.v1.CountTokensResponse\x12\x43\n\x08PlanLoad\x12\x1a.inferd.v1.PlanLoadRequest\x1a\x1b.inferd.v1.PlanLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/v1/model_service.proto\x12\tinferd.v1\x1a\x19inferd_api/v1/model.proto\x1a\x18inferd_api/v1/task.proto\"b\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"e\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\"5\n\x12\x43reateModelRequest\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"6\n\x13\x43reateModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.inferd.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x11LoadModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"1\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"N\n\x13UnloadModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\x12\x16\n\x0ereturned_bytes\x18\x02 \x01(\x04\"!\n\x11WatchModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x12WatchModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"\x8c\x01\n\x0fPlanLoadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12:\n\x08settings\x18\x02 \x03(\x0b\x32(.inferd.v1.PlanLoadRequest.SettingsEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\x10PlanLoadResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.inferd.v1.LoadPlan\"\xd2\x01\n\x08LoadPlan\x12\x0c\n\x04\x66its\x18\x01 \x01(\x08\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12#\n\x04need\x18\x03 \x01(\x0b\x32\x15.inferd.v1.MemoryNeed\x12\x12\n\nfree_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x19\n\x11\x65victed_instances\x18\x06 \x03(\t\x12\x16\n\x0e\x62usy_instances\x18\x07 \x03(\t\x12\x11\n\tlease_ids\x18\x08 \x03(\t\x12\x0e\n\x06reason\x18\t \x01(\t2\xf2\x05\n\x0cModelService\x12L\n\x0b\x43reateModel\x12\x1d.inferd.v1.CreateModelRequest\x1a\x1e.inferd.v1.CreateModelResponse\x12\x43\n\x08GetModel\x12\x1a.inferd.v1.GetModelRequest\x1a\x1b.inferd.v1.GetModelResponse\x12I\n\nListModels\x12\x1c.inferd.v1.ListModelsRequest\x1a\x1d.inferd.v1.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1b.inferd.v1.LoadModelRequest\x1a\x1c.inferd.v1.LoadModelResponse\x12L\n\x0bUnloadModel\x12\x1d.inferd.v1.UnloadModelRequest\x1a\x1e.inferd.v1.UnloadModelResponse\x12K\n\nWatchModel\x12\x1c.inferd.v1.WatchModelRequest\x1a\x1d.inferd.v1.WatchModelResponse0\x01\x12\x43\n\x08Tokenize\x12\x1a.inferd.v1.TokenizeRequest\x1a\x1b.inferd.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.inferd.v1.DetokenizeRequest\x1a\x1d.inferd.v1.DetokenizeResponse\x12L\n\x0b\x43ountTokens\x12\x1d.inferd.v1.CountTokensRequest\x1a\x1e.inferd.v1.CountTokensResponse\x12\x43\n\x08PlanLoad\x12\x1a.inferd.v1.PlanLoadRequest\x1a\x1b.inferd.v1.PlanLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,50 +35,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PLANLOADREQUEST_SETTINGSENTRY']._loaded_options = None
   _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_options = b'8\001'
-  _globals['_TOKENIZEREQUEST']._serialized_start=79
-  _globals['_TOKENIZEREQUEST']._serialized_end=177
-  _globals['_TOKENIZERESPONSE']._serialized_start=179
-  _globals['_TOKENIZERESPONSE']._serialized_end=216
-  _globals['_DETOKENIZEREQUEST']._serialized_start=218
-  _globals['_DETOKENIZEREQUEST']._serialized_end=271
-  _globals['_DETOKENIZERESPONSE']._serialized_start=273
-  _globals['_DETOKENIZERESPONSE']._serialized_end=307
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=309
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=410
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=412
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=449
-  _globals['_CREATEMODELREQUEST']._serialized_start=451
-  _globals['_CREATEMODELREQUEST']._serialized_end=504
-  _globals['_CREATEMODELRESPONSE']._serialized_start=506
-  _globals['_CREATEMODELRESPONSE']._serialized_end=560
-  _globals['_GETMODELREQUEST']._serialized_start=562
-  _globals['_GETMODELREQUEST']._serialized_end=593
-  _globals['_GETMODELRESPONSE']._serialized_start=595
-  _globals['_GETMODELRESPONSE']._serialized_end=646
-  _globals['_LISTMODELSREQUEST']._serialized_start=648
-  _globals['_LISTMODELSREQUEST']._serialized_end=706
-  _globals['_LISTMODELSRESPONSE']._serialized_start=708
-  _globals['_LISTMODELSRESPONSE']._serialized_end=787
-  _globals['_LOADMODELREQUEST']._serialized_start=789
-  _globals['_LOADMODELREQUEST']._serialized_end=821
-  _globals['_LOADMODELRESPONSE']._serialized_start=823
-  _globals['_LOADMODELRESPONSE']._serialized_end=875
-  _globals['_UNLOADMODELREQUEST']._serialized_start=877
-  _globals['_UNLOADMODELREQUEST']._serialized_end=926
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=928
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1006
-  _globals['_WATCHMODELREQUEST']._serialized_start=1008
-  _globals['_WATCHMODELREQUEST']._serialized_end=1041
-  _globals['_WATCHMODELRESPONSE']._serialized_start=1043
-  _globals['_WATCHMODELRESPONSE']._serialized_end=1096
-  _globals['_PLANLOADREQUEST']._serialized_start=1099
-  _globals['_PLANLOADREQUEST']._serialized_end=1239
-  _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_start=1192
-  _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_end=1239
-  _globals['_PLANLOADRESPONSE']._serialized_start=1241
-  _globals['_PLANLOADRESPONSE']._serialized_end=1294
-  _globals['_LOADPLAN']._serialized_start=1297
-  _globals['_LOADPLAN']._serialized_end=1507
-  _globals['_MODELSERVICE']._serialized_start=1510
-  _globals['_MODELSERVICE']._serialized_end=2264
+  _globals['_TOKENIZEREQUEST']._serialized_start=101
+  _globals['_TOKENIZEREQUEST']._serialized_end=199
+  _globals['_TOKENIZERESPONSE']._serialized_start=201
+  _globals['_TOKENIZERESPONSE']._serialized_end=238
+  _globals['_DETOKENIZEREQUEST']._serialized_start=240
+  _globals['_DETOKENIZEREQUEST']._serialized_end=293
+  _globals['_DETOKENIZERESPONSE']._serialized_start=295
+  _globals['_DETOKENIZERESPONSE']._serialized_end=329
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=331
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=432
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=434
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=471
+  _globals['_CREATEMODELREQUEST']._serialized_start=473
+  _globals['_CREATEMODELREQUEST']._serialized_end=526
+  _globals['_CREATEMODELRESPONSE']._serialized_start=528
+  _globals['_CREATEMODELRESPONSE']._serialized_end=582
+  _globals['_GETMODELREQUEST']._serialized_start=584
+  _globals['_GETMODELREQUEST']._serialized_end=615
+  _globals['_GETMODELRESPONSE']._serialized_start=617
+  _globals['_GETMODELRESPONSE']._serialized_end=668
+  _globals['_LISTMODELSREQUEST']._serialized_start=670
+  _globals['_LISTMODELSREQUEST']._serialized_end=728
+  _globals['_LISTMODELSRESPONSE']._serialized_start=730
+  _globals['_LISTMODELSRESPONSE']._serialized_end=809
+  _globals['_LOADMODELREQUEST']._serialized_start=811
+  _globals['_LOADMODELREQUEST']._serialized_end=843
+  _globals['_LOADMODELRESPONSE']._serialized_start=845
+  _globals['_LOADMODELRESPONSE']._serialized_end=897
+  _globals['_UNLOADMODELREQUEST']._serialized_start=899
+  _globals['_UNLOADMODELREQUEST']._serialized_end=948
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=950
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1028
+  _globals['_WATCHMODELREQUEST']._serialized_start=1030
+  _globals['_WATCHMODELREQUEST']._serialized_end=1063
+  _globals['_WATCHMODELRESPONSE']._serialized_start=1065
+  _globals['_WATCHMODELRESPONSE']._serialized_end=1118
+  _globals['_PLANLOADREQUEST']._serialized_start=1121
+  _globals['_PLANLOADREQUEST']._serialized_end=1261
+  _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_start=1214
+  _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_end=1261
+  _globals['_PLANLOADRESPONSE']._serialized_start=1263
+  _globals['_PLANLOADRESPONSE']._serialized_end=1316
+  _globals['_LOADPLAN']._serialized_start=1319
+  _globals['_LOADPLAN']._serialized_end=1529
+  _globals['_MODELSERVICE']._serialized_start=1532
+  _globals['_MODELSERVICE']._serialized_end=2286
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from inferd_api.v1 import resources_pb2 as _resources_pb2
+from inferd_api.v1 import model_pb2 as _model_pb2
+from inferd_api.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -33,7 +34,7 @@ class TokenizeRequest(_message.Message):
     prompt: _builtins.str
     """Plain text."""
     @_builtins.property
-    def chat(self) -> _resources_pb2.ChatPrompt:
+    def chat(self) -> _task_pb2.ChatPrompt:
         """A conversation, rendered by the model's chat template."""
 
     def __init__(
@@ -41,7 +42,7 @@ class TokenizeRequest(_message.Message):
         *,
         model: _builtins.str = ...,
         prompt: _builtins.str = ...,
-        chat: _resources_pb2.ChatPrompt | None = ...,
+        chat: _task_pb2.ChatPrompt | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -141,7 +142,7 @@ class CountTokensRequest(_message.Message):
     prompt: _builtins.str
     """Plain text."""
     @_builtins.property
-    def chat(self) -> _resources_pb2.ChatPrompt:
+    def chat(self) -> _task_pb2.ChatPrompt:
         """A conversation, rendered by the model's chat template."""
 
     def __init__(
@@ -149,7 +150,7 @@ class CountTokensRequest(_message.Message):
         *,
         model: _builtins.str = ...,
         prompt: _builtins.str = ...,
-        chat: _resources_pb2.ChatPrompt | None = ...,
+        chat: _task_pb2.ChatPrompt | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -191,13 +192,13 @@ class CreateModelRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> _resources_pb2.Model:
+    def model(self) -> _model_pb2.Model:
         """Its `name`, `source`, `backend` and `settings`; output-only fields are ignored. Required."""
 
     def __init__(
         self,
         *,
-        model: _resources_pb2.Model | None = ...,
+        model: _model_pb2.Model | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -215,13 +216,13 @@ class CreateModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> _resources_pb2.Model:
+    def model(self) -> _model_pb2.Model:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        model: _resources_pb2.Model | None = ...,
+        model: _model_pb2.Model | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -261,13 +262,13 @@ class GetModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> _resources_pb2.Model:
+    def model(self) -> _model_pb2.Model:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        model: _resources_pb2.Model | None = ...,
+        model: _model_pb2.Model | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -314,13 +315,13 @@ class ListModelsResponse(_message.Message):
     next_page_token: _builtins.str
     """Token of the next page; empty on the last one."""
     @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Model]:
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
         """By name."""
 
     def __init__(
         self,
         *,
-        models: _abc.Iterable[_resources_pb2.Model] | None = ...,
+        models: _abc.Iterable[_model_pb2.Model] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -361,13 +362,13 @@ class LoadModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> _resources_pb2.Model:
+    def model(self) -> _model_pb2.Model:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        model: _resources_pb2.Model | None = ...,
+        model: _model_pb2.Model | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -414,13 +415,13 @@ class UnloadModelResponse(_message.Message):
     returned_bytes: _builtins.int
     """Resident memory of its workers just before they ended, in bytes: what the host has back."""
     @_builtins.property
-    def model(self) -> _resources_pb2.Model:
+    def model(self) -> _model_pb2.Model:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        model: _resources_pb2.Model | None = ...,
+        model: _model_pb2.Model | None = ...,
         returned_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
@@ -461,13 +462,13 @@ class WatchModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> _resources_pb2.Model:
+    def model(self) -> _model_pb2.Model:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        model: _resources_pb2.Model | None = ...,
+        model: _model_pb2.Model | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -575,7 +576,7 @@ class LoadPlan(_message.Message):
     reason: _builtins.str
     """The decision in a sentence, with its numbers."""
     @_builtins.property
-    def need(self) -> _resources_pb2.MemoryNeed:
+    def need(self) -> _model_pb2.MemoryNeed:
         """What the instance needs."""
 
     @_builtins.property
@@ -595,7 +596,7 @@ class LoadPlan(_message.Message):
         *,
         fits: _builtins.bool = ...,
         device_id: _builtins.str = ...,
-        need: _resources_pb2.MemoryNeed | None = ...,
+        need: _model_pb2.MemoryNeed | None = ...,
         free_bytes: _builtins.int = ...,
         capacity_bytes: _builtins.int = ...,
         evicted_instances: _abc.Iterable[_builtins.str] | None = ...,

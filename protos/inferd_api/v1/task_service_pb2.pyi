@@ -7,7 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from inferd_api.v1 import resources_pb2 as _resources_pb2
+from inferd_api.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -35,13 +35,13 @@ class RunTaskRequest(_message.Message):
     detach_on_disconnect: _builtins.bool
     """Keep the task running when this stream closes; come back with `WatchTask`. Its deadline stays. Default false."""
     @_builtins.property
-    def spec(self) -> _resources_pb2.TaskSpec:
+    def spec(self) -> _task_pb2.TaskSpec:
         """What it is to do. Required."""
 
     def __init__(
         self,
         *,
-        spec: _resources_pb2.TaskSpec | None = ...,
+        spec: _task_pb2.TaskSpec | None = ...,
         request_id: _builtins.str = ...,
         detach_on_disconnect: _builtins.bool = ...,
     ) -> None: ...
@@ -61,13 +61,13 @@ class RunTaskResponse(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def event(self) -> _resources_pb2.TaskEvent:
+    def event(self) -> _task_pb2.TaskEvent:
         """The event."""
 
     def __init__(
         self,
         *,
-        event: _resources_pb2.TaskEvent | None = ...,
+        event: _task_pb2.TaskEvent | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -111,13 +111,13 @@ class WatchTaskResponse(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def event(self) -> _resources_pb2.TaskEvent:
+    def event(self) -> _task_pb2.TaskEvent:
         """The event."""
 
     def __init__(
         self,
         *,
-        event: _resources_pb2.TaskEvent | None = ...,
+        event: _task_pb2.TaskEvent | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -157,13 +157,13 @@ class GetTaskResponse(_message.Message):
 
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def task(self) -> _resources_pb2.Task:
+    def task(self) -> _task_pb2.Task:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        task: _resources_pb2.Task | None = ...,
+        task: _task_pb2.Task | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -187,7 +187,7 @@ class ListTasksRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before. Default: the first page."""
     @_builtins.property
-    def states(self) -> _containers.RepeatedScalarFieldContainer[_resources_pb2.TaskState.ValueType]:
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_task_pb2.TaskState.ValueType]:
         """Only tasks in one of these states. Default: all."""
 
     def __init__(
@@ -195,7 +195,7 @@ class ListTasksRequest(_message.Message):
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        states: _abc.Iterable[_resources_pb2.TaskState.ValueType] | None = ...,
+        states: _abc.Iterable[_task_pb2.TaskState.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -216,13 +216,13 @@ class ListTasksResponse(_message.Message):
     next_page_token: _builtins.str
     """Token of the next page; empty on the last one."""
     @_builtins.property
-    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Task]:
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]:
         """Newest first."""
 
     def __init__(
         self,
         *,
-        tasks: _abc.Iterable[_resources_pb2.Task] | None = ...,
+        tasks: _abc.Iterable[_task_pb2.Task] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -263,13 +263,13 @@ class CancelTaskResponse(_message.Message):
 
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def task(self) -> _resources_pb2.Task:
+    def task(self) -> _task_pb2.Task:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        task: _resources_pb2.Task | None = ...,
+        task: _task_pb2.Task | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -309,13 +309,13 @@ class SuspendTaskResponse(_message.Message):
 
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def task(self) -> _resources_pb2.Task:
+    def task(self) -> _task_pb2.Task:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        task: _resources_pb2.Task | None = ...,
+        task: _task_pb2.Task | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -355,13 +355,13 @@ class ResumeTaskResponse(_message.Message):
 
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def task(self) -> _resources_pb2.Task:
+    def task(self) -> _task_pb2.Task:
         """As it stands."""
 
     def __init__(
         self,
         *,
-        task: _resources_pb2.Task | None = ...,
+        task: _task_pb2.Task | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

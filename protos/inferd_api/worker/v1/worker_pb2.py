@@ -22,99 +22,28 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from inferd_api.worker.v1 import load_pb2 as inferd__api_dot_worker_dot_v1_dot_load__pb2
+from inferd_api.worker.v1 import step_pb2 as inferd__api_dot_worker_dot_v1_dot_step__pb2
+from inferd_api.worker.v1 import task_pb2 as inferd__api_dot_worker_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/worker/v1/worker.proto\x12\x10inferd.worker.v1\"\xbf\x03\n\x0bKernelFrame\x12&\n\x04load\x18\x01 \x01(\x0b\x32\x16.inferd.worker.v1.LoadH\x00\x12*\n\x06submit\x18\x02 \x01(\x0b\x32\x18.inferd.worker.v1.SubmitH\x00\x12*\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.CancelH\x00\x12&\n\x04ping\x18\x04 \x01(\x0b\x32\x16.inferd.worker.v1.PingH\x00\x12&\n\x04stop\x18\x05 \x01(\x0b\x32\x16.inferd.worker.v1.StopH\x00\x12(\n\x05query\x18\x06 \x01(\x0b\x32\x17.inferd.worker.v1.QueryH\x00\x12,\n\x07proceed\x18\x07 \x01(\x0b\x32\x19.inferd.worker.v1.ProceedH\x00\x12,\n\x07suspend\x18\x08 \x01(\x0b\x32\x19.inferd.worker.v1.SuspendH\x00\x12*\n\x06resume\x18\t \x01(\x0b\x32\x18.inferd.worker.v1.ResumeH\x00\x12&\n\x04hold\x18\n \x01(\x0b\x32\x16.inferd.worker.v1.HoldH\x00\x42\x06\n\x04kind\"\x85\x03\n\x0bWorkerFrame\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.inferd.worker.v1.HelloH\x00\x12\x37\n\rload_progress\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.LoadProgressH\x00\x12*\n\x06loaded\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.LoadedH\x00\x12\x33\n\x0bload_failed\x18\x04 \x01(\x0b\x32\x1c.inferd.worker.v1.LoadFailedH\x00\x12,\n\x04step\x18\x05 \x01(\x0b\x32\x1c.inferd.worker.v1.StepOutputH\x00\x12&\n\x04pong\x18\x06 \x01(\x0b\x32\x16.inferd.worker.v1.PongH\x00\x12*\n\x06\x61nswer\x18\x07 \x01(\x0b\x32\x18.inferd.worker.v1.AnswerH\x00\x12(\n\x05needs\x18\x08 \x01(\x0b\x32\x17.inferd.worker.v1.NeedsH\x00\x42\x06\n\x04kind\"\x96\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x39\n\x08metadata\x18\x03 \x03(\x0b\x32\'.inferd.worker.v1.Failure.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9a\x02\n\x04Load\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06loader\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x36\n\x08settings\x18\x05 \x03(\x0b\x32$.inferd.worker.v1.Load.SettingsEntry\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.inferd.worker.v1.EngineLimits\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x07 \x01(\x04\x1aO\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.SettingValue:\x02\x38\x01\"\t\n\x07Proceed\"I\n\x05Needs\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fworkspace_bytes\x18\x03 \x01(\x04\"\x19\n\x07Suspend\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\x18\n\x06Resume\x12\x0e\n\x06handle\x18\x01 \x01(\r\"U\n\x04Hold\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x11\n\tkv_tokens\x18\x04 \x01(\r\"m\n\x0cSettingValue\x12\x13\n\tint_value\x18\x01 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x13\n\tstr_value\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\x7f\n\x0c\x45ngineLimits\x12\x13\n\x0bstep_tokens\x18\x01 \x01(\r\x12\x1a\n\x12template_timeout_s\x18\x02 \x01(\x01\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\r\x12\r\n\x05gap_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x64raft_tokens\x18\x05 \x01(\r\"e\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x04 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"G\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.inferd.worker.v1.Message\x12\x12\n\ntools_json\x18\x02 \x01(\t\"\x15\n\x06Tokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"6\n\x07Grammar\x12\x0c\n\x04kind\x18\x01 \x01(\r\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"\xc0\x04\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12\r\n\x05min_p\x18\x08 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\t \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\n \x01(\x02\x12\x18\n\x10presence_penalty\x18\x0b \x01(\x02\x12=\n\nlogit_bias\x18\x0c \x03(\x0b\x32).inferd.worker.v1.Sampling.LogitBiasEntry\x12\x11\n\tbad_words\x18\r \x03(\t\x12\t\n\x01n\x18\x0e \x01(\r\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\rH\x02\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x11 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x12 \x03(\r\x12\x0c\n\x04\x65\x63ho\x18\x13 \x01(\x08\x12*\n\x07grammar\x18\x14 \x01(\x0b\x32\x19.inferd.worker.v1.Grammar\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"5\n\x0f\x45mbeddingParams\x12\x0f\n\x07pooling\x18\x01 \x01(\r\x12\x11\n\tnormalize\x18\x02 \x01(\x08\"\xee\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x06prompt\x18\x04 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x06 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x12,\n\x08sampling\x18\x07 \x01(\x0b\x32\x1a.inferd.worker.v1.Sampling\x12\x14\n\x0cprefix_cache\x18\x08 \x01(\x08\x12\x0f\n\x07\x61\x64\x61pter\x18\t \x01(\t\x12\x34\n\tembedding\x18\n \x01(\x0b\x32!.inferd.worker.v1.EmbeddingParams\x12\x10\n\x08priority\x18\x0b \x01(\r\x12\x10\n\x08lease_id\x18\x0c \x01(\t\x12\x15\n\rfencing_token\x18\r \x01(\x04\x42\x07\n\x05input\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\x88\x01\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x42\x07\n\x05input\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x04\"\x06\n\x04Stop\"%\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\" \n\x0cLoadProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x02\"q\n\x06Loaded\x12\x11\n\tmax_tasks\x18\x01 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x11\n\tkv_tokens\x18\x05 \x01(\x04\"8\n\nLoadFailed\x12*\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\"\xdc\x03\n\nStepOutput\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\r\n\x05texts\x18\x04 \x03(\t\x12&\n\x05\x65nded\x18\x05 \x03(\x0b\x32\x17.inferd.worker.v1.Ended\x12\x33\n\x08prefills\x18\x06 \x03(\x0b\x32!.inferd.worker.v1.PrefillProgress\x12\x0f\n\x07samples\x18\x07 \x03(\r\x12\x30\n\x0bsample_ends\x18\x08 \x03(\x0b\x32\x1b.inferd.worker.v1.SampleEnd\x12<\n\x08logprobs\x18\t \x03(\x0b\x32*.inferd.worker.v1.StepOutput.LogprobsEntry\x12/\n\x07prompts\x18\n \x03(\x0b\x32\x1e.inferd.worker.v1.PromptOutput\x12/\n\nembeddings\x18\x0b \x03(\x0b\x32\x1b.inferd.worker.v1.Embedding\x1aK\n\rLogprobsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.inferd.worker.v1.Logprobs:\x02\x38\x01\"+\n\tEmbedding\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06values\x18\x02 \x03(\x02\"B\n\tSampleEnd\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\r\"V\n\x08Logprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"m\n\x0cPromptOutput\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x01(\x0b\x32\x1a.inferd.worker.v1.Logprobs\"3\n\x0fPrefillProgress\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"\xd0\x01\n\x05\x45nded\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x15\n\rfinish_reason\x18\x02 \x01(\r\x12*\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x15\n\routput_tokens\x18\x06 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\r\"g\n\x06\x41nswer\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\":\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/worker/v1/worker.proto\x12\x10inferd.worker.v1\x1a\x1finferd_api/worker/v1/load.proto\x1a\x1finferd_api/worker/v1/step.proto\x1a\x1finferd_api/worker/v1/task.proto\"\xbf\x03\n\x0bKernelFrame\x12&\n\x04load\x18\x01 \x01(\x0b\x32\x16.inferd.worker.v1.LoadH\x00\x12*\n\x06submit\x18\x02 \x01(\x0b\x32\x18.inferd.worker.v1.SubmitH\x00\x12*\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.CancelH\x00\x12&\n\x04ping\x18\x04 \x01(\x0b\x32\x16.inferd.worker.v1.PingH\x00\x12&\n\x04stop\x18\x05 \x01(\x0b\x32\x16.inferd.worker.v1.StopH\x00\x12(\n\x05query\x18\x06 \x01(\x0b\x32\x17.inferd.worker.v1.QueryH\x00\x12,\n\x07proceed\x18\x07 \x01(\x0b\x32\x19.inferd.worker.v1.ProceedH\x00\x12,\n\x07suspend\x18\x08 \x01(\x0b\x32\x19.inferd.worker.v1.SuspendH\x00\x12*\n\x06resume\x18\t \x01(\x0b\x32\x18.inferd.worker.v1.ResumeH\x00\x12&\n\x04hold\x18\n \x01(\x0b\x32\x16.inferd.worker.v1.HoldH\x00\x42\x06\n\x04kind\"\x85\x03\n\x0bWorkerFrame\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.inferd.worker.v1.HelloH\x00\x12\x37\n\rload_progress\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.LoadProgressH\x00\x12*\n\x06loaded\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.LoadedH\x00\x12\x33\n\x0bload_failed\x18\x04 \x01(\x0b\x32\x1c.inferd.worker.v1.LoadFailedH\x00\x12,\n\x04step\x18\x05 \x01(\x0b\x32\x1c.inferd.worker.v1.StepOutputH\x00\x12&\n\x04pong\x18\x06 \x01(\x0b\x32\x16.inferd.worker.v1.PongH\x00\x12*\n\x06\x61nswer\x18\x07 \x01(\x0b\x32\x18.inferd.worker.v1.AnswerH\x00\x12(\n\x05needs\x18\x08 \x01(\x0b\x32\x17.inferd.worker.v1.NeedsH\x00\x42\x06\n\x04kind\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x04\"\x06\n\x04Stop\"%\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\":\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FAILURE_METADATAENTRY']._loaded_options = None
-  _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_LOAD_SETTINGSENTRY']._loaded_options = None
-  _globals['_LOAD_SETTINGSENTRY']._serialized_options = b'8\001'
-  _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_STEPOUTPUT_LOGPROBSENTRY']._loaded_options = None
-  _globals['_STEPOUTPUT_LOGPROBSENTRY']._serialized_options = b'8\001'
-  _globals['_KERNELFRAME']._serialized_start=56
-  _globals['_KERNELFRAME']._serialized_end=503
-  _globals['_WORKERFRAME']._serialized_start=506
-  _globals['_WORKERFRAME']._serialized_end=895
-  _globals['_FAILURE']._serialized_start=898
-  _globals['_FAILURE']._serialized_end=1048
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=1001
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=1048
-  _globals['_LOAD']._serialized_start=1051
-  _globals['_LOAD']._serialized_end=1333
-  _globals['_LOAD_SETTINGSENTRY']._serialized_start=1254
-  _globals['_LOAD_SETTINGSENTRY']._serialized_end=1333
-  _globals['_PROCEED']._serialized_start=1335
-  _globals['_PROCEED']._serialized_end=1344
-  _globals['_NEEDS']._serialized_start=1346
-  _globals['_NEEDS']._serialized_end=1419
-  _globals['_SUSPEND']._serialized_start=1421
-  _globals['_SUSPEND']._serialized_end=1446
-  _globals['_RESUME']._serialized_start=1448
-  _globals['_RESUME']._serialized_end=1472
-  _globals['_HOLD']._serialized_start=1474
-  _globals['_HOLD']._serialized_end=1559
-  _globals['_SETTINGVALUE']._serialized_start=1561
-  _globals['_SETTINGVALUE']._serialized_end=1670
-  _globals['_ENGINELIMITS']._serialized_start=1672
-  _globals['_ENGINELIMITS']._serialized_end=1799
-  _globals['_MESSAGE']._serialized_start=1801
-  _globals['_MESSAGE']._serialized_end=1902
-  _globals['_CHAT']._serialized_start=1904
-  _globals['_CHAT']._serialized_end=1975
-  _globals['_TOKENS']._serialized_start=1977
-  _globals['_TOKENS']._serialized_end=1998
-  _globals['_GRAMMAR']._serialized_start=2000
-  _globals['_GRAMMAR']._serialized_end=2054
-  _globals['_SAMPLING']._serialized_start=2057
-  _globals['_SAMPLING']._serialized_end=2633
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=2537
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=2585
-  _globals['_EMBEDDINGPARAMS']._serialized_start=2635
-  _globals['_EMBEDDINGPARAMS']._serialized_end=2688
-  _globals['_SUBMIT']._serialized_start=2691
-  _globals['_SUBMIT']._serialized_end=3057
-  _globals['_CANCEL']._serialized_start=3059
-  _globals['_CANCEL']._serialized_end=3083
-  _globals['_QUERY']._serialized_start=3086
-  _globals['_QUERY']._serialized_end=3222
-  _globals['_PING']._serialized_start=3224
-  _globals['_PING']._serialized_end=3245
-  _globals['_STOP']._serialized_start=3247
-  _globals['_STOP']._serialized_end=3253
-  _globals['_HELLO']._serialized_start=3255
-  _globals['_HELLO']._serialized_end=3292
-  _globals['_LOADPROGRESS']._serialized_start=3294
-  _globals['_LOADPROGRESS']._serialized_end=3326
-  _globals['_LOADED']._serialized_start=3328
-  _globals['_LOADED']._serialized_end=3441
-  _globals['_LOADFAILED']._serialized_start=3443
-  _globals['_LOADFAILED']._serialized_end=3499
-  _globals['_STEPOUTPUT']._serialized_start=3502
-  _globals['_STEPOUTPUT']._serialized_end=3978
-  _globals['_STEPOUTPUT_LOGPROBSENTRY']._serialized_start=3903
-  _globals['_STEPOUTPUT_LOGPROBSENTRY']._serialized_end=3978
-  _globals['_EMBEDDING']._serialized_start=3980
-  _globals['_EMBEDDING']._serialized_end=4023
-  _globals['_SAMPLEEND']._serialized_start=4025
-  _globals['_SAMPLEEND']._serialized_end=4091
-  _globals['_LOGPROBS']._serialized_start=4093
-  _globals['_LOGPROBS']._serialized_end=4179
-  _globals['_PROMPTOUTPUT']._serialized_start=4181
-  _globals['_PROMPTOUTPUT']._serialized_end=4290
-  _globals['_PREFILLPROGRESS']._serialized_start=4292
-  _globals['_PREFILLPROGRESS']._serialized_end=4343
-  _globals['_ENDED']._serialized_start=4346
-  _globals['_ENDED']._serialized_end=4554
-  _globals['_ANSWER']._serialized_start=4556
-  _globals['_ANSWER']._serialized_end=4659
-  _globals['_PONG']._serialized_start=4661
-  _globals['_PONG']._serialized_end=4719
+  _globals['_KERNELFRAME']._serialized_start=155
+  _globals['_KERNELFRAME']._serialized_end=602
+  _globals['_WORKERFRAME']._serialized_start=605
+  _globals['_WORKERFRAME']._serialized_end=994
+  _globals['_PING']._serialized_start=996
+  _globals['_PING']._serialized_end=1017
+  _globals['_STOP']._serialized_start=1019
+  _globals['_STOP']._serialized_end=1025
+  _globals['_HELLO']._serialized_start=1027
+  _globals['_HELLO']._serialized_end=1064
+  _globals['_PONG']._serialized_start=1066
+  _globals['_PONG']._serialized_end=1124
 # @@protoc_insertion_point(module_scope)
