@@ -7,7 +7,7 @@ namespace inferd {
 
 constexpr int kFewRows = 4;          // up to here each thread does for itself what belongs to rows, and waits less
 constexpr int kManyRows = 3;         // from so many on rows attend together, where they can
-constexpr int kTileCost = 64;        // of a tile, beside its keys
+constexpr int kRowCost = 180;        // of a row in attention, beside its keys: in halves of a key
 constexpr int kScratchOutputs = 64;  // of each row, that are used before they leave the cache
 
 class Forward {

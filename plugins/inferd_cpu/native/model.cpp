@@ -220,7 +220,7 @@ void Model::plan(const Step& s) {
       const int end = std::min(row + kTileRows, s.starts[sequence + 1]);
       const int64_t keys = int64_t{s.positions[row]} + s.positions[end - 1] + 2;
       work_.tile_rows[tiles_] = row;
-      work_.tile_costs[tiles_ + 1] = work_.tile_costs[tiles_] + keys * (end - row) + kTileCost;
+      work_.tile_costs[tiles_ + 1] = work_.tile_costs[tiles_] + (keys + kRowCost) * (end - row);
       tiles_++;
     }
   }
