@@ -58,13 +58,18 @@ void Forward::normalize(const float* weight, bool with_delta, bool fine) {
   const Share own = rows();
   const bool twice = fine && m_.fine_;
   const Rows& out = twice ? fine_rows() : width_rows();
-  for (int row = own.begin; row < own.end; row++) {
-    if (with_delta) m_.norms_.add(delta(row), shape_.width, residual(row));
-    m_.norms_.normalize(residual(row), weight, shape_.epsilon, shape_.width, desk_.row);
-    m_.kernels_.quantize(desk_.row, shape_.width, row, 1, &out);
+  const size_t width = shape_.width;
+  for (int first = own.begin; first < own.end; first += kTileRows) {
+    const int count = std::min(kTileRows, own.end - first);
+    for (int i = 0; i < count; i++) {
+      float* x = residual(first + i);
+      if (with_delta) m_.norms_.add(delta(first + i), shape_.width, x);
+      m_.norms_.normalize(x, weight, shape_.epsilon, shape_.width, desk_.rows + i * width);
+    }
+    m_.kernels_.quantize(desk_.rows, width, first, count, &out);
     if (!twice) continue;
-    m_.norms_.subtract(out, row, desk_.row, desk_.row);
-    m_.kernels_.quantize(desk_.row, shape_.width, s_.tokens + row, 1, &out);
+    for (int i = 0; i < count; i++) m_.norms_.subtract(out, first + i, desk_.rows + i * width, desk_.rows + i * width);
+    m_.kernels_.quantize(desk_.rows, width, s_.tokens + first, count, &out);
   }
 }
 
@@ -216,9 +221,9 @@ void Forward::fold_few() {
           m_.attention_.fold(shape, partials + i * shape.partial_floats(), desk_.partials);
         result = desk_.partials;
       }
-      m_.attention_.finish(shape, result, desk_.row + head * shape.shared * shape.value_width);
+      m_.attention_.finish(shape, result, desk_.rows + head * shape.shared * shape.value_width);
     }
-    m_.kernels_.quantize(desk_.row, shape_.mixed_width(), row, 1, &mixed_rows());
+    m_.kernels_.quantize(desk_.rows, shape_.mixed_width(), row, 1, &mixed_rows());
   }
 }
 
@@ -252,8 +257,8 @@ void Forward::finish() {
   if (s_.logit_count == 0) return;
   const Share heads = share(s_.logit_count);
   for (int i = heads.begin; i < heads.end; i++) {
-    m_.norms_.normalize(residual(s_.logit_rows[i]), m_.norm_, shape_.epsilon, shape_.width, desk_.row);
-    m_.kernels_.quantize(desk_.row, shape_.width, i, 1, &m_.head_rows_);
+    m_.norms_.normalize(residual(s_.logit_rows[i]), m_.norm_, shape_.epsilon, shape_.width, desk_.rows);
+    m_.kernels_.quantize(desk_.rows, shape_.width, i, 1, &m_.head_rows_);
   }
   m_.pool_.meet();
   if (s_.logits) {

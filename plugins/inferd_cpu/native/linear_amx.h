@@ -6,6 +6,8 @@
 // is not that of the int8 paths.
 #pragma once
 
+#include <algorithm>
+
 #include "rows_amx.h"
 
 namespace inferd {
@@ -233,37 +235,51 @@ inline size_t scratch_bytes(int max_rows, int max_k) {
 
 inline int max_tile(int) { return kMaxTile; }
 
+constexpr int kKeptBytes = 768 << 10;  // of rows: so many stay in the second cache from panel to panel
+
+// Tiles of rows [tile_begin, tile_end), three at least.
+template <Weight W>
+void multiply_many(const Matrix& w, const Rows& x, int tile_begin, int tile_end, const uint8_t* panel,
+                   const Target& target, uint16_t* expanded) {
+  const int blocks = w.k / kBlock, parts = (blocks + kKeptBlocks - 1) / kKeptBlocks;
+  const Tile two[] = {tile_of(x, tile_begin), tile_of(x, tile_begin + 1)};
+  multiply_few<W, 2, 4096>(panel, blocks, two, x.tile, target, expanded);
+  for (int part = 0; part < parts; ++part) {
+    const int begin = blocks * part / parts, end = blocks * (part + 1) / parts;
+    const bool last = part + 1 == parts;
+    float* kept = target.sums + kPairSums;
+    for (int i = tile_begin + 2; i < tile_end; i += 2, kept += kPairSums) {
+      if (i + 1 < tile_end) {
+        multiply_expanded<2>(expanded, begin, end, last, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target, kept);
+      } else {
+        multiply_expanded<1>(expanded, begin, end, last, {tile_of(x, i)}, x.tile, target, kept);
+      }
+    }
+  }
+}
+
 template <Weight W>
 void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
                  void* scratch) {
   const int blocks = w.k / kBlock, tiles = tiles_of(x);
+  const int most = std::max(4, static_cast<int>(kKeptBytes / (sizeof(uint16_t) * x.tile * w.k)));
+  const int groups = (tiles + most - 1) / most;
   auto* sums = static_cast<float*>(scratch);
   auto* expanded = reinterpret_cast<uint16_t*>(sums + (tiles / 2 + 2) * kPairSums);
-  const int parts = (blocks + kKeptBlocks - 1) / kKeptBlocks;
   configure_tiles(x.tile);
-  for (int index = panel_begin; index < panel_end; ++index) {
-    const uint8_t* data = w.data + index * panel_bytes(W, w.k);
-    const int first = index * kPanelOutputs;
-    const Target target{out + first, ldo, live_outputs(w.n, first), live_outputs(w.n, first + kHalfPanel), sums};
-    if (tiles == 1) {
-      multiply_few<W, 1, 4>(data, blocks, {tile_of(x, 0)}, x.tile, target, expanded);
-      continue;
-    }
-    if (tiles == 2) {
-      multiply_few<W, 2, 4>(data, blocks, {tile_of(x, 0), tile_of(x, 1)}, x.tile, target, expanded);
-      continue;
-    }
-    multiply_few<W, 2, 4096>(data, blocks, {tile_of(x, 0), tile_of(x, 1)}, x.tile, target, expanded);
-    for (int part = 0; part < parts; ++part) {
-      const int begin = blocks * part / parts, end = blocks * (part + 1) / parts;
-      float* kept = sums + kPairSums;
-      for (int i = 2; i < tiles; i += 2, kept += kPairSums) {
-        const bool last = part + 1 == parts;
-        if (i + 1 < tiles) {
-          multiply_expanded<2>(expanded, begin, end, last, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target, kept);
-        } else {
-          multiply_expanded<1>(expanded, begin, end, last, {tile_of(x, i)}, x.tile, target, kept);
-        }
+  for (int group = 0; group < groups; ++group) {
+    const int tile_begin = tiles * group / groups, tile_end = tiles * (group + 1) / groups;
+    for (int index = panel_begin; index < panel_end; ++index) {
+      const uint8_t* panel = w.data + index * panel_bytes(W, w.k);
+      const int first = index * kPanelOutputs;
+      const Target target{out + first, ldo, live_outputs(w.n, first), live_outputs(w.n, first + kHalfPanel), sums};
+      const Tile one = tile_of(x, tile_begin);
+      if (tile_end - tile_begin == 1) {
+        multiply_few<W, 1, 4>(panel, blocks, {one}, x.tile, target, expanded);
+      } else if (tile_end - tile_begin == 2) {
+        multiply_few<W, 2, 4>(panel, blocks, {one, tile_of(x, tile_begin + 1)}, x.tile, target, expanded);
+      } else {
+        multiply_many<W>(w, x, tile_begin, tile_end, panel, target, expanded);
       }
     }
   }

@@ -89,7 +89,7 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   w->tile_costs = from.take<int64_t>(tokens + 1);
   const int widest = std::max({s.width, s.mixed_width(), s.qkv_width()});
   for (Desk& desk : w->desks) {
-    desk.row = from.take<float>(widest);
+    desk.rows = from.take<float>(kTileRows * widest);
     desk.scratch = from.take<float>(tokens * (kScratchOutputs + kPadding));
     desk.multiply = from.take<uint8_t>(k.scratch_bytes(fine * s.max_step_tokens, std::max(widest, s.feed_width)));
     desk.queries = from.take<float>(kTileRows * s.shared() * s.key_width + s.key_width + s.value_width);

@@ -67,7 +67,7 @@ struct Layer {
 
 // What a thread has for itself.
 struct Desk {
-  float* row;        // one row of the widest kind
+  float* rows;       // some rows of the widest kind
   float* scratch;    // outputs of a product that are used at once
   void* multiply;    // for Kernels::multiply
   float* queries;    // rotated, of a tile of rows and one key head
