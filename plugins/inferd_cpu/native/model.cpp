@@ -129,7 +129,7 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
   if (embedding_.n) embedding_.data = from.take<uint8_t>(embedding_.size_bytes);
   const size_t vectors_bytes = sizeof(float) * (vector_floats + 16 * (vector_norm * layers_.size() + 2));
   if (!vectors_memory_.take(vectors_bytes) || !pool_memory_.take(pool_bytes(shape_), true)) return false;
-  if (!workspace_memory_.take(workspace_bytes(shape_, kernels_))) return false;
+  if (!workspace_memory_.take(workspace_bytes(shape_, kernels_), true)) return false;
   divide(shape_, kernels_, workspace_memory_.data(), &work_);
   return true;
 }
