@@ -11,7 +11,7 @@ How a model comes to run, file by file:
     inventory.py     tensors -> parts of the model, checked
     plan.py          one batch, checked, and what all layers of the fp32 session need to know of it
 
-In int8 by the compiled library, the default where it can:
+In int8 by the compiled library (in bf16 with AMX), the default where it can:
 
     native.py          the library, found and described to ctypes; native/ holds its sources
     native_weights.py  parts -> packed weights

@@ -7,8 +7,8 @@
 // The keys of a sequence are worked on in segments of a fixed number of blocks, counted from its beginning. Each segment
 // gives a partial result, and partial results are folded in their order. Inside, sums are made in the order of AMX: the
 // first and the second numbers of up to 16 pairs each in a chain of fused multiply-adds, then both are added to the sum
-// so far. So a row's result has the same bits however its segments are spread over threads, whatever other rows a step
-// has, and with vectors or tiles.
+// so far. So a row's result has the same bits however its segments are spread over threads, and whatever other rows a
+// step has.
 #pragma once
 
 #include <cstddef>

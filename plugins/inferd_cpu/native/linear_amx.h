@@ -99,7 +99,8 @@ inline __attribute__((always_inline)) void expand_block(const uint8_t* block, ui
 inline void write_sums(const float* sums, int rows, float* out, size_t ldo, __mmask16 mask) {
   constexpr int kFew = 4;  // one by one
   if (rows <= kFew) {
-    const __m512i places = _mm512_slli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), 4);
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i places = _mm512_slli_epi32(lanes, 4);
     for (int r = 0; r < rows; ++r) _mm512_mask_storeu_ps(out + r * ldo, mask, _mm512_i32gather_ps(places, sums + r, 4));
     return;
   }

@@ -72,7 +72,8 @@ inline void quantize_rows(const float* x, size_t ldx, int first, int count, cons
         uint32_t* to = reinterpret_cast<uint32_t*>(out->quants) + place * (kBlock / 2) * out->tile + inside;
         for (int row = 0; row < some; ++row) {
           alignas(64) uint32_t pairs[kBlock / 2];
-          _mm512_store_si512(pairs, round_pair(_mm512_loadu_ps(from + row * ldx), _mm512_loadu_ps(from + row * ldx + 16)));
+          const float* at = from + row * ldx;
+          _mm512_store_si512(pairs, round_pair(_mm512_loadu_ps(at), _mm512_loadu_ps(at + 16)));
           for (int i = 0; i < kBlock / 2; ++i) to[i * out->tile + row] = pairs[i];
         }
         continue;
