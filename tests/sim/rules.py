@@ -12,7 +12,7 @@ class Rule(Enum):
     PLACES = "an instance has no more tasks than places, and no more kept for leases than there is"
     KEPT = "what an instance keeps for a lease is not given to others"
     IDLE = "no place, memory or core stays free while one waits that may have it"
-    STARVATION = "a class that waits is served by the second turn after twice its aging"
+    STARVATION = "a class passed over for the highest one is served by the second turn after twice the aging"
     ORDER = "capacity goes to the first in line: no lease is passed by one that came aging_s per class later"
     MEMORY = "what is held of a device's memory never exceeds it, nor what it had free when it was given"
     CORES = "what leases hold of a device's cores never exceeds them"

@@ -58,6 +58,21 @@ class Place:
 
 
 @dataclass(slots=True)
+class Delay:
+    """How a class was passed over since it was last served.
+
+    Attributes:
+        turns: How often.
+        since: When that was for the highest class first, as far as it is seen here: from then it ages.
+        late: How often after twice the aging.
+    """
+
+    turns: int = 0
+    since: float | None = None
+    late: int = 0
+
+
+@dataclass(slots=True)
 class Waiting:
     """What waits for one model.
 
@@ -66,8 +81,7 @@ class Waiting:
         stopped: Those that were stopped on one, and go on there.
         leased: As `loose`, under leases.
         leased_stopped: As `stopped`, under leases.
-        passed: When the highest class was first served in place of a lower one, since that was last served.
-        late: How often it was passed over after it had become due.
+        delays: Of the classes that were passed over.
     """
 
     spec: ModelSpec
@@ -79,8 +93,7 @@ class Waiting:
     running: Counter[Tenant] = field(default_factory=Counter)
     running_tasks: int = 0
     waiting_tasks: int = 0
-    passed: dict[Priority, float] = field(default_factory=dict)
-    late: Counter[Priority] = field(default_factory=Counter)
+    delays: dict[Priority, Delay] = field(default_factory=dict)
 
 
 class TaskBook:
@@ -293,27 +306,32 @@ class TaskBook:
         waiting = model.loose if entry.home is None else model.stopped
         waiting[spec.priority, spec.tenant] += count
         if not self._waits(model.loose, spec.priority) or self._waits(model.stopped, spec.priority):
-            model.passed.pop(spec.priority, None)
-            model.late.pop(spec.priority, None)
+            model.delays.pop(spec.priority, None)
 
     @staticmethod
     def _waits(waiting: Counter[tuple[Priority, Tenant]], priority: Priority) -> bool:
         return any(count > 0 for (which, _), count in waiting.items() if which is priority)
 
     def _served(self, model: Waiting, served: Priority, now: float) -> None:
-        """A class has its turn; those that wait and have no task on an instance must have theirs in time."""
+        """A class has its turn; those that wait and have no task on an instance must have theirs in time.
+
+        Stopped tasks count for which class is the highest. Some of them have had their turn and wait for room only,
+        which is not seen here; but of two turns that pass over a class one is always for the highest.
+        """
         if self._limits.policy.tenant_running < 100:
             return  # a class whose tenants have as many running as they may does not wait for its turn
         waiting = [p for p in Priority if self._waits(model.loose, p)]
+        highest = max(p for p in Priority if p in waiting or self._waits(model.stopped, p))
         for priority in waiting:
             if priority is served or self._waits(model.stopped, priority):
-                model.passed.pop(priority, None)
-                model.late.pop(priority, None)
+                model.delays.pop(priority, None)
                 continue
-            if served is max(waiting):
-                model.passed.setdefault(priority, now)
-            if now >= model.passed.get(priority, now) + 2 * self._aging_s:
-                model.late[priority] += 1
-                if model.late[priority] > 2:
-                    text = f"class {priority.name} of {model.spec.name} was passed over since {model.passed[priority]}"
+            delay = model.delays.setdefault(priority, Delay())
+            delay.turns += 1
+            if delay.since is None and priority is not highest and (served is highest or delay.turns > 1):
+                delay.since = now
+            if delay.since is not None and now >= delay.since + 2 * self._aging_s:
+                delay.late += 1
+                if delay.late > 1:
+                    text = f"class {priority.name} of {model.spec.name} ages since {delay.since}"
                     raise BrokenRuleError(Rule.STARVATION, text)

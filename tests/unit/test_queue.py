@@ -92,6 +92,20 @@ def test_a_class_gets_a_turn_when_it_was_passed_over_for_long() -> None:
     assert [q.pop(1100.0) for _ in range(3)] == ["n3", "l2", "h8"]
 
 
+def test_a_class_ages_from_when_it_was_passed_over_for_the_highest_one() -> None:
+    """A turn of a class that is due lets none age: the highest is passed over twice in a row, not a third time."""
+    q = queue(aging_s=10.0)
+    fill(q, "h1 h2 h3 h4", priority=HIGH)
+    fill(q, "l1 l2", priority=LOW)
+    assert q.pop(0.0) == "h1"
+    fill(q, "n1 n2", priority=NORMAL)
+    assert q.pop(12.0) == "h2"
+    assert [q.pop(20.0), q.pop(30.0)] == ["l1", "n1"]  # due at 20, and at 22
+    assert q.pop(60.0) == "h3"  # LOW was passed over at 30, for NORMAL, and ages from now
+    assert q.priority(69.0) is HIGH
+    assert [q.pop(80.0), q.pop(80.0)] == ["n2", "l2"]  # the second turn after twice the aging
+
+
 def test_a_slow_service_goes_round_the_classes() -> None:
     """When each turn takes longer than the aging, no class is passed over more than twice, the highest neither."""
     q = queue(aging_s=1.0)

@@ -27,7 +27,8 @@ class QueuePolicy:
     """Whose task goes next; see `inferd.config.Scheduler`.
 
     Attributes:
-        aging_s: A class that was passed over gets a turn after so long, for each class above it that waits.
+        aging_s: A class that was passed over for the highest one gets a turn after so long, for each class above it
+            that waits.
         weights: Shares of tenants; 1 for those that are not named.
         tenant_running: Most running tasks of a tenant; one that has so many is passed over.
     """
@@ -97,8 +98,13 @@ class FairQueue:
     unless a lower one is *due*: it was passed over for the highest one `aging_s` ago for each open class above it. Of
     several that are due the one that was due first is served; it then has to be passed over again to be due again. So
 
-    - an open class is served by the second `pop` that comes `2 * aging_s` or more after it was first passed over;
+    - an open class is served by the second `pop` that comes `2 * aging_s` or more after it was first passed over for
+      the highest one;
+    - of the first two `pop` that pass over a class below the highest, at least one is for the highest one;
     - at most two `pop` in a row pass over the highest class.
+
+    A turn of a class that is due lets no other age: else, where turns take longer than the aging, a third one in a row
+    could pass over the highest class.
 
     Inside a class goes the tenant with the smallest counter among those that are not at `tenant_running`, first in
     first out within the tenant. Counters are shared by the classes, in tokens divided by the tenant's weight. Two
