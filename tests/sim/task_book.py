@@ -108,19 +108,21 @@ class TaskBook:
         self.fresh = 0  # tasks that wait and never ran
         self.retained = 0
         self.touched: dict[ModelName, None] = {}
+        self._arrived: Entry | None = None  # it waits since this event, which may have ended others before it came
         self._limits = limits
         self._aging_s = limits.policy.aging_s
 
     def submitted(self, spec: TaskSpec) -> None:
         self.accepted += 1
         self.fresh += 1
-        self.known[spec.task_id] = entry = Entry(spec)
+        self.known[spec.task_id] = self._arrived = entry = Entry(spec)
         self._wait(entry, 1)
 
     def resumed(self, task_id: TaskId) -> None:
         entry = self.known[task_id]
         if entry.living and entry.suspended:
             self._wait(entry, -1)
+            self._arrived = entry
             entry.suspended = False
             self._wait(entry, 1)
 
@@ -210,6 +212,7 @@ class TaskBook:
         for name in self.touched:
             self._check_idle(self.models[name])
         self.touched.clear()
+        self._arrived = None
         if self.fresh > self._limits.queued_tasks or self.retained > self._limits.retained_tasks:
             raise BrokenRuleError(Rule.BOUND, f"{self.fresh} new tasks wait, {self.retained} are retained")
 
@@ -305,12 +308,21 @@ class TaskBook:
             return
         waiting = model.loose if entry.home is None else model.stopped
         waiting[spec.priority, spec.tenant] += count
-        if not self._waits(model.loose, spec.priority) or self._waits(model.stopped, spec.priority):
+        if entry is self._arrived and count < 0:
+            self._arrived = None
+        if not self._waited(model, spec.priority) or self._waits(model.stopped, spec.priority):
             model.delays.pop(spec.priority, None)
 
     @staticmethod
     def _waits(waiting: Counter[tuple[Priority, Tenant]], priority: Priority) -> bool:
         return any(count > 0 for (which, _), count in waiting.items() if which is priority)
+
+    def _waited(self, model: Waiting, priority: Priority) -> bool:
+        """Whether a loose task of a class waits since before this event."""
+        loose, new = model.loose.copy(), self._arrived
+        if new is not None and new.spec.model == model.spec.name and new.home is None and not new.spec.lease_id:
+            loose[new.spec.priority, new.spec.tenant] -= 1
+        return self._waits(loose, priority)
 
     def _served(self, model: Waiting, served: Priority, now: float) -> None:
         """A class has its turn; those that wait and have no task on an instance must have theirs in time.
@@ -320,9 +332,8 @@ class TaskBook:
         """
         if self._limits.policy.tenant_running < 100:
             return  # a class whose tenants have as many running as they may does not wait for its turn
-        waiting = [p for p in Priority if self._waits(model.loose, p)]
-        highest = max(p for p in Priority if p in waiting or self._waits(model.stopped, p))
-        for priority in waiting:
+        highest = max(p for p in Priority if self._waits(model.loose, p) or self._waits(model.stopped, p))
+        for priority in (p for p in Priority if self._waited(model, p)):
             if priority is served or self._waits(model.stopped, priority):
                 model.delays.pop(priority, None)
                 continue
