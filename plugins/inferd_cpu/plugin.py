@@ -37,8 +37,8 @@ SPEC = BackendSpec(
             kind="str",
             default="auto",
             choices=("auto", "native", "exact"),
-            description="native: the compiled library, int8 products; exact: fp32 with numpy; auto: native where the"
-            " library and the model permit it",
+            description="native: the compiled library, products in int8 or bf16; exact: fp32 with numpy; auto:"
+            " native where the library and the model permit it",
         ),
         Setting(
             name="quantization",

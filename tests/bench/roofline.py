@@ -43,10 +43,11 @@ class Roofline:
     def figures(self, figure: Figure, case: Case) -> Iterator[Figure]:
         """`NAME.of_memory` and `NAME.of_arithmetic` of a served figure, each from 0 to 1."""
         tokens, _ = case.figure
+        arithmetic = "limit.gemm_bf16" if "BF16 activations" in figure["detail"] else "limit.gemm_int8"
         seconds = tokens / figure["value"] if figure["value"] else 0.0
         for ending, limit, work in (
             ("of_memory", "limit.memory_read", self._read_bytes(case)),
-            ("of_arithmetic", "limit.gemm_int8", self._operations(case)),
+            ("of_arithmetic", arithmetic, self._operations(case)),
         ):
             rate = self._measure(limit)
             share = round(work / (rate * 1e9) / seconds, 4) if rate and seconds else None

@@ -198,6 +198,16 @@ def test_rows_do_not_depend_on_each_other(isa: str, number: int, weight: int) ->
         np.testing.assert_array_equal(out.view(np.uint32), expected[:rows].view(np.uint32))
 
 
+def test_many_rows_with_many_inputs_do_not_depend_on_each_other(isa: str) -> None:
+    """Rows that are worked on in groups, because they fill a cache, give the bits that each gives alone."""
+    tensor = make_tensor(Q4_1, 40, 8192)
+    x = np.random.default_rng(2).normal(0, 1, (70, 8192)).astype(np.float32)
+    whole, _ = multiply(isa, W4M, tensor, x)
+    for row in range(0, 70, 3):
+        alone, _ = multiply(isa, W4M, tensor, x[row : row + 1])
+        np.testing.assert_array_equal(alone[0].view(np.uint32), whole[row].view(np.uint32))
+
+
 def test_extreme_quants_are_exact(isa: str) -> None:
     """The largest quants of both signs, -128 among them, overflow no sum."""
     blocks = np.empty((8, 34), np.uint8)

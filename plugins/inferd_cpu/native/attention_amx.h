@@ -135,12 +135,12 @@ inline void hide(const Tiles& own, int count, float* scores) {
   for (int tile = padded ? 0 : own.tokens / kTile; tile < count; tile++) {
     const Ints hidden = count_lanes() >= own.seen(tile);
     float* at = scores + tile * kTile;
-    store(at, choose(hidden, splat(-1e30f), load(at)));
+    store(at, choose(hidden, splat(-INFINITY), load(at)));
   }
 }
 
-// The weights of N rows from their scores, the largest score and the sum of each: several at once, since each step waits
-// for the one before.
+// The weights of N rows from their scores, the largest score and the sum of each before rounding, whose errors cancel
+// out: several rows at once, since each step waits for the one before.
 template <int N>
 inline void weigh_rows(int count, const float* scores, uint16_t* weights, size_t stride, float* const* peaks,
                        float* const* totals) {

@@ -1,4 +1,4 @@
-// What attention with vectors and with tiles of AMX share: where tiles lie, and scores becoming weights.
+// Where the tiles of a history lie; and how scores become weights with vectors.
 #pragma once
 
 #include "attention.h"

@@ -31,7 +31,6 @@ class Forward {
   void embed();
   void normalize(const float* weight, bool with_delta, bool fine);
   void multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride);
-  void put_history(const Layer& layer, int index);
   void put(const Layer& layer, int index, int row, int head);
   void take(int row, int offset, int count, float* out) const;
   void prepare_queries(const Layer& layer, int row, int head, float* out);

@@ -27,7 +27,8 @@ struct Matrix {
   const uint8_t* data;
 };
 
-// Quantised activations; for AMX bf16 in place of quants, and nothing else. The layout depends on `rows`: place_rows must be called when the number of rows changes.
+// Quantised activations; for AMX bf16 in place of quants, and nothing else. The layout depends on `rows`: place_rows
+// must be called when the number of rows changes.
 struct Rows {
   int rows, k;
   int tile;          // rows that lie together for one block of inputs
@@ -47,14 +48,14 @@ enum PackError : int {
 
 struct Kernels {
   const char* name;         // plain, avx2, avx512, amx, neon
-  const char* description;  // for people, e.g. "INT8 activations, AMX"
+  const char* description;  // for people, e.g. "INT8 activations, AVX2"
 
   // Bytes of the packed matrix, a multiple of 64; 0 when k is not a multiple of 32.
   size_t (*packed_bytes)(Weight format, int n, int k);
 
   // Packs `count` outputs as outputs [first, first + count) of an n x k matrix at `out`. `blocks` is the tensor that
   // they come from, row-major as in the file; output first + i comes from its row order[i], or row i without `order`.
-  // Ranges of outputs may be packed by several threads at once. Returns a PackError.
+  // Ranges of outputs that begin at even ones may be packed by several threads at once. Returns a PackError.
   int (*pack)(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order, int n, int k,
               uint8_t* out);
 

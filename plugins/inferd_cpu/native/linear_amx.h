@@ -175,15 +175,18 @@ inline __attribute__((always_inline)) void add_block(const uint16_t* weights, co
 }
 
 // A panel with one or two tiles of rows. Blocks are multiplied while later ones are expanded: a tile that is loaded
-// right after it was stored waits. `scratch` holds `kSlots` expanded blocks, or all of them.
-template <Weight W, int T, int kSlots>
+// right after it was stored waits. `scratch` holds `kSlots` expanded blocks in turn, or all of them for 0.
+template <Weight W, int T, unsigned kSlots>
 void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int tile_rows, const Target& target,
                   uint16_t* scratch) {
   constexpr int kStep = block_bytes(W), kBehind = 2;
   const uint16_t* rows[2] = {numbers_of(tiles[0]), numbers_of(tiles[T - 1])};
-  auto slot = [scratch](int block) { return scratch + block % kSlots * 2 * kTileNumbers; };
+  auto slot = [scratch](int block) {
+    const size_t place = kSlots ? block % kSlots : block;
+    return scratch + place * 2 * kTileNumbers;
+  };
   auto add = [&](int block) {
-    add_block<T, (kSlots > 4)>(slot(block), rows, 4 * tile_rows);
+    add_block<T, kSlots == 0>(slot(block), rows, 4 * tile_rows);
     rows[0] += kBlock * tile_rows;
     rows[1] += kBlock * tile_rows;
   };
@@ -214,7 +217,7 @@ void multiply_expanded(const uint16_t* panel, int begin, int end, bool last, con
     if constexpr (T == 2) INFERD_TILE_LOAD(3, sums + 768, 64);
   }
   for (int block = begin; block < end; ++block) {
-    add_block<T, true>(panel + block * 2 * kTileNumbers, rows, 4 * tile_rows);
+    add_block<T, true>(panel + static_cast<size_t>(block) * 2 * kTileNumbers, rows, 4 * tile_rows);
     rows[0] += step;
     rows[1] += step;
   }
@@ -228,10 +231,13 @@ void multiply_expanded(const uint16_t* panel, int begin, int end, bool last, con
 constexpr int kKeptBlocks = 20;  // of an expanded panel that the first cache keeps beside rows
 constexpr int kPairSums = 4 * 256;
 
-// Of sums of all pairs of tiles, and of an expanded panel.
+// Sums of all pairs of tiles, behind those that are being written.
+inline size_t sums_floats(int tiles) { return static_cast<size_t>((tiles + 1) / 2 + 1) * kPairSums; }
+
+// Of sums and of an expanded panel, which has four blocks at least. Equal tiles are no more than the largest would be.
 inline size_t scratch_bytes(int max_rows, int max_k) {
-  const int pairs = max_rows / (2 * kMaxTile) + 2;
-  return pairs * kPairSums * sizeof(float) + static_cast<size_t>(max_k / kBlock + 4) * 2 * kTileNumbers * 2;
+  const size_t blocks = std::max(max_k / kBlock, 4);
+  return sums_floats((max_rows + kMaxTile - 1) / kMaxTile) * sizeof(float) + blocks * 2 * kTileNumbers * sizeof(uint16_t);
 }
 
 inline int max_tile(int) { return kMaxTile; }
@@ -244,7 +250,7 @@ void multiply_many(const Matrix& w, const Rows& x, int tile_begin, int tile_end,
                    const Target& target, uint16_t* expanded) {
   const int blocks = w.k / kBlock, parts = (blocks + kKeptBlocks - 1) / kKeptBlocks;
   const Tile two[] = {tile_of(x, tile_begin), tile_of(x, tile_begin + 1)};
-  multiply_few<W, 2, 4096>(panel, blocks, two, x.tile, target, expanded);
+  multiply_few<W, 2, 0>(panel, blocks, two, x.tile, target, expanded);
   for (int part = 0; part < parts; ++part) {
     const int begin = blocks * part / parts, end = blocks * (part + 1) / parts;
     const bool last = part + 1 == parts;
@@ -266,7 +272,7 @@ void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, int pan
   const int most = std::max(4, static_cast<int>(kKeptBytes / (sizeof(uint16_t) * x.tile * w.k)));
   const int groups = (tiles + most - 1) / most;
   auto* sums = static_cast<float*>(scratch);
-  auto* expanded = reinterpret_cast<uint16_t*>(sums + (tiles / 2 + 2) * kPairSums);
+  auto* expanded = reinterpret_cast<uint16_t*>(sums + sums_floats(tiles));
   configure_tiles(x.tile);
   for (int group = 0; group < groups; ++group) {
     const int tile_begin = tiles * group / groups, tile_end = tiles * (group + 1) / groups;

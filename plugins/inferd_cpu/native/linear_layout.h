@@ -107,7 +107,7 @@ inline void place_tiles(Rows* out, void* memory, int rows, int k, int max_tile) 
   out->sums = reinterpret_cast<float*>(at + step);
   out->starts8 = reinterpret_cast<int32_t*>(at + 2 * step);
   out->starts4 = reinterpret_cast<int32_t*>(at + 3 * step);
-  // Padding of the last tile is multiplied along: zero scales keep it from slow numbers.
+  // Padding of the last tile is multiplied along: zero scales keep it from slow numbers, where there are scales.
   for (size_t i = rows % tile ? blocks - static_cast<size_t>(tile) * (k / kBlock) : blocks; i < blocks; ++i) {
     out->scales[i] = out->sums[i] = 0.0f;
   }

@@ -129,7 +129,7 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
   if (embedding_.n) embedding_.data = from.take<uint8_t>(embedding_.size_bytes);
   const size_t vectors_bytes = sizeof(float) * (vector_floats + 16 * (vector_norm * layers_.size() + 2));
   if (!vectors_memory_.take(vectors_bytes) || !pool_memory_.take(pool_bytes(shape_), true)) return false;
-  if (!workspace_memory_.take(workspace_bytes(shape_, kernels_), true)) return false;
+  if (!workspace_memory_.take(workspace_bytes(shape_, kernels_))) return false;
   divide(shape_, kernels_, workspace_memory_.data(), &work_);
   return true;
 }
@@ -197,6 +197,7 @@ bool Model::is_sound(const Step& s) const {
     const int32_t* table = s.block_tables + static_cast<size_t>(sequence) * s.table_width;
     if (used > s.table_width || !within(table, used, shape_.blocks)) return false;
   }
+  if (s.logit_count > shape_.max_step_tokens) return false;
   return within(s.logit_rows, s.logit_count, s.tokens) && within(s.hidden_rows, s.hidden_count, s.tokens);
 }
 

@@ -94,7 +94,7 @@ struct Workspace {
   void *width_rows, *fine_rows, *mixed_rows, *feed_rows, *head_rows;
   int32_t* sequences;  // [T]: the sequence of each row
   int32_t* tile_rows;  // [T + 1]: first row of each tile of attention
-  int64_t* tile_costs; // [T + 1]: keys of all tiles before
+  int64_t* tile_costs; // [T + 1]: what all tiles before cost
   std::vector<Desk> desks;
 };
 
