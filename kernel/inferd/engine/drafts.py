@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from inferd.plugin.session import Int32Array
 
-_GRAMS: Final = (4, 3, 2)  # how many of the last tokens are looked for, the most first
+_GRAMS: Final = (4, 3)  # how many of the last tokens are looked for, the most first
 _FIRST: Final = 2  # tokens of the first guess
 _LONGEST_PAUSE: Final = 256  # steps
 _NOTHING: Final = np.zeros(0, np.int32)
