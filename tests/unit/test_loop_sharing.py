@@ -205,11 +205,11 @@ def gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[float, list[fl
 
 
 def test_long_prompt_keeps_the_gap(gaps: dict[float, list[float]]) -> None:
-    """A long prompt adds to the gaps of 16 streams what it may, and not over 5 % more; without a bound far more."""
+    """A long prompt adds nearly half of what it may to the gaps of 16 streams; without a bound far more."""
     alone_s = 16 * 0.002
     for gap_s in (0.05, 0.1):
-        assert max(gaps[gap_s]) - alone_s <= gap_s * 1.05
-        assert np.median(gaps[gap_s]) - alone_s > gap_s * 0.5
+        assert max(gaps[gap_s]) - alone_s <= gap_s * 0.5
+        assert np.median(gaps[gap_s]) - alone_s > gap_s * 0.4
     assert max(gaps[100.0]) - alone_s > 0.4
 
 

@@ -18,7 +18,7 @@ def test_nothing_is_known() -> None:
 
 @pytest.mark.parametrize(("decode_s", "prompt_s"), [(0.005, 0.0005), (0.0001, 0.01), (0.001, 0.001)])
 def test_steps_come_near_the_gap(decode_s: float, prompt_s: float) -> None:
-    """Whatever tokens cost, prompts add nearly what they may to a step, and not over 2 % more."""
+    """Whatever tokens cost, prompts add to a step nearly the part of the gap that is planned for, and no more."""
     pace = Pace(gap_s=0.2)
     pace.measure(512 * prompt_s, decode=0, prompt=512)
     for _ in range(20):
@@ -26,7 +26,7 @@ def test_steps_come_near_the_gap(decode_s: float, prompt_s: float) -> None:
     for _ in range(20):
         prompt = pace.prompt_tokens
         pace.measure(16 * decode_s + prompt * prompt_s, decode=16, prompt=prompt)
-        assert 0.09 < added_s(pace, prompt_s=prompt_s) < 0.204
+        assert 0.075 < added_s(pace, prompt_s=prompt_s) < 0.093
 
 
 def test_slower_machine_is_followed() -> None:
@@ -45,4 +45,4 @@ def test_slow_streams_do_not_stop_prompts() -> None:
     pace.measure(0.1, decode=0, prompt=100)
     for _ in range(20):
         pace.measure(0.3, decode=3, prompt=0)
-    assert pace.prompt_tokens == 55
+    assert pace.prompt_tokens == 45

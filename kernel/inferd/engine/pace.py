@@ -7,7 +7,7 @@ from typing import Final
 _WEIGHT: Final = 0.3
 """How much of the error of a prediction the newest step takes away."""
 
-_PLANNED: Final = 0.55
+_PLANNED: Final = 0.45
 """How much of the bound is planned for: the times of steps scatter, and the longest ones must keep it too."""
 
 
