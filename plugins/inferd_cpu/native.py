@@ -13,7 +13,7 @@ FIX: Final = "make native"
 PARTS: Final = ("qkv", "mix", "gate_up", "down", "head", "embedding")
 VECTORS: Final = ("attention_norm", "qkv_bias", "query_norm", "key_norm", "feed_norm", "norm", "frequencies")
 W8, W4, W4M = 0, 1, 2  # packed formats: 8 bits, 4 bits, 4 bits with minima
-KV_FORMATS: Final = {"bf16": 0, "f32": 1}
+KV_FORMATS: Final = {"bf16": 0, "f32": 1, "i8": 2}
 NOT_FINITE: Final = 100  # what `inferd_pack` returns for weights that are not finite
 
 

@@ -14,6 +14,7 @@ from inferd_cpu.plan import check_batch
 
 _INTEGERS = ("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows")
 _PADDING = 16  # floats between rows of logits: rows a multiple of a page apart would share their cache lines
+_MULTIPLIES_BYTES = ("avx512", "amx")  # with one instruction
 _SAMPLING = {
     "temperatures": np.float32,
     "top_k": np.int64,
@@ -23,7 +24,9 @@ _SAMPLING = {
 }
 
 
-def make_shape(a: Architecture, limits: TokenLimits, settings: Mapping[str, Any], *, threads: int) -> Shape:
+def make_shape(
+    native: Native, a: Architecture, limits: TokenLimits, settings: Mapping[str, Any], *, threads: int
+) -> Shape:
     """The sizes of a session, for the library."""
     return Shape(
         **{name: getattr(a, name) for name in ("layers", "width", "feed_width", "heads", "kv_heads")},
@@ -31,9 +34,15 @@ def make_shape(a: Architecture, limits: TokenLimits, settings: Mapping[str, Any]
         **{name: getattr(limits, name) for name in ("vocabulary_size", "context_tokens", "block_tokens", "blocks")},
         max_sequences=limits.max_sequences,
         max_step_tokens=limits.max_step_tokens,
-        kv_format=KV_FORMATS[settings["kv_format"]],
+        kv_format=KV_FORMATS[choose_kv_format(native, settings)],
         threads=threads,
     )
+
+
+def choose_kv_format(native: Native, settings: Mapping[str, Any]) -> str:
+    """The format of keys and values: a name of `KV_FORMATS`."""
+    wanted: str = settings["kv_format"]
+    return ("i8" if native.isa in _MULTIPLIES_BYTES else "bf16") if wanted == "auto" else wanted
 
 
 def measure_workspace(native: Native, shape: Shape) -> int:
@@ -48,7 +57,7 @@ def measure_token(native: Native, a: Architecture, settings: Mapping[str, Any]) 
     block_tokens: int = settings["block_tokens"]
     sizes = ("layers", "heads", "kv_heads", "key_width", "value_width")
     block = Shape(**{name: getattr(a, name) for name in sizes}, blocks=1, block_tokens=block_tokens)
-    block.kv_format = KV_FORMATS[settings["kv_format"]]
+    block.kv_format = KV_FORMATS[choose_kv_format(native, settings)]
     block_bytes: int = native.library.inferd_pool_bytes(ctypes.byref(block))
     return -(-block_bytes // block_tokens)
 

@@ -64,9 +64,10 @@ SPEC = BackendSpec(
         Setting(
             name="kv_format",
             kind="str",
-            default="bf16",
-            choices=("bf16", "f32"),
-            description="numbers of the native KV pool",
+            default="auto",
+            choices=("auto", "i8", "bf16", "f32"),
+            description="numbers of the native KV pool; i8: 8 bits and a scale for each token and head; auto: i8 where"
+            " the processor multiplies such numbers (AVX-512, AMX), else bf16",
         ),
     ),
 )

@@ -55,9 +55,9 @@ class Native(BackendContract):
 
 @pytest.mark.model
 class TestPlain(Native):
-    """The portable path passes the suite with a real model."""
+    """The portable path passes the suite with a real model, keys and values in 8 bits."""
 
-    settings: ClassVar = {"isa": "plain", "max_step_tokens": "104"}
+    settings: ClassVar = {"isa": "plain", "max_step_tokens": "104", "kv_format": "i8"}
 
 
 @pytest.mark.model
@@ -90,9 +90,9 @@ class TestNeon(Native):
 
 @pytest.mark.model
 class Test8Bit(Native):
-    """Weights in 8 bits pass, on the best path of this processor."""
+    """Weights in 8 bits pass, on the best path of this processor, with a pool in bf16."""
 
-    settings: ClassVar = {"quantization": "8bit"}
+    settings: ClassVar = {"quantization": "8bit", "kv_format": "bf16"}
 
 
 @pytest.mark.model

@@ -100,10 +100,23 @@ def test_bits_do_not_depend_on_threads(qwen: Path, session: TokenSession, thread
     changed.close()
 
 
+@pytest.mark.parametrize("kv_format", ["i8", "bf16", "f32"])
+def test_keys_and_values_may_be_rounded(qwen: Path, kv_format: str) -> None:
+    """Each format of the KV pool gives nearly the logits of fp32 keys and values."""
+    fine, rounded = (load(qwen, kv_format=name).session for name in ("f32", kv_format))
+    expected = run_alone(fine, tiny.PROMPT)
+    off = run_alone(rounded, tiny.PROMPT) - expected
+    assert np.sqrt(np.mean(off**2)) < 0.02 * expected.std()
+    assert (kv_format == "f32") == (not off.any())
+    fine.close()
+    rounded.close()
+
+
+@pytest.mark.parametrize("kv_format", ["i8", "bf16", "f32"])
 @pytest.mark.skipif(not is_usable("avx512"), reason="the processor has no AVX-512")
-def test_instruction_sets_with_the_same_arithmetic_give_the_same_bits(qwen: Path) -> None:
+def test_instruction_sets_with_the_same_arithmetic_give_the_same_bits(qwen: Path, kv_format: str) -> None:
     """AVX2 and AVX-512, both int8 with fused multiplication, give the same bits."""
-    wide, narrow = (load(qwen, isa=isa).session for isa in ("avx512", "avx2"))
+    wide, narrow = (load(qwen, isa=isa, kv_format=kv_format).session for isa in ("avx512", "avx2"))
     assert run_alone(wide, tiny.PROMPT).tobytes() == run_alone(narrow, tiny.PROMPT).tobytes()
     wide.close()
     narrow.close()
@@ -129,16 +142,20 @@ def test_chunks_give_the_bits_of_one_step(session: TokenSession, chunks: list[in
 
 
 @pytest.mark.parametrize("head_width", [16, 32, 96])
-@pytest.mark.parametrize("block_tokens", ["16", "20"])
+@pytest.mark.parametrize(("kv_format", "block_tokens"), [("i8", "16"), ("i8", "20"), ("i8", "64"), ("bf16", "20")])
 def test_a_long_sequence_beside_others_has_the_bits_of_one_alone(
-    tmp_path: Path, head_width: int, block_tokens: str
+    tmp_path: Path, head_width: int, kv_format: str, block_tokens: str
 ) -> None:
-    """Over several segments of keys: alone, in pieces, in a small step and in a large one, tokens get the same bits."""
+    """Over several segments of keys: alone, in pieces, in a small step and in a large one, tokens get the same bits.
+
+    In the first step each of two threads has enough rows to keep them for itself.
+    """
     path = write("qwen3", tmp_path / "wide.gguf", head_width=head_width)
-    session = load(path, kv_tokens="5120", max_step_tokens="512", block_tokens=block_tokens).session
+    given = {"kv_format": kv_format, "block_tokens": block_tokens, "threads": "2"}
+    session = load(path, kv_tokens="16384", max_step_tokens="640", **given).session
     ids = np.random.default_rng(5).integers(tiny.VOCABULARY_SIZE, size=250).tolist()
     own, spare = list(range(100, 116)), list(range(200, 256))
-    whole = compute(session, part(ids, own))[0]
+    whole = compute(session, part(ids[:37], spare), part(ids, own), part(ids[::-1], list(range(50, 66))))[1]
     past = 0
     for count in (1, 2, 3, 37, 128, 79):
         (pieces,) = compute(session, part(ids[past : past + count], own, past))

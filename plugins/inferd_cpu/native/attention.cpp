@@ -1,6 +1,7 @@
 // isa: plain avx2 avx512 amx neon
 #include "attention.h"
 
+#include "attention_int8.h"
 #include "attention_tiles.h"
 #if defined(ISA_AMX)
 #include "attention_amx.h"
@@ -171,17 +172,19 @@ void attend_as(const Tiles& tiles, const float* queries, float* scratch, float* 
   }
 }
 
-void attend(const AttentionShape& shape, const History& history, const float* queries, int segment, int tokens,
-            float* scratch, float* partial) {
-  const Tiles tiles{shape, history, segment, tokens};
-  if (shape.format == KvFormat::f32) return attend_as<F32>(tiles, queries, scratch, partial);
-#if defined(ISA_AMX)
-  if (shape.key_width % 32 == 0) return attend_heads(tiles, queries, scratch, partial);
-#endif
-  float* rounded = scratch + shape.scratch_floats() - static_cast<size_t>(shape.shared) * shape.key_width;
-  for (int i = 0; i < shape.shared * shape.key_width; i += kLanes)
-    store(rounded + i, round_to_bf16(load(queries + i)));
-  attend_as<Bf16>(tiles, rounded, scratch, partial);
+void take_queries(const AttentionShape& shape, float* queries, int rows, float* out) {
+  if (shape.format == KvFormat::i8) return take_int8_queries(shape, queries, rows, out);
+  const bool rounds = shape.format == KvFormat::bf16;
+  for (int i = 0; i < rows * shape.shared * shape.key_width; i += kLanes)
+    store(out + i, rounds ? round_to_bf16(load(queries + i)) : load(queries + i));
+}
+
+void attend(const AttentionShape& shape, const Segment& segment, const float* taken, float* scratch, float* partial,
+            const Segment& next) {
+  const Tiles tiles{shape, segment.history, segment.number, segment.tokens};
+  if (shape.format == KvFormat::f32) return attend_as<F32>(tiles, taken, scratch, partial);
+  if (shape.format == KvFormat::bf16) return attend_as<Bf16>(tiles, taken, scratch, partial);
+  attend_int8(tiles, taken, scratch, partial, {shape, next.history, next.number, next.tokens});
 }
 
 template <class Number>
@@ -200,12 +203,13 @@ void put_as(const AttentionShape& shape, uint8_t* block, int place, const float*
     Number::put_value(values, shape.value_width, i, token % 2, Number::round(load(value + i)));
 }
 
-void put(const AttentionShape& shape, const History& history, int position, const float* key, const float* value) {
+void put(const AttentionShape& shape, const History& history, int position, float* key, float* value) {
   const int32_t number = history.table[position / shape.block_tokens];
   uint8_t* block = history.first_block + history.block_bytes * static_cast<size_t>(number);
   const int place = position % shape.block_tokens;
   if (shape.format == KvFormat::bf16) put_as<Bf16>(shape, block, place, key, value);
   if (shape.format == KvFormat::f32) put_as<F32>(shape, block, place, key, value);
+  if (shape.format == KvFormat::i8) put_int8(shape, block, place, key, value);
 }
 
 float power(float x) {
@@ -244,7 +248,7 @@ constexpr auto attend_rows = nullptr;
 }  // namespace
 
 extern const Attention attention;
-const Attention attention = {put, attend, attend_rows, fold, finish};
+const Attention attention = {put, take_queries, attend, attend_rows, fold, finish};
 
 }  // namespace ISA
 }  // namespace inferd

@@ -2,7 +2,9 @@
 //
 // The pool keeps, for each block, layer and key head, the keys and then the values of the block's tokens, in tiles of 16
 // tokens. Numbers lie in pairs, as tiles of AMX take them: a tile of keys is [key_width / 2][16 tokens][2 numbers], one
-// of values [8][value_width][2 tokens]. In fp32 each pair is two runs: [key_width / 2][2][16 tokens] and so on.
+// of values [8][value_width][2 tokens]. In fp32 each pair is two runs: [key_width / 2][2][16 tokens] and so on. In 8 bits
+// they lie in fours: keys [key_width / 4][16 tokens][4 numbers], values [4][value_width][4 tokens]; behind all of a
+// block's are the scales of its keys and then those of its values, one for each token.
 //
 // The keys of a sequence are worked on in segments of a fixed number of blocks, counted from its beginning. Each segment
 // gives a partial result, and partial results are folded in their order. Inside, sums are made in the order of AMX: the
@@ -20,7 +22,7 @@ constexpr int kTile = 16;      // tokens whose keys and values lie together
 constexpr int kTileRows = 16;  // rows of a sequence that attend together
 constexpr int kSegmentTokens = 128;
 
-enum class KvFormat : int { bf16 = 0, f32 = 1 };
+enum class KvFormat : int { bf16 = 0, f32 = 1, i8 = 2 };
 
 struct AttentionShape {
   int shared;  // query heads of a key head
@@ -33,14 +35,17 @@ struct AttentionShape {
   int segment_tokens() const { return segment_blocks() * block_tokens; }
   int segment_tiles() const { return segment_blocks() * tiles(); }
   int segments(int tokens) const { return (tokens + segment_tokens() - 1) / segment_tokens(); }
-  size_t number_bytes() const { return format == KvFormat::bf16 ? 2 : 4; }
+  size_t number_bytes() const { return format == KvFormat::i8 ? 1 : format == KvFormat::bf16 ? 2 : 4; }
   size_t keys_bytes() const { return number_bytes() * tiles() * kTile * key_width; }
-  size_t head_bytes() const { return keys_bytes() + number_bytes() * tiles() * kTile * value_width; }
+  size_t numbers_bytes() const { return keys_bytes() + number_bytes() * tiles() * kTile * value_width; }
+  size_t scales_bytes() const { return sizeof(float) * tiles() * kTile; }  // of keys; as many are of values
+  size_t head_bytes() const { return numbers_bytes() + (format == KvFormat::i8 ? 2 * scales_bytes() : 0); }
   size_t partial_floats() const { return static_cast<size_t>(shared) * (value_width + 2); }
   size_t scores_floats() const { return static_cast<size_t>(segment_tiles()) * kTile; }  // of a row and query head
-  size_t scratch_floats() const {
-    return static_cast<size_t>(kTileRows) * shared * (scores_floats() + scores_floats() / 2 + key_width);
+  size_t scratch_floats() const {  // scores, their weights in 8 bits, and a factor
+    return static_cast<size_t>(kTileRows) * shared * (scores_floats() + scores_floats() / 4 + 1);
   }
+  size_t queries_floats() const { return static_cast<size_t>(shared) * (key_width + 1); }  // of a row, as `attend` takes them
 };
 
 // The keys and values of a sequence, of one layer and key head.
@@ -50,19 +55,30 @@ struct History {
   const int32_t* table;  // the sequence's blocks
 };
 
+// A segment of a history, of which `tokens` tokens are seen.
+struct Segment {
+  History history;
+  int number, tokens;
+};
+
 struct Attention {
-  // Puts the key and the value of a token into the pool.
-  void (*put)(const AttentionShape& shape, const History& history, int position, const float* key, const float* value);
+  // Puts the key and the value of a token into the pool; changes them.
+  void (*put)(const AttentionShape& shape, const History& history, int position, float* key, float* value);
+
+  // Brings queries, [rows][shared][key_width], into the form that `attend` (of one row) or `attend_rows` takes.
+  // out: room for `rows` rows, of several for kTileRows.
+  void (*take_queries)(const AttentionShape& shape, float* queries, int rows, float* out);
 
   // Partial result of one segment for the query heads that share a key head, over its first `tokens` tokens.
   // partial: [shared] largest scores, [shared] sums of weights, [shared][value_width] sums of weighted values.
-  void (*attend)(const AttentionShape& shape, const History& history, const float* queries, int segment, int tokens,
-                 float* scratch, float* partial);
+  // next: what comes then; its keys are fetched into the cache meanwhile.
+  void (*attend)(const AttentionShape& shape, const Segment& segment, const float* taken, float* scratch,
+                 float* partial, const Segment& next);
 
   // The same for `rows` rows of a sequence, of which the first sees the first `tokens` tokens of the sequence, the next
-  // one more, and so on; rows that see nothing of the segment get nothing. Null where single rows are as quick.
-  // queries: [rows][shared][key_width]; partials: room for kTileRows.
-  void (*attend_rows)(const AttentionShape& shape, const History& history, const float* queries, int rows, int segment,
+  // one more, and so on; what rows that see nothing of the segment get means nothing. Null where single rows are as
+  // quick. For KvFormat::i8. partials: room for kTileRows.
+  void (*attend_rows)(const AttentionShape& shape, const History& history, const float* taken, int rows, int segment,
                       int tokens, float* scratch, float* partials);
 
   // Folds another segment's partial result into the one of those before it.

@@ -35,6 +35,10 @@ struct Tiles {
   const uint8_t* values(int tile) const {
     return block(tile) + shape.keys_bytes() + shape.number_bytes() * kTile * (tile % shape.tiles()) * shape.value_width;
   }
+  const float* key_scales(int tile) const {
+    return reinterpret_cast<const float*>(block(tile) + shape.numbers_bytes()) + kTile * (tile % shape.tiles());
+  }
+  const float* value_scales(int tile) const { return key_scales(tile) + kTile * shape.tiles(); }
 };
 
 // Turns the scores of a row into weights, of tokens that are not seen into 0; gives the largest score and the sum.

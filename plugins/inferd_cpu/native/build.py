@@ -44,7 +44,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Wno-maybe-uninitialized")  # g++ 12 reports it
 CHECK_FLAGS = ("-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1")  # more takes minutes to compile
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mprefer-vector-width=512")
-AMX = (*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-bf16")
+AMX = (*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-bf16", "-mamx-int8")
 INSTRUCTION_SETS = {
     "x86_64": {"plain": (), "avx2": AVX2, "avx512": AVX512, "amx": AMX},
     "aarch64": {"plain": (), "neon": ("-march=armv8.2-a+dotprod+fp16",)},

@@ -14,9 +14,9 @@ void Forward::run() {
   for (int index = 0; index < shape_.layers; index++) {
     const Layer& layer = m_.layers_[index];
     normalize(next, index > 0, true);
-    if (!m_.few_) m_.pool_.meet();
+    gather();
     multiply(layer.matrices[part_qkv], m_.fine_ ? fine_rows() : width_rows(), m_.work_.qkv, shape_.qkv_stride());
-    m_.pool_.meet();
+    meet();
     if (m_.few_) {
       attend_few(layer, index);
       m_.pool_.meet();
@@ -26,13 +26,13 @@ void Forward::run() {
       m_.pool_.meet();
     }
     multiply(layer.matrices[part_mix], mixed_rows(), m_.work_.delta, shape_.delta_stride());
-    m_.pool_.meet();
+    meet();
     normalize(layer.vectors[vector_feed_norm], true, false);
-    if (!m_.few_) m_.pool_.meet();
+    gather();
     feed(layer);
-    m_.pool_.meet();
-    multiply(layer.matrices[part_down], m_.feed_rows_, m_.work_.delta, shape_.delta_stride());
-    m_.pool_.meet();
+    meet();
+    multiply(layer.matrices[part_down], feed_rows(), m_.work_.delta, shape_.delta_stride());
+    meet();
     if (index + 1 < shape_.layers) next = m_.layers_[index + 1].vectors[vector_attention_norm];
   }
   finish();
@@ -40,7 +40,7 @@ void Forward::run() {
 
 void Forward::embed() {
   const int half = shape_.rope_width / 2;
-  const Share some = share(s_.tokens);
+  const Share some = m_.apart_ ? rows() : share(s_.tokens);
   for (int row = some.begin; row < some.end; row++)
     for (int i = 0; i < half; i++) {
       const float angle = static_cast<float>(s_.positions[row]) * m_.frequencies_[i];
@@ -66,7 +66,7 @@ void Forward::normalize(const float* weight, bool with_delta, bool fine) {
       if (with_delta) m_.norms_.add(delta(first + i), shape_.width, x);
       m_.norms_.normalize(x, weight, shape_.epsilon, shape_.width, desk_.rows + i * width);
     }
-    m_.kernels_.quantize(desk_.rows, width, first, count, &out);
+    m_.kernels_.quantize(desk_.rows, width, first - base(), count, &out);
     if (!twice) continue;
     for (int i = 0; i < count; i++) m_.norms_.subtract(out, first + i, desk_.rows + i * width, desk_.rows + i * width);
     m_.kernels_.quantize(desk_.rows, width, s_.tokens + first, count, &out);
@@ -74,9 +74,9 @@ void Forward::normalize(const float* weight, bool with_delta, bool fine) {
 }
 
 void Forward::multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride) {
-  const Share panels = share((matrix.n + kPanelOutputs - 1) / kPanelOutputs);
+  const Share panels = outputs((matrix.n + kPanelOutputs - 1) / kPanelOutputs);
   if (panels.begin < panels.end)
-    m_.kernels_.multiply(matrix, rows, out, stride, panels.begin, panels.end, desk_.multiply);
+    m_.kernels_.multiply(matrix, rows, out + base() * stride, stride, panels.begin, panels.end, desk_.multiply);
 }
 
 History Forward::history(int row, int layer, int head) const {
@@ -123,47 +123,71 @@ void Forward::put(const Layer& layer, int index, int row, int head) {
   m_.attention_.put(m_.attention_shape_, history(row, index, head), s_.positions[row], key, value);
 }
 
-// The tiles of this thread: about the same number of keys for each.
-Share Forward::tiles() const {
-  const int64_t* costs = m_.work_.tile_costs;
-  const int64_t total = costs[m_.tiles_];
-  auto place = [&](int thread) {
-    const int64_t bound = total * thread / shape_.threads;
-    return static_cast<int>(std::lower_bound(costs, costs + m_.tiles_, bound) - costs);
-  };
-  return {place(thread_), thread_ + 1 == shape_.threads ? m_.tiles_ : place(thread_ + 1)};
+// The next group of rows that no thread has attended to; empty when there is none. Rows whose quantised numbers share
+// cache lines stay together, if that leaves a group for each thread. The last ones, which see most keys of a long
+// prompt, come first.
+Share Forward::take_group(int index) {
+  int size = kTileRows;
+  while (size > 1 && size * shape_.threads > s_.tokens) size /= 2;
+  const int groups = (s_.tokens + size - 1) / size;
+  const int group = groups - 1 - std::min(groups, m_.work_.groups_taken[index].fetch_add(1));
+  return group < 0 ? Share{0, 0} : Share{group * size, std::min((group + 1) * size, s_.tokens)};
 }
 
 void Forward::attend(const Layer& layer, int index) {
-  if (!m_.single_) {  // rows read keys of rows that other threads have
-    const Share own = share(s_.tokens);
+  const bool puts = m_.single_ && !m_.apart_;  // each row's key and value when it is attended to
+  if (!puts) {  // rows read keys of rows that other threads have
+    const Share own = rows();
     for (int row = own.begin; row < own.end; row++)
       for (int head = 0; head < shape_.kv_heads; head++) put(layer, index, row, head);
     m_.pool_.meet();
   }
-  const Share own = tiles();
-  for (int tile = own.begin; tile < own.end; tile++) {
-    for (int head = 0; head < shape_.kv_heads; head++) {
-      if (m_.single_) put(layer, index, m_.work_.tile_rows[tile], head);
-      attend_tile(layer, index, tile, head);
+  for (Share rows = take_group(index); rows.begin < rows.end; rows = take_group(index)) {
+    for (int first = rows.begin, end; first < rows.end; first = end) {
+      end = std::min(rows.end, s_.starts[m_.work_.sequences[first] + 1]);
+      for (int head = 0; head < shape_.kv_heads; head++) {
+        if (puts) put(layer, index, first, head);
+        attend_rows(layer, index, {first, end}, head);
+      }
     }
-    quantize_mixed({m_.work_.tile_rows[tile], m_.work_.tile_rows[tile + 1]});
+    quantize_mixed(rows);
   }
 }
 
-void Forward::attend_tile(const Layer& layer, int index, int tile, int head) {
+// The segment that is attended to after this one.
+Segment Forward::look_ahead(int index, int row, int head, int segment) const {
   const AttentionShape& shape = m_.attention_shape_;
-  const int first = m_.work_.tile_rows[tile], end = m_.work_.tile_rows[tile + 1];
+  const int tokens = s_.positions[row] + 1;
+  if (++segment == shape.segments(tokens)) {
+    segment = 0;
+    if (++head == shape_.kv_heads) {
+      head = 0;
+      row++;
+    }
+  }
+  if (row == s_.tokens) return {};
+  const int some = std::min(s_.positions[row] + 1 - segment * shape.segment_tokens(), shape.segment_tokens());
+  return {history(row, index, head), segment, some};
+}
+
+// Some rows of one sequence.
+void Forward::attend_rows(const Layer& layer, int index, Share rows, int head) {
+  const AttentionShape& shape = m_.attention_shape_;
+  const int first = rows.begin, end = rows.end;
   const size_t queries_floats = size_t(shape_.shared()) * shape_.key_width;
   const History past = history(first, index, head);
   for (int row = first; row < end; row++)
     prepare_queries(layer, row, head, desk_.queries + (row - first) * queries_floats);
   const int segments = shape.segments(s_.positions[end - 1] + 1);
   const bool together = m_.attends_rows_ && end - first >= kManyRows;
+  const int taken = together ? end - first : 1;
+  for (int row = first; row < end; row += taken)
+    m_.attention_.take_queries(shape, desk_.queries + (row - first) * queries_floats, taken,
+                               desk_.taken + (row - first) * shape.queries_floats());
   float* next = desk_.partials + kTileRows * shape.partial_floats();
   for (int segment = 0; segment < segments; segment++) {
     if (together)
-      m_.attention_.attend_rows(shape, past, desk_.queries, end - first, segment, s_.positions[first] + 1, desk_.scores,
+      m_.attention_.attend_rows(shape, past, desk_.taken, end - first, segment, s_.positions[first] + 1, desk_.scores,
                                 segment ? next : desk_.partials);
     for (int row = first; row < end; row++) {
       const int tokens = std::min(s_.positions[row] + 1 - segment * shape.segment_tokens(), shape.segment_tokens());
@@ -171,8 +195,8 @@ void Forward::attend_tile(const Layer& layer, int index, int tile, int head) {
       const size_t place = (row - first) * shape.partial_floats();
       float* result = (segment ? next : desk_.partials) + place;
       if (!together)
-        m_.attention_.attend(shape, past, desk_.queries + (row - first) * queries_floats, segment, tokens, desk_.scores,
-                             result);
+        m_.attention_.attend(shape, {past, segment, tokens}, desk_.taken + (row - first) * shape.queries_floats(),
+                             desk_.scores, result, look_ahead(index, row, head, segment));
       if (segment) m_.attention_.fold(shape, result, desk_.partials + place);
     }
   }
@@ -197,12 +221,16 @@ void Forward::attend_few(const Layer& layer, int index) {
         const bool mine = (2 * done + some) * shape_.threads / (2 * total) == thread_;  // by its middle
         done += some;
         if (!mine) continue;
-        if (!prepared) prepare_queries(layer, row, head, desk_.queries);
+        if (!prepared) {
+          prepare_queries(layer, row, head, desk_.queries);
+          m_.attention_.take_queries(shape, desk_.queries, 1, desk_.taken);
+        }
         prepared = true;
         if (segment + 1 == segments) put(layer, index, row, head);
         const size_t place = size_t(row * shape_.kv_heads + head) * most + segment;
         float* partial = m_.work_.partials + place * shape.partial_floats();
-        m_.attention_.attend(shape, history(row, index, head), desk_.queries, segment, some, desk_.scores, partial);
+        m_.attention_.attend(shape, {history(row, index, head), segment, some}, desk_.taken, desk_.scores, partial,
+                             look_ahead(index, row, head, segment));
       }
     }
 }
@@ -227,17 +255,24 @@ void Forward::fold_few() {
   }
 }
 
+// For the thread that has these rows.
 void Forward::quantize_mixed(Share rows) {
   const size_t width = shape_.mixed_width();
-  m_.kernels_.quantize(m_.work_.mixed + rows.begin * width, width, rows.begin, rows.end - rows.begin, &m_.mixed_rows_);
+  int owner = 0, base = 0;
+  if (m_.apart_) {
+    while (m_.rows_of(s_.tokens, owner).end <= rows.begin) owner++;
+    base = m_.rows_of(s_.tokens, owner).begin;
+  }
+  const Rows& to = m_.apart_ ? m_.own_mixed_rows_[owner] : m_.mixed_rows_;
+  m_.kernels_.quantize(m_.work_.mixed + rows.begin * width, width, rows.begin - base, rows.end - rows.begin, &to);
 }
 
 // Gates and ups of as many blocks as the scratch holds, multiplied and quantised while they are in the cache.
 void Forward::feed(const Layer& layer) {
   constexpr int kGroup = 2 * kPanelOutputs;
   static_assert(kPanelOutputs == kBlock && kScratchOutputs == kGroup, "a panel of gates makes one block of inputs");
-  const Share own = share(shape_.feed_width / kBlock);
-  const int most = std::max(1, shape_.max_step_tokens / s_.tokens);
+  const Share own = outputs(shape_.feed_width / kBlock);
+  const int most = std::max(1, shape_.max_step_tokens / width_rows().rows);
   for (int block = own.begin; block < own.end; block += most) {
     const int count = std::min(most, own.end - block);
     const size_t stride = size_t(count) * kGroup + kPadding;
@@ -245,7 +280,7 @@ void Forward::feed(const Layer& layer) {
     float* out = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(desk_.scratch) - sizeof(float) * block * kGroup);
     m_.kernels_.multiply(layer.matrices[part_gate_up], width_rows(), out, stride, 2 * block, 2 * (block + count),
                          desk_.multiply);
-    m_.norms_.gate(desk_.scratch, stride, block, count, m_.feed_rows_);
+    m_.norms_.gate(desk_.scratch, stride, block, count, feed_rows());
   }
 }
 
@@ -276,7 +311,10 @@ void Forward::write_hidden() {
 }
 
 void Forward::write_logits() {
-  multiply(m_.head_, m_.head_rows_, s_.logits, s_.logits_stride);
+  const Share panels = share((m_.head_.n + kPanelOutputs - 1) / kPanelOutputs);
+  if (panels.begin < panels.end)
+    m_.kernels_.multiply(m_.head_, m_.head_rows_, s_.logits, s_.logits_stride, panels.begin, panels.end,
+                         desk_.multiply);
   if (!s_.chosen) return;
   m_.pool_.meet();
   const Share own = share(s_.logit_count);

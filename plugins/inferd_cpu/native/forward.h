@@ -6,8 +6,8 @@
 namespace inferd {
 
 constexpr int kFewRows = 4;          // up to here each thread does for itself what belongs to rows, and waits less
+constexpr int kApartRows = 128;      // from so many for each thread on all of a row but attention is one thread's work
 constexpr int kManyRows = 3;         // from so many on rows attend together, where they can
-constexpr int kRowCost = 180;        // of a row in attention, beside its keys: in halves of a key
 constexpr int kScratchOutputs = 64;  // of each row, that are used before they leave the cache
 
 class Forward {
@@ -19,13 +19,22 @@ class Forward {
 
  private:
   Share share(int count) const { return share_of(count, thread_, shape_.threads); }
-  Share rows() const { return m_.few_ ? Share{0, s_.tokens} : share(s_.tokens); }  // whose residuals are here
-  Share tiles() const;
+  Share rows() const { return m_.rows_of(s_.tokens, thread_); }  // whose residuals are here
+  Share outputs(int count) const { return m_.apart_ ? Share{0, count} : share(count); }
+  int base() const { return m_.apart_ ? rows().begin : 0; }      // the first row of what is quantised here
+  void meet() {  // after a product, whose outputs threads share
+    if (!m_.apart_) m_.pool_.meet();
+  }
+  void gather() {                                                // other threads need what this one has made
+    if (!m_.few_ && !m_.apart_) m_.pool_.meet();
+  }
   float* residual(int row) const { return (m_.few_ ? desk_.residual : m_.work_.residual) + size_t(row) * shape_.width; }
   const float* delta(int row) const { return m_.work_.delta + size_t(row) * shape_.delta_stride(); }
-  const Rows& width_rows() const { return m_.few_ ? m_.own_width_rows_[thread_] : m_.width_rows_; }
-  const Rows& fine_rows() const { return m_.few_ ? m_.own_fine_rows_[thread_] : m_.fine_rows_; }
-  const Rows& mixed_rows() const { return m_.few_ ? m_.own_mixed_rows_[thread_] : m_.mixed_rows_; }
+  bool alone() const { return m_.few_ || m_.apart_; }  // has activations of its own
+  const Rows& width_rows() const { return alone() ? m_.own_width_rows_[thread_] : m_.width_rows_; }
+  const Rows& fine_rows() const { return alone() ? m_.own_fine_rows_[thread_] : m_.fine_rows_; }
+  const Rows& mixed_rows() const { return alone() ? m_.own_mixed_rows_[thread_] : m_.mixed_rows_; }
+  const Rows& feed_rows() const { return m_.apart_ ? m_.own_feed_rows_[thread_] : m_.feed_rows_; }
   History history(int row, int layer, int head) const;
 
   void embed();
@@ -36,7 +45,9 @@ class Forward {
   void prepare_queries(const Layer& layer, int row, int head, float* out);
   void prepare_head(const Layer& layer, int row, int offset, const float* norm, float scale, float* out);
   void attend(const Layer& layer, int index);
-  void attend_tile(const Layer& layer, int index, int tile, int head);
+  Share take_group(int index);
+  Segment look_ahead(int index, int row, int head, int segment) const;
+  void attend_rows(const Layer& layer, int index, Share rows, int head);
   void attend_few(const Layer& layer, int index);
   void fold_few();
   void quantize_mixed(Share rows);

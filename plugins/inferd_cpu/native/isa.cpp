@@ -55,7 +55,7 @@ const char* amx_missing() {
   if (const char* why = avx512_missing()) return why;
   if (!has(cpuid(7, 1).eax, 1u << 5)) return "the processor has no AVX-512 BF16";
   if (!has(cpuid(7).ecx, 1u << 1)) return "the processor has no AVX-512 VBMI";
-  if (!has(cpuid(7).edx, 1u << 22 | 1u << 24)) return "the processor has no AMX with bf16";
+  if (!has(cpuid(7).edx, 1u << 22 | 1u << 24 | 1u << 25)) return "the processor has no AMX with bf16 and int8";
   if ((kept_registers() & 0x60000) != 0x60000) return "the operating system does not keep AMX tiles";
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h

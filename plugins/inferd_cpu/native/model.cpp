@@ -30,12 +30,13 @@ Model::Model(const Shape& shape, const Kernels& kernels)
       norms_(choose_norms(kernels.name)),
       attention_(choose_attention(kernels.name)),
       attention_shape_(shape_attention(shape)),
-      attends_rows_(attention_.attend_rows && attention_shape_.format == KvFormat::bf16 && shape.key_width % 32 == 0),
+      attends_rows_(attention_.attend_rows && attention_shape_.format == KvFormat::i8),
       fine_(norms_.subtract != nullptr),
       layers_(shape.layers),
       own_width_rows_(shape.threads),
       own_fine_rows_(shape.threads),
       own_mixed_rows_(shape.threads),
+      own_feed_rows_(shape.threads),
       pool_(shape.threads) {
   work_.desks.resize(shape.threads);
 }
@@ -70,6 +71,7 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   const AttentionShape attention = shape_attention(s);
   const size_t tokens = s.max_step_tokens;
   const size_t few = std::min(s.max_step_tokens, kFewRows);
+  const int apart = s.max_step_tokens + kTileRows * (s.threads - 1);  // with what dividing rows among threads adds
   const int fine = choose_norms(k.name).subtract ? 2 : 1;  // rows that make one of the queries, keys and values
   Division from(memory);
   w->residual = from.take<float>(tokens * s.width);
@@ -79,20 +81,20 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   w->cosines = from.take<float>(tokens * (s.rope_width / 2));
   w->sines = from.take<float>(tokens * (s.rope_width / 2));
   w->partials = from.take<float>(few * s.kv_heads * attention.segments(s.context_tokens) * attention.partial_floats());
-  w->width_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.width));
+  w->width_rows = from.take<uint8_t>(k.rows_bytes(apart, s.width));
   w->fine_rows = from.take<uint8_t>(fine > 1 ? k.rows_bytes(2 * s.max_step_tokens, s.width) : 0);
-  w->mixed_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.mixed_width()));
-  w->feed_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.feed_width));
+  w->mixed_rows = from.take<uint8_t>(k.rows_bytes(apart, s.mixed_width()));
+  w->feed_rows = from.take<uint8_t>(k.rows_bytes(apart, s.feed_width));
   w->head_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.width));
   w->sequences = from.take<int32_t>(tokens);
-  w->tile_rows = from.take<int32_t>(tokens + 1);
-  w->tile_costs = from.take<int64_t>(tokens + 1);
+  w->groups_taken = from.take<std::atomic<int>>(s.layers);
   const int widest = std::max({s.width, s.mixed_width(), s.qkv_width()});
   for (Desk& desk : w->desks) {
     desk.rows = from.take<float>(kTileRows * widest);
     desk.scratch = from.take<float>(tokens * (kScratchOutputs + kPadding));
     desk.multiply = from.take<uint8_t>(k.scratch_bytes(fine * s.max_step_tokens, std::max(widest, s.feed_width)));
     desk.queries = from.take<float>(kTileRows * s.shared() * s.key_width + s.key_width + s.value_width);
+    desk.taken = from.take<float>(kTileRows * attention.queries_floats());
     desk.scores = from.take<float>(attention.scratch_floats());
     desk.partials = from.take<float>(2 * kTileRows * attention.partial_floats());
     desk.residual = from.take<float>(few * s.width);
@@ -209,23 +211,21 @@ void Model::copy_blocks(const int32_t* pairs, int count) {
   }
 }
 
-// Which rows attend together, and how many keys each of these tiles reads.
 void Model::plan(const Step& s) {
-  tiles_ = 0;
   single_ = s.tokens == s.sequences;
   few_ = single_ && s.tokens <= kFewRows;
-  work_.tile_costs[0] = 0;
-  for (int sequence = 0; sequence < s.sequences; sequence++) {
-    for (int row = s.starts[sequence]; row < s.starts[sequence + 1]; row++) work_.sequences[row] = sequence;
-    for (int row = s.starts[sequence]; row < s.starts[sequence + 1]; row += kTileRows) {
-      const int end = std::min(row + kTileRows, s.starts[sequence + 1]);
-      const int64_t keys = int64_t{s.positions[row]} + s.positions[end - 1] + 2;
-      work_.tile_rows[tiles_] = row;
-      work_.tile_costs[tiles_ + 1] = work_.tile_costs[tiles_] + (keys + kRowCost) * (end - row);
-      tiles_++;
-    }
-  }
-  work_.tile_rows[tiles_] = s.tokens;
+  apart_ = !fine_ && s.tokens >= kApartRows * shape_.threads;
+  for (int layer = 0; layer < shape_.layers; layer++) work_.groups_taken[layer] = 0;
+  for (int sequence = 0; sequence < s.sequences; sequence++)
+    std::fill(work_.sequences + s.starts[sequence], work_.sequences + s.starts[sequence + 1], sequence);
+}
+
+// The rows of a thread; where rows are kept apart, whole tiles of them.
+Share Model::rows_of(int tokens, int thread) const {
+  if (few_) return {0, tokens};
+  if (!apart_) return share_of(tokens, thread, shape_.threads);
+  const Share tiles = share_of((tokens + kTileRows - 1) / kTileRows, thread, shape_.threads);
+  return {tiles.begin * kTileRows, std::min(tiles.end * kTileRows, tokens)};
 }
 
 void Model::compute(const Step& step) {
@@ -240,6 +240,16 @@ void Model::compute(const Step& step) {
     kernels_.place_rows(&own_width_rows_[thread], desk.width_rows, step.tokens, shape_.width);
     if (fine_) kernels_.place_rows(&own_fine_rows_[thread], desk.fine_rows, 2 * step.tokens, shape_.width);
     kernels_.place_rows(&own_mixed_rows_[thread], desk.mixed_rows, step.tokens, shape_.mixed_width());
+  }
+  for (int thread = 0; apart_ && thread < shape_.threads; thread++) {
+    const Share own = rows_of(step.tokens, thread);
+    auto place = [&](Rows* rows, void* memory, int k) {
+      uint8_t* at = static_cast<uint8_t*>(memory) + (own.begin ? kernels_.rows_bytes(own.begin, k) : 0);
+      kernels_.place_rows(rows, at, own.end - own.begin, k);
+    };
+    place(&own_width_rows_[thread], work_.width_rows, shape_.width);
+    place(&own_mixed_rows_[thread], work_.mixed_rows, shape_.mixed_width());
+    place(&own_feed_rows_[thread], work_.feed_rows, shape_.feed_width);
   }
   struct Run {
     Model* model;

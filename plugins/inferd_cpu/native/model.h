@@ -1,6 +1,7 @@
 // A decoder of the Llama family (arXiv:2302.13971): its packed weights, its pool of keys and values, and one step.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -71,6 +72,7 @@ struct Desk {
   float* scratch;    // outputs of a product that are used at once
   void* multiply;    // for Kernels::multiply
   float* queries;    // rotated, of a tile of rows and one key head
+  float* taken;      // the same as attention takes them
   float* scores;
   float* partials;   // of a tile of rows, in two segments
   float* residual;   // of the few rows of a small step
@@ -93,8 +95,7 @@ struct Workspace {
   float* partials;    // of the few rows of a small step: [rows][kv_heads][segments]
   void *width_rows, *fine_rows, *mixed_rows, *feed_rows, *head_rows;
   int32_t* sequences;  // [T]: the sequence of each row
-  int32_t* tile_rows;  // [T + 1]: first row of each tile of attention
-  int64_t* tile_costs; // [T + 1]: what all tiles before cost
+  std::atomic<int>* groups_taken;  // [layers]: of rows, by threads that attend to them
   std::vector<Desk> desks;
 };
 
@@ -130,6 +131,7 @@ class Model {
   int inputs_of(int part) const;
   static size_t divide(const Shape& shape, const Kernels& kernels, uint8_t* memory, Workspace* out);
   void plan(const Step& step);
+  Share rows_of(int tokens, int thread) const;
 
   const Shape shape_;
   const Kernels& kernels_;
@@ -147,10 +149,10 @@ class Model {
 
   Workspace work_;
   Rows width_rows_{}, fine_rows_{}, mixed_rows_{}, feed_rows_{}, head_rows_{};
-  std::vector<Rows> own_width_rows_, own_fine_rows_, own_mixed_rows_;  // of each thread, in small steps
-  int tiles_ = 0;
+  std::vector<Rows> own_width_rows_, own_fine_rows_, own_mixed_rows_, own_feed_rows_;  // of each thread
   bool single_ = false;  // every sequence has one row
   bool few_ = false;     // so few rows that each thread does what belongs to rows for itself
+  bool apart_ = false;   // so many rows that each thread has its own, with all that belongs to them
   Pool pool_;            // last: its threads end first
 };
 

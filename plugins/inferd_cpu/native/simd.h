@@ -76,6 +76,30 @@ inline Floats larger(Floats a, Floats b) {
 #endif
 }
 
+// Lane i has what lane i ^ distance had.
+inline Floats swap_lanes(Floats v, int distance) {
+#if defined(__AVX512F__)
+  return _mm512_permutexvar_ps((__m512i)(count_lanes() ^ distance), v);
+#elif defined(__AVX2__)
+  return _mm256_permutevar8x32_ps(v, (__m256i)(count_lanes() ^ distance));
+#else
+  Floats swapped;
+  for (int i = 0; i < kLanes; i++) swapped[i] = v[i ^ distance];
+  return swapped;
+#endif
+}
+
+// To sums of four products each: of unsigned with signed bytes.
+inline Ints add_products(Ints sums, Ints unsigned_bytes, Ints signed_bytes) {
+#if defined(__AVX512VNNI__)
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)unsigned_bytes, (__m512i)signed_bytes);
+#else
+  for (int shift = 0; shift < 32; shift += 8)
+    sums += ((unsigned_bytes >> shift) & 0xff) * ((signed_bytes << (24 - shift)) >> 24);
+  return sums;
+#endif
+}
+
 constexpr int kParts = 16 / kLanes;  // vectors of sixteen numbers
 
 // The sum of sixteen numbers, in the same order whatever the width of vectors.

@@ -1,0 +1,316 @@
+// Attention over keys and values in 8 bits, each token's with a scale of its own. Scores and mixed values are sums of
+// products of whole numbers, so they are exact in whatever order they are made. Included by attention.cpp alone.
+//
+// Some numbers of keys are far larger than the others, which would leave few steps to those. So queries and keys are
+// turned by a Hadamard matrix before they are rounded, which spreads such numbers and keeps all products (arXiv:2404.00456).
+#pragma once
+
+#include "attention_tiles.h"
+
+namespace inferd {
+namespace ISA {
+namespace {
+
+#if defined(ISA_AMX)
+inline Floats exponential_of(Floats score) { return exponential_for_bf16(score); }
+#else
+inline Floats exponential_of(Floats score) { return exponential(score); }
+#endif
+
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's lowest bits are the rounded number
+
+// The largest power of two that divides the width of keys: so many numbers are turned together.
+inline int turned_width(int key_width) { return key_width & -key_width; }
+
+// Turns a key or a query; products of two that were turned are turned_width times as large.
+inline void turn(int key_width, float* x) {
+  const int together = turned_width(key_width);
+  for (int i = 0; i < key_width; i += kLanes) {
+    Floats v = load(x + i);
+    for (int distance = 1; distance < kLanes && distance < together; distance *= 2) {
+      const Ints upper = (count_lanes() & distance) != 0;
+      v = fma(v, choose(upper, splat(-1.0f), splat(1.0f)), swap_lanes(v, distance));
+    }
+    store(x + i, v);
+  }
+  for (int distance = kLanes; distance < together; distance *= 2)
+    for (int i = 0; i < key_width; i += kLanes) {
+      if (i & distance) continue;
+      const Floats low = load(x + i), high = load(x + i + distance);
+      store(x + i, low + high);
+      store(x + i + distance, low - high);
+    }
+}
+
+inline Ints load_ints(const uint8_t* at) {
+  Ints v;
+  memcpy(&v, at, sizeof v);
+  return v;
+}
+
+// The same four bytes in each lane.
+template <class Byte>
+inline Ints splat_four(const Byte* at) {
+  int32_t four;
+  memcpy(&four, at, sizeof four);
+  return splat(four);
+}
+
+// The lowest byte of each lane.
+inline void store_bytes(uint8_t* out, Ints rounded) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8((__m512i)rounded));
+#else
+  for (int i = 0; i < kLanes; i++) out[i] = static_cast<uint8_t>(rounded[i]);
+#endif
+}
+
+// Rounds to whole numbers from -127 to 127, perhaps in place; gives what they must be multiplied with.
+inline float round_to_bytes(float* x, int width, int8_t* out) {
+  Floats most{};
+  for (int i = 0; i < width; i += kLanes) {
+    const Floats v = make_finite(load(x + i));
+    store(x + i, v);
+    most = larger(most, larger(v, -v));
+  }
+  const float peak = largest(most);
+  const float inverse = peak > 1e-30f ? 127.0f / peak : 0.0f;
+  for (int i = 0; i < width; i += kLanes)
+    store_bytes(reinterpret_cast<uint8_t*>(out) + i, as_ints(fma(load(x + i), splat(inverse), splat(kMagic))));
+  return peak > 1e-30f ? peak / 127.0f : 0.0f;
+}
+
+// Queries of rows as whole numbers, [shared][rows][key_width], and a scale for each, [shared][rows]; there are 1 or
+// kTileRows rows.
+struct Queries {
+  int8_t* numbers;
+  float* scales;
+  Queries(const AttentionShape& shape, const float* taken, int rows)
+      : numbers(reinterpret_cast<int8_t*>(const_cast<float*>(taken))),
+        scales(const_cast<float*>(taken) + static_cast<size_t>(rows) * shape.shared * shape.key_width / 4) {}
+};
+
+inline void take_int8_queries(const AttentionShape& shape, float* queries, int rows, float* out) {
+  const int width = shape.key_width, places = rows > 1 ? kTileRows : 1;
+  const Queries taken(shape, out, places);
+  for (int head = 0; head < shape.shared; head++)
+    for (int row = 0; row < places; row++) {
+      const int place = head * places + row;
+      int8_t* numbers = taken.numbers + static_cast<size_t>(place) * width;
+      if (row < rows) {
+        float* query = queries + (static_cast<size_t>(row) * shape.shared + head) * width;
+        turn(width, query);
+        taken.scales[place] = round_to_bytes(query, width, numbers) / static_cast<float>(turned_width(width));
+      } else {  // they are computed, too
+        memset(numbers, 0, width);
+        taken.scales[place] = 0.0f;
+      }
+    }
+}
+
+inline void put_int8(const AttentionShape& shape, uint8_t* block, int place, float* key, float* value) {
+  const int tile = place / kTile, token = place % kTile;
+  auto* scales = reinterpret_cast<float*>(block + shape.numbers_bytes()) + place;
+  auto* bytes = reinterpret_cast<int8_t*>(key);  // rounded in place: what is written was read before
+  turn(shape.key_width, key);
+  scales[0] = round_to_bytes(key, shape.key_width, bytes);
+  uint8_t* keys = block + static_cast<size_t>(kTile) * tile * shape.key_width;
+  for (int i = 0; i < shape.key_width; i += 4) memcpy(keys + i * kTile + 4 * token, bytes + i, 4);
+  bytes = reinterpret_cast<int8_t*>(value);
+  scales[kTile * shape.tiles()] = round_to_bytes(value, shape.value_width, bytes);
+  uint8_t* values = block + shape.keys_bytes() + static_cast<size_t>(kTile) * tile * shape.value_width;
+  values += 4 * shape.value_width * (token / 4) + token % 4;  // another thread may be writing the bytes beside
+  for (int i = 0; i < shape.value_width; i++) values[4 * i] = static_cast<uint8_t>(bytes[i]);
+}
+
+// Where the scores, weights and factors of rows are.
+struct Int8Desk {
+  float* scores;     // [rows][stride]: whole numbers first
+  uint8_t* weights;  // the same
+  float* factors;    // [rows]: what the sums of weighted values must be multiplied with
+  size_t stride;
+
+  Int8Desk(const AttentionShape& shape, float* scratch)
+      : scores(scratch),
+        weights(reinterpret_cast<uint8_t*>(scratch + static_cast<size_t>(kTileRows) * shape.shared * shape.scores_floats())),
+        factors(scratch + static_cast<size_t>(kTileRows) * shape.shared * (shape.scores_floats() + shape.scores_floats() / 4)),
+        stride(shape.scores_floats()) {}
+};
+
+// Turns the scores of N rows, from `row` on, into weights of values; of the i-th row tokens[i] tokens are seen. Several
+// rows at once, since each step waits for the one before. The scale of a value is part of its weight.
+template <int N>
+inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int row, const int* tokens,
+                       const float* query_scales, float* const* peaks, float* const* totals) {
+  const size_t stride = desk.stride;
+  float* const scores = desk.scores + row * stride;
+  const bool padded = tiles.shape.block_tokens % kTile != 0;  // else whole tiles come first
+  Floats most[N], heaviest[N], sums[N][kParts], scales[N];
+  for (int i = 0; i < N; i++) {
+    most[i] = splat(-INFINITY);
+    heaviest[i] = Floats{};
+    for (int part = 0; part < kParts; part++) sums[i][part] = Floats{};
+    scales[i] = splat(query_scales[i]);
+  }
+  for (int tile = 0; tile < count; tile++) {
+    const float* key_scales = tiles.key_scales(tile);
+    const bool partly = padded || (tile + 1) * kTile > tokens[0];
+    for (int part = 0; part < kParts; part++)
+      for (int i = 0; i < N; i++) {
+        float* at = scores + i * stride + tile * kTile + part * kLanes;
+        Floats score = __builtin_convertvector(as_ints(load(at)), Floats) * load(key_scales + part * kLanes) * scales[i];
+        if (partly) {
+          const int seen = Tiles{tiles.shape, tiles.history, tiles.segment, tokens[i]}.seen(tile);
+          score = choose(count_lanes() >= seen - part * kLanes, splat(-INFINITY), score);
+        }
+        most[i] = larger(score, most[i]);
+        store(at, score);
+      }
+  }
+  for (int i = 0; i < N; i++) {
+    *peaks[i] = largest(most[i]);
+    most[i] = splat(*peaks[i]);
+  }
+  for (int tile = 0; tile < count; tile++) {
+    const float* value_scales = tiles.value_scales(tile);
+    for (int part = 0; part < kParts; part++)
+      for (int i = 0; i < N; i++) {
+        float* at = scores + i * stride + tile * kTile + part * kLanes;
+        const Floats weight = exponential_of(load(at) - most[i]);
+        sums[i][part] += weight;
+        const Floats scaled = weight * load(value_scales + part * kLanes);
+        heaviest[i] = larger(scaled, heaviest[i]);
+        store(at, scaled);
+      }
+  }
+  for (int i = 0; i < N; i++) {
+    const float peak = largest(heaviest[i]);
+    *totals[i] = sum(sums[i]);
+    desk.factors[row + i] = peak / 255.0f;
+    scales[i] = splat(peak > 1e-30f ? 255.0f / peak : 0.0f);
+  }
+  for (int tile = 0; tile < count; tile++)
+    for (int part = 0; part < kParts; part++)
+      for (int i = 0; i < N; i++) {
+        const size_t at = i * stride + tile * kTile + part * kLanes;
+        store_bytes(desk.weights + row * stride + at, as_ints(fma(load(scores + at), scales[i], splat(kMagic))));
+      }
+}
+
+inline void fetch(const void* at, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(at) + i);
+}
+
+// Scores of `heads` queries with a vector of keys each from `vectors` places.
+template <int heads, int vectors>
+inline void score_int8(const uint8_t* const* keys, const int8_t* queries, const Ints* lifts, int width,
+                       float* const* scores, size_t stride) {
+  const Ints offset = splat(static_cast<int32_t>(0x80808080));  // makes signed bytes unsigned: 128 more
+  Ints sums[heads][vectors];
+  for (int head = 0; head < heads; head++)
+    for (int v = 0; v < vectors; v++) sums[head][v] = -lifts[head];
+  for (int place = 0; place < width; place += 4) {
+    Ints fours[vectors];
+    for (int v = 0; v < vectors; v++) fours[v] = load_ints(keys[v] + place * kTile) ^ offset;
+    for (int head = 0; head < heads; head++) {
+      const Ints query = splat_four(queries + head * width + place);
+      for (int v = 0; v < vectors; v++) sums[head][v] = add_products(sums[head][v], fours[v], query);
+    }
+  }
+  for (int head = 0; head < heads; head++)
+    for (int v = 0; v < vectors; v++) store(scores[v] + head * stride, as_floats(sums[head][v]));
+}
+
+// Scores of `heads` queries with the keys of `count` tiles; meanwhile the values are fetched.
+template <int heads>
+inline void score_tiles(const Tiles& tiles, int count, const int8_t* queries, float* scores, size_t stride,
+                        bool fetches) {
+  constexpr int kVectors = 2;
+  const int width = tiles.shape.key_width, vectors = count * kParts;
+  Ints lifts[heads] = {};
+  for (int place = 0; place < width; place += 4)
+    for (int head = 0; head < heads; head++)
+      lifts[head] = add_products(lifts[head], splat(static_cast<int32_t>(0x80808080)),
+                                 splat_four(queries + head * width + place));
+  for (int v = 0; v < vectors; v += kVectors) {
+    const uint8_t* keys[kVectors];
+    float* out[kVectors];
+    for (int i = 0; i < kVectors && v + i < vectors; i++) {
+      const int tile = (v + i) / kParts, part = (v + i) % kParts * kLanes;
+      keys[i] = tiles.keys(tile) + 4 * part;
+      out[i] = scores + tile * kTile + part;
+      if (fetches && part == 0) fetch(tiles.values(tile), kTile * tiles.shape.value_width);
+    }
+    if (v + kVectors <= vectors) {
+      score_int8<heads, kVectors>(keys, queries, lifts, width, out, stride);
+    } else {
+      score_int8<heads, 1>(keys, queries, lifts, width, out, stride);
+    }
+  }
+}
+
+// Weighted values of the tokens of `count` tiles, `vectors` vectors of each from `place` on, for `heads` query heads.
+// Meanwhile `fetched` tiles of keys that come next are fetched.
+template <int heads, int vectors>
+inline void mix_int8(const Tiles& tiles, int count, int place, const Int8Desk& desk, int head, float* sums,
+                     const Tiles& next, int fetched) {
+  const int width = tiles.shape.value_width;
+  Ints mixed[heads][vectors] = {};
+  for (int tile = 0; tile < count; tile++) {
+    const uint8_t* values = tiles.values(tile) + 4 * place;
+    const uint8_t* weights = desk.weights + head * desk.stride + tile * kTile;
+    if (tile < fetched) {
+      fetch(next.keys(tile), kTile * next.shape.key_width);
+      fetch(next.key_scales(tile), kTile * sizeof(float));
+      fetch(next.value_scales(tile), kTile * sizeof(float));
+    }
+    for (int token = 0; token < kTile; token += 4, values += 4 * width)
+      for (int v = 0; v < vectors; v++) {
+        const Ints fours = load_ints(values + 4 * v * kLanes);
+        for (int h = 0; h < heads; h++)
+          mixed[h][v] = add_products(mixed[h][v], splat_four(weights + h * desk.stride + token), fours);
+      }
+  }
+  for (int h = 0; h < heads; h++)
+    for (int v = 0; v < vectors; v++)
+      store(sums + (head + h) * width + place + v * kLanes,
+            __builtin_convertvector(mixed[h][v], Floats) * splat(desk.factors[head + h]));
+}
+
+template <int heads>
+inline void attend_heads(const Tiles& tiles, const Queries& queries, int head, const Int8Desk& desk, float* partial,
+                         const Tiles& next) {
+  const AttentionShape& shape = tiles.shape;
+  const int count = tiles.count(), width = shape.value_width;
+  float* scores = desk.scores + head * desk.stride;
+  score_tiles<heads>(tiles, count, queries.numbers + head * shape.key_width, scores, desk.stride, head == 0);
+  float *peaks[heads], *totals[heads];
+  int tokens[heads];
+  for (int h = 0; h < heads; h++) {
+    peaks[h] = partial + head + h;
+    totals[h] = peaks[h] + shape.shared;
+    tokens[h] = tiles.tokens;
+  }
+  weigh_int8<heads>(tiles, count, desk, head, tokens, queries.scales + head, peaks, totals);
+  float* sums = partial + 2 * shape.shared;
+  int place = 0;
+  int fetched = head == 0 ? next.count() : 0;
+  for (; place + 4 * kLanes <= width; place += 4 * kLanes, fetched = 0)
+    mix_int8<heads, 4>(tiles, count, place, desk, head, sums, next, fetched);
+  for (; place < width; place += kLanes, fetched = 0)
+    mix_int8<heads, 1>(tiles, count, place, desk, head, sums, next, fetched);
+}
+
+inline void attend_int8(const Tiles& tiles, const float* taken, float* scratch, float* partial, const Tiles& next) {
+  const AttentionShape& shape = tiles.shape;
+  const Int8Desk desk(shape, scratch);
+  const Queries queries(shape, taken, 1);
+  int head = 0;
+  for (; head + 3 <= shape.shared; head += 3) attend_heads<3>(tiles, queries, head, desk, partial, next);
+  if (shape.shared - head == 2) return attend_heads<2>(tiles, queries, head, desk, partial, next);
+  if (shape.shared - head == 1) attend_heads<1>(tiles, queries, head, desk, partial, next);
+}
+
+}  // namespace
+}  // namespace ISA
+}  // namespace inferd
