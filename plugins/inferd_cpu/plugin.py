@@ -45,7 +45,8 @@ SPEC = BackendSpec(
             kind="str",
             default="auto",
             choices=("auto", "8bit", "4bit"),
-            description="weights of native products; auto: as many bits as the file has, at most 8",
+            description="weights of native products; auto: as many bits as the file has, at most 8; 4bit: of what has"
+            " more in the file queries, keys, values, gate and up get 4 bits, the rest 8",
         ),
         Setting(
             name="isa",

@@ -2,7 +2,7 @@
 
 import ctypes
 import functools
-from ctypes import CDLL, POINTER, c_char_p, c_float, c_int, c_size_t, c_uint8
+from ctypes import CDLL, POINTER, c_char_p, c_float, c_int, c_size_t, c_uint8, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +47,7 @@ def library() -> CDLL:
     floats = POINTER(c_float)
     lib.inferd_check_linear.argtypes = (
         *(c_char_p, c_int, c_int, POINTER(c_uint8), c_int, c_int, c_int, c_size_t, POINTER(c_int)),
-        *(floats, c_int, floats, floats),
+        *(c_void_p, floats, c_int, floats, floats),
     )
     return lib
 
@@ -95,14 +95,17 @@ def make_tensor(number: int, n: int, k: int, *, seed: int = 0) -> Tensor:
     return Tensor(number, raw, k, split, source.permutation(n - split).astype(np.int32))
 
 
-def multiply(isa: str, weight: int, tensor: Tensor, x: Floats) -> tuple[Floats, Floats]:
+def multiply(
+    isa: str, weight: int, tensor: Tensor, x: Floats, *, counts: Floats | None = None
+) -> tuple[Floats, Floats]:
     """The product of rows with the tensor, shape (rows, n), and the weights as they were packed, shape (n, k)."""
     n, row_bytes = tensor.raw.shape
     out, weights = np.full((len(x), n), np.nan, np.float32), np.empty((n, tensor.k), np.float32)
     floats, numbers = POINTER(c_float), POINTER(c_int)
     error = library().inferd_check_linear(
         *(isa.encode(), weight, tensor.number, tensor.raw.ctypes.data_as(POINTER(c_uint8)), n, tensor.k),
-        *(tensor.split, row_bytes, tensor.order.ctypes.data_as(numbers), x.ctypes.data_as(floats), len(x)),
+        *(tensor.split, row_bytes, tensor.order.ctypes.data_as(numbers)),
+        *(None if counts is None else counts.ctypes.data, x.ctypes.data_as(floats), len(x)),
         *(out.ctypes.data_as(floats), weights.ctypes.data_as(floats)),
     )
     assert error == 0
@@ -162,6 +165,29 @@ def test_packs_close_to_the_file(isa: str, number: int, weight: int) -> None:
     expected = tensor.decode()
     error = np.sqrt(np.mean((weights - expected) ** 2) / np.mean(expected**2))
     assert error < {W8: 0.01, W4: 0.1, W4M: 0.1 if number != Q4_K else 0.002}[weight]
+
+
+def test_inputs_that_count_more_lose_less(isa: str) -> None:
+    """At 4 bits the weights of inputs that count more are kept better; where all count the same nothing changes."""
+    tensor, nothing = make_tensor(F32, 64, 512), np.zeros((1, 512), np.float32)
+    heavy = np.arange(512) % 32 == 7  # one in each block
+    _, plain = multiply(isa, W4M, tensor, nothing)
+    _, same = multiply(isa, W4M, tensor, nothing, counts=np.ones(512, np.float32))
+    _, weighed = multiply(isa, W4M, tensor, nothing, counts=np.where(heavy, np.float32(512), np.float32(1)))
+    np.testing.assert_array_equal(same, plain)
+    errors = [np.mean((found - tensor.decode()) ** 2, axis=0) for found in (plain, weighed)]
+    assert errors[1][heavy].mean() < 0.1 * errors[0][heavy].mean()
+    assert errors[1].mean() < 1.3 * errors[0].mean()
+
+
+def test_a_grid_is_found_whatever_counts(isa: str) -> None:
+    """Numbers that were quantised to 4 bits before are packed without loss, but for the rounding of scales."""
+    stored = make_tensor(Q4_1, 64, 256)
+    numbers = stored.decode()
+    again = Tensor(F32, numbers.view(np.uint8).reshape(64, -1), 256, 64, np.empty(0, np.int32))
+    counts = np.random.default_rng(3).choice(np.array([1, 8, 512], np.float32), 256)
+    _, weights = multiply(isa, W4M, again, np.zeros((1, 256), np.float32), counts=counts)
+    assert np.sqrt(np.mean((weights - numbers) ** 2) / np.mean(numbers**2)) < 0.002
 
 
 @pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].name)
@@ -224,11 +250,10 @@ def test_what_cannot_be_packed_is_told() -> None:
     lib, nothing = library(), ctypes.POINTER(c_float)()
     for number, k, expected in ((Q8_0, 33, 1), (F32, 48, 1), (Q4_K, 288, 1), (9, 64, 2), (-1, 64, 2)):
         raw = (c_uint8 * 1)()
-        given = lib.inferd_check_linear(b"plain", W8, number, raw, 1, k, 1, 0, None, nothing, 0, nothing, nothing)
+        given = lib.inferd_check_linear(b"plain", W8, number, raw, 1, k, 1, 0, None, None, nothing, 0, nothing, nothing)
         assert given == expected
-    assert (
-        lib.inferd_check_linear(b"mmx", W8, F32, (c_uint8 * 1)(), 1, 32, 1, 0, None, nothing, 0, nothing, nothing) == -1
-    )
+    raw = (c_uint8 * 1)()
+    assert lib.inferd_check_linear(b"mmx", W8, F32, raw, 1, 32, 1, 0, None, None, nothing, 0, nothing, nothing) == -1
     assert b"mmx" in lib.inferd_check_isa(b"mmx") or lib.inferd_check_isa(b"mmx")
 
 

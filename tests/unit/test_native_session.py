@@ -23,9 +23,13 @@ from inferd_cpu import backend as backend_module
 from inferd_cpu import loads as loads_module
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.gguf import GgufFile
-from inferd_cpu.native import Native, NativeMissing
+from inferd_cpu.inventory import Inventory
+from inferd_cpu.native import PARTS, W4, W4M, W8, Native, NativeMissing
 from inferd_cpu.native_session import NativeSession
+from inferd_cpu.native_weights import NativeWeights
 from inferd_cpu.plugin import SPEC
+from inferd_cpu.quants import FORMATS
+from inferd_cpu.source import read_source
 
 BLOCKS = list(range(39, -1, -1))  # in no natural order
 QUANTISATION = 0.06  # of the spread of logits: what 8-bit weights and activations of tiny models may change
@@ -90,6 +94,68 @@ def test_logits_are_those_of_fp32_but_for_quantisation(tmp_path: Path, name: str
     off = run_alone(native, tiny.PROMPT) - expected
     assert np.sqrt(np.mean(off**2)) < QUANTISATION * expected.std()
     native.close()
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ("F16", {"qkv": W4M, "mix": W8, "gate_up": W4M, "down": W8, "head": W8, "embedding": W8}),
+        ("Q4_0", {"qkv": W4, "mix": W4, "gate_up": W4, "down": W4, "head": W8, "embedding": W8}),
+        ("Q4_1", {"qkv": W4M, "mix": W4M, "gate_up": W4M, "down": W4M, "head": W8, "embedding": W8}),
+    ],
+)
+def test_four_bits_are_for_what_bears_them(qwen: Path, stored: str, expected: dict[str, int]) -> None:
+    """Of weights with more bits the sensitive matrices get 8; those that have 4 bits in the file keep them."""
+    source = read_source(LoadRequest(path=qwen, device="cpu:0", settings={}, capacity_bytes=4 << 30))
+    found = choose_formats(source.inventory, source.file, source.architecture, stored=stored)
+    assert found == {field: {form} for field, form in expected.items()}
+
+
+def choose_formats(inventory: Inventory, file: GgufFile, architecture: Any, *, stored: str) -> dict[str, set[int]]:
+    """The packed formats of each kind of matrix with 4bit, as if the file held all tensors in another format."""
+    form = next(form for form in FORMATS.values() if form.name == stored)
+    inventory.parts = tuple(
+        replace(part, sources=tuple(replace(one, tensor=replace(one.tensor, format=form)) for one in part.sources))
+        for part in inventory.parts
+    )
+    formats = NativeWeights(file, architecture, inventory, Native(), quantization="4bit").formats()
+    layers = architecture.layers
+    ends = [*(layers * (i + 1) for i in range(4)), 4 * layers + 1, 4 * layers + 2]
+    begins = [0, *ends[:-1]]
+    return {part: set(formats[a:b].tolist()) for part, a, b in zip(PARTS, begins, ends, strict=True)}
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_four_bits_are_near_eight(tmp_path: Path, name: str) -> None:
+    """Logits with 4 bits are near those with 8, and the same with any number of threads."""
+    path = write(name, tmp_path / "tiny.gguf")
+    found = []
+    for quantization, threads in (("8bit", "1"), ("4bit", "1"), ("4bit", "3")):
+        loaded = load(path, quantization=quantization, threads=threads)
+        found.append(run_alone(loaded.session, tiny.PROMPT))
+        loaded.session.close()
+    assert loaded.description.compute_format.endswith("4-bit and 8-bit weights")
+    assert 0 < np.sqrt(np.mean((found[1] - found[0]) ** 2)) < 0.5 * found[0].std()
+    assert found[1].tobytes() == found[2].tobytes()
+
+
+def test_inputs_with_small_weights_count_more(session: TokenSession) -> None:
+    """An input counts by how much smaller its squared weights are than the average, cubed: from 1 to 512."""
+    assert isinstance(session, NativeSession)
+    weights = np.ones((70, 96), np.float32)
+    weights[:, 1], weights[:, 40], weights[:, 95] = 0.5, 0, 2
+    counts = np.empty(96, np.float32)
+    weigh = Native().library.inferd_weigh_inputs
+    assert weigh(session.model, 0, weights.ctypes.data, 70, 96, counts.ctypes.data) == 0
+    squares = np.mean(weights**2, axis=0)
+    with np.errstate(divide="ignore"):
+        expected = np.clip(squares.mean() / squares, 1, 8) ** 3
+    np.testing.assert_allclose(counts, expected, rtol=1e-5)
+    weights[:] = 0
+    assert weigh(session.model, 0, weights.ctypes.data, 70, 96, counts.ctypes.data) == 0
+    assert counts.tolist() == [1] * 96
+    assert weigh(session.model, 0, weights.ctypes.data, 70, 33, counts.ctypes.data) == 1
+    assert weigh(session.model, 9, weights.ctypes.data, 70, 96, counts.ctypes.data) == 2
 
 
 @pytest.mark.parametrize("threads", ["1", "5"])

@@ -11,7 +11,7 @@ using namespace inferd;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a function or struct below: a library of another build is not used.
-constexpr int kInterface = 2;
+constexpr int kInterface = 3;
 
 EXPORT int inferd_interface() { return kInterface; }
 
@@ -44,9 +44,13 @@ EXPORT void* inferd_open(const Shape* shape, const void* kernels, const int32_t*
 }
 EXPORT void inferd_close(void* model) { delete static_cast<Model*>(model); }
 
+// How much each of the k inputs of a tensor of n rows counts; `counts` is given to inferd_pack. Returns a PackError.
+EXPORT int inferd_weigh_inputs(void* model, int type, const void* blocks, int n, int k, float* counts) {
+  return static_cast<Model*>(model)->weigh_inputs(type, blocks, n, k, counts);
+}
 EXPORT int inferd_pack(void* model, int part, int layer, int source, int type, const void* blocks,
-                       const int32_t* order) {
-  return static_cast<Model*>(model)->pack(part, layer, source, type, blocks, order);
+                       const int32_t* order, const float* counts) {
+  return static_cast<Model*>(model)->pack(part, layer, source, type, blocks, order, counts);
 }
 EXPORT void inferd_set_vector(void* model, int vector, int layer, const float* numbers, int count) {
   static_cast<Model*>(model)->set_vector(vector, layer, numbers, count);

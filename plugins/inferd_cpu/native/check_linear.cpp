@@ -58,7 +58,7 @@ struct Packed {
   Packed(const Kernels& kernels, Weight format, int n, int k, const std::vector<float>& weights)
       : pages(kernels.packed_bytes(format, n, k)),
         matrix{format, n, k, kernels.packed_bytes(format, n, k), pages.data()} {
-    const int error = kernels.pack(format, 0, weights.data(), 0, n, nullptr, n, k, pages.data());
+    const int error = kernels.pack(format, 0, weights.data(), 0, n, nullptr, nullptr, n, k, pages.data());
     if (error != 0) std::printf("%s\n", inferd::pack_message(error)), std::abort();
   }
   Pages pages;
@@ -207,7 +207,8 @@ void time_layers(const Kernels& kernels, Weight format, int threads) {
     for (int i = 0; i < layer.n; ++i) order[i] = i % 64;
     for (int i = 0; i < layer.count; ++i, at += size) {
       if (i == 0) {
-        kernels.pack(format, 0, weights.data(), 0, layer.n, order.data(), layer.n, layer.k, pages.data() + at);
+        kernels.pack(format, 0, weights.data(), 0, layer.n, order.data(), nullptr, layer.n, layer.k,
+                     pages.data() + at);
       } else {
         std::memcpy(pages.data() + at, matrices.back()[0].data, size);
       }

@@ -55,9 +55,10 @@ struct Kernels {
 
   // Packs `count` outputs as outputs [first, first + count) of an n x k matrix at `out`. `blocks` is the tensor that
   // they come from, row-major as in the file; output first + i comes from its row order[i], or row i without `order`.
+  // `counts` says how much the error of each of the k inputs counts where minima are looked for; null: all the same.
   // Ranges of outputs that begin at even ones may be packed by several threads at once. Returns a PackError.
-  int (*pack)(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order, int n, int k,
-              uint8_t* out);
+  int (*pack)(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order,
+              const float* counts, int n, int k, uint8_t* out);
 
   // Memory for activations of up to max_rows rows of k inputs, and its division for `rows` of them.
   size_t (*rows_bytes)(int max_rows, int k);

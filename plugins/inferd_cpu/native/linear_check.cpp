@@ -29,20 +29,20 @@ INFERD_EXPORT const char* inferd_check_isa(const char* isa) {
 }
 
 // Packs the tensor's n rows of k numbers in two parts, the second in `order` if given (its rows counted from `split`),
-// and multiplies them with `rows` rows of x in two parts. out: [rows][n]; weights: [n][k], as they were packed.
-// Returns a PackError, or -1 when the instruction set cannot be used.
+// with `counts` as Kernels::pack has it, and multiplies them with `rows` rows of x in two parts. out: [rows][n];
+// weights: [n][k], as they were packed. Returns a PackError, or -1 when the instruction set cannot be used.
 INFERD_EXPORT int inferd_check_linear(const char* isa, int format, int ggml_type, const uint8_t* blocks, int n, int k,
-                                      int split, size_t row_bytes, const int* order, const float* x, int rows,
-                                      float* out, float* weights) {
+                                      int split, size_t row_bytes, const int* order, const float* counts,
+                                      const float* x, int rows, float* out, float* weights) {
   const inferd::Kernels* kernels = inferd::choose_kernels(isa, nullptr);
   if (kernels == nullptr) return -1;
   const auto weight = static_cast<inferd::Weight>(format);
   const size_t size = kernels->packed_bytes(weight, n, k);
   const Memory packed = take(size);
   auto* data = static_cast<uint8_t*>(packed.get());
-  int error = kernels->pack(weight, ggml_type, blocks, 0, split, nullptr, n, k, data);
+  int error = kernels->pack(weight, ggml_type, blocks, 0, split, nullptr, counts, n, k, data);
   if (error != 0) return error;
-  error = kernels->pack(weight, ggml_type, blocks + split * row_bytes, split, n - split, order, n, k, data);
+  error = kernels->pack(weight, ggml_type, blocks + split * row_bytes, split, n - split, order, counts, n, k, data);
   if (error != 0) return error;
   const inferd::Matrix matrix = {weight, n, k, size, data};
   for (int row = 0; row < n; ++row) kernels->unpack_row(matrix, row, weights + static_cast<size_t>(row) * k);

@@ -22,9 +22,9 @@ namespace ISA {
 // Each of the headers above defines kName, kDescription, kOffsetQuants, max_tile, multiply_panels and scratch_bytes.
 namespace {
 
-int pack(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order, int n, int k,
-         uint8_t* out) {
-  return pack_outputs(kOffsetQuants, format, ggml_type, blocks, first, count, order, n, k, out);
+int pack(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order,
+         const float* counts, int n, int k, uint8_t* out) {
+  return pack_outputs(kOffsetQuants, format, ggml_type, blocks, first, count, order, counts, n, k, out);
 }
 
 void place_rows(Rows* out, void* memory, int rows, int k) { place_tiles(out, memory, rows, k, max_tile(rows)); }

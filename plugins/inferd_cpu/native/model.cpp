@@ -6,6 +6,7 @@
 #include "finite.h"
 #include "forward.h"
 #include "ggml_blocks.h"
+#include "inputs.h"
 
 namespace inferd {
 namespace {
@@ -136,15 +137,37 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
   return true;
 }
 
-int Model::pack(int part, int layer, int source, int ggml_type, const void* blocks, const int32_t* order) {
+int Model::weigh_inputs(int ggml_type, const void* blocks, int n, int k, float* counts) {
+  if (!find_format(ggml_type)) return pack_unknown_type;
+  if (k % kBlock || k % find_format(ggml_type)->elements) return pack_bad_inputs;
+  struct Weighing {
+    Model* model;
+    const void* blocks;
+    int type, n, k;
+    float* counts;
+  } w{this, blocks, ggml_type, n, k, counts};
+  pool_.run(
+      [](void* context, int thread) {
+        const Weighing& w = *static_cast<Weighing*>(context);
+        const Share own = share_of(w.k / kBlock, thread, w.model->pool_.threads());
+        sum_squares(w.type, w.blocks, w.n, w.k, own.begin * kBlock, own.end * kBlock, w.counts);
+      },
+      &w);
+  weigh_sums(k, counts);
+  return pack_done;
+}
+
+int Model::pack(int part, int layer, int source, int ggml_type, const void* blocks, const int32_t* order,
+                const float* counts) {
   struct Packing {
     Model* model;
     Matrix* matrix;
     const void* blocks;
     const int32_t* order;
+    const float* counts;
     int part, source, type, first, count;
     int errors[64];
-  } p{this, &matrix(part, layer), blocks, order, part, source, ggml_type, 0, 0, {}};
+  } p{this, &matrix(part, layer), blocks, order, counts, part, source, ggml_type, 0, 0, {}};
   const int rows[] = {shape_.queries_width(), shape_.keys_width(), shape_.kv_heads * shape_.value_width};
   p.count = part == part_qkv ? rows[source] : part == part_gate_up ? shape_.feed_width : outputs_of(part);
   for (int i = 0; part == part_qkv && i < source; i++) p.first += rows[i];
@@ -166,7 +189,7 @@ int Model::pack(int part, int layer, int source, int ggml_type, const void* bloc
       for (int i = 0; i < count; i++) rows[i] = p.order ? p.order[begin + i] : begin + i;
       // Gates and ups take turns, a panel each: their outputs are used together.
       const int first = p.part == part_gate_up ? (2 * group + p.source) * kPanelOutputs : p.first + begin;
-      error = p.model->kernels_.pack(m.format, p.type, p.blocks, first, count, rows.data(), m.n, m.k, out);
+      error = p.model->kernels_.pack(m.format, p.type, p.blocks, first, count, rows.data(), p.counts, m.n, m.k, out);
     }
   };
   pool_.run(work, &p);

@@ -114,8 +114,12 @@ class Model {
   // no embedding of its own. Takes all memory; false when there is none.
   bool take_memory(const int32_t* formats, size_t vector_floats);
 
-  // Packs the tensor that is the source-th of a part. Returns a PackError or kNotFinite.
-  int pack(int part, int layer, int source, int ggml_type, const void* blocks, const int32_t* order);
+  // Sets counts[k] to how much each input of a tensor of n rows counts, as inputs.h says. Returns a PackError.
+  int weigh_inputs(int ggml_type, const void* blocks, int n, int k, float* counts);
+
+  // Packs the tensor that is the source-th of a part; `counts` may be null. Returns a PackError or kNotFinite.
+  int pack(int part, int layer, int source, int ggml_type, const void* blocks, const int32_t* order,
+           const float* counts);
   void set_vector(int vector, int layer, const float* numbers, int count);
 
   bool is_sound(const Step& step) const;

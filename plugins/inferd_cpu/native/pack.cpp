@@ -81,55 +81,66 @@ float sum_of(const Lanes& lanes) {
   return sum;
 }
 
-// The line that fits x best when its quants are those nearest to (x - low) * inverse.
-Line fit_line(const float* x, float total, float squares, float low, float inverse) {
+// A block as fit_line takes it, with sums over it.
+struct Points {
+  float x[kBlock], counts[kBlock];  // how much an error of each counts
+  float count, total, squares;      // sums of counts, and with them of x and of its squares
+};
+
+// The line that fits best when quants are those nearest to (x - low) * inverse.
+Line fit_line(const Points& points, float low, float inverse) {
   const Lanes none = {}, most = none + 15.0f;
   Lanes sums = {}, square_sums = {}, product_sums = {};
   for (int i = 0; i < kBlock; i += kLanes) {
-    Lanes values;
-    std::memcpy(&values, x + i, sizeof values);
+    Lanes values, counts;
+    std::memcpy(&values, points.x + i, sizeof values);
+    std::memcpy(&counts, points.counts + i, sizeof counts);
     const Lanes place = (values - low) * inverse;
     const Lanes above = place > none ? place : none, kept = above < most ? above : most;
     const Lanes quants = (kept + kMagic) - kMagic;  // rounds to nearest even
-    sums += quants;
-    square_sums += quants * quants;
-    product_sums += quants * values;
+    const Lanes counted = counts * quants;
+    sums += counted;
+    square_sums += counted * quants;
+    product_sums += counted * values;
   }
   const float sum = sum_of(sums), square_sum = sum_of(square_sums), product_sum = sum_of(product_sums);
-  const float spread = kBlock * square_sum - sum * sum;
+  const float count = points.count, total = points.total;
+  const float spread = count * square_sum - sum * sum;
   if (!(spread > 0.0f)) return {0.0f, low, INFINITY};
-  const float scale = (kBlock * product_sum - sum * total) / spread, minimum = (total - scale * sum) / kBlock;
-  return {scale, minimum, squares - scale * product_sum - minimum * total};
+  const float scale = (count * product_sum - sum * total) / spread, minimum = (total - scale * sum) / count;
+  return {scale, minimum, points.squares - scale * product_sum - minimum * total};
 }
 
 // Tries how many steps the range of the block may have: whole numbers up to 15 find the grid of numbers that were
 // quantised before, more than 15 cut off the ends. Each try is mended by least squares, the best one twice more.
-void quantize_w4m(const float* x, Block* out) {
+void quantize_w4m(const float* x, const float* counts, Block* out) {
   constexpr float kSteps[] = {15.0f, 14.0f, 13.0f, 12.0f, 11.0f, 10.0f, 9.0f, 8.0f, 14.5f, 15.5f, 16.0f, 16.5f, 17.0f};
-  float low = x[0], high = x[0], total = 0.0f;
+  Points points = {};
+  float low = x[0], high = x[0];
   for (int i = 0; i < kBlock; ++i) {
     low = x[i] < low ? x[i] : low;
     high = x[i] > high ? x[i] : high;
-    total += x[i];
+    points.counts[i] = counts != nullptr ? counts[i] : 1.0f;
+    points.count += points.counts[i];
+    points.total += points.counts[i] * x[i];
   }
   // About the mean, so that little is lost in the differences of squares.
-  const float mean = total / kBlock;
-  float centred[kBlock], squares = 0.0f;
-  total = 0.0f;
+  const float mean = points.total / points.count;
+  points.total = 0.0f;
   for (int i = 0; i < kBlock; ++i) {
-    centred[i] = x[i] - mean;
-    total += centred[i];
-    squares += centred[i] * centred[i];
+    points.x[i] = x[i] - mean;
+    points.total += points.counts[i] * points.x[i];
+    points.squares += points.counts[i] * points.x[i] * points.x[i];
   }
   const float middle = 0.5f * (low + high) - mean, inverse = reciprocal(high - low);
-  Line best = {0.0f, total / kBlock, INFINITY};
+  Line best = {0.0f, points.total / points.count, INFINITY};
   for (const float steps : kSteps) {
     const float half = 0.5f * (steps < 15.0f ? steps : 15.0f);  // a wider range is cut off on both sides
-    const Line line = fit_line(centred, total, squares, middle - half / steps * (high - low), inverse * steps);
+    const Line line = fit_line(points, middle - half / steps * (high - low), inverse * steps);
     if (line.error < best.error) best = line;
   }
   for (int again = 0; again < 2; ++again) {
-    const Line line = fit_line(centred, total, squares, best.minimum, reciprocal(best.scale));
+    const Line line = fit_line(points, best.minimum, reciprocal(best.scale));
     if (line.error < best.error) best = line;
   }
   out->scale = half_within(best.scale);
@@ -174,14 +185,14 @@ bool copy_block(Weight format, int type, const uint8_t* block, int part, Block* 
   return false;
 }
 
-void quantize(Weight format, const float* x, Block* out) {
+void quantize(Weight format, const float* x, const float* counts, Block* out) {
   switch (format) {
     case Weight::w8:
       return quantize_w8(x, out);
     case Weight::w4:
       return quantize_w4(x, out);
     case Weight::w4m:
-      return quantize_w4m(x, out);
+      return quantize_w4m(x, counts, out);
   }
 }
 
@@ -206,7 +217,7 @@ void store_block(bool offset_quants, Weight format, const Block& block, uint8_t*
 }  // namespace
 
 int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* blocks, int first, int count,
-                 const int* order, int n, int k, uint8_t* out) {
+                 const int* order, const float* counts, int n, int k, uint8_t* out) {
   const GgmlFormat* from = find_format(ggml_type);
   if (from == nullptr) return pack_unknown_type;
   if (k <= 0 || k % kBlock != 0 || k % from->elements != 0) return pack_bad_inputs;
@@ -223,7 +234,7 @@ int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* b
       if (!copy_block(format, ggml_type, block, b % parts, &packed)) {
         float values[kBlock];
         from->decode(block, b % parts, values);
-        quantize(format, values, &packed);
+        quantize(format, values, counts != nullptr ? counts + b * kBlock : nullptr, &packed);
       }
       store_block(offset_quants, format, packed, to, output % kPanelOutputs);
     }
