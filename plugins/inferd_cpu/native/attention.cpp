@@ -184,7 +184,7 @@ void attend(const AttentionShape& shape, const Segment& segment, const float* ta
   const Tiles tiles{shape, segment.history, segment.number, segment.tokens};
   if (shape.format == KvFormat::f32) return attend_as<F32>(tiles, taken, scratch, partial);
   if (shape.format == KvFormat::bf16) return attend_as<Bf16>(tiles, taken, scratch, partial);
-  attend_int8(tiles, taken, scratch, partial, {shape, next.history, next.number, next.tokens});
+  attend_int8(tiles, taken, scratch, partial, Tiles{shape, next.history, next.number, next.tokens});
 }
 
 template <class Number>

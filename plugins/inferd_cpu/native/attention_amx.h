@@ -18,46 +18,35 @@ namespace {
 
 constexpr int kTileBytes = 64;  // of a row of a tile: so many numbers of a query and its keys are multiplied at once
 
-// What a thread's tiles are: kTileRows rows of queries or weights, which hold `inputs` numbers each, and the columns that
-// they are multiplied with, four inputs in a row. 0 to 3 are sums. To score, 4 and 5 are queries and keys, 6 and 7 the
-// same for the last `rest` numbers of their width. To mix, 4 are weights, 5 to 7 values.
-inline void configure(int inputs, int rest) {
+// What a thread's tiles are. 0 to 3 are sums of kTileRows rows. To score, 4 are queries and 5 keys, four numbers of
+// each key in a row, `width` numbers at once; to mix, 6 are weights and 7 values, four tokens in a row, `tokens` at once.
+// A change takes as long as some twenty products.
+inline void configure(int width, int tokens) {
   alignas(64) uint8_t config[64] = {1};
   auto set = [&](int tile, int rows, int row_bytes) {
     config[16 + 2 * tile] = static_cast<uint8_t>(row_bytes);
     config[48 + tile] = static_cast<uint8_t>(rows);
   };
   for (int tile = 0; tile < 4; tile++) set(tile, kTileRows, kTileBytes);
-  set(4, kTileRows, inputs);
-  for (int tile = 5; tile < 8; tile++) set(tile, inputs / 4, kTileBytes);
-  if (rest) {
-    set(6, kTileRows, rest);
-    set(7, rest / 4, kTileBytes);
-  }
+  set(4, kTileRows, width);
+  set(5, width / 4, kTileBytes);
+  set(6, kTileRows, tokens);
+  set(7, tokens / 4, kTileBytes);
   __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
 }
 
-// Scores of groups of kTileRows rows with all keys of `count` tiles.
-inline void score_rows(const Tiles& tiles, int count, const Int8Desk& desk, const int8_t* queries, int groups) {
-  const int width = tiles.shape.key_width, whole = width < kTileBytes ? width : width / kTileBytes * kTileBytes;
-  const size_t stride = sizeof(float) * desk.stride;
+// Scores of kTileRows rows with all keys of `count` tiles; `step` numbers of them at once.
+inline void score_rows(const Tiles& tiles, int count, int step, const int8_t* queries, float* scores, size_t stride) {
+  const int width = tiles.shape.key_width;
   for (int tile = 0; tile < count; tile++) {
     const uint8_t* keys = tiles.keys(tile);
-    for (int group = 0; group < groups; group++) {
-      const int8_t* from = queries + static_cast<size_t>(group) * kTileRows * width;
-      TILE_ZERO(0);
-      for (int i = 0; i < whole; i += kTileBytes) {
-        if (group == 0 || whole > kTileBytes) TILE_LOAD(5, keys + i * kTile, kTileBytes);
-        TILE_LOAD(4, from + i, width);
-        TILE_DOT(0, 4, 5);
-      }
-      if (whole < width) {
-        if (group == 0) TILE_LOAD(7, keys + whole * kTile, kTileBytes);
-        TILE_LOAD(6, from + whole, width);
-        TILE_DOT(0, 6, 7);
-      }
-      TILE_STORE(0, desk.scores + static_cast<size_t>(group) * kTileRows * desk.stride + tile * kTile, stride);
+    TILE_ZERO(0);
+    for (int i = 0; i < width; i += step) {
+      TILE_LOAD(5, keys + i * kTile, kTileBytes);
+      TILE_LOAD(4, queries + i, width);
+      TILE_DOT(0, 4, 5);
     }
+    TILE_STORE(0, scores + tile * kTile, sizeof(float) * stride);
   }
 }
 
@@ -82,18 +71,18 @@ inline void mix_rows(const Tiles& tiles, int count, const uint8_t* weights, size
     TILE_ZERO(3);
     for (int tile = 0; tile < count; tile += together) {
       const uint8_t* values = tiles.values(tile) + 4 * place;
-      TILE_LOAD(4, weights + tile * kTile, weights_stride);
-      TILE_LOAD(5, values, 4 * width);
-      TILE_MIX(0, 4, 5);
+      TILE_LOAD(6, weights + tile * kTile, weights_stride);
+      TILE_LOAD(7, values, 4 * width);
+      TILE_MIX(0, 6, 7);
       if (some < 2) continue;
-      TILE_LOAD(6, values + 64, 4 * width);
-      TILE_MIX(1, 4, 6);
+      TILE_LOAD(7, values + 64, 4 * width);
+      TILE_MIX(1, 6, 7);
       if (some < 3) continue;
       TILE_LOAD(7, values + 128, 4 * width);
-      TILE_MIX(2, 4, 7);
+      TILE_MIX(2, 6, 7);
       if (some < 4) continue;
-      TILE_LOAD(5, values + 192, 4 * width);
-      TILE_MIX(3, 4, 5);
+      TILE_LOAD(7, values + 192, 4 * width);
+      TILE_MIX(3, 6, 7);
     }
     TILE_STORE(0, sums + place, stride);
     if (some > 1) TILE_STORE(1, sums + place + kTile, stride);
@@ -116,14 +105,14 @@ void attend_rows(const AttentionShape& shape, const History& history, const floa
     return some < 0 ? 0 : some < shape.segment_tokens() ? some : shape.segment_tokens();
   };
   const Tiles all{shape, history, segment, seen(rows - 1)};
-  const int count = all.count(), together = tiles_together(shape);
+  const int count = all.count(), together = tiles_together(shape), width = shape.key_width;
+  const int step = width % kTileBytes == 0 ? kTileBytes : width % 32 == 0 ? 32 : 16;
   const Int8Desk desk(shape, scratch);
   const Queries queries(shape, taken, kTileRows);
-  const int width = shape.key_width;
-  configure(width < kTileBytes ? width : kTileBytes, width < kTileBytes ? 0 : width % kTileBytes);
-  score_rows(all, count, desk, queries.numbers, shape.shared);
-  constexpr int kTogether = 4;
-  for (int head = 0; head < shape.shared; head++)
+  configure(step, together * kTile);
+  for (int head = 0; head < shape.shared; head++) {  // one by one: all that one needs stays in the first cache
+    score_rows(all, count, step, queries.numbers + static_cast<size_t>(head) * kTileRows * width, desk.scores, desk.stride);
+    constexpr int kTogether = 4;
     for (int row = 0; row < rows; row += kTogether) {
       float *peaks[kTogether], *totals[kTogether];
       int some[kTogether];
@@ -132,17 +121,13 @@ void attend_rows(const AttentionShape& shape, const History& history, const floa
         peaks[i] = partials + (row + i) * shape.partial_floats() + head;
         totals[i] = peaks[i] + shape.shared;
       }
-      const int place = head * kTileRows + row;
-      weigh_int8<kTogether>(all, count, desk, place, some, queries.scales + place, peaks, totals);
-      for (int i = 0; i < kTogether; i++) clear_weights(count, together, desk, place + i);
+      weigh_int8<kTogether>(all, count, desk, row, some, queries.scales + head * kTileRows + row, peaks, totals);
+      for (int i = 0; i < kTogether; i++) clear_weights(count, together, desk, row + i);
     }
-  configure(together * kTile, 0);
-  for (int head = 0; head < shape.shared; head++) {
     float* sums = partials + 2 * shape.shared + head * shape.value_width;
-    const uint8_t* weights = desk.weights + head * kTileRows * desk.stride;
-    mix_rows(all, count, weights, desk.stride, sums, sizeof(float) * shape.partial_floats());
+    mix_rows(all, count, desk.weights, desk.stride, sums, sizeof(float) * shape.partial_floats());
     for (int row = 0; row < rows; row++)
-      scale_sums(sums + row * shape.partial_floats(), shape.value_width, desk.factors[head * kTileRows + row]);
+      scale_sums(sums + row * shape.partial_floats(), shape.value_width, desk.factors[row]);
   }
   __asm__ volatile("tilerelease" ::);
 }

@@ -160,7 +160,7 @@ inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int 
         float* at = scores + i * stride + tile * kTile + part * kLanes;
         Floats score = __builtin_convertvector(as_ints(load(at)), Floats) * load(key_scales + part * kLanes) * scales[i];
         if (partly) {
-          const int seen = Tiles{tiles.shape, tiles.history, tiles.segment, tokens[i]}.seen(tile);
+          const int seen = tiles.seen_of(tokens[i], tile);
           score = choose(count_lanes() >= seen - part * kLanes, splat(-INFINITY), score);
         }
         most[i] = larger(score, most[i]);

@@ -13,32 +13,43 @@ static_assert(kTile == 16, "a tile is kParts vectors");
 struct Tiles {
   const AttentionShape& shape;
   const History& history;
-  int segment, tokens;
+  const int tokens;
+
+  Tiles(const AttentionShape& shape, const History& history, int segment, int tokens)
+      : shape(shape),
+        history(history),
+        tokens(tokens),
+        per_block_(shape.tiles()),
+        table_(history.table + segment * shape.segment_blocks()) {}
 
   int count() const {
     const int whole = tokens / shape.block_tokens, rest = tokens % shape.block_tokens;
-    return whole * shape.tiles() + (rest + kTile - 1) / kTile;
+    return whole * per_block_ + (rest + kTile - 1) / kTile;
   }
-  int seen(int tile) const {
-    const int block = tile / shape.tiles(), inside = tile % shape.tiles() * kTile;
-    const int of_block = tokens - block * shape.block_tokens;
-    const int end = of_block < shape.block_tokens ? of_block : shape.block_tokens;
+  int seen(int tile) const { return seen_of(tokens, tile); }
+  int seen_of(int some, int tile) const {  // when the first `some` tokens are seen
+    const int of_block = some - block_of(tile) * shape.block_tokens;
+    const int end = of_block < shape.block_tokens ? of_block : shape.block_tokens, inside = place(tile) * kTile;
     return end - inside < kTile ? end - inside : kTile;
   }
-  const uint8_t* block(int tile) const {
-    const int place = segment * shape.segment_blocks() + tile / shape.tiles();
-    return history.first_block + history.block_bytes * static_cast<size_t>(history.table[place]);
-  }
-  const uint8_t* keys(int tile) const {
-    return block(tile) + shape.number_bytes() * kTile * (tile % shape.tiles()) * shape.key_width;
-  }
+  const uint8_t* keys(int tile) const { return block(tile) + shape.number_bytes() * kTile * place(tile) * shape.key_width; }
   const uint8_t* values(int tile) const {
-    return block(tile) + shape.keys_bytes() + shape.number_bytes() * kTile * (tile % shape.tiles()) * shape.value_width;
+    return block(tile) + shape.keys_bytes() + shape.number_bytes() * kTile * place(tile) * shape.value_width;
   }
   const float* key_scales(int tile) const {
-    return reinterpret_cast<const float*>(block(tile) + shape.numbers_bytes()) + kTile * (tile % shape.tiles());
+    return reinterpret_cast<const float*>(block(tile) + shape.numbers_bytes()) + kTile * place(tile);
   }
-  const float* value_scales(int tile) const { return key_scales(tile) + kTile * shape.tiles(); }
+  const float* value_scales(int tile) const { return key_scales(tile) + kTile * per_block_; }
+
+ private:
+  int block_of(int tile) const { return per_block_ == 1 ? tile : tile / per_block_; }  // divisions take their time
+  int place(int tile) const { return per_block_ == 1 ? 0 : tile % per_block_; }
+  const uint8_t* block(int tile) const {
+    return history.first_block + history.block_bytes * static_cast<size_t>(table_[block_of(tile)]);
+  }
+
+  const int per_block_;
+  const int32_t* const table_;
 };
 
 // Turns the scores of a row into weights, of tokens that are not seen into 0; gives the largest score and the sum.
