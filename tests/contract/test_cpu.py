@@ -76,9 +76,9 @@ class TestAvx512(Native):
 
 @pytest.mark.model
 class TestAmx(Native):
-    """The path for AMX passes."""
+    """The path for AMX passes, with steps in which each thread keeps its rows for itself."""
 
-    settings: ClassVar = {"isa": "amx"}
+    settings: ClassVar = {"isa": "amx", "threads": "2", "max_step_tokens": "512"}
 
 
 @pytest.mark.model

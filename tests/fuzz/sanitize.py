@@ -15,7 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "plugins" / "inferd_cpu"
-TESTS = ("tests/unit/test_native_linear.py", "tests/property/test_gguf_fuzz.py", "tests/contract/test_cpu.py")
+TESTS = (
+    *("tests/unit/test_native_linear.py", "tests/unit/test_native_session.py"),
+    *("tests/property/test_gguf_fuzz.py", "tests/contract/test_cpu.py"),
+)
 RUNTIMES = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has until it ends

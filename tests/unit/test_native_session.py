@@ -207,14 +207,14 @@ def test_chunks_give_the_bits_of_one_step(session: TokenSession, chunks: list[in
         past += count
 
 
-@pytest.mark.parametrize("head_width", [16, 32, 96])
-@pytest.mark.parametrize(("kv_format", "block_tokens"), [("i8", "16"), ("i8", "20"), ("i8", "64"), ("bf16", "20")])
+@pytest.mark.parametrize("head_width", [16, 32, 48, 96, 128])
+@pytest.mark.parametrize(("kv_format", "block_tokens"), [("i8", "16"), ("i8", "20"), ("i8", "48"), ("bf16", "20")])
 def test_a_long_sequence_beside_others_has_the_bits_of_one_alone(
     tmp_path: Path, head_width: int, kv_format: str, block_tokens: str
 ) -> None:
     """Over several segments of keys: alone, in pieces, in a small step and in a large one, tokens get the same bits.
 
-    In the first step each of two threads has enough rows to keep them for itself.
+    In the first step each of two threads has so many rows that it keeps them for itself, with AMX.
     """
     path = write("qwen3", tmp_path / "wide.gguf", head_width=head_width)
     given = {"kv_format": kv_format, "block_tokens": block_tokens, "threads": "2"}
@@ -232,6 +232,19 @@ def test_a_long_sequence_beside_others_has_the_bits_of_one_alone(
         beside = [part([n % tiny.VOCABULARY_SIZE], [spare[n]]) for n in range(others)]
         logits = compute(session, *beside, part(ids[-1:], own, len(ids) - 1))[-1]
         assert logits[0].tobytes() == expected.tobytes()
+    session.close()
+
+
+def test_hundreds_of_sequences_have_the_bits_of_each_alone(qwen: Path) -> None:
+    """So many that each of two threads keeps its own rows, with AMX."""
+    given = {"kv_tokens": "4800", "max_step_tokens": "300", "max_sequences": "300", "threads": "2"}
+    session = load(qwen, **given).session
+    ids = np.random.default_rng(6).integers(tiny.VOCABULARY_SIZE, size=(299, 2)).tolist()
+    for begin in range(2):
+        logits = compute(session, *(part([pair[begin]], [block], begin) for block, pair in enumerate(ids)))
+    for block, pair in enumerate(ids):
+        (alone,) = compute(session, part(pair, [block]))
+        assert alone[1].tobytes() == logits[block][0].tobytes()
     session.close()
 
 
@@ -384,12 +397,12 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 before = resident()
 path = Path(sys.argv[1])
-settings = read_settings(SPEC, {"compute": "native"})
+settings = read_settings(SPEC, {"compute": "native", "kv_format": "bf16"})
 request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=4 << 30)
 session = CpuBackend().load(request, lambda _: None).session
 compute(session, Part(token_ids=list(range(304)), blocks=range(19), wanted=[303]))
 gc.collect()
-pool = 304 * 30 * 3 * 128 * 2 + (2 << 20)  # keys and values in bfloat16, up to the border of a large page
+pool = 304 * 30 * 3 * 128 * 2 + (2 << 20)  # keys and values in bf16, up to the border of a large page
 print((resident() - before - pool) / path.stat().st_size)
 """
     done = subprocess.run(

@@ -1,16 +1,16 @@
 // Attention of rows over keys and values in the blocks of the pool (arXiv:1706.03762, 2305.13245, 2309.06180).
 //
-// The pool keeps, for each block, layer and key head, the keys and then the values of the block's tokens, in tiles of 16
-// tokens. Numbers lie in pairs, as tiles of AMX take them: a tile of keys is [key_width / 2][16 tokens][2 numbers], one
-// of values [8][value_width][2 tokens]. In fp32 each pair is two runs: [key_width / 2][2][16 tokens] and so on. In 8 bits
-// they lie in fours: keys [key_width / 4][16 tokens][4 numbers], values [4][value_width][4 tokens]; behind all of a
-// block's are the scales of its keys and then those of its values, one for each token.
+// The pool keeps, for each block, layer and key head, the keys and then the values of the block's tokens, in tiles of
+// 16 tokens. In bf16 numbers lie in pairs: a tile of keys is [key_width / 2][16 tokens][2 numbers], one of values
+// [8][value_width][2 tokens]. In fp32 each pair is two runs: [key_width / 2][2][16 tokens] and so on. In 8 bits they lie
+// in fours: keys [key_width / 4][16 tokens][4 numbers], values [4][value_width][4 tokens]; behind all of a block's are
+// the scales of its keys and then those of its values, one for each token.
 //
 // The keys of a sequence are worked on in segments of a fixed number of blocks, counted from its beginning. Each segment
-// gives a partial result, and partial results are folded in their order. Inside, sums are made in the order of AMX: the
-// first and the second numbers of up to 16 pairs each in a chain of fused multiply-adds, then both are added to the sum
-// so far. So a row's result has the same bits however its segments are spread over threads, and whatever other rows a
-// step has.
+// gives a partial result, and partial results are folded in their order. Inside, sums of 8-bit numbers are exact; those
+// of others are made in one order: the first and the second numbers of up to 16 pairs each in a chain of fused
+// multiply-adds, then both are added to the sum so far. So a row's result has the same bits however its segments are
+// spread over threads, and whatever other rows a step has.
 #pragma once
 
 #include <cstddef>
@@ -42,10 +42,11 @@ struct AttentionShape {
   size_t head_bytes() const { return numbers_bytes() + (format == KvFormat::i8 ? 2 * scales_bytes() : 0); }
   size_t partial_floats() const { return static_cast<size_t>(shared) * (value_width + 2); }
   size_t scores_floats() const { return static_cast<size_t>(segment_tiles()) * kTile; }  // of a row and query head
+  size_t scratch_rows() const { return shared > kTileRows ? shared : kTileRows; }  // rows of a head, or heads of a row
   size_t scratch_floats() const {  // scores, their weights in 8 bits, and a factor
-    return static_cast<size_t>(kTileRows) * shared * (scores_floats() + scores_floats() / 4 + 1);
+    return scratch_rows() * (scores_floats() + scores_floats() / 4 + 1);
   }
-  size_t queries_floats() const { return static_cast<size_t>(shared) * (key_width + 1); }  // of a row, as `attend` takes them
+  size_t queries_floats() const { return static_cast<size_t>(shared) * (key_width + 1); }  // of a row, when taken
 };
 
 // The keys and values of a sequence, of one layer and key head.
@@ -71,7 +72,7 @@ struct Attention {
 
   // Partial result of one segment for the query heads that share a key head, over its first `tokens` tokens.
   // partial: [shared] largest scores, [shared] sums of weights, [shared][value_width] sums of weighted values.
-  // next: what comes then; its keys are fetched into the cache meanwhile.
+  // next: what may come then; where keys have 8 bits, its are fetched into the cache meanwhile.
   void (*attend)(const AttentionShape& shape, const Segment& segment, const float* taken, float* scratch,
                  float* partial, const Segment& next);
 

@@ -51,7 +51,9 @@ inline void score_rows(const Tiles& tiles, int count, int step, const int8_t* qu
 }
 
 // How many tiles of values are mixed at once: of one block, since only there they lie one behind the other.
-inline int tiles_together(const AttentionShape& shape) { return shape.tiles() % 4 == 0 ? 4 : shape.tiles() % 2 == 0 ? 2 : 1; }
+inline int tiles_together(const AttentionShape& shape) {
+  return shape.tiles() % 4 == 0 ? 4 : shape.tiles() % 2 == 0 ? 2 : 1;
+}
 
 // Weights of tiles behind the last one, up to the next that is mixed with it, become 0.
 inline void clear_weights(int count, int together, const Int8Desk& desk, int row) {
@@ -111,7 +113,8 @@ void attend_rows(const AttentionShape& shape, const History& history, const floa
   const Queries queries(shape, taken, kTileRows);
   configure(step, together * kTile);
   for (int head = 0; head < shape.shared; head++) {  // one by one: all that one needs stays in the first cache
-    score_rows(all, count, step, queries.numbers + static_cast<size_t>(head) * kTileRows * width, desk.scores, desk.stride);
+    const int8_t* numbers = queries.numbers + static_cast<size_t>(head) * kTileRows * width;
+    score_rows(all, count, step, numbers, desk.scores, desk.stride);
     constexpr int kTogether = 4;
     for (int row = 0; row < rows; row += kTogether) {
       float *peaks[kTogether], *totals[kTogether];

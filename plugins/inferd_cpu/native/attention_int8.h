@@ -2,7 +2,8 @@
 // products of whole numbers, so they are exact in whatever order they are made. Included by attention.cpp alone.
 //
 // Some numbers of keys are far larger than the others, which would leave few steps to those. So queries and keys are
-// turned by a Hadamard matrix before they are rounded, which spreads such numbers and keeps all products (arXiv:2404.00456).
+// turned by a Hadamard matrix before they are rounded, which spreads such numbers and keeps all products
+// (arXiv:2404.00456).
 #pragma once
 
 #include "attention_tiles.h"
@@ -132,8 +133,8 @@ struct Int8Desk {
 
   Int8Desk(const AttentionShape& shape, float* scratch)
       : scores(scratch),
-        weights(reinterpret_cast<uint8_t*>(scratch + static_cast<size_t>(kTileRows) * shape.shared * shape.scores_floats())),
-        factors(scratch + static_cast<size_t>(kTileRows) * shape.shared * (shape.scores_floats() + shape.scores_floats() / 4)),
+        weights(reinterpret_cast<uint8_t*>(scratch + shape.scratch_rows() * shape.scores_floats())),
+        factors(scratch + shape.scratch_rows() * (shape.scores_floats() + shape.scores_floats() / 4)),
         stride(shape.scores_floats()) {}
 };
 
@@ -158,7 +159,8 @@ inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int 
     for (int part = 0; part < kParts; part++)
       for (int i = 0; i < N; i++) {
         float* at = scores + i * stride + tile * kTile + part * kLanes;
-        Floats score = __builtin_convertvector(as_ints(load(at)), Floats) * load(key_scales + part * kLanes) * scales[i];
+        Floats score = __builtin_convertvector(as_ints(load(at)), Floats);
+        score = score * load(key_scales + part * kLanes) * scales[i];
         if (partly) {
           const int seen = tiles.seen_of(tokens[i], tile);
           score = choose(count_lanes() >= seen - part * kLanes, splat(-INFINITY), score);

@@ -32,7 +32,9 @@ struct Tiles {
     const int end = of_block < shape.block_tokens ? of_block : shape.block_tokens, inside = place(tile) * kTile;
     return end - inside < kTile ? end - inside : kTile;
   }
-  const uint8_t* keys(int tile) const { return block(tile) + shape.number_bytes() * kTile * place(tile) * shape.key_width; }
+  const uint8_t* keys(int tile) const {
+    return block(tile) + shape.number_bytes() * kTile * place(tile) * shape.key_width;
+  }
   const uint8_t* values(int tile) const {
     return block(tile) + shape.keys_bytes() + shape.number_bytes() * kTile * place(tile) * shape.value_width;
   }

@@ -124,11 +124,11 @@ void Forward::put(const Layer& layer, int index, int row, int head) {
 }
 
 // The next group of rows that no thread has attended to; empty when there is none. Rows whose quantised numbers share
-// cache lines stay together, if that leaves a group for each thread. The last ones, which see most keys of a long
-// prompt, come first.
+// cache lines stay together, if that leaves two groups for each thread: some see more keys than others. The last ones,
+// which see most keys of a long prompt, come first.
 Share Forward::take_group(int index) {
   int size = kTileRows;
-  while (size > 1 && size * shape_.threads > s_.tokens) size /= 2;
+  while (size > 1 && 2 * size * shape_.threads > s_.tokens) size /= 2;
   const int groups = (s_.tokens + size - 1) / size;
   const int group = groups - 1 - std::min(groups, m_.work_.groups_taken[index].fetch_add(1));
   return group < 0 ? Share{0, 0} : Share{group * size, std::min((group + 1) * size, s_.tokens)};
@@ -154,7 +154,7 @@ void Forward::attend(const Layer& layer, int index) {
   }
 }
 
-// The segment that is attended to after this one.
+// The segment that is attended to after this one, where each row has its own sequence.
 Segment Forward::look_ahead(int index, int row, int head, int segment) const {
   const AttentionShape& shape = m_.attention_shape_;
   const int tokens = s_.positions[row] + 1;
@@ -196,7 +196,8 @@ void Forward::attend_rows(const Layer& layer, int index, Share rows, int head) {
       float* result = (segment ? next : desk_.partials) + place;
       if (!together)
         m_.attention_.attend(shape, {past, segment, tokens}, desk_.taken + (row - first) * shape.queries_floats(),
-                             desk_.scores, result, look_ahead(index, row, head, segment));
+                             desk_.scores, result,
+                             end - first > 1 ? Segment{} : look_ahead(index, row, head, segment));
       if (segment) m_.attention_.fold(shape, result, desk_.partials + place);
     }
   }

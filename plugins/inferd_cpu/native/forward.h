@@ -21,11 +21,14 @@ class Forward {
   Share share(int count) const { return share_of(count, thread_, shape_.threads); }
   Share rows() const { return m_.rows_of(s_.tokens, thread_); }  // whose residuals are here
   Share outputs(int count) const { return m_.apart_ ? Share{0, count} : share(count); }
-  int base() const { return m_.apart_ ? rows().begin : 0; }      // the first row of what is quantised here
-  void meet() {  // after a product, whose outputs threads share
+  // The first row of what this thread has quantised.
+  int base() const { return m_.apart_ ? rows().begin : 0; }
+  // After a product, whose outputs are shared out.
+  void meet() {
     if (!m_.apart_) m_.pool_.meet();
   }
-  void gather() {                                                // other threads need what this one has made
+  // After work on rows that other threads read.
+  void gather() {
     if (!m_.few_ && !m_.apart_) m_.pool_.meet();
   }
   float* residual(int row) const { return (m_.few_ ? desk_.residual : m_.work_.residual) + size_t(row) * shape_.width; }

@@ -15,8 +15,9 @@ namespace ISA {
 
 constexpr char kName[] = "amx";
 constexpr char kDescription[] = "BF16 activations, AMX";
-constexpr bool kOffsetQuants = false;
-constexpr int kAheadBytes = 4096;                  // how far ahead of a product its weights are asked for
+constexpr bool kOffsetQuants = true;
+template <Weight W>
+constexpr int kAheadBytes = W == Weight::w8 ? 2048 : 4096;  // how far ahead of a product its weights are asked for
 constexpr int kTileNumbers = kHalfPanel * kBlock;  // of 16 outputs and a block of inputs
 
 // The compiler must see that tiles read and write memory; those of its own header do not say so.
@@ -46,14 +47,21 @@ inline __m512 halves(const uint8_t* at) {
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
 }
 
+constexpr float kBase = 32768.0f + 128.0f;  // what a quant of 8 bits is made a float with
+constexpr float kCut = 1.0f + 0.0028f;      // makes up for what is cut off there, on average
+
 // One block of a panel as [32 outputs][32 inputs] of bf16. All 16 numbers that a block of four bits can give for an
 // output make a table, from which the nibbles choose: rounded in fp32, of which bf16 are the higher halves.
 template <Weight W>
 inline __attribute__((always_inline)) void expand_block(const uint8_t* block, uint16_t* out) {
   alignas(64) float scales[kPanelOutputs], minima[kPanelOutputs];
   const uint8_t* factors = block + quant_bytes(W);
-  _mm512_store_ps(scales, halves(factors));
-  _mm512_store_ps(scales + 16, halves(factors + 32));
+  const __m512 cut = _mm512_set1_ps(W == Weight::w8 ? kCut : 1.0f);
+  for (int i = 0; i < kPanelOutputs; i += 16) {
+    const __m512 some = _mm512_mul_ps(halves(factors + 2 * i), cut);
+    _mm512_store_ps(scales + i, some);
+    if constexpr (W == Weight::w8) _mm512_store_ps(minima + i, _mm512_mul_ps(some, _mm512_set1_ps(-kBase)));
+  }
   if constexpr (W == Weight::w4m) {
     _mm512_store_ps(minima, halves(factors + 64));
     _mm512_store_ps(minima + 16, halves(factors + 96));
@@ -61,13 +69,22 @@ inline __attribute__((always_inline)) void expand_block(const uint8_t* block, ui
   // Else the compiler takes the numbers from registers, by shuffles, of which there are too many already.
   __asm__ volatile("" ::"r"(scales), "r"(minima) : "memory");
   if constexpr (W == Weight::w8) {
+    // A quant, stored 128 too high, in the middle of a constant is the float 2^15 + 128 + quant. Inputs with even
+    // numbers and those with odd ones, cut off at the higher halves, lie in turn. Scales make up for what is cut off.
+    const __m512i constants = _mm512_set1_epi16(0x4700), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    const __m512i pairs = _mm512_slli_epi32(
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), 8);
+    const __m512i even = _mm512_or_si512(pairs, _mm512_set1_epi32(0x21200020));  // bytes: 0, quant, 0, 0x47
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(0x100));
 #pragma GCC unroll 32
     for (int i = 0; i < kPanelOutputs; ++i) {
-      const auto* at = reinterpret_cast<const __m128i*>(block + kBlock * i);
-      const __m512 scale = _mm512_set1_ps(scales[i]);
-      const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(at)));
-      const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(at + 1)));
-      _mm512_store_si512(out + kBlock * i, round_pair(_mm512_mul_ps(low, scale), _mm512_mul_ps(high, scale)));
+      const __m512i quants = _mm512_mask_loadu_epi64(constants, 0x0f, block + kBlock * i);
+      const __m512 scale = _mm512_set1_ps(scales[i]), base = _mm512_set1_ps(minima[i]);
+      const __m512 low = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_permutexvar_epi8(even, quants)), scale, base);
+      const __m512 high = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_permutexvar_epi8(odd, quants)), scale, base);
+      const __m512i first = _mm512_srli_epi32(_mm512_castps_si512(low), 16);
+      _mm512_store_si512(out + kBlock * i,
+                         _mm512_ternarylogic_epi32(_mm512_castps_si512(high), upper, first, 0xea));  // (a & b) | c
     }
   } else {
     constexpr float kLess = W == Weight::w4 ? 8.0f : 0.0f;
@@ -193,7 +210,7 @@ void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int 
   zero_sums<T>();
   for (int block = 0; block < blocks; ++block, panel += kStep) {
     for (int line = 0; line < kStep; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(panel + kAheadBytes + line), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(panel + kAheadBytes<W> + line), _MM_HINT_T0);
     }
     expand_block<W>(panel, slot(block));
     if (block >= kBehind) add(block - kBehind);

@@ -72,8 +72,9 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   const AttentionShape attention = shape_attention(s);
   const size_t tokens = s.max_step_tokens;
   const size_t few = std::min(s.max_step_tokens, kFewRows);
-  const int apart = s.max_step_tokens + kTileRows * (s.threads - 1);  // with what dividing rows among threads adds
   const int fine = choose_norms(k.name).subtract ? 2 : 1;  // rows that make one of the queries, keys and values
+  const bool divides = fine == 1 && s.threads > 1 && s.max_step_tokens >= kApartRows * s.threads;
+  const int apart = s.max_step_tokens + (divides ? kTileRows : 0);  // rows of one thread end where a tile does
   Division from(memory);
   w->residual = from.take<float>(tokens * s.width);
   w->qkv = from.take<float>(fine * tokens * s.qkv_stride());

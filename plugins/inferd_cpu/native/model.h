@@ -156,7 +156,7 @@ class Model {
   std::vector<Rows> own_width_rows_, own_fine_rows_, own_mixed_rows_, own_feed_rows_;  // of each thread
   bool single_ = false;  // every sequence has one row
   bool few_ = false;     // so few rows that each thread does what belongs to rows for itself
-  bool apart_ = false;   // so many rows that each thread has its own, with all that belongs to them
+  bool apart_ = false;   // so many rows that each thread has its own; not with fine rows, which lie behind all others
   Pool pool_;            // last: its threads end first
 };
 
