@@ -4,7 +4,13 @@ from inferd.plugin import LoadError, MemoryNeed, ReportProgress, TokenSession
 from inferd.plugin.host import count_cores
 from inferd_cpu.capacity import derive_limits, derive_need
 from inferd_cpu.native import Native, NativeMissing
-from inferd_cpu.native_session import NativeSession, make_shape, measure_token, measure_workspace
+from inferd_cpu.native_session import (
+    NativeSession,
+    choose_kv_format,
+    make_shape,
+    measure_token,
+    measure_workspace,
+)
 from inferd_cpu.native_weights import NativeWeights, find_obstacle
 from inferd_cpu.session import CpuSession
 from inferd_cpu.source import Source
@@ -75,7 +81,8 @@ class NativeLoad:
             kv_bytes=self.limits.blocks * self.limits.block_tokens * kv_token_bytes,
             workspace_bytes=measure_workspace(native, self._shape),
         )
-        self.compute_format = f"{native.description}, {self._weights.describe()} weights"
+        kv_format = choose_kv_format(native, settings)
+        self.compute_format = f"{native.description}, {self._weights.describe()} weights, KV {kv_format}"
 
     def run(self, progress: ReportProgress) -> TokenSession:
         """Load.

@@ -46,7 +46,7 @@ SPEC = BackendSpec(
             default="auto",
             choices=("auto", "8bit", "4bit"),
             description="weights of native products; auto: as many bits as the file has, at most 8; 4bit: of what has"
-            " more in the file queries, keys, values, gate and up get 4 bits, the rest 8",
+            " not 4 in the file queries, keys, values, gate and up get 4 bits, the rest 8",
         ),
         Setting(
             name="isa",

@@ -134,7 +134,7 @@ def test_four_bits_are_near_eight(tmp_path: Path, name: str) -> None:
         loaded = load(path, quantization=quantization, threads=threads)
         found.append(run_alone(loaded.session, tiny.PROMPT))
         loaded.session.close()
-    assert loaded.description.compute_format.endswith("4-bit and 8-bit weights")
+    assert ", 4-bit and 8-bit weights, KV " in loaded.description.compute_format
     assert 0 < np.sqrt(np.mean((found[1] - found[0]) ** 2)) < 0.5 * found[0].std()
     assert found[1].tobytes() == found[2].tobytes()
 
@@ -168,8 +168,10 @@ def test_bits_do_not_depend_on_threads(qwen: Path, session: TokenSession, thread
 
 @pytest.mark.parametrize("kv_format", ["i8", "bf16", "f32"])
 def test_keys_and_values_may_be_rounded(qwen: Path, kv_format: str) -> None:
-    """Each format of the KV pool gives nearly the logits of fp32 keys and values."""
-    fine, rounded = (load(qwen, kv_format=name).session for name in ("f32", kv_format))
+    """Each format of the KV pool gives nearly the logits of fp32 keys and values, and is named."""
+    models = [load(qwen, kv_format=name) for name in ("f32", kv_format)]
+    assert models[1].description.compute_format.endswith(f", KV {kv_format}")
+    fine, rounded = (model.session for model in models)
     expected = run_alone(fine, tiny.PROMPT)
     off = run_alone(rounded, tiny.PROMPT) - expected
     assert np.sqrt(np.mean(off**2)) < 0.02 * expected.std()

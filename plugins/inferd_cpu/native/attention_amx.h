@@ -20,7 +20,6 @@ constexpr int kTileBytes = 64;  // of a row of a tile: so many numbers of a quer
 
 // What a thread's tiles are. 0 to 3 are sums of kTileRows rows. To score, 4 are queries and 5 keys, four numbers of
 // each key in a row, `width` numbers at once; to mix, 6 are weights and 7 values, four tokens in a row, `tokens` at once.
-// A change takes as long as some twenty products.
 inline void configure(int width, int tokens) {
   alignas(64) uint8_t config[64] = {1};
   auto set = [&](int tile, int rows, int row_bytes) {

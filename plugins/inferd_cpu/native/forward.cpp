@@ -74,9 +74,12 @@ void Forward::normalize(const float* weight, bool with_delta, bool fine) {
 }
 
 void Forward::multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride) {
-  const Share panels = outputs((matrix.n + kPanelOutputs - 1) / kPanelOutputs);
+  multiply_panels(outputs(panels_of(matrix)), matrix, rows, out + base() * stride, stride);
+}
+
+void Forward::multiply_panels(Share panels, const Matrix& matrix, const Rows& rows, float* out, size_t stride) {
   if (panels.begin < panels.end)
-    m_.kernels_.multiply(matrix, rows, out + base() * stride, stride, panels.begin, panels.end, desk_.multiply);
+    m_.kernels_.multiply(matrix, rows, out, stride, panels.begin, panels.end, desk_.multiply);
 }
 
 History Forward::history(int row, int layer, int head) const {
@@ -312,10 +315,7 @@ void Forward::write_hidden() {
 }
 
 void Forward::write_logits() {
-  const Share panels = share((m_.head_.n + kPanelOutputs - 1) / kPanelOutputs);
-  if (panels.begin < panels.end)
-    m_.kernels_.multiply(m_.head_, m_.head_rows_, s_.logits, s_.logits_stride, panels.begin, panels.end,
-                         desk_.multiply);
+  multiply_panels(share(panels_of(m_.head_)), m_.head_, m_.head_rows_, s_.logits, s_.logits_stride);
   if (!s_.chosen) return;
   m_.pool_.meet();
   const Share own = share(s_.logit_count);
@@ -330,7 +330,7 @@ void Forward::write_logits() {
 void Forward::find_best() {
   const int count = s_.logit_count, size = shape_.vocabulary_size;
   for (int i = 0; i < count; i++) desk_.best[i] = {-INFINITY, 0};
-  const Share panels = share((size + kPanelOutputs - 1) / kPanelOutputs);
+  const Share panels = share(panels_of(m_.head_));
   const int most = std::max(1, shape_.max_step_tokens * kScratchOutputs / kPanelOutputs / count);
   for (int panel = panels.begin; panel < panels.end; panel += most) {
     const int end = std::min(panel + most, panels.end), first = panel * kPanelOutputs;

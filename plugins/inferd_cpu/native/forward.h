@@ -42,7 +42,9 @@ class Forward {
 
   void embed();
   void normalize(const float* weight, bool with_delta, bool fine);
+  static int panels_of(const Matrix& matrix) { return (matrix.n + kPanelOutputs - 1) / kPanelOutputs; }
   void multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride);
+  void multiply_panels(Share panels, const Matrix& matrix, const Rows& rows, float* out, size_t stride);
   void put(const Layer& layer, int index, int row, int head);
   void take(int row, int offset, int count, float* out) const;
   void prepare_queries(const Layer& layer, int row, int head, float* out);

@@ -158,7 +158,8 @@ inline Floats exponential(Floats x) {
 }
 
 #if defined(ISA_AMX)
-// The same for what becomes bf16 or 8 bits: within 1e-5, infinite above 88. The polynomial was fitted to 2^x from -0.5 to 0.5.
+// The same for what becomes bf16 or 8 bits: within 1e-5, infinite above 88. The polynomial was fitted to 2^x from -0.5
+// to 0.5.
 inline Floats exponential_for_bf16(Floats x) {
   x = larger(splat(-1000.0f), x);  // in this order NaN stays
   const Floats twos = x * splat(1.44269504088896341f);
