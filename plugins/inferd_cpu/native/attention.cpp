@@ -175,8 +175,11 @@ void attend_as(const Tiles& tiles, const float* queries, float* scratch, float* 
 void take_queries(const AttentionShape& shape, float* queries, int rows, float* out) {
   if (shape.format == KvFormat::i8) return take_int8_queries(shape, queries, rows, out);
   const bool rounds = shape.format == KvFormat::bf16;
-  for (int i = 0; i < rows * shape.shared * shape.key_width; i += kLanes)
-    store(out + i, rounds ? round_to_bf16(load(queries + i)) : load(queries + i));
+  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.key_width));
+  for (int i = 0; i < rows * shape.shared * shape.key_width; i += kLanes) {
+    const Floats scaled = load(queries + i) * splat(scale);
+    store(out + i, rounds ? round_to_bf16(scaled) : scaled);
+  }
 }
 
 void attend(const AttentionShape& shape, const Segment& segment, const float* taken, float* scratch, float* partial,
@@ -212,17 +215,15 @@ void put(const AttentionShape& shape, const History& history, int position, floa
   if (shape.format == KvFormat::i8) put_int8(shape, block, place, key, value);
 }
 
-float power(float x) {
-  float out[kLanes];
-  store(out, exponential(splat(x)));
-  return out[0];
+float power(const AttentionShape& shape, float x) {
+  return (shape.format == KvFormat::i8 ? power_of_two(splat(x)) : exponential(splat(x)))[0];
 }
 
 void fold(const AttentionShape& shape, const float* next, float* partial) {
   const int shared = shape.shared, width = shape.value_width;
   for (int h = 0; h < shared; h++) {
     const float peak = partial[h] > next[h] ? partial[h] : next[h];
-    const float old_part = power(partial[h] - peak), new_part = power(next[h] - peak);
+    const float old_part = power(shape, partial[h] - peak), new_part = power(shape, next[h] - peak);
     partial[h] = peak;
     partial[shared + h] = partial[shared + h] * old_part + next[shared + h] * new_part;
     float* sums = partial + 2 * shared + h * width;

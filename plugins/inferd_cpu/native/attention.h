@@ -20,6 +20,7 @@ namespace inferd {
 
 constexpr int kTile = 16;      // tokens whose keys and values lie together
 constexpr int kTileRows = 16;  // rows of a sequence that attend together
+constexpr int kTogether = 4;   // tiles whose keys or values rows multiply at once
 constexpr int kSegmentTokens = 128;
 
 enum class KvFormat : int { bf16 = 0, f32 = 1, i8 = 2 };
@@ -41,10 +42,12 @@ struct AttentionShape {
   size_t scales_bytes() const { return sizeof(float) * tiles() * kTile; }  // of keys; as many are of values
   size_t head_bytes() const { return numbers_bytes() + (format == KvFormat::i8 ? 2 * scales_bytes() : 0); }
   size_t partial_floats() const { return static_cast<size_t>(shared) * (value_width + 2); }
-  size_t scores_floats() const { return static_cast<size_t>(segment_tiles()) * kTile; }  // of a row and query head
+  size_t scores_floats() const {  // of a row and query head
+    return static_cast<size_t>(segment_tiles() + kTogether - 1) / kTogether * kTogether * kTile;
+  }
   size_t scratch_rows() const { return shared > kTileRows ? shared : kTileRows; }  // rows of a head, or heads of a row
-  size_t scratch_floats() const {  // scores, their weights in 8 bits, and a factor
-    return scratch_rows() * (scores_floats() + scores_floats() / 4 + 1);
+  size_t scratch_floats() const {  // scores, their weights in 8 bits, and a factor; values of a segment, and scales
+    return scratch_rows() * (scores_floats() + scores_floats() / 4 + 1) + scores_floats() / 4 * (value_width + 8);
   }
   size_t queries_floats() const { return static_cast<size_t>(shared) * (key_width + 1); }  // of a row, when taken
 };

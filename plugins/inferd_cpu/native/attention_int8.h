@@ -6,19 +6,16 @@
 // (arXiv:2404.00456).
 #pragma once
 
+#include <algorithm>
+
 #include "attention_tiles.h"
 
 namespace inferd {
 namespace ISA {
 namespace {
 
-#if defined(ISA_AMX)
-inline Floats exponential_of(Floats score) { return exponential_for_bf16(score); }
-#else
-inline Floats exponential_of(Floats score) { return exponential(score); }
-#endif
-
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's lowest bits are the rounded number
+constexpr float kTwos = 1.44269504089f;  // scores become powers of two, e to the power of x is 2 to the power of kTwos x
 
 // The largest power of two that divides the width of keys: so many numbers are turned together.
 inline int turned_width(int key_width) { return key_width & -key_width; }
@@ -93,6 +90,7 @@ struct Queries {
 
 inline void take_int8_queries(const AttentionShape& shape, float* queries, int rows, float* out) {
   const int width = shape.key_width, places = rows > 1 ? kTileRows : 1;
+  const float unit = kTwos / (std::sqrt(static_cast<float>(width)) * static_cast<float>(turned_width(width)));
   const Queries taken(shape, out, places);
   for (int head = 0; head < shape.shared; head++)
     for (int row = 0; row < places; row++) {
@@ -101,10 +99,11 @@ inline void take_int8_queries(const AttentionShape& shape, float* queries, int r
       if (row < rows) {
         float* query = queries + (static_cast<size_t>(row) * shape.shared + head) * width;
         turn(width, query);
-        taken.scales[place] = round_to_bytes(query, width, numbers) / static_cast<float>(turned_width(width));
+        const float scale = round_to_bytes(query, width, numbers);
+        taken.scales[place] = scale > 0.0f ? scale * unit : 1.0f;  // not 0: what is hidden scores -infinity
       } else {  // they are computed, too
         memset(numbers, 0, width);
-        taken.scales[place] = 0.0f;
+        taken.scales[place] = 1.0f;
       }
     }
 }
@@ -124,18 +123,32 @@ inline void put_int8(const AttentionShape& shape, uint8_t* block, int place, flo
   for (int i = 0; i < shape.value_width; i++) values[4 * i] = static_cast<uint8_t>(bytes[i]);
 }
 
-// Where the scores, weights and factors of rows are.
+// Where the scores, weights and factors of rows are, and what was taken of the segment that they attend to.
 struct Int8Desk {
-  float* scores;     // [rows][stride]: whole numbers first
-  uint8_t* weights;  // the same
-  float* factors;    // [rows]: what the sums of weighted values must be multiplied with
   size_t stride;
+  float* scores;        // [rows][stride]: whole numbers first
+  uint8_t* weights;     // the same
+  float* key_scales;    // [stride]
+  float* value_scales;  // [stride]
+  uint8_t* values;      // [stride][value_width], as in a block
+  float* factors;       // [rows]: what the sums of weighted values must be multiplied with
 
   Int8Desk(const AttentionShape& shape, float* scratch)
-      : scores(scratch),
-        weights(reinterpret_cast<uint8_t*>(scratch + shape.scratch_rows() * shape.scores_floats())),
-        factors(scratch + shape.scratch_rows() * (shape.scores_floats() + shape.scores_floats() / 4)),
-        stride(shape.scores_floats()) {}
+      : stride(shape.scores_floats()),
+        scores(scratch),
+        weights(reinterpret_cast<uint8_t*>(scores + shape.scratch_rows() * stride)),
+        key_scales(reinterpret_cast<float*>(weights + shape.scratch_rows() * stride)),
+        value_scales(key_scales + stride),
+        values(reinterpret_cast<uint8_t*>(value_scales + stride)),
+        factors(reinterpret_cast<float*>(values + stride * shape.value_width)) {}
+
+  // Finding a tile takes longer than weighing a row's scores with it.
+  void take_scales(const Tiles& tiles, int count) const {
+    for (int tile = 0; tile < count; tile++) {
+      memcpy(key_scales + tile * kTile, tiles.key_scales(tile), kTile * sizeof(float));
+      memcpy(value_scales + tile * kTile, tiles.value_scales(tile), kTile * sizeof(float));
+    }
+  }
 };
 
 // Turns the scores of N rows, from `row` on, into weights of values; of the i-th row tokens[i] tokens are seen. Several
@@ -145,58 +158,58 @@ inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int 
                        const float* query_scales, float* const* peaks, float* const* totals) {
   const size_t stride = desk.stride;
   float* const scores = desk.scores + row * stride;
+  auto larger_of = [](Floats a, Floats b) { return larger(a, b); };
+  auto sum_of = [](Floats a, Floats b) { return a + b; };
+  Floats most[N][kParts], heaviest[N][kParts] = {}, sums[N][kParts] = {}, peak[N], scales[N];
+  float found[N];
+  for (int i = 0; i < N; i++)
+    for (int part = 0; part < kParts; part++) most[i][part] = splat(-INFINITY);
+  auto scale_score = [&](int i, int place) __attribute__((always_inline)) {
+    const Ints score = as_ints(load(scores + i * stride + place));
+    return __builtin_convertvector(score, Floats) * load(desk.key_scales + place);
+  };
+  auto take_score = [&](int i, int place, Floats score) __attribute__((always_inline)) {
+    Floats& of_part = most[i][place / kLanes % kParts];
+    of_part = larger(score, of_part);
+    store(scores + i * stride + place, score);
+  };
   const bool padded = tiles.shape.block_tokens % kTile != 0;  // else whole tiles come first
-  Floats most[N], heaviest[N], sums[N][kParts], scales[N];
+  const int whole = padded ? 0 : std::min(count, tokens[0] / kTile);
+  for (int place = 0; place < whole * kTile; place += kLanes)
+    for (int i = 0; i < N; i++) take_score(i, place, scale_score(i, place));
+  for (int place = whole * kTile; place < count * kTile; place += kLanes)
+    for (int i = 0; i < N; i++) {
+      const int seen = tiles.seen_of(tokens[i], place / kTile) - place % kTile;
+      take_score(i, place, choose(count_lanes() >= seen, splat(-INFINITY), scale_score(i, place)));
+    }
+  add_lanes(most, larger_of, found);
   for (int i = 0; i < N; i++) {
-    most[i] = splat(-INFINITY);
-    heaviest[i] = Floats{};
-    for (int part = 0; part < kParts; part++) sums[i][part] = Floats{};
+    *peaks[i] = found[i] * query_scales[i];
+    peak[i] = splat(*peaks[i]);
     scales[i] = splat(query_scales[i]);
   }
-  for (int tile = 0; tile < count; tile++) {
-    const float* key_scales = tiles.key_scales(tile);
-    const bool partly = padded || (tile + 1) * kTile > tokens[0];
-    for (int part = 0; part < kParts; part++)
-      for (int i = 0; i < N; i++) {
-        float* at = scores + i * stride + tile * kTile + part * kLanes;
-        Floats score = __builtin_convertvector(as_ints(load(at)), Floats);
-        score = score * load(key_scales + part * kLanes) * scales[i];
-        if (partly) {
-          const int seen = tiles.seen_of(tokens[i], tile);
-          score = choose(count_lanes() >= seen - part * kLanes, splat(-INFINITY), score);
-        }
-        most[i] = larger(score, most[i]);
-        store(at, score);
-      }
-  }
+  for (int place = 0; place < count * kTile; place += kLanes)
+    for (int i = 0; i < N; i++) {
+      float* at = scores + i * stride + place;
+      const int part = place / kLanes % kParts;
+      const Floats weight = power_of_two(fma(load(at), scales[i], -peak[i]));
+      sums[i][part] += weight;
+      const Floats scaled = weight * load(desk.value_scales + place);
+      heaviest[i][part] = larger(scaled, heaviest[i][part]);
+      store(at, scaled);
+    }
+  add_lanes(sums, sum_of, found);
+  for (int i = 0; i < N; i++) *totals[i] = found[i];
+  add_lanes(heaviest, larger_of, found);
   for (int i = 0; i < N; i++) {
-    *peaks[i] = largest(most[i]);
-    most[i] = splat(*peaks[i]);
+    desk.factors[row + i] = found[i] / 255.0f;
+    scales[i] = splat(found[i] > 1e-30f ? 255.0f / found[i] : 0.0f);
   }
-  for (int tile = 0; tile < count; tile++) {
-    const float* value_scales = tiles.value_scales(tile);
-    for (int part = 0; part < kParts; part++)
-      for (int i = 0; i < N; i++) {
-        float* at = scores + i * stride + tile * kTile + part * kLanes;
-        const Floats weight = exponential_of(load(at) - most[i]);
-        sums[i][part] += weight;
-        const Floats scaled = weight * load(value_scales + part * kLanes);
-        heaviest[i] = larger(scaled, heaviest[i]);
-        store(at, scaled);
-      }
-  }
-  for (int i = 0; i < N; i++) {
-    const float peak = largest(heaviest[i]);
-    *totals[i] = sum(sums[i]);
-    desk.factors[row + i] = peak / 255.0f;
-    scales[i] = splat(peak > 1e-30f ? 255.0f / peak : 0.0f);
-  }
-  for (int tile = 0; tile < count; tile++)
-    for (int part = 0; part < kParts; part++)
-      for (int i = 0; i < N; i++) {
-        const size_t at = i * stride + tile * kTile + part * kLanes;
-        store_bytes(desk.weights + row * stride + at, as_ints(fma(load(scores + at), scales[i], splat(kMagic))));
-      }
+  for (int place = 0; place < count * kTile; place += kLanes)
+    for (int i = 0; i < N; i++) {
+      const size_t at = i * stride + place;
+      store_bytes(desk.weights + row * stride + at, as_ints(fma(load(scores + at), scales[i], splat(kMagic))));
+    }
 }
 
 inline void fetch(const void* at, size_t bytes) {
@@ -284,6 +297,7 @@ inline void attend_heads(const Tiles& tiles, const Queries& queries, int head, c
                          const Tiles& next) {
   const AttentionShape& shape = tiles.shape;
   const int count = tiles.count(), width = shape.value_width;
+  if (head == 0) desk.take_scales(tiles, count);
   float* scores = desk.scores + head * desk.stride;
   score_tiles<heads>(tiles, count, queries.numbers + head * shape.key_width, scores, desk.stride, head == 0);
   float *peaks[heads], *totals[heads];

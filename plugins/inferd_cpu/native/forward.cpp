@@ -96,22 +96,19 @@ void Forward::take(int row, int offset, int count, float* out) const {
   if (m_.fine_) m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, out);
 }
 
-// One head of a row of queries and keys: biased, normalised, rotated and scaled.
-void Forward::prepare_head(const Layer& layer, int row, int offset, const float* norm, float scale, float* out) {
+// One head of a row of queries and keys: biased, normalised and rotated.
+void Forward::prepare_head(const Layer& layer, int row, int offset, const float* norm, float* out) {
   const int width = shape_.key_width, half = shape_.rope_width / 2;
   take(row, offset, width, out);
   if (const float* bias = layer.vectors[vector_qkv_bias]) m_.norms_.add(bias + offset, width, out);
   if (norm) m_.norms_.normalize(out, norm, shape_.epsilon, width, out);
   m_.norms_.rotate(m_.work_.cosines + size_t(row) * half, m_.work_.sines + size_t(row) * half, half, out);
-  if (scale != 1.0f)
-    for (int i = 0; i < width; i++) out[i] *= scale;
 }
 
 void Forward::prepare_queries(const Layer& layer, int row, int head, float* out) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(shape_.key_width));
   for (int i = 0; i < shape_.shared(); i++) {
     const int offset = (head * shape_.shared() + i) * shape_.key_width;
-    prepare_head(layer, row, offset, layer.vectors[vector_query_norm], scale, out + i * shape_.key_width);
+    prepare_head(layer, row, offset, layer.vectors[vector_query_norm], out + i * shape_.key_width);
   }
 }
 
@@ -119,7 +116,7 @@ void Forward::prepare_queries(const Layer& layer, int row, int head, float* out)
 void Forward::put(const Layer& layer, int index, int row, int head) {
   float* key = desk_.queries + size_t(kTileRows) * shape_.shared() * shape_.key_width;
   float* value = key + shape_.key_width;
-  prepare_head(layer, row, shape_.queries_width() + head * shape_.key_width, layer.vectors[vector_key_norm], 1.0f, key);
+  prepare_head(layer, row, shape_.queries_width() + head * shape_.key_width, layer.vectors[vector_key_norm], key);
   const int offset = shape_.queries_width() + shape_.keys_width() + head * shape_.value_width;
   take(row, offset, shape_.value_width, value);
   if (const float* bias = layer.vectors[vector_qkv_bias]) m_.norms_.add(bias + offset, shape_.value_width, value);

@@ -48,7 +48,7 @@ class Forward {
   void put(const Layer& layer, int index, int row, int head);
   void take(int row, int offset, int count, float* out) const;
   void prepare_queries(const Layer& layer, int row, int head, float* out);
-  void prepare_head(const Layer& layer, int row, int offset, const float* norm, float scale, float* out);
+  void prepare_head(const Layer& layer, int row, int offset, const float* norm, float* out);
   void attend(const Layer& layer, int index);
   Share take_group(int index);
   Segment look_ahead(int index, int row, int head, int segment) const;

@@ -123,6 +123,36 @@ inline float largest(Floats v) {
   return v[0];
 }
 
+// N times the sum of sixteen numbers, or whatever `add` makes of two vectors, in the same order whatever the width of
+// vectors. Several at once take fewer steps than one by one.
+template <int N, class Add>
+inline void add_lanes(const Floats (&numbers)[N][kParts], Add add, float* out) {
+#if defined(__AVX512F__)
+  static_assert(N <= 4, "a quarter of a vector takes one number of each");
+  auto one = [&](int i) { return (__m512)numbers[i < N ? i : 0][0]; };
+  auto add_halves = [&](__m512 a, __m512 b) {
+    return (__m512d)add((Floats)_mm512_unpacklo_ps(a, b), (Floats)_mm512_unpackhi_ps(a, b));
+  };
+  const __m512d first = add_halves(one(0), one(1)), second = add_halves(one(2), one(3));
+  auto sums = add((Floats)_mm512_unpacklo_pd(first, second), (Floats)_mm512_unpackhi_pd(first, second));
+  sums = add(sums, (Floats)_mm512_shuffle_f32x4((__m512)sums, (__m512)sums, 0x4e));
+  sums = add(sums, (Floats)_mm512_shuffle_f32x4((__m512)sums, (__m512)sums, 0xb1));
+  for (int i = 0; i < N; i++) out[i] = sums[i];
+#else
+  for (int i = 0; i < N; i++) {
+    Floats sums[kParts];
+    memcpy(sums, numbers[i], sizeof sums);
+    for (int distance : {2, 1, 8, 4}) {  // the order above
+      Floats others[kParts];
+      for (int part = 0; part < kParts; part++)
+        others[part] = distance < kLanes ? swap_lanes(sums[part], distance) : sums[part ^ distance / kLanes];
+      for (int part = 0; part < kParts; part++) sums[part] = add(sums[part], others[part]);
+    }
+    out[i] = sums[0][0];
+  }
+#endif
+}
+
 // To the nearest number that bfloat16 has, ties to even. For finite numbers.
 inline Ints round_bits(Floats x) {
   Ints bits = as_ints(x);
@@ -155,6 +185,18 @@ inline Floats exponential(Floats x) {
   p = fma(p, r * r, r) + splat(1.0f);
   Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
   return choose(none, Floats{}, p * as_floats(exponent));
+}
+
+// 2 to the power of each number, none above 0.
+inline Floats power_of_two(Floats x) {
+#if defined(ISA_AMX)  // within 1e-4, for weights that become 8 bits
+  const Floats part = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // from 0 to 1; of -infinity 0
+  Floats p = fma(splat(7.80245236e-2f), part, splat(2.26067163e-1f));                 // fitted to 2^x there
+  p = fma(p, part, splat(6.95833533e-1f));
+  return _mm512_scalef_ps(fma(p, part, splat(9.99925220e-1f)), x);
+#else
+  return exponential(x * splat(0.69314718056f));
+#endif
 }
 
 #if defined(ISA_AMX)
