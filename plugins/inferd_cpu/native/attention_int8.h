@@ -20,24 +20,29 @@ constexpr float kTwos = 1.44269504089f;  // scores become powers of two, e to th
 // The largest power of two that divides the width of keys: so many numbers are turned together.
 inline int turned_width(int key_width) { return key_width & -key_width; }
 
+// One step of turning a vector: sums and differences of numbers `distance` lanes apart.
+inline __attribute__((always_inline)) Floats turn_lanes(Floats v, int distance) {
+  const Ints upper = (count_lanes() & distance) != 0;
+  return fma(v, choose(upper, splat(-1.0f), splat(1.0f)), swap_lanes(v, distance));
+}
+
 // Turns a key or a query; products of two that were turned are turned_width times as large.
 inline void turn(int key_width, float* x) {
-  const int together = turned_width(key_width);
+  static_assert(kLanes <= 16, "four steps turn a vector");
+  const int together = turned_width(key_width);  // 16 at least
   for (int i = 0; i < key_width; i += kLanes) {
-    Floats v = load(x + i);
-    for (int distance = 1; distance < kLanes && distance < together; distance *= 2) {
-      const Ints upper = (count_lanes() & distance) != 0;
-      v = fma(v, choose(upper, splat(-1.0f), splat(1.0f)), swap_lanes(v, distance));
-    }
+    Floats v = turn_lanes(turn_lanes(load(x + i), 1), 2);
+    if constexpr (kLanes > 4) v = turn_lanes(v, 4);
+    if constexpr (kLanes > 8) v = turn_lanes(v, 8);
     store(x + i, v);
   }
   for (int distance = kLanes; distance < together; distance *= 2)
-    for (int i = 0; i < key_width; i += kLanes) {
-      if (i & distance) continue;
-      const Floats low = load(x + i), high = load(x + i + distance);
-      store(x + i, low + high);
-      store(x + i + distance, low - high);
-    }
+    for (int i = 0; i < key_width; i += 2 * distance)
+      for (int j = i; j < i + distance; j += kLanes) {
+        const Floats low = load(x + j), high = load(x + j + distance);
+        store(x + j, low + high);
+        store(x + j + distance, low - high);
+      }
 }
 
 inline Ints load_ints(const uint8_t* at) {
@@ -65,13 +70,20 @@ inline void store_bytes(uint8_t* out, Ints rounded) {
 
 // Rounds to whole numbers from -127 to 127, perhaps in place; gives what they must be multiplied with.
 inline float round_to_bytes(float* x, int width, int8_t* out) {
-  Floats most{};
+  Ints most{};  // of the bits without signs, which are in the order of the numbers, NaN above all
   for (int i = 0; i < width; i += kLanes) {
-    const Floats v = make_finite(load(x + i));
-    store(x + i, v);
-    most = larger(most, larger(v, -v));
+    const Ints bits = as_ints(load(x + i)) & 0x7fffffff;
+    most = bits > most ? bits : most;
   }
-  const float peak = largest(most);
+  if (any(most >= 0x7f800000)) {
+    most = Ints{};
+    for (int i = 0; i < width; i += kLanes) {
+      const Floats v = make_finite(load(x + i));
+      store(x + i, v);
+      most = as_ints(larger(as_floats(most), larger(v, -v)));
+    }
+  }
+  const float peak = largest(as_floats(most));
   const float inverse = peak > 1e-30f ? 127.0f / peak : 0.0f;
   for (int i = 0; i < width; i += kLanes)
     store_bytes(reinterpret_cast<uint8_t*>(out) + i, as_ints(fma(load(x + i), splat(inverse), splat(kMagic))));

@@ -89,20 +89,26 @@ History Forward::history(int row, int layer, int head) const {
   return {m_.pool_memory_.data() + place * head_bytes, head_bytes * shape_.kv_heads * shape_.layers, table};
 }
 
-// Queries, keys or values of a row: the sum of its fine rows.
-void Forward::take(int row, int offset, int count, float* out) const {
-  const float* from = m_.work_.qkv + size_t(row) * shape_.qkv_stride() + offset;
-  memcpy(out, from, sizeof(float) * count);
-  if (m_.fine_) m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, out);
+// Queries, keys or values of a row, biased: where the product put them, or `room` if anything was added.
+float* Forward::take(const Layer& layer, int row, int offset, int count, float* room) const {
+  float* from = m_.work_.qkv + size_t(row) * shape_.qkv_stride() + offset;
+  const float* bias = layer.vectors[vector_qkv_bias];
+  if (!bias && !m_.fine_) return from;
+  memcpy(room, from, sizeof(float) * count);
+  if (m_.fine_) m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, room);
+  if (bias) m_.norms_.add(bias + offset, count, room);
+  return room;
 }
 
 // One head of a row of queries and keys: biased, normalised and rotated.
 void Forward::prepare_head(const Layer& layer, int row, int offset, const float* norm, float* out) {
   const int width = shape_.key_width, half = shape_.rope_width / 2;
-  take(row, offset, width, out);
-  if (const float* bias = layer.vectors[vector_qkv_bias]) m_.norms_.add(bias + offset, width, out);
-  if (norm) m_.norms_.normalize(out, norm, shape_.epsilon, width, out);
-  m_.norms_.rotate(m_.work_.cosines + size_t(row) * half, m_.work_.sines + size_t(row) * half, half, out);
+  const float* head = take(layer, row, offset, width, out);
+  if (norm) {
+    m_.norms_.normalize(head, norm, shape_.epsilon, width, out);
+    head = out;
+  }
+  m_.norms_.rotate(m_.work_.cosines + size_t(row) * half, m_.work_.sines + size_t(row) * half, half, head, width, out);
 }
 
 void Forward::prepare_queries(const Layer& layer, int row, int head, float* out) {
@@ -115,11 +121,9 @@ void Forward::prepare_queries(const Layer& layer, int row, int head, float* out)
 // Puts the key and value of one row and head into the pool.
 void Forward::put(const Layer& layer, int index, int row, int head) {
   float* key = desk_.queries + size_t(kTileRows) * shape_.shared() * shape_.key_width;
-  float* value = key + shape_.key_width;
   prepare_head(layer, row, shape_.queries_width() + head * shape_.key_width, layer.vectors[vector_key_norm], key);
   const int offset = shape_.queries_width() + shape_.keys_width() + head * shape_.value_width;
-  take(row, offset, shape_.value_width, value);
-  if (const float* bias = layer.vectors[vector_qkv_bias]) m_.norms_.add(bias + offset, shape_.value_width, value);
+  float* value = take(layer, row, offset, shape_.value_width, key + shape_.key_width);
   m_.attention_.put(m_.attention_shape_, history(row, index, head), s_.positions[row], key, value);
 }
 
@@ -270,18 +274,15 @@ void Forward::quantize_mixed(Share rows) {
 
 // Gates and ups of as many blocks as the scratch holds, multiplied and quantised while they are in the cache.
 void Forward::feed(const Layer& layer) {
-  constexpr int kGroup = 2 * kPanelOutputs;
-  static_assert(kPanelOutputs == kBlock && kScratchOutputs == kGroup, "a panel of gates makes one block of inputs");
+  static_assert(kPanelOutputs == kBlock, "a panel of gates, and one of ups, make one block of inputs");
   const Share own = outputs(shape_.feed_width / kBlock);
-  const int most = std::max(1, shape_.max_step_tokens / width_rows().rows);
+  const size_t each = m_.kernels_.inner_floats(width_rows().rows, 2);
+  const int most = std::max(1, static_cast<int>(scratch_floats(shape_, m_.kernels_) / each));
   for (int block = own.begin; block < own.end; block += most) {
     const int count = std::min(most, own.end - block);
-    const size_t stride = size_t(count) * kGroup + kPadding;
-    // The product writes where its outputs belong in a whole row: the scratch holds a part of one.
-    float* out = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(desk_.scratch) - sizeof(float) * block * kGroup);
-    m_.kernels_.multiply(layer.matrices[part_gate_up], width_rows(), out, stride, 2 * block, 2 * (block + count),
-                         desk_.multiply);
-    m_.norms_.gate(desk_.scratch, stride, block, count, feed_rows());
+    m_.kernels_.multiply_inner(layer.matrices[part_gate_up], width_rows(), desk_.scratch, 2 * block,
+                               2 * (block + count), desk_.multiply);
+    m_.norms_.gate(desk_.scratch, block, count, feed_rows());
   }
 }
 
@@ -328,7 +329,7 @@ void Forward::find_best() {
   const int count = s_.logit_count, size = shape_.vocabulary_size;
   for (int i = 0; i < count; i++) desk_.best[i] = {-INFINITY, 0};
   const Share panels = share(panels_of(m_.head_));
-  const int most = std::max(1, shape_.max_step_tokens * kScratchOutputs / kPanelOutputs / count);
+  const int most = std::max(1, 2 * shape_.max_step_tokens / count);
   for (int panel = panels.begin; panel < panels.end; panel += most) {
     const int end = std::min(panel + most, panels.end), first = panel * kPanelOutputs;
     const int some = std::min(end * kPanelOutputs, size) - first;

@@ -8,7 +8,6 @@ namespace inferd {
 constexpr int kFewRows = 4;          // up to here each thread does for itself what belongs to rows, and waits less
 constexpr int kApartRows = 128;      // from so many for each thread on all of a row but attention is one thread's work
 constexpr int kManyRows = 3;         // from so many on rows attend together, where they can
-constexpr int kScratchOutputs = 64;  // of each row, that are used before they leave the cache
 
 class Forward {
  public:
@@ -46,7 +45,7 @@ class Forward {
   void multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride);
   void multiply_panels(Share panels, const Matrix& matrix, const Rows& rows, float* out, size_t stride);
   void put(const Layer& layer, int index, int row, int head);
-  void take(int row, int offset, int count, float* out) const;
+  float* take(const Layer& layer, int row, int offset, int count, float* room) const;
   void prepare_queries(const Layer& layer, int row, int head, float* out);
   void prepare_head(const Layer& layer, int row, int offset, const float* norm, float* out);
   void attend(const Layer& layer, int index);

@@ -72,6 +72,11 @@ struct Kernels {
   void (*multiply)(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
                    void* scratch);
   size_t (*scratch_bytes)(int max_rows, int max_k);  // per thread, aligned to 64 bytes
+
+  // The same for outputs that only `gate` of this instruction set reads (norms.h). Where they lie is between the two, in
+  // inner_floats() floats, `out` aligned to 64 bytes.
+  void (*multiply_inner)(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch);
+  size_t (*inner_floats)(int rows, int panels);
   int panel_outputs;
 
   // One output's weights as k floats (a row of the embedding when it shares the head's matrix).

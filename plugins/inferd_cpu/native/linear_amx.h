@@ -16,8 +16,7 @@ namespace ISA {
 constexpr char kName[] = "amx";
 constexpr char kDescription[] = "BF16 activations, AMX";
 constexpr bool kOffsetQuants = true;
-template <Weight W>
-constexpr int kAheadBytes = W == Weight::w8 ? 2048 : 4096;  // how far ahead of a product its weights are asked for
+constexpr int kAheadBytes = 2048;  // how far ahead of a product its weights are asked for
 constexpr int kTileNumbers = kHalfPanel * kBlock;  // of 16 outputs and a block of inputs
 
 // The compiler must see that tiles read and write memory; those of its own header do not say so.
@@ -51,9 +50,10 @@ constexpr float kBase = 32768.0f + 128.0f;  // what a quant of 8 bits is made a 
 constexpr float kCut = 1.0f + 0.0028f;      // makes up for what is cut off there, on average
 
 // One block of a panel as [32 outputs][32 inputs] of bf16. All 16 numbers that a block of four bits can give for an
-// output make a table, from which the nibbles choose: rounded in fp32, of which bf16 are the higher halves.
-template <Weight W>
-inline __attribute__((always_inline)) void expand_block(const uint8_t* block, uint16_t* out) {
+// output make a table, from which the nibbles choose: rounded in fp32, of which bf16 are the higher halves. Before each
+// four outputs comes `between(output)`: tiles multiply meanwhile, if they are not asked to one right after the other.
+template <Weight W, class Between>
+inline __attribute__((always_inline)) void expand_block(const uint8_t* block, uint16_t* out, Between between) {
   alignas(64) float scales[kPanelOutputs], minima[kPanelOutputs];
   const uint8_t* factors = block + quant_bytes(W);
   const __m512 cut = _mm512_set1_ps(W == Weight::w8 ? kCut : 1.0f);
@@ -78,6 +78,7 @@ inline __attribute__((always_inline)) void expand_block(const uint8_t* block, ui
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(0x100));
 #pragma GCC unroll 32
     for (int i = 0; i < kPanelOutputs; ++i) {
+      if (i % 4 == 0) between(i);
       const __m512i quants = _mm512_mask_loadu_epi64(constants, 0x0f, block + kBlock * i);
       const __m512 scale = _mm512_set1_ps(scales[i]), base = _mm512_set1_ps(minima[i]);
       const __m512 low = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_permutexvar_epi8(even, quants)), scale, base);
@@ -96,6 +97,7 @@ inline __attribute__((always_inline)) void expand_block(const uint8_t* block, ui
     const __m512i first = _mm512_set1_epi64(0x2e2e1e1e0e0e3e3e);  // where bits start in 64, for the first output
 #pragma GCC unroll 8
     for (int i = 0; i < kPanelOutputs; i += 4) {
+      between(i);
       const __m512i four = _mm512_load_si512(block + kHalfPanel * i);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
@@ -114,8 +116,7 @@ inline __attribute__((always_inline)) void expand_block(const uint8_t* block, ui
 
 // Sums of 16 outputs by 16 rows, to the rows that there are.
 inline void write_sums(const float* sums, int rows, float* out, size_t ldo, __mmask16 mask) {
-  constexpr int kFew = 4;  // one by one
-  if (rows <= kFew) {
+  if (rows <= kFewInTile) {  // one by one
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i places = _mm512_slli_epi32(lanes, 4);
     for (int r = 0; r < rows; ++r) _mm512_mask_storeu_ps(out + r * ldo, mask, _mm512_i32gather_ps(places, sums + r, 4));
@@ -143,9 +144,18 @@ struct Target {
   size_t ldo;
   __mmask16 left, right;
   float* sums;  // of four tiles
+  bool inner;   // tiles as they come, [tiles][ldo outputs][kMaxTile rows]
 
   template <int T>
   void write(const Tile (&tiles)[T]) const {
+    if (inner) {
+      float* at[] = {out + tiles[0].index * ldo * kMaxTile, out + tiles[T - 1].index * ldo * kMaxTile};
+      INFERD_TILE_STORE(0, at[0], 64);
+      INFERD_TILE_STORE(1, at[0] + 256, 64);
+      if constexpr (T == 2) INFERD_TILE_STORE(2, at[1], 64);
+      if constexpr (T == 2) INFERD_TILE_STORE(3, at[1] + 256, 64);
+      return;
+    }
     INFERD_TILE_STORE(0, sums, 64);
     INFERD_TILE_STORE(1, sums + 256, 64);
     if constexpr (T == 2) INFERD_TILE_STORE(2, sums + 512, 64);
@@ -166,29 +176,39 @@ inline __attribute__((always_inline)) void zero_sums() {
   if constexpr (T == 2) INFERD_TILE_ZERO(3);
 }
 
-// One block of a panel with one or two tiles of rows. Of many rows a tile is read past the first cache, which the
-// panel then keeps.
+// A quarter of the product of one block of a panel with one or two tiles of rows. Of many rows a tile is read past the
+// first cache, which the panel then keeps.
 template <int T, bool Many>
-inline __attribute__((always_inline)) void add_block(const uint16_t* weights, const uint16_t* const (&rows)[2],
-                                                     size_t stride) {
-  if constexpr (Many) {
-    INFERD_TILE_STREAM(6, rows[0], stride);
-  } else {
-    INFERD_TILE_LOAD(6, rows[0], stride);
-  }
-  INFERD_TILE_LOAD(4, weights, 64);
-  INFERD_TILE_DOT(0, 4, 6);
-  INFERD_TILE_LOAD(5, weights + kTileNumbers, 64);
-  INFERD_TILE_DOT(1, 5, 6);
-  if constexpr (T == 2) {
+inline __attribute__((always_inline)) void add_quarter(int quarter, const uint16_t* weights,
+                                                       const uint16_t* const (&rows)[2], size_t stride) {
+  if (quarter == 0) {
+    if constexpr (Many) {
+      INFERD_TILE_STREAM(6, rows[0], stride);
+    } else {
+      INFERD_TILE_LOAD(6, rows[0], stride);
+    }
+    INFERD_TILE_LOAD(4, weights, 64);
+    INFERD_TILE_DOT(0, 4, 6);
+  } else if (quarter == 1) {
+    INFERD_TILE_LOAD(5, weights + kTileNumbers, 64);
+    INFERD_TILE_DOT(1, 5, 6);
+  } else if (T == 2 && quarter == 2) {
     if constexpr (Many) {
       INFERD_TILE_STREAM(7, rows[1], stride);
     } else {
       INFERD_TILE_LOAD(7, rows[1], stride);
     }
     INFERD_TILE_DOT(2, 4, 7);
+  } else if (T == 2) {
     INFERD_TILE_DOT(3, 5, 7);
   }
+}
+
+template <int T, bool Many>
+inline __attribute__((always_inline)) void add_block(const uint16_t* weights, const uint16_t* const (&rows)[2],
+                                                     size_t stride) {
+#pragma GCC unroll 4
+  for (int quarter = 0; quarter < 4; ++quarter) add_quarter<T, Many>(quarter, weights, rows, stride);
 }
 
 // A panel with one or two tiles of rows. Blocks are multiplied while later ones are expanded: a tile that is loaded
@@ -202,20 +222,27 @@ void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int 
     const size_t place = kSlots ? block % kSlots : block;
     return scratch + place * 2 * kTileNumbers;
   };
-  auto add = [&](int block) {
-    add_block<T, kSlots == 0>(slot(block), rows, 4 * tile_rows);
+  auto go_on = [&] {
     rows[0] += kBlock * tile_rows;
     rows[1] += kBlock * tile_rows;
   };
   zero_sums<T>();
   for (int block = 0; block < blocks; ++block, panel += kStep) {
     for (int line = 0; line < kStep; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(panel + kAheadBytes<W> + line), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(panel + kAheadBytes + line), _MM_HINT_T0);
     }
-    expand_block<W>(panel, slot(block));
-    if (block >= kBehind) add(block - kBehind);
+    if (block < kBehind) {
+      expand_block<W>(panel, slot(block), [](int) {});
+      continue;
+    }
+    const uint16_t* weights = slot(block - kBehind);
+    expand_block<W>(panel, slot(block), [&](int output) __attribute__((always_inline)) {
+      if (output % 8 == 4) add_quarter<T, kSlots == 0>(output / 8, weights, rows, 4 * tile_rows);
+    });
+    go_on();
   }
-  for (int block = blocks > kBehind ? blocks - kBehind : 0; block < blocks; ++block) add(block);
+  for (int block = std::max(0, blocks - kBehind); block < blocks; ++block, go_on())
+    add_block<T, kSlots == 0>(slot(block), rows, 4 * tile_rows);
   target.write(tiles);
 }
 
@@ -268,11 +295,16 @@ void multiply_many(const Matrix& w, const Rows& x, int tile_begin, int tile_end,
   const int blocks = w.k / kBlock, parts = (blocks + kKeptBlocks - 1) / kKeptBlocks;
   const Tile two[] = {tile_of(x, tile_begin), tile_of(x, tile_begin + 1)};
   multiply_few<W, 2, 0>(panel, blocks, two, x.tile, target, expanded);
+  // Meanwhile the next panel comes into the second cache, some of it for each pair of tiles.
+  const auto* next = reinterpret_cast<const char*>(panel) + panel_bytes(W, w.k);
+  const char* const end_of_next = next + panel_bytes(W, w.k);
+  const size_t step = panel_bytes(W, w.k) / (parts * ((tile_end - tile_begin - 1) / 2)) + 64;
   for (int part = 0; part < parts; ++part) {
     const int begin = blocks * part / parts, end = blocks * (part + 1) / parts;
     const bool last = part + 1 == parts;
     float* kept = target.sums + kPairSums;
     for (int i = tile_begin + 2; i < tile_end; i += 2, kept += kPairSums) {
+      for (const char* stop = std::min(end_of_next, next + step); next < stop; next += 64) _mm_prefetch(next, _MM_HINT_T1);
       if (i + 1 < tile_end) {
         multiply_expanded<2>(expanded, begin, end, last, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target, kept);
       } else {
@@ -283,7 +315,7 @@ void multiply_many(const Matrix& w, const Rows& x, int tile_begin, int tile_end,
 }
 
 template <Weight W>
-void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
+void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, bool inner, int panel_begin, int panel_end,
                  void* scratch) {
   const int blocks = w.k / kBlock, tiles = tiles_of(x);
   const int most = std::max(4, static_cast<int>(kKeptBytes / (sizeof(uint16_t) * x.tile * w.k)));
@@ -296,7 +328,8 @@ void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, int pan
     for (int index = panel_begin; index < panel_end; ++index) {
       const uint8_t* panel = w.data + index * panel_bytes(W, w.k);
       const int first = index * kPanelOutputs;
-      const Target target{out + first, ldo, live_outputs(w.n, first), live_outputs(w.n, first + kHalfPanel), sums};
+      float* to = inner ? out + (index - panel_begin) * kPanelOutputs * kMaxTile : out + first;
+      const Target target{to, ldo, live_outputs(w.n, first), live_outputs(w.n, first + kHalfPanel), sums, inner};
       const Tile one = tile_of(x, tile_begin);
       if (tile_end - tile_begin == 1) {
         multiply_few<W, 1, 4>(panel, blocks, {one}, x.tile, target, expanded);
@@ -310,16 +343,37 @@ void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, int pan
   release_tiles();
 }
 
-inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
-                            void* scratch) {
+inline void multiply_to(const Matrix& w, const Rows& x, float* out, size_t ldo, bool inner, int panel_begin,
+                        int panel_end, void* scratch) {
   switch (w.format) {
     case Weight::w8:
-      return multiply_as<Weight::w8>(w, x, out, ldo, panel_begin, panel_end, scratch);
+      return multiply_as<Weight::w8>(w, x, out, ldo, inner, panel_begin, panel_end, scratch);
     case Weight::w4:
-      return multiply_as<Weight::w4>(w, x, out, ldo, panel_begin, panel_end, scratch);
+      return multiply_as<Weight::w4>(w, x, out, ldo, inner, panel_begin, panel_end, scratch);
     case Weight::w4m:
-      return multiply_as<Weight::w4m>(w, x, out, ldo, panel_begin, panel_end, scratch);
+      return multiply_as<Weight::w4m>(w, x, out, ldo, inner, panel_begin, panel_end, scratch);
   }
+}
+
+inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
+                            void* scratch) {
+  multiply_to(w, x, out, ldo, false, panel_begin, panel_end, scratch);
+}
+
+// Tiles of sums have a row for each output, so writing rows of outputs takes as long as a quarter of the product.
+inline void multiply_inner(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
+  const int panels = panel_end - panel_begin;
+  if (x.tile > kFewInTile) {
+    return multiply_to(w, x, out, static_cast<size_t>(panels) * kPanelOutputs, true, panel_begin, panel_end, scratch);
+  }
+  const size_t before = static_cast<size_t>(panel_begin) * kPanelOutputs;
+  float* start = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(out) - before * sizeof(float));
+  multiply_panels(w, x, start, inner_stride(panels), panel_begin, panel_end, scratch);
+}
+
+inline size_t inner_floats(int rows, int panels) {
+  const int tiles = (rows + kMaxTile - 1) / kMaxTile;
+  return std::max(rows * inner_stride(panels), static_cast<size_t>(tiles) * kMaxTile * kPanelOutputs * panels);
 }
 
 }  // namespace ISA

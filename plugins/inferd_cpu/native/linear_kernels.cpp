@@ -29,13 +29,25 @@ int pack(Weight format, int ggml_type, const void* blocks, int first, int count,
 
 void place_rows(Rows* out, void* memory, int rows, int k) { place_tiles(out, memory, rows, k, max_tile(rows)); }
 
+#if !defined(ISA_AMX)
+void multiply_inner(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
+  const size_t before = static_cast<size_t>(panel_begin) * kPanelOutputs;  // the product writes behind what is before
+  float* start = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(out) - before * sizeof(float));
+  multiply_panels(w, x, start, inner_stride(panel_end - panel_begin), panel_begin, panel_end, scratch);
+}
+
+size_t inner_floats(int rows, int panels) { return rows * inner_stride(panels); }
+#endif
+
 void unpack_row(const Matrix& w, int row, float* out) { unpack_output(kOffsetQuants, w, row, out); }
 
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {kName,         kDescription,    packed_bytes,  pack,          rows_bytes, place_rows,
-                         quantize_rows, multiply_panels, scratch_bytes, kPanelOutputs, unpack_row};
+const Kernels kernels = {kName,         kDescription,    packed_bytes,   pack,
+                         rows_bytes,    place_rows,      quantize_rows,  multiply_panels,
+                         scratch_bytes, multiply_inner,  inner_floats,   kPanelOutputs,
+                         unpack_row};
 
 }  // namespace ISA
 }  // namespace inferd

@@ -67,7 +67,7 @@ constexpr int kInputBytes = 1;
 
 // One of the equal tiles that rows are divided into, the last of which may be short.
 struct Tile {
-  int first, live;
+  int index, first, live;
   const int8_t* quants;
   const float *scales, *sums;
   const int32_t *starts8, *starts4;
@@ -79,11 +79,17 @@ inline Tile tile_of(const Rows& x, int index) {
   const size_t blocks = static_cast<size_t>(index) * (x.k / kBlock) * x.tile;
   const int first = index * x.tile;
   const int live = x.rows - first < x.tile ? x.rows - first : x.tile;
-  return {first, live, x.quants + blocks * kBlock * kInputBytes, x.scales + blocks, x.sums + blocks, x.starts8 + blocks,
+  return {index, first, live, x.quants + blocks * kBlock * kInputBytes, x.scales + blocks, x.sums + blocks, x.starts8 + blocks,
           x.starts4 + blocks};
 }
 
 constexpr int kMaxTile = 16;
+
+// Where outputs for `gate` lie: rows of so many floats; padded, since distances of 4096 bytes share places in caches.
+inline size_t inner_stride(int panels) { return static_cast<size_t>(panels) * kPanelOutputs + 16; }
+
+// Or, with AMX, tiles as they come, [tiles][outputs][kMaxTile rows], if they are of more rows than these.
+constexpr int kFewInTile = 4;
 
 // Division into tiles never needs more than kMaxTile - 1 rows of padding.
 inline size_t rows_bytes(int max_rows, int k) {

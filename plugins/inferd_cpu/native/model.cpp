@@ -93,7 +93,7 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   const int widest = std::max({s.width, s.mixed_width(), s.qkv_width()});
   for (Desk& desk : w->desks) {
     desk.rows = from.take<float>(kTileRows * widest);
-    desk.scratch = from.take<float>(tokens * (kScratchOutputs + kPadding));
+    desk.scratch = from.take<float>(scratch_floats(s, k));
     desk.multiply = from.take<uint8_t>(k.scratch_bytes(fine * s.max_step_tokens, std::max(widest, s.feed_width)));
     desk.queries = from.take<float>(kTileRows * s.shared() * s.key_width + s.key_width + s.value_width);
     desk.taken = from.take<float>(kTileRows * attention.queries_floats());

@@ -66,6 +66,11 @@ struct Layer {
   const float* vectors[vector_norm];  // null where a network has none
 };
 
+// Of outputs that are used before they leave the cache, two panels of each row.
+inline size_t scratch_floats(const Shape& shape, const Kernels& kernels) {
+  return kernels.inner_floats(shape.max_step_tokens, 2);
+}
+
 // What a thread has for itself.
 struct Desk {
   float* rows;       // some rows of the widest kind

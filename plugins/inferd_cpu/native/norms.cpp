@@ -37,41 +37,64 @@ void subtract(const Rows& rows, int row, const float* x, float* out) {
 }
 #endif
 
-void rotate(const float* cosines, const float* sines, int half, float* head) {
+void rotate(const float* cosines, const float* sines, int half, const float* from, int width, float* out) {
   int i = 0;
   for (; i + kLanes <= half; i += kLanes) {
-    Floats first = load(head + i), second = load(head + half + i);
+    Floats first = load(from + i), second = load(from + half + i);
     Floats cosine = load(cosines + i), sine = load(sines + i);
-    store(head + i, first * cosine - second * sine);
-    store(head + half + i, second * cosine + first * sine);
+    store(out + i, first * cosine - second * sine);
+    store(out + half + i, second * cosine + first * sine);
   }
   for (; i < half; i++) {
-    float first = head[i], second = head[half + i];
-    head[i] = first * cosines[i] - second * sines[i];
-    head[half + i] = second * cosines[i] + first * sines[i];
+    float first = from[i], second = from[half + i];
+    out[i] = first * cosines[i] - second * sines[i];
+    out[half + i] = second * cosines[i] + first * sines[i];
   }
+  if (out != from) memcpy(out + 2 * half, from + 2 * half, sizeof(float) * (width - 2 * half));
 }
 
 #if defined(ISA_AMX)
-void gate(const float* gate_up, size_t stride, int first_block, int blocks, const Rows& out) {
-  auto gated = [](const float* gates) {
-    const Floats v = load(gates);
-    return v * static_cast<Floats>(_mm512_rcp14_ps(splat(1.0f) + exponential_for_bf16(-v))) * load(gates + kBlock);
-  };
-  for (int first = 0; first < out.rows; first += out.tile) {
+// Within what bf16 keeps.
+inline Floats gated(Floats gate, Floats up) {
+  const Floats power = power_of_two(gate * splat(-1.44269504089f));
+  return gate * static_cast<Floats>(_mm512_rcp14_ps(splat(1.0f) + power)) * up;
+}
+
+// A tile of rows, [outputs][kMaxTile rows]: vectors are of rows.
+void gate_tile(const float* gate_up, int live, int blocks, uint32_t* out, int tile) {
+  const __m512i pairs = _mm512_add_epi32(_mm512_set1_epi32(16 << 16), _mm512_mullo_epi32((__m512i)count_lanes(), _mm512_set1_epi32(0x10001)));
+  const auto mask = static_cast<__mmask16>((1u << live) - 1);
+  for (int block = 0; block < blocks; block++, gate_up += 2 * kBlock * kMaxTile)
+    for (int i = 0; i < kBlock; i += 2, out += tile) {
+      const float *gates = gate_up + i * kMaxTile, *ups = gates + kBlock * kMaxTile;
+      const __m512i both = round_pair(gated(load(gates), load(ups)), gated(load(gates + kMaxTile), load(ups + kMaxTile)));
+      _mm512_mask_storeu_epi32(out, mask, _mm512_permutexvar_epi16(pairs, both));
+    }
+}
+
+void gate(const float* gate_up, int first_block, int blocks, const Rows& out) {
+  const size_t all = out.k / kBlock, stride = inner_stride(2 * blocks);
+  for (int first = 0, index = 0; first < out.rows; first += out.tile, index++) {
     const int live = out.rows - first < out.tile ? out.rows - first : out.tile;
+    if (out.tile > kFewInTile) {
+      auto* to = reinterpret_cast<uint32_t*>(out.quants) + (index * all + first_block) * (kBlock / 2) * out.tile;
+      gate_tile(gate_up + static_cast<size_t>(index) * blocks * 2 * kBlock * kMaxTile, live, blocks, to, out.tile);
+      continue;
+    }
     for (int block = 0; block < blocks; block++) {
       __m512 pairs[kMaxTile] = {};
       for (int row = 0; row < live; row++) {
-        const float* gates = gate_up + (first + row) * stride + block * 2 * kBlock;
-        pairs[row] = _mm512_castsi512_ps(round_pair(gated(gates), gated(gates + kLanes)));
+        const float *gates = gate_up + (first + row) * stride + block * 2 * kBlock, *ups = gates + kBlock;
+        pairs[row] = _mm512_castsi512_ps(round_pair(gated(load(gates), load(ups)),
+                                                    gated(load(gates + kLanes), load(ups + kLanes))));
       }
-      put_block(pairs, 0, live, first / out.tile, first_block + block, out);
+      put_block(pairs, 0, live, index, first_block + block, out);
     }
   }
 }
 #else
-void gate(const float* gate_up, size_t stride, int first_block, int blocks, const Rows& out) {
+void gate(const float* gate_up, int first_block, int blocks, const Rows& out) {
+  const size_t stride = inner_stride(2 * blocks);
   for (int row = 0; row < out.rows; row++)
     for (int block = 0; block < blocks; block++) {
       const float* gates = gate_up + row * stride + block * 2 * kBlock;

@@ -23,12 +23,13 @@ struct Norms {
   // What quantised rows lose: x less row `row` of `rows`, which was quantised from it. Null where that is little.
   void (*subtract)(const Rows& rows, int row, const float* x, float* out);
 
-  // Rotates the pairs (i, i + half) of a head by the angles whose cosines and sines are given (arXiv:2104.09864).
-  void (*rotate)(const float* cosines, const float* sines, int half, float* head);
+  // Rotates the pairs (i, i + half) of a head, of which `width` numbers are taken, by the angles whose cosines and sines
+  // are given (arXiv:2104.09864). `out` may be `from`.
+  void (*rotate)(const float* cosines, const float* sines, int half, const float* from, int width, float* out);
 
   // silu(gate) * up (arXiv:2002.05202) as quantised blocks [first_block, first_block + blocks) of all rows of `out`.
-  // gate_up: rows of `stride` floats; for each block 32 gates, then 32 ups.
-  void (*gate)(const float* gate_up, size_t stride, int first_block, int blocks, const Rows& out);
+  // gate_up: what multiply_inner gave; for each block 32 gates, then 32 ups.
+  void (*gate)(const float* gate_up, int first_block, int blocks, const Rows& out);
 
   // The best of logits [first, first + n), the first of equals; `best` holds the best of those before.
   void (*find_best)(const float* logits, int first, int n, Best* best);

@@ -76,10 +76,15 @@ inline Floats larger(Floats a, Floats b) {
 #endif
 }
 
-// Lane i has what lane i ^ distance had.
-inline Floats swap_lanes(Floats v, int distance) {
+// Lane i has what lane i ^ distance had; a constant makes one instruction.
+inline __attribute__((always_inline)) Floats swap_lanes(Floats v, int distance) {
 #if defined(__AVX512F__)
-  return _mm512_permutexvar_ps((__m512i)(count_lanes() ^ distance), v);
+  switch (distance) {
+    case 1: return _mm512_permute_ps(v, 0xb1);
+    case 2: return _mm512_permute_ps(v, 0x4e);
+    case 4: return _mm512_shuffle_f32x4(v, v, 0xb1);
+    default: return _mm512_shuffle_f32x4(v, v, 0x4e);
+  }
 #elif defined(__AVX2__)
   return _mm256_permutevar8x32_ps(v, (__m256i)(count_lanes() ^ distance));
 #else
@@ -153,6 +158,17 @@ inline void add_lanes(const Floats (&numbers)[N][kParts], Add add, float* out) {
 #endif
 }
 
+// Whether any lane is not 0; they are 0 or -1.
+inline bool any(Ints mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#else
+  int32_t all = 0;
+  for (int i = 0; i < kLanes; i++) all |= mask[i];
+  return all != 0;
+#endif
+}
+
 // To the nearest number that bfloat16 has, ties to even. For finite numbers.
 inline Ints round_bits(Floats x) {
   Ints bits = as_ints(x);
@@ -187,9 +203,9 @@ inline Floats exponential(Floats x) {
   return choose(none, Floats{}, p * as_floats(exponent));
 }
 
-// 2 to the power of each number, none above 0.
+// 2 to the power of each number.
 inline Floats power_of_two(Floats x) {
-#if defined(ISA_AMX)  // within 1e-4, for weights that become 8 bits
+#if defined(ISA_AMX)  // within 1e-4, for what becomes bf16 or 8 bits
   const Floats part = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // from 0 to 1; of -infinity 0
   Floats p = fma(splat(7.80245236e-2f), part, splat(2.26067163e-1f));                 // fitted to 2^x there
   p = fma(p, part, splat(6.95833533e-1f));
@@ -198,21 +214,6 @@ inline Floats power_of_two(Floats x) {
   return exponential(x * splat(0.69314718056f));
 #endif
 }
-
-#if defined(ISA_AMX)
-// The same for what becomes bf16 or 8 bits: within 1e-5, infinite above 88. The polynomial was fitted to 2^x from -0.5
-// to 0.5.
-inline Floats exponential_for_bf16(Floats x) {
-  x = larger(splat(-1000.0f), x);  // in this order NaN stays
-  const Floats twos = x * splat(1.44269504088896341f);
-  const Floats whole = _mm512_roundscale_ps(twos, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const Floats rest = twos - whole;
-  Floats p = fma(splat(9.58283618e-3f), rest, splat(5.59064262e-2f));
-  p = fma(p, rest, splat(2.40240991e-1f));
-  p = fma(p, rest, splat(6.93124175e-1f));
-  return _mm512_scalef_ps(fma(p, rest, splat(1.0f)), whole);
-}
-#endif
 
 }  // namespace ISA
 }  // namespace inferd
