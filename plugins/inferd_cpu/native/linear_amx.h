@@ -246,10 +246,19 @@ void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int 
   target.write(tiles);
 }
 
+// Memory that is asked for, some lines at a time.
+struct Fetch {
+  const char* at;
+  int lines;
+  void go_on() {
+    for (int line = 0; line < lines; ++line, at += 64) _mm_prefetch(at, _MM_HINT_T1);
+  }
+};
+
 // Blocks [begin, end) of an expanded panel with one or two tiles of rows; sums before the last of them wait in `sums`.
 template <int T>
 void multiply_expanded(const uint16_t* panel, int begin, int end, bool last, const Tile (&tiles)[T], int tile_rows,
-                       const Target& target, float* sums) {
+                       const Target& target, float* sums, Fetch& next) {
   const size_t step = static_cast<size_t>(kBlock) * tile_rows;
   const uint16_t* rows[2] = {numbers_of(tiles[0]) + begin * step, numbers_of(tiles[T - 1]) + begin * step};
   if (begin == 0) {
@@ -261,6 +270,7 @@ void multiply_expanded(const uint16_t* panel, int begin, int end, bool last, con
     if constexpr (T == 2) INFERD_TILE_LOAD(3, sums + 768, 64);
   }
   for (int block = begin; block < end; ++block) {
+    next.go_on();
     add_block<T, true>(panel + static_cast<size_t>(block) * 2 * kTileNumbers, rows, 4 * tile_rows);
     rows[0] += step;
     rows[1] += step;
@@ -295,20 +305,18 @@ void multiply_many(const Matrix& w, const Rows& x, int tile_begin, int tile_end,
   const int blocks = w.k / kBlock, parts = (blocks + kKeptBlocks - 1) / kKeptBlocks;
   const Tile two[] = {tile_of(x, tile_begin), tile_of(x, tile_begin + 1)};
   multiply_few<W, 2, 0>(panel, blocks, two, x.tile, target, expanded);
-  // Meanwhile the next panel comes into the second cache, some of it for each pair of tiles.
-  const auto* next = reinterpret_cast<const char*>(panel) + panel_bytes(W, w.k);
-  const char* const end_of_next = next + panel_bytes(W, w.k);
-  const size_t step = panel_bytes(W, w.k) / (parts * ((tile_end - tile_begin - 1) / 2)) + 64;
+  // Meanwhile the next panel comes into the second cache, some of it with each block.
+  const int pairs = (tile_end - tile_begin - 1) / 2, lines = static_cast<int>(panel_bytes(W, w.k) / 64);
+  Fetch next{reinterpret_cast<const char*>(panel) + panel_bytes(W, w.k), (lines + pairs * blocks - 1) / (pairs * blocks)};
   for (int part = 0; part < parts; ++part) {
     const int begin = blocks * part / parts, end = blocks * (part + 1) / parts;
     const bool last = part + 1 == parts;
     float* kept = target.sums + kPairSums;
     for (int i = tile_begin + 2; i < tile_end; i += 2, kept += kPairSums) {
-      for (const char* stop = std::min(end_of_next, next + step); next < stop; next += 64) _mm_prefetch(next, _MM_HINT_T1);
       if (i + 1 < tile_end) {
-        multiply_expanded<2>(expanded, begin, end, last, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target, kept);
+        multiply_expanded<2>(expanded, begin, end, last, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target, kept, next);
       } else {
-        multiply_expanded<1>(expanded, begin, end, last, {tile_of(x, i)}, x.tile, target, kept);
+        multiply_expanded<1>(expanded, begin, end, last, {tile_of(x, i)}, x.tile, target, kept, next);
       }
     }
   }
