@@ -282,6 +282,7 @@ void multiply_expanded(const uint16_t* panel, int begin, int end, bool last, con
   if constexpr (T == 2) INFERD_TILE_STORE(3, sums + 768, 64);
 }
 
+constexpr int kMostFetched = 3;  // lines at once: more of them delay the rows
 constexpr int kKeptBlocks = 20;  // of an expanded panel that the first cache keeps beside rows
 constexpr int kPairSums = 4 * 256;
 
@@ -307,7 +308,7 @@ void multiply_many(const Matrix& w, const Rows& x, int tile_begin, int tile_end,
   multiply_few<W, 2, 0>(panel, blocks, two, x.tile, target, expanded);
   // Meanwhile the next panel comes into the second cache, some of it with each block.
   const int pairs = (tile_end - tile_begin - 1) / 2, lines = static_cast<int>(panel_bytes(W, w.k) / 64);
-  Fetch next{reinterpret_cast<const char*>(panel) + panel_bytes(W, w.k), (lines + pairs * blocks - 1) / (pairs * blocks)};
+  Fetch next{reinterpret_cast<const char*>(panel) + panel_bytes(W, w.k), std::min(kMostFetched, (lines + pairs * blocks - 1) / (pairs * blocks))};
   for (int part = 0; part < parts; ++part) {
     const int begin = blocks * part / parts, end = blocks * (part + 1) / parts;
     const bool last = part + 1 == parts;
