@@ -99,6 +99,7 @@ class NativeLoad:
         except BaseException:
             session.close()
             raise
+        session.fill_pool()
         return session
 
 

@@ -5,7 +5,7 @@ from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int
 from pathlib import Path
 from typing import Final
 
-INTERFACE: Final = 3  # as in native/api.cpp
+INTERFACE: Final = 4  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -78,6 +78,7 @@ _FUNCTIONS: Final = {
     "inferd_weigh_inputs": (c_int, [c_void_p, c_int, c_void_p, c_int, c_int, c_void_p]),
     "inferd_pack": (c_int, [c_void_p, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_void_p]),
     "inferd_set_vector": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "inferd_fill_pool": (None, [c_void_p]),
     "inferd_step": (c_int, [c_void_p, POINTER(Step)]),
     "inferd_copy_blocks": (None, [c_void_p, c_void_p, c_int]),
     "inferd_choose_token": (

@@ -103,6 +103,10 @@ class NativeSession:
         """What it can do."""
         return self._limits
 
+    def fill_pool(self) -> None:
+        """Have the operating system give the KV pool its pages, in the background; else steps would wait for them."""
+        self._library.inferd_fill_pool(self.model)
+
     def step(self, batch: TokenBatch) -> StepResult:
         """Compute one step.
 

@@ -53,7 +53,7 @@ def load(weights: Path) -> dict[str, float | str]:
     from inferd_cpu.backend import CpuBackend  # noqa: PLC0415 - as above
     from inferd_cpu.plugin import SPEC  # noqa: PLC0415 - as above
 
-    backend, settings = CpuBackend(), read_settings(SPEC, {"compute": "native"})
+    backend, settings = CpuBackend(), read_settings(SPEC, {"compute": "native", "kv_tokens": str(TOKENS)})
     before = _read_memory()
     started = time.perf_counter()
     request = LoadRequest(path=weights, device="cpu:0", settings=settings, capacity_bytes=8 << 30)

@@ -45,4 +45,20 @@ def test_slow_streams_do_not_stop_prompts() -> None:
     pace.measure(0.1, decode=0, prompt=100)
     for _ in range(20):
         pace.measure(0.3, decode=3, prompt=0)
-    assert pace.prompt_tokens == 45
+    assert 45 <= pace.prompt_tokens < 50
+
+
+def test_a_step_has_a_price_of_its_own() -> None:
+    """After steps of few streams, which take nearly as long as those of many, a burst is read in whole steps."""
+    pace = Pace(gap_s=0.2)
+
+    def take(decode: int, prompt: int) -> None:
+        pace.measure(0.0045 + 0.0003 * decode + 0.000125 * prompt, decode=decode, prompt=prompt)
+
+    take(0, 32)
+    for burst in (1, 8, 32, 64):
+        for streams in range(0, burst, 4):
+            assert streams == 0 or pace.prompt_tokens > 512 - streams
+            take(streams, 512 - streams)
+        for _ in range(128):
+            take(burst, 0)

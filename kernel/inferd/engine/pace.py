@@ -11,10 +11,14 @@ _PLANNED: Final = 0.45
 """How much of the bound is planned for: the times of steps scatter, and the longest ones must keep it too."""
 
 
-class Pace:
-    """Predicts the time of a step as so much for each token that decodes and so much for each token of a prompt.
+_FIXED: Final = 32
+"""Tokens that weigh as much as what every step takes, whatever is in it: reading the weights, above all."""
 
-    Each measured step corrects both by their share in the error (the normalised LMS rule: B. Widrow, M. E. Hoff:
+
+class Pace:
+    """Predicts the time of a step: so much for any, for each token that decodes and for each token of a prompt.
+
+    Each measured step corrects all three by their share in the error (the normalised LMS rule: B. Widrow, M. E. Hoff:
     Adaptive switching circuits, 1960), so that the prediction follows the length of the contexts and the load of the
     machine. One writer: the thread of the steps.
 
@@ -24,15 +28,17 @@ class Pace:
 
     def __init__(self, *, gap_s: float) -> None:
         self._gap_s = gap_s
+        self._fixed_s = 0.0  # as if for `_FIXED` tokens, for one of them
         self._decode_s = 0.0  # for a token of each kind
         self._prompt_s = 0.0
 
     def measure(self, seconds: float, *, decode: int, prompt: int) -> None:
         """A step with so many tokens of both kinds took so long."""
-        size = decode * decode + prompt * prompt
-        error = _WEIGHT * (seconds - self._decode_s * decode - self._prompt_s * prompt) / size
+        predicted = self._fixed_s * _FIXED + self._decode_s * decode + self._prompt_s * prompt
+        error = _WEIGHT * (seconds - predicted) / (_FIXED**2 + decode**2 + prompt**2)
         if self._prompt_s == 0 and prompt:  # the first one: there is nothing to correct
             error /= _WEIGHT
+        self._fixed_s = max(0.0, self._fixed_s + error * _FIXED)
         self._decode_s = max(0.0, self._decode_s + error * decode)
         self._prompt_s = max(0.0, self._prompt_s + error * prompt)
 

@@ -11,7 +11,7 @@ using namespace inferd;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a function or struct below: a library of another build is not used.
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 EXPORT int inferd_interface() { return kInterface; }
 
@@ -55,6 +55,9 @@ EXPORT int inferd_pack(void* model, int part, int layer, int source, int type, c
 EXPORT void inferd_set_vector(void* model, int vector, int layer, const float* numbers, int count) {
   static_cast<Model*>(model)->set_vector(vector, layer, numbers, count);
 }
+
+// The weights are there. From now on pages of the KV pool are taken, in the background.
+EXPORT void inferd_fill_pool(void* model) { static_cast<Model*>(model)->fill_pool(); }
 
 // 0 when done; 1 when the batch is not sound: nothing has changed.
 EXPORT int inferd_step(void* model, const Step* step) {

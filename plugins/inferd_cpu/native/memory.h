@@ -3,8 +3,15 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <system_error>
+#include <thread>
+
+#if defined(__linux__)
+#include <sys/resource.h>
+#endif
 
 namespace inferd {
 
@@ -36,6 +43,47 @@ class Memory {
  private:
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
+};
+
+// Has the operating system put pages behind memory: what touches one first waits until it is zero, and where the
+// processor is a virtual one often for its host, too; milliseconds for a large page. Memory keeps what is in it.
+class Filling {
+ public:
+  Filling() = default;
+  Filling(const Filling&) = delete;
+  Filling& operator=(const Filling&) = delete;
+  ~Filling() {
+    ending_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+
+  // Fills a little at once and the rest in the background, with the lowest priority. The memory outlives this object.
+  void start(const Memory& memory) {
+    const size_t first = fill(memory, 0, 16 << 20);
+    if (first == memory.size_bytes()) return;
+    try {
+      thread_ = std::thread([this, &memory, first] {
+#if defined(__linux__)
+        setpriority(PRIO_PROCESS, 0, 19);  // of this thread
+#endif
+        for (size_t at = first; at < memory.size_bytes() && !ending_;) at = fill(memory, at, 2 << 20);
+      });
+    } catch (const std::system_error&) {  // no thread: steps wait as they need pages
+    }
+  }
+
+ private:
+  // Fills some bytes from `begin` on; gives their end, or the end of all where it cannot be done.
+  static size_t fill(const Memory& memory, size_t begin, size_t bytes) {
+    if (bytes > memory.size_bytes() - begin) bytes = memory.size_bytes() - begin;
+#if defined(MADV_POPULATE_WRITE)
+    if (madvise(memory.data() + begin, bytes, MADV_POPULATE_WRITE) == 0) return begin + bytes;
+#endif
+    return memory.size_bytes();
+  }
+
+  std::atomic<bool> ending_{false};
+  std::thread thread_;
 };
 
 // Divides a piece of memory into arrays, each aligned to a cache line. Without memory it only counts.

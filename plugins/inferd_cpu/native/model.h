@@ -127,6 +127,9 @@ class Model {
            const float* counts);
   void set_vector(int vector, int layer, const float* numbers, int count);
 
+  // To be called once, when the weights are there.
+  void fill_pool() { filling_.start(pool_memory_); }
+
   bool is_sound(const Step& step) const;
   void compute(const Step& step);
   void copy_blocks(const int32_t* pairs, int count);
@@ -151,6 +154,7 @@ class Model {
   const bool fine_;          // queries, keys and values are made of two rows each
 
   Memory weights_memory_, vectors_memory_, pool_memory_, workspace_memory_;
+  Filling filling_;  // of the pool
   size_t vectors_used_ = 0;
   std::vector<Layer> layers_;
   Matrix head_{}, embedding_{};
