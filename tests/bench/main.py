@@ -25,7 +25,7 @@ import starts
 from limits import Figure
 
 REAL = (
-    *("served.", "served8.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
+    *("served.", "served8.", "gathered.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
     *("mixed.", "prefix.", "gap.", "speculation.", "native.", "fair."),
 )
 

@@ -13,7 +13,7 @@ from limits import Figure
 from workload import CASES, Case
 
 STEP_TOKENS = 512
-KV_BYTES = 2  # of a stored number, F16
+KV_BYTES = {"KV i8": 1, "KV bf16": 2, "KV f32": 4}  # of a stored number
 
 
 class Roofline:
@@ -37,7 +37,7 @@ class Roofline:
         tied = "output.weight" not in file.tensors
         read = [tensor for tensor in matrices if tied or tensor is not embedding]
         self._weights_bytes: float = sum(t.elements * (bits + 0.5) / 8 if bits else t.size_bytes for t in read)
-        self._kv_bytes: int = a.layers * a.kv_heads * (a.key_width + a.value_width) * KV_BYTES
+        self._kv_numbers: int = a.layers * a.kv_heads * (a.key_width + a.value_width)
         self._limits: dict[str, float | None] = {}
 
     def figures(self, figure: Figure, case: Case) -> Iterator[Figure]:
@@ -46,7 +46,7 @@ class Roofline:
         arithmetic = "limit.gemm_bf16" if "BF16 activations" in figure["detail"] else "limit.gemm_int8"
         seconds = tokens / figure["value"] if figure["value"] else 0.0
         for ending, limit, work in (
-            ("of_memory", "limit.memory_read", self._read_bytes(case)),
+            ("of_memory", "limit.memory_read", self._read_bytes(case, figure["detail"])),
             ("of_arithmetic", arithmetic, self._operations(case)),
         ):
             rate = self._measure(limit)
@@ -54,11 +54,12 @@ class Roofline:
             detail = f"{work / 1e9:.2f} G of work at {limit} {rate}; {figure['detail']}"
             yield Figure(name=f"{figure['name']}.{ending}", value=share, unit=f"of {limit}", detail=detail)
 
-    def _read_bytes(self, case: Case) -> float:
+    def _read_bytes(self, case: Case, detail: str) -> float:
+        kv_bytes = self._kv_numbers * next((size for name, size in KV_BYTES.items() if name in detail), 4)
         prompts = case.sequences * case.prompt_tokens
         steps = -(-prompts // STEP_TOKENS) + case.output_tokens - 1
         kv_tokens = case.sequences * sum(case.prompt_tokens + n for n in range(1, case.output_tokens))
-        return steps * self._weights_bytes + kv_tokens * self._kv_bytes
+        return steps * self._weights_bytes + kv_tokens * kv_bytes
 
     def _operations(self, case: Case) -> float:
         computed = case.sequences * (case.prompt_tokens + case.output_tokens - 1)

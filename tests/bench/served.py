@@ -40,14 +40,16 @@ def wide_figures(weights: Path, *, only: str) -> Iterator[Figure]:
 
 
 def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
-    """`served.*`, `ttft.idle`, `itl.*` and `rss.*` with a real model."""
+    """`served.*`, `gathered.*`, `ttft.idle`, `itl.*` and `rss.*` with a real model."""
     wanted = [case for case in CASES if f"served.{case.name}".startswith(only)]
+    gathered = [case for case in CASES if case.output_tokens > 1 and f"gathered.{case.name}".startswith(only)]
     rest = any(name.startswith(only) for name in ("ttft.idle", "itl.p50", "itl.p99", "rss.kernel", "rss.worker"))
-    if not wanted and not rest:
+    if not wanted and not gathered and not rest:
         return
     with kernel() as process, Client(process.address) as client:
         detail = _load(client, weights)
-        yield from _cases("served", process.address, wanted, detail)
+        yield from _cases("served", process.address, wanted, f"each token streamed; {detail}")
+        yield from _cases("gathered", process.address, gathered, f"by `generate`; {detail}", gathers=True)
         if "ttft.idle".startswith(only):
             yield _first_token(client, detail)
         if any(name.startswith(only) for name in ("itl.p50", "itl.p99")):
@@ -63,16 +65,25 @@ def _load(client: Client, weights: Path, **settings: str) -> str:
     return f"{instance.description}, {instance.backend} on {instance.device}"
 
 
-def _cases(name: str, address: str, cases: list[Case], detail: str) -> Iterator[Figure]:
+def _cases(name: str, address: str, cases: list[Case], detail: str, *, gathers: bool = False) -> Iterator[Figure]:
     asyncio.run(run_case(address, WARM))
     for case in cases:
         tokens, unit = case.figure
-        seconds, _ = asyncio.run(run_case(address, case))
+        seconds, _ = asyncio.run(run_case(address, case, gathers=gathers))
         yield Figure(name=f"{name}.{case.name}", value=round(tokens / seconds, 1), unit=unit, detail=detail)
 
 
-async def run_case(address: str, case: Case, *, temperature: float = 0.0) -> tuple[float, list[list[float]]]:
-    """Run a case; seconds from the first submission to the last token, and when each stream's messages came."""
+async def run_case(
+    address: str, case: Case, *, temperature: float = 0.0, gathers: bool = False
+) -> tuple[float, list[list[float]]]:
+    """Run a case; seconds from the first submission to the last token, and when each stream's messages came.
+
+    Args:
+        address: Of the kernel.
+        case: What to run.
+        temperature: Of the sampling.
+        gathers: Wait for the whole of each output with `generate`, instead of streaming its tokens.
+    """
     arrivals: list[list[float]] = [[] for _ in range(case.sequences)]
 
     async def run(client: AsyncClient, number: int, prompt: list[int]) -> int:
@@ -84,6 +95,8 @@ async def run_case(address: str, case: Case, *, temperature: float = 0.0) -> tup
             "prefix_cache": False,
             "seed": number,
         }
+        if gathers:
+            return len((await client.generate("bench", prompt, **options)).token_ids)
         async for event in client.run("bench", prompt, **options):
             if event.HasField("output"):
                 count += len(event.output.token_ids)

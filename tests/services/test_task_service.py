@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from connection import Connection, info_of, kinds_of, read_all, read_failing, read_until, reason_of, text_of
+from google.protobuf.duration_pb2 import Duration
 
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import sampling_pb2 as sp
@@ -58,6 +59,34 @@ async def test_a_stream_resumes_behind_any_event(connection: Connection) -> None
         replay = connection.tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id, after_sequence=event.sequence))
         replayed = await read_all(replay)
         assert text_of(replayed) == text_of([e for e in events if e.sequence > event.sequence])
+
+
+async def test_an_interval_makes_few_events_of_many_tokens(connection: Connection) -> None:
+    """With `output_interval` a task of a hundred steps gives two events with output: the first, and all the rest."""
+    await connection.create(step_s=0.005)
+    interval = Duration(seconds=10)
+    call = connection.endless(tokens=100, output_interval=interval)
+    events = await read_all(call)
+    first, rest = (len(e.output.token_ids) for e in events if e.HasField("output"))
+    assert first < 50  # one, unless the machine is slow
+    assert first + rest == 100
+    assert events[-1].finished.usage.output_tokens == 100
+    watch = ts.WatchTaskRequest(task_id=events[0].task_id, output_interval=interval)
+    assert text_of(await read_all(connection.tasks.WatchTask(watch))) == text_of(events)
+
+
+@pytest.mark.parametrize("interval", [Duration(seconds=-1), Duration(seconds=10, nanos=1)])
+async def test_an_interval_has_bounds(connection: Connection, interval: Duration) -> None:
+    """An interval below 0 or above 10 s is refused, with both numbers, by both calls."""
+    await connection.create()
+    for call in (
+        connection.endless(tokens=1, output_interval=interval),
+        connection.tasks.WatchTask(ts.WatchTaskRequest(task_id="x", output_interval=interval)),
+    ):
+        events, error = await read_failing(call)
+        assert events == []
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "it must be from 0 to 10 s" in str(error.details())
 
 
 async def test_closing_a_stream_frees_its_place_within_a_step(connection: Connection) -> None:

@@ -50,6 +50,7 @@ async def test_async_generate_equals_the_sync_one(scripted: Any) -> None:
         answer = await client.generate("echo", QUESTION)
     with Client(scripted.address) as sync:
         assert answer == sync.generate("echo", QUESTION)
+    assert [request.output_interval.seconds for request in scripted.requests] == [1, 1]  # nobody looks at single tokens
 
 
 def test_stream_gives_the_text_in_pieces(client: Client) -> None:
@@ -375,6 +376,12 @@ def test_options_of_the_request_are_passed() -> None:
     request = run_request("m", "x", {"labels": {"a": "b"}, "request_id": "r1", "detach_on_disconnect": True})
     assert dict(request.spec.labels) == {"a": "b"}
     assert (request.request_id, request.detach_on_disconnect) == ("r1", True)
+
+
+def test_how_often_output_comes() -> None:
+    """`run` asks for each output at once unless it is told otherwise, in seconds and parts of one."""
+    assert not run_request("m", "x", {}).HasField("output_interval")
+    assert run_request("m", "x", {"output_interval_s": 1.25}).output_interval.ToMilliseconds() == 1250
 
 
 def test_importing_the_client_loads_neither_the_kernel_nor_a_framework() -> None:

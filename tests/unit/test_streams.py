@@ -85,6 +85,36 @@ async def test_every_watcher_sees_every_event_at_its_own_pace() -> None:
     assert early.result() == middle.result() == late.result() == ("abcde", 1)
 
 
+async def test_a_watcher_with_an_interval_gets_what_came_meanwhile_as_one() -> None:
+    """The first output comes at once, what is told within the interval after it not before the end, and then as one."""
+    stream = told(Queued(0))
+    watcher = stream.follow(0, 3600)
+    assert [n.event for n in await anext(watcher)] == [Queued(0)]  # no output: the next batch does not wait
+    for event in outputs(1):
+        stream.tell(event)
+    assert [n.event for n in await anext(watcher)] == [Output("a", (0,))]
+    following = asyncio.ensure_future(anext(watcher))
+    for event in outputs(3):
+        stream.tell(event)
+        await asyncio.sleep(0)  # a turn of the loop for the watcher
+    assert not following.done()
+    stream.tell(DONE)
+    async with asyncio.timeout(10):
+        assert [n.event for n in await following] == [Output("abc", (0, 1, 2)), DONE]
+    await watcher.aclose()
+
+
+async def test_an_interval_ends_by_itself() -> None:
+    """Without an end of the task the next batch comes after the interval."""
+    stream = told(*outputs(1))
+    watcher = stream.follow(0, 0.01)
+    await anext(watcher)
+    stream.tell(Output("b", (1,)))
+    async with asyncio.timeout(10):
+        assert [n.event for n in await anext(watcher)] == [Output("b", (1,))]
+    await watcher.aclose()
+
+
 async def test_a_watcher_that_does_not_read_costs_nothing_and_slows_nobody() -> None:
     """Events told while a watcher is stuck leave no trace of it: it holds a number, not a queue."""
     stream = told(*outputs(1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, cast
+
+from google.protobuf.duration_pb2 import Duration
 
 from inferd_api.v1.sampling_pb2 import Grammar, SamplingParams
 from inferd_api.v1.task_pb2 import (
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from inferd_client.claims import Class
     from inferd_client.holding import LeaseRef
 
+_GATHERED_S: Final = 1.0  # how often a kernel sends what nobody looks at before all of it is there
+
 Message: TypeAlias = ChatMessage | Mapping[str, str]
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
 """Plain text, a conversation (`{"role": …, "content": …}`, oldest message first), or token ids."""
@@ -58,7 +62,8 @@ class RunOptions(TypedDict, total=False):
 
     Those of sampling are the fields of `inferd.v1.SamplingParams`, where their ranges and defaults are stated.
     `timeout_s` is the deadline of the task in seconds; `lease` is the one that it runs under; `tools_json`, of a
-    conversation, is as in `ChatPrompt`; the others are as in `inferd.v1.RunTaskRequest` and `TaskSpec`.
+    conversation, is as in `ChatPrompt`; `output_interval_s` is `output_interval` in seconds, by default 0, but
+    1 for `generate`; the others are as in `inferd.v1.RunTaskRequest` and `TaskSpec`.
     """
 
     max_tokens: int | None
@@ -90,6 +95,7 @@ class RunOptions(TypedDict, total=False):
     lease: LeaseRef | None
     request_id: str
     detach_on_disconnect: bool
+    output_interval_s: float
     timeout_s: float | None
 
 
@@ -170,7 +176,13 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
         spec=spec,
         request_id=options.get("request_id", ""),
         detach_on_disconnect=options.get("detach_on_disconnect", False),
+        output_interval=_duration(options.get("output_interval_s", 0.0)),
     )
+
+
+def _duration(seconds: float) -> Duration | None:
+    """For the wire; None for 0, which is what leaving it out means."""
+    return Duration(seconds=int(seconds), nanos=round((seconds - int(seconds)) * 1e9)) if seconds else None
 
 
 def write_prompt(into: TaskSpec | TokenizeRequest | CountTokensRequest, prompt: Prompt, tools_json: str = "") -> None:
@@ -260,7 +272,7 @@ class Tasks(Connection):
 
     def generate(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generation:
         """Run a task and wait for all that it gives. Raises as `run`."""
-        return collect(self.run(model, prompt, **options))
+        return collect(self.run(model, prompt, **_gathered(options)))
 
     def embed(self, model: str, prompt: Prompt, *, mean: bool = False, normalize: bool = True) -> list[float]:
         """The embedding of a prompt: of its last token or the `mean` of all, of length 1 or as it is.
@@ -270,13 +282,14 @@ class Tasks(Connection):
         """
         return _embedding(self.run(model, prompt, embedding=_embedding_params(mean=mean, normalize=normalize)))
 
-    def watch(self, task_id: str, after_sequence: int = 0) -> Generator[TaskEvent]:
+    def watch(self, task_id: str, after_sequence: int = 0, *, output_interval_s: float = 0.0) -> Generator[TaskEvent]:
         """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
 
         Raises:
             InferdError: TaskNotFoundError, EventsDroppedError. That the task failed is told by `Finished` only.
         """
-        request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence)
+        interval = _duration(output_interval_s)
+        request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence, output_interval=interval)
         for response in self._stream(self._tasks.WatchTask, request):
             yield response.event
 
@@ -346,7 +359,7 @@ class AsyncTasks(AsyncConnection):
 
     async def generate(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generation:
         """Run a task and wait for all that it gives. Raises as `run`."""
-        return collect([event async for event in self.run(model, prompt, **options)])
+        return collect([event async for event in self.run(model, prompt, **_gathered(options))])
 
     async def embed(self, model: str, prompt: Prompt, *, mean: bool = False, normalize: bool = True) -> list[float]:
         """The embedding of a prompt: of its last token or the `mean` of all, of length 1 or as it is.
@@ -357,13 +370,16 @@ class AsyncTasks(AsyncConnection):
         params = _embedding_params(mean=mean, normalize=normalize)
         return _embedding([event async for event in self.run(model, prompt, embedding=params)])
 
-    async def watch(self, task_id: str, after_sequence: int = 0) -> AsyncGenerator[TaskEvent]:
+    async def watch(
+        self, task_id: str, after_sequence: int = 0, *, output_interval_s: float = 0.0
+    ) -> AsyncGenerator[TaskEvent]:
         """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
 
         Raises:
             InferdError: TaskNotFoundError, EventsDroppedError. That the task failed is told by `Finished` only.
         """
-        request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence)
+        interval = _duration(output_interval_s)
+        request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence, output_interval=interval)
         responses = self._stream(self._tasks.WatchTask, request)
         try:
             async for response in responses:
@@ -396,6 +412,10 @@ class AsyncTasks(AsyncConnection):
     async def resume_task(self, task_id: str) -> Task:
         """Let a suspended task go on where it stopped; it waits for a place like others. Raises as `suspend_task`."""
         return (await self._call(self._tasks.ResumeTask, ResumeTaskRequest(task_id=task_id))).task
+
+
+def _gathered(options: RunOptions) -> RunOptions:
+    return {"output_interval_s": _GATHERED_S, **options}
 
 
 def _message(item: Message) -> ChatMessage:

@@ -4,9 +4,11 @@ A watcher is a position in the task's events. It costs the same whether it reads
 merged when it comes to read: adjacent outputs of the same sample become one, under the number of the last.
 """
 
+import asyncio
 from array import array
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, groupby
 
@@ -92,6 +94,7 @@ class TaskStream:
         self._events: list[TaskEvent] = []
         self._dropped = 0
         self._signal = Signal()
+        self._end = Signal()
 
     @property
     def last_sequence(self) -> int:
@@ -104,6 +107,7 @@ class TaskStream:
             self.output_tokens += len(event.token_ids)
         elif isinstance(event, Finished):
             self.finished = event
+            self._end.notify()
         self._events.append(event)
         self.size_bytes += _size_bytes(event)
         if self.size_bytes > self._limit_bytes:
@@ -148,8 +152,12 @@ class TaskStream:
                 batch.append(Numbered(number, event))
         return batch
 
-    async def follow(self, after: int) -> AsyncIterator[list[Numbered]]:
+    async def follow(self, after: int, interval_s: float = 0.0) -> AsyncIterator[list[Numbered]]:
         """All events behind number `after`, in batches as they come; ends after `Finished`.
+
+        Args:
+            after: Number of the last event that is left out.
+            interval_s: Least time from a batch with output to the next one, unless the task ends before.
 
         Raises:
             EventsDroppedError: This watcher was too slow, or asks for events from before the oldest one held.
@@ -159,6 +167,9 @@ class TaskStream:
                 batch = self.read(after)
                 after = batch[-1].sequence
                 yield batch
+                if interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._end.wait(0), interval_s)
             elif self.finished is not None:
                 return
             else:

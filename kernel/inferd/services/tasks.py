@@ -4,6 +4,7 @@ import uuid
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from inferd.core.ids import TaskId
 from inferd.core.task import Task, TaskSpec, TaskState
@@ -12,6 +13,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.streams import TaskStream
 from inferd.services.bounds import Bound
 from inferd.services.calls import check_request_id, deadline_of, lease_of, page_of, tenant_of
+from inferd.services.lease_values import read_seconds
 from inferd.services.status import abort
 from inferd.services.task_values import read_spec, write_event, write_task
 from inferd_api.v1 import task_pb2 as pb
@@ -19,6 +21,8 @@ from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import task_service_pb2_grpc
 
 NEWEST_FIRST = 10**18  # keys of pages ascend; the number of a task is taken from this
+
+MOST_INTERVAL_S = 10.0  # between events with output
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -34,6 +38,7 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
     async def RunTask(self, request: ts.RunTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Create a task and watch it."""
         check_request_id(request.request_id)
+        interval_s = _read_interval(request.output_interval)
         spec = read_spec(
             request.spec,
             task_id=uuid.uuid4().hex,
@@ -44,17 +49,17 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
             prompt_limit_bytes=self._prompt_limit_bytes,
         )
         with self._streams.place(spec.tenant):
-            stream = await self._run(spec, request, context)
+            stream = await self._run(spec, request, interval_s, context)
         finished = stream.finished
         if finished is not None and finished.outcome.error is not None:
             await abort(context, finished.outcome.error)
 
-    async def _run(self, spec: TaskSpec, request: ts.RunTaskRequest, context: Context) -> TaskStream:
+    async def _run(self, spec: TaskSpec, request: ts.RunTaskRequest, interval_s: float, context: Context) -> TaskStream:
         stream = self._driver.submit(spec)
         stream.runners += 1
         stream.detached = stream.detached or request.detach_on_disconnect
         try:
-            async for batch in stream.follow(0):
+            async for batch in stream.follow(0, interval_s):
                 for numbered in batch:
                     await context.write(ts.RunTaskResponse(event=write_event(stream.task_id, numbered)))
         finally:
@@ -67,13 +72,14 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
     async def WatchTask(self, request: ts.WatchTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a task."""
         tenant = tenant_of(context)
+        interval_s = _read_interval(request.output_interval)
         task = self._driver.machine.task(TaskId(request.task_id), tenant)
         stream = self._driver.streams.get(task.spec.task_id)
         if request.after_sequence > stream.last_sequence:
             message = f"after_sequence is {request.after_sequence}; the newest event is {stream.last_sequence}"
             raise InvalidFieldError(message, field="after_sequence")
         with self._streams.place(tenant):
-            async for batch in stream.follow(request.after_sequence):
+            async for batch in stream.follow(request.after_sequence, interval_s):
                 for numbered in batch:
                     await context.write(ts.WatchTaskResponse(event=write_event(request.task_id, numbered)))
 
@@ -113,6 +119,14 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
 
     def _write(self, task: Task) -> pb.Task:
         return write_task(task, self._driver.streams.get(task.spec.task_id), self._driver.clock)
+
+
+def _read_interval(span: Duration) -> float:
+    interval_s = read_seconds(span)
+    if not 0 <= interval_s <= MOST_INTERVAL_S:
+        message = f"output_interval is {interval_s:g} s; it must be from 0 to {MOST_INTERVAL_S:g} s"
+        raise InvalidFieldError(message, field="output_interval")
+    return interval_s
 
 
 def _read_states(request: ts.ListTasksRequest) -> set[TaskState]:

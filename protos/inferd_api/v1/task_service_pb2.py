@@ -22,44 +22,45 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x18inferd_api/v1/task.proto\"e\n\x0eRunTaskRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1c\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\"6\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\";\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"8\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"_\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskState\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"%\n\x12SuspendTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"$\n\x11ResumeTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task2\x89\x04\n\x0bTaskService\x12\x42\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse0\x01\x12H\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse0\x01\x12@\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\x12\x46\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\x12I\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\x12L\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\x12I\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/task.proto\"\x99\x01\n\x0eRunTaskRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1c\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\x12\x32\n\x0foutput_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"6\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"o\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x32\n\x0foutput_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"_\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskState\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"%\n\x12SuspendTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"$\n\x11ResumeTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task2\x89\x04\n\x0bTaskService\x12\x42\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse0\x01\x12H\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse0\x01\x12@\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\x12\x46\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\x12I\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\x12L\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\x12I\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.v1.task_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNTASKREQUEST']._serialized_start=73
-  _globals['_RUNTASKREQUEST']._serialized_end=174
-  _globals['_RUNTASKRESPONSE']._serialized_start=176
-  _globals['_RUNTASKRESPONSE']._serialized_end=230
-  _globals['_WATCHTASKREQUEST']._serialized_start=232
-  _globals['_WATCHTASKREQUEST']._serialized_end=291
-  _globals['_WATCHTASKRESPONSE']._serialized_start=293
-  _globals['_WATCHTASKRESPONSE']._serialized_end=349
-  _globals['_GETTASKREQUEST']._serialized_start=351
-  _globals['_GETTASKREQUEST']._serialized_end=384
-  _globals['_GETTASKRESPONSE']._serialized_start=386
-  _globals['_GETTASKRESPONSE']._serialized_end=434
-  _globals['_LISTTASKSREQUEST']._serialized_start=436
-  _globals['_LISTTASKSREQUEST']._serialized_end=531
-  _globals['_LISTTASKSRESPONSE']._serialized_start=533
-  _globals['_LISTTASKSRESPONSE']._serialized_end=609
-  _globals['_CANCELTASKREQUEST']._serialized_start=611
-  _globals['_CANCELTASKREQUEST']._serialized_end=647
-  _globals['_CANCELTASKRESPONSE']._serialized_start=649
-  _globals['_CANCELTASKRESPONSE']._serialized_end=700
-  _globals['_SUSPENDTASKREQUEST']._serialized_start=702
-  _globals['_SUSPENDTASKREQUEST']._serialized_end=739
-  _globals['_SUSPENDTASKRESPONSE']._serialized_start=741
-  _globals['_SUSPENDTASKRESPONSE']._serialized_end=793
-  _globals['_RESUMETASKREQUEST']._serialized_start=795
-  _globals['_RESUMETASKREQUEST']._serialized_end=831
-  _globals['_RESUMETASKRESPONSE']._serialized_start=833
-  _globals['_RESUMETASKRESPONSE']._serialized_end=884
-  _globals['_TASKSERVICE']._serialized_start=887
-  _globals['_TASKSERVICE']._serialized_end=1408
+  _globals['_RUNTASKREQUEST']._serialized_start=106
+  _globals['_RUNTASKREQUEST']._serialized_end=259
+  _globals['_RUNTASKRESPONSE']._serialized_start=261
+  _globals['_RUNTASKRESPONSE']._serialized_end=315
+  _globals['_WATCHTASKREQUEST']._serialized_start=317
+  _globals['_WATCHTASKREQUEST']._serialized_end=428
+  _globals['_WATCHTASKRESPONSE']._serialized_start=430
+  _globals['_WATCHTASKRESPONSE']._serialized_end=486
+  _globals['_GETTASKREQUEST']._serialized_start=488
+  _globals['_GETTASKREQUEST']._serialized_end=521
+  _globals['_GETTASKRESPONSE']._serialized_start=523
+  _globals['_GETTASKRESPONSE']._serialized_end=571
+  _globals['_LISTTASKSREQUEST']._serialized_start=573
+  _globals['_LISTTASKSREQUEST']._serialized_end=668
+  _globals['_LISTTASKSRESPONSE']._serialized_start=670
+  _globals['_LISTTASKSRESPONSE']._serialized_end=746
+  _globals['_CANCELTASKREQUEST']._serialized_start=748
+  _globals['_CANCELTASKREQUEST']._serialized_end=784
+  _globals['_CANCELTASKRESPONSE']._serialized_start=786
+  _globals['_CANCELTASKRESPONSE']._serialized_end=837
+  _globals['_SUSPENDTASKREQUEST']._serialized_start=839
+  _globals['_SUSPENDTASKREQUEST']._serialized_end=876
+  _globals['_SUSPENDTASKRESPONSE']._serialized_start=878
+  _globals['_SUSPENDTASKRESPONSE']._serialized_end=930
+  _globals['_RESUMETASKREQUEST']._serialized_start=932
+  _globals['_RESUMETASKREQUEST']._serialized_end=968
+  _globals['_RESUMETASKRESPONSE']._serialized_start=970
+  _globals['_RESUMETASKRESPONSE']._serialized_end=1021
+  _globals['_TASKSERVICE']._serialized_start=1024
+  _globals['_TASKSERVICE']._serialized_end=1545
 # @@protoc_insertion_point(module_scope)

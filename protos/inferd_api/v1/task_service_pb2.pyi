@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from inferd_api.v1 import task_pb2 as _task_pb2
@@ -28,6 +29,7 @@ class RunTaskRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DETACH_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    OUTPUT_INTERVAL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: a second call with the same id and contents watches the first one's task.
     At most 128 characters. Default: every call is a new task.
@@ -38,16 +40,24 @@ class RunTaskRequest(_message.Message):
     def spec(self) -> _task_pb2.TaskSpec:
         """What it is to do. Required."""
 
+    @_builtins.property
+    def output_interval(self) -> _duration_pb2.Duration:
+        """Least time from one event with output to the next one; what is produced meanwhile comes as one event, and the end of
+        the task does not wait. Each event takes processor time of kernel and client: ask for a second where nobody looks at
+        single tokens. 0 to 10 s. Default 0: what each step gives comes at once.
+        """
+
     def __init__(
         self,
         *,
         spec: _task_pb2.TaskSpec | None = ...,
         request_id: _builtins.str = ...,
         detach_on_disconnect: _builtins.bool = ...,
+        output_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output_interval", b"output_interval", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach_on_disconnect", b"detach_on_disconnect", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach_on_disconnect", b"detach_on_disconnect", "output_interval", b"output_interval", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -85,19 +95,25 @@ class WatchTaskRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    OUTPUT_INTERVAL_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task. Required."""
     after_sequence: _builtins.int
     """Leave out events up to and including this one. Default 0: from the first."""
+    @_builtins.property
+    def output_interval(self) -> _duration_pb2.Duration:
+        """As in `RunTaskRequest`."""
+
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        output_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output_interval", b"output_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "output_interval", b"output_interval", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
