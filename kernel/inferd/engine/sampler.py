@@ -175,12 +175,14 @@ class Sampler:
         rows = self._index[: len(positions)] if rows is None else rows
         if self._is_ruled[rows].any() or (self._top[rows] != SILENT).any():
             return None
+        temperatures = self._temperature[rows]
+        draws = temperatures.any()  # else the points say nothing, and drawing them takes longer than all else here
         return DeviceSampling(
-            temperatures=self._temperature[rows],
+            temperatures=temperatures,
             top_k=self._top_k[rows],
             top_p=self._top_p[rows],
             min_p=self._min_p[rows],
-            points=uniform(self._seed[rows], positions),
+            points=uniform(self._seed[rows], positions) if draws else np.zeros(len(positions)),
         )
 
     def measure(self, logits: Float32Array, ids: Ids, *, rows: Ids | None = None) -> dict[int, Logprobs]:

@@ -236,9 +236,9 @@ void fold(const AttentionShape& shape, const float* next, float* partial) {
 void finish(const AttentionShape& shape, const float* partial, float* out) {
   const int shared = shape.shared, width = shape.value_width;
   for (int h = 0; h < shared; h++) {
-    const Floats total = splat(partial[shared + h]);
+    const Floats share = splat(1.0f / partial[shared + h]);
     for (int i = 0; i < width; i += kLanes)
-      store(out + h * width + i, load(partial + 2 * shared + h * width + i) / total);
+      store(out + h * width + i, load(partial + 2 * shared + h * width + i) * share);
   }
 }
 

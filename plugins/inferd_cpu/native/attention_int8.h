@@ -68,6 +68,16 @@ inline void store_bytes(uint8_t* out, Ints rounded) {
 #endif
 }
 
+// Bytes of kLanes fours: the one at `place` of each.
+inline void store_each_fourth(uint8_t* fours, int place, const int8_t* bytes) {
+#if defined(__AVX512BW__)
+  const __m512i each = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  _mm512_mask_storeu_epi8(fours, 0x1111111111111111ull << place, _mm512_slli_epi32(each, 8 * place));
+#else
+  for (int i = 0; i < kLanes; i++) fours[4 * i + place] = static_cast<uint8_t>(bytes[i]);
+#endif
+}
+
 // Rounds to whole numbers from -127 to 127, perhaps in place; gives what they must be multiplied with.
 inline float round_to_bytes(float* x, int width, int8_t* out) {
   Ints most{};  // of the bits without signs, which are in the order of the numbers, NaN above all
@@ -131,8 +141,8 @@ inline void put_int8(const AttentionShape& shape, uint8_t* block, int place, flo
   bytes = reinterpret_cast<int8_t*>(value);
   scales[kTile * shape.tiles()] = round_to_bytes(value, shape.value_width, bytes);
   uint8_t* values = block + shape.keys_bytes() + static_cast<size_t>(kTile) * tile * shape.value_width;
-  values += 4 * shape.value_width * (token / 4) + token % 4;  // another thread may be writing the bytes beside
-  for (int i = 0; i < shape.value_width; i++) values[4 * i] = static_cast<uint8_t>(bytes[i]);
+  values += 4 * shape.value_width * (token / 4);  // another thread may be writing the bytes beside
+  for (int i = 0; i < shape.value_width; i += kLanes) store_each_fourth(values + 4 * i, token % 4, bytes + i);
 }
 
 // Where the scores, weights and factors of rows are, and what was taken of the segment that they attend to.
