@@ -26,10 +26,7 @@ DRAFTS = "4"
 SPECULATION_RUNS = 9
 SPECULATION_TOKENS = 384
 SPECULATION_ROOM = {"kv_tokens": "2048", "max_sequences": "4"}
-SPECULATION_TEXTS: dict[str, tuple[str, float]] = {
-    "cost": ("It was a dark and stormy night", 1.5),
-    "gain": ("one two three four five six seven eight nine ten " * 6, 0.0),
-}
+CYCLE_TOKENS = 16  # once random, then again and again: the model goes on with them by a wide margin
 NAMES = ("prefix.ttft", "gap.long_prompt", "speculation.cost", "speculation.gain")
 
 
@@ -100,13 +97,17 @@ async def _gap(address: str) -> Figure:
 
 def _speculation(weights: Path) -> Iterator[Figure]:
     """Seconds without drafts over seconds with them: where none is accepted, and where the text repeats itself."""
+    prompts: dict[str, tuple[str | list[int], float]] = {
+        "cost": ("It was a dark and stormy night", 1.5),
+        "gain": (_tokens(random.Random("cycle"), CYCLE_TOKENS) * 16, 0.0),
+    }
     seconds: dict[tuple[str, str], list[float]] = {}
     with kernel() as process, Client(process.address) as client:
         for drafts in ("0", DRAFTS):
             client.create_model(drafts, source=str(weights), settings={**SPECULATION_ROOM, "draft_tokens": drafts})
             client.load_model(drafts)
         for run, drafts in itertools.product(range(SPECULATION_RUNS + 1), ("0", DRAFTS)):
-            for name, (prompt, temperature) in SPECULATION_TEXTS.items():
+            for name, (prompt, temperature) in prompts.items():
                 started = time.perf_counter()
                 options: Any = {
                     "max_tokens": SPECULATION_TOKENS,
@@ -117,7 +118,7 @@ def _speculation(weights: Path) -> Iterator[Figure]:
                 client.generate(drafts, prompt, temperature=temperature, **options)
                 if run:  # the first one warms up
                     seconds.setdefault((name, drafts), []).append(time.perf_counter() - started)
-    for name in SPECULATION_TEXTS:
+    for name in prompts:
         ratios = [off / on for off, on in zip(seconds[name, "0"], seconds[name, DRAFTS], strict=True)]
         what = "random text, next to none accepted" if name == "cost" else "text that repeats itself"
         detail = f"speed with {DRAFTS} drafts over without, {what}, median of {SPECULATION_RUNS} pairs of runs"

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from inferd_client.claims import Class
     from inferd_client.holding import LeaseRef
 
-_GATHERED_S: Final = 1.0  # how often a kernel sends what nobody looks at before all of it is there
+_GATHERED_S: Final = 10.0  # how often a kernel sends what nobody looks at before all of it is there
 
 Message: TypeAlias = ChatMessage | Mapping[str, str]
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
