@@ -63,7 +63,7 @@ class RunOptions(TypedDict, total=False):
     Those of sampling are the fields of `inferd.v1.SamplingParams`, where their ranges and defaults are stated.
     `timeout_s` is the deadline of the task in seconds; `lease` is the one that it runs under; `tools_json`, of a
     conversation, is as in `ChatPrompt`; `output_interval_s` is `output_interval` in seconds, by default 0, but
-    1 for `generate`; the others are as in `inferd.v1.RunTaskRequest` and `TaskSpec`.
+    10 for `generate`; the others are as in `inferd.v1.RunTaskRequest` and `TaskSpec`.
     """
 
     max_tokens: int | None
