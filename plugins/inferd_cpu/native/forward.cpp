@@ -129,13 +129,16 @@ void Forward::put(const Layer& layer, int index, int row, int head) {
 
 // The next group of rows that no thread has attended to; empty when there is none. Rows whose quantised numbers share
 // cache lines stay together, if that leaves two groups for each thread: some see more keys than others. The last ones,
-// which see most keys of a long prompt, come first.
+// which see most keys of a long prompt, come first; the first group comes in parts, so that all threads end together.
 Share Forward::take_group(int index) {
   int size = kTileRows;
   while (size > 1 && 2 * size * shape_.threads > s_.tokens) size /= 2;
-  const int groups = (s_.tokens + size - 1) / size;
-  const int group = groups - 1 - std::min(groups, m_.work_.groups_taken[index].fetch_add(1));
-  return group < 0 ? Share{0, 0} : Share{group * size, std::min((group + 1) * size, s_.tokens)};
+  const int behind = (s_.tokens + size - 1) / size - 1;  // groups behind the first one
+  const int taken = m_.work_.groups_taken[index].fetch_add(1);
+  if (taken < behind) return {(behind - taken) * size, std::min((behind - taken + 1) * size, s_.tokens)};
+  const int rows = std::min(size, s_.tokens), some = std::max(1, size / 4);
+  const int part = (rows + some - 1) / some - 1 - (taken - behind);
+  return part < 0 ? Share{0, 0} : Share{part * some, std::min((part + 1) * some, rows)};
 }
 
 void Forward::attend(const Layer& layer, int index) {
