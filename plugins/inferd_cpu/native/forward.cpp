@@ -15,7 +15,7 @@ void Forward::run() {
     const Layer& layer = m_.layers_[index];
     normalize(next, index > 0, true);
     gather();
-    multiply(layer.matrices[part_qkv], m_.fine_ ? fine_rows() : width_rows(), m_.work_.qkv, shape_.qkv_stride());
+    multiply(index, part_qkv, m_.fine_ ? fine_rows() : width_rows(), m_.work_.qkv, shape_.qkv_stride());
     meet();
     if (m_.few_) {
       attend_few(layer, index);
@@ -25,13 +25,13 @@ void Forward::run() {
       attend(layer, index);
       m_.pool_.meet();
     }
-    multiply(layer.matrices[part_mix], mixed_rows(), m_.work_.delta, shape_.delta_stride());
+    multiply(index, part_mix, mixed_rows(), m_.work_.delta, shape_.delta_stride());
     meet();
     normalize(layer.vectors[vector_feed_norm], true, false);
     gather();
-    feed(layer);
+    feed(index);
     meet();
-    multiply(layer.matrices[part_down], feed_rows(), m_.work_.delta, shape_.delta_stride());
+    multiply(index, part_down, feed_rows(), m_.work_.delta, shape_.delta_stride());
     meet();
     if (index + 1 < shape_.layers) next = m_.layers_[index + 1].vectors[vector_attention_norm];
   }
@@ -73,13 +73,29 @@ void Forward::normalize(const float* weight, bool with_delta, bool fine) {
   }
 }
 
-void Forward::multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride) {
-  multiply_panels(outputs(panels_of(matrix)), matrix, rows, out + base() * stride, stride);
+// Does `count` outputs of a product in pieces, `work(piece)`: half of what is left of this thread's share, again and
+// again, then what others have left of theirs one by one. Equal shares do not take equal times.
+template <class Work>
+void Forward::share_out(int layer, Part part, int count, const Work& work) {
+  if (m_.apart_) return work(Share{0, count});
+  for (int turn = 0; turn < shape_.threads; turn++) {
+    const int owner = (thread_ + turn) % shape_.threads;
+    const Share share = share_of(count, owner, shape_.threads);
+    std::atomic<int>& taken = m_.work_.taken[(layer * part_head + part) * shape_.threads + owner].count;
+    for (int done = taken.load(); share.begin + done < share.end;) {
+      const int left = share.end - share.begin - done, some = turn == 0 ? (left + 1) / 2 : 1;
+      if (!taken.compare_exchange_weak(done, done + some)) continue;
+      work(Share{share.begin + done, share.begin + done + some});
+      done = taken.load();
+    }
+  }
 }
 
-void Forward::multiply_panels(Share panels, const Matrix& matrix, const Rows& rows, float* out, size_t stride) {
-  if (panels.begin < panels.end)
-    m_.kernels_.multiply(matrix, rows, out, stride, panels.begin, panels.end, desk_.multiply);
+void Forward::multiply(int layer, Part part, const Rows& rows, float* out, size_t stride) {
+  const Matrix& matrix = m_.layers_[layer].matrices[part];
+  share_out(layer, part, panels_of(matrix), [&](Share panels) {
+    m_.kernels_.multiply(matrix, rows, out + base() * stride, stride, panels.begin, panels.end, desk_.multiply);
+  });
 }
 
 History Forward::history(int row, int layer, int head) const {
@@ -276,17 +292,18 @@ void Forward::quantize_mixed(Share rows) {
 }
 
 // Gates and ups of as many blocks as the scratch holds, multiplied and quantised while they are in the cache.
-void Forward::feed(const Layer& layer) {
+void Forward::feed(int layer) {
   static_assert(kPanelOutputs == kBlock, "a panel of gates, and one of ups, make one block of inputs");
-  const Share own = outputs(shape_.feed_width / kBlock);
+  const Matrix& matrix = m_.layers_[layer].matrices[part_gate_up];
   const size_t each = m_.kernels_.inner_floats(width_rows().rows, 2);
   const int most = std::max(1, static_cast<int>(scratch_floats(shape_, m_.kernels_) / each));
-  for (int block = own.begin; block < own.end; block += most) {
-    const int count = std::min(most, own.end - block);
-    m_.kernels_.multiply_inner(layer.matrices[part_gate_up], width_rows(), desk_.scratch, 2 * block,
-                               2 * (block + count), desk_.multiply);
-    m_.norms_.gate(desk_.scratch, block, count, feed_rows());
-  }
+  share_out(layer, part_gate_up, shape_.feed_width / kBlock, [&](Share own) {
+    for (int block = own.begin; block < own.end; block += most) {
+      const int end = std::min(block + most, own.end);
+      m_.kernels_.multiply_inner(matrix, width_rows(), desk_.scratch, 2 * block, 2 * end, desk_.multiply);
+      m_.norms_.gate(desk_.scratch, block, end - block, feed_rows());
+    }
+  });
 }
 
 void Forward::finish() {
@@ -316,7 +333,9 @@ void Forward::write_hidden() {
 }
 
 void Forward::write_logits() {
-  multiply_panels(share(panels_of(m_.head_)), m_.head_, m_.head_rows_, s_.logits, s_.logits_stride);
+  const Share panels = share(panels_of(m_.head_));
+  m_.kernels_.multiply(m_.head_, m_.head_rows_, s_.logits, s_.logits_stride, panels.begin, panels.end,
+                       desk_.multiply);
   if (!s_.chosen) return;
   m_.pool_.meet();
   const Share own = share(s_.logit_count);

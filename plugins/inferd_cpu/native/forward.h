@@ -19,7 +19,6 @@ class Forward {
  private:
   Share share(int count) const { return share_of(count, thread_, shape_.threads); }
   Share rows() const { return m_.rows_of(s_.tokens, thread_); }  // whose residuals are here
-  Share outputs(int count) const { return m_.apart_ ? Share{0, count} : share(count); }
   // The first row of what this thread has quantised.
   int base() const { return m_.apart_ ? rows().begin : 0; }
   // After a product, whose outputs are shared out.
@@ -42,8 +41,9 @@ class Forward {
   void embed();
   void normalize(const float* weight, bool with_delta, bool fine);
   static int panels_of(const Matrix& matrix) { return (matrix.n + kPanelOutputs - 1) / kPanelOutputs; }
-  void multiply(const Matrix& matrix, const Rows& rows, float* out, size_t stride);
-  void multiply_panels(Share panels, const Matrix& matrix, const Rows& rows, float* out, size_t stride);
+  template <class Work>
+  void share_out(int layer, Part part, int count, const Work& work);
+  void multiply(int layer, Part part, const Rows& rows, float* out, size_t stride);
   void put(const Layer& layer, int index, int row, int head);
   float* take(const Layer& layer, int row, int offset, int count, float* room) const;
   void prepare_queries(const Layer& layer, int row, int head, float* out);
@@ -55,7 +55,7 @@ class Forward {
   void attend_few(const Layer& layer, int index);
   void fold_few();
   void quantize_mixed(Share rows);
-  void feed(const Layer& layer);
+  void feed(int layer);
   void finish();
   void write_hidden();
   void write_logits();

@@ -90,6 +90,7 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   w->head_rows = from.take<uint8_t>(k.rows_bytes(s.max_step_tokens, s.width));
   w->sequences = from.take<int32_t>(tokens);
   w->groups_taken = from.take<std::atomic<int>>(s.layers);
+  w->taken = from.take<Taken>(static_cast<size_t>(s.layers) * part_head * s.threads);
   const int widest = std::max({s.width, s.mixed_width(), s.qkv_width()});
   for (Desk& desk : w->desks) {
     desk.rows = from.take<float>(kTileRows * widest);
@@ -240,6 +241,7 @@ void Model::plan(const Step& s) {
   few_ = single_ && s.tokens <= kFewRows;
   apart_ = !fine_ && s.tokens >= kApartRows * shape_.threads;
   for (int layer = 0; layer < shape_.layers; layer++) work_.groups_taken[layer] = 0;
+  for (int i = 0; i < shape_.layers * part_head * shape_.threads; i++) work_.taken[i].count = 0;
   for (int sequence = 0; sequence < s.sequences; sequence++)
     std::fill(work_.sequences + s.starts[sequence], work_.sequences + s.starts[sequence + 1], sequence);
 }

@@ -89,6 +89,11 @@ struct Desk {
   int32_t* order;
 };
 
+// How much of something is taken. Threads count in cache lines of their own.
+struct alignas(64) Taken {
+  std::atomic<int> count;
+};
+
 // Arrays that every step writes, taken once. T is the most tokens of a step.
 struct Workspace {
   float* residual;    // [T][width]
@@ -101,6 +106,7 @@ struct Workspace {
   void *width_rows, *fine_rows, *mixed_rows, *feed_rows, *head_rows;
   int32_t* sequences;  // [T]: the sequence of each row
   std::atomic<int>* groups_taken;  // [layers]: of rows, by threads that attend to them
+  Taken* taken;  // [layers][part_head][threads]: of the outputs of a product that are a thread's by rights
   std::vector<Desk> desks;
 };
 
