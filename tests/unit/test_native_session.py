@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_cpu import backend as backend_module
 from inferd_cpu import loads as loads_module
+from inferd_cpu.architecture import read_architecture
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.gguf import GgufFile
 from inferd_cpu.inventory import Inventory
@@ -339,6 +341,26 @@ def test_close_ends_the_threads_and_gives_the_memory_back(qwen: Path) -> None:
     session.close()
     session.close()
     assert count_threads() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is asked of Linux alone")
+def test_the_pool_gets_its_pages_before_steps_need_them(qwen: Path) -> None:
+    """A pool is resident soon after the load, a large one too; closing the session on the way gives it back."""
+    room = {"kv_tokens": str(1 << 17), "kv_format": "f32"}
+    before = read_resident_bytes()
+    model = load(qwen, **room)
+    assert model.session.limits.blocks * model.session.limits.block_tokens == 1 << 17
+    pool_bytes = read_architecture(GgufFile(qwen).metadata).kv_token_bytes << 17
+    assert pool_bytes > 64 << 20
+    deadline = time.monotonic() + 60
+    while read_resident_bytes() - before < pool_bytes and time.monotonic() < deadline:
+        os.sched_yield()
+    assert read_resident_bytes() - before >= pool_bytes
+    threads = count_threads()
+    load(qwen, **room).session.close()
+    assert count_threads() <= threads
+    model.session.close()
+    assert read_resident_bytes() - before < pool_bytes // 2
 
 
 def test_what_cannot_run_natively_runs_in_fp32_and_says_why(tmp_path: Path) -> None:
