@@ -74,7 +74,7 @@ def test_outputs_match_their_regular_expression_and_grammar(served: KernelProces
     grammars = [Grammar(regex=pattern), Grammar(lark=STATEMENT), Grammar(choice=Choice(texts=texts))]
     options = [
         {"grammar": grammar, "seed": seed, "temperature": 1.0, "max_tokens": 120, "frequency_penalty": 0.5}
-        for seed in range(8)
+        for seed in range(24)
         for grammar in grammars
     ]
     answers = asyncio.run(generate_all(served.address, options))

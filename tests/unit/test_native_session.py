@@ -1,6 +1,7 @@
 """The native session, on tiny models whose widths it can run, against the fp32 session."""
 
 import gc
+import mmap
 import os
 import re
 import subprocess
@@ -343,24 +344,27 @@ def test_close_ends_the_threads_and_gives_the_memory_back(qwen: Path) -> None:
     assert count_threads() == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it is asked of Linux alone")
 def test_the_pool_gets_its_pages_before_steps_need_them(qwen: Path) -> None:
-    """A pool is resident soon after the load, a large one too; closing the session on the way gives it back."""
+    """A large pool is resident soon after the load; closing gives it back, at any time."""
     room = {"kv_tokens": str(1 << 17), "kv_format": "f32"}
-    before = read_resident_bytes()
-    model = load(qwen, **room)
-    assert model.session.limits.blocks * model.session.limits.block_tokens == 1 << 17
     pool_bytes = read_architecture(GgufFile(qwen).metadata).kv_token_bytes << 17
     assert pool_bytes > 64 << 20
+    try:
+        mmap.mmap(-1, mmap.PAGESIZE).madvise(23)  # MADV_POPULATE_WRITE
+    except OSError:
+        pytest.skip("this kernel does not populate memory when it is asked to: Linux does from 5.14 on")
+    before, threads = read_resident_bytes(), count_threads()
+    session = load(qwen, **room).session
     deadline = time.monotonic() + 60
     while read_resident_bytes() - before < pool_bytes and time.monotonic() < deadline:
-        os.sched_yield()
+        time.sleep(0.01)
     assert read_resident_bytes() - before >= pool_bytes
-    threads = count_threads()
-    load(qwen, **room).session.close()
-    assert count_threads() <= threads
-    model.session.close()
+    session.close()
     assert read_resident_bytes() - before < pool_bytes // 2
+    load(qwen, **room).session.close()
+    while count_threads() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert count_threads() <= threads
 
 
 def test_what_cannot_run_natively_runs_in_fp32_and_says_why(tmp_path: Path) -> None:

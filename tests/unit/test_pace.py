@@ -58,7 +58,28 @@ def test_a_step_has_a_price_of_its_own() -> None:
     take(0, 32)
     for burst in (1, 8, 32, 64):
         for streams in range(0, burst, 4):
-            assert streams == 0 or pace.prompt_tokens > 512 - streams
+            assert burst < 64 or streams == 0 or pace.prompt_tokens > 512 - streams
             take(streams, 512 - streams)
-        for _ in range(128):
-            take(burst, 0)
+        for streams in [burst] * 128 + list(range(burst, 0, -1)):
+            take(streams, 0)
+
+
+def test_a_short_first_prompt_is_not_taken_for_cheap() -> None:
+    """Where a step takes long whatever is in it, a prompt of eight tokens lets no step come beyond the gap."""
+    pace = Pace(gap_s=0.2)
+    pace.measure(0.03 + 8 * 0.004, decode=0, prompt=8)
+    for _ in range(20):
+        pace.measure(0.03, decode=1, prompt=0)
+        prompt = pace.prompt_tokens
+        assert 0 < added_s(pace, prompt_s=0.004) < 0.2
+        pace.measure(0.03 + prompt * 0.004, decode=1, prompt=prompt)
+
+
+def test_one_quick_step_makes_no_prompt_unknown() -> None:
+    """After slow steps a quick one leaves an estimate: prompts do not fall back to the least that a step may take."""
+    pace = Pace(gap_s=0.2)
+    pace.measure(0.064, decode=0, prompt=512)
+    for _ in range(50):
+        pace.measure(0.1, decode=32, prompt=0)
+    pace.measure(0.02, decode=32, prompt=16)
+    assert pace.prompt_tokens > 0

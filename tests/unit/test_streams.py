@@ -5,7 +5,7 @@ import pytest
 
 from inferd.core.ids import TaskId
 from inferd.core.task import FinishReason, Outcome, TaskState
-from inferd.core.task_events import Finished, Logprobs, Output, PromptOutput, Queued, Receipt, TaskEvent
+from inferd.core.task_events import Finished, Logprobs, Output, PromptOutput, Queued, Receipt, Suspended, TaskEvent
 from inferd.errors import EventsDroppedError, TaskNotFoundError
 from inferd.runtime.streams import Streams, TaskStream
 
@@ -105,14 +105,47 @@ async def test_a_watcher_with_an_interval_gets_what_came_meanwhile_as_one() -> N
 
 
 async def test_an_interval_ends_by_itself() -> None:
-    """Without an end of the task the next batch comes after the interval."""
+    """Without an end of the task the next batch comes after the interval, and not before."""
     stream = told(*outputs(1))
-    watcher = stream.follow(0, 0.01)
+    watcher = stream.follow(0, 0.02)
     await anext(watcher)
     stream.tell(Output("b", (1,)))
+    begun = asyncio.get_running_loop().time()
     async with asyncio.timeout(10):
         assert [n.event for n in await anext(watcher)] == [Output("b", (1,))]
+    assert asyncio.get_running_loop().time() - begun > 0.01
     await watcher.aclose()
+
+
+async def test_other_events_end_an_interval() -> None:
+    """That a task was suspended is told at once, with what it had put out by then."""
+    stream = told(*outputs(1))
+    watcher = stream.follow(0, 3600)
+    await anext(watcher)
+    stream.tell(Output("b", (1,)))
+    stream.tell(Suspended(by_client=True))
+    async with asyncio.timeout(10):
+        assert [n.event for n in await anext(watcher)] == [Output("b", (1,)), Suspended(by_client=True)]
+    await watcher.aclose()
+
+
+async def test_no_event_is_dropped_for_an_interval() -> None:
+    """A watcher with an interval reads before the stream drops what it has not read, however much is told."""
+    stream = told(*outputs(1), limit_bytes=4096)
+    texts: list[str] = []
+
+    async def watch() -> None:
+        async for batch in stream.follow(0, 3600):
+            texts.extend(n.event.text for n in batch if isinstance(n.event, Output))
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(watch())
+        for event in outputs(200):
+            stream.tell(event)
+            await asyncio.sleep(0)  # a turn of the loop for the watcher
+        stream.tell(DONE)
+    assert len("".join(texts)) == 201
+    assert len(texts) < 100  # and still in few batches
 
 
 async def test_a_watcher_that_does_not_read_costs_nothing_and_slows_nobody() -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, cast
 
-from google.protobuf.duration_pb2 import Duration
-
 from inferd_api.v1.sampling_pb2 import Grammar, SamplingParams
 from inferd_api.v1.task_pb2 import (
     ChatMessage,
@@ -38,7 +36,7 @@ from inferd_api.v1.task_service_pb2 import (
 )
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection
-from inferd_client.claims import class_number
+from inferd_client.claims import class_number, span
 from inferd_client.errors import InferdError, StatusError, TaskExpiredError, from_status
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ class RunOptions(TypedDict, total=False):
     lease: LeaseRef | None
     request_id: str
     detach_on_disconnect: bool
-    output_interval_s: float
+    output_interval_s: float | None
     timeout_s: float | None
 
 
@@ -176,13 +174,8 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
         spec=spec,
         request_id=options.get("request_id", ""),
         detach_on_disconnect=options.get("detach_on_disconnect", False),
-        output_interval=_duration(options.get("output_interval_s", 0.0)),
+        output_interval=span(options.get("output_interval_s")),
     )
-
-
-def _duration(seconds: float) -> Duration | None:
-    """For the wire; None for 0, which is what leaving it out means."""
-    return Duration(seconds=int(seconds), nanos=round((seconds - int(seconds)) * 1e9)) if seconds else None
 
 
 def write_prompt(into: TaskSpec | TokenizeRequest | CountTokensRequest, prompt: Prompt, tools_json: str = "") -> None:
@@ -282,13 +275,15 @@ class Tasks(Connection):
         """
         return _embedding(self.run(model, prompt, embedding=_embedding_params(mean=mean, normalize=normalize)))
 
-    def watch(self, task_id: str, after_sequence: int = 0, *, output_interval_s: float = 0.0) -> Generator[TaskEvent]:
+    def watch(
+        self, task_id: str, after_sequence: int = 0, *, output_interval_s: float | None = None
+    ) -> Generator[TaskEvent]:
         """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
 
         Raises:
             InferdError: TaskNotFoundError, EventsDroppedError. That the task failed is told by `Finished` only.
         """
-        interval = _duration(output_interval_s)
+        interval = span(output_interval_s)
         request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence, output_interval=interval)
         for response in self._stream(self._tasks.WatchTask, request):
             yield response.event
@@ -371,14 +366,14 @@ class AsyncTasks(AsyncConnection):
         return _embedding([event async for event in self.run(model, prompt, embedding=params)])
 
     async def watch(
-        self, task_id: str, after_sequence: int = 0, *, output_interval_s: float = 0.0
+        self, task_id: str, after_sequence: int = 0, *, output_interval_s: float | None = None
     ) -> AsyncGenerator[TaskEvent]:
         """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
 
         Raises:
             InferdError: TaskNotFoundError, EventsDroppedError. That the task failed is told by `Finished` only.
         """
-        interval = _duration(output_interval_s)
+        interval = span(output_interval_s)
         request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence, output_interval=interval)
         responses = self._stream(self._tasks.WatchTask, request)
         try:

@@ -10,7 +10,6 @@ _WEIGHT: Final = 0.3
 _PLANNED: Final = 0.45
 """How much of the bound is planned for: the times of steps scatter, and the longest ones must keep it too."""
 
-
 _FIXED: Final = 32
 """Tokens that weigh as much as what every step takes, whatever is in it: reading the weights, above all."""
 
@@ -34,13 +33,14 @@ class Pace:
 
     def measure(self, seconds: float, *, decode: int, prompt: int) -> None:
         """A step with so many tokens of both kinds took so long."""
-        predicted = self._fixed_s * _FIXED + self._decode_s * decode + self._prompt_s * prompt
-        error = _WEIGHT * (seconds - predicted) / (_FIXED**2 + decode**2 + prompt**2)
-        if self._prompt_s == 0 and prompt:  # the first one: there is nothing to correct
-            error /= _WEIGHT
-        self._fixed_s = max(0.0, self._fixed_s + error * _FIXED)
-        self._decode_s = max(0.0, self._decode_s + error * decode)
-        self._prompt_s = max(0.0, self._prompt_s + error * prompt)
+        error = seconds - self._fixed_s * _FIXED - self._decode_s * decode - self._prompt_s * prompt
+        if prompt and not self._prompt_s:  # the first one takes all the blame: too short a step is the lesser evil
+            self._prompt_s = max(0.0, error / prompt)
+            return
+        part = _WEIGHT * error / (_FIXED**2 + decode**2 + prompt**2)
+        self._fixed_s = max(0.0, self._fixed_s + part * _FIXED)
+        self._decode_s = max(0.0, self._decode_s + part * decode)
+        self._prompt_s = max(self._prompt_s / 2, self._prompt_s + part * prompt)  # never 0: that would be unknown
 
     @property
     def prompt_tokens(self) -> int:

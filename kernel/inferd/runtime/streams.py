@@ -94,7 +94,8 @@ class TaskStream:
         self._events: list[TaskEvent] = []
         self._dropped = 0
         self._signal = Signal()
-        self._end = Signal()
+        self._hurry = Signal()  # what comes between outputs is not to wait, nor what would be dropped unread
+        self._calm_bytes = 0  # told since then
 
     @property
     def last_sequence(self) -> int:
@@ -107,9 +108,13 @@ class TaskStream:
             self.output_tokens += len(event.token_ids)
         elif isinstance(event, Finished):
             self.finished = event
-            self._end.notify()
+        size_bytes = _size_bytes(event)
         self._events.append(event)
-        self.size_bytes += _size_bytes(event)
+        self.size_bytes += size_bytes
+        self._calm_bytes += size_bytes
+        if not isinstance(event, Output) or self._calm_bytes > self._limit_bytes // 4:
+            self._calm_bytes = 0
+            self._hurry.notify()
         if self.size_bytes > self._limit_bytes:
             self._drop(self._limit_bytes * 3 // 4)  # a quarter at once, so that the cost is spread over many events
         self._signal.notify()
@@ -157,19 +162,21 @@ class TaskStream:
 
         Args:
             after: Number of the last event that is left out.
-            interval_s: Least time from a batch with output to the next one, unless the task ends before.
+            interval_s: Least time from a batch with output to the next one, unless another event comes before, or more
+                output than can be kept for long.
 
         Raises:
             EventsDroppedError: This watcher was too slow, or asks for events from before the oldest one held.
         """
         while True:
             if after < self.last_sequence:
-                batch = self.read(after)
+                batch, hurries = self.read(after), self._hurry.version
                 after = batch[-1].sequence
                 yield batch
-                if interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
+                if interval_s and self.finished is None and any(isinstance(n.event, Output) for n in batch):
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._end.wait(0), interval_s)
+                        async with asyncio.timeout(interval_s):
+                            await self._hurry.wait(hurries)
             elif self.finished is not None:
                 return
             else:

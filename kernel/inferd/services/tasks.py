@@ -124,7 +124,7 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
 def _read_interval(span: Duration) -> float:
     interval_s = read_seconds(span)
     if not 0 <= interval_s <= MOST_INTERVAL_S:
-        message = f"output_interval is {interval_s:g} s; it must be from 0 to {MOST_INTERVAL_S:g} s"
+        message = f"output_interval is {interval_s} s; it must be from 0 to {MOST_INTERVAL_S:g} s"
         raise InvalidFieldError(message, field="output_interval")
     return interval_s
 

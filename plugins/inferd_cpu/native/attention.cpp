@@ -215,8 +215,9 @@ void put(const AttentionShape& shape, const History& history, int position, floa
   if (shape.format == KvFormat::i8) put_int8(shape, block, place, key, value);
 }
 
+// The power that scores of the format have: exactly 1 at 0, since a result is folded as often as there are segments.
 float power(const AttentionShape& shape, float x) {
-  return (shape.format == KvFormat::i8 ? power_of_two(splat(x)) : exponential(splat(x)))[0];
+  return exponential(splat(shape.format == KvFormat::i8 ? x / kTwos : x))[0];
 }
 
 void fold(const AttentionShape& shape, const float* next, float* partial) {

@@ -15,7 +15,7 @@ namespace ISA {
 namespace {
 
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's lowest bits are the rounded number
-constexpr float kTwos = 1.44269504089f;  // scores become powers of two, e to the power of x is 2 to the power of kTwos x
+constexpr float kTwos = 1.44269504089f;  // weights are powers of two: e to the power of x is 2 to that of kTwos * x
 
 // The largest power of two that divides the width of keys: so many numbers are turned together.
 inline int turned_width(int key_width) { return key_width & -key_width; }

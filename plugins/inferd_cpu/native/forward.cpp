@@ -81,12 +81,14 @@ void Forward::share_out(int layer, Part part, int count, const Work& work) {
   for (int turn = 0; turn < shape_.threads; turn++) {
     const int owner = (thread_ + turn) % shape_.threads;
     const Share share = share_of(count, owner, shape_.threads);
-    std::atomic<int>& taken = m_.work_.taken[(layer * part_head + part) * shape_.threads + owner].count;
-    for (int done = taken.load(); share.begin + done < share.end;) {
+    std::atomic<uint64_t>& taken = m_.work_.taken[(layer * part_head + part) * shape_.threads + owner].count;
+    for (uint64_t seen = taken.load();;) {
+      const int done = seen >> 32 == m_.steps_ ? static_cast<int>(seen & 0xffffffff) : 0;  // else of another step
       const int left = share.end - share.begin - done, some = turn == 0 ? (left + 1) / 2 : 1;
-      if (!taken.compare_exchange_weak(done, done + some)) continue;
+      if (left == 0) break;
+      if (!taken.compare_exchange_weak(seen, uint64_t{m_.steps_} << 32 | static_cast<uint32_t>(done + some))) continue;
       work(Share{share.begin + done, share.begin + done + some});
-      done = taken.load();
+      seen = taken.load();
     }
   }
 }

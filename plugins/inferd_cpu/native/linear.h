@@ -73,8 +73,9 @@ struct Kernels {
                    void* scratch);
   size_t (*scratch_bytes)(int max_rows, int max_k);  // per thread, aligned to 64 bytes
 
-  // The same for outputs that only `gate` of this instruction set reads (norms.h). Where they lie is between the two, in
-  // inner_floats() floats, `out` aligned to 64 bytes.
+  // The same for outputs that only `gate` of this instruction set reads (norms.h), whose rows have the tiles of x. Where
+  // they lie is between the two, in inner_floats() floats, `out` aligned to 64 bytes; n times as many panels take at
+  // most n times as many floats.
   void (*multiply_inner)(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch);
   size_t (*inner_floats)(int rows, int panels);
   int panel_outputs;

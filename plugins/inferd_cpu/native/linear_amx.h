@@ -248,10 +248,10 @@ void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int 
 
 // Memory that is asked for, some lines at a time.
 struct Fetch {
-  const char* at;
+  const char *at, *end;
   int lines;
   void go_on() {
-    for (int line = 0; line < lines; ++line, at += 64) _mm_prefetch(at, _MM_HINT_T1);
+    for (int line = 0; line < lines && at < end; ++line, at += 64) _mm_prefetch(at, _MM_HINT_T1);
   }
 };
 
@@ -307,15 +307,17 @@ void multiply_many(const Matrix& w, const Rows& x, int tile_begin, int tile_end,
   const Tile two[] = {tile_of(x, tile_begin), tile_of(x, tile_begin + 1)};
   multiply_few<W, 2, 0>(panel, blocks, two, x.tile, target, expanded);
   // Meanwhile the next panel comes into the second cache, some of it with each block.
-  const int pairs = (tile_end - tile_begin - 1) / 2, lines = static_cast<int>(panel_bytes(W, w.k) / 64);
-  Fetch next{reinterpret_cast<const char*>(panel) + panel_bytes(W, w.k), std::min(kMostFetched, (lines + pairs * blocks - 1) / (pairs * blocks))};
+  const int steps = (tile_end - tile_begin - 1) / 2 * blocks, lines = static_cast<int>(panel_bytes(W, w.k) / 64);
+  const auto* end = reinterpret_cast<const char*>(panel) + panel_bytes(W, w.k);
+  Fetch next{end, end + panel_bytes(W, w.k), std::min(kMostFetched, (lines + steps - 1) / steps)};
   for (int part = 0; part < parts; ++part) {
     const int begin = blocks * part / parts, end = blocks * (part + 1) / parts;
     const bool last = part + 1 == parts;
     float* kept = target.sums + kPairSums;
     for (int i = tile_begin + 2; i < tile_end; i += 2, kept += kPairSums) {
       if (i + 1 < tile_end) {
-        multiply_expanded<2>(expanded, begin, end, last, {tile_of(x, i), tile_of(x, i + 1)}, x.tile, target, kept, next);
+        const Tile pair[] = {tile_of(x, i), tile_of(x, i + 1)};
+        multiply_expanded<2>(expanded, begin, end, last, pair, x.tile, target, kept, next);
       } else {
         multiply_expanded<1>(expanded, begin, end, last, {tile_of(x, i)}, x.tile, target, kept, next);
       }

@@ -19,7 +19,8 @@
 namespace inferd {
 namespace ISA {
 
-// Each of the headers above defines kName, kDescription, kOffsetQuants, max_tile, multiply_panels and scratch_bytes.
+// Each of the headers above defines kName, kDescription, kOffsetQuants, max_tile, multiply_panels and scratch_bytes;
+// that of AMX multiply_inner and inner_floats, too.
 namespace {
 
 int pack(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order,

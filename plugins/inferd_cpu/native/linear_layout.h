@@ -79,8 +79,8 @@ inline Tile tile_of(const Rows& x, int index) {
   const size_t blocks = static_cast<size_t>(index) * (x.k / kBlock) * x.tile;
   const int first = index * x.tile;
   const int live = x.rows - first < x.tile ? x.rows - first : x.tile;
-  return {index, first, live, x.quants + blocks * kBlock * kInputBytes, x.scales + blocks, x.sums + blocks, x.starts8 + blocks,
-          x.starts4 + blocks};
+  const int8_t* quants = x.quants + blocks * kBlock * kInputBytes;
+  return {index, first, live, quants, x.scales + blocks, x.sums + blocks, x.starts8 + blocks, x.starts4 + blocks};
 }
 
 constexpr int kMaxTile = 16;

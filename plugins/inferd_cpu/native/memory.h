@@ -1,6 +1,7 @@
 // Memory straight from the operating system: zero, aligned to pages, and not there before it is touched.
 #pragma once
 
+#include <signal.h>
 #include <sys/mman.h>
 
 #include <atomic>
@@ -8,10 +9,6 @@
 #include <cstdint>
 #include <system_error>
 #include <thread>
-
-#if defined(__linux__)
-#include <sys/resource.h>
-#endif
 
 namespace inferd {
 
@@ -57,19 +54,20 @@ class Filling {
     if (thread_.joinable()) thread_.join();
   }
 
-  // Fills a little at once and the rest in the background, with the lowest priority. The memory outlives this object.
+  // Fills a little at once and the rest in the background. The memory outlives this object.
   void start(const Memory& memory) {
     const size_t first = fill(memory, 0, 16 << 20);
     if (first == memory.size_bytes()) return;
+    sigset_t all, before;  // signals are for the program's own threads
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
       thread_ = std::thread([this, &memory, first] {
-#if defined(__linux__)
-        setpriority(PRIO_PROCESS, 0, 19);  // of this thread
-#endif
         for (size_t at = first; at < memory.size_bytes() && !ending_;) at = fill(memory, at, 2 << 20);
       });
     } catch (const std::system_error&) {  // no thread: steps wait as they need pages
     }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
  private:

@@ -241,7 +241,7 @@ void Model::plan(const Step& s) {
   few_ = single_ && s.tokens <= kFewRows;
   apart_ = !fine_ && s.tokens >= kApartRows * shape_.threads;
   for (int layer = 0; layer < shape_.layers; layer++) work_.groups_taken[layer] = 0;
-  for (int i = 0; i < shape_.layers * part_head * shape_.threads; i++) work_.taken[i].count = 0;
+  steps_++;
   for (int sequence = 0; sequence < s.sequences; sequence++)
     std::fill(work_.sequences + s.starts[sequence], work_.sequences + s.starts[sequence + 1], sequence);
 }

@@ -89,9 +89,10 @@ struct Desk {
   int32_t* order;
 };
 
-// How much of something is taken. Threads count in cache lines of their own.
+// How much of something is taken in a step: the step's number, and below it a count, so that no step has to clear it.
+// Threads count in cache lines of their own.
 struct alignas(64) Taken {
-  std::atomic<int> count;
+  std::atomic<uint64_t> count;
 };
 
 // Arrays that every step writes, taken once. T is the most tokens of a step.
@@ -169,6 +170,7 @@ class Model {
   Workspace work_;
   Rows width_rows_{}, fine_rows_{}, mixed_rows_{}, feed_rows_{}, head_rows_{};
   std::vector<Rows> own_width_rows_, own_fine_rows_, own_mixed_rows_, own_feed_rows_;  // of each thread
+  uint32_t steps_ = 0;   // so far
   bool single_ = false;  // every sequence has one row
   bool few_ = false;     // so few rows that each thread does what belongs to rows for itself
   bool apart_ = false;   // so many rows that each thread has its own; not with fine rows, which lie behind all others

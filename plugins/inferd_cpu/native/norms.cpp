@@ -62,12 +62,14 @@ inline Floats gated(Floats gate, Floats up) {
 
 // A tile of rows, [outputs][kMaxTile rows]: vectors are of rows.
 void gate_tile(const float* gate_up, int live, int blocks, uint32_t* out, int tile) {
-  const __m512i pairs = _mm512_add_epi32(_mm512_set1_epi32(16 << 16), _mm512_mullo_epi32((__m512i)count_lanes(), _mm512_set1_epi32(0x10001)));
+  const __m512i twice = _mm512_mullo_epi32((__m512i)count_lanes(), _mm512_set1_epi32(0x10001));
+  const __m512i pairs = _mm512_add_epi32(twice, _mm512_set1_epi32(16 << 16));  // a word of each half
   const auto mask = static_cast<__mmask16>((1u << live) - 1);
   for (int block = 0; block < blocks; block++, gate_up += 2 * kBlock * kMaxTile)
     for (int i = 0; i < kBlock; i += 2, out += tile) {
       const float *gates = gate_up + i * kMaxTile, *ups = gates + kBlock * kMaxTile;
-      const __m512i both = round_pair(gated(load(gates), load(ups)), gated(load(gates + kMaxTile), load(ups + kMaxTile)));
+      const Floats first = gated(load(gates), load(ups)), second = gated(load(gates + kMaxTile), load(ups + kMaxTile));
+      const __m512i both = round_pair(first, second);
       _mm512_mask_storeu_epi32(out, mask, _mm512_permutexvar_epi16(pairs, both));
     }
 }

@@ -42,9 +42,9 @@ class RunTaskRequest(_message.Message):
 
     @_builtins.property
     def output_interval(self) -> _duration_pb2.Duration:
-        """Least time from one event with output to the next one; what is produced meanwhile comes as one event, and the end of
-        the task does not wait. Each event takes processor time of kernel and client: ask for a second where nobody looks at
-        single tokens. 0 to 10 s. Default 0: what each step gives comes at once.
+        """Least time from one event with output to the next one. Adjacent outputs of a sample that come meanwhile come as one
+        event; other events, the last above all, do not wait. Each event takes processor time of kernel and client: ask for
+        a second or more where nobody looks at single tokens. 0 to 10 s. Default 0: what each step gives comes at once.
         """
 
     def __init__(
