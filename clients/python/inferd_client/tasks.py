@@ -410,7 +410,8 @@ class AsyncTasks(AsyncConnection):
 
 
 def _gathered(options: RunOptions) -> RunOptions:
-    return {"output_interval_s": _GATHERED_S, **options}
+    interval_s = options.get("output_interval_s")
+    return {**options, "output_interval_s": _GATHERED_S if interval_s is None else interval_s}
 
 
 def _message(item: Message) -> ChatMessage:

@@ -372,19 +372,14 @@ inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t l
 }
 
 // Tiles of sums have a row for each output, so writing rows of outputs takes as long as a quarter of the product.
-inline void multiply_inner(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
-  const int panels = panel_end - panel_begin;
-  if (x.tile > kFewInTile) {
-    return multiply_to(w, x, out, static_cast<size_t>(panels) * kPanelOutputs, true, panel_begin, panel_end, scratch);
-  }
-  const size_t before = static_cast<size_t>(panel_begin) * kPanelOutputs;
-  float* start = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(out) - before * sizeof(float));
-  multiply_panels(w, x, start, inner_stride(panels), panel_begin, panel_end, scratch);
+inline void multiply_tiles(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
+  const size_t outputs = static_cast<size_t>(panel_end - panel_begin) * kPanelOutputs;
+  multiply_to(w, x, out, outputs, true, panel_begin, panel_end, scratch);
 }
 
-inline size_t inner_floats(int rows, int panels) {
+inline size_t tiles_floats(int rows, int panels) {
   const int tiles = (rows + kMaxTile - 1) / kMaxTile;
-  return std::max(rows * inner_stride(panels), static_cast<size_t>(tiles) * kMaxTile * kPanelOutputs * panels);
+  return static_cast<size_t>(tiles) * kMaxTile * kPanelOutputs * panels;
 }
 
 }  // namespace ISA

@@ -20,7 +20,7 @@ namespace inferd {
 namespace ISA {
 
 // Each of the headers above defines kName, kDescription, kOffsetQuants, max_tile, multiply_panels and scratch_bytes;
-// that of AMX multiply_inner and inner_floats, too.
+// that of AMX multiply_tiles and tiles_floats, too.
 namespace {
 
 int pack(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order,
@@ -30,15 +30,22 @@ int pack(Weight format, int ggml_type, const void* blocks, int first, int count,
 
 void place_rows(Rows* out, void* memory, int rows, int k) { place_tiles(out, memory, rows, k, max_tile(rows)); }
 
-#if !defined(ISA_AMX)
 void multiply_inner(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
+#if defined(ISA_AMX)
+  if (x.tile > kFewInTile) return multiply_tiles(w, x, out, panel_begin, panel_end, scratch);
+#endif
   const size_t before = static_cast<size_t>(panel_begin) * kPanelOutputs;  // the product writes behind what is before
   float* start = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(out) - before * sizeof(float));
   multiply_panels(w, x, start, inner_stride(panel_end - panel_begin), panel_begin, panel_end, scratch);
 }
 
-size_t inner_floats(int rows, int panels) { return rows * inner_stride(panels); }
+size_t inner_floats(int rows, int panels) {
+  const size_t floats = rows * inner_stride(panels);
+#if defined(ISA_AMX)
+  return std::max(floats, tiles_floats(rows, panels));
 #endif
+  return floats;
+}
 
 void unpack_row(const Matrix& w, int row, float* out) { unpack_output(kOffsetQuants, w, row, out); }
 
