@@ -34,7 +34,7 @@ class Limits(BaseModel):
     metadata_bytes: int = Field(16 << 10, ge=1024, description="largest metadata accepted, in bytes")
     prompt_bytes: int = Field(1 << 20, ge=1, description="largest prompt accepted, in bytes of UTF-8")
     max_output_tokens: int = Field(8192, ge=1, description="most output tokens of one task")
-    concurrent_streams: int = Field(1000, ge=1, description="calls open at once on one connection")
+    concurrent_streams: int = Field(2000, ge=1, description="calls open at once on one connection")
     models: int = Field(1000, ge=1, description="models known at once")
     model_watchers: int = Field(100, ge=1, description="open WatchModel streams")
     host_watchers: int = Field(100, ge=1, description="open WatchHost streams")

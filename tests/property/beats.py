@@ -44,6 +44,7 @@ class Task:
     salt: bytes = b""
     prefix_cache: bool = True
     priority: int = Priority.NORMAL
+    virtual_start: float = 0.0
     embedding: Embedding | None = None
     lease_id: str = ""
 
@@ -113,6 +114,7 @@ class Engine:
             salt=task.salt,
             prefix_cache=task.prefix_cache,
             priority=task.priority,
+            virtual_start=task.virtual_start,
             embedding=task.embedding,
             lease_id=task.lease_id,
             fencing_token=0 if held is None else held.fencing_token,

@@ -48,6 +48,7 @@ tasks = st.builds(
     salt=st.sampled_from([b"a", b"b"]),
     prefix_cache=st.booleans(),
     priority=st.sampled_from(Priority),
+    virtual_start=st.sampled_from([0.0, 1.0, 2.0]),
     embedding=embeddings,
     lease_id=st.sampled_from(["", "", "l0", "l1"]),
 )

@@ -35,9 +35,9 @@ def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8) -> Sequence:
     )
 
 
-def step(batcher: Batcher, *, token: int = 9) -> TokenBatch:
+def step(batcher: Batcher, *, token: int = 9, prompt_tokens: int | None = None) -> TokenBatch:
     """Schedule, check what holds for every step, give each sampled sequence `token`; the step, copied."""
-    batch = batcher.schedule()
+    batch = batcher.schedule(prompt_tokens=prompt_tokens)
     assert batch is not None
     copied = deepcopy(batch)
     counts = np.diff(copied.starts)
@@ -113,12 +113,38 @@ def test_running_sequences_come_first() -> None:
     for handle in (1, 2):
         batcher.places.add(make_sequence(handle, prompt=4))
     step(batcher)
-    batcher.places.add(make_sequence(3, prompt=30))
+    batcher.places.add(make_sequence(3, prompt=33))
     assert shares(step(batcher)) == [1, 1, 14]
     assert handles(batcher.sampled) == [1, 2]
     assert shares(step(batcher)) == [1, 1, 14]
-    assert shares(step(batcher)) == [1, 1, 2]
+    assert shares(step(batcher)) == [1, 1, 5]
     assert handles(batcher.sampled) == [1, 2, 3]
+
+
+def test_prompt_that_fits_only_alone_has_a_step_without_those_that_decode() -> None:
+    """Of two prompts that fill a step each, the first has one, then those that decode, with a block of the second."""
+    batcher = make_batcher()
+    for handle in (1, 2):
+        batcher.places.add(make_sequence(handle, prompt=4))
+    step(batcher)
+    for handle in (3, 4):
+        batcher.places.add(make_sequence(handle, prompt=16))
+    found = []
+    for _ in range(4):
+        batch = step(batcher, prompt_tokens=16)
+        found.append((shares(batch), handles(batcher.sampled)))
+    assert found == [([16], [3]), ([1, 1, 1, 4], [1, 2, 3]), ([1, 1, 1, 12], [1, 2, 3, 4]), ([1] * 4, [1, 2, 3, 4])]
+
+
+def test_prompt_that_takes_too_long_alone_is_cut() -> None:
+    """Those that decode wait for a prompt if it has at most half as many tokens more as are planned for a step."""
+    for planned, expected in ((10, [1, 1, 10]), (11, [16])):
+        batcher = make_batcher()
+        for handle in (1, 2):
+            batcher.places.add(make_sequence(handle, prompt=4))
+        step(batcher)
+        batcher.places.add(make_sequence(3, prompt=16))
+        assert shares(step(batcher, prompt_tokens=planned)) == expected
 
 
 def test_no_more_sequences_than_rows() -> None:

@@ -42,7 +42,7 @@ def make_sequence(
         ends=frozenset(),
         detokenizer=Detokenizer([""] * 10),
     )
-    sequence.rank = (-priority, handle, 0)
+    sequence.rank = (-priority, 0.0, handle, 0)
     sequence.chain = PrefixChain(salt=salt, block_tokens=4, lasting=lasting)
     return sequence
 
@@ -186,7 +186,7 @@ def test_samples_take_over_the_prompt(prompt: int, copies: int) -> None:
     batcher = make_batcher()
     samples = [make_sequence(1, prompt=prompt) for _ in range(3)]
     for number, sequence in enumerate(samples):
-        sequence.rank = (0, 1, number)
+        sequence.rank = (0, 0.0, 1, number)
     Samples(samples)
     batcher.places.add(samples[0])
     assert computed(step(batcher)) == [prompt]
@@ -209,7 +209,7 @@ def test_samples_without_their_leader() -> None:
     """Samples whose leader has ended before there was a place for them read what they do not find themselves."""
     batcher = make_batcher()
     samples = [make_sequence(1, prompt=10) for _ in range(2)]
-    samples[1].rank = (0, 1, 1)
+    samples[1].rank = (0, 0.0, 1, 1)
     Samples(samples)
     batcher.places.add(samples[0])
     step(batcher)

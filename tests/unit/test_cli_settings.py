@@ -6,6 +6,7 @@ import pytest
 
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
+from inferd.config import Settings
 
 
 @pytest.fixture
@@ -62,3 +63,9 @@ def test_the_command_line_wins(file: Path) -> None:
     settings = read_settings(config=file, listen=("127.0.0.1:2",))
     assert settings.listen == ("127.0.0.1:2",)
     assert settings.plugin_timeout_s == 3
+
+
+def test_a_tenant_meets_its_own_bound_of_streams_before_that_of_its_connection() -> None:
+    """By default a client with too many streams is refused by name; the transport would only break calls off."""
+    settings = Settings()
+    assert settings.limits.concurrent_streams > settings.scheduler.tenant_streams

@@ -272,6 +272,17 @@ async def test_no_kernel_names_the_address_and_the_fix(unused_address: str) -> N
             await client.generate("echo", "x")
 
 
+def test_a_call_that_the_connection_has_no_room_for_names_the_bound() -> None:
+    """A call that the transport refused because too many are open is not taken for a kernel that is gone."""
+    details = "Stream removed (Received RST_STREAM with error code 7 (RST_STREAM))"
+    refused = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+    error = errors.from_rpc(refused, "localhost:1")
+    assert isinstance(error, errors.LimitExceededError)
+    assert error.metadata == {"bound": "limits.concurrent_streams"}
+    assert error.retry_after_s == 1.0
+    assert "limits.concurrent_streams" in error.message
+
+
 def test_a_status_of_the_transport_keeps_its_code(scripted: Any, client: Client) -> None:
     """A status without details is a `StatusError` that tells the code and the words."""
     scripted.bare_refusal = grpc.StatusCode.UNIMPLEMENTED

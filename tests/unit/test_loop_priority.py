@@ -1,5 +1,6 @@
 """Who goes first, in one loop. The loop's beats, one call after the other."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from inferd.engine.limits import EngineLimits
 LOW, NORMAL, HIGH = Priority
 
 
-def submit(engine: Engine, handle: int, priority: Priority, *, prompt: int = 4, max_tokens: int = 20) -> None:
-    engine.submit(handle, greedy((97 + handle,) * prompt, max_tokens=max_tokens, priority=priority))
+def submit(
+    engine: Engine, handle: int, priority: Priority, *, prompt: int = 4, max_tokens: int = 20, start_s: float = 0.0
+) -> None:
+    task = greedy((97 + handle,) * prompt, max_tokens=max_tokens, priority=priority)
+    engine.submit(handle, replace(task, virtual_start=start_s))
 
 
 def outputs_are_whole(engine: Engine) -> bool:
@@ -38,15 +42,36 @@ def test_prompts_are_read_by_class(tmp_path: Path) -> None:
     assert outputs_are_whole(engine)
 
 
-def test_begun_prompt_goes_before_new_ones_of_its_class(tmp_path: Path) -> None:
-    """A prompt that was begun is read to its end, whatever of its class comes."""
+def test_prompts_of_a_class_are_read_by_their_virtual_start(tmp_path: Path) -> None:
+    """The prompt of a tenant with one task is read before those of one with many, and before the rest of a begun one.
+
+    A tenant's own prompts are read in their order.
+    """
     engine = make_engine(tmp_path, EngineLimits(step_tokens=8))
-    submit(engine, 5, NORMAL, prompt=20)
+    for number in range(4):
+        submit(engine, number, NORMAL, prompt=20, start_s=2.0 + number)
     engine.step()
-    submit(engine, 1, NORMAL, prompt=4)
+    submit(engine, 4, NORMAL, prompt=8, start_s=1.0)
+    submit(engine, 5, NORMAL, prompt=8, start_s=2.0)
     engine.step()
-    assert engine.running == [5]
+    assert {s.handle: int(engine.places.computed[s.row]) for s in engine.places.rows} == {4: 8, 0: 8}
+    first: list[int] = []
+    while engine.step():
+        first += [handle for handle, _ in engine.outputs if engine.outputs[handle, 0] and handle not in first]
+    assert first == [4, 0, 5, 1, 2, 3]
+    assert outputs_are_whole(engine)
+
+
+def test_the_last_virtual_start_gives_way(tmp_path: Path) -> None:
+    """Where blocks are short, the sequence whose virtual start is last gives its own back, not the newest one."""
+    engine = make_engine(tmp_path, blocks=8, block_tokens=4, context_tokens=32)
+    submit(engine, 0, NORMAL, prompt=8, start_s=5.0)
+    submit(engine, 1, NORMAL, prompt=8, start_s=1.0)
+    while len(engine.running) == 2 or not engine.running:
+        engine.step()
+    assert engine.running == [1]
     engine.finish()
+    assert outputs_are_whole(engine)
 
 
 @pytest.mark.parametrize("short", ["rows", "blocks"])

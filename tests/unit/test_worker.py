@@ -227,6 +227,19 @@ def test_priority_and_holds(kernel: Kernel, tmp_path: Path) -> None:
     assert list(kernel.expect("step").handles) == [2]
 
 
+def test_virtual_start(kernel: Kernel, tmp_path: Path) -> None:
+    """Of two tasks that wait for the only place the one with the earlier virtual start goes first."""
+    kernel.load(write_fake_model(tmp_path, max_sequences=1, context_tokens=2000))
+    long = task_pb2.Sampling(max_tokens=1900, top_p=1, repetition_penalty=1, n=1)
+    for handle, sampling, start_s in ((1, long, 1.0), (2, GREEDY, 3.0), (3, GREEDY, 2.0)):
+        submit = task_pb2.Submit(handle=handle, prompt="ab", sampling=sampling, virtual_start=start_s)
+        kernel.send(submit=submit)
+    ended: list[int] = []
+    while len(ended) < 3:
+        ended += [each.handle for each in kernel.expect("step").ended]
+    assert ended == [1, 3, 2]
+
+
 @pytest.mark.parametrize(
     ("loader", "behaviour", "cause"),
     [

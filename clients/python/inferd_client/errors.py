@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "inferd"
 DETAILS_KEY = "grpc-status-details-bin"
+REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM (RFC 9113, 8.7): the call was not looked at
 CODES: Mapping[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -272,13 +273,18 @@ def from_status(status: status_pb2.Status) -> InferdError:
 def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
     """Build the error of a call to `address` that failed.
 
-    A status without details is the transport's own: UNAVAILABLE becomes `KernelUnreachableError`, others `StatusError`.
+    A status without details is the transport's own: UNAVAILABLE becomes `KernelUnreachableError`, or
+    `LimitExceededError` where the connection has no room for another call, others `StatusError`.
     """
     pairs: Any = error.trailing_metadata() or ()
     for key, value in pairs:
         if key == DETAILS_KEY and isinstance(value, bytes):
             return from_status(status_pb2.Status.FromString(value))
     code, details = error.code(), error.details()
+    if code is grpc.StatusCode.UNAVAILABLE and REFUSED in (details or ""):
+        bound = "limits.concurrent_streams"
+        message = f"this connection to {address} has as many calls open as the kernel allows ({bound}); close some"
+        return LimitExceededError(f"{message}, or open another client", metadata={"bound": bound}, retry_after_s=1.0)
     if code is grpc.StatusCode.UNAVAILABLE:
         return KernelUnreachableError(f"no kernel answers at {address} ({details}); start one with: inferd serve")
     failed = StatusError(f"the call to {address} ended with {code.name}: {details}")

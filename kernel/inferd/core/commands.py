@@ -31,6 +31,7 @@ class SendTask:
     spec: TaskSpec
     attempt: int
     fencing_token: int = 0  # of the lease that it runs under
+    virtual_start: float = 0.0  # see `VirtualTime`
 
 
 @dataclass(frozen=True, slots=True)

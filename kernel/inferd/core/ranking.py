@@ -34,6 +34,11 @@ class Ranking(Generic[K]):
         """Forget `key`, if it is known."""
         self._rank.pop(key, None)
 
+    def number(self, key: K, default: float) -> float:
+        """The number of `key`, or the default if it is not known."""
+        found = self._rank.get(key)
+        return default if found is None else found[0]
+
     def first(self) -> tuple[float, K] | None:
         """The smallest number and its key, or None."""
         heap = self._heap

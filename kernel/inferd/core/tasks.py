@@ -208,6 +208,7 @@ class Tasks:
         instance = self._home(task)
         told = float(outcome.usage.prompt_tokens + outcome.usage.output_tokens)
         self._withdraw(task, used=told or task.charged_tokens + task.expected_tokens)
+        self._lines[spec.model].virtual_time.end(task.virtual_start)
         if instance is not None:
             instance.paused.pop(task_id, None)
             self._out += [commands.DropTask(instance.instance_id, task_id)] if dropped else []
@@ -255,7 +256,7 @@ class Tasks:
         free = sum(max(0, instance.free_places) for instance in shared)
         if not free:
             return priority is Priority.HIGH and self._preempt(shared, priority, now)
-        if priority is not Priority.HIGH and not self._leaves_room(line, shared, free, now):
+        if priority is not Priority.HIGH and not self._leaves_room(line, free, now):
             return False
         highest = line.shared.priority(now, aging=False)
         task = self._take(line.shared, now)
@@ -274,13 +275,13 @@ class Tasks:
             home.waiting[task.spec.task_id] = None
         return True
 
-    def _leaves_room(self, line: Line, shared: list[Instance], free: int, now: float) -> bool:
+    def _leaves_room(self, line: Line, free: int, now: float) -> bool:
         """Whether the next task may take a place, or its tenant has to leave the last ones to others."""
         next_id = line.shared.peek(now)
         assert next_id is not None  # noqa: S101 - there is a class that may go
-        tenant = self.known[next_id].spec.tenant
-        places = sum(instance.facts.max_tasks for instance in shared if instance.facts is not None)
-        return line.headroom.allows(free=free, places=places, running=line.shared.running_of(tenant))
+        spec = self.known[next_id].spec
+        running = line.shared.running_of(spec.tenant)
+        return line.headroom.allows(free=free, places=self._places(spec), running=running)
 
     def _dispatch_leased(self, line: Line, model: Model, lease_id: LeaseId, now: float) -> None:
         queue = line.leased[lease_id]
@@ -343,7 +344,14 @@ class Tasks:
         task.instance_id = instance.instance_id
         lease = self._leases.known.get(task.spec.lease_id)
         token = 0 if lease is None else lease.fencing_token
-        self._out.append(commands.SendTask(instance.instance_id, task.spec, task.attempt, token))
+        tokens = task.expected_tokens / self._limits.policy.weights.get(task.spec.tenant, 1.0)
+        start = task.virtual_start = self._lines[task.spec.model].virtual_time.start(task.spec.tenant, tokens)
+        self._out.append(commands.SendTask(instance.instance_id, task.spec, task.attempt, token, start))
+
+    def _places(self, spec: TaskSpec) -> int:
+        """Places of a task's model that are not those of a lease's own instances."""
+        shared = self._fleet.models[spec.model].shared
+        return sum(instance.facts.max_tasks for instance in shared if instance.facts is not None)
 
     def _pause(self, task: Task, change: TaskChange) -> None:
         """Stop a running task; it stays on its instance."""
@@ -408,11 +416,10 @@ class Tasks:
             self._elastic.rest(instance, now)
 
     def _tell_queued(self, task: Task) -> None:
-        line, model = self._lines[task.spec.model], self._fleet.models[task.spec.model]
         queue = self._queue_of(task.spec)
         position = 0 if task.taken else queue.position(task.spec.task_id)
-        places = sum(i.facts.max_tasks for i in model.shared if i.facts is not None)
-        self._out.append(commands.TellQueued(task.spec.task_id, position, line.times.eta_s(position, places)))
+        eta_s = self._lines[task.spec.model].times.eta_s(position, self._places(task.spec))
+        self._out.append(commands.TellQueued(task.spec.task_id, position, eta_s))
 
     def _check_living(self, task: Task) -> None:
         if terminal(TASK_TABLE, task.state):

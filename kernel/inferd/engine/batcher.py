@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from inferd.engine.scores import PromptScores
     from inferd.engine.sequence import Sequence
     from inferd.plugin.session import Int32Array
+
+
+_LAST: Final = 1.5
+"""So many times what is planned for prompts may a step read that those which decode wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,10 @@ class Pooled:
 
 
 class Batcher:
-    """One token budget per step: running sequences first, then prompts that were begun, then new ones by rank.
+    """One token budget per step: running sequences first, then prompts by rank.
 
-    A prompt of a higher class goes before those that were begun.
+    A prompt that fits into a step, but not beside the sequences that decode, has one without them: cut in two it would
+    take longer than they wait for it, and its first token would come a step later.
 
     One writer: the thread that runs the steps. `schedule`, then `commit`; places change only between steps.
 
@@ -56,8 +61,10 @@ class Batcher:
         self.scored: list[Scored] = []
         self.pooled: list[Pooled] = []
         self._bounds = bounds
-        self._scheduled = 0  # the first rows, which are in the step
-        self._sampled = 0  # the first rows, which get a token from the step
+        self._first = 0  # the first row in the step: 0, or the first that does not decode
+        self._scheduled = 0  # the first row behind the step
+        self._sampled = 0  # the first row that gets no token from the step
+        self._waited = 0  # tokens of the last step, if those that decode waited for it
         self._picked = 0  # tokens of the step behind which a token is chosen
         self._drafts: list[Int32Array] = []  # by row, where a sequence that decodes has one
         # of the step
@@ -72,12 +79,19 @@ class Batcher:
     @property
     def sampled(self) -> list[Sequence]:
         """The sequences that get a token from the step that was scheduled, in the order of its logits."""
-        return self.places.rows[: self._sampled]
+        return self.places.rows[self._first : self._sampled]
+
+    @property
+    def decode_tokens(self) -> int:
+        """Tokens of the step that belong to sequences that decode; before `commit`."""
+        return 0 if self._first else int(self._starts[self.places.decoding])
 
     @property
     def sampled_positions(self) -> Int32Array:
         """Positions of the tokens that are chosen, in their sequences; one for each of `sampled`, more with drafts."""
-        return self._positions[self.sampled_places] + 1 if self._drafts else self._lengths[: self._sampled]
+        if self._drafts:
+            return self._positions[self.sampled_places] + 1
+        return self._lengths[self._first : self._sampled]
 
     @property
     def sampled_places(self) -> Int32Array:
@@ -85,12 +99,17 @@ class Batcher:
         return self._logit_rows[: self._picked]
 
     @property
-    def sampled_rows(self) -> Ids | None:
-        """Places in `sampled` of their sequences; None without drafts: one for each."""
+    def owners(self) -> Ids | None:
+        """Places in `sampled` of the sequences that they are chosen for; None without drafts: one for each."""
         if not self._drafts:
             return None
         counts = [1 + len(draft) for draft in self._drafts]
         return np.repeat(np.arange(self._sampled), counts + [1] * (self._sampled - len(counts)))
+
+    @property
+    def sampled_rows(self) -> Ids | None:
+        """The rows of the sequences that they are chosen for; None where those are the first ones, one for each."""
+        return np.arange(self._first, self._sampled) if self._first else self.owners
 
     @property
     def reading(self) -> list[tuple[Sequence, float]]:
@@ -110,10 +129,17 @@ class Batcher:
         self.scored, self.pooled, places.copies = [], [], []
         places.make_room()
         rows = complete = places.decoding
-        tokens = picked = self._place_decoding()
-        end = self._bounds.step_tokens
-        if tokens and prompt_tokens is not None:
-            end = min(end, tokens + max(prompt_tokens, self._bounds.block_tokens))
+        tokens, end = 0, self._bounds.step_tokens
+        most = end if prompt_tokens is None else max(prompt_tokens - self._waited, self._bounds.block_tokens)
+        alone = self._find_whole(most)
+        self._first = rows if alone else 0
+        if alone:
+            self._drafts, self._starts[rows] = [], 0
+        else:
+            tokens = self._place_decoding()
+        picked = tokens
+        if rows:
+            end = min(end, tokens + max(most, alone))
         while tokens < end and places.begin_prompt(rows):
             sequence = places.rows[rows]
             if sequence.scores is not None:
@@ -128,14 +154,15 @@ class Batcher:
             rows += 1
             self._starts[rows] = tokens
         self._scheduled, self._sampled, self._picked = rows, complete, picked
+        first, self._waited = self._first, tokens if alone else 0
         if not rows:
             return None
         return TokenBatch(
             token_ids=self._token_ids[:tokens],
             positions=self._positions[:tokens],
-            starts=self._starts[: rows + 1],
-            lengths=self._lengths[:rows],
-            block_tables=places.tables[:rows],
+            starts=self._starts[first : rows + 1],
+            lengths=self._lengths[first:rows],
+            block_tables=places.tables[first:rows],
             logit_rows=self._list_logits(),
             hidden_rows=np.concatenate([self._index[p.place : p.place + p.count] for p in self.pooled])
             if self.pooled
@@ -149,9 +176,10 @@ class Batcher:
             With drafts the tokens that each sequence gets; None without: one for each.
         """
         places = self.places
-        places.computed[: self._scheduled] = self._lengths[: self._scheduled]
+        first = self._first
+        places.computed[first : self._scheduled] = self._lengths[first : self._scheduled]
         verified = self._verify(token_ids.tolist()) if self._drafts else None
-        places.next[: self._sampled] = token_ids if verified is None else [tokens[-1] for tokens in verified]
+        places.next[first : self._sampled] = token_ids if verified is None else [tokens[-1] for tokens in verified]
         for sequence in places.rows[places.decoding : self._scheduled]:
             places.publish(sequence)
         for sequence in places.rows[places.decoding : self._sampled]:
@@ -160,6 +188,19 @@ class Batcher:
             sequence.followers = []
         places.decoding = self._sampled
         return verified
+
+    def _find_whole(self, most: int) -> int:
+        """Tokens of the next prompt if they fit into a step, but not beside the sequences that decode; else 0.
+
+        Args:
+            most: Tokens of prompts that are planned for a step.
+        """
+        places, step_tokens = self.places, self._bounds.step_tokens
+        row = places.decoding
+        if not row or self._waited or not places.begin_prompt(row):
+            return 0
+        left = places.rows[row].length - int(places.computed[row])
+        return left if step_tokens - row < left <= min(_LAST * most, step_tokens) else 0
 
     def _place_decoding(self) -> int:
         """Put the next token of every decoding row into the step, with what is guessed to follow; return the tokens."""

@@ -59,16 +59,16 @@ class Forward:
         logits = self._take_scores(batch, result.logits)
         self._take_hidden(result.hidden)
         masks = self._masks.finish()
-        if rows is not None and masks is not None:
-            masks = masks[rows]
+        if (owners := self._batcher.owners) is not None and masks is not None:
+            masks = masks[owners]
         return self._sampler.choose(logits, positions, rows=rows, masks=masks), logits
 
     def measure(self, ids: Ids, logits: Float32Array) -> dict[Sequence, Logprobs]:
         """How likely the tokens were that `compute` gave, of the sequences that ask for it."""
-        sampled, rows = self._batcher.sampled, self._batcher.sampled_rows
-        measured = self._sampler.measure(logits, ids, rows=rows)
+        sampled, owners = self._batcher.sampled, self._batcher.owners
+        measured = self._sampler.measure(logits, ids, rows=self._batcher.sampled_rows)
         # Only sequences without drafts ask for it: one row is each's.
-        return {sampled[place if rows is None else rows[place]]: logprobs for place, logprobs in measured.items()}
+        return {sampled[place if owners is None else owners[place]]: logprobs for place, logprobs in measured.items()}
 
     def close(self) -> None:
         """End its thread."""

@@ -90,6 +90,7 @@ class Loop:
         salt: bytes = b"",
         prefix_cache: bool = True,
         priority: int = 0,
+        virtual_start: float = 0.0,
         embedding: Embedding | None = None,
         adapter: str = "",
         lease_id: str = "",
@@ -104,6 +105,7 @@ class Loop:
             salt: Only tasks with the same salt find each other's KV: the tenant, and whatever else changes the KV.
             prefix_cache: Find and leave KV in the prefix cache.
             priority: Its class: of those that wait the highest comes first, and of those that run the lowest gives way.
+            virtual_start: Of a class the smallest comes first, and the greatest gives way; of equals the older one.
             embedding: What its prompt becomes, instead of being gone on with.
             adapter: Name of the LoRA adapter to use; "" for none.
             lease_id: The lease that it runs under; "" for none. It draws on what `hold` holds for that.
@@ -117,6 +119,7 @@ class Loop:
                 salt=salt,
                 prefix_cache=prefix_cache,
                 priority=priority,
+                virtual_start=virtual_start,
                 embedding=embedding,
                 adapter=adapter,
                 lease_id=lease_id,
@@ -204,7 +207,7 @@ class Loop:
 
     def _step(self, batch: TokenBatch) -> None:
         started = time.perf_counter()
-        decode = int(batch.starts[self._places.decoding])
+        decode = self._batcher.decode_tokens
         try:
             ids, logits = self._forward.compute(batch)
         except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback

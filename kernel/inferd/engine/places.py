@@ -146,12 +146,12 @@ class Places:
     def begin_prompt(self, row: int) -> bool:
         """Bring the next prompt to read into `row`, the first behind those in the step; False when there is none.
 
-        Of those that were begun the one that ranks first; a new one when there is none, or none of its class or higher.
+        It is the one that ranks first, of those that were begun and those that may be.
         """
         begun = min(self.rows[row:], key=_rank) if row < len(self.rows) else None
-        if self._waiting and (begun is None or self._waiting[0].priority > begun.priority):
+        if self._waiting and (begun is None or self._waiting[0].rank < begun.rank):
             new = self._admit()
-            if begun is None or (new is not None and new.priority > begun.priority):
+            if begun is None or (new is not None and new.rank < begun.rank):
                 begun = new
         if begun is None:
             return False

@@ -47,8 +47,8 @@ class Sequence:
         tokens: Token ids of prompt and output; those of the first `length` places exist.
         length: Tokens of prompt and output.
         sample: Which of the samples of its task it is.
-        rank: Its place among those that wait: lowest first, its class with a minus in front. The one that ranks last
-            is preempted first.
+        rank: Its place among those that wait, lowest first: its class with a minus in front, its virtual start, its
+            handle, its sample. The one that ranks last is preempted first.
         hold: What is held for its lease; None for nothing.
         chain: Finds its KV blocks in the prefix cache; None: it shares with nobody.
         cached_tokens: Tokens of the prompt whose KV was found in the prefix cache.
@@ -121,7 +121,7 @@ class Sequence:
         self.tokens[: len(prompt)] = prompt
         self.length = len(prompt)
         self.sample = 0
-        self.rank = (0, handle, 0)
+        self.rank = (0, 0.0, handle, 0)
         self.hold: Hold | None = None
         self.chain: PrefixChain | None = None
         self.cached_tokens = 0

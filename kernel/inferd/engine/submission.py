@@ -19,6 +19,7 @@ class Submission:
     salt: bytes
     prefix_cache: bool
     priority: int
+    virtual_start: float
     embedding: Embedding | None
     adapter: str
     lease_id: str

@@ -60,7 +60,9 @@ def _setting(value: SettingValue | None) -> load_pb2.SettingValue:
             return load_pb2.SettingValue(str_value=value)
 
 
-def submit_frame(handle: int, spec: TaskSpec, *, fencing_token: int = 0) -> wire.KernelFrame:
+def submit_frame(
+    handle: int, spec: TaskSpec, *, fencing_token: int = 0, virtual_start: float = 0.0
+) -> wire.KernelFrame:
     """The order to run a task; `fencing_token` is that of its lease, 0 for none."""
     submit = task_pb2.Submit(
         handle=handle,
@@ -72,6 +74,7 @@ def submit_frame(handle: int, spec: TaskSpec, *, fencing_token: int = 0) -> wire
         priority=spec.priority.value,
         lease_id=spec.lease_id,
         fencing_token=fencing_token,
+        virtual_start=virtual_start,
     )
     if spec.embedding is not None:
         submit.embedding.pooling = spec.embedding.pooling.value

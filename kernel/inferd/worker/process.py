@@ -153,6 +153,7 @@ class Worker:
                     salt=f"{len(submit.tenant)} {submit.tenant} {submit.adapter}".encode(),
                     prefix_cache=submit.prefix_cache,
                     priority=submit.priority,
+                    virtual_start=submit.virtual_start,
                     embedding=read_embedding(submit),
                     adapter=submit.adapter,
                     lease_id=submit.lease_id,

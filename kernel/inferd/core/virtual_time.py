@@ -1,0 +1,37 @@
+"""In which order the instances of a model begin the prompts of their tasks: start-time fair queueing.
+
+After P. Goyal, H. M. Vin, H. Cheng: Start-Time Fair Queueing, SIGCOMM 1996. The kernel does not see which prompt is
+being read, so virtual time follows the tasks that ended.
+"""
+
+from inferd.core.ids import Tenant
+from inferd.core.ranking import Ranking
+
+TENANTS = 10_000  # so many are remembered; then those whose last task is expected to end first are forgotten
+
+
+class VirtualTime:
+    """Virtual starts of tasks, in tokens over the weight of their tenant. One writer: `Tasks`.
+
+    A task starts where its tenant's last one is expected to end, and no earlier than any task started that has ended.
+    So a tenant with one task does not wait for the prompts of one that fills all places, one that comes back from idle
+    gets no credit, and each task that is begun brings its tenant's next ones further behind those of others.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._ends: Ranking[Tenant] = Ranking()  # of the last task of each tenant, where it lies ahead
+
+    def start(self, tenant: Tenant, tokens: float) -> float:
+        """The virtual start of a task that is expected to cost so many tokens, divided by its tenant's weight."""
+        begin = max(self._now, self._ends.number(tenant, 0.0))
+        self._ends.put(tenant, begin + tokens)
+        if len(self._ends) > TENANTS and (first := self._ends.first()) is not None:
+            self._ends.drop(first[1])
+        return begin
+
+    def end(self, start: float) -> None:
+        """A task with this virtual start has ended."""
+        self._now = max(self._now, start)
+        while (first := self._ends.first()) is not None and first[0] <= self._now:
+            self._ends.drop(first[1])
