@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,10 +121,11 @@ async def _flood(address: str) -> tuple[float, float, int]:
             except (QueueFullError, LimitExceededError):
                 refused += 1
 
+        begun = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            while True:
+            for number in count(1):
                 group.create_task(ask())
-                await asyncio.sleep(1 / (QUIET_PER_S * FLOOD))
+                await asyncio.sleep(max(0.0, begun + number / (QUIET_PER_S * FLOOD) - time.perf_counter()))
 
     async with AsyncClient(address, tenant="quiet") as client, AsyncClient(address, tenant="flood") as other:
         alone = await quiet(client)

@@ -289,13 +289,15 @@ constexpr int kPairSums = 4 * 256;
 // Sums of all pairs of tiles, behind those that are being written.
 inline size_t sums_floats(int tiles) { return static_cast<size_t>((tiles + 1) / 2 + 1) * kPairSums; }
 
-// Of sums and of an expanded panel, which has four blocks at least. Equal tiles are no more than the largest would be.
+// Of sums and of an expanded panel, which has four blocks at least.
 inline size_t scratch_bytes(int max_rows, int max_k) {
   const size_t blocks = std::max(max_k / kBlock, 4);
   return sums_floats((max_rows + kMaxTile - 1) / kMaxTile) * sizeof(float) + blocks * 2 * kTileNumbers * sizeof(uint16_t);
 }
 
-inline int max_tile(int) { return kMaxTile; }
+// Tiles of fewer than 16 rows lie across cache lines, which takes up to half as long again; but where memory decides, as
+// with up to two of them, small ones are faster.
+inline int tile_rows(int rows) { return rows > 2 * kMaxTile ? kMaxTile : equal_tile(rows, kMaxTile); }
 
 constexpr int kKeptBytes = 768 << 10;  // of rows: so many stay in the second cache from panel to panel
 

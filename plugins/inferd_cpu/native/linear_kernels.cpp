@@ -1,5 +1,8 @@
 // isa: plain avx2 avx512 amx neon
 // The table of products of one instruction set: compiled once for each, with its flags and -DISA=<name>.
+
+#include <algorithm>
+
 #include "linear_layout.h"
 #include "pack.h"
 #include "quantize.h"
@@ -19,7 +22,7 @@
 namespace inferd {
 namespace ISA {
 
-// Each of the headers above defines kName, kDescription, kOffsetQuants, max_tile, multiply_panels and scratch_bytes;
+// Each of the headers above defines kName, kDescription, kOffsetQuants, tile_rows, multiply_panels and scratch_bytes;
 // that of AMX multiply_tiles and tiles_floats, too.
 namespace {
 
@@ -28,7 +31,7 @@ int pack(Weight format, int ggml_type, const void* blocks, int first, int count,
   return pack_outputs(kOffsetQuants, format, ggml_type, blocks, first, count, order, counts, n, k, out);
 }
 
-void place_rows(Rows* out, void* memory, int rows, int k) { place_tiles(out, memory, rows, k, max_tile(rows)); }
+void place_rows(Rows* out, void* memory, int rows, int k) { place_tiles(out, memory, rows, k, tile_rows(std::max(rows, 1))); }
 
 void multiply_inner(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
 #if defined(ISA_AMX)

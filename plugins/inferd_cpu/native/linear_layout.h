@@ -65,7 +65,7 @@ constexpr int kInputBytes = 2;  // of an activation: bf16, in pairs of inputs, [
 constexpr int kInputBytes = 1;
 #endif
 
-// One of the equal tiles that rows are divided into, the last of which may be short.
+// One of the tiles that rows are divided into, the last of which may be short.
 struct Tile {
   int index, first, live;
   const int8_t* quants;
@@ -97,10 +97,15 @@ inline size_t rows_bytes(int max_rows, int k) {
   return round_up(blocks * kBlock * kInputBytes, 64) + 4 * round_up(blocks * sizeof(float), 64);
 }
 
-// Divides `memory` for `rows` rows in equal tiles of at most `max_tile`.
-inline void place_tiles(Rows* out, void* memory, int rows, int k, int max_tile) {
-  const int tiles = rows > 0 ? (rows + max_tile - 1) / max_tile : 1;
-  const int tile = rows > 0 ? (rows + tiles - 1) / tiles : 1;
+// The size of the fewest tiles of at most `most` rows that are equal but for the last.
+inline int equal_tile(int rows, int most) {
+  const int tiles = (rows + most - 1) / most;
+  return (rows + tiles - 1) / tiles;
+}
+
+// Divides `memory` for `rows` rows in tiles of `tile`.
+inline void place_tiles(Rows* out, void* memory, int rows, int k, int tile) {
+  const int tiles = (rows + tile - 1) / tile;
   const size_t blocks = static_cast<size_t>(tiles) * tile * (k / kBlock);
   const size_t step = round_up(blocks * sizeof(float), 64);
   auto* at = static_cast<uint8_t*>(memory);
