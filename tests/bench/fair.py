@@ -3,10 +3,10 @@
 import asyncio
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,6 @@ from served import ROOM
 
 from inferd.testing.kernel import KernelProcess, kernel_process
 from inferd_client import AsyncClient, Client
-from inferd_client.errors import LimitExceededError, QueueFullError
 
 SECONDS = 60.0
 WARM_S = 5.0  # between the two halves of a comparison
@@ -90,52 +89,37 @@ async def _share(address: str) -> dict[str, int]:
 
 async def _flood(address: str) -> tuple[float, float, int]:
     """The quiet tenant's p99 time to its first token alone and beside the flood, and how many of that were refused."""
-    refused = 0
-
-    async def quiet(client: AsyncClient) -> float:
-        rng = random.Random("quiet")
-        times: list[float] = []
-
-        async def ask() -> None:
-            begun = time.perf_counter()
-            events = client.run("bench", _tokens(rng, QUIET_PROMPT), max_tokens=8, ignore_eos=True, prefix_cache=False)
-            async for event in events:
-                if event.HasField("output"):
-                    times.append(time.perf_counter() - begun)
-                    break
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(QUIET_TASKS):
-                group.create_task(ask())
-                await asyncio.sleep(1 / QUIET_PER_S)
-        return sorted(times)[ceil(len(times) * 0.99) - 1]
-
-    async def flood(client: AsyncClient) -> None:
-        nonlocal refused
-        rng = random.Random("flood")
-
-        async def ask() -> None:
-            nonlocal refused
-            try:
-                await client.generate("bench", _tokens(rng, SHORT), max_tokens=64, ignore_eos=True)
-            except (QueueFullError, LimitExceededError):
-                refused += 1
-
-        begun = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for number in count(1):
-                group.create_task(ask())
-                await asyncio.sleep(max(0.0, begun + number / (QUIET_PER_S * FLOOD) - time.perf_counter()))
-
-    async with AsyncClient(address, tenant="quiet") as client, AsyncClient(address, tenant="flood") as other:
-        alone = await quiet(client)
-        flooding = asyncio.create_task(flood(other))
+    async with AsyncClient(address, tenant="quiet") as client:
+        alone = await _quiet(client)
+        program = [str(Path(__file__).with_name("flood.py")), address, "flood", "bench", str(QUIET_PER_S * FLOOD)]
+        pipe = asyncio.subprocess.PIPE
+        flood = await asyncio.create_subprocess_exec(sys.executable, *program, stdin=pipe, stdout=pipe)
         await asyncio.sleep(WARM_S)
-        beside = await quiet(client)
-        flooding.cancel()
-        with suppress(asyncio.CancelledError):  # whatever else ended it is an error: there was no flood
-            await flooding
-    return alone, beside, refused
+        beside = await _quiet(client)
+        if flood.returncode is not None:
+            raise RuntimeError(f"flood.py ended with {flood.returncode} before it was told to")
+        printed, _ = await flood.communicate(b"")  # which ends its input
+    return alone, beside, int(printed)
+
+
+async def _quiet(client: AsyncClient) -> float:
+    """The p99 of the time to the first token of tasks that come one by one."""
+    rng = random.Random("quiet")
+    times: list[float] = []
+
+    async def ask() -> None:
+        begun = time.perf_counter()
+        events = client.run("bench", _tokens(rng, QUIET_PROMPT), max_tokens=8, ignore_eos=True, prefix_cache=False)
+        async for event in events:
+            if event.HasField("output"):
+                times.append(time.perf_counter() - begun)
+                break
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(QUIET_TASKS):
+            group.create_task(ask())
+            await asyncio.sleep(1 / QUIET_PER_S)
+    return sorted(times)[ceil(len(times) * 0.99) - 1]
 
 
 def _tokens(rng: random.Random, count: int) -> list[int]:
