@@ -98,7 +98,7 @@ class Scheduler(BaseModel):
     aging_s: float = Field(
         10.0, gt=0, description="a class that waits gets a turn each time so long for each class above it"
     )
-    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    weights: dict[str, Annotated[float, Field(ge=0.001)]] = Field(
         {}, description="share of a tenant in what is served; default: 1 for each"
     )
     tenant_queued: int = Field(1000, ge=1, description="waiting tasks of one tenant")

@@ -14,6 +14,7 @@ from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.places import NO_BLOCK
 from inferd.engine.sequence import WAITING
+from inferd.engine.submission import NO_SHARE, Share
 from inferd.plugin import LoadRequest
 from inferd.testing.fake import FakeBackend
 from inferd.testing.kernel import write_fake_model
@@ -44,7 +45,7 @@ class Task:
     salt: bytes = b""
     prefix_cache: bool = True
     priority: int = Priority.NORMAL
-    virtual_start: float = 0.0
+    share: Share = NO_SHARE
     embedding: Embedding | None = None
     lease_id: str = ""
 
@@ -114,7 +115,7 @@ class Engine:
             salt=task.salt,
             prefix_cache=task.prefix_cache,
             priority=task.priority,
-            virtual_start=task.virtual_start,
+            share=task.share,
             embedding=task.embedding,
             lease_id=task.lease_id,
             fencing_token=0 if held is None else held.fencing_token,

@@ -1,6 +1,7 @@
 from collections.abc import Sequence as Items
 from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,9 +36,9 @@ def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8) -> Sequence:
     )
 
 
-def step(batcher: Batcher, *, token: int = 9, prompt_tokens: int | None = None) -> TokenBatch:
+def step(batcher: Batcher, *, token: int = 9, prompt_tokens: int | None = None, alone_tokens: int = 0) -> TokenBatch:
     """Schedule, check what holds for every step, give each sampled sequence `token`; the step, copied."""
-    batch = batcher.schedule(prompt_tokens=prompt_tokens)
+    batch = batcher.schedule(prompt_tokens=prompt_tokens, alone_tokens=alone_tokens)
     assert batch is not None
     copied = deepcopy(batch)
     counts = np.diff(copied.starts)
@@ -131,20 +132,44 @@ def test_prompt_that_fits_only_alone_has_a_step_without_those_that_decode() -> N
         batcher.places.add(make_sequence(handle, prompt=16))
     found = []
     for _ in range(4):
-        batch = step(batcher, prompt_tokens=16)
+        batch = step(batcher, prompt_tokens=16, alone_tokens=16)
         found.append((shares(batch), handles(batcher.sampled)))
     assert found == [([16], [3]), ([1, 1, 1, 4], [1, 2, 3]), ([1, 1, 1, 12], [1, 2, 3, 4]), ([1] * 4, [1, 2, 3, 4])]
 
 
 def test_prompt_that_takes_too_long_alone_is_cut() -> None:
-    """Those that decode wait for a prompt if it has at most half as many tokens more as are planned for a step."""
-    for planned, expected in ((10, [1, 1, 10]), (11, [16])):
+    """Those that decode wait for a prompt of so many tokens as they may wait for, and for none that they leave room."""
+    for most, prompt, expected in ((15, 16, [1, 1, 14]), (16, 16, [16]), (16, 14, [1, 1, 14])):
         batcher = make_batcher()
         for handle in (1, 2):
             batcher.places.add(make_sequence(handle, prompt=4))
         step(batcher)
-        batcher.places.add(make_sequence(3, prompt=16))
-        assert shares(step(batcher, prompt_tokens=planned)) == expected
+        batcher.places.add(make_sequence(3, prompt=prompt))
+        assert shares(step(batcher, prompt_tokens=16, alone_tokens=most)) == expected
+
+
+def test_those_that_decode_wait_for_one_step_at_most() -> None:
+    """Of prompts that keep coming and fill a step each, no two in a row are read without those that decode."""
+    batcher = make_batcher(max_sequences=8)
+    batcher.places.add(make_sequence(0, prompt=4, max_tokens=50))
+    step(batcher)
+    waited = []
+    for handle in range(1, 7):
+        batcher.places.add(make_sequence(handle, prompt=16))
+        step(batcher, prompt_tokens=16, alone_tokens=16)
+        waited.append(batcher.decode_tokens == 0)
+    assert any(waited)
+    assert not any(one and other for one, other in pairwise(waited))
+
+
+def test_a_short_prompt_waits_for_room_beside_those_that_decode() -> None:
+    """Those that decode, and nearly fill the step, wait for no prompt of less than half a step."""
+    batcher = make_batcher(max_sequences=16)
+    for handle in range(12):
+        batcher.places.add(make_sequence(handle, prompt=1))
+    step(batcher)
+    batcher.places.add(make_sequence(12, prompt=8))
+    assert shares(step(batcher, prompt_tokens=16, alone_tokens=16)) == [1] * 12 + [4]
 
 
 def test_no_more_sequences_than_rows() -> None:

@@ -195,19 +195,14 @@ def test_a_tenant_beyond_its_share_leaves_the_last_place_to_others() -> None:
     assert bench.states("a17") == ["RUNNING"]
 
 
-def starts(found: tuple[commands.Command, ...]) -> list[float]:
-    return [command.virtual_start for command in found if isinstance(command, commands.SendTask)]
-
-
-def test_tasks_start_virtually_behind_the_others_of_their_tenant() -> None:
-    """Each task of a tenant starts behind its last one, by its tokens over its weight; another's, sent last, before."""
-    bench = Bench(places=8, headroom=0.0)
+def test_an_instance_is_told_what_a_task_is_expected_to_cost_and_its_weight() -> None:
+    """The tokens of prompt and output, and the weight of the tenant: by them the instance orders prompts."""
+    bench = Bench(places=8)
     prompt = TokenInput(tuple(range(20)))
-    assert [starts(bench.submit(f"a{n}", input=prompt)) for n in range(3)] == [[0.0], [30.0], [60.0]]
-    heavy = [starts(bench.submit(f"h{n}", tenant=Tenant("heavy"), input=prompt)) for n in range(3)]
-    assert heavy == [[0.0], [10.0], [20.0]]
-    bench.end("a1")
-    assert starts(bench.submit("b", tenant=Tenant("b"), input=prompt)) == [30.0]
+    for tenant, weight in (("a", 1.0), ("heavy", 3.0)):
+        found = bench.submit(tenant, tenant=Tenant(tenant), input=prompt)
+        (sent,) = (command for command in found if isinstance(command, commands.SendTask))
+        assert (sent.expected_tokens, sent.weight) == (30.0, weight)
 
 
 def test_tenants_share_by_weight_in_tokens() -> None:

@@ -74,9 +74,9 @@ def test_submit() -> None:
         priority=Priority.HIGH,
         lease_id=LeaseId("l"),
     )
-    submit = submit_frame(4, spec, fencing_token=9, virtual_start=2.5).submit
+    submit = submit_frame(4, spec, fencing_token=9, expected_tokens=2.5, weight=3.0).submit
     assert (submit.handle, submit.priority, submit.lease_id, submit.fencing_token) == (4, 3, "l", 9)
-    assert submit.virtual_start == 2.5
+    assert (submit.expected_tokens, submit.weight) == (2.5, 3.0)
     assert submit_frame(4, replace(spec, lease_id=LeaseId(""))).submit.fencing_token == 0
 
 

@@ -7,18 +7,37 @@ from typing import Any
 import pytest
 from beats import Engine, Task, greedy, make_engine
 
+from inferd.core.ids import Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import Sampling
 from inferd.engine.limits import EngineLimits
+from inferd.engine.submission import Share
 
 LOW, NORMAL, HIGH = Priority
 
 
 def submit(
-    engine: Engine, handle: int, priority: Priority, *, prompt: int = 4, max_tokens: int = 20, start_s: float = 0.0
+    engine: Engine,
+    handle: int,
+    priority: Priority,
+    *,
+    prompt: int = 4,
+    max_tokens: int = 20,
+    tenant: str = "",
+    cost: float = 0.0,
+    weight: float = 1.0,
 ) -> None:
     task = greedy((97 + handle,) * prompt, max_tokens=max_tokens, priority=priority)
-    engine.submit(handle, replace(task, virtual_start=start_s))
+    share = Share(tenant=Tenant(tenant), expected_tokens=cost, weight=weight)
+    engine.submit(handle, replace(task, share=share))
+
+
+def first_outputs(engine: Engine) -> list[int]:
+    """The tasks in the order of their first tokens, when all have ended."""
+    first: list[int] = []
+    while engine.step():
+        first += [handle for handle, _ in engine.outputs if engine.outputs[handle, 0] and handle not in first]
+    return first
 
 
 def outputs_are_whole(engine: Engine) -> bool:
@@ -42,34 +61,87 @@ def test_prompts_are_read_by_class(tmp_path: Path) -> None:
     assert outputs_are_whole(engine)
 
 
-def test_prompts_of_a_class_are_read_by_their_virtual_start(tmp_path: Path) -> None:
+def test_prompts_are_read_by_tenant(tmp_path: Path) -> None:
     """The prompt of a tenant with one task is read before those of one with many, and before the rest of a begun one.
 
     A tenant's own prompts are read in their order.
     """
     engine = make_engine(tmp_path, EngineLimits(step_tokens=8))
-    for number in range(4):
-        submit(engine, number, NORMAL, prompt=20, start_s=2.0 + number)
+    for handle in range(4):
+        submit(engine, handle, NORMAL, prompt=20, tenant="flood", cost=40)
+    submit(engine, 4, NORMAL, prompt=20, tenant="other", cost=20)
     engine.step()
-    submit(engine, 4, NORMAL, prompt=8, start_s=1.0)
-    submit(engine, 5, NORMAL, prompt=8, start_s=2.0)
-    engine.step()
-    assert {s.handle: int(engine.places.computed[s.row]) for s in engine.places.rows} == {4: 8, 0: 8}
-    first: list[int] = []
-    while engine.step():
-        first += [handle for handle, _ in engine.outputs if engine.outputs[handle, 0] and handle not in first]
-    assert first == [4, 0, 5, 1, 2, 3]
+    submit(engine, 5, NORMAL, prompt=8, tenant="quiet", cost=28)
+    assert first_outputs(engine) == [0, 4, 5, 1, 2, 3]
     assert outputs_are_whole(engine)
 
 
-def test_the_last_virtual_start_gives_way(tmp_path: Path) -> None:
-    """Where blocks are short, the sequence whose virtual start is last gives its own back, not the newest one."""
-    engine = make_engine(tmp_path, blocks=8, block_tokens=4, context_tokens=32)
-    submit(engine, 0, NORMAL, prompt=8, start_s=5.0)
-    submit(engine, 1, NORMAL, prompt=8, start_s=1.0)
-    while len(engine.running) == 2 or not engine.running:
+def test_weight_brings_prompts_forward(tmp_path: Path) -> None:
+    """Of two tenants with many tasks each, one with twice the weight has two prompts read for each of the other."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=8), max_sequences=12)
+    for handle in range(6):
+        submit(engine, handle, NORMAL, prompt=8, tenant="light", cost=20)
+    for handle in range(6, 12):
+        submit(engine, handle, NORMAL, prompt=8, tenant="heavy", cost=20, weight=2.0)
+    assert first_outputs(engine) == [0, 6, 7, 1, 8, 9, 2, 10, 11, 3, 4, 5]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "class"])
+def test_a_task_that_jumped_the_queue_moves_nobody_back(tmp_path: Path, how: str) -> None:
+    """A newcomer goes before prompts not begun, though a later one of their tenant was cancelled or of class HIGH."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=8))
+    for handle in range(4):
+        priority = HIGH if how == "class" and handle == 3 else NORMAL
+        submit(engine, handle, priority, prompt=16, tenant="flood", cost=40)
+    engine.step()
+    if how == "cancelled":
+        engine.loop.cancel(3)
+    submit(engine, 4, NORMAL, prompt=8, tenant="quiet", cost=20)
+    assert [handle for handle in first_outputs(engine) if handle != 3] == [0, 4, 1, 2]
+
+
+def test_a_tenant_that_comes_late_gets_no_credit(tmp_path: Path) -> None:
+    """Its first prompt goes before those of a flood that are not begun, its others in turn with them."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=8), max_sequences=12)
+    for handle in range(6):
+        submit(engine, handle, NORMAL, prompt=8, tenant="flood", cost=40, max_tokens=1)
+    for _ in range(3):
         engine.step()
-    assert engine.running == [1]
+    for handle in range(6, 10):
+        submit(engine, handle, NORMAL, prompt=8, tenant="late", cost=40, max_tokens=1)
+    order = [handle for handle in first_outputs(engine) if handle > 2]
+    assert order == [6, 3, 7, 4, 8, 5, 9]
+
+
+def test_tenants_start_anew_when_nothing_is_left(tmp_path: Path) -> None:
+    """When an engine has had nothing to do, nobody goes behind others for what was before."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=8))
+    submit(engine, 0, NORMAL, prompt=8, tenant="a", cost=28)
+    engine.finish()
+    submit(engine, 1, NORMAL, prompt=8, tenant="a", cost=28)
+    submit(engine, 2, NORMAL, prompt=8, tenant="b", cost=28)
+    assert [handle for handle in first_outputs(engine) if handle] == [1, 2]
+
+
+def test_what_a_task_did_not_cost_is_given_back(tmp_path: Path) -> None:
+    """The next task of a tenant whose last one was far shorter than expected goes before those of a busier one."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=8))
+    submit(engine, 0, NORMAL, prompt=8, tenant="short", cost=1000, max_tokens=1)
+    for handle in range(1, 4):
+        submit(engine, handle, NORMAL, prompt=16, tenant="flood", cost=40)
+    engine.step()
+    submit(engine, 4, NORMAL, prompt=8, tenant="short", cost=10)
+    assert first_outputs(engine) == [0, 1, 4, 2, 3]
+
+
+def test_who_comes_last_gives_way(tmp_path: Path) -> None:
+    """Where blocks are short, a sequence of the tenant with more gives its own back, not the newest one."""
+    engine = make_engine(tmp_path, blocks=12, block_tokens=4, context_tokens=48)
+    for handle, tenant in enumerate(("flood", "flood", "quiet")):
+        submit(engine, handle, NORMAL, prompt=8, tenant=tenant, cost=40)
+    while len(engine.running) == 3 or not engine.running:
+        engine.step()
+    assert sorted(engine.running) == [0, 2]
     engine.finish()
     assert outputs_are_whole(engine)
 

@@ -204,6 +204,28 @@ def gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[float, list[fl
     return found
 
 
+def test_prompts_that_are_read_alone_keep_the_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams wait for a whole prompt if that is within the bound, and not for more of others right after it."""
+    engine = make_engine(tmp_path, EngineLimits(gap_s=1.0), context_tokens=8192)
+    machine = Machine(engine, monkeypatch)
+    for handle in range(16):
+        engine.submit(handle, greedy((97 + handle, 98), max_tokens=2000))
+    for _ in range(50):
+        engine.step()
+    for handle in range(16, 24):
+        engine.submit(handle, greedy((97 + handle, *WORDS[:499]), max_tokens=1))
+    waits, last, alone = [0.0], machine.now, 0
+    while not {*range(16, 24)} <= engine.ended.keys():
+        tokens = len(engine.outputs[0, 0])
+        engine.step()
+        alone += len(engine.outputs[0, 0]) == tokens
+        if len(engine.outputs[0, 0]) > tokens:
+            waits.append(machine.now - last)
+            last = machine.now
+    assert alone
+    assert 0.5 < max(waits) - 16 * 0.002 <= 0.55
+
+
 def test_long_prompt_keeps_the_gap(gaps: dict[float, list[float]]) -> None:
     """A long prompt adds nearly half of what it may to the gaps of 16 streams; without a bound far more."""
     alone_s = 16 * 0.002

@@ -83,3 +83,13 @@ def test_one_quick_step_makes_no_prompt_unknown() -> None:
         pace.measure(0.1, decode=32, prompt=0)
     pace.measure(0.02, decode=32, prompt=16)
     assert pace.prompt_tokens > 0
+
+
+def test_those_that_decode_wait_within_the_gap_whatever_a_step_takes_at_least() -> None:
+    """What they wait for a step without them, with its fixed part, comes near two thirds of the gap and no nearer."""
+    pace = Pace(gap_s=0.2)
+    assert pace.alone_tokens == 0
+    for number in range(3000):
+        decode, prompt = (16, 0, 32, 16)[number % 4], (0, 256, 64, 128)[number % 4]
+        pace.measure(0.06 + 0.0005 * decode + 0.0002 * prompt, decode=decode, prompt=prompt)
+    assert 0.11 < 0.06 + 0.0002 * pace.alone_tokens < 0.14

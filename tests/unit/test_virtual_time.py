@@ -41,6 +41,19 @@ def test_a_tenant_that_was_idle_gets_no_credit() -> None:
     assert time.start(QUIET, 10.0) == 900.0
 
 
+def test_the_next_task_starts_where_the_last_one_really_ended() -> None:
+    """A task that cost less than expected brings the next one forward, one that cost more back; none before now."""
+    time = VirtualTime()
+    time.end(time.start(QUIET, 100.0))
+    time.settle(QUIET, 70.0)
+    assert time.start(QUIET, 10.0) == 30.0
+    time.settle(QUIET, -5.0)
+    assert time.start(QUIET, 10.0) == 45.0
+    time.end(45.0)
+    time.settle(QUIET, 10.0)
+    assert time.start(QUIET, 1.0) == 45.0
+
+
 def test_tenants_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more tenants than are remembered, the one whose task ends first starts as if it was new."""
     monkeypatch.setattr(virtual_time, "TENANTS", 2)

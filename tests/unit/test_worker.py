@@ -227,13 +227,14 @@ def test_priority_and_holds(kernel: Kernel, tmp_path: Path) -> None:
     assert list(kernel.expect("step").handles) == [2]
 
 
-def test_virtual_start(kernel: Kernel, tmp_path: Path) -> None:
-    """Of two tasks that wait for the only place the one with the earlier virtual start goes first."""
+def test_shares(kernel: Kernel, tmp_path: Path) -> None:
+    """Of tasks that wait for the only place, that of a tenant with nothing else goes before one with a task there."""
     kernel.load(write_fake_model(tmp_path, max_sequences=1, context_tokens=2000))
     long = task_pb2.Sampling(max_tokens=1900, top_p=1, repetition_penalty=1, n=1)
-    for handle, sampling, start_s in ((1, long, 1.0), (2, GREEDY, 3.0), (3, GREEDY, 2.0)):
-        submit = task_pb2.Submit(handle=handle, prompt="ab", sampling=sampling, virtual_start=start_s)
-        kernel.send(submit=submit)
+    for handle, sampling, tenant in ((1, long, "a"), (2, GREEDY, "a"), (3, GREEDY, "b")):
+        kernel.send(
+            submit=task_pb2.Submit(handle=handle, prompt="ab", sampling=sampling, tenant=tenant, expected_tokens=9)
+        )
     ended: list[int] = []
     while len(ended) < 3:
         ended += [each.handle for each in kernel.expect("step").ended]

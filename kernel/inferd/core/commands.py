@@ -31,7 +31,8 @@ class SendTask:
     spec: TaskSpec
     attempt: int
     fencing_token: int = 0  # of the lease that it runs under
-    virtual_start: float = 0.0  # see `VirtualTime`
+    expected_tokens: float = 0.0  # that it costs, prompt and output
+    weight: float = 1.0  # of its tenant
 
 
 @dataclass(frozen=True, slots=True)

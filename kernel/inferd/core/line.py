@@ -7,7 +7,6 @@ from inferd.core.headroom import Headroom
 from inferd.core.ids import LeaseId
 from inferd.core.queue import FairQueue, QueuePolicy
 from inferd.core.scheduler import Affinity
-from inferd.core.virtual_time import VirtualTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,6 @@ class Line:
         times: How long tasks take.
         affinity: Where prompts were computed.
         headroom: Who may take the last places.
-        virtual_time: In which order prompts are begun.
     """
 
     shared: FairQueue
@@ -43,4 +41,3 @@ class Line:
     leased: dict[LeaseId, FairQueue] = field(default_factory=dict)
     times: ServiceTimes = field(default_factory=ServiceTimes)
     affinity: Affinity = field(default_factory=Affinity)
-    virtual_time: VirtualTime = field(default_factory=VirtualTime)

@@ -234,7 +234,6 @@ class Task:
     state: TaskState = TaskState.QUEUED
     attempt: int = 0
     expected_tokens: float = 0.0  # what it is charged with while it runs
-    virtual_start: float = 0.0  # of its last attempt; see `VirtualTime`
     charged_tokens: float = 0.0  # what it was charged with before it was stopped
     taken: bool = False  # out of its queue: it runs, or is the next one on its instance
     protected: bool = False  # its class had its turn: no higher one takes its place

@@ -208,7 +208,6 @@ class Tasks:
         instance = self._home(task)
         told = float(outcome.usage.prompt_tokens + outcome.usage.output_tokens)
         self._withdraw(task, used=told or task.charged_tokens + task.expected_tokens)
-        self._lines[spec.model].virtual_time.end(task.virtual_start)
         if instance is not None:
             instance.paused.pop(task_id, None)
             self._out += [commands.DropTask(instance.instance_id, task_id)] if dropped else []
@@ -343,10 +342,16 @@ class Tasks:
         task.started = now
         task.instance_id = instance.instance_id
         lease = self._leases.known.get(task.spec.lease_id)
-        token = 0 if lease is None else lease.fencing_token
-        tokens = task.expected_tokens / self._limits.policy.weights.get(task.spec.tenant, 1.0)
-        start = task.virtual_start = self._lines[task.spec.model].virtual_time.start(task.spec.tenant, tokens)
-        self._out.append(commands.SendTask(instance.instance_id, task.spec, task.attempt, token, start))
+        self._out.append(
+            commands.SendTask(
+                instance.instance_id,
+                task.spec,
+                task.attempt,
+                fencing_token=0 if lease is None else lease.fencing_token,
+                expected_tokens=task.expected_tokens,
+                weight=self._limits.policy.weights.get(task.spec.tenant, 1.0),
+            )
+        )
 
     def _places(self, spec: TaskSpec) -> int:
         """Places of a task's model that are not those of a lease's own instances."""

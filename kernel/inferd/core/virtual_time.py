@@ -1,7 +1,6 @@
-"""In which order the instances of a model begin the prompts of their tasks: start-time fair queueing.
+"""In which order prompts are begun: start-time fair queueing.
 
-After P. Goyal, H. M. Vin, H. Cheng: Start-Time Fair Queueing, SIGCOMM 1996. The kernel does not see which prompt is
-being read, so virtual time follows the tasks that ended.
+After P. Goyal, H. M. Vin, H. Cheng: Start-Time Fair Queueing, SIGCOMM 1996.
 """
 
 from inferd.core.ids import Tenant
@@ -11,11 +10,13 @@ TENANTS = 10_000  # so many are remembered; then those whose last task is expect
 
 
 class VirtualTime:
-    """Virtual starts of tasks, in tokens over the weight of their tenant. One writer: `Tasks`.
+    """Virtual starts of the tasks of one class in one instance, in tokens over the weight of their tenant.
 
-    A task starts where its tenant's last one is expected to end, and no earlier than any task started that has ended.
+    A task starts where its tenant's last one is expected to end, and no earlier than any task that has ended started.
     So a tenant with one task does not wait for the prompts of one that fills all places, one that comes back from idle
-    gets no credit, and each task that is begun brings its tenant's next ones further behind those of others.
+    gets no credit, and each task that a tenant sends brings its next ones further behind those of others.
+
+    One writer: the engine's `Places`.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,15 @@ class VirtualTime:
         return begin
 
     def end(self, start: float) -> None:
-        """A task with this virtual start has ended."""
+        """A task with this virtual start has ended, and had been begun."""
         self._now = max(self._now, start)
         while (first := self._ends.first()) is not None and first[0] <= self._now:
             self._ends.drop(first[1])
+
+    def settle(self, tenant: Tenant, tokens: float) -> None:
+        """A tenant's task has cost so many tokens, divided by its weight, less than was expected."""
+        end = self._ends.number(tenant, self._now) - tokens
+        if end > self._now:
+            self._ends.put(tenant, end)
+        else:
+            self._ends.drop(tenant)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from inferd.engine.scores import PromptScores
     from inferd.engine.sequence import Sequence
     from inferd.plugin.session import Int32Array
-
-
-_LAST: Final = 1.5
-"""So many times what is planned for prompts may a step read that those which decode wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +39,10 @@ class Pooled:
 
 
 class Batcher:
-    """One token budget per step: running sequences first, then prompts by rank.
+    """One token budget per step: sequences that decode first, then prompts by rank.
 
-    A prompt that fits into a step, but not beside the sequences that decode, has one without them: cut in two it would
-    take longer than they wait for it, and its first token would come a step later.
+    A prompt that fits into a step, but not beside the sequences that decode, is read in one without them: cut in two it
+    would take longer than they wait for it, and its first token would come a step later. They are in the next one.
 
     One writer: the thread that runs the steps. `schedule`, then `commit`; places change only between steps.
 
@@ -118,12 +114,13 @@ class Batcher:
         rows = [sequence for sequence in places.rows[places.decoding :] if not sequence.output_tokens]
         return [(s, int(places.computed[s.row]) / len(s.prompt)) for s in rows if s.leader is None]
 
-    def schedule(self, *, prompt_tokens: int | None = None) -> TokenBatch | None:
+    def schedule(self, *, prompt_tokens: int | None = None, alone_tokens: int = 0) -> TokenBatch | None:
         """The next step, or None when there is nothing to compute. Its arrays are valid until the next `schedule`.
 
         Args:
             prompt_tokens: Most tokens of prompts beside sequences that decode, one block at least; None for as many as
                 fit.
+            alone_tokens: Most tokens of a prompt for which those that decode wait.
         """
         places = self.places
         self.scored, self.pooled, places.copies = [], [], []
@@ -131,7 +128,7 @@ class Batcher:
         rows = complete = places.decoding
         tokens, end = 0, self._bounds.step_tokens
         most = end if prompt_tokens is None else max(prompt_tokens - self._waited, self._bounds.block_tokens)
-        alone = self._find_whole(most)
+        alone = self._find_whole(alone_tokens)
         self._first = rows if alone else 0
         if alone:
             self._drafts, self._starts[rows] = [], 0
@@ -193,14 +190,14 @@ class Batcher:
         """Tokens of the next prompt if they fit into a step, but not beside the sequences that decode; else 0.
 
         Args:
-            most: Tokens of prompts that are planned for a step.
+            most: Of how many. Those that are less than half of a step wait for fewer that decode.
         """
         places, step_tokens = self.places, self._bounds.step_tokens
         row = places.decoding
         if not row or self._waited or not places.begin_prompt(row):
             return 0
         left = places.rows[row].length - int(places.computed[row])
-        return left if step_tokens - row < left <= min(_LAST * most, step_tokens) else 0
+        return left if max(step_tokens - row, step_tokens // 2) < left <= min(most, step_tokens) else 0
 
     def _place_decoding(self) -> int:
         """Put the next token of every decoding row into the step, with what is guessed to follow; return the tokens."""

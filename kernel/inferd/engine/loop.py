@@ -20,7 +20,7 @@ from inferd.engine.output import Ended, PrefillProgress, SampleEnd, StepOutput
 from inferd.engine.pace import Pace
 from inferd.engine.reception import Reception
 from inferd.engine.sampler import BAD_ROW, NOTHING_LEFT, Sampler
-from inferd.engine.submission import Submission
+from inferd.engine.submission import NO_SHARE, Share, Submission
 from inferd.errors import BackendFailedError, InferdError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Loop:
         salt: bytes = b"",
         prefix_cache: bool = True,
         priority: int = 0,
-        virtual_start: float = 0.0,
+        share: Share = NO_SHARE,
         embedding: Embedding | None = None,
         adapter: str = "",
         lease_id: str = "",
@@ -105,7 +105,8 @@ class Loop:
             salt: Only tasks with the same salt find each other's KV: the tenant, and whatever else changes the KV.
             prefix_cache: Find and leave KV in the prefix cache.
             priority: Its class: of those that wait the highest comes first, and of those that run the lowest gives way.
-            virtual_start: Of a class the smallest comes first, and the greatest gives way; of equals the older one.
+            share: Of a class prompts are begun in the order of `VirtualTime`, by tenant and weight, and who is last in
+                it gives way first; of equals the older one comes first.
             embedding: What its prompt becomes, instead of being gone on with.
             adapter: Name of the LoRA adapter to use; "" for none.
             lease_id: The lease that it runs under; "" for none. It draws on what `hold` holds for that.
@@ -119,7 +120,7 @@ class Loop:
                 salt=salt,
                 prefix_cache=prefix_cache,
                 priority=priority,
-                virtual_start=virtual_start,
+                share=share,
                 embedding=embedding,
                 adapter=adapter,
                 lease_id=lease_id,
@@ -142,7 +143,7 @@ class Loop:
             self._command(partial(self._suspend, handle))
 
     def resume(self, handle: int) -> None:
-        """Let a suspended task wait for a place again, by its priority and age."""
+        """Let a suspended task wait for a place again, by its class and virtual start."""
         if not self._reception.mark(handle, suspended=False):
             self._command(partial(self._resume, handle))
 
@@ -197,7 +198,9 @@ class Loop:
             self._commands.popleft()()
         if self._stopping:
             return
-        batch = self._batcher.schedule(prompt_tokens=self._pace.prompt_tokens if self._places.decoding else None)
+        pace = self._pace
+        most = pace.prompt_tokens if self._places.decoding else None
+        batch = self._batcher.schedule(prompt_tokens=most, alone_tokens=pace.alone_tokens)
         if batch is not None:
             self._step(batch)
         elif self._refused:
@@ -319,8 +322,12 @@ class Loop:
         self._suspended.discard(task.leader.handle)
         self._owed.discard(task.leader)
         self._several -= task.several
+        usage = task.usage
+        self._places.settle(task.leader, task.share, usage.prompt_tokens + usage.output_tokens)
         for sequence in task.living:
             self._places.remove(sequence, failed=failed)
+        if not self._tasks:
+            self._places.rest()
 
     def _arrive(self, submission: Submission, task: Samples | InferdError, *, suspended: bool) -> None:
         self._command(partial(self._admit, submission, task, suspended=suspended))
@@ -342,6 +349,8 @@ class Loop:
         for sequence in task.living:
             sequence.hold = hold
         self._tasks[handle] = task
+        task.share = submission.share
+        self._places.rank(task.living, task.share)
         if task.leader.tells_prompt:
             self._owed.add(task.leader)
         self._several += task.several

@@ -10,6 +10,9 @@ _WEIGHT: Final = 0.3
 _PLANNED: Final = 0.45
 """How much of the bound is planned for: the times of steps scatter, and the longest ones must keep it too."""
 
+_WAIT: Final = 0.65
+"""How much of the bound those that decode may wait for a step without them."""
+
 _FIXED: Final = 32
 """Tokens that weigh as much as what every step takes, whatever is in it: reading the weights, above all."""
 
@@ -46,3 +49,9 @@ class Pace:
     def prompt_tokens(self) -> int:
         """Tokens of prompts that may go into a step beside others; 0 as long as nothing is known of prompts."""
         return int(_PLANNED * self._gap_s / self._prompt_s) if self._prompt_s else 0
+
+    @property
+    def alone_tokens(self) -> int:
+        """Tokens of prompts that may go into a step for which those that decode wait; 0 as long as nothing is known."""
+        wait_s = _WAIT * self._gap_s - self._fixed_s * _FIXED
+        return int(max(0.0, wait_s) / self._prompt_s) if self._prompt_s else 0

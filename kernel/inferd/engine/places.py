@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inferd.core.priority import Priority
+from inferd.core.virtual_time import VirtualTime
 from inferd.engine.blocks import BlockPool
 from inferd.engine.holds import Holds
 from inferd.engine.sequence import WAITING, Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Sequence as Items
 
     from inferd.engine.limits import Bounds
     from inferd.engine.sampler import Sampler
+    from inferd.engine.submission import Share
 
 NO_BLOCK = -1
 """What a block table holds behind its last block."""
@@ -70,10 +73,29 @@ class Places:
         self._most_rows = bounds.rows
         self._sampler = sampler
         self._waiting: list[Sequence] = []  # by rank
+        self._times: dict[int, VirtualTime] = {}  # by class
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that fits the bounds. Its followers come after it when its prompt has been read."""
         insort(self._waiting, sequence, key=_rank)
+
+    def rank(self, sequences: Items[Sequence], share: Share) -> None:
+        """Give the samples of a task that comes their rank in its class."""
+        time = self._times.setdefault(sequences[0].priority, VirtualTime())
+        start = time.start(share.tenant, share.expected_tokens / share.weight)
+        for sequence in sequences:
+            sequence.rank = (sequence.rank[0], start, *sequence.rank[2:])
+
+    def settle(self, leader: Sequence, share: Share, tokens: int) -> None:
+        """The task of `leader`, which was ranked, has ended and cost so many tokens."""
+        time = self._times[leader.priority]
+        if leader.begun:  # else those that rank before it may not be either
+            time.end(leader.rank[1])
+        time.settle(share.tenant, (share.expected_tokens - tokens) / share.weight)
+
+    def rest(self) -> None:
+        """No task is left: tenants start anew."""
+        self._times.clear()
 
     def remove(self, sequence: Sequence, *, failed: bool = False) -> None:
         """Forget a sequence and free its place and its blocks.

@@ -141,7 +141,7 @@ class Reception:
         # still find what it computed.
         salt = b"shared" + submission.salt if submission.prefix_cache else b"own" + handle.to_bytes(8, "little")
         for sample, sequence in enumerate(sequences):
-            sequence.rank = (-submission.priority, submission.virtual_start, handle, sample)
+            sequence.rank = (-submission.priority, 0.0, handle, sample)
             sequence.drafter = self._drafter(sequence)
             sequence.chain = PrefixChain(
                 salt=salt, block_tokens=self._bounds.block_tokens, lasting=submission.prefix_cache

@@ -6,6 +6,8 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from inferd.engine.submission import NO_SHARE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
@@ -22,14 +24,16 @@ class Samples:
     Attributes:
         leader: The first sample.
         living: The samples that have not ended.
+        share: Whose it is, and what it was expected to cost.
     """
 
-    __slots__ = ("_all", "leader", "living")
+    __slots__ = ("_all", "leader", "living", "share")
 
     def __init__(self, sequences: Items[Sequence]) -> None:
         self._all = tuple(sequences)
         self.leader = self._all[0]
         self.living = list(self._all)
+        self.share = NO_SHARE
         for number, sequence in enumerate(self._all[1:], start=1):
             sequence.sample = number
             sequence.leader = self.leader

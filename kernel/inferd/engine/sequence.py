@@ -138,6 +138,11 @@ class Sequence:
         self._stops = StopFinder(sampling.stop) if sampling.stop else None
 
     @property
+    def begun(self) -> bool:
+        """Whether it has a row, or had one."""
+        return self.row != WAITING or self.interruptions > 0 or self.output_tokens > 0
+
+    @property
     def priority(self) -> int:
         """Its class: of those that wait the highest comes first."""
         return -self.rank[0]

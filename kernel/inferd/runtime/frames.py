@@ -61,9 +61,9 @@ def _setting(value: SettingValue | None) -> load_pb2.SettingValue:
 
 
 def submit_frame(
-    handle: int, spec: TaskSpec, *, fencing_token: int = 0, virtual_start: float = 0.0
+    handle: int, spec: TaskSpec, *, fencing_token: int = 0, expected_tokens: float = 0.0, weight: float = 1.0
 ) -> wire.KernelFrame:
-    """The order to run a task; `fencing_token` is that of its lease, 0 for none."""
+    """The order to run a task; see `SendTask`."""
     submit = task_pb2.Submit(
         handle=handle,
         task_id=spec.task_id,
@@ -74,7 +74,8 @@ def submit_frame(
         priority=spec.priority.value,
         lease_id=spec.lease_id,
         fencing_token=fencing_token,
-        virtual_start=virtual_start,
+        expected_tokens=expected_tokens,
+        weight=weight,
     )
     if spec.embedding is not None:
         submit.embedding.pooling = spec.embedding.pooling.value

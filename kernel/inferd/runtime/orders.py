@@ -82,8 +82,13 @@ class Orders:
         stream = self._streams.get(task_id)
         handle = self._relay.add(command.instance_id, task_id, command.attempt, stream)
         stream.tell(Started(command.instance_id, command.attempt))
-        token, start_s = command.fencing_token, command.virtual_start
-        frame = submit_frame(handle, command.spec, fencing_token=token, virtual_start=start_s)
+        frame = submit_frame(
+            handle,
+            command.spec,
+            fencing_token=command.fencing_token,
+            expected_tokens=command.expected_tokens,
+            weight=command.weight,
+        )
         self._send_frame(command.instance_id, frame)
 
     def _pause(self, command: commands.PauseTask) -> None:

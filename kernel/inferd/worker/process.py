@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from inferd import __version__
+from inferd.core.ids import Tenant
 from inferd.engine.cause import last_line
 from inferd.engine.loop import Loop
+from inferd.engine.submission import Share
 from inferd.errors import ModelLoadError
 from inferd.plugin import LoadError
 from inferd.worker.frames import (
@@ -153,7 +155,11 @@ class Worker:
                     salt=f"{len(submit.tenant)} {submit.tenant} {submit.adapter}".encode(),
                     prefix_cache=submit.prefix_cache,
                     priority=submit.priority,
-                    virtual_start=submit.virtual_start,
+                    share=Share(
+                        tenant=Tenant(submit.tenant),
+                        expected_tokens=submit.expected_tokens,
+                        weight=submit.weight or 1.0,
+                    ),
                     embedding=read_embedding(submit),
                     adapter=submit.adapter,
                     lease_id=submit.lease_id,

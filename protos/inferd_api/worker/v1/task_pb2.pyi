@@ -325,7 +325,8 @@ class Submit(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
-    VIRTUAL_START_FIELD_NUMBER: _builtins.int
+    EXPECTED_TOKENS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Names this attempt of the task on this link."""
     task_id: _builtins.str
@@ -344,10 +345,10 @@ class Submit(_message.Message):
     """The lease that it runs under; empty for none."""
     fencing_token: _builtins.int
     """Of the lease's grant; a task with another one than the worker's `Hold` is refused with LEASE_ENDED."""
-    virtual_start: _builtins.float
-    """Of two tasks of a class the prompt of the one with the smaller is begun first: tokens that were served before it,
-    if they were shared out between tenants by their weights.
-    """
+    expected_tokens: _builtins.float
+    """Tokens that it is expected to cost, prompt and output: so much later its tenant's next one comes, see `weight`."""
+    weight: _builtins.float
+    """Of its tenant, above 0: prompts of a class are begun in an order that shares tokens out in proportion to it."""
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation."""
@@ -380,11 +381,12 @@ class Submit(_message.Message):
         priority: _builtins.int = ...,
         lease_id: _builtins.str = ...,
         fencing_token: _builtins.int = ...,
-        virtual_start: _builtins.float = ...,
+        expected_tokens: _builtins.float = ...,
+        weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "embedding", b"embedding", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "fencing_token", b"fencing_token", "handle", b"handle", "input", b"input", "lease_id", b"lease_id", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "task_id", b"task_id", "tenant", b"tenant", "tokens", b"tokens", "virtual_start", b"virtual_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "expected_tokens", b"expected_tokens", "fencing_token", b"fencing_token", "handle", b"handle", "input", b"input", "lease_id", b"lease_id", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "task_id", b"task_id", "tenant", b"tenant", "tokens", b"tokens", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
