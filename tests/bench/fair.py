@@ -99,7 +99,10 @@ async def _flood(address: str) -> tuple[float, float, int]:
         if flood.returncode is not None:
             raise RuntimeError(f"flood.py ended with {flood.returncode} before it was told to")
         printed, _ = await flood.communicate(b"")  # which ends its input
-    return alone, beside, int(printed)
+    per_s, refused = map(float, printed.split())
+    if per_s < 0.95 * QUIET_PER_S * FLOOD:
+        raise RuntimeError(f"flood.py sent {per_s:.0f} tasks a second, not {QUIET_PER_S * FLOOD:g}")
+    return alone, beside, int(refused)
 
 
 async def _quiet(client: AsyncClient) -> float:

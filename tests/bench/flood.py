@@ -1,6 +1,6 @@
 """A tenant that sends far more than is served, in a process of its own: flood.py ADDRESS TENANT MODEL PER_S.
 
-It sends until its standard input ends, and then prints how many of its tasks were refused.
+It sends until its standard input ends, and then prints how many tasks it sent a second, and how many were refused.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ PROMPT, OUTPUT = 16, 64  # tokens
 
 
 async def main(address: str, tenant: str, model: str, per_s: float) -> None:
-    """Send tasks until there is no more input, and print how many were refused."""
+    """Send tasks until there is no more input, and print their rate and how many were refused."""
     rng = random.Random("flood")
     refused = 0
 
@@ -38,7 +38,7 @@ async def main(address: str, tenant: str, model: str, per_s: float) -> None:
             await asyncio.sleep(max(0.0, begun + number / per_s - time.perf_counter()))
         for task in tasks:
             task.cancel()
-    print(refused)
+    print(len(tasks) / (time.perf_counter() - begun), refused)
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ inline size_t scratch_bytes(int max_rows, int max_k) {
 
 // Tiles of fewer than 16 rows lie across cache lines, which takes up to half as long again; but where memory decides, as
 // with up to two of them, small ones are faster.
-inline int tile_rows(int rows) { return rows > 2 * kMaxTile ? kMaxTile : equal_tile(rows, kMaxTile); }
+inline int tile_size(int rows) { return rows > 2 * kMaxTile ? kMaxTile : equal_tile(rows, kMaxTile); }
 
 constexpr int kKeptBytes = 768 << 10;  // of rows: so many stay in the second cache from panel to panel
 

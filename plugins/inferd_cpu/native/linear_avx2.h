@@ -17,7 +17,7 @@ constexpr char kDescription[] = "INT8 activations, AVX2";
 constexpr bool kOffsetQuants = false;
 constexpr int kVectorRows = 4;
 
-inline int tile_rows(int rows) { return equal_tile(rows, kVectorRows); }
+inline int tile_size(int rows) { return equal_tile(rows, kVectorRows); }
 
 inline size_t scratch_bytes(int, int) { return 64; }
 

@@ -231,7 +231,7 @@ inline void multiply_vectors(const Matrix& w, const Rows& x, float* out, size_t 
 #if !defined(ISA_AMX)
 inline size_t scratch_bytes(int, int max_k) { return static_cast<size_t>(max_k) * kPanelOutputs; }
 
-inline int tile_rows(int rows) { return equal_tile(rows, kVectorRows); }
+inline int tile_size(int rows) { return equal_tile(rows, kVectorRows); }
 
 inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
                             void* scratch) {

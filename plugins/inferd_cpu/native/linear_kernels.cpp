@@ -22,7 +22,7 @@
 namespace inferd {
 namespace ISA {
 
-// Each of the headers above defines kName, kDescription, kOffsetQuants, tile_rows, multiply_panels and scratch_bytes;
+// Each of the headers above defines kName, kDescription, kOffsetQuants, tile_size, multiply_panels and scratch_bytes;
 // that of AMX multiply_tiles and tiles_floats, too.
 namespace {
 
@@ -31,7 +31,9 @@ int pack(Weight format, int ggml_type, const void* blocks, int first, int count,
   return pack_outputs(kOffsetQuants, format, ggml_type, blocks, first, count, order, counts, n, k, out);
 }
 
-void place_rows(Rows* out, void* memory, int rows, int k) { place_tiles(out, memory, rows, k, tile_rows(std::max(rows, 1))); }
+void place_rows(Rows* out, void* memory, int rows, int k) {
+  place_tiles(out, memory, rows, k, tile_size(std::max(rows, 1)));
+}
 
 void multiply_inner(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
 #if defined(ISA_AMX)

@@ -13,7 +13,7 @@ constexpr char kName[] = "plain";
 constexpr char kDescription[] = "INT8 activations, portable C++";
 constexpr bool kOffsetQuants = false;
 
-inline int tile_rows(int rows) { return equal_tile(rows, kMaxTile); }
+inline int tile_size(int rows) { return equal_tile(rows, kMaxTile); }
 
 // One panel as signed bytes and fp32 scales: all that a product needs, whatever the format.
 inline size_t scratch_bytes(int, int max_k) {
