@@ -41,7 +41,7 @@ samplings = st.builds(
     n=st.sampled_from([1, 1, 1, 2, 3]),
     grammar=st.sampled_from([None, None, None, Grammar(GrammarKind.REGEX, source="[a-d]{3,30}")]),
 )
-WEIGHTS = st.sampled_from([0.5, 1.0, 3.0])
+weights = st.sampled_from([0.5, 1.0, 3.0])
 embeddings = st.sampled_from([None] * 6 + [Embedding(pooling=pooling) for pooling in Pooling])
 tasks = st.builds(
     Task,
@@ -50,7 +50,7 @@ tasks = st.builds(
     salt=st.sampled_from([b"a", b"b"]),
     prefix_cache=st.booleans(),
     priority=st.sampled_from(Priority),
-    share=st.builds(Share, tenant=st.sampled_from(["a", "b"]), expected_tokens=st.integers(0, 60), weight=WEIGHTS),
+    share=st.builds(Share, tenant=st.sampled_from(["a", "b"]), expected_tokens=st.integers(0, 60), weight=weights),
     embedding=embeddings,
     lease_id=st.sampled_from(["", "", "l0", "l1"]),
 )

@@ -62,3 +62,12 @@ def test_tenants_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch
         assert time.start(Tenant(name), tokens) == 0.0
     assert [time.start(Tenant(name), 1.0) for name in ("c", "a")] == [4.0, 5.0]
     assert time.start(Tenant("b"), 1.0) == 0.0
+
+
+def test_tenants_that_cost_more_than_expected_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is added when tasks end keeps the bound: the tenant that ends first starts as if it was new."""
+    monkeypatch.setattr(virtual_time, "TENANTS", 2)
+    time = VirtualTime()
+    for name, more in (("a", 5.0), ("b", 3.0), ("c", 4.0)):
+        time.settle(Tenant(name), -more)
+    assert [time.start(Tenant(name), 0.0) for name in ("c", "a", "b")] == [4.0, 5.0, 0.0]

@@ -26,9 +26,7 @@ class VirtualTime:
     def start(self, tenant: Tenant, tokens: float) -> float:
         """The virtual start of a task that is expected to cost so many tokens, divided by its tenant's weight."""
         begin = max(self._now, self._ends.number(tenant, 0.0))
-        self._ends.put(tenant, begin + tokens)
-        if len(self._ends) > TENANTS and (first := self._ends.first()) is not None:
-            self._ends.drop(first[1])
+        self._remember(tenant, begin + tokens)
         return begin
 
     def end(self, start: float) -> None:
@@ -39,8 +37,13 @@ class VirtualTime:
 
     def settle(self, tenant: Tenant, tokens: float) -> None:
         """A tenant's task has cost so many tokens, divided by its weight, less than was expected."""
-        end = self._ends.number(tenant, self._now) - tokens
-        if end > self._now:
-            self._ends.put(tenant, end)
-        else:
+        self._remember(tenant, self._ends.number(tenant, self._now) - tokens)
+
+    def _remember(self, tenant: Tenant, end: float) -> None:
+        """Where a tenant's last task is expected to end, if that lies ahead."""
+        if end <= self._now:
             self._ends.drop(tenant)
+            return
+        self._ends.put(tenant, end)
+        if len(self._ends) > TENANTS and (first := self._ends.first()) is not None:
+            self._ends.drop(first[1])
