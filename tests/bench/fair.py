@@ -1,4 +1,4 @@
-"""Fairness on the real engine: what two backlogged tenants are served, and what one feels when another floods."""
+"""Fairness on the real engine: what two backlogged tenants are served, and what one feels beside a flood or a book."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +29,10 @@ FLOOD = 100  # times as many tasks as the other tenant sends
 QUIET_PER_S = 1.0
 QUIET_PROMPT = 512
 QUIET_TASKS = 100
-NAMES = ("fair.share.equal", "fair.share.weighted", "fair.flood.ttft")
+BOOK, NOTE = 7500, 16  # prompt tokens of one who sends a long prompt, and of one who sends short ones beside it
+NOTES_ALONE = 20
+NOTES_PAUSE_S = 0.3
+NAMES = ("fair.share.equal", "fair.share.weighted", "fair.flood.ttft", "fair.long_prompt")
 
 
 @contextmanager
@@ -59,6 +63,16 @@ def figures(weights: Path, *, only: str) -> Iterator[Figure]:
         detail = f"p99 of the time to the first token of {QUIET_PROMPT} tokens beside a tenant with {FLOOD} times as "
         detail += f"many tasks, {beside * 1e3:.0f} ms, over alone, {alone * 1e3:.0f} ms; {refused} of the flood refused"
         yield Figure(name=NAMES[2], value=round(beside / alone, 3), unit="ratio", detail=detail)
+    if NAMES[3].startswith(only):
+        with kernel_with(weights, ROOM) as process:
+            alone, beside, step = asyncio.run(_beside_a_book(process.address))
+        slowest, bound = max(beside), 2 * alone + step
+        detail = f"the longest of {len(beside)} times to the first token of {NOTE} tokens beside a prompt of {BOOK}, "
+        detail += (
+            f"{slowest * 1e3:.0f} ms, over its bound: twice alone, {alone * 1e3:.0f} ms, and the longest step then, "
+        )
+        detail += f"{step * 1e3:.0f} ms"
+        yield Figure(name=NAMES[3], value=round(slowest / bound, 3), unit="ratio", detail=detail)
 
 
 async def _share(address: str) -> dict[str, int]:
@@ -103,6 +117,36 @@ async def _flood(address: str) -> tuple[float, float, int]:
     if per_s < 0.95 * QUIET_PER_S * FLOOD:
         raise RuntimeError(f"flood.py sent {per_s:.0f} tasks a second, not {QUIET_PER_S * FLOOD:g}")
     return alone, beside, int(refused)
+
+
+async def _beside_a_book(address: str) -> tuple[float, list[float], float]:
+    """The median time to the first token of a short prompt alone, all beside a long one, and the longest step then."""
+    rng = random.Random("book")
+    told: list[float] = []
+    begins = asyncio.Event()
+
+    async def note(client: AsyncClient) -> float:
+        begun = time.perf_counter()
+        async for event in client.run("bench", _tokens(rng, NOTE), max_tokens=1, prefix_cache=False):
+            if event.HasField("output"):
+                return time.perf_counter() - begun
+        raise RuntimeError("a task ended without a token")
+
+    async def book(client: AsyncClient) -> None:
+        async for event in client.run("bench", _tokens(rng, BOOK), max_tokens=1, prefix_cache=False):
+            if event.HasField("progress"):
+                told.append(time.perf_counter())
+                begins.set()
+
+    async with AsyncClient(address, tenant="short") as short, AsyncClient(address, tenant="long") as long:
+        alone = sorted([await note(short) for _ in range(NOTES_ALONE)])[NOTES_ALONE // 2]
+        reading, beside = asyncio.create_task(book(long)), list[float]()
+        await begins.wait()
+        while not reading.done():
+            beside.append(await note(short))
+            await asyncio.sleep(NOTES_PAUSE_S)
+        await reading
+    return alone, beside, max(after - before for before, after in pairwise(told))
 
 
 async def _quiet(client: AsyncClient) -> float:

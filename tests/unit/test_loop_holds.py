@@ -196,7 +196,7 @@ def test_rows_of_a_lease_do_not_bring_it_blocks(tmp_path: Path) -> None:
     for _ in range(20):
         engine.step()
     engine.submit(1, greedy((120,) * 44, max_tokens=9))
-    submit(engine, 2, tokens=8, lease_id="l")
+    submit(engine, 2, tokens=8, lease_id="l", priority=Priority.LOW)  # behind it, though shorter
     engine.step()
     assert engine.running == [0]
     engine.cancel(1)

@@ -62,9 +62,9 @@ def test_prompts_are_read_by_class(tmp_path: Path) -> None:
 
 
 def test_prompts_are_read_by_tenant(tmp_path: Path) -> None:
-    """The prompt of a tenant with one task is read before those of one with many, and before the rest of a begun one.
+    """Prompts of tenants with one task are read before those of one with many, and before the rest of a begun one.
 
-    A tenant's own prompts are read in their order.
+    Of these the shorter one goes first, and prompts of one tenant that are as long as each other in their order.
     """
     engine = make_engine(tmp_path, EngineLimits(step_tokens=8))
     for handle in range(4):
@@ -72,23 +72,25 @@ def test_prompts_are_read_by_tenant(tmp_path: Path) -> None:
     submit(engine, 4, NORMAL, prompt=20, tenant="other", cost=20)
     engine.step()
     submit(engine, 5, NORMAL, prompt=8, tenant="quiet", cost=28)
-    assert first_outputs(engine) == [0, 4, 5, 1, 2, 3]
+    assert first_outputs(engine) == [5, 4, 0, 1, 2, 3]
     assert outputs_are_whole(engine)
 
 
 def test_weight_brings_prompts_forward(tmp_path: Path) -> None:
-    """Of two tenants with many tasks each, one with twice the weight has two prompts read for each of the other."""
+    """Of two tenants with many tasks each, one with twice the weight has twice as many prompts read as the other."""
     engine = make_engine(tmp_path, EngineLimits(step_tokens=8), max_sequences=12)
     for handle in range(6):
         submit(engine, handle, NORMAL, prompt=8, tenant="light", cost=20)
     for handle in range(6, 12):
         submit(engine, handle, NORMAL, prompt=8, tenant="heavy", cost=20, weight=2.0)
-    assert first_outputs(engine) == [0, 6, 7, 1, 8, 9, 2, 10, 11, 3, 4, 5]
+    order = first_outputs(engine)
+    assert [sum(handle >= 6 for handle in order[:most]) for most in (3, 6, 9)] == [2, 4, 6]
+    assert [handle for handle in order if handle < 6] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("how", ["cancelled", "class"])
 def test_a_task_that_jumped_the_queue_moves_nobody_back(tmp_path: Path, how: str) -> None:
-    """A newcomer goes before prompts not begun, though a later one of their tenant was cancelled or of class HIGH."""
+    """A newcomer goes before a tenant's prompts, though a later one of these was cancelled or of class HIGH."""
     engine = make_engine(tmp_path, EngineLimits(step_tokens=8))
     for handle in range(4):
         priority = HIGH if how == "class" and handle == 3 else NORMAL
@@ -97,7 +99,7 @@ def test_a_task_that_jumped_the_queue_moves_nobody_back(tmp_path: Path, how: str
     if how == "cancelled":
         engine.loop.cancel(3)
     submit(engine, 4, NORMAL, prompt=8, tenant="quiet", cost=20)
-    assert [handle for handle in first_outputs(engine) if handle != 3] == [0, 4, 1, 2]
+    assert [handle for handle in first_outputs(engine) if handle != 3] == [4, 0, 1, 2]
 
 
 def test_a_tenant_that_comes_late_gets_no_credit(tmp_path: Path) -> None:

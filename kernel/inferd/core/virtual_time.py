@@ -1,4 +1,4 @@
-"""In which order prompts are begun: start-time fair queueing.
+"""In which order tasks and the parts of their prompts go: start-time fair queueing.
 
 After P. Goyal, H. M. Vin, H. Cheng: Start-Time Fair Queueing, SIGCOMM 1996.
 """
@@ -10,13 +10,13 @@ TENANTS = 10_000  # so many are remembered; then those whose last task is expect
 
 
 class VirtualTime:
-    """Virtual starts of the tasks of one class in one instance, in tokens over the weight of their tenant.
+    """Virtual starts of tasks, or of their parts, of one class in one instance: in tokens over their tenant's weight.
 
     A task starts where its tenant's last one is expected to end, and no earlier than any task that has ended started.
     So a tenant with one task does not wait for the prompts of one that fills all places, one that comes back from idle
     gets no credit, and each task that a tenant sends brings its next ones further behind those of others.
 
-    One writer: the engine's `Places`.
+    One writer: its owner, the engine's `Places` or `Turns`.
     """
 
     def __init__(self) -> None:
@@ -25,9 +25,13 @@ class VirtualTime:
 
     def start(self, tenant: Tenant, tokens: float) -> float:
         """The virtual start of a task that is expected to cost so many tokens, divided by its tenant's weight."""
-        begin = max(self._now, self._ends.number(tenant, 0.0))
+        begin = self.next_start(tenant)
         self._remember(tenant, begin + tokens)
         return begin
+
+    def next_start(self, tenant: Tenant) -> float:
+        """Where the tenant's next task would start."""
+        return max(self._now, self._ends.number(tenant, 0.0))
 
     def end(self, start: float) -> None:
         """A task with this virtual start has ended, and had been begun."""

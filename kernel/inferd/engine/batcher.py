@@ -39,7 +39,11 @@ class Pooled:
 
 
 class Batcher:
-    """One token budget per step: sequences that decode first, then prompts by rank.
+    """One token budget per step: sequences that decode first, then prompts in turn.
+
+    A prompt of more tokens than a step has goes behind those that end in the step, with at most as many tokens as they
+    had read: so whoever comes while it is read has its first token when the step that runs has ended, and then one of
+    at most twice its own tokens, if it is its turn.
 
     A prompt that fits into a step, but not beside the sequences that decode, is read in one without them: cut in two it
     would take longer than they wait for it, and its first token would come a step later. They are in the next one.
@@ -137,17 +141,21 @@ class Batcher:
         picked = tokens
         if rows:
             end = min(end, tokens + max(most, alone))
-        while tokens < end and places.begin_prompt(rows):
+        ending = 0  # tokens of the prompts that end in this step
+        while complete == rows and tokens < end and places.begin_prompt(rows):
             sequence = places.rows[rows]
+            fit = self._limit(sequence, end - tokens, ending=ending)
             if sequence.scores is not None:
-                self._score(sequence, at=tokens, most=end - tokens)
+                self._score(sequence, at=tokens, most=fit)
             if sequence.pool is not None:
-                self._pool_prompt(sequence, at=tokens, most=end - tokens)
-            tokens += self._place_prompt(sequence, at=tokens, most=end - tokens)
-            if self._lengths[rows] == sequence.length:  # else it is the last row: the budget is used up
+                self._pool_prompt(sequence, at=tokens, most=fit)
+            taken = self._place_prompt(sequence, at=tokens, most=fit)
+            tokens += taken
+            if self._lengths[rows] == sequence.length:  # else it is the last row
                 self._logit_rows[picked] = tokens - 1
                 picked += 1
                 complete += 1
+                ending += taken if sequence.turn is None else sequence.turn.read
             rows += 1
             self._starts[rows] = tokens
         self._scheduled, self._sampled, self._picked = rows, complete, picked
@@ -198,6 +206,12 @@ class Batcher:
             return 0
         left = places.rows[row].length - int(places.computed[row])
         return left if max(step_tokens - row, step_tokens // 2) < left <= min(most, step_tokens) else 0
+
+    def _limit(self, sequence: Sequence, most: int, *, ending: int) -> int:
+        """Tokens of a prompt that may go into a step, of `most` that fit, behind prompts that end in it."""
+        if not ending or sequence.length <= self._bounds.step_tokens:
+            return most
+        return min(most, max(ending, self._bounds.block_tokens))
 
     def _place_decoding(self) -> int:
         """Put the next token of every decoding row into the step, with what is guessed to follow; return the tokens."""
@@ -280,6 +294,7 @@ class Batcher:
         old, new = places.pool.blocks_for(begin), places.pool.blocks_for(end)
         places.tables[row, old:new] = sequence.blocks[old:new]
         taken = end - begin
+        places.turns.read(sequence, taken, ends=end == sequence.length)
         self._token_ids[at : at + taken] = sequence.tokens[begin:end]
         self._positions[at : at + taken] = np.arange(begin, end)
         self._lengths[row] = end

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from itertools import takewhile
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,8 @@ from inferd.core.virtual_time import VirtualTime
 from inferd.engine.blocks import BlockPool
 from inferd.engine.holds import Holds
 from inferd.engine.sequence import WAITING, Sequence
+from inferd.engine.turns import Turns
+from inferd.engine.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,7 @@ class Places:
     Attributes:
         pool: The KV blocks.
         holds: What leases hold of rows and blocks.
+        turns: Whose prompt is read next.
         rows: The sequences that have a row, in the order of their rows.
         decoding: The first rows, whose tokens are all computed but the last.
         computed: By row, tokens whose KV exists.
@@ -62,6 +63,7 @@ class Places:
     def __init__(self, *, bounds: Bounds, sampler: Sampler) -> None:
         self.pool = BlockPool(blocks=bounds.blocks, block_tokens=bounds.block_tokens)
         self.holds = Holds(rows=bounds.rows, blocks=bounds.blocks)
+        self.turns = Turns()
         self.rows: list[Sequence] = []
         self.decoding = 0
         self.computed = np.zeros(bounds.rows, np.int32)
@@ -72,19 +74,20 @@ class Places:
         self.preempted = 0
         self._most_rows = bounds.rows
         self._sampler = sampler
-        self._waiting: list[Sequence] = []  # by rank
+        self._waiting = Waiting(self.turns)
         self._times: dict[int, VirtualTime] = {}  # by class
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that fits the bounds. Its followers come after it when its prompt has been read."""
-        insort(self._waiting, sequence, key=_rank)
+        self._waiting.add(sequence)
 
     def rank(self, sequences: Items[Sequence], share: Share) -> None:
-        """Give the samples of a task that comes their rank in its class."""
+        """Give the samples of a task that comes their rank in its class, and their turn."""
         time = self._times.setdefault(sequences[0].priority, VirtualTime())
         start = time.start(share.tenant, share.expected_tokens / share.weight)
         for sequence in sequences:
             sequence.rank = (sequence.rank[0], start, *sequence.rank[2:])
+        self.turns.join(sequences, share)
 
     def settle(self, leader: Sequence, share: Share, tokens: int) -> None:
         """The task of `leader`, which was ranked, has ended and cost so many tokens."""
@@ -92,10 +95,12 @@ class Places:
         if leader.begun:  # else those that rank before it may not be either
             time.end(leader.rank[1])
         time.settle(share.tenant, (share.expected_tokens - tokens) / share.weight)
+        self.turns.leave(leader, tokens)
 
     def rest(self) -> None:
         """No task is left: tenants start anew."""
         self._times.clear()
+        self.turns.rest()
 
     def remove(self, sequence: Sequence, *, failed: bool = False) -> None:
         """Forget a sequence and free its place and its blocks.
@@ -105,9 +110,7 @@ class Places:
             failed: What it computed is not to be trusted, and found by nobody.
         """
         if sequence.row == WAITING:
-            place = bisect_left(self._waiting, sequence.rank, key=_rank)
-            if self._waiting[place : place + 1] == [sequence]:  # else it waits for its leader, or is suspended
-                del self._waiting[place]
+            self._waiting.remove(sequence)  # unless it waits for its leader, or is suspended
             return
         if failed or sequence.chain is None or not sequence.chain.lasting:
             self.pool.withdraw(sequence.blocks)
@@ -130,6 +133,9 @@ class Places:
 
     def make_room(self) -> None:
         """Before a step: give each decoding sequence the block that its next token needs, and keep what is held."""
+        if self._waiting or len(self.rows) > self.decoding:
+            begun = [sequence.priority for sequence in self.rows[self.decoding :]]
+            self.turns.pass_over((*self._waiting.classes, *begun))
         full = np.flatnonzero(self.computed[: self.decoding] >= self.room[: self.decoding])
         growing = [self.rows[row] for row in full.tolist()]
         if len(growing) > self.pool.free - self.holds.kept_blocks:
@@ -168,12 +174,14 @@ class Places:
     def begin_prompt(self, row: int) -> bool:
         """Bring the next prompt to read into `row`, the first behind those in the step; False when there is none.
 
-        It is the one that ranks first, of those that were begun and those that may be.
+        It is the one whose turn it is, of those that were begun and those that may be.
         """
-        begun = min(self.rows[row:], key=_rank) if row < len(self.rows) else None
-        if self._waiting and (begun is None or self._waiting[0].rank < begun.rank):
+        key = self.turns.key
+        begun = min(self.rows[row:], key=key) if row < len(self.rows) else None
+        first = self._waiting.first()
+        if first is not None and (begun is None or key(first) < key(begun)):
             new = self._admit()
-            if begun is None or (new is not None and new.rank < begun.rank):
+            if begun is None or (new is not None and key(new) < key(begun)):
                 begun = new
         if begun is None:
             return False
@@ -211,12 +219,13 @@ class Places:
 
     def _make_way(self) -> None:
         """Preempt lower classes, but none under a lease, for those of class HIGH that wait: as many as fit then."""
-        if not self._waiting or self._waiting[0].priority < Priority.HIGH:
+        highs = tuple(self._waiting.in_turn(least=Priority.HIGH))
+        if not highs:
             return
         lower = sorted((each for each in self.rows if each.priority < Priority.HIGH and each.hold is None), key=_rank)
         blocks = sum(len(each.blocks) for each in lower)  # that they would free if they shared none
         rows_taken = blocks_taken = 0
-        for high in takewhile(lambda each: each.priority >= Priority.HIGH, tuple(self._waiting)):
+        for high in highs:
             if not self._fits_alone(high):
                 continue
             found = self._find_room(high, more=blocks - blocks_taken)
@@ -238,13 +247,13 @@ class Places:
         """
         held = bool(self.holds.rows or self.holds.blocks)
         wanted = False
-        for place, sequence in enumerate(self._waiting):
+        for sequence in self._waiting.in_turn():
             if wanted and sequence.hold is None:
                 continue
             row = self._has_row(sequence)
             found = self._find_room(sequence, own=wanted) if row else None
             if found is not None:
-                del self._waiting[place]
+                self._waiting.remove(sequence)
                 self._seat(sequence, found)
                 return sequence
             if not held:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inferd.engine.holds import Hold
     from inferd.engine.prefix import PrefixChain
     from inferd.engine.rules import Rules
+    from inferd.engine.turns import Turn
     from inferd.plugin.session import Int32Array
 
 WAITING = -1
@@ -47,8 +48,9 @@ class Sequence:
         tokens: Token ids of prompt and output; those of the first `length` places exist.
         length: Tokens of prompt and output.
         sample: Which of the samples of its task it is.
-        rank: Its place among those that wait, lowest first: its class with a minus in front, its virtual start, its
-            handle, its sample. The one that ranks last is preempted first.
+        rank: Its class with a minus in front, its virtual start, its handle, its sample: of those that run the last is
+            preempted first.
+        turn: Where it stands among those whose prompts are to be read; None: behind those of its class before it.
         hold: What is held for its lease; None for nothing.
         chain: Finds its KV blocks in the prefix cache; None: it shares with nobody.
         cached_tokens: Tokens of the prompt whose KV was found in the prefix cache.
@@ -92,6 +94,7 @@ class Sequence:
         "sampling",
         "scores",
         "tokens",
+        "turn",
     )
 
     def __init__(
@@ -122,6 +125,7 @@ class Sequence:
         self.length = len(prompt)
         self.sample = 0
         self.rank = (0, 0.0, handle, 0)
+        self.turn: Turn | None = None
         self.hold: Hold | None = None
         self.chain: PrefixChain | None = None
         self.cached_tokens = 0
