@@ -145,6 +145,9 @@ class Settings(BaseSettings):
     )
 
     listen: tuple[str, ...] = Field((DEFAULT_ADDRESS,), description="addresses: host:port or unix:/path; loopback only")
+    socket_mode: str = Field(
+        "0600", pattern="^0?[0-7]{3}$", description="permissions of a unix socket, octal: who may use the kernel"
+    )
     data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("inferd"), description="models")
     state_dir: Path = Field(
         default_factory=lambda: platformdirs.user_state_path("inferd"), description="logs of workers"

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import ipaddress
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +13,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inferd import logs
+from inferd.addresses import check_address, listening
 from inferd.config import Limits, Settings
 from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
@@ -22,7 +22,7 @@ from inferd.core.leases import LeaseLimits
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
-from inferd.errors import InferdError, InvalidFieldError
+from inferd.errors import InferdError
 from inferd.plugin.registry import BackendReport, discover
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
@@ -83,14 +83,15 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     driver.find_devices(find_devices(reports, settings.devices))
     _read_library(settings, driver, reports)
     server = _server(settings, driver, reports)
-    addresses = tuple(_bind(server, address) for address in settings.listen)
-    async with driver.running(), _measuring(settings, driver, reports):
-        await server.start()
-        try:
-            yield Kernel(addresses=addresses, driver=driver, reports=reports)
-        finally:
-            driver.close()  # first, so that every stream ends with the end of its task
-            await server.stop(STOP_GRACE_S)
+    mode = int(settings.socket_mode, 8)
+    with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
+        async with driver.running(), _measuring(settings, driver, reports):
+            await server.start()
+            try:
+                yield Kernel(addresses=addresses, driver=driver, reports=reports)
+            finally:
+                driver.close()  # first, so that every stream ends with the end of its task
+                await server.stop(STOP_GRACE_S)
 
 
 async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
@@ -136,29 +137,6 @@ def _spare_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
-
-
-def check_address(address: str) -> None:
-    """Refuse an address that others than this host could reach: there is no authentication yet.
-
-    Raises:
-        InvalidFieldError: It is not on the loopback, or no address at all.
-    """
-    if address.startswith("unix:"):
-        return
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the largest port
-        raise InvalidFieldError(f"listen {address!r} is not host:port or unix:/path", field="listen")
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise InvalidFieldError(
-            f"listen {address!r} is not on the loopback, and without TLS and authentication anyone could use it; "
-            f"listen on 127.0.0.1:{port} and tunnel to it",
-            field="listen",
-        )
 
 
 def _core_limits(settings: Settings) -> CoreLimits:
@@ -303,11 +281,3 @@ def channel_options(limits: Limits) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.so_reuseport", 0),  # a second kernel on the same port is an error, not a lottery
     )
-
-
-def _bind(server: grpc.aio.Server, address: str) -> str:
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: {error}; is another kernel running?") from None
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

@@ -18,10 +18,10 @@ class Call:
     def invocation_metadata(self) -> tuple[()]:
         return ()
 
-    async def abort_with_status(self, status: Any) -> None:
+    async def abort_with_status(self, _: Any) -> None:
         raise grpc.aio.UsageError("RPC already finished")
 
-    async def write(self, message: Any) -> None:
+    async def write(self, _: Any) -> None:
         raise grpc.aio.InternalError("Failed to execute a batch")
 
 
