@@ -34,10 +34,20 @@ class Limits(BaseModel):
     metadata_bytes: int = Field(16 << 10, ge=1024, description="largest metadata accepted, in bytes")
     prompt_bytes: int = Field(1 << 20, ge=1, description="largest prompt accepted, in bytes of UTF-8")
     max_output_tokens: int = Field(8192, ge=1, description="most output tokens of one task")
-    concurrent_streams: int = Field(2000, ge=1, description="calls open at once on one connection")
+    concurrent_streams: int = Field(2000, ge=1, description="calls open at once on one connection; clients hold more")
+    calls: int = Field(10_000, ge=1, description="calls open at once over all connections; more are refused")
+    pending_calls: int = Field(
+        100_000,
+        ge=1,
+        description="calls that have come and are not begun; gRPC ends more as a bare CANCELLED",
+    )
+    ping_interval_s: float = Field(
+        10.0, ge=0, description="a client may send a keepalive ping each so long, with or without calls open"
+    )
     models: int = Field(1000, ge=1, description="models known at once")
     model_watchers: int = Field(100, ge=1, description="open WatchModel streams")
     host_watchers: int = Field(100, ge=1, description="open WatchHost streams")
+    health_watchers: int = Field(1000, ge=1, description="open streams of grpc.health.v1.Health/Watch")
     queries: int = Field(100, ge=1, description="texts that wait to become tokens, or tokens to become text")
     frame_bytes: int = Field(16 << 20, ge=1024, description="largest frame between kernel and worker, in bytes")
 
@@ -88,6 +98,7 @@ class Leases(BaseModel):
     leases: int = Field(10_000, ge=1, description="leases held or waiting at once")
     retained: int = Field(1000, ge=1, description="ended leases that can still be read")
     watchers: int = Field(1000, ge=1, description="open WatchLease streams")
+    keepers: int = Field(1000, ge=1, description="open KeepAliveLeases streams")
 
 
 class Scheduler(BaseModel):
@@ -104,6 +115,7 @@ class Scheduler(BaseModel):
     tenant_queued: int = Field(1000, ge=1, description="waiting tasks of one tenant")
     tenant_running: int = Field(1000, ge=1, description="running tasks of one tenant on one model")
     tenant_streams: int = Field(1000, ge=1, description="open RunTask and WatchTask streams of one tenant")
+    tenant_calls: int = Field(5000, ge=1, description="calls of one tenant that are open at once")
     model_queued: int = Field(1000, ge=1, description="waiting tasks of one model")
     model_running: int = Field(10_000, ge=1, description="running tasks of one model, over all its instances")
     headroom: float = Field(
@@ -133,6 +145,9 @@ class Settings(BaseSettings):
     )
 
     listen: tuple[str, ...] = Field((DEFAULT_ADDRESS,), description="addresses: host:port or unix:/path; loopback only")
+    socket_mode: str = Field(
+        "0600", pattern="^0?[0-7]{3}$", description="permissions of a unix socket, octal: who may use the kernel"
+    )
     data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("inferd"), description="models")
     state_dir: Path = Field(
         default_factory=lambda: platformdirs.user_state_path("inferd"), description="logs of workers"

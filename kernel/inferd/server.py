@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import ipaddress
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from inferd.config import Settings
+from inferd import logs
+from inferd.addresses import check_address, listening
+from inferd.config import Limits, Settings
 from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
 from inferd.core.ids import Tenant
@@ -22,17 +22,19 @@ from inferd.core.leases import LeaseLimits
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
-from inferd.errors import InferdError, InvalidFieldError
+from inferd.errors import InferdError
 from inferd.plugin.registry import BackendReport, discover
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.library import Library
 from inferd.runtime.placement import place
 from inferd.runtime.worker_process import WorkerTimes
+from inferd.services.bounds import Calls
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
 from inferd.services.leases import Leases
 from inferd.services.models import Models
+from inferd.services.reflection import add_reflection
 from inferd.services.status import ErrorInterceptor
 from inferd.services.tasks import Tasks
 from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2
@@ -43,6 +45,7 @@ from inferd_api.v1.task_service_pb2_grpc import add_TaskServiceServicer_to_serve
 from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
+PING_SLACK = 0.9  # of the time between two pings: one may be held up on its way and the next one not
 FULL_COLLECTIONS = 50  # of the garbage collector: one for so many of its smaller ones
 
 log = structlog.get_logger()
@@ -80,14 +83,15 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     driver.find_devices(find_devices(reports, settings.devices))
     _read_library(settings, driver, reports)
     server = _server(settings, driver, reports)
-    addresses = tuple(_bind(server, address) for address in settings.listen)
-    async with driver.running(), _measuring(settings, driver, reports):
-        await server.start()
-        try:
-            yield Kernel(addresses=addresses, driver=driver, reports=reports)
-        finally:
-            driver.close()  # first, so that every stream ends with the end of its task
-            await server.stop(STOP_GRACE_S)
+    mode = int(settings.socket_mode, 8)
+    with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
+        async with driver.running(), _measuring(settings, driver, reports):
+            await server.start()
+            try:
+                yield Kernel(addresses=addresses, driver=driver, reports=reports)
+            finally:
+                driver.close()  # first, so that every stream ends with the end of its task
+                await server.stop(STOP_GRACE_S)
 
 
 async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
@@ -100,15 +104,28 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
     Raises:
         InvalidFieldError, OSError: As `running_kernel`.
     """
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    _set_up_logs()
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     async with running_kernel(settings) as kernel:
         _spare_collector()
+        logs.install()  # from now on what fails may have to do with what clients say
+        loop.set_exception_handler(logs.tell_loop)
         ready(kernel)
         await ended.wait()
+
+
+def _set_up_logs() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=logs.write_exception),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def _spare_collector() -> None:
@@ -120,29 +137,6 @@ def _spare_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
-
-
-def check_address(address: str) -> None:
-    """Refuse an address that others than this host could reach: there is no authentication yet.
-
-    Raises:
-        InvalidFieldError: It is not on the loopback, or no address at all.
-    """
-    if address.startswith("unix:"):
-        return
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the largest port
-        raise InvalidFieldError(f"listen {address!r} is not host:port or unix:/path", field="listen")
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise InvalidFieldError(
-            f"listen {address!r} is not on the loopback, and without TLS and authentication anyone could use it; "
-            f"listen on 127.0.0.1:{port} and tunnel to it",
-            field="listen",
-        )
 
 
 def _core_limits(settings: Settings) -> CoreLimits:
@@ -250,17 +244,9 @@ def _read_library(settings: Settings, driver: Driver, reports: tuple[BackendRepo
 
 def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> grpc.aio.Server:
     limits = settings.limits
-    leases = Leases(driver, watchers_limit=settings.leases.watchers)
-    server = grpc.aio.server(
-        interceptors=(ErrorInterceptor(leases.check),),
-        options=(
-            ("grpc.max_receive_message_length", limits.message_bytes),
-            ("grpc.max_send_message_length", limits.message_bytes),
-            ("grpc.max_metadata_size", limits.metadata_bytes),
-            ("grpc.max_concurrent_streams", limits.concurrent_streams),
-            ("grpc.so_reuseport", 0),  # a second kernel on the same port is an error, not a lottery
-        ),
-    )
+    leases = Leases(driver, watchers_limit=settings.leases.watchers, keepers_limit=settings.leases.keepers)
+    calls = Calls(calls_limit=limits.calls, tenant_calls_limit=settings.scheduler.tenant_calls)
+    server = grpc.aio.server(interceptors=(ErrorInterceptor(calls, leases.check),), options=channel_options(limits))
     models = Models(driver, reports, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes)
     tasks = Tasks(driver, prompt_limit_bytes=limits.prompt_bytes, tenant_streams=settings.scheduler.tenant_streams)
     add_TaskServiceServicer_to_server(tasks, server)
@@ -272,15 +258,26 @@ def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ..
         for module in (task_service_pb2, lease_service_pb2, model_service_pb2, host_service_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
     )
-    health_pb2_grpc.add_HealthServicer_to_server(Health(driver, services), server)
+    health_pb2_grpc.add_HealthServicer_to_server(
+        Health(driver, services, watchers_limit=limits.health_watchers), server
+    )
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((*services, health_name, reflection.SERVICE_NAME), server)
+    add_reflection(server, (*services, health_name))
     return server
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: {error}; is another kernel running?") from None
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+def channel_options(limits: Limits) -> tuple[tuple[str, int], ...]:
+    """What gRPC is told of the bounds: where it refuses by itself it gives no reason, so ours come first."""
+    ping_interval_ms = int(limits.ping_interval_s * 1000 * PING_SLACK)
+    return (
+        ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.max_send_message_length", limits.message_bytes),
+        ("grpc.max_metadata_size", limits.metadata_bytes),
+        ("grpc.max_concurrent_streams", limits.concurrent_streams),
+        ("grpc.http.overload_protection", 0),  # refuses calls of clients that keep to the line above, too
+        ("grpc.server.max_pending_requests", limits.pending_calls),
+        ("grpc.server.max_pending_requests_hard_limit", limits.pending_calls),
+        ("grpc.http2.min_ping_interval_without_data_ms", ping_interval_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),  # a second kernel on the same port is an error, not a lottery
+    )

@@ -10,9 +10,10 @@ from connection import Connection, reason_of
 from google.protobuf.duration_pb2 import Duration
 
 from inferd import server
+from inferd.addresses import check_address
 from inferd.config import Settings
 from inferd.errors import InvalidFieldError
-from inferd.server import check_address, running_kernel
+from inferd.server import running_kernel
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1.host_service_pb2 import WatchHostRequest
 from inferd_api.v1.lease_service_pb2 import KeepAliveLeasesRequest

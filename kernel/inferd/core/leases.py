@@ -65,14 +65,19 @@ class Leases:
         """Leases that are held or wait."""
         return self._living
 
+    def find(self, lease_id: LeaseId, tenant: Tenant) -> Lease | None:
+        """The tenant's lease of this id; None when there is none, or it is another tenant's."""
+        lease = self.known.get(lease_id)
+        return lease if lease is not None and lease.spec.tenant == tenant else None
+
     def get(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
         """The tenant's lease of this id.
 
         Raises:
             LeaseNotFoundError: There is none, or it is another tenant's.
         """
-        lease = self.known.get(lease_id)
-        if lease is None or lease.spec.tenant != tenant:
+        lease = self.find(lease_id, tenant)
+        if lease is None:
             message = f"no lease {lease_id[:80]!r}; it never was, or it ended long ago"
             raise LeaseNotFoundError(message, field="lease_id")
         return lease

@@ -45,3 +45,21 @@ class Bound:
             self._open[key] -= 1
             if not self._open[key]:
                 del self._open[key]
+
+
+class Calls:
+    """Counts the calls that are open, over all connections and for each tenant. One writer: the interceptor."""
+
+    def __init__(self, *, calls_limit: int, tenant_calls_limit: int) -> None:
+        self._all = Bound("limits.calls", calls_limit, "calls")
+        self._tenants = Bound("scheduler.tenant_calls", tenant_calls_limit, "calls")
+
+    @contextmanager
+    def place(self, tenant: str) -> Iterator[None]:
+        """A call of `tenant` is open as long as the block.
+
+        Raises:
+            LimitExceededError: There are as many as may be.
+        """
+        with self._all.place(), self._tenants.place(tenant):
+            yield

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2_grpc
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelState
 from inferd.runtime.driver import Driver
+from inferd.services.bounds import Bound
 
 MODEL_PREFIX = "model:"
 
@@ -19,9 +20,10 @@ Serving = hp.HealthCheckResponse.ServingStatus
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the package ships no types
     """Derives health from the state of the kernel. A model is SERVING when it takes tasks without loading first."""
 
-    def __init__(self, driver: Driver, services: tuple[str, ...]) -> None:
+    def __init__(self, driver: Driver, services: tuple[str, ...], *, watchers_limit: int) -> None:
         self._driver = driver
         self._services = services
+        self._watchers = Bound("limits.health_watchers", watchers_limit, "streams that watch health")
 
     async def Check(self, request: hp.HealthCheckRequest, context: Context) -> hp.HealthCheckResponse:  # noqa: N802 - the wire's name
         """The health of a service; NOT_FOUND for an unknown one."""
@@ -32,16 +34,17 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the packag
 
     async def Watch(self, request: hp.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - the wire's name
         """The health of a service and each change of it."""
-        told = None
-        while True:
-            seen = self._driver.models_changed.version
-            status = self._health(request.service)
-            if status != told:
-                await context.write(hp.HealthCheckResponse(status=status))
-                told = status
-            if self._driver.machine.closed:
-                return
-            await self._driver.models_changed.wait(seen)
+        with self._watchers.place():
+            told = None
+            while True:
+                seen = self._driver.models_changed.version
+                status = self._health(request.service)
+                if status != told:
+                    await context.write(hp.HealthCheckResponse(status=status))
+                    told = status
+                if self._driver.machine.closed:
+                    return
+                await self._driver.models_changed.wait(seen)
 
     def _health(self, service: str) -> int:
         if not service or service in self._services:

@@ -8,7 +8,7 @@ import grpc
 
 from inferd.core.ids import LeaseId, Tenant
 from inferd.core.lease import Lease, LeaseState
-from inferd.errors import InferdError, InvalidFieldError, LeaseNotFoundError
+from inferd.errors import InferdError, InvalidFieldError
 from inferd.runtime.driver import Driver
 from inferd.services.bounds import Bound
 from inferd.services.calls import check_request_id, lease_of, page_of, tenant_of
@@ -25,8 +25,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, driver: Driver, *, watchers_limit: int) -> None:
+    def __init__(self, driver: Driver, *, watchers_limit: int, keepers_limit: int) -> None:
         self._driver = driver
+        self._keepers = Bound("leases.keepers", keepers_limit, "streams that keep leases alive")
         self._watchers = Bound("leases.watchers", watchers_limit, "streams that watch leases")
 
     def check(self, context: Context) -> None:
@@ -53,25 +54,26 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
     ) -> None:
         """Keep leases alive; what is wrong with one of them is told of that one."""
         tenant = tenant_of(context)
-        async with self._driver.closing.cut_short():
-            async for request in request_iterator:
-                if len(request.lease_ids) > MOST_KEPT_ALIVE:
-                    message = f"{len(request.lease_ids)} lease_ids in one message; at most {MOST_KEPT_ALIVE}"
-                    raise InvalidFieldError(message, field="lease_ids")
-                self._driver.machine.check_open()
-                ttl_s = read_seconds(request.ttl) if request.HasField("ttl") else None
-                renewals = [self._renew(LeaseId(lease_id), tenant, ttl_s) for lease_id in request.lease_ids]
-                await context.write(ls.KeepAliveLeasesResponse(renewals=renewals))
+        with self._keepers.place():
+            async with self._driver.closing.cut_short():
+                async for request in request_iterator:
+                    if len(request.lease_ids) > MOST_KEPT_ALIVE:
+                        message = f"{len(request.lease_ids)} lease_ids in one message; at most {MOST_KEPT_ALIVE}"
+                        raise InvalidFieldError(message, field="lease_ids")
+                    self._driver.machine.check_open()
+                    ttl_s = read_seconds(request.ttl) if request.HasField("ttl") else None
+                    renewals = [self._renew(LeaseId(lease_id), tenant, ttl_s) for lease_id in request.lease_ids]
+                    await context.write(ls.KeepAliveLeasesResponse(renewals=renewals))
 
     def _renew(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None) -> ls.LeaseRenewal:
         try:
             return write_renewal(self._driver.keep_alive(lease_id, tenant, ttl_s), self._driver)
-        except LeaseNotFoundError as error:
-            return ls.LeaseRenewal(lease_id=lease_id, error=status_of(error))
         except InferdError as error:
-            renewal = write_renewal(self._driver.machine.lease(lease_id, tenant), self._driver)
-            renewal.error.CopyFrom(status_of(error))
-            return renewal
+            why = status_of(error)
+        lease = self._driver.machine.leases.find(lease_id, tenant)  # one that had ended may be forgotten by now
+        renewal = ls.LeaseRenewal(lease_id=lease_id) if lease is None else write_renewal(lease, self._driver)
+        renewal.error.CopyFrom(why)
+        return renewal
 
     async def ReleaseLease(self, request: ls.ReleaseLeaseRequest, context: Context) -> ls.ReleaseLeaseResponse:  # noqa: N802 - the wire's name
         """Give a lease back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
@@ -12,9 +13,12 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from inferd.errors import InferdError, InternalError
+from inferd.services.calls import tenant_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from inferd.services.bounds import Calls
 
 DOMAIN = "inferd"
 # An error travels in trailing metadata, its message twice, once percent-encoded; clients refuse more than 8 KiB.
@@ -25,7 +29,8 @@ FACTS_BYTES = 1200
 
 log = structlog.get_logger()
 
-Check: TypeAlias = "Callable[[grpc.aio.ServicerContext[Any, Any]], None]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Check: TypeAlias = "Callable[[Context], None]"
 
 
 def status_of(error: InferdError) -> status_pb2.Status:
@@ -70,20 +75,22 @@ def _facts(error: InferdError) -> dict[str, str]:
     return facts
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: InferdError) -> NoReturn:
+async def abort(context: Context, error: InferdError) -> NoReturn:
     """End a call with the status of an error."""
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
     raise AssertionError("abort_with_status returned")
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a method raises into its status; a defect is logged with its traceback and told without it.
+    """Turns what a method raises into its status; a defect is logged and told without its values.
 
     Args:
-        check: Called before each method; what it raises is the answer.
+        calls: Bounds how many are open.
+        check: Called before each method of ours; what it raises is the answer.
     """
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, calls: Calls, check: Check) -> None:
+        self._calls = calls
         self._check = check
 
     async def intercept_service(
@@ -93,32 +100,38 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the method of a call; methods that stream are coroutines that write to their context."""
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/inferd."):
+        if handler is None:
             return handler
         codec = handler.request_deserializer, handler.response_serializer
+        ours = handler_call_details.method.startswith("/inferd.")
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(handler.unary_unary), *codec)
+            return grpc.unary_unary_rpc_method_handler(self._guarded(handler.unary_unary, ours=ours), *codec)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._guarded(handler.unary_stream), *codec)
+            return grpc.unary_stream_rpc_method_handler(self._guarded(handler.unary_stream, ours=ours), *codec)
         if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream), *codec)
+            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream, ours=ours), *codec)
         return handler
 
-    def _guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        return _guarded(method, self._check)
+    def _guarded(self, method: Callable[..., Any], *, ours: bool) -> Callable[..., Any]:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                return await self._answer(method, request, context, ours=ours)
+            except (grpc.aio.InternalError, grpc.aio.UsageError):
+                # gRPC refuses what is done with a call that is over: its client has gone, or its deadline came first.
+                raise asyncio.CancelledError from None
 
+        return call
 
-def _guarded(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def _answer(self, method: Callable[..., Any], request: Any, context: Context, *, ours: bool) -> Any:
         try:
-            check(context)
-            return await method(request, context)
+            with self._calls.place(tenant_of(context)):
+                if ours:
+                    self._check(context)
+                return await method(request, context)
         except InferdError as error:
             await abort(context, error)
+        except grpc.aio.BaseError:
+            raise
         except Exception as error:
-            if isinstance(error, grpc.aio.AbortError):
-                raise
             log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
             await abort(context, InternalError(f"a defect of inferd: {type(error).__name__}: {error}; see its log"))
-
-    return call

@@ -155,7 +155,8 @@ class FakeSession:
         if not self._acting.intersection(batch.token_ids.tolist()):
             return
         if faults.fail_on_token in batch.token_ids:
-            raise RuntimeError(f"token {faults.fail_on_token} fails, as the model's file asks")
+            given = bytes(token for token in batch.token_ids.tolist() if token < BYTES)  # foreign code may say anything
+            raise RuntimeError(f"token {faults.fail_on_token} of {given!r} fails, as the model's file asks")
         if faults.die_on_token in batch.token_ids:
             os.kill(os.getpid(), signal.SIGKILL)
         if faults.hang_on_token in batch.token_ids:

@@ -59,7 +59,9 @@ async def kernel_here(folder: Path, **settings: Any) -> AsyncIterator[Kernel]:
 
 
 @contextmanager
-def kernel_process(folder: Path, *, environment: Mapping[str, str] | None = None) -> Iterator[KernelProcess]:
+def kernel_process(
+    folder: Path, *, environment: Mapping[str, str] | None = None, listen: str = "127.0.0.1:0"
+) -> Iterator[KernelProcess]:
     """A kernel in a process of its own, with the FakeBackend, on a free port of the loopback; ended in order.
 
     Raises:
@@ -74,7 +76,7 @@ def kernel_process(folder: Path, *, environment: Mapping[str, str] | None = None
     }
     with said.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "inferd", "serve", "--listen", "127.0.0.1:0", "-o", "json", "--exit-with-parent"],
+            [sys.executable, "-m", "inferd", "serve", "--listen", listen, "-o", "json", "--exit-with-parent"],
             env={**os.environ, **chosen, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from inferd import __version__
+from inferd import __version__, logs
 from inferd.core.ids import Tenant
 from inferd.engine.cause import last_line
 from inferd.engine.loop import Loop
@@ -67,7 +67,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve the kernel; returns when it said so or when the model cannot be loaded."""
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=logging.INFO, format=logs.FORMAT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the kernel, which stops its workers
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.excepthook = _die
@@ -76,6 +76,8 @@ class Worker:
             self._link.send(wire.WorkerFrame(hello=wire.Hello(version=__version__, pid=os.getpid())))
             model = self._load(self._loads.get())
             if model is not None and self._loop is not None:
+                logs.install(logging.INFO)  # from now on what fails may have to do with what tasks say
+                threading.excepthook = _die
                 self._loop.run()
                 model.session.close()
 
@@ -182,8 +184,8 @@ class Worker:
 
 def _die(args: threading.ExceptHookArgs) -> None:
     """A thread that fails takes the process with it: the kernel sees a dead worker, not one that never answers."""
-    threading.__excepthook__(args)
     if args.exc_type is not SystemExit:
+        _log.critical("thread %s failed", args.thread and args.thread.name, exc_info=args.exc_value)
         os._exit(1)
 
 

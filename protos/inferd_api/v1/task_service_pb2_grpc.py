@@ -83,7 +83,9 @@ class TaskServiceServicer:
     def RunTask(self, request, context):
         """Create a task and watch it: first `Queued` or `Started`, last `Finished`.
 
-        The gRPC deadline is the task's deadline. Closing the stream cancels the task unless `detach_on_disconnect`.
+        The gRPC deadline is the task's deadline. Closing the stream cancels the task unless `detach_on_disconnect`,
+        suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
+        from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
         After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
         Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, REQUEST_CONFLICT, SHUTTING_DOWN.
         """

@@ -39,7 +39,9 @@ class TaskServiceStub:
     RunTask: _grpc.UnaryStreamMultiCallable[_task_service_pb2.RunTaskRequest, _task_service_pb2.RunTaskResponse]
     """Create a task and watch it: first `Queued` or `Started`, last `Finished`.
 
-    The gRPC deadline is the task's deadline. Closing the stream cancels the task unless `detach_on_disconnect`.
+    The gRPC deadline is the task's deadline. Closing the stream cancels the task unless `detach_on_disconnect`,
+    suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
+    from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
     After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
     Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, REQUEST_CONFLICT, SHUTTING_DOWN.
     """
@@ -73,7 +75,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     RunTask: _aio.UnaryStreamMultiCallable[_task_service_pb2.RunTaskRequest, _task_service_pb2.RunTaskResponse]  # type: ignore[assignment]
     """Create a task and watch it: first `Queued` or `Started`, last `Finished`.
 
-    The gRPC deadline is the task's deadline. Closing the stream cancels the task unless `detach_on_disconnect`.
+    The gRPC deadline is the task's deadline. Closing the stream cancels the task unless `detach_on_disconnect`,
+    suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
+    from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
     After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
     Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, REQUEST_CONFLICT, SHUTTING_DOWN.
     """
@@ -110,7 +114,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_task_service_pb2.RunTaskResponse], _abc.AsyncIterator[_task_service_pb2.RunTaskResponse]]:
         """Create a task and watch it: first `Queued` or `Started`, last `Finished`.
 
-        The gRPC deadline is the task's deadline. Closing the stream cancels the task unless `detach_on_disconnect`.
+        The gRPC deadline is the task's deadline. Closing the stream cancels the task unless `detach_on_disconnect`,
+        suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
+        from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
         After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
         Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, REQUEST_CONFLICT, SHUTTING_DOWN.
         """

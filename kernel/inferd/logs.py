@@ -1,0 +1,63 @@
+"""What the kernel and its workers write of failures: what failed and where, never with which values.
+
+The words of an exception, and the values of variables, may be what a task was given or what a model said. A client is
+told the words of its own errors; a log, which others read, has the places in the code instead.
+"""
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Any, TextIO
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+def describe(error: BaseException) -> str:
+    """Where an exception and those that led to it were raised, each as a traceback without its words."""
+    chain: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in chain:
+        chain.append(each)
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+    parts = ["".join(traceback.format_tb(one.__traceback__)) + type(one).__qualname__ for one in reversed(chain)]
+    return "\n".join(parts)
+
+
+class Formatter(logging.Formatter):
+    """Formats records of the standard library's logging."""
+
+    def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802 - the base's name
+        """The places of an exception."""
+        return "" if ei[1] is None else describe(ei[1])
+
+
+def write_exception(stream: TextIO, info: ExceptionInfo) -> None:
+    """Formats exceptions for structlog."""
+    if info[1] is not None:
+        stream.write(f"\n{describe(info[1])}")
+
+
+def install(level: int = logging.WARNING) -> None:
+    """Have all that this process says of failures go to stderr in this way, whoever says it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter(FORMAT))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    sys.excepthook = lambda _, error, __: _write("uncaught", error)
+    sys.unraisablehook = lambda unraisable: _write("ignored", unraisable.exc_value)
+    threading.excepthook = lambda args: _write("uncaught in a thread", args.exc_value)
+
+
+def tell_loop(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handles what an event loop has nobody else to tell of; its own handler prints objects with their contents."""
+    _write(str(context.get("message", "defect in the event loop")), context.get("exception"))
+
+
+def _write(what: str, error: BaseException | None) -> None:
+    if not isinstance(error, SystemExit):
+        sys.stderr.write(f"{what}\n" if error is None else f"{what}:\n{describe(error)}\n")
+        sys.stderr.flush()

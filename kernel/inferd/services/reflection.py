@@ -1,0 +1,86 @@
+"""Server reflection, `grpc.reflection.v1` and the older `v1alpha`: they differ in the package's name alone."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import Default, DescriptorPool
+from google.rpc import error_details_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+METHOD = "ServerReflectionInfo"
+OLD_PACKAGE, PACKAGE = "grpc.reflection.v1alpha", "grpc.reflection.v1"
+SERVICES = tuple(f"{package}.ServerReflection" for package in (PACKAGE, OLD_PACKAGE))
+DETAILS = error_details_pb2.DESCRIPTOR.name  # named here so that it stays imported: clients look up what errors carry
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Request, Response = reflection_pb2.ServerReflectionRequest, reflection_pb2.ServerReflectionResponse
+
+
+class _Pool:
+    """All that this process knows, and `grpc.reflection.v1`, of which the library has no code."""
+
+    def __init__(self) -> None:
+        self._own = DescriptorPool()
+        file = descriptor_pb2.FileDescriptorProto()
+        reflection_pb2.DESCRIPTOR.CopyToProto(file)
+        self._own.AddSerializedFile(_renamed(file).SerializeToString())
+
+    def FindFileByName(self, name: str) -> FileDescriptor:  # noqa: N802 - the pool's name, as below
+        """A file.
+
+        Raises:
+            KeyError: It is not known.
+        """
+        try:
+            return self._own.FindFileByName(name)
+        except KeyError:
+            return Default().FindFileByName(name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
+        """The file of a symbol.
+
+        Raises:
+            KeyError: It is not known.
+        """
+        try:
+            return self._own.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return Default().FindFileContainingSymbol(symbol)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(Default(), name)  # of extensions, which v1 has none of
+
+
+def _renamed(file: Any) -> Any:
+    """`grpc.reflection.v1` from the file of v1alpha."""
+    file.name, file.package = f"{PACKAGE.replace('.', '/')}/reflection.proto", PACKAGE
+    file.ClearField("options")
+    for message in file.message_type:
+        for field in message.field:
+            if field.type_name:
+                field.type_name = field.type_name.replace(OLD_PACKAGE, PACKAGE)
+    for method in (method for service in file.service for method in service.method):
+        method.input_type = method.input_type.replace(OLD_PACKAGE, PACKAGE)
+        method.output_type = method.output_type.replace(OLD_PACKAGE, PACKAGE)
+    return file
+
+
+def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Offer reflection of the named services and of itself, under both names."""
+    servicer = reflection.aio.ReflectionServicer((*services, *SERVICES), pool=_Pool())
+
+    async def answer(requests: AsyncIterator[Any], context: Context) -> None:
+        async for response in servicer.ServerReflectionInfo(requests, context):
+            await context.write(response)
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        answer, request_deserializer=Request.FromString, response_serializer=Response.SerializeToString
+    )
+    server.add_generic_rpc_handlers(_handlers(handler))
+
+
+def _handlers(handler: Any) -> Sequence[grpc.GenericRpcHandler]:
+    return tuple(grpc.method_handlers_generic_handler(service, {METHOD: handler}) for service in SERVICES)

@@ -1,0 +1,65 @@
+"""The interceptor: what becomes of what methods raise."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from structlog.testing import capture_logs
+
+from inferd.errors import TaskExpiredError
+from inferd.services.bounds import Calls
+from inferd.services.status import ErrorInterceptor
+
+
+class Call:
+    """A call that is over: gRPC refuses whatever is done with it."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    async def abort_with_status(self, _: Any) -> None:
+        raise grpc.aio.UsageError("RPC already finished")
+
+    async def write(self, _: Any) -> None:
+        raise grpc.aio.InternalError("Failed to execute a batch")
+
+
+async def expire(_: Any, __: Any) -> None:
+    raise TaskExpiredError("the deadline passed")
+
+
+async def write(_: Any, context: Any) -> None:
+    await context.write("late")
+
+
+async def guarded(method: Any) -> Any:
+    """What a method gives when it answers a call that is over."""
+    interceptor = ErrorInterceptor(Calls(calls_limit=1, tenant_calls_limit=1), lambda _: None)
+    handler = grpc.unary_unary_rpc_method_handler(method)
+    details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})
+
+    async def find(_: Any) -> Any:
+        return handler
+
+    wrapped: Any = await interceptor.intercept_service(find, details)
+    return await wrapped.unary_unary(None, Call())
+
+
+@pytest.mark.parametrize("method", [expire, write])
+async def test_a_call_that_is_over_is_no_defect(method: Any) -> None:
+    """An answer that comes when the client has gone, or its deadline has passed, is dropped and not logged."""
+    with capture_logs() as logged, pytest.raises(asyncio.CancelledError):
+        await guarded(method)
+    assert logged == []
+
+
+async def test_a_defect_is_logged() -> None:
+    """Whatever else a method raises is logged as a defect, once."""
+
+    async def fail(_: Any, __: Any) -> None:
+        raise ZeroDivisionError
+
+    with capture_logs() as logged, pytest.raises(asyncio.CancelledError):
+        await guarded(fail)
+    assert [(event["event"], event["log_level"]) for event in logged] == [("defect in a call", "error")]
