@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from google import rpc
-
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
 BASELINE = PROTOS / "baseline.binpb"
@@ -43,15 +41,12 @@ def generated(folder: Path) -> dict[str, bytes]:
 
 
 def _run_protoc(*options: str) -> None:
-    # google/rpc/status.proto is shipped by googleapis-common-protos, beside its Python code
-    shared = Path(next(iter(rpc.__path__))).parents[1]
-    includes = (f"-I{PROTOS}", f"-I{shared}")
-    command = [sys.executable, "-m", "grpc_tools.protoc", *includes, *options, *_sources()]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *options, *_sources()]
     subprocess.run(command, check=True, cwd=PROTOS)
 
 
 def _sources() -> Iterable[str]:
-    return sorted(str(p.relative_to(PROTOS)) for p in PROTOS.rglob("*.proto"))
+    return sorted(str(p.relative_to(PROTOS)) for p in (PROTOS / "inferd_api").rglob("*.proto"))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """What every call carries besides its message: whose it is, under which lease, until when, and which page it wants."""
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ LEASE_FORM = re.compile(r"[A-Za-z0-9-]{1,64}")
 MOST_REQUEST_ID = 128
 DEFAULT_PAGE = 100
 LARGEST_PAGE = 1000
+MARK_BYTES = 4
 DEADLINE_MARGIN_S = 0.02  # how much earlier the kernel ends a task than gRPC cuts its call, so that the end is told
 
 Item = TypeVar("Item")
@@ -76,29 +78,38 @@ def deadline_of(context: grpc.aio.ServicerContext[Any, Any], now: float) -> floa
 def page_of(items: Sequence[tuple[str, Item]], size: int, token: str) -> tuple[list[Item], str]:
     """A page of items, each with the key that it is ordered by, and the token of the next page.
 
-    The token names the last key of the page, so that items which come or go between two calls shift nothing.
+    The token names the last key of the page, so that items which come or go between two calls shift nothing. A size
+    above the largest one is lowered to it (https://google.aip.dev/158).
 
     Raises:
-        InvalidFieldError: The size or the token is wrong.
+        InvalidFieldError: The token is wrong.
     """
-    if size > LARGEST_PAGE:
-        raise InvalidFieldError(f"page_size is {size}; it must be at most {LARGEST_PAGE}", field="page_size")
     after = _read_token(token)
     start = 0 if after is None else next((n for n, (key, _) in enumerate(items) if key > after), len(items))
-    end = start + (size or DEFAULT_PAGE)
+    end = start + min(size or DEFAULT_PAGE, LARGEST_PAGE)
     more = end < len(items)
     return [item for _, item in items[start:end]], _write_token(items[end - 1][0]) if more else ""
 
 
 def _write_token(key: str) -> str:
-    return base64.urlsafe_b64encode(key.encode()).decode()
+    data = key.encode()
+    return base64.urlsafe_b64encode(_mark(data) + data).decode()
 
 
 def _read_token(token: str) -> str | None:
     if not token:
         return None
     try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+        data = base64.b64decode(token, altchars=b"-_", validate=True)
     except ValueError:
-        message = f"page_token {token!r} is not one that this service gave"
-        raise InvalidFieldError(message, field="page_token") from None
+        data = b""
+    mark, key = data[:MARK_BYTES], data[MARK_BYTES:]
+    if mark != _mark(key):
+        message = f"page_token {token[:80]!r} is not one that this service gave"
+        raise InvalidFieldError(message, field="page_token")
+    return key.decode()
+
+
+def _mark(key: bytes) -> bytes:
+    """Tells a token of ours from what happens to be well-formed. No secret: a token gives access to nothing."""
+    return hashlib.sha256(key).digest()[:MARK_BYTES]

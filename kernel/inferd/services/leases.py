@@ -67,6 +67,8 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
 
     def _renew(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None) -> ls.LeaseRenewal:
         try:
+            if not lease_id:
+                raise InvalidFieldError("an id of lease_ids is empty; it must be given", field="lease_ids")
             return write_renewal(self._driver.keep_alive(lease_id, tenant, ttl_s), self._driver)
         except InferdError as error:
             why = status_of(error)

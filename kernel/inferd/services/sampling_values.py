@@ -112,7 +112,7 @@ def _read_grammar(grammar: pb.Grammar) -> Grammar:
     if kind is GrammarKind.CHOICE:
         texts = tuple(grammar.choice.texts)
         if not 1 <= len(texts) <= MOST_CHOICES:
-            raise _refuse("grammar.choice", f"choice has {len(texts)} texts; it must have 1 to {MOST_CHOICES}")
+            raise _refuse("grammar.choice.texts", f"choice has {len(texts)} texts; it must have 1 to {MOST_CHOICES}")
         result = Grammar(kind, texts=texts)
     else:
         result = Grammar(kind, source=getattr(grammar, name))

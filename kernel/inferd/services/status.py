@@ -9,11 +9,13 @@ import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from inferd.errors import InferdError, InternalError
 from inferd.services.calls import tenant_of
+from inferd.services.required import check_required
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -127,6 +129,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             with self._calls.place(tenant_of(context)):
                 if ours:
                     self._check(context)
+                    if isinstance(request, Message):  # else a stream of them
+                        check_required(request)
                 return await method(request, context)
         except InferdError as error:
             await abort(context, error)

@@ -116,7 +116,9 @@ def read_input(spec: tp.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> Tas
             return ChatInput(tuple(_read_message(message) for message in messages), spec.chat.tools_json)
         case "tokens":
             if not spec.tokens.token_ids:
-                raise InvalidFieldError("spec.tokens.token_ids is empty; give one at least", field="spec.tokens")
+                raise InvalidFieldError(
+                    f"{at}tokens.token_ids is empty; give one at least", field=f"{at}tokens.token_ids"
+                )
             check_size(4 * len(spec.tokens.token_ids), limit_bytes)
             return TokenInput(tuple(spec.tokens.token_ids))
         case _:

@@ -71,7 +71,7 @@ class ListBackendsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most plugins to return, 1 to 1000. Default 100."""
+    """Most plugins to return, 1 to 1000; more is taken as 1000. Default 100."""
     page_token: _builtins.str
     """`next_page_token` of the page before. Default: the first page."""
     def __init__(

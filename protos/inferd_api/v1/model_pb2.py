@@ -22,34 +22,64 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19inferd_api/v1/model.proto\x12\tinferd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xb6\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x30\n\x08settings\x18\x04 \x03(\x0b\x32\x1e.inferd.v1.Model.SettingsEntry\x12$\n\x05state\x18\x05 \x01(\x0e\x32\x15.inferd.v1.ModelState\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x06 \x01(\t\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x12&\n\tinstances\x18\x08 \x03(\x0b\x32\x13.inferd.v1.Instance\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x30\n\x08\x61\x64\x61pters\x18\x0c \x03(\x0b\x32\x1e.inferd.v1.Model.AdaptersEntry\x12\x1a\n\rmin_instances\x18\r \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rmax_instances\x18\x0e \x01(\rH\x01\x88\x01\x01\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rAdaptersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_min_instancesB\x10\n\x0e_max_instances\"\x9c\x04\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.inferd.v1.InstanceState\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x15\n\rload_fraction\x18\x07 \x01(\x02\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x04\x12\x15\n\rrunning_tasks\x18\t \x01(\r\x12\x11\n\tmax_tasks\x18\n \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x0b \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x0c \x01(\t\x12\x30\n\rload_duration\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x05\x65rror\x18\x0e \x01(\x0b\x32\x12.google.rpc.Status\x12\x10\n\x08log_path\x18\x0f \x01(\t\x12.\n\nstart_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ereserved_bytes\x18\x11 \x01(\x04\x12\x12\n\npeak_bytes\x18\x12 \x01(\x04\x12\x10\n\x08lease_id\x18\x13 \x01(\t\x12\x17\n\x0fsuspended_tasks\x18\x14 \x01(\r\x12#\n\x04need\x18\x15 \x01(\x0b\x32\x15.inferd.v1.MemoryNeed\"N\n\nMemoryNeed\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fworkspace_bytes\x18\x03 \x01(\x04*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05*\xf2\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17INSTANCE_STATE_STARTING\x10\x01\x12\x1a\n\x16INSTANCE_STATE_LOADING\x10\x02\x12\x18\n\x14INSTANCE_STATE_READY\x10\x03\x12\x1b\n\x17INSTANCE_STATE_STOPPING\x10\x04\x12\x1a\n\x16INSTANCE_STATE_STOPPED\x10\x05\x12\x19\n\x15INSTANCE_STATE_FAILED\x10\x06\x12\x1a\n\x16INSTANCE_STATE_WAITING\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19inferd_api/v1/model.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x8b\x05\n\x05Model\x12\x13\n\x04name\x18\x01 \x01(\tB\x05\xe2\x41\x02\x02\x05\x12\x14\n\x06source\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x62\x61\x63kend\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x36\n\x08settings\x18\x04 \x03(\x0b\x32\x1e.inferd.v1.Model.SettingsEntryB\x04\xe2\x41\x01\x01\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x15.inferd.v1.ModelStateB\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x62\x61\x63kend_reason\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12,\n\tinstances\x18\x08 \x03(\x0b\x32\x13.inferd.v1.InstanceB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\t \x01(\x04\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64\x65vice\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12\x36\n\x08\x61\x64\x61pters\x18\x0c \x03(\x0b\x32\x1e.inferd.v1.Model.AdaptersEntryB\x04\xe2\x41\x01\x01\x12 \n\rmin_instances\x18\r \x01(\rB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12 \n\rmax_instances\x18\x0e \x01(\rB\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rAdaptersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_min_instancesB\x10\n\x0e_max_instances\"\x9c\x04\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.inferd.v1.InstanceState\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x15\n\rload_fraction\x18\x07 \x01(\x02\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x04\x12\x15\n\rrunning_tasks\x18\t \x01(\r\x12\x11\n\tmax_tasks\x18\n \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x0b \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x0c \x01(\t\x12\x30\n\rload_duration\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x05\x65rror\x18\x0e \x01(\x0b\x32\x12.google.rpc.Status\x12\x10\n\x08log_path\x18\x0f \x01(\t\x12.\n\nstart_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ereserved_bytes\x18\x11 \x01(\x04\x12\x12\n\npeak_bytes\x18\x12 \x01(\x04\x12\x10\n\x08lease_id\x18\x13 \x01(\t\x12\x17\n\x0fsuspended_tasks\x18\x14 \x01(\r\x12#\n\x04need\x18\x15 \x01(\x0b\x32\x15.inferd.v1.MemoryNeed\"N\n\nMemoryNeed\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fworkspace_bytes\x18\x03 \x01(\x04*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05*\xf2\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17INSTANCE_STATE_STARTING\x10\x01\x12\x1a\n\x16INSTANCE_STATE_LOADING\x10\x02\x12\x18\n\x14INSTANCE_STATE_READY\x10\x03\x12\x1b\n\x17INSTANCE_STATE_STOPPING\x10\x04\x12\x1a\n\x16INSTANCE_STATE_STOPPED\x10\x05\x12\x19\n\x15INSTANCE_STATE_FAILED\x10\x06\x12\x1a\n\x16INSTANCE_STATE_WAITING\x10\x07\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\tinferd.v1P\001Z\026inferd_api/v1;inferdv1'
   _globals['_MODEL_SETTINGSENTRY']._loaded_options = None
   _globals['_MODEL_SETTINGSENTRY']._serialized_options = b'8\001'
   _globals['_MODEL_ADAPTERSENTRY']._loaded_options = None
   _globals['_MODEL_ADAPTERSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSTATE']._serialized_start=1323
-  _globals['_MODELSTATE']._serialized_end=1489
-  _globals['_INSTANCESTATE']._serialized_start=1492
-  _globals['_INSTANCESTATE']._serialized_end=1734
-  _globals['_MODEL']._serialized_start=131
-  _globals['_MODEL']._serialized_end=697
-  _globals['_MODEL_SETTINGSENTRY']._serialized_start=565
-  _globals['_MODEL_SETTINGSENTRY']._serialized_end=612
-  _globals['_MODEL_ADAPTERSENTRY']._serialized_start=614
-  _globals['_MODEL_ADAPTERSENTRY']._serialized_end=661
-  _globals['_INSTANCE']._serialized_start=700
-  _globals['_INSTANCE']._serialized_end=1240
-  _globals['_MEMORYNEED']._serialized_start=1242
-  _globals['_MEMORYNEED']._serialized_end=1320
+  _globals['_MODEL'].fields_by_name['name']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['name']._serialized_options = b'\342A\002\002\005'
+  _globals['_MODEL'].fields_by_name['source']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['source']._serialized_options = b'\342A\001\002'
+  _globals['_MODEL'].fields_by_name['backend']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['backend']._serialized_options = b'\342A\001\001'
+  _globals['_MODEL'].fields_by_name['settings']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['settings']._serialized_options = b'\342A\001\001'
+  _globals['_MODEL'].fields_by_name['state']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['state']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL'].fields_by_name['backend_reason']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['backend_reason']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL'].fields_by_name['error']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['error']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL'].fields_by_name['instances']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['instances']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL'].fields_by_name['create_time']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL'].fields_by_name['device']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['device']._serialized_options = b'\342A\001\001'
+  _globals['_MODEL'].fields_by_name['adapters']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['adapters']._serialized_options = b'\342A\001\001'
+  _globals['_MODEL'].fields_by_name['min_instances']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['min_instances']._serialized_options = b'\342A\001\001'
+  _globals['_MODEL'].fields_by_name['max_instances']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['max_instances']._serialized_options = b'\342A\001\001'
+  _globals['_MODELSTATE']._serialized_start=1441
+  _globals['_MODELSTATE']._serialized_end=1607
+  _globals['_INSTANCESTATE']._serialized_start=1610
+  _globals['_INSTANCESTATE']._serialized_end=1852
+  _globals['_MODEL']._serialized_start=164
+  _globals['_MODEL']._serialized_end=815
+  _globals['_MODEL_SETTINGSENTRY']._serialized_start=683
+  _globals['_MODEL_SETTINGSENTRY']._serialized_end=730
+  _globals['_MODEL_ADAPTERSENTRY']._serialized_start=732
+  _globals['_MODEL_ADAPTERSENTRY']._serialized_end=779
+  _globals['_INSTANCE']._serialized_start=818
+  _globals['_INSTANCE']._serialized_end=1358
+  _globals['_MEMORYNEED']._serialized_start=1360
+  _globals['_MEMORYNEED']._serialized_end=1438
 # @@protoc_insertion_point(module_scope)

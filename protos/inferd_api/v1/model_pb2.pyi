@@ -163,7 +163,7 @@ class Model(_message.Message):
     MIN_INSTANCES_FIELD_NUMBER: _builtins.int
     MAX_INSTANCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`."""
+    """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
     source: _builtins.str
     """Where its file is: `file:///…` or an absolute path. Required."""
     backend: _builtins.str

@@ -27,6 +27,10 @@ if _version_not_supported:
 
 class ModelServiceStub:
     """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+
+    `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
+    it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
+    is not known. The kernel as a whole is "", and each service has its full name.
     """
 
     def __init__(self, channel):
@@ -89,6 +93,10 @@ class ModelServiceStub:
 
 class ModelServiceServicer:
     """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+
+    `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
+    it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
+    is not known. The kernel as a whole is "", and each service has its full name.
     """
 
     def CreateModel(self, request, context):
@@ -231,6 +239,10 @@ def add_ModelServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
     """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+
+    `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
+    it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
+    is not known. The kernel as a whole is "", and each service has its full name.
     """
 
     @staticmethod

@@ -27,7 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`."""
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+
+    `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
+    it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
+    is not known. The kernel as a whole is "", and each service has its full name.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -70,7 +75,12 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`."""
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+
+    `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
+    it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
+    is not known. The kernel as a whole is "", and each service has its full name.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CreateModelRequest, _model_service_pb2.CreateModelResponse]  # type: ignore[assignment]
@@ -109,7 +119,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`."""
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+
+    `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
+    it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
+    is not known. The kernel as a whole is "", and each service has its full name.
+    """
 
     @_abc_1.abstractmethod
     def CreateModel(

@@ -22,23 +22,67 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinferd_api/v1/sampling.proto\x12\tinferd.v1\"\xa0\x06\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x17\n\nignore_eos\x18\x07 \x01(\x08H\x05\x88\x01\x01\x12\x12\n\x05min_p\x18\x08 \x01(\x02H\x06\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\n \x01(\x02H\x08\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x02H\t\x88\x01\x01\x12<\n\nlogit_bias\x18\x0c \x03(\x0b\x32(.inferd.v1.SamplingParams.LogitBiasEntry\x12\x11\n\tbad_words\x18\r \x03(\t\x12\x0e\n\x01n\x18\x0e \x01(\rH\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x0b\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\rH\x0c\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x11 \x01(\rH\r\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x12 \x03(\r\x12\x11\n\x04\x65\x63ho\x18\x13 \x01(\x08H\x0e\x88\x01\x01\x12#\n\x07grammar\x18\x14 \x01(\x0b\x32\x12.inferd.v1.Grammar\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x04\n\x02_nB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobsB\r\n\x0b_min_tokensB\x07\n\x05_echo\"n\n\x07Grammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x0e\n\x04lark\x18\x03 \x01(\tH\x00\x12#\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x11.inferd.v1.ChoiceH\x00\x42\x06\n\x04kind\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinferd_api/v1/sampling.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\"\x98\x07\n\x0eSamplingParams\x12\x1d\n\nmax_tokens\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1e\n\x0btemperature\x18\x02 \x01(\x02\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x18\n\x05top_k\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x18\n\x05top_p\x18\x04 \x01(\x02\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x17\n\x04seed\x18\x05 \x01(\x04\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\nignore_eos\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12\x18\n\x05min_p\x18\x08 \x01(\x02\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12%\n\x12repetition_penalty\x18\t \x01(\x02\x42\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x12$\n\x11\x66requency_penalty\x18\n \x01(\x02\x42\x04\xe2\x41\x01\x01H\x08\x88\x01\x01\x12#\n\x10presence_penalty\x18\x0b \x01(\x02\x42\x04\xe2\x41\x01\x01H\t\x88\x01\x01\x12\x42\n\nlogit_bias\x18\x0c \x03(\x0b\x32(.inferd.v1.SamplingParams.LogitBiasEntryB\x04\xe2\x41\x01\x01\x12\x17\n\tbad_words\x18\r \x03(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x01n\x18\x0e \x01(\rB\x04\xe2\x41\x01\x01H\n\x88\x01\x01\x12\x1b\n\x08logprobs\x18\x0f \x01(\rB\x04\xe2\x41\x01\x01H\x0b\x88\x01\x01\x12\"\n\x0fprompt_logprobs\x18\x10 \x01(\rB\x04\xe2\x41\x01\x01H\x0c\x88\x01\x01\x12\x1d\n\nmin_tokens\x18\x11 \x01(\rB\x04\xe2\x41\x01\x01H\r\x88\x01\x01\x12\x1c\n\x0estop_token_ids\x18\x12 \x03(\rB\x04\xe2\x41\x01\x01\x12\x17\n\x04\x65\x63ho\x18\x13 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x0e\x88\x01\x01\x12)\n\x07grammar\x18\x14 \x01(\x0b\x32\x12.inferd.v1.GrammarB\x04\xe2\x41\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x04\n\x02_nB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobsB\r\n\x0b_min_tokensB\x07\n\x05_echo\"n\n\x07Grammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x0e\n\x04lark\x18\x03 \x01(\tH\x00\x12#\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x11.inferd.v1.ChoiceH\x00\x42\x06\n\x04kind\"\x1d\n\x06\x43hoice\x12\x13\n\x05texts\x18\x01 \x03(\tB\x04\xe2\x41\x01\x02\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.v1.sampling_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\tinferd.v1P\001Z\026inferd_api/v1;inferdv1'
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_SAMPLINGPARAMS']._serialized_start=44
-  _globals['_SAMPLINGPARAMS']._serialized_end=844
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=582
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=630
-  _globals['_GRAMMAR']._serialized_start=846
-  _globals['_GRAMMAR']._serialized_end=956
-  _globals['_CHOICE']._serialized_start=958
-  _globals['_CHOICE']._serialized_end=981
+  _globals['_SAMPLINGPARAMS'].fields_by_name['max_tokens']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['max_tokens']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['temperature']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['temperature']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['top_k']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['top_k']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['top_p']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['top_p']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['seed']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['stop']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['stop']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['ignore_eos']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['ignore_eos']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['min_p']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['min_p']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['repetition_penalty']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['repetition_penalty']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['frequency_penalty']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['frequency_penalty']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['presence_penalty']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['presence_penalty']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['logit_bias']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['logit_bias']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['bad_words']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['bad_words']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['n']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['n']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['logprobs']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['logprobs']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['prompt_logprobs']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['prompt_logprobs']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['min_tokens']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['min_tokens']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['stop_token_ids']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['stop_token_ids']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['echo']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['echo']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['grammar']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['grammar']._serialized_options = b'\342A\001\001'
+  _globals['_CHOICE'].fields_by_name['texts']._loaded_options = None
+  _globals['_CHOICE'].fields_by_name['texts']._serialized_options = b'\342A\001\002'
+  _globals['_SAMPLINGPARAMS']._serialized_start=77
+  _globals['_SAMPLINGPARAMS']._serialized_end=997
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=735
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=783
+  _globals['_GRAMMAR']._serialized_start=999
+  _globals['_GRAMMAR']._serialized_end=1109
+  _globals['_CHOICE']._serialized_start=1111
+  _globals['_CHOICE']._serialized_end=1140
 # @@protoc_insertion_point(module_scope)

@@ -258,7 +258,7 @@ class Choice(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At least one, at most 1024."""
+        """At least one, at most 1024. Required."""
 
     def __init__(
         self,

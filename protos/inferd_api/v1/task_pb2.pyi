@@ -196,7 +196,7 @@ class ChatPrompt(_message.Message):
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
-        """The messages, oldest first. At least one."""
+        """The messages, oldest first. At least one. Required."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class TokenPrompt(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Token ids of the model's vocabulary. At least one; nothing is added to them."""
+        """Token ids of the model's vocabulary. At least one; nothing is added to them. Required."""
 
     def __init__(
         self,

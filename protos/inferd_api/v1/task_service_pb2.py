@@ -22,45 +22,75 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/task.proto\"\x99\x01\n\x0eRunTaskRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1c\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\x12\x32\n\x0foutput_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"6\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"o\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x32\n\x0foutput_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"_\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskState\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"%\n\x12SuspendTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"$\n\x11ResumeTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task2\x89\x04\n\x0bTaskService\x12\x42\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse0\x01\x12H\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse0\x01\x12@\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\x12\x46\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\x12I\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\x12L\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\x12I\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/task.proto\"\xb1\x01\n\x0eRunTaskRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\"\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"6\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"\x81\x01\n\x10WatchTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"8\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"\'\n\x0eGetTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"q\n\x10ListTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x11\x43\x61ncelTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"+\n\x12SuspendTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"*\n\x11ResumeTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task2\x89\x04\n\x0bTaskService\x12\x42\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse0\x01\x12H\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse0\x01\x12@\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\x12\x46\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\x12I\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\x12L\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\x12I\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponseB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.v1.task_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_RUNTASKREQUEST']._serialized_start=106
-  _globals['_RUNTASKREQUEST']._serialized_end=259
-  _globals['_RUNTASKRESPONSE']._serialized_start=261
-  _globals['_RUNTASKRESPONSE']._serialized_end=315
-  _globals['_WATCHTASKREQUEST']._serialized_start=317
-  _globals['_WATCHTASKREQUEST']._serialized_end=428
-  _globals['_WATCHTASKRESPONSE']._serialized_start=430
-  _globals['_WATCHTASKRESPONSE']._serialized_end=486
-  _globals['_GETTASKREQUEST']._serialized_start=488
-  _globals['_GETTASKREQUEST']._serialized_end=521
-  _globals['_GETTASKRESPONSE']._serialized_start=523
-  _globals['_GETTASKRESPONSE']._serialized_end=571
-  _globals['_LISTTASKSREQUEST']._serialized_start=573
-  _globals['_LISTTASKSREQUEST']._serialized_end=668
-  _globals['_LISTTASKSRESPONSE']._serialized_start=670
-  _globals['_LISTTASKSRESPONSE']._serialized_end=746
-  _globals['_CANCELTASKREQUEST']._serialized_start=748
-  _globals['_CANCELTASKREQUEST']._serialized_end=784
-  _globals['_CANCELTASKRESPONSE']._serialized_start=786
-  _globals['_CANCELTASKRESPONSE']._serialized_end=837
-  _globals['_SUSPENDTASKREQUEST']._serialized_start=839
-  _globals['_SUSPENDTASKREQUEST']._serialized_end=876
-  _globals['_SUSPENDTASKRESPONSE']._serialized_start=878
-  _globals['_SUSPENDTASKRESPONSE']._serialized_end=930
-  _globals['_RESUMETASKREQUEST']._serialized_start=932
-  _globals['_RESUMETASKREQUEST']._serialized_end=968
-  _globals['_RESUMETASKRESPONSE']._serialized_start=970
-  _globals['_RESUMETASKRESPONSE']._serialized_end=1021
-  _globals['_TASKSERVICE']._serialized_start=1024
-  _globals['_TASKSERVICE']._serialized_end=1545
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\tinferd.v1P\001Z\026inferd_api/v1;inferdv1'
+  _globals['_RUNTASKREQUEST'].fields_by_name['spec']._loaded_options = None
+  _globals['_RUNTASKREQUEST'].fields_by_name['spec']._serialized_options = b'\342A\001\002'
+  _globals['_RUNTASKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RUNTASKREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
+  _globals['_RUNTASKREQUEST'].fields_by_name['detach_on_disconnect']._loaded_options = None
+  _globals['_RUNTASKREQUEST'].fields_by_name['detach_on_disconnect']._serialized_options = b'\342A\001\001'
+  _globals['_RUNTASKREQUEST'].fields_by_name['output_interval']._loaded_options = None
+  _globals['_RUNTASKREQUEST'].fields_by_name['output_interval']._serialized_options = b'\342A\001\001'
+  _globals['_WATCHTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_WATCHTASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
+  _globals['_WATCHTASKREQUEST'].fields_by_name['after_sequence']._loaded_options = None
+  _globals['_WATCHTASKREQUEST'].fields_by_name['after_sequence']._serialized_options = b'\342A\001\001'
+  _globals['_WATCHTASKREQUEST'].fields_by_name['output_interval']._loaded_options = None
+  _globals['_WATCHTASKREQUEST'].fields_by_name['output_interval']._serialized_options = b'\342A\001\001'
+  _globals['_GETTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_GETTASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
+  _globals['_LISTTASKSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTTASKSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTTASKSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTTASKSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTTASKSREQUEST'].fields_by_name['states']._loaded_options = None
+  _globals['_LISTTASKSREQUEST'].fields_by_name['states']._serialized_options = b'\342A\001\001'
+  _globals['_CANCELTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_CANCELTASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
+  _globals['_SUSPENDTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_SUSPENDTASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
+  _globals['_RESUMETASKREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_RESUMETASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
+  _globals['_RUNTASKREQUEST']._serialized_start=139
+  _globals['_RUNTASKREQUEST']._serialized_end=316
+  _globals['_RUNTASKRESPONSE']._serialized_start=318
+  _globals['_RUNTASKRESPONSE']._serialized_end=372
+  _globals['_WATCHTASKREQUEST']._serialized_start=375
+  _globals['_WATCHTASKREQUEST']._serialized_end=504
+  _globals['_WATCHTASKRESPONSE']._serialized_start=506
+  _globals['_WATCHTASKRESPONSE']._serialized_end=562
+  _globals['_GETTASKREQUEST']._serialized_start=564
+  _globals['_GETTASKREQUEST']._serialized_end=603
+  _globals['_GETTASKRESPONSE']._serialized_start=605
+  _globals['_GETTASKRESPONSE']._serialized_end=653
+  _globals['_LISTTASKSREQUEST']._serialized_start=655
+  _globals['_LISTTASKSREQUEST']._serialized_end=768
+  _globals['_LISTTASKSRESPONSE']._serialized_start=770
+  _globals['_LISTTASKSRESPONSE']._serialized_end=846
+  _globals['_CANCELTASKREQUEST']._serialized_start=848
+  _globals['_CANCELTASKREQUEST']._serialized_end=890
+  _globals['_CANCELTASKRESPONSE']._serialized_start=892
+  _globals['_CANCELTASKRESPONSE']._serialized_end=943
+  _globals['_SUSPENDTASKREQUEST']._serialized_start=945
+  _globals['_SUSPENDTASKREQUEST']._serialized_end=988
+  _globals['_SUSPENDTASKRESPONSE']._serialized_start=990
+  _globals['_SUSPENDTASKRESPONSE']._serialized_end=1042
+  _globals['_RESUMETASKREQUEST']._serialized_start=1044
+  _globals['_RESUMETASKREQUEST']._serialized_end=1086
+  _globals['_RESUMETASKRESPONSE']._serialized_start=1088
+  _globals['_RESUMETASKRESPONSE']._serialized_end=1139
+  _globals['_TASKSERVICE']._serialized_start=1142
+  _globals['_TASKSERVICE']._serialized_end=1663
 # @@protoc_insertion_point(module_scope)

@@ -199,7 +199,7 @@ class ListTasksRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most tasks to return, 1 to 1000. Default 100."""
+    """Most tasks to return, 1 to 1000; more is taken as 1000. Default 100."""
     page_token: _builtins.str
     """`next_page_token` of the page before. Default: the first page."""
     @_builtins.property
