@@ -92,8 +92,9 @@ class Leases(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_ttl_s: float = Field(1.0, gt=0, description="shortest TTL")
-    max_ttl_s: float = Field(3600.0, gt=0, description="longest TTL")
+    max_ttl_s: float = Field(3600.0, gt=0, le=1e9, description="longest TTL")
     default_ttl_s: float = Field(30.0, gt=0, description="TTL of a lease that names none")
+    max_wait_s: float = Field(604_800.0, gt=0, le=1e9, description="longest `wait_timeout`: a week")
     aging_s: float = Field(60.0, gt=0, description="a waiting lease rises by a class each time it has waited so long")
     leases: int = Field(10_000, ge=1, description="leases held or waiting at once")
     retained: int = Field(1000, ge=1, description="ended leases that can still be read")

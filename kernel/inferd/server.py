@@ -162,6 +162,7 @@ def _core_limits(settings: Settings) -> CoreLimits:
             min_ttl_s=leases.min_ttl_s,
             max_ttl_s=leases.max_ttl_s,
             default_ttl_s=leases.default_ttl_s,
+            max_wait_s=leases.max_wait_s,
             aging_s=leases.aging_s,
             leases=leases.leases,
             retained=leases.retained,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import platformdirs
 import pytest
-from google import rpc
 
 from inferd.testing.kernel import KernelProcess
 
@@ -18,7 +17,7 @@ pytestmark = [
 ]
 
 SOURCE = Path(__file__).with_name("node")
-INCLUDES = (Path(__file__).parents[2] / "protos", Path(next(iter(rpc.__path__))).parents[1])
+INCLUDES = (Path(__file__).parents[2] / "protos",)
 TIMEOUT_S = 60
 
 

@@ -34,7 +34,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("top_p", {"top_p": 0}, "top_p is 0; it must be above 0 and at most 1"),
     ("top_p", {"top_p": 1.5}, "top_p is 1.5"),
     ("min_p", {"min_p": -0.5}, "min_p is -0.5; it must be from 0 to 1"),
-    ("repetition_penalty", {"repetition_penalty": 0}, "repetition_penalty is 0; it must be above 0 and at most 10"),
+    ("repetition_penalty", {"repetition_penalty": 0}, "repetition_penalty is 0; it must be from 0.01 to 10"),
+    ("repetition_penalty", {"repetition_penalty": 1e-30}, "repetition_penalty is 1e-30; it must be from 0.01 to 10"),
     ("frequency_penalty", {"frequency_penalty": 11}, "frequency_penalty is 11; it must be from -10 to 10"),
     ("presence_penalty", {"presence_penalty": -11}, "presence_penalty is -11; it must be from -10 to 10"),
     ("logit_bias", {"logit_bias": {3: 101}}, "logit_bias of token 3 is 101; it must be from -100 to 100"),
@@ -184,3 +185,9 @@ async def test_nothing_left(connection: Connection) -> None:
     assert reason_of(error)[0] == "BACKEND_FAILED"
     assert "bad words" in str(error.details())
     assert text_of(await read_all(beside)) == "la" * 25
+
+
+async def test_the_least_repetition_penalty(connection: Connection) -> None:
+    """The least that is allowed is taken as it is written, and the logits that it makes are finite."""
+    await connection.create()
+    assert await outputs(connection, repetition_penalty=0.01)

@@ -29,6 +29,7 @@ class LeaseLimits:
     min_ttl_s: float = 1.0
     max_ttl_s: float = 3600.0
     default_ttl_s: float = 30.0
+    max_wait_s: float = 604_800.0
     aging_s: float = 60.0
     leases: int = 10_000
     retained: int = 1000
@@ -125,9 +126,13 @@ class Leases:
         """Refuse what no lease may be; the TTL in seconds.
 
         Raises:
-            InvalidFieldError: The TTL is outside its bounds.
+            InvalidFieldError: The TTL or the longest wait is outside its bounds.
             LimitExceededError: There are too many leases.
         """
+        if spec.wait_s is not None and spec.wait_s > self._limits.max_wait_s:
+            most = f"{self._limits.max_wait_s:g}"
+            message = f"spec.wait_timeout is {spec.wait_s:g} s; leases.max_wait_s is {most} s, the most that it can be"
+            raise InvalidFieldError(message, field="spec.wait_timeout")
         ttl_s = self._check_ttl(self._limits.default_ttl_s if spec.ttl_s is None else spec.ttl_s, "spec.ttl")
         if self._living >= self._limits.leases:
             limit = str(self._limits.leases)

@@ -18,9 +18,8 @@ from inferd.runtime.driver import Driver, resident_bytes
 from inferd.runtime.placement import ENGINE_SETTINGS
 from inferd.services.bounds import Bound
 from inferd.services.calls import page_of
-from inferd.services.lease_values import read_seconds
 from inferd.services.model_values import write_instance
-from inferd.services.task_values import timestamp
+from inferd.services.times import read_seconds, timestamp
 from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import host_service_pb2_grpc
@@ -46,7 +45,7 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
 
     async def WatchHost(self, request: hs.WatchHostRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch the host."""
-        interval_s = read_seconds(request.interval) if request.HasField("interval") else DEFAULT_INTERVAL_S
+        interval_s = read_seconds(request.interval, "interval") if request.HasField("interval") else DEFAULT_INTERVAL_S
         if not LEAST_INTERVAL_S <= interval_s <= MOST_INTERVAL_S:
             raise InvalidFieldError(
                 f"interval is {interval_s:g} s; it must be from {LEAST_INTERVAL_S:g} s to {MOST_INTERVAL_S:g} s",

@@ -8,7 +8,8 @@ from inferd.core.resources import HOST_DEVICE
 from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
 from inferd.services.status import status_of
-from inferd.services.task_values import check_labels, duration, fingerprint, read_priority, timestamp
+from inferd.services.task_values import check_labels, fingerprint, read_priority
+from inferd.services.times import duration, read_seconds, timestamp
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import priority_pb2 as pb
@@ -27,7 +28,7 @@ def read_lease_spec(spec: lp.LeaseSpec, *, lease_id: str, tenant: Tenant, reques
         message = f"spec.claims has {len(spec.claims)} claims; it must have 1 to {MOST_CLAIMS}"
         raise InvalidFieldError(message, field="spec.claims")
     check_labels(spec.labels)
-    wait_s = read_seconds(spec.wait_timeout) if spec.HasField("wait_timeout") else None
+    wait_s = read_seconds(spec.wait_timeout, "spec.wait_timeout") if spec.HasField("wait_timeout") else None
     if wait_s is not None and (wait_s <= 0 or not spec.wait):
         why = f"is {wait_s:g} s; it must be more than 0" if spec.wait else "has a meaning with spec.wait only; set that"
         raise InvalidFieldError(f"spec.wait_timeout {why}", field="spec.wait_timeout")
@@ -35,7 +36,7 @@ def read_lease_spec(spec: lp.LeaseSpec, *, lease_id: str, tenant: Tenant, reques
         lease_id=LeaseId(lease_id),
         tenant=tenant,
         claims=tuple(_read_claim(claim, f"spec.claims[{n}]") for n, claim in enumerate(spec.claims)),
-        ttl_s=read_seconds(spec.ttl) if spec.HasField("ttl") else None,
+        ttl_s=read_seconds(spec.ttl, "spec.ttl") if spec.HasField("ttl") else None,
         priority=read_priority(spec.priority),
         wait=spec.wait,
         wait_s=wait_s,
@@ -43,11 +44,6 @@ def read_lease_spec(spec: lp.LeaseSpec, *, lease_id: str, tenant: Tenant, reques
         request_id=request_id,
         fingerprint=fingerprint(spec) if request_id else b"",
     )
-
-
-def read_seconds(span: Duration) -> float:
-    """A duration from the wire in seconds."""
-    return span.seconds + span.nanos / 1e9
 
 
 def _read_claim(claim: lp.Claim, at: str) -> Claim:

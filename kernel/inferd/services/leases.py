@@ -12,8 +12,9 @@ from inferd.errors import InferdError, InvalidFieldError
 from inferd.runtime.driver import Driver
 from inferd.services.bounds import Bound
 from inferd.services.calls import check_request_id, lease_of, page_of, tenant_of
-from inferd.services.lease_values import LIVING, read_lease_spec, read_seconds, write_lease, write_renewal
+from inferd.services.lease_values import LIVING, read_lease_spec, write_lease, write_renewal
 from inferd.services.status import status_of
+from inferd.services.times import read_seconds
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import lease_service_pb2_grpc
 
@@ -61,7 +62,7 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
                         message = f"{len(request.lease_ids)} lease_ids in one message; at most {MOST_KEPT_ALIVE}"
                         raise InvalidFieldError(message, field="lease_ids")
                     self._driver.machine.check_open()
-                    ttl_s = read_seconds(request.ttl) if request.HasField("ttl") else None
+                    ttl_s = read_seconds(request.ttl, "ttl") if request.HasField("ttl") else None
                     renewals = [self._renew(LeaseId(lease_id), tenant, ttl_s) for lease_id in request.lease_ids]
                     await context.write(ls.KeepAliveLeasesResponse(renewals=renewals))
 

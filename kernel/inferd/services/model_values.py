@@ -6,7 +6,7 @@ from inferd.core.resources import MemoryNeed
 from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
 from inferd.services.status import status_of
-from inferd.services.task_values import duration, timestamp
+from inferd.services.times import duration, timestamp
 from inferd_api.v1 import model_pb2 as pb
 from inferd_api.v1 import model_service_pb2 as ms
 

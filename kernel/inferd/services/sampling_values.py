@@ -10,7 +10,7 @@ MOST_STOPS = 16
 MOST_BAD_WORDS = 64
 MOST_TEXT = 256  # characters of a stop string or a bad word
 MOST_TEMPERATURE = 100.0
-MOST_REPETITION = 10.0
+LEAST_REPETITION, MOST_REPETITION = 0.01, 10.0  # what it divides must stay a finite number of 32 bits
 MOST_PENALTY = 10.0
 MOST_BIAS = 100.0
 MOST_BIASES = 1024
@@ -38,7 +38,7 @@ def read_sampling(s: pb.SamplingParams, *, drawn_seed: int) -> Sampling:
         stop=_read_texts(s.stop, "stop", "stop string", most=MOST_STOPS),
         ignore_eos=s.ignore_eos,
         min_p=_read_number(s, "min_p", 0, 1, default=0),
-        repetition_penalty=_read_positive(s, "repetition_penalty", MOST_REPETITION),
+        repetition_penalty=_read_number(s, "repetition_penalty", LEAST_REPETITION, MOST_REPETITION, default=1),
         frequency_penalty=_read_number(s, "frequency_penalty", -MOST_PENALTY, MOST_PENALTY, default=0),
         presence_penalty=_read_number(s, "presence_penalty", -MOST_PENALTY, MOST_PENALTY, default=0),
         logit_bias=_read_bias(s),
@@ -68,7 +68,7 @@ def _check_lengths(s: pb.SamplingParams, max_tokens: int | None) -> None:
 
 def _read_number(s: pb.SamplingParams, name: str, least: float, most: float, *, default: float) -> float:
     value: float = getattr(s, name) if s.HasField(name) else default  # type: ignore[arg-type]
-    if not least <= value <= most:  # NaN is neither
+    if not least <= round(value, 7) <= most:  # NaN is neither; 0.01 comes as the nearest number of 32 bits
         raise _refuse(name, f"{name} is {value:g}; it must be from {least:g} to {most:g}")
     return value
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -16,6 +15,7 @@ from grpc_status import rpc_status
 from inferd.errors import InferdError, InternalError
 from inferd.services.calls import tenant_of
 from inferd.services.required import check_required
+from inferd.services.times import duration
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,9 +46,7 @@ def status_of(error: InferdError) -> status_pb2.Status:
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:
-        delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        details.append(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_after_s)))
     if error.code == "RESOURCE_EXHAUSTED":
         quota = error_details_pb2.QuotaFailure.Violation(subject=error.reason, description=description)
         details.append(error_details_pb2.QuotaFailure(violations=[quota]))

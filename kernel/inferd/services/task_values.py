@@ -4,9 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as WireMessage
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from inferd.core import task_events as te
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
@@ -28,6 +26,7 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.streams import Numbered, TaskStream
 from inferd.services.sampling_values import read_sampling
 from inferd.services.status import status_of
+from inferd.services.times import duration, timestamp
 from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import task_pb2 as tp
 
@@ -259,21 +258,3 @@ def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:
         priority=pp.Priority.ValueType(task.spec.priority.value),
         lease_id=task.spec.lease_id,
     )
-
-
-def duration(seconds: float | None) -> Duration | None:
-    """Seconds for the wire."""
-    if seconds is None:
-        return None
-    value = Duration()
-    value.FromNanoseconds(int(seconds * 1e9))
-    return value
-
-
-def timestamp(clock: Clock, instant: float | None) -> Timestamp | None:
-    """An instant of the kernel's clock for the wire."""
-    if instant is None:
-        return None
-    value = Timestamp()
-    value.FromNanoseconds(int(clock.wall(instant) * 1e9))
-    return value

@@ -13,9 +13,9 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.streams import TaskStream
 from inferd.services.bounds import Bound
 from inferd.services.calls import check_request_id, deadline_of, lease_of, page_of, tenant_of
-from inferd.services.lease_values import read_seconds
 from inferd.services.status import abort
 from inferd.services.task_values import read_spec, write_event, write_task
+from inferd.services.times import read_seconds
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import task_service_pb2_grpc
@@ -122,7 +122,7 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
 
 
 def _read_interval(span: Duration) -> float:
-    interval_s = read_seconds(span)
+    interval_s = read_seconds(span, "output_interval")
     if not 0 <= interval_s <= MOST_INTERVAL_S:
         message = f"output_interval is {interval_s} s; it must be from 0 to {MOST_INTERVAL_S:g} s"
         raise InvalidFieldError(message, field="output_interval")

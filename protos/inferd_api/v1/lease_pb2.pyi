@@ -227,7 +227,9 @@ class LeaseSpec(_message.Message):
 
     @_builtins.property
     def wait_timeout(self) -> _duration_pb2.Duration:
-        """Longest wait; then the lease is REFUSED. Default: as long as it is kept alive."""
+        """Longest wait; then the lease is REFUSED. Above 0, to `leases.max_wait_s` of the configuration (a week); outside is
+        INVALID_FIELD. Default: as long as it is kept alive.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

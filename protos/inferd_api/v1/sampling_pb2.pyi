@@ -80,7 +80,7 @@ class SamplingParams(_message.Message):
     """Keep tokens at least this likely, relative to the likeliest one. Range [0, 1]. Default 0: keeps all."""
     repetition_penalty: _builtins.float
     """Divides the positive and multiplies the negative logits of tokens that the prompt or the output holds.
-    Range (0, 10]. Default 1: none. Source: CTRL, https://arxiv.org/abs/1909.05858.
+    Range [0.01, 10]. Default 1: none. Source: CTRL, https://arxiv.org/abs/1909.05858.
     """
     frequency_penalty: _builtins.float
     """Is taken from a token's logit once for each time that the output holds it. Range [-10, 10]. Default 0."""

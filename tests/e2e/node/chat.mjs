@@ -1,5 +1,5 @@
 // Streams the answer to one message: node chat.mjs ADDRESS MODEL MESSAGE INCLUDE...
-// Each INCLUDE is a folder of proto files: that of inferd_api, and one with google/rpc/status.proto.
+// Each INCLUDE is a folder of proto files: the folder protos has all that is needed.
 
 import grpc from "@grpc/grpc-js";
 import protoLoader from "@grpc/proto-loader";

@@ -1,0 +1,46 @@
+"""Durations and timestamps between the wire and the kernel's seconds; see google/protobuf/duration.proto."""
+
+import math
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from inferd.errors import InvalidFieldError
+from inferd.runtime.clock import Clock
+
+MOST_SECONDS = 315_576_000_000  # of a duration, to either side: ten thousand years
+NANOS = 1_000_000_000
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999: no timestamp is outside
+
+
+def read_seconds(span: Duration, field: str) -> float:
+    """A duration from the wire in seconds; `field` is its path in the request.
+
+    Raises:
+        InvalidFieldError: It is none: out of range, or its nanos have the other sign.
+    """
+    seconds, nanos = span.seconds, span.nanos
+    if abs(seconds) > MOST_SECONDS:
+        raise InvalidFieldError(f"{field}.seconds is {seconds}; a duration has at most {MOST_SECONDS}", field=field)
+    if abs(nanos) >= NANOS or seconds * nanos < 0:
+        message = f"{field}.nanos is {nanos} beside {seconds} seconds; it must be below {NANOS} and of the same sign"
+        raise InvalidFieldError(message, field=field)
+    return seconds + nanos / NANOS
+
+
+def duration(seconds: float | None) -> Duration | None:
+    """Seconds for the wire; what it cannot say becomes the nearest that it can."""
+    if seconds is None or math.isnan(seconds):
+        return None
+    value = Duration()
+    value.FromNanoseconds(int(min(max(seconds, -MOST_SECONDS), MOST_SECONDS) * NANOS))
+    return value
+
+
+def timestamp(clock: Clock, instant: float | None) -> Timestamp | None:
+    """An instant of the kernel's clock for the wire; what it cannot say becomes the nearest that it can."""
+    if instant is None or math.isnan(instant):
+        return None
+    value = Timestamp()
+    value.FromNanoseconds(int(min(max(clock.wall(instant), FIRST_SECOND), LAST_SECOND) * NANOS))
+    return value
