@@ -29,7 +29,7 @@ from inferd_api.v1 import priority_pb2 as inferd__api_dot_v1_dot_priority__pb2
 from inferd_api.v1 import sampling_pb2 as inferd__api_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18inferd_api/v1/task.proto\x12\tinferd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x1cinferd_api/v1/sampling.proto\"i\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"J\n\nChatPrompt\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.inferd.v1.ChatMessage\x12\x12\n\ntools_json\x18\x02 \x01(\t\" \n\x0bTokenPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\xa5\x03\n\x08TaskSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x12(\n\x06tokens\x18\x04 \x01(\x0b\x32\x16.inferd.v1.TokenPromptH\x00\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.inferd.v1.SamplingParams\x12/\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.inferd.v1.TaskSpec.LabelsEntry\x12\x19\n\x0cprefix_cache\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\x08 \x01(\t\x12-\n\tembedding\x18\t \x01(\x0b\x32\x1a.inferd.v1.EmbeddingParams\x12%\n\x08priority\x18\n \x01(\x0e\x32\x13.inferd.v1.Priority\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\x0f\n\r_prefix_cache\"\\\n\x0f\x45mbeddingParams\x12#\n\x07pooling\x18\x01 \x01(\x0e\x32\x12.inferd.v1.Pooling\x12\x16\n\tnormalize\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_normalize\"\xe6\x03\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.inferd.v1.TaskState\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x15\n\rlast_sequence\x18\x07 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08\x66inished\x18\x0b \x01(\x0b\x32\x13.inferd.v1.Finished\x12+\n\x06labels\x18\x0c \x03(\x0b\x32\x1b.inferd.v1.Task.LabelsEntry\x12%\n\x08priority\x18\r \x01(\x0e\x32\x13.inferd.v1.Priority\x12\x10\n\x08lease_id\x18\x0e \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x02\n\tTaskEvent\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12#\n\x06queued\x18\x03 \x01(\x0b\x32\x11.inferd.v1.QueuedH\x00\x12%\n\x07started\x18\x04 \x01(\x0b\x32\x12.inferd.v1.StartedH\x00\x12\'\n\x08progress\x18\x05 \x01(\x0b\x32\x13.inferd.v1.ProgressH\x00\x12#\n\x06output\x18\x06 \x01(\x0b\x32\x11.inferd.v1.OutputH\x00\x12\'\n\x08\x66inished\x18\x07 \x01(\x0b\x32\x13.inferd.v1.FinishedH\x00\x12)\n\tsuspended\x18\x08 \x01(\x0b\x32\x14.inferd.v1.SuspendedH\x00\x12%\n\x07resumed\x18\t \x01(\x0b\x32\x12.inferd.v1.ResumedH\x00\x42\x06\n\x04kind\"B\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12&\n\x03\x65ta\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"/\n\x07Started\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x1e\n\tSuspended\x12\x11\n\tby_client\x18\x01 \x01(\x08\"\x1e\n\x07Resumed\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"=\n\x08Progress\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.inferd.v1.Phase\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"\xf1\x01\n\x06Output\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06sample\x18\x03 \x01(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.inferd.v1.TokenLogprobs\x12\x31\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32\x18.inferd.v1.TokenLogprobs\x12.\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.inferd.v1.FinishReason\x12\'\n\tembedding\x18\x07 \x01(\x0b\x32\x14.inferd.v1.Embedding\"X\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.inferd.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xc1\x01\n\x08\x46inished\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.inferd.v1.TaskState\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.inferd.v1.FinishReason\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.inferd.v1.Usage\x12#\n\x07receipt\x18\x05 \x01(\x0b\x32\x12.inferd.v1.Receipt\"}\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\r\"\xe4\x01\n\x07Receipt\x12\x31\n\x0equeue_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14\x66irst_token_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0crun_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x1b\n\x13worker_memory_bytes\x18\x06 \x01(\x04*\xd3\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x18\n\x14TASK_STATE_SUCCEEDED\x10\x03\x12\x15\n\x11TASK_STATE_FAILED\x10\x04\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x05\x12\x16\n\x12TASK_STATE_EXPIRED\x10\x06\x12\x18\n\x14TASK_STATE_SUSPENDED\x10\x07*\x89\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03*A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_LOAD\x10\x01\x12\x11\n\rPHASE_PREFILL\x10\x02*F\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_LAST\x10\x01\x12\x10\n\x0cPOOLING_MEAN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18inferd_api/v1/task.proto\x12\tinferd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x1cinferd_api/v1/sampling.proto\"i\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"J\n\nChatPrompt\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.inferd.v1.ChatMessage\x12\x12\n\ntools_json\x18\x02 \x01(\t\" \n\x0bTokenPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\xa5\x03\n\x08TaskSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x12(\n\x06tokens\x18\x04 \x01(\x0b\x32\x16.inferd.v1.TokenPromptH\x00\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.inferd.v1.SamplingParams\x12/\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.inferd.v1.TaskSpec.LabelsEntry\x12\x19\n\x0cprefix_cache\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\x08 \x01(\t\x12-\n\tembedding\x18\t \x01(\x0b\x32\x1a.inferd.v1.EmbeddingParams\x12%\n\x08priority\x18\n \x01(\x0e\x32\x13.inferd.v1.Priority\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\x0f\n\r_prefix_cache\"\\\n\x0f\x45mbeddingParams\x12#\n\x07pooling\x18\x01 \x01(\x0e\x32\x12.inferd.v1.Pooling\x12\x16\n\tnormalize\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_normalize\"\x97\x04\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.inferd.v1.TaskState\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x15\n\rlast_sequence\x18\x07 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08\x66inished\x18\x0b \x01(\x0b\x32\x13.inferd.v1.Finished\x12+\n\x06labels\x18\x0c \x03(\x0b\x32\x1b.inferd.v1.Task.LabelsEntry\x12%\n\x08priority\x18\r \x01(\x0e\x32\x13.inferd.v1.Priority\x12\x10\n\x08lease_id\x18\x0e \x01(\t\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x02\n\tTaskEvent\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12#\n\x06queued\x18\x03 \x01(\x0b\x32\x11.inferd.v1.QueuedH\x00\x12%\n\x07started\x18\x04 \x01(\x0b\x32\x12.inferd.v1.StartedH\x00\x12\'\n\x08progress\x18\x05 \x01(\x0b\x32\x13.inferd.v1.ProgressH\x00\x12#\n\x06output\x18\x06 \x01(\x0b\x32\x11.inferd.v1.OutputH\x00\x12\'\n\x08\x66inished\x18\x07 \x01(\x0b\x32\x13.inferd.v1.FinishedH\x00\x12)\n\tsuspended\x18\x08 \x01(\x0b\x32\x14.inferd.v1.SuspendedH\x00\x12%\n\x07resumed\x18\t \x01(\x0b\x32\x12.inferd.v1.ResumedH\x00\x42\x06\n\x04kind\"B\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12&\n\x03\x65ta\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"/\n\x07Started\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x1e\n\tSuspended\x12\x11\n\tby_client\x18\x01 \x01(\x08\"\x1e\n\x07Resumed\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"=\n\x08Progress\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.inferd.v1.Phase\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"\xf1\x01\n\x06Output\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06sample\x18\x03 \x01(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.inferd.v1.TokenLogprobs\x12\x31\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32\x18.inferd.v1.TokenLogprobs\x12.\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.inferd.v1.FinishReason\x12\'\n\tembedding\x18\x07 \x01(\x0b\x32\x14.inferd.v1.Embedding\"X\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.inferd.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xc1\x01\n\x08\x46inished\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.inferd.v1.TaskState\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.inferd.v1.FinishReason\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.inferd.v1.Usage\x12#\n\x07receipt\x18\x05 \x01(\x0b\x32\x12.inferd.v1.Receipt\"}\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\r\"\xe4\x01\n\x07Receipt\x12\x31\n\x0equeue_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14\x66irst_token_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0crun_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x1b\n\x13worker_memory_bytes\x18\x06 \x01(\x04*\xd3\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x18\n\x14TASK_STATE_SUCCEEDED\x10\x03\x12\x15\n\x11TASK_STATE_FAILED\x10\x04\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x05\x12\x16\n\x12TASK_STATE_EXPIRED\x10\x06\x12\x18\n\x14TASK_STATE_SUSPENDED\x10\x07*\x89\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03*A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_LOAD\x10\x01\x12\x11\n\rPHASE_PREFILL\x10\x02*F\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_LAST\x10\x01\x12\x10\n\x0cPOOLING_MEAN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,14 +40,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKSPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TASK_LABELSENTRY']._loaded_options = None
   _globals['_TASK_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_TASKSTATE']._serialized_start=2960
-  _globals['_TASKSTATE']._serialized_end=3171
-  _globals['_FINISHREASON']._serialized_start=3174
-  _globals['_FINISHREASON']._serialized_end=3311
-  _globals['_PHASE']._serialized_start=3313
-  _globals['_PHASE']._serialized_end=3378
-  _globals['_POOLING']._serialized_start=3380
-  _globals['_POOLING']._serialized_end=3450
+  _globals['_TASKSTATE']._serialized_start=3009
+  _globals['_TASKSTATE']._serialized_end=3220
+  _globals['_FINISHREASON']._serialized_start=3223
+  _globals['_FINISHREASON']._serialized_end=3360
+  _globals['_PHASE']._serialized_start=3362
+  _globals['_PHASE']._serialized_end=3427
+  _globals['_POOLING']._serialized_start=3429
+  _globals['_POOLING']._serialized_end=3499
   _globals['_CHATMESSAGE']._serialized_start=189
   _globals['_CHATMESSAGE']._serialized_end=294
   _globals['_CHATPROMPT']._serialized_start=296
@@ -61,33 +61,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDINGPARAMS']._serialized_start=830
   _globals['_EMBEDDINGPARAMS']._serialized_end=922
   _globals['_TASK']._serialized_start=925
-  _globals['_TASK']._serialized_end=1411
+  _globals['_TASK']._serialized_end=1460
   _globals['_TASK_LABELSENTRY']._serialized_start=757
   _globals['_TASK_LABELSENTRY']._serialized_end=802
-  _globals['_TASKEVENT']._serialized_start=1414
-  _globals['_TASKEVENT']._serialized_end=1745
-  _globals['_QUEUED']._serialized_start=1747
-  _globals['_QUEUED']._serialized_end=1813
-  _globals['_STARTED']._serialized_start=1815
-  _globals['_STARTED']._serialized_end=1862
-  _globals['_SUSPENDED']._serialized_start=1864
-  _globals['_SUSPENDED']._serialized_end=1894
-  _globals['_RESUMED']._serialized_start=1896
-  _globals['_RESUMED']._serialized_end=1926
-  _globals['_PROGRESS']._serialized_start=1928
-  _globals['_PROGRESS']._serialized_end=1989
-  _globals['_OUTPUT']._serialized_start=1992
-  _globals['_OUTPUT']._serialized_end=2233
-  _globals['_TOKENLOGPROBS']._serialized_start=2235
-  _globals['_TOKENLOGPROBS']._serialized_end=2323
-  _globals['_TOKENLOGPROB']._serialized_start=2325
-  _globals['_TOKENLOGPROB']._serialized_end=2374
-  _globals['_EMBEDDING']._serialized_start=2376
-  _globals['_EMBEDDING']._serialized_end=2403
-  _globals['_FINISHED']._serialized_start=2406
-  _globals['_FINISHED']._serialized_end=2599
-  _globals['_USAGE']._serialized_start=2601
-  _globals['_USAGE']._serialized_end=2726
-  _globals['_RECEIPT']._serialized_start=2729
-  _globals['_RECEIPT']._serialized_end=2957
+  _globals['_TASKEVENT']._serialized_start=1463
+  _globals['_TASKEVENT']._serialized_end=1794
+  _globals['_QUEUED']._serialized_start=1796
+  _globals['_QUEUED']._serialized_end=1862
+  _globals['_STARTED']._serialized_start=1864
+  _globals['_STARTED']._serialized_end=1911
+  _globals['_SUSPENDED']._serialized_start=1913
+  _globals['_SUSPENDED']._serialized_end=1943
+  _globals['_RESUMED']._serialized_start=1945
+  _globals['_RESUMED']._serialized_end=1975
+  _globals['_PROGRESS']._serialized_start=1977
+  _globals['_PROGRESS']._serialized_end=2038
+  _globals['_OUTPUT']._serialized_start=2041
+  _globals['_OUTPUT']._serialized_end=2282
+  _globals['_TOKENLOGPROBS']._serialized_start=2284
+  _globals['_TOKENLOGPROBS']._serialized_end=2372
+  _globals['_TOKENLOGPROB']._serialized_start=2374
+  _globals['_TOKENLOGPROB']._serialized_end=2423
+  _globals['_EMBEDDING']._serialized_start=2425
+  _globals['_EMBEDDING']._serialized_end=2452
+  _globals['_FINISHED']._serialized_start=2455
+  _globals['_FINISHED']._serialized_end=2648
+  _globals['_USAGE']._serialized_start=2650
+  _globals['_USAGE']._serialized_end=2775
+  _globals['_RECEIPT']._serialized_start=2778
+  _globals['_RECEIPT']._serialized_end=3006
 # @@protoc_insertion_point(module_scope)
