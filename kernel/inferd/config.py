@@ -26,6 +26,15 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     queued_tasks: int = Field(1000, ge=1, description="tasks that wait, over all models")
+    queued_high: int = Field(100, ge=0, description="tasks of class HIGH that wait beyond `queued_tasks`")
+    suspended_tasks: int = Field(1000, ge=1, description="tasks that their clients have suspended")
+    detached_tasks: int = Field(1000, ge=1, description="tasks that outlive the calls of their clients")
+    detached_s: float = Field(
+        86_400.0, gt=0, description="when a detached task expires that has no deadline, in seconds from its detaching"
+    )
+    input_bytes: int = Field(
+        256 << 20, ge=4096, description="inputs of all tasks that have not ended, in bytes of memory"
+    )
     retained_tasks: int = Field(1000, ge=1, description="ended tasks that can still be read")
     retention_s: float = Field(600.0, ge=0, description="how long an ended task can be read, in seconds")
     stream_bytes: int = Field(4 << 20, ge=4096, description="events held for one task, in bytes; then the oldest go")
@@ -33,6 +42,11 @@ class Limits(BaseModel):
     message_bytes: int = Field(4 << 20, ge=1024, description="largest message accepted, in bytes")
     metadata_bytes: int = Field(16 << 10, ge=1024, description="largest metadata accepted, in bytes")
     prompt_bytes: int = Field(1 << 20, ge=1, description="largest prompt accepted, in bytes of UTF-8")
+    request_bytes: int = Field(
+        256 << 20,
+        ge=4096,
+        description="requests of all open RunTask calls, in bytes as they came and as they were read",
+    )
     max_output_tokens: int = Field(8192, ge=1, description="most output tokens of one task")
     concurrent_streams: int = Field(2000, ge=1, description="calls open at once on one connection; clients hold more")
     calls: int = Field(10_000, ge=1, description="calls open at once over all connections; more are refused")
@@ -113,6 +127,12 @@ class Scheduler(BaseModel):
     weights: dict[str, Annotated[float, Field(ge=0.001)]] = Field(
         {}, description="share of a tenant in what is served; default: 1 for each"
     )
+    tenant_share: float = Field(
+        4.0,
+        gt=0,
+        description="a tenant may have so many times what is still free of the queue, of suspended and detached tasks, "
+        "and of `limits.input_bytes`",
+    )
     tenant_queued: int = Field(1000, ge=1, description="waiting tasks of one tenant")
     tenant_running: int = Field(1000, ge=1, description="running tasks of one tenant on one model")
     tenant_streams: int = Field(1000, ge=1, description="open RunTask and WatchTask streams of one tenant")
@@ -122,7 +142,14 @@ class Scheduler(BaseModel):
     headroom: float = Field(
         0.0625, ge=0, lt=1, description="part of a model's places that tenants beyond their share leave to the others"
     )
-    preempt: bool = Field(True, description="whether a task of class HIGH takes the place of a running one of a lower")
+    preempt: bool = Field(
+        True, description="whether tasks take the places of running ones of lower classes: HIGH at once, NORMAL in time"
+    )
+    low_yields_s: float = Field(
+        2.0,
+        ge=0,
+        description="after so long a waiting task of class NORMAL takes the place of a running one of class LOW",
+    )
 
 
 class Elastic(BaseModel):

@@ -29,7 +29,7 @@ from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.library import Library
 from inferd.runtime.placement import place
 from inferd.runtime.worker_process import WorkerTimes
-from inferd.services.bounds import Calls
+from inferd.services.bounds import ByteBound, Calls
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
 from inferd.services.leases import Leases
@@ -149,12 +149,19 @@ def _core_limits(settings: Settings) -> CoreLimits:
     return CoreLimits(
         tasks=TaskLimits(
             queued_tasks=limits.queued_tasks,
+            queued_high=limits.queued_high,
+            suspended_tasks=limits.suspended_tasks,
+            detached_tasks=limits.detached_tasks,
+            detached_s=limits.detached_s,
+            input_bytes=limits.input_bytes,
+            tenant_share=scheduler.tenant_share,
             retained_tasks=limits.retained_tasks,
             retention_s=limits.retention_s,
             tenant_queued=scheduler.tenant_queued,
             model_queued=scheduler.model_queued,
             model_running=scheduler.model_running,
             preempt=scheduler.preempt,
+            low_yields_s=scheduler.low_yields_s,
             headroom=scheduler.headroom,
             policy=policy,
         ),
@@ -249,7 +256,13 @@ def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ..
     calls = Calls(calls_limit=limits.calls, tenant_calls_limit=settings.scheduler.tenant_calls)
     server = grpc.aio.server(interceptors=(ErrorInterceptor(calls, leases.check),), options=channel_options(limits))
     models = Models(driver, reports, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes)
-    tasks = Tasks(driver, prompt_limit_bytes=limits.prompt_bytes, tenant_streams=settings.scheduler.tenant_streams)
+    scheduler = settings.scheduler
+    tasks = Tasks(
+        driver,
+        prompt_limit_bytes=limits.prompt_bytes,
+        tenant_streams=scheduler.tenant_streams,
+        requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
+    )
     add_TaskServiceServicer_to_server(tasks, server)
     add_LeaseServiceServicer_to_server(leases, server)
     add_ModelServiceServicer_to_server(models, server)

@@ -140,6 +140,28 @@ async def test_a_detached_task_survives_its_stream(connection: Connection) -> No
     assert len(text_of(events)) == 200
 
 
+async def test_a_detached_task_expires(connection: Connection) -> None:
+    """Its expiry is told: by default, also where a second call detaches it, or its deadline; of others only that."""
+    await connection.create(step_s=0.01)
+    plain = connection.endless(request_id="one")
+    task_id = (await read_until(plain, "started"))[0].task_id
+    assert not (await connection.tasks.GetTask(ts.GetTaskRequest(task_id=task_id))).task.HasField("expire_time")
+    again = connection.endless(request_id="one", detach_on_disconnect=True)
+    await read_until(again, "started")
+    timed = connection.endless(detach_on_disconnect=True, timeout=600)
+    timed_id = (await read_until(timed, "started"))[0].task_id
+    for each, expected_s in ((task_id, 86_400), (timed_id, 600)):
+        task = (await connection.tasks.GetTask(ts.GetTaskRequest(task_id=each))).task
+        lasts_s = task.expire_time.ToSeconds() - task.create_time.ToSeconds()
+        assert expected_s - 30 < lasts_s < expected_s + 30
+    for call in (plain, again, timed):
+        call.cancel()
+    for each in (task_id, timed_id):
+        assert (
+            await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=each))
+        ).task.state == tp.TASK_STATE_CANCELLED
+
+
 async def test_an_unknown_model_is_not_found_with_a_suggestion(connection: Connection) -> None:
     """A misspelt model is NOT_FOUND before any event, and the error names the nearest one."""
     await connection.create()

@@ -47,6 +47,7 @@ class Clients:
             input=TextInput("x" * rng.randint(0, 200)),
             sampling=Sampling(max_tokens=rng.choice([None, 10, 50])),
             deadline=world.now + rng.uniform(-0.1, 4.0) if rng.random() < 0.2 else None,
+            detached=rng.random() < 0.1,
             priority=rng.choices([Priority.LOW, Priority.NORMAL, Priority.HIGH], [3, 5, 2])[0],
             lease_id=lease_id,
             request_id=f"r{rng.randrange(50)}" if rng.random() < 0.05 else "",
@@ -59,6 +60,8 @@ class Clients:
             world.later(1.0, lambda: world.tell(events.CancelTask(spec.task_id, tenant)))
         elif roll < 0.14:
             world.later(1.0, lambda: world.tell(events.SuspendTask(spec.task_id, tenant)))
+        elif roll < 0.18:
+            world.later(1.0, lambda: world.tell(events.DetachTask(spec.task_id, tenant)))
 
     def told(self, command: commands.Command) -> None:
         """A task was suspended: its client resumes it some time."""

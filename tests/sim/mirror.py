@@ -6,6 +6,7 @@ from rules import BrokenRuleError, Rule
 from task_book import Place, TaskBook, Waiting
 
 from inferd.core import commands, events
+from inferd.core.census import NOTHING
 from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId
 from inferd.core.lease import LeaseState
 from inferd.core.machine import CoreLimits, KernelMachine
@@ -40,11 +41,13 @@ class Mirror:
             case events.CreateModel():
                 self.tasks.models.setdefault(event.spec.name, Waiting(event.spec))
             case events.SubmitTask():
-                self.tasks.submitted(event.spec)
+                self.tasks.submitted(event.spec, now)
                 if event.spec.lease_id:
                     self.leases.known[event.spec.lease_id].tasks[event.spec.task_id] = None
             case events.ResumeTask():
-                self.tasks.resumed(event.task_id)
+                self.tasks.resumed(event.task_id, now)
+            case events.DetachTask():
+                self.tasks.detached(event.task_id, now)
             case events.CreateLease():
                 self.leases.created(self.machine.leases.known[event.spec.lease_id], now)
             case events.KeepAlive():
@@ -76,7 +79,7 @@ class Mirror:
             case commands.ContinueTask():
                 self.tasks.continued(command, now)
             case commands.PauseTask():
-                self.tasks.paused(command)
+                self.tasks.paused(command, now)
             case commands.DropTask():
                 self.tasks.dropped(command)
             case commands.TellFinished():
@@ -123,7 +126,7 @@ class Mirror:
             self.leases.touched[f"memory {device_id}"] = self.leases.touched[f"cores {device_id}"] = None
         self.leases.check(now, self.machine.next_alarm())
         self.devices.check(self.machine.broker)
-        self.tasks.check()
+        self.tasks.check(now)
 
     def check_plan(self, plan: LoadPlan, place: Place, done: tuple[commands.Command, ...]) -> None:
         """A load that is first in its line does what the plan just before it said."""
@@ -159,7 +162,7 @@ class Mirror:
             if any(taken) or account.idle or account.idle_bytes:
                 raise BrokenRuleError(Rule.GIVEN_BACK, f"{taken} of {device_id} is still held")
         census = self.machine.tasks.census
-        if census.queued or census.running or census.loads:
+        if census.queued or census.running or census.loads or census.all != NOTHING:
             raise BrokenRuleError(Rule.GIVEN_BACK, f"{census.queued} waiting and {census.running} running are counted")
 
     # Commands.

@@ -9,6 +9,8 @@ class Rule(Enum):
     ONE_END = "an accepted task gets exactly one terminal event, and no event after it"
     DISPATCH = "nothing is dispatched that has expired, was cancelled or is suspended"
     ATTEMPT = "nothing runs twice at a time, or twice under one attempt"
+    EXPIRY = "a task with a deadline, and every detached one, ends at the first event at or after its time"
+    YIELD = "a class NORMAL waits no longer than `low_yields_s` while one of class LOW runs that had not its turn"
     PLACES = "an instance has no more tasks than places, and no more kept for leases than there is"
     KEPT = "what an instance keeps for a lease is not given to others"
     IDLE = "no place, memory or core stays free while one waits that may have it"
@@ -25,7 +27,7 @@ class Rule(Enum):
     FENCING = "fencing tokens rise, and go with whatever a lease gives"
     BOOKS = "the broker's accounts are those that follow from what was given"
     PLAN = "what a plan says of a load is what the load then does"
-    BOUND = "no more waits or is retained than may"
+    BOUND = "no more waits, is suspended, detached or retained than may, and nobody has more than its share of it"
     REFUSAL = "every refusal has a reason of the wire API"
     GIVEN_BACK = "when all has ended, everything is free again"
 

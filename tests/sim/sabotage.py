@@ -7,21 +7,26 @@ from typing import Any
 import pytest
 from rules import Rule
 
-from inferd.core import admission, capacity, commands, events
+from inferd.core import admission, capacity, commands, events, tasks
+from inferd.core.bounds import TaskBounds
 from inferd.core.broker import Account, Broker
 from inferd.core.capacity import Capacity
+from inferd.core.census import Census, Holding
 from inferd.core.elastic import Elastic
 from inferd.core.fleet import Fleet
 from inferd.core.ids import DeviceId, LeaseId, ModelName
 from inferd.core.lease import Lease, LeaseChange, LeaseState
 from inferd.core.leases import Leases
 from inferd.core.lifecycle import terminal
+from inferd.core.line import TaskLimits
 from inferd.core.machine import KernelMachine
 from inferd.core.model import Instance, InstanceState, Model
 from inferd.core.plan import LoadPlan
+from inferd.core.priority import Priority
 from inferd.core.queue import FairQueue
 from inferd.core.resources import MemoryNeed
-from inferd.core.task import TASK_TABLE, Outcome
+from inferd.core.task import TASK_TABLE, Outcome, Task
+from inferd.core.tasks import Tasks
 from inferd.errors import InferdError
 
 Patch = pytest.MonkeyPatch
@@ -205,6 +210,37 @@ def refuse_oddly(patch: Patch) -> None:
     patch.setattr(admission, "find_model", odd)
 
 
+def never_expire(patch: Patch) -> None:
+    def careless(self: Tasks, task: Task, _: float) -> None:
+        task.detached = True
+        self.census.take(task, Holding(detached=1))
+
+    patch.setattr(Tasks, "_detach", careless)
+
+
+def low_stays(patch: Patch) -> None:
+    take = Tasks._take_place
+
+    def polite(self: Tasks, instances: list[Instance], task: Task, below: int, now: float) -> bool:
+        return task.spec.priority is Priority.HIGH and take(self, instances, task, below, now)
+
+    patch.setattr(Tasks, "_take_place", polite)
+
+
+def forget_bounds(**changes: float) -> Callable[[Patch], None]:
+    """Have other bounds of tasks than those that were set."""
+
+    def apply(patch: Patch) -> None:
+        init = TaskBounds.__init__
+
+        def generous(self: TaskBounds, limits: TaskLimits, census: Census) -> None:
+            init(self, replace(limits, **changes), census)
+
+        patch.setattr(TaskBounds, "__init__", generous)
+
+    return apply
+
+
 def replace_by(owner: object, name: str, value: object) -> Callable[[Patch], None]:
     return lambda patch: patch.setattr(owner, name, value)
 
@@ -216,6 +252,8 @@ SABOTAGES = {
     "cancelled tasks stay in the queue": Sabotage(Rule.DISPATCH, keep_cancelled),
     "suspended tasks go on": Sabotage(Rule.DISPATCH, resume_at_once),
     "tasks are sent twice": Sabotage(Rule.ATTEMPT, rewrite(double_sends)),
+    "detached tasks never expire": Sabotage(Rule.EXPIRY, never_expire),
+    "class LOW does not give way": Sabotage(Rule.YIELD, low_stays),
     "an instance gets a task too many": Sabotage(Rule.PLACES, one_place_more),
     "places are kept without end": Sabotage(Rule.PLACES, replace_by(capacity, "_has_room", lambda *_: True)),
     "kept places are given away": Sabotage(
@@ -244,7 +282,11 @@ SABOTAGES = {
     "fencing tokens are all the same": Sabotage(Rule.FENCING, same_token),
     "what workers take is not booked": Sabotage(Rule.BOOKS, replace_by(Broker, "measured", lambda *_: None)),
     "plans tell of no eviction": Sabotage(Rule.PLAN, hide_evictions),
-    "queues have no bound": Sabotage(Rule.BOUND, replace_by(admission, "check_queue", lambda *_: None)),
+    "queues have no bound": Sabotage(Rule.BOUND, forget_bounds(queued_tasks=10**9)),
+    "one tenant may fill the queue": Sabotage(Rule.BOUND, forget_bounds(tenant_share=1e9)),
+    "inputs are not counted": Sabotage(Rule.BOUND, replace_by(tasks, "size_bytes", lambda _: 0)),
+    "any number may be suspended": Sabotage(Rule.BOUND, replace_by(TaskBounds, "check_suspended", lambda *_: None)),
+    "any number may be detached": Sabotage(Rule.BOUND, replace_by(TaskBounds, "check_detached", lambda *_: None)),
     "refusals have no known reason": Sabotage(Rule.REFUSAL, refuse_oddly),
     "workers are left behind": Sabotage(Rule.GIVEN_BACK, replace_by(Fleet, "unload", lambda *_: None)),
 }

@@ -63,11 +63,18 @@ def draw_limits(rng: random.Random, models: int) -> CoreLimits:
     return CoreLimits(
         tasks=TaskLimits(
             queued_tasks=rng.choice([20, 400]),
+            queued_high=rng.choice([0, 5, 50]),
+            suspended_tasks=rng.choice([4, 400]),
+            detached_tasks=rng.choice([4, 400]),
+            detached_s=rng.choice([1.0, 50.0]),
+            input_bytes=rng.choice([8192, 1 << 20]),
+            tenant_share=rng.choice([0.5, 4.0]),
             retained_tasks=rng.choice([10, 200]),
             retention_s=rng.choice([2.0, 20.0]),
             tenant_queued=rng.choice([10, 400]),
             model_queued=rng.choice([15, 400]),
             model_running=rng.choice([4, 1000]),
+            low_yields_s=rng.choice([0.1, 1.0]),
             preempt=rng.random() < 0.8,
             headroom=rng.choice([0.0, 0.0, 1 / 16]),
             policy=policy,

@@ -1,9 +1,11 @@
 """Tasks and the places of instances, reckoned from events and commands alone."""
 
+import heapq
 from collections import Counter
 from dataclasses import dataclass, field
 
 from rules import BrokenRuleError, Rule
+from tally import Tally, input_bytes
 
 from inferd.core.commands import ContinueTask, DropTask, HoldCapacity, PauseTask, SendTask, TellFinished
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
@@ -23,6 +25,10 @@ class Entry:
     home: InstanceId | None = None
     running: bool = False
     attempts: int = 0
+    expires: float | None = None
+    detached: bool = False
+    since: float = 0.0  # when it began to wait
+    turn: bool = False  # it runs, and was sent while a higher class waited
 
 
 @dataclass(slots=True)
@@ -94,6 +100,8 @@ class Waiting:
     running_tasks: int = 0
     waiting_tasks: int = 0
     delays: dict[Priority, Delay] = field(default_factory=dict)
+    normal: dict[TaskId, None] = field(default_factory=dict)  # of class NORMAL, of `loose`
+    low: dict[TaskId, None] = field(default_factory=dict)  # of class LOW, without a lease, that run
 
 
 class TaskBook:
@@ -105,25 +113,50 @@ class TaskBook:
         self.models: dict[ModelName, Waiting] = {}
         self.accepted = 0
         self.ends: Counter[TaskState] = Counter()
-        self.fresh = 0  # tasks that wait and never ran
+        self.queued = Tally("tasks wait")  # tasks that wait, those that clients have suspended left out
+        self.suspended = Tally("tasks are suspended")
+        self.detached_tasks = Tally("tasks are detached")
+        self.input_bytes = Tally("bytes of inputs are held")
         self.retained = 0
+        self._expiries: list[tuple[float, TaskId]] = []
+        self._grew: list[tuple[Tally, Entry, float, int]] = []  # with this event: what, by whom, its bound, how much
         self.touched: dict[ModelName, None] = {}
         self._arrived: Entry | None = None  # it waits since this event, which may have ended others before it came
+        self._low: dict[ModelName, None] = {}  # models where such ones run
         self._limits = limits
         self._aging_s = limits.policy.aging_s
 
-    def submitted(self, spec: TaskSpec) -> None:
+    def submitted(self, spec: TaskSpec, now: float) -> None:
         self.accepted += 1
-        self.fresh += 1
-        self.known[spec.task_id] = self._arrived = entry = Entry(spec)
+        self.known[spec.task_id] = self._arrived = entry = Entry(spec, expires=spec.deadline, since=now)
         self._wait(entry, 1)
+        self.input_bytes.add(spec.tenant, input_bytes(spec))
+        limits = self._limits
+        most = limits.queued_tasks + (limits.queued_high if spec.priority is Priority.HIGH else 0)
+        self._grew.append((self.queued, entry, most, 1))
+        self._grew.append((self.input_bytes, entry, limits.input_bytes, input_bytes(spec)))
+        if spec.deadline is not None:
+            heapq.heappush(self._expiries, (spec.deadline, spec.task_id))
+        if spec.detached:
+            self.detached(spec.task_id, now)
 
-    def resumed(self, task_id: TaskId) -> None:
+    def detached(self, task_id: TaskId, now: float) -> None:
+        entry = self.known[task_id]
+        if entry.detached or not entry.living:
+            return
+        entry.detached = True
+        self.detached_tasks.add(entry.spec.tenant, 1)
+        self._grew.append((self.detached_tasks, entry, self._limits.detached_tasks, 1))
+        if entry.expires is None:
+            entry.expires = now + self._limits.detached_s
+            heapq.heappush(self._expiries, (entry.expires, task_id))
+
+    def resumed(self, task_id: TaskId, now: float) -> None:
         entry = self.known[task_id]
         if entry.living and entry.suspended:
             self._wait(entry, -1)
             self._arrived = entry
-            entry.suspended = False
+            entry.suspended, entry.since = False, now
             self._wait(entry, 1)
 
     def sent(self, command: SendTask, now: float) -> None:
@@ -132,7 +165,6 @@ class TaskBook:
             raise BrokenRuleError(Rule.ATTEMPT, f"{command.spec.task_id} was sent while {entry.home} has it")
         if command.attempt <= entry.attempts:
             raise BrokenRuleError(Rule.ATTEMPT, f"{command.spec.task_id} was sent again as attempt {command.attempt}")
-        self.fresh -= not entry.attempts
         entry.attempts = command.attempt
         if not entry.spec.lease_id:
             self._served(self.models[entry.spec.model], entry.spec.priority, now)
@@ -144,7 +176,7 @@ class TaskBook:
             raise BrokenRuleError(Rule.ATTEMPT, f"{command.task_id} goes on at {command.instance_id}, not {entry.home}")
         self._run(entry, command.instance_id)
 
-    def paused(self, command: PauseTask) -> None:
+    def paused(self, command: PauseTask, now: float) -> None:
         entry = self.known[command.task_id]
         if not entry.living or entry.running != (command.instance_id is not None):
             raise BrokenRuleError(Rule.ONE_END, f"{command.task_id} was stopped where it did not run")
@@ -152,8 +184,10 @@ class TaskBook:
             self._stop(entry)
         else:
             self._wait(entry, -1)
-        entry.suspended = command.by_client
+        entry.suspended, entry.since = command.by_client, now
         self._wait(entry, 1)
+        if command.by_client:
+            self._grew.append((self.suspended, entry, self._limits.suspended_tasks, 1))
         if entry.home is not None:
             self.places[entry.home].paused[command.task_id] = None
 
@@ -176,7 +210,10 @@ class TaskBook:
         if entry.home is not None:
             self.places[entry.home].paused.pop(task_id, None)
         entry.living, entry.home = False, None
-        self.fresh -= not entry.attempts
+        spec = entry.spec
+        self.input_bytes.add(spec.tenant, -input_bytes(spec))
+        if entry.detached:
+            self.detached_tasks.add(spec.tenant, -1)
         self.ends[command.outcome.state] += 1
         self.retained += 1
 
@@ -207,14 +244,47 @@ class TaskBook:
         del self.models[place.model].places[instance_id]
         self.touched[place.model] = None
 
-    def check(self) -> None:
+    def check(self, now: float) -> None:
         """What must hold after an event, for the models that it concerned."""
         for name in self.touched:
             self._check_idle(self.models[name])
         self.touched.clear()
+        for name in self._low:
+            self._check_yield(self.models[name], now)
+        for each in self._grew:
+            self._check_bound(*each)
+        self._grew.clear()
         self._arrived = None
-        if self.fresh > self._limits.queued_tasks or self.retained > self._limits.retained_tasks:
-            raise BrokenRuleError(Rule.BOUND, f"{self.fresh} new tasks wait, {self.retained} are retained")
+        if self.retained > self._limits.retained_tasks:
+            raise BrokenRuleError(Rule.BOUND, f"{self.retained} ended tasks are retained")
+        while self._expiries and self._expiries[0][0] <= now:
+            _, task_id = heapq.heappop(self._expiries)
+            entry = self.known.get(task_id)
+            if entry is not None and entry.living:
+                raise BrokenRuleError(Rule.EXPIRY, f"{task_id} had to end at {entry.expires}, and goes on at {now}")
+
+    def _check_bound(self, tally: Tally, entry: Entry, limit: float, added: int) -> None:
+        """What an event was allowed to add was within the bound, and within the tenant's share of what was free."""
+        if tally is self.queued and (entry.running or not entry.living):
+            return  # it did not stay in the queue
+        tally.check(entry.spec.tenant, limit, self._limits.tenant_share, added)
+
+    def _check_yield(self, model: Waiting, now: float) -> None:
+        """Nobody of class NORMAL has waited too long for a place that one of class LOW has."""
+        limits = self._limits
+        if not limits.preempt or limits.headroom or model.running_tasks >= limits.model_running:
+            return
+        if limits.policy.tenant_running < 100:
+            return
+        late = [t for t in model.normal if now < self.known[t].since + limits.low_yields_s]
+        low = [t for place in model.places.values() if place.ready for t in place.running if self._gives_way(t)]
+        if model.normal and not late and low:
+            text = f"{[*model.normal][:3]} wait since {self.known[next(iter(model.normal))].since} while {low[:3]} run"
+            raise BrokenRuleError(Rule.YIELD, text)
+
+    def _gives_way(self, task_id: TaskId) -> bool:
+        entry = self.known[task_id]
+        return entry.spec.priority is Priority.LOW and not entry.spec.lease_id and not entry.turn
 
     def _check_idle(self, model: Waiting) -> None:
         if model.running_tasks >= self._limits.model_running:
@@ -273,6 +343,13 @@ class TaskBook:
     def _run(self, entry: Entry, instance_id: InstanceId) -> None:
         spec, place = entry.spec, self.places[instance_id]
         self._wait(entry, -1)
+        if spec.priority is Priority.LOW and not spec.lease_id:
+            model = self.models[spec.model]
+            waits = (
+                self._waits(some, p) for some in (model.loose, model.stopped) for p in Priority if p > spec.priority
+            )
+            entry.turn = entry.turn or any(waits)
+            model.low[spec.task_id] = self._low[spec.model] = None
         entry.running, entry.home = True, instance_id
         place.running[spec.task_id] = None
         place.paused.pop(spec.task_id, None)
@@ -286,9 +363,12 @@ class TaskBook:
         assert entry.home is not None
         spec, place = entry.spec, self.places[entry.home]
         entry.running = False
+        model = self.models[spec.model]
+        model.low.pop(spec.task_id, None)
+        if not model.low:
+            self._low.pop(spec.model, None)
         del place.running[spec.task_id]
         place.running_of[spec.lease_id] -= 1
-        model = self.models[spec.model]
         model.running_tasks -= 1
         if not spec.lease_id:
             model.running[spec.tenant] -= 1
@@ -297,6 +377,7 @@ class TaskBook:
     def _wait(self, entry: Entry, count: int) -> None:
         spec, model = entry.spec, self.models[entry.spec.model]
         model.waiting_tasks += count
+        (self.suspended if entry.suspended else self.queued).add(spec.tenant, count)
         self.touched[spec.model] = None
         if entry.suspended:
             return
@@ -306,6 +387,11 @@ class TaskBook:
             if not leased[spec.lease_id]:
                 del leased[spec.lease_id]
             return
+        if entry.home is None and spec.priority is Priority.NORMAL:
+            if count > 0:
+                model.normal[spec.task_id] = None
+            else:
+                model.normal.pop(spec.task_id, None)
         waiting = model.loose if entry.home is None else model.stopped
         waiting[spec.priority, spec.tenant] += count
         if entry is self._arrived and count < 0:

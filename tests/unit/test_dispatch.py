@@ -1,82 +1,13 @@
 """How tasks find their places: classes, tenants, stops and further instances. The words are those of test_leases."""
 
-from typing import Any
-
 import pytest
+from task_bench import CPU, Bench, words
 
 from inferd.core import commands, events
-from inferd.core.elastic import ElasticTimes
-from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
-from inferd.core.line import TaskLimits
-from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.ids import InstanceId, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.queue import QueuePolicy
-from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import Outcome, Sampling, TaskSpec, TaskState, TextInput, TokenInput, Usage
+from inferd.core.task import Outcome, TaskState, TextInput, TokenInput, Usage
 from inferd.errors import QueueFullError, TaskStateError, WorkerDiedError
-
-CPU = DeviceId("cpu:0")
-MODEL = ModelName("m")
-TENANT = Tenant("a")
-
-
-class Bench:
-    """A machine with one device of 1000 bytes and one model, and short words for what happens to it."""
-
-    def __init__(self, *, places: int = 1, instances: int = 1, **limits: Any) -> None:
-        policy = QueuePolicy(aging_s=10.0, weights={Tenant("heavy"): 3.0}, tenant_running=limits.pop("running", 100))
-        self.machine = KernelMachine(
-            CoreLimits(tasks=TaskLimits(policy=policy, **limits), elastic=ElasticTimes(grow_s=2.0, shrink_s=60.0))
-        )
-        self.machine.handle(events.DevicesFound((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
-        spec = ModelSpec(
-            name=MODEL, source="/m", path="/m", format="gguf", size_bytes=1, backend="cpu", backend_reason="",
-            loader="x:Y", device="cpu:0", max_instances=instances,
-        )  # fmt: skip
-        self.places = places
-        self.machine.handle(events.CreateModel(spec), 0.0)
-        self.machine.handle(events.LoadModel(MODEL), 0.0)
-        self.come_up("m-1")
-
-    def come_up(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
-        self.machine.handle(events.InstanceNeeds(InstanceId(name), MemoryNeed(weights_bytes=300)), now)
-        facts = InstanceFacts(max_tasks=self.places, context_tokens=64, description="", memory_bytes=1, kv_tokens=256)
-        return self.machine.handle(events.InstanceLoaded(InstanceId(name), facts), now)
-
-    def submit(
-        self, name: str, *, now: float = 0.0, priority: Priority = Priority.NORMAL, **changes: Any
-    ) -> tuple[commands.Command, ...]:
-        fields: dict[str, Any] = {
-            "task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "input": TextInput("hi"),
-            "sampling": Sampling(max_tokens=10),
-        }  # fmt: skip
-        return self.machine.handle(events.SubmitTask(TaskSpec(priority=priority, **(fields | changes))), now)
-
-    def end(self, name: str, now: float = 0.0, tokens: int = 10) -> tuple[commands.Command, ...]:
-        task = self.machine.tasks.known[TaskId(name)]
-        outcome = Outcome(state=TaskState.SUCCEEDED, usage=Usage(output_tokens=tokens))
-        return self.machine.handle(events.TaskEnded(TaskId(name), task.attempt, outcome), now)
-
-    def suspend(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
-        return self.machine.handle(events.SuspendTask(TaskId(name), TENANT), now)
-
-    def resume(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
-        return self.machine.handle(events.ResumeTask(TaskId(name), TENANT), now)
-
-    def states(self, *names: str) -> list[str]:
-        return [self.machine.tasks.known[TaskId(name)].state.name for name in names]
-
-
-def words(found: tuple[commands.Command, ...]) -> list[str]:
-    """Commands in words, those to workers and of queues only."""
-    told = (commands.SendTask, commands.PauseTask, commands.ContinueTask, commands.DropTask, commands.StartWorker)
-    return [f"{type(c).__name__} {_subject(c)}" for c in found if isinstance(c, told)]
-
-
-def _subject(command: Any) -> str:
-    task_id = command.spec.task_id if isinstance(command, commands.SendTask) else getattr(command, "task_id", "")
-    return str(task_id or command.instance_id)
 
 
 def test_a_task_of_class_high_takes_the_place_of_a_lower_one_which_goes_on_later() -> None:
@@ -92,13 +23,72 @@ def test_a_task_of_class_high_takes_the_place_of_a_lower_one_which_goes_on_later
 
 
 def test_tasks_of_the_same_class_take_no_place_of_each_other() -> None:
-    """A second HIGH task waits, and so does a NORMAL one behind a LOW one that runs."""
+    """A second HIGH task waits, and so does a second NORMAL one, however long."""
     bench = Bench()
     bench.submit("high", priority=Priority.HIGH)
     assert words(bench.submit("second", priority=Priority.HIGH)) == []
     bench = Bench()
+    bench.submit("normal")
+    assert words(bench.submit("another")) == []
+    assert words(bench.machine.handle(events.Tick(), 100.0)) == []
+
+
+def test_a_normal_task_takes_the_place_of_a_low_one_in_time() -> None:
+    """One that has waited for `low_yields_s` takes the place of the youngest LOW task, with an alarm set for it."""
+    bench = Bench(places=2, low_yields_s=2.0)
+    for name in ("first", "second"):
+        bench.submit(name, priority=Priority.LOW)
+    assert words(bench.submit("normal", now=1.0)) == []
+    assert bench.machine.next_alarm() == 3.0
+    assert words(bench.machine.handle(events.Tick(), 2.9)) == []
+    assert words(bench.machine.handle(events.Tick(), 3.0)) == ["PauseTask second", "SendTask normal"]
+    assert words(bench.submit("next", now=4.0)) == []
+    assert words(bench.machine.handle(events.Tick(), 6.0)) == ["PauseTask first", "SendTask next"]
+    assert words(bench.submit("third", now=7.0)) == []
+    assert words(bench.machine.handle(events.Tick(), 9.5)) == []
+    assert words(bench.end("normal", now=9.6)) == ["SendTask third"]
+    assert words(bench.end("next", now=9.7)) == ["ContinueTask first"]
+
+
+def test_a_normal_task_waits_for_a_low_one_that_had_its_turn() -> None:
+    """One of class LOW that was served because it had waited long keeps its place."""
+    bench = Bench(low_yields_s=2.0)
+    bench.submit("n0")
     bench.submit("low", priority=Priority.LOW)
-    assert words(bench.submit("normal")) == []
+    bench.submit("n1", now=1.0)
+    bench.submit("n2", now=1.0)
+    bench.end("n0", now=1.0)
+    assert words(bench.end("n1", now=12.0)) == ["SendTask low"]
+    assert words(bench.machine.handle(events.Tick(), 30.0)) == []
+    assert words(bench.end("low", now=31.0)) == ["SendTask n2"]
+
+
+def test_a_resumed_task_takes_the_place_of_a_low_one_where_it_was() -> None:
+    """A stopped task goes on where it was stopped, so it is there that a LOW task gives way to it."""
+    bench = Bench(low_yields_s=2.0)
+    bench.submit("t")
+    bench.submit("low", priority=Priority.LOW)
+    bench.suspend("t")
+    assert bench.states("low") == ["RUNNING"]
+    assert words(bench.resume("t", now=1.0)) == []
+    assert words(bench.machine.handle(events.Tick(), 3.0)) == ["PauseTask low", "ContinueTask t"]
+
+
+def test_a_due_class_keeps_no_high_task_from_the_place_of_one_of_its_own() -> None:
+    """While class LOW is due and waits for a place, a HIGH task still finds that of a LOW one that runs."""
+    bench = Bench(places=2)
+    bench.submit("h0", priority=Priority.HIGH)
+    for name in ("l0", "l1"):
+        bench.submit(name, priority=Priority.LOW)
+    bench.submit("h1", priority=Priority.HIGH, now=1.0)
+    bench.submit("h2", priority=Priority.HIGH, now=1.0)
+    bench.end("h0", now=2.0)
+    assert bench.states("l0", "l1", "h1", "h2") == ["QUEUED", "QUEUED", "RUNNING", "RUNNING"]
+    bench.submit("h3", priority=Priority.HIGH, now=2.0)
+    bench.end("h1", now=13.0)  # the turn of class LOW
+    running = [name for name in ("l0", "l1", "h3") if bench.states(name) == ["RUNNING"]]
+    assert len(running) == 1
+    assert running != ["h3"]
 
 
 def test_without_preemption_a_high_task_is_the_next_one() -> None:

@@ -50,7 +50,7 @@ def test_inputs() -> None:
     chat = task_pb2.Chat(messages=[task_pb2.Message(role="user", content="hi")])
     assert read_input(task_pb2.Submit(prompt="")) == TextInput("")
     assert read_input(task_pb2.Submit(chat=chat)) == ChatInput((Message("user", "hi"),))
-    assert read_input(task_pb2.Submit(tokens=task_pb2.Tokens(ids=[1, 2]))) == TokenInput((1, 2))
+    assert read_input(task_pb2.Submit(tokens=task_pb2.Tokens(ids=[1, 2]))) == TokenInput(array("I", [1, 2]))
 
 
 def test_task() -> None:
@@ -119,7 +119,7 @@ def test_details_of_a_step() -> None:
         samples=[0, 1],
         sample_ends=[SampleEnd(4, 1, FinishReason.MAX_TOKENS)],
         logprobs={1: told},
-        prompts={4: PromptOutput("p", (1, 2), told)},
+        prompts={4: PromptOutput("p", array("I", (1, 2)), told)},
     )
     step = step_frame(output).step
     assert list(step.samples) == [0, 1]
@@ -128,7 +128,9 @@ def test_details_of_a_step() -> None:
     ]
     arrived = Logprobs(array("I", [7]), array("f", [-0.5]), array("I", [7, 8]), array("f", [-0.5, -1.5]))
     assert {place: read_logprobs(each) for place, each in step.logprobs.items()} == {1: arrived}
-    assert [(each.handle, read_prompt(each)) for each in step.prompts] == [(4, PromptOutput("p", (1, 2), arrived))]
+    assert [(each.handle, read_prompt(each)) for each in step.prompts] == [
+        (4, PromptOutput("p", array("I", (1, 2)), arrived))
+    ]
 
 
 def test_step() -> None:

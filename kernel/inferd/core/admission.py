@@ -26,14 +26,15 @@ def find_model(models: Mapping[ModelName, Model], name: ModelName) -> Model:
 
 
 def check_queue(queued: int, limit: int) -> None:
-    """Refuse when `limit` tasks wait.
+    """Refuse when `limit` tasks wait: `limits.queued_tasks`, for class HIGH with `limits.queued_high`.
 
     Raises:
         QueueFullError: They do.
     """
     if queued >= limit:
         raise QueueFullError(
-            f"{queued} tasks wait already and limits.queued_tasks is {limit}; try again later",
+            f"{queued} tasks wait already and the queue has room for {limit} (limits.queued_tasks, for class HIGH with "
+            "limits.queued_high); try again later",
             metadata={"queued": str(queued), "limit": str(limit)},
             retry_after_s=RETRY_WHEN_FULL_S,
         )

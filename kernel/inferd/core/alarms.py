@@ -24,6 +24,11 @@ class Alarms(Generic[K]):
         """Set the alarm of `key`, in place of an earlier one."""
         self._ranking.put(key, when)
 
+    def advance(self, key: K, when: float) -> None:
+        """Set the alarm of `key`, unless it rings before."""
+        if when < self._ranking.number(key, float("inf")):
+            self._ranking.put(key, when)
+
     def cancel(self, key: K) -> None:
         """Forget the alarm of `key`, if there is one."""
         self._ranking.drop(key)

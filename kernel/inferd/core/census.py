@@ -1,32 +1,65 @@
-"""How many tasks wait and run: in all, by model, by tenant, by class."""
+"""How many tasks wait, are suspended and run, and what they hold: in all, by model, by tenant, by class."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 from inferd.core.ids import ModelName, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import Task
 
 
-class Census:
-    """Counts of living tasks. Suspended ones count as waiting. One writer: `Tasks`.
+@dataclass(slots=True)
+class Holding:
+    """What tasks have that have not ended.
 
     Attributes:
-        queued: Tasks that wait.
+        queued: Those that wait, stopped ones for others too.
+        suspended: Those that their client has stopped.
+        detached: Those that outlive their client's call.
+        input_bytes: What their inputs take of memory.
+    """
+
+    queued: int = 0
+    suspended: int = 0
+    detached: int = 0
+    input_bytes: int = 0
+
+    def add(self, other: "Holding", sign: int) -> None:
+        """Add what another one has, or take it away."""
+        self.queued += sign * other.queued
+        self.suspended += sign * other.suspended
+        self.detached += sign * other.detached
+        self.input_bytes += sign * other.input_bytes
+
+
+NOTHING = Holding()
+
+
+class Census:
+    """Counts of living tasks. One writer: `Tasks`.
+
+    Attributes:
+        all: What all of them have.
         running: Tasks that run.
-        loads: Waiting and running tasks by tenant and class; only those with any.
+        loads: Waiting and running tasks by tenant and class; only those with any. Suspended ones count as waiting.
     """
 
     def __init__(self) -> None:
-        self.queued = 0
+        self.all = Holding()
         self.running = 0
         self.loads = dict[tuple[Tenant, Priority], tuple[int, int]]()
-        self._tenants = Counter[Tenant]()
+        self._tenants = dict[Tenant, Holding]()
         self._models = Counter[ModelName]()
         self._running = Counter[ModelName]()
 
-    def of_tenant(self, tenant: Tenant) -> int:
-        """Waiting tasks of a tenant."""
-        return self._tenants[tenant]
+    @property
+    def queued(self) -> int:
+        """Tasks that do not run, suspended ones too."""
+        return self.all.queued + self.all.suspended
+
+    def of_tenant(self, tenant: Tenant) -> Holding:
+        """What a tenant's tasks have; not to be changed."""
+        return self._tenants.get(tenant, NOTHING)
 
     def of_model(self, name: ModelName) -> int:
         """Waiting tasks of a model."""
@@ -36,19 +69,35 @@ class Census:
         """Running tasks of a model."""
         return self._running[name]
 
-    def count(self, task: Task, *, queued: int = 0, running: int = 0) -> None:
-        """So many more wait and run, or fewer."""
-        spec = task.spec
-        self.queued += queued
-        self.running += running
-        self._models[spec.model] += queued
-        self._running[spec.model] += running
-        self._tenants[spec.tenant] += queued
-        if not self._tenants[spec.tenant]:
-            del self._tenants[spec.tenant]  # there may be any number of tenants
-        before = self.loads.get((spec.tenant, spec.priority), (0, 0))
-        after = before[0] + queued, before[1] + running
+    def take(self, task: Task, held: Holding) -> None:
+        """A task has so much more from now on."""
+        self._change(task, held, +1)
+
+    def leave(self, task: Task, held: Holding) -> None:
+        """A task has so much less from now on."""
+        self._change(task, held, -1)
+
+    def run(self, task: Task, count: int) -> None:
+        """One more task runs, or one less."""
+        self.running += count
+        self._running[task.spec.model] += count
+        self._load(task, running=count)
+
+    def _change(self, task: Task, held: Holding, sign: int) -> None:
+        tenant = task.spec.tenant
+        self.all.add(held, sign)
+        self._models[task.spec.model] += sign * held.queued
+        of_tenant = self._tenants.setdefault(tenant, Holding())
+        of_tenant.add(held, sign)
+        if of_tenant == NOTHING:
+            del self._tenants[tenant]  # there may be any number of tenants
+        self._load(task, waiting=sign * (held.queued + held.suspended))
+
+    def _load(self, task: Task, *, waiting: int = 0, running: int = 0) -> None:
+        key = task.spec.tenant, task.spec.priority
+        before = self.loads.get(key, (0, 0))
+        after = before[0] + waiting, before[1] + running
         if any(after):
-            self.loads[spec.tenant, spec.priority] = after
+            self.loads[key] = after
         else:
-            self.loads.pop((spec.tenant, spec.priority), None)
+            self.loads.pop(key, None)

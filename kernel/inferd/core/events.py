@@ -66,6 +66,14 @@ class ResumeTask:
 
 
 @dataclass(frozen=True, slots=True)
+class DetachTask:
+    """A client lets its task outlive its call."""
+
+    task_id: TaskId
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
 class CreateLease:
     """A client claims capacity."""
 
@@ -171,6 +179,7 @@ Event = (
     | CancelTask
     | SuspendTask
     | ResumeTask
+    | DetachTask
     | CreateLease
     | KeepAlive
     | ReleaseLease

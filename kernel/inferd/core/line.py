@@ -14,12 +14,19 @@ class TaskLimits:
     """Bounds of tasks; see `inferd.config` for what each means."""
 
     queued_tasks: int = 1000
+    queued_high: int = 100
+    suspended_tasks: int = 1000
+    detached_tasks: int = 1000
+    detached_s: float = 86_400.0
+    input_bytes: int = 256 << 20
     retained_tasks: int = 1000
     retention_s: float = 600.0
     tenant_queued: int = 1000
+    tenant_share: float = 4.0
     model_queued: int = 1000
     model_running: int = 10_000
     preempt: bool = True
+    low_yields_s: float = 2.0
     headroom: float = 1 / 16
     policy: QueuePolicy = field(default_factory=lambda: QueuePolicy(aging_s=10.0, weights={}, tenant_running=1000))
 

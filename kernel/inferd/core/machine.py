@@ -156,6 +156,8 @@ class KernelMachine:
                 task = self.task(event.task_id, event.tenant)
                 self.tasks.resume(task, self._now)
                 self._settle(self.fleet.models[task.spec.model])
+            case events.DetachTask():
+                self.tasks.detach(self.task(event.task_id, event.tenant), self._now)
             case events.CreateLease():
                 self._create_lease(event.spec)
             case events.KeepAlive():

@@ -1,9 +1,11 @@
 """Which instance takes the next task."""
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
+from hashlib import blake2b
 
-from inferd.core.ids import InstanceId, TaskId, Tenant
+from inferd.core.ids import InstanceId, TaskId
 from inferd.core.model import Instance
 from inferd.core.task import ChatInput, TaskSpec, TextInput
 
@@ -11,7 +13,7 @@ AFFINITY_LOAD = 0.25  # so much fuller may an instance be that has computed the 
 AFFINITY_CHARACTERS = 1024  # of a prompt, or a quarter as many tokens, that make two prompts alike
 AFFINITY_PROMPTS = 4096  # remembered for a model
 
-Beginning = tuple[Tenant, str | tuple[int, ...]]
+Beginning = bytes  # a hash: the prompts of ended tasks are not kept
 
 
 class Affinity:
@@ -39,11 +41,12 @@ class Affinity:
 def _beginning(spec: TaskSpec) -> Beginning:
     match spec.input:
         case TextInput(prompt):
-            return spec.tenant, prompt[:AFFINITY_CHARACTERS]
+            begin = prompt[:AFFINITY_CHARACTERS].encode()
         case ChatInput(messages):
-            return spec.tenant, messages[0].content[:AFFINITY_CHARACTERS] if messages else ""
+            begin = messages[0].content[:AFFINITY_CHARACTERS].encode() if messages else b""
         case tokens:
-            return spec.tenant, tokens.token_ids[: AFFINITY_CHARACTERS // 4]
+            begin = array("I", tokens.token_ids[: AFFINITY_CHARACTERS // 4]).tobytes()
+    return blake2b(begin, digest_size=16, key=blake2b(spec.tenant.encode(), digest_size=16).digest()).digest()
 
 
 def choose_instance(instances: Iterable[Instance], preferred: InstanceId | None = None) -> Instance | None:

@@ -1,6 +1,6 @@
 """Tasks: what they are given, their states, and what they end with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -108,7 +108,7 @@ class ChatInput:
 class TokenInput:
     """Token ids of the model's vocabulary."""
 
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]  # an array from the wire: 4 bytes each
 
 
 TaskInput = TextInput | ChatInput | TokenInput
@@ -183,7 +183,8 @@ class TaskSpec:
         priority: Its class.
         lease_id: The lease that it runs under; "" for none.
         embedding: How its input becomes a vector; None when it is to generate.
-        deadline: When it expires, on the kernel's clock in seconds; None for never.
+        deadline: When it expires, on the kernel's clock in seconds; None for never, or a default if it is detached.
+        detached: Whether it outlives its client's call.
         request_id: Makes its creation idempotent; "" for not.
         fingerprint: Equal for two calls with the same contents.
     """
@@ -195,6 +196,7 @@ class TaskSpec:
     sampling: Sampling = field(default_factory=Sampling)
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     deadline: float | None = None
+    detached: bool = False
     prefix_cache: bool = True
     adapter: str = ""
     embedding: Embedding | None = None
@@ -227,7 +229,10 @@ class Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class Task:
-    """The core's record of one task. One writer: the kernel machine."""
+    """The core's record of one task. One writer: the kernel machine.
+
+    Once it has ended, its `spec` has neither input nor sampling any more: nobody asks for them, and they may be large.
+    """
 
     spec: TaskSpec
     number: int  # rises with each task
@@ -237,6 +242,10 @@ class Task:
     charged_tokens: float = 0.0  # what it was charged with before it was stopped
     taken: bool = False  # out of its queue: it runs, or is the next one on its instance
     protected: bool = False  # its class had its turn: no higher one takes its place
+    waits_since: float = 0.0  # kernel clock; for its turn
+    input_bytes: int = 0  # what its input takes of memory
+    expires: float | None = None  # kernel clock
+    detached: bool = False
     instance_id: InstanceId | None = None
     created: float  # kernel clock, seconds, as the two below
     started: float | None = None

@@ -75,7 +75,7 @@ class PromptOutput:
     """What a task asked to be told of its prompt: text and tokens (`echo`), and how likely those but the first were."""
 
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     logprobs: Logprobs | None = None
 
 

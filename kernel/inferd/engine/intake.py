@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -150,6 +151,8 @@ class Intake:
 
     def _check_ids(self, token_ids: Items[int], field: str) -> None:
         size = self._bounds.vocabulary_size
+        if isinstance(token_ids, array) and (not token_ids or max(token_ids) < size):
+            return  # there are many, and none is below 0
         wrong = next((number for number in token_ids if not 0 <= number < size), None)
         if wrong is not None:
             raise InvalidFieldError(

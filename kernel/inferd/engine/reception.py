@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from array import array
 from typing import TYPE_CHECKING, Protocol
 
 from inferd.core.task import TokenInput
@@ -135,7 +136,7 @@ class Reception:
         else:
             sequences = [self._intake.accept(handle, submission.task_input, sampling)]
         if sampling.n > 1 and submission.embedding is None:
-            prompt = TokenInput(tuple(sequences[0].prompt.tolist()))
+            prompt = TokenInput(array("I", sequences[0].prompt.tobytes()))
             sequences += [self._intake.accept(handle, prompt, derive(sampling, n)) for n in range(1, sampling.n)]
         # A task that does not share has a salt that no other has: so its samples, and it itself when it is preempted,
         # still find what it computed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,7 +164,7 @@ class Sequence:
 
     def tell_prompt(self) -> PromptOutput:
         """What is told of its prompt."""
-        ids = tuple(self.prompt.tolist()) if self.sampling.echo else ()
+        ids = array("I", self.prompt.tobytes()) if self.sampling.echo else ()
         return PromptOutput(self.echo, ids, None if self.scores is None else self.scores.tell())
 
     @property

@@ -156,6 +156,15 @@ class Driver:
         """
         self._apply(events.ResumeTask(task_id, tenant))
 
+    def detach(self, task_id: TaskId, tenant: Tenant) -> None:
+        """Let a task outlive the calls that watch it; it then expires, if only by default.
+
+        Raises:
+            TaskNotFoundError: The tenant has no such task.
+            LimitExceededError: Too many are detached.
+        """
+        self._apply(events.DetachTask(task_id, tenant))
+
     def create_lease(self, spec: LeaseSpec) -> Lease:
         """Claim capacity, or find the lease that the same `request_id` made.
 

@@ -166,7 +166,7 @@ def read_logprobs(logprobs: step_pb2.Logprobs) -> Logprobs:
 def read_prompt(prompt: step_pb2.PromptOutput) -> PromptOutput:
     """What a task asked to be told of its prompt."""
     logprobs = read_logprobs(prompt.logprobs) if prompt.HasField("logprobs") else None
-    return PromptOutput(prompt.text, tuple(prompt.token_ids), logprobs)
+    return PromptOutput(prompt.text, array("I", prompt.token_ids), logprobs)
 
 
 def read_needs(needs: load_pb2.Needs) -> MemoryNeed:

@@ -19,7 +19,8 @@ from inferd.runtime.signal import Signal
 
 FLOAT_BYTES = 4
 EVENT_BYTES = 200  # of the objects that hold one event, text and ids apart: measured with sys.getsizeof
-TOKEN_BYTES = 36
+TOKEN_BYTES = 36  # of a number in a tuple
+ID_BYTES = 4  # of one in an array
 LOGPROB_BYTES = 8  # of a token's id and logarithm
 
 
@@ -33,7 +34,8 @@ class Numbered:
 
 def _size_bytes(event: TaskEvent) -> int:
     if isinstance(event, Output | PromptOutput):
-        size_bytes = EVENT_BYTES + 4 * len(event.text) + TOKEN_BYTES * len(event.token_ids)
+        each = ID_BYTES if isinstance(event.token_ids, array) else TOKEN_BYTES
+        size_bytes = EVENT_BYTES + 4 * len(event.text) + each * len(event.token_ids)
         if event.logprobs is not None:
             size_bytes += LOGPROB_BYTES * (len(event.logprobs.token_ids) + len(event.logprobs.top_ids))
         return size_bytes

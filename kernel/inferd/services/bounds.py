@@ -8,6 +8,52 @@ from inferd.errors import LimitExceededError
 RETRY_AFTER_S = 1.0
 
 
+class ByteBound:
+    """Counts the bytes of what is open, against a bound of the configuration and each tenant's share of what is free.
+
+    Args:
+        name: Of the bound, for example "limits.request_bytes".
+        limit: Most bytes.
+        share: A tenant may have so many times what is free (`scheduler.tenant_share`).
+        what: What is counted, in words.
+    """
+
+    def __init__(self, name: str, limit: int, share: float, what: str) -> None:
+        self._name = name
+        self._limit = limit
+        self._share = share
+        self._what = what
+        self._total = 0
+        self._tenants: dict[str, int] = {}
+
+    @contextmanager
+    def place(self, tenant: str, size_bytes: int) -> Iterator[None]:
+        """So many bytes of a tenant are open as long as the block.
+
+        Raises:
+            LimitExceededError: They are more than are free, or than its share of that.
+        """
+        have, free = self._tenants.get(tenant, 0), self._limit - self._total
+        if size_bytes > free or have + size_bytes > self._share * free:
+            raise LimitExceededError(
+                f"the {self._what} takes {size_bytes} bytes, those that are open take {self._total}, {have} of them of "
+                f"tenant {tenant!r}, and {self._name} is {self._limit}; it may have {self._share:g} times what is free",
+                metadata={"bound": self._name, "value": str(size_bytes), "held": str(have), "limit": str(self._limit)},
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._add(tenant, size_bytes)
+        try:
+            yield
+        finally:
+            self._add(tenant, -size_bytes)
+
+    def _add(self, tenant: str, size_bytes: int) -> None:
+        self._total += size_bytes
+        self._tenants[tenant] = self._tenants.get(tenant, 0) + size_bytes
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
+
+
 class Bound:
     """Counts what is open at once, for each key by itself, against a bound of the configuration.
 

@@ -1,6 +1,7 @@
 """Tasks between the wire and the core."""
 
 import hashlib
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ def read_spec(
     request_id: str,
     lease_id: LeaseId,
     prompt_limit_bytes: int,
+    detached: bool = False,
 ) -> TaskSpec:
     """A task from the wire.
 
@@ -63,6 +65,7 @@ def read_spec(
         sampling=read_sampling(spec.sampling, drawn_seed=int(task_id[-16:], 16)),
         labels=dict(spec.labels),
         deadline=deadline,
+        detached=detached,
         prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True,
         adapter=spec.adapter,
         embedding=_read_embedding(spec.embedding) if spec.HasField("embedding") else None,
@@ -71,6 +74,15 @@ def read_spec(
         request_id=request_id,
         fingerprint=fingerprint(spec, lease_id) if request_id else b"",
     )
+
+
+def request_bytes(spec: tp.TaskSpec) -> int:
+    """About how many bytes a request with this spec takes as long as its call is open: as it came, and as it was read.
+
+    Texts are held once more, ids with 4 bytes each in buffers that grew by doubling.
+    """
+    size_bytes = spec.ByteSize()
+    return size_bytes + max(size_bytes, 8 * len(spec.tokens.token_ids))
 
 
 def fingerprint(spec: WireMessage, lease_id: str = "") -> bytes:
@@ -119,7 +131,7 @@ def read_input(spec: tp.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> Tas
                     f"{at}tokens.token_ids is empty; give one at least", field=f"{at}tokens.token_ids"
                 )
             check_size(4 * len(spec.tokens.token_ids), limit_bytes)
-            return TokenInput(tuple(spec.tokens.token_ids))
+            return TokenInput(array("I", spec.tokens.token_ids))
         case _:
             raise InvalidFieldError("spec has no input; set one of prompt, chat and tokens", field="spec.input")
 
@@ -257,4 +269,5 @@ def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:
         labels=task.spec.labels,
         priority=pp.Priority.ValueType(task.spec.priority.value),
         lease_id=task.spec.lease_id,
+        expire_time=timestamp(clock, task.expires),
     )

@@ -6,15 +6,15 @@ from typing import Any
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from inferd.core.ids import TaskId
-from inferd.core.task import Task, TaskSpec, TaskState
+from inferd.core.ids import TaskId, Tenant
+from inferd.core.task import Task, TaskState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
 from inferd.runtime.streams import TaskStream
-from inferd.services.bounds import Bound
+from inferd.services.bounds import Bound, ByteBound
 from inferd.services.calls import check_request_id, deadline_of, lease_of, page_of, tenant_of
 from inferd.services.status import abort
-from inferd.services.task_values import read_spec, write_event, write_task
+from inferd.services.task_values import read_spec, request_bytes, write_event, write_task
 from inferd.services.times import read_seconds
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
@@ -30,34 +30,43 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Tasks(task_service_pb2_grpc.TaskServiceServicer):
     """Translates; see the proto for what each call means. Streams write to their context: no generator between."""
 
-    def __init__(self, driver: Driver, *, prompt_limit_bytes: int, tenant_streams: int) -> None:
+    def __init__(self, driver: Driver, *, prompt_limit_bytes: int, tenant_streams: int, requests: ByteBound) -> None:
         self._driver = driver
         self._prompt_limit_bytes = prompt_limit_bytes
         self._streams = Bound("scheduler.tenant_streams", tenant_streams, "streams of tasks")
+        self._requests = requests
 
     async def RunTask(self, request: ts.RunTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Create a task and watch it."""
         check_request_id(request.request_id)
-        interval_s = _read_interval(request.output_interval)
-        spec = read_spec(
-            request.spec,
-            task_id=uuid.uuid4().hex,
-            tenant=tenant_of(context),
-            deadline=deadline_of(context, self._driver.clock.now()),
-            request_id=request.request_id,
-            lease_id=lease_of(context),
-            prompt_limit_bytes=self._prompt_limit_bytes,
-        )
-        with self._streams.place(spec.tenant):
-            stream = await self._run(spec, request, interval_s, context)
+        tenant, interval_s = tenant_of(context), _read_interval(request.output_interval)
+        with self._streams.place(tenant), self._requests.place(tenant, request_bytes(request.spec)):
+            stream = self._submit(request, tenant, context)
+            await self._run(stream, tenant, interval_s, context)
         finished = stream.finished
         if finished is not None and finished.outcome.error is not None:
             await abort(context, finished.outcome.error)
 
-    async def _run(self, spec: TaskSpec, request: ts.RunTaskRequest, interval_s: float, context: Context) -> TaskStream:
+    def _submit(self, request: ts.RunTaskRequest, tenant: Tenant, context: Context) -> TaskStream:
+        """The stream of a new task, or of the one that the same `request_id` made; its spec stays with the core."""
+        spec = read_spec(
+            request.spec,
+            task_id=uuid.uuid4().hex,
+            tenant=tenant,
+            deadline=deadline_of(context, self._driver.clock.now()),
+            request_id=request.request_id,
+            lease_id=lease_of(context),
+            prompt_limit_bytes=self._prompt_limit_bytes,
+            detached=request.detach_on_disconnect,
+        )
         stream = self._driver.submit(spec)
+        if request.detach_on_disconnect and not stream.detached:
+            self._driver.detach(stream.task_id, tenant)
+            stream.detached = True
+        return stream
+
+    async def _run(self, stream: TaskStream, tenant: Tenant, interval_s: float, context: Context) -> None:
         stream.runners += 1
-        stream.detached = stream.detached or request.detach_on_disconnect
         try:
             async for batch in stream.follow(0, interval_s):
                 for numbered in batch:
@@ -66,8 +75,7 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
             stream.runners -= 1
             # The client has gone, or was too slow. Another call with the same request_id may still be there.
             if stream.finished is None and not stream.runners and not stream.detached:
-                self._driver.cancel(stream.task_id, spec.tenant)
-        return stream
+                self._driver.cancel(stream.task_id, tenant)
 
     async def WatchTask(self, request: ts.WatchTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a task."""

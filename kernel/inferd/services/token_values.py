@@ -1,5 +1,7 @@
 """Texts and tokens that are turned into each other: from the wire."""
 
+from array import array
+
 from inferd.core.task import TaskInput, TokenInput
 from inferd.errors import InvalidFieldError
 from inferd.services.task_values import check_size, read_input
@@ -30,4 +32,4 @@ def read_token_ids(request: ms.DetokenizeRequest, limit_bytes: int) -> TokenInpu
         LimitExceededError: They are longer than `limits.prompt_bytes`, at 4 bytes a token.
     """
     check_size(4 * len(request.token_ids), limit_bytes)
-    return TokenInput(tuple(request.token_ids))
+    return TokenInput(array("I", request.token_ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -82,7 +83,7 @@ def read_input(submit: task_pb2.Submit | task_pb2.Query) -> TaskInput:
         case "chat":
             return ChatInput(tuple(_read_message(message) for message in submit.chat.messages), submit.chat.tools_json)
         case "tokens":
-            return TokenInput(tuple(submit.tokens.ids))
+            return TokenInput(array("I", submit.tokens.ids))
         case _:
             return TextInput(submit.prompt)
 

@@ -49,7 +49,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TASK_EXPIRED: _ErrorReason.ValueType  # 11
     """The task's deadline passed (DEADLINE_EXCEEDED)."""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 12
-    """The queue is full (RESOURCE_EXHAUSTED; see RetryInfo). Metadata: `queued`, `limit`."""
+    """The queue is full, or as full as this tenant may make it (RESOURCE_EXHAUSTED; see RetryInfo). Metadata: `queued` and
+    `limit`, or `bound` with `queued` or `value`, `held`, and `limit` or `free`.
+    """
     ERROR_REASON_WORKER_DIED: _ErrorReason.ValueType  # 13
     """The worker that ran the task died (UNAVAILABLE). Metadata: `cause`, `log`."""
     ERROR_REASON_BACKEND_FAILED: _ErrorReason.ValueType  # 14
@@ -114,7 +116,9 @@ ERROR_REASON_TASK_CANCELLED: ErrorReason.ValueType  # 10
 ERROR_REASON_TASK_EXPIRED: ErrorReason.ValueType  # 11
 """The task's deadline passed (DEADLINE_EXCEEDED)."""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 12
-"""The queue is full (RESOURCE_EXHAUSTED; see RetryInfo). Metadata: `queued`, `limit`."""
+"""The queue is full, or as full as this tenant may make it (RESOURCE_EXHAUSTED; see RetryInfo). Metadata: `queued` and
+`limit`, or `bound` with `queued` or `value`, `held`, and `limit` or `free`.
+"""
 ERROR_REASON_WORKER_DIED: ErrorReason.ValueType  # 13
 """The worker that ran the task died (UNAVAILABLE). Metadata: `cause`, `log`."""
 ERROR_REASON_BACKEND_FAILED: ErrorReason.ValueType  # 14

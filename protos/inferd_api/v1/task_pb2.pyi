@@ -399,6 +399,7 @@ class Task(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id given by the kernel."""
     tenant: _builtins.str
@@ -437,6 +438,12 @@ class Task(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The client's own marks."""
 
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires unless it has ended: its deadline, or for a detached task without one what the kernel's
+        configuration says (`limits.detached_s`, a day by default); unset for never.
+        """
+
     def __init__(
         self,
         *,
@@ -454,10 +461,11 @@ class Task(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
         lease_id: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish_time", b"finish_time", "finished", b"finished", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "finish_time", b"finish_time", "finished", b"finished", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "finish_time", b"finish_time", "finished", b"finished", "instance_id", b"instance_id", "labels", b"labels", "last_sequence", b"last_sequence", "lease_id", b"lease_id", "model", b"model", "priority", b"priority", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "expire_time", b"expire_time", "finish_time", b"finish_time", "finished", b"finished", "instance_id", b"instance_id", "labels", b"labels", "last_sequence", b"last_sequence", "lease_id", b"lease_id", "model", b"model", "priority", b"priority", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,7 +35,10 @@ class RunTaskRequest(_message.Message):
     At most 128 characters. Default: every call is a new task.
     """
     detach_on_disconnect: _builtins.bool
-    """Keep the task running when this stream closes; come back with `WatchTask`. Its deadline stays. Default false."""
+    """Keep the task running when this stream closes; come back with `WatchTask`. Its deadline stays; without one it
+    expires a day after this call, or as the kernel's configuration says (`Task.expire_time`). Default false.
+    Errors: LIMIT_EXCEEDED when too many tasks are detached (`limits.detached_tasks`, `scheduler.tenant_share`).
+    """
     @_builtins.property
     def spec(self) -> _task_pb2.TaskSpec:
         """What it is to do. Required."""

@@ -87,7 +87,8 @@ class TaskServiceServicer:
         suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
         from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
         After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
-        Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, REQUEST_CONFLICT, SHUTTING_DOWN.
+        Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
+        SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +125,8 @@ class TaskServiceServicer:
 
     def SuspendTask(self, request, context):
         """Stop a waiting or running task and give its place and KV back; what it produced stays, and its deadline goes on.
-        One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+        One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended), LIMIT_EXCEEDED (too many
+        are suspended: `limits.suspended_tasks`, `scheduler.tenant_share`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

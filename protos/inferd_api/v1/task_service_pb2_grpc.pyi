@@ -43,7 +43,8 @@ class TaskServiceStub:
     suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
     from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
     After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
-    Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, REQUEST_CONFLICT, SHUTTING_DOWN.
+    Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
+    SHUTTING_DOWN.
     """
     WatchTask: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchTaskRequest, _task_service_pb2.WatchTaskResponse]
     """Watch a task, from its first event or from behind `after_sequence`; ends with OK after `Finished`.
@@ -57,7 +58,8 @@ class TaskServiceStub:
     """End a task now. A task that has ended already is returned as it is. Errors: TASK_NOT_FOUND."""
     SuspendTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.SuspendTaskRequest, _task_service_pb2.SuspendTaskResponse]
     """Stop a waiting or running task and give its place and KV back; what it produced stays, and its deadline goes on.
-    One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+    One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended), LIMIT_EXCEEDED (too many
+    are suspended: `limits.suspended_tasks`, `scheduler.tenant_share`).
     """
     ResumeTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ResumeTaskRequest, _task_service_pb2.ResumeTaskResponse]
     """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
@@ -79,7 +81,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
     from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
     After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
-    Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, REQUEST_CONFLICT, SHUTTING_DOWN.
+    Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
+    SHUTTING_DOWN.
     """
     WatchTask: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTaskRequest, _task_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
     """Watch a task, from its first event or from behind `after_sequence`; ends with OK after `Finished`.
@@ -93,7 +96,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """End a task now. A task that has ended already is returned as it is. Errors: TASK_NOT_FOUND."""
     SuspendTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.SuspendTaskRequest, _task_service_pb2.SuspendTaskResponse]  # type: ignore[assignment]
     """Stop a waiting or running task and give its place and KV back; what it produced stays, and its deadline goes on.
-    One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+    One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended), LIMIT_EXCEEDED (too many
+    are suspended: `limits.suspended_tasks`, `scheduler.tenant_share`).
     """
     ResumeTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ResumeTaskRequest, _task_service_pb2.ResumeTaskResponse]  # type: ignore[assignment]
     """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
@@ -118,7 +122,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
         from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
         After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
-        Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, REQUEST_CONFLICT, SHUTTING_DOWN.
+        Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
+        SHUTTING_DOWN.
         """
 
     @_abc_1.abstractmethod
@@ -162,7 +167,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.SuspendTaskResponse, _abc.Awaitable[_task_service_pb2.SuspendTaskResponse]]:
         """Stop a waiting or running task and give its place and KV back; what it produced stays, and its deadline goes on.
-        One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+        One that is suspended stays as it is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended), LIMIT_EXCEEDED (too many
+        are suspended: `limits.suspended_tasks`, `scheduler.tenant_share`).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,76 @@
+"""A machine with one model, and short words for what happens to its tasks."""
+
+from typing import Any
+
+from inferd.core import commands, events
+from inferd.core.elastic import ElasticTimes
+from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
+from inferd.core.line import TaskLimits
+from inferd.core.machine import CoreLimits, KernelMachine
+from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.priority import Priority
+from inferd.core.queue import QueuePolicy
+from inferd.core.resources import DeviceCapacity, MemoryNeed
+from inferd.core.task import Outcome, Sampling, TaskSpec, TaskState, TextInput, Usage
+
+CPU = DeviceId("cpu:0")
+MODEL = ModelName("m")
+TENANT = Tenant("a")
+
+
+class Bench:
+    """A machine with one device of 1000 bytes and one model, and short words for what happens to it."""
+
+    def __init__(self, *, places: int = 1, instances: int = 1, **limits: Any) -> None:
+        policy = QueuePolicy(aging_s=10.0, weights={Tenant("heavy"): 3.0}, tenant_running=limits.pop("running", 100))
+        self.machine = KernelMachine(
+            CoreLimits(tasks=TaskLimits(policy=policy, **limits), elastic=ElasticTimes(grow_s=2.0, shrink_s=60.0))
+        )
+        self.machine.handle(events.DevicesFound((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
+        spec = ModelSpec(
+            name=MODEL, source="/m", path="/m", format="gguf", size_bytes=1, backend="cpu", backend_reason="",
+            loader="x:Y", device="cpu:0", max_instances=instances,
+        )  # fmt: skip
+        self.places = places
+        self.machine.handle(events.CreateModel(spec), 0.0)
+        self.machine.handle(events.LoadModel(MODEL), 0.0)
+        self.come_up("m-1")
+
+    def come_up(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
+        self.machine.handle(events.InstanceNeeds(InstanceId(name), MemoryNeed(weights_bytes=300)), now)
+        facts = InstanceFacts(max_tasks=self.places, context_tokens=64, description="", memory_bytes=1, kv_tokens=256)
+        return self.machine.handle(events.InstanceLoaded(InstanceId(name), facts), now)
+
+    def submit(
+        self, name: str, *, now: float = 0.0, priority: Priority = Priority.NORMAL, **changes: Any
+    ) -> tuple[commands.Command, ...]:
+        fields: dict[str, Any] = {
+            "task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "input": TextInput("hi"),
+            "sampling": Sampling(max_tokens=10),
+        }  # fmt: skip
+        return self.machine.handle(events.SubmitTask(TaskSpec(priority=priority, **(fields | changes))), now)
+
+    def end(self, name: str, now: float = 0.0, tokens: int = 10) -> tuple[commands.Command, ...]:
+        task = self.machine.tasks.known[TaskId(name)]
+        outcome = Outcome(state=TaskState.SUCCEEDED, usage=Usage(output_tokens=tokens))
+        return self.machine.handle(events.TaskEnded(TaskId(name), task.attempt, outcome), now)
+
+    def suspend(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
+        return self.machine.handle(events.SuspendTask(TaskId(name), TENANT), now)
+
+    def resume(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
+        return self.machine.handle(events.ResumeTask(TaskId(name), TENANT), now)
+
+    def states(self, *names: str) -> list[str]:
+        return [self.machine.tasks.known[TaskId(name)].state.name for name in names]
+
+
+def words(found: tuple[commands.Command, ...]) -> list[str]:
+    """Commands in words, those to workers and of queues only."""
+    told = (commands.SendTask, commands.PauseTask, commands.ContinueTask, commands.DropTask, commands.StartWorker)
+    return [f"{type(c).__name__} {_subject(c)}" for c in found if isinstance(c, told)]
+
+
+def _subject(command: Any) -> str:
+    task_id = command.spec.task_id if isinstance(command, commands.SendTask) else getattr(command, "task_id", "")
+    return str(task_id or command.instance_id)
