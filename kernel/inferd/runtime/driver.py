@@ -24,6 +24,7 @@ from inferd.core.task_events import (
     Queued,
     Receipt,
 )
+from inferd.core.vigil import WorkerTimes
 from inferd.errors import InferdError, ModelBusyError, WorkerDiedError
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
@@ -40,7 +41,6 @@ from inferd.runtime.relay import Relay
 from inferd.runtime.signal import Signal
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
-from inferd.runtime.worker_process import WorkerTimes
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 

@@ -11,7 +11,8 @@ from urllib.parse import quote
 import structlog
 
 from inferd.core.ids import InstanceId
-from inferd.runtime.worker_process import WorkerProcess, WorkerTimes
+from inferd.core.vigil import WorkerTimes
+from inferd.runtime.worker_process import WorkerProcess
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LOGS_KEPT = 100
