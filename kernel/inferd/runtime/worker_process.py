@@ -15,9 +15,9 @@ from inferd.core.ids import InstanceId
 from inferd.core.resources import HOST_DEVICE
 from inferd.core.vigil import Vigil, WorkerTimes
 from inferd.runtime.frames import proceed_frame, read_pulse
-from inferd.runtime.last_words import last_words
 from inferd.runtime.link import LocalLink
 from inferd.runtime.signal import Signal
+from inferd.runtime.worker_log import last_words, open_log
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
@@ -111,7 +111,7 @@ class WorkerProcess:
         """The process, and our end of the link."""
         ours, theirs = socket.socketpair()
         try:
-            with self.log_path.open("wb") as log:
+            with open_log(self.log_path) as log:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
                     *("--parent", str(os.getpid())),
