@@ -72,9 +72,15 @@ class Workers(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     start_timeout_s: float = Field(20.0, gt=0, description="from the start of the process to its first frame")
-    load_silence_s: float = Field(60.0, gt=0, description="longest silence while a model loads")
+    load_silence_s: float = Field(60.0, gt=0, description="longest time without progress while a model loads")
     heartbeat_s: float = Field(1.0, gt=0, description="time between heartbeats")
     heartbeat_timeout_s: float = Field(10.0, gt=0, description="a worker silent for longer is killed")
+    step_floor_s: float = Field(
+        20.0, gt=0, description="a step is a hang after 10 times the slowest of its size, not before so long"
+    )
+    step_ceiling_s: float = Field(
+        300.0, gt=0, description="a step is a hang after so long, and so is the first of its size; its worker is killed"
+    )
     stop_timeout_s: float = Field(3.0, gt=0, description="time to end in order before it is killed")
     restart_backoff_s: float = Field(0.5, ge=0, description="wait after the first failure; doubles with each in a row")
     restart_backoff_max_s: float = Field(30.0, ge=0, description="longest wait after a failure")

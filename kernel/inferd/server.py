@@ -22,13 +22,13 @@ from inferd.core.leases import LeaseLimits
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
+from inferd.core.vigil import WorkerTimes
 from inferd.errors import InferdError
 from inferd.plugin.registry import BackendReport, discover
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.library import Library
 from inferd.runtime.placement import place
-from inferd.runtime.worker_process import WorkerTimes
 from inferd.services.bounds import ByteBound, Calls
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
@@ -202,6 +202,8 @@ def _driver(settings: Settings) -> Driver:
                 load_silence_s=workers.load_silence_s,
                 heartbeat_s=workers.heartbeat_s,
                 heartbeat_timeout_s=workers.heartbeat_timeout_s,
+                step_floor_s=workers.step_floor_s,
+                step_ceiling_s=workers.step_ceiling_s,
                 stop_timeout_s=workers.stop_timeout_s,
             ),
         ),

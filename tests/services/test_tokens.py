@@ -1,19 +1,24 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from connection import Connection, read_all, read_until, reason_of, text_of
+from connection import Connection, memory, read_all, read_until, reason_of, text_of, under
 
+from inferd.core.ids import ModelName
 from inferd.core.task import TaskInput
 from inferd.runtime.queries import Queries
+from inferd.runtime.worker_process import WorkerProcess
+from inferd.testing.kernel import kernel_here
 from inferd_api.v1.model_pb2 import ModelState
 from inferd_api.v1.model_service_pb2 import (
     CountTokensRequest,
     DetokenizeRequest,
     GetModelRequest,
+    LoadModelRequest,
     TokenizeRequest,
     UnloadModelRequest,
 )
@@ -145,3 +150,43 @@ async def test_unloading_ends_what_waits(connection: Connection) -> None:
     await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))
     await connection.models.UnloadModel(UnloadModelRequest(name="fake"))
     assert (await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))).tokens == 1
+
+
+async def test_a_broken_model_is_not_tried_for_each_question(tmp_path: Path) -> None:
+    """While a model that could not be loaded waits for its next try, questions are refused with its error and when."""
+    async with kernel_here(tmp_path, workers={"restart_backoff_s": 1000.0, "restart_backoff_max_s": 1000.0}) as kernel:
+        connection = Connection(kernel, tmp_path)
+        await connection.create(load_error="tensor 'x' is missing")
+        count = CountTokensRequest(model="fake", prompt="x")
+        for _ in range(3):
+            code, reason, metadata = await failure_of(connection.models.CountTokens(count))
+            assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_LOAD_FAILED")
+            assert metadata["cause"] == "tensor 'x' is missing"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await connection.models.Detokenize(DetokenizeRequest(model="fake", token_ids=[97]))
+        assert b"google.rpc.RetryInfo" in str(caught.value.trailing_metadata()).encode()
+        assert kernel.driver.machine.model(ModelName("fake")).instance_count == 1
+        await connection.channel.close()
+
+
+async def test_an_instance_of_another_tenant_answers_nobody_else(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a tenant loaded under its lease answers calls under that lease; others get an instance for all."""
+    await connection.create()
+    asked: list[tuple[str, str]] = []
+    ask = Queries.ask
+
+    async def note(queries: Queries, worker: WorkerProcess, task_input: TaskInput) -> Any:
+        asked.append((str(getattr(task_input, "prompt", "")), worker.instance_id))
+        return await ask(queries, worker, task_input)
+
+    monkeypatch.setattr(Queries, "ask", note)
+    mine = (("inferd-tenant", "mine"),)
+    lease = await connection.claim(memory(1 << 28, "fake:0"), metadata=mine)
+    mine = (*mine, *under(lease.lease_id))
+    await connection.models.LoadModel(LoadModelRequest(name="fake"), metadata=mine)
+    await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="mine"), metadata=mine)
+    await connection.models.Tokenize(TokenizeRequest(model="fake", prompt="theirs"))
+    await connection.models.Tokenize(TokenizeRequest(model="fake", prompt="mine again"), metadata=mine)
+    assert asked == [("mine", "fake-1"), ("theirs", "fake-2"), ("mine again", "fake-1")]

@@ -9,10 +9,11 @@ import pytest
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
+from inferd.core.vigil import WorkerTimes
 from inferd.errors import ModelLoadError, WorkerDiedError
 from inferd.runtime.inspection import CONCURRENT_INSPECTIONS, Inspections
 from inferd.runtime.supervisor import Supervisor
-from inferd.runtime.worker_process import WorkerProcess, WorkerTimes
+from inferd.runtime.worker_process import WorkerProcess
 from inferd.testing.kernel import write_fake_model
 from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -35,7 +36,7 @@ class Nobody:
 
 def supervise(folder: Path, **changes: float) -> Supervisor:
     patient = {"start_timeout_s": 30.0, "load_silence_s": 30.0, "heartbeat_s": 0.1, "heartbeat_timeout_s": 30.0}
-    times = WorkerTimes(**{**patient, "stop_timeout_s": 20.0, **changes})
+    times = WorkerTimes(**{**patient, "step_floor_s": 60.0, "step_ceiling_s": 60.0, "stop_timeout_s": 20.0, **changes})
     return Supervisor(times=times, frame_limit_bytes=1 << 24, log_dir=folder / "logs", listener=Nobody())
 
 
@@ -125,7 +126,7 @@ async def test_a_worker_that_hangs(
     """A backend that never comes back from measuring is given up."""
     supervisor = supervise(tmp_path, **times)
     with pytest.raises(WorkerDiedError, match=why):
-        await inspect(supervisor, write_fake_model(tmp_path, hang_in_measure=True))
+        await inspect(supervisor, write_fake_model(tmp_path, hang_at="measure"))
     expect_gone(supervisor, made)
 
 
@@ -133,7 +134,7 @@ async def test_few_at_once(tmp_path: Path, made: list[WorkerProcess], started: a
     """Only some measure at once; the others follow when they are given up, and every worker ends with its caller."""
     supervisor = supervise(tmp_path)
     inspections = Inspections(supervisor)
-    spec = make_spec(write_fake_model(tmp_path, hang_in_measure=True))
+    spec = make_spec(write_fake_model(tmp_path, hang_at="measure"))
     wanted = [
         asyncio.create_task(inspections.inspect(spec, limits=LIMITS, capacity_bytes=1))
         for _ in range(CONCURRENT_INSPECTIONS + 1)

@@ -279,3 +279,24 @@ def test_shutdown_ends_every_task_and_worker_and_accepts_nothing_more(machine: K
     assert machine.handle(events.Shutdown(), 1.0) == ()
     with pytest.raises(ShuttingDownError):
         machine.handle(events.SubmitTask(task_spec("t3")), 1.0)
+
+
+def test_a_question_waits_out_the_backoff_as_a_task_does(machine: KernelMachine) -> None:
+    """After a load that failed a question is refused like a task; after a worker's death it waits for the next one."""
+    assert "StartWorker" in kinds(machine.handle(events.AskModel(MODEL), 0.0))
+    machine.handle(events.InstanceRefused(FIRST, ModelLoadError("truncated")), 0.0)
+    machine.handle(events.WorkerExited(FIRST, WorkerDiedError("gone")), 0.1)
+    assert not machine.model(MODEL).asked
+    with pytest.raises(ModelLoadError, match="truncated") as caught:
+        machine.handle(events.AskModel(MODEL), 0.4)
+    assert caught.value.retry_after_s == pytest.approx(0.6)
+    second = InstanceId(f"{MODEL}-2")
+    assert "StartWorker" in kinds(machine.handle(events.AskModel(MODEL), 1.0))
+    bring_up(machine, second, now=1.0)
+    assert not machine.model(MODEL).asked
+    machine.handle(events.WorkerExited(second, WorkerDiedError("gone")), 2.0)
+    assert "StartWorker" not in kinds(machine.handle(events.AskModel(MODEL), 2.1))
+    due = machine.next_alarm()
+    assert due is not None
+    assert due > 2.1
+    assert "StartWorker" in kinds(machine.handle(events.Tick(), due))

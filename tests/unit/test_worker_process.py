@@ -12,9 +12,10 @@ import pytest
 
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.model import ModelSpec
+from inferd.core.vigil import WorkerTimes
 from inferd.runtime.frames import load_frame
 from inferd.runtime.supervisor import Supervisor
-from inferd.runtime.worker_process import WorkerProcess, WorkerTimes
+from inferd.runtime.worker_process import WorkerProcess
 from inferd.testing.kernel import write_fake_model
 from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -27,7 +28,7 @@ NAME = InstanceId("m/1")
 
 def make_times(**changes: float) -> WorkerTimes:
     patient = {"start_timeout_s": 60.0, "load_silence_s": 60.0, "heartbeat_s": 0.02, "heartbeat_timeout_s": 60.0}
-    return WorkerTimes(**{**patient, "stop_timeout_s": 20.0, **changes})
+    return WorkerTimes(**{**patient, "step_floor_s": 60.0, "step_ceiling_s": 60.0, "stop_timeout_s": 20.0, **changes})
 
 
 def make_spec(path: Path, *, device: str = "fake:0", loader: str = FAKE) -> ModelSpec:

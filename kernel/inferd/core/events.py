@@ -27,6 +27,13 @@ class LoadModel:
 
 
 @dataclass(frozen=True, slots=True)
+class AskModel:
+    """A client asks a model something that is no task: it is loaded for that as for a task, after its backoff."""
+
+    name: ModelName
+
+
+@dataclass(frozen=True, slots=True)
 class UnloadModel:
     """A client wants a model's memory back; `force` cancels its tasks."""
 
@@ -174,6 +181,7 @@ class Shutdown:
 Event = (
     CreateModel
     | LoadModel
+    | AskModel
     | UnloadModel
     | SubmitTask
     | CancelTask

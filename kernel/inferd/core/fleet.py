@@ -137,6 +137,7 @@ class Fleet:
         instance.facts, instance.ready, instance.used = facts, now, now
         model = self.models[instance.model]
         model.loaded_on_demand = True
+        model.asked &= bool(instance.lease_id)  # one under a lease answers its holder only
         self._tell(model)
         self.refresh(model)
 
@@ -161,6 +162,7 @@ class Fleet:
 
     def unload(self, model: Model) -> None:
         """Stop every instance; nothing to do when there is none."""
+        model.asked = False
         for instance in tuple(model.instances.values()):
             self.stop(instance)
 

@@ -170,6 +170,8 @@ class KernelMachine:
                 self._create_model(event)
             case events.LoadModel():
                 self._load(event)
+            case events.AskModel():
+                self._ask(event)
             case events.UnloadModel():
                 self._unload(event)
             case events.InstanceNeeds():
@@ -288,12 +290,25 @@ class KernelMachine:
             instance = self.fleet.start(model, self._now, event.lease_id)
             lease.instances[instance.instance_id] = None
 
+    def _ask(self, event: events.AskModel) -> None:
+        self.check_open()
+        model = self.model(event.name)
+        if any(instance.state is InstanceState.READY for instance in model.shared):
+            return
+        if not model.shared:
+            if model.state is ModelState.UNLOADING:
+                raise ModelBusyError(f"model {event.name!r} is being unloaded; ask again when it is UNLOADED")
+            admission.check_backoff(model, self._now)
+        model.asked = True
+        self._settle(model)
+
     def _settle(self, model: Model) -> None:
         """Have workers brought up where somebody waits for them."""
         if self._closed:
             return
         name, now = model.spec.name, self._now
-        if not model.shared and (self.tasks.wait_for(name) or model.leases or self._capacity.wanted(name)):
+        wanted = self.tasks.wait_for(name) or model.leases or self._capacity.wanted(name) or model.asked
+        if not model.shared and wanted:
             self.fleet.start_on_demand(model, now)
         for _ in range(model.spec.min_instances - len(model.shared)):
             self.fleet.start_on_demand(model, now)
@@ -322,7 +337,9 @@ class KernelMachine:
         model, error = self.fleet.models[instance.model], instance.error
         if instance.lease_id:
             self._give_up_leased(instance, model)
-        elif model.state is ModelState.FAILED and error is not None:
+            return
+        model.asked = False
+        if model.state is ModelState.FAILED and error is not None:
             waiting = [t for t in self.tasks.waiting(instance.model) if not self.tasks.known[t].spec.lease_id]
             self.tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=error), self._now)
             self._capacity.refuse_waiting(instance.model, error, self._now)

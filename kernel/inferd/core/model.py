@@ -267,6 +267,7 @@ class Model:
     instance_count: int = 0  # ever made; numbers the next one
     leases: dict[LeaseId, InstanceId | None] = field(default_factory=dict)
     need: MemoryNeed | None = None
+    asked: bool = False  # something that is no task waits for an instance
     loaded_on_demand: bool = True  # False from a client's LoadModel to the end of that load
 
     @property

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inferd.core.vigil import Doing
 from inferd.engine.grammar import MaskFiller
 from inferd.engine.sampler import BAD_ROW
 
 if TYPE_CHECKING:
     from inferd.core.task_events import Logprobs
+    from inferd.engine.activity import Activity
     from inferd.engine.batcher import Batcher
     from inferd.engine.limits import Bounds
     from inferd.engine.sampler import Ids, Sampler
@@ -28,14 +30,18 @@ class Forward:
         bounds: What it can do.
         batcher: Scheduled the step.
         sampler: Chooses the tokens where the session does not.
+        activity: Told when blocks are copied and when the step begins.
     """
 
-    def __init__(self, session: TokenSession, bounds: Bounds, *, batcher: Batcher, sampler: Sampler) -> None:
+    def __init__(
+        self, session: TokenSession, bounds: Bounds, *, batcher: Batcher, sampler: Sampler, activity: Activity
+    ) -> None:
         self._session = session
         self._samples = session.limits.samples
         self._bounds = bounds
         self._batcher = batcher
         self._sampler = sampler
+        self._activity = activity
         self._masks = MaskFiller(rows=bounds.rows, vocabulary_size=bounds.vocabulary_size)
 
     def compute(self, batch: TokenBatch) -> tuple[Ids, Float32Array | None]:
@@ -45,7 +51,9 @@ class Forward:
             Exception: The session raised, or its result is not what was asked for.
         """
         if self._batcher.places.copies:
+            self._activity.begin(Doing.COPY, len(self._batcher.places.copies))
             self._session.copy_blocks(self._batcher.places.copies)
+        self._activity.begin(Doing.STEP, len(batch.token_ids))
         rows, positions = self._batcher.sampled_rows, self._batcher.sampled_positions
         wanted = any(sequence.constraint is not None for sequence in self._batcher.sampled) or self._batcher.scored
         if self._samples and len(positions) and not wanted:

@@ -10,6 +10,8 @@ from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, Final
 
+from inferd.core.vigil import Doing
+from inferd.engine.activity import Activity
 from inferd.engine.batcher import Batcher
 from inferd.engine.cause import last_line
 from inferd.engine.forward import Forward
@@ -50,6 +52,7 @@ class Loop:
         model: The loaded model.
         limits: Bounds of the kernel's configuration.
         deliver: Called once per step with what it produced, from the thread of `run`. May block: then steps wait.
+        activity: Told what the thread of `run` is doing.
 
     Attributes:
         bounds: What the model can do under these limits.
@@ -60,13 +63,23 @@ class Loop:
         ValueError: The session states impossible limits.
     """
 
-    def __init__(self, model: LoadedModel, limits: EngineLimits, deliver: Callable[[StepOutput], None]) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        limits: EngineLimits,
+        deliver: Callable[[StepOutput], None],
+        *,
+        activity: Activity | None = None,
+    ) -> None:
         self.bounds = Bounds.of(model.session.limits, limits)
         self.steps = 0
         self._deliver = deliver
+        self._activity = activity or Activity()
         sampler = Sampler(rows=self.bounds.rows, vocabulary_size=self.bounds.vocabulary_size)
         self._batcher = Batcher(bounds=self.bounds, sampler=sampler)
-        self._forward = Forward(model.session, self.bounds, batcher=self._batcher, sampler=sampler)
+        self._forward = Forward(
+            model.session, self.bounds, batcher=self._batcher, sampler=sampler, activity=self._activity
+        )
         self._places = self._batcher.places
         intake = Intake(model.vocabulary, self.bounds, template_timeout_s=limits.template_timeout_s)
         self._reception = Reception(intake, self.bounds, self._arrive)
@@ -193,6 +206,7 @@ class Loop:
             self._forward.close()
 
     def _turn(self) -> None:
+        self._activity.begin(Doing.SCHEDULE)
         self._wake.clear()  # before the commands are read: one that comes later wakes again
         while self._commands:
             self._commands.popleft()()
@@ -206,6 +220,7 @@ class Loop:
         elif self._refused:
             self._send(StepOutput())
         else:
+            self._activity.begin(Doing.IDLE)
             self._wake.wait()
 
     def _step(self, batch: TokenBatch) -> None:
@@ -302,6 +317,7 @@ class Loop:
     def _send(self, output: StepOutput) -> None:
         output.ended += self._refused
         self._refused = []
+        self._activity.begin(Doing.IDLE)  # the kernel may not read just now
         self._deliver(output)
 
     def _fail(self, sequences: list[Sequence], cause: str) -> None:

@@ -17,6 +17,7 @@ from inferd.errors import BackendNotFoundError, BackendUnavailableError, suggest
 from inferd.plugin import child
 from inferd.plugin.backend import BackendSpec, DeviceInfo, Setting
 from inferd.plugin.hookspecs import ENTRY_POINT_GROUP
+from inferd.plugin.patience import patience
 
 CONCURRENT_CHILDREN = 4
 WHY_CHARACTERS = 500  # longest reason that is kept of what a plugin says
@@ -214,7 +215,7 @@ def _installed() -> tuple[list[_Plugin], list[BackendReport]]:
 
 async def _probe(plugin: _Plugin, *, timeout_s: float) -> tuple[BackendReport, ...]:
     try:
-        async with asyncio.timeout(timeout_s):
+        async with patience(timeout_s):
             ending = await child.run(plugin.module)
     except TimeoutError:
         return (plugin.report(BackendState.FAILED, f"took longer than {timeout_s:g} s and was killed"),)

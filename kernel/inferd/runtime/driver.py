@@ -24,6 +24,7 @@ from inferd.core.task_events import (
     Queued,
     Receipt,
 )
+from inferd.core.vigil import WorkerTimes
 from inferd.errors import InferdError, ModelBusyError, WorkerDiedError
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
@@ -40,7 +41,6 @@ from inferd.runtime.relay import Relay
 from inferd.runtime.signal import Signal
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
-from inferd.runtime.worker_process import WorkerTimes
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -262,17 +262,23 @@ class Driver:
             await self.models_changed.wait(self.models_changed.version)
         return returned_bytes
 
-    async def query(self, name: ModelName, task_input: TaskInput) -> task_pb2.Answer:
+    async def query(self, name: ModelName, task_input: TaskInput, *, lease_id: LeaseId = NO_LEASE) -> task_pb2.Answer:
         """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
+
+        An instance that was loaded under a lease answers calls under that lease only.
 
         Raises:
             InferdError: Loading failed, the model cannot take the input, or the answer did not come.
         """
         model = self.machine.model(name)
-        if model.state is not ModelState.READY:
-            await self.load_model(name)
-        instance_id = next(i.instance_id for i in model.instances.values() if i.state is InstanceState.READY)
-        return await self._queries.ask(self.supervisor.workers[instance_id], task_input)
+        while (instance := _answering(model, lease_id)) is None:
+            self._apply(events.AskModel(name))
+            while model.asked:
+                await self.models_changed.wait(self.models_changed.version)
+            self.machine.check_open()
+            if not model.shared:
+                raise model.error or ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
+        return await self._queries.ask(self.supervisor.workers[instance.instance_id], task_input)
 
     # For the supervisor.
 
@@ -397,6 +403,12 @@ class Driver:
             worker_memory_bytes=worker.memory_bytes if worker is not None else 0,
         )
         self.streams.finish(task_id, Finished(outcome, receipt))
+
+
+def _answering(model: Model, lease_id: LeaseId) -> Instance | None:
+    """The instance that answers a call under a lease, or under none; None when there is none yet."""
+    ready = [i for i in model.instances.values() if i.state is InstanceState.READY and i.lease_id in ("", lease_id)]
+    return max(ready, key=lambda instance: instance.lease_id, default=None)
 
 
 def _newest(instances: Iterable[Instance]) -> Instance | None:

@@ -18,6 +18,7 @@ from inferd.core.task import (
     Usage,
 )
 from inferd.core.task_events import Logprobs, PromptOutput
+from inferd.core.vigil import Doing, Pulse
 from inferd.errors import InferdError, from_reason
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -172,6 +173,17 @@ def read_prompt(prompt: step_pb2.PromptOutput) -> PromptOutput:
 def read_needs(needs: load_pb2.Needs) -> MemoryNeed:
     """What a model needs of its device, by its backend's reckoning."""
     return MemoryNeed(weights_bytes=needs.weights_bytes, kv_bytes=needs.kv_bytes, workspace_bytes=needs.workspace_bytes)
+
+
+def read_pulse(pong: wire.Pong) -> Pulse:
+    """What a worker says that it is doing."""
+    return Pulse(
+        doing=Doing(pong.doing),
+        turn=pong.turn,
+        seconds=pong.turn_seconds,
+        usual_s=pong.usual_seconds if pong.HasField("usual_seconds") else None,
+        steps=pong.steps,
+    )
 
 
 def read_facts(loaded: load_pb2.Loaded) -> InstanceFacts:

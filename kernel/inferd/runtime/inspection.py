@@ -1,6 +1,7 @@
 """Finding out what a model needs, without loading it: a worker measures, tells and is ended."""
 
 import asyncio
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -8,6 +9,7 @@ from inferd.core.ids import InstanceId
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
 from inferd.errors import WorkerDiedError
+from inferd.plugin.patience import patience
 from inferd.runtime.frames import load_frame, read_failure, read_needs
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker_process import WorkerProcess
@@ -69,7 +71,9 @@ class Inspections:
             async with asyncio.TaskGroup() as group:
                 life = group.create_task(worker.run(), name=f"worker {worker.instance_id}")
                 either: set[asyncio.Future[Any]] = {life, answer}
-                await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+                with suppress(TimeoutError):
+                    async with patience(limit_s):
+                        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 life.cancel()  # kills the process: it holds nothing that would have to be closed
         finally:
             self._supervisor.measuring.remove(worker)

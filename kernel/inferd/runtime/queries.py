@@ -5,6 +5,7 @@ import asyncio
 from inferd.core.ids import InstanceId
 from inferd.core.task import TaskInput
 from inferd.errors import InferdError, LimitExceededError
+from inferd.plugin.patience import patience
 from inferd.runtime.frames import query_frame
 from inferd.runtime.worker_process import WorkerProcess
 from inferd_api.worker.v1 import task_pb2
@@ -41,7 +42,7 @@ class Queries:
         self._pending[key] = future
         worker.send(query_frame(self._asked, task_input))
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with patience(self._timeout_s):
                 return await future
         except TimeoutError:
             limit_s = f"{self._timeout_s:g}"

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -11,10 +10,12 @@ from urllib.parse import quote
 import structlog
 
 from inferd.core.ids import InstanceId
-from inferd.runtime.worker_process import WorkerProcess, WorkerTimes
+from inferd.core.vigil import WorkerTimes
+from inferd.runtime.worker_log import prune_logs
+from inferd.runtime.worker_process import WorkerProcess
 from inferd_api.worker.v1 import worker_pb2 as wire
 
-LOGS_KEPT = 100
+LOGS_KEPT = 100  # of workers that have ended
 
 log = structlog.get_logger()
 
@@ -70,7 +71,7 @@ class Supervisor:
         on_memory: Callable[[InstanceId, int], None],
     ) -> WorkerProcess:
         """A worker with times, bounds and a log as all have; to be run by the caller."""
-        self._prune_logs()
+        prune_logs(self._log_dir, keep=LOGS_KEPT - 1)
         return WorkerProcess(
             instance_id,
             load=load,
@@ -88,9 +89,3 @@ class Supervisor:
             del self.workers[worker.instance_id]
         log.info("worker exited", instance_id=worker.instance_id, pid=worker.pid, why=why)
         self._listener.worker_exited(worker.instance_id, why, worker.log_path)
-
-    def _prune_logs(self) -> None:
-        with suppress(FileNotFoundError):  # another kernel with the same folder was quicker
-            logs = sorted(self._log_dir.glob("*.log"), key=lambda path: path.stat().st_mtime)
-            for path in logs[: -LOGS_KEPT + 1]:
-                path.unlink()

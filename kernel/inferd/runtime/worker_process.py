@@ -2,36 +2,27 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from inferd import __version__
 from inferd.core.ids import InstanceId
 from inferd.core.resources import HOST_DEVICE
-from inferd.runtime.frames import proceed_frame
+from inferd.core.vigil import Vigil, WorkerTimes
+from inferd.runtime.frames import proceed_frame, read_pulse
 from inferd.runtime.link import LocalLink
 from inferd.runtime.signal import Signal
+from inferd.runtime.worker_log import last_words, open_log
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
-LAST_LINE_BYTES = 4096
+TRACE_S = 1.0  # how long a worker that hangs may take to write into its log where it does
 TOLD_CHANGE = 0.01  # of the resident memory: a smaller one is not told
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerTimes:
-    """How long what may take; see `inferd.config.Workers`."""
-
-    start_timeout_s: float
-    load_silence_s: float
-    heartbeat_s: float
-    heartbeat_timeout_s: float
-    stop_timeout_s: float
 
 
 class WorkerProcess:
@@ -76,8 +67,8 @@ class WorkerProcess:
         self._closed = ""  # why, once it is
         self._stopping = False
         self._signal = Signal()  # of the two above
-        self._silence_s = times.start_timeout_s
-        self._heard_at = 0.0
+        self._vigil = Vigil(times, 0.0)  # begins when the process runs
+        self._hangs = False
         self._pings = 0
 
     def send(self, frame: wire.KernelFrame) -> None:
@@ -107,20 +98,20 @@ class WorkerProcess:
             self._link = await LocalLink.connect(
                 ours, frame_limit_bytes=self._frame_limit_bytes, on_frame=self._take, on_closed=self._note_closed
             )
-            self._heard_at = asyncio.get_running_loop().time()
+            self._vigil = Vigil(self._times, asyncio.get_running_loop().time())
             why = await self._watch()
             gone = bool(self._closed)  # by itself: what follows closes the link in any case
         finally:
             await self._end(process)
         if gone and process.returncode is not None:
             why = _ending(process.returncode, why)
-        return f"{why}{self._last_line()}"
+        return f"{why}{last_words(self.log_path)}"
 
     async def _start(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
         """The process, and our end of the link."""
         ours, theirs = socket.socketpair()
         try:
-            with self.log_path.open("wb") as log:
+            with open_log(self.log_path) as log:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
                     *("--parent", str(os.getpid())),
@@ -142,9 +133,9 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         while not self._closed and not self._stopping:
             await self._wait(self._times.heartbeat_s)
-            silence_s = loop.time() - self._heard_at
-            if silence_s > self._silence_s and not self._closed:
-                return f"it was silent for {silence_s:.1f} s, longer than the {self._silence_s:g} s that it may be"
+            if (why := self._vigil.beat(loop.time())) and not self._closed:
+                self._hangs = True
+                return why
             self._pings += 1
             self.send(wire.KernelFrame(ping=wire.Ping(nonce=self._pings)))
         self.send(wire.KernelFrame(stop=wire.Stop()))
@@ -162,6 +153,8 @@ class WorkerProcess:
         with suppress(TimeoutError):
             if self._closed:
                 await asyncio.wait_for(process.wait(), ORDERLY_EXIT_S)
+            elif self._hangs:
+                await asyncio.wait_for(_abort(process), TRACE_S)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
         await process.wait()
@@ -169,9 +162,10 @@ class WorkerProcess:
             self._link.close()
 
     def _take(self, frame: wire.WorkerFrame) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        self._vigil.hear(asyncio.get_running_loop().time())
         kind = frame.WhichOneof("kind")
         if kind == "pong":
+            self._vigil.feel(read_pulse(frame.pong))
             self.memory_bytes = frame.pong.memory_bytes
             if self._loaded:
                 self._tell_memory()
@@ -194,8 +188,7 @@ class WorkerProcess:
         self._on_frame(self.instance_id, frame)
 
     def _allow_silence(self, limit_s: float) -> None:
-        self._silence_s = limit_s
-        self._heard_at = asyncio.get_running_loop().time()
+        self._vigil.allow_silence(limit_s, asyncio.get_running_loop().time())
 
     def _tell_memory(self) -> None:
         on_host = self._load.load.device == HOST_DEVICE
@@ -207,14 +200,14 @@ class WorkerProcess:
         self._closed = self._closed or why
         self._signal.notify()
 
-    def _last_line(self) -> str:
-        try:
-            with self.log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_LINE_BYTES))
-                lines = log.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return f"; the last line of its log: {lines[-1].strip()}" if lines else ""
+
+async def _abort(process: asyncio.subprocess.Process) -> None:
+    """Have a process end that hangs, and write before where each of its threads is; it leaves no core behind."""
+    with suppress(OSError):
+        resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGABRT)
+    await process.wait()
 
 
 def _ending(returncode: int, why: str) -> str:

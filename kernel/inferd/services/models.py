@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from inferd.core.ids import ModelName
+from inferd.core.ids import LeaseId, ModelName
 from inferd.errors import InvalidFieldError
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.driver import Driver
@@ -106,24 +106,24 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         model = self._driver.machine.model(name)
         return ms.UnloadModelResponse(model=write_model(model, self._driver), returned_bytes=returned_bytes)
 
-    async def Tokenize(self, request: ms.TokenizeRequest, context: Context) -> ms.TokenizeResponse:  # noqa: ARG002, N802 - the wire's name
+    async def Tokenize(self, request: ms.TokenizeRequest, context: Context) -> ms.TokenizeResponse:  # noqa: N802 - the wire's name
         """Turn a text or a conversation into tokens."""
-        return ms.TokenizeResponse(token_ids=await self._tokenize(request))
+        return ms.TokenizeResponse(token_ids=await self._tokenize(request, lease_of(context)))
 
-    async def CountTokens(self, request: ms.CountTokensRequest, context: Context) -> ms.CountTokensResponse:  # noqa: ARG002, N802 - the wire's name
+    async def CountTokens(self, request: ms.CountTokensRequest, context: Context) -> ms.CountTokensResponse:  # noqa: N802 - the wire's name
         """Count the tokens of a text or a conversation."""
-        return ms.CountTokensResponse(tokens=len(await self._tokenize(request)))
+        return ms.CountTokensResponse(tokens=len(await self._tokenize(request, lease_of(context))))
 
-    async def Detokenize(self, request: ms.DetokenizeRequest, context: Context) -> ms.DetokenizeResponse:  # noqa: ARG002, N802 - the wire's name
+    async def Detokenize(self, request: ms.DetokenizeRequest, context: Context) -> ms.DetokenizeResponse:  # noqa: N802 - the wire's name
         """Turn tokens into text."""
         given = read_token_ids(request, self._prompt_limit_bytes)
-        answer = await self._driver.query(ModelName(request.model), given)
+        answer = await self._driver.query(ModelName(request.model), given, lease_id=lease_of(context))
         return ms.DetokenizeResponse(text=answer.text)
 
-    async def _tokenize(self, request: ms.TokenizeRequest | ms.CountTokensRequest) -> Sequence[int]:
+    async def _tokenize(self, request: ms.TokenizeRequest | ms.CountTokensRequest, lease_id: LeaseId) -> Sequence[int]:
         given = read_text(request, self._prompt_limit_bytes)
         try:
-            return (await self._driver.query(ModelName(request.model), given)).token_ids
+            return (await self._driver.query(ModelName(request.model), given, lease_id=lease_id)).token_ids
         except InvalidFieldError as error:  # a worker knows the input as a task's
             field = error.field.removeprefix("spec.")
             raise InvalidFieldError(error.message, metadata=error.metadata, field=field) from None

@@ -70,7 +70,6 @@ class FakeModel(Faults):
         load_s: How long loading takes, in seconds.
         measure_error: Measuring ends with this error.
         die_in_measure: Measuring kills the process.
-        hang_in_measure: Measuring stops the process.
         load_error: Loading ends with this error.
     """
 
@@ -85,7 +84,6 @@ class FakeModel(Faults):
     workspace_bytes: int = 0
     measure_error: str = ""
     die_in_measure: bool = False
-    hang_in_measure: bool = False
     load_s: float = 0.0
     load_error: str = ""
 
@@ -110,8 +108,7 @@ class FakeBackend:
         model = _read(request)
         if model.die_in_measure:
             os.kill(os.getpid(), signal.SIGKILL)
-        if model.hang_in_measure:
-            os.kill(os.getpid(), signal.SIGSTOP)
+        model.hang("measure")
         if model.measure_error:
             raise LoadError(model.measure_error)
         return MemoryNeed(
@@ -128,6 +125,7 @@ class FakeBackend:
         for step in range(_PROGRESS_STEPS):
             progress(step / _PROGRESS_STEPS)
             time.sleep(model.load_s / _PROGRESS_STEPS)  # stands for the time that a real model takes
+        model.hang("load")
         if model.load_error:
             raise LoadError(model.load_error)
         progress(1.0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from inferd.plugin import StepResult
+from inferd.testing.hangs import hang
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,9 @@ class Faults:
         fail_step: This step raises, counted from 1; 0 for none.
         fail_on_token: A step with this token raises.
         die_on_token: A step with this token kills the process.
-        hang_on_token: A step with this token stops the process, as a driver does that never comes back.
+        hang_on_token: A step with this token hangs, as a driver does that never comes back.
+        hang_at: Where it hangs as well: "measure", "load", "step", "copy" or "close".
+        hang_by: How it hangs, see `inferd.testing.hangs`.
     """
 
     step_s: float = 0.0
@@ -49,6 +52,13 @@ class Faults:
     fail_on_token: int = _NOTHING
     die_on_token: int = _NOTHING
     hang_on_token: int = _NOTHING
+    hang_at: str = ""
+    hang_by: str = "stop"
+
+    def hang(self, place: str) -> None:
+        """Hang, if it is here."""
+        if place == self.hang_at:
+            hang(self.hang_by)
 
 
 class FakeSession:
@@ -97,6 +107,7 @@ class FakeSession:
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy cells."""
+        self._faults.hang("copy")
         for source, target in pairs:
             for column in (self._token, self._position, self._start, self._source):
                 blocks = column.reshape(-1, self.limits.block_tokens)
@@ -104,6 +115,7 @@ class FakeSession:
 
     def close(self) -> None:
         """Give the cells back."""
+        self._faults.hang("close")
         self._token = self._position = self._start = self._source = np.empty(0, np.int32)
 
     def _follow(self, batch: TokenBatch, owners: Ints, positions: Ints, cells: Ints) -> None:
@@ -148,6 +160,7 @@ class FakeSession:
 
     def _fail(self, batch: TokenBatch) -> None:
         faults = self._faults
+        faults.hang("step")
         if faults.step_s:
             time.sleep(faults.step_s)  # stands for the time that a device takes
         if self._steps == faults.fail_step:
@@ -160,4 +173,4 @@ class FakeSession:
         if faults.die_on_token in batch.token_ids:
             os.kill(os.getpid(), signal.SIGKILL)
         if faults.hang_on_token in batch.token_ids:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            hang(faults.hang_by)

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True, help="process id of the kernel")
     options = parser.parse_args()
     _die_with(options.parent)
+    faulthandler.enable()  # into the log: where each thread is when a signal ends this process
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, str(len(os.sched_getaffinity(0))))
     from inferd.worker.process import Worker  # noqa: PLC0415 - numpy reads the variables when it is imported

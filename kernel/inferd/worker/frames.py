@@ -29,6 +29,7 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
     from inferd.core.task_events import Logprobs
+    from inferd.core.vigil import Pulse
     from inferd.engine.intake import Intake
     from inferd.engine.output import Ended, StepOutput
     from inferd.plugin.backend import SettingValue
@@ -75,6 +76,20 @@ def needs_frame(need: MemoryNeed, device: str) -> wire.WorkerFrame:
         workspace_bytes=min(need.workspace_bytes + process_bytes, _MOST_BYTES),
     )
     return wire.WorkerFrame(needs=needs)
+
+
+def pong_frame(nonce: int, memory_bytes: int, pulse: Pulse) -> wire.WorkerFrame:
+    """The answer to a ping."""
+    pong = wire.Pong(
+        nonce=nonce,
+        memory_bytes=memory_bytes,
+        steps=pulse.steps,
+        doing=pulse.doing.value,
+        turn=pulse.turn,
+        turn_seconds=pulse.seconds,
+        usual_seconds=pulse.usual_s,
+    )
+    return wire.WorkerFrame(pong=pong)
 
 
 def read_input(submit: task_pb2.Submit | task_pb2.Query) -> TaskInput:

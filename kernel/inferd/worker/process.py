@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from inferd import __version__, logs
 from inferd.core.ids import Tenant
+from inferd.core.vigil import Doing
+from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line
 from inferd.engine.loop import Loop
 from inferd.engine.submission import Share
@@ -26,6 +28,7 @@ from inferd.worker.frames import (
     answer_frame,
     failure,
     needs_frame,
+    pong_frame,
     read_embedding,
     read_input,
     read_load,
@@ -63,7 +66,9 @@ class Worker:
         self._loads: queue.SimpleQueue[load_pb2.Load] = queue.SimpleQueue()
         self._reserved = threading.Event()  # what the model needs: it may be loaded
         self._loop: Loop | None = None
+        self._activity = Activity()
         self._reported_at = 0.0
+        self._reported = -1.0  # the largest fraction
 
     def run(self) -> None:
         """Serve the kernel; returns when it said so or when the model cannot be loaded."""
@@ -79,17 +84,24 @@ class Worker:
                 logs.install(logging.INFO)  # from now on what fails may have to do with what tasks say
                 threading.excepthook = _die
                 self._loop.run()
+                self._activity.begin(Doing.CLOSE)
                 model.session.close()
 
     def _load(self, load: load_pb2.Load) -> LoadedModel | None:
         try:
             request, limits = read_load(load)
+            self._activity.begin(Doing.IMPORT)
             module, _, name = load.loader.partition(":")
             backend: Backend = getattr(importlib.import_module(module), name)()
-            self._link.send(needs_frame(backend.measure(request), request.device))
+            self._activity.begin(Doing.MEASURE)
+            need = backend.measure(request)
+            self._activity.begin(Doing.WAITING)
+            self._link.send(needs_frame(need, request.device))
             self._reserved.wait()
+            self._activity.begin(Doing.LOAD)
             model = backend.load(request, self._report)
-            self._loop = Loop(model, limits, self._deliver)
+            self._activity.begin(Doing.PREPARE)
+            self._loop = Loop(model, limits, self._deliver, activity=self._activity)
         except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
             _log.exception("loading %s failed", load.path)
             self._link.send(wire.WorkerFrame(load_failed=load_pb2.LoadFailed(failure=failure(_load_error(error)))))
@@ -103,11 +115,15 @@ class Worker:
             memory_bytes=_resident_bytes(),
             kv_tokens=self._loop.bounds.kv_tokens,
         )
+        self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
         return model
 
     def _report(self, fraction: float) -> None:
         """Tell the kernel how far loading is, at most 20 times a second."""
+        if fraction > self._reported:  # one that says the same again and again gets on with nothing
+            self._reported = fraction
+            self._activity.advance()
         now = time.monotonic()
         if fraction >= 1 or now - self._reported_at >= _PROGRESS_S:
             self._reported_at = now
@@ -133,9 +149,8 @@ class Worker:
             case "proceed":
                 self._reserved.set()
             case "ping":
-                steps = 0 if self._loop is None else self._loop.steps
-                pong = wire.Pong(nonce=frame.ping.nonce, memory_bytes=_resident_bytes(), steps=steps)
-                self._link.send(wire.WorkerFrame(pong=pong))
+                pulse = self._activity.pulse(0 if self._loop is None else self._loop.steps)
+                self._link.send(pong_frame(frame.ping.nonce, _resident_bytes(), pulse))
             case "stop" if self._loop is not None:
                 self._loop.stop()
             case "stop":

@@ -246,23 +246,41 @@ class Pong(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    DOING_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    TURN_SECONDS_FIELD_NUMBER: _builtins.int
+    USUAL_SECONDS_FIELD_NUMBER: _builtins.int
     nonce: _builtins.int
     """From the `Ping`."""
     memory_bytes: _builtins.int
     """Resident memory in bytes."""
     steps: _builtins.int
     """Steps computed so far."""
+    doing: _builtins.int
+    """What the thread of the model is doing: a value of `inferd.core.vigil.Doing`."""
+    turn: _builtins.int
+    """Rises whenever it begins something, or gets on with it."""
+    turn_seconds: _builtins.float
+    """How long this turn has lasted, in seconds."""
+    usual_seconds: _builtins.float
+    """The slowest of the last turns of this kind and size, in seconds; unset when there was none."""
     def __init__(
         self,
         *,
         nonce: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         steps: _builtins.int = ...,
+        doing: _builtins.int = ...,
+        turn: _builtins.int = ...,
+        turn_seconds: _builtins.float = ...,
+        usual_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_usual_seconds", b"_usual_seconds", "usual_seconds", b"usual_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nonce", b"nonce", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_usual_seconds", b"_usual_seconds", "doing", b"doing", "memory_bytes", b"memory_bytes", "nonce", b"nonce", "steps", b"steps", "turn", b"turn", "turn_seconds", b"turn_seconds", "usual_seconds", b"usual_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__usual_seconds: _TypeAlias = _typing.Literal["usual_seconds"]  # noqa: Y015
+    _WhichOneofArgType__usual_seconds: _TypeAlias = _typing.Literal["_usual_seconds", b"_usual_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__usual_seconds) -> _WhichOneofReturnType__usual_seconds | None: ...
 
 Global___Pong: _TypeAlias = Pong  # noqa: Y015

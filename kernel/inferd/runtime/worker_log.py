@@ -1,0 +1,61 @@
+"""The logs of workers: what they hold, and which of them may go."""
+
+import fcntl
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+TAIL_BYTES = 64 << 10
+FATAL = "Fatal Python error: "  # how faulthandler begins; see docs.python.org/3/library/faulthandler.html
+FRAME = re.compile(r"^Current thread [^\n]*\n +(File \"[^\n]*)", re.MULTILINE)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A new log, locked for as long as anybody who inherits it lives: the lock belongs to the open file, see flock(2).
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    log = path.open("wb")
+    with suppress(OSError):  # a file system without locks: then its age alone decides
+        fcntl.flock(log, fcntl.LOCK_SH)
+    return log
+
+
+def prune_logs(folder: Path, *, keep: int) -> None:
+    """Remove all but the last `keep` logs of workers that have ended, of any kernel; those of living ones stay."""
+    with suppress(FileNotFoundError):  # another kernel with the same folder was quicker
+        logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        if len(logs) <= keep:
+            return
+        ended = [path for path in logs if not _in_use(path)]
+        for path in ended[: max(0, len(ended) - keep)]:
+            path.unlink()
+
+
+def _in_use(path: Path) -> bool:
+    with path.open("rb") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def last_words(log_path: Path) -> str:
+    """What a worker said last, or where a signal ended it, as a clause behind why it ended; "" when it said nothing."""
+    try:
+        with log_path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            text = log.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
+    _, fatal, trace = text.rpartition(FATAL)
+    if fatal and (frame := FRAME.search(trace)):
+        return f"; it was at {frame[1].strip()}"
+    lines = (fatal + trace).splitlines()
+    return f"; the last line of its log: {lines[0 if fatal else -1].strip()}" if lines else ""
