@@ -118,9 +118,9 @@ def _keep(
     tenant: Tenant = "",
     output: Output = Format.TABLE,
 ) -> None:
-    """Keep leases alive until Ctrl-C; the exit code is 1 when one of them has ended."""
+    """Keep leases alive until Ctrl-C, however often a call fails; the exit code is 1 when one of them has ended."""
     with edge(output) as out:
-        from inferd.cli.leases import keep
+        from inferd.cli.keep import keep
 
         keep(out, address, tenant, lease_ids, ttl_s=ttl, once=once)
 
