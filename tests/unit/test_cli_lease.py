@@ -274,15 +274,17 @@ def test_ctrl_c_on_a_terminal_is_not_passed_on(start: Start) -> None:
     ("number", "by_terminal", "sent"),
     [
         (signal.SIGINT, True, []),
-        (signal.SIGINT, False, [signal.SIGINT]),
-        (signal.SIGTERM, True, [signal.SIGTERM]),
+        (signal.SIGINT, False, [b"signal 2\n"]),
+        (signal.SIGQUIT, True, []),
+        (signal.SIGTERM, True, [b"signal 15\n"]),
+        (signal.SIGHUP, True, [b"signal 1\n"]),
     ],
 )
 def test_which_signals_are_passed_on(number: Any, by_terminal: bool, sent: list[Any], monkeypatch: Any) -> None:  # noqa: FBT001 - a case
-    """SIGTERM always is, SIGINT unless the terminal has sent it to the program already."""
-    got: list[signal.Signals] = []
-    running = program.Program(Output(Format.TABLE), ["x"])
-    running._process = SimpleNamespace(send_signal=got.append)  # type: ignore[assignment]
+    """SIGTERM always is; SIGINT and SIGQUIT unless the terminal has sent them to the program already."""
+    got: list[bytes] = []
+    running = program.Program(Output(Format.TABLE), ["x"], grace_s=5)
+    running._guard = SimpleNamespace(send=got.append)  # type: ignore[assignment]
     monkeypatch.setattr(program, "typed", lambda: by_terminal)
     running._signalled(number)
     assert got == sent
@@ -321,10 +323,8 @@ def test_a_holder_that_is_killed_gives_its_lease_back_by_its_ttl(start: Start, c
     ) as process:
         first_line(process)
         lease = only_lease(client)
-        child = int(subprocess.run(["pgrep", "-P", str(process.pid)], stdout=subprocess.PIPE, check=True).stdout)  # noqa: S607
         process.kill()
         *_, last = client.watch_lease(lease.lease_id)
-        os.kill(child, signal.SIGKILL)
     assert last.spec.ttl.ToNanoseconds() == 1_800_000_000
     assert last.end_time.ToNanoseconds() >= lease.expire_time.ToNanoseconds()
     assert last.state not in (LEASE_STATE_ACTIVE, LEASE_STATE_RELEASED)

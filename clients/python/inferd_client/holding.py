@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
+import grpc
+
 from inferd_api.v1.lease_pb2 import Lease, LeaseState
 from inferd_client.errors import InferdError, LeaseLostError, from_status
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 RENEWALS = 3  # keep-alives in a TTL: two may be lost
 MERGED = 0.1  # what is due within this part of its interval goes along with what is due now
 MOST_KEPT_ALIVE = 1000  # in one message
+TROUBLE_CHARACTERS = 200  # that are kept of what went wrong
 PAUSE_S = 0.2  # between two attempts to reach the kernel
 
 
@@ -33,6 +36,7 @@ class HeldLease:
         fencing_token: Rises with every grant of the kernel.
         confirmed: When the last keep-alive that the kernel confirmed was sent, on `time.monotonic`.
         ended: Why it does not hold any more, by the kernel's own words; None while it has not said so.
+        trouble: What went wrong at the last attempt to keep it alive; "" when that was confirmed.
     """
 
     def __init__(self, lease: Lease, sent: float) -> None:
@@ -41,6 +45,7 @@ class HeldLease:
         self.fencing_token = lease.fencing_token
         self.confirmed = sent
         self.ended: InferdError | None = None
+        self.trouble = ""
 
     @property
     def remaining_s(self) -> float:
@@ -69,6 +74,7 @@ class HeldLease:
             why, facts = self.ended.message, self.ended.metadata
         else:
             why, facts = f"the kernel has not confirmed it for its TTL of {self.ttl_s:g} s", {}
+            why += f" ({self.trouble})" if self.trouble else ""
         return LeaseLostError(
             f"lease {self.lease_id} is lost: {why}", metadata={"lease_id": self.lease_id, **facts}, field="lease_id"
         )
@@ -131,6 +137,12 @@ class Holdings:
         chosen = [held for held in self._living() if held.due - now <= MERGED * held.ttl_s / RENEWALS]
         return sorted(chosen, key=lambda held: held.due)[:MOST_KEPT_ALIVE]
 
+    def note(self, error: Exception) -> None:
+        """Keep what went wrong, for the error of those that are lost by it."""
+        told = error.details() if isinstance(error, grpc.Call) else str(error)
+        for held in self._living():
+            held.trouble = f"{type(error).__name__}: {(told or '').partition(chr(10))[0][:TROUBLE_CHARACTERS]}"
+
     def _living(self) -> Iterable[HeldLease]:
         return (held for held in list(self._held.values()) if held.remaining_s > 0)
 
@@ -146,5 +158,5 @@ def confirm(batch: Sequence[HeldLease], renewals: Sequence[LeaseRenewal], sent: 
         if renewal.HasField("error"):
             held.ended = from_status(renewal.error)
         elif held.remaining_s > 0:  # else its holder has given it up already
-            held.confirmed = sent
+            held.confirmed, held.trouble = sent, ""
             held.fencing_token = renewal.fencing_token

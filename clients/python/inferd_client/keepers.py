@@ -9,14 +9,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import grpc
-import grpc.aio
-
 from inferd_api.v1.lease_service_pb2 import KeepAliveLeasesRequest, KeepAliveLeasesResponse
 from inferd_client.holding import PAUSE_S, Holdings, confirm, patience_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import grpc.aio
 
     from inferd_client.holding import HeldLease
 
@@ -35,8 +34,7 @@ class Call(Protocol):
 class AsyncKeeper:
     """Keeps the leases of an asynchronous client alive, by a task that runs while there are any.
 
-    What goes wrong with the stream is tried again on another one until a lease's time is over: its holder notices that
-    by itself.
+    Whatever goes wrong is tried again on another stream until a lease's time is over; its holder notices that itself.
 
     Args:
         dial: Opens the stream.
@@ -71,8 +69,10 @@ class AsyncKeeper:
 
     async def _run(self) -> None:
         while self._holdings:
-            with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
+            try:
                 await self._serve()
+            except Exception as error:  # noqa: BLE001 - whatever it was: a keeper that gives up loses leases
+                self._holdings.note(error)
             if self._holdings:
                 await asyncio.sleep(PAUSE_S)
 
@@ -96,7 +96,7 @@ class AsyncKeeper:
         await call.write(KeepAliveLeasesRequest(lease_ids=[held.lease_id for held in batch]))
         answer = await call.read()
         if not isinstance(answer, KeepAliveLeasesResponse):  # the stream has ended: by its status, or in order
-            raise TimeoutError
+            raise TimeoutError("the stream of keep-alives has ended")
         confirm(batch, answer.renewals, sent)
         for held in batch:
             if (listener := self._listeners.get(held.lease_id)) is not None:
@@ -106,8 +106,7 @@ class AsyncKeeper:
 class Keeper:
     """Keeps the leases of a synchronous client alive, by a thread that runs while there are any.
 
-    What goes wrong with the stream is tried again on another one until a lease's time is over: its holder notices that
-    by itself.
+    Whatever goes wrong is tried again on another stream until a lease's time is over; its holder notices that itself.
 
     Args:
         dial: Opens the stream that sends what the iterator gives.
@@ -126,9 +125,10 @@ class Keeper:
         with self._changed:
             self._holdings.add(held)
             self._changed.notify()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="keeper of leases", daemon=True)
-                self._thread.start()
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._run, name="keeper of leases", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def remove(self, held: HeldLease) -> None:
         """Keep a lease alive no longer."""
@@ -152,8 +152,10 @@ class Keeper:
 
     def _run(self) -> None:
         while True:
-            with contextlib.suppress(grpc.RpcError, StopIteration):
+            try:
                 self._serve()
+            except Exception as error:  # noqa: BLE001 - whatever it was: a keeper that gives up loses leases
+                self._holdings.note(error)
             with self._changed:
                 self._changed.wait_for(lambda: not self._goes_on(), PAUSE_S)
                 if not self._goes_on():

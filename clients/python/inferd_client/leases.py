@@ -100,10 +100,14 @@ class Leases(Connection):
         """
         return self._call(self._leases.CreateLease, lease_request(claims, options)).lease
 
-    def keep_alive(self, lease_ids: Sequence[str], *, ttl_s: float | None = None) -> list[LeaseRenewal]:
+    def keep_alive(
+        self, lease_ids: Sequence[str], *, ttl_s: float | None = None, timeout_s: float | None = None
+    ) -> list[LeaseRenewal]:
         """Keep leases alive once, with a new TTL unless it is None; what is wrong with one stands in its answer."""
         request = KeepAliveLeasesRequest(lease_ids=lease_ids, ttl=span(ttl_s))
-        call = self._leases.KeepAliveLeases(iter((request,)), metadata=self._metadata, timeout=self._timeout_s)
+        call = self._leases.KeepAliveLeases(
+            iter((request,)), metadata=self._metadata, timeout=timeout_s or self._timeout_s
+        )
         try:
             return [renewal for answer in call for renewal in answer.renewals]
         except grpc.RpcError as error:
@@ -200,10 +204,14 @@ class AsyncLeases(AsyncConnection):
         """
         return (await self._call(self._leases.CreateLease, lease_request(claims, options))).lease
 
-    async def keep_alive(self, lease_ids: Sequence[str], *, ttl_s: float | None = None) -> list[LeaseRenewal]:
+    async def keep_alive(
+        self, lease_ids: Sequence[str], *, ttl_s: float | None = None, timeout_s: float | None = None
+    ) -> list[LeaseRenewal]:
         """Keep leases alive once, with a new TTL unless it is None; what is wrong with one stands in its answer."""
         request = KeepAliveLeasesRequest(lease_ids=lease_ids, ttl=span(ttl_s))
-        call = self._leases.KeepAliveLeases(iter((request,)), metadata=self._metadata, timeout=self._timeout_s)
+        call = self._leases.KeepAliveLeases(
+            iter((request,)), metadata=self._metadata, timeout=timeout_s or self._timeout_s
+        )
         try:
             return [renewal async for answer in call for renewal in answer.renewals]
         except grpc.RpcError as error:

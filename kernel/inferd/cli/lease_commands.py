@@ -27,6 +27,9 @@ WaitTimeout = Annotated[
     float | None, typer.Option(parser=parse_seconds, help="Longest wait in seconds; implies --wait.", metavar="S")
 ]
 Label = Annotated[list[str] | None, typer.Option(help="A mark of yours; may be repeated.", metavar="NAME=VALUE")]
+Grace = Annotated[
+    float, typer.Option(parser=parse_seconds, help="Seconds between SIGTERM and SIGKILL at the end.", metavar="S")
+]
 LeaseArgument = Annotated[str, typer.Argument(help="Id of the lease.", metavar="LEASE_ID")]
 LeaseArguments = Annotated[list[str], typer.Argument(help="Ids of leases.", metavar="LEASE_ID...")]
 
@@ -82,14 +85,17 @@ def _run(
     wait: Wait = False,
     wait_timeout: WaitTimeout = None,
     label: Label = None,
+    grace: Grace = 5.0,
     address: Address = ADDRESS,
     tenant: Tenant = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Hold capacity while a program runs, and end with its exit code.
 
-    The program finds the lease's id in INFERD_LEASE. Should the lease be lost, it gets SIGTERM, and the exit code is
-    75. With -o json what this command itself says is JSON lines on stderr: stdout is the program's.
+    The program finds the lease's id in INFERD_LEASE, and gets the signals that this command is sent. Should the lease
+    be lost, or this command be killed, it and all that it started get SIGTERM, then SIGKILL; the exit code is 75. What
+    it leaves running is ended too, before the lease is given back. With -o json what this command itself says is JSON
+    lines on stderr: stdout is the program's.
     """
     with edge(output) as out:
         from inferd.cli.claim import read_claims, read_options
@@ -99,7 +105,7 @@ def _run(
             memory_bytes=memory, cores=cores, device=device, model=model, sequences=sequences, kv_tokens=kv_tokens
         )
         options = read_options(ttl_s=ttl, priority=priority, wait=wait, wait_timeout_s=wait_timeout, labels=label)
-        raise typer.Exit(run_under_lease(out, address, tenant, command, claims=claims, options=options))
+        raise typer.Exit(run_under_lease(out, address, tenant, command, claims=claims, options=options, grace_s=grace))
 
 
 @lease_app.command("keep")
@@ -112,9 +118,9 @@ def _keep(
     tenant: Tenant = "",
     output: Output = Format.TABLE,
 ) -> None:
-    """Keep leases alive until Ctrl-C; the exit code is 1 when one of them has ended."""
+    """Keep leases alive until Ctrl-C, however often a call fails; the exit code is 1 when one of them has ended."""
     with edge(output) as out:
-        from inferd.cli.leases import keep
+        from inferd.cli.keep import keep
 
         keep(out, address, tenant, lease_ids, ttl_s=ttl, once=once)
 

@@ -1,4 +1,4 @@
-"""`inferd lease create`, `keep`, `release`, `list` and `watch`."""
+"""`inferd lease create`, `release`, `list` and `watch`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from inferd.cli.plain import plain
 from inferd.cli.tasks import class_name
 from inferd_api.v1.lease_pb2 import Lease, LeaseState
 from inferd_client import AsyncClient, InferdError
-from inferd_client.errors import from_status
-from inferd_client.holding import check_granted
+from inferd_client.holding import PAUSE_S, RENEWALS, check_granted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("LEASE", "STATE", "HOLDS", "CLASS", "LEFT", "TASKS", "WAITS FOR")
 PENDING, ACTIVE = LeaseState.LEASE_STATE_PENDING, LeaseState.LEASE_STATE_ACTIVE
-RENEWALS = 3  # in what is left of a lease
 SHORTEST_PAUSE_S = 0.05
 
 
@@ -70,38 +68,16 @@ async def _wait_for_grant(output: Output, address: str, tenant: str, lease: Leas
 
 
 async def _keep_alive(client: AsyncClient, lease: Lease) -> None:
+    """Keep a lease alive that waits; what fails is tried again."""
+    third_s = max(SHORTEST_PAUSE_S, _seconds(lease.spec.ttl) / RENEWALS)
+    pause_s = third_s
     while True:
-        await asyncio.sleep(_pause_s([lease.spec.ttl]))
-        await client.keep_alive([lease.lease_id])
-
-
-def keep(
-    output: Output, address: str, tenant: str, lease_ids: Sequence[str], *, ttl_s: float | None, once: bool
-) -> None:
-    """Keep leases alive, until Ctrl-C or until all of them have ended.
-
-    Raises:
-        typer.Exit: One of them has ended, or is not known: exit code 1.
-    """
-    left, ended = list(lease_ids), False
-    with connected(address, tenant) as client:
-        while left:
-            renewals = client.keep_alive(left, ttl_s=ttl_s)
-            for renewal in renewals:
-                if output.json:
-                    output.line(plain(renewal))
-                elif renewal.HasField("error"):
-                    output.error(command_error(from_status(renewal.error)))
-                elif once:
-                    output.text(f"{renewal.lease_id} holds for {span(_seconds(renewal.remaining))}")
-            ended = ended or any(renewal.HasField("error") for renewal in renewals)
-            kept = [renewal for renewal in renewals if not renewal.HasField("error")]
-            left = [renewal.lease_id for renewal in kept]
-            if once or not left:
-                break
-            time.sleep(_pause_s([renewal.remaining for renewal in kept]))
-    if ended:
-        raise typer.Exit(1)
+        await asyncio.sleep(pause_s)
+        try:
+            await client.keep_alive([lease.lease_id], timeout_s=third_s)
+            pause_s = third_s
+        except InferdError:
+            pause_s = PAUSE_S  # should it end meanwhile, who watches it is told
 
 
 def release(output: Output, address: str, tenant: str, lease_ids: Sequence[str]) -> None:
@@ -181,8 +157,3 @@ def waiting(lease: Lease) -> str:
 
 def _seconds(duration: Duration) -> float:
     return duration.ToNanoseconds() / 1e9
-
-
-def _pause_s(remaining: Sequence[Duration]) -> float:
-    """How long to wait before leases are kept alive again."""
-    return max(SHORTEST_PAUSE_S, min(map(_seconds, remaining)) / RENEWALS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 from typing import TYPE_CHECKING
 
 from inferd import __version__
+from inferd.cli.guard import PR_SET_PDEATHSIG, prctl
 from inferd.cli.output import CommandError
 from inferd.server import serve as serve_kernel
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from inferd.cli.output import Output
     from inferd.config import Settings
     from inferd.server import Kernel
-
-PR_SET_PDEATHSIG = 1
 
 
 def serve(output: Output, settings: Settings) -> None:
@@ -49,9 +47,10 @@ def end_with_parent(parent: int | None) -> None:
         CommandError: The system cannot do it, or `parent` has ended already.
     """
     now = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
-        why = os.strerror(ctypes.get_errno())
-        raise CommandError(f"--exit-with-parent does not work on this system: {why}", reason="SYSTEM_ERROR")
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    except OSError as error:
+        why = f"--exit-with-parent does not work on this system: {error.strerror}"
+        raise CommandError(why, reason="SYSTEM_ERROR") from None
     if os.getppid() != (parent or now):
         raise CommandError(f"the parent {parent or now} has ended already", reason="SYSTEM_ERROR")
