@@ -70,7 +70,12 @@ class CpuBackend:
             weight_format=source.inventory.weight_format,
             compute_format=load.compute_format,
         )
-        return LoadedModel(session=session, vocabulary=source.vocabulary, description=description)
+        return LoadedModel(
+            session=session,
+            vocabulary=source.vocabulary,
+            description=description,
+            sampling=source.sampling,
+        )
 
 
 def _examine(request: LoadRequest) -> tuple[Source, ExactLoad | NativeLoad]:

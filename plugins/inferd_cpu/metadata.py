@@ -113,6 +113,11 @@ class Metadata(Mapping[str, Value]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def content(self, key: str) -> Any:
+        """What a key holds, unchecked; None where it is missing."""
+        value = self._values.get(key)
+        return None if value is None else value.content
+
     def error(self, key: str, why: str) -> LoadError:
         """The error of a key."""
         return LoadError(f"{self.path}: metadata {key!r} {why}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inferd.plugin import LoadRequest, Vocabulary
+from inferd.plugin import LoadRequest, SamplingDefaults, Vocabulary, read_gguf_sampling
 from inferd_cpu.architecture import Architecture, read_architecture
 from inferd_cpu.gguf import GgufFile
 from inferd_cpu.inventory import Inventory
@@ -20,6 +20,7 @@ class Source:
     architecture: Architecture
     vocabulary: Vocabulary
     inventory: Inventory
+    sampling: SamplingDefaults
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -37,5 +38,10 @@ def read_source(request: LoadRequest) -> Source:
     architecture = read_architecture(file.metadata)
     vocabulary = read_vocabulary(file.metadata)
     return Source(
-        request, file, architecture, vocabulary, Inventory(file, architecture, vocabulary_size=len(vocabulary.tokens))
+        request,
+        file,
+        architecture,
+        vocabulary,
+        Inventory(file, architecture, vocabulary_size=len(vocabulary.tokens)),
+        read_gguf_sampling(str(request.path), file.metadata.content),
     )

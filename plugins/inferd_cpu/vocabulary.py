@@ -6,6 +6,7 @@ from inferd.plugin import Vocabulary
 from inferd_cpu.metadata import Metadata
 
 _PREFIX = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"  # others have their names behind it, see gguf's `add_chat_template`
 _MAX_KIND = 6  # BYTE
 _CONTROL = 3
 # Rules whose tokenizers begin a text with the bos token although files often do not say so.
@@ -34,7 +35,6 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     scores = [] if bpe else metadata.numbers(f"{_PREFIX}scores")
     if scores and len(scores) != len(tokens):
         raise metadata.error(f"{_PREFIX}scores", f"has {len(scores)} numbers for {len(tokens)} tokens")
-    template = "tokenizer.chat_template"
     return Vocabulary(
         algorithm="bpe" if bpe else "spm",
         tokens=tokens,
@@ -46,8 +46,14 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         eos_ids=_read_eos_ids(metadata, tokens, kinds),
         add_bos=metadata.flag(f"{_PREFIX}add_bos_token", rule in _BOS_RULES if bpe else True),
         add_space_prefix=metadata.flag(f"{_PREFIX}add_space_prefix", True),
-        chat_template=metadata.text(template) if template in metadata else None,
+        chat_template=_read_template(metadata, _TEMPLATE, f"{_TEMPLATE}.default"),
+        tool_use_template=_read_template(metadata, f"{_TEMPLATE}.tool_use"),
     )
+
+
+def _read_template(metadata: Metadata, *keys: str) -> str | None:
+    """The template under the first of these keys that the file has."""
+    return next((metadata.text(key) for key in keys if key in metadata), None)
 
 
 def _read_kinds(metadata: Metadata, count: int) -> Sequence[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inferd.plugin import Vocabulary
+from inferd.plugin import SamplingDefaults, Vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,7 @@ class Artifact:
         parameters: Number of weights.
         weight_format: As stored, for example "BF16".
         vocabulary: Read from the same place.
+        sampling: How it advises to sample.
     """
 
     path: Path
@@ -27,3 +28,4 @@ class Artifact:
     parameters: int
     weight_format: str
     vocabulary: Vocabulary
+    sampling: SamplingDefaults

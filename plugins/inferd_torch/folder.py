@@ -8,11 +8,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from inferd.plugin import LoadError, Vocabulary
+from inferd.plugin import LoadError, Vocabulary, read_hf_sampling
 from inferd_torch.artifact import Artifact
 
 MAX_JSON_BYTES = 64 << 20  # of a configuration or an index
 MAX_TOKENIZER_BYTES = 256 << 20
+GENERATION = "generation_config.json"
+DEFAULT, MORE_TEMPLATES, LEGACY = "default", "additional_chat_templates", "chat_template.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -23,6 +25,7 @@ def read_folder(path: Path) -> Artifact:
         LoadError: A file is missing, damaged or too large, or would have to be executed.
     """
     config = _read_json(path / "config.json")
+    generation = _read_json(path / GENERATION, required=False)
     if "quantization_config" in config:
         method = _object(config["quantization_config"]).get("quant_method")
         raise LoadError(f"{path}/config.json: quantization_config {method!r} is not supported; take plain safetensors")
@@ -35,7 +38,8 @@ def read_folder(path: Path) -> Artifact:
         options={"use_safetensors": True},
         parameters=counts.total(),
         weight_format=counts.most_common(1)[0][0] if counts else "none",
-        vocabulary=_read_vocabulary(path, config),
+        vocabulary=_read_vocabulary(path, config, generation),
+        sampling=read_hf_sampling(str(path / GENERATION), generation),
     )
 
 
@@ -66,11 +70,11 @@ def _count(file: Path) -> Counter[str]:
     return counts
 
 
-def _read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
+def _read_vocabulary(path: Path, config: dict[str, Any], generation: dict[str, Any]) -> Vocabulary:
     definition = _read_bytes(path / "tokenizer.json", MAX_TOKENIZER_BYTES)
     ids = _token_ids(path / "tokenizer.json", definition)
     settings = _read_json(path / "tokenizer_config.json", required=False)
-    generation = _read_json(path / "generation_config.json", required=False)
+    templates = _read_templates(path, settings)
     endings = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
     endings += [ids[text] for text in (_text(settings.get("eos_token")),) if text in ids]
     return Vocabulary(
@@ -78,7 +82,8 @@ def _read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
         definition=definition,
         bos_id=ids.get(_text(settings.get("bos_token")), next(iter(_ids(config.get("bos_token_id"))), None)),
         eos_ids=tuple(dict.fromkeys(endings)),
-        chat_template=_read_template(path, settings),
+        chat_template=templates.get(DEFAULT),
+        tool_use_template=templates.get("tool_use"),
     )
 
 
@@ -91,15 +96,17 @@ def _token_ids(path: Path, definition: bytes) -> dict[str, int]:
         raise LoadError(f"{path}: it is no tokenizer definition: {type(error).__name__}: {error}") from error
 
 
-def _read_template(path: Path, settings: dict[str, Any]) -> str | None:
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        return _read_bytes(file, MAX_JSON_BYTES).decode(errors="replace")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several by name
-        named = {_object(item).get("name"): _object(item).get("template") for item in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+def _read_templates(path: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """The chat templates by name, "default" the one for everything; a file of its own goes before the settings."""
+    given = settings.get("chat_template")
+    if not isinstance(given, list):
+        given = [{"name": DEFAULT, "template": given or _read_json(path / LEGACY, required=False).get("chat_template")}]
+    found = {_object(item).get("name"): _object(item).get("template") for item in given}
+    files = {file.stem: file for file in sorted((path / MORE_TEMPLATES).glob("*.jinja"))}
+    if (path / "chat_template.jinja").is_file():
+        files[DEFAULT] = path / "chat_template.jinja"
+    found |= {name: _read_bytes(file, MAX_JSON_BYTES).decode(errors="replace") for name, file in files.items()}
+    return {str(name): template for name, template in found.items() if isinstance(template, str)}
 
 
 def _read_json(path: Path, *, required: bool = True) -> dict[str, Any]:

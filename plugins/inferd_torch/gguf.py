@@ -7,10 +7,11 @@ from typing import Any
 
 from gguf import GGUFReader
 
-from inferd.plugin import LoadError, TokenKind, Vocabulary
+from inferd.plugin import LoadError, TokenKind, Vocabulary, read_gguf_sampling
 from inferd_torch.artifact import Artifact
 
 PREFIX = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"  # others have their names behind it, see gguf's `add_chat_template`
 ALGORITHMS = ("gpt2", "llama")
 # Rules whose tokenizers begin a text with the bos token although files often do not say so.
 BOS_RULES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral"})
@@ -36,6 +37,7 @@ def read_gguf(path: Path) -> Artifact:
             counts[tensor.tensor_type.name] += int(tensor.n_elements)
         _refuse_scaling(path, reader)
         vocabulary = _read_vocabulary(path, reader)
+        sampling = read_gguf_sampling(str(path), lambda key: _read(reader, key, None))
     except LoadError:
         raise
     except Exception as error:  # the edge to a parser that raises what it likes
@@ -47,6 +49,7 @@ def read_gguf(path: Path) -> Artifact:
         parameters=counts.total(),
         weight_format=counts.most_common(1)[0][0] if counts else "none",
         vocabulary=vocabulary,
+        sampling=sampling,
     )
 
 
@@ -91,5 +94,6 @@ def _read_vocabulary(path: Path, reader: GGUFReader) -> Vocabulary:
         eos_ids=tuple(dict.fromkeys(i for i in (*named, *known) if i is not None)),
         add_bos=read(f"{PREFIX}add_bos_token", rule in BOS_RULES if bpe else True),
         add_space_prefix=read(f"{PREFIX}add_space_prefix", True),
-        chat_template=read("tokenizer.chat_template", None),
+        chat_template=read(TEMPLATE, None) or read(f"{TEMPLATE}.default", None),
+        tool_use_template=read(f"{TEMPLATE}.tool_use", None),
     )

@@ -100,7 +100,10 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
         weight_format=model.artifact.weight_format,
         compute_format=str(model.dtype).removeprefix("torch.").upper(),
     )
-    return LoadedModel(session=session, vocabulary=model.artifact.vocabulary, description=description)
+    artifact = model.artifact
+    return LoadedModel(
+        session=session, vocabulary=artifact.vocabulary, description=description, sampling=artifact.sampling
+    )
 
 
 def _make_session(model: Examined, *, graphs: bool) -> TorchSession:

@@ -110,7 +110,10 @@ class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
             if model == "broken":
                 yield event(number + 1, finished=tp.Finished(state=tp.TASK_STATE_FAILED, error=DIED))
                 return
-        yield event(number + 1, finished=finished())
+        ended = finished()
+        if model == "long":
+            ended.reason = tp.FINISH_REASON_MAX_TOKENS
+        yield event(number + 1, finished=ended)
 
     def WatchTask(self, request: Any, context: Any) -> Iterator[Any]:
         self.kernel.note(request, context)

@@ -74,15 +74,14 @@ def test_run_prints_the_answer_and_what_it_cost(inferd: Commands) -> None:
     assert done.stderr.splitlines()[-1] == COSTS
 
 
-def test_run_asks_as_a_chat_and_greedily(scripted: Any, inferd: Commands) -> None:
-    """The prompt is a user message, the system message stands before it, and the temperature is 0 unless given."""
+def test_run_asks_as_a_chat(scripted: Any, inferd: Commands) -> None:
+    """The prompt is a user message, the system message stands before it, and what is not given is the model's."""
     inferd(
         "run", "echo", "Hi", "--system", "Be brief", "--max-tokens", "9", "--stop", "a", "--stop", "b", "--seed", "0"
     )
     spec = scripted.requests[-1].spec
     assert [(m.role, m.content) for m in spec.chat.messages] == [("system", "Be brief"), ("user", "Hi")]
-    assert spec.sampling.HasField("temperature")
-    assert spec.sampling.temperature == 0
+    assert not spec.sampling.HasField("temperature")
     assert (spec.sampling.max_tokens, spec.sampling.seed, list(spec.sampling.stop)) == (9, 0, ["a", "b"])
     assert not spec.sampling.HasField("top_k")
 

@@ -15,12 +15,16 @@ from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
 from inferd_client.leases import AsyncLeases, Leases
 from inferd_client.models import AsyncModels, Models
-from inferd_client.tasks import AsyncTasks, Generation, Message, Prompt, RunOptions, Sample, Tasks
+from inferd_client.options import ChatOptions, DefaultLimitWarning, RunOptions, TaskOptions
+from inferd_client.prompts import Message, Prompt
+from inferd_client.tasks import AsyncTasks, Generation, Sample, Tasks
 
 __all__ = [
     "DEFAULT_ADDRESS",
     "AsyncClient",
+    "ChatOptions",
     "Client",
+    "DefaultLimitWarning",
     "Generation",
     "HeldLease",
     "InferdError",
@@ -31,6 +35,7 @@ __all__ = [
     "Prompt",
     "RunOptions",
     "Sample",
+    "TaskOptions",
 ]
 
 

@@ -10,6 +10,7 @@ import grpc.aio
 
 from inferd_client.errors import from_rpc
 from inferd_client.holding import lease_id_of
+from inferd_client.options import strict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -82,6 +83,7 @@ class _Settings:
         return self._metadata if lease is None else (*self._metadata, ("inferd-lease", lease_id_of(lease)))
 
 
+@strict
 class Connection(_Settings):
     """A connection of a synchronous client; safe to use from several threads.
 
@@ -144,6 +146,7 @@ class Connection(_Settings):
             call.cancel()
 
 
+@strict
 class AsyncConnection(_Settings):
     """A connection of an asynchronous client; belongs to the event loop that runs when it is made.
 

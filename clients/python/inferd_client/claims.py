@@ -56,7 +56,11 @@ def lease_request(claims: Iterable[Claim], options: LeaseOptions) -> CreateLease
 
     Raises:
         ValueError: There is no such class.
+        TypeError: There is no such option.
     """
+    unknown = next((name for name in options if name not in LeaseOptions.__annotations__), None)
+    if unknown is not None:
+        raise TypeError(f"a lease has no {unknown!r}; there are {', '.join(sorted(LeaseOptions.__annotations__))}")
     spec = LeaseSpec(
         claims=claims,
         ttl=span(options.get("ttl_s")),

@@ -13,6 +13,7 @@ from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import span
 from inferd_client.errors import StatusError
+from inferd_client.options import strict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from inferd_api.v1.host_service_pb2_grpc import HostServiceAsyncStub
 
 
+@strict
 class Hosts(Connection):
     """The host of a synchronous client."""
 
@@ -54,6 +56,7 @@ class Hosts(Connection):
         return str(HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
+@strict
 class AsyncHosts(AsyncConnection):
     """The host of an asynchronous client; each method is as its namesake in `Hosts`."""
 

@@ -29,6 +29,7 @@ from inferd_client.claims import lease_request, span
 from inferd_client.errors import InferdError, from_rpc
 from inferd_client.holding import HeldLease, check_granted
 from inferd_client.keepers import AsyncKeeper, Keeper
+from inferd_client.options import strict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -44,6 +45,7 @@ RELEASE_TIMEOUT_S = 5.0  # of the release at the end of a block: a lease that is
 PENDING = LeaseState.LEASE_STATE_PENDING
 
 
+@strict
 class Leases(Connection):
     """The leases of a synchronous client."""
 
@@ -132,6 +134,7 @@ class Leases(Connection):
             yield response.lease
 
 
+@strict
 class AsyncLeases(AsyncConnection):
     """The leases of an asynchronous client; each method is as its namesake in `Leases`."""
 

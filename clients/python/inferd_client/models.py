@@ -22,16 +22,21 @@ from inferd_api.v1.model_service_pb2 import (
 )
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_client.channel import AsyncConnection, Connection
-from inferd_client.tasks import write_prompt
+from inferd_client.options import strict
+from inferd_client.prompts import write_prompt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+    from typing import Unpack
 
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from inferd_api.v1.sampling_pb2 import SamplingDefaults
     from inferd_client.holding import LeaseRef
-    from inferd_client.tasks import Prompt
+    from inferd_client.options import ChatOptions
+    from inferd_client.prompts import Prompt
 
 
+@strict
 class Models(Connection):
     """The models of a synchronous client."""
 
@@ -49,11 +54,13 @@ class Models(Connection):
         settings: Mapping[str, str] | None = None,
         min_instances: int | None = None,
         max_instances: int | None = None,
+        sampling_defaults: SamplingDefaults | None = None,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
         Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
-        (default 0) stay loaded, and there are at most `max_instances` (default 1).
+        (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
+        tasks take for what they leave out.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
@@ -66,6 +73,7 @@ class Models(Connection):
             settings=settings,
             min_instances=min_instances,
             max_instances=max_instances,
+            sampling_defaults=sampling_defaults,
         )
         return self._call(self._models.CreateModel, CreateModelRequest(model=model)).model
 
@@ -105,27 +113,31 @@ class Models(Connection):
         """
         return self._wait(self._models.UnloadModel, UnloadModelRequest(name=name, force=force), timeout_s)
 
-    def tokenize(self, model: str, text: Prompt, *, tools_json: str = "", timeout_s: float | None = None) -> list[int]:
+    def tokenize(
+        self, model: str, text: Prompt, *, timeout_s: float | None = None, **options: Unpack[ChatOptions]
+    ) -> list[int]:
         """The token ids that a model would be given; loads it if need be.
 
         Args:
             model: Its name.
             text: Plain text, or messages for the model's chat template.
-            tools_json: Tools that a conversation may use, a JSON array.
             timeout_s: How long to wait, in seconds; default: as long as it takes.
+            options: Of a conversation, as a task has them.
 
         Raises:
             InferdError: ModelNotFoundError, UnsupportedInputError, ChatTemplateError, LimitExceededError and those
                 of `load_model`.
         """
         request = TokenizeRequest(model=model)
-        write_prompt(request, text, tools_json)
+        write_prompt(request, text, options)
         return list(self._wait(self._models.Tokenize, request, timeout_s).token_ids)
 
-    def count_tokens(self, model: str, text: Prompt, *, tools_json: str = "", timeout_s: float | None = None) -> int:
+    def count_tokens(
+        self, model: str, text: Prompt, *, timeout_s: float | None = None, **options: Unpack[ChatOptions]
+    ) -> int:
         """How many tokens a text or a conversation has; as `tokenize`."""
         request = CountTokensRequest(model=model)
-        write_prompt(request, text, tools_json)
+        write_prompt(request, text, options)
         return self._wait(self._models.CountTokens, request, timeout_s).tokens
 
     def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_s: float | None = None) -> str:
@@ -143,6 +155,7 @@ class Models(Connection):
             yield response.model
 
 
+@strict
 class AsyncModels(AsyncConnection):
     """The models of an asynchronous client; each method is as its namesake in `Models`."""
 
@@ -160,11 +173,13 @@ class AsyncModels(AsyncConnection):
         settings: Mapping[str, str] | None = None,
         min_instances: int | None = None,
         max_instances: int | None = None,
+        sampling_defaults: SamplingDefaults | None = None,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
         Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
-        (default 0) stay loaded, and there are at most `max_instances` (default 1).
+        (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
+        tasks take for what they leave out.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
@@ -177,6 +192,7 @@ class AsyncModels(AsyncConnection):
             settings=settings,
             min_instances=min_instances,
             max_instances=max_instances,
+            sampling_defaults=sampling_defaults,
         )
         return (await self._call(self._models.CreateModel, CreateModelRequest(model=model))).model
 
@@ -220,30 +236,30 @@ class AsyncModels(AsyncConnection):
         return await self._wait(self._models.UnloadModel, UnloadModelRequest(name=name, force=force), timeout_s)
 
     async def tokenize(
-        self, model: str, text: Prompt, *, tools_json: str = "", timeout_s: float | None = None
+        self, model: str, text: Prompt, *, timeout_s: float | None = None, **options: Unpack[ChatOptions]
     ) -> list[int]:
         """The token ids that a model would be given; loads it if need be.
 
         Args:
             model: Its name.
             text: Plain text, or messages for the model's chat template.
-            tools_json: Tools that a conversation may use, a JSON array.
             timeout_s: How long to wait, in seconds; default: as long as it takes.
+            options: Of a conversation, as a task has them.
 
         Raises:
             InferdError: ModelNotFoundError, UnsupportedInputError, ChatTemplateError, LimitExceededError and those
                 of `load_model`.
         """
         request = TokenizeRequest(model=model)
-        write_prompt(request, text, tools_json)
+        write_prompt(request, text, options)
         return list((await self._wait(self._models.Tokenize, request, timeout_s)).token_ids)
 
     async def count_tokens(
-        self, model: str, text: Prompt, *, tools_json: str = "", timeout_s: float | None = None
+        self, model: str, text: Prompt, *, timeout_s: float | None = None, **options: Unpack[ChatOptions]
     ) -> int:
         """How many tokens a text or a conversation has; as `tokenize`."""
         request = CountTokensRequest(model=model)
-        write_prompt(request, text, tools_json)
+        write_prompt(request, text, options)
         return (await self._wait(self._models.CountTokens, request, timeout_s)).tokens
 
     async def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_s: float | None = None) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from inferd_api.v1.sampling_pb2 import Grammar, SamplingParams
+from inferd_api.v1.sampling_pb2 import SamplingParams
 from inferd_api.v1.task_pb2 import (
-    ChatMessage,
-    ChatPrompt,
     EmbeddingParams,
     Finished,
     FinishReason,
@@ -22,7 +20,6 @@ from inferd_api.v1.task_pb2 import (
     TaskSpec,
     TaskState,
     TokenLogprobs,
-    TokenPrompt,
     Usage,
 )
 from inferd_api.v1.task_service_pb2 import (
@@ -38,63 +35,24 @@ from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import class_number, span
 from inferd_client.errors import InferdError, StatusError, TaskExpiredError, from_status
+from inferd_client.options import (
+    DEFAULT_MAX_TOKENS,
+    DefaultLimitWarning,
+    RunOptions,
+    TaskOptions,
+    bounded,
+    check_names,
+    strict,
+)
+from inferd_client.prompts import Prompt, write_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable
+    from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
     from typing import Unpack
 
-    from inferd_api.v1.model_service_pb2 import CountTokensRequest, TokenizeRequest
     from inferd_api.v1.task_service_pb2_grpc import TaskServiceAsyncStub
-    from inferd_client.claims import Class
-    from inferd_client.holding import LeaseRef
 
 _GATHERED_S: Final = 10.0  # how often a kernel sends what nobody looks at before all of it is there
-
-Message: TypeAlias = ChatMessage | Mapping[str, str]
-Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
-"""Plain text, a conversation (`{"role": …, "content": …}`, oldest message first), or token ids."""
-
-
-class RunOptions(TypedDict, total=False):
-    """Keywords of `run`, `stream` and `generate`; None is the same as leaving it out.
-
-    Those of sampling are the fields of `inferd.v1.SamplingParams`, where their ranges and defaults are stated.
-    `timeout_s` is the deadline of the task in seconds; `lease` is the one that it runs under; `tools_json`, of a
-    conversation, is as in `ChatPrompt`; `output_interval_s` is `output_interval` in seconds, by default 0, but
-    10 for `generate`; the others are as in `inferd.v1.RunTaskRequest` and `TaskSpec`.
-    """
-
-    max_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    seed: int | None
-    stop: Sequence[str]
-    ignore_eos: bool | None
-    min_p: float | None
-    repetition_penalty: float | None
-    frequency_penalty: float | None
-    presence_penalty: float | None
-    logit_bias: Mapping[int, float]
-    bad_words: Sequence[str]
-    n: int | None
-    logprobs: int | None
-    prompt_logprobs: int | None
-    min_tokens: int | None
-    stop_token_ids: Sequence[int]
-    echo: bool | None
-    grammar: Grammar | None
-    prefix_cache: bool | None
-    adapter: str
-    embedding: EmbeddingParams | None
-    tools_json: str
-    labels: Mapping[str, str]
-    priority: Class | None
-    lease: LeaseRef | None
-    request_id: str
-    detach_on_disconnect: bool
-    output_interval_s: float | None
-    timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +106,11 @@ class Generation:
         return self.samples[0].logprobs
 
     @property
+    def cut(self) -> bool:
+        """Whether an output ended because it had as many tokens as it may have."""
+        return any(sample.finish_reason == "MAX_TOKENS" for sample in self.samples)
+
+    @property
     def finish_reason(self) -> str:
         """Why the first output ended: "END_OF_TEXT", "STOP_STRING" or "MAX_TOKENS"."""
         return self.samples[0].finish_reason
@@ -158,8 +121,13 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
 
     Raises:
         ValueError: The prompt is empty or mixes kinds, or there is no such class.
+        TypeError: There is no such option.
     """
+    check_names(options, RunOptions.__annotations__, "a task")
     sampling: dict[str, Any] = {name: options.get(name) for name in SamplingParams.DESCRIPTOR.fields_by_name}
+    if sampling["max_tokens"] == "all":
+        sampling["max_tokens"] = None
+    sampling["fit_max_tokens"] = sampling["fit_max_tokens"] or False
     spec = TaskSpec(
         model=model,
         labels=options.get("labels", {}),
@@ -169,30 +137,13 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
         embedding=options.get("embedding"),
         priority=class_number(options.get("priority")),
     )
-    write_prompt(spec, prompt, options.get("tools_json", ""))
+    write_prompt(spec, prompt, options)
     return RunTaskRequest(
         spec=spec,
         request_id=options.get("request_id", ""),
         detach_on_disconnect=options.get("detach_on_disconnect", False),
         output_interval=span(options.get("output_interval_s")),
     )
-
-
-def write_prompt(into: TaskSpec | TokenizeRequest | CountTokensRequest, prompt: Prompt, tools_json: str = "") -> None:
-    """Set the input of a message.
-
-    Raises:
-        ValueError: It is empty or none of what a prompt can be; or tokens, for a message that takes texts only.
-    """
-    if isinstance(prompt, str):
-        into.prompt = prompt
-    elif prompt and all(isinstance(item, (ChatMessage, Mapping)) for item in prompt):
-        messages = [_message(item) for item in cast("Sequence[Message]", prompt)]
-        into.chat.CopyFrom(ChatPrompt(messages=messages, tools_json=tools_json))
-    elif isinstance(into, TaskSpec) and prompt and all(isinstance(item, int) for item in prompt):
-        into.tokens.CopyFrom(TokenPrompt(token_ids=cast("Sequence[int]", prompt)))
-    else:
-        raise ValueError("a prompt is a text, a sequence of at least one message, or one of at least one token id")
 
 
 def collect(events: Iterable[TaskEvent]) -> Generation:
@@ -232,6 +183,7 @@ def _embedding(events: Iterable[TaskEvent]) -> list[float]:
     return [value for event in events for value in event.output.embedding.values]
 
 
+@strict
 class Tasks(Connection):
     """The tasks of a synchronous client."""
 
@@ -248,7 +200,7 @@ class Tasks(Connection):
         Raises:
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
-        request, finished = run_request(model, prompt, options), Finished()
+        request, finished = run_request(model, prompt, bounded(options)), Finished()
         try:
             responses = self._stream(self._tasks.RunTask, request, options.get("timeout_s"), options.get("lease"))
             for response in responses:
@@ -258,22 +210,39 @@ class Tasks(Connection):
             raise _outcome(finished) or _expired(error) from None
 
     def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generator[str]:
-        """Run a task and give its text as it comes. Raises as `run`."""
+        """Run a task and give its text as it comes. Raises as `run`.
+
+        Warns with DefaultLimitWarning where the text ended at 512 tokens because `max_tokens` was not given.
+        """
+        cut = False
         for event in self.run(model, prompt, **options):
+            cut = cut or _is_cut(event)
             if event.output.text:
                 yield event.output.text
+        _warn(options, cut=cut)
 
     def generate(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generation:
-        """Run a task and wait for all that it gives. Raises as `run`."""
-        return collect(self.run(model, prompt, **_gathered(options)))
+        """Run a task and wait for all that it gives. Raises as `run`, warns as `stream`."""
+        generation = collect(self.run(model, prompt, **_gathered(options)))
+        _warn(options, cut=generation.cut, level=4)
+        return generation
 
-    def embed(self, model: str, prompt: Prompt, *, mean: bool = False, normalize: bool = True) -> list[float]:
+    def embed(
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        mean: bool = False,
+        normalize: bool = True,
+        **options: Unpack[TaskOptions],
+    ) -> list[float]:
         """The embedding of a prompt: of its last token or the `mean` of all, of length 1 or as it is.
 
         Raises:
             InferdError: As `run`; UnsupportedInputError where the model's backend gives none.
         """
-        return _embedding(self.run(model, prompt, embedding=_embedding_params(mean=mean, normalize=normalize)))
+        params = _embedding_params(mean=mean, normalize=normalize)
+        return _embedding(self.run(model, prompt, embedding=params, **options))
 
     def watch(
         self, task_id: str, after_sequence: int = 0, *, output_interval_s: float | None = None
@@ -314,6 +283,7 @@ class Tasks(Connection):
         return self._call(self._tasks.ResumeTask, ResumeTaskRequest(task_id=task_id)).task
 
 
+@strict
 class AsyncTasks(AsyncConnection):
     """The tasks of an asynchronous client; each method is as its namesake in `Tasks`."""
 
@@ -331,7 +301,7 @@ class AsyncTasks(AsyncConnection):
         Raises:
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
-        request, finished = run_request(model, prompt, options), Finished()
+        request, finished = run_request(model, prompt, bounded(options)), Finished()
         responses = self._stream(self._tasks.RunTask, request, options.get("timeout_s"), options.get("lease"))
         try:
             async for response in responses:
@@ -343,27 +313,39 @@ class AsyncTasks(AsyncConnection):
             await responses.aclose()
 
     async def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[str]:
-        """Run a task and give its text as it comes. Raises as `run`."""
-        events = self.run(model, prompt, **options)
+        """Run a task and give its text as it comes. Raises as `run`, warns as `stream` of `Tasks`."""
+        events, cut = self.run(model, prompt, **options), False
         try:
             async for event in events:
+                cut = cut or _is_cut(event)
                 if event.output.text:
                     yield event.output.text
         finally:
             await events.aclose()
+        _warn(options, cut=cut)
 
     async def generate(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generation:
-        """Run a task and wait for all that it gives. Raises as `run`."""
-        return collect([event async for event in self.run(model, prompt, **_gathered(options))])
+        """Run a task and wait for all that it gives. Raises as `run`, warns as `stream`."""
+        generation = collect([event async for event in self.run(model, prompt, **_gathered(options))])
+        _warn(options, cut=generation.cut)
+        return generation
 
-    async def embed(self, model: str, prompt: Prompt, *, mean: bool = False, normalize: bool = True) -> list[float]:
+    async def embed(
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        mean: bool = False,
+        normalize: bool = True,
+        **options: Unpack[TaskOptions],
+    ) -> list[float]:
         """The embedding of a prompt: of its last token or the `mean` of all, of length 1 or as it is.
 
         Raises:
             InferdError: As `run`; UnsupportedInputError where the model's backend gives none.
         """
         params = _embedding_params(mean=mean, normalize=normalize)
-        return _embedding([event async for event in self.run(model, prompt, embedding=params)])
+        return _embedding([event async for event in self.run(model, prompt, embedding=params, **options)])
 
     async def watch(
         self, task_id: str, after_sequence: int = 0, *, output_interval_s: float | None = None
@@ -414,8 +396,15 @@ def _gathered(options: RunOptions) -> RunOptions:
     return {**options, "output_interval_s": _GATHERED_S if interval_s is None else interval_s}
 
 
-def _message(item: Message) -> ChatMessage:
-    return item if isinstance(item, ChatMessage) else ChatMessage(**item)
+def _is_cut(event: TaskEvent) -> bool:
+    return FinishReason.FINISH_REASON_MAX_TOKENS in (event.finished.reason, event.output.finish_reason)
+
+
+def _warn(options: RunOptions, *, cut: bool, level: int = 3) -> None:
+    """Tell where the client's own bound ended an output; `level` is where the caller is, see `warnings.warn`."""
+    if cut and options.get("max_tokens") is None:
+        message = f"the output ended at {DEFAULT_MAX_TOKENS} tokens, or where the context was full; set max_tokens"
+        warnings.warn(message, DefaultLimitWarning, stacklevel=level)
 
 
 def _outcome(finished: Finished) -> InferdError | None:

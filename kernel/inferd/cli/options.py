@@ -1,8 +1,9 @@
 """Options that several commands have."""
 
+import json
 import math
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +11,7 @@ from inferd.cli.amounts import read_size
 from inferd.cli.output import Format
 
 ADDRESS = "127.0.0.1:7411"
+MOST_NUMBER = 2**32
 
 
 class Class(StrEnum):
@@ -50,6 +52,34 @@ def read_pairs(texts: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
+def read_values(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """What was given as NAME=VALUE, by name; a value that is JSON is what it says, any other is text."""
+    values: dict[str, Any] = {}
+    for name, text in read_pairs(texts, option).items():
+        try:
+            values[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            values[name] = text
+    return values
+
+
+def parse_most_tokens(text: str) -> int | Literal["all"] | None:
+    """A number of tokens, "all", or nothing; a mistake is one of use."""
+    if text in ("", "all"):
+        return "all" if text else None
+    if not text.isdecimal() or not 0 < int(text) < MOST_NUMBER:
+        raise typer.BadParameter(f"{text!r} is neither a number of tokens above 0 nor 'all'", param_hint="--max-tokens")
+    return int(text)
+
+
+MostTokens = Annotated[
+    str,
+    typer.Option("--max-tokens", help="Most tokens to produce, or 'all' that there can be. Default 512.", metavar="N"),
+]
+TemplateVariables = Annotated[
+    list[str] | None,
+    typer.Option(help="What the chat template sees besides, as enable_thinking=false.", metavar="NAME=VALUE"),
+]
 Output = Annotated[Format, typer.Option("--output", "-o", help="What stdout gets: a table for people, or JSON.")]
 Address = Annotated[
     str, typer.Option("--address", envvar="INFERD_ADDRESS", help="The kernel: host:port or unix:/path.", metavar="A")

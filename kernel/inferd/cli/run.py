@@ -50,7 +50,8 @@ class Conversation:
         Raises:
             InferdError, CommandError: The task was refused or failed.
         """
-        transcript = Transcript(self._output, self._model)
+        bound = self._options.get("max_tokens") is None
+        transcript = Transcript(self._output, self._model, bound=bound)
         said = {"role": "user", "content": prompt}
         try:
             self._answer(transcript, said)
@@ -64,7 +65,7 @@ class Conversation:
             try:
                 self._play(transcript, [*self._messages, said])
             except UnsupportedInputError:
-                if self._messages:
+                if self._messages or self._options.get("template_variables"):
                     raise
                 self._output.note(f"{self._model} has no chat template; the text is continued as it stands")
                 self._raw = True

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from inferd.cli.amounts import size, span
 from inferd.cli.output import command_error
 from inferd.cli.plain import plain
-from inferd_api.v1.task_pb2 import PHASE_LOAD, Finished, Progress, Queued, TaskEvent
+from inferd_api.v1.task_pb2 import FINISH_REASON_MAX_TOKENS, PHASE_LOAD, Finished, Progress, Queued, TaskEvent
 from inferd_client.errors import from_status
+from inferd_client.options import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 
 
 class Transcript:
-    """Plays the events of one task.
+    """Plays the events of one task; `bound` when it may put out no more tokens than it does by default.
 
     Attributes:
         text: The output so far.
         finished: How it ended; empty before.
     """
 
-    def __init__(self, output: Output, model: str) -> None:
+    def __init__(self, output: Output, model: str, *, bound: bool = False) -> None:
+        self._bound = bound
+        self._cut = False
         self.text = ""
         self.finished = Finished()
         self._task_id = ""
@@ -50,6 +53,11 @@ class Transcript:
         """
         if self.finished.HasField("error"):
             raise command_error(from_status(self.finished.error))
+        if self._bound and self._cut:
+            self._output.note(
+                f"the answer ends at {DEFAULT_MAX_TOKENS} tokens, or where the context was full; "
+                "ask for more with --max-tokens N, or --max-tokens all"
+            )
         if self._output.json:
             summary = {"task_id": self._task_id, "model": self._model, "text": self.text}
             rates = {"tokens_per_s": tokens_per_s(self.finished)}
@@ -59,6 +67,7 @@ class Transcript:
 
     def _show(self, event: TaskEvent, say: Callable[[str], None]) -> None:
         self._task_id = event.task_id
+        self._cut = self._cut or FINISH_REASON_MAX_TOKENS in (event.finished.reason, event.output.finish_reason)
         if self._output.json:
             self._output.line({"event": plain(event)})
         match event.WhichOneof("kind"):

@@ -71,7 +71,7 @@ def prompt_tokens(task_input: TaskInput) -> int:
     match task_input:
         case TextInput(prompt):
             return len(prompt) // CHARACTERS_PER_TOKEN
-        case ChatInput(messages):
-            return sum(len(message.content) for message in messages) // CHARACTERS_PER_TOKEN
+        case ChatInput() as chat:
+            return sum(map(len, chat.texts)) // CHARACTERS_PER_TOKEN
         case TokenInput(token_ids):
             return len(token_ids)

@@ -138,6 +138,7 @@ class Fleet:
         model = self.models[instance.model]
         model.loaded_on_demand = True
         model.asked &= bool(instance.lease_id)  # one under a lease answers its holder only
+        model.file_sampling = facts.sampling
         self._tell(model)
         self.refresh(model)
 

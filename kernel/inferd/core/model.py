@@ -7,6 +7,7 @@ from enum import Enum
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.lifecycle import Table
 from inferd.core.resources import MemoryNeed
+from inferd.core.sampling_defaults import ENGINE_DEFAULTS, NO_DEFAULTS, SamplingDefaults
 from inferd.core.victims import Victims
 from inferd.errors import InferdError
 
@@ -131,6 +132,8 @@ class ModelSpec:
         draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
         min_instances: Fewest instances that stay loaded.
         max_instances: Most instances.
+        sampling: Defaults of its tasks that go before those of its file.
+        catalogue_sampling: Those that come behind its file's.
     """
 
     name: ModelName
@@ -147,6 +150,8 @@ class ModelSpec:
     draft_tokens: int | None = None
     min_instances: int = 0
     max_instances: int = 1
+    sampling: SamplingDefaults = NO_DEFAULTS
+    catalogue_sampling: SamplingDefaults = NO_DEFAULTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +164,7 @@ class InstanceFacts:
         description: Architecture, parameters, weight format, for people.
         memory_bytes: Resident memory of the worker.
         kv_tokens: Tokens that fit into its KV pool.
+        sampling: Defaults of its tasks that its file names.
     """
 
     max_tasks: int
@@ -166,6 +172,7 @@ class InstanceFacts:
     description: str
     memory_bytes: int
     kv_tokens: int = 0
+    sampling: SamplingDefaults = NO_DEFAULTS
 
 
 @dataclass(slots=True)
@@ -255,6 +262,7 @@ class Model:
     Attributes:
         leases: Leases that claim a part of it, and the instance that keeps that; None while there is none.
         need: What its last instance needed.
+        file_sampling: Defaults of its tasks that its file names; known from its first load on.
     """
 
     spec: ModelSpec
@@ -269,6 +277,12 @@ class Model:
     need: MemoryNeed | None = None
     asked: bool = False  # something that is no task waits for an instance
     loaded_on_demand: bool = True  # False from a client's LoadModel to the end of that load
+    file_sampling: SamplingDefaults = NO_DEFAULTS
+
+    @property
+    def effective_sampling(self) -> SamplingDefaults:
+        """What its tasks take for what they leave unset; nothing is None."""
+        return self.spec.sampling.over(self.file_sampling).over(self.spec.catalogue_sampling).over(ENGINE_DEFAULTS)
 
     @property
     def shared(self) -> list[Instance]:

@@ -43,7 +43,7 @@ def _beginning(spec: TaskSpec) -> Beginning:
         case TextInput(prompt):
             begin = prompt[:AFFINITY_CHARACTERS].encode()
         case ChatInput(messages):
-            begin = messages[0].content[:AFFINITY_CHARACTERS].encode() if messages else b""
+            begin = "".join(messages[0].texts)[:AFFINITY_CHARACTERS].encode() if messages else b""
         case tokens:
             begin = array("I", tokens.token_ids[: AFFINITY_CHARACTERS // 4]).tobytes()
     return blake2b(begin, digest_size=16, key=blake2b(spec.tenant.encode(), digest_size=16).digest()).digest()

@@ -87,21 +87,47 @@ class TextInput:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation."""
+    """One message of a conversation; with `parts` its content is empty."""
 
     role: str
     content: str
     name: str = ""
     tool_calls_json: str = ""
     tool_call_id: str = ""
+    parts: tuple[str, ...] = ()
+    reasoning_content: str | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that the client wrote."""
+        rest = (self.name, self.tool_calls_json, self.tool_call_id, self.reasoning_content or "")
+        return (self.content, *self.parts, *rest)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatInput:
-    """A conversation, oldest message first; the worker renders it with the model's template."""
+    """A conversation, oldest message first; the worker renders it with the model's template.
+
+    Attributes:
+        messages: What was said.
+        tools_json: A JSON array; "" for none.
+        variables_json: What the template sees besides, a JSON object; "" for none.
+        add_generation_prompt: End with what begins an answer.
+        continue_final_message: End with the content of the last message.
+        parse_control_tokens: Take the texts of control tokens for control tokens, whoever says them.
+    """
 
     messages: tuple[Message, ...]
     tools_json: str = ""
+    variables_json: str = ""
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    parse_control_tokens: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that the client wrote."""
+        return (*(text for message in self.messages for text in message.texts), self.tools_json, self.variables_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +175,10 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen and when generation ends; see `inferd.v1.SamplingParams`."""
+    """How tokens are chosen and when generation ends; see `inferd.v1.SamplingParams`.
+
+    `unset` names the fields that a default of the model replaces, see `SamplingDefaults`.
+    """
 
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -171,6 +200,8 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     echo: bool = False
     grammar: Grammar | None = None
+    fit_max_tokens: bool = False
+    unset: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,12 +48,16 @@ class Intake:
         self._ends = frozenset(vocabulary.eos_ids)
         self._grammars = Grammars(self._tokenizer, ends=self._ends)
         self._template: ChatTemplate | None = None
-        if vocabulary.chat_template is not None:
+        source = vocabulary.tool_use_template if vocabulary.chat_template is None else vocabulary.chat_template
+        if source is not None:
             self._template = ChatTemplate(
-                vocabulary.chat_template,
+                source,
                 bos=self._tokenizer.name(vocabulary.bos_id),
                 eos=self._tokenizer.name(next(iter(vocabulary.eos_ids), None)),
                 timeout_s=template_timeout_s,
+                tool_use=vocabulary.tool_use_template,
+                added=self._tokenizer.added,
+                normalize=self._tokenizer.normalize,
             )
 
     def embed(self, handle: int, task_input: TaskInput, embedding: Embedding) -> Sequence:
@@ -80,7 +84,7 @@ class Intake:
         ids = self.tokenize(task_input)
         if not ids:
             raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")
-        max_tokens = self._max_tokens(len(ids), sampling.max_tokens)
+        max_tokens = self._max_tokens(len(ids), sampling.max_tokens, fits=sampling.fit_max_tokens)
         ends = self._ends_of(sampling)
         self._check_scores(len(ids), sampling.prompt_logprobs)
         grammar = sampling.grammar
@@ -134,7 +138,7 @@ class Intake:
             case ChatInput() as chat:
                 if self._template is None:
                     raise UnsupportedInputError("the model has no chat template; send a text prompt instead")
-                return self._tokenizer.encode(self._template.render(chat), template=True)
+                return self._tokenizer.encode_prompt(self._template.prompt(chat))
             case TokenInput(token_ids):
                 self._check_ids(token_ids, "spec.tokens.token_ids")
                 return token_ids
@@ -161,8 +165,11 @@ class Intake:
                 metadata={"token_id": str(wrong), "vocabulary_size": str(size)},
             )
 
-    def _max_tokens(self, prompt: int, asked: int | None) -> int:
+    def _max_tokens(self, prompt: int, asked: int | None, *, fits: bool) -> int:
+        """Most tokens to produce; with `fits` as many of those that are asked for as there can be."""
         limit, most = self._bounds.sequence_tokens, self._bounds.max_output_tokens
+        if asked is not None and fits:
+            asked = min(asked, most, max(1, limit - prompt))
         if asked is not None and not 1 <= asked <= most:
             raise InvalidFieldError(
                 f"max_tokens is {asked}; it must be from 1 to {most}", field="spec.sampling.max_tokens"

@@ -10,7 +10,6 @@ import ctypes
 import json
 import threading
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import jinja2
@@ -18,71 +17,81 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from inferd.errors import ChatTemplateError, InvalidFieldError
+from inferd.engine.control import Prompt
+from inferd.engine.rendering import MAX_CHARACTERS, Renderer, TemplateTexts
+from inferd.errors import ChatTemplateError, InferdError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from jinja2.nodes import Node
     from jinja2.parser import Parser
     from jinja2.runtime import Context
 
-    from inferd.core.task import ChatInput, Message
+    from inferd.core.task import ChatInput
 
-MAX_CHARACTERS: Final = 4 << 20
-"""Longest text that a template may give: four times the longest prompt that the kernel takes by default."""
-
-_FIELD: Final = "spec.chat"
 _GRACE_S: Final = 0.5  # for the thread to notice that its time is up
 _MAX_BITS: Final = 1024  # of a product of integers
 
 
 class ChatTemplate:
-    """The chat template of one model. Compiled at its first use, inside the time limit.
+    """The chat templates of one model. Compiled at the first use, inside the time limit.
 
     Args:
         source: Jinja text.
         bos: What the template sees as `bos_token`.
         eos: What the template sees as `eos_token`.
         timeout_s: Longest time of one rendering.
+        tool_use: Jinja text for conversations with tools; None for none of its own.
+        added: The tokens that are recognised inside any text, and whether each is special.
+        normalize: See `ControlTokens`.
     """
 
-    def __init__(self, source: str, *, bos: str, eos: str, timeout_s: float) -> None:
-        self._source = source
-        self._names = {"bos_token": bos, "eos_token": eos}
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos: str,
+        eos: str,
+        timeout_s: float,
+        tool_use: str | None = None,
+        added: Mapping[str, bool] | None = None,
+        normalize: Callable[[str], str] | None = None,
+    ) -> None:
+        texts = TemplateTexts(source=source, tool_use=tool_use, bos=bos, eos=eos, added=added, normalize=normalize)
+        self._renderer = Renderer(make_environment, texts)
         self._timeout_s = timeout_s
 
     def render(self, chat: ChatInput) -> str:
+        """The text of a conversation; raises as `prompt`."""
+        return self.prompt(chat).text
+
+    def prompt(self, chat: ChatInput) -> Prompt:
         """The text of a conversation, up to where the model's answer begins.
 
         Raises:
             ChatTemplateError: The template is wrong, refused the messages, or went past its time or length.
-            InvalidFieldError: Tools or calls of tools are not a JSON array.
+            InvalidFieldError: Tools or calls of tools are not a JSON array, or there is no such role.
         """
-        rendering = _Rendering(self, chat)
+        rendering = _Rendering(self._renderer, chat)
         if not rendering.finish(self._timeout_s):
             raise ChatTemplateError(f"the chat template of the model took longer than {self._timeout_s:g} s")
+        if isinstance(rendering.error, InferdError):
+            raise rendering.error
         if rendering.error is not None:
             cause = f"{type(rendering.error).__name__}: {rendering.error}"
             raise ChatTemplateError(
                 f"the chat template of the model failed: {rendering.error}", metadata={"cause": cause}
             )
-        return rendering.text
+        return rendering.prompt
 
-    def pieces(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> Any:
-        """The rendered text, piece by piece."""
-        return self._template.generate(
-            messages=messages,
-            add_generation_prompt=True,
-            tools=tools,
-            documents=None,
-            **self._names,
-        )
 
-    @cached_property
-    def _template(self) -> jinja2.Template:
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag])
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
-        return environment.from_string(self._source)
+def make_environment() -> jinja2.Environment:
+    """Where templates run: as in transformers, and bounded."""
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag])
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    return environment
 
 
 class _OutOfTime(SystemExit):
@@ -92,12 +101,11 @@ class _OutOfTime(SystemExit):
 class _Rendering:
     """One rendering in a thread of its own."""
 
-    def __init__(self, template: ChatTemplate, chat: ChatInput) -> None:
-        self.text = ""
+    def __init__(self, renderer: Renderer, chat: ChatInput) -> None:
+        self.prompt = Prompt("")
         self.error: Exception | None = None
-        self._template = template
-        self._messages = [_plain(message, f"{_FIELD}.messages[{n}]") for n, message in enumerate(chat.messages)]
-        self._tools = _read_array(chat.tools_json, f"{_FIELD}.tools_json")
+        self._renderer = renderer
+        self._chat = chat
         self._thread = threading.Thread(target=self._run, name="template", daemon=True)
 
     def finish(self, timeout_s: float) -> bool:
@@ -115,40 +123,11 @@ class _Rendering:
 
     def _run(self) -> None:
         try:
-            pieces, length = [], 0
-            for piece in self._template.pieces(self._messages, self._tools):
-                pieces.append(piece)
-                length += len(piece)
-                if length > MAX_CHARACTERS:
-                    raise ValueError(f"its text has more than {MAX_CHARACTERS} characters")  # noqa: TRY301 - one place turns errors into data
-            self.text = "".join(pieces)
+            self.prompt = self._renderer.compose(self._chat)
         except _OutOfTime:
             pass
         except Exception as error:  # noqa: BLE001 - the template is foreign code: whatever it raises is its error
             self.error = error
-
-
-def _plain(message: Message, field: str) -> dict[str, Any]:
-    """A message as transformers hands it to templates: what it does not have is not there."""
-    rest = {
-        "name": message.name,
-        "tool_call_id": message.tool_call_id,
-        "tool_calls": _read_array(message.tool_calls_json, f"{field}.tool_calls_json"),
-    }
-    return {"role": message.role, "content": message.content} | {name: value for name, value in rest.items() if value}
-
-
-def _read_array(text: str, field: str) -> list[Any] | None:
-    """A JSON array of objects; None for no text."""
-    if not text:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidFieldError(f"{field} is no JSON: {error}; send an array of objects", field=field) from None
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InvalidFieldError(f"{field} is not an array of objects", field=field)
-    return value
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):

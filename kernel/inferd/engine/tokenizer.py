@@ -1,22 +1,28 @@
 """Text to tokens: a `tokenizers` tokenizer built from what the model's file says.
 
-As in Hugging Face transformers, the names of control tokens are recognised inside any text, a user's too, and a chat
-template writes all control tokens itself, so nothing is put in front of its text.
+As in Hugging Face transformers, the names of control tokens are recognised inside any text, and a chat template writes
+all control tokens itself, so nothing is put in front of its text. In a conversation only those that the template wrote
+are recognised: see `control`.
 """
 
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import AddedToken, models, normalizers
 from tokenizers import Tokenizer as Inner
 
+from inferd.engine.guarded import Guarded
 from inferd.engine.splitting import composes, merges_whole_words, splitter
 from inferd.errors import ModelLoadError
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inferd.engine.control import Prompt
     from inferd.engine.detokenizer import Piece
 
 _SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
@@ -62,6 +68,35 @@ class Tokenizer:
         if template or tuple(ids[:1]) == self._first:
             return ids
         return [*self._first, *ids]
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Tokens of a rendered conversation; control tokens that are not the template's own are plain text.
+
+        Raises:
+            InvalidFieldError: The model's tokenizer makes a control token of plain text.
+        """
+        if prompt.own is None:
+            return self.encode(prompt.text, template=True)
+        return self._guarded.encode(prompt)
+
+    @property
+    def added(self) -> dict[str, bool]:
+        """The tokens that are recognised inside any text, and whether each is special."""
+        return {token.content: token.special for token in self._inner.get_added_tokens_decoder().values()}
+
+    @property
+    def normalize(self) -> Callable[[str], str] | None:
+        """How a text is written before special tokens are looked for in it; None where it is taken as it is."""
+        tokens = self._inner.get_added_tokens_decoder().values()
+        normalizer = self._inner.normalizer
+        if normalizer is None or not any(token.special and token.normalized for token in tokens):
+            return None
+        write: Callable[[str], str] = normalizer.normalize_str
+        return write
+
+    @cached_property
+    def _guarded(self) -> Guarded:
+        return Guarded(self._inner)
 
     def name(self, token_id: int | None) -> str:
         """How a control token is written in a text; "" for None."""

@@ -1,6 +1,7 @@
 """The public interface for backend authors. See plugins/README.md for how to write a backend."""
 
 from inferd.core.resources import MemoryNeed
+from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.plugin.backend import (
     Backend,
     BackendSpec,
@@ -15,6 +16,7 @@ from inferd.plugin.backend import (
     Setting,
 )
 from inferd.plugin.hookspecs import hookimpl, hookspec
+from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.plugin.session import DeviceSampling, StepResult, TokenBatch, TokenLimits, TokenSession
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
@@ -31,6 +33,7 @@ __all__ = [
     "ModelDescription",
     "Probe",
     "ReportProgress",
+    "SamplingDefaults",
     "Setting",
     "StepResult",
     "TokenBatch",
@@ -40,4 +43,6 @@ __all__ = [
     "Vocabulary",
     "hookimpl",
     "hookspec",
+    "read_gguf_sampling",
+    "read_hf_sampling",
 ]

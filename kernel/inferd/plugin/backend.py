@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from inferd.core.resources import MemoryNeed
+from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import suggestion
 from inferd.plugin.session import TokenSession
 from inferd.plugin.vocabulary import Vocabulary
@@ -151,11 +152,19 @@ class ModelDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """What `Backend.load` returns: the session, the vocabulary of its tokens, and what it is."""
+    """What `Backend.load` returns.
+
+    Attributes:
+        session: What computes.
+        vocabulary: Of its tokens.
+        description: What it is.
+        sampling: How its file advises to sample; what it does not name is None.
+    """
 
     session: TokenSession
     vocabulary: Vocabulary
     description: ModelDescription
+    sampling: SamplingDefaults = NO_DEFAULTS
 
 
 @runtime_checkable

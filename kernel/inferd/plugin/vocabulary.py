@@ -35,6 +35,7 @@ class Vocabulary:
         add_bos: Whether plain text gets `bos_id` in front.
         add_space_prefix: Whether "spm" text gets a space in front.
         chat_template: Jinja text, or None when the model has none.
+        tool_use_template: Jinja text for conversations with tools; None when the model has none of its own for them.
     """
 
     algorithm: Literal["bpe", "spm", "json"]
@@ -49,3 +50,4 @@ class Vocabulary:
     add_bos: bool = False
     add_space_prefix: bool = True
     chat_template: str | None = None
+    tool_use_template: str | None = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from inferd.core.ids import LeaseId
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
 from inferd.core.resources import MemoryNeed
+from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.task import (
     ChatInput,
     FinishReason,
@@ -36,6 +37,8 @@ def load_frame(
         settings={name: _setting(value) for name, value in spec.values.items()},
         limits=limits,
         capacity_bytes=capacity_bytes,
+        sampling_defaults=spec.sampling.numbers,
+        fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )
     if spec.draft_tokens is not None:
         load.limits.draft_tokens = spec.draft_tokens
@@ -112,18 +115,33 @@ def _write_input(into: task_pb2.Submit | task_pb2.Query, task_input: TaskInput) 
     match task_input:
         case TextInput(prompt):
             into.prompt = prompt
-        case ChatInput(messages, tools_json):
-            into.chat.tools_json = tools_json
-            for m in messages:
-                into.chat.messages.add(
-                    role=m.role,
-                    content=m.content,
-                    name=m.name,
-                    tool_calls_json=m.tool_calls_json,
-                    tool_call_id=m.tool_call_id,
-                )
+        case ChatInput() as chat:
+            into.chat.CopyFrom(_chat(chat))
         case other:
             into.tokens.ids.extend(other.token_ids)
+
+
+def _chat(chat: ChatInput) -> task_pb2.Chat:
+    messages = [
+        task_pb2.Message(
+            role=m.role,
+            content=m.content,
+            name=m.name,
+            tool_calls_json=m.tool_calls_json,
+            tool_call_id=m.tool_call_id,
+            parts=m.parts,
+            reasoning_content=m.reasoning_content,
+        )
+        for m in chat.messages
+    ]
+    return task_pb2.Chat(
+        messages=messages,
+        tools_json=chat.tools_json,
+        variables_json=chat.variables_json,
+        no_generation_prompt=not chat.add_generation_prompt,
+        continue_final_message=chat.continue_final_message,
+        parse_control_tokens=chat.parse_control_tokens,
+    )
 
 
 def _sampling(s: Sampling) -> task_pb2.Sampling:
@@ -147,6 +165,8 @@ def _sampling(s: Sampling) -> task_pb2.Sampling:
         min_tokens=s.min_tokens,
         stop_token_ids=s.stop_token_ids,
         echo=s.echo,
+        fit_max_tokens=s.fit_max_tokens,
+        unset=s.unset,
     )
     if s.grammar is not None:
         grammar = task_pb2.Grammar(kind=s.grammar.kind.value, source=s.grammar.source, texts=s.grammar.texts)
@@ -194,6 +214,7 @@ def read_facts(loaded: load_pb2.Loaded) -> InstanceFacts:
         description=loaded.description,
         memory_bytes=loaded.memory_bytes,
         kv_tokens=loaded.kv_tokens,
+        sampling=SamplingDefaults.of(loaded.sampling_defaults),
     )
 
 

@@ -7,9 +7,11 @@ from urllib.parse import unquote, urlsplit
 
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelSpec
+from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import InvalidFieldError
 from inferd.plugin.backend import Setting, read_settings
 from inferd.plugin.registry import BackendReport, choose
+from inferd.runtime.catalogue import catalogue_sampling
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
 FOLDER_FORMAT, FOLDER_MARK = "hf", "config.json"  # the format of a folder, and the file by which it is one
@@ -35,8 +37,11 @@ def place(
     settings: Mapping[str, str] | None = None,
     min_instances: int = 0,
     max_instances: int = 1,
+    sampling: SamplingDefaults = NO_DEFAULTS,
 ) -> ModelSpec:
     """Find the model's file or folder, choose its backend and device, and check its settings.
+
+    `sampling` are defaults of its tasks.
 
     Raises:
         InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
@@ -53,12 +58,13 @@ def place(
     except ValueError as error:
         raise InvalidFieldError(str(error), field="model.settings") from None
     drafts = values.pop("draft_tokens")
+    size_bytes = _size_bytes(path)
     return ModelSpec(
         name=ModelName(name),
         source=source,
         path=str(path),
         format=kind,
-        size_bytes=_size_bytes(path),
+        size_bytes=size_bytes,
         backend=spec.name,
         backend_reason=choice.reason,
         loader=spec.loader,
@@ -68,6 +74,8 @@ def place(
         draft_tokens=None if drafts is None else int(drafts),
         min_instances=min_instances,
         max_instances=max_instances,
+        sampling=sampling,
+        catalogue_sampling=catalogue_sampling(path, size_bytes),
     )
 
 

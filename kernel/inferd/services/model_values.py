@@ -5,6 +5,7 @@ from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
+from inferd.services.sampling_values import write_sampling_defaults
 from inferd.services.status import status_of
 from inferd.services.times import duration, timestamp
 from inferd_api.v1 import model_pb2 as pb
@@ -49,6 +50,8 @@ def write_model(model: Model, driver: Driver) -> pb.Model:
         create_time=timestamp(driver.clock, model.created),
         min_instances=spec.min_instances,
         max_instances=spec.max_instances,
+        sampling_defaults=write_sampling_defaults(spec.sampling),
+        effective_sampling_defaults=write_sampling_defaults(model.effective_sampling),
     )
 
 

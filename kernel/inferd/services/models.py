@@ -14,6 +14,7 @@ from inferd.runtime.placement import place
 from inferd.services.bounds import Bound
 from inferd.services.calls import lease_of, page_of, tenant_of
 from inferd.services.model_values import read_bounds, write_model, write_plan
+from inferd.services.sampling_values import read_sampling_defaults
 from inferd.services.token_values import read_text, read_token_ids
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import model_service_pb2_grpc
@@ -63,6 +64,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
             settings=dict(wanted.settings),
             min_instances=fewest,
             max_instances=most,
+            sampling=read_sampling_defaults(wanted.sampling_defaults),
         )
         model = self._driver.create_model(spec)
         return ms.CreateModelResponse(model=write_model(model, self._driver))
@@ -96,6 +98,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
                 backend=spec.backend,
                 device=spec.device,
                 settings={**spec.settings, **request.settings},
+                sampling=spec.sampling,
             )
         return ms.PlanLoadResponse(plan=write_plan(await self._driver.plan_load(spec)))
 

@@ -1,7 +1,9 @@
 """How tokens are chosen: from the wire, with the bounds that `sampling.proto` states."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from inferd.core.sampling_defaults import NAMES, SamplingDefaults, wrong_default
 from inferd.core.task import Grammar, GrammarKind, Sampling
 from inferd.errors import InvalidFieldError
 from inferd_api.v1 import sampling_pb2 as pb
@@ -9,9 +11,6 @@ from inferd_api.v1 import sampling_pb2 as pb
 MOST_STOPS = 16
 MOST_BAD_WORDS = 64
 MOST_TEXT = 256  # characters of a stop string or a bad word
-MOST_TEMPERATURE = 100.0
-LEAST_REPETITION, MOST_REPETITION = 0.01, 10.0  # what it divides must stay a finite number of 32 bits
-MOST_PENALTY = 10.0
 MOST_BIAS = 100.0
 MOST_BIASES = 1024
 MOST_SAMPLES = 64
@@ -22,25 +21,19 @@ MOST_CHOICES = 1024
 
 
 def read_sampling(s: pb.SamplingParams, *, drawn_seed: int) -> Sampling:
-    """How tokens are chosen, every unset field at its default; `drawn_seed` is that of the seed.
+    """How tokens are chosen; `drawn_seed` is the default of the seed, the model's defaults are filled in by its worker.
 
     Raises:
         InvalidFieldError: A field has a value outside what it allows.
     """
     max_tokens = s.max_tokens if s.HasField("max_tokens") else None
     _check_lengths(s, max_tokens)
+    given = _read_given(s, "spec.sampling")
     return Sampling(
         max_tokens=max_tokens,
-        temperature=_read_number(s, "temperature", 0, MOST_TEMPERATURE, default=1),
-        top_k=s.top_k,
-        top_p=_read_positive(s, "top_p", 1),
         seed=s.seed if s.HasField("seed") else drawn_seed,
         stop=_read_texts(s.stop, "stop", "stop string", most=MOST_STOPS),
         ignore_eos=s.ignore_eos,
-        min_p=_read_number(s, "min_p", 0, 1, default=0),
-        repetition_penalty=_read_number(s, "repetition_penalty", LEAST_REPETITION, MOST_REPETITION, default=1),
-        frequency_penalty=_read_number(s, "frequency_penalty", -MOST_PENALTY, MOST_PENALTY, default=0),
-        presence_penalty=_read_number(s, "presence_penalty", -MOST_PENALTY, MOST_PENALTY, default=0),
         logit_bias=_read_bias(s),
         bad_words=_read_texts(s.bad_words, "bad_words", "bad word", most=MOST_BAD_WORDS),
         n=int(_read_number(s, "n", 1, MOST_SAMPLES, default=1)),
@@ -50,7 +43,34 @@ def read_sampling(s: pb.SamplingParams, *, drawn_seed: int) -> Sampling:
         stop_token_ids=tuple(s.stop_token_ids),
         echo=s.echo,
         grammar=_read_grammar(s.grammar) if s.HasField("grammar") else None,
+        fit_max_tokens=s.fit_max_tokens,
+        unset=tuple(name for name in NAMES if name not in given),
+        **given,
     )
+
+
+def read_sampling_defaults(defaults: pb.SamplingDefaults) -> SamplingDefaults:
+    """What the tasks of a model take for what they leave unset.
+
+    Raises:
+        InvalidFieldError: A field has a value outside what it allows.
+    """
+    return SamplingDefaults(**_read_given(defaults, "model.sampling_defaults"))
+
+
+def write_sampling_defaults(defaults: SamplingDefaults) -> pb.SamplingDefaults:
+    """The same for the wire."""
+    numbers: dict[str, Any] = defaults.numbers
+    return pb.SamplingDefaults(**numbers)
+
+
+def _read_given(message: pb.SamplingParams | pb.SamplingDefaults, at: str) -> dict[str, Any]:
+    """Those fields that can have a default of the model and are set, by name."""
+    given = {name: getattr(message, name) for name in NAMES if message.HasField(name)}  # type: ignore[arg-type]
+    for name, value in given.items():
+        if expected := wrong_default(name, value):
+            raise InvalidFieldError(f"{name} is {value:g}; it must be {expected}", field=f"{at}.{name}")
+    return given
 
 
 def _refuse(name: str, message: str) -> InvalidFieldError:
@@ -70,13 +90,6 @@ def _read_number(s: pb.SamplingParams, name: str, least: float, most: float, *, 
     value: float = getattr(s, name) if s.HasField(name) else default  # type: ignore[arg-type]
     if not least <= round(value, 7) <= most:  # NaN is neither; 0.01 comes as the nearest number of 32 bits
         raise _refuse(name, f"{name} is {value:g}; it must be from {least:g} to {most:g}")
-    return value
-
-
-def _read_positive(s: pb.SamplingParams, name: str, most: float) -> float:
-    value: float = getattr(s, name) if s.HasField(name) else 1  # type: ignore[arg-type]
-    if not 0 < value <= most:
-        raise _refuse(name, f"{name} is {value:g}; it must be above 0 and at most {most:g}")
     return value
 
 

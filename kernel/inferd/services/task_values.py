@@ -11,10 +11,8 @@ from inferd.core import task_events as te
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import (
-    ChatInput,
     Embedding,
     FinishReason,
-    Message,
     Pooling,
     Task,
     TaskInput,
@@ -25,6 +23,7 @@ from inferd.core.task import (
 from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.runtime.clock import Clock
 from inferd.runtime.streams import Numbered, TaskStream
+from inferd.services.chat_values import read_chat
 from inferd.services.sampling_values import read_sampling
 from inferd.services.status import status_of
 from inferd.services.times import duration, timestamp
@@ -115,16 +114,9 @@ def read_input(spec: tp.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> Tas
             check_size(len(spec.prompt.encode()), limit_bytes)
             return TextInput(spec.prompt)
         case "chat":
-            messages = spec.chat.messages
-            texts = (text for m in messages for text in (m.content, m.name, m.tool_calls_json, m.tool_call_id))
-            check_size(sum(len(text.encode()) for text in (*texts, spec.chat.tools_json)), limit_bytes)
-            if not messages:
-                raise InvalidFieldError(f"{at}chat.messages is empty; give one at least", field=f"{at}chat.messages")
-            for n, message in enumerate(messages):
-                if not message.role:
-                    field = f"{at}chat.messages[{n}].role"
-                    raise InvalidFieldError(f'{field} is empty; for example "user"', field=field)
-            return ChatInput(tuple(_read_message(message) for message in messages), spec.chat.tools_json)
+            chat = read_chat(spec.chat, at=f"{at}chat")
+            check_size(sum(len(text.encode()) for text in chat.texts), limit_bytes)
+            return chat
         case "tokens":
             if not spec.tokens.token_ids:
                 raise InvalidFieldError(
@@ -134,10 +126,6 @@ def read_input(spec: tp.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> Tas
             return TokenInput(array("I", spec.tokens.token_ids))
         case _:
             raise InvalidFieldError("spec has no input; set one of prompt, chat and tokens", field="spec.input")
-
-
-def _read_message(m: tp.ChatMessage) -> Message:
-    return Message(m.role, m.content, name=m.name, tool_calls_json=m.tool_calls_json, tool_call_id=m.tool_call_id)
 
 
 def check_size(size_bytes: int, limit_bytes: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.resources import HOST_DEVICE, MemoryNeed
+from inferd.core.sampling_defaults import ENGINE_DEFAULTS, SamplingDefaults
 from inferd.core.task import (
     ChatInput,
     Embedding,
@@ -96,11 +97,22 @@ def read_input(submit: task_pb2.Submit | task_pb2.Query) -> TaskInput:
     """What a task is given, or what is asked about."""
     match submit.WhichOneof("input"):
         case "chat":
-            return ChatInput(tuple(_read_message(message) for message in submit.chat.messages), submit.chat.tools_json)
+            return _read_chat(submit.chat)
         case "tokens":
             return TokenInput(array("I", submit.tokens.ids))
         case _:
             return TextInput(submit.prompt)
+
+
+def _read_chat(chat: task_pb2.Chat) -> ChatInput:
+    return ChatInput(
+        tuple(_read_message(message) for message in chat.messages),
+        chat.tools_json,
+        variables_json=chat.variables_json,
+        add_generation_prompt=not chat.no_generation_prompt,
+        continue_final_message=chat.continue_final_message,
+        parse_control_tokens=chat.parse_control_tokens,
+    )
 
 
 def _read_message(message: task_pb2.Message) -> Message:
@@ -110,6 +122,8 @@ def _read_message(message: task_pb2.Message) -> Message:
         name=message.name,
         tool_calls_json=message.tool_calls_json,
         tool_call_id=message.tool_call_id,
+        parts=tuple(message.parts),
+        reasoning_content=message.reasoning_content if message.HasField("reasoning_content") else None,
     )
 
 
@@ -136,7 +150,16 @@ def read_sampling(s: task_pb2.Sampling) -> Sampling:
         stop_token_ids=tuple(s.stop_token_ids),
         echo=s.echo,
         grammar=_read_grammar(s.grammar) if s.HasField("grammar") else None,
+        fit_max_tokens=s.fit_max_tokens,
+        unset=tuple(s.unset),
     )
+
+
+def read_defaults(load: load_pb2.Load, of_file: SamplingDefaults) -> SamplingDefaults:
+    """What tasks take for what they leave unset; nothing is None."""
+    own = SamplingDefaults.of(load.sampling_defaults)
+    fallback = SamplingDefaults.of(load.fallback_sampling_defaults)
+    return own.over(of_file).over(fallback).over(ENGINE_DEFAULTS)
 
 
 def _read_grammar(grammar: task_pb2.Grammar) -> Grammar:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from inferd import __version__, logs
 from inferd.core.ids import Tenant
+from inferd.core.sampling_defaults import ENGINE_DEFAULTS
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line
@@ -29,6 +30,7 @@ from inferd.worker.frames import (
     failure,
     needs_frame,
     pong_frame,
+    read_defaults,
     read_embedding,
     read_input,
     read_load,
@@ -67,6 +69,7 @@ class Worker:
         self._reserved = threading.Event()  # what the model needs: it may be loaded
         self._loop: Loop | None = None
         self._activity = Activity()
+        self._defaults = ENGINE_DEFAULTS
         self._reported_at = 0.0
         self._reported = -1.0  # the largest fraction
 
@@ -100,6 +103,7 @@ class Worker:
             self._reserved.wait()
             self._activity.begin(Doing.LOAD)
             model = backend.load(request, self._report)
+            self._defaults = read_defaults(load, model.sampling)
             self._activity.begin(Doing.PREPARE)
             self._loop = Loop(model, limits, self._deliver, activity=self._activity)
         except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
@@ -114,6 +118,7 @@ class Worker:
             description=_describe(model.description),
             memory_bytes=_resident_bytes(),
             kv_tokens=self._loop.bounds.kv_tokens,
+            sampling_defaults=model.sampling.numbers,
         )
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
@@ -168,7 +173,7 @@ class Worker:
                 loop.submit(
                     submit.handle,
                     read_input(submit),
-                    read_sampling(submit.sampling),
+                    self._defaults.fill(read_sampling(submit.sampling)),
                     salt=f"{len(submit.tenant)} {submit.tenant} {submit.adapter}".encode(),
                     prefix_cache=submit.prefix_cache,
                     priority=submit.priority,

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -162,6 +163,8 @@ class Model(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     MIN_INSTANCES_FIELD_NUMBER: _builtins.int
     MAX_INSTANCES_FIELD_NUMBER: _builtins.int
+    SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
     source: _builtins.str
@@ -200,6 +203,17 @@ class Model(_message.Message):
     def adapters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """LoRA adapters by name: the absolute path of each folder. Only where the backend offers them."""
 
+    @_builtins.property
+    def sampling_defaults(self) -> _sampling_pb2.SamplingDefaults:
+        """What its tasks take for sampling fields that they leave unset. Default of each: what its file says
+        (`general.sampling.…` of a GGUF file, generation_config.json of a folder), else what the catalogue says of the file,
+        else what `SamplingParams` says.
+        """
+
+    @_builtins.property
+    def effective_sampling_defaults(self) -> _sampling_pb2.SamplingDefaults:
+        """The defaults that apply, all fields set. What the file says is known from the first load on. Output only."""
+
     def __init__(
         self,
         *,
@@ -217,10 +231,12 @@ class Model(_message.Message):
         adapters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         min_instances: _builtins.int | None = ...,
         max_instances: _builtins.int | None = ...,
+        sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
+        effective_sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "error", b"error", "instances", b"instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

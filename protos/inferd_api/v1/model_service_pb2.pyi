@@ -193,7 +193,7 @@ class CreateModelRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.Model:
-        """Its `name`, `source`, `backend` and `settings`; output-only fields are ignored. Required."""
+        """Its `name` and `source`, and what else of it is not output only; that is ignored. Required."""
 
     def __init__(
         self,

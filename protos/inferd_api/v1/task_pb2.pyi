@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -155,16 +156,30 @@ class ChatMessage(_message.Message):
     TOOL_CALLS_JSON_FIELD_NUMBER: _builtins.int
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    REASONING_CONTENT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """Who speaks, as the model's chat template names it: "system", "user", "assistant". Required."""
+    """Who speaks: "system", "developer", "user", "assistant", "tool", "function", "ipython", or another role that the
+    model's chat template names. Required.
+    """
     content: _builtins.str
-    """What is said. May be empty."""
+    """What is said. May be empty. A template that wants a list of parts gets a list of one."""
     tool_calls_json: _builtins.str
-    """The calls of tools that the speaker made: a JSON array, as the template wants it. Default: none."""
+    """The calls of tools that the speaker made: a JSON array of objects, {"function": {"name": …, "arguments": …}}.
+    Arguments may be an object or its JSON as a string; the template gets the one that it can write. Default: none.
+    """
     tool_call_id: _builtins.str
     """Which call this message answers. Default: none."""
     name: _builtins.str
     """Name of the speaker or of the tool that answers. Default: none."""
+    reasoning_content: _builtins.str
+    """What the speaker thought before it spoke; templates that know it show it or leave it out. Default: none."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPart]:
+        """What is said, in parts, instead of `content`. A template that takes no parts gets their texts, a line feed between
+        two of them. Errors: INVALID_FIELD with both, UNSUPPORTED_INPUT for an image. At most 1024.
+        """
+
     def __init__(
         self,
         *,
@@ -173,42 +188,136 @@ class ChatMessage(_message.Message):
         tool_calls_json: _builtins.str = ...,
         tool_call_id: _builtins.str = ...,
         name: _builtins.str = ...,
+        parts: _abc.Iterable[Global___ContentPart] | None = ...,
+        reasoning_content: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "reasoning_content", b"reasoning_content"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls_json", b"tool_calls_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "content", b"content", "name", b"name", "parts", b"parts", "reasoning_content", b"reasoning_content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls_json", b"tool_calls_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__reasoning_content: _TypeAlias = _typing.Literal["reasoning_content"]  # noqa: Y015
+    _WhichOneofArgType__reasoning_content: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning_content) -> _WhichOneofReturnType__reasoning_content | None: ...
 
 Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
+class ContentPart(_message.Message):
+    """A part of what is said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text. May be empty."""
+    @_builtins.property
+    def image(self) -> Global___ImagePart:
+        """An image. No backend reads images yet: UNSUPPORTED_INPUT."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        image: Global___ImagePart | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "image"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ContentPart: _TypeAlias = ContentPart  # noqa: Y015
+
+@_typing.final
+class ImagePart(_message.Message):
+    """An image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where it is, an https or data URL; or `data`."""
+    data: _builtins.bytes
+    """Its file; or `url`."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImagePart: _TypeAlias = ImagePart  # noqa: Y015
+
+@_typing.final
 class ChatPrompt(_message.Message):
-    """A conversation, rendered by the chat template of the model."""
+    """A conversation, rendered by the chat template of the model.
+
+    What clients say does not become control: in contents, parts, names, reasoning, calls of tools, tools and variables
+    the text of a control token, for example "<|im_end|>", is encoded as the plain text that it is. Control tokens are the
+    special tokens of the model, those of the form <|…|>, and those that its template writes (for example "<tool_call>").
+    In what an "assistant" said, those of them that show in the model's own output stay tokens ("<think>", where it is not
+    a special token), so that an answer that is sent back is the tokens that the model chose.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
     TOOLS_JSON_FIELD_NUMBER: _builtins.int
+    TEMPLATE_VARIABLES_FIELD_NUMBER: _builtins.int
+    ADD_GENERATION_PROMPT_FIELD_NUMBER: _builtins.int
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
+    PARSE_CONTROL_TOKENS_FIELD_NUMBER: _builtins.int
     tools_json: _builtins.str
-    """The tools that the model may call: a JSON array of function descriptions, as the template wants them.
-    Default: none.
+    """The tools that the model may call: a JSON array of function descriptions, as the template wants them. A model that
+    has a template named "tool_use" is then asked with that. Default: none.
+    """
+    add_generation_prompt: _builtins.bool
+    """End with what begins an answer of the model. Default true; false with `continue_final_message`."""
+    continue_final_message: _builtins.bool
+    """Go on with the last message instead of answering it: the prompt ends with its content, trimmed at its end where the
+    template trims. Excludes `add_generation_prompt`. Errors: CHAT_TEMPLATE_FAILED, the template leaves it out.
+    """
+    parse_control_tokens: _builtins.bool
+    """Take the texts of control tokens for control tokens, whoever says them, and every role that the template takes.
+    For clients that trust all that they send. Default false.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The messages, oldest first. At least one. Required."""
+
+    @_builtins.property
+    def template_variables(self) -> _struct_pb2.Struct:
+        """What the template sees besides, by name, for example {"enable_thinking": false} or "documents". Names are
+        identifiers of at most 64 characters, and none that the template has already: messages, tools,
+        add_generation_prompt, bos_token, eos_token, and the functions of templates. At most 64. Default: none.
+        """
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
         tools_json: _builtins.str = ...,
+        template_variables: _struct_pb2.Struct | None = ...,
+        add_generation_prompt: _builtins.bool | None = ...,
+        continue_final_message: _builtins.bool = ...,
+        parse_control_tokens: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "add_generation_prompt", b"add_generation_prompt", "template_variables", b"template_variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "tools_json", b"tools_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "messages", b"messages", "parse_control_tokens", b"parse_control_tokens", "template_variables", b"template_variables", "tools_json", b"tools_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__add_generation_prompt: _TypeAlias = _typing.Literal["add_generation_prompt"]  # noqa: Y015
+    _WhichOneofArgType__add_generation_prompt: _TypeAlias = _typing.Literal["_add_generation_prompt", b"_add_generation_prompt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__add_generation_prompt) -> _WhichOneofReturnType__add_generation_prompt | None: ...
 
 Global___ChatPrompt: _TypeAlias = ChatPrompt  # noqa: Y015
 

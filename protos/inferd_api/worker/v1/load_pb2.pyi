@@ -46,6 +46,46 @@ class Load(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SamplingDefaultsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FallbackSamplingDefaultsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     LOADER_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
@@ -53,6 +93,8 @@ class Load(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
+    FALLBACK_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id of the instance."""
     loader: _builtins.str
@@ -71,6 +113,14 @@ class Load(_message.Message):
     def limits(self) -> Global___EngineLimits:
         """Bounds of the engine."""
 
+    @_builtins.property
+    def sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Defaults of sampling that go before those of the file, by the names of `inferd.v1.SamplingDefaults`."""
+
+    @_builtins.property
+    def fallback_sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Those that come behind the file's."""
+
     def __init__(
         self,
         *,
@@ -81,10 +131,12 @@ class Load(_message.Message):
         settings: _abc.Mapping[_builtins.str, Global___SettingValue] | None = ...,
         limits: Global___EngineLimits | None = ...,
         capacity_bytes: _builtins.int = ...,
+        sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        fallback_sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "device", b"device", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,11 +291,32 @@ class Loaded(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SamplingDefaultsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MAX_TASKS_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     KV_TOKENS_FIELD_NUMBER: _builtins.int
+    SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     max_tasks: _builtins.int
     """Tasks that can run at once."""
     context_tokens: _builtins.int
@@ -254,6 +327,10 @@ class Loaded(_message.Message):
     """Resident memory in bytes."""
     kv_tokens: _builtins.int
     """Tokens that fit into the KV pool."""
+    @_builtins.property
+    def sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Defaults of sampling that the file names."""
+
     def __init__(
         self,
         *,
@@ -262,10 +339,11 @@ class Loaded(_message.Message):
         description: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         kv_tokens: _builtins.int = ...,
+        sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

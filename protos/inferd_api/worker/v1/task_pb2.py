@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from inferd_api.worker.v1 import failure_pb2 as inferd__api_dot_worker_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/task.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/failure.proto\"e\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x04 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"G\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.inferd.worker.v1.Message\x12\x12\n\ntools_json\x18\x02 \x01(\t\"\x15\n\x06Tokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"6\n\x07Grammar\x12\x0c\n\x04kind\x18\x01 \x01(\r\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"\xc0\x04\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12\r\n\x05min_p\x18\x08 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\t \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\n \x01(\x02\x12\x18\n\x10presence_penalty\x18\x0b \x01(\x02\x12=\n\nlogit_bias\x18\x0c \x03(\x0b\x32).inferd.worker.v1.Sampling.LogitBiasEntry\x12\x11\n\tbad_words\x18\r \x03(\t\x12\t\n\x01n\x18\x0e \x01(\r\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\rH\x02\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x11 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x12 \x03(\r\x12\x0c\n\x04\x65\x63ho\x18\x13 \x01(\x08\x12*\n\x07grammar\x18\x14 \x01(\x0b\x32\x19.inferd.worker.v1.Grammar\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"5\n\x0f\x45mbeddingParams\x12\x0f\n\x07pooling\x18\x01 \x01(\r\x12\x11\n\tnormalize\x18\x02 \x01(\x08\"\x97\x03\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x06prompt\x18\x04 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x06 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x12,\n\x08sampling\x18\x07 \x01(\x0b\x32\x1a.inferd.worker.v1.Sampling\x12\x14\n\x0cprefix_cache\x18\x08 \x01(\x08\x12\x0f\n\x07\x61\x64\x61pter\x18\t \x01(\t\x12\x34\n\tembedding\x18\n \x01(\x0b\x32!.inferd.worker.v1.EmbeddingParams\x12\x10\n\x08priority\x18\x0b \x01(\r\x12\x10\n\x08lease_id\x18\x0c \x01(\t\x12\x15\n\rfencing_token\x18\r \x01(\x04\x12\x17\n\x0f\x65xpected_tokens\x18\x0e \x01(\x01\x12\x0e\n\x06weight\x18\x0f \x01(\x01\x42\x07\n\x05input\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\x19\n\x07Suspend\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\x18\n\x06Resume\x12\x0e\n\x06handle\x18\x01 \x01(\r\"U\n\x04Hold\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x11\n\tkv_tokens\x18\x04 \x01(\r\"\x88\x01\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x42\x07\n\x05input\"g\n\x06\x41nswer\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/task.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/failure.proto\"\xaa\x01\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x04 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\r\n\x05parts\x18\x06 \x03(\t\x12\x1e\n\x11reasoning_content\x18\x07 \x01(\tH\x00\x88\x01\x01\x42\x14\n\x12_reasoning_content\"\xbb\x01\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.inferd.worker.v1.Message\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x16\n\x0evariables_json\x18\x03 \x01(\t\x12\x1c\n\x14no_generation_prompt\x18\x04 \x01(\x08\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x12\x1c\n\x14parse_control_tokens\x18\x06 \x01(\x08\"\x15\n\x06Tokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"6\n\x07Grammar\x12\x0c\n\x04kind\x18\x01 \x01(\r\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"\xe7\x04\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12\r\n\x05min_p\x18\x08 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\t \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\n \x01(\x02\x12\x18\n\x10presence_penalty\x18\x0b \x01(\x02\x12=\n\nlogit_bias\x18\x0c \x03(\x0b\x32).inferd.worker.v1.Sampling.LogitBiasEntry\x12\x11\n\tbad_words\x18\r \x03(\t\x12\t\n\x01n\x18\x0e \x01(\r\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\rH\x02\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x11 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x12 \x03(\r\x12\x0c\n\x04\x65\x63ho\x18\x13 \x01(\x08\x12*\n\x07grammar\x18\x14 \x01(\x0b\x32\x19.inferd.worker.v1.Grammar\x12\x16\n\x0e\x66it_max_tokens\x18\x15 \x01(\x08\x12\r\n\x05unset\x18\x16 \x03(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"5\n\x0f\x45mbeddingParams\x12\x0f\n\x07pooling\x18\x01 \x01(\r\x12\x11\n\tnormalize\x18\x02 \x01(\x08\"\x97\x03\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x06prompt\x18\x04 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x06 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x12,\n\x08sampling\x18\x07 \x01(\x0b\x32\x1a.inferd.worker.v1.Sampling\x12\x14\n\x0cprefix_cache\x18\x08 \x01(\x08\x12\x0f\n\x07\x61\x64\x61pter\x18\t \x01(\t\x12\x34\n\tembedding\x18\n \x01(\x0b\x32!.inferd.worker.v1.EmbeddingParams\x12\x10\n\x08priority\x18\x0b \x01(\r\x12\x10\n\x08lease_id\x18\x0c \x01(\t\x12\x15\n\rfencing_token\x18\r \x01(\x04\x12\x17\n\x0f\x65xpected_tokens\x18\x0e \x01(\x01\x12\x0e\n\x06weight\x18\x0f \x01(\x01\x42\x07\n\x05input\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\x19\n\x07Suspend\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\x18\n\x06Resume\x12\x0e\n\x06handle\x18\x01 \x01(\r\"U\n\x04Hold\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x11\n\tkv_tokens\x18\x04 \x01(\r\"\x88\x01\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x42\x07\n\x05input\"g\n\x06\x41nswer\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failureb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,32 +34,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_MESSAGE']._serialized_start=89
-  _globals['_MESSAGE']._serialized_end=190
-  _globals['_CHAT']._serialized_start=192
-  _globals['_CHAT']._serialized_end=263
-  _globals['_TOKENS']._serialized_start=265
-  _globals['_TOKENS']._serialized_end=286
-  _globals['_GRAMMAR']._serialized_start=288
-  _globals['_GRAMMAR']._serialized_end=342
-  _globals['_SAMPLING']._serialized_start=345
-  _globals['_SAMPLING']._serialized_end=921
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=825
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=873
-  _globals['_EMBEDDINGPARAMS']._serialized_start=923
-  _globals['_EMBEDDINGPARAMS']._serialized_end=976
-  _globals['_SUBMIT']._serialized_start=979
-  _globals['_SUBMIT']._serialized_end=1386
-  _globals['_CANCEL']._serialized_start=1388
-  _globals['_CANCEL']._serialized_end=1412
-  _globals['_SUSPEND']._serialized_start=1414
-  _globals['_SUSPEND']._serialized_end=1439
-  _globals['_RESUME']._serialized_start=1441
-  _globals['_RESUME']._serialized_end=1465
-  _globals['_HOLD']._serialized_start=1467
-  _globals['_HOLD']._serialized_end=1552
-  _globals['_QUERY']._serialized_start=1555
-  _globals['_QUERY']._serialized_end=1691
-  _globals['_ANSWER']._serialized_start=1693
-  _globals['_ANSWER']._serialized_end=1796
+  _globals['_MESSAGE']._serialized_start=90
+  _globals['_MESSAGE']._serialized_end=260
+  _globals['_CHAT']._serialized_start=263
+  _globals['_CHAT']._serialized_end=450
+  _globals['_TOKENS']._serialized_start=452
+  _globals['_TOKENS']._serialized_end=473
+  _globals['_GRAMMAR']._serialized_start=475
+  _globals['_GRAMMAR']._serialized_end=529
+  _globals['_SAMPLING']._serialized_start=532
+  _globals['_SAMPLING']._serialized_end=1147
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1051
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1099
+  _globals['_EMBEDDINGPARAMS']._serialized_start=1149
+  _globals['_EMBEDDINGPARAMS']._serialized_end=1202
+  _globals['_SUBMIT']._serialized_start=1205
+  _globals['_SUBMIT']._serialized_end=1612
+  _globals['_CANCEL']._serialized_start=1614
+  _globals['_CANCEL']._serialized_end=1638
+  _globals['_SUSPEND']._serialized_start=1640
+  _globals['_SUSPEND']._serialized_end=1665
+  _globals['_RESUME']._serialized_start=1667
+  _globals['_RESUME']._serialized_end=1691
+  _globals['_HOLD']._serialized_start=1693
+  _globals['_HOLD']._serialized_end=1778
+  _globals['_QUERY']._serialized_start=1781
+  _globals['_QUERY']._serialized_end=1917
+  _globals['_ANSWER']._serialized_start=1919
+  _globals['_ANSWER']._serialized_end=2022
 # @@protoc_insertion_point(module_scope)

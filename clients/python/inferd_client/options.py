@@ -1,0 +1,151 @@
+"""Keywords of the clients' methods, and the check that a keyword is one of them."""
+
+from __future__ import annotations
+
+import inspect
+from difflib import get_close_matches
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, TypeVar
+
+from inferd_client.claims import LeaseOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from inferd_api.v1.sampling_pb2 import Grammar
+    from inferd_api.v1.task_pb2 import EmbeddingParams
+    from inferd_client.claims import Class
+    from inferd_client.holding import LeaseRef
+
+DEFAULT_MAX_TOKENS: Final = 512
+"""Most tokens of an output where `max_tokens` is not given."""
+
+MaxTokens: TypeAlias = int | Literal["all"]
+"""Most tokens of an output; "all" is what the model's context and the kernel hold."""
+
+
+class DefaultLimitWarning(UserWarning):
+    """An output ended because it has as many tokens as the client asks for when it is not told how many."""
+
+
+class ChatOptions(TypedDict, total=False):
+    """Keywords that a conversation has; None is the same as leaving it out.
+
+    They are as in `inferd.v1.ChatPrompt`. `tools` are those of `tools_json` as objects, and `template_variables` what
+    the model's chat template sees besides, for example `{"enable_thinking": False}`.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None
+    tools_json: str
+    template_variables: Mapping[str, Any] | None
+    add_generation_prompt: bool | None
+    continue_final_message: bool
+    parse_control_tokens: bool
+
+
+class TaskOptions(ChatOptions, total=False):
+    """Keywords that every task has; None is the same as leaving it out.
+
+    `timeout_s` is the deadline of the task in seconds; `lease` is the one that it runs under; the others are as in
+    `inferd.v1.RunTaskRequest` and `TaskSpec`.
+    """
+
+    prefix_cache: bool | None
+    adapter: str
+    labels: Mapping[str, str]
+    priority: Class | None
+    lease: LeaseRef | None
+    request_id: str
+    timeout_s: float | None
+
+
+class RunOptions(TaskOptions, total=False):
+    """Keywords of `run`, `stream` and `generate`; None is the same as leaving it out.
+
+    Those of sampling are the fields of `inferd.v1.SamplingParams`, where their ranges and defaults are stated.
+    `max_tokens` is 512 unless it is given, or what fits where that is less; "all" asks for as many as there can be.
+    `output_interval_s` is `output_interval` in seconds, by default 0, but 10 for `generate`.
+    """
+
+    max_tokens: MaxTokens | None
+    fit_max_tokens: bool | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    stop: Sequence[str]
+    ignore_eos: bool | None
+    min_p: float | None
+    repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[int, float]
+    bad_words: Sequence[str]
+    n: int | None
+    logprobs: int | None
+    prompt_logprobs: int | None
+    min_tokens: int | None
+    stop_token_ids: Sequence[int]
+    echo: bool | None
+    grammar: Grammar | None
+    embedding: EmbeddingParams | None
+    detach_on_disconnect: bool
+    output_interval_s: float | None
+
+
+def bounded(options: RunOptions) -> RunOptions:
+    """The options, with the client's own bound of the output where there is none."""
+    if options.get("max_tokens") is not None or options.get("embedding") is not None:
+        return options
+    return {**options, "max_tokens": max(DEFAULT_MAX_TOKENS, options.get("min_tokens") or 0), "fit_max_tokens": True}
+
+
+def check_names(given: Iterable[str], known: Collection[str], what: str) -> None:
+    """Refuse names that are none of those that are known.
+
+    Raises:
+        TypeError: One is not; the message has the nearest known one.
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1) or [k for k in sorted(known) if k.startswith(name)]
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+            raise TypeError(f"{what} has no {name!r}; {hint}")
+
+
+KINDS: Final[Mapping[str, type]] = {
+    kind.__name__: kind for kind in (ChatOptions, TaskOptions, RunOptions, LeaseOptions)
+}
+Kind = TypeVar("Kind", bound=type)
+
+
+def strict(kind: Kind) -> Kind:
+    """A class whose public methods refuse keywords that they do not have when they are called."""
+    for name, method in list(vars(kind).items()):
+        if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")):
+            setattr(kind, name, _checked(method))
+    return kind
+
+
+def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
+    known = _keywords(method)
+    what = f"{method.__name__.strip('_')}()"
+
+    @wraps(method)
+    def call(*args: Any, **keywords: Any) -> Any:
+        if not keywords.keys() <= known:
+            check_names(keywords, known, what)
+        return method(*args, **keywords)
+
+    return call
+
+
+def _keywords(method: Callable[..., Any]) -> frozenset[str]:
+    """What can be given to a method by name: what is unpacked from a `TypedDict` too."""
+    names: set[str] = set()
+    for parameter in list(inspect.signature(method).parameters.values())[1:]:  # the first is self
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            names |= KINDS[str(parameter.annotation).removeprefix("Unpack[").removesuffix("]")].__annotations__.keys()
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            names.add(parameter.name)
+    return frozenset(names)

@@ -1,0 +1,108 @@
+"""What a model is given, in Python's words and for the wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt, ContentPart, ImagePart, TaskSpec, TokenPrompt
+from inferd_client.options import check_names
+
+if TYPE_CHECKING:
+    from inferd_api.v1.model_service_pb2 import CountTokensRequest, TokenizeRequest
+    from inferd_client.options import ChatOptions
+
+Message: TypeAlias = ChatMessage | Mapping[str, Any]
+"""A message of a conversation: `{"role": …, "content": …}`, where the content is a text or a list of parts.
+
+It may have `name`, `tool_calls` (a list of objects, or `tool_calls_json`), `tool_call_id` and `reasoning_content`. A
+part is `{"type": "text", "text": …}` or a text.
+"""
+
+Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
+"""Plain text, a conversation (`{"role": …, "content": …}`, oldest message first), or token ids."""
+
+_KEYS: Final = frozenset(
+    {
+        *("role", "content", "parts", "name", "tool_calls", "tool_calls_json"),
+        *("tool_call_id", "reasoning_content"),
+    }
+)
+_TEXTS: Final = ("text", "input_text", "output_text")
+
+
+def write_prompt(
+    into: TaskSpec | TokenizeRequest | CountTokensRequest, prompt: Prompt, options: ChatOptions | None = None
+) -> None:
+    """Set the input of a message.
+
+    Raises:
+        ValueError: It is empty or none of what a prompt can be; or tokens, for a message that takes texts only.
+        TypeError: A message has a key that messages do not have.
+    """
+    if isinstance(prompt, str):
+        into.prompt = prompt
+    elif prompt and all(isinstance(item, (ChatMessage, Mapping)) for item in prompt):
+        messages = [_message(item) for item in cast("Sequence[Message]", prompt)]
+        into.chat.CopyFrom(_chat(messages, options or {}))
+    elif isinstance(into, TaskSpec) and prompt and all(isinstance(item, int) for item in prompt):
+        into.tokens.CopyFrom(TokenPrompt(token_ids=cast("Sequence[int]", prompt)))
+    else:
+        raise ValueError("a prompt is a text, a sequence of at least one message, or one of at least one token id")
+
+
+def _chat(messages: Sequence[ChatMessage], options: ChatOptions) -> ChatPrompt:
+    tools, variables = options.get("tools"), options.get("template_variables")
+    return ChatPrompt(
+        messages=messages,
+        tools_json=_json(tools) if tools else options.get("tools_json", ""),
+        template_variables=ParseDict(dict(variables), Struct()) if variables else None,
+        add_generation_prompt=options.get("add_generation_prompt"),
+        continue_final_message=options.get("continue_final_message", False),
+        parse_control_tokens=options.get("parse_control_tokens", False),
+    )
+
+
+def _message(item: Message) -> ChatMessage:
+    if isinstance(item, ChatMessage):
+        return item
+    check_names(item, _KEYS, "a message")
+    content, calls = item.get("content"), item.get("tool_calls")
+    parts = item.get("parts") or (() if content is None or isinstance(content, str) else content)
+    return ChatMessage(
+        role=item.get("role", ""),
+        content=content if isinstance(content, str) else "",
+        parts=[_part(part) for part in parts],
+        name=item.get("name") or "",
+        tool_calls_json=_json(calls) if calls else item.get("tool_calls_json") or "",
+        tool_call_id=item.get("tool_call_id") or "",
+        reasoning_content=item.get("reasoning_content"),
+    )
+
+
+def _part(part: Any) -> ContentPart:
+    """A part, also as it is written for the HTTP interfaces of others.
+
+    Raises:
+        ValueError: It is of a kind that the wire does not know.
+    """
+    if isinstance(part, ContentPart):
+        return part
+    if isinstance(part, str):
+        return ContentPart(text=part)
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in _TEXTS and isinstance(part.get("text"), str):
+        return ContentPart(text=part["text"])
+    if kind in ("image", "image_url", "input_image"):
+        source = part.get("image_url", part.get("url", part.get("image", "")))
+        url = source.get("url", "") if isinstance(source, Mapping) else source
+        return ContentPart(image=ImagePart(url=url if isinstance(url, str) else ""))
+    raise ValueError(f'a part of a message is a text or {{"type": "text", "text": …}}, not of type {kind!r}')
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,116 @@
+"""Conversations from the wire."""
+
+import json
+import re
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from inferd.core.task import ChatInput, Message
+from inferd.errors import InvalidFieldError, LimitExceededError, UnsupportedInputError
+from inferd_api.v1 import task_pb2 as pb
+
+MOST_PARTS = 1024  # of a message
+MOST_VARIABLES = 64
+VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+ROLE = re.compile(r"[\w .-]{1,64}")
+TAKEN = frozenset(
+    (
+        *("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now"),
+        *("range", "dict", "lipsum", "cycler", "joiner", "namespace", "self", "loop", "caller"),
+        *("varargs", "kwargs", "true", "false", "none", "True", "False", "None"),
+    )
+)
+"""Names that a template has already, and those that its language has."""
+
+
+def read_chat(chat: pb.ChatPrompt, *, at: str) -> ChatInput:
+    """A conversation; `at` is what the paths of its fields begin with.
+
+    Raises:
+        InvalidFieldError: A field is missing, contradicts another, or has a value outside what it allows.
+        UnsupportedInputError: A part is an image.
+    """
+    if not chat.messages:
+        raise InvalidFieldError(f"{at}.messages is empty; give one at least", field=f"{at}.messages")
+    if chat.continue_final_message and chat.add_generation_prompt:
+        field = f"{at}.add_generation_prompt"
+        message = "add_generation_prompt begins an answer and continue_final_message goes on with one; set one of them"
+        raise InvalidFieldError(message, field=field)
+    asked = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else not chat.continue_final_message
+    return ChatInput(
+        tuple(_read_message(message, f"{at}.messages[{n}]") for n, message in enumerate(chat.messages)),
+        chat.tools_json,
+        variables_json=_read_variables(chat, f"{at}.template_variables"),
+        add_generation_prompt=asked,
+        continue_final_message=chat.continue_final_message,
+        parse_control_tokens=chat.parse_control_tokens,
+    )
+
+
+def _read_message(m: pb.ChatMessage, at: str) -> Message:
+    if not m.role:
+        raise InvalidFieldError(f'{at}.role is empty; for example "user"', field=f"{at}.role")
+    if not ROLE.fullmatch(m.role):
+        shown = m.role[:80]
+        message = f"{at}.role is {shown!r}; it must be 1 to 64 of letters, digits, '_', '-', '.' and spaces"
+        raise InvalidFieldError(message, field=f"{at}.role")
+    if m.content and m.parts:
+        raise InvalidFieldError(f"{at} has content and parts; set one of them", field=f"{at}.parts")
+    if len(m.parts) > MOST_PARTS:
+        raise InvalidFieldError(f"{at}.parts has {len(m.parts)}; at most {MOST_PARTS}", field=f"{at}.parts")
+    return Message(
+        m.role,
+        m.content,
+        name=m.name,
+        tool_calls_json=m.tool_calls_json,
+        tool_call_id=m.tool_call_id,
+        parts=tuple(_read_part(part, f"{at}.parts[{n}]") for n, part in enumerate(m.parts)),
+        reasoning_content=m.reasoning_content if m.HasField("reasoning_content") else None,
+    )
+
+
+def _read_part(part: pb.ContentPart, at: str) -> str:
+    match part.WhichOneof("kind"):
+        case "text":
+            return part.text
+        case "image":
+            raise UnsupportedInputError(f"{at} is an image; no backend reads images yet: leave it out", field=at)
+        case _:
+            raise InvalidFieldError(f"{at} is empty; set its text", field=at)
+
+
+def _read_variables(chat: pb.ChatPrompt, at: str) -> str:
+    """The variables as JSON; whole numbers without a fraction, which the wire does not tell from others."""
+    fields = chat.template_variables.fields
+    if len(fields) > MOST_VARIABLES:
+        raise LimitExceededError(
+            f"{at} has {len(fields)} names; at most {MOST_VARIABLES}",
+            metadata={"bound": at, "value": str(len(fields)), "limit": str(MOST_VARIABLES)},
+        )
+    for name in fields:
+        if not VARIABLE.fullmatch(name):
+            shown = name[:80]
+            message = f"{at} has a name {shown!r}; it must be a letter and then up to 63 letters, digits and '_'"
+            raise InvalidFieldError(message, field=at)
+        if name in TAKEN:
+            message = f"{at} has a name {name!r}, which the chat template has already; choose another"
+            raise InvalidFieldError(message, field=f"{at}.{name}")
+    if not fields:
+        return ""
+    try:
+        return json.dumps(_whole(MessageToDict(chat.template_variables)), ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFieldError(f"{at} cannot be read: {error}", field=at) from None
+
+
+def _whole(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _whole(item) for name, item in value.items()}
+        case list():
+            return [_whole(item) for item in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
