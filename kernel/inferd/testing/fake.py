@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from inferd.plugin import (
@@ -15,6 +15,7 @@ from inferd.plugin import (
     MemoryNeed,
     ModelDescription,
     Probe,
+    SamplingDefaults,
     TokenLimits,
     Vocabulary,
 )
@@ -71,6 +72,7 @@ class FakeModel(Faults):
         measure_error: Measuring ends with this error.
         die_in_measure: Measuring kills the process.
         load_error: Loading ends with this error.
+        sampling: How it advises to sample, by the names of `SamplingDefaults`.
     """
 
     context_tokens: int = 1024
@@ -86,6 +88,7 @@ class FakeModel(Faults):
     die_in_measure: bool = False
     load_s: float = 0.0
     load_error: str = ""
+    sampling: dict[str, float] = field(default_factory=dict)
 
 
 class FakeBackend:
@@ -139,7 +142,12 @@ class FakeBackend:
             embedding_size=model.embedding_size,
         )
         description = ModelDescription(architecture="fake", parameters=0, weight_format="none", compute_format="none")
-        return LoadedModel(session=FakeSession(limits, model), vocabulary=VOCABULARY, description=description)
+        return LoadedModel(
+            session=FakeSession(limits, model),
+            vocabulary=VOCABULARY,
+            description=description,
+            sampling=SamplingDefaults.of(model.sampling),
+        )
 
 
 def _read(request: LoadRequest) -> FakeModel:
