@@ -39,7 +39,7 @@ async def output(connection: Connection, model: str, **sampling: Any) -> bytes:
 
 
 async def test_precedence(connection: Connection) -> None:
-    """The client's field, what the model was created with, its file, the kernel's own, in this order; GetModel tells."""
+    """The client's field, what the model was created with, its file, the kernel's own, in this order: GetModel says."""
     await create(connection, "own", {"temperature": 0.0, "top_k": 0}, sampling={"temperature": 90.0, "top_p": 0.5})
     await create(connection, "file", {}, sampling={"temperature": 90.0, "min_p": 0.0})
     await create(connection, "bare", {})

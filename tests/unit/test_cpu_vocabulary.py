@@ -74,9 +74,17 @@ def test_ends_of_generation() -> None:
 
 
 def test_chat_template() -> None:
-    """The chat template is handed on as it stands."""
-    values = dict(metadata()) | {"tokenizer.chat_template": text("{{ messages }}")}
-    assert read_vocabulary(Metadata(Path("model.gguf"), values)).chat_template == "{{ messages }}"
+    """The chat template is handed on as it stands, and so is the one for tools; "default" may be a name too."""
+
+    def read(**templates: str) -> tuple[str | None, str | None]:
+        values = dict(metadata()) | {f"tokenizer.{key.replace('__', '.')}": text(x) for key, x in templates.items()}
+        vocabulary = read_vocabulary(Metadata(Path("model.gguf"), values))
+        return vocabulary.chat_template, vocabulary.tool_use_template
+
+    assert read(chat_template="{{ messages }}") == ("{{ messages }}", None)
+    assert read(chat_template="a", chat_template__tool_use="b", chat_template__rag="c") == ("a", "b")
+    assert read(chat_template__default="a", chat_template__tool_use="b") == ("a", "b")
+    assert read() == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,24 @@ def test_the_vocabulary_of_a_folder(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("from its file")
     assert load(folder).vocabulary.chat_template == "from its file"
     (folder / "chat_template.jinja").unlink()
-    named = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
     change(folder / "tokenizer_config.json", chat_template=named)
-    assert load(folder).vocabulary.chat_template == "d"
+    vocabulary = load(folder).vocabulary
+    assert (vocabulary.chat_template, vocabulary.tool_use_template) == ("d", "t")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("from a file")
+    assert load(folder).vocabulary.tool_use_template == "from a file"
+
+
+@needs_torch
+def test_how_a_folder_advises_to_sample(folder: Path) -> None:
+    """What generation_config.json says of sampling comes with the model, and a wrong value names its field."""
+    assert load(folder).sampling.numbers == {}
+    change(folder / "generation_config.json", do_sample=True, temperature=0.6, top_p=0.9, max_new_tokens=5)
+    assert load(folder).sampling.numbers == {"temperature": 0.6, "top_p": 0.9, "top_k": 50}
+    change(folder / "generation_config.json", top_p=1.5)
+    with pytest.raises(LoadError, match=r"generation_config\.json: 'top_p' is 1\.5; it must be above 0 and at most 1"):
+        load(folder)
 
 
 def pickled(folder: Path) -> None:

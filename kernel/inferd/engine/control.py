@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PRIVATE: Final = range(0xF0000, 0xFFFFE)  # of Unicode's first plane for private use
 _LONGEST_TOKEN: Final = 128  # characters; longer ones are found, their beginnings are not
 _NAMED: Final = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)  # noqa: RUF001 - as some models write it
-_HEAD: Final = 2  # characters by which a token is looked for
+_HEAD: Final = 4  # characters by which a token is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class ControlTokens:
     @cached_property
     def dropped(self) -> tuple[str, ...]:
         """What the template may look for in what is said, to leave it out, folded."""
-        short = {fold(literal) for literal in self._literals if _HEAD <= len(literal) <= _LONGEST_TOKEN}
+        short = {fold(literal) for literal in self._literals if 1 < len(literal) <= _LONGEST_TOKEN}
         return tuple(sorted(literal for literal in short if literal.strip()))
 
 
@@ -147,8 +147,8 @@ class _Finder:
     def find(self, text: str, at: int) -> tuple[int, str] | None:
         while found := self._heads.search(text, at):
             at = found.start()
-            for head in (text[at : at + _HEAD], text[at : at + 1]):
-                for length in self._lengths.get(head, ()):
+            for size in range(_HEAD, 0, -1):
+                for length in self._lengths.get(text[at : at + size], ()):
                     if text[at : at + length] in self._words:
                         return at, text[at : at + length]
             at += 1
