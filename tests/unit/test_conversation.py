@@ -77,8 +77,14 @@ def test_each_role_gets_what_it_needs() -> None:
 
 @pytest.mark.parametrize(
     ("source", "expected"),
-    [(LOOPS, "<user>ab<assistant>"), (BOTH, "<a><b>"), (PLAIN, "user says a\nb\n")],
-    ids=["loops", "both", "plain"],
+    [
+        (LOOPS, "<user>ab<assistant>"),
+        (BOTH, "<a><b>"),
+        (PLAIN, "user says a\nb\n"),
+        ("{# with text #}" + PLAIN, "user says a\nb\n"),
+        ("{{ messages[0].content | tojson }}{# text #}", '"a\\nb"'),
+    ],
+    ids=["loops", "both", "plain", "written", "json"],
 )
 def test_parts_from_clients(source: str, expected: str) -> None:
     """Parts reach a template that takes them; others get their texts, a line for each."""

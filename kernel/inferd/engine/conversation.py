@@ -7,6 +7,7 @@ again, once written in one way and once in the other.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from inferd.errors import InvalidFieldError
@@ -18,6 +19,7 @@ FIELD: Final = "spec.chat"
 Dicts = list[dict[str, Any]]
 
 _WORD: Final = "731946285"  # of digits alone: whatever filter it goes through, it stays as it is
+_DUMPED: Final = re.compile(rf"""['"]text['"]\s*:\s*['"]{_WORD}""")  # a list that is written as it is in Python or JSON
 _ARGUMENTS: Final = {"n0": _WORD}
 _ARGUMENTS_TEXT: Final = json.dumps(_ARGUMENTS)
 _ANSWER_ID: Final = "a1b2c3d4e"  # of a call: some templates want nine letters and digits
@@ -65,7 +67,8 @@ class Wants:
         }
         call = answered | {"tool_calls": [_call(_ARGUMENTS)]}
         others = ([said, asked], [asked, said], [asked, call, said], [asked, answered, said, asked])
-        return any(_WORD in (render(messages) or "") for messages in tries.get(role, others))
+        shown = [render(messages) or "" for messages in tries.get(role, others)]
+        return any(_WORD in text and not _DUMPED.search(text) for text in shown)
 
     def arguments(self, render: Try) -> tuple[bool, bool]:
         """Whether it shows arguments of calls as they are when they are JSON text, and when they are an object."""
