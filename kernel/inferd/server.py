@@ -17,6 +17,7 @@ from inferd.addresses import check_address, listening
 from inferd.config import Limits, Settings
 from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
+from inferd.core.growth import GrowthLimits
 from inferd.core.ids import Tenant
 from inferd.core.leases import LeaseLimits
 from inferd.core.line import TaskLimits
@@ -173,6 +174,12 @@ def _core_limits(settings: Settings) -> CoreLimits:
             aging_s=leases.aging_s,
             leases=leases.leases,
             retained=leases.retained,
+        ),
+        growth=GrowthLimits(
+            told=workers.growth_told,
+            told_bytes=workers.growth_told_bytes,
+            ended=workers.growth_ended,
+            ended_bytes=workers.growth_ended_bytes,
         ),
         elastic=ElasticTimes(grow_s=settings.elastic.grow_s, shrink_s=settings.elastic.shrink_s),
         models=limits.models,
