@@ -85,6 +85,18 @@ class Workers(BaseModel):
     restart_backoff_s: float = Field(0.5, ge=0, description="wait after the first failure; doubles with each in a row")
     restart_backoff_max_s: float = Field(30.0, ge=0, description="longest wait after a failure")
     step_tokens: int = Field(512, ge=1, description="most tokens that one step computes")
+    growth_told: float = Field(
+        0.25,
+        ge=0,
+        description="a worker that takes more than it measured by this part of it, and growth_told_bytes, is told of",
+    )
+    growth_told_bytes: int = Field(256 << 20, ge=0, description="see growth_told; in bytes")
+    growth_ended: float = Field(
+        1.0,
+        ge=0,
+        description="a worker that exceeds what it measured by this part of it, and growth_ended_bytes, is killed",
+    )
+    growth_ended_bytes: int = Field(1 << 30, ge=0, description="see growth_ended; in bytes")
     query_timeout_s: float = Field(30.0, gt=0, description="longest time of turning a text into tokens")
     template_timeout_s: float = Field(2.0, gt=0, description="longest time of a chat template")
     max_gap_s: float = Field(0.2, gt=0, description="most that prompts add to the time between two tokens beside them")

@@ -17,6 +17,7 @@ from inferd.addresses import check_address, listening
 from inferd.config import Limits, Settings
 from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
+from inferd.core.growth import GrowthLimits
 from inferd.core.ids import Tenant
 from inferd.core.leases import LeaseLimits
 from inferd.core.line import TaskLimits
@@ -82,10 +83,11 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     driver = _driver(settings)
     driver.find_devices(find_devices(reports, settings.devices))
     _read_library(settings, driver, reports)
-    server = _server(settings, driver, reports)
+    meter = _meter(settings, driver, reports)
+    server = _server(settings, driver, reports, meter)
     mode = int(settings.socket_mode, 8)
     with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
-        async with driver.running(), _measuring(settings, driver, reports):
+        async with driver.running(), _measuring(meter):
             await server.start()
             try:
                 yield Kernel(addresses=addresses, driver=driver, reports=reports)
@@ -174,6 +176,12 @@ def _core_limits(settings: Settings) -> CoreLimits:
             leases=leases.leases,
             retained=leases.retained,
         ),
+        growth=GrowthLimits(
+            told=workers.growth_told,
+            told_bytes=workers.growth_told_bytes,
+            ended=workers.growth_ended,
+            ended_bytes=workers.growth_ended_bytes,
+        ),
         elastic=ElasticTimes(grow_s=settings.elastic.grow_s, shrink_s=settings.elastic.shrink_s),
         models=limits.models,
         backoff=Backoff(first_s=workers.restart_backoff_s, most_s=workers.restart_backoff_max_s),
@@ -211,11 +219,9 @@ def _driver(settings: Settings) -> Driver:
     )
 
 
-@asynccontextmanager
-async def _measuring(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> AsyncIterator[None]:
-    """Measure what other programs hold of the devices until the block ends."""
+def _meter(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> DeviceMeter:
     broker = driver.machine.broker
-    meter = DeviceMeter(
+    return DeviceMeter(
         reports,
         settings.devices,
         pids=driver.supervisor.pids,
@@ -223,6 +229,11 @@ async def _measuring(settings: Settings, driver: Driver, reports: tuple[BackendR
         instance_bytes=lambda name: broker.devices[name].instance_bytes + broker.devices[name].drawn_bytes,
         tell=driver.measure_foreign,
     )
+
+
+@asynccontextmanager
+async def _measuring(meter: DeviceMeter) -> AsyncIterator[None]:
+    """Measure what other programs hold of the devices until the block ends."""
     measuring = asyncio.create_task(meter.run(), name="device meter")
     try:
         yield
@@ -252,7 +263,9 @@ def _read_library(settings: Settings, driver: Driver, reports: tuple[BackendRepo
             log.warning("a pulled model was left out", model=manifest.name, why=error.message)
 
 
-def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> grpc.aio.Server:
+def _server(
+    settings: Settings, driver: Driver, reports: tuple[BackendReport, ...], meter: DeviceMeter
+) -> grpc.aio.Server:
     limits = settings.limits
     leases = Leases(driver, watchers_limit=settings.leases.watchers, keepers_limit=settings.leases.keepers)
     calls = Calls(calls_limit=limits.calls, tenant_calls_limit=settings.scheduler.tenant_calls)
@@ -268,7 +281,8 @@ def _server(settings: Settings, driver: Driver, reports: tuple[BackendReport, ..
     add_TaskServiceServicer_to_server(tasks, server)
     add_LeaseServiceServicer_to_server(leases, server)
     add_ModelServiceServicer_to_server(models, server)
-    add_HostServiceServicer_to_server(Hosts(driver, reports, watchers_limit=limits.host_watchers), server)
+    hosts = Hosts(driver, reports, unmeasured=meter.failing, watchers_limit=limits.host_watchers)
+    add_HostServiceServicer_to_server(hosts, server)
     services = tuple(
         service.full_name
         for module in (task_service_pb2, lease_service_pb2, model_service_pb2, host_service_pb2)

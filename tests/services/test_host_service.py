@@ -1,10 +1,15 @@
+import asyncio
 import os
+from collections.abc import Collection
+from pathlib import Path
 
 import pytest
 from connection import Connection, read_failing, read_until, reason_of
 from google.protobuf.duration_pb2 import Duration
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from inferd.runtime.gauges import HostGauge, Reading
+from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import priority_pb2 as pp
@@ -68,3 +73,28 @@ async def test_reflection_names_every_service(connection: Connection) -> None:
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
+
+
+async def test_a_device_that_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose memory cannot be read any more says why, and no longer when it can be."""
+    broken = asyncio.Event()
+    read = HostGauge.read
+
+    def fail(gauge: HostGauge, pids: Collection[int]) -> Reading:
+        if broken.is_set():
+            raise OSError("no such file: meminfo")
+        return read(gauge, pids)
+
+    monkeypatch.setattr(HostGauge, "read", fail)
+    async with asyncio.timeout(60), kernel_here(tmp_path, devices={"measure_s": 0.01}) as kernel:
+        connection = Connection(kernel, tmp_path)
+        told = [""]
+        async for seen in connection.hosts.WatchHost(hs.WatchHostRequest(interval=Duration(nanos=10**8))):
+            why = next(device.unmeasured for device in seen.host.devices if device.device_id == "cpu:0")
+            if why != told[-1]:
+                told.append(why)
+            if len(told) == 3:
+                break
+            (broken.clear if why else broken.set)()
+        assert told == ["", "OSError: no such file: meminfo", ""]
+        await connection.channel.close()

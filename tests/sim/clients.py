@@ -79,6 +79,8 @@ class Clients:
             return
         if roll < 0.2:
             world.tell(events.LoadModel(name))
+        elif roll < 0.25:
+            world.tell(events.AskModel(name))
         elif roll < 0.4:
             world.tell(events.UnloadModel(name, force=rng.random() < 0.5))
         elif roll < 0.8:

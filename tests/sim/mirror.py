@@ -94,7 +94,7 @@ class Mirror:
                 self._tell_lease(command, now)
             case commands.ForgetLease():
                 self.leases.forgotten(command.lease_id)
-            case commands.TellModel():
+            case commands.TellModel() | commands.TellGrowth() | commands.EndWorker():
                 pass
 
     def settle(self, event: events.Event) -> None:

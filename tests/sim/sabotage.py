@@ -248,7 +248,7 @@ def replace_by(owner: object, name: str, value: object) -> Callable[[Patch], Non
 SABOTAGES = {
     "ends are lost": Sabotage(Rule.ONE_END, rewrite(lose_ends)),
     "ends are doubled": Sabotage(Rule.ONE_END, rewrite(double_ends)),
-    "deadlines are forgotten": Sabotage(Rule.DISPATCH, forget_deadlines),
+    "deadlines are forgotten": Sabotage(Rule.EXPIRY, forget_deadlines),
     "cancelled tasks stay in the queue": Sabotage(Rule.DISPATCH, keep_cancelled),
     "suspended tasks go on": Sabotage(Rule.DISPATCH, resume_at_once),
     "tasks are sent twice": Sabotage(Rule.ATTEMPT, rewrite(double_sends)),

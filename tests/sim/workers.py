@@ -37,6 +37,9 @@ class Workers:
                 later(0.05, lambda: self._measure(command.instance_id))
             case commands.StopWorker():
                 later(0.1, lambda: self.exit(command.instance_id))
+            case commands.EndWorker():
+                self._world.seen["grown worker"] += 1
+                later(0.02, lambda: self.exit(command.instance_id))
             case commands.ProceedLoad():
                 later(0.2, lambda: self._load(command.instance_id))
             case commands.SendTask():

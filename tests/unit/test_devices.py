@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Collection
 from types import SimpleNamespace
 
@@ -31,10 +32,14 @@ class Device:
         self.free_bytes = free_bytes
         self.held: dict[int, int] | None = {}
         self.broken = False
+        self.error: Exception = GaugeError("it fell off the bus")
+        self.hangs: threading.Event | None = None
 
     def read(self, pids: Collection[int]) -> Reading:
+        if self.hangs is not None:
+            self.hangs.wait()
         if self.broken:
-            raise GaugeError("it fell off the bus")
+            raise self.error
         held = None if self.held is None else sum(size for pid, size in self.held.items() if pid in pids)
         return Reading(total_bytes=self.total_bytes, free_bytes=self.free_bytes, held_bytes=held)
 
@@ -208,18 +213,39 @@ async def test_devices_that_do_not_tell_of_processes(cuda: Device) -> None:
     assert await scene.measure() == [(CUDA, 26 * GIB)]
 
 
-async def test_a_device_that_fails_meanwhile(host: Device, cuda: Device) -> None:
-    """A device that cannot be read is logged once; the others go on, and so does it when it is back."""
+@pytest.mark.parametrize("error", [GaugeError("it fell off the bus"), OSError("no such file"), ValueError("nonsense")])
+async def test_a_device_that_fails_meanwhile(host: Device, cuda: Device, error: Exception) -> None:
+    """A device that cannot be read, whatever was raised, is logged and shown; others go on, and it does later."""
     scene = Scene(report(info("cuda:0", uuid="GPU-1")))
-    cuda.broken = True
+    cuda.broken, cuda.error = True, error
     host.free_bytes -= GIB
     with structlog.testing.capture_logs() as logs:
         assert await scene.measure() == [(HOST, GIB)]
         assert await scene.measure() == []
-    assert [entry["why"] for entry in logs] == ["it fell off the bus"]
-    cuda.broken = False
-    cuda.free_bytes -= GIB
-    assert await scene.measure() == [(CUDA, GIB)]
+        assert [*scene.meter.failing] == [CUDA]
+        cuda.broken = False
+        cuda.free_bytes -= GIB
+        assert await scene.measure() == [(CUDA, GIB)]
+    assert scene.meter.failing == {}
+    assert [entry["event"] for entry in logs] == ["device cannot be measured", "device is measured again"]
+    assert str(error) in logs[0]["why"]
+
+
+async def test_a_driver_that_does_not_answer(host: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown after its time, it is not asked a second time meanwhile, and its late answer is taken."""
+    scene = Scene()
+    host.hangs = threading.Event()
+    host.free_bytes -= GIB
+    monkeypatch.setattr(devices, "ANSWER_S", 0.05)
+    threads = threading.active_count()
+    for _ in range(3):
+        assert await scene.measure() == []
+        assert scene.meter.failing == {HOST: "its driver did not answer within 0.05 s"}
+    assert threading.active_count() == threads + 1
+    host.hangs.set()
+    monkeypatch.setattr(devices, "ANSWER_S", 20.0)
+    assert await scene.measure() == [(HOST, GIB)]
+    assert scene.meter.failing == {}
 
 
 async def test_it_measures_again_and_again(host: Device) -> None:
@@ -232,6 +258,29 @@ async def test_it_measures_again_and_again(host: Device) -> None:
         host.free_bytes -= GIB
         async with asyncio.timeout(20):
             assert await heard.get() == expected
+    life.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await life
+
+
+async def test_nothing_ends_the_meter(host: Device) -> None:
+    """When whoever is told fails, the meter shows that and goes on; what could not be told is told again."""
+    scene = Scene(settings=Devices(measure_s=0.001))
+    heard: asyncio.Queue[int] = asyncio.Queue()
+    shown: list[str] = []
+
+    def tell(_: DeviceId, size: int) -> None:
+        if not scene.meter.failing:
+            raise RuntimeError("nobody listens")
+        shown.append(scene.meter.failing[HOST])
+        heard.put_nowait(size)
+
+    scene.meter._tell = tell
+    host.free_bytes -= GIB
+    life = asyncio.create_task(scene.meter.run())
+    async with asyncio.timeout(20):
+        assert await heard.get() == GIB
+    assert shown == ["measuring failed: RuntimeError: nobody listens"]
     life.cancel()
     with pytest.raises(asyncio.CancelledError):
         await life

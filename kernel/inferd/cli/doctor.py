@@ -46,7 +46,7 @@ def examine(output: Output, address: str, settings: Settings) -> None:
     checks = [
         *_programs(),
         *_backends(find(settings)),
-        _kernel(address),
+        *_kernel(address),
         *(_folder(name, path) for name, path in (("data", settings.data_dir), ("state", settings.state_dir))),
         _disk(settings.data_dir),
         *_models(Library(settings.data_dir)),
@@ -86,14 +86,18 @@ def _backends(reports: tuple[BackendReport, ...]) -> Iterator[Check]:
         )
 
 
-def _kernel(address: str) -> Check:
+def _kernel(address: str) -> Iterator[Check]:
     with connected(address) as client:
         if not reachable(client):
-            return Check(
+            yield Check(
                 "kernel", "note", f"none answers at {address}; `inferd run` starts a private one", "inferd serve"
             )
+            return
         host = client.get_host()
-    return Check("kernel", "ok", f"{host.version} answers at {address}, pid {host.pid}")
+    yield Check("kernel", "ok", f"{host.version} answers at {address}, pid {host.pid}")
+    for device in host.devices:
+        if device.unmeasured:
+            yield Check(f"device {device.device_id}", "note", f"what others hold is not seen: {device.unmeasured}")
 
 
 def _folder(name: str, path: Path) -> Check:

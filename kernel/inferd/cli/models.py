@@ -90,7 +90,7 @@ def ps(output: Output, address: str) -> None:
             instance.backend,
             instance.device,
             str(instance.pid or ""),
-            size(instance.memory_bytes),
+            size(instance.memory_bytes) + (f" (+{size(instance.grown_bytes)})" if instance.grown_bytes else ""),
             f"{instance.running_tasks}/{instance.max_tasks}",
             str(instance.context_tokens or ""),
             span(time.time() - instance.start_time.ToSeconds()),

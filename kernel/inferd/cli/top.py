@@ -170,14 +170,26 @@ def summary(host: Host) -> str:
 
 
 def _device(device: Device) -> tuple[str, ...]:
-    amounts = (
-        device.capacity_bytes,
-        device.instance_bytes,
-        device.lease_bytes,
-        device.foreign_bytes,
-        device.free_bytes,
+    capacity, instances, leases, foreign, free = map(
+        size,
+        (
+            device.capacity_bytes,
+            device.instance_bytes,
+            device.lease_bytes,
+            device.foreign_bytes,
+            device.free_bytes,
+        ),
     )
-    return (device.device_id, *map(size, amounts), f"{device.leased_cores}/{device.cores}" if device.cores else "")
+    foreign += "?" if device.unmeasured else ""
+    return (
+        device.device_id,
+        capacity,
+        instances,
+        leases,
+        foreign,
+        free,
+        f"{device.leased_cores}/{device.cores}" if device.cores else "",
+    )
 
 
 def _instance(instance: Instance) -> tuple[str, ...]:

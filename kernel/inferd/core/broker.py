@@ -154,6 +154,16 @@ class Broker:
             account.stopping_bytes += more if reservation.stopping else 0
             account.idle_bytes += more if instance_id in account.idle else 0
 
+    def lacking_bytes(self, instance_id: InstanceId, memory_bytes: int) -> int:
+        """What an instance takes beyond what it holds and what could be given to it: memory of others, or none."""
+        reservation = self._reservations.get(instance_id)
+        if reservation is None:
+            return 0
+        room_bytes = self.devices[reservation.device_id].free_bytes
+        if reservation.lease_id:
+            room_bytes += self.room_bytes(reservation.device_id, reservation.lease_id)
+        return max(0, memory_bytes - reservation.size_bytes - room_bytes)
+
     def rest(self, instance_id: InstanceId) -> None:
         """An instance may be evicted from now on: it becomes the most recently used of these."""
         reservation = self._reservations[instance_id]

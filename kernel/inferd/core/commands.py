@@ -24,6 +24,23 @@ class StopWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class EndWorker:
+    """End a worker process by force: it dies of `why`. Again changes nothing."""
+
+    instance_id: InstanceId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellGrowth:
+    """Tell people that a worker takes far more memory than was measured, or does so no longer."""
+
+    instance_id: InstanceId
+    memory_bytes: int
+    need_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SendTask:
     """Hand a task to an instance."""
 
@@ -129,6 +146,8 @@ class TellModel:
 Command = (
     StartWorker
     | StopWorker
+    | EndWorker
+    | TellGrowth
     | ProceedLoad
     | HoldCapacity
     | SendTask

@@ -12,6 +12,7 @@ from inferd.core.broker import Broker
 from inferd.core.capacity import Capacity
 from inferd.core.elastic import Elastic, ElasticTimes
 from inferd.core.fleet import Backoff, Fleet
+from inferd.core.growth import Growth, GrowthLimits
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import LeaseLimits, Leases
@@ -40,6 +41,7 @@ class CoreLimits:
     tasks: TaskLimits = field(default_factory=TaskLimits)
     leases: LeaseLimits = field(default_factory=LeaseLimits)
     elastic: ElasticTimes = field(default_factory=ElasticTimes)
+    growth: GrowthLimits = field(default_factory=GrowthLimits)
     models: int = 1000
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -61,6 +63,7 @@ class KernelMachine:
         self.fleet = Fleet(limits.backoff, limits.models, self.broker, out)
         self.leases = Leases(limits.leases, out)
         self._capacity = Capacity(self.broker, self.fleet, self.leases, out)
+        self._growth = Growth(limits.growth, self.broker, out)
         self._elastic = Elastic(limits.elastic, self.fleet, self.broker)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
@@ -191,8 +194,7 @@ class KernelMachine:
                 self.broker.set_foreign(event.device_id, event.foreign_bytes)
             case events.MemoryMeasured():
                 if (instance := self._living(event.instance_id)) is not None:
-                    instance.peak_bytes = max(instance.peak_bytes, event.memory_bytes)
-                    self.broker.measured(event.instance_id, event.memory_bytes)
+                    self._growth.measured(instance, event.memory_bytes)
             case events.Shutdown():
                 self._shutdown()
             case events.Tick():

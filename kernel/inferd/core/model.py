@@ -200,6 +200,7 @@ class Instance:
         lease_id: The lease that it was loaded under and ends with; "" for none.
         need: What it needs by the backend's reckoning; None while it is not known.
         peak_bytes: Most resident memory of its worker that was measured.
+        grown_bytes: What its worker takes beyond its need, when that is too much to be passed over; else 0.
         running: Tasks that it computes, in the order of their dispatch.
         victims: Those of `running` that may have to give way.
         paused: Tasks that were stopped on it and go on there.
@@ -215,6 +216,7 @@ class Instance:
     state: InstanceState = InstanceState.STARTING
     need: MemoryNeed | None = None
     peak_bytes: int = 0
+    grown_bytes: int = 0
     created: float  # kernel clock, seconds
     ready: float | None = None
     facts: InstanceFacts | None = None

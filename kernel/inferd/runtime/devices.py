@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 
 import structlog
 
@@ -12,10 +15,14 @@ from inferd.core.resources import HOST_DEVICE, DeviceCapacity
 from inferd.errors import suggestion
 from inferd.plugin.backend import DeviceInfo
 from inferd.plugin.host import count_cores, read_memory
+from inferd.plugin.patience import patience
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.gauges import Gauge, GaugeError, HostGauge, NvmlGauge, Reading, open_nvml
 
 TOLD_STEP_BYTES = 64 << 20  # a smaller change of what others hold is noise
+ANSWER_S = 10.0  # a driver that takes longer is told of; it is not asked again before it has answered
+
+Readings = dict[DeviceId, Reading | str]
 
 log = structlog.get_logger()
 
@@ -72,10 +79,11 @@ def _find_gauges(found: Mapping[DeviceId, DeviceInfo], pids: Collection[int]) ->
         gauges |= {device_id: NvmlGauge(nvml, uuid) for device_id, uuid in with_uuid.items()}
     first = {}
     for device_id, gauge in gauges.items():
-        try:
-            first[device_id] = (gauge, gauge.read(pids))
-        except GaugeError as error:
-            log.warning("device cannot be measured", device=device_id, why=str(error))
+        reading = _read_one(gauge, pids)
+        if isinstance(reading, Reading):
+            first[device_id] = (gauge, reading)
+        else:
+            log.warning("device cannot be measured", device=device_id, why=reading)
     return first
 
 
@@ -102,6 +110,9 @@ class DeviceMeter:
         leased_bytes: What leases reserve on a device, less what instances that were loaded under them draw of it.
         instance_bytes: What is reserved for instances on a device; taken for what they hold where it does not tell.
         tell: Called with a device and what strangers hold there, when that has changed by `TOLD_STEP_BYTES`.
+
+    Attributes:
+        failing: Why a device cannot be measured at the moment; what strangers hold there is as it was last.
     """
 
     def __init__(
@@ -122,7 +133,8 @@ class DeviceMeter:
         self._gauges: dict[DeviceId, Gauge] = {}
         self._start_bytes: dict[DeviceId, int] = {}
         self._told: dict[DeviceId, int] = {}
-        self._failing: set[DeviceId] = set()
+        self._reading: asyncio.Future[Readings] | None = None
+        self.failing: dict[DeviceId, str] = {}
         for device_id, (gauge, reading) in _find_gauges(_distinct(reports), self._pids()).items():
             if device_id not in settings.memory_bytes:
                 self._gauges[device_id] = gauge
@@ -130,33 +142,73 @@ class DeviceMeter:
                 self._told[device_id] = 0
 
     async def run(self) -> None:
-        """Measure again and again, until it is cancelled."""
+        """Measure again and again, until it is cancelled: nothing else ends it."""
         while True:
             await asyncio.sleep(self._period_s)
-            await self.measure()
+            try:
+                await self.measure()
+            except Exception as error:  # noqa: BLE001 - what dies here would never be missed, and devices be given twice
+                self._note(dict.fromkeys(self._gauges, f"measuring failed: {type(error).__name__}: {error}"))
 
     async def measure(self) -> None:
-        """Measure every device once, beside the event loop: a driver may take its time."""
-        readings = await asyncio.to_thread(self._read, self._pids())
+        """Measure every device once, beside the event loop: a driver may take its time, or never come back."""
+        if self._reading is None or self._reading.done():
+            self._reading = _start_beside(partial(_read, self._gauges, self._pids()))
+        try:
+            async with patience(ANSWER_S):
+                readings = await asyncio.shield(self._reading)
+        except TimeoutError:
+            self._note(dict.fromkeys(self._gauges, f"its driver did not answer within {ANSWER_S:g} s"))
+            return
         for device_id, reading in readings.items():
-            held_bytes = self._instance_bytes(device_id) if reading.held_bytes is None else reading.held_bytes
-            known_bytes = self._start_bytes[device_id] + held_bytes + self._leased_bytes(device_id)
-            foreign_bytes = max(0, reading.used_bytes - known_bytes)
-            told_bytes = self._told[device_id]
-            if abs(foreign_bytes - told_bytes) >= TOLD_STEP_BYTES or (told_bytes and not foreign_bytes):
-                self._told[device_id] = foreign_bytes
-                self._tell(device_id, foreign_bytes)
+            if isinstance(reading, Reading):
+                self._judge(device_id, reading)
+        self._note({device_id: why for device_id, why in readings.items() if isinstance(why, str)})
 
-    def _read(self, pids: Collection[int]) -> dict[DeviceId, Reading]:
-        """Every device that can be read now; one that cannot is logged once, until it can again."""
-        readings = {}
-        for device_id, gauge in self._gauges.items():
-            try:
-                readings[device_id] = gauge.read(pids)
-            except GaugeError as error:
-                if device_id not in self._failing:
-                    log.warning("device cannot be measured", device=device_id, why=str(error))
-                self._failing.add(device_id)
-            else:
-                self._failing.discard(device_id)
-        return readings
+    def _judge(self, device_id: DeviceId, reading: Reading) -> None:
+        held_bytes = self._instance_bytes(device_id) if reading.held_bytes is None else reading.held_bytes
+        known_bytes = self._start_bytes[device_id] + held_bytes + self._leased_bytes(device_id)
+        foreign_bytes = max(0, reading.used_bytes - known_bytes)
+        told_bytes = self._told[device_id]
+        if abs(foreign_bytes - told_bytes) >= TOLD_STEP_BYTES or (told_bytes and not foreign_bytes):
+            self._tell(device_id, foreign_bytes)
+            self._told[device_id] = foreign_bytes
+
+    def _note(self, failing: Mapping[DeviceId, str]) -> None:
+        """These could not be measured this time, the others could; each change is logged once."""
+        for device_id in self._gauges:
+            why, known = failing.get(device_id, ""), self.failing.pop(device_id, "")
+            if why:
+                self.failing[device_id] = why
+            if why and not known:
+                log.warning("device cannot be measured", device=device_id, why=why)
+            elif known and not why:
+                log.info("device is measured again", device=device_id)
+
+
+def _read(gauges: Mapping[DeviceId, Gauge], pids: Collection[int]) -> dict[DeviceId, Reading | str]:
+    """The memory of each device, or why it cannot be read."""
+    return {device_id: _read_one(gauge, pids) for device_id, gauge in gauges.items()}
+
+
+def _read_one(gauge: Gauge, pids: Collection[int]) -> Reading | str:
+    try:
+        return gauge.read(pids)
+    except GaugeError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - an edge to the library of a driver
+        return f"{type(error).__name__}: {error}"
+
+
+def _start_beside(work: Callable[[], Readings]) -> asyncio.Future[Readings]:
+    """Call something in a thread that the end of the process does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Readings] = loop.create_future()
+
+    def run() -> None:
+        result = work()
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(done.set_result, result)
+
+    threading.Thread(target=run, name="device meter", daemon=True).start()
+    return done

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import psutil
+import structlog
 
 from inferd.core import commands, events
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
@@ -46,6 +47,8 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 
 LOAD_PROGRESS_STEP = 0.02  # a load tells each waiting task at most 50 times
 LOAD_PROGRESS_TASKS = 100  # of those that wait, the first so many are told
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,6 +380,9 @@ class Driver:
                 self.streams.get(command.task_id).tell(Queued(command.position, command.eta_s))
             case commands.ForgetTask():
                 self.streams.forget(command.task_id)
+            case commands.TellGrowth(instance_id, memory_bytes, need_bytes):
+                told = {"instance_id": instance_id, "memory_bytes": memory_bytes, "need_bytes": need_bytes}
+                log.warning("a worker takes far more memory than was measured, or no longer does", **told)
             case commands.TellModel():
                 self.models_changed.notify()
             case commands.TellLease() | commands.ForgetLease():

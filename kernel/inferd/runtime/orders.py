@@ -27,6 +27,7 @@ WorkerCommand = (
     | commands.StartWorker
     | commands.ProceedLoad
     | commands.StopWorker
+    | commands.EndWorker
 )
 
 
@@ -68,6 +69,8 @@ class Orders:
                 self._supervisor.workers[command.instance_id].proceed()
             case commands.StopWorker():
                 self._supervisor.workers[command.instance_id].stop()
+            case commands.EndWorker():
+                self._supervisor.workers[command.instance_id].end(command.why)
             case _:
                 assert_never(command)
 

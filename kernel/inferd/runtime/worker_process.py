@@ -65,8 +65,9 @@ class WorkerProcess:
         self._memory_told = 0
         self._link: LocalLink | None = None
         self._closed = ""  # why, once it is
+        self._ended = ""  # why it is to end at once
         self._stopping = False
-        self._signal = Signal()  # of the two above
+        self._signal = Signal()  # of the three above
         self._vigil = Vigil(times, 0.0)  # begins when the process runs
         self._hangs = False
         self._pings = 0
@@ -84,6 +85,11 @@ class WorkerProcess:
     def stop(self) -> None:
         """Have it end: in order, by force after `stop_timeout_s`."""
         self._stopping = True
+        self._signal.notify()
+
+    def end(self, why: str) -> None:
+        """Have it end now, by force; `why` is how it ended."""
+        self._ended = self._ended or why
         self._signal.notify()
 
     async def run(self) -> str:
@@ -131,18 +137,20 @@ class WorkerProcess:
     async def _watch(self) -> str:
         """Wait for the end of the link; the reason, if it had to be given up before that."""
         loop = asyncio.get_running_loop()
-        while not self._closed and not self._stopping:
+        while not self._closed and not self._stopping and not self._ended:
             await self._wait(self._times.heartbeat_s)
             if (why := self._vigil.beat(loop.time())) and not self._closed:
                 self._hangs = True
                 return why
             self._pings += 1
             self.send(wire.KernelFrame(ping=wire.Ping(nonce=self._pings)))
+        if self._ended and not self._closed:
+            return self._ended
         self.send(wire.KernelFrame(stop=wire.Stop()))
         deadline = loop.time() + self._times.stop_timeout_s
-        while not self._closed and loop.time() < deadline:
+        while not self._closed and not self._ended and loop.time() < deadline:
             await self._wait(deadline - loop.time())
-        return self._closed or "it did not stop in time"
+        return self._closed or self._ended or "it did not stop in time"
 
     async def _wait(self, limit_s: float) -> None:
         with suppress(TimeoutError):

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -33,9 +33,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Hosts(host_service_pb2_grpc.HostServiceServicer):
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, driver: Driver, reports: Sequence[BackendReport], *, watchers_limit: int) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        reports: Sequence[BackendReport],
+        *,
+        unmeasured: Mapping[DeviceId, str],
+        watchers_limit: int,
+    ) -> None:
         self._driver = driver
         self._reports = reports
+        self._unmeasured = unmeasured
         self._watchers = Bound("limits.host_watchers", watchers_limit, "streams that watch the host")
         self._started = driver.clock.now()
 
@@ -72,7 +80,10 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
             name=platform.node(),
             version=__version__,
             os=f"{platform.system()} {platform.release()}",
-            devices=[_write_device(devices[name], accounts.get(DeviceId(name))) for name in sorted(devices)],
+            devices=[
+                _write_device(devices[name], accounts.get(DeviceId(name)), self._unmeasured.get(DeviceId(name), ""))
+                for name in sorted(devices)
+            ],
             pid=os.getpid(),
             memory_bytes=resident_bytes(os.getpid()),
             start_time=timestamp(self._driver.clock, self._started),
@@ -114,12 +125,13 @@ def write_backend(report: BackendReport) -> hp.Backend:
     )
 
 
-def _write_device(device: DeviceInfo, account: Account | None = None) -> hp.Device:
+def _write_device(device: DeviceInfo, account: Account | None = None, unmeasured: str = "") -> hp.Device:
     written = hp.Device(
         device_id=device.device_id,
         description=device.description,
         memory_bytes=device.memory_bytes,
         cores=device.cores,
+        unmeasured=unmeasured,
     )
     if account is not None:
         written.capacity_bytes = account.capacity_bytes

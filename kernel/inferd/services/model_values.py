@@ -79,6 +79,7 @@ def write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Insta
         log_path=str(worker.log_path) if worker is not None else "",
         reserved_bytes=driver.machine.broker.reserved_bytes(instance.instance_id),
         peak_bytes=instance.peak_bytes,
+        grown_bytes=instance.grown_bytes,
         lease_id=instance.lease_id,
         suspended_tasks=len(instance.paused),
         need=_write_need(instance.need) if instance.need is not None else None,

@@ -43,6 +43,7 @@ class Faults:
         fail_on_token: A step with this token raises.
         die_on_token: A step with this token kills the process.
         hang_on_token: A step with this token hangs, as a driver does that never comes back.
+        grow_bytes: Each step takes so many bytes more, and keeps them.
         hang_at: Where it hangs as well: "measure", "load", "step", "copy" or "close".
         hang_by: How it hangs, see `inferd.testing.hangs`.
     """
@@ -52,6 +53,7 @@ class Faults:
     fail_on_token: int = _NOTHING
     die_on_token: int = _NOTHING
     hang_on_token: int = _NOTHING
+    grow_bytes: int = 0
     hang_at: str = ""
     hang_by: str = "stop"
 
@@ -77,6 +79,7 @@ class FakeSession:
         self._faults = faults
         self._acting = {faults.fail_on_token, faults.die_on_token, faults.hang_on_token} - {_NOTHING}
         self._steps = 0
+        self._kept: list[bytes] = []
         size = limits.blocks * limits.block_tokens
         self._token, self._position, self._start, self._source = (np.full(size, _NOTHING, np.int32) for _ in range(4))
 
@@ -161,6 +164,7 @@ class FakeSession:
     def _fail(self, batch: TokenBatch) -> None:
         faults = self._faults
         faults.hang("step")
+        self._kept.append(b"x" * faults.grow_bytes)
         if faults.step_s:
             time.sleep(faults.step_s)  # stands for the time that a device takes
         if self._steps == faults.fail_step:

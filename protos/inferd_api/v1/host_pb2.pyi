@@ -65,6 +65,7 @@ class Device(_message.Message):
     FOREIGN_BYTES_FIELD_NUMBER: _builtins.int
     FREE_BYTES_FIELD_NUMBER: _builtins.int
     LEASED_CORES_FIELD_NUMBER: _builtins.int
+    UNMEASURED_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Its name, for example "cpu:0"."""
     description: _builtins.str
@@ -85,6 +86,8 @@ class Device(_message.Message):
     """What can be given now, in bytes."""
     leased_cores: _builtins.int
     """Cores that leases hold."""
+    unmeasured: _builtins.str
+    """Why its memory cannot be measured at the moment, so that `foreign_bytes` is what it was last; empty when it can."""
     def __init__(
         self,
         *,
@@ -98,10 +101,11 @@ class Device(_message.Message):
         foreign_bytes: _builtins.int = ...,
         free_bytes: _builtins.int = ...,
         leased_cores: _builtins.int = ...,
+        unmeasured: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "cores", b"cores", "description", b"description", "device_id", b"device_id", "foreign_bytes", b"foreign_bytes", "free_bytes", b"free_bytes", "instance_bytes", b"instance_bytes", "lease_bytes", b"lease_bytes", "leased_cores", b"leased_cores", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "cores", b"cores", "description", b"description", "device_id", b"device_id", "foreign_bytes", b"foreign_bytes", "free_bytes", b"free_bytes", "instance_bytes", b"instance_bytes", "lease_bytes", b"lease_bytes", "leased_cores", b"leased_cores", "memory_bytes", b"memory_bytes", "unmeasured", b"unmeasured"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

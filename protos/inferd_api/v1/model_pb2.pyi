@@ -276,6 +276,7 @@ class Instance(_message.Message):
     LEASE_ID_FIELD_NUMBER: _builtins.int
     SUSPENDED_TASKS_FIELD_NUMBER: _builtins.int
     NEED_FIELD_NUMBER: _builtins.int
+    GROWN_BYTES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id given by the kernel."""
     model: _builtins.str
@@ -310,6 +311,10 @@ class Instance(_message.Message):
     """The lease that it was loaded under; empty for none."""
     suspended_tasks: _builtins.int
     """Tasks that were stopped on it and go on there."""
+    grown_bytes: _builtins.int
+    """What its worker takes beyond `need`, in bytes, when that is more than `workers.growth_told` and `growth_told_bytes`
+    of the configuration pass over; else 0. Seen on the host only. One that harms others is ended.
+    """
     @_builtins.property
     def load_duration(self) -> _duration_pb2.Duration:
         """How long loading took; unset before."""
@@ -350,10 +355,11 @@ class Instance(_message.Message):
         lease_id: _builtins.str = ...,
         suspended_tasks: _builtins.int = ...,
         need: Global___MemoryNeed | None = ...,
+        grown_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_duration", b"load_duration", "need", b"need", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "error", b"error", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
