@@ -20,7 +20,7 @@ from inferd.cli.options import (
     Tenant,
     read_pairs,
 )
-from inferd.cli.output import Format, edge
+from inferd.cli.output import Format, edge, open_streams
 from inferd.cli.source import FORMS
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ app.add_typer(lease_app, name="lease")
 
 def run() -> None:
     """Entry of the program."""
+    open_streams()
     app()
 
 
