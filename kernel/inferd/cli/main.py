@@ -22,9 +22,11 @@ from inferd.cli.options import (
 )
 from inferd.cli.output import Format, edge, open_streams
 from inferd.cli.source import FORMS
+from inferd.cli.usage import Commands
 
 app = typer.Typer(
     name="inferd",
+    cls=Commands,
     help="A model kernel: one process per host that offers its devices, memory and models over gRPC.",
     no_args_is_help=True,
     add_completion=False,

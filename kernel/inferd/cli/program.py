@@ -96,7 +96,7 @@ class Program:
         return code
 
     async def _run(self, lease: HeldLease) -> int:
-        self._tell({"lease_id": lease.lease_id, "fencing_token": lease.fencing_token})
+        self._tell({"lease_id": lease.lease_id, "fencing_token": str(lease.fencing_token)})
         async with self._guarded(lease) as ours:
             try:
                 return await self._follow(ours, lease)
