@@ -72,7 +72,12 @@ BAD_TOP_P = status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "top_p is 
 FULL = status(
     grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "1000 of 1000 tasks wait", {"limit": "1000"}, retry_s=1.5
 )
-REFUSALS = {"ecko": NOT_FOUND, "full": FULL, "invalid": BAD_TOP_P}
+HOSTILE = "\x1b[31mred \x9b2J \x1b]52;c;cm0gLXJm\x07 \u202edetrevni\u202c \x7f\x08 tab\tline\r\nend\r"
+"""What a terminal would obey: colours, an 8-bit CSI, a write to the clipboard, turned words, and what only moves."""
+HOSTILE_ERROR = status(
+    grpc.StatusCode.UNAVAILABLE, "WORKER_DIED", f"the worker died: {HOSTILE} [red]:cat:[/red]", {"log": HOSTILE}
+)
+REFUSALS = {"hostile-error": HOSTILE_ERROR, "ecko": NOT_FOUND, "full": FULL, "invalid": BAD_TOP_P}
 
 
 class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
@@ -105,7 +110,8 @@ class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
         while model == "endless" and context.is_active():
             yield event(number, output=tp.Output(text="la ", token_ids=[7]))
             number += 1
-        for number, text in enumerate(ANSWER, start=number):  # noqa: B020 - goes on counting
+        answer = HOSTILE if model == "hostile" else ANSWER
+        for number, text in enumerate(answer, start=number):  # noqa: B020 - goes on counting
             yield event(number, output=tp.Output(text=text, token_ids=[number, number + 100]))
             if model == "broken":
                 yield event(number + 1, finished=tp.Finished(state=tp.TASK_STATE_FAILED, error=DIED))
@@ -255,7 +261,7 @@ class ScriptedKernel:
             max_tasks=8,
         )
         ready.start_time.FromSeconds(int(time.time()) - 7200)
-        names = ("endless", "silent", "broken", "plain")
+        names = ("endless", "silent", "broken", "plain", "hostile", "hostile-error")
         self.models = {name: mp.Model(name=name, source=f"/m/{name}", state=mp.MODEL_STATE_UNLOADED) for name in names}
         self.models["echo"] = mp.Model(
             name="echo", source="/m/echo", state=mp.MODEL_STATE_READY, backend="cpu", instances=[ready], size_bytes=98

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner, Result
 
 from inferd import __version__, config
@@ -18,6 +19,9 @@ from inferd.cli.amounts import size, span
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError, Format, Output
 from inferd.runtime.library import Library, Manifest
+from inferd_api.v1.model_pb2 import Instance
+from inferd_api.v1.model_service_pb2 import ListModelsResponse
+from inferd_api.v1.task_pb2 import FINISH_REASON_END_OF_TEXT, TASK_STATE_SUCCEEDED, Finished, TaskEvent
 from inferd_client.errors import ModelNotFoundError
 
 ANSWER = "The capital of France is Paris 🗼."
@@ -130,14 +134,15 @@ def test_run_as_json_is_lines_of_events_and_a_summary(inferd: Commands) -> None:
     """Each line is one JSON object; the last one sums up."""
     done = inferd("run", "echo", "Hi", "-o", "json")
     *events, last = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["event"]["sequence"] for event in events] == list(range(1, 10))
+    assert [ParseDict(event["event"], TaskEvent()).sequence for event in events] == list(range(1, 10))
     output = events[4]["event"]["output"]
     assert (output["text"], output["token_ids"], output["logprobs"]) == ("The capital", [5, 105], [])
     summary = last["summary"]
-    assert (summary["text"], summary["state"], summary["reason"]) == (ANSWER, "SUCCEEDED", "END_OF_TEXT")
-    usage = {"prompt_tokens": 12, "cached_tokens": 0, "output_tokens": 8}
-    assert summary["usage"] == usage | {"drafted_tokens": 0, "accepted_tokens": 0}
-    assert summary["receipt"]["first_token_duration_s"] == 0.21
+    assert summary["text"] == ANSWER
+    told = ParseDict(summary, Finished(), ignore_unknown_fields=True)
+    assert (told.state, told.reason) == (TASK_STATE_SUCCEEDED, FINISH_REASON_END_OF_TEXT)
+    assert (told.usage.prompt_tokens, told.usage.output_tokens) == (12, 8)
+    assert told.receipt.first_token_duration.ToMilliseconds() == 210
     assert summary["tokens_per_s"] == pytest.approx(7.0)
 
 
@@ -270,11 +275,11 @@ def test_ps_lists_instances(inferd: Commands) -> None:
     ]
     assert row.split() == ["i-1", "echo", "ready", "cpu", "cpu:0", "4242", "0.9", "GB", "1/8", "2", "h"]
     (instance,) = json.loads(inferd("ps", "-o", "json").stdout)["instances"]
-    assert instance["memory_bytes"] == 900_000_000
-    assert instance["state"] == "READY"
+    assert ParseDict(instance, Instance()).memory_bytes == 900_000_000
+    assert (instance["memory_bytes"], instance["state"]) == ("900000000", "INSTANCE_STATE_READY")
 
 
-def test_models_joins_kernel_library_and_catalogue(inferd: Commands, folders: Path) -> None:
+def test_models_joins_kernel_library_and_catalogue(scripted: Any, inferd: Commands, folders: Path) -> None:
     """The kernel's state wins, pulled ones follow, and `--all` adds those that can be pulled."""
     pulled(folders, "echo", "pypi:x#y")
     pulled(folders)
@@ -283,9 +288,11 @@ def test_models_joins_kernel_library_and_catalogue(inferd: Commands, folders: Pa
     assert rows["echo"][-1] == "pypi:x#y"
     assert rows["mine"][1] == "pulled"
     assert "smollm2" not in rows
-    models = json.loads(inferd("models", "--all", "-o", "json").stdout)["models"]
-    states = {model["name"]: model["state"] for model in models}
-    assert (states["smollm2"], states["mine"], states["echo"]) == ("NOT_PULLED", "PULLED", "READY")
+    told = json.loads(inferd("models", "--all", "-o", "json").stdout)
+    models = ParseDict(told, ListModelsResponse(), ignore_unknown_fields=True).models
+    assert {model.name for model in models} == set(scripted.models)
+    assert [model["name"] for model in told["library"]] == ["echo", "mine"]
+    assert [model["name"] for model in told["catalogue"]] == ["smollm2"]
 
 
 def test_models_without_a_kernel_are_the_library_s(nobody: Commands, folders: Path) -> None:
@@ -315,9 +322,9 @@ def test_load_and_unload(inferd: Commands) -> None:
     loaded = inferd("load", "echo")
     assert loaded.exit_code == 0, loaded.output
     assert "cpu on cpu:0" in loaded.stdout
-    assert json.loads(inferd("load", "echo", "-o", "json").stdout)["state"] == "READY"
+    assert json.loads(inferd("load", "echo", "-o", "json").stdout)["state"] == "MODEL_STATE_READY"
     assert "0.9 GB are given back" in inferd("unload", "echo").stdout
-    assert json.loads(inferd("unload", "echo", "-o", "json").stdout)["returned_bytes"] == 900_000_000
+    assert json.loads(inferd("unload", "echo", "-o", "json").stdout)["returned_bytes"] == "900000000"
     assert "error: cut off" in inferd("load", "broken").stderr
 
 
@@ -332,7 +339,7 @@ def test_tasks_cancel_and_watch(scripted: Any, inferd: Commands) -> None:
         "t-1",
     ]
     assert inferd("cancel", "t-9").stdout == "t-9 is cancelled\n"
-    assert json.loads(inferd("cancel", "t-9", "-o", "json").stdout)["state"] == "CANCELLED"
+    assert json.loads(inferd("cancel", "t-9", "-o", "json").stdout)["state"] == "TASK_STATE_CANCELLED"
     assert inferd("watch", "t-1", "--after", "7").stdout == " 🗼.\n"
     assert inferd("watch", "t-broken").exit_code == 1
 
@@ -352,7 +359,7 @@ def test_plugins_without_a_kernel_are_discovered(nobody: Commands, monkeypatch: 
     document = json.loads(nobody("plugins", "-o", "json").stdout)
     found = {backend["name"]: backend for backend in document["backends"]}
     assert document["kernel"] is None
-    assert found["fake"]["state"] == "READY"
+    assert found["fake"]["state"] == "BACKEND_STATE_READY"
     assert found["fake"]["devices"]
 
 
@@ -383,6 +390,37 @@ def test_doctor_of_a_broken_one(inferd: Commands, folders: Path, monkeypatch: py
     assert checks["data folder"]["result"] == checks["backends"]["result"] == "broken"
     assert "INFERD_DATA_DIR" in checks["data folder"]["fix"]
     assert checks["kernel"]["result"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameter"),
+    [
+        (["ps", "-o", "json", "--address", "nonsense"], "--address"),
+        (["ps", "--nonsense", "--output=json"], None),
+        (["nonsense", "-ojson"], None),
+        (["-o", "json"], None),
+        (["run", "-o", "json"], "model"),
+        (["run", "m", " ", "-o", "json"], "PROMPT"),
+        (["run", "m", "x", "--top-k", "many", "-o=json"], "--top-k"),
+        (["lease", "create", "-o", "json"], "--memory"),
+    ],
+)
+def test_misuse_is_json_too_where_that_is_asked_for(arguments: list[str], parameter: str | None) -> None:
+    """Errors of use are one JSON object on stdout as all others are, and exit code 2; help is help."""
+    done = CliRunner().invoke(main.app, arguments)
+    error = json.loads(done.stdout)["error"]
+    assert (done.exit_code, done.stderr, error["reason"]) == (2, "", "USAGE")
+    assert error["metadata"].get("parameter") == parameter
+    assert error["metadata"]["command"].startswith("inferd")
+    assert CliRunner().invoke(main.app, ["ps", "-o", "json", "--help"]).exit_code == 0
+
+
+def test_json_of_a_program_is_no_matter_of_ours() -> None:
+    """What stands behind `--` is a program's; what `lease run` says itself goes to stderr, JSON too."""
+    done = CliRunner().invoke(main.app, ["lease", "run", "--", "prog", "-o", "json"])
+    assert (done.exit_code, done.stdout, done.stderr.startswith("{")) == (2, "", False)
+    done = CliRunner().invoke(main.app, ["lease", "run", "-o", "json", "--", "prog"])
+    assert (done.exit_code, done.stdout, json.loads(done.stderr)["error"]["reason"]) == (2, "", "USAGE")
 
 
 @pytest.mark.parametrize("arguments", [["ps"], ["load", "m"], ["serve", "--listen"], ["nonsense"], ["run"]])

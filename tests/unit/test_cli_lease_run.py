@@ -3,13 +3,13 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,9 +218,9 @@ def test_the_program_keeps_its_streams_and_signals(start: Start) -> None:
 
 
 def read_until(controller: int, what: bytes) -> None:
-    """Read a terminal until `what` is on it."""
+    """Read a terminal until what matches is on it."""
     drawn, deadline = b"", time.monotonic() + WAIT_S
-    while what not in drawn:
+    while not re.search(what, drawn, re.DOTALL):
         assert select.select([controller], [], [], deadline - time.monotonic())[0], drawn
         drawn += os.read(controller, 1 << 12)
 
@@ -233,28 +233,31 @@ def test_ctrl_z_and_ctrl_c_on_a_terminal(client: Client, tmp_path: Path) -> None
         "signal.signal(signal.SIGCONT, lambda *_: print('goes on', flush=True));"
         "print('here', flush=True); line = input(); print('read', line, len(got), flush=True); sys.exit(4)"
     )
-    environment = {**os.environ, "INFERD_ADDRESS": client.address, "INFERD_CONFIG": str(tmp_path / "none.toml")}
+    environment = {
+        **os.environ,
+        "INFERD_ADDRESS": client.address,
+        "INFERD_CONFIG": str(tmp_path / "none.toml"),
+        "PS1": "READY ",
+    }
     controller, terminal = pty.openpty()
     bash = ("setsid", "--ctty", "bash", "--norc", "--noprofile", "-i")
-    shell = subprocess.Popen(bash, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
-    os.close(terminal)
     file = tmp_path / "program.py"
     file.write_text(code)
-    os.write(controller, f"{sys.executable} -m inferd lease run --memory 1GiB -- {sys.executable} {file}\n".encode())
-    for typed, shown in (
-        (b"", b"here\r"),
-        (b"\x1a", b"Stopped"),
-        (b"fg\n", b"goes on"),
-        (b"\x03", b"told"),
-        (b"typed\n", b"read typed 1\r"),
-        (b"echo $((1000+$?))\n", b"1004\r"),
-    ):
-        os.write(controller, typed)
-        read_until(controller, shown)
-    os.write(controller, b"exit\n")
-    with suppress(OSError):  # the other side is closed
-        while os.read(controller, 1 << 12):
-            pass
-    shell.wait(WAIT_S)
-    os.close(controller)
+    command = f"{sys.executable} -m inferd lease run --memory 1GiB -- {sys.executable} {file}"
+    with subprocess.Popen(bash, env=environment, stdin=terminal, stdout=terminal, stderr=terminal):
+        os.close(terminal)
+        try:
+            for typed, shown in (
+                ("", b"READY "),
+                (f"{command}\n", b"here\r"),
+                ("\x1a", b"Stopped.*READY "),
+                ("fg\n", b"goes on"),
+                ("\x03", b"told"),
+                ("typed\n", b"read typed 1\r.*READY "),
+                ("echo $((1000+$?))\n", b"1004\r.*READY "),
+            ):
+                os.write(controller, typed.encode())
+                read_until(controller, shown)
+        finally:
+            os.close(controller)  # the shell and its jobs get SIGHUP
     assert active(client) == []

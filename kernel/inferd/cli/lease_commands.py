@@ -97,7 +97,7 @@ def _run(
     it leaves running is ended too, before the lease is given back. With -o json what this command itself says is JSON
     lines on stderr: stdout is the program's.
     """
-    with edge(output) as out:
+    with edge(output, errors=True) as out:
         from inferd.cli.claim import read_claims, read_options
         from inferd.cli.program import run_under_lease
 

@@ -24,11 +24,13 @@ from inferd.cli.options import (
     read_pairs,
     read_values,
 )
-from inferd.cli.output import Format, edge
+from inferd.cli.output import Format, edge, open_streams
 from inferd.cli.source import FORMS
+from inferd.cli.usage import Commands
 
 app = typer.Typer(
     name="inferd",
+    cls=Commands,
     help="A model kernel: one process per host that offers its devices, memory and models over gRPC.",
     no_args_is_help=True,
     add_completion=False,
@@ -42,6 +44,7 @@ app.add_typer(lease_app, name="lease")
 
 def run() -> None:
     """Entry of the program."""
+    open_streams()
     app()
 
 

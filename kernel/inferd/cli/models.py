@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from inferd.cli.amounts import size, span
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from inferd.cli.output import Output
     from inferd_client import Client
+
+
+NOT_PULLED = "NOT_PULLED"
 
 
 class Row(NamedTuple):
@@ -39,13 +43,7 @@ def list_models(output: Output, address: str, data_dir: Path, *, with_catalogue:
         running = reachable(client)
         rows = known_models(client if running else None, Library(data_dir), with_catalogue=with_catalogue)
     if output.json:
-        models = [
-            plain(row.model) | {"origin": row.origin}
-            if row.model
-            else {"name": row.name, "state": row.state, "size_bytes": row.size_bytes, "origin": row.origin}
-            for row in rows
-        ]
-        output.document({"kernel": address if running else None, "models": models})
+        output.document(document(rows, Library(data_dir), kernel=address if running else None))
         return
     if not running:
         output.note(f"no kernel answers at {address}; these are the models of the library")
@@ -56,10 +54,20 @@ def list_models(output: Output, address: str, data_dir: Path, *, with_catalogue:
     )
 
 
+def document(rows: list[Row], library: Library, *, kernel: str | None) -> dict[str, object]:
+    """For JSON: `models` as in `ListModelsResponse`, and beside them what was pulled and what could be."""
+    return {
+        "kernel": kernel,
+        "models": [plain(row.model) for row in rows if row.model],
+        "library": [asdict(each) | {"path": str(library.path(each))} for each in library.manifests()],
+        "catalogue": [{"name": row.name, **asdict(CATALOGUE[row.name])} for row in rows if row.state == NOT_PULLED],
+    }
+
+
 def known_models(client: Client | None, library: Library, *, with_catalogue: bool) -> list[Row]:
     """Every model that is known, by name; a kernel's words win over the library's, those over the catalogue's."""
     rows = {
-        name: Row(name, "NOT_PULLED", entry.size_bytes, "", entry.source, None)
+        name: Row(name, NOT_PULLED, entry.size_bytes, "", entry.source, None)
         for name, entry in CATALOGUE.items()
         if with_catalogue
     }

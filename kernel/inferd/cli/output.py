@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from inferd.cli.visible import visible, visible_json, visible_line
 from inferd.errors import InferdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 INTERRUPTED = 130
+NOBODY_READS = 141  # 128 and SIGPIPE, as of programs that the signal ends
+MISUSE = 2
 
 
 class Format(StrEnum):
@@ -47,29 +51,54 @@ class CommandError(Exception):
         self.metadata = dict(metadata or {})
 
 
+class Screen(Console):
+    """Text for people, taken as it is: no markup, no emoji by their names. Who reads it may go."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Leave the end of the command to its edge."""
+        raise BrokenPipeError
+
+
 class Output:
     """Where a command writes.
 
+    What is shown to people is `visible`: no text from elsewhere reaches a terminal as commands to it.
+
+    Args:
+        form: What stdout gets.
+        errors: Whether JSON goes to stderr, because stdout is another program's.
+
     Attributes:
-        json: Whether stdout gets JSON.
+        json: Whether JSON is written.
         console: Standard error: notes, progress, errors.
     """
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format, *, errors: bool = False) -> None:
         self.json = form is Format.JSON
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Screen(stderr=True, soft_wrap=True)
+        self._errors = errors
 
     def document(self, value: object) -> None:
         """Write one JSON document."""
-        typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        self._write(value, indent=2)
 
-    def line(self, value: object, *, err: bool = False) -> None:
-        """Write one line of JSON; with `err` on stderr, where stdout is another program's."""
-        typer.echo(json.dumps(value, ensure_ascii=False), err=err)
+    def line(self, value: object) -> None:
+        """Write one line of JSON."""
+        self._write(value, indent=None)
+
+    def _write(self, value: object, *, indent: int | None) -> None:
+        stream = sys.stderr if self._errors else sys.stdout
+        plain = not stream.encoding.lower().startswith("utf")  # JSON can say all in ASCII
+        stream.write(visible_json(json.dumps(value, indent=indent, ensure_ascii=plain)) + "\n")
+        stream.flush()
 
     def text(self, text: str) -> None:
         """Write a line for people."""
-        typer.echo(text)
+        sys.stdout.write(visible(text) + "\n")
+        sys.stdout.flush()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
         """Write a table; `empty` is said instead, on stderr, when there are no rows."""
@@ -85,10 +114,10 @@ class Output:
         if self.json or not self.console.is_terminal:
             yield lambda _: None
             return
-        shown = self.console.status("")
+        shown = self.console.status("", spinner="dots" if self.console.encoding.startswith("utf") else "line")
 
         def say(text: str) -> None:
-            shown.update(escape(text))
+            shown.update(Text(visible_line(text)))
             if text:
                 shown.start()
             else:
@@ -102,48 +131,81 @@ class Output:
 
     def note(self, text: str) -> None:
         """Tell people something that is not the result."""
-        self.console.print(text, style="dim", markup=False)
+        self.console.print(Text(visible(text), style="dim"))
 
     def error(self, error: CommandError) -> None:
-        """Tell an error: one JSON object on stdout, or one red line on stderr."""
+        """Tell an error: one JSON object where JSON goes, or one red line on stderr."""
         if self.json:
             facts = {name: getattr(error, name) for name in ("reason", "code", "message", "metadata")}
             self.line({"error": facts})
         else:
-            self.console.print(f"error: {error.message}", style="red", markup=False)
+            self.console.print(Text(visible(f"error: {error.message}"), style="red"))
 
 
-def screen() -> Console:
+def screen() -> Screen:
     """Standard output for tables; nothing is cut where it is no terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    return Screen(width=None if sys.stdout.isatty() else 10_000)
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table of plain texts."""
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(Text(visible_line(cell)) for cell in row))
     return table
 
 
 @contextmanager
-def edge(form: Format) -> Iterator[Output]:
+def edge(form: Format, *, errors: bool = False) -> Iterator[Output]:
     """The edge of a command: expected errors end here as a line and an exit code, never as a traceback."""
-    output = Output(form)
+    output = Output(form, errors=errors)
     try:
-        yield output
+        try:
+            yield output
+        finally:
+            sys.stdout.flush()  # here, where it may fail
     except (CommandError, InferdError) as error:
         output.error(command_error(error))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader of stdout has gone, for example `inferd models | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
+        forget_stdout()
+        raise typer.Exit(NOBODY_READS) from None
+    except UnicodeEncodeError:  # the wire takes UTF-8 only
+        message = "an argument is no text: it has bytes that are not UTF-8"
+        output.error(CommandError(message, reason="USAGE"))
+        raise typer.Exit(MISUSE) from None
     except OSError as error:
-        what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        forget_stdout()
+        why = error.strerror or str(error)
+        what = f"{why}: {error.filename}" if error.filename else why
         output.error(CommandError(what, reason="SYSTEM_ERROR"))
         raise typer.Exit(1) from None
+
+
+def forget_stdout() -> None:
+    """Where stdout cannot be written, drop what waits for it: the end of the program would try once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Make the streams of this process fit for whatever is said: closed ones lead nowhere, and no character fails."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # else a socket would get its number
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, descriptor)
+            if nowhere != descriptor:
+                os.close(nowhere)
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115 - for as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def command_error(error: Any) -> CommandError:

@@ -96,7 +96,7 @@ class Program:
         return code
 
     async def _run(self, lease: HeldLease) -> int:
-        self._tell({"lease_id": lease.lease_id, "fencing_token": lease.fencing_token})
+        self._tell({"lease_id": lease.lease_id, "fencing_token": str(lease.fencing_token)})
         async with self._guarded(lease) as ours:
             try:
                 return await self._follow(ours, lease)
@@ -191,9 +191,9 @@ class Program:
             self._output.note(text)
 
     def _tell(self, facts: dict[str, object]) -> None:
-        """Tell programs on stderr what goes on: stdout is the program's."""
+        """Tell programs what goes on."""
         if self._output.json:
-            self._output.line(facts, err=True)
+            self._output.line(facts)
 
 
 async def _words(guarded: socket.socket) -> AsyncIterator[list[str]]:

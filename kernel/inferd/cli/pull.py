@@ -27,6 +27,7 @@ from inferd.cli.download import (
 )
 from inferd.cli.output import CommandError
 from inferd.cli.source import FileSource, PackageSource, Source, WebSource, file_name, model_name, parse
+from inferd.cli.visible import visible_line
 from inferd.runtime.library import Library, Manifest
 
 if TYPE_CHECKING:
@@ -158,10 +159,10 @@ def _copy(stream: IO[bytes], size_bytes: int, part: Part, order: Order, meter: M
 
 def _progress(output: Output) -> Progress:
     """Bars on stderr; nothing where that is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=output.console, disable=not output.console.is_terminal)
 
 
 def _meter(progress: Progress, what: str) -> Meter:
-    bar = progress.add_task(what, total=None)
+    bar = progress.add_task(visible_line(what), total=None)
     return lambda done_bytes, total_bytes: progress.update(bar, completed=done_bytes, total=total_bytes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
+from rich.text import Text
 
 from inferd.cli.amounts import size
 from inferd.cli.kernel import connected
@@ -22,6 +22,7 @@ from inferd.cli.leases import ACTIVE, COLUMNS, PENDING, row
 from inferd.cli.output import screen, table_of
 from inferd.cli.plain import plain
 from inferd.cli.tasks import class_name
+from inferd.cli.visible import visible_line
 from inferd_api.v1.model_pb2 import InstanceState
 from inferd_client import AsyncClient
 
@@ -135,7 +136,7 @@ def render(look: Look) -> RenderableType:
     """Tables for people; what is empty is left out."""
     host = look.told.host
     parts: list[RenderableType] = [
-        escape(summary(host)),
+        Text(visible_line(summary(host))),
         "",
         table_of(
             ("DEVICE", "CAPACITY", "INSTANCES", "LEASES", "OTHERS", "FREE", "CORES LEASED"),

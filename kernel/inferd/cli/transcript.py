@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from inferd.cli.amounts import size, span
 from inferd.cli.output import command_error
 from inferd.cli.plain import plain
+from inferd.cli.visible import VisibleStream
 from inferd_api.v1.task_pb2 import FINISH_REASON_MAX_TOKENS, PHASE_LOAD, Finished, Progress, Queued, TaskEvent
 from inferd_client.errors import from_status
 from inferd_client.options import DEFAULT_MAX_TOKENS
@@ -34,6 +35,7 @@ class Transcript:
         self._task_id = ""
         self._output = output
         self._model = model
+        self._visible = VisibleStream() if sys.stdout.isatty() else None
 
     def play(self, events: Iterable[TaskEvent]) -> None:
         """Show the events as they come, to the last one."""
@@ -42,6 +44,8 @@ class Transcript:
                 for event in events:
                     self._show(event, say)
         finally:
+            if not self._output.json and self._visible is not None:
+                sys.stdout.write(self._visible.end())
             if not self._output.json and self.text and not self.text.endswith("\n"):
                 self._output.text("")
 
@@ -84,9 +88,10 @@ class Transcript:
                 say(progressing(event.progress, self._model))
 
     def _write(self, text: str) -> None:
+        """Show output: on a terminal visible, else as it is."""
         self.text += text
         if not self._output.json:
-            sys.stdout.write(text)
+            sys.stdout.write(text if self._visible is None else self._visible.feed(text))
             sys.stdout.flush()
 
 
