@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from inferd_api.worker.v1 import failure_pb2 as inferd__api_dot_worker_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/load.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/failure.proto\"\x9a\x02\n\x04Load\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06loader\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x36\n\x08settings\x18\x05 \x03(\x0b\x32$.inferd.worker.v1.Load.SettingsEntry\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.inferd.worker.v1.EngineLimits\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x07 \x01(\x04\x1aO\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.SettingValue:\x02\x38\x01\"m\n\x0cSettingValue\x12\x13\n\tint_value\x18\x01 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x13\n\tstr_value\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\x7f\n\x0c\x45ngineLimits\x12\x13\n\x0bstep_tokens\x18\x01 \x01(\r\x12\x1a\n\x12template_timeout_s\x18\x02 \x01(\x01\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\r\x12\r\n\x05gap_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x64raft_tokens\x18\x05 \x01(\r\"I\n\x05Needs\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fworkspace_bytes\x18\x03 \x01(\x04\"\t\n\x07Proceed\" \n\x0cLoadProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x02\"q\n\x06Loaded\x12\x11\n\tmax_tasks\x18\x01 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x11\n\tkv_tokens\x18\x05 \x01(\x04\"8\n\nLoadFailed\x12*\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x19.inferd.worker.v1.Failureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/load.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/failure.proto\"\x9a\x02\n\x04Load\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06loader\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x36\n\x08settings\x18\x05 \x03(\x0b\x32$.inferd.worker.v1.Load.SettingsEntry\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.inferd.worker.v1.EngineLimits\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x07 \x01(\x04\x1aO\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.SettingValue:\x02\x38\x01\"m\n\x0cSettingValue\x12\x13\n\tint_value\x18\x01 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x13\n\tstr_value\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\xcc\x01\n\x0c\x45ngineLimits\x12\x13\n\x0bstep_tokens\x18\x01 \x01(\r\x12\x1a\n\x12template_timeout_s\x18\x02 \x01(\x01\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\r\x12\r\n\x05gap_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x64raft_tokens\x18\x05 \x01(\r\x12\x19\n\x11\x63\x65ll_memory_bytes\x18\x06 \x01(\x04\x12\x30\n\x07grammar\x18\x07 \x01(\x0b\x32\x1f.inferd.worker.v1.GrammarLimits\"P\n\rGrammarLimits\x12\x11\n\tcompile_s\x18\x01 \x01(\x01\x12\x0e\n\x06step_s\x18\x02 \x01(\x01\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\x12\x0c\n\x04most\x18\x04 \x01(\r\"I\n\x05Needs\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fworkspace_bytes\x18\x03 \x01(\x04\"\t\n\x07Proceed\" \n\x0cLoadProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x02\"q\n\x06Loaded\x12\x11\n\tmax_tasks\x18\x01 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x11\n\tkv_tokens\x18\x05 \x01(\x04\"8\n\nLoadFailed\x12*\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x19.inferd.worker.v1.Failureb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,16 +40,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOAD_SETTINGSENTRY']._serialized_end=372
   _globals['_SETTINGVALUE']._serialized_start=374
   _globals['_SETTINGVALUE']._serialized_end=483
-  _globals['_ENGINELIMITS']._serialized_start=485
-  _globals['_ENGINELIMITS']._serialized_end=612
-  _globals['_NEEDS']._serialized_start=614
-  _globals['_NEEDS']._serialized_end=687
-  _globals['_PROCEED']._serialized_start=689
-  _globals['_PROCEED']._serialized_end=698
-  _globals['_LOADPROGRESS']._serialized_start=700
-  _globals['_LOADPROGRESS']._serialized_end=732
-  _globals['_LOADED']._serialized_start=734
-  _globals['_LOADED']._serialized_end=847
-  _globals['_LOADFAILED']._serialized_start=849
-  _globals['_LOADFAILED']._serialized_end=905
+  _globals['_ENGINELIMITS']._serialized_start=486
+  _globals['_ENGINELIMITS']._serialized_end=690
+  _globals['_GRAMMARLIMITS']._serialized_start=692
+  _globals['_GRAMMARLIMITS']._serialized_end=772
+  _globals['_NEEDS']._serialized_start=774
+  _globals['_NEEDS']._serialized_end=847
+  _globals['_PROCEED']._serialized_start=849
+  _globals['_PROCEED']._serialized_end=858
+  _globals['_LOADPROGRESS']._serialized_start=860
+  _globals['_LOADPROGRESS']._serialized_end=892
+  _globals['_LOADED']._serialized_start=894
+  _globals['_LOADED']._serialized_end=1007
+  _globals['_LOADFAILED']._serialized_start=1009
+  _globals['_LOADFAILED']._serialized_end=1065
 # @@protoc_insertion_point(module_scope)
