@@ -99,6 +99,13 @@ class Workers(BaseModel):
     growth_ended_bytes: int = Field(1 << 30, ge=0, description="see growth_ended; in bytes")
     query_timeout_s: float = Field(30.0, gt=0, description="longest time of turning a text into tokens")
     template_timeout_s: float = Field(2.0, gt=0, description="longest time of a chat template")
+    grammar_compile_s: float = Field(5.0, gt=0, description="longest time of compiling a grammar")
+    grammar_step_s: float = Field(1.0, gt=0, description="longest time of a grammar for one token of its output")
+    grammar_wait_s: float = Field(0.05, ge=0, description="most that grammars hold up a step; later ones miss it")
+    grammars: int = Field(64, ge=1, description="grammars that a worker keeps compiled, each in a process of its own")
+    cell_memory_bytes: int = Field(
+        512 << 20, ge=1 << 20, description="most memory that a grammar, a template or a long text may take, in bytes"
+    )
     max_gap_s: float = Field(0.2, gt=0, description="most that prompts add to the time between two tokens beside them")
     draft_tokens: int = Field(
         0, ge=0, le=64, description="most tokens guessed for a sequence in a step, from what it repeats; 0 for none"

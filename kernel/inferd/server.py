@@ -204,6 +204,13 @@ def _driver(settings: Settings) -> Driver:
                 max_output_tokens=limits.max_output_tokens,
                 gap_s=workers.max_gap_s,
                 draft_tokens=workers.draft_tokens,
+                cell_memory_bytes=workers.cell_memory_bytes,
+                grammar=load_pb2.GrammarLimits(
+                    compile_s=workers.grammar_compile_s,
+                    step_s=workers.grammar_step_s,
+                    wait_s=workers.grammar_wait_s,
+                    most=workers.grammars,
+                ),
             ),
             times=WorkerTimes(
                 start_timeout_s=workers.start_timeout_s,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Never
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inferd.core.priority import Priority
 from inferd.core.task import Sampling, TokenInput
-from inferd.engine.limits import EngineLimits
+from inferd.engine.cells.cell import Cells
+from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.engine.loop import Loop
 from inferd.engine.places import NO_BLOCK
 from inferd.engine.sequence import WAITING
 from inferd.engine.submission import NO_SHARE, Share
 from inferd.plugin import LoadRequest
-from inferd.testing.fake import FakeBackend
+from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
@@ -28,8 +31,16 @@ if TYPE_CHECKING:
     from inferd.engine.places import Places
     from inferd.plugin import LoadedModel, TokenBatch
 
+DEADLINE_S = 60.0
+
 Place = tuple[int, int]
 """A task's handle and the number of its sample."""
+
+
+@cache
+def fake_cells() -> Cells:
+    """The cells of all models of the fake backend: they have one vocabulary."""
+    return Cells(VOCABULARY, size=len(VOCABULARY.tokens), memory_bytes=CELL_MEMORY_BYTES)
 
 
 class IdleError(Exception):
@@ -76,7 +87,10 @@ class Engine:
     loop: Loop = field(init=False)
 
     def __post_init__(self) -> None:
-        self.loop = Loop(self.model, self.limits, self._deliver)
+        # Grammars may be late on a busy machine, but none is given up.
+        limits = replace(self.limits, grammar=GrammarLimits(compile_s=DEADLINE_S, step_s=DEADLINE_S))
+        cells = fake_cells() if self.model.vocabulary is VOCABULARY else None
+        self.loop = Loop(self.model, limits, self._deliver, cells=cells)
         self.loop._wake.wait = self._idle  # type: ignore[method-assign] # there is no other thread to wait for
         schedule = self.loop._batcher.schedule
 
@@ -120,7 +134,9 @@ class Engine:
             lease_id=task.lease_id,
             fencing_token=0 if held is None else held.fencing_token,
         )
+        self.loop._wake.clear()
         self.loop._reception.turn()
+        assert threading.Event.wait(self.loop._wake, DEADLINE_S)  # a grammar is opened in another thread
         self._obey()
 
     @property
@@ -236,8 +252,10 @@ class Engine:
         assert self.loop.bounds.rows - len(self.places.rows) >= kept_rows
         assert self.places.pool.free >= kept_blocks
 
-    def _idle(self, timeout: float | None = None) -> Never:  # noqa: ARG002 - the name is Event.wait's
-        raise IdleError
+    def _idle(self, timeout: float | None = None) -> None:  # noqa: ARG002 - the name is Event.wait's
+        if not len(self.loop._aside):
+            raise IdleError
+        assert threading.Event.wait(self.loop._wake, DEADLINE_S)  # a grammar was late
 
     def _deliver(self, output: StepOutput) -> None:
         samples = output.samples or [0] * len(output.handles)

@@ -2,8 +2,9 @@ import json
 import queue
 import random
 import threading
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import jsonschema
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 
 from inferd.core.task import ChatInput, FinishReason, Grammar, GrammarKind, Message, Sampling
 from inferd.engine import grammar as grammar_module
-from inferd.engine.grammar import Constraint, Grammars, MaskFiller
-from inferd.engine.limits import EngineLimits
+from inferd.engine.cells.cell import Cells
+from inferd.engine.grammar import Following, Grammars
+from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.engine.loop import Loop
+from inferd.engine.room import Constraint, Room
 from inferd.engine.tokenizer import Tokenizer
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, UnsupportedInputError
 from inferd.plugin import LoadRequest, Vocabulary
@@ -58,29 +61,67 @@ def choice(*texts: str) -> Grammar:
     return Grammar(GrammarKind.CHOICE, texts=texts)
 
 
-def follow(grammar: Grammar, *, vocabulary: Vocabulary = VOCABULARY, ignore_ends: bool = False) -> Constraint:
-    size = max(SIZE, len(vocabulary.tokens))
-    return Grammars(Tokenizer(vocabulary, size=size), ends=vocabulary.eos_ids).compile(grammar, ignore_ends=ignore_ends)
+PATIENT = GrammarLimits(compile_s=DEADLINE_S, step_s=DEADLINE_S, wait_s=DEADLINE_S)
+"""Nothing is late because the machine is busy."""
 
 
-def allowed(constraint: Constraint) -> set[int]:
-    filler = MaskFiller(rows=1, vocabulary_size=SIZE)
-    filler.begin([constraint])
-    masks = filler.finish()
-    filler.close()
-    assert masks is not None
-    return set(np.flatnonzero(np.unpackbits(masks[0].view(np.uint8), bitorder="little")).tolist())
+def unexpected(_: Room) -> Never:
+    raise AssertionError("a room is late")
 
 
-def says(grammar: Grammar, text: str) -> bool:
-    """Whether the output may be exactly this text, by the masks and by `accept`."""
-    constraint = follow(grammar)
-    for at, byte in enumerate(text.encode()):
-        if byte not in allowed(constraint):
-            return False
-        if constraint.accept(byte):
-            return at + 1 == len(text.encode())
-    return END in allowed(constraint)
+@pytest.fixture(scope="module")
+def cells() -> Iterator[Cells]:
+    """The cells of the fake vocabulary, for all tests."""
+    made = Cells(VOCABULARY, size=SIZE, memory_bytes=CELL_MEMORY_BYTES)
+    yield made
+    made.close()
+
+
+class Follower:
+    """Opens grammars, and follows one output at a time."""
+
+    def __init__(self, cells: Cells, *, ends: Collection[int] = VOCABULARY.eos_ids, size: int = SIZE) -> None:
+        self.grammars = Grammars(cells, ends=ends, vocabulary_size=size, limits=PATIENT)
+        self.following = Following(rows=4, vocabulary_size=size, wait_s=DEADLINE_S)
+        self.following.settle = unexpected
+
+    def open(self, grammar: Grammar, *, ignore_ends: bool = False) -> Constraint:
+        found: queue.SimpleQueue[list[Constraint] | InferdError] = queue.SimpleQueue()
+        self.grammars.open(grammar, found.put, count=1, ignore_ends=ignore_ends)
+        constraints = found.get(timeout=2 * DEADLINE_S)
+        if isinstance(constraints, InferdError):
+            raise constraints
+        return constraints[0]
+
+    def allowed(self, constraint: Constraint) -> set[int]:
+        self.following.begin([constraint])
+        masks = self.following.finish()
+        assert masks is not None
+        return set(np.flatnonzero(np.unpackbits(masks[0].view(np.uint8), bitorder="little")).tolist())
+
+    def accept(self, constraint: Constraint, token_id: int) -> bool:
+        """Take the next token; whether the output is complete."""
+        self.following.advance([constraint], [token_id])
+        assert not constraint.pending
+        return constraint.complete
+
+    def says(self, grammar: Grammar, text: str) -> bool:
+        """Whether the output may be exactly this text, by the masks and by `accept`."""
+        constraint = self.open(grammar)
+        for at, byte in enumerate(text.encode()):
+            if byte not in self.allowed(constraint):
+                return False
+            if self.accept(constraint, byte):
+                return at + 1 == len(text.encode())
+        return END in self.allowed(constraint)
+
+
+@pytest.fixture
+def follower(cells: Cells) -> Iterator[Follower]:
+    """A follower of grammars over the fake vocabulary."""
+    made = Follower(cells)
+    yield made
+    made.grammars.shut()
 
 
 @pytest.mark.parametrize(
@@ -100,55 +141,69 @@ def says(grammar: Grammar, text: str) -> bool:
         (schema({}), ["3", "null", '{"a": [true]}'], ["", "nul", "[,]"]),
     ],
 )
-def test_language(grammar: Grammar, yes: list[str], no: list[str]) -> None:
+def test_language(follower: Follower, grammar: Grammar, yes: list[str], no: list[str]) -> None:
     """An output can be each text of the language, and no other."""
-    assert [text for text in yes if not says(grammar, text)] == []
-    assert [text for text in no if says(grammar, text)] == []
+    assert [text for text in yes if not follower.says(grammar, text)] == []
+    assert [text for text in no if follower.says(grammar, text)] == []
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_the_masks_allow_is_valid(seed: int) -> None:
+def test_whatever_the_masks_allow_is_valid(follower: Follower, seed: int) -> None:
     """Tokens drawn at random from the masks make a JSON text that is valid against the schema."""
     draw = random.Random(seed)
-    constraint, text = follow(schema(PERSON)), b""
-    while (options := sorted(allowed(constraint))) and (token := draw.choice(options)) != END:
+    constraint, text = follower.open(schema(PERSON)), b""
+    while (options := sorted(follower.allowed(constraint))) and (token := draw.choice(options)) != END:
         text += bytes([token])
-        if constraint.accept(token):
+        if follower.accept(constraint, token):
             break
     jsonschema.validate(json.loads(text), PERSON)
 
 
-def test_the_end_is_allowed_where_the_output_is_complete_only() -> None:
-    """End-of-text is barred inside, allowed where more may follow, and `accept` tells when nothing can follow."""
-    constraint = follow(regex("ab?"))
-    assert allowed(constraint) == {ord("a")}
-    assert not constraint.accept(ord("a"))
-    assert allowed(constraint) == {ord("b"), END}
-    assert constraint.accept(ord("b"))
+def test_the_end_is_allowed_where_the_output_is_complete_only(follower: Follower) -> None:
+    """End-of-text is barred inside, allowed where more may follow, and it is told when nothing can follow."""
+    constraint = follower.open(regex("ab?"))
+    assert follower.allowed(constraint) == {ord("a")}
+    assert not follower.accept(constraint, ord("a"))
+    assert follower.allowed(constraint) == {ord("b"), END}
+    assert follower.accept(constraint, ord("b"))
 
 
-def test_ends_are_ignored_while_the_output_can_go_on() -> None:
+def test_ends_are_ignored_while_the_output_can_go_on(follower: Follower) -> None:
     """With `ignore_ends`, end-of-text is allowed only where nothing else is."""
-    constraint = follow(regex("a*"), ignore_ends=True)
-    constraint.accept(ord("a"))
-    assert allowed(constraint) == {ord("a")}
-    assert allowed(follow(regex(""), ignore_ends=True)) == {END}
+    constraint = follower.open(regex("a*"), ignore_ends=True)
+    follower.accept(constraint, ord("a"))
+    assert follower.allowed(constraint) == {ord("a")}
+    assert follower.allowed(follower.open(regex(""), ignore_ends=True)) == {END}
 
 
-def test_a_control_token_can_be_named() -> None:
+def test_a_control_token_can_be_named(follower: Follower) -> None:
     """A Lark grammar names control tokens by their text; they are allowed nowhere else."""
-    constraint = follow(lark('start: <|user|> "x"'))
-    assert allowed(constraint) == {256}
-    assert 256 not in allowed(follow(regex("(?s:.*)")))
+    constraint = follower.open(lark('start: <|user|> "x"'))
+    assert follower.allowed(constraint) == {256}
+    assert 256 not in follower.allowed(follower.open(regex("(?s:.*)")))
 
 
-def test_outputs_of_one_grammar_go_their_own_ways() -> None:
+def test_outputs_of_one_grammar_go_their_own_ways(follower: Follower) -> None:
     """A grammar that is compiled once is followed by each output from its beginning."""
-    grammars = Grammars(Tokenizer(VOCABULARY, size=SIZE), ends=(END,))
-    first, second = (grammars.compile(regex("a(b|c)")) for _ in range(2))
-    first.accept(ord("a"))
-    assert first.accept(ord("b"))
-    assert allowed(second) == allowed(grammars.compile(regex("a(b|c)"))) == {ord("a")}
+    first, second = (follower.open(regex("a(b|c)")) for _ in range(2))
+    assert first.room is second.room
+    follower.accept(first, ord("a"))
+    assert follower.accept(first, ord("b"))
+    assert follower.allowed(second) == follower.allowed(follower.open(regex("a(b|c)"))) == {ord("a")}
+
+
+def test_an_output_that_rested_goes_on_where_it_was(follower: Follower) -> None:
+    """A cell forgets an output that rests, and is told its tokens again when it goes on."""
+    resting, other = (follower.open(regex("a(b|c)")) for _ in range(2))
+    follower.accept(resting, ord("a"))
+    follower.allowed(resting)
+    follower.grammars.rest(resting)
+    assert follower.allowed(other) == {ord("a")}
+    found: queue.SimpleQueue[Room | InferdError] = queue.SimpleQueue()
+    follower.grammars.wake(resting, found.put)
+    follower.grammars.resume(resting, found.get(timeout=DEADLINE_S))
+    assert follower.allowed(resting) == {ord("b"), ord("c")}
+    assert follower.accept(resting, ord("c"))
 
 
 def test_forced_text_becomes_the_tokens_of_exactly_that_text() -> None:
@@ -156,15 +211,18 @@ def test_forced_text_becomes_the_tokens_of_exactly_that_text() -> None:
     tokens = ("<unk>", "</s>", "▁", "a", "b", "▁a", "ab", *(f"<0x{byte:02X}>" for byte in range(256)))
     kinds = (TokenKind.UNKNOWN, TokenKind.CONTROL) + (TokenKind.NORMAL,) * 5 + (TokenKind.BYTE,) * 256
     vocabulary = Vocabulary(algorithm="spm", tokens=tokens, kinds=kinds, scores=(0.0,) * len(tokens), eos_ids=(1,))
-    constraint = follow(regex("ab a"), vocabulary=vocabulary)
+    cells = Cells(vocabulary, size=len(tokens), memory_bytes=CELL_MEMORY_BYTES)
+    follower = Follower(cells, ends=(1,), size=len(tokens))
+    constraint = follower.open(regex("ab a"))
     text = ""
     pieces = Tokenizer(vocabulary, size=len(tokens)).pieces
     for _ in range(4):
-        (token,) = allowed(constraint)
+        (token,) = follower.allowed(constraint)
         piece = pieces[token]
         text += piece if isinstance(piece, str) else piece.decode()
-        if constraint.accept(token):
+        if follower.accept(constraint, token):
             break
+    cells.close()
     assert text == "ab a"
 
 
@@ -186,40 +244,38 @@ def test_forced_text_becomes_the_tokens_of_exactly_that_text() -> None:
         Grammar(GrammarKind.JSON_SCHEMA, '{"not":' * 500 + "{}" + "}" * 500),
     ],
 )
-def test_a_bad_grammar_is_refused_with_its_cause(grammar: Grammar) -> None:
+def test_a_bad_grammar_is_refused_with_its_cause(follower: Follower, grammar: Grammar) -> None:
     """A wrong or unsupported grammar is an INVALID_ARGUMENT that names the field and says why."""
     with pytest.raises(InvalidFieldError) as caught:
-        follow(grammar)
+        follower.open(grammar)
     assert caught.value.field == "spec.sampling.grammar"
     assert caught.value.metadata["cause"] in caught.value.message
     assert len(caught.value.message) < 1100
 
 
-def test_a_grammar_over_the_limits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grammar_over_the_limits_is_refused(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling costs a bounded amount of work."""
     monkeypatch.setattr(grammar_module, "LEXER_FUEL", 10)
     with pytest.raises(InvalidFieldError, match="too big"):
-        follow(regex("(foo|bar){3}"))
+        follower.open(regex("(foo|bar){3}"))
 
 
-def test_a_model_without_an_end_takes_no_grammar() -> None:
+def test_a_model_without_an_end_takes_no_grammar(cells: Cells) -> None:
     """A model that has no end-of-text token refuses grammars, not other tasks."""
     with pytest.raises(UnsupportedInputError, match="no end-of-text token"):
-        Grammars(Tokenizer(VOCABULARY, size=SIZE), ends=()).compile(regex("a"))
+        Follower(cells, ends=()).open(regex("a"))
 
 
-def test_rows_without_a_grammar_are_free() -> None:
+def test_rows_without_a_grammar_are_free(follower: Follower) -> None:
     """The masks of a step bind the rows that have a grammar; without any there are no masks."""
-    filler = MaskFiller(rows=4, vocabulary_size=SIZE)
-    filler.begin([None, follow(regex("a")), None])
-    masks = filler.finish()
+    follower.following.begin([None, follower.open(regex("a")), None])
+    masks = follower.following.finish()
     assert masks is not None
     assert masks.shape == (3, 9)
     assert (masks[[0, 2]] == ALL).all()
     assert masks[1].tolist() == [0, 0, 0, 1 << 1, 0, 0, 0, 0, 0]
-    filler.begin([None, None])
-    assert filler.finish() is None
-    filler.close()
+    follower.following.begin([None, None])
+    assert follower.following.finish() is None
 
 
 class Answers:

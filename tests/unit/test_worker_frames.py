@@ -18,7 +18,7 @@ from inferd.core.task import (
     Usage,
 )
 from inferd.core.task_events import Logprobs, PromptOutput
-from inferd.engine.limits import EngineLimits
+from inferd.engine.limits import EngineLimits, GrammarLimits
 from inferd.engine.output import Ended, PrefillProgress, SampleEnd, StepOutput
 from inferd.errors import InvalidFieldError, PromptTooLongError
 from inferd.plugin import LoadRequest
@@ -36,13 +36,23 @@ def test_load() -> None:
         "bool": load_pb2.SettingValue(bool_value=False),
         "str": load_pb2.SettingValue(str_value=""),
     }
-    limits = load_pb2.EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5)
+    grammar = load_pb2.GrammarLimits(compile_s=1.5, step_s=2.5, wait_s=0.25, most=3)
+    limits = load_pb2.EngineLimits(
+        step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5, cell_memory_bytes=99, grammar=grammar
+    )
     load = load_pb2.Load(path="/a/model", device="cpu:0", settings=settings, limits=limits, capacity_bytes=2**40)
     request, bounds = read_load(load)
     expected = {"none": None, "int": 0, "float": 0.5, "bool": False, "str": ""}
     assert request == LoadRequest(path=Path("/a/model"), device="cpu:0", settings=expected, capacity_bytes=2**40)
     assert {name: type(value) for name, value in request.settings.items()} == {n: type(v) for n, v in expected.items()}
-    assert bounds == EngineLimits(step_tokens=7, template_timeout_s=0.5, max_output_tokens=9, gap_s=0.5)
+    assert bounds == EngineLimits(
+        step_tokens=7,
+        template_timeout_s=0.5,
+        max_output_tokens=9,
+        gap_s=0.5,
+        cell_memory_bytes=99,
+        grammar=GrammarLimits(compile_s=1.5, step_s=2.5, wait_s=0.25, most=3),
+    )
 
 
 def test_inputs() -> None:

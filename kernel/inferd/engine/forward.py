@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inferd.core.vigil import Doing
-from inferd.engine.grammar import MaskFiller
 from inferd.engine.sampler import BAD_ROW
 
 if TYPE_CHECKING:
     from inferd.core.task_events import Logprobs
     from inferd.engine.activity import Activity
     from inferd.engine.batcher import Batcher
+    from inferd.engine.grammar import Following
     from inferd.engine.limits import Bounds
     from inferd.engine.sampler import Ids, Sampler
     from inferd.engine.sequence import Sequence
@@ -30,11 +30,19 @@ class Forward:
         bounds: What it can do.
         batcher: Scheduled the step.
         sampler: Chooses the tokens where the session does not.
+        following: Masks the logits of sequences that have a grammar.
         activity: Told when blocks are copied and when the step begins.
     """
 
     def __init__(
-        self, session: TokenSession, bounds: Bounds, *, batcher: Batcher, sampler: Sampler, activity: Activity
+        self,
+        session: TokenSession,
+        bounds: Bounds,
+        *,
+        batcher: Batcher,
+        sampler: Sampler,
+        following: Following,
+        activity: Activity,
     ) -> None:
         self._session = session
         self._samples = session.limits.samples
@@ -42,7 +50,7 @@ class Forward:
         self._batcher = batcher
         self._sampler = sampler
         self._activity = activity
-        self._masks = MaskFiller(rows=bounds.rows, vocabulary_size=bounds.vocabulary_size)
+        self._following = following
 
     def compute(self, batch: TokenBatch) -> tuple[Ids, Float32Array | None]:
         """The tokens of the sequences that are sampled, and the logits that they were chosen from if they came here.
@@ -60,13 +68,13 @@ class Forward:
             sampling = self._sampler.for_device(positions, rows=rows)
             if sampling is not None:
                 return self._compute_tokens(replace(batch, sampling=sampling)), None
-        self._masks.begin([sequence.constraint for sequence in self._batcher.sampled])
+        self._following.begin([sequence.constraint for sequence in self._batcher.sampled])
         result = self._session.step(batch)
         if result.logits is None:
             raise ValueError("the session gave no logits")
         logits = self._take_scores(batch, result.logits)
         self._take_hidden(result.hidden)
-        masks = self._masks.finish()
+        masks = self._following.finish()
         if (owners := self._batcher.owners) is not None and masks is not None:
             masks = masks[owners]
         return self._sampler.choose(logits, positions, rows=rows, masks=masks), logits
@@ -77,10 +85,6 @@ class Forward:
         measured = self._sampler.measure(logits, ids, rows=self._batcher.sampled_rows)
         # Only sequences without drafts ask for it: one row is each's.
         return {sampled[place if owners is None else owners[place]]: logprobs for place, logprobs in measured.items()}
-
-    def close(self) -> None:
-        """End its thread."""
-        self._masks.close()
 
     def _compute_tokens(self, batch: TokenBatch) -> Ids:
         """The tokens that the session chose itself."""

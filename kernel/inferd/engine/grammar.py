@@ -1,35 +1,33 @@
 """Structured output: what an output must be, as the tokens that are allowed next.
 
-Grammars are compiled and followed by llguidance (https://github.com/guidance-ai/llguidance). What a client may make it
-cost is bounded by its limits, which count work, not time, so that the same grammar is always taken or always refused.
+Grammars are compiled and followed by llguidance (https://github.com/guidance-ai/llguidance), each in a cell of its own.
+What a client may make it cost is bounded by its limits, which count work, so that the same grammar is always taken or
+always refused; where they do not hold, by time and memory.
 """
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from collections import defaultdict
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
-from llguidance.numpy import fill_next_token_bitmask_par, get_bitmask_shape
 
-from inferd.core.task import Grammar, GrammarKind
-from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, UnsupportedInputError
+from inferd.engine.cells.channel import ClosedError, LateError
+from inferd.engine.room import Constraint, Room
+from inferd.engine.rooms import Guest, Rooms
+from inferd.errors import BackendFailedError, InferdError, LimitExceededError, UnsupportedInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-    from llguidance._lib import JsonCompileOptions
     from numpy.typing import NDArray
 
+    from inferd.core.task import Grammar
+    from inferd.engine.cells.cell import Cells
+    from inferd.engine.limits import GrammarLimits
+    from inferd.engine.room import Masks
     from inferd.engine.sequence import Sequence as EngineSequence
-    from inferd.engine.tokenizer import Tokenizer
-
-    Masks = NDArray[np.uint32]
-
-FIELD: Final = "spec.sampling.grammar"
 
 LEXER_FUEL: Final = 1_000_000
 """Most work of compiling one grammar: about 20 ms."""
@@ -43,217 +41,223 @@ LEXER_STATES: Final = 64_000
 """Most states of the lexer of one grammar: about 100 MB."""
 GRAMMAR_SYMBOLS: Final = 500_000
 """Most symbols of the rules of one grammar."""
-COMPILED: Final = 64
-"""Compiled grammars that are kept, the ones used last."""
 
-_SPECIAL: Final = b"\xff"  # llguidance's mark in front of the name of a token that gives no text
 _OVER_LIMITS: Final = ("too many", "too big", "; max is")  # how llguidance's errors say that a limit was hit
-_LONGEST_WORD: Final = 64  # bytes
-_LONGEST_CAUSE: Final = 1000  # characters; a schema's own words may be in it
 
 
 class Grammars:
-    """Compiles the grammars of one model. `compile` is slow: it is not called from the thread of the steps.
+    """The grammars of one model.
 
     Args:
-        tokenizer: The model's.
+        cells: Where they are followed.
         ends: Tokens that end a text; allowed where the output is complete.
+        vocabulary_size: Number of logits in a row.
+        limits: How long what may take, and how many there may be.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, ends: Collection[int]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, cells: Cells, *, ends: Collection[int], vocabulary_size: int, limits: GrammarLimits) -> None:
+        self._cells = cells
         self._ends = sorted(ends)
-        self._compiled = lru_cache(COMPILED)(self._compile)  # many tasks send the same grammar
-        self._limits = LLParserLimits(
-            initial_lexer_fuel=LEXER_FUEL,
-            step_lexer_fuel=STEP_LEXER_FUEL,
-            step_max_items=STEP_ITEMS,
-            max_items_in_row=ROW_ITEMS,
-            max_lexer_states=LEXER_STATES,
-            max_grammar_size=GRAMMAR_SYMBOLS,
-            verbose_errors=False,
-        )
+        self._mask_words = -(-vocabulary_size // 32)
+        self._limits = limits
+        self._rooms = Rooms(self._make_room, most=limits.most)
 
-    def compile(self, grammar: Grammar, *, ignore_ends: bool = False) -> Constraint:
-        """What follows the grammar through one output.
+    def open(
+        self, grammar: Grammar, take: Callable[[list[Constraint] | InferdError], None], *, count: int, ignore_ends: bool
+    ) -> Callable[[], None]:
+        """Have a grammar compiled beside what else goes on; the same one only once. From any thread.
 
         Args:
             grammar: In one of the languages of `GrammarKind`.
+            take: Called once, from any thread, with what follows the grammar through each of `count` outputs, which
+                is to be closed in the end, or with why there is nothing: InvalidFieldError, LimitExceededError,
+                UnsupportedInputError, BackendFailedError.
+            count: How many outputs.
             ignore_ends: Tokens that end a text are not allowed as long as the output can go on.
 
-        Raises:
-            InvalidFieldError: The grammar is wrong, uses what is not supported, or is too large.
-            UnsupportedInputError: The model has no token that ends a text.
+        Returns:
+            What withdraws this; `take` may be called yet.
         """
+        barred = self._ends if ignore_ends else ()
+
+        def enter(room: Room | InferdError) -> None:
+            take([Constraint(room, barred=barred) for _ in range(count)] if isinstance(room, Room) else room)
+
         if not self._ends:
-            raise UnsupportedInputError("the model has no end-of-text token, which a grammar needs; send none")
-        return Constraint(self._compiled(grammar).deep_copy(), barred=self._ends if ignore_ends else ())
+            enter(UnsupportedInputError("the model has no end-of-text token, which a grammar needs; send none"))
+            return lambda: None
+        return self._rooms.enter(grammar, Guest(enter, count))
 
-    def _compile(self, grammar: Grammar) -> LLMatcher:
-        """At the beginning of an output; it stays there."""
-        try:
-            source = _SOURCES[grammar.kind](grammar)
-        except ValueError as error:
-            raise _invalid(grammar, str(error)) from None
-        matcher = LLMatcher(self._inner, source, log_level=0, limits=self._limits)
-        if matcher.is_error():
-            raise _invalid(grammar, matcher.get_error())
-        return matcher
+    def rest(self, constraint: Constraint) -> None:
+        """Keep nothing of a constraint but its tokens until it is woken."""
+        constraint.resting = True
+        constraint.room.rest(constraint)
+        self._rooms.leave(constraint.room)
 
-    @cached_property
-    def _inner(self) -> LLTokenizer:
-        return LLTokenizer(TokenizerWrapper(_Words(self._tokenizer, self._ends)), eos_token=self._ends)
+    def wake(self, constraint: Constraint, then: Callable[[Room | InferdError], None]) -> None:
+        """Find a room for a constraint that rests; `then` is called with it from any thread, to have it `resume`."""
+        if self._rooms.stay(constraint.room):
+            then(constraint.room)
+        else:
+            self._rooms.enter(constraint.room.grammar, Guest(then, 1))
+
+    def resume(self, constraint: Constraint, room: Room | InferdError) -> None:
+        """Let a constraint that rests go on in a room that was found for it."""
+        if not isinstance(room, Room):
+            constraint.given_up = room
+        elif constraint.closed or not constraint.resting:
+            self._rooms.leave(room)
+        else:
+            constraint.room, constraint.resting = room, False
+
+    def close(self, constraint: Constraint) -> None:
+        """A constraint is not used any more."""
+        if constraint.closed:
+            return
+        constraint.closed = True
+        if not constraint.late:
+            constraint.room.rest(constraint)
+        if not constraint.resting:
+            self._rooms.leave(constraint.room)
+
+    def shut(self) -> None:
+        """Give all up."""
+        self._rooms.shut()
+
+    def _make_room(self, grammar: Grammar) -> Room:
+        message = {
+            "kind": grammar.kind.name,
+            "source": grammar.source,
+            "texts": grammar.texts,
+            "limits": {
+                "initial_lexer_fuel": LEXER_FUEL,
+                "step_lexer_fuel": STEP_LEXER_FUEL,
+                "step_max_items": STEP_ITEMS,
+                "max_items_in_row": ROW_ITEMS,
+                "max_lexer_states": LEXER_STATES,
+                "max_grammar_size": GRAMMAR_SYMBOLS,
+            },
+        }
+        return Room(grammar, cells=self._cells, limits=self._limits, message=message, mask_words=self._mask_words)
 
 
-class Constraint:
-    """Follows one output through its grammar. One writer: the thread of the steps.
+class Following:
+    """The constraints of the steps: their masks, computed beside the forward pass, and what becomes of their tokens.
 
-    Args:
-        matcher: At the beginning of the output, or somewhere in it.
-        barred: Tokens that are not allowed as long as others are.
-    """
+    Nothing here waits for longer than `wait_s` at once: who is late then is left to `settle`, with its whole room.
 
-    __slots__ = ("barred", "matcher")
-
-    def __init__(self, matcher: LLMatcher, *, barred: Sequence[int]) -> None:
-        self.matcher = matcher
-        self.barred = barred
-
-    def accept(self, token_id: int) -> bool:
-        """Take the next token; True when the output is complete and nothing can follow."""
-        self.matcher.consume_token(token_id)
-        return self.matcher.is_stopped() and not self.matcher.is_error()
-
-
-def why_stuck(sequence: EngineSequence) -> InferdError:
-    """Why a sequence cannot get a next token although its logits are sound."""
-    if sequence.constraint is None:
-        cause = "bad words, logit bias and min_tokens bar every token"
-    elif not sequence.constraint.matcher.is_error():
-        cause = "bad words, logit bias or min_tokens bar every token that the grammar allows"
-    else:
-        cause = f"the grammar cannot be followed: {_first_line(sequence.constraint.matcher.get_error())}"
-        if any(words in cause.lower() for words in _OVER_LIMITS):
-            return LimitExceededError(f"{cause}; make it simpler", metadata={"cause": cause})
-    return BackendFailedError(f"no token is left to choose from: {cause}", metadata={"cause": cause})
-
-
-class MaskFiller:
-    """The allowed tokens of the rows of a step, computed beside its forward pass. One writer: the thread of the steps.
+    One writer: the thread of the steps.
 
     Args:
         rows: Most rows of a step.
         vocabulary_size: Number of logits in a row.
+        wait_s: Most that grammars hold up a step, before its end and behind it.
+
+    Attributes:
+        settle: Called with a room that is late; it is to call `settle` of that from another thread.
     """
 
-    def __init__(self, *, rows: int, vocabulary_size: int) -> None:
-        self._masks: Masks = np.empty(get_bitmask_shape(rows, vocabulary_size), np.uint32)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
-        self._pending: Future[Masks] | None = None
+    settle: Callable[[Room], None]
 
-    @cached_property
-    def _executor(self) -> LLExecutor:
-        return LLExecutor()
+    def __init__(self, *, rows: int, vocabulary_size: int, wait_s: float) -> None:
+        self._masks: Masks = np.empty((rows, -(-vocabulary_size // 32)), np.uint32)
+        self._wait_s = wait_s
+        self._rows = 0
+        self._some: list[tuple[int, Constraint]] = []
 
     def begin(self, constraints: Sequence[Constraint | None]) -> None:
-        """Begin with the masks of a step: one constraint or None for each row."""
-        some = [(row, constraint) for row, constraint in enumerate(constraints) if constraint is not None]
-        self._pending = self._thread.submit(self._fill, some, len(constraints)) if some else None
+        """Begin with the masks of a step, as far as they are not there: one constraint or None for each row."""
+        self._rows = len(constraints)
+        self._some = [(row, constraint) for row, constraint in enumerate(constraints) if constraint is not None]
+        self._ask([c for _, c in self._some if not (c.ready or c.asked or c.complete or c.failed)])
 
     def finish(self) -> Masks | None:
         """The masks that were begun, shape (R, ceil(V / 32)); bit i of a row, lowest first, allows token i.
 
-        None when no row has a constraint. A row whose grammar failed is 0. Valid until the
-        next `begin`.
+        None when no row has a constraint. A row whose grammar failed or is late is 0. Valid until the next `begin`.
         """
-        pending, self._pending = self._pending, None
-        return None if pending is None else pending.result()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
-
-    def _fill(self, constraints: Sequence[tuple[int, Constraint]], rows: int) -> Masks:
-        masks = self._masks[:rows]
+        if not self._some:
+            return None
+        masks = self._masks[: self._rows]
         masks.fill(0xFFFFFFFF)
-        pairs = [(constraint.matcher, row) for row, constraint in constraints]
-        fill_next_token_bitmask_par(self._executor, pairs, masks.view(np.int32))
-        for row, constraint in constraints:
-            if constraint.matcher.is_error():
-                masks[row] = 0
-            elif constraint.barred:
+        until = monotonic() + self._wait_s
+        for row, constraint in sorted(self._some, key=lambda each: not each[1].ready):  # who waits may find a room late
+            while constraint.asked and self._hear(constraint.room, until):
+                pass
+            found = constraint.ready and not constraint.late
+            masks[row] = constraint.room.mask(constraint) if found else 0
+            if found and constraint.barred:
                 _bar(masks[row], constraint.barred)
+        self._some = []
         return masks
 
+    def advance(self, constraints: Sequence[Constraint | None], token_ids: Sequence[int]) -> None:
+        """Outputs have their next tokens; sets whether they are complete, where that is known soon."""
+        some = [constraint for constraint in constraints if constraint is not None]
+        if not some:
+            return
+        for constraint, token_id in zip(constraints, token_ids, strict=True):
+            if constraint is not None:
+                constraint.add(token_id)
+        self._catch_up(some)
 
-class _Words:
-    """The tokens of a model as llguidance wants them described."""
+    def decide(self, constraint: Constraint) -> bool:
+        """Whether it is known now if an output is complete, or that it has failed."""
+        if constraint.pending and not constraint.failed:
+            self._catch_up([constraint])
+        return constraint.failed or not constraint.pending
 
-    bos_token_id: Final = None
+    def _catch_up(self, constraints: Sequence[Constraint]) -> None:
+        """Set whether outputs are complete, where that is known soon."""
+        self._ask([constraint for constraint in constraints if not constraint.asked])
+        until = monotonic() + self._wait_s
+        for constraint in constraints:
+            while constraint.pending and self._hear(constraint.room, until):
+                if not constraint.asked:  # what was answered was asked before its last token
+                    self._ask([constraint])
 
-    def __init__(self, tokenizer: Tokenizer, ends: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self.eos_token_id = ends[0]
-        self.tokens = [piece.encode() if isinstance(piece, str) else piece for piece in tokenizer.pieces]
-        self.special_token_ids = []
-        for number, word in enumerate(self.tokens):
-            if word.startswith(_SPECIAL):  # a byte that is in no UTF-8 text, so never allowed
-                self.tokens[number] = b""
-            elif not word and (name := tokenizer.name(number)):
-                self.tokens[number] = _SPECIAL + name.encode()
-                self.special_token_ids.append(number)
+    def _ask(self, constraints: Sequence[Constraint]) -> None:
+        """One message to each room that is not late."""
+        by_room = defaultdict(list)
+        for constraint in constraints:
+            if not constraint.late:
+                by_room[constraint.room].append(constraint)
+        for room, some in by_room.items():
+            try:
+                room.ask(some)
+            except (LateError, ClosedError):
+                self._leave_alone(room)
 
-    def __call__(self, text: str | bytes) -> list[int]:
-        """Tokens of exactly this text: where a grammar leaves no choice, they are the model's own for it."""
-        if isinstance(text, bytes):
-            raise TypeError("a text, not bytes")  # so that llguidance keeps incomplete characters to itself
-        ids = self._tokenizer.encode(text, template=True)
-        data = text.encode()
-        if b"".join(self.tokens[number] for number in ids) == data:
-            return ids
-        return self._greedy(data)  # the tokenizer puts a space in front of a text, or changes its characters
+    def _hear(self, room: Room, until: float) -> bool:
+        """Take the next answer of a room; False when there is none in time."""
+        if room.late or room.gone:
+            return False
+        try:
+            room.take_answer(max(0.0, until - monotonic()))
+        except (LateError, ClosedError):
+            self._leave_alone(room)
+            return False
+        return True
 
-    def _greedy(self, data: bytes) -> list[int]:
-        """The longest token first."""
-        ids, at = [], 0
-        while at < len(data):
-            end = next(end for end in range(min(len(data), at + _LONGEST_WORD), at, -1) if data[at:end] in self._ids)
-            ids.append(self._ids[data[at:end]])
-            at = end
-        return ids
-
-    @cached_property
-    def _ids(self) -> dict[bytes, int]:
-        return {word: number for number, word in enumerate(self.tokens) if word}
-
-
-def _json_source(grammar: Grammar) -> str:
-    """Small models write spaces for ever where any number is allowed: only one after a separator is."""
-    style: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-    return LLMatcher.grammar_from_json_schema(grammar.source, overrides=style)
-
-
-def _regex_source(grammar: Grammar) -> str:
-    return LLMatcher.grammar_from_regex(grammar.source)
-
-
-def _lark_source(grammar: Grammar) -> str:
-    return LLMatcher.grammar_from_lark(grammar.source)
+    def _leave_alone(self, room: Room) -> None:
+        room.late = True
+        self.settle(room)
 
 
-def _choice_source(grammar: Grammar) -> str:
-    """A Lark rule; its strings are written like those of JSON."""
-    if not grammar.texts:
-        raise ValueError("no text to choose from; give at least one")
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(text) for text in grammar.texts))
-
-
-_SOURCES: Final = {
-    GrammarKind.JSON_SCHEMA: _json_source,
-    GrammarKind.REGEX: _regex_source,
-    GrammarKind.LARK: _lark_source,
-    GrammarKind.CHOICE: _choice_source,
-}
+def why_stuck(sequence: EngineSequence) -> InferdError:
+    """Why a sequence cannot get a next token although its logits are sound."""
+    constraint = sequence.constraint
+    if constraint is not None and constraint.given_up is not None:
+        return constraint.given_up
+    if constraint is None:
+        cause = "bad words, logit bias and min_tokens bar every token"
+    elif not constraint.error:
+        cause = "bad words, logit bias or min_tokens bar every token that the grammar allows"
+    else:
+        cause = f"the grammar cannot be followed: {_first_line(constraint.error)}"
+        if any(words in cause.lower() for words in _OVER_LIMITS):
+            return LimitExceededError(f"{cause}; make it simpler", metadata={"cause": cause})
+    return BackendFailedError(f"no token is left to choose from: {cause}", metadata={"cause": cause})
 
 
 def _bar(mask: NDArray[np.uint32], token_ids: Sequence[int]) -> None:
@@ -263,12 +267,6 @@ def _bar(mask: NDArray[np.uint32], token_ids: Sequence[int]) -> None:
         rest[number // 32] &= ~np.uint32(1 << number % 32)
     if rest.any():
         mask[:] = rest
-
-
-def _invalid(grammar: Grammar, cause: str) -> InvalidFieldError:
-    kind = grammar.kind.name.lower()
-    cause = cause.strip()[:_LONGEST_CAUSE]
-    return InvalidFieldError(f"the grammar ({kind}) is refused: {cause}", field=FIELD, metadata={"cause": cause})
 
 
 def _first_line(text: str) -> str:

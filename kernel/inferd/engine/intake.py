@@ -12,7 +12,6 @@ from inferd.core.task import ChatInput, Sampling, TextInput, TokenInput
 from inferd.engine.bad_words import encode_bad_words
 from inferd.engine.detokenizer import Detokenizer
 from inferd.engine.embedding import PromptPool
-from inferd.engine.grammar import Grammars
 from inferd.engine.rules import Rules
 from inferd.engine.sequence import Sequence
 from inferd.engine.template import ChatTemplate
@@ -46,7 +45,6 @@ class Intake:
         self._bounds = bounds
         self._tokenizer = Tokenizer(vocabulary, size=bounds.vocabulary_size)
         self._ends = frozenset(vocabulary.eos_ids)
-        self._grammars = Grammars(self._tokenizer, ends=self._ends)
         self._template: ChatTemplate | None = None
         source = vocabulary.tool_use_template if vocabulary.chat_template is None else vocabulary.chat_template
         if source is not None:
@@ -73,12 +71,12 @@ class Intake:
         return sequence
 
     def accept(self, handle: int, task_input: TaskInput, sampling: Sampling) -> Sequence:
-        """The sequence of a task.
+        """The sequence of a task, without the constraint of its grammar.
 
         Raises:
             UnsupportedInputError: Messages for a model without a chat template.
             ChatTemplateError: The template failed.
-            InvalidFieldError: No tokens, ids outside the vocabulary, `max_tokens` outside its bounds, or a bad grammar.
+            InvalidFieldError: No tokens, ids outside the vocabulary, or `max_tokens` outside its bounds.
             PromptTooLongError: The prompt and its output do not fit.
         """
         ids = self.tokenize(task_input)
@@ -87,7 +85,6 @@ class Intake:
         max_tokens = self._max_tokens(len(ids), sampling.max_tokens, fits=sampling.fit_max_tokens)
         ends = self._ends_of(sampling)
         self._check_scores(len(ids), sampling.prompt_logprobs)
-        grammar = sampling.grammar
         return Sequence(
             handle=handle,
             prompt=np.array(ids, np.int32),
@@ -97,7 +94,6 @@ class Intake:
             rules=self._rules(sampling, ends, max_tokens),
             echo=self.detokenize(ids) if sampling.echo else "",
             detokenizer=Detokenizer(self._tokenizer.pieces),
-            constraint=None if grammar is None else self._grammars.compile(grammar, ignore_ends=sampling.ignore_eos),
         )
 
     def _ends_of(self, sampling: Sampling) -> frozenset[int]:

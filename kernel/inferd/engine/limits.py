@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from inferd.plugin import TokenLimits
+
+
+CELL_MEMORY_BYTES: Final = 512 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarLimits:
+    """How long grammars may take, and how many there may be.
+
+    Attributes:
+        compile_s: Most seconds of compiling one.
+        step_s: Most seconds for one token of an output.
+        wait_s: Most seconds that a step waits for them.
+        most: Most that are kept at once, each in a process of its own.
+    """
+
+    compile_s: float = 5.0
+    step_s: float = 1.0
+    wait_s: float = 0.05
+    most: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +39,8 @@ class EngineLimits:
         max_output_tokens: Most output tokens of a task.
         gap_s: Most seconds that prompts may add to the time between two tokens of the streams beside them.
         draft_tokens: Most tokens that are guessed for a sequence in a step; 0 guesses none.
+        cell_memory_bytes: Most memory that foreign code may take for one task.
+        grammar: Those of grammars.
     """
 
     step_tokens: int = 512
@@ -26,6 +48,8 @@ class EngineLimits:
     max_output_tokens: int = 8192
     gap_s: float = 0.2
     draft_tokens: int = 0
+    cell_memory_bytes: int = CELL_MEMORY_BYTES
+    grammar: GrammarLimits = field(default_factory=GrammarLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
+from inferd.engine.aside import Aside
 from inferd.engine.batcher import Batcher
 from inferd.engine.cause import last_line
+from inferd.engine.cells.cell import Cells
 from inferd.engine.forward import Forward
-from inferd.engine.grammar import why_stuck
+from inferd.engine.grammar import Following, Grammars, why_stuck
 from inferd.engine.intake import Intake
 from inferd.engine.limits import Bounds
 from inferd.engine.output import Ended, PrefillProgress, SampleEnd, StepOutput
@@ -53,6 +55,7 @@ class Loop:
         limits: Bounds of the kernel's configuration.
         deliver: Called once per step with what it produced, from the thread of `run`. May block: then steps wait.
         activity: Told what the thread of `run` is doing.
+        cells: Where foreign code runs; None for its own.
 
     Attributes:
         bounds: What the model can do under these limits.
@@ -70,19 +73,30 @@ class Loop:
         deliver: Callable[[StepOutput], None],
         *,
         activity: Activity | None = None,
+        cells: Cells | None = None,
     ) -> None:
         self.bounds = Bounds.of(model.session.limits, limits)
         self.steps = 0
         self._deliver = deliver
         self._activity = activity or Activity()
-        sampler = Sampler(rows=self.bounds.rows, vocabulary_size=self.bounds.vocabulary_size)
+        size, ends = self.bounds.vocabulary_size, model.vocabulary.eos_ids
+        sampler = Sampler(rows=self.bounds.rows, vocabulary_size=size)
         self._batcher = Batcher(bounds=self.bounds, sampler=sampler)
-        self._forward = Forward(
-            model.session, self.bounds, batcher=self._batcher, sampler=sampler, activity=self._activity
-        )
         self._places = self._batcher.places
+        self._cells = cells or Cells(model.vocabulary, size=size, memory_bytes=limits.cell_memory_bytes)
+        self._grammars = Grammars(self._cells, ends=ends, vocabulary_size=size, limits=limits.grammar)
+        following = Following(rows=self.bounds.rows, vocabulary_size=size, wait_s=limits.grammar.wait_s)
+        self._aside = Aside(self._grammars, following, self._places, command=self._command, go_on=self._go_on)
+        self._forward = Forward(
+            model.session,
+            self.bounds,
+            batcher=self._batcher,
+            sampler=sampler,
+            following=following,
+            activity=self._activity,
+        )
         intake = Intake(model.vocabulary, self.bounds, template_timeout_s=limits.template_timeout_s)
-        self._reception = Reception(intake, self.bounds, self._arrive)
+        self._reception = Reception(intake, self.bounds, self._grammars, self._arrive)
         self._pace = Pace(gap_s=limits.gap_s)
         self._tasks: dict[int, Samples] = {}  # by handle: waiting, running or suspended
         self._suspended: set[int] = set()  # their handles
@@ -203,7 +217,8 @@ class Loop:
         finally:
             self._reception.close()
             reception.join()
-            self._forward.close()
+            self._grammars.shut()
+            self._cells.close()
 
     def _turn(self) -> None:
         self._activity.begin(Doing.SCHEDULE)
@@ -255,9 +270,10 @@ class Loop:
         if self._batcher.pooled or min(ids, default=0) < 0:
             self._fail_bad(sequences, ids)
             embeddings = self._finish_embeddings(sequences)
-            living = [sequence.handle in self._tasks for sequence in sequences]
+            living = [s.handle in self._tasks and number >= 0 for s, number in zip(sequences, ids, strict=True)]
             sequences, ids = list(compress(sequences, living)), list(compress(ids, living))
             verified = None if verified is None else list(compress(verified, living))
+        self._aside.following.advance([sequence.constraint for sequence in sequences], ids)
         output = StepOutput(handles=[sequence.handle for sequence in sequences], embeddings=embeddings)
         if verified is None:
             output.counts, output.token_ids = [1] * len(ids), ids
@@ -278,6 +294,8 @@ class Loop:
         for sequence in sequences:
             if sequence.finish is not None:
                 self._end(sequence, sequence.finish, output)
+            elif sequence.undecided:
+                self._aside.put(sequence)
         output.prefills += [PrefillProgress(s.handle, fraction) for s, fraction in self._batcher.reading]
         return output
 
@@ -286,7 +304,7 @@ class Loop:
         for sequence, number in zip(sequences, ids, strict=True):
             if number == BAD_ROW:
                 self._fail([sequence], "the logits are not finite numbers")
-            elif number == NOTHING_LEFT:
+            elif number == NOTHING_LEFT and sequence.handle in self._tasks and not self._aside.take(sequence):
                 self._fail_task(sequence.handle, why_stuck(sequence))
 
     def _finish_embeddings(self, sequences: list[Sequence]) -> dict[int, tuple[float, ...]]:
@@ -307,12 +325,29 @@ class Loop:
         """A sample has its last token; the last one of a task ends the task."""
         task = self._tasks[sequence.handle]
         self._places.remove(sequence)
+        self._aside.forget(sequence)
         task.living.remove(sequence)
         if task.several:
             output.sample_ends.append(SampleEnd(sequence.handle, sequence.sample, reason))
         if not task.living:
             self._forget(task)
             output.ended.append(Ended(handle=sequence.handle, reason=task.reason or reason, usage=task.usage))
+
+    def _go_on(self, sequence: Sequence) -> None:
+        """A sequence has no place, and may want one again."""
+        handle = sequence.handle
+        if handle not in self._tasks or handle in self._suspended or not self._aside.decide(sequence):
+            return
+        if sequence.constraint is not None and sequence.constraint.failed:
+            self._fail_task(handle, why_stuck(sequence))
+            return
+        text = sequence.conclude()
+        if sequence.finish is None:
+            self._places.add(sequence)
+            return
+        output = StepOutput(handles=[handle], counts=[0], texts=[text], samples=[sequence.sample])
+        self._end(sequence, sequence.finish, output)
+        self._send(output)
 
     def _send(self, output: StepOutput) -> None:
         output.ended += self._refused
@@ -342,6 +377,7 @@ class Loop:
         self._places.settle(task.leader, task.share, usage.prompt_tokens + usage.output_tokens)
         for sequence in task.living:
             self._places.remove(sequence, failed=failed)
+            self._aside.forget(sequence)
         if not self._tasks:
             self._places.rest()
 
@@ -361,6 +397,8 @@ class Loop:
             hold = self._places.holds.find(submission.lease_id, submission.fencing_token)
         except InferdError as error:
             self._refused.append(Ended(handle=handle, error=error))
+            for sequence in () if isinstance(task, InferdError) else task.living:
+                self._aside.forget(sequence)
             return
         for sequence in task.living:
             sequence.hold = hold
@@ -388,13 +426,18 @@ class Loop:
             return
         self._suspended.add(handle)
         for sequence in self._tasks[handle].living:
-            self._places.suspend(sequence)
+            self._aside.suspend(sequence)
 
     def _resume(self, handle: int) -> None:
-        if handle in self._suspended:
-            self._suspended.remove(handle)
-            for sequence in self._tasks[handle].ready:
-                self._places.add(sequence)
+        if handle not in self._suspended:
+            return
+        self._suspended.remove(handle)
+        task = self._tasks[handle]
+        ready = task.ready
+        for sequence in list(task.living):
+            waits = self._aside.wake(sequence, wanted=sequence in ready)
+            if sequence in ready and not waits:
+                self._go_on(sequence)
 
     def _stop(self) -> None:
         self._stopping = True

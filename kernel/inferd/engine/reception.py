@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from inferd.core.task import TokenInput
@@ -19,8 +20,10 @@ from inferd.errors import InferdError, InternalError, UnsupportedInputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from inferd.engine.grammar import Grammars
     from inferd.engine.intake import Intake
     from inferd.engine.limits import Bounds
+    from inferd.engine.room import Constraint
     from inferd.engine.sequence import Sequence
 
 _log = logging.getLogger(__name__)
@@ -41,23 +44,26 @@ class Arrive(Protocol):
 
 
 class Reception:
-    """Makes samples of submissions, one after the other, in a thread of its own: a long prompt delays no step.
+    """Makes samples of submissions, in a thread of its own: a long prompt delays no step, a grammar no other task.
 
     `run` belongs to that thread; everything else comes from any thread.
 
     Args:
         intake: Of the model.
         bounds: What the session can do.
+        grammars: Of the model; they are opened beside what else comes.
         arrive: See there. A submission that `withdraw` or `mark` does not know any more has arrived before.
     """
 
-    def __init__(self, intake: Intake, bounds: Bounds, arrive: Arrive) -> None:
+    def __init__(self, intake: Intake, bounds: Bounds, grammars: Grammars, arrive: Arrive) -> None:
         self._intake = intake
+        self._grammars = grammars
         self._bounds = bounds
         self._arrive = arrive
         self._items: queue.SimpleQueue[Submission | Callable[[Intake], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._suspended: dict[int, bool] = {}  # by the handle of each submission that has not arrived
+        self._withdrawals: dict[int, Callable[[], None]] = {}  # of those that wait for their grammar
 
     def put(self, submission: Submission) -> None:
         """Take a submission in."""
@@ -72,7 +78,11 @@ class Reception:
     def withdraw(self, handle: int) -> bool:
         """Forget a submission; False when it has arrived, or never was."""
         with self._lock:
-            return self._suspended.pop(handle, None) is not None
+            known = self._suspended.pop(handle, None) is not None
+            withdraw = self._withdrawals.pop(handle, None)
+        if withdraw is not None:
+            withdraw()
+        return known
 
     def mark(self, handle: int, *, suspended: bool) -> bool:
         """Let a submission arrive suspended, or not so; False when it has arrived, or never was."""
@@ -86,6 +96,10 @@ class Reception:
         """Forget all submissions."""
         with self._lock:
             self._suspended.clear()
+            withdrawals = list(self._withdrawals.values())
+            self._withdrawals.clear()
+        for withdraw in withdrawals:
+            withdraw()
 
     def close(self) -> None:
         """Let `run` return when it has seen to what was put before."""
@@ -109,10 +123,39 @@ class Reception:
         if submission.handle not in self._suspended:
             return
         task = self._try_to_accept(submission)
+        grammar = submission.sampling.grammar
+        if grammar is None or submission.embedding is not None or isinstance(task, InferdError):
+            self._pass_on(submission, task)
+            return
+        take = partial(self._constrain, submission, task)
+        sampling, count = submission.sampling, len(task.living)
+        withdraw = self._grammars.open(grammar, take, count=count, ignore_ends=sampling.ignore_eos)
+        with self._lock:
+            known = submission.handle in self._suspended
+            if known:
+                self._withdrawals[submission.handle] = withdraw
+        if not known:  # it has arrived, or was withdrawn meanwhile
+            withdraw()
+
+    def _constrain(self, submission: Submission, task: Samples, found: list[Constraint] | InferdError) -> None:
+        """Let samples follow their grammar."""
+        if isinstance(found, InferdError):
+            self._pass_on(submission, found)
+            return
+        for sequence, constraint in zip(task.living, found, strict=True):
+            sequence.constraint = constraint
+        if not self._pass_on(submission, task):
+            for constraint in found:
+                self._grammars.close(constraint)
+
+    def _pass_on(self, submission: Submission, task: Samples | InferdError) -> bool:
+        """Let a submission arrive, unless it was withdrawn."""
         with self._lock:  # what is asked for in the meantime finds it either here or arrived
             suspended = self._suspended.pop(submission.handle, None)
-            if suspended is not None:  # else it was withdrawn meanwhile
+            self._withdrawals.pop(submission.handle, None)
+            if suspended is not None:
                 self._arrive(submission, task, suspended=suspended)
+            return suspended is not None
 
     def _try_to_accept(self, submission: Submission) -> Samples | InferdError:
         try:
@@ -152,6 +195,6 @@ class Reception:
     def _drafter(self, sequence: Sequence) -> Drafter | None:
         """Guesses for a sequence whose tokens depend on logits and position alone: then one step can verify them."""
         bound_by_history = sequence.rules is not None and sequence.rules.reads_history
-        if not self._bounds.draft_tokens or bound_by_history or sequence.constraint is not None:
+        if not self._bounds.draft_tokens or bound_by_history or sequence.sampling.grammar is not None:
             return None
         return Drafter(most=self._bounds.draft_tokens) if sequence.sampling.logprobs is None else None

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from inferd.engine.detokenizer import Detokenizer
     from inferd.engine.drafts import Drafter
     from inferd.engine.embedding import PromptPool
-    from inferd.engine.grammar import Constraint
     from inferd.engine.holds import Hold
     from inferd.engine.prefix import PrefixChain
+    from inferd.engine.room import Constraint
     from inferd.engine.rules import Rules
     from inferd.engine.turns import Turn
     from inferd.plugin.session import Int32Array
@@ -168,6 +168,11 @@ class Sequence:
         return PromptOutput(self.echo, ids, None if self.scores is None else self.scores.tell())
 
     @property
+    def undecided(self) -> bool:
+        """Whether it is not known yet if its last token completed it."""
+        return self.finish is None and self.constraint is not None and self.constraint.pending
+
+    @property
     def usage(self) -> Usage:
         """Tokens in and out."""
         drafter = self.drafter
@@ -182,7 +187,8 @@ class Sequence:
     def accept(self, token_id: int) -> str:
         """Take the next token and return the text that it completes; sets `finish` when it is the last one.
 
-        A token that ends the text is counted, and gives no text itself.
+        Its constraint has taken the token before. Where that does not know yet whether the output is complete, the
+        sequence does not end here but in `conclude`. A token that ends the text is counted, and gives no text itself.
         """
         self.tokens[self.length] = token_id
         self.length += 1
@@ -196,13 +202,19 @@ class Sequence:
             if self._stops.found:
                 self.finish = FinishReason.STOP_STRING
                 return text
-        if self.constraint is not None and self.constraint.accept(token_id):
+        if self.constraint is not None and self.constraint.pending:
+            return text  # and `conclude`, later
+        return text + self.conclude()
+
+    def conclude(self) -> str:
+        """End it if its last token was the last one; what is left to say then."""
+        if self.constraint is not None and self.constraint.complete:
             self.finish = FinishReason.END_OF_TEXT
-            return text + self._flush()
+            return self._flush()
         if self.output_tokens == self.max_tokens:
             self.finish = FinishReason.MAX_TOKENS
-            return text + self._flush()
-        return text
+            return self._flush()
+        return ""
 
     def accept_all(self, token_ids: Items[int]) -> tuple[int, str]:
         """Take the next tokens as far as it goes on; how many, and their text."""

@@ -22,7 +22,7 @@ from inferd.core.task import (
     TokenInput,
 )
 from inferd.engine.cause import last_line
-from inferd.engine.limits import EngineLimits
+from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.errors import InferdError, InternalError, LimitExceededError
 from inferd.plugin import LoadRequest
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
@@ -58,8 +58,17 @@ def read_load(load: load_pb2.Load) -> tuple[LoadRequest, EngineLimits]:
         max_output_tokens=load.limits.max_output_tokens,
         gap_s=load.limits.gap_s,
         draft_tokens=load.limits.draft_tokens,
+        cell_memory_bytes=load.limits.cell_memory_bytes or CELL_MEMORY_BYTES,
+        grammar=_read_grammar_limits(load.limits),
     )
     return request, limits
+
+
+def _read_grammar_limits(limits: load_pb2.EngineLimits) -> GrammarLimits:
+    if not limits.HasField("grammar"):
+        return GrammarLimits()
+    told = limits.grammar
+    return GrammarLimits(compile_s=told.compile_s, step_s=told.step_s, wait_s=told.wait_s, most=told.most)
 
 
 def _read_setting(value: load_pb2.SettingValue) -> SettingValue | None:

@@ -189,6 +189,8 @@ class EngineLimits(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     GAP_S_FIELD_NUMBER: _builtins.int
     DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    CELL_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
     step_tokens: _builtins.int
     """Most tokens that one step computes."""
     template_timeout_s: _builtins.float
@@ -199,6 +201,12 @@ class EngineLimits(_message.Message):
     """Longest time between two tokens of a stream that a prompt beside it may cause, in seconds."""
     draft_tokens: _builtins.int
     """Most tokens that are guessed for a sequence in a step; 0 guesses none."""
+    cell_memory_bytes: _builtins.int
+    """Most memory that foreign code may take for one task, in bytes; 0 for the engine's default."""
+    @_builtins.property
+    def grammar(self) -> Global___GrammarLimits:
+        """Bounds of grammars; unset for the engine's defaults."""
+
     def __init__(
         self,
         *,
@@ -207,14 +215,50 @@ class EngineLimits(_message.Message):
         max_output_tokens: _builtins.int = ...,
         gap_s: _builtins.float = ...,
         draft_tokens: _builtins.int = ...,
+        cell_memory_bytes: _builtins.int = ...,
+        grammar: Global___GrammarLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineLimits: _TypeAlias = EngineLimits  # noqa: Y015
+
+@_typing.final
+class GrammarLimits(_message.Message):
+    """Bounds of grammars."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPILE_S_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    WAIT_S_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    compile_s: _builtins.float
+    """Most seconds of compiling one."""
+    step_s: _builtins.float
+    """Most seconds for one token of an output."""
+    wait_s: _builtins.float
+    """Most seconds that a step waits for them."""
+    most: _builtins.int
+    """Most that are kept at once."""
+    def __init__(
+        self,
+        *,
+        compile_s: _builtins.float = ...,
+        step_s: _builtins.float = ...,
+        wait_s: _builtins.float = ...,
+        most: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compile_s", b"compile_s", "most", b"most", "step_s", b"step_s", "wait_s", b"wait_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrammarLimits: _TypeAlias = GrammarLimits  # noqa: Y015
 
 @_typing.final
 class Needs(_message.Message):

@@ -1,0 +1,120 @@
+"""Sequences whose grammar does not answer in time: they wait aside, without a place, and delay nobody."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inferd.engine.grammar import Following, Grammars
+    from inferd.engine.places import Places
+    from inferd.engine.room import Room
+    from inferd.engine.sequence import Sequence
+    from inferd.errors import InferdError
+
+
+class Aside:
+    """Those who wait, and what sees to the grammars they wait for. One writer: the thread of the steps.
+
+    Args:
+        grammars: Of the model.
+        following: Asks the constraints of those who do not wait.
+        places: Of those who do not wait.
+        command: Has the thread of the steps do something before its next step; called from any thread.
+        go_on: Called, in that thread, with each sequence that waits no more.
+    """
+
+    def __init__(
+        self,
+        grammars: Grammars,
+        following: Following,
+        places: Places,
+        *,
+        command: Callable[[Callable[[], None]], None],
+        go_on: Callable[[Sequence], None],
+    ) -> None:
+        self.following = following
+        self._grammars = grammars
+        self._places = places
+        self._command = command
+        self._go_on = go_on
+        self._sequences: set[Sequence] = set()
+        following.settle = self._see_to
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def take(self, sequence: Sequence) -> bool:
+        """Let a sequence wait for which no token was left, if its grammar did not answer, or is complete."""
+        constraint = sequence.constraint
+        waits = constraint is not None and (constraint.late or constraint.complete) and not constraint.failed
+        if waits:
+            self.put(sequence)
+        return waits
+
+    def put(self, sequence: Sequence) -> None:
+        """Let a sequence wait, without a place, until its constraint can be asked."""
+        self._places.suspend(sequence)
+        self._sequences.add(sequence)
+        if sequence.constraint is not None and not sequence.constraint.late:
+            self._command(partial(self._release, sequence))
+
+    def decide(self, sequence: Sequence) -> bool:
+        """Whether it is known what its last token did to a sequence without a place; else it waits for that."""
+        known = sequence.constraint is None or self.following.decide(sequence.constraint)
+        if not known:
+            self.put(sequence)
+        return known
+
+    def suspend(self, sequence: Sequence) -> None:
+        """Suspend a sequence: its grammar keeps nothing of it, as far as nobody waits for that."""
+        self._places.suspend(sequence)
+        constraint = sequence.constraint
+        if constraint is not None and not (constraint.late or constraint.pending):
+            self._grammars.rest(constraint)
+
+    def wake(self, sequence: Sequence, *, wanted: bool) -> bool:
+        """A sequence that was suspended may go on; whether it has to wait, to `go_on` later if it is wanted now."""
+        constraint = sequence.constraint
+        if sequence in self._sequences:
+            return True
+        if constraint is None or not constraint.resting:
+            return False
+        if wanted:
+            self._sequences.add(sequence)
+        self._grammars.wake(constraint, lambda room: self._command(partial(self._woken, sequence, room)))
+        return True
+
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence is over."""
+        self._sequences.discard(sequence)
+        if sequence.constraint is not None:
+            self._grammars.close(sequence.constraint)
+
+    def _see_to(self, room: Room) -> None:
+        """See to a room that is late, in a thread of its own."""
+        threading.Thread(target=self._settle, args=(room,), name="grammar", daemon=True).start()
+
+    def _settle(self, room: Room) -> None:
+        room.settle()
+        self._command(partial(self._settled, room))
+
+    def _settled(self, room: Room) -> None:
+        room.late = False
+        if not room.gone:
+            room.sweep()
+        for sequence in [each for each in self._sequences if each.constraint and each.constraint.room is room]:
+            self._release(sequence)
+
+    def _woken(self, sequence: Sequence, room: Room | InferdError) -> None:
+        if sequence.constraint is not None:
+            self._grammars.resume(sequence.constraint, room)
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence in self._sequences:
+            self._sequences.remove(sequence)
+            self._go_on(sequence)

@@ -1,0 +1,211 @@
+"""The worker's side of its cells: started, reached, and given up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from inferd.engine.cause import last_line
+from inferd.engine.cells.channel import Channel, ClosedError, LateError
+from inferd.engine.cells.parcel import pack_vocabulary
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from inferd.plugin import Vocabulary
+
+START_TIMEOUT_S: Final = 60.0
+"""From the start of the stem, or of a cell, until it answers: tokenizers of large vocabularies are slow to build."""
+
+
+class CellError(Exception):
+    """A cell cannot be started, or ended by itself."""
+
+
+class Cells:
+    """Starts the cells of one model; the stem when the first one is wanted. May be called from any thread.
+
+    Args:
+        vocabulary: The model's.
+        size: Number of logits in a row.
+        memory_bytes: What a cell may take beyond what it is born with.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, size: int, memory_bytes: int) -> None:
+        self.memory_bytes = memory_bytes
+        self._vocabulary = vocabulary
+        self._size = size
+        self._stem: _Stem | None = None
+        # All that concerns the stem happens in one thread, which lives as long as this: Linux ends a child that asked
+        # for it with the thread that started it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cells")
+
+    def prepare(self) -> Future[None]:
+        """Have the stem started beside what else goes on."""
+        return self._thread.submit(self._prepare)
+
+    def spawn(self, role: str, descriptors: tuple[int, ...] = ()) -> Cell:
+        """A new cell.
+
+        Args:
+            role: What it does.
+            descriptors: What it is handed beside its channel; the caller closes its own.
+
+        Raises:
+            CellError: It did not start.
+        """
+        try:
+            return self._thread.submit(self._spawn, role, descriptors).result()
+        except RuntimeError:
+            raise CellError("the worker ends") from None
+
+    def reap(self, pid: int) -> int | None:
+        """The exit status of a cell that has ended or was killed, negative for a signal; None where nobody knows."""
+        try:
+            return self._thread.submit(self._reap, pid).result()
+        except RuntimeError:  # all have ended
+            return None
+
+    def close(self) -> None:
+        """End the stem, and the cells with it."""
+        with suppress(RuntimeError):  # closed before
+            self._thread.submit(self._end)
+        self._thread.shutdown()
+
+    def _prepare(self) -> None:
+        with suppress(CellError):  # who wants a cell is told
+            self._started()
+
+    def _spawn(self, role: str, descriptors: tuple[int, ...]) -> Cell:
+        first = self._stem is None
+        try:
+            return self._started().fork(self, role, descriptors)
+        except (LateError, ClosedError, OSError) as error:
+            self._end()
+            if not first:  # it was there, and is gone
+                return self._spawn(role, descriptors)
+            raise CellError(f"the process beside the worker did not start: {last_line(error)}") from None
+
+    def _started(self) -> _Stem:
+        if self._stem is None:
+            try:
+                self._stem = _Stem(self._vocabulary, self._size)
+            except OSError as error:
+                raise CellError(f"a process beside the worker cannot be started: {error}") from error
+        return self._stem
+
+    def _reap(self, pid: int) -> int | None:
+        try:
+            return None if self._stem is None else self._stem.reap(pid)
+        except (LateError, ClosedError):
+            self._end()
+            return None
+
+    def _end(self) -> None:
+        if self._stem is not None:
+            self._stem.end()
+            self._stem = None
+
+
+class _Stem:
+    """The stem, from the worker's side."""
+
+    def __init__(self, vocabulary: Vocabulary, size: int) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "inferd.engine.cells", "--fd", str(theirs.fileno())),
+                    *("--parent", str(os.getpid())),
+                ],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        self.end = weakref.finalize(self, _end, process, ours)
+        self._channel = Channel(ours)
+        message, data = pack_vocabulary(vocabulary)
+        self._channel.send(message | {"do": "vocabulary", "size": size}, data, timeout_s=START_TIMEOUT_S)
+
+    def fork(self, cells: Cells, role: str, descriptors: tuple[int, ...]) -> Cell:
+        """A cell of this role.
+
+        Raises:
+            CellError: The stem says why there is none.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._channel.send(
+                {"do": "fork", "role": role, "memory_bytes": cells.memory_bytes}, timeout_s=START_TIMEOUT_S
+            )
+            socket.send_fds(self._channel.sock, [b"f"], [theirs.fileno(), *descriptors])
+        message, _ = self._channel.receive(timeout_s=START_TIMEOUT_S)
+        if "error" in message:
+            ours.close()
+            raise CellError(message["error"])
+        _, (process,), _, _ = socket.recv_fds(self._channel.sock, 1, 1)
+        return Cell(ours, message["pid"], process, reap=partial(cells.reap, message["pid"]))
+
+    def reap(self, pid: int) -> int:
+        """The exit status of a cell that has ended or was killed."""
+        self._channel.send({"do": "reap", "pid": pid}, timeout_s=START_TIMEOUT_S)
+        message, _ = self._channel.receive(timeout_s=START_TIMEOUT_S)
+        status: int = message["status"]
+        return status
+
+
+class Cell:
+    """One cell. `kill` may be called from any thread.
+
+    Attributes:
+        channel: To it.
+        pid: Its process id.
+    """
+
+    def __init__(self, sock: socket.socket, pid: int, process: int, *, reap: Any) -> None:
+        self.channel = Channel(sock)
+        self.pid = pid
+        self._process = process
+        self._reap = reap
+        self._lock = threading.Lock()
+        self._release = weakref.finalize(self, _release, sock, process)
+
+    def kill(self) -> None:
+        """End it now, whatever it does; what waits for its answer is told that it is gone."""
+        with self._lock:
+            if self._release.alive:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    def end(self) -> str:
+        """End it and leave nothing of it; how it ended, for people. It is not used afterwards."""
+        self.kill()
+        with self._lock:
+            self._release()
+        status = self._reap()
+        if status is None:
+            return "its parent has ended"
+        return f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"exit status {status}"
+
+
+def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    """End the stem; its cells end with it."""
+    sock.close()
+    process.kill()
+    process.wait()
+
+
+def _release(sock: socket.socket, process: int) -> None:
+    """A cell whose channel is closed ends by itself, unless it hangs."""
+    with suppress(OSError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    os.close(process)
+    sock.close()

@@ -1,0 +1,143 @@
+"""The process that cells are forked from. It has one thread, so that forks are safe, and runs nothing for a task."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from inferd.engine.cells.channel import Channel, ClosedError
+from inferd.engine.cells.parcel import unpack_vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llguidance import LLTokenizer
+
+    from inferd.engine.tokenizer import Tokenizer
+
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+class Stem:
+    """Serves the worker at the other end of a channel: "vocabulary", then "fork" and "reap", until it is closed."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._vocabulary: tuple[Any, bytes] = ({}, b"")
+        self._ended: dict[int, int] = {}  # how children ended that nobody has asked for
+
+    def serve(self) -> None:
+        """Obey until the worker is gone."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the kernel
+        with suppress(ClosedError):
+            while True:
+                message, data = self._channel.receive()
+                self._obey(message, data)
+
+    def _obey(self, message: Any, data: bytes) -> None:
+        match message["do"]:
+            case "vocabulary":
+                self._vocabulary = message, data
+            case "fork":
+                _, descriptors, _, _ = socket.recv_fds(self._channel.sock, 1, 2)
+                try:
+                    serve = self._prepare(message["role"])
+                except Exception as error:  # noqa: BLE001 - foreign libraries; told to the worker
+                    traceback.print_exc()
+                    self._channel.send({"error": f"{type(error).__name__}: {error}"})
+                else:
+                    self._fork(serve, descriptors, memory_bytes=message["memory_bytes"])
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            case "reap":
+                self._channel.send({"status": self._reap(message["pid"])})
+
+    def _prepare(self, role: str) -> Callable[[Channel, list[int]], None]:
+        """What a cell does with its channel and what else it is handed; loaded here, so that all cells share it."""
+        if role == "grammar":
+            from inferd.engine.cells.follow import Follower  # noqa: PLC0415 - what a model's tasks need, and no more
+
+            return Follower(self._grammar_tokenizer).serve
+        raise ValueError(f"no such role: {role}")
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from inferd.engine.tokenizer import Tokenizer  # noqa: PLC0415 - as above
+
+        message, data = self._vocabulary
+        return Tokenizer(unpack_vocabulary(message, data), size=message["size"])
+
+    @cached_property
+    def _grammar_tokenizer(self) -> LLTokenizer:
+        from inferd.engine.cells.words import make_tokenizer  # noqa: PLC0415 - as above
+
+        return make_tokenizer(self._tokenizer, sorted(self._vocabulary[0]["eos_ids"]))
+
+    def _fork(self, serve: Callable[[Channel, list[int]], None], descriptors: list[int], *, memory_bytes: int) -> None:
+        """Start a cell; tell the worker its process id, and send a descriptor of the process."""
+        self._collect()
+        gc.collect()
+        gc.freeze()  # a collection in a cell would copy the pages of all that it looks at
+        stem = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _live(self._channel, serve, descriptors, stem=stem, memory_bytes=memory_bytes)
+        process = os.pidfd_open(pid)
+        self._channel.send({"pid": pid})
+        socket.send_fds(self._channel.sock, [b"p"], [process])
+        os.close(process)
+
+    def _reap(self, pid: int) -> int:
+        """How a cell ended, as `waitstatus_to_exitcode` gives it; waits for it."""
+        if pid in self._ended:
+            return self._ended.pop(pid)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def _collect(self) -> None:
+        """Let no process stay that ended by itself."""
+        with suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                self._ended[found[0]] = os.waitstatus_to_exitcode(found[1])
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
+
+
+def _live(
+    channel: Channel,
+    serve: Callable[[Channel, list[int]], None],
+    descriptors: list[int],
+    *,
+    stem: int,
+    memory_bytes: int,
+) -> None:
+    """The life of a cell; does not return."""
+    code = 1
+    try:
+        die_with(stem)
+        channel.sock.close()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with suppress(ClosedError):
+            serve(Channel(socket.socket(fileno=descriptors[0])), descriptors[1:])
+        code = 0
+    except BaseException:  # noqa: BLE001 - the end of the process; the worker sees the end of the channel
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)

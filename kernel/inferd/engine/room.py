@@ -1,0 +1,372 @@
+"""One grammar in a cell of its own, and the outputs that follow it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from inferd.engine.cells.board import BOARD_BYTES, Board
+from inferd.engine.cells.cell import Cell, CellError
+from inferd.engine.cells.channel import ClosedError, LateError
+from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from inferd.core.task import Grammar
+    from inferd.engine.cells.cell import Cells
+    from inferd.engine.limits import GrammarLimits
+
+    Masks = NDArray[np.uint32]
+
+FIELD: Final = "spec.sampling.grammar"
+
+OUTPUTS: Final = 4096
+"""Most outputs that follow one grammar at once; the memory of their masks is taken when it is written."""
+
+_LONGEST_CAUSE: Final = 1000  # characters; a schema's own words may be in it
+_MOST_DEATHS: Final = 2  # of a cell while it was at the same output
+_OUT_OF_MEMORY: Final = "(Aborted)"  # how Rust code ends that gets no memory
+
+
+class Constraint:
+    """Follows one output through its grammar. One writer: the thread of the steps, or what has the room meanwhile.
+
+    Args:
+        room: Where its grammar is.
+        barred: Tokens that are not allowed as long as others are.
+
+    Attributes:
+        tokens: What the output has so far.
+        told: How many of them the cell was told.
+        number: Its place in the room; `NOWHERE` where the cell does not know it.
+        asked: The ticket of what was asked of the cell and is not answered; 0 for nothing.
+        pending: It is not known whether the last token completed the output.
+        ready: The mask of the next token is there.
+        complete: The output is complete, and nothing can follow.
+        error: Why it cannot be followed any further; "" while it can.
+        given_up: As what its task is to fail, where that is no matter of tokens.
+        resting: The cell knows nothing of it, and its room may be given up.
+        closed: Nobody wants to know any more.
+        deaths: How often the cell died while it was at this output.
+    """
+
+    __slots__ = (
+        "asked",
+        "barred",
+        "closed",
+        "complete",
+        "deaths",
+        "error",
+        "given_up",
+        "number",
+        "pending",
+        "ready",
+        "resting",
+        "room",
+        "tokens",
+        "told",
+    )
+
+    def __init__(self, room: Room, *, barred: Sequence[int] = ()) -> None:
+        self.room = room
+        self.barred = barred
+        self.tokens: list[int] = []
+        self.number = NOWHERE
+        self.told = self.asked = 0
+        self.pending = self.ready = self.complete = self.resting = self.closed = False
+        self.error = ""
+        self.given_up: InferdError | None = None
+        self.deaths = 0
+
+    def forget(self) -> None:
+        """The cell knows nothing of it."""
+        self.number = NOWHERE
+        self.told = self.asked = 0
+        self.ready = False
+
+    def add(self, token_id: int) -> None:
+        """The output has a new token."""
+        self.tokens.append(token_id)
+        self.ready, self.pending = False, True
+
+    @property
+    def late(self) -> bool:
+        """Whether it cannot be asked now: others than the thread of the steps see to its room, or it has none."""
+        return self.resting or self.room.late or self.room.gone
+
+    @property
+    def failed(self) -> bool:
+        """Whether it cannot be followed any further."""
+        return bool(self.error) or self.given_up is not None
+
+
+NOWHERE: Final = -1
+
+
+class Room:
+    """The cell of one grammar. One user at a time: who opens it, the thread of the steps, or who sees to it when late.
+
+    Args:
+        grammar: What is followed.
+        cells: Starts the cell.
+        limits: How long what may take.
+        message: The grammar as the cell is told it.
+        mask_words: Words of a mask.
+
+    Attributes:
+        grammar: As given.
+        late: The cell did not answer in time, or died: the thread of the steps leaves it alone.
+        gone: It was given up for good.
+    """
+
+    def __init__(
+        self, grammar: Grammar, *, cells: Cells, limits: GrammarLimits, message: dict[str, Any], mask_words: int
+    ) -> None:
+        self.grammar = grammar
+        self.late = False
+        self.gone = False
+        self._cells = cells
+        self._limits = limits
+        self._message = message | {"mask_bytes": 4 * mask_words}
+        size = BOARD_BYTES + OUTPUTS * 4 * mask_words
+        self._descriptor = os.memfd_create("masks")
+        weakref.finalize(self, os.close, self._descriptor)
+        os.ftruncate(self._descriptor, size)
+        memory = mmap.mmap(self._descriptor, size)
+        self._board = Board(memory)
+        self._masks: Masks = np.frombuffer(memory, np.uint32, offset=BOARD_BYTES).reshape(OUTPUTS, mask_words)
+        self._cell: Cell | None = None
+        self._abandoned = False
+        self._outputs: dict[int, Constraint] = {}
+        self._free: list[int] = []
+        self._over: list[int] = []  # numbers that the cell is still to be told of
+        self._tickets = 0
+        self._due: deque[tuple[bool, list[tuple[Constraint, int]]]] = deque()  # answers: whether of masks, and to what
+        self._deaths = 0  # of cells that were at nothing in particular
+
+    def open(self) -> None:
+        """Start the cell and compile the grammar.
+
+        Raises:
+            InvalidFieldError: The grammar is wrong, uses what is not supported, or is too large.
+            LimitExceededError: Compiling takes too long, or too much memory.
+            BackendFailedError: The cell did not start, or ended by itself.
+        """
+        cell = self._start()
+        limit_s = self._limits.compile_s
+        try:
+            cell.channel.send(self._message, timeout_s=limit_s)
+            answer, _ = cell.channel.receive(timeout_s=limit_s)
+        except LateError:
+            self.give_up()
+            raise self._exceeded("compiling it took", "workers.grammar_compile_s", f"{limit_s:g}", unit="s") from None
+        except ClosedError:
+            raise self._explain(cell.end(), "compiling it takes") from None
+        if answer["error"]:
+            self.give_up()
+            raise self._invalid(answer["error"])
+
+    def abandon(self) -> None:
+        """Nobody waits for `open` any more; from any thread."""
+        self._abandoned = True
+        if self._cell is not None:
+            self._cell.kill()
+
+    def give_up(self) -> None:
+        """End the cell for good, and free what the room holds."""
+        self.gone = True
+        self._end_cell()
+
+    def ask(self, constraints: Sequence[Constraint]) -> None:
+        """Tell the cell the tokens of outputs that it does not know, and ask for what follows.
+
+        Raises:
+            LateError: The cell does not read.
+            ClosedError: It has ended.
+        """
+        entries, tickets = [], []
+        for constraint in constraints:
+            new = constraint.number == NOWHERE
+            if new and not self._admit(constraint):
+                continue
+            tokens = constraint.tokens[constraint.told :]
+            constraint.told += len(tokens)
+            constraint.ready, constraint.pending = False, constraint.pending or bool(tokens)
+            self._tickets += 1
+            constraint.asked = self._tickets
+            tickets.append((constraint, self._tickets))
+            entries.append((constraint.number, new, tokens))
+        over, self._over = self._over, []
+        self._free += over
+        self._due += [(False, tickets), (True, tickets)]
+        if self._cell is None:
+            raise ClosedError
+        self._cell.channel.send((over, entries), timeout_s=self._limits.step_s)
+
+    def take_answer(self, timeout_s: float) -> None:
+        """Wait for the next answer.
+
+        Raises:
+            LateError: There is none in time.
+            ClosedError: The cell has ended.
+        """
+        if self._cell is None:
+            raise ClosedError
+        answers, _ = self._cell.channel.receive(timeout_s=timeout_s)
+        of_masks, tickets = self._due.popleft()
+        for (constraint, ticket), answer in zip(tickets, answers, strict=True):
+            if constraint.asked != ticket:
+                continue  # it was told something since, or rests
+            if of_masks:
+                constraint.asked = 0
+                constraint.ready = not answer and not constraint.complete
+                constraint.error = answer
+            else:
+                constraint.complete = answer
+                constraint.pending = constraint.told < len(constraint.tokens)
+
+    def mask(self, constraint: Constraint) -> Masks:
+        """The mask of a constraint that is ready and not late, shape (ceil(V / 32),)."""
+        row: Masks = self._masks[constraint.number]
+        return row
+
+    def rest(self, constraint: Constraint) -> None:
+        """Let the cell forget an output; it is told it again when it is asked for."""
+        if constraint.number != NOWHERE:
+            self._outputs.pop(constraint.number, None)
+            self._over.append(constraint.number)
+        constraint.forget()
+
+    def settle(self) -> None:
+        """See to a room that is late until all that was asked is answered, in a thread that may wait.
+
+        An output that the cell is at for too long, or again when it dies, is given up. A cell that had to be killed or
+        died is started again, and told the tokens of all others.
+        """
+        while not self.gone:
+            try:
+                self._answer_all()
+            except LateError:
+                how = self._end_cell()
+                self._blame(how, late=True)
+            except ClosedError:
+                how = self._end_cell()
+                self._blame(how, late=False)
+            else:
+                return
+            self._reopen(how)
+
+    def sweep(self) -> None:
+        """Let the cell forget what was closed while the room was late."""
+        for constraint in [each for each in self._outputs.values() if each.closed]:
+            self.rest(constraint)
+
+    def _answer_all(self) -> None:
+        beats, _ = self._board.read()
+        while self._due:
+            try:
+                self.take_answer(self._limits.step_s)
+            except LateError:
+                before, (beats, _) = beats, self._board.read()
+                if beats == before:  # else it was long, but at one after the other
+                    raise
+
+    def _blame(self, how: str, *, late: bool) -> None:
+        """Give the output up that the cell was at, if it was late, or died there again."""
+        _, number = self._board.read()
+        culprit = self._outputs.get(number)
+        if culprit is None:
+            self._deaths += 1
+            return
+        culprit.deaths += 1
+        if late:
+            limit_s = self._limits.step_s
+            culprit.given_up = self._exceeded("one token took", "workers.grammar_step_s", f"{limit_s:g}", unit="s")
+        elif culprit.deaths == _MOST_DEATHS or _OUT_OF_MEMORY in how:
+            culprit.given_up = self._explain(how, "following it takes")
+
+    def _reopen(self, how: str) -> None:
+        """Begin anew with a new cell, for all that still can be followed; `how` the one before ended."""
+        self._due.clear()
+        some = [each for each in self._outputs.values() if not (each.failed or each.closed)]
+        for constraint in self._outputs.values():
+            constraint.forget()
+        self._outputs, self._free, self._over = {}, [], []
+        if not some or self._abandoned:
+            self.gone = True
+            return
+        try:
+            if self._deaths >= _MOST_DEATHS:
+                raise self._explain(how, "following it takes")
+            self.open()
+            self.ask(some)
+        except InferdError as error:
+            for constraint in some:
+                constraint.given_up = error
+            self.give_up()
+        except (LateError, ClosedError):
+            pass  # found out again by what is due
+
+    def _start(self) -> Cell:
+        try:
+            self._cell = self._cells.spawn("grammar", (self._descriptor,))
+        except CellError as error:
+            self.gone = True
+            raise BackendFailedError(
+                f"the grammar cannot be followed: {error}", metadata={"cause": str(error)}
+            ) from None
+        if self._abandoned:
+            self._cell.kill()
+        return self._cell
+
+    def _end_cell(self) -> str:
+        cell, self._cell = self._cell, None
+        return "" if cell is None else cell.end()
+
+    def _admit(self, constraint: Constraint) -> bool:
+        """Give an output a place; False when there are too many."""
+        number = self._free.pop() if self._free else len(self._outputs) + len(self._over)
+        if number >= OUTPUTS:
+            constraint.given_up = LimitExceededError(
+                f"{OUTPUTS} outputs follow this grammar; wait for one to end",
+                metadata={"bound": "outputs of a grammar", "limit": str(OUTPUTS)},
+            )
+            return False
+        self._outputs[number] = constraint
+        constraint.number = number
+        return True
+
+    def _exceeded(self, what: str, bound: str, limit: str, *, unit: str) -> InferdError:
+        cause = f"{what} longer than {limit} {unit}" if unit == "s" else f"{what} more than {limit} {unit}"
+        return LimitExceededError(
+            f"the grammar ({self._kind}) is too complex: {cause} ({bound}); make it simpler",
+            field=FIELD,
+            metadata={"bound": bound, "limit": limit, "cause": cause},
+        )
+
+    def _explain(self, how: str, what: str) -> InferdError:
+        """Why the cell ended by itself."""
+        if _OUT_OF_MEMORY in how:
+            return self._exceeded(
+                what, "workers.cell_memory_bytes", str(self._cells.memory_bytes), unit="bytes of memory"
+            )
+        cause = f"the process that follows the grammar ({self._kind}) ended: {how}"
+        return BackendFailedError(cause, field=FIELD, metadata={"cause": cause})
+
+    def _invalid(self, cause: str) -> InvalidFieldError:
+        cause = cause.strip()[:_LONGEST_CAUSE]
+        return InvalidFieldError(
+            f"the grammar ({self._kind}) is refused: {cause}", field=FIELD, metadata={"cause": cause}
+        )
+
+    @property
+    def _kind(self) -> str:
+        return self.grammar.kind.name.lower()
