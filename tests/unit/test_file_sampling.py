@@ -62,7 +62,7 @@ def test_hf(configuration: dict[str, Any], expected: dict[str, float]) -> None:
         ("top_k", 1.5, "from 0 to 2147483647"),
         ("top_p", 0, "above 0 and at most 1"),
         ("min_p", 1.01, "from 0 to 1"),
-        ("repetition_penalty", 0, "above 0 and at most 10"),
+        ("repetition_penalty", 0, "from 0.01 to 10"),
     ],
 )
 def test_wrong_values(key: str, value: Any, words: str) -> None:

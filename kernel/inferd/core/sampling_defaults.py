@@ -68,9 +68,9 @@ NAMES = tuple(field.name for field in fields(SamplingDefaults))
 
 
 def wrong_default(name: str, value: float) -> str:
-    """What a default would have to be, "" when it is that."""
+    """What a value would have to be, "" when it is that. 0.01 may come as the nearest number of 32 bits."""
     if name == "top_p":
         return "" if 0 < value <= 1 else "above 0 and at most 1"
     low, high = _RANGES.get(name, (-10, 10))
     whole = name != "top_k" or value % 1 == 0
-    return "" if low <= value <= high and whole else f"from {low} to {high}"
+    return "" if low <= round(value, 7) <= high and whole else f"from {low} to {high}"
