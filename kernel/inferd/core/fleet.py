@@ -58,16 +58,17 @@ class Fleet:
         self._out = out
 
     def create(self, spec: ModelSpec, now: float) -> None:
-        """Make a model known; the same again changes nothing.
+        """Make a model known; the same again changes nothing, unless its file has changed: then it is loaded anew.
 
         Raises:
             InvalidFieldError: Its device is not known.
             ModelExistsError: The name stands for something else.
+            ModelBusyError: Its file has changed, and tasks or leases use what was loaded of it.
             LimitExceededError: `limits.models` are known.
         """
         self._broker.account(DeviceId(spec.device), field="model.device")
         known = self.models.get(spec.name)
-        if known is not None and known.spec != spec:
+        if known is not None and known.spec.wanted != spec.wanted:
             raise ModelExistsError(
                 f"model {spec.name!r} exists with source {known.spec.source!r}, backend {known.spec.backend!r}, "
                 f"settings {dict(known.spec.settings)} and {known.spec.min_instances} to {known.spec.max_instances} "
@@ -82,6 +83,22 @@ class Fleet:
             )
         if known is None:
             self.models[spec.name] = Model(spec=spec, created=now)
+        elif known.spec.file_version != spec.file_version:
+            self._renew(known, spec)
+
+    def _renew(self, model: Model, spec: ModelSpec) -> None:
+        """The file of a model has changed: what was loaded of it goes, if nothing uses it."""
+        busy = [i for i in model.instances.values() if i.tasks or i.holds or i.lease_id]
+        if busy:
+            tasks = sum(len(instance.tasks) for instance in busy)
+            raise ModelBusyError(
+                f"the file of model {spec.name!r} has changed ({model.spec.size_bytes} to {spec.size_bytes} bytes) "
+                f"while {len(busy)} instances with {tasks} tasks use what was loaded of it; wait for them, or unload "
+                "the model with force",
+                metadata={"running": str(tasks), "instances": str(len(busy))},
+            )
+        model.spec, model.error, model.failures, model.retry_at = spec, None, 0, 0.0
+        self.unload(model)
 
     def load(self, model: Model, now: float) -> None:
         """Start a worker now, whatever the backoff; nothing to do when one is up or coming.

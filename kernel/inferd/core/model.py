@@ -134,6 +134,7 @@ class ModelSpec:
         max_instances: Most instances.
         sampling: Defaults of its tasks that go before those of its file.
         catalogue_sampling: Those that come behind its file's.
+        file_version: Differs when the file has changed.
     """
 
     name: ModelName
@@ -152,6 +153,13 @@ class ModelSpec:
     max_instances: int = 1
     sampling: SamplingDefaults = NO_DEFAULTS
     catalogue_sampling: SamplingDefaults = NO_DEFAULTS
+    file_version: str = ""
+
+    @property
+    def wanted(self) -> tuple[object, ...]:
+        """What its client asked for: what the file is, and why its backend was chosen, may change under it."""
+        how = (self.backend, self.device, self.settings, self.values, self.draft_tokens)
+        return (self.source, self.path, *how, self.min_instances, self.max_instances, self.sampling)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """From a client's words about a model to where and by what it is loaded. Nothing of the file is parsed here."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def place(
     except ValueError as error:
         raise InvalidFieldError(str(error), field="model.settings") from None
     drafts = values.pop("draft_tokens")
-    size_bytes = _size_bytes(path)
+    size_bytes, version = _stat(path)
     return ModelSpec(
         name=ModelName(name),
         source=source,
@@ -76,6 +77,7 @@ def place(
         max_instances=max_instances,
         sampling=sampling,
         catalogue_sampling=catalogue_sampling(path, size_bytes),
+        file_version=version,
     )
 
 
@@ -114,9 +116,12 @@ def _format(path: Path) -> str:
     return MAGICS.get(magic, path.suffix.removeprefix(".").lower())
 
 
-def _size_bytes(path: Path) -> int:
+def _stat(path: Path) -> tuple[int, str]:
+    """The size of a file, or of a folder's files, in bytes, and what differs once any of them has changed."""
     try:
-        files = [path] if path.is_file() else [entry for entry in path.iterdir() if entry.is_file()]
-        return sum(file.stat().st_size for file in files)
+        files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if entry.is_file())
+        facts = [(file.name, file.stat()) for file in files]
     except OSError as error:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
+    version = [f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for name, stat in facts]
+    return sum(stat.st_size for _, stat in facts), hashlib.sha256("\n".join(version).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Worker processes: started, watched and ended. What happens to them is told to one listener."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from inferd.runtime.worker_process import WorkerProcess
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LOGS_KEPT = 100  # of workers that have ended
+LONGEST_LOG_NAME = 150  # characters; a file's name has at most 255 bytes
 
 log = structlog.get_logger()
 
@@ -75,7 +77,7 @@ class Supervisor:
         return WorkerProcess(
             instance_id,
             load=load,
-            log_path=self._log_dir / f"{os.getpid()}-{quote(instance_id, safe='')}.log",
+            log_path=self._log_dir / log_name(instance_id),
             times=self.times,
             frame_limit_bytes=self._frame_limit_bytes,
             on_frame=on_frame,
@@ -89,3 +91,11 @@ class Supervisor:
             del self.workers[worker.instance_id]
         log.info("worker exited", instance_id=worker.instance_id, pid=worker.pid, why=why)
         self._listener.worker_exited(worker.instance_id, why, worker.log_path)
+
+
+def log_name(instance_id: InstanceId) -> str:
+    """The name of the log of an instance's worker: readable, of this kernel, and short enough for a file."""
+    name = quote(instance_id, safe="")
+    if len(name) > LONGEST_LOG_NAME:  # a name may be all slashes, each of which takes three letters
+        name = f"{name[:LONGEST_LOG_NAME]}-{hashlib.sha256(instance_id.encode()).hexdigest()[:16]}"
+    return f"{os.getpid()}-{name}.log"

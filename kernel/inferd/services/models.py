@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from inferd.core.ids import LeaseId, ModelName
+from inferd.core.model import ModelState
 from inferd.errors import InvalidFieldError
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.driver import Driver
@@ -67,6 +68,8 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
             sampling=read_sampling_defaults(wanted.sampling_defaults),
         )
         model = self._driver.create_model(spec)
+        while model.state is ModelState.UNLOADING:  # its file has changed: what was loaded of it goes first
+            await self._driver.models_changed.wait(self._driver.models_changed.version)
         return ms.CreateModelResponse(model=write_model(model, self._driver))
 
     async def GetModel(self, request: ms.GetModelRequest, context: Context) -> ms.GetModelResponse:  # noqa: ARG002, N802 - the wire's name

@@ -100,8 +100,10 @@ class ModelServiceServicer:
     """
 
     def CreateModel(self, request, context):
-        """Make a model known to this kernel. Creating the same again returns it.
-        Errors: INVALID_FIELD, MODEL_EXISTS, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
+        """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
+        what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
+        what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
+        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,8 +39,10 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     CreateModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CreateModelRequest, _model_service_pb2.CreateModelResponse]
-    """Make a model known to this kernel. Creating the same again returns it.
-    Errors: INVALID_FIELD, MODEL_EXISTS, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
+    """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
+    what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
+    what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
+    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Read a model. Errors: MODEL_NOT_FOUND."""
@@ -84,8 +86,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CreateModelRequest, _model_service_pb2.CreateModelResponse]  # type: ignore[assignment]
-    """Make a model known to this kernel. Creating the same again returns it.
-    Errors: INVALID_FIELD, MODEL_EXISTS, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
+    """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
+    what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
+    what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
+    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Read a model. Errors: MODEL_NOT_FOUND."""
@@ -132,8 +136,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.CreateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.CreateModelResponse, _abc.Awaitable[_model_service_pb2.CreateModelResponse]]:
-        """Make a model known to this kernel. Creating the same again returns it.
-        Errors: INVALID_FIELD, MODEL_EXISTS, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
+        """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
+        what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
+        what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
+        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
