@@ -24,12 +24,12 @@ from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.vigil import WorkerTimes
-from inferd.errors import InferdError
-from inferd.plugin.registry import BackendReport, discover
+from inferd.plugin.registry import BackendReport
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.library import Library
-from inferd.runtime.placement import place
+from inferd.runtime.plugins import Plugins
+from inferd.runtime.shelf import Shelf
 from inferd.services.bounds import ByteBound, Calls
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
@@ -77,20 +77,19 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     """
     for address in settings.listen:
         check_address(address)
-    reports = await discover(
-        allow=settings.backends, modules=settings.plugin_modules, timeout_s=settings.plugin_timeout_s
-    )
     driver = _driver(settings)
-    driver.find_devices(find_devices(reports, settings.devices))
-    _read_library(settings, driver, reports)
-    meter = _meter(settings, driver, reports)
-    server = _server(settings, driver, reports, meter)
+    plugins = _plugins(settings, driver)
+    await plugins.refresh()
+    shelf = Shelf(Library(settings.data_dir), plugins, driver)
+    await shelf.read()
+    meter = _meter(settings, driver, plugins.reports)
+    server = _server(settings, driver, plugins, shelf, meter)
     mode = int(settings.socket_mode, 8)
     with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
         async with driver.running(), _measuring(meter):
             await server.start()
             try:
-                yield Kernel(addresses=addresses, driver=driver, reports=reports)
+                yield Kernel(addresses=addresses, driver=driver, reports=plugins.reports)
             finally:
                 driver.close()  # first, so that every stream ends with the end of its task
                 await server.stop(STOP_GRACE_S)
@@ -250,37 +249,31 @@ async def _measuring(meter: DeviceMeter) -> AsyncIterator[None]:
             await measuring
 
 
-def _read_library(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> None:
-    """Make the pulled models known; one that cannot be is reported and left out."""
-    library = Library(settings.data_dir)
-    for broken in library.broken():
-        log.warning("a folder of the library was left out", path=str(broken.path), why=broken.why)
-    for manifest in library.manifests():
-        try:
-            driver.create_model(
-                place(
-                    reports,
-                    name=manifest.name,
-                    source=str(library.path(manifest)),
-                    backend=manifest.backend,
-                    settings=manifest.settings,
-                )
-            )
-        except InferdError as error:
-            log.warning("a pulled model was left out", model=manifest.name, why=error.message)
+def _plugins(settings: Settings, driver: Driver) -> Plugins:
+    """The plugins, whose devices the core hears of when they are found first."""
+
+    def tell(reports: tuple[BackendReport, ...]) -> None:
+        known = driver.machine.broker.devices
+        found = find_devices(reports, settings.devices)
+        driver.find_devices(tuple(device for device in found if device.device_id not in known))
+
+    return Plugins(
+        allow=settings.backends, modules=settings.plugin_modules, timeout_s=settings.plugin_timeout_s, found=tell
+    )
 
 
-def _server(
-    settings: Settings, driver: Driver, reports: tuple[BackendReport, ...], meter: DeviceMeter
-) -> grpc.aio.Server:
+def _server(settings: Settings, driver: Driver, plugins: Plugins, shelf: Shelf, meter: DeviceMeter) -> grpc.aio.Server:
     limits = settings.limits
-    leases = Leases(driver, watchers_limit=settings.leases.watchers, keepers_limit=settings.leases.keepers)
+    leases = Leases(driver, shelf, watchers_limit=settings.leases.watchers, keepers_limit=settings.leases.keepers)
     calls = Calls(calls_limit=limits.calls, tenant_calls_limit=settings.scheduler.tenant_calls)
     server = grpc.aio.server(interceptors=(ErrorInterceptor(calls, leases.check),), options=channel_options(limits))
-    models = Models(driver, reports, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes)
+    models = Models(
+        driver, plugins, shelf, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes
+    )
     scheduler = settings.scheduler
     tasks = Tasks(
         driver,
+        shelf,
         prompt_limit_bytes=limits.prompt_bytes,
         tenant_streams=scheduler.tenant_streams,
         requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
@@ -288,7 +281,7 @@ def _server(
     add_TaskServiceServicer_to_server(tasks, server)
     add_LeaseServiceServicer_to_server(leases, server)
     add_ModelServiceServicer_to_server(models, server)
-    hosts = Hosts(driver, reports, unmeasured=meter.failing, watchers_limit=limits.host_watchers)
+    hosts = Hosts(driver, plugins, unmeasured=meter.failing, watchers_limit=limits.host_watchers)
     add_HostServiceServicer_to_server(hosts, server)
     services = tuple(
         service.full_name
@@ -296,7 +289,7 @@ def _server(
         for service in module.DESCRIPTOR.services_by_name.values()
     )
     health_pb2_grpc.add_HealthServicer_to_server(
-        Health(driver, services, watchers_limit=limits.health_watchers), server
+        Health(driver, shelf, services, watchers_limit=limits.health_watchers), server
     )
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     add_reflection(server, (*services, health_name))

@@ -79,6 +79,23 @@ class Library:
         entry = self._read(self._folder(name) / MANIFEST)
         return entry if isinstance(entry, Manifest) else None
 
+    def look(self, name: str) -> Manifest | BrokenManifest | None:
+        """The model of this name, or why its folder cannot be used; None when there is none.
+
+        Raises:
+            InvalidFieldError: The name is not one that a model can have.
+        """
+        folder = self._folder(name)
+        return self._read(folder / MANIFEST) if folder.is_dir() else None
+
+    def changes(self) -> frozenset[tuple[str, int]]:
+        """The folders, each with when a name in it last changed: equal as long as nothing was pulled or removed."""
+        try:
+            with os.scandir(self.root) as entries:
+                return frozenset((entry.name, entry.stat().st_mtime_ns) for entry in entries)
+        except FileNotFoundError:  # none yet, or gone while it was looked at: then the next look differs
+            return frozenset()
+
     def path(self, manifest: Manifest) -> Path:
         """Absolute path of the model's file."""
         return (self._folder(manifest.name) / manifest.file).absolute()

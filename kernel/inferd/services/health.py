@@ -1,5 +1,6 @@
 """`grpc.health.v1`: the kernel under "", each service under its name, each model under "model:NAME"."""
 
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -8,7 +9,9 @@ from grpc_health.v1 import health_pb2_grpc
 
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelState
+from inferd.errors import InferdError
 from inferd.runtime.driver import Driver
+from inferd.runtime.shelf import Shelf
 from inferd.services.bounds import Bound
 
 MODEL_PREFIX = "model:"
@@ -20,13 +23,15 @@ Serving = hp.HealthCheckResponse.ServingStatus
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the package ships no types
     """Derives health from the state of the kernel. A model is SERVING when it takes tasks without loading first."""
 
-    def __init__(self, driver: Driver, services: tuple[str, ...], *, watchers_limit: int) -> None:
+    def __init__(self, driver: Driver, shelf: Shelf, services: tuple[str, ...], *, watchers_limit: int) -> None:
         self._driver = driver
+        self._shelf = shelf
         self._services = services
         self._watchers = Bound("limits.health_watchers", watchers_limit, "streams that watch health")
 
     async def Check(self, request: hp.HealthCheckRequest, context: Context) -> hp.HealthCheckResponse:  # noqa: N802 - the wire's name
         """The health of a service; NOT_FOUND for an unknown one."""
+        await self._look_for(request.service)
         status = self._health(request.service)
         if status == Serving.Value("SERVICE_UNKNOWN"):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
@@ -35,6 +40,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the packag
     async def Watch(self, request: hp.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - the wire's name
         """The health of a service and each change of it."""
         with self._watchers.place():
+            await self._look_for(request.service)
             told = None
             while True:
                 seen = self._driver.models_changed.version
@@ -45,6 +51,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the packag
                 if self._driver.machine.closed:
                     return
                 await self._driver.models_changed.wait(seen)
+
+    async def _look_for(self, service: str) -> None:
+        if service.startswith(MODEL_PREFIX):
+            with suppress(InferdError):  # one that cannot be used is not known either
+                await self._shelf.look_for(service.removeprefix(MODEL_PREFIX))
 
     def _health(self, service: str) -> int:
         if not service or service in self._services:

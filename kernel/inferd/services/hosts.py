@@ -3,7 +3,7 @@
 import asyncio
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from inferd.plugin.backend import DeviceInfo, Setting
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.driver import Driver, resident_bytes
 from inferd.runtime.placement import ENGINE_SETTINGS
+from inferd.runtime.plugins import Plugins
 from inferd.services.bounds import Bound
 from inferd.services.calls import page_of
 from inferd.services.model_values import write_instance
@@ -36,13 +37,13 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
     def __init__(
         self,
         driver: Driver,
-        reports: Sequence[BackendReport],
+        plugins: Plugins,
         *,
         unmeasured: Mapping[DeviceId, str],
         watchers_limit: int,
     ) -> None:
         self._driver = driver
-        self._reports = reports
+        self._plugins = plugins
         self._unmeasured = unmeasured
         self._watchers = Bound("limits.host_watchers", watchers_limit, "streams that watch the host")
         self._started = driver.clock.now()
@@ -73,7 +74,7 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
 
     def _write_host(self) -> hp.Host:
         machine = self._driver.machine
-        ready = [r for r in self._reports if r.state is BackendState.READY]
+        ready = [r for r in self._plugins.reports if r.state is BackendState.READY]
         devices = {d.device_id: d for r in ready for d in r.devices}
         accounts = machine.broker.devices
         return hp.Host(
@@ -104,7 +105,8 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
 
     async def ListBackends(self, request: hs.ListBackendsRequest, context: Context) -> hs.ListBackendsResponse:  # noqa: ARG002, N802 - the wire's name
         """List the plugins that were found."""
-        found = [(f"{r.name} {n}", r) for n, r in enumerate(self._reports)]  # a name can stand twice
+        await self._plugins.refresh()
+        found = [(f"{r.name} {n}", r) for n, r in enumerate(self._plugins.reports)]  # a name can stand twice
         page, token = page_of(sorted(found, key=lambda item: item[0]), request.page_size, request.page_token)
         return hs.ListBackendsResponse(backends=[write_backend(r) for r in page], next_page_token=token)
 

@@ -7,9 +7,10 @@ from typing import Any
 import grpc
 
 from inferd.core.ids import LeaseId, Tenant
-from inferd.core.lease import Lease, LeaseState
+from inferd.core.lease import Lease, LeaseState, ModelClaim
 from inferd.errors import InferdError, InvalidFieldError
 from inferd.runtime.driver import Driver
+from inferd.runtime.shelf import Shelf
 from inferd.services.bounds import Bound
 from inferd.services.calls import check_request_id, lease_of, page_of, tenant_of
 from inferd.services.lease_values import LIVING, read_lease_spec, write_lease, write_renewal
@@ -26,8 +27,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, driver: Driver, *, watchers_limit: int, keepers_limit: int) -> None:
+    def __init__(self, driver: Driver, shelf: Shelf, *, watchers_limit: int, keepers_limit: int) -> None:
         self._driver = driver
+        self._shelf = shelf
         self._keepers = Bound("leases.keepers", keepers_limit, "streams that keep leases alive")
         self._watchers = Bound("leases.watchers", watchers_limit, "streams that watch leases")
 
@@ -48,6 +50,9 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
         spec = read_lease_spec(
             request.spec, lease_id=uuid.uuid4().hex, tenant=tenant_of(context), request_id=request.request_id
         )
+        for claim in spec.claims:
+            if isinstance(claim, ModelClaim):
+                await self._shelf.look_for(claim.model)
         return ls.CreateLeaseResponse(lease=write_lease(self._driver.create_lease(spec), self._driver))
 
     async def KeepAliveLeases(  # type: ignore[override]  # noqa: N802 - the wire's name

@@ -7,11 +7,11 @@ from typing import Any
 import grpc
 
 from inferd.core.ids import LeaseId, ModelName
-from inferd.core.model import ModelState
+from inferd.core.model import Model, ModelState
 from inferd.errors import InvalidFieldError
-from inferd.plugin.registry import BackendReport
 from inferd.runtime.driver import Driver
-from inferd.runtime.placement import place
+from inferd.runtime.plugins import Plugins
+from inferd.runtime.shelf import Shelf
 from inferd.services.bounds import Bound
 from inferd.services.calls import lease_of, page_of, tenant_of
 from inferd.services.model_values import read_bounds, write_model, write_plan
@@ -30,10 +30,11 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     """Translates; see the proto for what each call means."""
 
     def __init__(
-        self, driver: Driver, reports: Sequence[BackendReport], *, watchers_limit: int, prompt_limit_bytes: int
+        self, driver: Driver, plugins: Plugins, shelf: Shelf, *, watchers_limit: int, prompt_limit_bytes: int
     ) -> None:
         self._driver = driver
-        self._reports = reports
+        self._plugins = plugins
+        self._shelf = shelf
         self._watchers = Bound("limits.model_watchers", watchers_limit, "streams that watch models")
         self._prompt_limit_bytes = prompt_limit_bytes
 
@@ -56,8 +57,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
                 field="model.adapters",
             )
         fewest, most = read_bounds(wanted)
-        spec = place(
-            self._reports,
+        spec = await self._plugins.place(
             name=wanted.name,
             source=wanted.source,
             backend=wanted.backend,
@@ -74,17 +74,19 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: ms.GetModelRequest, context: Context) -> ms.GetModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Read a model."""
-        model = self._driver.machine.model(ModelName(request.name))
+        model = await self._find(request.name)
         return ms.GetModelResponse(model=write_model(model, self._driver))
 
     async def ListModels(self, request: ms.ListModelsRequest, context: Context) -> ms.ListModelsResponse:  # noqa: ARG002, N802 - the wire's name
         """List models by name."""
+        await self._shelf.read()
         known = sorted(self._driver.machine.fleet.models.items())
         page, token = page_of(known, request.page_size, request.page_token)
         return ms.ListModelsResponse(models=[write_model(m, self._driver) for m in page], next_page_token=token)
 
     async def LoadModel(self, request: ms.LoadModelRequest, context: Context) -> ms.LoadModelResponse:  # noqa: N802 - the wire's name
         """Load a model and wait for it; under a lease, one instance more."""
+        await self._shelf.look_for(request.name)
         model = await self._driver.load_model(
             ModelName(request.name), tenant=tenant_of(context), lease_id=lease_of(context)
         )
@@ -92,10 +94,9 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 
     async def PlanLoad(self, request: ms.PlanLoadRequest, context: Context) -> ms.PlanLoadResponse:  # noqa: ARG002, N802 - the wire's name
         """What a load would take; other settings are checked as those of a new model."""
-        spec = self._driver.machine.model(ModelName(request.name)).spec
+        spec = (await self._find(request.name)).spec
         if request.settings:
-            spec = place(
-                self._reports,
+            spec = await self._plugins.place(
                 name=spec.name,
                 source=spec.source,
                 backend=spec.backend,
@@ -123,11 +124,13 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     async def Detokenize(self, request: ms.DetokenizeRequest, context: Context) -> ms.DetokenizeResponse:  # noqa: N802 - the wire's name
         """Turn tokens into text."""
         given = read_token_ids(request, self._prompt_limit_bytes)
+        await self._shelf.look_for(request.model)
         answer = await self._driver.query(ModelName(request.model), given, lease_id=lease_of(context))
         return ms.DetokenizeResponse(text=answer.text)
 
     async def _tokenize(self, request: ms.TokenizeRequest | ms.CountTokensRequest, lease_id: LeaseId) -> Sequence[int]:
         given = read_text(request, self._prompt_limit_bytes)
+        await self._shelf.look_for(request.model)
         try:
             return (await self._driver.query(ModelName(request.model), given, lease_id=lease_id)).token_ids
         except InvalidFieldError as error:  # a worker knows the input as a task's
@@ -136,7 +139,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 
     async def WatchModel(self, request: ms.WatchModelRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""
-        model = self._driver.machine.model(ModelName(request.name))
+        model = await self._find(request.name)
         with self._watchers.place():
             told = None
             while True:
@@ -147,3 +150,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
                     await context.write(ms.WatchModelResponse(model=message))
                     told = message
                 await self._driver.models_changed.wait(seen)
+
+    async def _find(self, name: str) -> Model:
+        await self._shelf.look_for(name)
+        return self._driver.machine.model(ModelName(name))

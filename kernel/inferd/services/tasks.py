@@ -10,6 +10,7 @@ from inferd.core.ids import TaskId, Tenant
 from inferd.core.task import Task, TaskState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
+from inferd.runtime.shelf import Shelf
 from inferd.runtime.streams import TaskStream
 from inferd.services.bounds import Bound, ByteBound
 from inferd.services.calls import check_request_id, deadline_of, lease_of, page_of, tenant_of
@@ -30,8 +31,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Tasks(task_service_pb2_grpc.TaskServiceServicer):
     """Translates; see the proto for what each call means. Streams write to their context: no generator between."""
 
-    def __init__(self, driver: Driver, *, prompt_limit_bytes: int, tenant_streams: int, requests: ByteBound) -> None:
+    def __init__(
+        self, driver: Driver, shelf: Shelf, *, prompt_limit_bytes: int, tenant_streams: int, requests: ByteBound
+    ) -> None:
         self._driver = driver
+        self._shelf = shelf
         self._prompt_limit_bytes = prompt_limit_bytes
         self._streams = Bound("scheduler.tenant_streams", tenant_streams, "streams of tasks")
         self._requests = requests
@@ -41,6 +45,7 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
         check_request_id(request.request_id)
         tenant, interval_s = tenant_of(context), _read_interval(request.output_interval)
         with self._streams.place(tenant), self._requests.place(tenant, request_bytes(request.spec)):
+            await self._shelf.look_for(request.spec.model)
             stream = self._submit(request, tenant, context)
             await self._run(stream, tenant, interval_s, context)
         finished = stream.finished

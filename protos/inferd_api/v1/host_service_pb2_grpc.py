@@ -71,7 +71,8 @@ class HostServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListBackends(self, request, context):
-        """List the plugins that were found, working or not, by name.
+        """List the plugins that are installed, working or not, by name. Once something was installed since the last look, they
+        are looked for and probed anew, which takes seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,9 @@ class HostServiceStub:
     WatchHost: _grpc.UnaryStreamMultiCallable[_host_service_pb2.WatchHostRequest, _host_service_pb2.WatchHostResponse]
     """Watch the host: as it stands now, then every `interval`."""
     ListBackends: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.ListBackendsRequest, _host_service_pb2.ListBackendsResponse]
-    """List the plugins that were found, working or not, by name."""
+    """List the plugins that are installed, working or not, by name. Once something was installed since the last look, they
+    are looked for and probed anew, which takes seconds.
+    """
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
@@ -50,7 +52,9 @@ class HostServiceAsyncStub(HostServiceStub):
     WatchHost: _aio.UnaryStreamMultiCallable[_host_service_pb2.WatchHostRequest, _host_service_pb2.WatchHostResponse]  # type: ignore[assignment]
     """Watch the host: as it stands now, then every `interval`."""
     ListBackends: _aio.UnaryUnaryMultiCallable[_host_service_pb2.ListBackendsRequest, _host_service_pb2.ListBackendsResponse]  # type: ignore[assignment]
-    """List the plugins that were found, working or not, by name."""
+    """List the plugins that are installed, working or not, by name. Once something was installed since the last look, they
+    are looked for and probed anew, which takes seconds.
+    """
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
     """The machine and what is installed on it."""
@@ -77,6 +81,8 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_service_pb2.ListBackendsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_host_service_pb2.ListBackendsResponse, _abc.Awaitable[_host_service_pb2.ListBackendsResponse]]:
-        """List the plugins that were found, working or not, by name."""
+        """List the plugins that are installed, working or not, by name. Once something was installed since the last look, they
+        are looked for and probed anew, which takes seconds.
+        """
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`. One that was pulled into
+    the library of the kernel is known to the next call that names it, and to the next list.
 
     `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
     it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
@@ -92,7 +93,8 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`. One that was pulled into
+    the library of the kernel is known to the next call that names it, and to the next list.
 
     `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
     it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
@@ -240,7 +242,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`. One that was pulled into
+    the library of the kernel is known to the next call that names it, and to the next list.
 
     `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
     it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it

@@ -27,7 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`. One that was pulled into
+    the library of the kernel is known to the next call that names it, and to the next list.
 
     `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
     it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
@@ -77,7 +78,8 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`. One that was pulled into
+    the library of the kernel is known to the next call that names it, and to the next list.
 
     `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
     it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it
@@ -123,7 +125,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`.
+    """Models and their lifecycle. A model loads at the first task that names it, or by `LoadModel`. One that was pulled into
+    the library of the kernel is known to the next call that names it, and to the next list.
 
     `grpc.health.v1.Health` tells of a model under the service name `model:NAME`, for example `model:smollm2`: SERVING when
     it takes tasks without loading first, NOT_SERVING when it would load, and NOT_FOUND (`Watch`: SERVICE_UNKNOWN) when it

@@ -1,0 +1,85 @@
+"""Models that were pulled, as a running kernel knows them: from its start on, and those that come later."""
+
+import asyncio
+from collections.abc import Iterable
+
+import structlog
+
+from inferd.core.ids import ModelName
+from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelNotFoundError
+from inferd.runtime.driver import Driver
+from inferd.runtime.library import BrokenManifest, Library, Manifest
+from inferd.runtime.plugins import Plugins
+
+log = structlog.get_logger()
+
+
+class Shelf:
+    """Makes pulled models known to the kernel. One writer: itself; it keeps what it has warned of.
+
+    Args:
+        library: Where they lie.
+        plugins: Who may load them.
+        driver: Is told of them.
+    """
+
+    def __init__(self, library: Library, plugins: Plugins, driver: Driver) -> None:
+        self._library = library
+        self._plugins = plugins
+        self._driver = driver
+        self._seen: frozenset[tuple[str, int]] | None = None
+        self._warned: set[tuple[str, str]] = set()
+        self._lock = asyncio.Lock()
+
+    async def read(self) -> None:
+        """Make known what was pulled since; a model that cannot be used is warned of, once, and left out."""
+        async with self._lock:
+            seen = await asyncio.to_thread(self._library.changes)
+            if seen == self._seen:
+                return
+            broken, manifests = await asyncio.to_thread(lambda: (self._library.broken(), self._library.manifests()))
+            self._seen = seen
+            self._warn((str(folder.path), folder.why) for folder in broken)
+            for manifest in manifests:
+                try:
+                    await self._make_known(manifest)
+                except ModelBusyError:
+                    self._seen = None  # pulled again while it runs: next time
+                except InferdError as error:
+                    self._warn([(manifest.name, error.message)])
+
+    async def look_for(self, name: str) -> None:
+        """Make a model known that was pulled since; one that never was is no error here.
+
+        Raises:
+            ModelNotFoundError: It was pulled, and its folder cannot be used; says why.
+            InferdError: It was pulled, and cannot be placed.
+        """
+        if not name or ModelName(name) in self._driver.machine.fleet.models:
+            return
+        async with self._lock:
+            try:
+                entry = await asyncio.to_thread(self._library.look, name)
+            except InvalidFieldError:
+                return  # no name at all: the one who looks for it says so
+            if isinstance(entry, BrokenManifest):
+                message = f"model {name!r} was pulled and cannot be used: {entry.why}"
+                raise ModelNotFoundError(message, metadata={"cause": entry.why}, field="model")
+            if entry is not None:
+                await self._make_known(entry)
+
+    async def _make_known(self, manifest: Manifest) -> None:
+        self._driver.create_model(
+            await self._plugins.place(
+                name=manifest.name,
+                source=str(self._library.path(manifest)),
+                backend=manifest.backend,
+                settings=manifest.settings,
+            )
+        )
+
+    def _warn(self, problems: Iterable[tuple[str, str]]) -> None:
+        for what, why in problems:
+            if (what, why) not in self._warned:
+                self._warned.add((what, why))
+                log.warning("a pulled model was left out", model=what, why=why)
