@@ -5,13 +5,15 @@ A nested name is joined by two underscores: `INFERD_LIMITS__QUEUED_TASKS=50`. Un
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
+LEAST_FRAME_BYTES = 16 << 20
+FRAME_MARGIN_BYTES = 64 << 10  # by which a frame can be larger than the message that it is made from
 
 
 def config_path() -> Path:
@@ -63,7 +65,26 @@ class Limits(BaseModel):
     host_watchers: int = Field(100, ge=1, description="open WatchHost streams")
     health_watchers: int = Field(1000, ge=1, description="open streams of grpc.health.v1.Health/Watch")
     queries: int = Field(100, ge=1, description="texts that wait to become tokens, or tokens to become text")
-    frame_bytes: int = Field(16 << 20, ge=1024, description="largest frame between kernel and worker, in bytes")
+    frame_bytes: int | None = Field(
+        None,
+        ge=1024,
+        description="largest frame between kernel and worker, in bytes; default: 16 MiB, or what `message_bytes` needs",
+    )
+
+    @property
+    def frame_limit_bytes(self) -> int:
+        """`frame_bytes`, or its default."""
+        return self.frame_bytes or max(LEAST_FRAME_BYTES, self.message_bytes + FRAME_MARGIN_BYTES)
+
+    @model_validator(mode="after")
+    def _check_frames(self) -> Self:
+        least = self.message_bytes + FRAME_MARGIN_BYTES
+        if self.frame_limit_bytes < least:
+            raise ValueError(
+                f"frame_bytes is {self.frame_bytes} and message_bytes is {self.message_bytes}: what comes as a message "
+                f"goes to a worker as a frame; leave frame_bytes out, or make it at least {least}"
+            )
+        return self
 
 
 class Workers(BaseModel):

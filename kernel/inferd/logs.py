@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -24,8 +25,13 @@ def describe(error: BaseException) -> str:
     while each is not None and each not in chain:
         chain.append(each)
         each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
-    parts = ["".join(traceback.format_tb(one.__traceback__)) + type(one).__qualname__ for one in reversed(chain)]
-    return "\n".join(parts)
+    return "\n".join("".join(traceback.format_tb(one.__traceback__)) + _summary(one) for one in reversed(chain))
+
+
+def _summary(error: BaseException) -> str:
+    """One line, which stands for the whole where there is room for one: the type, and where it was raised."""
+    name, frames = type(error).__qualname__, traceback.extract_tb(error.__traceback__)
+    return f"{name} in {frames[-1].name} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else name
 
 
 class Formatter(logging.Formatter):

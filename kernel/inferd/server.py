@@ -194,7 +194,7 @@ def _driver(settings: Settings) -> Driver:
         limits=DriverLimits(
             stream_bytes=limits.stream_bytes,
             retained_bytes=limits.retained_bytes,
-            frame_bytes=limits.frame_bytes,
+            frame_bytes=limits.frame_limit_bytes,
             queries=limits.queries,
             query_timeout_s=workers.query_timeout_s,
             engine=load_pb2.EngineLimits(
@@ -266,7 +266,8 @@ def _server(settings: Settings, driver: Driver, plugins: Plugins, shelf: Shelf, 
     limits = settings.limits
     leases = Leases(driver, shelf, watchers_limit=settings.leases.watchers, keepers_limit=settings.leases.keepers)
     calls = Calls(calls_limit=limits.calls, tenant_calls_limit=settings.scheduler.tenant_calls)
-    server = grpc.aio.server(interceptors=(ErrorInterceptor(calls, leases.check),), options=channel_options(limits))
+    guard = ErrorInterceptor(calls, leases.check, message_limit_bytes=limits.message_bytes)
+    server = grpc.aio.server(interceptors=(guard,), options=channel_options(limits))
     models = Models(
         driver, plugins, shelf, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes
     )

@@ -35,7 +35,7 @@ async def write(_: Any, context: Any) -> None:
 
 async def guarded(method: Any) -> Any:
     """What a method gives when it answers a call that is over."""
-    interceptor = ErrorInterceptor(Calls(calls_limit=1, tenant_calls_limit=1), lambda _: None)
+    interceptor = ErrorInterceptor(Calls(calls_limit=1, tenant_calls_limit=1), lambda _: None, message_limit_bytes=1024)
     handler = grpc.unary_unary_rpc_method_handler(method)
     details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})
 

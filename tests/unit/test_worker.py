@@ -367,7 +367,7 @@ def test_death_of_the_parent() -> None:
 @pytest.mark.parametrize(
     ("frame", "error"),
     [
-        (struct.pack("<I", (16 << 20) + 1), "a frame of 16777217 bytes exceeds the limit of 16777216"),
+        (struct.pack("<I", (16 << 20) + 1), "a frame of 16777217 bytes exceeds limits.frame_bytes, which is 16777216"),
         (b"\x02\x00\x00\x00\xff\xff", "DecodeError"),
     ],
     ids=["large", "garbage"],

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 CHUNK_BYTES = 1 << 20
 MARGIN_BYTES = 64 << 20  # left free on the disk
+CHECK_BYTES = 16 << 20  # how much is written between two looks at what is free
 TIMEOUT = httpx.Timeout(60.0, connect=20.0)
 
 
@@ -50,6 +51,7 @@ class Part:
         self.path = path
         self._file = file
         self._version = path.with_suffix(".version")
+        self._unchecked_bytes = 0
         self.restart(keep=True)
 
     def restart(self, *, keep: bool = False) -> None:
@@ -64,7 +66,15 @@ class Part:
         self._file.seek(self.size_bytes)
 
     def append(self, chunk: bytes) -> None:
-        """Write on."""
+        """Write on.
+
+        Raises:
+            CommandError: The disk is full but for what is left free. What comes may have no length, or a wrong one.
+        """
+        self._unchecked_bytes += len(chunk)
+        if self._unchecked_bytes >= CHECK_BYTES:
+            self._unchecked_bytes = 0
+            require_space(self.path.parent, len(chunk))
         self._file.write(chunk)
         self._hash.update(chunk)
         self.size_bytes += len(chunk)

@@ -120,7 +120,7 @@ class WorkerProcess:
             with open_log(self.log_path) as log:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
-                    *("--parent", str(os.getpid())),
+                    *("--parent", str(os.getpid()), "--frame-bytes", str(self._frame_limit_bytes)),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from inferd.errors import InferdError, InternalError
+from inferd.errors import InferdError, InternalError, LimitExceededError
 from inferd.services.calls import tenant_of
 from inferd.services.required import check_required
 from inferd.services.times import duration
@@ -87,11 +87,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     Args:
         calls: Bounds how many are open.
         check: Called before each method of ours; what it raises is the answer.
+        message_limit_bytes: Of the largest answer; a larger one is refused by name, which gRPC does without.
     """
 
-    def __init__(self, calls: Calls, check: Check) -> None:
+    def __init__(self, calls: Calls, check: Check, *, message_limit_bytes: int) -> None:
         self._calls = calls
         self._check = check
+        self._message_limit_bytes = message_limit_bytes
 
     async def intercept_service(
         self,
@@ -129,7 +131,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     self._check(context)
                     if isinstance(request, Message):  # else a stream of them
                         check_required(request)
-                return await method(request, context)
+                answer = await method(request, context)
+                if ours and isinstance(answer, Message):
+                    self._check_size(answer)
+                return answer
         except InferdError as error:
             await abort(context, error)
         except grpc.aio.BaseError:
@@ -137,3 +142,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         except Exception as error:
             log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
             await abort(context, InternalError(f"a defect of inferd: {type(error).__name__}: {error}; see its log"))
+
+    def _check_size(self, answer: Message) -> None:
+        size, limit = answer.ByteSize(), self._message_limit_bytes
+        if size > limit:
+            raise LimitExceededError(
+                f"the answer has {size} bytes and limits.message_bytes is {limit}; ask for less at once",
+                metadata={"bound": "limits.message_bytes", "value": str(size), "limit": str(limit)},
+            )

@@ -17,6 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="inferd.worker", description="A worker of inferd; started by its kernel.")
     parser.add_argument("--fd", type=int, required=True, help="inherited socket, connected to the kernel")
     parser.add_argument("--parent", type=int, required=True, help="process id of the kernel")
+    parser.add_argument("--frame-bytes", type=int, default=16 << 20, help="largest frame that the kernel may send")
     options = parser.parse_args()
     _die_with(options.parent)
     faulthandler.enable()  # into the log: where each thread is when a signal ends this process
@@ -24,7 +25,7 @@ def main() -> None:
         os.environ.setdefault(name, str(len(os.sched_getaffinity(0))))
     from inferd.worker.process import Worker  # noqa: PLC0415 - numpy reads the variables when it is imported
 
-    Worker(socket.socket(fileno=options.fd)).run()
+    Worker(socket.socket(fileno=options.fd), frame_limit_bytes=options.frame_bytes).run()
 
 
 def _die_with(parent: int) -> None:

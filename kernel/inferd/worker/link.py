@@ -11,17 +11,20 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 if TYPE_CHECKING:
     import socket
 
-FRAME_BYTES: Final = 16 << 20
-"""Largest frame."""
-
 _HEADER: Final = struct.Struct("<I")
 
 
 class Link:
-    """`receive` belongs to one thread; `send` comes from any and blocks while the kernel does not read."""
+    """`receive` belongs to one thread; `send` comes from any and blocks while the kernel does not read.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: Connected to the kernel.
+        frame_limit_bytes: Of the largest frame that the kernel may send.
+    """
+
+    def __init__(self, sock: socket.socket, *, frame_limit_bytes: int) -> None:
         self._sock = sock
+        self._limit_bytes = frame_limit_bytes
         self._reader = sock.makefile("rb")
         self._lock = threading.Lock()  # of sending
 
@@ -29,14 +32,14 @@ class Link:
         """The next frame; None when the kernel closed its end.
 
         Raises:
-            ValueError: The frame is larger than `FRAME_BYTES`.
+            ValueError: The frame is larger than it may be.
         """
         header = self._reader.read(_HEADER.size)
         if len(header) < _HEADER.size:
             return None
         (size,) = _HEADER.unpack(header)
-        if size > FRAME_BYTES:
-            raise ValueError(f"a frame of {size} bytes exceeds the limit of {FRAME_BYTES}")
+        if size > self._limit_bytes:
+            raise ValueError(f"a frame of {size} bytes exceeds limits.frame_bytes, which is {self._limit_bytes}")
         data = self._reader.read(size)
         return wire.KernelFrame.FromString(data) if len(data) == size else None
 

@@ -61,10 +61,11 @@ class Worker:
 
     Args:
         sock: Connected to the kernel.
+        frame_limit_bytes: Of the largest frame that the kernel may send.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._link = Link(sock)
+    def __init__(self, sock: socket.socket, *, frame_limit_bytes: int) -> None:
+        self._link = Link(sock, frame_limit_bytes=frame_limit_bytes)
         self._loads: queue.SimpleQueue[load_pb2.Load] = queue.SimpleQueue()
         self._reserved = threading.Event()  # what the model needs: it may be loaded
         self._loop: Loop | None = None
