@@ -18,6 +18,8 @@ import pytest
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
 
+pytest_plugins = ["time_limits"]
+
 GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 # A shell starts background commands with SIGINT ignored, and children inherit that: it could not be sent to them.
