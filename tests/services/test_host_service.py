@@ -98,3 +98,31 @@ async def test_a_device_that_cannot_be_measured(tmp_path: Path, monkeypatch: pyt
             (broken.clear if why else broken.set)()
         assert told == ["", "OSError: no such file: meminfo", ""]
         await connection.channel.close()
+
+
+async def test_what_strangers_take_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others take of the host's memory after the start is not there to be given, until they give it back."""
+    gib = 1 << 30
+    free_bytes = [12 * gib]
+    read = HostGauge.read
+
+    def replay(gauge: HostGauge, pids: Collection[int]) -> Reading:
+        """As if nobody but this test and the kernel itself took anything of 16 GiB."""
+        held_bytes = read(gauge, pids).held_bytes or 0
+        return Reading(total_bytes=16 * gib, free_bytes=free_bytes[0] - held_bytes, held_bytes=held_bytes)
+
+    monkeypatch.setattr(HostGauge, "read", replay)
+    async with asyncio.timeout(60), kernel_here(tmp_path, devices={"measure_s": 0.01}) as kernel:
+        connection = Connection(kernel, tmp_path)
+        before = next(d for d in (await connection.hosts.GetHost(hs.GetHostRequest())).host.devices)
+        assert before.foreign_bytes == 0
+        expected = [0, gib, 3 * gib, 0]
+        async for seen in connection.hosts.WatchHost(hs.WatchHostRequest(interval=Duration(nanos=10**8))):
+            device = next(device for device in seen.host.devices if device.device_id == "cpu:0")
+            if device.foreign_bytes != expected[0]:
+                continue  # not yet measured
+            assert device.free_bytes == before.free_bytes - expected.pop(0)
+            if not expected:
+                break
+            free_bytes[0] = 12 * gib - expected[0]
+        await connection.channel.close()

@@ -1,81 +1,40 @@
 """The native products of every instruction set that runs here, against numpy."""
 
 import ctypes
-import functools
-from ctypes import CDLL, POINTER, c_char_p, c_float, c_int, c_size_t, c_uint8, c_void_p
-from dataclasses import dataclass
-from pathlib import Path
+from ctypes import c_float, c_uint8
 from typing import Any, Final
 
 import numpy as np
 import pytest
+from native_products import (
+    BF16,
+    F16,
+    F32,
+    HALVES,
+    LIBRARY,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q5_0,
+    Q6_K,
+    Q8_0,
+    W4,
+    W4M,
+    W8,
+    Tensor,
+    library,
+    multiply,
+)
 from numpy.typing import NDArray
 
-import inferd_cpu
-from inferd_cpu.quants import FORMATS, Format
+from inferd_cpu.quants import FORMATS
 
 Floats = NDArray[np.float32]
 
-LIBRARY: Final = Path(inferd_cpu.__file__).with_name("_native.so")
-SETS: Final = ("plain", "avx2", "avx512", "amx", "neon")
-W8, W4, W4M = 0, 1, 2
-F32, F16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K, BF16 = 0, 1, 2, 3, 6, 8, 12, 14, 30
-HALVES: Final = {
-    2: (0,),
-    3: (0, 2),
-    6: (0,),
-    7: (0, 2),
-    8: (0,),
-    10: (80, 82),
-    11: (108,),
-    12: (0, 2),
-    13: (0, 2),
-    14: (208,),
-}
-"""Where the blocks of a format have their fp16 scales and minima."""
 EXACT: Final = ((Q8_0, W8), (Q4_0, W8), (Q4_0, W4), (Q4_1, W4M))
 PAIRS: Final = (*EXACT, (Q4_K, W4M), (Q6_K, W8), (Q5_0, W8), (F16, W8), (BF16, W4), (F32, W4M), (Q8_0, W4M))
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built: make native")
-
-
-@functools.cache
-def library() -> CDLL:
-    """The library with its entry points for tests."""
-    lib = CDLL(str(LIBRARY))
-    lib.inferd_check_isa.restype = c_char_p
-    floats = POINTER(c_float)
-    lib.inferd_check_linear.argtypes = (
-        *(c_char_p, c_int, c_int, POINTER(c_uint8), c_int, c_int, c_int, c_size_t, POINTER(c_int)),
-        *(c_void_p, floats, c_int, floats, floats),
-    )
-    return lib
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as a file holds it, with an order for the rows after the first `split` of them."""
-
-    number: int
-    raw: NDArray[np.uint8]
-    """Shape (n, bytes of a row)."""
-    k: int
-    split: int
-    order: NDArray[np.int32]
-
-    @property
-    def form(self) -> Format:
-        """Its format."""
-        return FORMATS[self.number]
-
-    @property
-    def rows(self) -> NDArray[np.uint8]:
-        """Its rows in the order of packing."""
-        return np.concatenate([self.raw[: self.split], self.raw[self.split :][self.order]])
-
-    def decode(self) -> Floats:
-        """Its numbers by numpy in the order of packing: shape (n, k)."""
-        return self.form.decode(self.rows.reshape(-1, self.form.block_bytes)).reshape(len(self.raw), self.k)
 
 
 def make_tensor(number: int, n: int, k: int, *, seed: int = 0) -> Tensor:
@@ -97,23 +56,6 @@ def make_tensor(number: int, n: int, k: int, *, seed: int = 0) -> Tensor:
         raw = blocks.reshape(n, -1)
     split = n // 3
     return Tensor(number, raw, k, split, source.permutation(n - split).astype(np.int32))
-
-
-def multiply(
-    isa: str, weight: int, tensor: Tensor, x: Floats, *, counts: Floats | None = None
-) -> tuple[Floats, Floats]:
-    """The product of rows with the tensor, shape (rows, n), and the weights as they were packed, shape (n, k)."""
-    n, row_bytes = tensor.raw.shape
-    out, weights = np.full((len(x), n), np.nan, np.float32), np.empty((n, tensor.k), np.float32)
-    floats, numbers = POINTER(c_float), POINTER(c_int)
-    error = library().inferd_check_linear(
-        *(isa.encode(), weight, tensor.number, tensor.raw.ctypes.data_as(POINTER(c_uint8)), n, tensor.k),
-        *(tensor.split, row_bytes, tensor.order.ctypes.data_as(numbers)),
-        *(None if counts is None else counts.ctypes.data, x.ctypes.data_as(floats), len(x)),
-        *(out.ctypes.data_as(floats), weights.ctypes.data_as(floats)),
-    )
-    assert error == 0
-    return out, weights
 
 
 def quantize(x: Floats) -> NDArray[np.float64]:
@@ -156,16 +98,6 @@ def multiply_exactly(
     else:
         rows, columns = quantize(x), weights.T.astype(np.float64)
     return rows @ columns, np.abs(rows) @ np.abs(columns)
-
-
-@pytest.fixture(params=SETS)
-def isa(request: pytest.FixtureRequest) -> str:
-    """An instruction set that runs here."""
-    name: str = request.param
-    missing = library().inferd_check_isa(name.encode())
-    if missing is not None:
-        pytest.skip(f"{name}: {missing.decode()}")
-    return name
 
 
 @pytest.mark.parametrize(("number", "weight"), EXACT, ids=str)

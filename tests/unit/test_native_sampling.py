@@ -8,7 +8,7 @@ import pytest
 
 from inferd.core.task import Sampling
 from inferd.engine.sampler import BAD_ROW, Sampler
-from inferd_cpu.native import Native, NativeMissing
+from inferd_cpu.native import Native
 
 ROWS, SIZE = 64, 5000
 PARAMETERS: list[dict[str, Any]] = [
@@ -23,12 +23,9 @@ PARAMETERS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=["plain", "avx2", "avx512", "neon"])
-def native(request: pytest.FixtureRequest) -> Native:
-    try:
-        return Native(request.param)
-    except NativeMissing as missing:
-        pytest.skip(str(missing))
+@pytest.fixture
+def native(isa: str) -> Native:
+    return Native(isa)
 
 
 def choose(native: Native, logits: np.ndarray[Any, Any], sampler: Sampler, positions: np.ndarray[Any, Any]) -> Any:

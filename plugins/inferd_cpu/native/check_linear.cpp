@@ -57,11 +57,14 @@ std::vector<float> random_floats(size_t count, unsigned seed, float size) {
 struct Packed {
   Packed(const Kernels& kernels, Weight format, int n, int k, const std::vector<float>& weights)
       : pages(kernels.packed_bytes(format, n, k)),
-        matrix{format, n, k, kernels.packed_bytes(format, n, k), pages.data()} {
-    const int error = kernels.pack(format, 0, weights.data(), 0, n, nullptr, nullptr, n, k, pages.data());
+        factors(n, 1.0f),
+        matrix{format, n, k, kernels.packed_bytes(format, n, k), pages.data(), factors.data()} {
+    const int error =
+        kernels.pack(format, 0, weights.data(), 0, n, nullptr, nullptr, n, k, pages.data(), factors.data());
     if (error != 0) std::printf("%s\n", inferd::pack_message(error)), std::abort();
   }
   Pages pages;
+  std::vector<float> factors;
   Matrix matrix;
 };
 
@@ -204,15 +207,16 @@ void time_layers(const Kernels& kernels, Weight format, int threads) {
     matrices.emplace_back();
     const std::vector<float> weights = random_floats(static_cast<size_t>(64) * layer.k, 1, 0.05f);
     std::vector<int> order(layer.n);
+    std::vector<float> factors(layer.n);
     for (int i = 0; i < layer.n; ++i) order[i] = i % 64;
     for (int i = 0; i < layer.count; ++i, at += size) {
       if (i == 0) {
         kernels.pack(format, 0, weights.data(), 0, layer.n, order.data(), nullptr, layer.n, layer.k,
-                     pages.data() + at);
+                     pages.data() + at, factors.data());
       } else {
         std::memcpy(pages.data() + at, matrices.back()[0].data, size);
       }
-      matrices.back().push_back({format, layer.n, layer.k, size, pages.data() + at});
+      matrices.back().push_back({format, layer.n, layer.k, size, pages.data() + at, nullptr});
     }
   }
   const char* formats[] = {"w8", "w4", "w4m"};

@@ -20,11 +20,16 @@ enum class Weight : int { w8 = 0, w4 = 1, w4m = 2 };  // w4m: with minima
 
 // A packed matrix of n outputs and k inputs. `data` is aligned to 64 bytes (2 MiB and MADV_HUGEPAGE are best) and holds
 // packed_bytes(format, n, k) bytes, zero before the first pack. Its layout is known to linear_*.h alone.
+//
+// Scales and minima are fp16. Of an output whose largest ones lie outside of what those hold well, all are divided by a
+// power of two when they are packed: `factors` has it for each output, with which its products are multiplied. Null
+// where all are 1, as with nearly every model.
 struct Matrix {
   Weight format;
   int n, k;
   size_t size_bytes;
   const uint8_t* data;
+  const float* factors;
 };
 
 // Quantised activations; for AMX bf16 in place of quants, and nothing else. The layout depends on `rows`: place_rows
@@ -56,9 +61,10 @@ struct Kernels {
   // Packs `count` outputs as outputs [first, first + count) of an n x k matrix at `out`. `blocks` is the tensor that
   // they come from, row-major as in the file; output first + i comes from its row order[i], or row i without `order`.
   // `counts` says how much the error of each of the k inputs counts where minima are looked for; null: all the same.
-  // Ranges of outputs that begin at even ones may be packed by several threads at once. Returns a PackError.
+  // factors[first, first + count) are set, see Matrix. Ranges of outputs that begin at even ones may be packed by several
+  // threads at once. Returns a PackError.
   int (*pack)(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order,
-              const float* counts, int n, int k, uint8_t* out);
+              const float* counts, int n, int k, uint8_t* out, float* factors);
 
   // Memory for activations of up to max_rows rows of k inputs, and its division for `rows` of them.
   size_t (*rows_bytes)(int max_rows, int k);

@@ -377,6 +377,14 @@ inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t l
 inline void multiply_tiles(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
   const size_t outputs = static_cast<size_t>(panel_end - panel_begin) * kPanelOutputs;
   multiply_to(w, x, out, outputs, true, panel_begin, panel_end, scratch);
+  if (w.factors == nullptr) return;
+  const int first = panel_begin * kPanelOutputs, live = std::min(static_cast<int>(outputs), w.n - first);
+  for (int tile = 0; tile < tiles_of(x); ++tile, out += outputs * kMaxTile) {
+    for (int i = 0; i < live; ++i) {
+      float* sums = out + static_cast<size_t>(i) * kMaxTile;
+      _mm512_storeu_ps(sums, _mm512_mul_ps(_mm512_loadu_ps(sums), _mm512_set1_ps(w.factors[first + i])));
+    }
+  }
 }
 
 inline size_t tiles_floats(int rows, int panels) {

@@ -1,7 +1,11 @@
 // Entry points for tests: one product from the tensor of a file to floats, by the kernels of one instruction set.
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
+#include "flush.h"
+#include "ggml_blocks.h"
 #include "linear.h"
 
 #define INFERD_EXPORT extern "C" __attribute__((visibility("default")))
@@ -40,11 +44,15 @@ INFERD_EXPORT int inferd_check_linear(const char* isa, int format, int ggml_type
   const size_t size = kernels->packed_bytes(weight, n, k);
   const Memory packed = take(size);
   auto* data = static_cast<uint8_t*>(packed.get());
-  int error = kernels->pack(weight, ggml_type, blocks, 0, split, nullptr, counts, n, k, data);
+  std::vector<float> factors(n, 1.0f);
+  int error = kernels->pack(weight, ggml_type, blocks, 0, split, nullptr, counts, n, k, data, factors.data());
   if (error != 0) return error;
-  error = kernels->pack(weight, ggml_type, blocks + split * row_bytes, split, n - split, order, counts, n, k, data);
+  error = kernels->pack(weight, ggml_type, blocks + split * row_bytes, split, n - split, order, counts, n, k, data,
+                        factors.data());
   if (error != 0) return error;
-  const inferd::Matrix matrix = {weight, n, k, size, data};
+  const bool any = std::any_of(factors.begin(), factors.end(), [](float factor) { return factor != 1.0f; });
+  const inferd::Matrix matrix = {weight, n, k, size, data, any ? factors.data() : nullptr};
+  const inferd::FlushSmall flush;  // as steps do
   for (int row = 0; row < n; ++row) kernels->unpack_row(matrix, row, weights + static_cast<size_t>(row) * k);
 
   const Memory memory = take(kernels->rows_bytes(rows, k)), scratch = take(kernels->scratch_bytes(rows, k));
@@ -56,4 +64,17 @@ INFERD_EXPORT int inferd_check_linear(const char* isa, int format, int ggml_type
   kernels->multiply(matrix, placed, out, n, 0, panels / 2, scratch.get());
   kernels->multiply(matrix, placed, out, n, panels / 2, panels, scratch.get());
   return 0;
+}
+
+// The numbers of `count` blocks by the decoder that packs them, in the mode that steps are computed in: the harder one.
+// Returns a PackError.
+INFERD_EXPORT int inferd_check_decode(int ggml_type, const uint8_t* blocks, size_t count, float* out) {
+  const inferd::GgmlFormat* format = inferd::find_format(ggml_type);
+  if (format == nullptr) return inferd::pack_unknown_type;
+  const inferd::FlushSmall flush;
+  const int parts = format->elements / inferd::kBlock;
+  for (size_t i = 0; i < count * parts; ++i) {
+    format->decode(blocks + i / parts * format->bytes, static_cast<int>(i % parts), out + i * inferd::kBlock);
+  }
+  return inferd::pack_done;
 }

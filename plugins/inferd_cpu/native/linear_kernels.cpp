@@ -27,12 +27,21 @@ namespace ISA {
 namespace {
 
 int pack(Weight format, int ggml_type, const void* blocks, int first, int count, const int* order,
-         const float* counts, int n, int k, uint8_t* out) {
-  return pack_outputs(kOffsetQuants, format, ggml_type, blocks, first, count, order, counts, n, k, out);
+         const float* counts, int n, int k, uint8_t* out, float* factors) {
+  return pack_outputs(kOffsetQuants, format, ggml_type, blocks, first, count, order, counts, n, k, out, factors);
 }
 
 void place_rows(Rows* out, void* memory, int rows, int k) {
   place_tiles(out, memory, rows, k, tile_size(std::max(rows, 1)));
+}
+
+void multiply(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end, void* scratch) {
+  multiply_panels(w, x, out, ldo, panel_begin, panel_end, scratch);
+  if (w.factors == nullptr) return;
+  const int first = panel_begin * kPanelOutputs, end = std::min(panel_end * kPanelOutputs, w.n);
+  for (int row = 0; row < x.rows; ++row) {
+    for (int i = first; i < end; ++i) out[row * ldo + i] *= w.factors[i];
+  }
 }
 
 void multiply_inner(const Matrix& w, const Rows& x, float* out, int panel_begin, int panel_end, void* scratch) {
@@ -41,7 +50,7 @@ void multiply_inner(const Matrix& w, const Rows& x, float* out, int panel_begin,
 #endif
   const size_t before = static_cast<size_t>(panel_begin) * kPanelOutputs;  // the product writes behind what is before
   float* start = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(out) - before * sizeof(float));
-  multiply_panels(w, x, start, inner_stride(panel_end - panel_begin), panel_begin, panel_end, scratch);
+  multiply(w, x, start, inner_stride(panel_end - panel_begin), panel_begin, panel_end, scratch);
 }
 
 size_t inner_floats(int rows, int panels) {
@@ -58,7 +67,7 @@ void unpack_row(const Matrix& w, int row, float* out) { unpack_output(kOffsetQua
 
 extern const Kernels kernels;
 const Kernels kernels = {kName,         kDescription,    packed_bytes,   pack,
-                         rows_bytes,    place_rows,      quantize_rows,  multiply_panels,
+                         rows_bytes,    place_rows,      quantize_rows,  multiply,
                          scratch_bytes, multiply_inner,  inner_floats,   kPanelOutputs,
                          unpack_row};
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "finite.h"
+#include "flush.h"
 #include "forward.h"
 #include "ggml_blocks.h"
 #include "inputs.h"
@@ -122,7 +123,7 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
     auto [part, layer] = places[i];
     if (formats[i] < 0) continue;
     Matrix& m = matrix(part, layer);
-    m = {static_cast<Weight>(formats[i]), outputs_of(part), inputs_of(part), 0, nullptr};
+    m = {static_cast<Weight>(formats[i]), outputs_of(part), inputs_of(part), 0, nullptr, nullptr};
     m.size_bytes = kernels_.packed_bytes(m.format, m.n, m.k);
     total += m.size_bytes;
   }
@@ -168,36 +169,46 @@ int Model::pack(int part, int layer, int source, int ggml_type, const void* bloc
     const int32_t* order;
     const float* counts;
     int part, source, type, first, count;
-    int errors[64];
-  } p{this, &matrix(part, layer), blocks, order, counts, part, source, ggml_type, 0, 0, {}};
+    float* factors;
+    std::atomic<int> error;  // the first one
+  } p{this, &matrix(part, layer), blocks, order, counts, part, source, ggml_type, 0, 0, nullptr, {pack_done}};
   const int rows[] = {shape_.queries_width(), shape_.keys_width(), shape_.kv_heads * shape_.value_width};
   p.count = part == part_qkv ? rows[source] : part == part_gate_up ? shape_.feed_width : outputs_of(part);
   for (int i = 0; part == part_qkv && i < source; i++) p.first += rows[i];
+  std::vector<float>& factors = factors_[p.matrix];
+  factors.resize(p.matrix->n, 1.0f);
+  p.factors = factors.data();
   auto work = [](void* context, int thread) {
     Packing& p = *static_cast<Packing*>(context);
     const Matrix& m = *p.matrix;
     auto* out = const_cast<uint8_t*>(m.data);
+    auto fail = [&p](int error) {
+      int none = pack_done;
+      p.error.compare_exchange_strong(none, error);
+    };
     std::vector<int32_t> rows(kPanelOutputs);
     Share groups = share_of((p.count + kPanelOutputs - 1) / kPanelOutputs, thread, p.model->pool_.threads());
-    int& error = p.errors[thread % 64];
     const GgmlFormat* format = find_format(p.type);
     const size_t row_bytes = format ? size_t(m.k) / format->elements * format->bytes : 0;
     const Share checked = share_of(p.count, thread, p.model->pool_.threads());
     if (!is_finite(p.type, static_cast<const uint8_t*>(p.blocks) + checked.begin * row_bytes,
                    (checked.end - checked.begin) * row_bytes))
-      error = kNotFinite;
-    for (int group = groups.begin; group < groups.end && !error; group++) {
+      fail(kNotFinite);
+    for (int group = groups.begin; group < groups.end && p.error.load() == pack_done; group++) {
       const int begin = group * kPanelOutputs, count = std::min(kPanelOutputs, p.count - begin);
       for (int i = 0; i < count; i++) rows[i] = p.order ? p.order[begin + i] : begin + i;
       // Gates and ups take turns, a panel each: their outputs are used together.
       const int first = p.part == part_gate_up ? (2 * group + p.source) * kPanelOutputs : p.first + begin;
-      error = p.model->kernels_.pack(m.format, p.type, p.blocks, first, count, rows.data(), p.counts, m.n, m.k, out);
+      const int error = p.model->kernels_.pack(m.format, p.type, p.blocks, first, count, rows.data(), p.counts, m.n,
+                                               m.k, out, p.factors);
+      if (error != pack_done) fail(error);
     }
   };
   pool_.run(work, &p);
-  for (int error : p.errors)
-    if (error) return error;
-  return pack_done;
+  const bool any = std::any_of(factors.begin(), factors.end(), [](float factor) { return factor != 1.0f; });
+  p.matrix->factors = any ? factors.data() : nullptr;
+  if (!any) factors_.erase(p.matrix);
+  return p.error.load();
 }
 
 void Model::set_vector(int vector, int layer, const float* numbers, int count) {
@@ -284,6 +295,7 @@ void Model::compute(const Step& step) {
   pool_.run(
       [](void* context, int thread) {
         auto* run = static_cast<Run*>(context);
+        const FlushSmall flush;
         Forward(*run->model, *run->step, thread).run();
       },
       &run);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -164,6 +165,7 @@ class Model {
   Filling filling_;  // of the pool
   size_t vectors_used_ = 0;
   std::vector<Layer> layers_;
+  std::map<const Matrix*, std::vector<float>> factors_;  // of matrices that have some
   Matrix head_{}, embedding_{};
   const float *norm_ = nullptr, *frequencies_ = nullptr;
 

@@ -1,8 +1,10 @@
 // isa: plain avx2 avx512 amx neon
 #include "pack.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "fp16.h"
 #include "ggml_blocks.h"
@@ -36,6 +38,7 @@ void quantize_w8(const float* x, Block* out) {
   float largest = 0.0f;
   for (int i = 0; i < kBlock; ++i) largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
   out->scale = half_within(largest / 127.0f);
+  if (largest > 127.5f * float_of_half(out->scale)) ++out->scale;  // few bits of a subnormal one: nothing is cut off
   const float inverse = reciprocal(float_of_half(out->scale));
   for (int i = 0; i < kBlock; ++i) out->quants[i] = static_cast<int8_t>(round_within(x[i] * inverse, -127.0f, 127.0f));
 }
@@ -155,8 +158,26 @@ uint16_t bits_at(const uint8_t* at) {
   return bits;
 }
 
-// Takes over the quants of a type that the format holds as they are; false for any other.
-bool copy_block(Weight format, int type, const uint8_t* block, int part, Block* out) {
+// Of one part of a block of Q4_K, as w4m takes them.
+struct ScaleAndMinimum {
+  float scale, minimum;
+};
+
+ScaleAndMinimum multiply_scales(const uint8_t* block, int part) {
+  int scale, minimum;
+  read_six_bits(block + 4, part, &scale, &minimum);
+  return {float_of_half(bits_at(block)) * static_cast<float>(scale),
+          -float_of_half(bits_at(block + 2)) * static_cast<float>(minimum)};
+}
+
+// Whether quants of a type are taken over, with the scales that they have in the file.
+bool is_copied(Weight format, int type) {
+  return format == Weight::w4m ? type == q4_1 : type == q4_0 || (format == Weight::w8 && type == q8_0);
+}
+
+// Takes over the quants of a type that the format holds as they are; false for any other. Scales are multiplied with
+// `inverse` where they are rounded.
+bool copy_block(Weight format, int type, const uint8_t* block, int part, float inverse, Block* out) {
   if (format == Weight::w8 && type == q8_0) {
     out->scale = bits_at(block);
     std::memcpy(out->quants, block + 2, kBlock);
@@ -174,10 +195,9 @@ bool copy_block(Weight format, int type, const uint8_t* block, int part, Block* 
     return true;
   }
   if (format == Weight::w4m && type == q4_k) {  // only the products of two scales are rounded
-    int scale, minimum;
-    read_six_bits(block + 4, part, &scale, &minimum);
-    out->scale = half_within(float_of_half(bits_at(block)) * static_cast<float>(scale));
-    out->minimum = half_within(-float_of_half(bits_at(block + 2)) * static_cast<float>(minimum));
+    const ScaleAndMinimum products = multiply_scales(block, part);
+    out->scale = half_within(products.scale * inverse);
+    out->minimum = half_within(products.minimum * inverse);
     const uint8_t* from = block + 16 + part / 2 * 32;
     for (int i = 0; i < kBlock; ++i) out->quants[i] = static_cast<int8_t>(from[i] >> (part % 2 * 4) & 15);
     return true;
@@ -195,6 +215,46 @@ void quantize(Weight format, const float* x, const float* counts, Block* out) {
       return quantize_w4m(x, counts, out);
   }
 }
+
+// What scales of an output must be divided by when it has none above `largest`, and such as matter from `smallest` on.
+float choose_factor(float smallest, float largest) {
+  constexpr float kFine = 0x1p-18f;  // from here on a half has six bits or more
+  if ((smallest >= kFine && largest <= kLargestHalf) || !(smallest > 1e-30f)) return 1.0f;
+  return std::scalbn(1.0f, std::min(std::ilogb(largest), 126));  // its reciprocal is no subnormal number
+}
+
+// One row of a tensor.
+struct Numbers {
+  const GgmlFormat& form;
+  int type;
+  const uint8_t* row;
+  int k;
+
+  // Its numbers, divided by what is returned: a power of two that lets the format hold their scales.
+  float decode(Weight format, float* out) const {
+    const int parts = form.elements / kBlock;
+    float largest = 0.0f;
+    auto take = [&](float x) { largest = std::fabs(x) > largest ? std::fabs(x) : largest; };
+    const bool copied = format == Weight::w4m && type == q4_k;  // but for its scales
+    for (int b = 0; b < k / kBlock; ++b) {
+      const uint8_t* block = row + static_cast<size_t>(b / parts) * form.bytes;
+      if (copied) {
+        const ScaleAndMinimum products = multiply_scales(block, b % parts);
+        take(products.scale);
+        take(products.minimum);
+        continue;
+      }
+      form.decode(block, b % parts, out + b * kBlock);
+      for (int i = 0; i < kBlock; ++i) take(out[b * kBlock + i]);
+    }
+    const float scale = largest / (format == Weight::w8 ? 127.0f : format == Weight::w4 ? 8.0f : 15.0f);
+    const float factor = choose_factor(scale, format == Weight::w4m ? largest : scale);  // that of a minimum, too
+    if (!copied && factor != 1.0f) {
+      for (int i = 0; i < k; ++i) out[i] *= 1.0f / factor;
+    }
+    return factor;
+  }
+};
 
 // `to` is the block of the panel, `column` the output in it.
 void store_block(bool offset_quants, Weight format, const Block& block, uint8_t* to, int column) {
@@ -217,24 +277,25 @@ void store_block(bool offset_quants, Weight format, const Block& block, uint8_t*
 }  // namespace
 
 int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* blocks, int first, int count,
-                 const int* order, const float* counts, int n, int k, uint8_t* out) {
+                 const int* order, const float* counts, int n, int k, uint8_t* out, float* factors) {
   const GgmlFormat* from = find_format(ggml_type);
   if (from == nullptr) return pack_unknown_type;
   if (k <= 0 || k % kBlock != 0 || k % from->elements != 0) return pack_bad_inputs;
   if (first < 0 || count < 0 || first > n - count) return pack_bad_range;
   const size_t row_bytes = static_cast<size_t>(k / from->elements) * from->bytes;
   const int parts = from->elements / kBlock;
+  std::vector<float> numbers(k);
   for (int i = 0; i < count; ++i) {
     const uint8_t* row = static_cast<const uint8_t*>(blocks) + (order != nullptr ? order[i] : i) * row_bytes;
     const int output = first + i;
     uint8_t* to = out + output / kPanelOutputs * panel_bytes(format, k);
+    const Numbers read{*from, ggml_type, row, k};
+    const float factor = factors[output] = is_copied(format, ggml_type) ? 1.0f : read.decode(format, numbers.data());
     for (int b = 0; b < k / kBlock; ++b, to += block_bytes(format)) {
       const uint8_t* block = row + static_cast<size_t>(b / parts) * from->bytes;
       Block packed = {};
-      if (!copy_block(format, ggml_type, block, b % parts, &packed)) {
-        float values[kBlock];
-        from->decode(block, b % parts, values);
-        quantize(format, values, counts != nullptr ? counts + b * kBlock : nullptr, &packed);
+      if (!copy_block(format, ggml_type, block, b % parts, 1.0f / factor, &packed)) {
+        quantize(format, numbers.data() + b * kBlock, counts != nullptr ? counts + b * kBlock : nullptr, &packed);
       }
       store_block(offset_quants, format, packed, to, output % kPanelOutputs);
     }
@@ -243,6 +304,7 @@ int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* b
 }
 
 void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
+  const float factor = w.factors != nullptr ? w.factors[row] : 1.0f;
   const int column = row % kPanelOutputs, size = quant_bytes(w.format);
   const uint8_t* block = w.data + row / kPanelOutputs * panel_bytes(w.format, w.k);
   for (int b = 0; b < w.k / kBlock; ++b, block += block_bytes(w.format), out += kBlock) {
@@ -257,7 +319,7 @@ void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
       } else {
         quant = (byte >> quant_shift(column, i) & 15) - (minima ? 0 : 8);
       }
-      out[i] = scale * static_cast<float>(quant) + minimum;
+      out[i] = (scale * static_cast<float>(quant) + minimum) * factor;
     }
   }
 }

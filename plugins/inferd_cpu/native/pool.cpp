@@ -46,20 +46,6 @@ void wake_all(std::atomic<uint32_t>& word) {
 #endif
 }
 
-// Numbers too small for the normal form count as 0 while a step is computed: they cost a hundred times as much.
-class FlushSmall {
- public:
-#if defined(__x86_64__)
-  FlushSmall() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~FlushSmall() { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-#else
-  FlushSmall() {}
-#endif
-};
-
 }  // namespace
 
 Pool::Pool(int threads) : threads_(threads) {
@@ -82,15 +68,11 @@ void Pool::run(Work work, void* context) {
   context_ = context;
   runs_.fetch_add(1);
   if (threads_ > 1) wake_all(runs_);
-  {
-    FlushSmall flush;
-    work(context, 0);
-  }
+  work(context, 0);
   meet();
 }
 
 void Pool::serve(int thread) {
-  FlushSmall flush;
   for (uint32_t seen = 0;;) {
     while (runs_.load() == seen) sleep_on(runs_, seen);
     seen++;
