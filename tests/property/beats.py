@@ -13,7 +13,7 @@ import numpy as np
 from inferd.core.priority import Priority
 from inferd.core.task import Sampling, TokenInput
 from inferd.engine.cells.cell import Cells
-from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
+from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.places import NO_BLOCK
 from inferd.engine.sequence import WAITING
@@ -88,7 +88,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         # Grammars may be late on a busy machine, but none is given up.
-        limits = replace(self.limits, grammar=GrammarLimits(compile_s=DEADLINE_S, step_s=DEADLINE_S))
+        grammar = replace(self.limits.grammar, compile_s=DEADLINE_S, step_s=DEADLINE_S)
+        limits = replace(self.limits, grammar=grammar)
         cells = fake_cells() if self.model.vocabulary is VOCABULARY else None
         self.loop = Loop(self.model, limits, self._deliver, cells=cells)
         self.loop._wake.wait = self._idle  # type: ignore[method-assign] # there is no other thread to wait for

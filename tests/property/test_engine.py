@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from inferd.core.priority import Priority
 from inferd.core.task import Embedding, Grammar, GrammarKind, Pooling, Sampling
-from inferd.engine.limits import EngineLimits
+from inferd.engine.limits import EngineLimits, GrammarLimits
 from inferd.engine.samples import derive
 from inferd.engine.submission import Share
 from inferd.errors import LeaseEndedError
@@ -39,7 +39,7 @@ samplings = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.0, 1.5]),
     seed=st.integers(0, 2**64 - 1),
     n=st.sampled_from([1, 1, 1, 2, 3]),
-    grammar=st.sampled_from([None, None, None, Grammar(GrammarKind.REGEX, source="[a-d]{3,30}")]),
+    grammar=st.sampled_from([None] * 6 + [Grammar(GrammarKind.REGEX, s) for s in ("[a-d]{3,30}", "([ab]c*)+d?")]),
 )
 weights = st.sampled_from([0.5, 1.0, 3.0])
 embeddings = st.sampled_from([None] * 6 + [Embedding(pooling=pooling) for pooling in Pooling])
@@ -61,7 +61,12 @@ sessions = st.fixed_dictionaries(
         "max_step_tokens": st.integers(1, 24),
     }
 )
-engines = st.builds(EngineLimits, draft_tokens=st.sampled_from([0, 0, 1, 5]), gap_s=st.sampled_from([1e-9, 1.0]))
+engines = st.builds(
+    EngineLimits,
+    draft_tokens=st.sampled_from([0, 0, 1, 5]),
+    gap_s=st.sampled_from([1e-9, 1.0]),
+    grammar=st.builds(GrammarLimits, wait_s=st.sampled_from([60.0, 60.0, 0.0])),  # with 0 none answers in time
+)
 kinds = st.sampled_from(["submit", "step", "step", "step", "preempt", "cancel", "suspend", "resume", "hold"])
 events = st.lists(st.tuples(kinds, st.integers(0, 99)), max_size=80)
 relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -107,7 +112,7 @@ def expected(task: Task, sample: int) -> list[int]:
 def test_output_does_not_depend_on_the_schedule(
     some: list[Task], session: Mapping[str, int], limits: EngineLimits, room: int, events: list[Event]
 ) -> None:
-    """Batched, in chunks, preempted, suspended, cached, one of several samples, with drafts and holds: as alone.
+    """Batched, in chunks, preempted, suspended, cached, one of several, with drafts and holds, late grammars: as alone.
 
     A cancelled task gives a part of its output. No block is lost, and nothing is told twice. What a lease holds is
     free or its own in every step, and all that fits beside it comes to its end.

@@ -73,7 +73,7 @@ class Aside:
         """Suspend a sequence: its grammar keeps nothing of it, as far as nobody waits for that."""
         self._places.suspend(sequence)
         constraint = sequence.constraint
-        if constraint is not None and not (constraint.late or constraint.pending):
+        if constraint is not None and not (constraint.late or constraint.pending):  # else when it is released
             self._grammars.rest(constraint)
 
     def wake(self, sequence: Sequence, *, wanted: bool) -> bool:

@@ -336,7 +336,10 @@ class Loop:
     def _go_on(self, sequence: Sequence) -> None:
         """A sequence has no place, and may want one again."""
         handle = sequence.handle
-        if handle not in self._tasks or handle in self._suspended or not self._aside.decide(sequence):
+        if handle not in self._tasks or not self._aside.decide(sequence):
+            return
+        if handle in self._suspended:
+            self._aside.suspend(sequence)
             return
         if sequence.constraint is not None and sequence.constraint.failed:
             self._fail_task(handle, why_stuck(sequence))

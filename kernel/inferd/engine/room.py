@@ -32,7 +32,7 @@ OUTPUTS: Final = 4096
 """Most outputs that follow one grammar at once; the memory of their masks is taken when it is written."""
 
 _LONGEST_CAUSE: Final = 1000  # characters; a schema's own words may be in it
-_MOST_DEATHS: Final = 2  # of a cell while it was at the same output
+_MOST_DEATHS: Final = 2  # of cells while they were at the same output, or at nothing in particular
 _OUT_OF_MEMORY: Final = "(Aborted)"  # how Rust code ends that gets no memory
 
 
@@ -160,19 +160,21 @@ class Room:
             LimitExceededError: Compiling takes too long, or too much memory.
             BackendFailedError: The cell did not start, or ended by itself.
         """
-        cell = self._start()
         limit_s = self._limits.compile_s
         try:
-            cell.channel.send(self._message, timeout_s=limit_s)
-            answer, _ = cell.channel.receive(timeout_s=limit_s)
+            channel = self._start().channel
+            channel.send(self._message, timeout_s=limit_s)
+            answer, _ = channel.receive(timeout_s=limit_s)
+            if answer["error"]:
+                raise self._invalid(answer["error"])
         except LateError:
-            self.give_up()
+            self._end_cell()
             raise self._exceeded("compiling it took", "workers.grammar_compile_s", f"{limit_s:g}", unit="s") from None
         except ClosedError:
-            raise self._explain(cell.end(), "compiling it takes") from None
-        if answer["error"]:
-            self.give_up()
-            raise self._invalid(answer["error"])
+            raise self._explain(self._end_cell(), "compiling it takes") from None
+        except InferdError:
+            self._end_cell()
+            raise
 
     def abandon(self) -> None:
         """Nobody waits for `open` any more; from any thread."""
@@ -300,26 +302,29 @@ class Room:
         for constraint in self._outputs.values():
             constraint.forget()
         self._outputs, self._free, self._over = {}, [], []
-        if not some or self._abandoned:
-            self.gone = True
-            return
-        try:
-            if self._deaths >= _MOST_DEATHS:
-                raise self._explain(how, "following it takes")
-            self.open()
-            self.ask(some)
-        except InferdError as error:
-            for constraint in some:
-                constraint.given_up = error
-            self.give_up()
-        except (LateError, ClosedError):
-            pass  # found out again by what is due
+        error: InferdError = self._explain(how, "following it takes")
+        while some and self._deaths < _MOST_DEATHS and not self._abandoned:
+            try:
+                self.open()
+                self.ask(some)
+            except BackendFailedError as failed:
+                error = failed
+                self._deaths += 1
+            except InferdError as failed:
+                error = failed
+                break
+            except (LateError, ClosedError):
+                return  # found out again by what is due
+            else:
+                return
+        for constraint in some:
+            constraint.given_up = error
+        self.give_up()
 
     def _start(self) -> Cell:
         try:
             self._cell = self._cells.spawn("grammar", (self._descriptor,))
         except CellError as error:
-            self.gone = True
             raise BackendFailedError(
                 f"the grammar cannot be followed: {error}", metadata={"cause": str(error)}
             ) from None

@@ -154,11 +154,11 @@ class _Stem:
         _, (process,), _, _ = socket.recv_fds(self._channel.sock, 1, 1)
         return Cell(ours, message["pid"], process, reap=partial(cells.reap, message["pid"]))
 
-    def reap(self, pid: int) -> int:
-        """The exit status of a cell that has ended or was killed."""
+    def reap(self, pid: int) -> int | None:
+        """The exit status of a cell that has ended or was killed; None where it was started by another stem."""
         self._channel.send({"do": "reap", "pid": pid}, timeout_s=START_TIMEOUT_S)
         message, _ = self._channel.receive(timeout_s=START_TIMEOUT_S)
-        status: int = message["status"]
+        status: int | None = message["status"]
         return status
 
 
@@ -186,7 +186,7 @@ class Cell:
                     signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
     def end(self) -> str:
-        """End it and leave nothing of it; how it ended, for people. It is not used afterwards."""
+        """End it and leave nothing of it; how it ended, for people. It is not used afterwards, and ended once."""
         self.kill()
         with self._lock:
             self._release()

@@ -97,11 +97,14 @@ class Stem:
         socket.send_fds(self._channel.sock, [b"p"], [process])
         os.close(process)
 
-    def _reap(self, pid: int) -> int:
-        """How a cell ended, as `waitstatus_to_exitcode` gives it; waits for it."""
+    def _reap(self, pid: int) -> int | None:
+        """How a cell ended, as `waitstatus_to_exitcode` gives it; waits for it. None for one of another stem."""
         if pid in self._ended:
             return self._ended.pop(pid)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        except ChildProcessError:
+            return None
 
     def _collect(self) -> None:
         """Let no process stay that ended by itself."""
