@@ -21,7 +21,8 @@ from typing import Any
 import pluggy
 
 from inferd.plugin import hookspecs
-from inferd.plugin.backend import Backend, BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
+from inferd.plugin.backend import BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
+from inferd.plugin.checks import check_backend, check_probe
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 LOADER = re.compile(r"(\w+\.)*\w+:\w+")
@@ -124,10 +125,7 @@ def exception_line(error: Exception) -> str:
 
 def _find_devices(loader: str) -> Probe:
     module, _, name = loader.partition(":")
-    backend = getattr(importlib.import_module(module), name)()
-    if not isinstance(backend, Backend):
-        raise TypeError(f"{loader} lacks a method of Backend; it must have probe, measure and load")
-    found = backend.probe()
+    found = check_probe(check_backend(getattr(importlib.import_module(module), name)(), loader).probe())
     _check_fields(found, devices=tuple, why=str, fix=str)
     if not found.devices:
         raise ValueError("Probe.devices is empty; it must hold at least one device, else raise BackendUnavailable")
