@@ -78,7 +78,10 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     for address in settings.listen:
         check_address(address)
     reports = await discover(
-        allow=settings.backends, modules=settings.plugin_modules, timeout_s=settings.plugin_timeout_s
+        allow=settings.backends,
+        modules=settings.plugin_modules,
+        timeout_s=settings.plugin_timeout_s,
+        log_dir=settings.state_dir / "plugins",
     )
     driver = _driver(settings)
     driver.find_devices(find_devices(reports, settings.devices))
