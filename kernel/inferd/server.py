@@ -258,7 +258,11 @@ def _plugins(settings: Settings, driver: Driver) -> Plugins:
         driver.find_devices(tuple(device for device in found if device.device_id not in known))
 
     return Plugins(
-        allow=settings.backends, modules=settings.plugin_modules, timeout_s=settings.plugin_timeout_s, found=tell
+        allow=settings.backends,
+        modules=settings.plugin_modules,
+        timeout_s=settings.plugin_timeout_s,
+        log_dir=settings.state_dir / "plugins",
+        found=tell,
     )
 
 

@@ -109,13 +109,16 @@ async def test_a_plan_of_a_model_whose_measuring_hangs(tmp_path: Path) -> None:
 
 
 async def test_a_probe_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every manner a plugin whose probe hangs is FAILED after its time, and its process is gone."""
+    """In every manner a plugin whose probe hangs is FAILED after its time with where it was; its process is gone."""
     for manner in MANNERS:
         (tmp_path / f"probe_{manner}.py").write_text(PLUGIN.format(manner=manner, name=manner))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    reports = await discover(allow=(), modules=tuple(f"probe_{manner}" for manner in MANNERS), timeout_s=2.0)
-    found = [(report.state, report.why) for report in reports if report.state is not BackendState.SKIPPED]
-    assert found == [(BackendState.FAILED, "took longer than 2 s and was killed")] * len(MANNERS)
+    found = await discover(allow=(), modules=tuple(f"probe_{manner}" for manner in MANNERS), timeout_s=4.0)
+    whys = {report.module: report.why for report in found if report.state is not BackendState.SKIPPED}
+    assert len(whys) == len(MANNERS)
+    for module, why in whys.items():
+        assert why.startswith("took longer than 4 s and was killed")
+        assert module == "probe_stop" or "hangs.py" in why
     assert not psutil.Process().children()
 
 

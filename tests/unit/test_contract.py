@@ -1,13 +1,24 @@
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from inferd.plugin import LoadRequest, StepResult, TokenBatch
+from inferd.plugin import (
+    LoadedModel,
+    LoadError,
+    LoadRequest,
+    MemoryNeed,
+    ModelDescription,
+    StepResult,
+    TokenBatch,
+)
+from inferd.plugin.checks import check_backend, check_model, check_need
 from inferd.testing.contract import BackendContract
-from inferd.testing.fake import FakeBackend
+from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.fake_session import FakeSession
 from inferd.testing.kernel import write_fake_model
 
@@ -73,5 +84,79 @@ def test_wrong_backend_does_not_pass(
     run(session, texts, *extra)
     for method, replacement in sabotage.items():
         monkeypatch.setattr(FakeSession, method, replacement)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=r"TokenSession\.(step|copy_blocks)"):
         run(session, texts, *extra)
+
+
+GIVEN = {
+    "probe": (lambda *_: None, "Backend.probe gave None; it must give a Probe"),
+    "measure": (lambda *_: 7, "Backend.measure gave a builtins.int; it must give a MemoryNeed"),
+    "load": (lambda *_: object(), "Backend.load gave a builtins.object; it must give a LoadedModel"),
+}
+
+
+@pytest.mark.parametrize("method", GIVEN)
+def test_the_method_that_was_meant_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """What a method must not give is told with the method, in the suite and in a worker alike."""
+    gives, message = GIVEN[method]
+    monkeypatch.setattr(FakeBackend, method, gives)
+    request = LoadRequest(path=write_fake_model(tmp_path), device="fake:0", capacity_bytes=1 << 30)
+    suite = BackendContract()
+    checks: dict[str, Callable[[], Any]] = {
+        "probe": lambda: suite.test_probe_finds_devices(FakeBackend(), request),
+        "measure": lambda: suite.test_measures_the_same_again(FakeBackend(), request),
+        "load": lambda: check_model(FakeBackend().load(request, lambda _: None)),
+    }
+    with pytest.raises(TypeError, match=re.escape(message)):
+        checks[method]()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (None, "Backend.measure raised nothing for a file that is no model; it must raise LoadError"),
+        (OSError("gone"), "Backend.measure raised OSError for a file that is no model; it must raise LoadError: gone"),
+        (LoadError(""), "Backend.measure raised LoadError('') without a message"),
+    ],
+)
+def test_a_wrong_refusal_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, message: str
+) -> None:
+    """A backend that takes anything for a model, or raises something else, is told which method does so."""
+
+    def measure(*_: Any) -> MemoryNeed:
+        if error is not None:
+            raise error
+        return MemoryNeed(weights_bytes=1)
+
+    monkeypatch.setattr(FakeBackend, "measure", measure)
+    request = LoadRequest(path=write_fake_model(tmp_path), device="fake:0", capacity_bytes=1 << 30)
+    with pytest.raises(pytest.fail.Exception, match=re.escape(message)):
+        BackendContract().test_what_is_no_model_is_a_load_error(FakeBackend(), request, tmp_path, b"")
+
+
+class Half:
+    """A class that lacks most of what a backend or a session has."""
+
+    def load(self, *_: Any) -> None: ...
+
+    def step(self, *_: Any) -> None: ...
+
+
+def test_checks_name_what_is_lacking() -> None:
+    """Missing methods, parts of the wrong kind and numbers that are none are named, one by one."""
+    with pytest.raises(TypeError, match=r"x:Half lacks Backend\.probe, Backend\.measure; it must have"):
+        check_backend(Half(), "x:Half")
+    for wrong, message in (
+        (MemoryNeed(weights_bytes=1.5), "Backend.measure gave weights_bytes=1.5; it must be a whole number of bytes"),  # type: ignore[arg-type]
+        (MemoryNeed(weights_bytes=1, kv_bytes=-1), "Backend.measure gave kv_bytes=-1; it must be at least 0"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+            check_need(wrong)
+    assert check_need(MemoryNeed(weights_bytes=np.int64(7))) == MemoryNeed(weights_bytes=7)  # type: ignore[arg-type]
+    model: Any = LoadedModel(session=Half(), vocabulary=VOCABULARY, description=None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"gave None as LoadedModel\.description; it must give a ModelDescription"):
+        check_model(model)
+    description = ModelDescription(architecture="fake", parameters=0, weight_format="", compute_format="")
+    with pytest.raises(TypeError, match=r"Half, lacks TokenSession\.copy_blocks, TokenSession\.close"):
+        check_model(replace(model, description=description))

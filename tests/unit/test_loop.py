@@ -2,6 +2,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,8 +269,52 @@ def test_logits_that_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         ended = running.wait(1, 2)
     assert isinstance(ended[1].error, BackendFailedError)
     assert (ended[2].error is None) == (wrong == "number")
-    expected = "not finite" if wrong == "number" else r"shape (2, 259), not (2, 260)"
+    expected = (
+        "not finite" if wrong == "number" else "TokenSession.step gave logits of shape (2, 259); it must be (2, 260)"
+    )
     assert expected in ended[1].error.metadata["cause"]
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_other_floats_become_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Any]
+) -> None:
+    """Logits of another width, or that cannot be written to, give the same text; the width is logged once."""
+    running = Running(tmp_path)
+    compute = running.model.session.step
+
+    def step(batch: TokenBatch) -> StepResult:
+        logits = np.asarray(compute(batch).logits, kind)
+        logits.flags.writeable = False
+        return StepResult(logits=logits)
+
+    monkeypatch.setattr(running.model.session, "step", step)
+    running.loop.submit(1, TextInput("ab"), replace(GREEDY, logprobs=1, repetition_penalty=1.1))
+    with running.thread():
+        assert running.wait(1)[1].error is None
+    assert running.text(1) == "ab" * 6
+    assert [record.args for record in caplog.records if "float32" in record.message] == [("logits", np.dtype(kind))]
+
+
+@pytest.mark.parametrize(
+    ("result", "cause"),
+    [
+        (None, "TokenSession.step gave None; it must give a StepResult"),
+        (StepResult(), "TokenSession.step gave logits as None; it must be a numpy array of float32"),
+        (StepResult(logits=[[1.0]]), "gave logits as builtins.list; it must be a numpy array of float32"),  # type: ignore[arg-type]
+        (StepResult(logits=np.zeros((1, 260), np.int64)), "gave logits of int64; they must be float32"),  # type: ignore[arg-type]
+        (StepResult(logits=np.zeros((1, 260), np.complex64)), "gave logits of complex64; they must be float32"),  # type: ignore[arg-type]
+    ],
+)
+def test_results_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Any, cause: str) -> None:
+    """What is no result, or no array of floats, fails the step with the method, what it gave and what it must give."""
+    running = Running(tmp_path)
+    monkeypatch.setattr(running.model.session, "step", lambda _: result)
+    running.loop.submit(1, TextInput("ab"), GREEDY)
+    with running.thread():
+        error = running.wait(1)[1].error
+    assert isinstance(error, BackendFailedError)
+    assert cause in error.metadata["cause"]
 
 
 def test_preparation_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,23 +120,25 @@ async def test_settings_travel(write: Write, offer: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("1 / 0", "ZeroDivisionError: division by zero (HERE/broken.py:1)"),
+        ("x = 1\n\nimport json\njson.loads('[')", "/json/decoder.py:"),
+        ("def f(:\n  pass", "SyntaxError: invalid syntax (HERE/broken.py:1)"),
         ("import sys; sys.exit('no luck')", "exited with status 1 before it answered; its last line: no luck"),
         ("import os; os.abort()", "ended by signal 6 (Aborted)"),
-        ("import ctypes; ctypes.string_at(0)", "ended by signal 11 (Segmentation fault)"),
+        ("import ctypes\nctypes.string_at(0)", "ended by signal 11 (Segmentation fault); it was at File "),
         ("import os; os.write(int(__import__('sys').argv[2]), b'[1'); os._exit(0)", "no document of discovery"),
         ("import os; os.write(int(__import__('sys').argv[2]), b'[1]'); os._exit(0)", "no document of discovery"),
         ("x = 1", "offers no backend"),
-        ("import no_such_thing", "No module named 'no_such_thing'"),
+        ("x = 1\nimport no_such_thing", "No module named 'no_such_thing' (HERE/broken.py:2)"),
         ("from inferd.plugin import hookimpl\n@hookimpl\ndef inferd_backend(): ...", "unknown hook 'inferd_backend'"),
         ("from inferd.plugin import hookimpl\n@hookimpl\ndef inferd_backends(): return [1]", "gave 1"),
     ],
 )
-async def test_broken_plugin(write: Write, offer: Write, text: str, why: str) -> None:
-    """A plugin that raises, exits, crashes or talks rubbish is FAILED with the cause; the others are not disturbed."""
+async def test_broken_plugin(write: Write, offer: Write, tmp_path: Path, text: str, why: str) -> None:
+    """A plugin that raises, exits, crashes or talks rubbish is FAILED with the cause and where that is; others work."""
     found = await find(write("broken", text), offer("toy"))
     assert found["broken"].state is BackendState.FAILED
-    assert why in found["broken"].why
+    assert why.replace("HERE", str(tmp_path)) in found["broken"].why
     assert found["toy"].state is BackendState.READY
 
 
@@ -221,6 +223,31 @@ async def test_hanging_plugin(write: Write) -> None:
     """A plugin that takes longer than its time is FAILED."""
     report = (await find(write("hang", "import signal\nsignal.pause()"), timeout_s=0.05))["hang"]
     assert (report.state, report.why) == (BackendState.FAILED, "took longer than 0.05 s and was killed")
+
+
+async def test_a_failed_plugin_leaves_a_log(write: Write, offer: Write, tmp_path: Path) -> None:
+    """Of a plugin that failed the whole traceback and what it said are in a log; one that works leaves none."""
+    raising = "import sys\nprint('about to fail', file=sys.stderr)\nraise RuntimeError('no luck')"
+    probing = GOOD_CLASS.replace("def probe(self):", "def probe(self):\n        raise OSError('wrong ELF class')")
+    modules = (write("broken_module", raising), offer("probed", probing), offer("toy"))
+    folder = tmp_path / "state" / "logs"
+    reports = {r.name: r for r in await discover(allow=(), modules=modules, log_dir=folder)}
+    logs = {name: Path(reports[name].log_path) for name in ("broken_module", "probed")}
+    assert sorted(path.stem for path in logs.values()) == ["broken_module", "probed"]
+    texts = {name: path.read_text() for name, path in logs.items()}
+    assert "about to fail" in texts["broken_module"]
+    assert f'File "{tmp_path}/broken_module.py", line 3, in <module>' in texts["broken_module"]
+    assert f'File "{tmp_path}/probed_backend.py"' in texts["probed"]
+    assert reports["toy"].log_path == ""
+    assert reports["probed"].why.startswith(f"OSError: wrong ELF class ({tmp_path}/probed_backend.py:")
+
+
+async def test_a_log_that_cannot_be_written(write: Write, tmp_path: Path) -> None:
+    """A folder that cannot be made costs the log, not the report."""
+    write("no_folder", "1 / 0")
+    nowhere = tmp_path / "no_folder.py" / "x"
+    reports = {r.name: r for r in await discover(allow=(), modules=("no_folder",), log_dir=nowhere)}
+    assert (reports["no_folder"].state, reports["no_folder"].log_path) == (BackendState.FAILED, "")
 
 
 async def test_cancelled(write: Write, alive: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,10 +235,45 @@ def test_definition() -> None:
     assert shown(tokenizer, [256, *"é".encode()]) == "é"
 
 
-def test_definition_with_an_unknown_decoder() -> None:
-    """A decoder that cannot be followed token by token is named when the model is loaded."""
-    with pytest.raises(ModelLoadError, match="WordPiece"):
-        Tokenizer(definition(decoder=decoders.WordPiece()), size=300)
+WORDS = ["cat", "<0xC3>", "<0xA9>", "##ing", "ing@@", "cat</w>", ".", "_x", "\u2581x", "\u2581", "a|b", "\u00e9", "n't"]
+DECODERS: dict[str, Any] = {
+    "none": None,
+    "WordPiece": decoders.WordPiece(),
+    "WordPiece of another mark": decoders.WordPiece(prefix="ing", cleanup=False),
+    "BPEDecoder": decoders.BPEDecoder(suffix="</w>"),
+    "Fuse": decoders.Fuse(),
+    "Replace": decoders.Replace("@@", " "),
+    "Strip": decoders.Strip("_", 1, 0),
+    "Metaspace": decoders.Metaspace(),
+    "Metaspace of another mark": decoders.Metaspace(replacement="_"),
+    "Llama": decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ),
+    "Llama of another mark": decoders.Sequence([decoders.Replace("_", " "), decoders.ByteFallback(), decoders.Fuse()]),
+    "Sequence": decoders.Sequence([decoders.WordPiece(cleanup=False), decoders.Replace("@@", "-"), decoders.Fuse()]),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_any_decoder_is_followed(name: str) -> None:
+    """Whatever decoder a definition names, the pieces of random tokens behind a word go on with it as it does."""
+    library = Library(models.WordLevel(vocab={word: n for n, word in enumerate(WORDS)}))
+    if DECODERS[name] is not None:
+        library.decoder = DECODERS[name]
+    library.add_special_tokens([AddedToken("<s>")])
+    tokenizer = Tokenizer(Vocabulary(algorithm="json", definition=library.to_str().encode()), size=300)
+    generator = random.Random(7)
+    for _ in range(300):
+        ids = generator.choices(range(2, len(WORDS) + 1), k=generator.randint(1, 8))
+        ids = [number for each in ids for number in ((1, 2) if each == 2 else (each,))]  # a whole character in bytes
+        expected = library.decode([0, *ids], skip_special_tokens=True)
+        assert "cat" + shown(tokenizer, ids).rstrip(" ") == expected.rstrip(" "), [*map(library.id_to_token, ids)]
+
+
+def test_a_decoder_that_cannot_be_followed() -> None:
+    """A decoder for which a token's text depends on its neighbours is named when the model is loaded."""
+    with pytest.raises(ModelLoadError, match="CTC drops tokens that come twice"):
+        Tokenizer(definition(decoder=decoders.CTC()), size=300)
 
 
 def test_definition_that_is_none() -> None:

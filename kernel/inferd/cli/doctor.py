@@ -78,7 +78,8 @@ def _backends(reports: tuple[BackendReport, ...]) -> Iterator[Check]:
     for report in reports:
         devices = ", ".join(f"{device.device_id} ({device.description})" for device in report.devices)
         result = "ok" if report in ready and not report.why else "note"
-        found = "; ".join(part for part in (devices, report.why) if part)
+        log = report.log_path and f"log: {report.log_path}"
+        found = "; ".join(part for part in (devices, report.why, log) if part)
         yield Check(f"backend {report.name}", result, f"{report.state.name} {found}", report.fix)
     if not ready:
         yield Check(

@@ -36,7 +36,9 @@ def list_plugins(output: Output, address: str, settings: Callable[[], Settings])
             backend.package,
             ", ".join(backend.formats),
             ", ".join(f"{device.device_id} ({size(device.memory_bytes)})" for device in backend.devices),
-            f"{backend.why}; {backend.fix}" if backend.fix else backend.why,
+            "; ".join(
+                part for part in (backend.why, backend.fix, backend.log_path and f"log: {backend.log_path}") if part
+            ),
         )
         for backend in backends
     )
@@ -47,5 +49,10 @@ def list_plugins(output: Output, address: str, settings: Callable[[], Settings])
 def find(settings: Settings) -> tuple[BackendReport, ...]:
     """Discover the plugins as a kernel with these settings would."""
     return asyncio.run(
-        discover(allow=settings.backends, modules=settings.plugin_modules, timeout_s=settings.plugin_timeout_s)
+        discover(
+            allow=settings.backends,
+            modules=settings.plugin_modules,
+            timeout_s=settings.plugin_timeout_s,
+            log_dir=settings.state_dir / "plugins",
+        )
     )

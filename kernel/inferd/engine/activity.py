@@ -40,6 +40,11 @@ class Activity:
         self._slowest[key] = max(seconds, self._slowest.get(key, 0.0) * _FORGETS)
         self._turn = _Turn(doing, size.bit_length(), before.number + 1, now)
 
+    @property
+    def doing(self) -> Doing:
+        """What is being done."""
+        return self._turn.doing
+
     def advance(self) -> None:
         """What is being done gets on."""
         before = self._turn

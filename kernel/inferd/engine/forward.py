@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inferd.core.vigil import Doing
-from inferd.engine.sampler import BAD_ROW
+from inferd.engine.results import Results
 
 if TYPE_CHECKING:
     from inferd.core.task_events import Logprobs
@@ -51,6 +51,7 @@ class Forward:
         self._sampler = sampler
         self._activity = activity
         self._following = following
+        self._results = Results()
 
     def compute(self, batch: TokenBatch) -> tuple[Ids, Float32Array | None]:
         """The tokens of the sequences that are sampled, and the logits that they were chosen from if they came here.
@@ -69,10 +70,9 @@ class Forward:
             if sampling is not None:
                 return self._compute_tokens(replace(batch, sampling=sampling)), None
         self._following.begin([sequence.constraint for sequence in self._batcher.sampled])
-        result = self._session.step(batch)
-        if result.logits is None:
-            raise ValueError("the session gave no logits")
-        logits = self._take_scores(batch, result.logits)
+        result = self._results.step(self._session, batch)
+        shape = (len(batch.logit_rows), self._bounds.vocabulary_size)
+        logits = self._take_scores(batch, self._results.floats("logits", result.logits, shape))
         self._take_hidden(result.hidden)
         masks = self._following.finish()
         if (owners := self._batcher.owners) is not None and masks is not None:
@@ -88,13 +88,10 @@ class Forward:
 
     def _compute_tokens(self, batch: TokenBatch) -> Ids:
         """The tokens that the session chose itself."""
-        result = self._session.step(batch)
+        result = self._results.step(self._session, batch)
         self._take_hidden(result.hidden)
-        count, size = len(batch.logit_rows), self._bounds.vocabulary_size
-        ids = result.token_ids
-        if ids is None or ids.shape != (count,) or ids.min() < BAD_ROW or ids.max() >= size:
-            raise ValueError(f"the session sampled {ids}, not {count} tokens of a vocabulary of {size}")
-        return ids.astype(np.intp)
+        size = self._bounds.vocabulary_size
+        return self._results.token_ids(result.token_ids, count=len(batch.logit_rows), vocabulary_size=size)
 
     def _take_scores(self, batch: TokenBatch, logits: Float32Array) -> Float32Array:
         """Give the logits of prompts to those that score them; the logits of the sequences that are sampled."""
@@ -110,8 +107,7 @@ class Forward:
         if not self._batcher.pooled:
             return
         shape = (sum(each.count for each in self._batcher.pooled), self._bounds.embedding_size)
-        if hidden is None or hidden.shape != shape:
-            raise ValueError(f"the hidden states have shape {None if hidden is None else hidden.shape}, not {shape}")
+        hidden = self._results.floats("hidden", hidden, shape)
         begin = 0
         for each in self._batcher.pooled:
             each.pool.add(hidden[begin : begin + each.count])

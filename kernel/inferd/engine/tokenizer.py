@@ -7,15 +7,15 @@ are recognised: see `control`.
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tokenizers import AddedToken, models, normalizers
 from tokenizers import Tokenizer as Inner
 
 from inferd.engine.guarded import Guarded
 from inferd.engine.splitting import composes, merges_whole_words, splitter
+from inferd.engine.token_pieces import defined_pieces
 from inferd.errors import ModelLoadError
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
@@ -175,26 +175,11 @@ def _with_added(inner: Inner, vocabulary: Vocabulary) -> Inner:
 
 def _pieces(inner: Inner, vocabulary: Vocabulary) -> list[Piece]:
     """What each token adds to the text, by id."""
-    if vocabulary.algorithm != "json":
-        piece = _byte_level_piece if vocabulary.algorithm == "bpe" else _space_piece
-        pairs = zip(vocabulary.tokens, vocabulary.kinds, strict=True)
-        return ["" if kind in _SILENT else piece(token) for token, kind in pairs]
-    piece = _piece_of_decoder(json.loads(vocabulary.definition).get("decoder"))
-    silent = {number for number, token in inner.get_added_tokens_decoder().items() if token.special}
-    tokens = [inner.id_to_token(number) or "" for number in range(inner.get_vocab_size(with_added_tokens=True))]
-    return ["" if number in silent else piece(token) for number, token in enumerate(tokens)]
-
-
-def _piece_of_decoder(decoder: Any) -> Any:
-    """The rule that gives the pieces of a definition's decoder."""
-    steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
-    kinds = {step.get("type") for step in steps}
-    if "ByteLevel" in kinds:
-        return _byte_level_piece
-    if kinds & {"ByteFallback", "Metaspace"}:
-        return _space_piece
-    cause = f"the tokenizer's decoder {sorted(map(str, kinds))} is none of ByteLevel, ByteFallback, Metaspace"
-    raise ModelLoadError(cause, metadata={"cause": cause})
+    if vocabulary.algorithm == "json":
+        return defined_pieces(inner, vocabulary.definition, byte_level=_byte_level_piece, space=_space_piece)
+    piece = _byte_level_piece if vocabulary.algorithm == "bpe" else _space_piece
+    pairs = zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+    return ["" if kind in _SILENT else piece(token) for token, kind in pairs]
 
 
 def _byte_alphabet() -> dict[int, int]:

@@ -2,14 +2,21 @@
 
 import asyncio
 import os
+import re
+import resource
 import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from inferd.plugin.patience import patience
+
 DOCUMENT_BYTES = 1 << 20  # most that a child may answer
 STDERR_BYTES = 1 << 16  # how much is kept of the end of its standard error
+TRACE_S = 1.0  # how long a process that hangs may take to write where it does
+FATAL = "Fatal Python error: "  # how faulthandler begins; see docs.python.org/3/library/faulthandler.html
+FRAME = re.compile(r"^Current thread [^\n]*\n +(File \"[^\n]*)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,26 +27,58 @@ class Ending:
         status: Its exit status; negative: the signal that ended it.
         document: What it answered, the last `DOCUMENT_BYTES` of it.
         stderr: The last `STDERR_BYTES` of its standard error.
+        limit_s: The time that it took longer than, and was killed for; None when it ended by itself.
     """
 
     status: int
     document: bytes
     stderr: bytes
+    limit_s: float | None = None
+
+    @property
+    def text(self) -> str:
+        """What it wrote to its standard error."""
+        return self.stderr.decode(errors="replace").strip()
 
     def __str__(self) -> str:
-        """The ending of a child that gave no document of discovery, with its last line."""
-        if self.status < 0:
+        """The ending of a child that gave no document of discovery, with where it was or its last line."""
+        if self.limit_s is not None:
+            how = f"took longer than {self.limit_s:g} s and was killed"
+        elif self.status < 0:
             how = f"ended by signal {-self.status} ({signal.strsignal(-self.status)})"
         elif self.document:
             how = "answered with something that is no document of discovery"
         else:
             how = f"exited with status {self.status} before it answered"
-        lines = self.stderr.decode(errors="replace").strip().splitlines()
+        if frame := last_frame(self.text):
+            return f"{how}; it was at {frame}"
+        lines = self.text.splitlines()
         return f"{how}; its last line: {lines[-1].strip()}" if lines else how
 
 
-async def run(module: str) -> Ending:
-    """Run `inferd.plugin.probe` for a plugin to its end. Cancelling this kills it."""
+def last_frame(text: str) -> str:
+    """Where in its program a process was that a signal ended, by what faulthandler wrote; "" when it wrote nothing."""
+    _, fatal, trace = text.rpartition(FATAL)
+    found = FRAME.search(trace) if fatal else None
+    return "" if found is None else found[1].strip()
+
+
+async def abort(process: asyncio.subprocess.Process) -> None:
+    """Have a process end that hangs, and write before where each of its threads is; it leaves no core behind.
+
+    One that enabled faulthandler, that is. This takes at most `TRACE_S`; should it not be gone then, kill it.
+    """
+    with suppress(OSError):
+        resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGABRT)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), TRACE_S)
+
+
+async def run(module: str, *, limit_s: float) -> Ending:
+    """Run `inferd.plugin.probe` for a plugin to its end, or kill it after a time. Cancelling this kills it, too."""
+    limit: float | None = None
     async with Pipe(DOCUMENT_BYTES) as answer, Pipe(STDERR_BYTES) as stderr:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "inferd.plugin.probe", module, str(answer.write_end), str(os.getpid())),
@@ -52,13 +91,18 @@ async def run(module: str) -> Ending:
         try:
             answer.close_write_end()
             stderr.close_write_end()
-            status = await process.wait()
+            try:
+                async with patience(limit_s):
+                    await process.wait()
+            except TimeoutError:
+                limit = limit_s
+                await abort(process)
         finally:
             # Not only when it is cancelled: what the plugin left behind would hold the pipes open.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        return Ending(status=status, document=await answer.read(), stderr=await stderr.read())
+            status = await process.wait()
+        return Ending(status=status, document=await answer.read(), stderr=await stderr.read(), limit_s=limit)
 
 
 class Pipe:
@@ -87,8 +131,9 @@ class Pipe:
             self.write_end = -1
 
     async def read(self) -> bytes:
-        """What was kept, once all copies of the child's end are closed."""
-        await self._ended.wait()
+        """What was kept, once all copies of the child's end are closed, or soon: who left its group may hold one."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), TRACE_S)
         return bytes(self._kept)
 
     def _take(self) -> None:

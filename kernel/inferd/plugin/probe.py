@@ -9,25 +9,30 @@ this process instead of raising leaves no document: the registry then reports ho
 
 import ctypes
 import dataclasses
+import faulthandler
 import importlib
 import json
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from inferd.plugin import hookspecs
-from inferd.plugin.backend import Backend, BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
+from inferd.plugin.backend import BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
+from inferd.plugin.checks import check_backend, check_probe
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 LOADER = re.compile(r"(\w+\.)*\w+:\w+")
 FORMAT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
 DEVICE = re.compile(r"[a-z][a-z0-9_]*:[0-9]+")
 PR_SET_PDEATHSIG = 1
+TRACE_CHARACTERS = 1 << 16  # how much is kept of the end of a traceback
 
 Document = Mapping[str, Any]
 
@@ -36,6 +41,7 @@ def main() -> None:
     """Answer and end at once: exit handlers and left-over threads of a framework do not get to run."""
     module, descriptor, parent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     _die_with_parent(parent)
+    faulthandler.enable()  # to standard error, which the kernel keeps
     os.set_inheritable(descriptor, False)
     document = json.dumps(answer(module))
     with os.fdopen(descriptor, "w") as sink:
@@ -49,7 +55,7 @@ def answer(module: str) -> Document:
     try:
         return {"backends": [probe(spec) for spec in collect(module)]}
     except Exception as error:  # noqa: BLE001 - the edge to a plugin: whatever it raises is its state
-        return {"error": exception_line(error)}
+        return {"error": exception_line(error), "traceback": _trace(error)}
 
 
 def collect(module: str) -> list[BackendSpec]:
@@ -94,7 +100,7 @@ def check_spec(spec: object) -> None:
 
 def probe(spec: BackendSpec) -> Document:
     """Make a backend and probe this host with it. What its code raises becomes data."""
-    state, why, fix, missing = "FAILED", "", "", ""
+    state, why, fix, missing, trace = "FAILED", "", "", "", ""
     devices: tuple[DeviceInfo, ...] = ()
     try:
         found = _find_devices(spec.loader)
@@ -102,7 +108,7 @@ def probe(spec: BackendSpec) -> Document:
     except BackendUnavailable as unavailable:
         state, why, fix = "SKIPPED", unavailable.why, unavailable.fix
     except Exception as error:  # noqa: BLE001 - the edge to a plugin: whatever it raises is its state
-        why = exception_line(error)
+        why, trace = exception_line(error), _trace(error)
         missing = _missing_framework(error, loader=spec.loader) if spec.extra else ""
         if missing:
             state, why = "SKIPPED", f"{missing} is not installed"
@@ -113,21 +119,35 @@ def probe(spec: BackendSpec) -> Document:
         "fix": fix,
         "missing": missing,
         "devices": [dataclasses.asdict(device) for device in devices],
+        "traceback": trace,
     }
 
 
 def exception_line(error: Exception) -> str:
-    """The kind of an exception and the first line of its message."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """The kind of an exception, the first line of its message, and the file and line that it came from."""
+    lines = (error.msg if isinstance(error, SyntaxError) else str(error)).splitlines()
+    line = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    place = _place(error)
+    return f"{line} ({place})" if place else line
+
+
+def _place(error: Exception) -> str:
+    """The last line of an exception's way that is in a file, machinery left out; "" when there is none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    machinery = ("<", *(str(Path(file).parent) for file in (__file__, importlib.__file__, pluggy.__file__)))
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not frame.filename.startswith(machinery)]
+    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else ""
+
+
+def _trace(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))[-TRACE_CHARACTERS:]
 
 
 def _find_devices(loader: str) -> Probe:
     module, _, name = loader.partition(":")
-    backend = getattr(importlib.import_module(module), name)()
-    if not isinstance(backend, Backend):
-        raise TypeError(f"{loader} lacks a method of Backend; it must have probe, measure and load")
-    found = backend.probe()
+    found = check_probe(check_backend(getattr(importlib.import_module(module), name)(), loader).probe())
     _check_fields(found, devices=tuple, why=str, fix=str)
     if not found.devices:
         raise ValueError("Probe.devices is empty; it must hold at least one device, else raise BackendUnavailable")

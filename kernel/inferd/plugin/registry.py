@@ -8,19 +8,21 @@ line in the list and nothing else.
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from inferd.errors import BackendNotFoundError, BackendUnavailableError, suggestion
 from inferd.plugin import child
 from inferd.plugin.backend import BackendSpec, DeviceInfo, Setting
 from inferd.plugin.hookspecs import ENTRY_POINT_GROUP
-from inferd.plugin.patience import patience
 
 CONCURRENT_CHILDREN = 4
 WHY_CHARACTERS = 500  # longest reason that is kept of what a plugin says
+LOG_NAME_CHARACTERS = 200
 
 
 class BackendState(Enum):
@@ -44,6 +46,7 @@ class BackendReport:
         module: The plugin's module.
         spec: What it offers; None when the plugin did not get so far.
         devices: What its probe found; the first is the default.
+        log_path: Where the traceback of a FAILED one is, and what it said; "" for none.
     """
 
     name: str
@@ -54,6 +57,7 @@ class BackendReport:
     module: str = ""
     spec: BackendSpec | None = None
     devices: tuple[DeviceInfo, ...] = ()
+    log_path: str = ""
 
 
 class Choice(NamedTuple):
@@ -91,7 +95,11 @@ class _Plugin:
 
 
 async def discover(
-    *, allow: tuple[str, ...] | None = None, modules: tuple[str, ...] = (), timeout_s: float = 20.0
+    *,
+    allow: tuple[str, ...] | None = None,
+    modules: tuple[str, ...] = (),
+    timeout_s: float = 20.0,
+    log_dir: Path | None = None,
 ) -> tuple[BackendReport, ...]:
     """Find every plugin and probe those that may be used, several at once.
 
@@ -99,6 +107,7 @@ async def discover(
         allow: Names of entry points that may be used; None for all. The others are listed as SKIPPED, unimported.
         modules: Plugin modules to use besides the installed ones.
         timeout_s: Longest time of one plugin's child, in seconds.
+        log_dir: Where logs of plugins that failed are written; None for nowhere.
 
     Returns:
         A report for each backend, by name. No plugin makes this raise.
@@ -113,7 +122,7 @@ async def discover(
             fix = f"add {plugin.name!r} to `backends` in the configuration"
             return (plugin.report(BackendState.SKIPPED, "not in `backends`", fix=fix),)
         async with places:
-            return await _probe(plugin, timeout_s=timeout_s)
+            return await _probe(plugin, timeout_s=timeout_s, log_dir=log_dir)
 
     async with asyncio.TaskGroup() as group:
         probes = [group.create_task(inspect(plugin)) for plugin in plugins]
@@ -213,16 +222,36 @@ def _installed() -> tuple[list[_Plugin], list[BackendReport]]:
     return [plugin for offered in plugins.values() for plugin in offered], broken
 
 
-async def _probe(plugin: _Plugin, *, timeout_s: float) -> tuple[BackendReport, ...]:
+async def _probe(plugin: _Plugin, *, timeout_s: float, log_dir: Path | None) -> tuple[BackendReport, ...]:
+    ending = await child.run(plugin.module, limit_s=timeout_s)
+    traces = ""
     try:
-        async with patience(timeout_s):
-            ending = await child.run(plugin.module)
-    except TimeoutError:
-        return (plugin.report(BackendState.FAILED, f"took longer than {timeout_s:g} s and was killed"),)
-    try:
-        return _read(plugin, json.loads(ending.document))
+        document = json.loads(ending.document)
+        reports, traces = _read(plugin, document), _traces(document)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return (plugin.report(BackendState.FAILED, str(ending)),)
+        reports = (plugin.report(BackendState.FAILED, str(ending)),)
+    if log_dir is None or not any(report.state is BackendState.FAILED for report in reports):
+        return reports
+    log_path = _write_log(log_dir, plugin.name, f"{traces}\n{ending.text}\n")
+    return tuple(
+        replace(report, log_path=log_path) if report.state is BackendState.FAILED else report for report in reports
+    )
+
+
+def _traces(document: Any) -> str:
+    found = [document.get("traceback", ""), *(backend["traceback"] for backend in document.get("backends", ()))]
+    return "\n".join(str(text) for text in found if text)
+
+
+def _write_log(folder: Path, name: str, text: str) -> str:
+    """Write what a plugin said and where it failed, in place of the last time; the path, or "" where that cannot be."""
+    path = folder / f"{quote(name, safe='')[:LOG_NAME_CHARACTERS]}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.strip() + "\n", encoding="utf-8")
+    except OSError:
+        return ""
+    return str(path)
 
 
 def _read(plugin: _Plugin, document: Any) -> tuple[BackendReport, ...]:

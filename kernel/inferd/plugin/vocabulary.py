@@ -29,7 +29,7 @@ class Vocabulary:
         merges: "left right" pairs, best first; "bpe" only.
         scores: Score of each token, by id; "spm" only.
         pre_tokenizer: Name of the splitting rule as in GGUF's `tokenizer.ggml.pre`, for example "smollm"; "bpe" only.
-        definition: A complete `tokenizer.json`; "json" only.
+        definition: A complete `tokenizer.json`, with any decoder of the `tokenizers` package but CTC; "json" only.
         bos_id: Token at the beginning of a text, or None.
         eos_ids: Tokens that end generation. At least one for a model that is to end by itself.
         add_bos: Whether plain text gets `bos_id` in front.

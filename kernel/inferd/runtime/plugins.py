@@ -19,9 +19,10 @@ class Plugins:
     """What discovery found last. One writer: itself.
 
     Args:
-        allow: As for `discover`, as the next two.
+        allow: As for `discover`, as the next three.
         modules: See there.
         timeout_s: See there.
+        log_dir: See there.
         found: Called with what each later discovery found.
 
     Attributes:
@@ -34,10 +35,11 @@ class Plugins:
         allow: tuple[str, ...] | None,
         modules: tuple[str, ...],
         timeout_s: float,
+        log_dir: Path | None = None,
         found: Callable[[tuple[BackendReport, ...]], None],
     ) -> None:
         self.reports: tuple[BackendReport, ...] = ()
-        self._allow, self._modules, self._timeout_s = allow, modules, timeout_s
+        self._allow, self._modules, self._timeout_s, self._log_dir = allow, modules, timeout_s, log_dir
         self._found = found
         self._installed: Installed | None = None
         self._lock = asyncio.Lock()
@@ -48,7 +50,9 @@ class Plugins:
         async with self._lock:
             if installed == self._installed:
                 return False
-            self.reports = await discover(allow=self._allow, modules=self._modules, timeout_s=self._timeout_s)
+            self.reports = await discover(
+                allow=self._allow, modules=self._modules, timeout_s=self._timeout_s, log_dir=self._log_dir
+            )
             self._installed = installed
             self._found(self.reports)
             return True

@@ -2,14 +2,13 @@
 
 import fcntl
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from inferd.plugin.child import FATAL, last_frame
+
 TAIL_BYTES = 64 << 10
-FATAL = "Fatal Python error: "  # how faulthandler begins; see docs.python.org/3/library/faulthandler.html
-FRAME = re.compile(r"^Current thread [^\n]*\n +(File \"[^\n]*)", re.MULTILINE)
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -54,8 +53,8 @@ def last_words(log_path: Path) -> str:
             text = log.read().decode(errors="replace").strip()
     except OSError:
         return ""
+    if frame := last_frame(text):
+        return f"; it was at {frame}"
     _, fatal, trace = text.rpartition(FATAL)
-    if fatal and (frame := FRAME.search(trace)):
-        return f"; it was at {frame[1].strip()}"
     lines = (fatal + trace).splitlines()
     return f"; the last line of its log: {lines[0 if fatal else -1].strip()}" if lines else ""

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import signal
 import socket
 import sys
@@ -14,6 +13,7 @@ from inferd import __version__
 from inferd.core.ids import InstanceId
 from inferd.core.resources import HOST_DEVICE
 from inferd.core.vigil import Vigil, WorkerTimes
+from inferd.plugin.child import abort
 from inferd.runtime.frames import proceed_frame, read_pulse
 from inferd.runtime.link import LocalLink
 from inferd.runtime.signal import Signal
@@ -21,7 +21,6 @@ from inferd.runtime.worker_log import last_words, open_log
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
-TRACE_S = 1.0  # how long a worker that hangs may take to write into its log where it does
 TOLD_CHANGE = 0.01  # of the resident memory: a smaller one is not told
 
 
@@ -162,7 +161,7 @@ class WorkerProcess:
             if self._closed:
                 await asyncio.wait_for(process.wait(), ORDERLY_EXIT_S)
             elif self._hangs:
-                await asyncio.wait_for(_abort(process), TRACE_S)
+                await abort(process)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
         await process.wait()
@@ -207,15 +206,6 @@ class WorkerProcess:
     def _note_closed(self, why: str) -> None:
         self._closed = self._closed or why
         self._signal.notify()
-
-
-async def _abort(process: asyncio.subprocess.Process) -> None:
-    """Have a process end that hangs, and write before where each of its threads is; it leaves no core behind."""
-    with suppress(OSError):
-        resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGABRT)
-    await process.wait()
 
 
 def _ending(returncode: int, why: str) -> str:

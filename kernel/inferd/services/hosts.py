@@ -119,6 +119,7 @@ def write_backend(report: BackendReport) -> hp.Backend:
         state=hp.BackendState.ValueType(report.state.value),
         why=report.why,
         fix=report.fix,
+        log_path=report.log_path,
         package=report.package,
         description=spec.description if spec is not None else "",
         formats=spec.formats if spec is not None else (),

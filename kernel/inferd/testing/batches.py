@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inferd.engine.results import Results, check_array
 from inferd.plugin import TokenBatch
 
 if TYPE_CHECKING:
@@ -51,7 +52,17 @@ def make_batch(parts: Sequence[Part]) -> TokenBatch:
 
 
 def compute(session: TokenSession, *parts: Part) -> list[Float32Array]:
-    """The logits of each part, copied, each of shape (wanted, V)."""
-    logits = np.array(session.step(make_batch(parts)).logits)
+    """The logits of each part, copied, each of shape (wanted, V).
+
+    Raises:
+        AssertionError: The session gave something else.
+    """
+    batch = make_batch(parts)
+    result = Results().step(session, batch)
+    shape = (len(batch.logit_rows), session.limits.vocabulary_size)
+    try:
+        logits = np.array(check_array("logits", result.logits, shape, "float32"))
+    except (TypeError, ValueError) as error:
+        raise AssertionError(str(error)) from error
     counts = [len(part.token_ids) if part.wanted is None else len(part.wanted) for part in parts]
     return np.split(logits, np.cumsum(counts)[:-1])

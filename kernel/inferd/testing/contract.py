@@ -10,6 +10,8 @@ class TestMine(BackendContract):
         return LoadRequest(path=…, device="mine:0", settings={…}, capacity_bytes=1 << 30)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +25,7 @@ from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.sampler import Sampler
 from inferd.engine.tokenizer import Tokenizer
 from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
+from inferd.plugin.checks import check_backend, check_model, check_need, check_probe
 from inferd.plugin.session import TokenLimits
 from inferd.testing.batches import Part, compute, make_batch
 from inferd.testing.growth import measure_growth
@@ -54,7 +57,7 @@ class BackendContract:
     @classmethod
     def model(cls, backend: Backend, load_request: LoadRequest, progress: list[float]) -> Any:
         """The loaded model."""
-        model = backend.load(load_request, progress.append)
+        model = check_model(backend.load(load_request, progress.append))
         yield model
         model.session.close()
 
@@ -81,18 +84,21 @@ class BackendContract:
 
     def test_probe_finds_devices(self, backend: Backend, load_request: LoadRequest) -> None:
         """Probing finds at least one device with memory, and the one to load on is among those found."""
-        devices = backend.probe().devices
-        _expect(load_request.device in [d.device_id for d in devices], f"{load_request.device} is not in {devices}")
-        _expect(all(d.memory_bytes > 0 for d in devices), f"a device has no memory: {devices}")
+        check_backend(backend, type(backend).__qualname__)
+        devices = check_probe(backend.probe()).devices
+        _expect(
+            load_request.device in [d.device_id for d in devices],
+            f"Backend.probe found {devices}, {load_request.device} not",
+        )
+        _expect(all(d.memory_bytes > 0 for d in devices), f"Backend.probe found a device without memory: {devices}")
 
     @pytest.mark.usefixtures("model")
     def test_measures_the_same_again(self, backend: Backend, load_request: LoadRequest) -> None:
         """What a model needs is told without loading it, and is the same whatever is loaded meanwhile."""
-        need = backend.measure(load_request)
-        _expect(min(need.weights_bytes, need.kv_bytes, need.workspace_bytes) >= 0, f"{need} has a negative number")
-        _expect(need.total_bytes > 0, "the model needs no memory at all")
+        need = check_need(backend.measure(load_request))
+        _expect(need.total_bytes > 0, "Backend.measure says that the model needs no memory at all")
         again = backend.measure(replace(load_request, settings=dict(load_request.settings)))
-        _expect(again == need, f"measured again, {need} becomes {again}")
+        _expect(again == need, f"Backend.measure gave {need}, and {again} when it was asked again")
 
     def test_takes_no_more_than_measured(self, backend: Backend, load_request: LoadRequest) -> None:
         """On the processor, a fresh process does not grow by more than the need and 15 % when it loads the model."""
@@ -100,27 +106,35 @@ class BackendContract:
             pytest.skip(f"what it takes of {load_request.device} is not seen from outside")
         growth = measure_growth(backend, load_request)
         bound = growth.need.total_bytes * MORE_THAN_MEASURED + NOISE_BYTES
-        _expect(growth.grown_bytes <= bound, f"it took {growth.grown_bytes} bytes, and {growth.need} was measured")
+        _expect(
+            growth.grown_bytes <= bound,
+            f"Backend.load took {growth.grown_bytes} bytes; Backend.measure gave {growth.need}",
+        )
 
     @pytest.mark.usefixtures("model")
     def test_progress_rises_to_one(self, progress: list[float]) -> None:
         """Loading reports rising fractions from 0 to 1, and 1 at the end."""
-        _expect(progress != [], "loading reports no progress")
-        _expect(progress == sorted(progress) and progress[0] >= 0, f"progress does not rise from 0: {progress}")
-        _expect(progress[-1] == 1, f"progress ends with {progress[-1]}, not with 1")
+        _expect(progress != [], "Backend.load never calls progress")
+        _expect(
+            progress == sorted(progress) and progress[0] >= 0,
+            f"the progress of Backend.load does not rise from 0: {progress}",
+        )
+        _expect(progress[-1] == 1, f"the progress of Backend.load ends with {progress[-1]}, not with 1")
 
     def test_limits_are_possible(self, session: TokenSession) -> None:
         """The engine accepts the limits, and none changes from one reading to the next."""
         limits = session.limits
         Bounds.of(limits, EngineLimits())  # raises ValueError
-        _expect(session.limits == limits, "the limits change")
+        _expect(session.limits == limits, "TokenSession.limits gives others when it is asked again")
 
     def test_vocabulary_makes_a_tokenizer(self, model: LoadedModel, limits: TokenLimits) -> None:
         """The vocabulary gives a tokenizer whose tokens, and the tokens that end a text, have logits."""
         ids = Tokenizer(model.vocabulary, size=limits.vocabulary_size).encode("Hello, world!")
-        _expect(ids != [], "a text has no tokens")
+        _expect(ids != [], "with LoadedModel.vocabulary of Backend.load a text has no tokens")
         outside = [n for n in (*ids, *model.vocabulary.eos_ids) if not 0 <= n < limits.vocabulary_size]
-        _expect(not outside, f"tokens {outside} are outside the {limits.vocabulary_size} logits")
+        _expect(
+            not outside, f"tokens {outside} of LoadedModel.vocabulary are outside the {limits.vocabulary_size} logits"
+        )
 
     def test_batch_equals_single_runs(self, session: TokenSession, texts: list[list[int]]) -> None:
         """Several ragged sequences in one step give the logits that each gives alone."""
@@ -142,12 +156,15 @@ class BackendContract:
         for row in range(count):
             sampler.assign(row, Sampling(seed=row, **kinds[row % len(kinds)]))
         logits = session.step(batch).logits
-        _expect(logits is not None, "no logits came, though no tokens were asked for")
+        _expect(logits is not None, "TokenSession.step gave no logits, though TokenBatch.sampling was None")
         expected = sampler.choose(np.array(logits), batch.positions)
         result = session.step(replace(batch, sampling=sampler.for_device(batch.positions)))
-        _expect(result.token_ids is not None, "no tokens came, though they were asked for")
+        _expect(
+            result.token_ids is not None,
+            "TokenSession.step gave no token_ids, though TokenBatch.sampling asked for them",
+        )
         same = float(np.mean(np.array(result.token_ids) == expected))
-        _expect(same >= SAME_TOKENS, f"only {same:.0%} of the sampled tokens are those of the logits")
+        _expect(same >= SAME_TOKENS, f"only {same:.0%} of the token_ids of TokenSession.step are those of its logits")
 
     @pytest.mark.parametrize("border", [-1, 0, 1])
     def test_chunks_equal_one_step(self, session: TokenSession, texts: list[list[int]], border: int) -> None:
@@ -206,7 +223,8 @@ class BackendContract:
         compute(session, Part(token_ids=text[:half], blocks=old))
         session.copy_blocks(list(zip(old, new, strict=True)))
         compute(session, Part(token_ids=text[half:], blocks=old))
-        self._same(compute(session, Part(token_ids=text[half:], begin=half, blocks=new))[0], expected[half:])
+        gone_on = compute(session, Part(token_ids=text[half:], begin=half, blocks=new))[0]
+        self._same(gone_on, expected[half:], "TokenSession.step after copy_blocks")
 
     def test_prefix_is_reused(self, session: TokenSession, texts: list[list[int]]) -> None:
         """Blocks of a sequence that has ended serve others with the same beginning, one step and many steps later."""
@@ -255,12 +273,15 @@ class BackendContract:
             for text, some in zip(texts, wanted, strict=True)
         ]
         for one, text, some in zip(compute(session, *parts), texts, wanted, strict=True):
-            _expect(one.shape == (len(some), size), f"the logits have shape {one.shape}, not {(len(some), size)}")
+            _expect(
+                one.shape == (len(some), size),
+                f"TokenSession.step gave logits of shape {one.shape}, not {(len(some), size)}",
+            )
             self._same(one, self._alone(session, text)[some])
         nothing = compute(
             session, Part(token_ids=texts[0], blocks=_Blocks(session.limits).take(len(texts[0])), wanted=[])
         )
-        _expect(nothing[0].shape == (0, size), f"no logits were asked for, shape {nothing[0].shape} came")
+        _expect(nothing[0].shape == (0, size), f"no logits were wanted, TokenSession.step gave {nothing[0].shape}")
 
     def test_most_sequences(self, session: TokenSession, limits: TokenLimits) -> None:
         """A step takes as many sequences as the limits say."""
@@ -288,13 +309,16 @@ class BackendContract:
     def test_same_step_same_bits(self, session: TokenSession, texts: list[list[int]]) -> None:
         """The same step gives the same bits."""
         one, two = self._alone(session, texts[0]), self._alone(session, texts[0])
-        _expect(np.array_equal(one, two), f"two runs differ by up to {np.abs(one - two).max()}")
+        _expect(
+            np.array_equal(one, two),
+            f"twice the same TokenSession.step: the logits differ by up to {np.abs(one - two).max()}",
+        )
 
     def test_logits_are_float32(self, session: TokenSession, texts: list[list[int]]) -> None:
         """Logits are finite float32 numbers."""
         logits = self._alone(session, texts[0])
-        _expect(logits.dtype == np.float32, f"the logits are {logits.dtype}")
-        _expect(bool(np.isfinite(logits).all()), "some logits are not finite")
+        _expect(logits.dtype == np.float32, f"TokenSession.step gave logits of {logits.dtype}, not float32")
+        _expect(bool(np.isfinite(logits).all()), "TokenSession.step gave logits that are not finite")
 
     @pytest.mark.parametrize("outside", ["above", "below"])
     def test_wrong_ids_leave_the_session_usable(
@@ -303,7 +327,7 @@ class BackendContract:
         """A token outside the vocabulary is an exception, after which the session computes as before."""
         expected = self._alone(session, texts[-1])
         wrong = session.limits.vocabulary_size if outside == "above" else -1
-        with pytest.raises(Exception):  # noqa: B017, PT011 - which one is the backend's choice
+        with _refused("TokenSession.step", f"token {wrong}"):
             self._alone(session, [*texts[-1][:1], wrong])
         self._same(self._alone(session, texts[-1]), expected)
 
@@ -314,7 +338,7 @@ class BackendContract:
         blocks = _Blocks(session.limits)
         own, other = blocks.take(len(text)), blocks.take(2)
         compute(session, Part(token_ids=text[:half], blocks=own, wanted=[]))
-        with pytest.raises(Exception):  # noqa: B017, PT011 - which one is the backend's choice
+        with _refused("TokenSession.step", f"token {session.limits.vocabulary_size}"):
             compute(session, Part(token_ids=[texts[-1][0], session.limits.vocabulary_size], blocks=other))
         self._same(compute(session, Part(token_ids=text[half:], begin=half, blocks=own))[0], expected[half:])
 
@@ -327,9 +351,9 @@ class BackendContract:
         if contents is not None:
             path.write_bytes(contents)
         request = replace(load_request, path=path)
-        with pytest.raises(LoadError, match=r"\w"):
+        with _refused("Backend.measure", "a file that is no model", LoadError):
             backend.measure(request)
-        with pytest.raises(LoadError, match=r"\w"):
+        with _refused("Backend.load", "a file that is no model", LoadError):
             backend.load(request, lambda _: None)
 
     def test_load_and_close_again(self, backend: Backend, load_request: LoadRequest, texts: list[list[int]]) -> None:
@@ -343,8 +367,8 @@ class BackendContract:
         blocks = _Blocks(session.limits, first=first).take(len(text))
         return compute(session, Part(token_ids=text, blocks=blocks, wanted=wanted))[0]
 
-    def _same(self, one: Any, other: Any) -> None:
-        np.testing.assert_allclose(one, other, rtol=0, atol=self.tolerance)
+    def _same(self, one: Any, other: Any, method: str = "TokenSession.step") -> None:
+        np.testing.assert_allclose(one, other, rtol=0, atol=self.tolerance, err_msg=f"{method} gave other logits")
 
 
 class _Blocks:
@@ -365,3 +389,16 @@ class _Blocks:
 def _expect(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads like assert, which is not for shipped code
     if not condition:
         pytest.fail(otherwise)
+
+
+@contextmanager
+def _refused(method: str, what: str, kind: type[Exception] = Exception) -> Iterator[None]:
+    """The block must raise an error of a kind, with a message; by default any."""
+    try:
+        yield
+    except kind as error:
+        _expect(kind is Exception or any(map(str.isalnum, str(error))), f"{method} raised {error!r} without a message")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        pytest.fail(f"{method} raised {type(error).__name__} for {what}; it must raise {kind.__name__}: {error}")
+    else:
+        pytest.fail(f"{method} raised nothing for {what}; it must raise {kind.__name__}")

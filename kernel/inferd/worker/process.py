@@ -25,6 +25,7 @@ from inferd.engine.loop import Loop
 from inferd.engine.submission import Share
 from inferd.errors import ModelLoadError
 from inferd.plugin import LoadError
+from inferd.plugin.checks import check_model, check_need
 from inferd.worker.frames import (
     answer_frame,
     failure,
@@ -49,6 +50,15 @@ if TYPE_CHECKING:
     from inferd.plugin import Backend, LoadedModel, ModelDescription
 
 _PROGRESS_S: Final = 0.05  # least time between two reports of load progress
+
+_FAILED: Final = {
+    Doing.STARTING: "reading the order to load",
+    Doing.IMPORT: "the import of the backend",
+    Doing.MEASURE: "Backend.measure",
+    Doing.WAITING: "telling what the model needs",
+    Doing.LOAD: "Backend.load",
+    Doing.PREPARE: "making the tokenizer and the engine of what Backend.load gave",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -98,18 +108,22 @@ class Worker:
             module, _, name = load.loader.partition(":")
             backend: Backend = getattr(importlib.import_module(module), name)()
             self._activity.begin(Doing.MEASURE)
-            need = backend.measure(request)
+            need = check_need(backend.measure(request))
             self._activity.begin(Doing.WAITING)
             self._link.send(needs_frame(need, request.device))
             self._reserved.wait()
             self._activity.begin(Doing.LOAD)
-            model = backend.load(request, self._report)
+            model = check_model(backend.load(request, self._report))
             self._defaults = read_defaults(load, model.sampling)
             self._activity.begin(Doing.PREPARE)
             self._loop = Loop(model, limits, self._deliver, activity=self._activity)
         except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
             _log.exception("loading %s failed", load.path)
-            self._link.send(wire.WorkerFrame(load_failed=load_pb2.LoadFailed(failure=failure(_load_error(error)))))
+            self._link.send(
+                wire.WorkerFrame(
+                    load_failed=load_pb2.LoadFailed(failure=failure(_load_error(error, self._activity.doing)))
+                )
+            )
             return None
         gc.collect()
         gc.freeze()  # what a model brings never becomes garbage: do not look through it again
@@ -210,13 +224,13 @@ def _die(args: threading.ExceptHookArgs) -> None:
         os._exit(1)
 
 
-def _load_error(error: Exception) -> ModelLoadError:
+def _load_error(error: Exception, doing: Doing) -> ModelLoadError:
     if isinstance(error, ModelLoadError):
         return error
     if isinstance(error, LoadError):
         return ModelLoadError(str(error), metadata={"cause": str(error)})
     cause = last_line(error)
-    return ModelLoadError(f"the backend failed while loading: {cause}", metadata={"cause": cause})
+    return ModelLoadError(f"{_FAILED[doing]} failed: {cause}", metadata={"cause": cause})
 
 
 def _describe(model: ModelDescription) -> str:

@@ -266,6 +266,7 @@ class Backend(_message.Message):
     FORMATS_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    LOG_PATH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     state: Global___BackendState.ValueType
@@ -278,6 +279,8 @@ class Backend(_message.Message):
     """The distribution that it comes from, with its version."""
     description: _builtins.str
     """What it is, for people."""
+    log_path: _builtins.str
+    """Where the traceback of a failed one is, and what it said, on the host of the kernel; empty for none."""
     @_builtins.property
     def formats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Formats that it loads, for example "gguf"."""
@@ -302,10 +305,11 @@ class Backend(_message.Message):
         formats: _abc.Iterable[_builtins.str] | None = ...,
         devices: _abc.Iterable[Global___Device] | None = ...,
         settings: _abc.Iterable[Global___BackendSetting] | None = ...,
+        log_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "devices", b"devices", "fix", b"fix", "formats", b"formats", "name", b"name", "package", b"package", "settings", b"settings", "state", b"state", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "devices", b"devices", "fix", b"fix", "formats", b"formats", "log_path", b"log_path", "name", b"name", "package", b"package", "settings", b"settings", "state", b"state", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
