@@ -83,6 +83,12 @@ class Fleet:
         if known is None:
             self.models[spec.name] = Model(spec=spec, created=now)
 
+    def forget(self, name: ModelName) -> None:
+        """Know a model no longer; it has no instances."""
+        del self.models[name]
+        self.retries.cancel(name)
+        self._out.append(TellModel(name))
+
     def load(self, model: Model, now: float) -> None:
         """Start a worker now, whatever the backoff; nothing to do when one is up or coming.
 
