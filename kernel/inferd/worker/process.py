@@ -24,7 +24,7 @@ from inferd.engine.cause import last_line
 from inferd.engine.loop import Loop
 from inferd.engine.submission import Share
 from inferd.errors import ModelLoadError
-from inferd.plugin import LoadError
+from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.worker.frames import (
     answer_frame,
     failure,
@@ -213,7 +213,8 @@ def _load_error(error: Exception) -> ModelLoadError:
     if isinstance(error, ModelLoadError):
         return error
     if isinstance(error, LoadError):
-        return ModelLoadError(str(error), metadata={"cause": str(error)})
+        others = {"unsupported": "true"} if isinstance(error, UnsupportedModelError) else {}
+        return ModelLoadError(str(error), metadata={"cause": str(error), **others})
     cause = last_line(error)
     return ModelLoadError(f"the backend failed while loading: {cause}", metadata={"cause": cause})
 
