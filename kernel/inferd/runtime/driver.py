@@ -37,6 +37,7 @@ from inferd.runtime.frames import (
 )
 from inferd.runtime.inspection import Inspections
 from inferd.runtime.orders import Orders
+from inferd.runtime.placement import advise
 from inferd.runtime.queries import Queries
 from inferd.runtime.relay import Relay
 from inferd.runtime.signal import Signal
@@ -265,6 +266,15 @@ class Driver:
             await self.models_changed.wait(self.models_changed.version)
         return returned_bytes
 
+    def delete_model(self, name: ModelName) -> None:
+        """Forget a model.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ModelBusyError: Something is left of it.
+        """
+        self._apply(events.DeleteModel(name))
+
     async def query(self, name: ModelName, task_input: TaskInput, *, lease_id: LeaseId = NO_LEASE) -> task_pb2.Answer:
         """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
 
@@ -303,6 +313,8 @@ class Driver:
                 self._apply(events.InstanceLoaded(instance_id, read_facts(frame.loaded)))
             case "load_failed":
                 error = read_failure(frame.load_failed.failure, self._log_of(instance_id))
+                if (instance := self.machine.fleet.instances.get(instance_id)) is not None:
+                    error = advise(error, self.machine.fleet.models[instance.model].spec)
                 self._apply(events.InstanceRefused(instance_id, error))
 
     def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
