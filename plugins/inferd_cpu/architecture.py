@@ -49,6 +49,7 @@ class Architecture:
         rope_width: Numbers of a head that are rotated; even.
         rope_base: Base of the rotary frequencies.
         rope_factor: Positions are divided by it (linear scaling).
+        window: How many tokens back a token sees, itself among them; 0 for all. No layer computes it: see `capacity`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Architecture:
     rope_width: int
     rope_base: float
     rope_factor: float
+    window: int = 0
 
     @property
     def qk_width(self) -> int:
@@ -128,6 +130,7 @@ def read_architecture(metadata: Metadata) -> Architecture:
         rope_width=size("rope.dimension_count", key_width),
         rope_base=metadata.positive(f"{name}.rope.freq_base", 10000.0),
         rope_factor=_read_rope_factor(metadata, name),
+        window=metadata.integer(f"{name}.attention.sliding_window", 0),
     )
     _check_heads(metadata, architecture)
     return architecture

@@ -75,6 +75,7 @@ class CpuBackend:
             vocabulary=source.vocabulary,
             description=description,
             sampling=source.sampling,
+            embedding=source.embedding,
         )
 
 

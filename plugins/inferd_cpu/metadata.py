@@ -98,10 +98,15 @@ class Metadata(Mapping[str, Value]):
 
     A read of a key that is absent gives `default`, unless that is None; then it raises. Every read raises LoadError
     when the value has another type or lies outside its bounds, naming the key, the value and what is expected.
+
+    Attributes:
+        path: The file.
+        used: Keys that were read, also those that are not there.
     """
 
     def __init__(self, path: Path, values: Mapping[str, Value]) -> None:
         self.path = path
+        self.used: set[str] = set()
         self._values = values
 
     def __getitem__(self, key: str) -> Value:
@@ -116,6 +121,7 @@ class Metadata(Mapping[str, Value]):
     def content(self, key: str) -> Any:
         """What a key holds, unchecked; None where it is missing."""
         value = self._values.get(key)
+        self.used.add(key)
         return None if value is None else value.content
 
     def error(self, key: str, why: str) -> UnsupportedModelError:
@@ -164,6 +170,7 @@ class Metadata(Mapping[str, Value]):
 
     def _read(self, key: str, default: Any, kinds: frozenset[Kind] | set[Kind], expected: str) -> Any:
         value = self._values.get(key)
+        self.used.add(key)
         if value is None:
             if default is None:
                 raise self.error(key, "is missing; the file is not complete")

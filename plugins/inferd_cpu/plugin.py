@@ -70,6 +70,12 @@ SPEC = BackendSpec(
             description="numbers of the native KV pool; i8: 8 bits and a scale for each token and head; auto: i8 where"
             " the processor multiplies such numbers (AVX-512, AMX), else bf16",
         ),
+        Setting(
+            name="pre_tokenizer",
+            kind="str",
+            description="how a byte-level vocabulary splits text, as `tokenizer.ggml.pre` names it: for GGUF files that"
+            " do not say it, or say it wrongly; default: as the file says",
+        ),
     ),
 )
 

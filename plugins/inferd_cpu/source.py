@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inferd.plugin import LoadRequest, SamplingDefaults, Vocabulary, read_gguf_sampling
+from inferd.plugin import (
+    EmbeddingDefaults,
+    LoadRequest,
+    SamplingDefaults,
+    Vocabulary,
+    read_gguf_embedding,
+    read_gguf_sampling,
+    refuse_ignored,
+)
 from inferd_cpu.architecture import Architecture, read_architecture
 from inferd_cpu.gguf import GgufFile
 from inferd_cpu.inventory import Inventory
@@ -21,6 +29,7 @@ class Source:
     vocabulary: Vocabulary
     inventory: Inventory
     sampling: SamplingDefaults
+    embedding: EmbeddingDefaults
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -32,16 +41,26 @@ def read_source(request: LoadRequest) -> Source:
     """Read it.
 
     Raises:
-        LoadError: The file is not a sound GGUF model of a known architecture.
+        LoadError: The file is not a sound GGUF model of a known architecture, or has metadata that changes results and
+            is not supported.
     """
     file = GgufFile(request.path)
     architecture = read_architecture(file.metadata)
-    vocabulary = read_vocabulary(file.metadata)
-    return Source(
+    vocabulary = read_vocabulary(file.metadata, str(request.settings.get("pre_tokenizer") or ""))
+    where, read = str(request.path), file.metadata.content
+    source = Source(
         request,
         file,
         architecture,
         vocabulary,
         Inventory(file, architecture, vocabulary_size=len(vocabulary.tokens)),
-        read_gguf_sampling(str(request.path), file.metadata.content),
+        read_gguf_sampling(where, read),
+        read_gguf_embedding(where, read),
     )
+    refuse_ignored(
+        where,
+        {key: value.content for key, value in file.metadata.items()},
+        used=file.metadata.used,
+        neutral={"attention.scale": (architecture.key_width**-0.5,)},
+    )
+    return source

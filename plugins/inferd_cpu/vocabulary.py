@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from inferd.plugin import Vocabulary
+from inferd.plugin import Vocabulary, read_gguf_splitting
 from inferd_cpu.metadata import Metadata
 
 _PREFIX = "tokenizer.ggml."
@@ -17,8 +17,12 @@ _ENDINGS = frozenset(
 )
 
 
-def read_vocabulary(metadata: Metadata) -> Vocabulary:
+def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
     """Read the vocabulary: "gpt2" becomes "bpe", "llama" becomes "spm".
+
+    Args:
+        metadata: Of the file.
+        pre_tokenizer: How a byte-level vocabulary splits text, whatever the file says; "" for that.
 
     Raises:
         LoadError: Another tokenizer model, or keys that are missing, of the wrong type or of the wrong length.
@@ -30,7 +34,8 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     if not tokens:
         raise metadata.error(f"{_PREFIX}tokens", "has no tokens")
     bpe = model == "gpt2"
-    rule = metadata.text(f"{_PREFIX}pre", "") if bpe else ""
+    given = metadata.text(f"{_PREFIX}pre", "")
+    rule = read_gguf_splitting(str(metadata.path), lambda _: given, pre_tokenizer) if bpe else ""
     kinds = _read_kinds(metadata, len(tokens))
     scores = [] if bpe else metadata.numbers(f"{_PREFIX}scores")
     if scores and len(scores) != len(tokens):

@@ -1,11 +1,11 @@
 """A model on disk, checked, before anything of it is in memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inferd.plugin import SamplingDefaults, Vocabulary
+from inferd.plugin import EmbeddingDefaults, SamplingDefaults, Vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,8 @@ class Artifact:
         weight_format: As stored, for example "BF16".
         vocabulary: Read from the same place.
         sampling: How it advises to sample.
+        embedding: How it wants embeddings to be made.
+        metadata: Of a GGUF file, what nobody has read yet.
     """
 
     path: Path
@@ -29,3 +31,5 @@ class Artifact:
     weight_format: str
     vocabulary: Vocabulary
     sampling: SamplingDefaults
+    embedding: EmbeddingDefaults = field(default_factory=EmbeddingDefaults)
+    metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -12,8 +12,14 @@ from inferd_torch.pool import Pool
 
 NAME = "inferd_paged"
 ATTRIBUTE = "inferd_attend"
-# What some architectures put into the scores besides; ignoring it would give wrong answers in silence.
-UNSUPPORTED = ("attention_mask", "softcap", "s_aux", "position_bias", "relative_position_bias", "head_mask")
+# What changes nothing here: tokens lie in one row, in their order, and nothing is dropped. All else that architectures
+# ask for, caps, sinks, biases, chosen blocks, would give wrong answers in silence if it was ignored.
+HARMLESS = frozenset(
+    {
+        *("dropout", "deterministic", "output_attentions", "use_cache", "cache_position", "position_ids"),
+        *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "logits_to_keep", "return_dict"),
+    }
+)
 
 
 class Attend(Protocol):
@@ -69,8 +75,9 @@ def dispatch(
         NotImplementedError: The architecture needs more than causal attention with an optional window.
     """
     others["attention_mask"] = attention_mask
-    unknown = [name for name in UNSUPPORTED if others.get(name) is not None]
-    if not getattr(module, "is_causal", True):
+    causal = others.pop("is_causal", None)
+    unknown = [name for name, value in others.items() if value is not None and name not in HARMLESS]
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
         unknown.append("is_causal=False")
     if unknown:
         raise NotImplementedError(f"{type(module).__name__} asks attention for {', '.join(unknown)}")

@@ -8,12 +8,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from inferd.plugin import LoadError, Vocabulary, read_hf_sampling
+from inferd.plugin import EmbeddingDefaults, LoadError, Pooling, Vocabulary, read_hf_sampling
 from inferd_torch.artifact import Artifact
 
 MAX_JSON_BYTES = 64 << 20  # of a configuration or an index
 MAX_TOKENIZER_BYTES = 256 << 20
 GENERATION = "generation_config.json"
+POOLING = "1_Pooling/config.json"  # of sentence-transformers
 DEFAULT, MORE_TEMPLATES, LEGACY = "default", "additional_chat_templates", "chat_template.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -40,7 +41,19 @@ def read_folder(path: Path) -> Artifact:
         weight_format=counts.most_common(1)[0][0] if counts else "none",
         vocabulary=_read_vocabulary(path, config, generation),
         sampling=read_hf_sampling(str(path / GENERATION), generation),
+        embedding=_read_pooling(path / POOLING),
     )
+
+
+def _read_pooling(path: Path) -> EmbeddingDefaults:
+    modes = {
+        name.removeprefix("pooling_mode_")
+        for name, on in _read_json(path, required=False).items()
+        if name.startswith("pooling_mode_") and on is True
+    }
+    if not modes <= {"mean_tokens"} and not modes <= {"lasttoken"}:
+        raise LoadError(f"{path}: pooling by {sorted(modes)} is not supported; supported are mean_tokens and lasttoken")
+    return EmbeddingDefaults(pooling=Pooling.MEAN if modes == {"mean_tokens"} else Pooling.LAST)
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -6,8 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from gguf import GGUFReader
+from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
-from inferd.plugin import LoadError, TokenKind, Vocabulary, read_gguf_sampling
+from inferd.plugin import (
+    LoadError,
+    TokenKind,
+    Vocabulary,
+    read_gguf_embedding,
+    read_gguf_sampling,
+    read_gguf_splitting,
+    refuse_ignored,
+)
 from inferd_torch.artifact import Artifact
 
 PREFIX = "tokenizer.ggml."
@@ -22,10 +31,32 @@ ENDINGS = frozenset(
 
 # Factors of the rotation's frequencies.
 ROTATION_TENSORS = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
+# What `_read_vocabulary` reads, and `read_gguf_embedding`.
+USED = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        *("model", "tokens", "token_type", "scores", "merges", "pre", "bos_token_id", "eos_token_id"),
+        *("eot_token_id", "eom_token_id", "add_bos_token", "add_eos_token", "add_space_prefix"),
+    )
+)
+# Values that transformers takes from the configuration of an architecture, not from its file: they must be the same.
+SAME = {
+    "attention.sliding_window": "sliding_window",
+    "attention.key_length": "head_dim",
+    "attention.value_length": "head_dim",
+    "rope.dimension_count": "head_dim",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "logit_scale": "logit_scale",
+}
 
 
-def read_gguf(path: Path) -> Artifact:
+def read_gguf(path: Path, pre_tokenizer: str = "") -> Artifact:
     """Read the index and the vocabulary of a file.
+
+    Args:
+        path: The file.
+        pre_tokenizer: How a byte-level vocabulary splits text, whatever the file says; "" for that.
 
     Raises:
         LoadError: The file is not sound, or its tokenizer is of a kind that is not supported.
@@ -36,8 +67,10 @@ def read_gguf(path: Path) -> Artifact:
         for tensor in reader.tensors:
             counts[tensor.tensor_type.name] += int(tensor.n_elements)
         _refuse_scaling(path, reader)
-        vocabulary = _read_vocabulary(path, reader)
+        vocabulary = _read_vocabulary(path, reader, pre_tokenizer)
         sampling = read_gguf_sampling(str(path), lambda key: _read(reader, key, None))
+        embedding = read_gguf_embedding(str(path), lambda key: _read(reader, key, None))
+        left = {name: field.contents() for name, field in reader.fields.items() if name not in USED}
     except LoadError:
         raise
     except Exception as error:  # the edge to a parser that raises what it likes
@@ -50,14 +83,39 @@ def read_gguf(path: Path) -> Artifact:
         weight_format=counts.most_common(1)[0][0] if counts else "none",
         vocabulary=vocabulary,
         sampling=sampling,
+        embedding=embedding,
+        metadata=left,
+    )
+
+
+def refuse_unread(artifact: Artifact, config: Any) -> None:
+    """Refuse what transformers leaves out in silence when it reads a GGUF file: metadata that it has no place for.
+
+    Raises:
+        LoadError: There is such a key; it is named with its value.
+    """
+    architecture = str(artifact.metadata.get("general.architecture", ""))
+    known = GGUF_CONFIG_MAPPING.get(architecture.replace("-", "_")) or GGUF_CONFIG_MAPPING.get(config.model_type, {})
+    used = {f"{architecture}.{key}" for key, field in known.items() if field is not None}
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    own = {"head_dim": width, "sliding_window": getattr(config, "sliding_window", None)}
+    neutral = {key: (own.get(name, getattr(config, name, None)),) for key, name in SAME.items()}
+    rotated = int(width * (getattr(config, "partial_rotary_factor", None) or 1))
+    refuse_ignored(
+        str(artifact.path),
+        artifact.metadata,
+        used={"general.architecture", f"{architecture}.pooling_type", f"{architecture}.rope.scaling.type", *used},
+        neutral=neutral | {"rope.dimension_count": (rotated,), "attention.scale": (width**-0.5,)},
+        fix="transformers does not read it: take the model's folder of safetensors",
     )
 
 
 def _refuse_scaling(path: Path, reader: GGUFReader) -> None:
     """Refuse what transformers leaves out in silence when it reads a GGUF file: scaled rotation."""
     architecture = _read(reader, "general.architecture", "")
-    kind = _read(reader, f"{architecture}.rope.scaling.type", "none")
     linear = _read(reader, f"{architecture}.rope.scale_linear", 1.0)
+    factor = _read(reader, f"{architecture}.rope.scaling.factor", linear)
+    kind = _read(reader, f"{architecture}.rope.scaling.type", "none" if factor in (0, 1) else "linear")
     tensors = [tensor.name for tensor in reader.tensors if tensor.name in ROTATION_TENSORS]
     if kind != "none" or linear != 1 or tensors:
         what = tensors[0] if tensors else f"rope.scaling.type {kind!r}" if kind != "none" else f"scale_linear {linear}"
@@ -72,7 +130,7 @@ def _read(reader: GGUFReader, name: str, default: Any) -> Any:
     return default if field is None else field.contents()
 
 
-def _read_vocabulary(path: Path, reader: GGUFReader) -> Vocabulary:
+def _read_vocabulary(path: Path, reader: GGUFReader, pre_tokenizer: str) -> Vocabulary:
     read = partial(_read, reader)
     model = read(f"{PREFIX}model", "")
     if model not in ALGORITHMS:
@@ -80,7 +138,7 @@ def _read_vocabulary(path: Path, reader: GGUFReader) -> Vocabulary:
     tokens: list[str] = read(f"{PREFIX}tokens", [])
     kinds: list[int] = read(f"{PREFIX}token_type", None) or [TokenKind.NORMAL] * len(tokens)
     bpe = model == "gpt2"
-    rule = read(f"{PREFIX}pre", "") if bpe else ""
+    rule = read_gguf_splitting(str(path), lambda key: read(key, None), pre_tokenizer) if bpe else ""
     named = [read(f"{PREFIX}{name}", None) for name in ("eos_token_id", "eot_token_id", "eom_token_id")]
     known = [i for i, token in enumerate(tokens) if token in ENDINGS and kinds[i] == TokenKind.CONTROL]
     return Vocabulary(

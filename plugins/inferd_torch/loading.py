@@ -13,7 +13,7 @@ from inferd_torch.artifact import Artifact
 from inferd_torch.attention import AttendRows
 from inferd_torch.capacity import CUDA, PROCESSOR, Sizes, check_need, derive_limits, derive_need
 from inferd_torch.folder import read_folder
-from inferd_torch.gguf import read_gguf
+from inferd_torch.gguf import read_gguf, refuse_unread
 from inferd_torch.pool import LayerShape
 from inferd_torch.pulse import Pulse
 from inferd_torch.session import TorchSession
@@ -50,8 +50,13 @@ def examine(request: LoadRequest) -> Examined:
         LoadError: The model is not sound, is none that paged attention can serve, or a setting contradicts it.
     """
     device = torch.device("cpu" if request.device == devices.CPU else request.device)
-    artifact = (read_folder if request.path.is_dir() else read_gguf)(request.path)
+    if request.path.is_dir():
+        artifact = read_folder(request.path)
+    else:
+        artifact = read_gguf(request.path, str(request.settings["pre_tokenizer"] or ""))
     config = network.read_config(artifact)
+    if artifact.metadata:
+        refuse_unread(artifact, config.get_text_config(decoder=True))
     dtype = network.choose_dtype(config, str(request.settings["dtype"]), device)
     skeleton = network.make_skeleton(artifact, config)
     weights_bytes = sum(weight.numel() for weight in skeleton.parameters()) * dtype.itemsize
@@ -102,7 +107,11 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
     )
     artifact = model.artifact
     return LoadedModel(
-        session=session, vocabulary=artifact.vocabulary, description=description, sampling=artifact.sampling
+        session=session,
+        vocabulary=artifact.vocabulary,
+        description=description,
+        sampling=artifact.sampling,
+        embedding=artifact.embedding,
     )
 
 

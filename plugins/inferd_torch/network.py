@@ -30,6 +30,11 @@ def read_config(artifact: Artifact) -> Any:
         raise UnsupportedModelError(f"{artifact.path}: architecture {config.model_type!r} is no decoder of text")
     if not getattr(kind, "_supports_attention_backend", False):
         raise UnsupportedModelError(f"{artifact.path}: {kind.__name__} does not let its attention be replaced by ours")
+    if getattr(text, "is_causal", True) is False or getattr(text, "use_bidirectional_attention", None):
+        raise UnsupportedModelError(
+            f"{artifact.path}: is_causal is false, or use_bidirectional_attention is set: attention to later tokens is"
+            " not supported"
+        )
     others = sorted(set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES)
     if others:
         raise UnsupportedModelError(f"{artifact.path}: layer_types has {others}; supported are {sorted(LAYER_TYPES)}")

@@ -46,6 +46,12 @@ SPEC = BackendSpec(
             default=True,
             description="record decode steps as CUDA graphs while loading; without effect on the processor",
         ),
+        Setting(
+            name="pre_tokenizer",
+            kind="str",
+            description="how a byte-level vocabulary splits text, as `tokenizer.ggml.pre` names it: for GGUF files that"
+            " do not say it, or say it wrongly; default: as the file says",
+        ),
     ),
     rank=200,
     extra="torch",

@@ -15,6 +15,7 @@ import pytest
 import pytest_timeout
 
 AGAIN_S = 30.0
+LONGER_S = {"model": 600, "e2e": 300}  # by the marker of a test that names no time itself: on a machine that is busy
 STDERR = pytest.StashKey[int]()
 
 
@@ -30,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     os.close(config.stash[STDERR])
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    longer = max((time_s for name, time_s in LONGER_S.items() if item.get_closest_marker(name)), default=0)
+    if longer and item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(longer))
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:

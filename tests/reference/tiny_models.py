@@ -5,8 +5,10 @@ asks Hugging Face transformers for the expected logits make the same ones, and n
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -85,10 +87,14 @@ def make_weights(model: TinyModel) -> dict[str, Floats]:
     return weights
 
 
-def write_model(model: TinyModel, path: Path) -> Path:
-    """Write the model as the GGUF file that the usual converter would make."""
+def write_model(model: TinyModel, path: Path, more: Mapping[str, Any] | None = None) -> Path:
+    """Write the model as the GGUF file that the usual converter would make, perhaps with more metadata (None: less)."""
     writer = gguf.GGUFWriter(path, model.architecture)
     _add_metadata(writer, model)
+    for key, value in (more or {}).items():
+        writer.kv_data[0].pop(key, None)
+        if value is not None:
+            writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[model.architecture.upper()], LAYERS)
     for name, weight in make_weights(model).items():
         stored = weight

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from inferd.core.task import ChatInput, Message, Sampling, TaskInput, TextInput, TokenInput
+from inferd.core.task import ChatInput, Embedding, Message, Pooling, Sampling, TaskInput, TextInput, TokenInput
 from inferd.engine.intake import Intake
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.sequence import Sequence
@@ -14,7 +14,7 @@ from inferd.errors import (
     PromptTooLongError,
     UnsupportedInputError,
 )
-from inferd.plugin import TokenLimits, Vocabulary
+from inferd.plugin import EmbeddingDefaults, TokenLimits, Vocabulary
 from inferd.testing.fake import VOCABULARY
 
 SESSION = TokenLimits(
@@ -158,3 +158,19 @@ def test_words_are_kept_out_in_both_spellings() -> None:
     rules = accept(TextInput("hi"), Sampling(bad_words=("no",))).rules
     assert rules is not None
     assert rules.phrases == (tuple(b"no"), tuple(b" no"))
+
+
+def test_texts_to_embed_end_as_the_model_wants() -> None:
+    """The token that ends texts is put behind a text to embed, unless it is there; nothing else gets it."""
+    bounds = Bounds.of(replace(SESSION, embedding_size=3), EngineLimits(max_output_tokens=80))
+    closing = replace(VOCABULARY, eos_ids=(259, 258))
+    for adds, expected in ((True, [*b"hi", 259]), (False, [*b"hi"])):
+        defaults = EmbeddingDefaults(pooling=Pooling.MEAN, add_eos=adds)
+        intake = Intake(closing, bounds, template_timeout_s=60, embedding=defaults)
+        assert intake.embed(5, TextInput("hi"), Embedding()).prompt.tolist() == expected
+        assert intake.embed(5, TokenInput((1, 2)), Embedding()).prompt.tolist() == [1, 2]
+        assert intake.accept(5, TextInput("hi"), Sampling()).prompt.tolist() == [*b"hi"]
+        for pooling, whole in ((None, True), (Pooling.LAST, False), (Pooling.MEAN, True)):
+            pool = intake.embed(5, TextInput("hi"), Embedding(pooling=pooling)).pool
+            assert pool is not None
+            assert pool.whole is whole

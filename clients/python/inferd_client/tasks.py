@@ -175,8 +175,9 @@ def _sample(outputs: Sequence[Output], finished: Finished) -> Sample:
     )
 
 
-def _embedding_params(*, mean: bool, normalize: bool) -> EmbeddingParams:
-    return EmbeddingParams(pooling=Pooling.POOLING_MEAN if mean else Pooling.POOLING_LAST, normalize=normalize)
+def _embedding_params(*, mean: bool | None, normalize: bool) -> EmbeddingParams:
+    asked = {None: Pooling.POOLING_UNSPECIFIED, False: Pooling.POOLING_LAST, True: Pooling.POOLING_MEAN}
+    return EmbeddingParams(pooling=asked[mean], normalize=normalize)
 
 
 def _embedding(events: Iterable[TaskEvent]) -> list[float]:
@@ -232,11 +233,11 @@ class Tasks(Connection):
         model: str,
         prompt: Prompt,
         *,
-        mean: bool = False,
+        mean: bool | None = None,
         normalize: bool = True,
         **options: Unpack[TaskOptions],
     ) -> list[float]:
-        """The embedding of a prompt: of its last token or the `mean` of all, of length 1 or as it is.
+        """The embedding of a prompt: the `mean` of all tokens or of the last, by default as the model's file says.
 
         Raises:
             InferdError: As `run`; UnsupportedInputError where the model's backend gives none.
@@ -335,11 +336,11 @@ class AsyncTasks(AsyncConnection):
         model: str,
         prompt: Prompt,
         *,
-        mean: bool = False,
+        mean: bool | None = None,
         normalize: bool = True,
         **options: Unpack[TaskOptions],
     ) -> list[float]:
-        """The embedding of a prompt: of its last token or the `mean` of all, of length 1 or as it is.
+        """The embedding of a prompt: the `mean` of all tokens or of the last, by default as the model's file says.
 
         Raises:
             InferdError: As `run`; UnsupportedInputError where the model's backend gives none.

@@ -169,7 +169,7 @@ class Pooling(Enum):
 class Embedding:
     """An embedding is wanted instead of a text."""
 
-    pooling: Pooling = Pooling.LAST
+    pooling: Pooling | None = None  # as the model's file says
     normalize: bool = True
 
 

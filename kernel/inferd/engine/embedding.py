@@ -21,13 +21,15 @@ class PromptPool:
     Args:
         prompt_tokens: Tokens of the prompt.
         embedding: What is asked for.
+        default: How tokens become one vector, if that is not asked for.
 
     Attributes:
         whole: Whether every token's hidden state is needed, so that none may come from the prefix cache.
     """
 
-    def __init__(self, prompt_tokens: int, embedding: Embedding) -> None:
-        self.whole = embedding.pooling is Pooling.MEAN
+    def __init__(self, prompt_tokens: int, embedding: Embedding, *, default: Pooling = Pooling.LAST) -> None:
+        pooling = embedding.pooling or default
+        self.whole = pooling is Pooling.MEAN
         self._normalize = embedding.normalize
         self._next = 0 if self.whole else prompt_tokens - 1  # the first position that is still wanted
         self._count = prompt_tokens - self._next

@@ -17,6 +17,7 @@ from inferd.engine.sequence import Sequence
 from inferd.engine.template import ChatTemplate
 from inferd.engine.tokenizer import Tokenizer
 from inferd.errors import InvalidFieldError, PromptTooLongError, UnsupportedInputError
+from inferd.plugin.backend import EMBEDDING_DEFAULTS, EmbeddingDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
@@ -36,13 +37,23 @@ class Intake:
         vocabulary: The model's.
         bounds: What the session can do.
         template_timeout_s: Longest time of a chat template.
+        embedding: How the model wants embeddings to be made.
 
     Raises:
         ModelLoadError: No tokenizer can be built from the vocabulary.
     """
 
-    def __init__(self, vocabulary: Vocabulary, bounds: Bounds, *, template_timeout_s: float) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        bounds: Bounds,
+        *,
+        template_timeout_s: float,
+        embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS,
+    ) -> None:
         self._bounds = bounds
+        self._pooling = embedding.pooling
+        self._closing = vocabulary.eos_ids[:1] if embedding.add_eos and vocabulary.algorithm != "json" else ()
         self._tokenizer = Tokenizer(vocabulary, size=bounds.vocabulary_size)
         self._ends = frozenset(vocabulary.eos_ids)
         self._template: ChatTemplate | None = None
@@ -66,8 +77,11 @@ class Intake:
         """
         if not self._bounds.embedding_size:
             raise UnsupportedInputError("the backend of this model gives no embeddings", field="spec.embedding")
+        if isinstance(task_input, TextInput) and self._closing:
+            ids = self.tokenize(task_input)
+            task_input = TokenInput([*ids, *(() if tuple(ids[-1:]) == self._closing else self._closing)])
         sequence = self.accept(handle, task_input, Sampling(max_tokens=1, temperature=0))
-        sequence.pool = PromptPool(len(sequence.prompt), embedding)
+        sequence.pool = PromptPool(len(sequence.prompt), embedding, default=self._pooling)
         return sequence
 
     def accept(self, handle: int, task_input: TaskInput, sampling: Sampling) -> Sequence:

@@ -95,7 +95,9 @@ class Loop:
             following=following,
             activity=self._activity,
         )
-        intake = Intake(model.vocabulary, self.bounds, template_timeout_s=limits.template_timeout_s)
+        intake = Intake(
+            model.vocabulary, self.bounds, template_timeout_s=limits.template_timeout_s, embedding=model.embedding
+        )
         self._reception = Reception(intake, self.bounds, self._grammars, self._arrive)
         self._pace = Pace(gap_s=limits.gap_s)
         self._tasks: dict[int, Samples] = {}  # by handle: waiting, running or suspended

@@ -2,11 +2,13 @@
 
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import SamplingDefaults
+from inferd.core.task import Pooling
 from inferd.plugin.backend import (
     Backend,
     BackendSpec,
     BackendUnavailable,
     DeviceInfo,
+    EmbeddingDefaults,
     LoadedModel,
     LoadError,
     LoadRequest,
@@ -16,6 +18,7 @@ from inferd.plugin.backend import (
     Setting,
     UnsupportedModelError,
 )
+from inferd.plugin.gguf import read_gguf_embedding, read_gguf_splitting, refuse_ignored
 from inferd.plugin.hookspecs import hookimpl, hookspec
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.plugin.session import DeviceSampling, StepResult, TokenBatch, TokenLimits, TokenSession
@@ -27,11 +30,13 @@ __all__ = [
     "BackendUnavailable",
     "DeviceInfo",
     "DeviceSampling",
+    "EmbeddingDefaults",
     "LoadError",
     "LoadRequest",
     "LoadedModel",
     "MemoryNeed",
     "ModelDescription",
+    "Pooling",
     "Probe",
     "ReportProgress",
     "SamplingDefaults",
@@ -45,6 +50,9 @@ __all__ = [
     "Vocabulary",
     "hookimpl",
     "hookspec",
+    "read_gguf_embedding",
     "read_gguf_sampling",
+    "read_gguf_splitting",
     "read_hf_sampling",
+    "refuse_ignored",
 ]

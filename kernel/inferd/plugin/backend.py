@@ -7,6 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
+from inferd.core.task import Pooling
 from inferd.errors import suggestion
 from inferd.plugin.session import TokenSession
 from inferd.plugin.vocabulary import Vocabulary
@@ -155,6 +156,23 @@ class ModelDescription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingDefaults:
+    """How a model's file wants embeddings to be made, where a task does not say otherwise.
+
+    Attributes:
+        pooling: How the hidden states of tokens become one vector.
+        add_eos: Whether a text gets the first of `Vocabulary.eos_ids` behind it. Not for algorithm "json", whose
+            definition says itself what is put around a text.
+    """
+
+    pooling: Pooling = Pooling.LAST
+    add_eos: bool = False
+
+
+EMBEDDING_DEFAULTS = EmbeddingDefaults()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """What `Backend.load` returns.
 
@@ -163,12 +181,14 @@ class LoadedModel:
         vocabulary: Of its tokens.
         description: What it is.
         sampling: How its file advises to sample; what it does not name is None.
+        embedding: How its file wants embeddings to be made.
     """
 
     session: TokenSession
     vocabulary: Vocabulary
     description: ModelDescription
     sampling: SamplingDefaults = NO_DEFAULTS
+    embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS
 
 
 @runtime_checkable

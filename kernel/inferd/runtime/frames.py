@@ -82,7 +82,7 @@ def submit_frame(
         weight=weight,
     )
     if spec.embedding is not None:
-        submit.embedding.pooling = spec.embedding.pooling.value
+        submit.embedding.pooling = spec.embedding.pooling.value if spec.embedding.pooling else 0
         submit.embedding.normalize = spec.embedding.normalize
     _write_input(submit, spec.input)
     return wire.KernelFrame(submit=submit)

@@ -159,10 +159,11 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 
 def _read_embedding(params: tp.EmbeddingParams) -> Embedding:
-    number = params.pooling or tp.POOLING_LAST
-    if number not in {pooling.value for pooling in Pooling}:
+    number = params.pooling
+    if number and number not in {pooling.value for pooling in Pooling}:
         raise InvalidFieldError(f"pooling is {number}; it must be 0, 1 or 2", field="spec.embedding.pooling")
-    return Embedding(pooling=Pooling(number), normalize=params.normalize if params.HasField("normalize") else True)
+    pooling = Pooling(number) if number else None
+    return Embedding(pooling=pooling, normalize=params.normalize if params.HasField("normalize") else True)
 
 
 def write_event(task_id: str, numbered: Numbered) -> tp.TaskEvent:

@@ -179,7 +179,8 @@ def read_embedding(submit: task_pb2.Submit) -> Embedding | None:
     """How the input becomes a vector; None when the task is to generate."""
     if not submit.HasField("embedding"):
         return None
-    return Embedding(pooling=Pooling(submit.embedding.pooling), normalize=submit.embedding.normalize)
+    number = submit.embedding.pooling
+    return Embedding(pooling=Pooling(number) if number else None, normalize=submit.embedding.normalize)
 
 
 def failure(error: InferdError) -> failure_pb2.Failure:

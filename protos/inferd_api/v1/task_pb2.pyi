@@ -128,7 +128,7 @@ class _Pooling:
 class _PoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pooling.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     POOLING_UNSPECIFIED: _Pooling.ValueType  # 0
-    """The default of the model; for language models the last token."""
+    """As the model's file says, and where it says nothing the last token."""
     POOLING_LAST: _Pooling.ValueType  # 1
     """The hidden state of the last token."""
     POOLING_MEAN: _Pooling.ValueType  # 2
@@ -138,7 +138,7 @@ class Pooling(_Pooling, metaclass=_PoolingEnumTypeWrapper):
     """How the hidden states of the tokens become one vector."""
 
 POOLING_UNSPECIFIED: Pooling.ValueType  # 0
-"""The default of the model; for language models the last token."""
+"""As the model's file says, and where it says nothing the last token."""
 POOLING_LAST: Pooling.ValueType  # 1
 """The hidden state of the last token."""
 POOLING_MEAN: Pooling.ValueType  # 2

@@ -327,7 +327,7 @@ class EmbeddingParams(_message.Message):
     POOLING_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
     pooling: _builtins.int
-    """A value of `inferd.core.task.Pooling`."""
+    """A value of `inferd.core.task.Pooling`; 0 for that of the model."""
     normalize: _builtins.bool
     """Scale the vector to length 1."""
     def __init__(

@@ -1,0 +1,145 @@
+"""Metadata of GGUF files that changes results is used or refused by name, by every backend that reads such files."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+
+from inferd.plugin import EmbeddingDefaults, LoadedModel, LoadError, LoadRequest, Pooling
+from inferd.plugin.backend import read_settings
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.plugin import SPEC as CPU_SPEC
+from inferd_torch.plugin import SPEC as TORCH_SPEC
+
+Load = Callable[..., LoadedModel]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+MODEL = tiny.MODELS["llama"]
+
+REFUSED: dict[str, Any] = {
+    "llama.attention.causal": False,
+    "llama.attention.clamp_kqv": 8.0,
+    "llama.attention.max_alibi_bias": 8.0,
+    "llama.attention.scale": 0.5,
+    "llama.attention.temperature_scale": 0.1,
+    "llama.attn_logit_softcapping": 50.0,
+    "llama.final_logit_softcapping": 30.0,
+    "llama.logit_scale": 0.0625,
+    "llama.embedding_scale": 12.0,
+    "llama.residual_scale": 0.22,
+    "llama.use_parallel_residual": True,
+    "llama.tensor_data_layout": "jploski",
+    "llama.rope.scaling.attn_factor": 1.2,
+    "llama.rope.freq_base_swa": 10000.0,
+    "llama.rope.dimension_sections": [4, 4, 4],
+    "llama.attention.sliding_window_type": "chunked",
+    "llama.something_new": 1,
+    "llama.pooling_type": 2,
+    "tokenizer.ggml.add_sep_token": True,
+    "tokenizer.ggml.remove_extra_whitespaces": True,
+    "tokenizer.ggml.something_new": "x",
+    "general.type": "adapter",
+}
+HARMLESS: dict[str, Any] = {
+    "llama.attention.causal": True,
+    "llama.attention.scale": tiny.HEAD_WIDTH**-0.5,
+    "llama.attention.clamp_kqv": 0.0,
+    "llama.attention.sliding_window": 0,
+    "llama.attn_logit_softcapping": 0.0,
+    "llama.logit_scale": 1.0,
+    "llama.embedding_scale": 1.0,
+    "llama.expert_count": 0,
+    "llama.expert_used_count": 0,
+    "llama.pooling_type": 0,
+    "llama.rope.scaling.original_context_length": 8192,
+    "llama.rope.scaling.type": "none",
+    "llama.tensor_data_layout": "Meta AI original pth",
+    "llama.use_parallel_residual": False,
+    "llama.vocab_size": tiny.VOCABULARY_SIZE,
+    "general.type": "model",
+    "general.something_new": "whatever",
+    "general.base_model.0.name": "SmolLM2",
+    "quantize.imatrix.entries_count": 7,
+    "tokenizer.ggml.add_eos_token": False,
+    "tokenizer.ggml.add_sep_token": False,
+    "tokenizer.ggml.fim_pre_token_id": 3,
+    "tokenizer.ggml.padding_token_id": 0,
+    "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.huggingface.json": "{}",
+}
+
+
+@pytest.fixture(params=["cpu", pytest.param("torch", marks=pytest.mark.skipif(not HAS_TORCH, reason="needs torch"))])
+def load(request: pytest.FixtureRequest, tmp_path: Path) -> Load:
+    """Loads the tiny model with more metadata, by each backend that reads GGUF files."""
+
+    def load_with(more: dict[str, Any], **settings: str) -> LoadedModel:
+        path = tiny.write_model(MODEL, tmp_path / "tiny.gguf", more)
+        if request.param == "torch":
+            from inferd_torch.backend import TorchBackend  # noqa: PLC0415 - imports torch
+
+            spec, backend = TORCH_SPEC, TorchBackend()
+        else:
+            spec, backend = CPU_SPEC, CpuBackend()
+        wanted = LoadRequest(path=path, device="cpu:0", settings=read_settings(spec, settings), capacity_bytes=1 << 30)
+        backend.measure(wanted)
+        return backend.load(wanted, lambda _: None)
+
+    return load_with
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_what_is_not_used_is_refused_by_name(load: Load, key: str) -> None:
+    """A key that may change results and is not used is an error with the key and its value."""
+    value = REFUSED[key]
+    shown = "an array of 3" if isinstance(value, list) else repr(value)[:6]
+    with pytest.raises(LoadError, match=rf"'{key}' is {shown}"):
+        load({key: value})
+
+
+def test_what_changes_nothing_is_taken(load: Load) -> None:
+    """Values that change nothing, and keys that tell where a model comes from, do not keep it from loading."""
+    load(HARMLESS).session.close()
+
+
+def test_a_missing_rule_of_splitting(load: Load) -> None:
+    """A byte-level vocabulary without its rule is refused with the fix, which mends it; a setting goes first."""
+    with pytest.raises(LoadError, match=r"'tokenizer\.ggml\.pre' is missing.* setting 'pre_tokenizer'"):
+        load({"tokenizer.ggml.pre": None})
+    for more in ({"tokenizer.ggml.pre": None}, {}):
+        loaded = load(more, pre_tokenizer="qwen2")
+        assert loaded.vocabulary.pre_tokenizer == "qwen2"
+        loaded.session.close()
+
+
+def test_how_embeddings_are_made_comes_with_the_model(load: Load) -> None:
+    """Pooling and the token behind a text are those of the file; without a word in it the last token, and none."""
+    expected: dict[int | None, Pooling] = {None: Pooling.LAST, 1: Pooling.MEAN, 3: Pooling.LAST}
+    for number, pooling in expected.items():
+        for adds in (None, True):
+            loaded = load({"llama.pooling_type": number, "tokenizer.ggml.add_eos_token": adds})
+            assert loaded.embedding == EmbeddingDefaults(pooling=pooling, add_eos=bool(adds))
+            loaded.session.close()
+    with pytest.raises(LoadError, match="add_eos_token' is true, but no eos_token_id"):
+        load({"tokenizer.ggml.eos_token_id": None, "tokenizer.ggml.add_eos_token": True})
+
+
+@pytest.mark.parametrize("compute", ["exact", "auto"])
+def test_a_window_smaller_than_the_context(tmp_path: Path, compute: str) -> None:
+    """The processor's backend refuses a sliding window that a sequence could outgrow, with both numbers and the fix."""
+    path = tiny.write_model(MODEL, tmp_path / "tiny.gguf", {"llama.attention.sliding_window": 32})
+
+    def load_as(**settings: str) -> LoadedModel:
+        chosen = read_settings(CPU_SPEC, {"compute": compute, **settings})
+        return CpuBackend().load(
+            LoadRequest(path=path, device="cpu:0", settings=chosen, capacity_bytes=1 << 30), lambda _: None
+        )
+
+    for settings in ({}, {"context_tokens": "33"}):
+        tokens = settings.get("context_tokens", "256")
+        expected = rf"'llama\.attention\.sliding_window' is 32, fewer .*\({tokens}\).* 'context_tokens' to 32"
+        with pytest.raises(LoadError, match=expected):
+            load_as(**settings)
+    load_as(context_tokens="32").session.close()
