@@ -154,7 +154,8 @@ async def test_unloading_ends_what_waits(connection: Connection) -> None:
 
 async def test_a_broken_model_is_not_tried_for_each_question(tmp_path: Path) -> None:
     """While a model that could not be loaded waits for its next try, questions are refused with its error and when."""
-    async with kernel_here(tmp_path, workers={"restart_backoff_s": 1000.0, "restart_backoff_max_s": 1000.0}) as kernel:
+    patient = {"restart_backoff_s": 1000.0, "restart_backoff_max_s": 1000.0}
+    async with asyncio.timeout(DEADLINE_S), kernel_here(tmp_path, workers=patient) as kernel:
         connection = Connection(kernel, tmp_path)
         await connection.create(load_error="tensor 'x' is missing")
         count = CountTokensRequest(model="fake", prompt="x")
