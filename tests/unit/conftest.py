@@ -191,6 +191,16 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
         model = self.found(request.name, context)
         return model_service_pb2.UnloadModelResponse(model=model, returned_bytes=900_000_000)
 
+    def DeleteModel(self, request: Any, context: Any) -> Any:
+        if self.found(request.name, context).instances:
+            abort(context, status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_BUSY", "it has 1 instances"))
+        del self.kernel.models[request.name]
+        return model_service_pb2.DeleteModelResponse()
+
+    def PlanLoad(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        return model_service_pb2.PlanLoadResponse(plan=model_service_pb2.LoadPlan(fits=True))
+
     def Tokenize(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
         self.found(request.model, context)

@@ -14,7 +14,7 @@ from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner, Result
 
 from inferd import __version__, config
-from inferd.cli import main, run
+from inferd.cli import main, run, wanted
 from inferd.cli.amounts import size, span
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError, Format, Output
@@ -174,9 +174,8 @@ def test_a_model_of_the_catalogue_that_is_not_pulled(inferd: Commands) -> None:
 def test_an_unknown_model_is_told_a_near_name(inferd: Commands, folders: Path) -> None:
     """The kernel's suggestion is kept, and where it has none the library's and the catalogue's names are tried."""
     assert "did you mean 'echo'" in inferd("run", "ecko", "x").stderr
-    error = ModelNotFoundError("no model 'smolm'")
-    with pytest.raises(CommandError, match="did you mean 'smollm2'"):
-        run._give_up(Library(folders / "data"), "smolm", error)
+    error = wanted.not_known(Library(folders / "data"), "smolm", ModelNotFoundError("no model 'smolm'"))
+    assert "did you mean 'smollm2'" in error.message
 
 
 def test_a_model_pulled_since_the_kernel_started(scripted: Any, inferd: Commands, folders: Path) -> None:
@@ -390,37 +389,6 @@ def test_doctor_of_a_broken_one(inferd: Commands, folders: Path, monkeypatch: py
     assert checks["data folder"]["result"] == checks["backends"]["result"] == "broken"
     assert "INFERD_DATA_DIR" in checks["data folder"]["fix"]
     assert checks["kernel"]["result"] == "ok"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parameter"),
-    [
-        (["ps", "-o", "json", "--address", "nonsense"], "--address"),
-        (["ps", "--nonsense", "--output=json"], None),
-        (["nonsense", "-ojson"], None),
-        (["-o", "json"], None),
-        (["run", "-o", "json"], "model"),
-        (["run", "m", " ", "-o", "json"], "PROMPT"),
-        (["run", "m", "x", "--top-k", "many", "-o=json"], "--top-k"),
-        (["lease", "create", "-o", "json"], "--memory"),
-    ],
-)
-def test_misuse_is_json_too_where_that_is_asked_for(arguments: list[str], parameter: str | None) -> None:
-    """Errors of use are one JSON object on stdout as all others are, and exit code 2; help is help."""
-    done = CliRunner().invoke(main.app, arguments)
-    error = json.loads(done.stdout)["error"]
-    assert (done.exit_code, done.stderr, error["reason"]) == (2, "", "USAGE")
-    assert error["metadata"].get("parameter") == parameter
-    assert error["metadata"]["command"].startswith("inferd")
-    assert CliRunner().invoke(main.app, ["ps", "-o", "json", "--help"]).exit_code == 0
-
-
-def test_json_of_a_program_is_no_matter_of_ours() -> None:
-    """What stands behind `--` is a program's; what `lease run` says itself goes to stderr, JSON too."""
-    done = CliRunner().invoke(main.app, ["lease", "run", "--", "prog", "-o", "json"])
-    assert (done.exit_code, done.stdout, done.stderr.startswith("{")) == (2, "", False)
-    done = CliRunner().invoke(main.app, ["lease", "run", "-o", "json", "--", "prog"])
-    assert (done.exit_code, done.stdout, json.loads(done.stderr)["error"]["reason"]) == (2, "", "USAGE")
 
 
 @pytest.mark.parametrize("arguments", [["ps"], ["load", "m"], ["serve", "--listen"], ["nonsense"], ["run"]])

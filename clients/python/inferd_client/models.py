@@ -9,6 +9,7 @@ from inferd_api.v1.model_pb2 import Model
 from inferd_api.v1.model_service_pb2 import (
     CountTokensRequest,
     CreateModelRequest,
+    DeleteModelRequest,
     DetokenizeRequest,
     GetModelRequest,
     ListModelsRequest,
@@ -95,14 +96,21 @@ class Models(Connection):
         return self._wait(self._models.LoadModel, LoadModelRequest(name=name), timeout_s, lease).model
 
     def plan_load(
-        self, name: str, *, settings: Mapping[str, str] | None = None, timeout_s: float | None = None
+        self,
+        name: str,
+        *,
+        backend: str = "",
+        device: str = "",
+        settings: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> LoadPlan:
-        """What loading one more instance would take, with `settings` in place of the model's own; nothing is loaded.
+        """What loading one more instance would take, with what is given in place of the model's own; nothing is loaded.
 
         Raises:
-            InferdError: ModelNotFoundError, InvalidFieldError, ModelLoadError.
+            InferdError: ModelNotFoundError, InvalidFieldError, BackendNotFoundError, BackendUnavailableError,
+                ModelLoadError.
         """
-        request = PlanLoadRequest(name=name, settings=settings)
+        request = PlanLoadRequest(name=name, settings=settings, backend=backend, device=device)
         return self._wait(self._models.PlanLoad, request, timeout_s).plan
 
     def unload_model(self, name: str, *, force: bool = False, timeout_s: float | None = None) -> UnloadModelResponse:
@@ -148,6 +156,14 @@ class Models(Connection):
         """
         request = DetokenizeRequest(model=model, token_ids=token_ids)
         return self._wait(self._models.Detokenize, request, timeout_s).text
+
+    def delete_model(self, name: str) -> None:
+        """Have the kernel forget a model; its file stays.
+
+        Raises:
+            InferdError: ModelNotFoundError; ModelBusyError while it is loaded, has tasks or is held by a lease.
+        """
+        self._call(self._models.DeleteModel, DeleteModelRequest(name=name))
 
     def watch_model(self, name: str) -> Generator[Model]:
         """A model as it is, then after each change, until the generator is closed. Raises ModelNotFoundError."""
@@ -215,14 +231,21 @@ class AsyncModels(AsyncConnection):
         return (await self._wait(self._models.LoadModel, LoadModelRequest(name=name), timeout_s, lease)).model
 
     async def plan_load(
-        self, name: str, *, settings: Mapping[str, str] | None = None, timeout_s: float | None = None
+        self,
+        name: str,
+        *,
+        backend: str = "",
+        device: str = "",
+        settings: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> LoadPlan:
-        """What loading one more instance would take, with `settings` in place of the model's own; nothing is loaded.
+        """What loading one more instance would take, with what is given in place of the model's own; nothing is loaded.
 
         Raises:
-            InferdError: ModelNotFoundError, InvalidFieldError, ModelLoadError.
+            InferdError: ModelNotFoundError, InvalidFieldError, BackendNotFoundError, BackendUnavailableError,
+                ModelLoadError.
         """
-        request = PlanLoadRequest(name=name, settings=settings)
+        request = PlanLoadRequest(name=name, settings=settings, backend=backend, device=device)
         return (await self._wait(self._models.PlanLoad, request, timeout_s)).plan
 
     async def unload_model(
@@ -270,6 +293,14 @@ class AsyncModels(AsyncConnection):
         """
         request = DetokenizeRequest(model=model, token_ids=token_ids)
         return (await self._wait(self._models.Detokenize, request, timeout_s)).text
+
+    async def delete_model(self, name: str) -> None:
+        """Have the kernel forget a model; its file stays.
+
+        Raises:
+            InferdError: ModelNotFoundError; ModelBusyError while it is loaded, has tasks or is held by a lease.
+        """
+        await self._call(self._models.DeleteModel, DeleteModelRequest(name=name))
 
     async def watch_model(self, name: str) -> AsyncGenerator[Model]:
         """A model as it is, then after each change, until the generator is closed. Raises ModelNotFoundError."""

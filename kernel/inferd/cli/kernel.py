@@ -12,7 +12,7 @@ from inferd.cli.private import private_kernel
 from inferd_client import Client, InferdError, KernelUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from inferd.cli.output import Output
 
@@ -45,15 +45,22 @@ def reachable(client: Client) -> bool:
 
 
 @contextmanager
-def connected_or_private(output: Output, address: str, tenant: str) -> Iterator[Client]:
+def connected_or_private(output: Output, address: str, tenant: str, *, before: Callable[[], None]) -> Iterator[Client]:
     """A client of the kernel at `address`; where none answers, of one that lives as long as the block.
 
+    Args:
+        output: Where it is told that one is started.
+        address: Of the kernel.
+        tenant: Whose tasks are meant.
+        before: Is called before one is started, and raises where it would be of no use.
+
     Raises:
-        CommandError: As `connected` and `private_kernel`.
+        CommandError: As `connected`, `private_kernel` and `before`.
     """
     with ExitStack() as stack:
         client = stack.enter_context(connected(address, tenant))
         if not reachable(client):
+            before()
             with output.status(f"no kernel at {address}; starting a private one"):
                 started_address, pid = stack.enter_context(private_kernel())
             output.note(f"no kernel at {address}; started a private one (pid {pid})")

@@ -4,28 +4,31 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from inferd import __version__
 from inferd.cli.lease_commands import lease_app
+from inferd.cli.model_commands import model_app
 from inferd.cli.options import (
     ADDRESS,
     Address,
+    BackendOption,
     Class,
+    DeviceOption,
     Interval,
     LeaseOption,
-    ModelArgument,
+    ModelOrPath,
     MostTokens,
     Output,
+    SetOption,
     TaskArgument,
     TemplateVariables,
     Tenant,
+    data_dir,
     parse_most_tokens,
-    read_pairs,
     read_values,
+    read_wanted,
 )
 from inferd.cli.output import Format, edge, open_streams
-from inferd.cli.source import FORMS
 from inferd.cli.usage import Commands
 
 app = typer.Typer(
@@ -46,13 +49,6 @@ def run() -> None:
     """Entry of the program."""
     open_streams()
     app()
-
-
-def data_dir() -> Path:
-    """The user's data folder, as a kernel would take it."""
-    from inferd.cli.settings import read_settings
-
-    return read_settings().data_dir
 
 
 def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position
@@ -95,30 +91,9 @@ def _serve(
         serve(out, read_settings(config=config, **({"listen": tuple(listen)} if listen else {})))
 
 
-@app.command("pull")
-def _pull(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help=escape(f"A name of the catalogue, or {FORMS}."),
-            metavar="MODEL|SOURCE",
-        ),
-    ],
-    *,
-    name: Annotated[str, typer.Option(help="Name in the library. Default: the file's.", metavar="NAME")] = "",
-    sha256: Annotated[str, typer.Option(help="Checksum that the file must have.", metavar="HEX")] = "",
-    output: Output = Format.TABLE,
-) -> None:
-    """Fetch a model into the library; an interrupted download goes on where it stopped."""
-    with edge(output) as out:
-        from inferd.cli.pull import pull
-
-        pull(out, data_dir(), source, name=name, sha256=sha256)
-
-
 @app.command("run")
 def _run(
-    model: Annotated[str, typer.Argument(help="Name of a model, or path of a .gguf file.", metavar="MODEL")],
+    model: ModelOrPath,
     prompt: Annotated[
         str | None,
         typer.Argument(help="What to ask. Default: stdin, or a conversation on a terminal.", metavar="PROMPT"),
@@ -177,6 +152,9 @@ def _run(
         list[str] | None, typer.Option(help="Answer with this text; repeated, with one of them.", metavar="TEXT")
     ] = None,
     var: TemplateVariables = None,
+    setting: SetOption = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
     priority: Annotated[Class | None, typer.Option(help="Its class: a higher one goes first.")] = None,
     lease: LeaseOption = "",
     address: Address = ADDRESS,
@@ -210,7 +188,7 @@ def _run(
         )
         run_model(
             out,
-            model,
+            read_wanted(model, backend=backend, device=device, settings=setting),
             prompt,
             address=address,
             tenant=tenant,
@@ -219,93 +197,6 @@ def _run(
             raw=raw,
             options=options,
         )
-
-
-@app.command("tokenize")
-def _tokenize(
-    model: Annotated[str, typer.Argument(help="Name of a model, or path of a .gguf file.", metavar="MODEL")],
-    text: Annotated[str | None, typer.Argument(help="The text. Default: stdin.", metavar="TEXT")] = None,
-    *,
-    chat: Annotated[bool, typer.Option("--chat", help="As a user's message, with the chat template.")] = False,
-    address: Address = ADDRESS,
-    output: Output = Format.TABLE,
-) -> None:
-    """Show the tokens that a model is given for a text."""
-    with edge(output) as out:
-        from inferd.cli.tokens import tokenize
-
-        tokenize(out, model, text, address=address, data_dir=data_dir, chat=chat)
-
-
-@app.command("ps")
-def _ps(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
-    """List the loaded models: their workers, devices and memory."""
-    with edge(output) as out:
-        from inferd.cli.models import ps
-
-        ps(out, address)
-
-
-@app.command("models")
-def _models(
-    *,
-    everything: Annotated[bool, typer.Option("--all", help="With those of the catalogue that are not pulled.")] = False,
-    address: Address = ADDRESS,
-    output: Output = Format.TABLE,
-) -> None:
-    """List the models that are known."""
-    with edge(output) as out:
-        from inferd.cli.models import list_models
-
-        list_models(out, address, data_dir(), with_catalogue=everything)
-
-
-@app.command("load")
-def _load(
-    model: ModelArgument,
-    *,
-    lease: LeaseOption = "",
-    address: Address = ADDRESS,
-    tenant: Tenant = "",
-    output: Output = Format.TABLE,
-) -> None:
-    """Load a model now; under a lease, one instance more that ends with it."""
-    with edge(output) as out:
-        from inferd.cli.models import load
-
-        load(out, address, tenant, model, lease=lease)
-
-
-@app.command("plan")
-def _plan(
-    model: Annotated[str, typer.Argument(help="Name of a model, or path of a .gguf file.", metavar="MODEL")],
-    *,
-    setting: Annotated[
-        list[str] | None, typer.Option(help="A setting in place of the model's; may be repeated.", metavar="NAME=VALUE")
-    ] = None,
-    address: Address = ADDRESS,
-    output: Output = Format.TABLE,
-) -> None:
-    """Tell what loading a model would take, without doing it; the exit code is 1 when it does not fit."""
-    with edge(output) as out:
-        from inferd.cli.plan import plan
-
-        plan(out, address, model, data_dir=data_dir, settings=read_pairs(setting, "--setting"))
-
-
-@app.command("unload")
-def _unload(
-    model: ModelArgument,
-    *,
-    force: Annotated[bool, typer.Option("--force", help="End its tasks instead of refusing.")] = False,
-    address: Address = ADDRESS,
-    output: Output = Format.TABLE,
-) -> None:
-    """Unload a model and give its memory back."""
-    with edge(output) as out:
-        from inferd.cli.models import unload
-
-        unload(out, address, model, force=force)
 
 
 @app.command("tasks")
@@ -400,3 +291,6 @@ def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> Non
         from inferd.cli.settings import read_settings
 
         examine(out, address, read_settings())
+
+
+app.registered_commands += model_app.registered_commands

@@ -12,14 +12,17 @@ from inferd.cli.amounts import size, span
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.plain import plain
+from inferd.cli.wanted import resolve
 from inferd.runtime.library import Library
 from inferd_api.v1.model_pb2 import InstanceState, Model, ModelState
 from inferd_client import AsyncClient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from inferd.cli.output import Output
+    from inferd.cli.wanted import Wanted
     from inferd_client import Client
 
 
@@ -109,9 +112,13 @@ def ps(output: Output, address: str) -> None:
     output.table(columns, rows, empty="no model is loaded; one loads with: inferd run MODEL")
 
 
-def load(output: Output, address: str, tenant: str, name: str, *, lease: str) -> None:
+def load(
+    output: Output, address: str, tenant: str, wanted: Wanted, *, data_dir: Callable[[], Path], lease: str
+) -> None:
     """Load a model and show how far it is."""
+    wanted.path()
     with connected(address, tenant) as client:  # for its errors; progress and answer come at once, which takes asyncio
+        name = resolve(client, wanted, data_dir)
         model = asyncio.run(_load(output, client.address, tenant, name, lease))
     if output.json:
         output.document(plain(model))

@@ -3,12 +3,17 @@
 import json
 import math
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from inferd.cli.amounts import read_size
 from inferd.cli.output import Format
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from inferd.cli.wanted import Wanted
 
 ADDRESS = "127.0.0.1:7411"
 MOST_NUMBER = 2**32
@@ -52,6 +57,20 @@ def read_pairs(texts: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
+def read_wanted(name: str, *, backend: str = "", device: str = "", settings: list[str] | None = None) -> "Wanted":
+    """What a command names, and how it is to be loaded."""
+    from inferd.cli.wanted import Wanted  # noqa: PLC0415 - `--help` takes no gRPC
+
+    return Wanted(name=name, backend=backend, device=device, settings=read_pairs(settings, "--set"))
+
+
+def data_dir() -> "Path":
+    """The user's data folder, as a kernel would take it."""
+    from inferd.cli.settings import read_settings  # noqa: PLC0415 - as above
+
+    return read_settings().data_dir
+
+
 def read_values(texts: list[str] | None, option: str) -> dict[str, Any]:
     """What was given as NAME=VALUE, by name; a value that is JSON is what it says, any other is text."""
     values: dict[str, Any] = {}
@@ -85,6 +104,17 @@ Address = Annotated[
     str, typer.Option("--address", envvar="INFERD_ADDRESS", help="The kernel: host:port or unix:/path.", metavar="A")
 ]
 Tenant = Annotated[str, typer.Option("--tenant", envvar="INFERD_TENANT", help="Whose tasks are meant.", metavar="T")]
+ModelOrPath = Annotated[
+    str, typer.Argument(help="Name of a model, or path of a .gguf file or model folder.", metavar="MODEL")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "--setting", help="A setting of the backend for the model; may be repeated.", metavar="NAME=VALUE"
+    ),
+]
+BackendOption = Annotated[str, typer.Option("--backend", help="The backend that must load it.", metavar="NAME")]
+DeviceOption = Annotated[str, typer.Option("--device", help="The device that it must be loaded on.", metavar="D")]
 ModelArgument = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
 TaskArgument = Annotated[str, typer.Argument(help="Id of the task.", metavar="TASK_ID")]
 LeaseOption = Annotated[str, typer.Option("--lease", help="The lease that it runs under.", metavar="LEASE_ID")]

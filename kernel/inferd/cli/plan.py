@@ -9,26 +9,25 @@ import typer
 from inferd.cli.amounts import size
 from inferd.cli.kernel import connected
 from inferd.cli.plain import plain
-from inferd.cli.run import resolve
+from inferd.cli.wanted import Wanted, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from inferd.cli.output import Output
     from inferd_api.v1.model_service_pb2 import LoadPlan
 
 
-def plan(
-    output: Output, address: str, model: str, *, data_dir: Callable[[], Path], settings: Mapping[str, str]
-) -> None:
-    """Tell what loading one more instance of a model would take.
+def plan(output: Output, address: str, wanted: Wanted, *, data_dir: Callable[[], Path]) -> None:
+    """Tell what loading one more instance of a model would take, as it is or as it is wanted.
 
     Raises:
         typer.Exit: It does not fit: exit code 1.
     """
     with connected(address) as client:
-        found = client.plan_load(resolve(client, model, data_dir), settings=settings)
+        name = resolve(client, Wanted(name=wanted.name), data_dir)
+        found = client.plan_load(name, backend=wanted.backend, device=wanted.device, settings=wanted.settings)
     if output.json:
         output.document(plain(found))
     else:

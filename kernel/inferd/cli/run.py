@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected_or_private
 from inferd.cli.output import CommandError, command_error
-from inferd.cli.source import model_name
 from inferd.cli.transcript import Transcript
-from inferd.errors import suggestion
-from inferd.runtime.library import Library
-from inferd_client.errors import InferdError, ModelExistsError, ModelNotFoundError, UnsupportedInputError
+from inferd.cli.wanted import Wanted, check, resolve
+from inferd_client.errors import InferdError, UnsupportedInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from inferd.cli.output import Output
     from inferd_client import Client, Prompt, RunOptions
-
-TAG_CHARACTERS = 8
 
 
 class Conversation:
@@ -80,7 +74,7 @@ class Conversation:
 
 def run(
     output: Output,
-    model: str,
+    wanted: Wanted,
     prompt: str | None,
     *,
     address: str,
@@ -90,7 +84,7 @@ def run(
     raw: bool,
     options: RunOptions,
 ) -> None:
-    """Run `model` on `prompt`; without one, on stdin, or in a conversation where that is a terminal."""
+    """Run a model on `prompt`; without one, on stdin, or in a conversation where that is a terminal."""
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
     if prompt is not None and not prompt.strip():
@@ -99,8 +93,9 @@ def run(
         raise typer.BadParameter(
             "a system message needs the chat template, which --raw leaves out", param_hint="--system"
         )
-    with connected_or_private(output, address, tenant) as client:
-        name = resolve(client, model, data_dir)
+    wanted.path()  # is no model where a path leads, no kernel is asked
+    with connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir)) as client:
+        name = resolve(client, wanted, data_dir)
         conversation = Conversation(output, client, name, options, system=system, raw=raw)
         if prompt is not None:
             conversation.ask(prompt)
@@ -127,48 +122,3 @@ def converse(output: Output, conversation: Conversation) -> None:
             output.note("cancelled")
         except (InferdError, CommandError) as error:
             output.error(command_error(error))
-
-
-def resolve(client: Client, model: str, data_dir: Callable[[], Path]) -> str:
-    """The kernel's name for `model`, made known to it where it is a file or was pulled since the kernel started.
-
-    Raises:
-        CommandError: It is neither; the message says how to get it.
-    """
-    path = Path(model).expanduser()
-    if path.is_file() or (path / "config.json").is_file():
-        return _create_from_file(client, path.absolute())
-    if path.suffix == ".gguf":
-        raise CommandError(f"there is no file {path}", reason="MODEL_NOT_FOUND")
-    try:
-        return client.get_model(model).name
-    except ModelNotFoundError as error:
-        library = Library(data_dir())
-        return _create_from_library(client, library, model) or _give_up(library, model, error)
-
-
-def _create_from_file(client: Client, path: Path) -> str:
-    name = model_name(f"{path.name}.folder" if path.is_dir() else path.name)  # the dot in a folder's name is no ending
-    try:
-        return client.create_model(name, str(path)).name
-    except ModelExistsError:  # of another file with this stem
-        tag = hashlib.sha256(str(path).encode()).hexdigest()[:TAG_CHARACTERS]
-        return client.create_model(f"{name}:{tag}", str(path)).name
-
-
-def _create_from_library(client: Client, library: Library, name: str) -> str:
-    manifest = library.find(name)
-    if manifest is None:
-        return ""
-    source = str(library.path(manifest))
-    return client.create_model(name, source, backend=manifest.backend, settings=manifest.settings).name
-
-
-def _give_up(library: Library, name: str, error: InferdError) -> str:
-    if name in CATALOGUE:
-        message = f"{name} is not pulled; get it with: inferd pull {name}"
-        raise CommandError(message, reason="MODEL_NOT_PULLED") from None
-    pulled = [manifest.name for manifest in library.manifests()]
-    near = "" if "suggestion" in error.metadata else suggestion(name, [*pulled, *CATALOGUE])
-    hint = f"; did you mean {near!r}?" if near else ""
-    raise CommandError(error.message + hint, reason=error.reason, code=error.code, metadata=error.metadata) from None

@@ -6,24 +6,26 @@ import sys
 from typing import TYPE_CHECKING
 
 from inferd.cli.kernel import connected_or_private
-from inferd.cli.run import resolve
+from inferd.cli.wanted import check, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from inferd.cli.output import Output
+    from inferd.cli.wanted import Wanted
     from inferd_client import Prompt
 
 
 def tokenize(
-    output: Output, model: str, text: str | None, *, address: str, data_dir: Callable[[], Path], chat: bool
+    output: Output, wanted: Wanted, text: str | None, *, address: str, data_dir: Callable[[], Path], chat: bool
 ) -> None:
     """Show the token ids of `text`, or of stdin; with `chat`, of what the chat template makes of it."""
     given = sys.stdin.read() if text is None else text
     prompt: Prompt = [{"role": "user", "content": given}] if chat else given
-    with connected_or_private(output, address, "") as client:
-        name = resolve(client, model, data_dir)
+    wanted.path()
+    with connected_or_private(output, address, "", before=lambda: check(wanted, data_dir)) as client:
+        name = resolve(client, wanted, data_dir)
         token_ids = client.tokenize(name, prompt)
     if output.json:
         output.document({"model": name, "tokens": len(token_ids), "token_ids": token_ids})

@@ -51,6 +51,7 @@ class Census:
         self._tenants = dict[Tenant, Holding]()
         self._models = Counter[ModelName]()
         self._running = Counter[ModelName]()
+        self._suspended = Counter[ModelName]()
 
     @property
     def queued(self) -> int:
@@ -68,6 +69,15 @@ class Census:
     def running_of(self, name: ModelName) -> int:
         """Running tasks of a model."""
         return self._running[name]
+
+    def living_of(self, name: ModelName) -> int:
+        """Tasks of a model that have not ended."""
+        return self._models[name] + self._running[name] + self._suspended[name]
+
+    def forget_model(self, name: ModelName) -> None:
+        """A model is known no longer; none of its tasks lives."""
+        for counts in (self._models, self._running, self._suspended):
+            counts.pop(name, None)
 
     def take(self, task: Task, held: Holding) -> None:
         """A task has so much more from now on."""
@@ -87,6 +97,7 @@ class Census:
         tenant = task.spec.tenant
         self.all.add(held, sign)
         self._models[task.spec.model] += sign * held.queued
+        self._suspended[task.spec.model] += sign * held.suspended
         of_tenant = self._tenants.setdefault(tenant, Holding())
         of_tenant.add(held, sign)
         if of_tenant == NOTHING:

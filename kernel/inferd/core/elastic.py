@@ -40,6 +40,10 @@ class Elastic:
         if self._fleet.models[instance.model].spec.max_instances > 1:
             self._resting.set(instance.instance_id, now + self._times.shrink_s)
 
+    def forget(self, name: ModelName) -> None:
+        """A model is known no longer."""
+        self._pressed.cancel(name)
+
     def next_alarm(self) -> float | None:
         """When something is due."""
         return min((t for t in (self._pressed.next(), self._resting.next()) if t is not None), default=None)

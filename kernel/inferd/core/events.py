@@ -42,6 +42,13 @@ class UnloadModel:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteModel:
+    """A client wants a model forgotten."""
+
+    name: ModelName
+
+
+@dataclass(frozen=True, slots=True)
 class SubmitTask:
     """A client wants a task done."""
 
@@ -183,6 +190,7 @@ Event = (
     | LoadModel
     | AskModel
     | UnloadModel
+    | DeleteModel
     | SubmitTask
     | CancelTask
     | SuspendTask

@@ -100,6 +100,12 @@ class Fleet:
         model.spec, model.error, model.failures, model.retry_at = spec, None, 0, 0.0
         self.unload(model)
 
+    def forget(self, name: ModelName) -> None:
+        """Know a model no longer; it has no instances."""
+        del self.models[name]
+        self.retries.cancel(name)
+        self._out.append(TellModel(name))
+
     def load(self, model: Model, now: float) -> None:
         """Start a worker now, whatever the backoff; nothing to do when one is up or coming.
 

@@ -177,6 +177,8 @@ class KernelMachine:
                 self._ask(event)
             case events.UnloadModel():
                 self._unload(event)
+            case events.DeleteModel():
+                self._delete(event.name)
             case events.InstanceNeeds():
                 self._instance_needs(event)
             case events.InstanceLoaded():
@@ -376,6 +378,22 @@ class KernelMachine:
         outcome = _cancelled(f"model {event.name!r} was unloaded with force")
         self.tasks.finish_all((*waiting, *running), outcome, self._now)
         self.fleet.unload(model)
+
+    def _delete(self, name: ModelName) -> None:
+        """Forget a model that nothing is left of: whatever is kept by its name goes with it."""
+        self.check_open()
+        model = self.model(name)
+        tasks = self.tasks.census.living_of(name)
+        if model.instances or model.asked or tasks or model.leases or self._capacity.wanted(name):
+            counts = {"instances": len(model.instances), "tasks": tasks, "leases": len(model.leases)}
+            raise ModelBusyError(
+                f"model {name!r} has {', '.join(f'{count} {noun}' for noun, count in counts.items())}; unload it, "
+                "end its tasks and release its leases first",
+                metadata={noun: str(count) for noun, count in counts.items()},
+            )
+        self.fleet.forget(name)
+        self.tasks.forget_model(name)
+        self._elastic.forget(name)
 
     def _worker_exited(self, event: events.WorkerExited) -> None:
         instance = self.fleet.instances[event.instance_id]

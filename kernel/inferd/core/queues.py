@@ -36,6 +36,10 @@ class Queues:
             limits = self._limits
             self._lines[name] = Line(shared=FairQueue(limits.policy), headroom=Headroom(limits.headroom))
 
+    def forget_model(self, name: ModelName) -> None:
+        """A model is known no longer."""
+        del self._lines[name]
+
     def waiting(self, name: ModelName) -> Iterator[TaskId]:
         """The tasks that wait for a model."""
         line = self._lines[name]

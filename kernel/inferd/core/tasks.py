@@ -111,6 +111,12 @@ class Tasks:
         """A model is known: tasks may wait for it."""
         self._queues.add_model(name)
 
+    def forget_model(self, name: ModelName) -> None:
+        """A model is known no longer; none of its tasks lives."""
+        self._queues.forget_model(name)
+        self._yields.cancel(name)
+        self.census.forget_model(name)
+
     def submit(self, spec: TaskSpec, now: float) -> None:
         """Accept a task; what its lease and its model say has been checked.
 

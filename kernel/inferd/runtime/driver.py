@@ -265,6 +265,15 @@ class Driver:
             await self.models_changed.wait(self.models_changed.version)
         return returned_bytes
 
+    def delete_model(self, name: ModelName) -> None:
+        """Forget a model.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ModelBusyError: Something is left of it.
+        """
+        self._apply(events.DeleteModel(name))
+
     async def query(self, name: ModelName, task_input: TaskInput, *, lease_id: LeaseId = NO_LEASE) -> task_pb2.Answer:
         """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
 

@@ -11,6 +11,7 @@ may happen at once, because a file is complete before its name appears.
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -124,6 +125,21 @@ class Library:
         _flush(folder)
         _flush(self.root)
         return target.absolute()
+
+    def remove(self, name: str) -> int | None:
+        """Take a model, usable or broken, out of the library; the bytes that its files had, None where it is not here.
+
+        Raises:
+            InvalidFieldError: The name is not one that a model can have.
+            OSError: The disk refused.
+        """
+        folder = self._folder(name)
+        if not folder.is_dir():
+            return None
+        size_bytes = sum(path.lstat().st_size for path in folder.iterdir())
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: without it the folder is no model
+        shutil.rmtree(folder)
+        return size_bytes
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):

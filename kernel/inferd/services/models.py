@@ -93,15 +93,17 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         return ms.LoadModelResponse(model=write_model(model, self._driver))
 
     async def PlanLoad(self, request: ms.PlanLoadRequest, context: Context) -> ms.PlanLoadResponse:  # noqa: ARG002, N802 - the wire's name
-        """What a load would take; other settings are checked as those of a new model."""
+        """What a load would take; what is given in place of the model's own is checked as of a new model."""
         spec = (await self._find(request.name)).spec
-        if request.settings:
+        if request.settings or request.backend or request.device:
+            other = request.backend not in ("", spec.backend)
+            elsewhere = request.device not in ("", spec.device)
             spec = await self._plugins.place(
                 name=spec.name,
                 source=spec.source,
-                backend=spec.backend,
-                device=spec.device,
-                settings={**spec.settings, **request.settings},
+                backend=request.backend or ("" if elsewhere else spec.backend),
+                device=request.device or ("" if other else spec.device),
+                settings={**({} if other else spec.settings), **request.settings},
                 sampling=spec.sampling,
             )
         return ms.PlanLoadResponse(plan=write_plan(await self._driver.plan_load(spec)))
@@ -112,6 +114,11 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         returned_bytes = await self._driver.unload_model(name, force=request.force)
         model = self._driver.machine.model(name)
         return ms.UnloadModelResponse(model=write_model(model, self._driver), returned_bytes=returned_bytes)
+
+    async def DeleteModel(self, request: ms.DeleteModelRequest, context: Context) -> ms.DeleteModelResponse:  # noqa: ARG002, N802 - the wire's name
+        """Forget a model."""
+        self._driver.delete_model(ModelName(request.name))
+        return ms.DeleteModelResponse()
 
     async def Tokenize(self, request: ms.TokenizeRequest, context: Context) -> ms.TokenizeResponse:  # noqa: N802 - the wire's name
         """Turn a text or a conversation into tokens."""
@@ -139,11 +146,13 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 
     async def WatchModel(self, request: ms.WatchModelRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""
-        model = await self._find(request.name)
+        name = ModelName(request.name)
+        await self._find(name)
         with self._watchers.place():
             told = None
             while True:
                 self._driver.machine.check_open()
+                model = self._driver.machine.model(name)  # it may have been deleted
                 seen = self._driver.models_changed.version
                 message = write_model(model, self._driver)
                 if message != told:  # the signal is of any model

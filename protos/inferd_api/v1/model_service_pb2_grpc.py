@@ -65,6 +65,11 @@ class ModelServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
                 _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/inferd.v1.ModelService/DeleteModel',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
         self.WatchModel = channel.unary_stream(
                 '/inferd.v1.ModelService/WatchModel',
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.WatchModelRequest.SerializeToString,
@@ -141,9 +146,17 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteModel(self, request, context):
+        """Forget a model: its name is free again, its file stays. A model of the library is known again once it is named.
+        Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchModel(self, request, context):
         """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
-        Errors: MODEL_NOT_FOUND.
+        Errors: MODEL_NOT_FOUND, also when it is deleted meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +187,8 @@ class ModelServiceServicer:
 
     def PlanLoad(self, request, context):
         """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
-        Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs).
+        Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs), and those of `CreateModel` for
+        what is given in place of the model's own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,6 +221,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.UnloadModel,
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UnloadModelRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_model__service__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.DeleteModelRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.DeleteModelResponse.SerializeToString,
             ),
             'WatchModel': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchModel,
@@ -375,6 +394,33 @@ class ModelService:
             '/inferd.v1.ModelService/UnloadModel',
             inferd__api_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
             inferd__api_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.ModelService/DeleteModel',
+            inferd__api_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.DeleteModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,9 +57,13 @@ class ModelServiceStub:
     """Stop a model's instances and return when their memory is given back.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY when tasks wait or run and `force` is false.
     """
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]
+    """Forget a model: its name is free again, its file stays. A model of the library is known again once it is named.
+    Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it.
+    """
     WatchModel: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelRequest, _model_service_pb2.WatchModelResponse]
     """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
-    Errors: MODEL_NOT_FOUND.
+    Errors: MODEL_NOT_FOUND, also when it is deleted meanwhile.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.TokenizeRequest, _model_service_pb2.TokenizeResponse]
     """Turn a text or a conversation into the token ids that the model would be given; loads the model if need be.
@@ -73,7 +77,8 @@ class ModelServiceStub:
     """Count the tokens of a text or a conversation; as `Tokenize`, without the ids."""
     PlanLoad: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.PlanLoadRequest, _model_service_pb2.PlanLoadResponse]
     """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
-    Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs).
+    Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs), and those of `CreateModel` for
+    what is given in place of the model's own.
     """
 
 @_typing.type_check_only
@@ -105,9 +110,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Stop a model's instances and return when their memory is given back.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY when tasks wait or run and `force` is false.
     """
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
+    """Forget a model: its name is free again, its file stays. A model of the library is known again once it is named.
+    Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it.
+    """
     WatchModel: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelRequest, _model_service_pb2.WatchModelResponse]  # type: ignore[assignment]
     """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
-    Errors: MODEL_NOT_FOUND.
+    Errors: MODEL_NOT_FOUND, also when it is deleted meanwhile.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_model_service_pb2.TokenizeRequest, _model_service_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Turn a text or a conversation into the token ids that the model would be given; loads the model if need be.
@@ -121,7 +130,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Count the tokens of a text or a conversation; as `Tokenize`, without the ids."""
     PlanLoad: _aio.UnaryUnaryMultiCallable[_model_service_pb2.PlanLoadRequest, _model_service_pb2.PlanLoadResponse]  # type: ignore[assignment]
     """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
-    Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs).
+    Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs), and those of `CreateModel` for
+    what is given in place of the model's own.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -182,13 +192,23 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _model_service_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.DeleteModelResponse, _abc.Awaitable[_model_service_pb2.DeleteModelResponse]]:
+        """Forget a model: its name is free again, its file stays. A model of the library is known again once it is named.
+        Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it.
+        """
+
+    @_abc_1.abstractmethod
     def WatchModel(
         self,
         request: _model_service_pb2.WatchModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchModelResponse], _abc.AsyncIterator[_model_service_pb2.WatchModelResponse]]:
         """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
-        Errors: MODEL_NOT_FOUND.
+        Errors: MODEL_NOT_FOUND, also when it is deleted meanwhile.
         """
 
     @_abc_1.abstractmethod
@@ -226,7 +246,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.PlanLoadResponse, _abc.Awaitable[_model_service_pb2.PlanLoadResponse]]:
         """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
-        Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs).
+        Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs), and those of `CreateModel` for
+        what is given in place of the model's own.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

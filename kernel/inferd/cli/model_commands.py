@@ -1,0 +1,167 @@
+"""The commands of `inferd` that deal with models, and their options."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from inferd.cli.options import (
+    ADDRESS,
+    Address,
+    BackendOption,
+    DeviceOption,
+    LeaseOption,
+    ModelArgument,
+    ModelOrPath,
+    Output,
+    SetOption,
+    Tenant,
+    data_dir,
+    read_wanted,
+)
+from inferd.cli.output import Format, edge
+from inferd.cli.source import FORMS
+
+model_app = typer.Typer()
+
+
+@model_app.command("pull")
+def _pull(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help=escape(f"A name of the catalogue, or {FORMS}."),
+            metavar="MODEL|SOURCE",
+        ),
+    ],
+    *,
+    name: Annotated[str, typer.Option(help="Name in the library. Default: the file's.", metavar="NAME")] = "",
+    sha256: Annotated[str, typer.Option(help="Checksum that the file must have.", metavar="HEX")] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Fetch a model into the library; an interrupted download goes on where it stopped."""
+    with edge(output) as out:
+        from inferd.cli.pull import pull
+
+        pull(out, data_dir(), source, name=name, sha256=sha256)
+
+
+@model_app.command("models")
+def _models(
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="With those of the catalogue that are not pulled.")] = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """List the models that are known."""
+    with edge(output) as out:
+        from inferd.cli.models import list_models
+
+        list_models(out, address, data_dir(), with_catalogue=everything)
+
+
+@model_app.command("load")
+def _load(
+    model: ModelOrPath,
+    *,
+    setting: SetOption = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
+    lease: LeaseOption = "",
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Load a model now; under a lease, one instance more that ends with it."""
+    with edge(output) as out:
+        from inferd.cli.models import load
+
+        wanted = read_wanted(model, backend=backend, device=device, settings=setting)
+        load(out, address, tenant, wanted, data_dir=data_dir, lease=lease)
+
+
+@model_app.command("unload")
+def _unload(
+    model: ModelArgument,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="End its tasks instead of refusing.")] = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Unload a model and give its memory back."""
+    with edge(output) as out:
+        from inferd.cli.models import unload
+
+        unload(out, address, model, force=force)
+
+
+@model_app.command("show")
+def _show(
+    model: ModelOrPath,
+    *,
+    digest: Annotated[bool, typer.Option("--digest", help="Read the whole file for its SHA-256.")] = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Tell all of a model: file, digest, metadata, chat template, defaults and settings."""
+    with edge(output) as out:
+        from inferd.cli.show import show
+
+        show(out, address, read_wanted(model), data_dir(), digest=digest)
+
+
+@model_app.command("rm")
+def _rm(
+    names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="MODEL...")],
+    *,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Remove models from the library and from the running kernel; the files of models that were not pulled stay."""
+    with edge(output) as out:
+        from inferd.cli.remove import remove
+
+        remove(out, address, data_dir(), names)
+
+
+@model_app.command("ps")
+def _ps(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+    """List the loaded models: their workers, devices and memory."""
+    with edge(output) as out:
+        from inferd.cli.models import ps
+
+        ps(out, address)
+
+
+@model_app.command("plan")
+def _plan(
+    model: ModelOrPath,
+    *,
+    setting: SetOption = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Tell what loading a model would take, without doing it; the exit code is 1 when it does not fit."""
+    with edge(output) as out:
+        from inferd.cli.plan import plan
+
+        wanted = read_wanted(model, backend=backend, device=device, settings=setting)
+        plan(out, address, wanted, data_dir=data_dir)
+
+
+@model_app.command("tokenize")
+def _tokenize(
+    model: ModelOrPath,
+    text: Annotated[str | None, typer.Argument(help="The text. Default: stdin.", metavar="TEXT")] = None,
+    *,
+    chat: Annotated[bool, typer.Option("--chat", help="As a user's message, with the chat template.")] = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show the tokens that a model is given for a text."""
+    with edge(output) as out:
+        from inferd.cli.tokens import tokenize
+
+        tokenize(out, read_wanted(model), text, address=address, data_dir=data_dir, chat=chat)

@@ -1,0 +1,79 @@
+"""`inferd rm`: models out of the library, and out of the running kernel."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import typer
+
+from inferd.cli.amounts import size
+from inferd.cli.kernel import connected, reachable
+from inferd.cli.output import CommandError, command_error
+from inferd.cli.wanted import not_known
+from inferd.runtime.library import Library
+from inferd_client.errors import InferdError, ModelBusyError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd_client import Client
+
+
+def remove(output: Output, address: str, data_dir: Path, names: Sequence[str]) -> None:
+    """Remove models; one that cannot be removed does not spare the others.
+
+    Raises:
+        typer.Exit: One of them is in use or not known: exit code 1.
+    """
+    library, failed = Library(data_dir), False
+    with connected(address) as client:
+        kernel = client if reachable(client) else None
+        for name in names:
+            try:
+                freed_bytes = _remove(kernel, library, name)
+            except (CommandError, InferdError) as error:
+                output.error(command_error(error))
+                failed = True
+                continue
+            if output.json:
+                output.line({"name": name, "freed_bytes": freed_bytes})
+            elif freed_bytes is None:
+                output.text(f"{name} is forgotten; its file was not pulled and stays")
+            else:
+                output.text(f"{name} is removed; {size(freed_bytes)} are freed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _remove(kernel: Client | None, library: Library, name: str) -> int | None:
+    """Forget a model and all that are made of its file, then remove the file; the bytes freed, None for no file.
+
+    Raises:
+        CommandError, InferdError: It is in use, or not known.
+    """
+    manifest = library.find(name)
+    pulled = str(library.path(manifest)) if manifest is not None else None
+    known = False
+    for model in kernel.list_models() if kernel is not None else ():
+        if model.name == name or (pulled is not None and model.source == pulled):
+            assert kernel is not None  # noqa: S101 - it has listed the model
+            _forget(kernel, model.name)
+            known = known or model.name == name
+    freed_bytes = library.remove(name)
+    if known and kernel is not None:
+        with suppress(ModelNotFoundError):  # who named it meanwhile had it found in the library once more
+            kernel.delete_model(name)
+    if freed_bytes is None and not known:
+        raise not_known(library, name, ModelNotFoundError(f"no model {name!r}"))
+    return freed_bytes
+
+
+def _forget(kernel: Client, name: str) -> None:
+    try:
+        kernel.delete_model(name)
+    except ModelBusyError as error:
+        fix = f"{error.message}: inferd unload {name}"
+        raise CommandError(fix, reason=error.reason, code=error.code, metadata=error.metadata) from None

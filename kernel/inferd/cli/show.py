@@ -1,0 +1,182 @@
+"""`inferd show`: all that is known of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inferd.cli.amounts import size
+from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.kernel import connected, reachable
+from inferd.cli.output import CommandError, screen, table_of
+from inferd.cli.plain import plain
+from inferd.cli.wanted import FOLDER_MARK, not_known
+from inferd.plugin.backend import LoadError
+from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
+from inferd.runtime.library import Library
+from inferd_api.v1.model_pb2 import ModelState
+from inferd_client.errors import ModelNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from inferd.cli.output import Output
+    from inferd.cli.wanted import Wanted
+    from inferd_api.v1.model_pb2 import Model
+    from inferd_client import Client
+
+SHOWN_ITEMS = 16  # of an array, in full
+MOST_JSON_BYTES = 64 << 20  # of a file beside the weights
+TEMPLATE_KEY = "tokenizer.chat_template"
+
+
+def show(output: Output, address: str, wanted: Wanted, data_dir: Path, *, digest: bool) -> None:
+    """Tell all of a model, of the kernel where one runs, of the library, or at a path."""
+    with connected(address) as client:
+        document = describe(client if reachable(client) else None, wanted, Library(data_dir), digest=digest)
+    if output.json:
+        output.document(document)
+        return
+    screen().print(table_of(("MODEL", document["name"]), _rows(document)))
+    if document["metadata"]:
+        output.text("")
+        screen().print(table_of(("METADATA", ""), ((key, _short(v)) for key, v in document["metadata"].items())))
+    for name, template in document["chat_templates"].items():
+        output.text(f"\nCHAT TEMPLATE {name}\n{template.rstrip()}")
+
+
+def describe(client: Client | None, wanted: Wanted, library: Library, *, digest: bool) -> dict[str, Any]:
+    """For JSON; `model` is as in `inferd.v1.Model` and None where no kernel knows it.
+
+    Raises:
+        CommandError: There is no such model, or its file is damaged.
+    """
+    path, manifest, model = wanted.path(), None, None
+    if path is None:
+        manifest = library.find(wanted.name)
+        model = _known(client, wanted.name)
+        if manifest is None and model is None:
+            raise not_known(library, wanted.name, ModelNotFoundError(f"no model {wanted.name!r}"))
+        source = model.source if model is not None else ""
+        path = library.path(manifest) if manifest is not None else Path(source.removeprefix("file://"))
+    try:
+        metadata, templates, sampling = read_folder(path) if path.is_dir() else read_file(path)
+    except LoadError as error:
+        raise CommandError(str(error), reason="MODEL_LOAD_FAILED") from None
+    entry = CATALOGUE.get(wanted.name)
+    sha256 = manifest.sha256 if manifest is not None else ""
+    return {
+        "name": wanted.name,
+        "source": manifest.source if manifest is not None else str(path),
+        "path": str(path),
+        "size_bytes": sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else (path,)) if f.is_file()),
+        "sha256": _sha256(path) if digest and path.is_file() else sha256,
+        "licence": entry.licence if entry is not None else str(metadata.get("general.license", "")),
+        "description": entry.description if entry is not None else str(metadata.get("general.name", "")),
+        "settings": dict(model.settings if model is not None else manifest.settings if manifest is not None else {}),
+        "sampling": sampling,
+        "metadata": metadata,
+        "chat_templates": templates,
+        "model": plain(model) if model is not None else None,
+    }
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Metadata, chat templates by name and advice to sample of a GGUF file; of another file there are none.
+
+    Raises:
+        LoadError: It is a damaged GGUF file.
+    """
+    from inferd_cpu.gguf import MAGIC, GgufFile  # noqa: PLC0415 - it takes numpy
+
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return {}, {}, {}
+    values = GgufFile(path).metadata
+    texts = {key: str(value.content) for key, value in values.items() if key.startswith(TEMPLATE_KEY)}
+    templates = {key.removeprefix(TEMPLATE_KEY).lstrip(".") or "default": text for key, text in texts.items()}
+    metadata = {key: _plain_value(v.content) for key, v in values.items() if key not in texts}
+    return metadata, templates, read_gguf_sampling(str(path), metadata.get).numbers
+
+
+def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Metadata, chat templates by name and advice to sample of a Hugging Face folder.
+
+    Raises:
+        LoadError: One of its files is damaged.
+    """
+    tokenizer, advice = path / "tokenizer_config.json", path / "generation_config.json"
+    found = _json(tokenizer).get("chat_template", {})
+    templates = {"default": found} if isinstance(found, str) else {}
+    if isinstance(found, list):
+        templates = {str(each["name"]): str(each["template"]) for each in found if {"name", "template"} <= set(each)}
+    if (file := path / "chat_template.jinja").is_file():
+        templates["default"] = file.read_text(encoding="utf-8", errors="replace")
+    return _json(path / FOLDER_MARK), templates, read_hf_sampling(str(advice), _json(advice)).numbers
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file of the folder; {} where there is none.
+
+    Raises:
+        LoadError: It is not a JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as file:
+            document = json.loads(file.read(MOST_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise LoadError(f"{path} is a {type(document).__name__}; it must be a JSON object")
+    return document
+
+
+def _known(client: Client | None, name: str) -> Model | None:
+    try:
+        return client.get_model(name) if client is not None else None
+    except ModelNotFoundError:
+        return None
+
+
+def _plain_value(content: Any) -> Any:
+    """A value as JSON has it; of a long array how long it is."""
+    if isinstance(content, str | bool | int | float):
+        return content
+    items = content if isinstance(content, list) else content.tolist()
+    return items if len(items) <= SHOWN_ITEMS else f"{len(items)} items"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is known, less what is not."""
+    model = document["model"]
+    facts = {
+        "description": document["description"],
+        "licence": document["licence"],
+        "file": f"{document['path']} ({size(document['size_bytes'])})",
+        "sha256": document["sha256"],
+        "from": document["source"] if document["source"] != document["path"] else "",
+        "settings": _pairs(document["settings"]),
+        "sampling": _pairs(document["sampling"]),
+    }
+    if model is not None:
+        state = ModelState.Name(ModelState.Value(model["state"])).removeprefix("MODEL_STATE_").lower()
+        facts |= {"state": state, "backend": f"{model['backend']} on {model['device']}: {model['backend_reason']}"}
+    yield from ((name, fact) for name, fact in facts.items() if fact)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}…"  # noqa: PLR2004 - more than a line or two

@@ -1,0 +1,150 @@
+"""The model that a command names: a file, a folder, or a name of the kernel, the library or the catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.output import CommandError
+from inferd.cli.source import model_name
+from inferd.errors import suggestion
+from inferd.runtime.library import Library
+from inferd_client.errors import InferdError, ModelExistsError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from inferd_client import Client
+
+TAG_CHARACTERS = 8
+NAME_CHARACTERS = 128
+FOLDER_MARK = "config.json"  # of a Hugging Face folder
+PATH_STARTS = ("/", "./", "../", "~")
+PATH_ENDS = (".gguf", ".safetensors", ".onnx")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a command names, and how it is to be loaded in place of how the model would be.
+
+    Attributes:
+        name: A name, or the path of a file or folder.
+        backend: The backend that must load it; "" for the model's own, or any.
+        device: The device that it must be loaded on; "" for the model's own, or the backend's first.
+        settings: Settings of the backend by name.
+    """
+
+    name: str
+    backend: str = ""
+    device: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> bool:
+        """Whether it is to be loaded in another way than the model would be."""
+        return bool(self.backend or self.device or self.settings)
+
+    def path(self) -> Path | None:
+        """The file or folder that is named; None for a name.
+
+        Raises:
+            CommandError: It is a path where no model is.
+        """
+        path = Path(self.name).expanduser()
+        if path.is_file() or (path / FOLDER_MARK).is_file():
+            if not os.access(path, os.R_OK):
+                raise CommandError(f"{path} cannot be read: you have no permission", reason="MODEL_NOT_FOUND")
+            return path.absolute()
+        if path.is_dir() and self.name.startswith(PATH_STARTS):
+            message = f"{path} is a folder without a {FOLDER_MARK}; name a file of it, or a folder that has one"
+            raise CommandError(message, reason="MODEL_NOT_FOUND")
+        if self.name.startswith(PATH_STARTS) or self.name.endswith(PATH_ENDS):
+            raise CommandError(f"there is no file {path}", reason="MODEL_NOT_FOUND")
+        return None
+
+
+def check(wanted: Wanted, data_dir: Callable[[], Path]) -> None:
+    """See that a kernel that is only started would find the model.
+
+    Raises:
+        CommandError: It would not; the message says how to get it.
+    """
+    if wanted.path() is None and (library := Library(data_dir())).find(wanted.name) is None:
+        raise not_known(library, wanted.name, ModelNotFoundError(f"no model {wanted.name!r}"))
+
+
+def resolve(client: Client, wanted: Wanted, data_dir: Callable[[], Path]) -> str:
+    """The kernel's name for a model, made known to it where it is a file, was pulled meanwhile, or is to be changed.
+
+    Raises:
+        CommandError: There is no such model; the message says how to get it.
+    """
+    path = wanted.path()
+    if path is not None:
+        return _create_from_file(client, wanted, path)
+    try:
+        known = client.get_model(wanted.name)
+    except ModelNotFoundError as error:
+        library = Library(data_dir())
+        manifest = library.find(wanted.name)
+        if manifest is None:
+            raise not_known(library, wanted.name, error) from None
+        source = str(library.path(manifest))
+        own = Wanted(name=wanted.name, backend=manifest.backend, settings=manifest.settings)
+        known = client.create_model(own.name, source, backend=own.backend, settings=own.settings)
+    own = Wanted(name=known.name, backend=known.backend, device=known.device, settings=known.settings)
+    merged = changed(own, wanted)
+    return known.name if merged == own else _create_variant(client, merged, known.source)
+
+
+def changed(own: Wanted, wanted: Wanted) -> Wanted:
+    """How a model is to be loaded: as wanted, and as its own where nothing is said.
+
+    Another backend has other settings and devices, another device may have another backend.
+    """
+    other = bool(wanted.backend) and wanted.backend != own.backend
+    elsewhere = bool(wanted.device) and wanted.device != own.device
+    return replace(
+        own,
+        backend=wanted.backend or ("" if elsewhere else own.backend),
+        device=wanted.device or ("" if other else own.device),
+        settings={**({} if other else own.settings), **wanted.settings},
+    )
+
+
+def _create_from_file(client: Client, wanted: Wanted, path: Path) -> str:
+    name = model_name(f"{path.name}.folder" if path.is_dir() else path.name)  # the dot in a folder's name is no ending
+    if wanted.changed:
+        return _create_variant(client, replace(wanted, name=name), str(path))
+    try:
+        return client.create_model(name, str(path)).name
+    except ModelExistsError:  # of another file with this stem
+        tag = hashlib.sha256(str(path).encode()).hexdigest()[:TAG_CHARACTERS]
+        return client.create_model(f"{name[: NAME_CHARACTERS - 1 - TAG_CHARACTERS]}:{tag}", str(path)).name
+
+
+def _create_variant(client: Client, wanted: Wanted, source: str) -> str:
+    """A model beside the one of this name, whose own name tells what is other about it."""
+    facts = [source, wanted.backend, wanted.device, dict(sorted(wanted.settings.items()))]
+    tag = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:TAG_CHARACTERS]
+    name = f"{wanted.name[: NAME_CHARACTERS - 1 - TAG_CHARACTERS]}:{tag}"
+    model = client.create_model(
+        name, source, backend=wanted.backend, device=wanted.device, settings=dict(wanted.settings)
+    )
+    return model.name
+
+
+def not_known(library: Library, name: str, error: InferdError) -> CommandError:
+    """The error of a name that stands for no model: how to get it, or the nearest name."""
+    if name in CATALOGUE:
+        message = f"{name} is not pulled; get it with: inferd pull {name}"
+        return CommandError(message, reason="MODEL_NOT_PULLED")
+    pulled = [manifest.name for manifest in library.manifests()]
+    near = "" if "suggestion" in error.metadata else suggestion(name, [*pulled, *CATALOGUE])
+    hint = f"; did you mean {near!r}?" if near else ""
+    return CommandError(error.message + hint, reason=error.reason, code=error.code, metadata=error.metadata)

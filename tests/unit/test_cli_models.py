@@ -1,0 +1,193 @@
+"""`inferd show` and `rm`, and models that are loaded in another way than they would be."""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from inferd.cli import kernel, main
+from inferd.runtime.library import Library, Manifest
+from inferd_api.v1.model_pb2 import Model
+
+Commands = Callable[..., Result]
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INFERD_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setenv("INFERD_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path
+
+
+@pytest.fixture
+def inferd(scripted: Any, folders: Path) -> Commands:  # noqa: ARG001 - in its folders
+    """Runs commands against the scripted kernel."""
+    return lambda *arguments: CliRunner().invoke(main.app, [*arguments, "--address", scripted.address])
+
+
+@pytest.fixture
+def nobody(unused_address: str, folders: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:  # noqa: ARG001 - in its folders
+    """Commands where no kernel answers, and none may be started."""
+    monkeypatch.setattr(kernel, "private_kernel", lambda: pytest.fail("a kernel was started"))
+    return lambda *arguments: CliRunner().invoke(main.app, [*arguments, "--address", unused_address])
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def gguf(path: Path, **texts: str) -> Path:
+    """A GGUF file without tensors."""
+    pairs = b"".join(text(key.replace("__", ".")) + struct.pack("<I", 8) + text(value) for key, value in texts.items())
+    heat = text("general.sampling.temp") + struct.pack("<If", 6, 0.25)
+    tokens = text("tokenizer.ggml.scores") + struct.pack("<IIQ20f", 9, 6, 20, *range(20))
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(texts) + 2) + pairs + heat + tokens)
+    return path
+
+
+def pulled(folders: Path, name: str = "mine", **texts: str) -> Manifest:
+    weights = gguf(folders / "w.gguf", general__architecture="llama", **texts)
+    size_bytes = weights.stat().st_size
+    manifest = Manifest(name=name, source="https://h/w", file="w.gguf", sha256="ab" * 32, size_bytes=size_bytes)
+    Library(folders / "data").add(manifest, weights)
+    return manifest
+
+
+def test_a_bad_path_starts_no_kernel(nobody: Commands, folders: Path) -> None:
+    """A path without a model, an unreadable one, and a name that nobody knows are errors before a kernel is started."""
+    (folders / "empty").mkdir()
+    for name, said in (
+        (str(folders / "none"), "there is no file"),
+        ("./none.gguf", "there is no file"),
+        ("none.gguf", "there is no file"),
+        ("~/no/such/model", "there is no file"),
+        (str(folders / "empty"), "without a config.json"),
+        ("nonsense", "no model 'nonsense'"),
+        ("smollm2", "inferd pull smollm2"),
+        ("smolm2", "did you mean 'smollm2'"),
+    ):
+        for command in (("run", name, "x"), ("tokenize", name, "x")):
+            done = nobody(*command)
+            assert (done.exit_code, said in done.stderr) == (1, True), (command, done.output)
+
+
+def test_run_load_and_plan_take_settings_a_backend_and_a_device(scripted: Any, inferd: Commands) -> None:
+    """What is wanted becomes a model beside the named one, the same one each time; the named one stays as it is."""
+    scripted.models["echo"].settings["context_tokens"] = "9"
+    options = ("--set", "threads=2", "--backend", "cpu", "--device", "cpu:0")
+    known = set(scripted.models)
+    scripted.models["echo"].device = "cpu:0"
+    for _ in range(2):
+        assert inferd("load", "echo", *options).exit_code == 0
+    (made,) = set(scripted.models) - known
+    assert made.startswith("echo:")
+    assert dict(scripted.models[made].settings) == {"context_tokens": "9", "threads": "2"}
+    assert (scripted.models[made].backend, scripted.models[made].device) == ("cpu", "cpu:0")
+    inferd("run", "echo", "x", *options)
+    assert scripted.requests[-1].spec.model == made
+    inferd("load", "echo", "--backend", "torch")
+    (other,) = set(scripted.models) - known - {made}
+    assert (scripted.models[other].backend, dict(scripted.models[other].settings)) == ("torch", {})
+    assert dict(scripted.models["echo"].settings) == {"context_tokens": "9"}
+    inferd("load", "echo", "--set", "context_tokens=9")
+    assert len(scripted.models) == len(known) + 2
+
+
+def test_a_file_is_loaded_in_another_way(scripted: Any, inferd: Commands, folders: Path) -> None:
+    """A path with settings is a model of its own; the path alone keeps the plain name."""
+    path = str(gguf(folders / "tiny.gguf"))
+    inferd("run", path, "x", "--set", "threads=2")
+    inferd("run", path, "x")
+    assert dict(scripted.models["tiny"].settings) == {}
+    (other,) = [name for name in scripted.models if name.startswith("tiny:")]
+    assert dict(scripted.models[other].settings) == {"threads": "2"}
+
+
+def test_a_plan_makes_no_model(scripted: Any, inferd: Commands) -> None:
+    """`plan` sends what is wanted with its call; wrong pairs are misuse."""
+    known = set(scripted.models)
+    inferd("plan", "echo", "--set", "a=b", "--setting", "c=d", "--backend", "cpu", "--device", "cpu:0")
+    request = scripted.requests[-1]
+    assert (dict(request.settings), request.backend, request.device) == ({"a": "b", "c": "d"}, "cpu", "cpu:0")
+    assert set(scripted.models) == known
+    for command in ("run", "load", "plan"):
+        assert inferd(command, "echo", *["x"] * (command == "run"), "--set", "a").exit_code == 2
+
+
+def test_show_tells_all_of_a_pulled_model(nobody: Commands, folders: Path) -> None:
+    """Without a kernel the file, its digest, metadata, template and advice are told, long arrays by their length."""
+    pulled(folders, tokenizer__chat_template="{{ [red] }}\x1b[31m", tokenizer__chat_template__tool_use="tools")
+    done = nobody("show", "mine")
+    assert done.exit_code == 0, done.output
+    for words in ("w.gguf", "ab" * 32, "https://h/w", "llama", "20 items", "temperature=0.25", r"{{ [red] }}\x1b[31m"):
+        assert words in done.stdout
+    told = json.loads(nobody("show", "mine", "-o", "json").stdout)
+    assert told["chat_templates"] == {"default": "{{ [red] }}\x1b[31m", "tool_use": "tools"}
+    assert told["metadata"]["general.architecture"] == "llama"
+    assert (told["sampling"], told["model"]) == ({"temperature": 0.25}, None)
+    assert told["sha256"] == "ab" * 32
+
+
+def test_show_of_a_path_a_folder_and_a_kernel_s_model(scripted: Any, inferd: Commands, folders: Path) -> None:
+    """A file may be hashed, a folder is read as one, and a kernel's state and settings are told."""
+    path = gguf(folders / "x.gguf", general__name="X")
+    told = json.loads(inferd("show", str(path), "--digest", "-o", "json").stdout)
+    assert (len(told["sha256"]), told["description"]) == (64, "X")
+    (folders / "config.json").write_text('{"model_type": "llama"}')
+    (folders / "tokenizer_config.json").write_text('{"chat_template": [{"name": "a", "template": "t"}]}')
+    (folders / "generation_config.json").write_text('{"top_k": 5}')
+    told = json.loads(inferd("show", str(folders), "-o", "json").stdout)
+    assert (told["metadata"], told["chat_templates"]) == ({"model_type": "llama"}, {"a": "t"})
+    assert told["sampling"] == {"top_k": 5}
+    scripted.models["echo"].source = str(path)
+    told = json.loads(inferd("show", "echo", "-o", "json").stdout)
+    assert told["model"]["state"] == "MODEL_STATE_READY"
+    assert "ready" in inferd("show", "echo").stdout
+    (folders / "config.json").write_text("[]")
+    assert "must be a JSON object" in inferd("show", str(folders)).stderr
+    path.write_bytes(path.read_bytes()[:40])
+    done = inferd("show", str(path))
+    assert (done.exit_code, "Traceback" in done.output) == (1, False)
+    assert "no model 'nonsense'" in inferd("show", "nonsense").stderr
+
+
+def test_rm_takes_a_model_from_library_and_kernel(scripted: Any, inferd: Commands, folders: Path) -> None:
+    """The kernel forgets the model and all that were made of its file, the files are gone, others stay."""
+    manifest = pulled(folders)
+    source = str(Library(folders / "data").path(manifest))
+    for name in ("mine", "mine:1234"):
+        scripted.models[name] = Model(name=name, source=source)
+    done = inferd("rm", "mine")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("mine is removed; ")
+    assert {"mine", "mine:1234"} & set(scripted.models) == set()
+    assert not Path(source).parent.exists()
+    assert inferd("rm", "plain").stdout == "plain is forgotten; its file was not pulled and stays\n"
+
+
+def test_rm_spares_what_is_in_use(scripted: Any, inferd: Commands, folders: Path) -> None:
+    """A loaded model is refused with the way to unload it and keeps its file; others of the call are removed."""
+    manifest = pulled(folders, "echo")
+    scripted.models["echo"].source = str(Library(folders / "data").path(manifest))
+    done = inferd("rm", "echo", "nonsense", "plain", "-o", "json")
+    assert done.exit_code == 1
+    busy, unknown, removed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert busy["error"]["reason"] == "MODEL_BUSY"
+    assert "inferd unload echo" in busy["error"]["message"]
+    assert unknown["error"]["reason"] == "MODEL_NOT_FOUND"
+    assert removed == {"name": "plain", "freed_bytes": None}
+    assert Library(folders / "data").find("echo") == manifest
+
+
+def test_rm_without_a_kernel_takes_broken_ones_too(nobody: Commands, folders: Path) -> None:
+    """Where no kernel runs the library is all there is; a folder that cannot be used is removed by its name."""
+    pulled(folders)
+    (folders / "data/models/mine/w.gguf").unlink()
+    assert nobody("rm", "mine").exit_code == 0
+    assert not (folders / "data/models/mine").exists()
+    assert nobody("rm", "mine").exit_code == 1
+    assert nobody("rm", "../models").exit_code == 1
