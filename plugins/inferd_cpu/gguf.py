@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd.plugin import LoadError
+from inferd.plugin import LoadError, UnsupportedModelError
 from inferd_cpu.cursor import Cursor
 from inferd_cpu.metadata import Metadata, Value, read_value
 from inferd_cpu.quants import FORMATS, UNSUPPORTED, Format
@@ -148,11 +148,12 @@ def _read_tensor(cursor: Cursor, name: str, alignment: int) -> Tensor:
     number = cursor.u32(f"type of {name!r}")
     form = FORMATS.get(number)
     if form is None:
-        raise cursor.error(
+        why = cursor.error(
             f"type of tensor {name!r}",
             f"is {number} ({UNSUPPORTED.get(number, 'unknown')}), which is not supported;"
             f" supported are {', '.join(f.name for f in FORMATS.values())}",
         )
+        raise UnsupportedModelError(str(why)) if number in UNSUPPORTED else why
     if min(sizes) < 1 or sizes[0] % form.block_elements:
         raise cursor.error(
             f"shape of {name!r}",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from inferd.plugin import LoadError
+from inferd.plugin import UnsupportedModelError
 from inferd_cpu.cursor import Cursor
 
 
@@ -118,9 +118,9 @@ class Metadata(Mapping[str, Value]):
         value = self._values.get(key)
         return None if value is None else value.content
 
-    def error(self, key: str, why: str) -> LoadError:
+    def error(self, key: str, why: str) -> UnsupportedModelError:
         """The error of a key."""
-        return LoadError(f"{self.path}: metadata {key!r} {why}")
+        return UnsupportedModelError(f"{self.path}: metadata {key!r} {why}")
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
         """A whole number within bounds."""

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 from transformers.utils import logging
 
-from inferd.plugin import LoadError
+from inferd.plugin import LoadError, UnsupportedModelError
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import NAME, register
 
@@ -27,14 +27,16 @@ def read_config(artifact: Artifact) -> Any:
     text = config.get_text_config(decoder=True)
     kind = AutoModelForCausalLM._model_mapping.get(type(config), None)  # noqa: SLF001 - it has no public name
     if config.is_encoder_decoder or kind is None:
-        raise LoadError(f"{artifact.path}: architecture {config.model_type!r} is no decoder of text")
+        raise UnsupportedModelError(f"{artifact.path}: architecture {config.model_type!r} is no decoder of text")
     if not getattr(kind, "_supports_attention_backend", False):
-        raise LoadError(f"{artifact.path}: {kind.__name__} does not let its attention be replaced by ours")
+        raise UnsupportedModelError(f"{artifact.path}: {kind.__name__} does not let its attention be replaced by ours")
     others = sorted(set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES)
     if others:
-        raise LoadError(f"{artifact.path}: layer_types has {others}; supported are {sorted(LAYER_TYPES)}")
+        raise UnsupportedModelError(f"{artifact.path}: layer_types has {others}; supported are {sorted(LAYER_TYPES)}")
     if getattr(text, "num_kv_shared_layers", 0):
-        raise LoadError(f"{artifact.path}: num_kv_shared_layers is {text.num_kv_shared_layers}; only 0 is supported")
+        raise UnsupportedModelError(
+            f"{artifact.path}: num_kv_shared_layers is {text.num_kv_shared_layers}; only 0 is supported"
+        )
     return config
 
 

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -6,6 +7,8 @@ import pytest
 from connection import Connection, read_all, read_failing, reason_of, refusal, text_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from inferd.plugin.registry import BackendState
+from inferd.runtime.placement import place
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
@@ -60,6 +63,33 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_the_kernel_lives(conne
     _, error = await read_failing(connection.chat("x", model="broken"))
     assert reason_of(error)[0] == "MODEL_LOAD_FAILED"
     assert text_of(await read_all(connection.chat("y", model="fine"))) == "y"
+
+
+async def test_a_refused_model_is_told_which_backends_may_run_it(connection: Connection) -> None:
+    """Where the backend says that another may load the file, load and plan name those, and what others lack."""
+    path = str(write_fake_model(connection.folder, unsupported="architecture 'x' is not supported"))
+    ready = next(report for report in connection.kernel.reports if report.name == "fake")
+    assert ready.spec is not None
+    second = replace(ready, name="second", spec=replace(ready.spec, name="second", rank=ready.spec.rank + 1))
+    third = replace(second, name="third", state=BackendState.SKIPPED, why="no torch", fix="pip install third")
+    reports = (ready, second, third)
+    connection.kernel.driver.create_model(place(reports, name="fake", source=path))
+    for call in (
+        connection.models.LoadModel(ms.LoadModelRequest(name="fake")),
+        connection.models.PlanLoad(ms.PlanLoadRequest(name="fake")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        reason, facts = reason_of(caught.value)
+        assert reason == "MODEL_LOAD_FAILED"
+        assert facts["backends"] == "second, third (is SKIPPED; fix: pip install third)"
+        assert (
+            "architecture 'x' is not supported. Other backends that load fake files: second" in caught.value.details()
+        )
+        assert "unsupported" not in facts
+    await connection.create("broken", load_error="cut short")
+    reason, facts = await refusal(connection.models.LoadModel(ms.LoadModelRequest(name="broken")))
+    assert "backends" not in facts
 
 
 @pytest.mark.parametrize(

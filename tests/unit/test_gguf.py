@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferd.plugin import LoadError
+from inferd.plugin import LoadError, UnsupportedModelError
 from inferd_cpu.gguf import GgufFile
-from inferd_cpu.metadata import Kind
+from inferd_cpu.metadata import Kind, Metadata
 
 WILD = 1 << 60
 
@@ -165,3 +165,13 @@ def test_checks_types_and_bounds_of_values(tmp_path: Path) -> None:
         with pytest.raises(LoadError, match=message):
             read(key)
     assert (values.integer("absent", 5), values.flag("absent", True)) == (5, True)
+
+
+def test_what_another_backend_may_run_is_told_from_damage(tmp_path: Path) -> None:
+    """Metadata that this backend cannot use is an error by itself; a file that is cut short is none of that kind."""
+    assert isinstance(Metadata(tmp_path, {}).error("general.architecture", "is 'x'"), UnsupportedModelError)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(LoadError) as caught:
+        GgufFile(cut)
+    assert not isinstance(caught.value, UnsupportedModelError)

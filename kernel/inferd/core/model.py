@@ -125,6 +125,7 @@ class ModelSpec:
         size_bytes: Size of the file.
         backend: Name of the backend that loads it.
         backend_reason: Why that backend.
+        alternatives: Other backends that load such files, as they could be chosen when it became known, for people.
         loader: Dotted path of the backend class, "package.module:Class".
         device: Device to load on.
         settings: Settings of the backend, as the client gave them.
@@ -146,6 +147,7 @@ class ModelSpec:
     backend_reason: str
     loader: str
     device: str
+    alternatives: tuple[str, ...] = field(default=(), compare=False)
     settings: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, SettingValue | None] = field(default_factory=dict)
     draft_tokens: int | None = None

@@ -14,6 +14,7 @@ from inferd.plugin.backend import (
     Probe,
     ReportProgress,
     Setting,
+    UnsupportedModelError,
 )
 from inferd.plugin.hookspecs import hookimpl, hookspec
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
@@ -40,6 +41,7 @@ __all__ = [
     "TokenKind",
     "TokenLimits",
     "TokenSession",
+    "UnsupportedModelError",
     "Vocabulary",
     "hookimpl",
     "hookspec",

@@ -33,6 +33,10 @@ class LoadError(Exception):
     """Raised by `Backend.load`: the model cannot be loaded. The message names the cause, the field and both numbers."""
 
 
+class UnsupportedModelError(LoadError):
+    """As `LoadError`, where the file may be sound and another backend may run it; the kernel then names those."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """A setting that a backend understands in a model's `settings`.

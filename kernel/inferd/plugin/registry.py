@@ -161,6 +161,14 @@ def choose(
     return Choice(fit[0], device or fit[0].devices[0].device_id, reason)
 
 
+def alternatives(reports: Sequence[BackendReport], choice: Choice, *, format: str) -> tuple[str, ...]:  # noqa: A002 - as in `choose`
+    """Other backends that load files of a format, those that are READY first; of others what is missing."""
+    others = [r for r in reports if r.spec is not None and r.name != choice.report.name and format in r.spec.formats]
+    ready = sorted((r for r in others if r.state is BackendState.READY), key=_rank)
+    lacking = [r for r in others if r.state is not BackendState.READY and r.fix]
+    return (*(r.name for r in ready), *(f"{r.name} (is {r.state.name}; fix: {r.fix})" for r in lacking))
+
+
 def _rank(report: BackendReport) -> tuple[int, str]:
     return (report.spec.rank if report.spec else 0, report.name)
 

@@ -37,6 +37,7 @@ from inferd.runtime.frames import (
 )
 from inferd.runtime.inspection import Inspections
 from inferd.runtime.orders import Orders
+from inferd.runtime.placement import advise
 from inferd.runtime.queries import Queries
 from inferd.runtime.relay import Relay
 from inferd.runtime.signal import Signal
@@ -312,6 +313,8 @@ class Driver:
                 self._apply(events.InstanceLoaded(instance_id, read_facts(frame.loaded)))
             case "load_failed":
                 error = read_failure(frame.load_failed.failure, self._log_of(instance_id))
+                if (instance := self.machine.fleet.instances.get(instance_id)) is not None:
+                    error = advise(error, self.machine.fleet.models[instance.model].spec)
                 self._apply(events.InstanceRefused(instance_id, error))
 
     def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:

@@ -11,6 +11,7 @@ from inferd.core.resources import MemoryNeed
 from inferd.errors import WorkerDiedError
 from inferd.plugin.patience import patience
 from inferd.runtime.frames import load_frame, read_failure, read_needs
+from inferd.runtime.placement import advise
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker_process import WorkerProcess
 from inferd_api.worker.v1 import load_pb2
@@ -59,7 +60,7 @@ class Inspections:
             raise WorkerDiedError(message, metadata={"cause": why, **where})
         frame = answer.result()
         if frame.HasField("load_failed"):
-            raise read_failure(frame.load_failed.failure, where)
+            raise advise(read_failure(frame.load_failed.failure, where), spec)
         return read_needs(frame.needs)
 
     async def _live(self, worker: WorkerProcess, answer: asyncio.Future[wire.WorkerFrame]) -> str:

@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
-from inferd.errors import InvalidFieldError
+from inferd.errors import InferdError, InvalidFieldError
 from inferd.plugin.backend import Setting, read_settings
-from inferd.plugin.registry import BackendReport, choose
+from inferd.plugin.registry import BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
@@ -68,6 +68,7 @@ def place(
         size_bytes=size_bytes,
         backend=spec.name,
         backend_reason=choice.reason,
+        alternatives=alternatives(reports, choice, format=kind),
         loader=spec.loader,
         device=choice.device_id,
         settings=dict(settings or {}),
@@ -79,6 +80,17 @@ def place(
         catalogue_sampling=catalogue_sampling(path, size_bytes),
         file_version=version,
     )
+
+
+def advise(error: InferdError, spec: ModelSpec) -> InferdError:
+    """Add to a refusal by the chosen backend which others may load the model; other errors stay as they are."""
+    if error.metadata.pop("unsupported", "") and spec.alternatives:
+        others = ", ".join(spec.alternatives)
+        error.metadata["backends"] = others
+        hint = f"Other backends that load {spec.format} files: {others}; choose one with --backend, or `Model.backend`"
+        error.message = f"{error.message}. {hint}"
+        error.args = (error.message,)
+    return error
 
 
 def _find(source: str) -> Path:

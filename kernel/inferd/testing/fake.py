@@ -17,6 +17,7 @@ from inferd.plugin import (
     Probe,
     SamplingDefaults,
     TokenLimits,
+    UnsupportedModelError,
     Vocabulary,
 )
 from inferd.plugin.backend import ReportProgress
@@ -72,6 +73,7 @@ class FakeModel(Faults):
         measure_error: Measuring ends with this error.
         die_in_measure: Measuring kills the process.
         load_error: Loading ends with this error.
+        unsupported: Measuring ends with this error, and another backend may load it.
         sampling: How it advises to sample, by the names of `SamplingDefaults`.
     """
 
@@ -88,6 +90,7 @@ class FakeModel(Faults):
     die_in_measure: bool = False
     load_s: float = 0.0
     load_error: str = ""
+    unsupported: str = ""
     sampling: dict[str, float] = field(default_factory=dict)
 
 
@@ -112,6 +115,8 @@ class FakeBackend:
         if model.die_in_measure:
             os.kill(os.getpid(), signal.SIGKILL)
         model.hang("measure")
+        if model.unsupported:
+            raise UnsupportedModelError(model.unsupported)
         if model.measure_error:
             raise LoadError(model.measure_error)
         return MemoryNeed(

@@ -24,7 +24,7 @@ from inferd.engine.cause import last_line
 from inferd.engine.loop import Loop
 from inferd.engine.submission import Share
 from inferd.errors import ModelLoadError
-from inferd.plugin import LoadError
+from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need
 from inferd.worker.frames import (
     answer_frame,
@@ -228,7 +228,8 @@ def _load_error(error: Exception, doing: Doing) -> ModelLoadError:
     if isinstance(error, ModelLoadError):
         return error
     if isinstance(error, LoadError):
-        return ModelLoadError(str(error), metadata={"cause": str(error)})
+        others = {"unsupported": "true"} if isinstance(error, UnsupportedModelError) else {}
+        return ModelLoadError(str(error), metadata={"cause": str(error), **others})
     cause = last_line(error)
     return ModelLoadError(f"{_FAILED[doing]} failed: {cause}", metadata={"cause": cause})
 
