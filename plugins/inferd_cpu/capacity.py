@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inferd.plugin import LoadError, MemoryNeed, TokenLimits
-from inferd_cpu.architecture import Architecture
+from inferd_cpu.shapes import Architecture
 from inferd_cpu.workspace import compute_shapes
 
 DEFAULT_CONTEXT_TOKENS = 8192

@@ -53,7 +53,13 @@ class ExactLoad:
             LoadError: A weight is not a finite number.
         """
         source = self._source
-        weights = load_weights(source.file, source.architecture, source.inventory, progress)
+        weights = load_weights(
+            source.file,
+            source.architecture,
+            source.inventory,
+            progress,
+            context_tokens=self.limits.context_tokens,
+        )
         return CpuSession(architecture=source.architecture, weights=weights, limits=self.limits)
 
 
@@ -95,7 +101,7 @@ class NativeLoad:
             self._native, self._shape, self.limits, formats=weights.formats(), vector_floats=weights.vector_floats
         )
         try:
-            weights.pack(session.model, progress)
+            weights.pack(session.model, progress, context_tokens=self.limits.context_tokens)
         except BaseException:
             session.close()
             raise

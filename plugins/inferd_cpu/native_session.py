@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, StepResult, TokenBatch, TokenLimits
-from inferd_cpu.architecture import Architecture
 from inferd_cpu.native import KV_FORMATS, Native, Shape, Step
 from inferd_cpu.plan import check_batch
+from inferd_cpu.shapes import Architecture
 
 _INTEGERS = ("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows")
 _PADDING = 16  # floats between rows of logits: rows a multiple of a page apart would share their cache lines
@@ -28,9 +28,13 @@ def make_shape(
     native: Native, a: Architecture, limits: TokenLimits, settings: Mapping[str, Any], *, threads: int
 ) -> Shape:
     """The sizes of a session, for the library."""
+    layer = a.layers[0]
     return Shape(
-        **{name: getattr(a, name) for name in ("layers", "width", "feed_width", "heads", "kv_heads")},
-        **{name: getattr(a, name) for name in ("key_width", "value_width", "rope_width", "epsilon")},
+        layers=len(a.layers),
+        width=a.width,
+        **{name: getattr(layer, name) for name in ("feed_width", "heads", "kv_heads", "key_width", "value_width")},
+        rope_width=a.ropes[0].width,
+        epsilon=a.epsilon,
         **{name: getattr(limits, name) for name in ("vocabulary_size", "context_tokens", "block_tokens", "blocks")},
         max_sequences=limits.max_sequences,
         max_step_tokens=limits.max_step_tokens,
@@ -55,8 +59,9 @@ def measure_workspace(native: Native, shape: Shape) -> int:
 def measure_token(native: Native, a: Architecture, settings: Mapping[str, Any]) -> int:
     """Bytes of the keys and values of one token, over all layers, rounded up: a block is padded to tiles of tokens."""
     block_tokens: int = settings["block_tokens"]
-    sizes = ("layers", "heads", "kv_heads", "key_width", "value_width")
-    block = Shape(**{name: getattr(a, name) for name in sizes}, blocks=1, block_tokens=block_tokens)
+    sizes = ("heads", "kv_heads", "key_width", "value_width")
+    layer = {name: getattr(a.layers[0], name) for name in sizes}
+    block = Shape(layers=len(a.layers), **layer, blocks=1, block_tokens=block_tokens)
     block.kv_format = KV_FORMATS[choose_kv_format(native, settings)]
     block_bytes: int = native.library.inferd_pool_bytes(ctypes.byref(block))
     return -(-block_bytes // block_tokens)

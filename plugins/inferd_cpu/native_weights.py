@@ -22,35 +22,40 @@ draw 83 % and 73 %. The decoder blocks take 6.2 bits a weight; all of them at 4 
 
 import ctypes
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
-from inferd_cpu.architecture import Architecture
+from inferd_cpu.families import FAMILIES
 from inferd_cpu.gguf import GgufFile, Tensor
 from inferd_cpu.inventory import Inventory, Part, Source
 from inferd_cpu.native import NOT_FINITE, PARTS, VECTORS, W4, W4M, W8, Native
 from inferd_cpu.quants import FORMATS
-from inferd_cpu.weights import compute_frequencies, order_halves
+from inferd_cpu.shapes import Architecture
+from inferd_cpu.weights import DIVISORS, compute_frequencies, order_rotary
 
 BLOCK: Final = 32  # inputs that share a scale
 QUANTISED: Final = ("qkv", "gate_up")
 """Parts that "4bit" quantises to 4 bits; others get 8, unless the file has them in 4."""
 LANES: Final = 16  # numbers of a head that are worked on at once
+_KNOWN: Final = (FAMILIES["llama"], FAMILIES["qwen2"], FAMILIES["qwen3"])
 TYPES: Final = {form.name: number for number, form in FORMATS.items()}
 
 
 def find_obstacle(architecture: Architecture, inventory: Inventory, native: Native) -> str:
     """Why the library cannot run this model, as a clause; "" when it can."""
-    a = architecture
+    a, layer = architecture, architecture.layers[0]
+    if why := _find_unknown(a, inventory):
+        return why
     for what, size, step in (
         ("width", a.width, BLOCK),
-        ("feed-forward width", a.feed_width, BLOCK),
-        ("width of all heads' values", a.mixed_width, BLOCK),
-        ("width of a key", a.key_width, LANES),
-        ("width of a value", a.value_width, LANES),
+        ("feed-forward width", layer.feed_width, BLOCK),
+        ("width of all heads' values", layer.mixed_width, BLOCK),
+        ("width of a key", layer.key_width, LANES),
+        ("width of a value", layer.value_width, LANES),
     ):
         if size % step:
             return f"the {what} is {size}, which is not a multiple of {step}"
@@ -58,6 +63,27 @@ def find_obstacle(architecture: Architecture, inventory: Inventory, native: Nati
         for source in part.sources if part.field in PARTS else ():
             if not native.library.inferd_can_pack(TYPES[source.tensor.format.name]):
                 return f"tensor {source.tensor.name!r} is {source.tensor.format.name}, which cannot be packed"
+    return ""
+
+
+def _find_unknown(a: Architecture, inventory: Inventory) -> str:
+    """What of the architecture the library does not compute, as a clause."""
+    known = {*PARTS, *VECTORS, *DIVISORS}
+    fields = [part.field for part in inventory.parts]
+    if (unknown := next((field for field in fields if field not in known), None)) is not None:
+        return f"the library has no {unknown.replace('_', ' ')}"
+    plain = Architecture(
+        name=a.name,
+        family=a.family,
+        layers=(replace(a.layers[0], window=0, rope=0, routed=False),) * len(a.layers),
+        width=a.width,
+        context_tokens=a.context_tokens,
+        epsilon=a.epsilon,
+        ropes=a.ropes[:1],
+        attention_scale=a.layers[0].key_width ** -0.5,
+    )
+    if a != plain or a.family not in _KNOWN:
+        return f"the library does not compute all of what architecture {a.name!r} consists of"
     return ""
 
 
@@ -76,7 +102,13 @@ class NativeWeights:
     """
 
     def __init__(
-        self, file: GgufFile, architecture: Architecture, inventory: Inventory, native: Native, *, quantization: str
+        self,
+        file: GgufFile,
+        architecture: Architecture,
+        inventory: Inventory,
+        native: Native,
+        *,
+        quantization: str,
     ) -> None:
         self._file = file
         self._architecture = architecture
@@ -94,11 +126,11 @@ class NativeWeights:
     @property
     def vector_floats(self) -> int:
         """Numbers of all vectors."""
-        return sum(part.shape[0] for part in self._vectors) + self._architecture.rope_width
+        return sum(part.shape[0] for part in self._vectors) + sum(rope.width for rope in self._architecture.ropes)
 
     def formats(self) -> NDArray[np.int32]:
         """The format of each matrix as `inferd_open` takes them: parts of layers, then head and embedding, or -1."""
-        layers = range(self._architecture.layers)
+        layers = range(len(self._architecture.layers))
         places = [(part, layer) for part in PARTS[:4] for layer in layers] + [(part, 0) for part in PARTS[4:]]
         return np.array([self._formats.get(place, -1) for place in places], np.int32)
 
@@ -107,16 +139,23 @@ class NativeWeights:
         widths = {8 if form == W8 else 4 for (part, _), form in self._formats.items() if part in PARTS[:4]}
         return " and ".join(f"{width}-bit" for width in sorted(widths))
 
-    def pack(self, model: int | None, report: Callable[[float], None]) -> None:
+    def pack(self, model: int | None, report: Callable[[float], None], *, context_tokens: int) -> None:
         """Pack all weights into an open model; `report` gets the part that is done, rising to 1.
+
+        Sequences have at most `context_tokens` tokens.
 
         Raises:
             LoadError: A weight is not a finite number.
         """
+        divisors = {}
         for part in self._vectors:
-            self._set_vector(model, part)
-        if not any(part.field == "rope_divisors" for part in self._vectors):
-            self._set(model, "frequencies", 0, compute_frequencies(self._file, self._architecture, None))
+            numbers = np.concatenate(list(self._decode(part)))
+            if part.field in DIVISORS:
+                divisors[part.field] = numbers
+            else:
+                self._set(model, part.field, part.layer or 0, numbers)
+        frequencies = compute_frequencies(self._file, self._architecture, divisors, context_tokens=context_tokens)
+        self._set(model, "frequencies", 0, np.concatenate(frequencies))
         done = 0
         for place, part in self._matrices.items():
             counts = self._weigh_inputs(model, place)
@@ -191,17 +230,8 @@ class NativeWeights:
             )
 
     def _order(self, source: Source) -> NDArray[np.int32] | None:
-        if not source.rotary_heads:
-            return None
-        rows = source.tensor.shape[0]
-        return order_halves(rows // source.rotary_heads, self._architecture.rope_width, rows).astype(np.int32)
-
-    def _set_vector(self, model: int | None, part: Part) -> None:
-        numbers = np.concatenate(list(self._decode(part)))
-        if part.field == "rope_divisors":
-            self._set(model, "frequencies", 0, compute_frequencies(self._file, self._architecture, numbers))
-        else:
-            self._set(model, part.field, part.layer or 0, numbers)
+        order = order_rotary(source, self._architecture)
+        return None if order is None else order.astype(np.int32)
 
     def _decode(self, part: Part) -> Iterator[NDArray[np.float32]]:
         for source in part.sources:
