@@ -81,7 +81,14 @@ class NativeLoad:
             kv_token_bytes=kv_token_bytes,
             samples=True,
         )
-        self._shape = make_shape(native, a, self.limits, settings, threads=settings["threads"] or count_cores())
+        self._shape = make_shape(
+            native,
+            a,
+            self.limits,
+            settings,
+            threads=settings["threads"] or count_cores(),
+            feed_biased=self._weights.feed_biased,
+        )
         self.need = MemoryNeed(
             weights_bytes=self._weights.size_bytes,
             kv_bytes=self.limits.blocks * self.limits.block_tokens * kv_token_bytes,

@@ -4,6 +4,7 @@ Names come from the tables of the `gguf` package. What its converter does beside
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tiny_families import FAMILIES
-from tiny_family import BASE, CONTEXT, VOCABULARY, TinyFamily
+from tiny_family import BASE, CONTEXT, VOCABULARY, WINDOW, TinyFamily
 from transformers import AutoConfig, AutoModelForCausalLM
 
 Floats = NDArray[np.float32]
 SEED = 41
+SPREAD = 0.3  # wide, so that the best token is rarely a near-tie
 ONE_MORE = ("gemma", "gemma2", "gemma3", "nemotron")  # norms whose weights are stored one less
 
 
-def make_network(name: str) -> Any:
+def make_network(family: TinyFamily, spread: float) -> Any:
     """A network in fp32 with weights that depend on `SEED` only; norms and biases are random, too."""
-    family = FAMILIES[name]
-    config = AutoConfig.for_model(family.model_type, **(BASE | family.config))
+    config = AutoConfig.for_model(family.model_type, **(BASE | family.config | {"initializer_range": spread}))
     torch.manual_seed(SEED)
     network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -36,9 +37,13 @@ def make_network(name: str) -> Any:
     return network
 
 
-def write_network(name: str, path: Path) -> Any:
-    """Write the file; the network."""
-    family, network = FAMILIES[name], make_network(name)
+def write_network(name: str, path: Path, *, spread: float = SPREAD, window: int = WINDOW) -> Any:
+    """Write the file of a network whose weights have this spread, and its windows this length; the network."""
+    family = FAMILIES[name]
+    if window != WINDOW:
+        config = family.config | {"sliding_window": window}
+        family = replace(family, config=config, metadata=family.metadata | {"attention.sliding_window": window})
+    network = make_network(family, spread)
     writer = gguf.GGUFWriter(path, family.architecture)
     config = network.config
     _add_metadata(writer, family, config)
