@@ -1,11 +1,12 @@
-"""The `cpu` backend: GGUF models of the Llama family on the processor, natively or with numpy.
+"""The `cpu` backend: GGUF models on the processor, natively or with numpy.
 
 How a model comes to run, file by file:
 
     plugin.py        what is offered, as inert data; loads no framework
     backend.py       probe the host, load a model
     gguf.py          the file: metadata and tensor index, read with cursor.py and metadata.py
-    architecture.py  metadata -> the shape of the network
+    family.py        what a block can consist of; families.py: the architectures, described in these words
+    architecture.py  metadata -> the shape of the network, shapes.py, with its rotations, rope.py
     vocabulary.py    metadata -> the vocabulary
     capacity.py      settings and free memory -> sizes of the KV pool; host.py reads the memory
     inventory.py     tensors -> parts of the model, checked
@@ -21,5 +22,6 @@ In fp32 with numpy, the reference that the library is compared with, and what ru
 
     quants.py        blocks of quantised weights -> fp32
     weights.py       parts -> fp32 weights in the layouts that the session multiplies with
-    session.py       the forward pass, with attention.py over the paged KV pool, in the arrays of workspace.py
+    session.py       the forward pass: mixing.py mixes tokens (attention.py over the paged KV pool), feeds.py is the
+                     feed-forward part, norms.py what both need, in the arrays of workspace.py
 """

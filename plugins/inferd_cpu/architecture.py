@@ -1,92 +1,22 @@
-"""The shape of a network, from the metadata of its GGUF file (keys as in ggml's `docs/gguf.md`)."""
+"""Reads the shape of a network from the metadata of its GGUF file (keys as in ggml's `docs/gguf.md`)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Final
 
-from inferd_cpu.metadata import Metadata
+from inferd_cpu.families import FAMILIES
+from inferd_cpu.family import Family, Gating
+from inferd_cpu.metadata import Kind, Metadata
+from inferd_cpu.rope import Rope, Scaling, yarn_magnitude
+from inferd_cpu.shapes import Architecture, Latent, LayerShape, Routing
 
-MAX_WIDTH = 1 << 20
+__all__ = ["FAMILIES", "Architecture", "read_architecture"]
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """What tells one architecture from another.
-
-    Attributes:
-        interleaved: The rows of queries and keys are stored so that rotary pairs are neighbours (2i, 2i + 1); else a
-            pair is (i, i + half).
-        head_norms: Each head's query and key pass an RMS norm before they are rotated.
-    """
-
-    interleaved: bool
-    head_norms: bool
-
-
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family(interleaved=True, head_norms=False),  # mistral and smollm files say llama, too
-    "qwen2": Family(interleaved=False, head_norms=False),
-    "qwen3": Family(interleaved=False, head_norms=True),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """The shape of a decoder of the Llama family.
-
-    Attributes:
-        name: As in the file.
-        family: How it differs from the others.
-        layers: Decoder blocks.
-        width: Numbers in a hidden state.
-        feed_width: Numbers inside the feed-forward part.
-        heads: Query heads.
-        kv_heads: Key and value heads; each serves `heads / kv_heads` query heads.
-        key_width: Numbers in a query and in a key of one head.
-        value_width: Numbers in a value of one head.
-        context_tokens: Tokens that the model was trained for.
-        epsilon: Added to the mean square in RMS norms.
-        rope_width: Numbers of a head that are rotated; even.
-        rope_base: Base of the rotary frequencies.
-        rope_factor: Positions are divided by it (linear scaling).
-        window: How many tokens back a token sees, itself among them; 0 for all. No layer computes it: see `capacity`.
-    """
-
-    name: str
-    family: Family
-    layers: int
-    width: int
-    feed_width: int
-    heads: int
-    kv_heads: int
-    key_width: int
-    value_width: int
-    context_tokens: int
-    epsilon: float
-    rope_width: int
-    rope_base: float
-    rope_factor: float
-    window: int = 0
-
-    @property
-    def qk_width(self) -> int:
-        """Numbers in the queries and keys of all heads."""
-        return (self.heads + self.kv_heads) * self.key_width
-
-    @property
-    def qkv_width(self) -> int:
-        """Numbers in the queries, keys and values of all heads."""
-        return self.qk_width + self.kv_heads * self.value_width
-
-    @property
-    def mixed_width(self) -> int:
-        """Numbers that attention gives, over all heads."""
-        return self.heads * self.value_width
-
-    @property
-    def kv_token_bytes(self) -> int:
-        """Bytes of the keys and values of one token, over all layers, in fp32."""
-        return 4 * self.layers * self.kv_heads * (self.key_width + self.value_width)
+MAX_WIDTH: Final = 1 << 20
+MAX_LAYERS: Final = 1 << 12
+_GATINGS: Final[dict[int, Gating]] = {1: "softmax", 2: "sigmoid", 3: "chosen"}
+_SCALINGS: Final[tuple[Scaling, ...]] = ("none", "linear", "yarn", "longrope")
+_LOCAL_BASE: Final = 10000.0  # of layers with a window, where they rotate in a way of their own
 
 
 def read_architecture(metadata: Metadata) -> Architecture:
@@ -106,53 +36,278 @@ def read_architecture(metadata: Metadata) -> Architecture:
         )
     if (parts := metadata.integer("split.count", 1)) > 1:
         raise metadata.error("split.count", f"is {parts}; join the parts of the model into one file first")
-    if (experts := metadata.integer(f"{name}.expert_count", 0)) > 0:
-        raise metadata.error(f"{name}.expert_count", f"is {experts}; mixtures of experts are not supported")
-
-    def size(key: str, default: int | None = None, maximum: int = MAX_WIDTH) -> int:
-        return metadata.integer(f"{name}.{key}", default, minimum=1, maximum=maximum)
-
-    width = size("embedding_length")
-    heads = size("attention.head_count")
-    key_width = size("attention.key_length", max(width // heads, 1))
-    architecture = Architecture(
-        name=name,
-        family=family,
-        layers=size("block_count"),
-        width=width,
-        feed_width=size("feed_forward_length"),
-        heads=heads,
-        kv_heads=size("attention.head_count_kv", heads),
-        key_width=key_width,
-        value_width=size("attention.value_length", key_width),
-        context_tokens=size("context_length", maximum=2**31 - 1),
-        epsilon=metadata.positive(f"{name}.attention.layer_norm_rms_epsilon"),
-        rope_width=size("rope.dimension_count", key_width),
-        rope_base=metadata.positive(f"{name}.rope.freq_base", 10000.0),
-        rope_factor=_read_rope_factor(metadata, name),
-        window=metadata.integer(f"{name}.attention.sliding_window", 0),
-    )
-    _check_heads(metadata, architecture)
-    return architecture
+    return _Reader(metadata, name, family).read()
 
 
-def _read_rope_factor(metadata: Metadata, name: str) -> float:
-    key = f"{name}.rope.scaling.type"
-    kind = metadata.text(key, "linear")
-    if kind not in ("none", "linear"):
-        raise metadata.error(key, f"is {kind!r}, which is not supported; supported are 'none', 'linear'")
-    if kind == "none":
-        return 1.0
-    older = metadata.positive(f"{name}.rope.scale_linear", 1.0)
-    return metadata.positive(f"{name}.rope.scaling.factor", older)
+class _Reader:
+    """Reads the keys of one architecture."""
 
+    def __init__(self, metadata: Metadata, name: str, family: Family) -> None:
+        self._metadata = metadata
+        self._name = name
+        self._family = family
 
-def _check_heads(metadata: Metadata, a: Architecture) -> None:
-    if a.heads % a.kv_heads:
-        raise metadata.error(
-            f"{a.name}.attention.head_count_kv", f"is {a.kv_heads}, which does not divide the {a.heads} heads"
+    def read(self) -> Architecture:
+        family, metadata = self._family, self._metadata
+        width, count = self._size("embedding_length"), self._count_layers()
+        latent = self._read_latent() if family.latent else None
+        routing = self._read_routing()
+        layers = self._read_layers(count, width, latent, routing)
+        ropes = self._read_ropes(layers)
+        widest = max(layers, key=lambda layer: layer.heads)
+        scale = self._read_attention_scale(width, widest, count, latent)
+        key = "layer_norm_epsilon" if family.norm == "layer" else "layer_norm_rms_epsilon"
+        logit_scale = self._number("logit_scale", 1.0)
+        temperature = self._number("attention.temperature_scale")
+        return Architecture(
+            name=self._name,
+            family=family,
+            layers=layers,
+            width=width,
+            context_tokens=self._size("context_length", maximum=2**31 - 1),
+            epsilon=metadata.positive(self._key(f"attention.{key}")),
+            ropes=ropes,
+            attention_scale=scale,
+            attention_cap=self._number("attn_logit_softcapping"),
+            clamp=self._number("attention.clamp_kqv"),
+            temperature_scale=temperature,
+            temperature_tokens=self._read_temperature_tokens() if temperature else 0,
+            activation=family.activation,
+            parallel=self._read_parallel(),
+            embedding_scale=width**0.5 if family.embedding_root else self._number("embedding_scale", 1.0),
+            residual_scale=self._number("residual_scale", 1.0),
+            logit_scale=1 / logit_scale if family.logits_divided else logit_scale,
+            logit_cap=self._number("final_logit_softcapping"),
+            routing=routing,
+            latent=latent,
+            convolution=self._size("shortconv.l_cache", minimum=2) if family.convolutions else 0,
+            farther=self._size("nextn_predict_layers", 0, minimum=0),
         )
-    if a.rope_width > a.key_width or a.rope_width % 2:
-        raise metadata.error(
-            f"{a.name}.rope.dimension_count", f"is {a.rope_width}; it must be even and at most {a.key_width}"
+
+    def _key(self, key: str) -> str:
+        return f"{self._name}.{key}"
+
+    def _size(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = MAX_WIDTH) -> int:
+        return self._metadata.integer(self._key(key), default, minimum=minimum, maximum=maximum)
+
+    def _number(self, key: str, default: float = 0.0) -> float:
+        """A number above 0, or `default` where the file has none or 0."""
+        name = self._key(key)
+        value = self._metadata.content(name)
+        absent = value is None or (isinstance(value, int | float) and value == 0)
+        return default if absent else self._metadata.positive(name)
+
+    def _sizes(self, key: str, count: int, default: int | None = None, *, minimum: int = 1) -> Sequence[int]:
+        """A size for each layer: one number for all, or an array."""
+        name = self._key(key)
+        value = self._metadata.get(name)
+        if value is None or value.kind is not Kind.ARRAY:
+            return [self._size(key, default, minimum=minimum)] * count
+        sizes = self._metadata.integers(name)
+        if len(sizes) < count:
+            raise self._metadata.error(name, f"has {len(sizes)} numbers for {count} layers")
+        wrong = next((size for size in sizes[:count] if not minimum <= size <= MAX_WIDTH), None)
+        if wrong is not None:
+            raise self._metadata.error(name, f"has {wrong}; its numbers must be from {minimum} to {MAX_WIDTH}")
+        return sizes[:count]
+
+    def _count_layers(self) -> int:
+        """Blocks of the decoder: those that predict tokens farther ahead come behind them, and are not used."""
+        count = self._size("block_count", maximum=MAX_LAYERS)
+        ahead = self._size("nextn_predict_layers", 0, minimum=0)
+        if ahead >= count:
+            raise self._metadata.error(self._key("nextn_predict_layers"), f"is {ahead} of {count} blocks")
+        return count - ahead
+
+    def _read_layers(
+        self, count: int, width: int, latent: Latent | None, routing: Routing | None
+    ) -> tuple[LayerShape, ...]:
+        family = self._family
+        heads = self._sizes("attention.head_count", count)
+        fewest = 0 if family.convolutions else 1
+        kv_heads = [1] * count if latent else self._sizes("attention.head_count_kv", count, heads[0], minimum=fewest)
+        if latent:
+            rotated = self._size("rope.dimension_count")
+            key_width, value_width = latent.rank + rotated, latent.rank
+        else:
+            key_width = self._size("attention.key_length", max(width // max(heads), 1))
+            value_width = self._size("attention.value_length", key_width)
+        routed = self._find_routed(count, routing)
+        feeds = self._sizes("feed_forward_length", count, None if not all(routed) else 1, minimum=0)
+        windows = self._read_windows(count)
+        layers = tuple(
+            LayerShape(
+                heads=heads[i],
+                kv_heads=kv_heads[i],
+                key_width=key_width,
+                value_width=value_width,
+                feed_width=0 if routed[i] else feeds[i],
+                window=windows[i],
+                rope=self._choose_rope(i, windows),
+                routed=routed[i],
+            )
+            for i in range(count)
+        )
+        for i, layer in enumerate(layers):
+            self._check_layer(i, layer)
+        return layers
+
+    def _check_layer(self, index: int, layer: LayerShape) -> None:
+        if not layer.convolves and layer.heads % layer.kv_heads:
+            raise self._metadata.error(
+                self._key("attention.head_count_kv"),
+                f"is {layer.kv_heads}, which does not divide the {layer.heads} heads",
+            )
+        if not layer.routed and layer.feed_width == 0:
+            raise self._metadata.error(
+                self._key("feed_forward_length"), f"is 0 in layer {index}; it must be at least 1"
+            )
+
+    def _find_routed(self, count: int, routing: Routing | None) -> list[bool]:
+        if routing is None:
+            return [False] * count
+        dense = self._size("leading_dense_block_count", 0, minimum=0)
+        step = self._size("interleave_moe_layer_step", 1)
+        return [i >= dense and (i + 1) % step == 0 for i in range(count)]
+
+    def _read_windows(self, count: int) -> list[int]:
+        """The window of each layer; 0 where a token sees all before it."""
+        window = self._size("attention.sliding_window", 0, minimum=0, maximum=2**31 - 1)
+        if window == 0:
+            return [0] * count
+        name = self._key("attention.sliding_window_pattern")
+        value = self._metadata.get(name)
+        if value is not None and value.kind is Kind.ARRAY:
+            flags = value.content
+            if value.item not in (Kind.BOOL, Kind.U32, Kind.I32, Kind.U8) or len(flags) < count:
+                raise self._metadata.error(name, f"must have true or false for each of {count} layers")
+            return [window if flags[i] else 0 for i in range(count)]
+        pattern = self._size("attention.sliding_window_pattern", self._family.window_pattern)
+        return [window if pattern == 1 or i % pattern < pattern - 1 else 0 for i in range(count)]
+
+    def _choose_rope(self, layer: int, windows: Sequence[int]) -> int:
+        family = self._family
+        if family.unrotated and (layer + 1) % family.unrotated == 0:
+            return -1
+        if not family.full_rope and any(windows) and not windows[layer]:
+            return -1
+        return int(family.window_rope == "plain" and windows[layer] > 0)
+
+    def _read_ropes(self, layers: Sequence[LayerShape]) -> tuple[Rope, ...]:
+        """The rotation of layers that see all, and where it differs that of layers with a window."""
+        widest = max(layers, key=lambda layer: layer.heads)
+        rotated_of = widest.key_width if not self._family.latent else MAX_WIDTH
+        width = self._size("rope.dimension_count", widest.key_width)
+        if width > rotated_of or width % 2:
+            raise self._metadata.error(
+                self._key("rope.dimension_count"), f"is {width}; it must be even and at most {rotated_of}"
+            )
+        base = self._metadata.positive(self._key("rope.freq_base"), 10000.0)
+        rope = self._read_scaling(width, base)
+        if not any(layer.rope == 1 for layer in layers):
+            return (rope,)
+        local_default = base if self._name.startswith("olmo") else _LOCAL_BASE
+        local = self._metadata.positive(self._key("rope.freq_base_swa"), local_default)
+        return (rope, Rope(width=width, base=local, divided=False))
+
+    def _read_scaling(self, width: int, base: float) -> Rope:
+        key = self._key("rope.scaling.type")
+        kind = self._metadata.text(key, "linear")
+        if kind not in _SCALINGS:
+            supported = ", ".join(map(repr, _SCALINGS))
+            raise self._metadata.error(key, f"is {kind!r}, which is not supported; supported are {supported}")
+        older = self._metadata.positive(self._key("rope.scale_linear"), 1.0)
+        factor = self._metadata.positive(self._key("rope.scaling.factor"), older)
+        magnitude = self._metadata.positive(self._key("rope.scaling.attn_factor"), 1.0)
+        if kind in ("none", "linear"):
+            return Rope(
+                width=width, base=base, scaling=kind, factor=factor if kind == "linear" else 1.0, magnitude=magnitude
+            )
+        if kind == "longrope":
+            return Rope(width=width, base=base, scaling="longrope", magnitude=magnitude)
+        original = self._size("rope.scaling.original_context_length", maximum=2**31 - 1)
+        for part in ("ext", "attn"):
+            name = self._key(f"rope.scaling.yarn_{part}_factor")
+            if (share := self._metadata.positive(name, 1.0)) != 1.0:
+                raise self._metadata.error(name, f"is {share:g}, which is not supported; supported is 1")
+        if not self._family.latent:
+            multiplier = self._number("rope.scaling.yarn_log_multiplier")
+            magnitude *= yarn_magnitude(factor) / (yarn_magnitude(factor, multiplier) if multiplier else 1.0)
+        return Rope(
+            width=width,
+            base=base,
+            scaling="yarn",
+            factor=factor,
+            original_tokens=original,
+            magnitude=magnitude,
+            beta_fast=self._metadata.positive(self._key("rope.scaling.yarn_beta_fast"), 32.0),
+            beta_slow=self._metadata.positive(self._key("rope.scaling.yarn_beta_slow"), 1.0),
+            truncates=self._family.yarn_truncates,
+        )
+
+    def _read_attention_scale(self, width: int, layer: LayerShape, count: int, latent: Latent | None) -> float:
+        """What scores are multiplied with."""
+        across = layer.key_width
+        if latent:
+            across = latent.key_width + self._size("rope.dimension_count")
+        if count == self._family.wide_scale:
+            across = width // layer.heads
+        scale = self._number("attention.scale", across**-0.5)
+        if latent and self._metadata.text(self._key("rope.scaling.type"), "none") == "yarn":
+            # Files say a tenth of what the scale of scores grows by for each e-fold of the factor.
+            multiplier = 10 * self._number("rope.scaling.yarn_log_multiplier")
+            scale *= yarn_magnitude(self._metadata.positive(self._key("rope.scaling.factor")), multiplier) ** 2
+        return scale
+
+    def _read_temperature_tokens(self) -> int:
+        original = self._size("rope.scaling.original_context_length", 0, minimum=0, maximum=2**31 - 1)
+        return self._size("attention.temperature_length", original or None, maximum=2**31 - 1)
+
+    def _read_parallel(self) -> bool:
+        if self._family.parallel is not None:
+            return self._family.parallel
+        return self._metadata.flag(self._key("use_parallel_residual"), False)
+
+    def _read_latent(self) -> Latent:
+        rank, rotated = self._size("attention.kv_lora_rank"), self._size("rope.dimension_count")
+        key_width = self._size("attention.key_length_mla", self._size("attention.key_length"))
+        if key_width <= rotated:
+            raise self._metadata.error(
+                self._key("attention.key_length"), f"is {key_width}; it must be above the {rotated} that are rotated"
+            )
+        return Latent(
+            query_rank=self._size("attention.q_lora_rank", 0, minimum=0),
+            rank=rank,
+            key_width=key_width - rotated,
+            value_width=self._size("attention.value_length_mla", self._size("attention.value_length")),
+        )
+
+    def _read_routing(self) -> Routing | None:
+        count, kinds = self._size("expert_count", 0, minimum=0), self._family.experts
+        if kinds is None and count:
+            raise self._metadata.error(
+                self._key("expert_count"), f"is {count}; experts are not supported in {self._name!r}"
+            )
+        if kinds is None or (kinds.optional and count == 0):
+            return None
+        count = self._size("expert_count")
+        used = self._size("expert_used_count", maximum=count)
+        feed = self._size("expert_feed_forward_length", self._size("feed_forward_length", 1))
+        groups = self._size("expert_group_count", 1, minimum=0) or 1
+        gating = self._size("expert_gating_func", 0, minimum=0, maximum=max(_GATINGS))
+        if count % groups:
+            raise self._metadata.error(self._key("expert_group_count"), f"is {groups}, which does not divide {count}")
+        shared = self._size("expert_shared_count", 1, minimum=0) * feed if kinds.shared else 0
+        optional = 0 if kinds.shared == "may" else shared
+        return Routing(
+            count=count,
+            used=used,
+            feed_width=feed,
+            shared_width=self._size("expert_shared_feed_forward_length", optional, minimum=0),
+            gating=_GATINGS.get(gating, kinds.gating),
+            normalised=self._metadata.flag(self._key("expert_weights_norm"), kinds.normalised),
+            scale=self._number("expert_weights_scale", 1.0),
+            groups=groups,
+            groups_used=self._size("expert_group_used_count", groups, minimum=0, maximum=groups) or groups,
+            shared_gated=kinds.shared == "gated",
         )

@@ -5,8 +5,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from inferd.plugin import LoadError, MemoryNeed, TokenLimits, UnsupportedModelError
-from inferd_cpu.architecture import Architecture
+from inferd.plugin import LoadError, MemoryNeed, TokenLimits
+from inferd_cpu.shapes import Architecture
 from inferd_cpu.workspace import compute_shapes
 
 DEFAULT_CONTEXT_TOKENS = 8192
@@ -61,16 +61,9 @@ def derive_limits(
             f"{path}: setting 'context_tokens' is {wanted}, but the KV pool has room for {kv_tokens} tokens: raise"
             " 'kv_tokens' or lower 'context_tokens'"
         )
-    context_tokens = min(context_tokens, kv_tokens)
-    if 0 < architecture.window < context_tokens:
-        raise UnsupportedModelError(
-            f"{path}: metadata '{architecture.name}.attention.sliding_window' is {architecture.window}, fewer tokens"
-            f" than a sequence may have ({context_tokens}), and sliding windows are not supported: lower the setting"
-            f" 'context_tokens' to {architecture.window}"
-        )
     return TokenLimits(
         vocabulary_size=vocabulary_size,
-        context_tokens=context_tokens,
+        context_tokens=min(context_tokens, kv_tokens),
         block_tokens=block_tokens,
         blocks=-(-kv_tokens // block_tokens),
         max_sequences=max_sequences,

@@ -2,20 +2,40 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from inferd.plugin import LoadError
-from inferd_cpu.architecture import Architecture
 from inferd_cpu.gguf import GgufFile, Tensor
+from inferd_cpu.shapes import Architecture, Latent, LayerShape, Routing
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor, and the number of heads in its rows when they must be reordered for the rotation; else 0."""
+    """A tensor, or some of its rows.
+
+    Attributes:
+        tensor: Where the rows are.
+        rotary_heads: The number of heads in the rows when they must be reordered for the rotation; else 0.
+        rotary_from: The first row of a head that is rotated.
+        first: The first of the rows.
+        rows: How many they are; 0 for all.
+        flat: The tensor's numbers are taken as one row.
+    """
 
     tensor: Tensor
     rotary_heads: int = 0
+    rotary_from: int = 0
+    first: int = 0
+    rows: int = 0
+    flat: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        if self.flat:
+            return (self.tensor.elements,)
+        return (self.rows or self.tensor.shape[0], *self.tensor.shape[1:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +55,7 @@ class Part:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array."""
-        shapes = [source.tensor.shape for source in self.sources]
+        shapes = [source.shape for source in self.sources]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
@@ -54,6 +74,7 @@ class Inventory:
         self._architecture = architecture
         self._vocabulary_size = vocabulary_size
         self._left = dict(file.tensors)
+        self._skip_farther_blocks()
         self.parts = tuple(self._find_parts())
         if self._left:
             raise LoadError(
@@ -77,41 +98,192 @@ class Inventory:
         elements: Counter[str] = Counter()
         for part in self.parts:
             for source in part.sources if part.layer is not None else ():
-                elements[source.tensor.format.name] += source.tensor.elements
+                elements[source.tensor.format.name] += prod(source.shape)
         return elements.most_common(1)[0][0]
+
+    def _skip_farther_blocks(self) -> None:
+        """Blocks behind the last one predict tokens farther ahead; a text is the same without them."""
+        last, farther = len(self._architecture.layers), self._architecture.farther
+        starts = tuple(f"blk.{layer}." for layer in range(last, last + farther))
+        for name in [name for name in self._left if farther and name.startswith(starts)]:
+            del self._left[name]
 
     def _find_parts(self) -> Iterator[Part]:
         a, vocabulary = self._architecture, self._vocabulary_size
         yield self._part("embedding", self._take("token_embd.weight", vocabulary, a.width))
-        for layer in range(a.layers):
-            yield from self._find_layer(layer)
-        yield self._part("norm", self._take("output_norm.weight", a.width))
+        for index, shape in enumerate(a.layers):
+            yield from self._find_layer(index, shape)
+        yield from self._find_norm("norm", self._named_norm(), (a.width,), None)
         if "output.weight" in self._left:
             yield self._part("head", self._take("output.weight", vocabulary, a.width))
-        if "rope_freqs.weight" in self._left:
-            yield self._part("rope_divisors", self._take("rope_freqs.weight", a.rope_width // 2))
+        if "output.bias" in self._left:
+            yield self._part("head_bias", self._take("output.bias", vocabulary))
+        pairs = a.ropes[0].width // 2
+        for field, name in (
+            ("rope_divisors", "rope_freqs.weight"),
+            ("long_divisors", "rope_factors_long.weight"),
+            ("short_divisors", "rope_factors_short.weight"),
+        ):
+            if name in self._left:
+                yield self._part(field, self._take(name, pairs))
 
-    def _find_layer(self, layer: int) -> Iterator[Part]:
+    def _named_norm(self) -> str:
+        """The last norm; some files have it under another name than others."""
+        name = self._architecture.family.final_norm
+        return name if f"{name}.weight" in self._left else "output_norm"
+
+    def _find_layer(self, layer: int, shape: LayerShape) -> Iterator[Part]:
+        a, family = self._architecture, self._architecture.family
+        width = (a.width,)
+        if family.attention_norm:
+            yield from self._find_norm("attention_norm", f"blk.{layer}.{family.attention_norm}", width, layer)
+        if shape.convolves:
+            yield from self._find_convolution(layer)
+        elif a.latent:
+            yield from self._find_latent(layer, shape, a.latent)
+        else:
+            yield from self._find_attention(layer, shape)
+        if family.attention_post_norm:
+            yield from self._find_norm("attention_post_norm", f"blk.{layer}.{family.attention_post_norm}", width, layer)
+        if family.feed_norm and not (family.parallel is None and a.parallel):
+            yield from self._find_norm("feed_norm", f"blk.{layer}.{family.feed_norm}", width, layer)
+        if shape.routed and a.routing:
+            yield from self._find_experts(layer, a.routing)
+        else:
+            yield from self._find_feed(layer, shape.feed_width)
+        if family.feed_post_norm:
+            yield from self._find_norm("feed_post_norm", f"blk.{layer}.{family.feed_post_norm}", width, layer)
+
+    def _find_attention(self, layer: int, shape: LayerShape) -> Iterator[Part]:
+        a, family, name = self._architecture, self._architecture.family, f"blk.{layer}.{{}}".format
+        heads = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
+        rows = {x: heads[x] * (shape.value_width if x == "v" else shape.key_width) for x in heads}
+        rotary = {x: heads[x] if family.interleaved and x != "v" else 0 for x in heads}
+        for field, ending, inputs in (("qkv", "weight", (a.width,)), ("qkv_bias", "bias", ())):
+            if (whole := name(f"attn_qkv.{ending}")) in self._left:
+                tensor = self._take(whole, sum(rows.values()), *inputs).tensor
+                first, sources = 0, []
+                for x, count in rows.items():
+                    sources.append(Source(tensor, rotary[x], first=first, rows=count))
+                    first += count
+                yield self._part(field, *sources, layer=layer)
+            elif ending == "weight" or name("attn_q.bias") in self._left:
+                qkv = [self._take(name(f"attn_{x}.{ending}"), rows[x], *inputs, rotary_heads=rotary[x]) for x in "qkv"]
+                yield self._part(field, *qkv, layer=layer)
+        if family.head_norms and (not family.head_norms_optional or name("attn_q_norm.weight") in self._left):
+            for field, x in (("query_norm", "q"), ("key_norm", "k")):
+                shapes = {"head": (shape.key_width,), "heads": (heads[x], shape.key_width), "row": (rows[x],)}
+                norm = self._take(name(f"attn_{x}_norm.weight"), *shapes[family.head_norms])
+                each = 1 if family.head_norms == "head" else heads[x]
+                norm = replace(norm, rotary_heads=each if family.interleaved else 0, flat=True)
+                yield self._part(field, norm, layer=layer)
+        yield from self._find_output(layer, shape.mixed_width)
+        if family.sinks:
+            yield self._part("sinks", self._take(name("attn_sinks.weight"), shape.heads), layer=layer)
+
+    def _find_output(self, layer: int, inputs: int) -> Iterator[Part]:
+        yield from self._find_matrix("mix", f"blk.{layer}.attn_output", (self._architecture.width, inputs), layer)
+
+    def _find_latent(self, layer: int, shape: LayerShape, latent: Latent) -> Iterator[Part]:
         a, name = self._architecture, f"blk.{layer}.{{}}".format
-        heads = {"q": a.heads, "k": a.kv_heads, "v": a.kv_heads}
-        rows = {"q": a.heads * a.key_width, "k": a.kv_heads * a.key_width, "v": a.kv_heads * a.value_width}
-        rotary = {x: heads[x] if a.family.interleaved and x != "v" else 0 for x in heads}
-        yield self._part("attention_norm", self._take(name("attn_norm.weight"), a.width), layer=layer)
-        qkv = [self._take(name(f"attn_{x}.weight"), rows[x], a.width, rotary_heads=rotary[x]) for x in "qkv"]
-        yield self._part("qkv", *qkv, layer=layer)
-        if name("attn_q.bias") in self._left:
-            biases = [self._take(name(f"attn_{x}.bias"), rows[x], rotary_heads=rotary[x]) for x in "qkv"]
-            yield self._part("qkv_bias", *biases, layer=layer)
-        if a.family.head_norms:
-            yield self._part("query_norm", self._take(name("attn_q_norm.weight"), a.key_width), layer=layer)
-            yield self._part("key_norm", self._take(name("attn_k_norm.weight"), a.key_width), layer=layer)
-        yield self._part("mix", self._take(name("attn_output.weight"), a.width, a.mixed_width), layer=layer)
-        yield self._part("feed_norm", self._take(name("ffn_norm.weight"), a.width), layer=layer)
-        gate_up = [self._take(name(f"ffn_{x}.weight"), a.feed_width, a.width) for x in ("gate", "up")]
-        yield self._part("gate_up", *gate_up, layer=layer)
-        yield self._part("down", self._take(name("ffn_down.weight"), a.width, a.feed_width), layer=layer)
+        rotated = shape.key_width - latent.rank
+        rows = shape.heads * (latent.key_width + rotated)
+        inputs = latent.query_rank or a.width
+        if latent.query_rank:
+            yield from self._find_matrix("query_down", name("attn_q_a"), (inputs, a.width), layer)
+            yield from self._find_norm("query_rank_norm", name("attn_q_a_norm"), (inputs,), layer)
+        taken = self._take(
+            name("attn_q_b.weight" if latent.query_rank else "attn_q.weight"),
+            rows,
+            inputs,
+            rotary_heads=shape.heads,
+            rotary_from=latent.key_width,
+        )
+        yield self._part("query_up", taken, layer=layer)
+        down = self._take(
+            name("attn_kv_a_mqa.weight"), shape.key_width, a.width, rotary_heads=1, rotary_from=latent.rank
+        )
+        yield self._part("kv_down", down, layer=layer)
+        yield from self._find_norm("kv_norm", name("attn_kv_a_norm"), (latent.rank,), layer)
+        if name("attn_kv_b.weight") in self._left:
+            both = shape.heads * (latent.key_width + latent.value_width)
+            yield self._part("kv_up", self._take(name("attn_kv_b.weight"), both, latent.rank), layer=layer)
+        else:
+            keys = self._take(name("attn_k_b.weight"), shape.heads, latent.rank, latent.key_width)
+            yield self._part("key_up", keys, layer=layer)
+            values = self._take(name("attn_v_b.weight"), shape.heads, latent.value_width, latent.rank)
+            yield self._part("value_up", values, layer=layer)
+        yield from self._find_output(layer, shape.heads * latent.value_width)
 
-    def _take(self, name: str, *shape: int, rotary_heads: int = 0) -> Source:
+    def _find_convolution(self, layer: int) -> Iterator[Part]:
+        a, name = self._architecture, f"blk.{layer}.shortconv.{{}}".format
+        yield from self._find_matrix("convolution_in", name("in_proj"), (3 * a.width, a.width), layer)
+        kernel = name("conv.weight")
+        shape: tuple[int, ...] = (a.width, a.convolution)
+        if kernel in self._left and self._left[kernel].shape == (a.width, 1, a.convolution):
+            shape = (a.width, 1, a.convolution)
+        yield self._part("convolution", self._take(kernel, *shape), layer=layer)
+        if name("conv.bias") in self._left:
+            yield self._part("convolution_bias", self._take(name("conv.bias"), a.width), layer=layer)
+        yield from self._find_matrix("convolution_out", name("out_proj"), (a.width, a.width), layer)
+
+    def _find_feed(self, layer: int, feed: int) -> Iterator[Part]:
+        width, name = self._architecture.width, f"blk.{layer}.{{}}".format
+        if not self._architecture.family.gated:
+            yield from self._find_matrix("up", name("ffn_up"), (feed, width), layer)
+        elif name("ffn_gate.weight") not in self._left and name("ffn_up.weight") in self._left:
+            yield from self._find_matrix("gate_up", name("ffn_up"), (2 * feed, width), layer, halves=True)
+        else:
+            yield from self._find_gated("gate_up", layer, ("ffn_gate", "ffn_up"), feed)
+        yield from self._find_matrix("down", name("ffn_down"), (width, feed), layer)
+
+    def _find_gated(self, field: str, layer: int, names: tuple[str, str], feed: int) -> Iterator[Part]:
+        width, (gate, up) = self._architecture.width, (f"blk.{layer}.{name}" for name in names)
+        both = (self._take(f"{x}.weight", feed, width) for x in (gate, up))
+        yield self._part(field, *both, layer=layer)
+        if f"{gate}.bias" in self._left:
+            biases = (self._take(f"{x}.bias", feed) for x in (gate, up))
+            yield self._part(f"{field}_bias", *biases, layer=layer)
+
+    def _find_experts(self, layer: int, routing: Routing) -> Iterator[Part]:
+        width, name, count = self._architecture.width, f"blk.{layer}.{{}}".format, routing.count
+        feed = routing.feed_width
+        yield from self._find_matrix("router", name("ffn_gate_inp"), (count, width), layer)
+        if (bias := name("exp_probs_b.bias")) in self._left:
+            yield self._part("choice_bias", self._take(bias, count), layer=layer)
+        for field, x, shape in (
+            ("expert_gate", "gate", (count, feed, width)),
+            ("expert_up", "up", (count, feed, width)),
+            ("expert_down", "down", (count, width, feed)),
+        ):
+            yield from self._find_matrix(field, name(f"ffn_{x}_exps"), shape, layer)
+        if routing.shared_width == 0:
+            return
+        if routing.shared_gated:
+            shared = f"{name('ffn_gate_inp_shexp')}.weight"
+            gate = (width,) if shared in self._left and self._left[shared].shape == (width,) else (1, width)
+            yield self._part("shared_router", self._take(shared, *gate), layer=layer)
+        yield from self._find_gated("shared_gate_up", layer, ("ffn_gate_shexp", "ffn_up_shexp"), routing.shared_width)
+        yield from self._find_matrix("shared_down", name("ffn_down_shexp"), (width, routing.shared_width), layer)
+
+    def _find_matrix(
+        self, field: str, name: str, shape: tuple[int, ...], layer: int, *, halves: bool = False
+    ) -> Iterator[Part]:
+        """A matrix and, where the file has one, its bias. `halves`: as two sources of equally many rows."""
+        for ending, some in (("weight", shape), ("bias", shape[:-1])):
+            if ending == "weight" or f"{name}.bias" in self._left:
+                source = self._take(f"{name}.{ending}", *some)
+                half = some[0] // 2
+                parts = [Source(source.tensor, first=i * half, rows=half) for i in range(2)] if halves else [source]
+                yield self._part(field if ending == "weight" else f"{field}_bias", *parts, layer=layer)
+
+    def _find_norm(self, field: str, name: str, shape: tuple[int, ...], layer: int | None) -> Iterator[Part]:
+        """A norm's weights and, where the file has one, its bias."""
+        yield self._part(field, self._take(f"{name}.weight", *shape), layer=layer)
+        if f"{name}.bias" in self._left:
+            yield self._part(f"{field}_bias", self._take(f"{name}.bias", *shape), layer=layer)
+
+    def _take(self, name: str, *shape: int, rotary_heads: int = 0, rotary_from: int = 0) -> Source:
         tensor = self._left.pop(name, None)
         if tensor is None:
             raise LoadError(f"{self._path}: tensor {name!r} of shape {list(shape)} is missing")
@@ -119,7 +291,7 @@ class Inventory:
             raise LoadError(
                 f"{self._path}: tensor {name!r} has shape {list(tensor.shape)}; the metadata says {list(shape)}"
             )
-        return Source(tensor, rotary_heads)
+        return Source(tensor, rotary_heads if self._architecture.family.interleaved else 0, rotary_from)
 
     @staticmethod
     def _part(field: str, *sources: Source, layer: int | None = None) -> Part:

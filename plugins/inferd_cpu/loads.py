@@ -53,7 +53,13 @@ class ExactLoad:
             LoadError: A weight is not a finite number.
         """
         source = self._source
-        weights = load_weights(source.file, source.architecture, source.inventory, progress)
+        weights = load_weights(
+            source.file,
+            source.architecture,
+            source.inventory,
+            progress,
+            context_tokens=self.limits.context_tokens,
+        )
         return CpuSession(architecture=source.architecture, weights=weights, limits=self.limits)
 
 
@@ -75,7 +81,14 @@ class NativeLoad:
             kv_token_bytes=kv_token_bytes,
             samples=True,
         )
-        self._shape = make_shape(native, a, self.limits, settings, threads=settings["threads"] or count_cores())
+        self._shape = make_shape(
+            native,
+            a,
+            self.limits,
+            settings,
+            threads=settings["threads"] or count_cores(),
+            feed_biased=self._weights.feed_biased,
+        )
         self.need = MemoryNeed(
             weights_bytes=self._weights.size_bytes,
             kv_bytes=self.limits.blocks * self.limits.block_tokens * kv_token_bytes,
@@ -95,7 +108,7 @@ class NativeLoad:
             self._native, self._shape, self.limits, formats=weights.formats(), vector_floats=weights.vector_floats
         )
         try:
-            weights.pack(session.model, progress)
+            weights.pack(session.model, progress, context_tokens=self.limits.context_tokens)
         except BaseException:
             session.close()
             raise

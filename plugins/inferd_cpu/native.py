@@ -5,13 +5,20 @@ from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int
 from pathlib import Path
 from typing import Final
 
-INTERFACE: Final = 5  # as in native/api.cpp
+INTERFACE: Final = 6  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
 
 PARTS: Final = ("qkv", "mix", "gate_up", "down", "head", "embedding")
-VECTORS: Final = ("attention_norm", "qkv_bias", "query_norm", "key_norm", "feed_norm", "norm", "frequencies")
+VECTORS: Final = (
+    *("attention_norm", "attention_norm_bias", "qkv_bias", "query_norm", "key_norm", "sinks", "mix_bias"),
+    *("attention_post_norm", "attention_post_norm_bias", "feed_norm", "feed_norm_bias", "gate_up_bias", "down_bias"),
+    *("feed_post_norm", "feed_post_norm_bias", "norm", "norm_bias", "head_bias", "frequencies"),
+)
+ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu2", "clamped")
+HEAD_NORMS: Final = ("", "head", "heads", "row")
+MAX_ROPES: Final = 2
 W8, W4, W4M = 0, 1, 2  # packed formats: 8 bits, 4 bits, 4 bits with minima
 KV_FORMATS: Final = {"bf16": 0, "f32": 1, "i8": 2}
 NOT_FINITE: Final = 100  # what `inferd_pack` returns for weights that are not finite
@@ -29,19 +36,34 @@ class NativeMissing(Exception):  # noqa: N818 - not a defect: the backend works 
         self.fix = fix
 
 
+class LayerKind(Structure):
+    """What tells one layer from another; the fields of `LayerKind` in native/model.h."""
+
+    _fields_ = (("window", c_int32), ("rope", c_int32))
+
+
 class Shape(Structure):
     """Sizes of a network and of what is kept for it; the fields of `Shape` in native/model.h."""
 
     _fields_ = (
+        ("kinds", POINTER(LayerKind)),
         *(
             (name, c_int32)
             for name in (
                 *("layers", "width", "feed_width", "heads", "kv_heads", "key_width", "value_width", "rope_width"),
                 *("vocabulary_size", "context_tokens", "block_tokens", "blocks", "max_sequences", "max_step_tokens"),
-                *("kv_format", "threads"),
+                *("kv_format", "threads", "ropes", "layer_norm", "head_norms", "head_norms_after", "parallel"),
+                *("activation", "gated", "feed_biased", "temperature_tokens"),
             )
         ),
-        ("epsilon", c_float),
+        *(
+            (name, c_float)
+            for name in (
+                *("epsilon", "attention_scale", "attention_cap", "clamp", "temperature_scale"),
+                *("embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
+            )
+        ),
+        ("magnitudes", c_float * MAX_ROPES),
     )
 
 

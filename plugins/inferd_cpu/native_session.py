@@ -2,17 +2,22 @@
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from ctypes import c_float
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, StepResult, TokenBatch, TokenLimits
-from inferd_cpu.architecture import Architecture
-from inferd_cpu.native import KV_FORMATS, Native, Shape, Step
+from inferd_cpu.native import ACTIVATIONS, HEAD_NORMS, KV_FORMATS, MAX_ROPES, LayerKind, Native, Shape, Step
 from inferd_cpu.plan import check_batch
+from inferd_cpu.shapes import Architecture
 
 _INTEGERS = ("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows")
+_SCALARS = (
+    *("epsilon", "attention_scale", "attention_cap", "clamp", "temperature_scale", "temperature_tokens", "parallel"),
+    *("embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
+)
 _PADDING = 16  # floats between rows of logits: rows a multiple of a page apart would share their cache lines
 _MULTIPLIES_BYTES = ("avx512", "amx")  # with one instruction
 _SAMPLING = {
@@ -25,12 +30,32 @@ _SAMPLING = {
 
 
 def make_shape(
-    native: Native, a: Architecture, limits: TokenLimits, settings: Mapping[str, Any], *, threads: int
+    native: Native,
+    a: Architecture,
+    limits: TokenLimits,
+    settings: Mapping[str, Any],
+    *,
+    threads: int,
+    feed_biased: bool,
 ) -> Shape:
-    """The sizes of a session, for the library."""
+    """The sizes of a session, for the library. `feed_biased`: gates and ups have biases."""
+    layer, family = a.layers[0], a.family
+    magnitudes = [rope.magnitude for rope in a.ropes]
     return Shape(
-        **{name: getattr(a, name) for name in ("layers", "width", "feed_width", "heads", "kv_heads")},
-        **{name: getattr(a, name) for name in ("key_width", "value_width", "rope_width", "epsilon")},
+        kinds=(LayerKind * len(a.layers))(*(LayerKind(layer.window, layer.rope) for layer in a.layers)),
+        layers=len(a.layers),
+        width=a.width,
+        **{name: getattr(layer, name) for name in ("feed_width", "heads", "kv_heads", "key_width", "value_width")},
+        rope_width=a.ropes[0].width,
+        **{name: getattr(a, name) for name in _SCALARS},
+        ropes=len(a.ropes),
+        layer_norm=family.norm == "layer",
+        head_norms=HEAD_NORMS.index(family.head_norms),
+        head_norms_after=family.head_norms_after,
+        activation=ACTIVATIONS.index(a.activation),
+        gated=family.gated,
+        feed_biased=feed_biased,
+        magnitudes=(c_float * MAX_ROPES)(*magnitudes),
         **{name: getattr(limits, name) for name in ("vocabulary_size", "context_tokens", "block_tokens", "blocks")},
         max_sequences=limits.max_sequences,
         max_step_tokens=limits.max_step_tokens,
@@ -55,8 +80,9 @@ def measure_workspace(native: Native, shape: Shape) -> int:
 def measure_token(native: Native, a: Architecture, settings: Mapping[str, Any]) -> int:
     """Bytes of the keys and values of one token, over all layers, rounded up: a block is padded to tiles of tokens."""
     block_tokens: int = settings["block_tokens"]
-    sizes = ("layers", "heads", "kv_heads", "key_width", "value_width")
-    block = Shape(**{name: getattr(a, name) for name in sizes}, blocks=1, block_tokens=block_tokens)
+    sizes = ("heads", "kv_heads", "key_width", "value_width")
+    layer = {name: getattr(a.layers[0], name) for name in sizes}
+    block = Shape(layers=len(a.layers), **layer, blocks=1, block_tokens=block_tokens)
     block.kv_format = KV_FORMATS[choose_kv_format(native, settings)]
     block_bytes: int = native.library.inferd_pool_bytes(ctypes.byref(block))
     return -(-block_bytes // block_tokens)

@@ -22,35 +22,40 @@ draw 83 % and 73 %. The decoder blocks take 6.2 bits a weight; all of them at 4 
 
 import ctypes
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import prod
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
-from inferd_cpu.architecture import Architecture
 from inferd_cpu.gguf import GgufFile, Tensor
 from inferd_cpu.inventory import Inventory, Part, Source
 from inferd_cpu.native import NOT_FINITE, PARTS, VECTORS, W4, W4M, W8, Native
 from inferd_cpu.quants import FORMATS
-from inferd_cpu.weights import compute_frequencies, order_halves
+from inferd_cpu.shapes import Architecture
+from inferd_cpu.weights import DIVISORS, compute_frequencies, order_rotary, rows_of
 
 BLOCK: Final = 32  # inputs that share a scale
 QUANTISED: Final = ("qkv", "gate_up")
 """Parts that "4bit" quantises to 4 bits; others get 8, unless the file has them in 4."""
 LANES: Final = 16  # numbers of a head that are worked on at once
+_UNGATED: Final = {"up": "gate_up", "up_bias": "gate_up_bias"}  # where there are no gates ups are all of that part
 TYPES: Final = {form.name: number for number, form in FORMATS.items()}
 
 
 def find_obstacle(architecture: Architecture, inventory: Inventory, native: Native) -> str:
     """Why the library cannot run this model, as a clause; "" when it can."""
-    a = architecture
+    a, layer = architecture, architecture.layers[0]
+    if why := _find_unknown(a, inventory):
+        return why
     for what, size, step in (
         ("width", a.width, BLOCK),
-        ("feed-forward width", a.feed_width, BLOCK),
-        ("width of all heads' values", a.mixed_width, BLOCK),
-        ("width of a key", a.key_width, LANES),
-        ("width of a value", a.value_width, LANES),
+        ("feed-forward width", layer.feed_width, BLOCK),
+        ("width of all heads' values", layer.mixed_width, BLOCK),
+        ("width of a key", layer.key_width, LANES),
+        ("width of a value", layer.value_width, LANES),
     ):
         if size % step:
             return f"the {what} is {size}, which is not a multiple of {step}"
@@ -58,6 +63,18 @@ def find_obstacle(architecture: Architecture, inventory: Inventory, native: Nati
         for source in part.sources if part.field in PARTS else ():
             if not native.library.inferd_can_pack(TYPES[source.tensor.format.name]):
                 return f"tensor {source.tensor.name!r} is {source.tensor.format.name}, which cannot be packed"
+    return ""
+
+
+def _find_unknown(a: Architecture, inventory: Inventory) -> str:
+    """What of the architecture the library does not compute, as a clause."""
+    known = {*PARTS, *VECTORS, *DIVISORS, *_UNGATED}
+    fields = [part.field for part in inventory.parts]
+    if (unknown := next((field for field in fields if field not in known), None)) is not None:
+        return f"the library has no {unknown.replace('_', ' ')}"
+    same = {replace(layer, window=0, rope=0) for layer in a.layers}
+    if len(same) > 1:
+        return "heads or widths differ from layer to layer"
     return ""
 
 
@@ -76,15 +93,22 @@ class NativeWeights:
     """
 
     def __init__(
-        self, file: GgufFile, architecture: Architecture, inventory: Inventory, native: Native, *, quantization: str
+        self,
+        file: GgufFile,
+        architecture: Architecture,
+        inventory: Inventory,
+        native: Native,
+        *,
+        quantization: str,
     ) -> None:
         self._file = file
         self._architecture = architecture
         self._inventory = inventory
         self._native = native
-        self._matrices = {self._place(part): part for part in inventory.parts if part.field in PARTS}
+        matrices = {*PARTS, "up"}
+        self._matrices = {self._place(part): part for part in inventory.parts if part.field in matrices}
         self._formats = {place: self._choose(part, quantization) for place, part in self._matrices.items()}
-        self._vectors = [part for part in inventory.parts if part.field not in PARTS]
+        self._vectors = [part for part in inventory.parts if part.field not in matrices]
         packed = (
             native.library.inferd_packed_bytes(native.kernels, self._formats[place], *part.shape)
             for place, part in self._matrices.items()
@@ -92,13 +116,18 @@ class NativeWeights:
         self.size_bytes: int = sum(packed) + 4 * self.vector_floats
 
     @property
+    def feed_biased(self) -> bool:
+        """Whether gates and ups have biases."""
+        return any(part.field in ("gate_up_bias", "up_bias") for part in self._vectors)
+
+    @property
     def vector_floats(self) -> int:
         """Numbers of all vectors."""
-        return sum(part.shape[0] for part in self._vectors) + self._architecture.rope_width
+        return sum(prod(part.shape) for part in self._vectors) + sum(rope.width for rope in self._architecture.ropes)
 
     def formats(self) -> NDArray[np.int32]:
         """The format of each matrix as `inferd_open` takes them: parts of layers, then head and embedding, or -1."""
-        layers = range(self._architecture.layers)
+        layers = range(len(self._architecture.layers))
         places = [(part, layer) for part in PARTS[:4] for layer in layers] + [(part, 0) for part in PARTS[4:]]
         return np.array([self._formats.get(place, -1) for place in places], np.int32)
 
@@ -107,29 +136,39 @@ class NativeWeights:
         widths = {8 if form == W8 else 4 for (part, _), form in self._formats.items() if part in PARTS[:4]}
         return " and ".join(f"{width}-bit" for width in sorted(widths))
 
-    def pack(self, model: int | None, report: Callable[[float], None]) -> None:
+    def pack(self, model: int | None, report: Callable[[float], None], *, context_tokens: int) -> None:
         """Pack all weights into an open model; `report` gets the part that is done, rising to 1.
+
+        Sequences have at most `context_tokens` tokens.
 
         Raises:
             LoadError: A weight is not a finite number.
         """
+        divisors = {}
         for part in self._vectors:
-            self._set_vector(model, part)
-        if not any(part.field == "rope_divisors" for part in self._vectors):
-            self._set(model, "frequencies", 0, compute_frequencies(self._file, self._architecture, None))
+            sources = list(self._decode(part))
+            if part.field == "gate_up_bias":  # a block of gates, then one of ups, as the matrix is packed
+                sources = [np.stack([each.reshape(-1, BLOCK) for each in sources], axis=1).reshape(-1)]
+            numbers = np.concatenate(sources)
+            if part.field in DIVISORS:
+                divisors[part.field] = numbers
+            else:
+                self._set(model, _UNGATED.get(part.field, part.field), part.layer or 0, numbers)
+        frequencies = compute_frequencies(self._file, self._architecture, divisors, context_tokens=context_tokens)
+        self._set(model, "frequencies", 0, np.concatenate(frequencies))
         done = 0
         for place, part in self._matrices.items():
             counts = self._weigh_inputs(model, place)
             for index, source in enumerate(part.sources):
                 self._pack_source(model, place, index, source, counts)
-                done += source.tensor.elements
+                done += prod(source.shape)
                 report(min(done / self._inventory.parameters, 1.0))
         report(1.0)
 
     def _place(self, part: Part) -> tuple[str, int]:
         """The matrix that a part becomes. An embedding that is the head as well is packed once."""
         tied = part.field == "embedding" and all(other.field != "head" for other in self._inventory.parts)
-        return "head" if tied else part.field, part.layer or 0
+        return "head" if tied else _UNGATED.get(part.field, part.field), part.layer or 0
 
     def _choose(self, part: Part, quantization: str) -> int:
         if quantization == "8bit" or (quantization == "4bit" and part.layer is None):
@@ -150,10 +189,14 @@ class NativeWeights:
         part = self._matrices[place]
         if self._formats[place] != W4M or part.field not in QUANTISED or self._natural(part) == {W4M}:
             return None
-        tensor = part.sources[-1].tensor  # values, or up: their weights tell more than those of the others
-        counts = np.empty(tensor.shape[1], np.float32)
+        source = part.sources[-1]  # values, or up: their weights tell more than those of the others
+        tensor, counts = source.tensor, np.empty(source.shape[1], np.float32)
         error = self._native.library.inferd_weigh_inputs(
-            model, TYPES[tensor.format.name], self._file.blocks(tensor).ctypes.data, *tensor.shape, counts.ctypes.data
+            model,
+            TYPES[tensor.format.name],
+            rows_of(self._file, source).ctypes.data,
+            *source.shape,
+            counts.ctypes.data,
         )
         self._file.release(tensor)
         self._check(error, tensor)
@@ -174,7 +217,7 @@ class NativeWeights:
             place[1],
             index,
             TYPES[tensor.format.name],
-            self._file.blocks(tensor).ctypes.data,
+            rows_of(self._file, source).ctypes.data,
             None if order is None else order.ctypes.data,
             None if counts is None else counts.ctypes.data,
         )
@@ -191,22 +234,13 @@ class NativeWeights:
             )
 
     def _order(self, source: Source) -> NDArray[np.int32] | None:
-        if not source.rotary_heads:
-            return None
-        rows = source.tensor.shape[0]
-        return order_halves(rows // source.rotary_heads, self._architecture.rope_width, rows).astype(np.int32)
-
-    def _set_vector(self, model: int | None, part: Part) -> None:
-        numbers = np.concatenate(list(self._decode(part)))
-        if part.field == "rope_divisors":
-            self._set(model, "frequencies", 0, compute_frequencies(self._file, self._architecture, numbers))
-        else:
-            self._set(model, part.field, part.layer or 0, numbers)
+        order = order_rotary(source, self._architecture)
+        return None if order is None else order.astype(np.int32)
 
     def _decode(self, part: Part) -> Iterator[NDArray[np.float32]]:
         for source in part.sources:
             with np.errstate(invalid="ignore", over="ignore"):  # told below
-                numbers = source.tensor.format.decode(self._file.blocks(source.tensor)).reshape(-1)
+                numbers = source.tensor.format.decode(rows_of(self._file, source)).reshape(-1)
             if not np.isfinite(numbers).all():
                 raise self._not_finite(source)
             order = self._order(source)

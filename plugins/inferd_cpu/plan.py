@@ -1,6 +1,6 @@
 """One step: the batch, checked, and what every layer needs to know of it, worked out once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,14 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Rows that attend together: of S sequences N rows each. L is the most keys that one of them sees.
+    """Rows that attend together: of S sequences N rows each. L is the most keys that are taken of one of them.
 
     Attributes:
         rows: Rows of the step, shape (S, N).
-        blocks: KV blocks of each sequence, shape (S, blocks); behind a sequence's last one any valid block.
+        blocks: KV blocks of each sequence, from the first that a row sees, shape (S, blocks); behind a sequence's last
+            one any valid block.
         keys: L.
-        masked_from: All rows see all keys before this one.
+        masked_from: All rows see all keys of these blocks before this one.
         mask: Added to the scores of the keys from `masked_from` to L: 0, or -inf for those that a row must not see;
             shape (S, N, L - masked_from).
     """
@@ -40,19 +41,37 @@ class Plan:
         token_ids: Shape (T,).
         positions: Shape (T,).
         slots: Where in the pool each token's key and value go, counted in tokens; shape (T,).
-        groups: Every row is in one of them.
+        groups: By the window of layers, 0 for none: every row is in one of a window's.
         logit_rows: Shape (R,).
+        tables: The blocks of each row's sequence, shape (T, blocks).
+        block_tokens: Tokens in a block.
     """
 
     token_ids: Indices
     positions: Indices
     slots: Indices
-    groups: tuple[Group, ...]
+    groups: Mapping[int, tuple[Group, ...]]
     logit_rows: Indices
+    tables: Indices
+    block_tokens: int
+
+    def slots_before(self, back: int) -> tuple[Indices, NDArray[np.bool_]]:
+        """Where the token is that comes `back` before each, and whether there is one; shapes (T,)."""
+        positions = self.positions - back
+        kept = np.maximum(positions, 0)
+        blocks = np.take_along_axis(self.tables, kept[:, None] // self.block_tokens, axis=1)[:, 0]
+        return blocks * self.block_tokens + kept % self.block_tokens, positions >= 0
 
 
-def make_plan(batch: TokenBatch, limits: TokenLimits, *, gathered_blocks: int, scores_per_head: int) -> Plan:
-    """Check a batch and plan its step.
+def make_plan(
+    batch: TokenBatch,
+    limits: TokenLimits,
+    *,
+    gathered_blocks: int,
+    scores_per_head: int,
+    windows: Iterable[int] = (0,),
+) -> Plan:
+    """Check a batch and plan its step, for layers with these windows.
 
     A group gathers at most `gathered_blocks` blocks and has at most `scores_per_head` scores in each head, so that the
     workspace holds them. Both permit at least one row of the longest sequence.
@@ -64,14 +83,22 @@ def make_plan(batch: TokenBatch, limits: TokenLimits, *, gathered_blocks: int, s
     starts, lengths = batch.starts.astype(np.intp), batch.lengths.astype(np.intp)
     positions = batch.positions.astype(np.intp)
     sequences = np.repeat(np.arange(len(lengths)), np.diff(starts))
-    blocks = batch.block_tables[sequences, positions // limits.block_tokens].astype(np.intp)
+    tables = batch.block_tables[sequences].astype(np.intp)
+    blocks = np.take_along_axis(tables, positions[:, None] // limits.block_tokens, axis=1)[:, 0]
     bounds = _Bounds(limits.block_tokens, gathered_blocks, scores_per_head)
     return Plan(
         token_ids=batch.token_ids.astype(np.intp),
         positions=positions,
         slots=blocks * limits.block_tokens + positions % limits.block_tokens,
-        groups=tuple(_make_group(batch, rows, sequences, bounds) for rows in _share_rows(starts, lengths, bounds)),
+        groups={
+            window: tuple(
+                _make_group(batch, rows, sequences, bounds, window) for rows in _share_rows(starts, lengths, bounds)
+            )
+            for window in windows
+        },
         logit_rows=batch.logit_rows.astype(np.intp),
+        tables=tables,
+        block_tokens=limits.block_tokens,
     )
 
 
@@ -105,11 +132,19 @@ def _share_rows(starts: Indices, lengths: Indices, bounds: _Bounds) -> Iterator[
             yield np.arange(first, min(first + fit, starts[sequence + 1]))[None, :]
 
 
-def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, bounds: _Bounds) -> Group:
+def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, bounds: _Bounds, window: int) -> Group:
     seen = batch.positions[rows].astype(np.intp) + 1
-    keys, masked_from = int(seen.max()), int(seen.min())
-    mask = np.where(np.arange(masked_from, keys) < seen[:, :, None], np.float32(0), np.float32(-np.inf))
-    blocks = batch.block_tables[sequences[rows[:, 0]], : bounds.blocks(keys)].astype(np.intp)
+    first = np.maximum(seen - window, 0) if window else np.zeros_like(seen)
+    skipped = first.min(axis=1) // bounds.block_tokens  # blocks of each sequence that no row sees
+    begin = skipped[:, None] * bounds.block_tokens
+    seen, first = seen - begin, first - begin
+    keys, masked_from = int(seen.max()), 0 if first.any() else int(seen.min())
+    at = np.arange(masked_from, keys)
+    visible = (at < seen[:, :, None]) & (at >= first[:, :, None])
+    tables = batch.block_tables[sequences[rows[:, 0]]]
+    places = np.minimum(skipped[:, None] + np.arange(bounds.blocks(keys)), tables.shape[1] - 1)
+    blocks = np.take_along_axis(tables, places, axis=1).astype(np.intp)
+    mask = np.where(visible, np.float32(0), np.float32(-np.inf))
     return Group(rows=rows, blocks=np.maximum(blocks, 0), keys=keys, masked_from=masked_from, mask=mask)
 
 

@@ -8,7 +8,7 @@ SPEC = BackendSpec(
     name="cpu",
     loader="inferd_cpu.backend:CpuBackend",
     formats=("gguf",),
-    description="GGUF models of the Llama family (llama, qwen2, qwen3) on the processor",
+    description="GGUF models on the processor: llama, qwen, gemma, phi, gpt-oss, deepseek and others",
     settings=(
         Setting(
             name="context_tokens",

@@ -61,6 +61,5 @@ def read_source(request: LoadRequest) -> Source:
         where,
         {key: value.content for key, value in file.metadata.items()},
         used=file.metadata.used,
-        neutral={"attention.scale": (architecture.key_width**-0.5,)},
     )
     return source

@@ -10,7 +10,8 @@ _TEMPLATE = "tokenizer.chat_template"  # others have their names behind it, see 
 _MAX_KIND = 6  # BYTE
 _CONTROL = 3
 # Rules whose tokenizers begin a text with the bos token although files often do not say so.
-_BOS_RULES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral"})
+_BOS_RULES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"})
+_BOS_RULES |= {"midm-2.0", "chameleon", "jina-v5-nano"}
 # Control tokens that end a turn or a text whatever `eos_token_id` says.
 _ENDINGS = frozenset(
     {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"}

@@ -7,7 +7,7 @@ pairs (i, i + half), which leaves every attention score as it is: one rotation s
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -15,28 +15,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
-from inferd_cpu.architecture import Architecture
-from inferd_cpu.gguf import GgufFile, Tensor
-from inferd_cpu.inventory import Inventory
+from inferd_cpu.gguf import GgufFile
+from inferd_cpu.inventory import Inventory, Source
+from inferd_cpu.shapes import Architecture
 
 Floats = NDArray[np.float32]
 CHUNK_ELEMENTS = 1 << 18  # decoded at once: they stay in the processor's cache
 REPORTS = 100  # of progress, in one load
+DIVISORS = {
+    "rope_divisors": "rope_freqs.weight",
+    "long_divisors": "rope_factors_long.weight",
+    "short_divisors": "rope_factors_short.weight",
+}
+"""The tensors that divide rotary frequencies, by their fields in the inventory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One decoder block. W is the width, Q the width of queries, keys and values together, F the feed-forward width."""
+Layer = Mapping[str, Floats]
+"""One decoder block: the arrays that its architecture has of these. Biases have the name of their matrix and `_bias`.
 
-    attention_norm: Floats  # (W,)
-    qkv: Floats  # (Q, W)
-    qkv_bias: Floats | None = None  # (Q,)
-    query_norm: Floats | None = None  # (key width,)
-    key_norm: Floats | None = None  # (key width,)
-    mix: Floats  # (W, heads * value width)
-    feed_norm: Floats  # (W,)
-    gate_up: Floats  # (2F, W)
-    down: Floats  # (W, F)
+W is the width, Q that of queries, keys and values together, F the feed-forward width, X the number of experts and E the
+width inside one, S the width inside those that are shared.
+
+    attention_norm, attention_post_norm, feed_norm, feed_post_norm    (W,)
+    qkv                                      (Q, W)
+    query_norm, key_norm                     (key width,), or (heads * key width,)
+    sinks                                    (heads,)
+    mix                                      (W, heads * value width)
+    gate_up, or up where there are no gates  (2F, W); (F, W)
+    down                                     (W, F)
+    router; choice_bias                      (X, W); (X,)
+    expert_gate, expert_up; expert_down      (X, E, W); (X, W, E)
+    shared_router                            (1, W) or (W,)
+    shared_gate_up; shared_down              (2S, W); (W, S)
+
+of latent keys and values:
+
+    query_down; query_rank_norm              (query rank, W); (query rank,)
+    query_up                                 (heads * (key width + rotated), query rank or W)
+    kv_down; kv_norm                         (rank + rotated, W); (rank,)
+    kv_up                                    (heads * (key width + value width), rank), or instead of it
+    key_up; value_up                         (heads, rank, key width); (heads, value width, rank)
+
+and of convolutions:
+
+    convolution_in; convolution_out          (3W, W); (W, W)
+    convolution                              (W, tokens), or with a 1 between
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +70,19 @@ class Weights:
     embedding: Floats  # (V, W)
     layers: tuple[Layer, ...]
     norm: Floats  # (W,)
+    norm_bias: Floats | None = None  # (W,)
     head: Floats  # (V, W); the embedding itself when the file has no other
-    frequencies: Floats  # (rope width / 2,): radians per position
+    head_bias: Floats | None = None  # (V,)
+    frequencies: tuple[Floats, ...]  # of each rotation: (rope width / 2,), radians per position
 
 
 def load_weights(
-    file: GgufFile, architecture: Architecture, inventory: Inventory, report: Callable[[float], None]
+    file: GgufFile,
+    architecture: Architecture,
+    inventory: Inventory,
+    report: Callable[[float], None],
+    *,
+    context_tokens: int,
 ) -> Weights:
     """Decode all weights; `report` gets the part that is done, rising to 1.
 
@@ -67,18 +98,18 @@ def load_weights(
         array = arrays[part.layer][part.field] = arena[start:end].reshape(part.shape)
         first = 0
         for source in part.sources:
-            rows = array[first : first + source.tensor.shape[0]]
-            decode(source.tensor, rows)
-            if source.rotary_heads:
-                rows[:] = rows[order_halves(len(rows) // source.rotary_heads, architecture.rope_width, len(rows))]
+            rows = array[first : first + source.shape[0]]
+            decode(source, rows)
+            order = order_rotary(source, architecture)
+            if order is not None:
+                rows[:] = rows[order]
             first += len(rows)
     rest = arrays[None]
+    divisors = {field: rest.pop(field) for field in DIVISORS if field in rest}
     return Weights(
-        embedding=rest["embedding"],
-        layers=tuple(Layer(**arrays[layer]) for layer in range(architecture.layers)),
-        norm=rest["norm"],
-        head=rest.get("head", rest["embedding"]),
-        frequencies=compute_frequencies(file, architecture, rest.get("rope_divisors")),
+        layers=tuple(arrays[layer] for layer in range(len(architecture.layers))),
+        frequencies=compute_frequencies(file, architecture, divisors, context_tokens=context_tokens),
+        **{"head": rest["embedding"]} | rest,
     )
 
 
@@ -92,8 +123,9 @@ class _Decoder:
         self._reported = 0
         self._report = report
 
-    def __call__(self, tensor: Tensor, out: Floats) -> None:
-        blocks, form, flat = self._file.blocks(tensor), tensor.format, out.reshape(-1)
+    def __call__(self, source: Source, out: Floats) -> None:
+        tensor, flat = source.tensor, out.reshape(-1)
+        blocks, form = rows_of(self._file, source), tensor.format
         step = CHUNK_ELEMENTS // form.block_elements
         for first in range(0, len(blocks), step):
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
@@ -128,21 +160,48 @@ def order_halves(head_rows: int, rope_width: int, rows: int) -> NDArray[np.intp]
     return (np.arange(0, rows, head_rows)[:, None] + order).reshape(-1)
 
 
-def compute_frequencies(file: GgufFile, a: Architecture, divisors: Floats | None) -> Floats:
-    """Radians per position of each rotary pair (RoFormer, arXiv:2104.09864), scaled as the file says.
+def rows_of(file: GgufFile, source: Source) -> NDArray[np.uint8]:
+    """The stored blocks of a source's rows, shape (blocks, block bytes), without a copy."""
+    blocks = file.blocks(source.tensor)
+    if source.flat:
+        return blocks
+    each = len(blocks) // source.tensor.shape[0]  # of a row
+    return blocks[source.first * each : (source.first + source.shape[0]) * each]
+
+
+def order_rotary(source: Source, architecture: Architecture) -> NDArray[np.intp] | None:
+    """The order of a source's rows in which rotary pairs are halves; None for that of the file."""
+    if not source.rotary_heads:
+        return None
+    rows, rotated = source.shape[0], architecture.ropes[0].width
+    head, start = rows // source.rotary_heads, source.rotary_from
+    part = order_halves(head - start, rotated, head - start) + start
+    each = np.concatenate([np.arange(start), part])
+    order: NDArray[np.intp] = np.arange(0, rows, head)[:, None] + each
+    return order.reshape(-1)
+
+
+def compute_frequencies(
+    file: GgufFile, a: Architecture, divisors: Mapping[str, Floats], *, context_tokens: int
+) -> tuple[Floats, ...]:
+    """Radians per position of each rotary pair of each rotation, scaled as the file says.
 
     Args:
         file: For the message of an error.
         a: The shape.
-        divisors: What each frequency is divided by, shape (rope width / 2,); None for nothing.
+        divisors: What frequencies are divided by, by the field of `DIVISORS`; each of shape (rope width / 2,).
+        context_tokens: Most tokens of a sequence: with more than the model saw at first, the long divisors count.
 
     Raises:
-        LoadError: A divisor is not above 0.
+        LoadError: A divisor is not above 0, or there are not those that the file's scaling needs.
     """
-    exponents = np.arange(0, a.rope_width, 2, dtype=np.float64) / a.rope_width
-    frequencies = a.rope_base**-exponents / a.rope_factor
-    if divisors is not None:
-        if (divisors <= 0).any():
-            raise LoadError(f"{file.path}: tensor 'rope_freqs.weight' has {divisors.min()}; all must be above 0")
-        frequencies /= divisors
-    return frequencies.astype(np.float32)
+    for field, numbers in divisors.items():
+        if (numbers <= 0).any():
+            raise LoadError(f"{file.path}: tensor {DIVISORS[field]!r} has {numbers.min()}; all must be above 0")
+    chosen = divisors.get("rope_divisors")
+    if "long_divisors" in divisors and "short_divisors" in divisors:
+        original = file.metadata.integer(f"{a.name}.rope.scaling.original_context_length", a.context_tokens)
+        chosen = divisors["long_divisors" if context_tokens > original else "short_divisors"]
+    elif a.ropes[0].scaling == "longrope" or len(divisors) > len({"rope_divisors"} & divisors.keys()):
+        raise LoadError(f"{file.path}: the file has not both {DIVISORS['long_divisors']!r} and the short ones")
+    return tuple(rope.frequencies(chosen) for rope in a.ropes)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import TokenLimits
-from inferd_cpu.architecture import Architecture
+from inferd_cpu.shapes import Architecture
 
 Floats = NDArray[np.float32]
 
@@ -21,34 +21,44 @@ class Workspace:
 
     residual: Floats  # (T, W)
     normed: Floats  # (T, W)
-    qkv: Floats  # (T, Q)
-    rotated: Floats  # (2, T, query and key heads, rope width / 2)
-    mixed: Floats  # (T, heads * value width)
-    gate_up: Floats  # (T, 2F)
-    gated: Floats  # (T, F)
+    delta: Floats  # (T, W)
+    qkv: Floats  # flat, of (T, Q)
+    rotated: Floats  # flat, of (2, T, query and key heads, rope width / 2)
+    mixed: Floats  # flat, of (T, heads * value width)
+    gate_up: Floats  # flat, of (T, 2F)
+    gated: Floats  # flat, of (T, F)
     logits: Floats  # (max_sequences, V)
-    keys: Floats  # (blocks gathered, numbers in a block)
-    values: Floats  # (blocks gathered, numbers in a block)
+    keys: Floats  # flat: the blocks that are gathered
+    values: Floats  # flat
     scores: Floats  # flat
 
 
 def compute_shapes(a: Architecture, limits: TokenLimits) -> Mapping[str, tuple[int, ...]]:
     """The shape of each array of the workspace."""
     tokens, block_tokens = limits.max_step_tokens, limits.block_tokens
-    blocks = -(-max(limits.context_tokens, MIN_GATHERED_TOKENS) // block_tokens)
+    blocks = count_blocks(limits)
+    attending = [layer for layer in a.layers if not layer.convolves]
+    feed = max([layer.feed_width for layer in a.layers] + ([a.routing.shared_width] if a.routing else []))
+    heads = max(layer.heads for layer in a.layers)
     return {
         "residual": (tokens, a.width),
         "normed": (tokens, a.width),
-        "qkv": (tokens, a.qkv_width),
-        "rotated": (2, tokens, a.heads + a.kv_heads, a.rope_width // 2),
-        "mixed": (tokens, a.mixed_width),
-        "gate_up": (tokens, 2 * a.feed_width),
-        "gated": (tokens, a.feed_width),
+        "delta": (tokens, a.width),
+        "qkv": (tokens * max(layer.qkv_width for layer in attending),),
+        "rotated": (tokens * max((x.heads + x.kv_heads) * a.ropes[0].width for x in attending),),
+        "mixed": (tokens * max(layer.mixed_width for layer in attending),),
+        "gate_up": (tokens * 2 * feed,),
+        "gated": (tokens * feed,),
         "logits": (limits.max_sequences, limits.vocabulary_size),
-        "keys": (blocks, block_tokens * a.kv_heads * a.key_width),
-        "values": (blocks, block_tokens * a.kv_heads * a.value_width),
-        "scores": (max(SCORES, a.heads * blocks * block_tokens),),
+        "keys": (blocks * block_tokens * max(x.kv_heads * x.key_width for x in attending),),
+        "values": (blocks * block_tokens * max(x.kv_heads * x.value_width for x in attending),),
+        "scores": (max(SCORES, heads * blocks * block_tokens),),
     }
+
+
+def count_blocks(limits: TokenLimits) -> int:
+    """Blocks that are gathered at once."""
+    return -(-max(limits.context_tokens, MIN_GATHERED_TOKENS) // limits.block_tokens)
 
 
 def make_workspace(a: Architecture, limits: TokenLimits) -> Workspace:

@@ -37,7 +37,7 @@ class Roofline:
         tied = "output.weight" not in file.tensors
         read = [tensor for tensor in matrices if tied or tensor is not embedding]
         self._weights_bytes: float = sum(t.elements * (bits + 0.5) / 8 if bits else t.size_bytes for t in read)
-        self._kv_numbers: int = a.layers * a.kv_heads * (a.key_width + a.value_width)
+        self._kv_numbers: int = sum(x.kv_heads * (x.key_width + x.value_width) for x in a.layers)
         self._limits: dict[str, float | None] = {}
 
     def figures(self, figure: Figure, case: Case) -> Iterator[Figure]:

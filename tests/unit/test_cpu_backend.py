@@ -78,7 +78,7 @@ def test_measures_what_load_takes(model: Path) -> None:
     need = backend.measure(request)
     session = backend.load(request, lambda _: None).session
     assert isinstance(session, CpuSession)
-    assert session._keys.nbytes + session._values.nbytes == need.kv_bytes
+    assert sum(place.keys.nbytes + place.values.nbytes for place in session._places) == need.kv_bytes
     assert need.workspace_bytes == sum(getattr(session._workspace, f.name).nbytes for f in fields(session._workspace))
     assert session._weights.embedding.base.nbytes == need.weights_bytes
 
@@ -110,7 +110,9 @@ def test_refuses_more_than_may_be_given(model: Path) -> None:
 def test_close_gives_the_memory_back(model: Path) -> None:
     """After close nothing holds the weights, the KV pool or the mapped file any more."""
     session = load(model).session
-    held = [weakref.ref(array) for array in (session._weights.embedding, session._keys, session._workspace.scores)]  # type: ignore[attr-defined]
+    held = [
+        weakref.ref(array) for array in (session._weights.embedding, session._places[0].keys, session._workspace.scores)
+    ]  # type: ignore[attr-defined]
     session.close()
     gc.collect()
     assert [ref() for ref in held] == [None, None, None]

@@ -10,23 +10,19 @@ from inferd.plugin.backend import read_settings
 from inferd_cpu.architecture import FAMILIES, Architecture
 from inferd_cpu.capacity import check_need, derive_limits, derive_need
 from inferd_cpu.plugin import SPEC
+from inferd_cpu.rope import Rope
+from inferd_cpu.shapes import LayerShape
 
 GIB = 1 << 30
 SMALL = {
     "name": "llama",
     "family": FAMILIES["llama"],
-    "layers": 30,
+    "layers": (LayerShape(heads=9, kv_heads=3, key_width=64, value_width=64, feed_width=1536),) * 30,
     "width": 576,
-    "feed_width": 1536,
-    "heads": 9,
-    "kv_heads": 3,
-    "key_width": 64,
-    "value_width": 64,
     "context_tokens": 32768,
     "epsilon": 1e-5,
-    "rope_width": 64,
-    "rope_base": 10000.0,
-    "rope_factor": 1.0,
+    "ropes": (Rope(width=64, base=10000.0),),
+    "attention_scale": 0.125,
 }
 TOKEN_BYTES = 46080
 

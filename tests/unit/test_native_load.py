@@ -62,7 +62,7 @@ def choose_formats(inventory: Inventory, file: GgufFile, architecture: Any, *, s
         for part in inventory.parts
     )
     formats = NativeWeights(file, architecture, inventory, Native(), quantization="4bit").formats()
-    layers = architecture.layers
+    layers = len(architecture.layers)
     ends = [*(layers * (i + 1) for i in range(4)), 4 * layers + 1, 4 * layers + 2]
     begins = [0, *ends[:-1]]
     return {part: set(formats[a:b].tolist()) for part, a, b in zip(PARTS, begins, ends, strict=True)}

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Library
 
 from inferd.core.task import ChatInput, Message
 from inferd.engine.detokenizer import Detokenizer
-from inferd.engine.splitting import splitter
+from inferd.engine.splitting import RULES, splitter
 from inferd.engine.template import ChatTemplate
 from inferd.engine.tokenizer import Tokenizer
 from inferd.errors import ModelLoadError
@@ -96,11 +96,40 @@ def test_reference(smollm2_vocabulary: Vocabulary) -> None:
         ("qwen2", "pay 123\n\n\n ok", ["pay", " ", "1", "2", "3", "\n\n\n", " ok"]),
         ("tekken", "camelCase HTTPServer 12", ["camel", "Case", " HTTPServer", " ", "1", "2"]),
         ("gpt-4o", "It's a camelCase 1234", ["It's", " a", " camel", "Case", " ", "123", "4"]),
+        ("glm4", "I'LL pay 12345!!\n\n ok", ["I", "'LL", " pay", " ", "123", "45", "!!\n\n", " ok"]),
+        ("qwen35", "e\u0301a 12", ["e\u0301a", " ", "1", "2"]),
+        (
+            "deepseek-v3",
+            "pay $12345 ()ok \u4f60\u597da!\n",
+            ["pay", " $", "123", "45", " ()", "ok", " ", "\u4f60\u597d", "a", "!\n"],
+        ),
+        (
+            "deepseek-llm",
+            "na\u00efve 12345 x+=1\n\n y",
+            ["na", "\u00ef", "ve", " ", "12345", " x", "+=", "1", "\n", "\n", " y"],
+        ),
+        ("deepseek-coder", "x12+=\u4f60 ok\n", ["x", "1", "2", "+=", "\u4f60", " ok", "\n"]),
+        ("kimi-k2", "It's \u4f60\u597dok 1234", ["It's", " ", "\u4f60\u597d", "ok", " ", "123", "4"]),
+        ("afmoe", "1234567 (ok) \u4f60", ["1", "234", "567", " (", "ok", ")", " ", "\u4f60"]),
+        ("superbpe", "by the way 12345", ["by the way ", "12", "345"]),
+        ("falcon", "a$b 12345", ["a", "$", "b", " ", "123", "45"]),
+        ("bloom", "one, two  3!", ["one", ",", " two", " ", " 3", "!"]),
+        ("viking", "one 12", ["one", " ", "1", "2"]),
+        ("chameleon", "IMGIMGABZ a    b 12.", ["IMGIMGABZ", " a", "    ", "b", " ", "1", "2", "."]),
+        ("bailingmoe", "I'll 12 a\n\nb", ["I", "'ll", " ", "1", "2", " a", "\n\n", "b"]),
+        ("seed-coder", "a 12 ;;\n\nb", ["a", " ", "1", "2", " ;;", "\n\n", "b"]),
     ],
 )
 def test_splitting_rules(rule: str, text: str, expected: list[str]) -> None:
     """Each rule splits contractions, numbers, cases and white space as its models were trained."""
     assert words(text, rule=rule) == expected
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_splitting_keeps_the_text(rule: str) -> None:
+    """Whatever a rule splits, its pieces are the text, in order."""
+    text = "It's 1234567 na\u00efve \u4f60\u597d \u3042\u30a2 \uac00 \u0e2a\u0e27 x+=1; IMGIMGABZ\r\n\n\t  <a> e\u0301"
+    assert "".join(words(text, rule=rule)) == text
 
 
 def test_unknown_rule_is_an_error() -> None:

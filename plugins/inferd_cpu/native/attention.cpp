@@ -175,7 +175,7 @@ void attend_as(const Tiles& tiles, const float* queries, float* scratch, float* 
 void take_queries(const AttentionShape& shape, float* queries, int rows, float* out) {
   if (shape.format == KvFormat::i8) return take_int8_queries(shape, queries, rows, out);
   const bool rounds = shape.format == KvFormat::bf16;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.key_width));
+  const float scale = shape.scale;
   for (int i = 0; i < rows * shape.shared * shape.key_width; i += kLanes) {
     const Floats scaled = load(queries + i) * splat(scale);
     store(out + i, rounds ? round_to_bf16(scaled) : scaled);
@@ -184,10 +184,10 @@ void take_queries(const AttentionShape& shape, float* queries, int rows, float* 
 
 void attend(const AttentionShape& shape, const Segment& segment, const float* taken, float* scratch, float* partial,
             const Segment& next) {
-  const Tiles tiles{shape, segment.history, segment.number, segment.tokens};
+  const Tiles tiles{shape, segment.history, segment.number, segment.tokens, segment.first};
   if (shape.format == KvFormat::f32) return attend_as<F32>(tiles, taken, scratch, partial);
   if (shape.format == KvFormat::bf16) return attend_as<Bf16>(tiles, taken, scratch, partial);
-  attend_int8(tiles, taken, scratch, partial, Tiles{shape, next.history, next.number, next.tokens});
+  attend_int8(tiles, taken, scratch, partial, Tiles{shape, next.history, next.number, next.tokens, next.first});
 }
 
 template <class Number>
@@ -234,10 +234,16 @@ void fold(const AttentionShape& shape, const float* next, float* partial) {
   }
 }
 
-void finish(const AttentionShape& shape, const float* partial, float* out) {
+void finish(const AttentionShape& shape, const float* partial, const float* sinks, float* out) {
   const int shared = shape.shared, width = shape.value_width;
   for (int h = 0; h < shared; h++) {
-    const Floats share = splat(1.0f / partial[shared + h]);
+    float part = 1.0f / partial[shared + h];
+    if (sinks) {  // as one more key without a value
+      const float sink = shape.format == KvFormat::i8 ? sinks[h] * kTwos : sinks[h];
+      const float peak = partial[h] > sink ? partial[h] : sink, weight = power(shape, partial[h] - peak);
+      part = weight / (partial[shared + h] * weight + power(shape, sink - peak));
+    }
+    const Floats share = splat(part);
     for (int i = 0; i < width; i += kLanes)
       store(out + h * width + i, load(partial + 2 * shared + h * width + i) * share);
   }

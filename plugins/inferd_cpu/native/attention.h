@@ -30,6 +30,8 @@ struct AttentionShape {
   int key_width, value_width;
   int block_tokens;
   KvFormat format;
+  float scale;  // of scores
+  float cap;    // scores s become cap * tanh(s / cap); 0 for no cap
 
   int tiles() const { return (block_tokens + kTile - 1) / kTile; }  // of a block
   int segment_blocks() const { return block_tokens < kSegmentTokens ? kSegmentTokens / block_tokens : 1; }
@@ -59,10 +61,10 @@ struct History {
   const int32_t* table;  // the sequence's blocks
 };
 
-// A segment of a history, of which `tokens` tokens are seen.
+// A segment of a history, of whose first `tokens` tokens those from `first` on are seen.
 struct Segment {
   History history;
-  int number, tokens;
+  int number, tokens, first;
 };
 
 struct Attention {
@@ -73,23 +75,23 @@ struct Attention {
   // out: room for `rows` rows, of several for kTileRows.
   void (*take_queries)(const AttentionShape& shape, float* queries, int rows, float* out);
 
-  // Partial result of one segment for the query heads that share a key head, over its first `tokens` tokens.
+  // Partial result of one segment for the query heads that share a key head, over the tokens of it that are seen.
   // partial: [shared] largest scores, [shared] sums of weights, [shared][value_width] sums of weighted values.
   // next: what may come then; where keys have 8 bits, its are fetched into the cache meanwhile.
   void (*attend)(const AttentionShape& shape, const Segment& segment, const float* taken, float* scratch,
                  float* partial, const Segment& next);
 
   // The same for `rows` rows of a sequence, of which the first sees the first `tokens` tokens of the sequence, the next
-  // one more, and so on; what rows that see nothing of the segment get means nothing. Null where single rows are as
-  // quick. For KvFormat::i8. partials: room for kTileRows.
+  // one more, and so on, but no more than `window`, 0 for all; what rows that see nothing of the segment get means
+  // nothing. Null where single rows are as quick. For KvFormat::i8. partials: room for kTileRows.
   void (*attend_rows)(const AttentionShape& shape, const History& history, const float* taken, int rows, int segment,
-                      int tokens, float* scratch, float* partials);
+                      int tokens, int window, float* scratch, float* partials);
 
   // Folds another segment's partial result into the one of those before it.
   void (*fold)(const AttentionShape& shape, const float* next, float* partial);
 
-  // The heads' outputs, [shared][value_width].
-  void (*finish)(const AttentionShape& shape, const float* partial, float* out);
+  // The heads' outputs, [shared][value_width]. sinks: a score of each head that belongs to no key; null for none.
+  void (*finish)(const AttentionShape& shape, const float* partial, const float* sinks, float* out);
 };
 
 // That of an instruction set, by its name in `Kernels`.

@@ -115,7 +115,7 @@ inline void scale_sums(float* sums, int width, float factor) {
 }
 
 void attend_rows(const AttentionShape& shape, const History& history, const float* taken, int rows, int segment,
-                 int tokens, float* scratch, float* partials) {
+                 int tokens, int window, float* scratch, float* partials) {
   const int before = segment * shape.segment_tokens();
   auto seen = [&](int row) {
     const int some = tokens + row - before;
@@ -135,13 +135,14 @@ void attend_rows(const AttentionShape& shape, const History& history, const floa
     constexpr int kWeighed = 4;
     for (int row = 0; row < rows; row += kWeighed) {
       float *peaks[kWeighed], *totals[kWeighed];
-      int some[kWeighed];
+      int some[kWeighed], firsts[kWeighed];
       for (int i = 0; i < kWeighed; i++) {  // rows that are not there have partials, too
         some[i] = seen(row + i);
+        firsts[i] = window ? std::max(0, tokens + row + i - window - before) : 0;
         peaks[i] = partials + (row + i) * shape.partial_floats() + head;
         totals[i] = peaks[i] + shape.shared;
       }
-      weigh_int8<kWeighed>(all, count, desk, row, some, queries.scales + head * kTileRows + row, peaks, totals);
+      weigh_int8<kWeighed>(all, count, desk, row, some, firsts, queries.scales + head * kTileRows + row, peaks, totals);
       for (int i = 0; i < kWeighed; i++) clear_weights(count, desk, row + i);
     }
     float* sums = partials + 2 * shape.shared + head * shape.value_width;

@@ -112,7 +112,7 @@ struct Queries {
 
 inline void take_int8_queries(const AttentionShape& shape, float* queries, int rows, float* out) {
   const int width = shape.key_width, places = rows > 1 ? kTileRows : 1;
-  const float unit = kTwos / (std::sqrt(static_cast<float>(width)) * static_cast<float>(turned_width(width)));
+  const float unit = kTwos * shape.scale / static_cast<float>(turned_width(width));
   const Queries taken(shape, out, places);
   for (int head = 0; head < shape.shared; head++)
     for (int row = 0; row < places; row++) {
@@ -173,11 +173,12 @@ struct Int8Desk {
   }
 };
 
-// Turns the scores of N rows, from `row` on, into weights of values; of the i-th row tokens[i] tokens are seen. Several
-// rows at once, since each step waits for the one before. The scale of a value is part of its weight.
-template <int N>
-inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int row, const int* tokens,
-                       const float* query_scales, float* const* peaks, float* const* totals) {
+// Turns the scores of N rows, from `row` on, into weights of values; of the i-th row the tokens from firsts[i] to
+// tokens[i] are seen. Several rows at once, since each step waits for the one before. The scale of a value is part of
+// its weight.
+template <int N, bool capped>
+inline void weigh_int8_as(const Tiles& tiles, int count, const Int8Desk& desk, int row, const int* tokens,
+                          const int* firsts, const float* query_scales, float* const* peaks, float* const* totals) {
   const size_t stride = desk.stride;
   float* const scores = desk.scores + row * stride;
   auto larger_of = [](Floats a, Floats b) { return larger(a, b); };
@@ -188,7 +189,10 @@ inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int 
     for (int part = 0; part < kParts; part++) most[i][part] = splat(-INFINITY);
   auto scale_score = [&](int i, int place) __attribute__((always_inline)) {
     const Ints score = as_ints(load(scores + i * stride + place));
-    return __builtin_convertvector(score, Floats) * load(desk.key_scales + place);
+    const Floats scaled = __builtin_convertvector(score, Floats) * load(desk.key_scales + place);
+    if constexpr (!capped) return scaled;
+    const float most = tiles.shape.cap * kTwos;
+    return splat(most) * hyperbolic_tangent(scaled * splat(query_scales[i] / most));
   };
   auto take_score = [&](int i, int place, Floats score) __attribute__((always_inline)) {
     Floats& of_part = most[i][place / kLanes % kParts];
@@ -196,19 +200,27 @@ inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int 
     store(scores + i * stride + place, score);
   };
   const bool padded = tiles.shape.block_tokens % kTile != 0;  // else whole tiles come first
-  const int whole = padded ? 0 : std::min(count, tokens[0] / kTile);
-  for (int place = 0; place < whole * kTile; place += kLanes)
-    for (int i = 0; i < N; i++) take_score(i, place, scale_score(i, place));
-  for (int place = whole * kTile; place < count * kTile; place += kLanes)
+  const int most_first = *std::max_element(firsts, firsts + N);
+  const int low = std::min(count, tiles.before(most_first));  // tiles of which a row does not see the first tokens
+  const int whole = padded ? low : std::max(low, std::min(count, tokens[0] / kTile));
+  auto take_seen = [&](int place) __attribute__((always_inline)) {
     for (int i = 0; i < N; i++) {
       const int seen = tiles.seen_of(tokens[i], place / kTile) - place % kTile;
-      take_score(i, place, choose(count_lanes() >= seen, splat(-INFINITY), scale_score(i, place)));
+      const int first = firsts[i] - tiles.begin(place / kTile) - place % kTile;
+      const Ints hidden = (count_lanes() >= seen) | (count_lanes() < first);
+      take_score(i, place, choose(hidden, splat(-INFINITY), scale_score(i, place)));
     }
+  };
+  for (int place = 0; place < low * kTile; place += kLanes) take_seen(place);
+  for (int place = low * kTile; place < whole * kTile; place += kLanes)
+    for (int i = 0; i < N; i++) take_score(i, place, scale_score(i, place));
+  for (int place = whole * kTile; place < count * kTile; place += kLanes) take_seen(place);
   add_lanes(most, larger_of, found);
   for (int i = 0; i < N; i++) {
-    *peaks[i] = found[i] * query_scales[i];
+    const float unit = capped ? 1.0f : query_scales[i];
+    *peaks[i] = found[i] * unit;
     peak[i] = splat(*peaks[i]);
-    scales[i] = splat(query_scales[i]);
+    scales[i] = splat(unit);
   }
   for (int place = 0; place < count * kTile; place += kLanes)
     for (int i = 0; i < N; i++) {
@@ -232,6 +244,16 @@ inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int 
       const size_t at = i * stride + place;
       store_bytes(desk.weights + row * stride + at, as_ints(fma(load(scores + at), scales[i], splat(kMagic))));
     }
+}
+
+template <int N>
+inline void weigh_int8(const Tiles& tiles, int count, const Int8Desk& desk, int row, const int* tokens,
+                       const int* firsts, const float* query_scales, float* const* peaks, float* const* totals) {
+  if (tiles.shape.cap > 0.0f) {
+    weigh_int8_as<N, true>(tiles, count, desk, row, tokens, firsts, query_scales, peaks, totals);
+  } else {
+    weigh_int8_as<N, false>(tiles, count, desk, row, tokens, firsts, query_scales, peaks, totals);
+  }
 }
 
 inline void fetch(const void* at, size_t bytes) {
@@ -323,13 +345,14 @@ inline void attend_heads(const Tiles& tiles, const Queries& queries, int head, c
   float* scores = desk.scores + head * desk.stride;
   score_tiles<heads>(tiles, count, queries.numbers + head * shape.key_width, scores, desk.stride, head == 0);
   float *peaks[heads], *totals[heads];
-  int tokens[heads];
+  int tokens[heads], firsts[heads];
   for (int h = 0; h < heads; h++) {
+    firsts[h] = tiles.first;
     peaks[h] = partial + head + h;
     totals[h] = peaks[h] + shape.shared;
     tokens[h] = tiles.tokens;
   }
-  weigh_int8<heads>(tiles, count, desk, head, tokens, queries.scales + head, peaks, totals);
+  weigh_int8<heads>(tiles, count, desk, head, tokens, firsts, queries.scales + head, peaks, totals);
   float* sums = partial + 2 * shape.shared;
   int place = 0;
   int fetched = head == 0 ? next.count() : 0;

@@ -14,11 +14,13 @@ struct Tiles {
   const AttentionShape& shape;
   const History& history;
   const int tokens;
+  const int first;  // tokens before it are not seen
 
-  Tiles(const AttentionShape& shape, const History& history, int segment, int tokens)
+  Tiles(const AttentionShape& shape, const History& history, int segment, int tokens, int first = 0)
       : shape(shape),
         history(history),
         tokens(tokens),
+        first(first),
         per_block_(shape.tiles()),
         table_(history.table + segment * shape.segment_blocks()) {}
 
@@ -31,6 +33,11 @@ struct Tiles {
     const int of_block = some - block_of(tile) * shape.block_tokens;
     const int end = of_block < shape.block_tokens ? of_block : shape.block_tokens, inside = place(tile) * kTile;
     return end - inside < kTile ? end - inside : kTile;
+  }
+  int begin(int tile) const { return block_of(tile) * shape.block_tokens + place(tile) * kTile; }  // its first token
+  // Tiles in which tokens may be that come before `some`.
+  int before(int some) const {
+    return some <= 0 ? 0 : (some - 1) / shape.block_tokens * per_block_ + (some - 1) % shape.block_tokens / kTile + 1;
   }
   const uint8_t* keys(int tile) const {
     return block(tile) + shape.number_bytes() * kTile * place(tile) * shape.key_width;
@@ -56,11 +63,20 @@ struct Tiles {
 
 // Turns the scores of a row into weights, of tokens that are not seen into 0; gives the largest score and the sum.
 inline void weigh(const Tiles& tiles, int count, float* scores, float* peak, float* total) {
+  if (const float cap = tiles.shape.cap; cap > 0.0f)
+    for (int i = 0; i < count * kTile; i += kLanes)
+      store(scores + i, splat(cap) * hyperbolic_tangent(load(scores + i) * splat(1.0f / cap)));
   const bool padded = tiles.shape.block_tokens % kTile != 0;  // else only the last tile can be seen in part
   for (int tile = padded ? 0 : count - 1; tile < count; tile++)
     for (int part = 0; part < kParts; part++) {
       float* at = scores + tile * kTile + part * kLanes;
       const Ints hidden = count_lanes() >= tiles.seen(tile) - part * kLanes;
+      store(at, choose(hidden, splat(-INFINITY), load(at)));
+    }
+  for (int tile = 0; tile < tiles.before(tiles.first); tile++)
+    for (int part = 0; part < kParts; part++) {
+      float* at = scores + tile * kTile + part * kLanes;
+      const Ints hidden = count_lanes() < tiles.first - tiles.begin(tile) - part * kLanes;
       store(at, choose(hidden, splat(-INFINITY), load(at)));
     }
   Floats most = splat(-INFINITY);

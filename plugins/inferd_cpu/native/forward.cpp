@@ -10,61 +10,106 @@ namespace inferd {
 
 void Forward::run() {
   embed();
-  const float* next = m_.layers_[0].vectors[vector_attention_norm];
+  Addition fed = {};
   for (int index = 0; index < shape_.layers; index++) {
     const Layer& layer = m_.layers_[index];
-    normalize(next, index > 0, true);
+    const float* const* vectors = layer.vectors;
+    prepare(fed, vectors[vector_attention_norm], vectors[vector_attention_norm_bias], true);
     gather();
     multiply(index, part_qkv, m_.fine_ ? fine_rows() : width_rows(), m_.work_.qkv, shape_.qkv_stride());
     meet();
     if (m_.few_) {
       attend_few(layer, index);
       m_.pool_.meet();
-      fold_few();
+      fold_few(layer);
     } else {
       attend(layer, index);
       m_.pool_.meet();
     }
     multiply(index, part_mix, mixed_rows(), m_.work_.delta, shape_.delta_stride());
     meet();
-    normalize(layer.vectors[vector_feed_norm], true, false);
+    const Addition mixed = {true, vectors[vector_mix_bias], vectors[vector_attention_post_norm],
+                            vectors[vector_attention_post_norm_bias]};
+    const Vector norm = shape_.parallel && !vectors[vector_feed_norm] ? vector_attention_norm : vector_feed_norm;
+    prepare(mixed, vectors[norm], vectors[norm + 1], false);
     gather();
-    feed(index);
+    if (shape_.plain_feed()) {
+      feed_plain(index);
+    } else {
+      feed(index);
+    }
     meet();
     multiply(index, part_down, feed_rows(), m_.work_.delta, shape_.delta_stride());
     meet();
-    if (index + 1 < shape_.layers) next = m_.layers_[index + 1].vectors[vector_attention_norm];
+    fed = {true, vectors[vector_down_bias], vectors[vector_feed_post_norm], vectors[vector_feed_post_norm_bias]};
   }
-  finish();
+  finish(fed);
 }
 
 void Forward::embed() {
   const int half = shape_.rope_width / 2;
   const Share some = m_.apart_ ? rows() : share(s_.tokens);
-  for (int row = some.begin; row < some.end; row++)
-    for (int i = 0; i < half; i++) {
-      const float angle = static_cast<float>(s_.positions[row]) * m_.frequencies_[i];
-      m_.work_.cosines[size_t(row) * half + i] = std::cos(angle);
-      m_.work_.sines[size_t(row) * half + i] = std::sin(angle);
+  for (int rope = 0; rope < shape_.ropes; rope++) {
+    const float* frequencies = m_.vectors_[vector_frequencies] + rope * half;
+    const float magnitude = shape_.magnitudes[rope];
+    for (int row = some.begin; row < some.end; row++) {
+      const size_t at = (size_t(rope) * shape_.max_step_tokens + row) * half;
+      for (int i = 0; i < half; i++) {
+        const float angle = static_cast<float>(s_.positions[row]) * frequencies[i];
+        m_.work_.cosines[at + i] = std::cos(angle) * magnitude;
+        m_.work_.sines[at + i] = std::sin(angle) * magnitude;
+      }
     }
+  }
   const Share own = rows();
-  for (int row = own.begin; row < own.end; row++)
+  for (int row = own.begin; row < own.end; row++) {
     m_.kernels_.unpack_row(m_.embedding(), s_.token_ids[row], residual(row));
+    if (shape_.embedding_scale != 1.0f) m_.norms_.cap(shape_.embedding_scale, 0.0f, shape_.width, residual(row));
+  }
 }
 
-// Adds what the last product gave to the residuals, and quantises their norms for the next one. Fine rows may come in
-// two: the norm, and behind all of those what quantising it has lost. Scores magnify errors of queries and keys.
-void Forward::normalize(const float* weight, bool with_delta, bool fine) {
+// The norm of a row of the width; a copy where there is none.
+void Forward::normalize(const float* x, const float* weight, const float* bias, float* out) const {
+  const int width = shape_.width;
+  if (!weight) {
+    if (out != x) memcpy(out, x, sizeof(float) * width);
+    return;
+  }
+  (shape_.layer_norm ? m_.norms_.center : m_.norms_.normalize)(x, weight, shape_.epsilon, width, out);
+  if (bias) m_.norms_.add(bias, width, out);
+}
+
+// Adds what the last product gave to a residual, after what belongs to it.
+void Forward::add_delta(int row, const float* bias, const float* norm, const float* norm_bias) {
+  const float* from = delta(row);
+  if (bias || norm) {  // with few rows other threads read the same
+    memcpy(desk_.delta, from, sizeof(float) * shape_.width);
+    if (bias) m_.norms_.add(bias, shape_.width, desk_.delta);
+    if (norm) normalize(desk_.delta, norm, norm_bias, desk_.delta);
+    from = desk_.delta;
+  }
+  if (shape_.residual_scale == 1.0f) {
+    m_.norms_.add(from, shape_.width, residual(row));
+  } else {
+    m_.norms_.add_scaled(from, shape_.residual_scale, shape_.width, residual(row));
+  }
+}
+
+// Adds what the last product gave to the residuals, and quantises their norms for the next one; where attention and
+// feed-forward part start from the same, what attention gave is added afterwards. Fine rows may come in two: the norm,
+// and behind all of those what quantising it has lost. Scores magnify errors of queries and keys.
+void Forward::prepare(const Addition& before, const float* norm, const float* norm_bias, bool fine) {
   const Share own = rows();
-  const bool twice = fine && m_.fine_;
+  const bool twice = fine && m_.fine_, later = shape_.parallel && !fine;
   const Rows& out = twice ? fine_rows() : width_rows();
   const size_t width = shape_.width;
   for (int first = own.begin; first < own.end; first += kTileRows) {
     const int count = std::min(kTileRows, own.end - first);
     for (int i = 0; i < count; i++) {
-      float* x = residual(first + i);
-      if (with_delta) m_.norms_.add(delta(first + i), shape_.width, x);
-      m_.norms_.normalize(x, weight, shape_.epsilon, shape_.width, desk_.rows + i * width);
+      const int row = first + i;
+      if (before.some && !later) add_delta(row, before.bias, before.norm, before.norm_bias);
+      normalize(residual(row), norm, norm_bias, desk_.rows + i * width);
+      if (later) add_delta(row, before.bias, before.norm, before.norm_bias);
     }
     m_.kernels_.quantize(desk_.rows, width, first - base(), count, &out);
     if (!twice) continue;
@@ -100,199 +145,6 @@ void Forward::multiply(int layer, Part part, const Rows& rows, float* out, size_
   });
 }
 
-History Forward::history(int row, int layer, int head) const {
-  const size_t head_bytes = m_.attention_shape_.head_bytes();
-  const size_t place = size_t(layer) * shape_.kv_heads + head;
-  const int32_t* table = s_.block_tables + size_t(m_.work_.sequences[row]) * s_.table_width;
-  return {m_.pool_memory_.data() + place * head_bytes, head_bytes * shape_.kv_heads * shape_.layers, table};
-}
-
-// Queries, keys or values of a row, biased: where the product put them, or `room` if anything was added.
-float* Forward::take(const Layer& layer, int row, int offset, int count, float* room) const {
-  float* from = m_.work_.qkv + size_t(row) * shape_.qkv_stride() + offset;
-  const float* bias = layer.vectors[vector_qkv_bias];
-  if (!bias && !m_.fine_) return from;
-  memcpy(room, from, sizeof(float) * count);
-  if (m_.fine_) m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, room);
-  if (bias) m_.norms_.add(bias + offset, count, room);
-  return room;
-}
-
-// One head of a row of queries and keys: biased, normalised and rotated.
-void Forward::prepare_head(const Layer& layer, int row, int offset, const float* norm, float* out) {
-  const int width = shape_.key_width, half = shape_.rope_width / 2;
-  const float* head = take(layer, row, offset, width, out);
-  if (norm) {
-    m_.norms_.normalize(head, norm, shape_.epsilon, width, out);
-    head = out;
-  }
-  m_.norms_.rotate(m_.work_.cosines + size_t(row) * half, m_.work_.sines + size_t(row) * half, half, head, width, out);
-}
-
-void Forward::prepare_queries(const Layer& layer, int row, int head, float* out) {
-  for (int i = 0; i < shape_.shared(); i++) {
-    const int offset = (head * shape_.shared() + i) * shape_.key_width;
-    prepare_head(layer, row, offset, layer.vectors[vector_query_norm], out + i * shape_.key_width);
-  }
-}
-
-// Puts the key and value of one row and head into the pool.
-void Forward::put(const Layer& layer, int index, int row, int head) {
-  float* key = desk_.queries + size_t(kTileRows) * shape_.shared() * shape_.key_width;
-  prepare_head(layer, row, shape_.queries_width() + head * shape_.key_width, layer.vectors[vector_key_norm], key);
-  const int offset = shape_.queries_width() + shape_.keys_width() + head * shape_.value_width;
-  float* value = take(layer, row, offset, shape_.value_width, key + shape_.key_width);
-  m_.attention_.put(m_.attention_shape_, history(row, index, head), s_.positions[row], key, value);
-}
-
-// The next group of rows that no thread has attended to; empty when there is none. Rows whose quantised numbers share
-// cache lines stay together, if that leaves two groups for each thread: some see more keys than others. The last ones,
-// which see most keys of a long prompt, come first; the first group comes in parts, so that all threads end together.
-Share Forward::take_group(int index) {
-  int size = kTileRows;
-  while (size > 1 && 2 * size * shape_.threads > s_.tokens) size /= 2;
-  const int behind = (s_.tokens + size - 1) / size - 1;  // groups behind the first one
-  const int taken = m_.work_.groups_taken[index].fetch_add(1);
-  if (taken < behind) return {(behind - taken) * size, std::min((behind - taken + 1) * size, s_.tokens)};
-  const int rows = std::min(size, s_.tokens), some = std::max(1, size / 4);
-  const int part = (rows + some - 1) / some - 1 - (taken - behind);
-  return part < 0 ? Share{0, 0} : Share{part * some, std::min((part + 1) * some, rows)};
-}
-
-void Forward::attend(const Layer& layer, int index) {
-  const bool puts = m_.single_ && !m_.apart_;  // each row's key and value when it is attended to
-  if (!puts) {  // rows read keys of rows that other threads have
-    const Share own = rows();
-    for (int row = own.begin; row < own.end; row++)
-      for (int head = 0; head < shape_.kv_heads; head++) put(layer, index, row, head);
-    m_.pool_.meet();
-  }
-  for (Share rows = take_group(index); rows.begin < rows.end; rows = take_group(index)) {
-    for (int first = rows.begin, end; first < rows.end; first = end) {
-      end = std::min(rows.end, s_.starts[m_.work_.sequences[first] + 1]);
-      for (int head = 0; head < shape_.kv_heads; head++) {
-        if (puts) put(layer, index, first, head);
-        attend_rows(layer, index, {first, end}, head);
-      }
-    }
-    quantize_mixed(rows);
-  }
-}
-
-// The segment that is attended to after this one, where each row has its own sequence.
-Segment Forward::look_ahead(int index, int row, int head, int segment) const {
-  const AttentionShape& shape = m_.attention_shape_;
-  const int tokens = s_.positions[row] + 1;
-  if (++segment == shape.segments(tokens)) {
-    segment = 0;
-    if (++head == shape_.kv_heads) {
-      head = 0;
-      row++;
-    }
-  }
-  if (row == s_.tokens) return {};
-  const int some = std::min(s_.positions[row] + 1 - segment * shape.segment_tokens(), shape.segment_tokens());
-  return {history(row, index, head), segment, some};
-}
-
-// Some rows of one sequence.
-void Forward::attend_rows(const Layer& layer, int index, Share rows, int head) {
-  const AttentionShape& shape = m_.attention_shape_;
-  const int first = rows.begin, end = rows.end;
-  const size_t queries_floats = size_t(shape_.shared()) * shape_.key_width;
-  const History past = history(first, index, head);
-  for (int row = first; row < end; row++)
-    prepare_queries(layer, row, head, desk_.queries + (row - first) * queries_floats);
-  const int segments = shape.segments(s_.positions[end - 1] + 1);
-  const bool together = m_.attends_rows_ && end - first >= kManyRows;
-  const int taken = together ? end - first : 1;
-  for (int row = first; row < end; row += taken)
-    m_.attention_.take_queries(shape, desk_.queries + (row - first) * queries_floats, taken,
-                               desk_.taken + (row - first) * shape.queries_floats());
-  float* next = desk_.partials + kTileRows * shape.partial_floats();
-  for (int segment = 0; segment < segments; segment++) {
-    if (together)
-      m_.attention_.attend_rows(shape, past, desk_.taken, end - first, segment, s_.positions[first] + 1, desk_.scores,
-                                segment ? next : desk_.partials);
-    for (int row = first; row < end; row++) {
-      const int tokens = std::min(s_.positions[row] + 1 - segment * shape.segment_tokens(), shape.segment_tokens());
-      if (tokens <= 0) continue;
-      const size_t place = (row - first) * shape.partial_floats();
-      float* result = (segment ? next : desk_.partials) + place;
-      if (!together)
-        m_.attention_.attend(shape, {past, segment, tokens}, desk_.taken + (row - first) * shape.queries_floats(),
-                             desk_.scores, result,
-                             end - first > 1 ? Segment{} : look_ahead(index, row, head, segment));
-      if (segment) m_.attention_.fold(shape, result, desk_.partials + place);
-    }
-  }
-  for (int row = first; row < end; row++) {
-    float* out = m_.work_.mixed + size_t(row) * shape_.mixed_width() + size_t(head) * shape.shared * shape.value_width;
-    m_.attention_.finish(shape, desk_.partials + (row - first) * shape.partial_floats(), out);
-  }
-}
-
-// Segments of few rows: they are shared out one by one, and folded later, in the same order.
-void Forward::attend_few(const Layer& layer, int index) {
-  const AttentionShape& shape = m_.attention_shape_;
-  const int most = shape.segments(shape_.context_tokens);
-  int64_t total = 0, done = 0;
-  for (int row = 0; row < s_.tokens; row++) total += int64_t{s_.positions[row] + 1} * shape_.kv_heads;
-  for (int row = 0; row < s_.tokens; row++)
-    for (int head = 0; head < shape_.kv_heads; head++) {
-      bool prepared = false;
-      const int tokens = s_.positions[row] + 1, segments = shape.segments(tokens);
-      for (int segment = 0; segment < segments; segment++) {
-        const int some = std::min(tokens - segment * shape.segment_tokens(), shape.segment_tokens());
-        const bool mine = (2 * done + some) * shape_.threads / (2 * total) == thread_;  // by its middle
-        done += some;
-        if (!mine) continue;
-        if (!prepared) {
-          prepare_queries(layer, row, head, desk_.queries);
-          m_.attention_.take_queries(shape, desk_.queries, 1, desk_.taken);
-        }
-        prepared = true;
-        if (segment + 1 == segments) put(layer, index, row, head);
-        const size_t place = size_t(row * shape_.kv_heads + head) * most + segment;
-        float* partial = m_.work_.partials + place * shape.partial_floats();
-        m_.attention_.attend(shape, {history(row, index, head), segment, some}, desk_.taken, desk_.scores, partial,
-                             look_ahead(index, row, head, segment));
-      }
-    }
-}
-
-void Forward::fold_few() {
-  const AttentionShape& shape = m_.attention_shape_;
-  const int most = shape.segments(shape_.context_tokens);
-  for (int row = 0; row < s_.tokens; row++) {
-    for (int head = 0; head < shape_.kv_heads; head++) {
-      const float* partials = m_.work_.partials + size_t(row * shape_.kv_heads + head) * most * shape.partial_floats();
-      const float* result = partials;
-      const int segments = shape.segments(s_.positions[row] + 1);
-      if (segments > 1) {  // others fold the same partials
-        memcpy(desk_.partials, partials, sizeof(float) * shape.partial_floats());
-        for (int i = 1; i < segments; i++)
-          m_.attention_.fold(shape, partials + i * shape.partial_floats(), desk_.partials);
-        result = desk_.partials;
-      }
-      m_.attention_.finish(shape, result, desk_.rows + head * shape.shared * shape.value_width);
-    }
-    m_.kernels_.quantize(desk_.rows, shape_.mixed_width(), row, 1, &mixed_rows());
-  }
-}
-
-// For the thread that has these rows.
-void Forward::quantize_mixed(Share rows) {
-  const size_t width = shape_.mixed_width();
-  int owner = 0, base = 0;
-  if (m_.apart_) {
-    while (m_.rows_of(s_.tokens, owner).end <= rows.begin) owner++;
-    base = m_.rows_of(s_.tokens, owner).begin;
-  }
-  const Rows& to = m_.apart_ ? m_.own_mixed_rows_[owner] : m_.mixed_rows_;
-  m_.kernels_.quantize(m_.work_.mixed + rows.begin * width, width, rows.begin - base, rows.end - rows.begin, &to);
-}
-
 // Gates and ups of as many blocks as the scratch holds, multiplied and quantised while they are in the cache.
 void Forward::feed(int layer) {
   static_assert(kPanelOutputs == kBlock, "a panel of gates, and one of ups, make one block of inputs");
@@ -308,15 +160,32 @@ void Forward::feed(int layer) {
   });
 }
 
-void Forward::finish() {
+// The same through memory, of any activation: all outputs first, then whole rows.
+void Forward::feed_plain(int layer) {
+  multiply(layer, part_gate_up, width_rows(), m_.work_.ups, shape_.up_stride());
+  meet();
+  const Share own = m_.few_ ? share(s_.tokens) : rows();
+  const float* bias = m_.layers_[layer].vectors[vector_gate_up_bias];
+  const size_t width = shape_.feed_width;
+  for (int first = own.begin; first < own.end; first += kTileRows) {
+    const int count = std::min(kTileRows, own.end - first);
+    for (int i = 0; i < count; i++)
+      m_.norms_.activate(static_cast<Activation>(shape_.activation), shape_.gated,
+                         m_.work_.ups + size_t(first + i) * shape_.up_stride(), bias, shape_.feed_width / kBlock,
+                         desk_.rows + i * width);
+    m_.kernels_.quantize(desk_.rows, width, first - base(), count, &feed_rows());
+  }
+}
+
+void Forward::finish(const Addition& fed) {
   const Share own = rows();
-  for (int row = own.begin; row < own.end; row++) m_.norms_.add(delta(row), shape_.width, residual(row));
+  for (int row = own.begin; row < own.end; row++) add_delta(row, fed.bias, fed.norm, fed.norm_bias);
   if (!m_.few_) m_.pool_.meet();
   write_hidden();
   if (s_.logit_count == 0) return;
   const Share heads = share(s_.logit_count);
   for (int i = heads.begin; i < heads.end; i++) {
-    m_.norms_.normalize(residual(s_.logit_rows[i]), m_.norm_, shape_.epsilon, shape_.width, desk_.rows);
+    normalize(residual(s_.logit_rows[i]), m_.vectors_[vector_norm], m_.vectors_[vector_norm_bias], desk_.rows);
     m_.kernels_.quantize(desk_.rows, shape_.width, i, 1, &m_.head_rows_);
   }
   m_.pool_.meet();
@@ -330,14 +199,22 @@ void Forward::finish() {
 void Forward::write_hidden() {
   const Share own = share(s_.hidden_count);
   for (int i = own.begin; i < own.end; i++)
-    m_.norms_.normalize(residual(s_.hidden_rows[i]), m_.norm_, shape_.epsilon, shape_.width,
-                        s_.hidden + size_t(i) * shape_.width);
+    normalize(residual(s_.hidden_rows[i]), m_.vectors_[vector_norm], m_.vectors_[vector_norm_bias],
+              s_.hidden + size_t(i) * shape_.width);
 }
 
 void Forward::write_logits() {
   const Share panels = share(panels_of(m_.head_));
   m_.kernels_.multiply(m_.head_, m_.head_rows_, s_.logits, s_.logits_stride, panels.begin, panels.end,
                        desk_.multiply);
+  if (shape_.logit_scale != 1.0f || shape_.logit_cap > 0.0f || m_.vectors_[vector_head_bias]) {
+    const int first = panels.begin * kPanelOutputs, end = std::min(panels.end * kPanelOutputs, shape_.vocabulary_size);
+    for (int i = 0; i < s_.logit_count && first < end; i++) {
+      float* logits = s_.logits + size_t(i) * s_.logits_stride + first;
+      add_head_bias(first, end - first, logits);
+      m_.norms_.cap(shape_.logit_scale, shape_.logit_cap, end - first, logits);
+    }
+  }
   if (!s_.chosen) return;
   m_.pool_.meet();
   const Share own = share(s_.logit_count);
@@ -346,6 +223,11 @@ void Forward::write_logits() {
     const float* logits = s_.logits + size_t(i) * s_.logits_stride;
     s_.chosen[i] = choose_token(m_.norms_, logits, shape_.vocabulary_size, choice, desk_.weights, desk_.order);
   }
+}
+
+void Forward::add_head_bias(int first, int count, float* logits) const {
+  const float* bias = m_.vectors_[vector_head_bias];
+  for (int i = 0; bias && i < count; i++) logits[i] += bias[first + i];
 }
 
 // The best token of each row, found while its logits are in the cache; they are kept nowhere.
@@ -360,7 +242,10 @@ void Forward::find_best() {
     const size_t stride = size_t(end - panel) * kPanelOutputs + kPadding;
     float* out = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(desk_.scratch) - sizeof(float) * first);
     m_.kernels_.multiply(m_.head_, m_.head_rows_, out, stride, panel, end, desk_.multiply);
-    for (int i = 0; i < count; i++) m_.norms_.find_best(desk_.scratch + i * stride, first, some, &desk_.best[i]);
+    for (int i = 0; i < count; i++) {  // scales and caps leave the best token the best
+      add_head_bias(first, some, desk_.scratch + i * stride);
+      m_.norms_.find_best(desk_.scratch + i * stride, first, some, &desk_.best[i]);
+    }
   }
   m_.pool_.meet();
   const Share own = share(count);

@@ -1,9 +1,17 @@
 // What one thread does in one step: all threads go through the phases of a layer together and meet between them.
 #pragma once
 
+#include <algorithm>
+
 #include "model.h"
 
 namespace inferd {
+
+// What is to be added to the residuals before the next norm: the last product, with what comes after it.
+struct Addition {
+  bool some;
+  const float *bias, *norm, *norm_bias;
+};
 
 constexpr int kFewRows = 4;          // up to here each thread does for itself what belongs to rows, and waits less
 constexpr int kApartRows = 128;      // from so many for each thread on all of a row but attention is one thread's work
@@ -39,7 +47,9 @@ class Forward {
   History history(int row, int layer, int head) const;
 
   void embed();
-  void normalize(const float* weight, bool with_delta, bool fine);
+  void normalize(const float* x, const float* weight, const float* bias, float* out) const;
+  void add_delta(int row, const float* bias, const float* norm, const float* norm_bias);
+  void prepare(const Addition& before, const float* norm, const float* norm_bias, bool fine);
   static int panels_of(const Matrix& matrix) { return (matrix.n + kPanelOutputs - 1) / kPanelOutputs; }
   template <class Work>
   void share_out(int layer, Part part, int count, const Work& work);
@@ -48,18 +58,32 @@ class Forward {
   float* take(const Layer& layer, int row, int offset, int count, float* room) const;
   void prepare_queries(const Layer& layer, int row, int head, float* out);
   void prepare_head(const Layer& layer, int row, int offset, const float* norm, float* out);
+  void clamp(float* x, int width) const;
+  void normalize_head(const Layer& layer, int row, int offset, const float* norm, float* head);
+  int first_seen(const Layer& layer, int row) const {
+    return layer.window ? std::max(0, s_.positions[row] + 1 - layer.window) : 0;
+  }
+  int first_segment(const Layer& layer, int row) const {
+    return first_seen(layer, row) / m_.attention_shape_.segment_tokens();
+  }
+  Segment segment_of(const Layer& layer, int index, int row, int head, int segment) const;
   void attend(const Layer& layer, int index);
   Share take_group(int index);
-  Segment look_ahead(int index, int row, int head, int segment) const;
+  Segment look_ahead(const Layer& layer, int index, int row, int head, int segment) const;
   void attend_rows(const Layer& layer, int index, Share rows, int head);
   void attend_few(const Layer& layer, int index);
-  void fold_few();
+  void fold_few(const Layer& layer);
   void quantize_mixed(Share rows);
   void feed(int layer);
-  void finish();
+  void feed_plain(int layer);
+  void finish(const Addition& fed);
   void write_hidden();
   void write_logits();
   void find_best();
+  void add_head_bias(int first, int count, float* logits) const;
+  const float* sinks(const Layer& layer, int head) const {
+    return layer.vectors[vector_sinks] ? layer.vectors[vector_sinks] + head * shape_.shared() : nullptr;
+  }
 
   Model& m_;
   const Step& s_;

@@ -13,7 +13,8 @@ namespace inferd {
 namespace {
 
 AttentionShape shape_attention(const Shape& s) {
-  return {s.shared(), s.key_width, s.value_width, s.block_tokens, static_cast<KvFormat>(s.kv_format)};
+  return {s.shared(),        s.key_width,   s.value_width, s.block_tokens, static_cast<KvFormat>(s.kv_format),
+          s.attention_scale, s.attention_cap};
 }
 
 size_t block_bytes(const Shape& s) { return shape_attention(s).head_bytes() * s.kv_heads * s.layers; }
@@ -41,12 +42,16 @@ Model::Model(const Shape& shape, const Kernels& kernels)
       own_feed_rows_(shape.threads),
       pool_(shape.threads) {
   work_.desks.resize(shape.threads);
+  for (int layer = 0; layer < shape.layers; layer++) {
+    layers_[layer].window = shape.kinds[layer].window;
+    layers_[layer].rope = shape.kinds[layer].rope;
+  }
 }
 
 int Model::outputs_of(int part) const {
   switch (part) {
     case part_qkv: return shape_.qkv_width();
-    case part_gate_up: return 2 * shape_.feed_width;
+    case part_gate_up: return shape_.up_width();
     case part_mix:
     case part_down: return shape_.width;
     default: return shape_.vocabulary_size;
@@ -81,8 +86,9 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   w->qkv = from.take<float>(fine * tokens * s.qkv_stride());
   w->mixed = from.take<float>(tokens * s.mixed_width());
   w->delta = from.take<float>(tokens * s.delta_stride());
-  w->cosines = from.take<float>(tokens * (s.rope_width / 2));
-  w->sines = from.take<float>(tokens * (s.rope_width / 2));
+  w->cosines = from.take<float>(s.ropes * tokens * (s.rope_width / 2));
+  w->sines = from.take<float>(s.ropes * tokens * (s.rope_width / 2));
+  w->ups = from.take<float>(s.plain_feed() ? tokens * s.up_stride() : 0);
   w->partials = from.take<float>(few * s.kv_heads * attention.segments(s.context_tokens) * attention.partial_floats());
   w->width_rows = from.take<uint8_t>(k.rows_bytes(apart, s.width));
   w->fine_rows = from.take<uint8_t>(fine > 1 ? k.rows_bytes(2 * s.max_step_tokens, s.width) : 0);
@@ -92,9 +98,10 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   w->sequences = from.take<int32_t>(tokens);
   w->groups_taken = from.take<std::atomic<int>>(s.layers);
   w->taken = from.take<Taken>(static_cast<size_t>(s.layers) * part_head * s.threads);
-  const int widest = std::max({s.width, s.mixed_width(), s.qkv_width()});
+  const int widest = std::max({s.width, s.mixed_width(), s.qkv_width(), s.plain_feed() ? s.feed_width : 0});
   for (Desk& desk : w->desks) {
     desk.rows = from.take<float>(kTileRows * widest);
+    desk.delta = from.take<float>(s.width);
     desk.scratch = from.take<float>(scratch_floats(s, k));
     desk.multiply = from.take<uint8_t>(k.scratch_bytes(fine * s.max_step_tokens, std::max(widest, s.feed_width)));
     desk.queries = from.take<float>(kTileRows * s.shared() * s.key_width + s.key_width + s.value_width);
@@ -133,7 +140,7 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
     for (Matrix& m : layers_[layer].matrices) m.data = from.take<uint8_t>(m.size_bytes);
   if (head_.n) head_.data = from.take<uint8_t>(head_.size_bytes);
   if (embedding_.n) embedding_.data = from.take<uint8_t>(embedding_.size_bytes);
-  const size_t vectors_bytes = sizeof(float) * (vector_floats + 16 * (vector_norm * layers_.size() + 2));
+  const size_t vectors_bytes = sizeof(float) * (vector_floats + 16 * (vector_norm * layers_.size() + vector_count));
   if (!vectors_memory_.take(vectors_bytes) || !pool_memory_.take(pool_bytes(shape_), true)) return false;
   if (!workspace_memory_.take(workspace_bytes(shape_, kernels_))) return false;
   divide(shape_, kernels_, workspace_memory_.data(), &work_);
@@ -198,7 +205,8 @@ int Model::pack(int part, int layer, int source, int ggml_type, const void* bloc
       const int begin = group * kPanelOutputs, count = std::min(kPanelOutputs, p.count - begin);
       for (int i = 0; i < count; i++) rows[i] = p.order ? p.order[begin + i] : begin + i;
       // Gates and ups take turns, a panel each: their outputs are used together.
-      const int first = p.part == part_gate_up ? (2 * group + p.source) * kPanelOutputs : p.first + begin;
+      const bool in_turn = p.part == part_gate_up && p.model->shape_.gated;
+      const int first = in_turn ? (2 * group + p.source) * kPanelOutputs : p.first + begin;
       const int error = p.model->kernels_.pack(m.format, p.type, p.blocks, first, count, rows.data(), p.counts, m.n,
                                                m.k, out, p.factors);
       if (error != pack_done) fail(error);
@@ -215,9 +223,7 @@ void Model::set_vector(int vector, int layer, const float* numbers, int count) {
   float* place = reinterpret_cast<float*>(vectors_memory_.data()) + vectors_used_;
   vectors_used_ += (count + 15) / 16 * 16;
   memcpy(place, numbers, sizeof(float) * count);
-  if (vector == vector_norm) norm_ = place;
-  else if (vector == vector_frequencies) frequencies_ = place;
-  else layers_[layer].vectors[vector] = place;
+  (vector < vector_norm ? layers_[layer].vectors[vector] : vectors_[vector]) = place;
 }
 
 bool Model::is_sound(const Step& s) const {

@@ -1,4 +1,4 @@
-// A decoder of the Llama family (arXiv:2302.13971): its packed weights, its pool of keys and values, and one step.
+// A decoder, as family.py describes them: its packed weights, its pool of keys and values, and one step.
 #pragma once
 
 #include <atomic>
@@ -20,13 +20,38 @@ namespace inferd {
 constexpr int kPadding = 16;
 inline int padded(int floats) { return floats % 1024 ? floats : floats + kPadding; }
 
+// What tells one layer from another: a token sees `window` tokens, itself among them, or all with 0; `rope` is the number
+// of the rotation, -1 for none. Part of the ABI.
+struct LayerKind {
+  int32_t window, rope;
+};
+
+enum class HeadNorms : int32_t { none = 0, head = 1, heads = 2, row = 3 };  // see family.py
+constexpr int kMaxRopes = 2;
+
 // The sizes of a network and of what is kept for it. Python fills it in: the order of the fields is part of the ABI.
 struct Shape {
+  const LayerKind* kinds;  // [layers]; read once
   int32_t layers, width, feed_width, heads, kv_heads, key_width, value_width, rope_width, vocabulary_size;
   int32_t context_tokens, block_tokens, blocks, max_sequences, max_step_tokens;
   int32_t kv_format, threads;
-  float epsilon;
+  int32_t ropes;             // rotations
+  int32_t layer_norm;        // norms are layer norms
+  int32_t head_norms;        // a HeadNorms
+  int32_t head_norms_after;  // the rotation
+  int32_t parallel;          // attention and feed-forward part start from the same
+  int32_t activation;        // an Activation
+  int32_t gated;             // the feed-forward part has gates
+  int32_t feed_biased;       // gates and ups have biases
+  int32_t temperature_tokens;
+  float epsilon, attention_scale, attention_cap, clamp, temperature_scale;
+  float embedding_scale, residual_scale, logit_scale, logit_cap;
+  float magnitudes[kMaxRopes];  // of cosines and sines
 
+  // Gates, or ups that have none, go through memory: only silu's have a function of their own for panels.
+  bool plain_feed() const { return !gated || feed_biased || activation != 0; }
+  int up_width() const { return gated ? 2 * feed_width : feed_width; }
+  int up_stride() const { return padded(up_width()); }
   int shared() const { return heads / kv_heads; }
   int queries_width() const { return heads * key_width; }
   int keys_width() const { return kv_heads * key_width; }
@@ -51,12 +76,24 @@ struct Step {
 enum Part : int { part_qkv, part_mix, part_gate_up, part_down, part_head, part_embedding, part_count };
 enum Vector : int {
   vector_attention_norm,
+  vector_attention_norm_bias,
   vector_qkv_bias,
   vector_query_norm,
   vector_key_norm,
+  vector_sinks,
+  vector_mix_bias,
+  vector_attention_post_norm,
+  vector_attention_post_norm_bias,
   vector_feed_norm,
-  vector_norm,
-  vector_frequencies,
+  vector_feed_norm_bias,
+  vector_gate_up_bias,  // a block of gates, then one of ups, in turn
+  vector_down_bias,
+  vector_feed_post_norm,
+  vector_feed_post_norm_bias,
+  vector_norm,  // from here on of the model
+  vector_norm_bias,
+  vector_head_bias,
+  vector_frequencies,  // [ropes][rope_width / 2]
   vector_count
 };
 
@@ -65,6 +102,7 @@ constexpr int kNotFinite = 100;  // beside the PackErrors
 struct Layer {
   Matrix matrices[part_head];
   const float* vectors[vector_norm];  // null where a network has none
+  int window, rope;
 };
 
 // Of outputs that are used before they leave the cache, two panels of each row.
@@ -75,6 +113,7 @@ inline size_t scratch_floats(const Shape& shape, const Kernels& kernels) {
 // What a thread has for itself.
 struct Desk {
   float* rows;       // some rows of the widest kind
+  float* delta;      // what is added to a row, when it is changed first
   float* scratch;    // outputs of a product that are used at once
   void* multiply;    // for Kernels::multiply
   float* queries;    // rotated, of a tile of rows and one key head
@@ -102,8 +141,9 @@ struct Workspace {
   float* qkv;         // [T][qkv_stride], of two fine rows [2 T][qkv_stride]
   float* mixed;       // [T][mixed_width]
   float* delta;       // [T][delta_stride]: what a layer adds
-  float* cosines;     // [T][rope_width / 2]
+  float* cosines;     // [ropes][T][rope_width / 2]
   float* sines;
+  float* ups;         // [T][up_stride], where the feed-forward part goes through memory
   float* partials;    // of the few rows of a small step: [rows][kv_heads][segments]
   void *width_rows, *fine_rows, *mixed_rows, *feed_rows, *head_rows;
   int32_t* sequences;  // [T]: the sequence of each row
@@ -167,7 +207,7 @@ class Model {
   std::vector<Layer> layers_;
   std::map<const Matrix*, std::vector<float>> factors_;  // of matrices that have some
   Matrix head_{}, embedding_{};
-  const float *norm_ = nullptr, *frequencies_ = nullptr;
+  const float* vectors_[vector_count] = {};  // of the model; null where it has none
 
   Workspace work_;
   Rows width_rows_{}, fine_rows_{}, mixed_rows_{}, feed_rows_{}, head_rows_{};

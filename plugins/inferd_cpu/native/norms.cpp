@@ -19,6 +19,98 @@ void normalize(const float* x, const float* weight, float epsilon, int n, float*
   for (int i = 0; i < n; i += kLanes) store(out + i, load(x + i) * scale * load(weight + i));
 }
 
+void center(const float* x, const float* weight, float epsilon, int n, float* out) {
+  Floats sums[kParts] = {}, squares[kParts] = {};
+  for (int i = 0; i < n; i += 16)
+    for (int part = 0; part < kParts; part++) sums[part] += load(x + i + part * kLanes);
+  const Floats mean = splat(sum(sums) / static_cast<float>(n));
+  for (int i = 0; i < n; i += 16)
+    for (int part = 0; part < kParts; part++) {
+      const Floats v = load(x + i + part * kLanes) - mean;
+      squares[part] = fma(v, v, squares[part]);
+    }
+  const Floats scale = splat(1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + epsilon));
+  for (int i = 0; i < n; i += kLanes) store(out + i, (load(x + i) - mean) * scale * load(weight + i));
+}
+
+void add_scaled(const float* y, float scale, int n, float* x) {
+  for (int i = 0; i < n; i += kLanes) store(x + i, fma(load(y + i), splat(scale), load(x + i)));
+}
+
+void cap(float scale, float most, int n, float* x) {
+  for (int i = 0; i < n; i += kLanes) {
+    float some[kLanes] = {};
+    const int count = n - i < kLanes ? n - i : kLanes;
+    memcpy(some, x + i, sizeof(float) * count);
+    Floats v = load(some) * splat(scale);
+    if (most > 0.0f) v = splat(most) * hyperbolic_tangent(v * splat(1.0f / most));
+    store(some, v);
+    memcpy(x + i, some, sizeof(float) * count);
+  }
+}
+
+// Within 1.5e-7 (Abramowitz and Stegun 7.1.26).
+inline Floats error_function(Floats x) {
+  const Floats size = larger(x, -x), one = splat(1.0f);
+  const Floats t = one / fma(size, splat(0.3275911f), one);
+  Floats p = fma(t, splat(1.061405429f), splat(-1.453152027f));
+  p = fma(p, t, splat(1.421413741f));
+  p = fma(p, t, splat(-0.284496736f));
+  p = fma(p, t, splat(0.254829592f)) * t;
+  const Floats value = one - p * exponential(-size * size);
+  return choose(x < Floats{}, -value, value);
+}
+
+inline Floats activate_one(Activation kind, Floats x) {
+  const Floats one = splat(1.0f);
+  switch (kind) {
+    case Activation::gelu:
+      return splat(0.5f) * x * (one + error_function(x * splat(0.70710678118f)));
+    case Activation::gelu_tanh: {  // 1 + tanh(y) is 2 / (1 + exp(-2 y))
+      const Floats y = splat(0.7978845608f) * fma(splat(0.044715f) * x * x, x, x);
+      return x / (one + exponential(splat(-2.0f) * y));
+    }
+    case Activation::relu2: {
+      const Floats above = larger(x, Floats{});
+      return above * above;
+    }
+    case Activation::clamped: {
+      const Floats kept = choose(x > splat(7.0f), splat(7.0f), x);
+      return kept / (one + exponential(splat(-1.702f) * kept));
+    }
+    default:
+      return x / (one + exponential(-x));
+  }
+}
+
+template <Activation kind>
+void activate_as(bool gated, const float* sums, const float* bias, int blocks, float* out) {
+  auto take = [&](int at) { return bias ? load(sums + at) + load(bias + at) : load(sums + at); };
+  for (int block = 0; block < blocks; block++)
+    for (int i = 0; i < kBlock; i += kLanes) {
+      const int at = (gated ? 2 : 1) * block * kBlock + i;
+      Floats v = activate_one(kind, take(at));
+      if (gated) {
+        Floats up = take(at + kBlock);
+        if (kind == Activation::clamped) {
+          up = choose(up > splat(7.0f), splat(7.0f), larger(up, splat(-7.0f))) + splat(1.0f);
+        }
+        v = v * up;
+      }
+      store(out + block * kBlock + i, v);
+    }
+}
+
+void activate(Activation kind, bool gated, const float* sums, const float* bias, int blocks, float* out) {
+  switch (kind) {
+    case Activation::silu: return activate_as<Activation::silu>(gated, sums, bias, blocks, out);
+    case Activation::gelu: return activate_as<Activation::gelu>(gated, sums, bias, blocks, out);
+    case Activation::gelu_tanh: return activate_as<Activation::gelu_tanh>(gated, sums, bias, blocks, out);
+    case Activation::relu2: return activate_as<Activation::relu2>(gated, sums, bias, blocks, out);
+    case Activation::clamped: return activate_as<Activation::clamped>(gated, sums, bias, blocks, out);
+  }
+}
+
 void add(const float* y, int n, float* x) {
   for (int i = 0; i < n; i += kLanes) store(x + i, load(x + i) + load(y + i));
 }
@@ -150,7 +242,7 @@ void weigh(const float* logits, int n, float peak, float temperature, float* out
 }  // namespace
 
 extern const Norms norms;
-const Norms norms = {normalize, add, subtract, rotate, gate, find_best, weigh};
+const Norms norms = {normalize, center, add, add_scaled, cap, subtract, rotate, gate, activate, find_best, weigh};
 
 }  // namespace ISA
 }  // namespace inferd

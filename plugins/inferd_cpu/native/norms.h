@@ -13,12 +13,22 @@ struct Best {
   int32_t id;
 };
 
+// As family.py describes them. Part of the ABI.
+enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu2 = 3, clamped = 4 };
+
 struct Norms {
   // RMS norm (arXiv:1910.07467) of n numbers, a multiple of 16.
   void (*normalize)(const float* x, const float* weight, float epsilon, int n, float* out);
 
-  // x += y, n a multiple of 16.
+  // Layer norm (arXiv:1607.06450) of n numbers, a multiple of 16. `out` may be `x`, here and above.
+  void (*center)(const float* x, const float* weight, float epsilon, int n, float* out);
+
+  // x += y, n a multiple of 16; and x += scale * y.
   void (*add)(const float* y, int n, float* x);
+  void (*add_scaled)(const float* y, float scale, int n, float* x);
+
+  // x becomes cap * tanh(scale * x / cap), or scale * x where there is no cap; any n.
+  void (*cap)(float scale, float cap, int n, float* x);
 
   // What quantised rows lose: x less row `row` of `rows`, which was quantised from it. Null where that is little.
   void (*subtract)(const Rows& rows, int row, const float* x, float* out);
@@ -30,6 +40,10 @@ struct Norms {
   // silu(gate) * up (arXiv:2002.05202) as quantised blocks [first_block, first_block + blocks) of all rows of `out`.
   // gate_up: what multiply_inner gave; for each block 32 gates, then 32 ups.
   void (*gate)(const float* gate_up, int first_block, int blocks, const Rows& out);
+
+  // What an activation makes of a row of `blocks` blocks of 32 outputs of a product, which come with as many gates or,
+  // without these, alone; `sums` is laid out as for `gate`, and so is `bias`, which may be null. out: [blocks * 32].
+  void (*activate)(Activation kind, bool gated, const float* sums, const float* bias, int blocks, float* out);
 
   // The best of logits [first, first + n), the first of equals; `best` holds the best of those before.
   void (*find_best)(const float* logits, int first, int n, Best* best);

@@ -204,6 +204,11 @@ inline Floats exponential(Floats x) {
   return choose(none, Floats{}, p * as_floats(exponent));
 }
 
+// Within a few units of the last place of 1.
+inline Floats hyperbolic_tangent(Floats x) {
+  return splat(1.0f) - splat(2.0f) / (exponential(x + x) + splat(1.0f));
+}
+
 // 2 to the power of each number.
 inline Floats power_of_two(Floats x) {
 #if defined(ISA_AMX)  // within 1e-4, for what becomes bf16 or 8 bits

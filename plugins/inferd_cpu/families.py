@@ -1,0 +1,85 @@
+"""The architectures, by the name that a file gives: each is what tells it from Llama."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from inferd_cpu.family import Experts, Family
+
+_POST_NORMS: Final = Family(attention_post_norm="post_attention_norm", feed_post_norm="post_ffw_norm")
+_GEMMA: Final = Family(activation="gelu_tanh", embedding_root=True)
+_GEMMA_NORMS: Final = replace(
+    _GEMMA, attention_post_norm=_POST_NORMS.attention_post_norm, feed_post_norm=_POST_NORMS.feed_post_norm
+)
+_PLAIN_FEED: Final = Family(norm="layer", activation="gelu_tanh", gated=False)
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    # mistral, mixtral, smollm and falcon3 files say llama, too
+    "llama": Family(interleaved=True, experts=Experts(normalised=True, optional=True)),
+    "mistral3": Family(interleaved=True, experts=Experts(normalised=True, optional=True)),
+    "smollm3": Family(interleaved=True, unrotated=4),
+    "arcee": Family(interleaved=True, activation="relu2", gated=False),
+    "granite": Family(interleaved=True, logits_divided=True),
+    "granitemoe": Family(interleaved=True, logits_divided=True, experts=Experts(normalised=True, shared="may")),
+    "minicpm": Family(interleaved=True, logits_divided=True),
+    "ernie4_5": Family(interleaved=True),
+    "qwen2": Family(),
+    "qwen2moe": Family(experts=Experts(shared="gated")),
+    "qwen3": Family(head_norms="head"),
+    "qwen3moe": Family(head_norms="head", experts=Experts(normalised=True)),
+    "seed_oss": Family(feed_norm="post_attention_norm"),
+    "hunyuan-dense": Family(head_norms="head", head_norms_optional=True, head_norms_after=True),
+    "hunyuan-moe": Family(
+        head_norms="head",
+        head_norms_optional=True,
+        head_norms_after=True,
+        experts=Experts(normalised=True, shared="plain"),
+    ),
+    "gemma": _GEMMA,
+    "gemma2": replace(_GEMMA_NORMS, window_pattern=2, wide_scale=46),
+    "gemma3": replace(_GEMMA_NORMS, head_norms="head", window_pattern=6, window_rope="plain", wide_scale=62),
+    "phi2": replace(_PLAIN_FEED, parallel=True, feed_norm=""),
+    "phi3": Family(),
+    "starcoder2": _PLAIN_FEED,
+    "nemotron": Family(norm="layer", activation="relu2", gated=False),
+    "stablelm": Family(norm="layer", head_norms="heads", head_norms_optional=True, parallel=None),
+    "command-r": Family(
+        interleaved=True, norm="layer", head_norms="heads", head_norms_optional=True, parallel=True, feed_norm=""
+    ),
+    "cohere2": Family(interleaved=True, norm="layer", parallel=True, feed_norm="", window_pattern=4, full_rope=False),
+    "olmo2": replace(
+        _POST_NORMS, attention_norm="", feed_norm="", head_norms="row", window_pattern=4, window_rope="plain"
+    ),
+    "olmoe": Family(head_norms="row", experts=Experts()),
+    "exaone4": replace(
+        _POST_NORMS, attention_norm="", feed_norm="", head_norms="head", window_pattern=4, full_rope=False
+    ),
+    "chatglm": Family(interleaved=True),
+    "glm4": replace(_POST_NORMS, interleaved=True),
+    "glm4moe": Family(
+        head_norms="head",
+        head_norms_optional=True,
+        feed_norm="post_attention_norm",
+        experts=Experts(gating="sigmoid", normalised=True, shared="plain", choice_bias=True),
+    ),
+    "gpt-oss": Family(
+        feed_norm="post_attention_norm",
+        activation="clamped",
+        sinks=True,
+        window_pattern=2,
+        yarn_truncates=False,
+        experts=Experts(gating="chosen"),
+    ),
+    "deepseek2": Family(interleaved=True, latent=True, experts=Experts(shared="plain", choice_bias=True)),
+    "dots1": Family(
+        head_norms="head", experts=Experts(gating="sigmoid", normalised=True, shared="plain", choice_bias=True)
+    ),
+    "ernie4_5-moe": Family(interleaved=True, experts=Experts(normalised=True, shared="plain", choice_bias=True)),
+    "lfm2": Family(head_norms="head", convolutions=True, final_norm="token_embd_norm"),
+    "lfm2moe": Family(
+        head_norms="head",
+        convolutions=True,
+        final_norm="token_embd_norm",
+        experts=Experts(gating="sigmoid", normalised=True, choice_bias=True),
+    ),
+}

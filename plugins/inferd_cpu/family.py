@@ -1,0 +1,103 @@
+"""What a block of a decoder can consist of: the words in which an architecture is described.
+
+What a file says of itself (sizes, scales, windows, how positions are scaled) is read from it; a `Family` holds what
+only the name of the architecture says. The defaults are those of Llama (arXiv:2302.13971). Both engines compute from
+this description, so a new architecture of known parts is an entry of `families.py` and a test against its reference.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu2", "clamped"]
+"""What becomes of a gate, or of what goes up where there is no gate.
+
+gelu is that with the error function; relu2 the square of what is above 0 (arXiv:2109.08668); clamped is
+x * sigmoid(1.702 x) of gates up to 7, times 1 more than the ups, which are kept from -7 to 7.
+"""
+
+HeadNorms = Literal["", "head", "heads", "row"]
+"""Of queries and keys. head: each head with the same weights; heads: with weights of its own; row: all heads as one."""
+
+Gating = Literal["softmax", "sigmoid", "chosen"]
+"""How logits of experts become weights. chosen: softmax over those that were chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """Which experts a row goes to, and with which weight (arXiv:1701.06538, 2401.06066).
+
+    Attributes:
+        gating: Unless the file says it.
+        normalised: The weights of the chosen experts are made to sum to 1, unless the file says it.
+        shared: There are experts that every row goes to: "" for none, "plain", or "gated" by a sigmoid of the row.
+        optional: The file may have no experts at all.
+        choice_bias: A bias is added to the weights for the choice alone (arXiv:2408.15664): "", "may" or "must".
+    """
+
+    gating: Gating = "softmax"
+    normalised: bool = False
+    shared: Literal["", "plain", "gated", "may"] = ""
+    optional: bool = False
+    choice_bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What tells one architecture from another.
+
+    Attributes:
+        interleaved: The rows of queries and keys are stored so that rotary pairs are neighbours (2i, 2i + 1); else a
+            pair is (i, i + half).
+        norm: "rms" (arXiv:1910.07467) or "layer" (arXiv:1607.06450).
+        head_norms: Of queries and keys, before they are rotated.
+        head_norms_optional: A file may have none.
+        head_norms_after: They come after the rotation.
+        attention_norm: Name of the norm before attention, "" for none.
+        attention_post_norm: Of the one after it, before the sum.
+        feed_norm: Of the one before the feed-forward part; with `parallel` "" means that of attention.
+        feed_post_norm: Of the one after it.
+        final_norm: Of the one before the head.
+        parallel: Attention and feed-forward part both start from what the block was given; None: the file says it.
+        activation: Of the feed-forward part.
+        gated: It has gates.
+        sinks: Each head has a score that belongs to no key (arXiv:2309.17453).
+        convolutions: Layers without key heads are short convolutions.
+        latent: Keys and values are kept as one short row for all heads (MLA, arXiv:2405.04434).
+        window_pattern: Every so manieth layer sees all tokens, the others a window, where the file has one; 1: all
+            layers see the window.
+        window_rope: How layers with a window rotate: "same", or "plain" for a base of their own and no scaling.
+        full_rope: Layers without a window rotate, where others have one.
+        unrotated: Every so manieth layer does not rotate; 0 for none.
+        rope_parts: Parts of a head that are rotated, unless the file says it.
+        yarn_truncates: The borders of YaRN's ramp are whole numbers.
+        embedding_root: Embeddings are multiplied with the root of the width.
+        logits_divided: The file's scale of logits divides.
+        wide_scale: With so many layers, queries are scaled by the width over the heads, not by that of a head.
+        experts: Where there are some.
+    """
+
+    interleaved: bool = False
+    norm: Literal["rms", "layer"] = "rms"
+    head_norms: HeadNorms = ""
+    head_norms_optional: bool = False
+    head_norms_after: bool = False
+    attention_norm: str = "attn_norm"
+    attention_post_norm: str = ""
+    feed_norm: str = "ffn_norm"
+    feed_post_norm: str = ""
+    final_norm: str = "output_norm"
+    parallel: bool | None = False
+    activation: Activation = "silu"
+    gated: bool = True
+    sinks: bool = False
+    convolutions: bool = False
+    latent: bool = False
+    window_pattern: int = 1
+    window_rope: Literal["same", "plain"] = "same"
+    full_rope: bool = True
+    unrotated: int = 0
+    yarn_truncates: bool = True
+    embedding_root: bool = False
+    logits_divided: bool = False
+    wide_scale: int = 0
+    experts: Experts | None = None

@@ -1,0 +1,81 @@
+"""Each architecture against transformers, on tiny random networks in the files that the usual converter makes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferd.plugin import LoadRequest, TokenSession
+from inferd.plugin.backend import read_settings
+from inferd.testing.batches import Part, compute
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.families import FAMILIES
+from inferd_cpu.plugin import SPEC
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+import tiny_families  # noqa: E402 - what is imported below needs both
+import tiny_family  # noqa: E402
+from network_to_gguf import write_network  # noqa: E402
+
+torch.set_num_threads(1)  # of small products, more only wait for each other
+PROMPTS = np.random.default_rng(3).integers(3, tiny_family.VOCABULARY, size=(10, 20))
+OUTPUT = 32
+
+
+def load(path: Path, **settings: str) -> TokenSession:
+    request = LoadRequest(
+        path=path,
+        device="cpu:0",
+        settings=read_settings(SPEC, {"kv_tokens": "1024", **settings}),
+        capacity_bytes=1 << 30,
+    )
+    return CpuBackend().load(request, lambda _: None).session
+
+
+@torch.inference_mode()
+def generate_with_transformers(network: Any) -> np.ndarray[Any, Any]:
+    """Greedy ids of all prompts, every step from the whole text, so that no cache stands between."""
+    ids = torch.tensor(PROMPTS)
+    for _ in range(OUTPUT):
+        logits = network(input_ids=ids, use_cache=False).logits[:, -1]
+        ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
+    return ids[:, PROMPTS.shape[1] :].numpy()
+
+
+def generate(session: TokenSession) -> np.ndarray[Any, Any]:
+    """Greedy ids of all prompts, one step for all of them and then a step a token."""
+    length = PROMPTS.shape[1]
+    tables = [range(4 * i, 4 * i + 4) for i in range(len(PROMPTS))]
+    parts = [
+        Part(token_ids=ids.tolist(), blocks=blocks, wanted=[length - 1])
+        for ids, blocks in zip(PROMPTS, tables, strict=True)
+    ]
+    output: list[list[int]] = []
+    for past in range(length, length + OUTPUT):
+        output.append([int(logits[-1].argmax()) for logits in compute(session, *parts)])
+        parts = [
+            Part(token_ids=[token], blocks=blocks, begin=past) for token, blocks in zip(output[-1], tables, strict=True)
+        ]
+    return np.array(output).T
+
+
+@pytest.mark.parametrize("name", tiny_families.FAMILIES)
+def test_greedy_ids_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
+    """Ten prompts, 32 tokens each, from the file of each architecture."""
+    network = write_network(name, tmp_path / "tiny.gguf")
+    session = load(tmp_path / "tiny.gguf", compute="exact")
+    with torch.inference_mode():
+        expected = network(input_ids=torch.tensor(PROMPTS[:1])).logits[0].numpy()
+    (logits,) = compute(session, Part(token_ids=PROMPTS[0].tolist(), blocks=range(60, 64)))
+    np.testing.assert_allclose(logits, expected, atol=3e-4 * np.abs(expected).max())
+    assert generate(session).tolist() == generate_with_transformers(network).tolist()
+    session.close()
+
+
+def test_every_architecture_has_a_reference() -> None:
+    """No architecture is offered that nothing was compared with."""
+    compared = {family.architecture for family in tiny_families.FAMILIES.values()}
+    unlike = {"minicpm", "hunyuan-moe", "lfm2moe"}  # of the parts of granite, hunyuan-dense and olmoe, and of lfm2
+    assert set(FAMILIES) - compared == unlike
