@@ -125,8 +125,9 @@ class _Reader:
         family = self._family
         heads = self._sizes("attention.head_count", count)
         fewest = 0 if family.convolutions else 1
-        kv_heads = [1] * count if latent else self._sizes("attention.head_count_kv", count, heads[0], minimum=fewest)
+        kv_heads = self._sizes("attention.head_count_kv", count, heads[0], minimum=fewest)
         if latent:
+            kv_heads = [1] * count  # files say 1, or as many as heads: both mean one latent that all heads share
             rotated = self._size("rope.dimension_count")
             key_width, value_width = latent.rank + rotated, latent.rank
         else:

@@ -1,15 +1,18 @@
 """Metadata of GGUF files that changes results is used or refused by name, by every backend that reads such files."""
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models as tiny
 
 from inferd.plugin import EmbeddingDefaults, LoadedModel, LoadError, LoadRequest, Pooling
 from inferd.plugin.backend import read_settings
+from inferd.testing.batches import Part, compute
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.plugin import SPEC as CPU_SPEC
 from inferd_torch.plugin import SPEC as TORCH_SPEC
@@ -17,14 +20,16 @@ from inferd_torch.plugin import SPEC as TORCH_SPEC
 Load = Callable[..., LoadedModel]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 MODEL = tiny.MODELS["llama"]
+LEAST_CHANGE = 1e-3  # of logits; between computations of one model they differ by less
 
-REFUSED: dict[str, Any] = {
+CHANGING: dict[str, Any] = {
     "llama.attention.causal": False,
-    "llama.attention.clamp_kqv": 8.0,
+    "llama.attention.sliding_window": 8,
+    "llama.attention.clamp_kqv": 0.5,
     "llama.attention.max_alibi_bias": 8.0,
     "llama.attention.scale": 0.5,
     "llama.attention.temperature_scale": 0.1,
-    "llama.attn_logit_softcapping": 50.0,
+    "llama.attn_logit_softcapping": 5.0,
     "llama.final_logit_softcapping": 30.0,
     "llama.logit_scale": 0.0625,
     "llama.embedding_scale": 12.0,
@@ -42,6 +47,7 @@ REFUSED: dict[str, Any] = {
     "tokenizer.ggml.something_new": "x",
     "general.type": "adapter",
 }
+BESIDE: dict[str, dict[str, Any]] = {"llama.attention.temperature_scale": {"llama.attention.temperature_length": 8}}
 HARMLESS: dict[str, Any] = {
     "llama.attention.causal": True,
     "llama.attention.scale": tiny.HEAD_WIDTH**-0.5,
@@ -90,13 +96,28 @@ def load(request: pytest.FixtureRequest, tmp_path: Path) -> Load:
     return load_with
 
 
-@pytest.mark.parametrize("key", REFUSED)
-def test_what_is_not_used_is_refused_by_name(load: Load, key: str) -> None:
-    """A key that may change results and is not used is an error with the key and its value."""
-    value = REFUSED[key]
+def read_logits(loaded: LoadedModel) -> Any:
+    """Those of a short text; the model is closed."""
+    blocks = range(-(-len(tiny.PROMPT) // loaded.session.limits.block_tokens))
+    logits = compute(loaded.session, Part(token_ids=tiny.PROMPT, blocks=blocks))[0]
+    loaded.session.close()
+    return logits
+
+
+@pytest.mark.parametrize("key", CHANGING)
+def test_what_changes_results_is_used_or_refused_by_name(load: Load, key: str) -> None:
+    """A key that changes results changes them here, or is an error with the key and its value."""
+    value = CHANGING[key]
     shown = "an array of 3" if isinstance(value, list) else repr(value)[:6]
-    with pytest.raises(LoadError, match=rf"'{key}' is {shown}"):
-        load({key: value})
+    said = ""
+    try:
+        changed = read_logits(load({key: value, **BESIDE.get(key, {})}))
+    except LoadError as error:
+        said = str(error)
+    if said:
+        assert re.search(rf"'{key}' is {shown}", said), said
+    else:
+        assert np.abs(changed - read_logits(load({}))).max() > LEAST_CHANGE
 
 
 def test_what_changes_nothing_is_taken(load: Load) -> None:
@@ -124,22 +145,3 @@ def test_how_embeddings_are_made_comes_with_the_model(load: Load) -> None:
             loaded.session.close()
     with pytest.raises(LoadError, match="add_eos_token' is true, but no eos_token_id"):
         load({"tokenizer.ggml.eos_token_id": None, "tokenizer.ggml.add_eos_token": True})
-
-
-@pytest.mark.parametrize("compute", ["exact", "auto"])
-def test_a_window_smaller_than_the_context(tmp_path: Path, compute: str) -> None:
-    """The processor's backend refuses a sliding window that a sequence could outgrow, with both numbers and the fix."""
-    path = tiny.write_model(MODEL, tmp_path / "tiny.gguf", {"llama.attention.sliding_window": 32})
-
-    def load_as(**settings: str) -> LoadedModel:
-        chosen = read_settings(CPU_SPEC, {"compute": compute, **settings})
-        return CpuBackend().load(
-            LoadRequest(path=path, device="cpu:0", settings=chosen, capacity_bytes=1 << 30), lambda _: None
-        )
-
-    for settings in ({}, {"context_tokens": "33"}):
-        tokens = settings.get("context_tokens", "256")
-        expected = rf"'llama\.attention\.sliding_window' is 32, fewer .*\({tokens}\).* 'context_tokens' to 32"
-        with pytest.raises(LoadError, match=expected):
-            load_as(**settings)
-    load_as(context_tokens="32").session.close()
