@@ -120,6 +120,7 @@ class Workers(BaseModel):
     growth_ended_bytes: int = Field(1 << 30, ge=0, description="see growth_ended; in bytes")
     query_timeout_s: float = Field(30.0, gt=0, description="longest time of turning a text into tokens")
     template_timeout_s: float = Field(2.0, gt=0, description="longest time of a chat template")
+    text_timeout_s: float = Field(10.0, gt=0, description="longest time of turning a long prompt into tokens")
     grammar_compile_s: float = Field(5.0, gt=0, description="longest time of compiling a grammar")
     grammar_step_s: float = Field(1.0, gt=0, description="longest time of a grammar for one token of its output")
     grammar_wait_s: float = Field(0.05, ge=0, description="most that grammars hold up a step; later ones miss it")

@@ -200,6 +200,7 @@ def _driver(settings: Settings) -> Driver:
             engine=load_pb2.EngineLimits(
                 step_tokens=workers.step_tokens,
                 template_timeout_s=workers.template_timeout_s,
+                text_timeout_s=workers.text_timeout_s,
                 max_output_tokens=limits.max_output_tokens,
                 gap_s=workers.max_gap_s,
                 draft_tokens=workers.draft_tokens,

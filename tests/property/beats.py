@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from shared_cells import fake_cells
 
 from inferd.core.priority import Priority
 from inferd.core.task import Sampling, TokenInput
-from inferd.engine.cells.cell import Cells
-from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits
+from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.places import NO_BLOCK
 from inferd.engine.sequence import WAITING
@@ -35,12 +34,6 @@ DEADLINE_S = 60.0
 
 Place = tuple[int, int]
 """A task's handle and the number of its sample."""
-
-
-@cache
-def fake_cells() -> Cells:
-    """The cells of all models of the fake backend: they have one vocabulary."""
-    return Cells(VOCABULARY, size=len(VOCABULARY.tokens), memory_bytes=CELL_MEMORY_BYTES)
 
 
 class IdleError(Exception):

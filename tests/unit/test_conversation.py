@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from shared_cells import fake_cells
 
 from inferd.core.task import ChatInput, Message
 from inferd.engine.template import ChatTemplate
@@ -47,7 +48,7 @@ def reference(source: str, messages: list[dict[str, Any]], **more: Any) -> str:
 
 
 def render(source: str, chat: ChatInput, **more: Any) -> str:
-    return ChatTemplate(source, bos="<s>", eos="</s>", timeout_s=60, **more).render(chat)
+    return ChatTemplate(source, bos="<s>", eos="</s>", timeout_s=60, cells=fake_cells(), **more).render(chat)
 
 
 def parts(text: str) -> list[dict[str, str]]:

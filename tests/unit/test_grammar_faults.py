@@ -169,10 +169,12 @@ def test_compiling_ends_when_nobody_wants_it_any_more(run: Callable[..., Running
     cells: list[Any] = []
     spawn = running.cells.spawn
 
-    def note(*order: Any) -> Any:
-        cells.append(spawn(*order))
-        started.set()
-        return cells[-1]
+    def note(role: str, *more: Any) -> Any:
+        cell = spawn(role, *more)
+        if role == "grammar":
+            cells.append(cell)
+            started.set()
+        return cell
 
     running.cells.spawn = note  # type: ignore[method-assign,assignment]
     running.submit(1, "12", SLOW)
@@ -226,12 +228,14 @@ def test_an_output_at_which_the_cell_dies_again_and_again(run: Callable[..., Run
     running.submit(3, "waaaa", HALF)
     room = next(room for room in running.rooms() if room.grammar == HALF)
     killed: set[int] = set()
-    while len(killed) < 2:
-        hung = room._outputs.get(room._board.read()[1])
-        if hung is not None and hung.tokens[:1] == [ord("w")] and room._cell is not None:
-            killed.add(room._cell.pid)
-            room._cell.kill()
-    running.end(3)
+    while 3 not in running.ends:
+        cell, hung = room._cell, room._outputs.get(room._board.read()[1])
+        if room.late and cell is not None and hung is not None and hung.tokens[:1] == [ord("w")]:
+            killed.add(cell.pid)
+            cell.kill()
+        if not running.outputs.empty():
+            running.wait(running.outputs.empty)
+    assert len(killed) >= 2
     error = running.ends[3]
     assert isinstance(error, BackendFailedError)
     assert "signal 9" in error.message

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from shared_cells import fake_cells
 
 from inferd.core.task import ChatInput, Embedding, Message, Pooling, Sampling, TaskInput, TextInput, TokenInput
 from inferd.engine.intake import Intake
@@ -30,8 +31,9 @@ def accept(
     vocabulary: Vocabulary = VOCABULARY,
     max_output_tokens: int = 80,
 ) -> Sequence:
-    bounds = Bounds.of(session, EngineLimits(max_output_tokens=max_output_tokens))
-    return Intake(vocabulary, bounds, template_timeout_s=60).accept(5, task_input, sampling or Sampling())
+    limits = EngineLimits(max_output_tokens=max_output_tokens, template_timeout_s=60)
+    intake = Intake(vocabulary, Bounds.of(session, limits), cells=fake_cells(), limits=limits)
+    return intake.accept(5, task_input, sampling or Sampling())
 
 
 def test_text() -> None:
@@ -166,7 +168,7 @@ def test_texts_to_embed_end_as_the_model_wants() -> None:
     closing = replace(VOCABULARY, eos_ids=(259, 258))
     for adds, expected in ((True, [*b"hi", 259]), (False, [*b"hi"])):
         defaults = EmbeddingDefaults(pooling=Pooling.MEAN, add_eos=adds)
-        intake = Intake(closing, bounds, template_timeout_s=60, embedding=defaults)
+        intake = Intake(closing, bounds, cells=fake_cells(), limits=EngineLimits(), embedding=defaults)
         assert intake.embed(5, TextInput("hi"), Embedding()).prompt.tolist() == expected
         assert intake.embed(5, TokenInput((1, 2)), Embedding()).prompt.tolist() == [1, 2]
         assert intake.accept(5, TextInput("hi"), Sampling()).prompt.tolist() == [*b"hi"]

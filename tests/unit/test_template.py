@@ -1,19 +1,20 @@
 import json
-import threading
 
 import pytest
+from shared_cells import fake_cells, make_cells
 
 from inferd.core.task import ChatInput, Message
-from inferd.engine import template
+from inferd.engine.rendering import MAX_CHARACTERS
 from inferd.engine.template import ChatTemplate
 from inferd.errors import ChatTemplateError, InvalidFieldError
+from inferd.testing.fake import VOCABULARY
 
 HELLO = ChatInput((Message("user", "Hello <b>&"), Message("assistant", "Hi")))
 ONE = ChatInput(HELLO.messages[1:])
 
 
 def render(source: str, *, timeout_s: float = 60.0) -> str:
-    return ChatTemplate(source, bos="<s>", eos="</s>", timeout_s=timeout_s).render(HELLO)
+    return ChatTemplate(source, bos="<s>", eos="</s>", timeout_s=timeout_s, cells=fake_cells()).render(HELLO)
 
 
 def test_what_a_template_sees() -> None:
@@ -69,7 +70,7 @@ def test_template_that_fails(source: str, message: str) -> None:
 def test_text_without_end() -> None:
     """A text that grows past its limit is an error that names the limit."""
     source = "{% for a in range(99999) %}{{ 'a' * 1000 }}{% endfor %}"
-    with pytest.raises(ChatTemplateError, match=f"more than {template.MAX_CHARACTERS} characters"):
+    with pytest.raises(ChatTemplateError, match=f"more than {MAX_CHARACTERS} characters"):
         render(source)
 
 
@@ -83,10 +84,45 @@ def test_text_without_end() -> None:
     ids=["loops", "recursion", "filters"],
 )
 def test_time_limit(source: str) -> None:
-    """A template that does not end is ended: the error names the limit, and its thread is gone."""
-    with pytest.raises(ChatTemplateError, match=r"longer than 0\.1 s"):
+    """A template that does not end is ended: the error names the limit."""
+    with pytest.raises(ChatTemplateError, match=r"longer than 0\.1 s") as caught:
         render(source, timeout_s=0.1)
-    assert "template" not in [thread.name for thread in threading.enumerate()]
+    assert caught.value.metadata["bound"] == "workers.template_timeout_s"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a'.center(1500000000) }}",
+        "{{ 'a'.ljust(1500000000) }}",
+        "{{ 'a' | center(1500000000) }}",
+        "{{ '%1500000000d' % 1 }}",
+        "{{ '%1500000000d' | format(1) }}",
+        "{{ '{:1500000000}'.format(1) }}",
+        "{{ messages | tojson(indent=400000000) }}",
+        "{{ 'a' | indent(1500000000, true) }}",
+        "{{ ('a' * 4000000).replace('a', 'b' * 4000) }}",
+        "{{ ('a' * 4000000).encode('utf-32').hex().encode('utf-32').hex().encode('utf-32').hex() }}",
+        "{% set n = namespace(x='a') %}{% for _ in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for _ in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    ],
+)
+def test_single_operations_without_bounds(source: str) -> None:
+    """One operation of a template that takes no end of time or memory is ended at its bound, which the error names."""
+    small = make_cells(VOCABULARY, memory_bytes=64 << 20)
+    template = ChatTemplate(source, bos="", eos="", timeout_s=5, cells=small)
+    with pytest.raises(ChatTemplateError, match=r"workers\.(cell_memory_bytes|template_timeout_s)"):
+        template.render(HELLO)
+    small.close()
+
+
+def test_a_killed_cell_is_not_noticed() -> None:
+    """When the process that renders is killed between two conversations, the second one is rendered by another."""
+    template = ChatTemplate("{{ messages[0].content }}", bos="", eos="", timeout_s=60, cells=fake_cells())
+    assert template.render(ONE) == "Hi"
+    (cell,) = template._pool._idle
+    cell.kill()
+    assert template.render(ONE) == "Hi"
 
 
 def test_rendering_after_one_that_was_ended() -> None:
@@ -97,6 +133,7 @@ def test_rendering_after_one_that_was_ended() -> None:
         bos="",
         eos="",
         timeout_s=1,
+        cells=fake_cells(),
     )
     assert slow_for_two.render(ONE) == "Hi"
     with pytest.raises(ChatTemplateError, match="longer"):
@@ -117,7 +154,7 @@ def test_tools_reach_the_template() -> None:
         tools_json=json.dumps([weather]),
     )
     source = "{{ [messages, tools] | tojson }}"
-    messages, tools = json.loads(ChatTemplate(source, bos="", eos="", timeout_s=60).render(chat))
+    messages, tools = json.loads(ChatTemplate(source, bos="", eos="", timeout_s=60, cells=fake_cells()).render(chat))
     assert tools == [weather]
     assert messages == [
         {"role": "user", "content": "?"},
@@ -129,7 +166,7 @@ def test_tools_reach_the_template() -> None:
 @pytest.mark.parametrize("text", ["[", "{}", "[1]", "null", "[" * 100_000])
 def test_tools_that_are_no_array_of_objects(text: str) -> None:
     """Tools and calls of tools that are wrong JSON are refused by the name of their field."""
-    template = ChatTemplate("x", bos="", eos="", timeout_s=60)
+    template = ChatTemplate("x", bos="", eos="", timeout_s=60, cells=fake_cells())
     with pytest.raises(InvalidFieldError) as caught:
         template.render(ChatInput(HELLO.messages, tools_json=text))
     assert caught.value.field == "spec.chat.tools_json"

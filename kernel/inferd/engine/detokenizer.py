@@ -7,6 +7,9 @@ Piece = str | bytes
 """What a token adds to the text: characters, or bytes that are no whole characters by themselves."""
 
 
+_AT_ONCE = 4096  # tokens
+
+
 class Detokenizer:
     """Joins the pieces of one sequence's tokens; gives whole characters only, at the level of code points.
 
@@ -40,3 +43,18 @@ class Detokenizer:
         text = self._decoder.decode(piece.encode() if isinstance(piece, str) else piece)
         self._pending = bool(self._decoder.getstate()[0])
         return text
+
+
+def decode(pieces: Sequence[Piece], token_ids: Sequence[int]) -> str:
+    """The text of tokens, as a `Detokenizer` gives it; of many at once, and others may run in between.
+
+    Args:
+        pieces: Piece of each token, by id.
+        token_ids: Each one that has a piece.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    texts = []
+    for at in range(0, len(token_ids), _AT_ONCE):
+        some = [pieces[number] for number in token_ids[at : at + _AT_ONCE]]
+        texts.append(decoder.decode(b"".join(piece.encode() if isinstance(piece, str) else piece for piece in some)))
+    return "".join(texts) + decoder.decode(b"", final=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inferd.core.task import ChatInput, Sampling, TextInput, TokenInput
+from inferd.core.task import Sampling, TextInput, TokenInput
 from inferd.engine.bad_words import encode_bad_words
-from inferd.engine.detokenizer import Detokenizer
+from inferd.engine.detokenizer import Detokenizer, decode
 from inferd.engine.embedding import PromptPool
 from inferd.engine.rules import Rules
 from inferd.engine.sequence import Sequence
-from inferd.engine.template import ChatTemplate
+from inferd.engine.texts import Texts
 from inferd.engine.tokenizer import Tokenizer
 from inferd.errors import InvalidFieldError, PromptTooLongError, UnsupportedInputError
 from inferd.plugin.backend import EMBEDDING_DEFAULTS, EmbeddingDefaults
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from inferd.core.task import Embedding, TaskInput
-    from inferd.engine.limits import Bounds
+    from inferd.engine.cells.cell import Cells
+    from inferd.engine.limits import Bounds, EngineLimits
     from inferd.plugin import Vocabulary
 
 MOST_PROMPT_LOGPROBS: Final = 200_000
@@ -36,7 +37,8 @@ class Intake:
     Args:
         vocabulary: The model's.
         bounds: What the session can do.
-        template_timeout_s: Longest time of a chat template.
+        cells: Where what may be slow is done.
+        limits: How long that may take.
         embedding: How the model wants embeddings to be made.
 
     Raises:
@@ -48,7 +50,8 @@ class Intake:
         vocabulary: Vocabulary,
         bounds: Bounds,
         *,
-        template_timeout_s: float,
+        cells: Cells,
+        limits: EngineLimits,
         embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS,
     ) -> None:
         self._bounds = bounds
@@ -56,18 +59,17 @@ class Intake:
         self._closing = vocabulary.eos_ids[:1] if embedding.add_eos and vocabulary.algorithm != "json" else ()
         self._tokenizer = Tokenizer(vocabulary, size=bounds.vocabulary_size)
         self._ends = frozenset(vocabulary.eos_ids)
-        self._template: ChatTemplate | None = None
-        source = vocabulary.tool_use_template if vocabulary.chat_template is None else vocabulary.chat_template
-        if source is not None:
-            self._template = ChatTemplate(
-                source,
-                bos=self._tokenizer.name(vocabulary.bos_id),
-                eos=self._tokenizer.name(next(iter(vocabulary.eos_ids), None)),
-                timeout_s=template_timeout_s,
-                tool_use=vocabulary.tool_use_template,
-                added=self._tokenizer.added,
-                normalize=self._tokenizer.normalize,
-            )
+        self._texts = Texts(
+            vocabulary,
+            self._tokenizer,
+            cells=cells,
+            template_timeout_s=limits.template_timeout_s,
+            text_timeout_s=limits.text_timeout_s,
+        )
+
+    def warm(self) -> None:
+        """Be ready for the first conversation."""
+        self._texts.warm()
 
     def embed(self, handle: int, task_input: TaskInput, embedding: Embedding) -> Sequence:
         """The sequence of a task that wants an embedding: its prompt is computed, and what follows it is of no use.
@@ -78,7 +80,7 @@ class Intake:
         if not self._bounds.embedding_size:
             raise UnsupportedInputError("the backend of this model gives no embeddings", field="spec.embedding")
         if isinstance(task_input, TextInput) and self._closing:
-            ids = self.tokenize(task_input)
+            ids = self._tokens_of(task_input, most_tokens=self._bounds.sequence_tokens - 1)
             task_input = TokenInput([*ids, *(() if tuple(ids[-1:]) == self._closing else self._closing)])
         sequence = self.accept(handle, task_input, Sampling(max_tokens=1, temperature=0))
         sequence.pool = PromptPool(len(sequence.prompt), embedding, default=self._pooling)
@@ -92,9 +94,10 @@ class Intake:
             ChatTemplateError: The template failed.
             InvalidFieldError: No tokens, ids outside the vocabulary, or `max_tokens` outside its bounds.
             PromptTooLongError: The prompt and its output do not fit.
+            LimitExceededError: Turning it into tokens takes too long, or too much memory.
         """
-        ids = self.tokenize(task_input)
-        if not ids:
+        ids = self._tokens_of(task_input, most_tokens=self._bounds.sequence_tokens - 1)
+        if not len(ids):
             raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")
         max_tokens = self._max_tokens(len(ids), sampling.max_tokens, fits=sampling.fit_max_tokens)
         ends = self._ends_of(sampling)
@@ -141,17 +144,15 @@ class Intake:
             UnsupportedInputError: Messages for a model without a chat template.
             ChatTemplateError: The template failed.
             InvalidFieldError: Ids outside the vocabulary, or tools that are not a JSON array of objects.
+            LimitExceededError: It takes too long, or too much memory.
         """
-        match task_input:
-            case TextInput(prompt):
-                return self._tokenizer.encode(prompt)
-            case ChatInput() as chat:
-                if self._template is None:
-                    raise UnsupportedInputError("the model has no chat template; send a text prompt instead")
-                return self._tokenizer.encode_prompt(self._template.prompt(chat))
-            case TokenInput(token_ids):
-                self._check_ids(token_ids, "spec.tokens.token_ids")
-                return token_ids
+        return self._tokens_of(task_input)
+
+    def _tokens_of(self, task_input: TaskInput, *, most_tokens: int | None = None) -> Items[int]:
+        if not isinstance(task_input, TokenInput):
+            return self._texts.tokenize(task_input, most_tokens=most_tokens)
+        self._check_ids(task_input.token_ids, "spec.tokens.token_ids")
+        return task_input.token_ids
 
     def detokenize(self, token_ids: Items[int]) -> str:
         """The text of tokens; bytes that are no UTF-8 become U+FFFD.
@@ -160,8 +161,7 @@ class Intake:
             InvalidFieldError: Ids outside the vocabulary.
         """
         self._check_ids(token_ids, "token_ids")
-        detokenizer = Detokenizer(self._tokenizer.pieces)
-        return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
+        return decode(self._tokenizer.pieces, token_ids)
 
     def _check_ids(self, token_ids: Items[int], field: str) -> None:
         size = self._bounds.vocabulary_size

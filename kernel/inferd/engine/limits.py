@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 
 CELL_MEMORY_BYTES: Final = 512 << 20
+TEXT_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class EngineLimits:
     Attributes:
         step_tokens: Most tokens that one step computes.
         template_timeout_s: Most seconds that a chat template may take.
+        text_timeout_s: Most seconds of turning a long text into tokens.
         max_output_tokens: Most output tokens of a task.
         gap_s: Most seconds that prompts may add to the time between two tokens of the streams beside them.
         draft_tokens: Most tokens that are guessed for a sequence in a step; 0 guesses none.
@@ -45,6 +47,7 @@ class EngineLimits:
 
     step_tokens: int = 512
     template_timeout_s: float = 2.0
+    text_timeout_s: float = TEXT_TIMEOUT_S
     max_output_tokens: int = 8192
     gap_s: float = 0.2
     draft_tokens: int = 0

@@ -25,7 +25,7 @@ from inferd.engine.pace import Pace
 from inferd.engine.reception import Reception
 from inferd.engine.sampler import BAD_ROW, NOTHING_LEFT, Sampler
 from inferd.engine.submission import NO_SHARE, Share, Submission
-from inferd.errors import BackendFailedError, InferdError, LimitExceededError
+from inferd.errors import BackendFailedError, InferdError, LimitExceededError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,9 +95,7 @@ class Loop:
             following=following,
             activity=self._activity,
         )
-        intake = Intake(
-            model.vocabulary, self.bounds, template_timeout_s=limits.template_timeout_s, embedding=model.embedding
-        )
+        intake = Intake(model.vocabulary, self.bounds, cells=self._cells, limits=limits, embedding=model.embedding)
         self._reception = Reception(intake, self.bounds, self._grammars, self._arrive)
         self._pace = Pace(gap_s=limits.gap_s)
         self._tasks: dict[int, Samples] = {}  # by handle: waiting, running or suspended
@@ -201,7 +199,7 @@ class Loop:
         self._command(partial(self._places.holds.change, lease_id, fencing_token, rows=sequences, blocks=blocks))
 
     def consult(self, query: Callable[[Intake], None]) -> None:
-        """Have the thread that prepares tasks call `query`, in turn with them; no step waits for it."""
+        """Have `query` called where tasks are prepared, in turn with them; no step waits for it."""
         self._reception.consult(query)
 
     def stop(self) -> None:
@@ -211,6 +209,7 @@ class Loop:
 
     def run(self) -> None:
         """Compute steps until `stop`; sleeps while there is nothing to do."""
+        self._reception.consult(Intake.warm)
         reception = threading.Thread(target=self._reception.run, name="reception", daemon=True)
         reception.start()
         try:
@@ -245,7 +244,9 @@ class Loop:
         decode = self._batcher.decode_tokens
         try:
             ids, logits = self._forward.compute(batch)
-        except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             _log.exception("the backend failed in a step with %d sequences", len(batch.lengths))
             self._fail(self._places.rows, last_line(error))
             self._send(StepOutput())

@@ -6,25 +6,35 @@ import logging
 import queue
 import threading
 from array import array
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from inferd.core.task import TokenInput
+from inferd.core.task import TextInput, TokenInput
 from inferd.engine.cause import last_line
 from inferd.engine.drafts import Drafter
 from inferd.engine.prefix import PrefixChain
 from inferd.engine.samples import Samples, derive
 from inferd.engine.submission import Submission
-from inferd.errors import InferdError, InternalError, UnsupportedInputError
+from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from inferd.core.task import TaskInput
     from inferd.engine.grammar import Grammars
     from inferd.engine.intake import Intake
     from inferd.engine.limits import Bounds
     from inferd.engine.room import Constraint
     from inferd.engine.sequence import Sequence
+
+PATIENCE_S: Final = 0.05
+"""How long a task that is slow to prepare delays the next one."""
+
+AT_ONCE: Final = 8
+"""Tasks that are prepared at the same time."""
+
+_QUICK: Final = 4096  # characters
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +54,10 @@ class Arrive(Protocol):
 
 
 class Reception:
-    """Makes samples of submissions, in a thread of its own: a long prompt delays no step, a grammar no other task.
+    """Makes samples of submissions, beside the steps: a long prompt delays no step.
 
-    `run` belongs to that thread; everything else comes from any thread.
+    What is slow for one task delays the next by `PATIENCE_S` at most, as long as fewer than `AT_ONCE` are slow at once;
+    grammars delay no other task at all. `run` belongs to a thread of its own; everything else comes from any thread.
 
     Args:
         intake: Of the model.
@@ -60,6 +71,7 @@ class Reception:
         self._grammars = grammars
         self._bounds = bounds
         self._arrive = arrive
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="intake")
         self._items: queue.SimpleQueue[Submission | Callable[[Intake], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._suspended: dict[int, bool] = {}  # by the handle of each submission that has not arrived
@@ -72,7 +84,7 @@ class Reception:
         self._items.put(submission)
 
     def consult(self, query: Callable[[Intake], None]) -> None:
-        """Have the thread call `query`, in turn with the submissions."""
+        """Have `query` called, in turn with the submissions."""
         self._items.put(query)
 
     def withdraw(self, handle: int) -> bool:
@@ -102,22 +114,40 @@ class Reception:
             withdraw()
 
     def close(self) -> None:
-        """Let `run` return when it has seen to what was put before."""
+        """Let `run` return when it has begun with what was put before."""
         self._items.put(None)
 
     def run(self) -> None:
         """Prepare what comes, until `close`."""
         while self.turn():
             pass
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def turn(self) -> bool:
-        """See to the next item, waiting for it; False when there will be no more."""
+        """See to the next item, waiting for it; False when there will be no more.
+
+        One that is slow goes on in another thread after `PATIENCE_S`, so that order is kept where nothing is.
+        """
         item = self._items.get()
-        if isinstance(item, Submission):
+        if item is None:
+            return False
+        if isinstance(item, Submission) and _is_quick(item.task_input):
             self._prepare(item)
-        elif item is not None:
-            item(self._intake)
-        return item is not None
+        else:
+            wait([self._pool.submit(self._see_to, item)], timeout=PATIENCE_S)
+        return True
+
+    def _see_to(self, item: Submission | Callable[[Intake], None]) -> None:
+        try:
+            if isinstance(item, Submission):
+                self._prepare(item)
+            else:
+                item(self._intake)
+        except ConnectionError:
+            pass  # the kernel is gone, and so will be this process
+        except BaseException:
+            _log.exception("a task could not be taken in")
+            raise
 
     def _prepare(self, submission: Submission) -> None:
         if submission.handle not in self._suspended:
@@ -162,7 +192,9 @@ class Reception:
             return self._accept(submission)
         except InferdError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - an edge to foreign code: tokenizer and template
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             _log.exception("the input of a task could not be prepared")
             return InternalError(f"the input cannot be prepared: {last_line(error)}")
 
@@ -198,3 +230,8 @@ class Reception:
         if not self._bounds.draft_tokens or bound_by_history or sequence.sampling.grammar is not None:
             return None
         return Drafter(most=self._bounds.draft_tokens) if sequence.sampling.logprobs is None else None
+
+
+def _is_quick(given: TaskInput) -> bool:
+    """Whether an input is prepared in a few milliseconds whatever it says."""
+    return isinstance(given, TokenInput) or (isinstance(given, TextInput) and len(given.prompt) <= _QUICK)

@@ -161,6 +161,7 @@ class Room:
             BackendFailedError: The cell did not start, or ended by itself.
         """
         limit_s = self._limits.compile_s
+        self._board.clear()
         try:
             channel = self._start().channel
             channel.send(self._message, timeout_s=limit_s)

@@ -7,6 +7,7 @@ are recognised: see `control`.
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer as Inner
 from inferd.engine.guarded import Guarded
 from inferd.engine.splitting import composes, merges_whole_words, splitter
 from inferd.engine.token_pieces import defined_pieces
-from inferd.errors import ModelLoadError
+from inferd.errors import ModelLoadError, is_failure
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 _LONGEST_PIECE: Final = 1024  # characters; every place where a piece can be split is looked at
+_QUICK: Final = 1024  # characters that are encoded in less time than it takes to give Python's lock back
+_COMPOSED: Final = 3  # bytes that become one at most when a text is composed (Unicode, NFC)
+_KEEPING: Final = frozenset({"ByteLevel", "Digits", "Metaspace", "Split"})  # pre-tokenizers that leave nothing out
 _SILENT: Final = frozenset({TokenKind.CONTROL, TokenKind.UNKNOWN})  # tokens that give no text
 
 
@@ -39,6 +43,8 @@ class Tokenizer:
 
     Attributes:
         pieces: What each token adds to the text, by id.
+        longest_bytes: Most bytes of a text that one token can stand for; None where that has no bound, or none is
+            known.
 
     Raises:
         ModelLoadError: The vocabulary contradicts itself or asks for something unknown.
@@ -50,7 +56,9 @@ class Tokenizer:
             self.pieces = _pieces(self._inner, vocabulary)
         except ModelLoadError:
             raise
-        except Exception as error:  # `tokenizers` raises bare exceptions
+        except BaseException as error:  # `tokenizers` raises bare exceptions, and panics
+            if not is_failure(error):
+                raise
             cause = f"{type(error).__name__}: {error}"
             raise ModelLoadError(
                 f"the tokenizer cannot be built from the model's vocabulary: {cause}", metadata={"cause": cause}
@@ -58,13 +66,18 @@ class Tokenizer:
         self._first = (vocabulary.bos_id,) if vocabulary.add_bos and vocabulary.bos_id is not None else ()
         self._adds = vocabulary.algorithm == "json"  # such a definition says itself what is put around a text
         self.pieces += [""] * (size - len(self.pieces))
+        self.longest_bytes = _longest_bytes(self._inner, self.pieces) if _keeps_all(vocabulary) else None
 
     def encode(self, text: str, *, template: bool = False) -> list[int]:
         """Tokens of a text; `template` when a chat template made it, so that nothing is added.
 
         The token at the beginning of a text (`Vocabulary.add_bos`) is not added to a text that begins with it.
         """
-        ids: list[int] = self._inner.encode(text, add_special_tokens=self._adds and not template).ids
+        adds = self._adds and not template
+        if len(text) <= _QUICK:
+            ids: list[int] = self._inner.encode(text, add_special_tokens=adds).ids
+        else:  # of the library's calls this one gives Python's lock back meanwhile
+            ids = self._inner.encode_batch_fast([text], add_special_tokens=adds)[0].ids
         if template or tuple(ids[:1]) == self._first:
             return ids
         return [*self._first, *ids]
@@ -180,6 +193,30 @@ def _pieces(inner: Inner, vocabulary: Vocabulary) -> list[Piece]:
     piece = _byte_level_piece if vocabulary.algorithm == "bpe" else _space_piece
     pairs = zip(vocabulary.tokens, vocabulary.kinds, strict=True)
     return ["" if kind in _SILENT else piece(token) for token, kind in pairs]
+
+
+def _longest_bytes(inner: Inner, pieces: list[Piece]) -> int | None:
+    """See `Tokenizer`; of one that leaves nothing out."""
+    written = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
+    if not {bytes([byte]) for byte in range(256)} <= set(written):
+        return None  # characters that it lacks may become one token, however many they are, or none
+    names = (token.content.encode() for token in inner.get_added_tokens_decoder().values())
+    composes = isinstance(inner.normalizer, normalizers.NFC)
+    return max(map(len, (*written, *names))) * (_COMPOSED if composes else 1)
+
+
+def _keeps_all(vocabulary: Vocabulary) -> bool:
+    """Whether each character of a text is in a token, by itself or with others."""
+    if vocabulary.algorithm != "json":
+        return True
+    definition = json.loads(vocabulary.definition)
+    steps = definition.get("pre_tokenizer") or {"type": "ByteLevel"}
+    steps = steps.get("pretokenizers", [steps])
+    return (
+        (definition.get("normalizer") or {"type": "NFC"}).get("type") == "NFC"
+        and all(step.get("type") in _KEEPING and step.get("behavior") != "Removed" for step in steps)
+        and not any(token.get("lstrip") or token.get("rstrip") for token in definition.get("added_tokens") or ())
+    )
 
 
 def _byte_alphabet() -> dict[int, int]:

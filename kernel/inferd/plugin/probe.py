@@ -23,6 +23,7 @@ from typing import Any
 
 import pluggy
 
+from inferd.errors import is_failure
 from inferd.plugin import hookspecs
 from inferd.plugin.backend import BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
 from inferd.plugin.checks import check_backend, check_probe
@@ -54,7 +55,9 @@ def answer(module: str) -> Document:
     """The document for the plugin `module`. What its code raises becomes data."""
     try:
         return {"backends": [probe(spec) for spec in collect(module)]}
-    except Exception as error:  # noqa: BLE001 - the edge to a plugin: whatever it raises is its state
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         return {"error": exception_line(error), "traceback": _trace(error)}
 
 
@@ -107,7 +110,9 @@ def probe(spec: BackendSpec) -> Document:
         state, devices, why, fix = "READY", found.devices, found.why, found.fix
     except BackendUnavailable as unavailable:
         state, why, fix = "SKIPPED", unavailable.why, unavailable.fix
-    except Exception as error:  # noqa: BLE001 - the edge to a plugin: whatever it raises is its state
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         why, trace = exception_line(error), _trace(error)
         missing = _missing_framework(error, loader=spec.loader) if spec.extra else ""
         if missing:
@@ -123,7 +128,7 @@ def probe(spec: BackendSpec) -> Document:
     }
 
 
-def exception_line(error: Exception) -> str:
+def exception_line(error: BaseException) -> str:
     """The kind of an exception, the first line of its message, and the file and line that it came from."""
     lines = (error.msg if isinstance(error, SyntaxError) else str(error)).splitlines()
     line = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
@@ -131,7 +136,7 @@ def exception_line(error: Exception) -> str:
     return f"{line} ({place})" if place else line
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """The last line of an exception's way that is in a file, machinery left out; "" when there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
@@ -141,7 +146,7 @@ def _place(error: Exception) -> str:
     return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else ""
 
 
-def _trace(error: Exception) -> str:
+def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-TRACE_CHARACTERS:]
 
 
@@ -178,7 +183,7 @@ def _check_distinct(field: str, names: list[str]) -> None:
         raise ValueError(f"{field} names {twice[0]!r} more than once")
 
 
-def _missing_framework(error: Exception, *, loader: str) -> str:
+def _missing_framework(error: BaseException, *, loader: str) -> str:
     """The top-level module that is not installed, unless it is the plugin's own package or the error is another."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""

@@ -23,6 +23,7 @@ def main() -> None:
     faulthandler.enable()  # into the log: where each thread is when a signal ends this process
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, str(len(os.sched_getaffinity(0))))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: its threads would be of no use
     from inferd.worker.process import Worker  # noqa: PLC0415 - numpy reads the variables when it is imported
 
     Worker(socket.socket(fileno=options.fd), frame_limit_bytes=options.frame_bytes).run()

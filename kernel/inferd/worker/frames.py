@@ -22,8 +22,8 @@ from inferd.core.task import (
     TokenInput,
 )
 from inferd.engine.cause import last_line
-from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
-from inferd.errors import InferdError, InternalError, LimitExceededError
+from inferd.engine.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
+from inferd.errors import InferdError, InternalError, LimitExceededError, is_failure
 from inferd.plugin import LoadRequest
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -55,6 +55,7 @@ def read_load(load: load_pb2.Load) -> tuple[LoadRequest, EngineLimits]:
     limits = EngineLimits(
         step_tokens=load.limits.step_tokens,
         template_timeout_s=load.limits.template_timeout_s,
+        text_timeout_s=load.limits.text_timeout_s or TEXT_TIMEOUT_S,
         max_output_tokens=load.limits.max_output_tokens,
         gap_s=load.limits.gap_s,
         draft_tokens=load.limits.draft_tokens,
@@ -217,7 +218,9 @@ def answer_frame(intake: Intake, query: task_pb2.Query) -> wire.WorkerFrame:
                 answer.token_ids.extend(intake.tokenize(given))
     except InferdError as error:
         answer.failure.CopyFrom(failure(error))
-    except Exception as error:  # noqa: BLE001 - an edge to foreign code: tokenizer and template
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         _log.exception("a query could not be answered")
         answer.failure.CopyFrom(failure(InternalError(f"the input cannot be prepared: {last_line(error)}")))
     return wire.WorkerFrame(answer=answer)

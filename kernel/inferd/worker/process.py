@@ -23,7 +23,7 @@ from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line
 from inferd.engine.loop import Loop
 from inferd.engine.submission import Share
-from inferd.errors import ModelLoadError
+from inferd.errors import ModelLoadError, is_failure
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need
 from inferd.worker.frames import (
@@ -117,7 +117,9 @@ class Worker:
             self._defaults = read_defaults(load, model.sampling)
             self._activity.begin(Doing.PREPARE)
             self._loop = Loop(model, limits, self._deliver, activity=self._activity)
-        except Exception as error:  # noqa: BLE001 - an edge to a plugin; logged with its traceback
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             _log.exception("loading %s failed", load.path)
             self._link.send(
                 wire.WorkerFrame(
@@ -224,7 +226,7 @@ def _die(args: threading.ExceptHookArgs) -> None:
         os._exit(1)
 
 
-def _load_error(error: Exception, doing: Doing) -> ModelLoadError:
+def _load_error(error: BaseException, doing: Doing) -> ModelLoadError:
     if isinstance(error, ModelLoadError):
         return error
     if isinstance(error, LoadError):

@@ -15,10 +15,10 @@ _BOARD: Final = struct.Struct("<qq")  # how often the cell began with something;
 
 
 class Board:
-    """The first bytes of the memory. One writer: the cell.
+    """The first bytes of the memory. One writer: the cell; while there is none, the worker.
 
     Args:
-        memory: Shared.
+        memory: Shared; zeros, or of a cell that has ended.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
@@ -33,6 +33,10 @@ class Board:
     def rest(self) -> None:
         """The cell is at nothing that could take long."""
         self.begin(-1)
+
+    def clear(self) -> None:
+        """There is no cell; the one before was at nothing."""
+        _BOARD.pack_into(self._memory, 0, 0, -1)
 
     def read(self) -> tuple[int, int]:
         """How often the cell began with something, and for which output it does; -1 for none."""

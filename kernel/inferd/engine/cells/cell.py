@@ -186,9 +186,11 @@ class Cell:
                     signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
     def end(self) -> str:
-        """End it and leave nothing of it; how it ended, for people. It is not used afterwards, and ended once."""
+        """End it and leave nothing of it; how it ended, for people. It is not used afterwards."""
         self.kill()
         with self._lock:
+            if not self._release.alive:
+                return "it was ended"
             self._release()
         status = self._reap()
         if status is None:

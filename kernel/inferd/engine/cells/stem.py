@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import traceback
 from contextlib import suppress
 from functools import cached_property
@@ -50,17 +49,23 @@ class Stem:
                 self._vocabulary = message, data
             case "fork":
                 _, descriptors, _, _ = socket.recv_fds(self._channel.sock, 1, 2)
-                try:
-                    serve = self._prepare(message["role"])
-                except Exception as error:  # noqa: BLE001 - foreign libraries; told to the worker
-                    traceback.print_exc()
-                    self._channel.send({"error": f"{type(error).__name__}: {error}"})
-                else:
-                    self._fork(serve, descriptors, memory_bytes=message["memory_bytes"])
+                self._try_to_fork(message, descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)
             case "reap":
                 self._channel.send({"status": self._reap(message["pid"])})
+
+    def _try_to_fork(self, message: Any, descriptors: list[int]) -> None:
+        try:
+            serve = self._prepare(message["role"])
+        except Exception as error:  # noqa: BLE001 - foreign libraries; told to the worker
+            traceback.print_exc()
+            self._channel.send({"error": f"{type(error).__name__}: {error}"})
+        except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
+            traceback.print_exc()
+            self._channel.send({"error": f"{error}"})
+        else:
+            self._fork(serve, descriptors, memory_bytes=message["memory_bytes"])
 
     def _prepare(self, role: str) -> Callable[[Channel, list[int]], None]:
         """What a cell does with its channel and what else it is handed; loaded here, so that all cells share it."""
@@ -68,6 +73,14 @@ class Stem:
             from inferd.engine.cells.follow import Follower  # noqa: PLC0415 - what a model's tasks need, and no more
 
             return Follower(self._grammar_tokenizer).serve
+        if role in ("render", "render by tokenizer"):
+            from inferd.engine.cells.render import Scribe  # noqa: PLC0415 - as above
+
+            return Scribe(None if role == "render" else self._tokenizer).serve
+        if role == "encode":
+            from inferd.engine.cells.encode import Encoder  # noqa: PLC0415 - as above
+
+            return Encoder(self._tokenizer).serve
         raise ValueError(f"no such role: {role}")
 
     @cached_property
@@ -136,11 +149,9 @@ def _live(
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries write when they fail may be what a task says
         with suppress(ClosedError):
             serve(Channel(socket.socket(fileno=descriptors[0])), descriptors[1:])
         code = 0
-    except BaseException:  # noqa: BLE001 - the end of the process; the worker sees the end of the channel
-        traceback.print_exc()
     finally:
-        sys.stderr.flush()
-        os._exit(code)
+        os._exit(code)  # whatever was raised: the worker sees the end of the channel

@@ -191,6 +191,7 @@ class EngineLimits(_message.Message):
     DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     CELL_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
+    TEXT_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     step_tokens: _builtins.int
     """Most tokens that one step computes."""
     template_timeout_s: _builtins.float
@@ -203,6 +204,8 @@ class EngineLimits(_message.Message):
     """Most tokens that are guessed for a sequence in a step; 0 guesses none."""
     cell_memory_bytes: _builtins.int
     """Most memory that foreign code may take for one task, in bytes; 0 for the engine's default."""
+    text_timeout_s: _builtins.float
+    """Most seconds of turning a long text into tokens; 0 for the engine's default."""
     @_builtins.property
     def grammar(self) -> Global___GrammarLimits:
         """Bounds of grammars; unset for the engine's defaults."""
@@ -217,10 +220,11 @@ class EngineLimits(_message.Message):
         draft_tokens: _builtins.int = ...,
         cell_memory_bytes: _builtins.int = ...,
         grammar: Global___GrammarLimits | None = ...,
+        text_timeout_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
