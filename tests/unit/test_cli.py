@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner, Result
 
 from inferd import __version__, config
-from inferd.cli import main, run, wanted
+from inferd.cli import main, wanted
 from inferd.cli.amounts import size, span
-from inferd.cli.kernel import connected
-from inferd.cli.output import CommandError, Format, Output
 from inferd.runtime.library import Library, Manifest
 from inferd_api.v1.model_pb2 import Instance
 from inferd_api.v1.model_service_pb2 import ListModelsResponse
@@ -212,48 +209,6 @@ def test_ctrl_c_cancels_the_task(scripted: Any, folders: Path) -> None:
     assert process.returncode == 130
     assert scripted.ended.wait(10)
     assert errors == ""
-
-
-@pytest.fixture
-def conversation(scripted: Any) -> Iterator[run.Conversation]:
-    with connected(scripted.address) as client:
-        yield run.Conversation(Output(Format.TABLE), client, "echo", {}, system="S", raw=False)
-
-
-def type_lines(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """Have `input` give these lines, then the end of the input."""
-    typed = iter(lines)
-
-    def read(_: str) -> str:
-        try:
-            return next(typed)
-        except StopIteration:
-            raise EOFError from None
-
-    monkeypatch.setattr("builtins.input", read)
-
-
-def test_a_conversation_keeps_what_was_said(scripted: Any, conversation: run.Conversation, monkeypatch: Any) -> None:
-    """Each prompt is sent with all that went before, empty lines are not prompts, and the end of input ends it."""
-    type_lines(monkeypatch, "One?", "", "Two?")
-    run.converse(Output(Format.TABLE), conversation)
-    asked = [[message.content for message in request.spec.chat.messages] for request in scripted.requests]
-    assert asked == [["S", "One?"], ["S", "One?", ANSWER, "Two?"]]
-
-
-def test_a_turn_that_fails_does_not_end_the_conversation(conversation: run.Conversation, monkeypatch: Any) -> None:
-    """A refused or cancelled turn is told, and the next one is asked."""
-    turns = iter([CommandError("no", reason="QUEUE_FULL"), KeyboardInterrupt()])
-    asked: list[str] = []
-
-    def fail(prompt: str) -> None:
-        asked.append(prompt)
-        raise next(turns)
-
-    monkeypatch.setattr(conversation, "ask", fail)
-    type_lines(monkeypatch, "a", "b")
-    run.converse(Output(Format.TABLE), conversation)
-    assert asked == ["a", "b"]
 
 
 def test_ps_lists_instances(inferd: Commands) -> None:

@@ -96,9 +96,16 @@ def _run(
     model: ModelOrPath,
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What to ask. Default: stdin, or a conversation on a terminal.", metavar="PROMPT"),
+        typer.Argument(
+            help="What to ask; what is piped to stdin follows it. Without it and on a terminal: a conversation.",
+            metavar="PROMPT",
+        ),
     ] = None,
     *,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", "-f", help="A text behind the prompt; may be repeated.", metavar="FILE"),
+    ] = None,
     system: Annotated[str, typer.Option(help="System message of the conversation.", metavar="TEXT")] = "",
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it stands, without the chat template.")
@@ -113,7 +120,9 @@ def _run(
             metavar="X",
         ),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.", min=0, metavar="K")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Keep the k likeliest tokens.", min=0, max=2**32 - 1, metavar="K")
+    ] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep tokens up to this probability.", metavar="P")] = None,
     min_p: Annotated[
         float | None,
@@ -130,9 +139,12 @@ def _run(
         float | None,
         typer.Option(help="Is taken from a token's logit once it was produced.", min=-10, max=10, metavar="X"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Key of the random numbers.", min=0, metavar="N")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Key of the random numbers.", min=0, max=2**64 - 1, metavar="N")
+    ] = None,
     min_tokens: Annotated[
-        int | None, typer.Option(help="Least tokens to produce before the model may end.", min=0, metavar="N")
+        int | None,
+        typer.Option(help="Least tokens to produce before the model may end.", min=0, max=2**32 - 1, metavar="N"),
     ] = None,
     bad_word: Annotated[
         list[str] | None, typer.Option(help="Keep from this text; may be repeated.", metavar="TEXT")
@@ -193,6 +205,7 @@ def _run(
             address=address,
             tenant=tenant,
             data_dir=data_dir,
+            files=file or (),
             system=system,
             raw=raw,
             options=options,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from inferd.cli.amounts import span
@@ -11,6 +13,7 @@ from inferd.cli.plain import plain
 from inferd.cli.transcript import Transcript
 from inferd_api.v1.priority_pb2 import Priority
 from inferd_api.v1.task_pb2 import Task, TaskState
+from inferd_client import AsyncClient
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output
@@ -67,8 +70,14 @@ def watch(output: Output, address: str, tenant: str, task_id: str, *, after_sequ
     """Show a task's output from its first event, or from behind `after_sequence`, to its end."""
     with connected(address, tenant) as client:
         transcript = Transcript(output, client.get_task(task_id).model)
-        transcript.play(client.watch(task_id, after_sequence))
+        asyncio.run(_follow(transcript, client.address, tenant, task_id, after_sequence))
         transcript.close()
+
+
+async def _follow(transcript: Transcript, address: str, tenant: str, task_id: str, after_sequence: int) -> None:
+    client = AsyncClient(address, tenant=tenant)
+    async with client, aclosing(client.watch(task_id, after_sequence)) as events:
+        await transcript.play(events)
 
 
 def class_name(priority: Priority.ValueType) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
+from inferd.cli.inputs import read_stdin
 from inferd.cli.kernel import connected_or_private
 from inferd.cli.wanted import check, resolve
 
@@ -21,7 +21,7 @@ def tokenize(
     output: Output, wanted: Wanted, text: str | None, *, address: str, data_dir: Callable[[], Path], chat: bool
 ) -> None:
     """Show the token ids of `text`, or of stdin; with `chat`, of what the chat template makes of it."""
-    given = sys.stdin.read() if text is None else text
+    given = read_stdin(output) if text is None else text
     prompt: Prompt = [{"role": "user", "content": given}] if chat else given
     wanted.path()
     with connected_or_private(output, address, "", before=lambda: check(wanted, data_dir)) as client:

@@ -14,7 +14,7 @@ from inferd_client.errors import from_status
 from inferd_client.options import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterable, Callable
 
     from inferd.cli.output import Output
 
@@ -37,11 +37,11 @@ class Transcript:
         self._model = model
         self._visible = VisibleStream() if sys.stdout.isatty() else None
 
-    def play(self, events: Iterable[TaskEvent]) -> None:
-        """Show the events as they come, to the last one."""
+    async def play(self, events: AsyncIterable[TaskEvent]) -> None:
+        """Show the events as they come, to the last one; where this is cancelled, what came stays."""
         try:
             with self._output.status("") as say:
-                for event in events:
+                async for event in events:
                     self._show(event, say)
         finally:
             if not self._output.json and self._visible is not None:
