@@ -15,6 +15,7 @@
 
 #include <sys/mman.h>
 
+#include "flush.h"
 #include "linear.h"
 
 namespace {
@@ -93,14 +94,53 @@ double error_of(const Kernels& kernels, const Matrix& w, const std::vector<float
         sum += term;
         size += term * term;
       }
-      worst = std::max(worst, std::fabs(out[static_cast<size_t>(row) * w.n + n] - sum) / std::sqrt(size + 1e-30));
+      worst = std::max(worst, std::fabs(out[static_cast<size_t>(row) * w.n + n] - sum) / std::sqrt(size + 1e-60));
     }
   }
   return worst;
 }
 
-int check() {
+// The error of the packed weights themselves, relative to their size.
+double loss_of(const Kernels& kernels, const Matrix& w, const std::vector<float>& expected) {
+  double errors = 0, squares = 0;
+  std::vector<float> weights(w.k);
+  for (int n = 0; n < w.n; ++n) {
+    kernels.unpack_row(w, n, weights.data());
+    for (int i = 0; i < w.k; ++i) {
+      const double wanted = expected[static_cast<size_t>(n) * w.k + i], off = weights[i] - wanted;
+      errors += off * off;
+      squares += wanted * wanted;
+    }
+  }
+  return std::sqrt(errors / squares);
+}
+
+// Weights far smaller and larger than the fp16 of packed scales, in the mode in which steps are computed.
+int check_sizes() {
   int failures = 0;
+  const inferd::FlushSmall flush;
+  for (const float size : {1e-20f, 1e-9f, 2e-7f, 3e5f, 1e15f}) {
+    const int n = 40, k = 256;
+    const std::vector<float> weights = random_floats(n * k, 3, size), x = random_floats(9 * k, 4, 1.0f);
+    for (const Weight format : {Weight::w8, Weight::w4, Weight::w4m}) {
+      for (const char* name : kNames) {
+        const Kernels* kernels = inferd::choose_kernels(name, nullptr);
+        if (kernels == nullptr) continue;
+        const Packed packed(*kernels, format, n, k, weights);
+        const double loss = loss_of(*kernels, packed.matrix, weights);
+        const double error = error_of(*kernels, packed.matrix, x, multiply(*kernels, packed.matrix, x, 9), 9);
+        if (!(loss < (format == Weight::w8 ? 0.01 : 0.1)) || !(error < 0.1)) {
+          std::printf("%s format %d size %g: loss %g, error %g\n", name, static_cast<int>(format), size, loss, error);
+          ++failures;
+        }
+      }
+    }
+  }
+  return failures;
+}
+
+int check() {
+  int failures = check_sizes();
   const int shapes[][2] = {{96, 64}, {33, 32}, {5, 160}, {64, 576}, {80, 1536}, {17, 2048}};
   for (const auto& shape : shapes) {
     const int n = shape[0], k = shape[1];
