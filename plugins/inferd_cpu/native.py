@@ -5,10 +5,15 @@ from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
+from inferd_cpu.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
+
 INTERFACE: Final = 6  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
+GRIDS: Final = (IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ1_S)  # in the order of native/ggml_small.h
 
 PARTS: Final = ("qkv", "mix", "gate_up", "down", "head", "embedding")
 VECTORS: Final = (
@@ -89,6 +94,7 @@ _FUNCTIONS: Final = {
     "inferd_kernels": (c_void_p, [c_char_p, POINTER(c_char_p)]),
     "inferd_kernels_name": (c_char_p, [c_void_p]),
     "inferd_kernels_description": (c_char_p, [c_void_p]),
+    "inferd_set_grids": (None, [c_void_p]),
     "inferd_can_pack": (c_int, [c_int]),
     "inferd_natural_weight": (c_int, [c_int]),
     "inferd_pack_message": (c_char_p, [c_int]),
@@ -148,6 +154,8 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    numbers = np.concatenate([grid.vectors.reshape(-1) for grid in GRIDS])
+    library.inferd_set_grids(numbers.ctypes.data)
     return library
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inferd_cpu import quants_small as small
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
@@ -162,29 +164,31 @@ FORMATS: Mapping[int, Format] = {
     12: Format("Q4_K", 256, 144, _decode_q4_k),
     13: Format("Q5_K", 256, 176, _decode_q5_k),
     14: Format("Q6_K", 256, 210, _decode_q6_k),
+    16: Format("IQ2_XXS", 256, 66, small.decode_iq2_xxs),
+    17: Format("IQ2_XS", 256, 74, small.decode_iq2_xs),
+    18: Format("IQ3_XXS", 256, 98, small.decode_iq3_xxs),
+    19: Format("IQ1_S", 256, 50, small.decode_iq1_s),
+    20: Format("IQ4_NL", 32, 18, small.decode_iq4_nl),
+    21: Format("IQ3_S", 256, 110, small.decode_iq3_s),
+    22: Format("IQ2_S", 256, 82, small.decode_iq2_s),
+    23: Format("IQ4_XS", 256, 136, small.decode_iq4_xs),
+    29: Format("IQ1_M", 256, 56, small.decode_iq1_m),
     30: Format("BF16", 1, 2, _decode_bf16),
+    34: Format("TQ1_0", 256, 54, small.decode_tq1_0),
+    35: Format("TQ2_0", 256, 66, small.decode_tq2_0),
+    39: Format("MXFP4", 32, 17, small.decode_mxfp4),
+    40: Format("NVFP4", 64, 36, small.decode_nvfp4),
 }
 """Formats by their number in the file."""
 
 UNSUPPORTED: Mapping[int, str] = {
     9: "Q8_1",
     15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    20: "IQ4_NL",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
     24: "I8",
     25: "I16",
     26: "I32",
     27: "I64",
     28: "F64",
-    29: "IQ1_M",
-    34: "TQ1_0",
-    35: "TQ2_0",
-    39: "MXFP4",
+    41: "Q1_0",
 }
 """Names of formats that exist and are not supported, for errors."""

@@ -161,11 +161,20 @@ def order_halves(head_rows: int, rope_width: int, rows: int) -> NDArray[np.intp]
 
 
 def rows_of(file: GgufFile, source: Source) -> NDArray[np.uint8]:
-    """The stored blocks of a source's rows, shape (blocks, block bytes), without a copy."""
-    blocks = file.blocks(source.tensor)
-    if source.flat:
+    """The stored blocks of a source's rows, shape (blocks, block bytes), without a copy.
+
+    Raises:
+        LoadError: Rows share blocks.
+    """
+    blocks, tensor = file.blocks(source.tensor), source.tensor
+    if source.flat or source.rows in (0, tensor.shape[0]):
         return blocks
-    each = len(blocks) // source.tensor.shape[0]  # of a row
+    each, rest = divmod(len(blocks), tensor.shape[0])  # of a row
+    if rest or not each:
+        raise LoadError(
+            f"{file.path}: tensor {tensor.name!r} of shape {list(tensor.shape)} is {tensor.format.name}, of which a"
+            " part of a row cannot be taken"
+        )
     return blocks[source.first * each : (source.first + source.shape[0]) * each]
 
 

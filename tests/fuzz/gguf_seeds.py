@@ -125,7 +125,10 @@ def _write(path: Path, architecture: str, stored: Format) -> Path:
 def _random_blocks(rng: np.random.Generator, stored: Format, rows: int, columns: int) -> Any:
     """Blocks of random bits, with the exponents of 16-bit numbers kept low: all numbers are finite."""
     raw = rng.integers(0, 256, (rows, columns // stored.block_elements * stored.block_bytes), np.uint8)
-    raw[:, 1::2] &= 0xBF
+    if stored.name == "MXFP4":  # scales are powers of two, in a byte
+        raw.reshape(-1, stored.block_bytes)[:, 0] &= 0x7F
+    else:
+        raw[:, 1::2] &= 0xBF
     return raw
 
 

@@ -1,6 +1,7 @@
 """One product of the native library by the kernels of one instruction set, for tests."""
 
 import functools
+from collections.abc import Callable
 from ctypes import CDLL, POINTER, c_char_p, c_float, c_int, c_size_t, c_uint8, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import inferd_cpu
+from inferd_cpu.native import Native
 from inferd_cpu.quants import FORMATS, Format
 
 Floats = NDArray[np.float32]
@@ -29,14 +31,33 @@ HALVES: Final = {
     12: (0, 2),
     13: (0, 2),
     14: (208,),
+    **dict.fromkeys((16, 17, 18, 19, 20, 21, 22, 23), (0,)),
+    34: (52,),
+    35: (64,),
 }
 """Where the blocks of a format have their fp16 scales and minima."""
+IQ1_M, MXFP4, NVFP4 = 29, 39, 40
+
+
+def put_scales(number: int, blocks: NDArray[np.uint8], draw: Callable[[int], Floats]) -> None:
+    """Set the scales and minima of blocks of a format, shape (blocks, bytes), to what is drawn, as it holds them."""
+    for at in HALVES.get(number, ()):
+        blocks[:, at : at + 2] = draw(len(blocks)).astype(np.float16)[:, None].view(np.uint8)
+    if number == IQ1_M:  # four bits of a half in each of four numbers
+        halves = draw(len(blocks)).astype(np.float16)[:, None].view(np.uint16)
+        parts = (halves >> np.array([0, 4, 8, 12], np.uint16)) & np.uint16(15)
+        words = blocks[:, 48:56].copy().view(np.uint16) & np.uint16(0xFFF) | parts << np.uint16(12)
+        blocks[:, 48:56] = words.view(np.uint8)
+    if number == MXFP4:
+        blocks[:, 0] = np.frexp(np.abs(draw(len(blocks))))[1] + 127
+    if number == NVFP4:  # its range is short: a sixteenth to sixteen, whatever is drawn
+        blocks[:, :4] = np.clip(np.frexp(np.abs(draw(len(blocks) * 4)))[1], -4, 4).reshape(-1, 4) + 7 << 3
 
 
 @functools.cache
 def library() -> CDLL:
     """The library with its entry points for tests."""
-    lib = CDLL(str(LIBRARY))
+    lib = Native("plain").library  # which has set the lists of vectors
     lib.inferd_check_isa.restype = c_char_p
     floats = POINTER(c_float)
     lib.inferd_check_linear.argtypes = (

@@ -105,7 +105,7 @@ BROKEN = {
     "dimension 0": (gguf(tensors=(described("t", dimensions=(4, 0)),)), r"shape of 't' .* is \[4, 0\]"),
     "wild dimensions": (gguf(tensors=(described("t", dimensions=(WILD, WILD)),)), "of shape .* but the file has 96"),
     "half a block": (gguf(tensors=(described("t", dimensions=(48,), type_number=8),)), r"multiple of 32 \(Q8_0\)"),
-    "unsupported type": (gguf(tensors=(described("t", type_number=16),)), r"'t' .* is 16 \(IQ2_XXS\).* F32, F16"),
+    "unsupported type": (gguf(tensors=(described("t", type_number=9),)), r"'t' .* is 9 \(Q8_1\).* F32, F16"),
     "unknown type": (gguf(tensors=(described("t", type_number=999),)), r"is 999 \(unknown\)"),
     "crooked offset": (gguf(tensors=(described("t", offset=4),)), "is 4, not a multiple of the alignment 32"),
     "wild offset": (gguf(tensors=(described("t", offset=1 << 63),)), "tensor 't' .* ends at byte"),

@@ -10,7 +10,6 @@ from native_products import (
     BF16,
     F16,
     F32,
-    HALVES,
     LIBRARY,
     Q4_0,
     Q4_1,
@@ -24,6 +23,7 @@ from native_products import (
     Tensor,
     library,
     multiply,
+    put_scales,
 )
 from numpy.typing import NDArray
 
@@ -50,9 +50,7 @@ def make_tensor(number: int, n: int, k: int, *, seed: int = 0) -> Tensor:
             raw = (floats.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
     else:
         blocks = source.integers(0, 256, (n * k // form.block_elements, form.block_bytes), dtype=np.uint8)
-        for at in HALVES[number]:
-            scales = source.normal(0, 0.01, len(blocks)).astype(np.float16)
-            blocks[:, at : at + 2] = scales[:, None].view(np.uint8)
+        put_scales(number, blocks, lambda count: source.normal(0, 0.01, count).astype(np.float32))
         raw = blocks.reshape(n, -1)
     split = n // 3
     return Tensor(number, raw, k, split, source.permutation(n - split).astype(np.int32))

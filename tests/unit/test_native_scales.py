@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from native_products import (
     F16,
-    HALVES,
     LIBRARY,
     Q4_0,
     Q4_1,
@@ -20,6 +19,7 @@ from native_products import (
     Tensor,
     decode,
     multiply,
+    put_scales,
 )
 from numpy.typing import NDArray
 
@@ -45,9 +45,7 @@ def make_blocks(number: int, n: int, k: int, draw: Callable[..., Floats]) -> Ten
         raw = gguf.quants.quantize(floats, gguf.GGMLQuantizationType(number)).view(np.uint8)
     else:
         raw = source.integers(0, 256, (n * k // form.block_elements, form.block_bytes), dtype=np.uint8)
-        for at in HALVES[number]:
-            halves = draw(len(raw)).astype(np.float16)
-            raw[:, at : at + 2] = halves[:, None].view(np.uint8)
+        put_scales(number, raw, draw)
     return Tensor(number, raw.reshape(n, -1), k, n, np.empty(0, np.int32))
 
 

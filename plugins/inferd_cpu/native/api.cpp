@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "ggml_small.h"
 #include "model.h"
 #include "sampling.h"
 
@@ -21,6 +22,9 @@ EXPORT const char* inferd_kernels_name(const void* kernels) { return static_cast
 EXPORT const char* inferd_kernels_description(const void* kernels) {
   return static_cast<const Kernels*>(kernels)->description;
 }
+
+// The lists of vectors that ggml's smallest formats choose from, as ggml_small.h says. To be called first.
+EXPORT void inferd_set_grids(const int8_t* numbers) { set_grids(numbers); }
 
 EXPORT int inferd_can_pack(int ggml_type) { return can_pack(ggml_type); }
 EXPORT int inferd_natural_weight(int ggml_type) { return static_cast<int>(natural_weight(ggml_type)); }

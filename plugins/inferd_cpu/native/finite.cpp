@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "ggml_blocks.h"
+#include "ggml_small.h"
 
 namespace inferd {
 namespace {
@@ -20,6 +21,7 @@ bool is_clear(const uint8_t* blocks, size_t bytes, size_t block_bytes, size_t of
 }
 
 constexpr uint16_t kHalfExponent = 0x7c00;
+constexpr uint8_t kMostExponent = 252;  // above it 12 times half the power is too large for fp32
 
 }  // namespace
 
@@ -41,6 +43,17 @@ bool is_finite(int ggml_type, const uint8_t* blocks, size_t bytes) {
     case q2_k: return halves(size, 80, 82);
     case q3_k: return halves(size, 108, 108);
     case q6_k: return halves(size, 208, 208);
+    case tq1_0: return halves(size, 52, 52);
+    case tq2_0: return halves(size, 64, 64);
+    case nvfp4: return true;
+    case mxfp4:
+      for (size_t at = 0; at < bytes; at += size)
+        if (blocks[at] > kMostExponent) return false;
+      return true;
+    case iq1_m:
+      for (size_t at = 0; at < bytes; at += size)
+        if ((iq1_m_scale(blocks + at) & kHalfExponent) == kHalfExponent) return false;
+      return true;
     default: return halves(size, 0, 0);
   }
 }

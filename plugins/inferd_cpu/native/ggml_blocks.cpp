@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "fp16.h"
+#include "ggml_small.h"
 
 namespace inferd {
 namespace {
@@ -134,7 +135,7 @@ const GgmlFormat* find_format(int ggml_type) {
   for (const auto& known : kFormats) {
     if (known.type == ggml_type) return &known.format;
   }
-  return nullptr;
+  return find_small_format(ggml_type);
 }
 
 void read_six_bits(const uint8_t* packed, int part, int* scale, int* minimum) {
