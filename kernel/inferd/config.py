@@ -206,6 +206,9 @@ class Elastic(BaseModel):
 
     grow_s: float = Field(2.0, gt=0, description="tasks have waited for a place for so long")
     shrink_s: float = Field(60.0, gt=0, description="an instance had nothing to do for so long")
+    drain_s: float = Field(
+        5.0, gt=0, description="an instance takes no new tasks when others have waited for its memory for so long"
+    )
 
 
 class Settings(BaseSettings):

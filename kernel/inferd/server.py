@@ -181,7 +181,9 @@ def _core_limits(settings: Settings) -> CoreLimits:
             ended=workers.growth_ended,
             ended_bytes=workers.growth_ended_bytes,
         ),
-        elastic=ElasticTimes(grow_s=settings.elastic.grow_s, shrink_s=settings.elastic.shrink_s),
+        elastic=ElasticTimes(
+            grow_s=settings.elastic.grow_s, shrink_s=settings.elastic.shrink_s, drain_s=settings.elastic.drain_s
+        ),
         models=limits.models,
         backoff=Backoff(first_s=workers.restart_backoff_s, most_s=workers.restart_backoff_max_s),
     )

@@ -30,6 +30,7 @@ class Holding:
     device_id: DeviceId
     size_bytes: int
     lease_id: LeaseId
+    since: float
 
 
 @dataclass(slots=True)
@@ -59,11 +60,13 @@ class DeviceBook:
         device.foreign_before_bytes, device.foreign_bytes = device.foreign_bytes, foreign_bytes
         self.touched[device_id] = None
 
-    def take(self, instance_id: InstanceId, device_id: DeviceId, size_bytes: int, lease_id: LeaseId) -> None:
+    def take(
+        self, instance_id: InstanceId, device_id: DeviceId, size_bytes: int, lease_id: LeaseId, now: float
+    ) -> None:
         """An instance may load: it holds what it needs."""
         if instance_id in self.holdings:
             raise BrokenRuleError(Rule.BOOKS, f"{instance_id} was given its memory twice")
-        self.holdings[instance_id] = Holding(device_id, size_bytes, lease_id)
+        self.holdings[instance_id] = Holding(device_id, size_bytes, lease_id, now)
         self.touched[device_id] = None
         if not lease_id:
             self.devices[device_id].held_bytes += size_bytes
@@ -76,15 +79,23 @@ class DeviceBook:
             text = f"instances under {lease_id} take {share.drawn_bytes} of its {share.size_bytes} bytes of {device_id}"
             raise BrokenRuleError(Rule.SHARE, text)
 
-    def measured(self, instance_id: InstanceId, memory_bytes: int) -> None:
-        """A worker takes more than it needed: it is booked as far as there is room."""
+    def measured(self, instance_id: InstanceId, booked_bytes: int) -> None:
+        """A worker takes more than it needed, of which so much was booked."""
         held = self.holdings.get(instance_id)
-        if held is not None and not held.lease_id:
-            device = self.devices[held.device_id]
-            more = max(0, min(memory_bytes - held.size_bytes, device.free_bytes))
-            held.size_bytes += more
-            device.held_bytes += more
+        if held is not None and not held.lease_id and booked_bytes > held.size_bytes:
+            self.devices[held.device_id].held_bytes += booked_bytes - held.size_bytes
+            held.size_bytes = booked_bytes
             self.touched[held.device_id] = None
+
+    def check_measured(self, instance_id: InstanceId, memory_bytes: int) -> None:
+        """What a worker takes is booked, as far as there is room."""
+        held = self.holdings.get(instance_id)
+        if held is None or held.lease_id:
+            return
+        free_bytes = self.devices[held.device_id].free_bytes
+        if held.size_bytes < memory_bytes and free_bytes:
+            text = f"{instance_id} takes {memory_bytes} bytes, {held.size_bytes} are booked, and {free_bytes} are free"
+            raise BrokenRuleError(Rule.BOOKS, text)
 
     def gone(self, instance_id: InstanceId) -> None:
         """A worker is gone, and gives back what it held."""

@@ -3,11 +3,14 @@
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
+from math import inf, nextafter
 
 from device_book import DeviceBook, Share
 from rules import BrokenRuleError, Rule
+from task_book import Place
 
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, TaskId
+from inferd.core.capacity import MOST_PASSING
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.lease import CoresClaim, Lease, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
 from inferd.core.leases import LeaseLimits
 from inferd.core.priority import Priority
@@ -71,6 +74,8 @@ class LeaseBook:
         self._needs: dict[str, tuple[DeviceId, int]] = {}
         self._ends: list[tuple[float, LeaseId]] = []
         self._waits: list[tuple[float, LeaseId]] = []
+        self._since = dict[str, float]()  # when instances came to wait
+        self._unsure = dict[str, None]()
         self._token = 0
         self._ended: dict[LeaseId, None] = {}
 
@@ -93,12 +98,13 @@ class LeaseBook:
         """A lease has changed; `released` when its holder has just released it, or the kernel shuts down."""
         held = self.known[lease_id]
         lease = held.shown
-        if held.state is PENDING and lease.granted is not None:
+        if held.state is PENDING and not held.lines:
+            held.lines = lines_of(held.spec)
+            self._enter(lease_id, held.lines, self._rank(held.spec.priority, held.created))
+        elif held.state is PENDING and lease.granted is not None:
             self._grant(lease, held, now)
         elif held.state is lease.state is PENDING:
-            if not held.lines:
-                held.lines = lines_of(held.spec)
-                self._enter(lease_id, held.lines, self._rank(held.spec.priority, held.created))
+            pass
         elif held.state not in LIVING:
             raise BrokenRuleError(Rule.ENDED, f"lease {lease_id} is {lease.state.name} after it was {held.state.name}")
         elif held.state is not lease.state:
@@ -109,10 +115,15 @@ class LeaseBook:
             raise BrokenRuleError(Rule.ENDED, f"lease {lease_id} was forgotten before its end")
         self.retained -= 1
 
-    def instance_waits(self, instance_id: InstanceId, device_id: DeviceId, created: float, need_bytes: int) -> None:
-        """An instance waits for memory of a device."""
-        self._needs[instance_id] = (device_id, need_bytes)
-        self._enter(instance_id, (f"memory {device_id}",), self._rank(Priority.NORMAL, created))
+    def instance_waits(self, place: Place, need_bytes: int, now: float) -> None:
+        """An instance waits for memory of a device: where the first lease stands that waits for its model, at least."""
+        self._since[place.instance_id] = now
+        if f"model {place.model}" in self.waiting or f"model {place.model}" in self.touched:
+            self._unsure[place.instance_id] = None  # where it stands: that lease may have come or gone with this event
+        self._needs[place.instance_id] = (place.device_id, need_bytes)
+        leases = self.waiting.get(f"model {place.model}", {}).values()
+        rank = min([self._rank(Priority.NORMAL, place.created), *(nextafter(rank, -inf) for rank in leases)])
+        self._enter(place.instance_id, (f"memory {place.device_id}",), rank)
 
     def instance_left(self, instance_id: InstanceId, device_id: DeviceId) -> None:
         """An instance waits no more."""
@@ -122,6 +133,28 @@ class LeaseBook:
     def instance_stops(self, instance_id: InstanceId) -> None:
         """An instance that waits is stopped: it stands in its line until its worker is gone, and wants nothing."""
         self._needs.pop(instance_id, None)
+
+    def first_of(self, device_id: DeviceId) -> tuple[float, int] | None:
+        """Since when the first in the line for the memory of a device waits, and for how much.
+
+        None where nobody waits, and where the first wants other things, too.
+        """
+        waiting = self.waiting.get(f"memory {device_id}", {})
+        if not waiting:
+            return None
+        first = sorted(waiting, key=lambda each: waiting[each])[:MOST_PASSING]
+        leases = {key: held for key in first if (held := self.known.get(LeaseId(key))) is not None}
+        if any(key in self._unsure or (key not in leases and key not in self._needs) for key in first):
+            return None
+        since = min(leases[key].created if key in leases else self._since[key] for key in first)
+        if (held := leases.get(first[0])) is None:
+            return since, self._needs[first[0]][1]
+        return (since, held.shares()[device_id].size_bytes) if len(held.lines) == 1 else None
+
+    def holds_part(self, model: ModelName) -> bool:
+        """Whether a lease holds a part of a model."""
+        active = (held for held in self.known.values() if held.state is LeaseState.ACTIVE)
+        return any(isinstance(c, ModelClaim) and c.model == model for held in active for c in held.spec.claims)
 
     def leave(self, lease_id: LeaseId) -> None:
         """A lease waits no more."""
@@ -204,9 +237,9 @@ class LeaseBook:
             waiting = [
                 item for item in self.waiting.get(line, {}).items() if item[0] in self._needs or item[0] in self.known
             ]
-            first = min(waiting, key=lambda item: item[1], default=(lease_id, rank))
-            if first[1] < rank:
-                text = f"{lease_id} of rank {rank} goes before {first[0]} of rank {first[1]} in the line for {line}"
+            before = [key for key, its_rank in waiting if its_rank < rank and key != lease_id]
+            if before and not self._leaves(line, (lease_id, *before)):
+                text = f"{lease_id} of rank {rank} takes of what {before[:3]} wait for in the line for {line}"
                 raise BrokenRuleError(Rule.ORDER, text)
         self.leave(lease_id)
         held.state = LeaseState.ACTIVE
@@ -217,6 +250,24 @@ class LeaseBook:
         self._token = held.token = lease.fencing_token
         self._set(lease_id, held, now)
         self._devices.claim(lease_id, held.shares())
+
+    def _leaves(self, line: str, keys: tuple[str, ...]) -> bool:
+        """Whether all these could have what they want of a line."""
+        what, _, name = line.partition(" ")
+        if what == "model":
+            return False
+        device = self._devices.devices[DeviceId(name)]
+        wants = [self.want(key, DeviceId(name)) for key in keys]
+        if what == "memory":
+            return sum(share.size_bytes for share in wants) <= device.free_bytes
+        return sum(share.cores for share in wants) <= device.cores - device.leased_cores
+
+    def want(self, key: str, device_id: DeviceId) -> Share:
+        """What a waiter wants of a device."""
+        if key in self._needs:
+            return Share(self._needs[key][1])
+        held = self.known.get(LeaseId(key))  # None for an instance that is being stopped
+        return Share() if held is None else held.shares().get(device_id, Share())
 
     def _set(self, lease_id: LeaseId, held: Held, now: float) -> None:
         held.ends = now + held.ttl_s

@@ -24,6 +24,7 @@ class Mirror:
     def __init__(self, machine: KernelMachine, limits: CoreLimits) -> None:
         self.machine = machine
         self.devices = DeviceBook()
+        self._drain_s = limits.elastic.drain_s
         self.leases = LeaseBook(limits.leases, self.devices)
         self.tasks = TaskBook(limits.tasks)
         self._needs = dict[InstanceId, MemoryNeed]()  # of instances that wait for memory
@@ -54,11 +55,16 @@ class Mirror:
                 self.leases.kept_alive(event.lease_id, event.ttl_s, now)
             case events.WorkerExited():
                 self.leases.instance_stops(event.instance_id)
+                self.devices.gone(event.instance_id)
             case events.InstanceLoaded() if event.instance_id in self.tasks.places:
                 self.tasks.places[event.instance_id].facts = event.facts
+                self.tasks.places[event.instance_id].ready_at = now
                 self.tasks.touched[self.tasks.places[event.instance_id].model] = None
             case events.InstanceNeeds() if event.instance_id in self.tasks.places:
                 self._needs[event.instance_id] = event.need
+            case events.MemoryMeasured():
+                told = self.machine.broker.reserved_bytes(event.instance_id)
+                self.devices.measured(event.instance_id, min(told, event.memory_bytes))
             case _:
                 pass
 
@@ -70,11 +76,12 @@ class Mirror:
             case commands.StopWorker():
                 self._stop(command.instance_id)
             case commands.ProceedLoad():
-                self._proceed(command.instance_id)
+                self._proceed(command.instance_id, now)
             case commands.HoldCapacity():
                 self._hold(command)
             case commands.SendTask():
                 self._check_token(command)
+                self._check_drain(command.instance_id, now)
                 self.tasks.sent(command, now)
             case commands.ContinueTask():
                 self.tasks.continued(command, now)
@@ -97,7 +104,7 @@ class Mirror:
             case commands.TellModel() | commands.TellGrowth() | commands.EndWorker():
                 pass
 
-    def settle(self, event: events.Event) -> None:
+    def settle(self, event: events.Event, now: float) -> None:
         """Book what an event ends with; its commands have been booked."""
         match event:
             case events.CancelTask():
@@ -106,17 +113,16 @@ class Mirror:
                     raise BrokenRuleError(Rule.ONE_END, f"{event.task_id} goes on after it was cancelled")
             case events.MemoryMeasured() if (place := self.tasks.places.get(event.instance_id)) is not None:
                 if not place.stopping:
-                    self.devices.measured(event.instance_id, event.memory_bytes)
+                    self.devices.check_measured(event.instance_id, event.memory_bytes)
             case events.WorkerExited():
                 self._leave_line(event.instance_id)
-                self.devices.gone(event.instance_id)
                 self.tasks.gone(event.instance_id)
             case events.InstanceNeeds() if (need := self._needs.get(event.instance_id)) is not None:
                 place = self.tasks.places[event.instance_id]
                 if place.lease_id or place.stopping:
                     del self._needs[event.instance_id]
                 else:
-                    self.leases.instance_waits(place.instance_id, place.device_id, place.created, need.total_bytes)
+                    self.leases.instance_waits(place, need.total_bytes, now)
             case _:
                 pass
 
@@ -124,8 +130,11 @@ class Mirror:
         """What must hold between any two events, for all that the last one concerned."""
         for device_id in self.devices.touched:
             self.leases.touched[f"memory {device_id}"] = self.leases.touched[f"cores {device_id}"] = None
+            self._check_passing(device_id)
         self.leases.check(now, self.machine.next_alarm())
         self.devices.check(self.machine.broker)
+        instances = self.machine.fleet.instances.values()
+        self.tasks.draining = {i.instance_id: None for i in instances if i.draining}
         self.tasks.check(now)
 
     def check_plan(self, plan: LoadPlan, place: Place, done: tuple[commands.Command, ...]) -> None:
@@ -193,12 +202,12 @@ class Mirror:
         if was_ready and not place.lease_id and not ordered and left < model.spec.min_instances:
             raise BrokenRuleError(Rule.EVICTION, f"{place.model} has {left} instances left of its minimum")
 
-    def _proceed(self, instance_id: InstanceId) -> None:
+    def _proceed(self, instance_id: InstanceId, now: float) -> None:
         place = self.tasks.places[instance_id]
         need = self._needs.get(instance_id)
         if need is None:
             raise BrokenRuleError(Rule.BOOKS, f"{instance_id} loads without a need")
-        self.devices.take(instance_id, place.device_id, need.total_bytes, place.lease_id)
+        self.devices.take(instance_id, place.device_id, need.total_bytes, place.lease_id, now)
         self._leave_line(instance_id)
 
     def _hold(self, command: commands.HoldCapacity) -> None:
@@ -215,6 +224,62 @@ class Mirror:
             raise BrokenRuleError(Rule.ENDED, f"{command.spec.task_id} is sent under {lease_id}, which has ended")
         if command.fencing_token != (held.token if held is not None else 0):
             raise BrokenRuleError(Rule.FENCING, f"{command.spec.task_id} is sent with token {command.fencing_token}")
+
+    def _check_drain(self, instance_id: InstanceId, now: float) -> None:
+        """No new task goes to one that is to drain, while those that do are not enough for the first in line."""
+        place = self.tasks.places[instance_id]
+        waits, device = self.leases.first_of(place.device_id), self.devices.devices[place.device_id]
+        if waits is None or not self._is_to_drain(place, waits[0], now):
+            return
+        since, wanted = waits
+        spare = device.memory_bytes - device.held_bytes - device.leased_bytes - device.foreign_bytes
+        due = going = spare
+        for other_id, held in self.devices.holdings.items():
+            other = self.tasks.places[other_id]
+            if held.device_id != place.device_id or held.lease_id:
+                continue
+            goes = other.stopping or self.machine.fleet.instances[other_id].draining
+            if goes or not (other.running or other.paused or other.holds):
+                going += held.size_bytes
+            if goes or self._is_to_drain(other, since, now):
+                due += held.size_bytes
+        if going < wanted <= due:
+            text = f"{instance_id} takes a task at {now}, and one waits for its memory since {since}"
+            raise BrokenRuleError(Rule.DRAIN, text)
+
+    def _is_to_drain(self, place: Place, since: float, now: float) -> bool:
+        """Whether an instance is to drain for one that waits since then, should it be in the way."""
+        held = self.devices.holdings.get(place.instance_id)
+        if held is None or held.lease_id or place.holds or self.tasks.models[place.model].spec.min_instances:
+            return False
+        if held.since <= since and now < max(since, place.ready_at or now) + self._drain_s:
+            return False
+        suspended = any(self.tasks.known[task_id].suspended for task_id in place.paused)
+        return not suspended and not self.leases.holds_part(place.model)
+
+    def _check_passing(self, device_id: DeviceId) -> None:
+        """No load that fits what is free waits behind one that cannot go, whatever ends by itself."""
+        free_bytes, waiting = (
+            self.devices.devices[device_id].free_bytes,
+            self.leases.waiting.get(f"memory {device_id}", {}),
+        )
+        if not 1 < len(waiting) <= 16:
+            return
+        on_it = [
+            p for p in self.tasks.places.values() if p.device_id == device_id and p.instance_id in self.devices.holdings
+        ]
+        if any(p.stopping or not (p.running or p.paused or p.holds or p.lease_id) for p in on_it):
+            return  # the first may be about to go
+        head = min(waiting, key=lambda key: waiting[key])
+        needs = {p: self._needs[p.instance_id].total_bytes for p in self._waiting_on(device_id)}
+        for place, need_bytes in needs.items():
+            stays = self.tasks.models[place.model].spec.min_instances > 0
+            if not stays and need_bytes <= free_bytes < self.leases.want(head, device_id).size_bytes:
+                raise BrokenRuleError(Rule.IDLE, f"{place.instance_id} fits {device_id} and waits behind {head}")
+
+    def _waiting_on(self, device_id: DeviceId) -> list[Place]:
+        places = (self.tasks.places[i] for i in self._needs if i in self.tasks.places)
+        return [p for p in places if p.device_id == device_id and not p.stopping and not p.lease_id]
 
     def _check_living(self, task_id: TaskId) -> None:
         entry = self.tasks.known.get(task_id)

@@ -15,7 +15,10 @@ class Rule(Enum):
     KEPT = "what an instance keeps for a lease is not given to others"
     IDLE = "no place, memory or core stays free while one waits that may have it"
     STARVATION = "a class passed over for the highest one is served by the second turn after twice the aging"
-    ORDER = "capacity goes to the first in line: no lease is passed by one that came aging_s per class later"
+    ORDER = "capacity goes to the first in line: who passes it takes nothing that it waits for"
+    DRAIN = (
+        "an instance that the first in a line for memory waits for takes no new tasks, after `drain_s` or if it passed"
+    )
     MEMORY = "what is held of a device's memory never exceeds it, nor what it had free when it was given"
     CORES = "what leases hold of a device's cores never exceeds them"
     SHARE = "instances under a lease take no more than it holds"

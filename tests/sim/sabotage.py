@@ -24,6 +24,7 @@ from inferd.core.model import Instance, InstanceState, Model
 from inferd.core.plan import LoadPlan
 from inferd.core.priority import Priority
 from inferd.core.queue import FairQueue
+from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import TASK_TABLE, Outcome, Task
 from inferd.core.tasks import Tasks
@@ -241,6 +242,16 @@ def forget_bounds(**changes: float) -> Callable[[Patch], None]:
     return apply
 
 
+def stay_passed(patch: Patch) -> None:
+    due = Relief._due
+
+    def patient(self: Relief, instance: Instance, since: float) -> tuple[float, float]:
+        when, order = due(self, instance, since)
+        return when if when > 0 else float("inf"), order
+
+    patch.setattr(Relief, "_due", patient)
+
+
 def replace_by(owner: object, name: str, value: object) -> Callable[[Patch], None]:
     return lambda patch: patch.setattr(owner, name, value)
 
@@ -255,7 +266,7 @@ SABOTAGES = {
     "detached tasks never expire": Sabotage(Rule.EXPIRY, never_expire),
     "class LOW does not give way": Sabotage(Rule.YIELD, low_stays),
     "an instance gets a task too many": Sabotage(Rule.PLACES, one_place_more),
-    "places are kept without end": Sabotage(Rule.PLACES, replace_by(capacity, "_has_room", lambda *_: True)),
+    "places are kept without end": Sabotage(Rule.PLACES, replace_by(capacity, "has_room", lambda *_: True)),
     "kept places are given away": Sabotage(
         Rule.KEPT, replace_by(Instance, "free_places", property(lambda self: self.places))
     ),
@@ -265,6 +276,10 @@ SABOTAGES = {
     "the last in line goes first": Sabotage(
         Rule.ORDER, replace_by(Leases, "rank", lambda _self, _priority, created: -created)
     ),
+    "claims pass whatever they take": Sabotage(Rule.ORDER, replace_by(Capacity, "_may_pass", lambda *_, **__: True)),
+    "models do not drain": Sabotage(Rule.DRAIN, replace_by(Relief, "relieve", lambda *_: None)),
+    "who passed others stays": Sabotage(Rule.DRAIN, stay_passed),
+    "loads do not pass": Sabotage(Rule.IDLE, replace_by(Capacity, "_pass_loads", lambda *_: None)),
     "memory is given twice": Sabotage(Rule.MEMORY, overcommit),
     "cores are given twice": Sabotage(Rule.CORES, replace_by(Account, "free_cores", property(lambda self: self.cores))),
     "a lease lends more than it has": Sabotage(Rule.SHARE, lend_without_end),

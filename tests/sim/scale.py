@@ -83,7 +83,9 @@ def draw_limits(rng: random.Random, models: int) -> CoreLimits:
         leases=LeaseLimits(
             min_ttl_s=0.5, max_ttl_s=60.0, default_ttl_s=3.0, aging_s=rng.choice([1.0, 10.0]), leases=500, retained=50
         ),
-        elastic=ElasticTimes(grow_s=rng.choice([0.2, 2.0]), shrink_s=rng.choice([0.5, 5.0])),
+        elastic=ElasticTimes(
+            grow_s=rng.choice([0.2, 2.0]), shrink_s=rng.choice([0.5, 5.0]), drain_s=rng.choice([0.3, 3.0])
+        ),
         growth=rng.choice([GrowthLimits(), GrowthLimits(told=0.1, told_bytes=0, ended=0.22, ended_bytes=0)]),
         models=models,
         backoff=Backoff(first_s=0.2, most_s=2.0),

@@ -91,7 +91,7 @@ class Simulation:
                 inhabitant(command)
             self.seen[type(command).__name__] += 1
             self.seen["preemption"] += isinstance(command, commands.PauseTask) and not command.by_client
-        self.mirror.settle(event)
+        self.mirror.settle(event, self.now)
         self.mirror.check(self.now)
         return accepted
 

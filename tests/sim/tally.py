@@ -22,9 +22,12 @@ class Tally:
         self.total += count
         self.tenants[tenant] += count
 
-    def check(self, tenant: Tenant, limit: float, share: float, added: int) -> None:
-        """What a tenant was allowed to add was within the bound, and within its share of what was free."""
-        have, free = self.tenants[tenant], limit - self.total
+    def check(self, tenant: Tenant, limit: float, share: float, added: int, *, beside: int) -> None:
+        """What a tenant was allowed to add was within the bound, and within its share of what was free.
+
+        What it got besides with the same event does not count.
+        """
+        have, free = self.tenants[tenant] - beside, limit - self.total
         if free < 0 or have > share * (free + added):
             text = f"{self.total} of {limit} {self.what}, {have} of {tenant}, which came to add {added}"
             raise BrokenRuleError(Rule.BOUND, text)

@@ -31,7 +31,7 @@ class Entry:
     turn: bool = False  # it runs, and was sent while a higher class waited
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Place:
     """A worker and what it holds."""
 
@@ -41,6 +41,7 @@ class Place:
     lease_id: LeaseId
     created: float
     facts: InstanceFacts | None = None
+    ready_at: float | None = None
     stopping: bool = False
     running: dict[TaskId, None] = field(default_factory=dict)
     paused: dict[TaskId, None] = field(default_factory=dict)
@@ -122,7 +123,9 @@ class TaskBook:
         self._grew: list[tuple[Tally, Entry, float, int]] = []  # with this event: what, by whom, its bound, how much
         self.touched: dict[ModelName, None] = {}
         self._arrived: Entry | None = None  # it waits since this event, which may have ended others before it came
+        self._preempted = Counter[Tenant]()  # with this event
         self._low: dict[ModelName, None] = {}  # models where such ones run
+        self.draining = dict[InstanceId, None]()  # as the machine says; who may be is checked by the mirror
         self._limits = limits
         self._aging_s = limits.policy.aging_s
 
@@ -188,6 +191,8 @@ class TaskBook:
         self._wait(entry, 1)
         if command.by_client:
             self._grew.append((self.suspended, entry, self._limits.suspended_tasks, 1))
+        else:
+            self._preempted[entry.spec.tenant] += 1
         if entry.home is not None:
             self.places[entry.home].paused[command.task_id] = None
 
@@ -254,6 +259,7 @@ class TaskBook:
         for each in self._grew:
             self._check_bound(*each)
         self._grew.clear()
+        self._preempted.clear()
         self._arrived = None
         if self.retained > self._limits.retained_tasks:
             raise BrokenRuleError(Rule.BOUND, f"{self.retained} ended tasks are retained")
@@ -267,17 +273,21 @@ class TaskBook:
         """What an event was allowed to add was within the bound, and within the tenant's share of what was free."""
         if tally is self.queued and (entry.running or not entry.living):
             return  # it did not stay in the queue
-        tally.check(entry.spec.tenant, limit, self._limits.tenant_share, added)
+        if tally is self.queued:  # nobody is asked about those that were stopped for others
+            limit += self._preempted.total()
+        stopped = self._preempted[entry.spec.tenant] if tally is self.queued else 0
+        tally.check(entry.spec.tenant, limit, self._limits.tenant_share, added, beside=stopped)
 
     def _check_yield(self, model: Waiting, now: float) -> None:
         """Nobody of class NORMAL has waited too long for a place that one of class LOW has."""
         limits = self._limits
         if not limits.preempt or limits.headroom or model.running_tasks >= limits.model_running:
             return
-        if limits.policy.tenant_running < 100:
+        if limits.policy.tenant_running < 100 or self._waits(model.stopped, Priority.NORMAL):
             return
         late = [t for t in model.normal if now < self.known[t].since + limits.low_yields_s]
-        low = [t for place in model.places.values() if place.ready for t in place.running if self._gives_way(t)]
+        open_places = [p for p in model.places.values() if p.ready and p.instance_id not in self.draining]
+        low = [t for place in open_places for t in place.running if self._gives_way(t)]
         if model.normal and not late and low:
             text = f"{[*model.normal][:3]} wait since {self.known[next(iter(model.normal))].since} while {low[:3]} run"
             raise BrokenRuleError(Rule.YIELD, text)
@@ -292,6 +302,7 @@ class TaskBook:
         for lease_id in model.leased:
             self._check_idle_for_lease(model, lease_id)
         shared = [place for place in model.places.values() if not place.lease_id and place.free > 0]
+        shared = [place for place in shared if place.instance_id not in self.draining]
         if not shared or self._limits.headroom:  # with headroom the last places are left free
             return
         for (_, tenant), waiting in model.loose.items():

@@ -26,6 +26,7 @@ class Account:
         idle_bytes: The part of `instance_bytes` that could be evicted.
         leased_cores: Cores that leases hold.
         idle: Instances that could be evicted, the least recently used first.
+        held_by: Instances that hold something of it, those under leases left out.
     """
 
     device_id: DeviceId
@@ -39,6 +40,7 @@ class Account:
     idle_bytes: int = 0
     leased_cores: int = 0
     idle: OrderedDict[InstanceId, None] = field(default_factory=OrderedDict)
+    held_by: dict[InstanceId, None] = field(default_factory=dict)
 
     @property
     def free_bytes(self) -> int:
@@ -139,6 +141,7 @@ class Broker:
             self.devices[device_id].drawn_bytes += size_bytes
         else:
             self.devices[device_id].instance_bytes += size_bytes
+            self.devices[device_id].held_by[instance_id] = None
 
     def measured(self, instance_id: InstanceId, memory_bytes: int) -> None:
         """An instance was seen to take so much: what it holds rises to that, as far as there is room."""
@@ -153,6 +156,7 @@ class Broker:
             account.instance_bytes += more
             account.stopping_bytes += more if reservation.stopping else 0
             account.idle_bytes += more if instance_id in account.idle else 0
+            self.eased[reservation.device_id] = None  # who is first may not fit any more, and others pass it
 
     def lacking_bytes(self, instance_id: InstanceId, memory_bytes: int) -> int:
         """What an instance takes beyond what it holds and what could be given to it: memory of others, or none."""
@@ -179,6 +183,7 @@ class Broker:
         if reservation is not None and instance_id in (account := self.devices[reservation.device_id]).idle:
             del account.idle[instance_id]
             account.idle_bytes -= reservation.size_bytes
+            self.eased[reservation.device_id] = None  # as where it grew
 
     def stopping(self, instance_id: InstanceId) -> None:
         """The worker of an instance is being stopped: what it holds will be free."""
@@ -201,6 +206,7 @@ class Broker:
             account.drawn_bytes -= reservation.size_bytes
         else:
             account.instance_bytes -= reservation.size_bytes
+            del account.held_by[instance_id]
             account.stopping_bytes -= reservation.size_bytes if reservation.stopping else 0
         return reservation.device_id
 
@@ -231,6 +237,7 @@ class Broker:
                 reservation.lease_id = NO_LEASE
                 account = self.devices[reservation.device_id]
                 account.instance_bytes += reservation.size_bytes
+                account.held_by[instance_id] = None
                 account.stopping_bytes += reservation.size_bytes if reservation.stopping else 0
         return tuple(shares)
 
@@ -249,8 +256,7 @@ class Broker:
         Workers that are being stopped already count as gone. Those of `keep` stay.
         """
         account = self.devices[device_id]
-        lacking = wanted_bytes + account.instance_bytes + account.lease_bytes + account.foreign_bytes
-        lacking -= account.capacity_bytes + account.stopping_bytes
+        lacking = self.shortfall_bytes(device_id, wanted_bytes) + account.idle_bytes
         found: list[InstanceId] = []
         for instance_id in account.idle if lacking <= account.idle_bytes else ():
             if lacking <= 0:
@@ -259,6 +265,17 @@ class Broker:
                 found.append(instance_id)
                 lacking -= self._reservations[instance_id].size_bytes
         return tuple(found) if lacking <= 0 else None
+
+    def shortfall_bytes(self, device_id: DeviceId, wanted_bytes: int) -> int:
+        """What would lack of so much when all idle instances are evicted and all that are being stopped are gone."""
+        account = self.devices[device_id]
+        taken = account.instance_bytes + account.lease_bytes + account.foreign_bytes
+        return wanted_bytes + taken - account.capacity_bytes - account.stopping_bytes - account.idle_bytes
+
+    def busy(self, device_id: DeviceId) -> list[InstanceId]:
+        """The instances that hold memory of a device, are not being stopped and cannot be evicted, the oldest first."""
+        account = self.devices[device_id]
+        return [i for i in account.held_by if i not in account.idle and not self._reservations[i].stopping]
 
     def plan(self, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
         """What giving an instance what it needs would take.
@@ -294,14 +311,12 @@ class Broker:
 
     def _obstacles(self, account: Account, wanted_bytes: int) -> tuple[tuple[InstanceId, ...], tuple[LeaseId, ...]]:
         """Busy instances, then leases, the oldest first, until there would be room."""
-        lacking = wanted_bytes + account.instance_bytes + account.lease_bytes + account.foreign_bytes
-        lacking -= account.capacity_bytes + account.stopping_bytes + account.idle_bytes
+        lacking = self.shortfall_bytes(account.device_id, wanted_bytes)
         busy, leases = [], []
-        for instance_id, held in self._reservations.items():
-            counts = held.device_id == account.device_id and not held.lease_id and not held.stopping
-            if lacking > 0 and counts and instance_id not in account.idle:
+        for instance_id in self.busy(account.device_id):
+            if lacking > 0:
                 busy.append(instance_id)
-                lacking -= held.size_bytes
+                lacking -= self._reservations[instance_id].size_bytes
         for lease_id, shares in self._shares.items():
             if lacking > 0 and account.device_id in shares and shares[account.device_id].size_bytes:
                 leases.append(lease_id)

@@ -1,58 +1,57 @@
 """Who gets capacity: instances that load and leases, in one order. Nobody else reserves and claims at the broker."""
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from math import inf, nextafter
 
-from inferd.core.admission import find_model
 from inferd.core.broker import Broker
+from inferd.core.claim_check import check_possible
+from inferd.core.claims import (
+    CORES,
+    MEMORY,
+    Lack,
+    device_of,
+    has_room,
+    lines_of,
+    memory_line,
+    model_line,
+    no_memory,
+    sums,
+    wants_of,
+)
 from inferd.core.commands import Command, HoldCapacity, ProceedLoad
 from inferd.core.fleet import Fleet
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName
 from inferd.core.lease import CoresClaim, Lease, LeaseChange, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
 from inferd.core.leases import Leases
-from inferd.core.model import Hold, Instance, InstanceState, Model
+from inferd.core.model import Hold, Instance, InstanceState
 from inferd.core.priority import Priority
+from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed, size_text
-from inferd.errors import InferdError, InvalidFieldError, LeaseUnavailableError, NoMemoryError
+from inferd.errors import InferdError, LeaseUnavailableError
 
-
-@dataclass(slots=True)
-class Lack:
-    """What stands between a lease and its grant.
-
-    Attributes:
-        blocked: What it can only wait for, in words; "" when nothing.
-        metadata: The same in figures.
-        evict: Idle instances to stop first.
-        load: Models to load first.
-        holds: The instances that would keep its parts of models.
-    """
-
-    blocked: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-    evict: list[InstanceId] = field(default_factory=list)
-    load: list[Model] = field(default_factory=list)
-    holds: list[tuple[ModelClaim, Instance]] = field(default_factory=list)
-
-    @property
-    def words(self) -> str:
-        """What it waits for; "" when nothing is lacking."""
-        if self.blocked:
-            return self.blocked
-        if self.load:
-            return f"model {self.load[0].spec.name!r} to be loaded"
-        return f"idle instances to end: {', '.join(self.evict)}" if self.evict else ""
+MOST_PASSING = 16  # of a line are looked at, of those that wait behind others
 
 
 class Capacity:
-    """Gives memory, cores and parts of models, and takes them back. One writer: the kernel machine."""
+    """Gives memory, cores and parts of models, and takes them back. One writer: the kernel machine.
 
-    def __init__(self, broker: Broker, fleet: Fleet, leases: Leases, out: list[Command]) -> None:
+    The first in all of its lines goes when there is room. Whoever stands behind others passes them
+
+    - when what it takes and what those before it want of the same things is all free: they wait for something else;
+    - when it is a load, the first in line cannot go, and it fits what is free: what it takes comes back. It drains at
+      once when the first could go without it (`Relief`), and no lease gets a part of it before.
+    """
+
+    def __init__(self, broker: Broker, fleet: Fleet, leases: Leases, drain_s: float, out: list[Command]) -> None:
         self._broker = broker
         self._fleet = fleet
         self._leases = leases
         self._waiters = leases.waiters
+        self._relief = Relief(broker, fleet, drain_s)
+        self._drain_s = drain_s
+        self._heads: dict[DeviceId, str | None] = {}  # who stood first in the line for the memory of a device
+        self._loads: dict[DeviceId, dict[InstanceId, None]] = {}  # instances that wait for memory
         self._out = out
 
     # Leases.
@@ -67,10 +66,10 @@ class Capacity:
             LeaseUnavailableError: There is no room now, and it does not want to wait.
         """
         ttl_s = self._leases.check(spec)
-        self._check_possible(spec)
-        lines = _lines(spec)
-        lack = self._lack(spec)
-        behind = self._waiters.would_wait(lines, self._leases.rank(spec.priority, now))
+        check_possible(spec, self._broker, self._fleet.models)
+        lines = lines_of(spec)
+        lack = self._lack(spec, now)
+        behind = not self._may_pass(wants_of(spec), self._leases.rank(spec.priority, now))
         if not spec.wait and (lack.blocked or lack.load or behind):
             why = lack.words or "others wait for the same before it"
             raise LeaseUnavailableError(f"no room now: {why}; set wait, or try again later", metadata=lack.metadata)
@@ -92,17 +91,17 @@ class Capacity:
             for claim in spec.claims:
                 if isinstance(claim, ModelClaim):
                     self._end_hold(lease, claim.model)
-            lines |= dict.fromkeys(_lines(spec))
+            lines |= dict.fromkeys(lines_of(spec))
         self.serve(lines, now)
 
     def refuse_waiting(self, name: ModelName, error: InferdError, now: float) -> None:
         """A model cannot be loaded: leases that wait for a part of it wait in vain."""
-        for key in self._waiters.line(_model_line(name)):
+        for key in self._waiters.line(model_line(name)):
             self.end_lease(self._leases.known[LeaseId(key)], LeaseChange.REFUSE, now, error)
 
     def wanted(self, name: ModelName) -> bool:
         """Whether a lease waits for a part of a model."""
-        return bool(self._waiters.line(_model_line(name)))
+        return bool(self._waiters.line(model_line(name)))
 
     # Instances.
 
@@ -112,21 +111,23 @@ class Capacity:
         wanted, room = need.total_bytes, self._broker.room_bytes(instance.device_id, instance.lease_id)
         if instance.lease_id:
             if wanted <= room:
-                self._reserve(instance)
+                self._reserve(instance, now)
             else:
                 held = f"lease {instance.lease_id} has {size_text(room)} left on {instance.device_id}"
-                self._fleet.refused(instance, _no_memory(instance, wanted, room, room, held), now)
+                self._fleet.refused(instance, no_memory(instance, wanted, room, room, held), now)
             return
         account = self._broker.devices[instance.device_id]
         plan = self._broker.plan(instance.device_id, need)
         if wanted > account.capacity_bytes or (not plan.fits and not may_wait):
-            error = _no_memory(instance, wanted, account.free_bytes, account.capacity_bytes, plan.reason)
+            error = no_memory(instance, wanted, account.free_bytes, account.capacity_bytes, plan.reason)
             self._fleet.refused(instance, error, now)
             return
-        line = _memory_line(instance.device_id)
-        for_lease = self.wanted(instance.model)  # it stands in this line, too, and would wait for itself
-        rank = float("-inf") if for_lease else self._leases.rank(Priority.NORMAL, instance.created)
-        self._waiters.add(instance.instance_id, (line,), rank)
+        line = memory_line(instance.device_id)
+        rank = self._leases.rank(Priority.NORMAL, instance.created)
+        if (lease_id := self._waiters.head(model_line(instance.model))) is not None:
+            rank = min(rank, nextafter(self._waiters.rank(lease_id), -inf))  # which may stand in this line, too
+        self._waiters.add(instance.instance_id, (line,), rank, now)
+        self._loads.setdefault(instance.device_id, {})[instance.instance_id] = None
         self.serve((line,), now)
 
     def instance_ready(self, instance: Instance, now: float) -> None:
@@ -134,16 +135,16 @@ class Capacity:
         model = self._fleet.models[instance.model]
         for lease_id, kept in model.leases.items():
             claim = self._claim_of(lease_id, instance.model)
-            if kept is None and not instance.lease_id and _has_room(instance, claim):
+            if kept is None and not instance.lease_id and has_room(instance, claim):
                 self._hold(self._leases.known[lease_id], claim, instance)
-        self.serve((_model_line(instance.model), _memory_line(instance.device_id)), now)
+        self.serve((model_line(instance.model), memory_line(instance.device_id)), now)
 
     def instance_gone(self, instance: Instance, now: float) -> None:
         """The worker of an instance is gone: what it held is free."""
         lines = dict.fromkeys(self._waiters.remove(instance.instance_id))
         device_id = self._broker.give_back(instance.instance_id)
         if device_id is not None:
-            lines[_memory_line(device_id)] = None
+            lines[memory_line(device_id)] = None
         model = self._fleet.models[instance.model]
         for lease_id in instance.holds:
             model.leases[lease_id] = None
@@ -159,21 +160,52 @@ class Capacity:
             line = todo.pop()
             while (key := self._waiters.first(line)) is not None and self._go(key, now):
                 todo += self._waiters.remove(key)
+            for key in self._waiters.front(line, MOST_PASSING):
+                if self._pass(key, now):
+                    todo += self._waiters.remove(key)
+            if line.startswith(MEMORY):
+                self._pass_loads(device_of(line), now)
+                self._relieve(line, now)
 
     def serve_eased(self, now: float) -> None:
         """Serve those who wait for the devices that may have more room than before."""
         while self._broker.eased:
             device_id = next(iter(self._broker.eased))
             del self._broker.eased[device_id]
-            self.serve((_memory_line(device_id),), now)
+            self.serve((memory_line(device_id),), now)
+
+    def relieve_eased(self, now: float) -> None:
+        """See anew who is to drain on the devices that may have more room than before, or less."""
+        for device_id in self._broker.eased:
+            self._relieve(memory_line(device_id), now)
+
+    def next_alarm(self) -> float | None:
+        """When something is due."""
+        return self._relief.next_alarm()
+
+    def ring(self, now: float) -> None:
+        """Have those instances drain that are to drain now."""
+        while (device_id := self._relief.pop_due(now)) is not None:
+            self.serve((memory_line(device_id),), now)
+
+    @property
+    def eased(self) -> bool:
+        """Whether `take_eased` has something to tell."""
+        return bool(self._relief.eased)
+
+    def take_eased(self, now: float) -> dict[ModelName, None]:
+        """Models that take tasks again, or where stopped ones go on; leases get parts of them again."""
+        eased, self._relief.eased = self._relief.eased, {}
+        self.serve(map(model_line, eased), now)
+        return eased
 
     # What waits, goes.
 
     def _go(self, key: str, now: float) -> bool:
         lease = self._leases.known.get(LeaseId(key))
         if lease is None:
-            return self._go_instance(self._fleet.instances[InstanceId(key)])
-        lack = self._lack(lease.spec)
+            return self._go_instance(self._fleet.instances[InstanceId(key)], now)
+        lack = self._lack(lease.spec, now)
         if not lack.words:
             self._grant(lease, lack, now)
             return True
@@ -185,21 +217,105 @@ class Capacity:
                 self._fleet.start_on_demand(model, now)
         return False
 
-    def _go_instance(self, instance: Instance) -> bool:
+    def _go_instance(self, instance: Instance, now: float) -> bool:
         if instance.state is not InstanceState.WAITING or instance.need is None:
             return True  # it is being stopped
         wanted = instance.need.total_bytes
         if wanted <= self._broker.room_bytes(instance.device_id, instance.lease_id):
-            self._reserve(instance)
+            self._reserve(instance, now)
             return True
         for instance_id in self._broker.evictions(instance.device_id, wanted) or ():
             self._fleet.stop(self._fleet.instances[instance_id])
         return False
 
-    def _reserve(self, instance: Instance) -> None:
+    # Who passes others, and who makes way for them.
+
+    def _wants(self, key: str) -> Mapping[str, int]:
+        """The lines that a waiter stands in, each with what it wants there."""
+        if (lease := self._leases.known.get(LeaseId(key))) is not None:
+            return wants_of(lease.spec)
+        instance = self._fleet.instances[InstanceId(key)]
+        return {memory_line(instance.device_id): 0 if instance.need is None else instance.need.total_bytes}
+
+    def _may_pass(self, wants: Mapping[str, int], rank: float, key: str | None = None) -> bool:
+        """Whether what a waiter or a newcomer wants is free, with what those before it want of the same."""
+        for line, wanted in wants.items():
+            before = self._waiters.before(line, rank, MOST_PASSING, key=key)
+            if before is None:
+                return False
+            if not before:
+                continue
+            account = self._broker.devices.get(device_of(line))
+            if account is None or not line.startswith((MEMORY, CORES)):
+                return False
+            free = account.free_bytes if line.startswith(MEMORY) else account.free_cores
+            if wanted + sum(self._wants(each)[line] for each in before) > free:
+                return False
+        return True
+
+    def _pass(self, key: str, now: float) -> bool:
+        """Let a waiter go before others, if it delays none of them; whether it went."""
+        if key not in self._waiters or not self._may_pass(self._wants(key), 0.0, key):
+            return False
+        lease = self._leases.known.get(LeaseId(key))
+        if lease is None:
+            instance = self._fleet.instances[InstanceId(key)]
+            fits = self._wants(key)[memory_line(instance.device_id)] <= self._broker.room_bytes(
+                instance.device_id, instance.lease_id
+            )
+            return fits and self._go_instance(instance, now)
+        lack = self._lack(lease.spec, now)
+        if not lack.words:
+            self._grant(lease, lack, now)
+        return not lack.words
+
+    def _pass_loads(self, device_id: DeviceId, now: float) -> None:
+        """Let loads go that fit what is free, though others wait before them: what they take comes back."""
+        line, loads = memory_line(device_id), self._loads.get(device_id, {})
+        for instance_id in list(islice(loads, MOST_PASSING)):
+            if instance_id not in self._waiters:
+                del loads[instance_id]
+                continue
+            instance, head = self._fleet.instances[instance_id], self._waiters.head(line)
+            wanted = self._wants(instance_id)[line]
+            if head is None or instance.state is not InstanceState.WAITING:
+                continue
+            comes_back = self._fleet.models[instance.model].spec.min_instances == 0
+            first = self._wants(head)[line]
+            blocked = self._broker.shortfall_bytes(device_id, first) > 0
+            left = self._broker.shortfall_bytes(device_id, first + wanted) <= 0
+            if wanted <= self._broker.devices[device_id].free_bytes and comes_back and (blocked or left):
+                self._reserve(instance, now)
+                self._waiters.remove(instance_id)
+                del loads[instance_id]
+
+    def _relieve(self, line: str, now: float) -> None:
+        """Have those drain that are in the way of the first in a line for memory, if it waits for nothing else."""
+        device_id, key = device_of(line), self._waiters.first(line)
+        if (head := self._waiters.head(line)) != self._heads.get(device_id):  # what instances there owe has changed
+            self._heads[device_id] = head
+            models = {self._fleet.instances[i].model: None for i in self._broker.devices[device_id].held_by}
+            self._relief.eased |= models
+        lease = None if key is None else self._leases.known.get(LeaseId(key))
+        if key is None or (lease is not None and self._lack(lease.spec, now).elsewhere):
+            self._relief.rest(device_id)
+        else:
+            since = self._waiters.since(line, MOST_PASSING)
+            self._relief.relieve(device_id, self._wants(key)[line], since, now)
+
+    def _owes(self, instance: Instance, lease_id: str, now: float) -> bool:
+        """Whether no lease may get a part of an instance: another waits before it for the memory that it holds."""
+        line = memory_line(instance.device_id)
+        head = self._waiters.head(line)
+        if head is None or head == lease_id:
+            return instance.draining
+        since = self._waiters.since(line, MOST_PASSING)
+        return instance.draining or instance.reserved > since or now >= since + self._drain_s
+
+    def _reserve(self, instance: Instance, now: float) -> None:
         assert instance.need is not None  # noqa: S101 - the caller has checked that there is room for it
         self._broker.reserve(instance.instance_id, instance.device_id, instance.need, instance.lease_id)
-        self._fleet.reserved(instance)
+        self._fleet.reserved(instance, now)
         self._out.append(ProceedLoad(instance.instance_id))
 
     def _grant(self, lease: Lease, lack: Lack, now: float) -> None:
@@ -215,52 +331,13 @@ class Capacity:
 
     # What a lease lacks.
 
-    def _check_possible(self, spec: LeaseSpec) -> None:
-        memory, cores = _sums(spec)
-        for number, claim in enumerate(spec.claims):
-            where = f"spec.claims[{number}]"
-            match claim:
-                case MemoryClaim():
-                    account = self._broker.account(claim.device_id, field=f"{where}.memory.device_id")
-                    if memory[claim.device_id] > account.capacity_bytes:
-                        raise InvalidFieldError(
-                            f"{size_text(memory[claim.device_id])} of {claim.device_id} are claimed, which has"
-                            f" {size_text(account.capacity_bytes)} to give",
-                            field=f"{where}.memory.bytes",
-                        )
-                case CoresClaim():
-                    account = self._broker.account(claim.device_id, field=f"{where}.cores.device_id")
-                    if cores[claim.device_id] > account.cores:
-                        raise InvalidFieldError(
-                            f"{cores[claim.device_id]} cores of {claim.device_id} are claimed, which has"
-                            f" {account.cores}",
-                            field=f"{where}.cores.cores",
-                        )
-                case ModelClaim():
-                    self._check_model(claim, where)
-                    if sum(isinstance(c, ModelClaim) and c.model == claim.model for c in spec.claims) > 1:
-                        message = f"model {claim.model!r} is claimed twice; add the claims up"
-                        raise InvalidFieldError(message, field=f"{where}.model.model")
-
-    def _check_model(self, claim: ModelClaim, where: str) -> None:
-        model = find_model(self._fleet.models, claim.model)
-        facts = next((i.facts for i in model.shared if i.facts is not None), None)
-        if facts is None:
-            return
-        for name, wanted, there in (
-            ("sequences", claim.sequences, facts.max_tasks),
-            ("kv_tokens", claim.kv_tokens, facts.kv_tokens),
-        ):
-            if wanted > there:
-                message = f"{name} is {wanted}; an instance of {claim.model!r} has {there}"
-                raise InvalidFieldError(message, field=f"{where}.model.{name}")
-
-    def _lack(self, spec: LeaseSpec) -> Lack:
+    def _lack(self, spec: LeaseSpec, now: float) -> Lack:
         lack = Lack()
-        memory, cores = _sums(spec)
+        memory, cores = sums(spec)
         for claim in spec.claims:
             if isinstance(claim, ModelClaim):
-                self._lack_of_model(claim, lack)
+                self._lack_of_model(claim, lack, spec.lease_id, now)
+        lack.elsewhere = bool(lack.blocked or lack.load)
         keep = [instance.instance_id for _, instance in lack.holds]
         for device_id, wanted in memory.items():
             account = self._broker.devices[device_id]
@@ -280,6 +357,7 @@ class Capacity:
         for device_id, wanted in cores.items():
             account = self._broker.devices[device_id]
             if wanted > account.free_cores:
+                lack.elsewhere = True
                 lack.blocked = f"{wanted} cores of {device_id}, {account.free_cores} of {account.cores} are free"
                 figures = {"wanted": wanted, "free": account.free_cores, "capacity": account.cores}
                 lack.metadata = {"device": device_id, **{name: str(value) for name, value in figures.items()}}
@@ -289,10 +367,10 @@ class Capacity:
         held = self._broker.reservations()
         return [name for name, r in held.items() if r.stopping and r.device_id == device_id]
 
-    def _lack_of_model(self, claim: ModelClaim, lack: Lack) -> None:
+    def _lack_of_model(self, claim: ModelClaim, lack: Lack, lease_id: LeaseId, now: float) -> None:
         model = self._fleet.models[claim.model]
         ready = [i for i in model.shared if i.state is InstanceState.READY]
-        fitting = [i for i in ready if _has_room(i, claim)]
+        fitting = [i for i in ready if has_room(i, claim) and not self._owes(i, lease_id, now)]
         if fitting:
             lack.holds.append((claim, max(fitting, key=lambda i: i.free_places)))
         elif ready:
@@ -327,6 +405,8 @@ class Capacity:
         instance_id = model.leases.pop(lease_id, None)
         instance = None if instance_id is None else self._fleet.instances.get(instance_id)
         hold = None if instance is None else instance.holds.pop(lease_id, None)
+        if instance is not None and hold is not None:
+            self._fleet.refresh_drain(instance)
         if instance is not None and hold is not None and (hold.sequences or hold.kv_tokens):
             self._out.append(HoldCapacity(instance.instance_id, lease_id, lease.fencing_token, 0, 0))
         self._fleet.refresh(model)
@@ -334,54 +414,3 @@ class Capacity:
     def _claim_of(self, lease_id: LeaseId, name: ModelName) -> ModelClaim:
         claims = self._leases.known[lease_id].spec.claims
         return next(c for c in claims if isinstance(c, ModelClaim) and c.model == name)
-
-
-def _sums(spec: LeaseSpec) -> tuple[Counter[DeviceId], Counter[DeviceId]]:
-    """Memory and cores that a lease claims of each device."""
-    memory: Counter[DeviceId] = Counter()
-    cores: Counter[DeviceId] = Counter()
-    for claim in spec.claims:
-        match claim:
-            case MemoryClaim():
-                memory[claim.device_id] += claim.memory_bytes
-            case CoresClaim():
-                cores[claim.device_id] += claim.cores
-    return memory, cores
-
-
-def _lines(spec: LeaseSpec) -> tuple[str, ...]:
-    """The lines that a lease stands in, each once."""
-    lines: dict[str, None] = {}
-    for claim in spec.claims:
-        match claim:
-            case MemoryClaim():
-                lines[_memory_line(claim.device_id)] = None
-            case CoresClaim():
-                lines[f"cores/{claim.device_id}"] = None
-            case ModelClaim():
-                lines[_model_line(claim.model)] = None
-    return tuple(lines)
-
-
-def _memory_line(device_id: DeviceId) -> str:
-    return f"memory/{device_id}"
-
-
-def _model_line(name: ModelName) -> str:
-    return f"model/{name}"
-
-
-def _has_room(instance: Instance, claim: ModelClaim) -> bool:
-    assert instance.facts is not None  # noqa: S101 - it is READY
-    sequences = sum(hold.sequences for hold in instance.holds.values())
-    kv_tokens = sum(hold.kv_tokens for hold in instance.holds.values())
-    fits = sequences + claim.sequences <= instance.facts.max_tasks
-    return fits and kv_tokens + claim.kv_tokens <= instance.facts.kv_tokens
-
-
-def _no_memory(instance: Instance, wanted: int, free: int, capacity: int, why: str) -> NoMemoryError:
-    figures = {"needed_bytes": wanted, "free_bytes": free, "capacity_bytes": capacity}
-    return NoMemoryError(
-        f"model {instance.model!r} needs {size_text(wanted)}: {why}; lower its settings, or free memory",
-        metadata={"device": instance.device_id, **{name: str(value) for name, value in figures.items()}},
-    )

@@ -15,6 +15,7 @@ class ElasticTimes:
 
     grow_s: float = 2.0
     shrink_s: float = 60.0
+    drain_s: float = 5.0
 
 
 class Elastic:

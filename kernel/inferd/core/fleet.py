@@ -149,8 +149,9 @@ class Fleet:
         instance.need = self.models[instance.model].need = need
         self._tell(self.models[instance.model])
 
-    def reserved(self, instance: Instance) -> None:
+    def reserved(self, instance: Instance, now: float) -> None:
         """What an instance needs is reserved."""
+        instance.reserved = now
         instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.RESERVE)
         self._tell(self.models[instance.model])
 
@@ -216,6 +217,10 @@ class Fleet:
                 spare -= 1
             else:
                 self._broker.wake(instance.instance_id)
+
+    def refresh_drain(self, instance: Instance) -> None:
+        """See anew who is to drain where an instance computes: it may have come or ceased to be one of those."""
+        self._broker.eased[instance.device_id] = None
 
     def _fail(self, instance: Instance, change: InstanceChange, error: InferdError, now: float) -> None:
         loading = instance.state is not InstanceState.READY

@@ -158,7 +158,7 @@ class Leases:
         """Have a lease wait in these lines."""
         spec = lease.spec
         lease.waits_for = waits_for
-        self.waiters.add(spec.lease_id, lines, self.rank(spec.priority, lease.created))
+        self.waiters.add(spec.lease_id, lines, self.rank(spec.priority, lease.created), lease.created)
         if spec.wait_s is not None:
             self._waits.set(spec.lease_id, lease.created + spec.wait_s)
         self._out.append(TellLease(spec.lease_id))

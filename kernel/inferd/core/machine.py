@@ -62,7 +62,7 @@ class KernelMachine:
         self.broker = Broker()
         self.fleet = Fleet(limits.backoff, limits.models, self.broker, out)
         self.leases = Leases(limits.leases, out)
-        self._capacity = Capacity(self.broker, self.fleet, self.leases, out)
+        self._capacity = Capacity(self.broker, self.fleet, self.leases, limits.elastic.drain_s, out)
         self._growth = Growth(limits.growth, self.broker, out)
         self._elastic = Elastic(limits.elastic, self.fleet, self.broker)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
@@ -122,7 +122,7 @@ class KernelMachine:
 
     def next_alarm(self) -> float | None:
         """When `Tick` is due, on the clock of `handle`; None when nothing is waited for."""
-        alarms = (self.tasks, self.leases, self._elastic)
+        alarms = (self.tasks, self.leases, self._elastic, self._capacity)
         times = [self.fleet.retries.next(), *(part.next_alarm() for part in alarms)]
         return min((t for t in times if t is not None), default=None)
 
@@ -211,11 +211,13 @@ class KernelMachine:
 
     def _give_what_is_free(self) -> None:
         """Hand out places and memory that the event freed, after everything that it ended has ended."""
-        while self._freed or self.broker.eased:
+        while self._freed or self.broker.eased or self._capacity.eased:
+            self._capacity.relieve_eased(self._now)  # first: what is to drain takes no task with this same event
             freed, self._freed = self._freed, {}
             for name in freed:
                 self.tasks.dispatch(name, self._now)
             self._capacity.serve_eased(self._now)
+            self._freed |= self._capacity.take_eased(self._now)
 
     def _ring(self) -> None:
         now = self._now
@@ -228,6 +230,7 @@ class KernelMachine:
         while (rested := self.fleet.retries.pop_due(now)) is not None:
             self._settle(self.fleet.models[rested])
         self._elastic.ring(now)
+        self._capacity.ring(now)
 
     # Tasks.
 

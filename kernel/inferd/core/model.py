@@ -215,6 +215,9 @@ class Instance:
         victims: Those of `running` that may have to give way.
         paused: Tasks that were stopped on it and go on there.
         waiting: Those of `paused` that wait to go on, in that order.
+        suspended: Those of `paused` that their clients have stopped.
+        draining: Others wait for its memory: it takes no new tasks.
+        reserved: When it was given its memory.
         holds: What it keeps for the tasks of leases.
         used: When it last ended a task or became READY.
     """
@@ -234,6 +237,9 @@ class Instance:
     victims: Victims = field(default_factory=Victims)
     paused: dict[TaskId, None] = field(default_factory=dict)
     waiting: dict[TaskId, None] = field(default_factory=dict)
+    suspended: dict[TaskId, None] = field(default_factory=dict)
+    draining: bool = False
+    reserved: float = 0.0
     holds: dict[LeaseId, Hold] = field(default_factory=dict)
     used: float = 0.0
     error: InferdError | None = None
@@ -249,6 +255,11 @@ class Instance:
     def free_places(self) -> int:
         """Tasks that it could take now, what it keeps for leases left out."""
         return self.places - sum(hold.unused for hold in self.holds.values())
+
+    @property
+    def open_places(self) -> int:
+        """Tasks that it could take now that were not on it before."""
+        return 0 if self.draining else self.free_places
 
     @property
     def tasks(self) -> tuple[TaskId, ...]:

@@ -186,13 +186,18 @@ class FairQueue:
                 if group.open and group.passed is None:
                     group.passed = now
         self._classes[task.priority].passed = None
+        self.take(task_id)
+        return task_id
+
+    def take(self, task_id: TaskId) -> None:
+        """Take a waiting task, whose turn need not have come; it counts as running until `settle`."""
+        task = self._tasks[task_id]
         share = self._shares[task.tenant]
         share.running += 1
         share.expected += task.tokens
         self._running += 1
         self.remove(task_id)
         self._rank(task.tenant, share)
-        return task_id
 
     def remove(self, task_id: TaskId) -> None:
         """Take a waiting task out."""

@@ -60,6 +60,15 @@ class Queues:
         task.taken = True
         return task
 
+    def take_home(self, instance: Instance) -> None:
+        """Have those of class and turn alike go on that were stopped on an instance which takes no others."""
+        for task_id in instance.paused:
+            task = self._known[task_id]
+            if task.state is TaskState.QUEUED and not task.taken and not task.spec.lease_id:
+                self._lines[task.spec.model].shared.take(task_id)
+                task.taken = True
+                instance.waiting[task_id] = None
+
     def withdraw(self, task: Task, *, used: float | None = None) -> None:
         """Take a task out of wherever it waits or runs; it cost `used` tokens in all, or what it was charged with."""
         spec, task_id = task.spec, task.spec.task_id

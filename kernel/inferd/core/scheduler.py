@@ -54,7 +54,7 @@ def choose_instance(instances: Iterable[Instance], preferred: InstanceId | None 
     best: Instance | None = None
     liked: Instance | None = None
     for instance in instances:
-        if instance.free_places <= 0:
+        if instance.open_places <= 0:
             continue
         if best is None or (_load(instance), instance.created) < (_load(best), best.created):
             best = instance

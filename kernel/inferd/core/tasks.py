@@ -191,6 +191,10 @@ class Tasks:
         if task.state is TaskState.SUSPENDED:
             return
         self._bounds.check_suspended(task.spec)
+        home = self._queues.home(task)
+        if home is not None:
+            home.suspended[task.spec.task_id] = None
+            self._fleet.refresh_drain(home)
         if task.state is TaskState.RUNNING:
             self._pause(task, TaskChange.SUSPEND)
         else:
@@ -213,6 +217,9 @@ class Tasks:
         task.state = advance(TASK_TABLE, task.state, TaskChange.RESUME)
         self.census.leave(task, SUSPENDED)
         self.census.take(task, QUEUED)
+        if (home := self._queues.home(task)) is not None:
+            home.suspended.pop(task.spec.task_id, None)
+            self._fleet.refresh_drain(home)
         self._queues.push(task, now)
         self.dispatch(task.spec.model, now)
         if task.state is TaskState.QUEUED:
@@ -231,6 +238,8 @@ class Tasks:
         self._queues.withdraw(task, used=told or task.charged_tokens + task.expected_tokens)
         if instance is not None:
             instance.paused.pop(task_id, None)
+            if instance.suspended.pop(task_id, True) is None:
+                self._fleet.refresh_drain(instance)
             self._out += [commands.DropTask(instance.instance_id, task_id)] if dropped else []
             self._rested(instance, now)
         if spec.lease_id and (lease := self._leases.known.get(spec.lease_id)) is not None:
@@ -257,7 +266,7 @@ class Tasks:
         while self._dispatch_one(line, model, now):
             pass
         if model.spec.max_instances > 1:
-            places = any(instance.free_places > 0 for instance in model.shared)
+            places = any(instance.open_places > 0 for instance in model.shared)
             self._elastic.press(model, pressed=bool(line.shared) and not places, now=now)
 
     def _dispatch_one(self, line: Line, model: Model, now: float) -> bool:
@@ -270,9 +279,9 @@ class Tasks:
         priority = line.shared.priority(now)
         if priority is None:
             return False
-        free = sum(max(0, instance.free_places) for instance in shared)
+        free = sum(max(0, instance.open_places) for instance in shared)
         if not free:
-            return self._take_place_for_first(line, shared, priority, now)
+            return self._take_place_for_first(line, [i for i in shared if not i.draining], priority, now)
         if priority is not Priority.HIGH and not self._leaves_room(line, free, now):
             return False
         highest = line.shared.priority(now, aging=False)
@@ -295,11 +304,15 @@ class Tasks:
     def _run_at_home(self, instances: list[Instance], now: float) -> bool:
         """Let one task go on whose turn came while its instance was full; False when there is none, or no place."""
         for instance in instances:
+            if instance.draining:
+                self._queues.take_home(instance)
             for task_id in instance.waiting:
                 task = self.known[task_id]
-                if instance.free_places > 0 or self._take_place([instance], task, task.spec.priority, now):
+                if instance.free_places > 0:
                     self._run(task, instance, now)
                     return True
+                if self._take_place([instance], task, task.spec.priority, now):
+                    return True  # there is a place now, or one less is lacking of those that are kept for leases
                 break
         return False
 

@@ -1,0 +1,121 @@
+"""Which models drain because others wait for their memory: they take no new tasks, end those they have, and go.
+
+Who waits for memory that busy instances hold would wait as long as their traffic goes on. So when the first in the line
+of a device, or one shortly behind it, has waited for `drain_s`, as many instances as it needs take no new tasks: first
+those that were given memory after it came, and these at once, for they passed it because they fitted while it could not
+go.
+"""
+
+from inferd.core.alarms import Alarms
+from inferd.core.broker import Broker
+from inferd.core.fleet import Fleet
+from inferd.core.ids import DeviceId, InstanceId, ModelName
+from inferd.core.model import Instance, InstanceState
+
+
+class Relief:
+    """Has instances drain, and not any more. One writer: `Capacity`.
+
+    An instance does not drain that a lease holds a part of, that its model's `min_instances` keep, or where a client
+    has suspended a task, which goes on only there.
+
+    Args:
+        drain_s: An instance drains when the first in line has waited, and it has been ready, for so long.
+
+    Attributes:
+        eased: Models that may take tasks again.
+    """
+
+    def __init__(self, broker: Broker, fleet: Fleet, drain_s: float) -> None:
+        self.eased: dict[ModelName, None] = {}
+        self._broker = broker
+        self._fleet = fleet
+        self._drain_s = drain_s
+        self._draining: dict[DeviceId, dict[InstanceId, None]] = {}
+        self._alarms: Alarms[DeviceId] = Alarms()
+
+    def next_alarm(self) -> float | None:
+        """When something is due."""
+        return self._alarms.next()
+
+    def pop_due(self, now: float) -> DeviceId | None:
+        """A device where instances are to drain now, or None."""
+        return self._alarms.pop_due(now)
+
+    def relieve(self, device_id: DeviceId, wanted_bytes: int, since: float, now: float) -> None:
+        """The first in the line of a device waits for so much: have those drain that are in its way.
+
+        Args:
+            device_id: The device.
+            wanted_bytes: What it waits for.
+            since: When the one came that has waited longest of the first in the line.
+            now: The time.
+        """
+        self._alarms.cancel(device_id)
+        evicted = self._broker.evictions(device_id, wanted_bytes)
+        if evicted is not None:  # they are stopped with this event, unless they are given a task before that
+            idle = (self._fleet.instances[instance_id] for instance_id in evicted)
+            self._set(device_id, {i.instance_id: None for i in idle if self._due(i, since)[0] <= now})
+            return
+        lacking = self._broker.shortfall_bytes(device_id, wanted_bytes)
+        chosen: dict[InstanceId, None] = {}
+        at = now
+        for due, _, instance_id in sorted(self._candidates(device_id, since)):
+            if lacking <= 0:
+                break
+            chosen[instance_id] = None
+            at = max(at, due)
+            lacking -= self._broker.reserved_bytes(instance_id)
+        if lacking > 0:
+            chosen = {}  # that would not be enough: it waits for leases or for other programs
+        elif at > now:
+            self._alarms.set(device_id, at)
+            chosen = {}
+        self._set(device_id, chosen)
+
+    def rest(self, device_id: DeviceId) -> None:
+        """Nobody waits on a device who could not go."""
+        self._alarms.cancel(device_id)
+        self._set(device_id, {})
+
+    def _candidates(self, device_id: DeviceId, since: float) -> list[tuple[float, float, InstanceId]]:
+        """The instances that could drain, each with when it is due, those that passed the first in line before all."""
+        found = []
+        spare = dict[ModelName, int]()
+        for instance_id in self._broker.busy(device_id):
+            instance = self._fleet.instances[instance_id]
+            if not self._may_drain(instance, spare):
+                continue
+            found.append((*self._due(instance, since), instance_id))
+        return found
+
+    def _due(self, instance: Instance, since: float) -> tuple[float, float]:
+        """When an instance is to drain for one that waits since `since`; of equals the smaller second number first."""
+        if instance.reserved > since:
+            return float("-inf"), -instance.reserved
+        return max(since, instance.ready or 0.0) + self._drain_s, instance.reserved
+
+    def _may_drain(self, instance: Instance, spare: dict[ModelName, int]) -> bool:
+        """Whether an instance could drain, besides those of its model that were found before."""
+        if not instance.living or instance.holds or instance.suspended:
+            return False
+        model = self._fleet.models[instance.model]
+        ready = sum(each.state is InstanceState.READY for each in model.shared)
+        left = spare.setdefault(instance.model, ready - model.spec.min_instances)
+        if instance.state is InstanceState.READY:
+            spare[instance.model] = left - 1
+        return left > 0 or instance.state is not InstanceState.READY
+
+    def _set(self, device_id: DeviceId, chosen: dict[InstanceId, None]) -> None:
+        """Have these instances of a device drain, and no others."""
+        before = self._draining.pop(device_id, {})
+        if chosen:
+            self._draining[device_id] = chosen
+        for instance_id in before:
+            if instance_id not in chosen and (instance := self._fleet.instances.get(instance_id)) is not None:
+                instance.draining = False
+                self.eased[instance.model] = None
+        for instance_id in chosen:
+            if instance_id not in before:
+                self._fleet.instances[instance_id].draining = True
+                self.eased[self._fleet.instances[instance_id].model] = None  # what was stopped there goes on at once
