@@ -179,6 +179,7 @@ class _Reader:
         name = self._key("attention.sliding_window_pattern")
         value = self._metadata.get(name)
         if value is not None and value.kind is Kind.ARRAY:
+            self._metadata.used.add(name)
             flags = value.content
             if value.item not in (Kind.BOOL, Kind.U32, Kind.I32, Kind.U8) or len(flags) < count:
                 raise self._metadata.error(name, f"must have true or false for each of {count} layers")
