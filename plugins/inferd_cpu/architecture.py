@@ -34,8 +34,6 @@ def read_architecture(metadata: Metadata) -> Architecture:
         raise metadata.error(
             "general.architecture", f"is {name!r}, which is not supported{hint} Supported: {', '.join(FAMILIES)}"
         )
-    if (parts := metadata.integer("split.count", 1)) > 1:
-        raise metadata.error("split.count", f"is {parts}; join the parts of the model into one file first")
     return _Reader(metadata, name, family).read()
 
 

@@ -100,10 +100,14 @@ def check_spec(spec: object) -> None:
     for setting in spec.settings:
         _check_fields(setting, name=str, kind=str, description=str, choices=tuple)
     for kind, names in spec.supported.items():
-        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"BackendSpec.supported[{kind!r}] is {names!r}; it must be a tuple of names")
+        _check_names(kind, names)
     _check_distinct("BackendSpec.settings", [setting.name for setting in spec.settings])
     read_settings(spec, {s.name: str(s.default) for s in spec.settings if s.default is not None})
+
+
+def _check_names(kind: str, names: object) -> None:
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"BackendSpec.supported[{kind!r}] is {names!r}; it must be a tuple of names")
 
 
 def probe(spec: BackendSpec) -> Document:
