@@ -2,7 +2,7 @@
 
 How a model comes to run, file by file:
 
-    plugin.py        what is offered, as inert data; loads no framework
+    plugin.py        what is offered, as inert data, with supported.py; loads no framework
     backend.py       probe the host, load a model
     gguf.py          the file: metadata and tensor index, read with cursor.py and metadata.py
     family.py        what a block can consist of; families.py: the architectures, described in these words

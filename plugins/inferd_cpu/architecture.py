@@ -34,8 +34,6 @@ def read_architecture(metadata: Metadata) -> Architecture:
         raise metadata.error(
             "general.architecture", f"is {name!r}, which is not supported{hint} Supported: {', '.join(FAMILIES)}"
         )
-    if (parts := metadata.integer("split.count", 1)) > 1:
-        raise metadata.error("split.count", f"is {parts}; join the parts of the model into one file first")
     return _Reader(metadata, name, family).read()
 
 
@@ -179,6 +177,7 @@ class _Reader:
         name = self._key("attention.sliding_window_pattern")
         value = self._metadata.get(name)
         if value is not None and value.kind is Kind.ARRAY:
+            self._metadata.used.add(name)
             flags = value.content
             if value.item not in (Kind.BOOL, Kind.U32, Kind.I32, Kind.U8) or len(flags) < count:
                 raise self._metadata.error(name, f"must have true or false for each of {count} layers")

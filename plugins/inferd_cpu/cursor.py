@@ -18,11 +18,13 @@ class Cursor:
 
     Attributes:
         offset: The byte that is read next.
+        short: Lengths and counts have four bytes, as in version 1 of GGUF.
     """
 
     def __init__(self, path: Path, data: mmap) -> None:
         self.path = path
         self.offset = 0
+        self.short = False
         self._field_offset = 0
         self._data = data
 
@@ -45,15 +47,19 @@ class Cursor:
         """The next eight bytes as an unsigned number."""
         return int(_U64.unpack(self.take(8, what))[0])
 
+    def size(self, what: str) -> int:
+        """A length or a count."""
+        return self.u32(what) if self.short else self.u64(what)
+
     def count(self, what: str, *, item_bytes: int) -> int:
         """A number of items that follow, each at least `item_bytes` long."""
-        count = self.u64(what)
+        count = self.size(what)
         self._require(count * item_bytes, f"{what} = {count}")
         return count
 
     def text(self, what: str) -> str:
         """A length and as many bytes of UTF-8."""
-        size_bytes = self.u64(what)
+        size_bytes = self.size(what)
         self._require(size_bytes, what)
         raw = self.take(size_bytes, what)
         try:

@@ -1,10 +1,12 @@
 """A GGUF file: metadata and an index of its tensors, memory-mapped.
 
-Versions 2 and 3, little-endian, as ggml's `docs/gguf.md` describes them: a header, key-value pairs, tensor
-descriptions, padding, and the tensors' data. Every number is checked against the file before it is used.
+Versions 1 to 3, little-endian, as ggml's `docs/gguf.md` describes them: a header, key-value pairs, tensor descriptions,
+padding, and the tensors' data. Every number is checked against the file before it is used. A model may be in several
+files, `NAME-00001-of-00003.gguf` and so on: the first has the metadata, and each has tensors.
 """
 
 import mmap
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -19,11 +21,16 @@ from inferd_cpu.metadata import Metadata, Value, read_value
 from inferd_cpu.quants import FORMATS, UNSUPPORTED, Format
 
 MAGIC = b"GGUF"
-VERSIONS = (2, 3)
+VERSIONS = (1, 2, 3)
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT_BYTES = 1 << 16
-_PAIR_BYTES = 8 + 4 + 1  # the shortest key-value pair: an empty key, a type, one byte
+MAX_PARTS = 1 << 12
+_PAIR_BYTES = (
+    8 + 4 + 1
+)  # the shortest key-value pair: an empty key, a type, one byte; lengths have half of it when short
 _DESCRIPTION_BYTES = 8 + 4 + 8 + 4 + 8  # the shortest tensor description: an empty name, one dimension
+_SHORTER_BYTES = (4, 8)  # by which version 1 makes them shorter
+_PART = re.compile(r"^(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.\w+)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +42,14 @@ class Tensor:
         shape: Rows first: the reverse of the order in the file.
         format: How its numbers are stored.
         offset: First byte, from the beginning of the file.
+        part: The number of the file, from 0, where a model has several.
     """
 
     name: str
     shape: tuple[int, ...]
     format: Format
     offset: int
+    part: int = 0
 
     @property
     def elements(self) -> int:
@@ -57,9 +66,9 @@ class GgufFile:
     """An open GGUF file. The mapping ends with the last reference to this object and to arrays from `blocks`.
 
     Attributes:
-        path: Where it is.
+        path: Where it is, or its first part.
         metadata: Its key-value pairs.
-        tensors: Its tensors by name, in the order of the file.
+        tensors: Its tensors by name, in the order of the file, or of its parts.
 
     Raises:
         LoadError: The file cannot be read, is not GGUF, or contradicts itself.
@@ -71,29 +80,71 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._mapping = _map_file(path)
-        cursor = Cursor(path, self._mapping)
-        _check_version(cursor)
-        tensor_count = cursor.count("tensor count", item_bytes=_DESCRIPTION_BYTES)
-        pair_count = cursor.count("metadata count", item_bytes=_PAIR_BYTES)
-        self.metadata = Metadata(path, _read_pairs(cursor, pair_count))
-        alignment = self.metadata.integer("general.alignment", 32, minimum=1, maximum=MAX_ALIGNMENT_BYTES)
-        if alignment & (alignment - 1):
-            raise self.metadata.error("general.alignment", f"is {alignment}; it must be a power of 2")
-        self.tensors = _read_tensors(cursor, tensor_count, alignment)
-        _check_extents(path, list(self.tensors.values()), len(self._mapping))
+        mapping, self.metadata, first = _read_file(path)
+        self._mappings = [mapping]
+        self.tensors = first
+        parts = self.metadata.integer("split.count", 1, maximum=MAX_PARTS)
+        if parts > 1:
+            self.tensors = first | self._read_parts(parts)
+
+    def _read_parts(self, count: int) -> dict[str, Tensor]:
+        """The tensors of the second part and of those behind it."""
+        number = self.metadata.integer("split.no", maximum=count - 1)
+        named = _PART.match(self.path.name)
+        if number or named is None or int(named["number"]) != 1 or int(named["count"]) != count:
+            raise LoadError(
+                f"{self.path}: is part {number + 1} of a model in {count} files; give the first of them, whose name"
+                f" must end with -00001-of-{count:05}.gguf"
+            )
+        tensors: dict[str, Tensor] = {}
+        for part in range(1, count):
+            path = self.path.with_name(f"{named['name']}-{part + 1:05}-of-{count:05}{named['ending']}")
+            if not path.exists():
+                raise LoadError(f"{path}: part {part + 1} of {count} of the model is missing; fetch it, too")
+            mapping, metadata, some = _read_file(path)
+            if metadata.integer("split.no") != part or metadata.integer("split.count") != count:
+                raise metadata.error(
+                    "split.no", f"says that the file is not part {part + 1} of {count}: fetch it again"
+                )
+            twice = next((name for name in some if name in tensors or name in self.tensors), None)
+            if twice is not None:
+                raise LoadError(f"{path}: tensor {twice!r} is in another part of the model, too")
+            self._mappings.append(mapping)
+            tensors |= {name: replace(tensor, part=part) for name, tensor in some.items()}
+        found = len(self.tensors) + len(tensors)
+        expected = self.metadata.integer("split.tensors.count", found)
+        if expected != found:
+            raise self.metadata.error("split.tensors.count", f"is {expected}, but the files have {found}")
+        return tensors
 
     def blocks(self, tensor: Tensor) -> NDArray[np.uint8]:
         """The stored blocks of a tensor, shape (blocks, block bytes), without a copy."""
         form = tensor.format
-        raw = np.frombuffer(self._mapping, np.uint8, tensor.size_bytes, tensor.offset)
+        raw = np.frombuffer(self._mappings[tensor.part], np.uint8, tensor.size_bytes, tensor.offset)
         return raw.reshape(-1, form.block_bytes)
 
     def release(self, tensor: Tensor) -> None:
         """Let the memory of a tensor go that reading it took; it would be read from the file again."""
-        first = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE
-        if hasattr(self._mapping, "madvise"):
-            self._mapping.madvise(mmap.MADV_DONTNEED, first, tensor.offset + tensor.size_bytes - first)
+        first, mapping = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE, self._mappings[tensor.part]
+        if hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_DONTNEED, first, tensor.offset + tensor.size_bytes - first)
+
+
+def _read_file(path: Path) -> tuple[mmap.mmap, Metadata, dict[str, Tensor]]:
+    """The bytes of one file, its metadata and its tensors."""
+    mapping = _map_file(path)
+    cursor = Cursor(path, mapping)
+    _check_version(cursor)
+    shorter = _SHORTER_BYTES if cursor.short else (0, 0)
+    tensor_count = cursor.count("tensor count", item_bytes=_DESCRIPTION_BYTES - shorter[1])
+    pair_count = cursor.count("metadata count", item_bytes=_PAIR_BYTES - shorter[0])
+    metadata = Metadata(path, _read_pairs(cursor, pair_count))
+    alignment = metadata.integer("general.alignment", 32, minimum=1, maximum=MAX_ALIGNMENT_BYTES)
+    if alignment & (alignment - 1):
+        raise metadata.error("general.alignment", f"is {alignment}; it must be a power of 2")
+    tensors = _read_tensors(cursor, tensor_count, alignment)
+    _check_extents(path, list(tensors.values()), len(mapping))
+    return mapping, metadata, tensors
 
 
 def _map_file(path: Path) -> mmap.mmap:
@@ -112,10 +163,11 @@ def _check_version(cursor: Cursor) -> None:
         raise LoadError(f"{cursor.path}: not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
     version = cursor.u32("version")
     if version in VERSIONS:
+        cursor.short = version == 1
         return
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-    why = "the file is big-endian; convert it to little-endian" if swapped in (1, *VERSIONS) else "convert it again"
-    raise LoadError(f"{cursor.path}: version {version} at byte 4; supported are {VERSIONS[0]} and {VERSIONS[1]}: {why}")
+    why = "the file is big-endian; convert it to little-endian" if swapped in VERSIONS else "convert it again"
+    raise LoadError(f"{cursor.path}: version {version} at byte 4; supported are {VERSIONS[0]} to {VERSIONS[-1]}: {why}")
 
 
 def _read_pairs(cursor: Cursor, count: int) -> dict[str, Value]:
@@ -144,7 +196,7 @@ def _read_tensor(cursor: Cursor, name: str, alignment: int) -> Tensor:
     dimensions = cursor.u32(f"dimensions of {name!r}")
     if not 1 <= dimensions <= MAX_DIMENSIONS:
         raise cursor.error(f"dimensions of {name!r}", f"are {dimensions}; they must be 1 to {MAX_DIMENSIONS}")
-    sizes = [cursor.u64(f"dimension {axis} of {name!r}") for axis in range(dimensions)]
+    sizes = [cursor.size(f"dimension {axis} of {name!r}") for axis in range(dimensions)]
     number = cursor.u32(f"type of {name!r}")
     form = FORMATS.get(number)
     if form is None:

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 
 from inferd.plugin import BackendSpec, Setting, hookimpl
+from inferd_cpu.supported import describe
 
 SPEC = BackendSpec(
     name="cpu",
     loader="inferd_cpu.backend:CpuBackend",
     formats=("gguf",),
+    supported=describe(),
     description="GGUF models on the processor: llama, qwen, gemma, phi, gpt-oss, deepseek and others",
     settings=(
         Setting(

@@ -122,10 +122,3 @@ def test_refuses_what_it_cannot_compute(name: str, overrides: dict[str, Any], me
     """What is not supported or makes no sense is a LoadError that names the key, the value and what is possible."""
     with pytest.raises(LoadError, match=message):
         read(name, **overrides)
-
-
-def test_refuses_one_part_of_a_split_model() -> None:
-    """One file of several is refused, with what to do."""
-    values = {"general.architecture": typed("llama"), "split.count": typed(3)}
-    with pytest.raises(LoadError, match=r"'split\.count' is 3; join the parts"):
-        read_architecture(Metadata(Path("model.gguf"), values))

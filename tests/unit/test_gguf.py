@@ -84,7 +84,7 @@ BROKEN = {
     "empty": (b"", "is empty"),
     "not GGUF": (b"PK\3\4" + bytes(40), "not a GGUF file: it begins with b'PK"),
     "cut in the header": (gguf()[:10], "tensor count at byte 8 needs 8 bytes, but the file ends after 2"),
-    "version 1": (gguf(version=1), "version 1 at byte 4; supported are 2 and 3"),
+    "version 4": (gguf(version=4), "version 4 at byte 4; supported are 1 to 3"),
     "version 99": (gguf(version=99), "version 99 at byte 4"),
     "big-endian": (gguf(version=3 << 24), "big-endian"),
     "wild tensor count": (gguf(tensor_count=WILD), f"tensor count = {WILD} at byte 8 needs"),

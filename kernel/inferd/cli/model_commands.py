@@ -50,14 +50,21 @@ def _pull(
 def _models(
     *,
     everything: Annotated[bool, typer.Option("--all", help="With those of the catalogue that are not pulled.")] = False,
+    supported: Annotated[bool, typer.Option("--supported", help="What files may hold instead, by backend.")] = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
     """List the models that are known."""
     with edge(output) as out:
-        from inferd.cli.models import list_models
+        if supported:
+            from inferd.cli.settings import read_settings
+            from inferd.cli.supported import list_supported
 
-        list_models(out, address, data_dir(), with_catalogue=everything)
+            list_supported(out, read_settings)
+        else:
+            from inferd.cli.models import list_models
+
+            list_models(out, address, data_dir(), with_catalogue=everything)
 
 
 @model_app.command("load")

@@ -74,6 +74,8 @@ class BackendSpec:
         settings: Settings that it understands.
         rank: Among backends that can load a format, the lowest rank is chosen; ties by name.
         extra: The extra of the distribution that brings its framework, for the advice in `inferd doctor`; or "".
+        supported: What files may hold, by kind, for `inferd models --supported`; for example "GGUF architectures" and
+            their names. Empty where that is not known beforehand.
     """
 
     name: str
@@ -83,6 +85,7 @@ class BackendSpec:
     settings: tuple[Setting, ...] = ()
     rank: int = 100
     extra: str = ""
+    supported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

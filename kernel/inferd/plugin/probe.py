@@ -88,7 +88,9 @@ def check_spec(spec: object) -> None:
     """
     if not isinstance(spec, BackendSpec):
         raise ValueError(f"inferd_backends gave {spec!r}; it must give BackendSpec")  # noqa: TRY004 - one error for bad specs
-    _check_fields(spec, name=str, loader=str, description=str, extra=str, rank=int, formats=tuple, settings=tuple)
+    _check_fields(
+        spec, name=str, loader=str, description=str, extra=str, rank=int, formats=tuple, settings=tuple, supported=dict
+    )
     _check_text("BackendSpec.name", spec.name, NAME)
     _check_text("BackendSpec.loader", spec.loader, LOADER)
     if not spec.formats:
@@ -97,8 +99,15 @@ def check_spec(spec: object) -> None:
         _check_text("BackendSpec.formats", name, FORMAT)
     for setting in spec.settings:
         _check_fields(setting, name=str, kind=str, description=str, choices=tuple)
+    for kind, names in spec.supported.items():
+        _check_names(kind, names)
     _check_distinct("BackendSpec.settings", [setting.name for setting in spec.settings])
     read_settings(spec, {s.name: str(s.default) for s in spec.settings if s.default is not None})
+
+
+def _check_names(kind: str, names: object) -> None:
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"BackendSpec.supported[{kind!r}] is {names!r}; it must be a tuple of names")
 
 
 def probe(spec: BackendSpec) -> Document:

@@ -276,7 +276,9 @@ def _read(plugin: _Plugin, document: Any) -> tuple[BackendReport, ...]:
 def _read_backend(plugin: _Plugin, backend: Any) -> BackendReport:
     fields = dict(backend["spec"])
     settings = tuple(Setting(**{**setting, "choices": tuple(setting["choices"])}) for setting in fields["settings"])
-    spec = BackendSpec(**{**fields, "formats": tuple(fields["formats"]), "settings": settings})
+    supported = {kind: tuple(names) for kind, names in fields["supported"].items()}
+    formats = tuple(fields["formats"])
+    spec = BackendSpec(**{**fields, "formats": formats, "settings": settings, "supported": supported})
     fix = backend["fix"]
     if backend["missing"] and plugin.distribution:
         fix = f'pip install "{plugin.distribution}[{spec.extra}]"'

@@ -1,0 +1,51 @@
+"""What is said to be supported, against what is."""
+
+import json
+from pathlib import Path
+
+import compare_with_llama_cpp
+import gguf
+import pytest
+from typer.testing import CliRunner
+
+from inferd.cli import main
+from inferd_cpu.families import FAMILIES
+from inferd_cpu.quants import FORMATS
+from inferd_cpu.supported import NUMBERS, describe, is_compiled
+
+
+def test_the_command_lists_what_backends_support(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`inferd models --supported` shows each kind and its names for the backends that are installed."""
+    monkeypatch.setenv("INFERD_CONFIG", str(tmp_path / "none.toml"))
+    result = CliRunner().invoke(main.app, ["models", "--supported", "-o", "json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["cpu"] == {kind: list(names) for kind, names in describe().items()}
+    table = CliRunner().invoke(main.app, ["models", "--supported"])
+    assert table.exit_code == 0
+    assert "GGUF architectures, compiled" in " ".join(table.output.split())
+
+
+def test_formats_are_those_that_are_decoded() -> None:
+    """The list that needs no numpy has the names of the decoders."""
+    assert sorted(NUMBERS) == sorted(form.name for form in FORMATS.values())
+
+
+def test_every_architecture_is_in_one_list() -> None:
+    """Compiled or with numpy; the names are those of llama.cpp's converter."""
+    kinds = describe()
+    listed = [*kinds["GGUF architectures, compiled"], *kinds["GGUF architectures, with numpy"]]
+    assert sorted(listed) == sorted(FAMILIES)
+    assert set(listed) <= set(gguf.MODEL_ARCH_NAMES.values())
+
+
+def test_the_comparison_with_llama_cpp_names_every_architecture() -> None:
+    """Each architecture of the converter is compiled, computed with numpy or not taken, as the families say."""
+    rows = dict(compare_with_llama_cpp.rows())
+    assert {rows["gemma3"], rows["gpt-oss"], rows["mamba"]} == {"compiled", "numpy", "no"}
+    assert {name for name, state in rows.items() if state != "no"} == set(FAMILIES)
+    assert all((state == "compiled") == is_compiled(FAMILIES[name]) for name, state in rows.items() if state != "no")
+
+
+def test_the_readme_names_the_command() -> None:
+    """README says how to see the table."""
+    assert "inferd models --supported" in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
