@@ -29,9 +29,10 @@ class Experts:
     Attributes:
         gating: Unless the file says it.
         normalised: The weights of the chosen experts are made to sum to 1, unless the file says it.
-        shared: There are experts that every row goes to: "" for none, "plain", or "gated" by a sigmoid of the row.
+        shared: There are experts that every row goes to: "" for none, "plain", "gated" by a sigmoid of the row, or
+            "may" where the file says whether there are.
         optional: The file may have no experts at all.
-        choice_bias: A bias is added to the weights for the choice alone (arXiv:2408.15664): "", "may" or "must".
+        choice_bias: A bias may be added to the weights for the choice alone (arXiv:2408.15664).
     """
 
     gating: Gating = "softmax"

@@ -249,7 +249,8 @@ class Inventory:
         width, name, count = self._architecture.width, f"blk.{layer}.{{}}".format, routing.count
         feed = routing.feed_width
         yield from self._find_matrix("router", name("ffn_gate_inp"), (count, width), layer)
-        if (bias := name("exp_probs_b.bias")) in self._left:
+        kinds = self._architecture.family.experts
+        if kinds and kinds.choice_bias and (bias := name("exp_probs_b.bias")) in self._left:
             yield self._part("choice_bias", self._take(bias, count), layer=layer)
         for field, x, shape in (
             ("expert_gate", "gate", (count, feed, width)),

@@ -9,21 +9,30 @@ import numpy as np
 
 from inferd_cpu.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 6  # as in native/api.cpp
+INTERFACE: Final = 7  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
 GRIDS: Final = (IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ1_S)  # in the order of native/ggml_small.h
 
-PARTS: Final = ("qkv", "mix", "gate_up", "down", "head", "embedding")
+LAYER_PARTS: Final = (
+    *("qkv", "mix", "gate_up", "down"),
+    *("expert_gate_up", "expert_down", "shared_gate_up", "shared_down"),
+)
+EXPERT_PARTS: Final = ("expert_gate_up", "expert_down")  # one matrix for each expert
+PARTS: Final = (*LAYER_PARTS, "head", "embedding")
 VECTORS: Final = (
     *("attention_norm", "attention_norm_bias", "qkv_bias", "query_norm", "key_norm", "sinks", "mix_bias"),
     *("attention_post_norm", "attention_post_norm_bias", "feed_norm", "feed_norm_bias", "gate_up_bias", "down_bias"),
-    *("feed_post_norm", "feed_post_norm_bias", "norm", "norm_bias", "head_bias", "frequencies"),
+    *("feed_post_norm", "feed_post_norm_bias", "router", "router_bias", "choice_bias"),
+    *("expert_gate_up_bias", "expert_down_bias", "shared_router"),
+    *("norm", "norm_bias", "head_bias", "frequencies"),
 )
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu2", "clamped")
+GATINGS: Final = ("softmax", "sigmoid", "chosen")
 HEAD_NORMS: Final = ("", "head", "heads", "row")
 MAX_ROPES: Final = 2
+MAX_GROUPS: Final = 256
 W8, W4, W4M = 0, 1, 2  # packed formats: 8 bits, 4 bits, 4 bits with minima
 KV_FORMATS: Final = {"bf16": 0, "f32": 1, "i8": 2}
 NOT_FINITE: Final = 100  # what `inferd_pack` returns for weights that are not finite
@@ -44,7 +53,7 @@ class NativeMissing(Exception):  # noqa: N818 - not a defect: the backend works 
 class LayerKind(Structure):
     """What tells one layer from another; the fields of `LayerKind` in native/model.h."""
 
-    _fields_ = (("window", c_int32), ("rope", c_int32))
+    _fields_ = (("window", c_int32), ("rope", c_int32), ("routed", c_int32))
 
 
 class Shape(Structure):
@@ -59,6 +68,8 @@ class Shape(Structure):
                 *("vocabulary_size", "context_tokens", "block_tokens", "blocks", "max_sequences", "max_step_tokens"),
                 *("kv_format", "threads", "ropes", "layer_norm", "head_norms", "head_norms_after", "parallel"),
                 *("activation", "gated", "feed_biased", "temperature_tokens"),
+                *("experts", "experts_used", "expert_width", "shared_width", "gating", "normalised"),
+                *("groups", "groups_used"),
             )
         ),
         *(
@@ -66,6 +77,7 @@ class Shape(Structure):
             for name in (
                 *("epsilon", "attention_scale", "attention_cap", "clamp", "temperature_scale"),
                 *("embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
+                "router_scale",
             )
         ),
         ("magnitudes", c_float * MAX_ROPES),
@@ -104,7 +116,7 @@ _FUNCTIONS: Final = {
     "inferd_open": (c_void_p, [POINTER(Shape), c_void_p, c_void_p, c_size_t]),
     "inferd_close": (None, [c_void_p]),
     "inferd_weigh_inputs": (c_int, [c_void_p, c_int, c_void_p, c_int, c_int, c_void_p]),
-    "inferd_pack": (c_int, [c_void_p, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_void_p]),
+    "inferd_pack": (c_int, [c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_void_p]),
     "inferd_set_vector": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "inferd_fill_pool": (None, [c_void_p]),
     "inferd_step": (c_int, [c_void_p, POINTER(Step)]),

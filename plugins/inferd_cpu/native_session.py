@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, StepResult, TokenBatch, TokenLimits
-from inferd_cpu.native import ACTIVATIONS, HEAD_NORMS, KV_FORMATS, MAX_ROPES, LayerKind, Native, Shape, Step
+from inferd_cpu.native import ACTIVATIONS, GATINGS, HEAD_NORMS, KV_FORMATS, MAX_ROPES, LayerKind, Native, Shape, Step
 from inferd_cpu.plan import check_batch
-from inferd_cpu.shapes import Architecture
+from inferd_cpu.shapes import Architecture, Routing
 
 _INTEGERS = ("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows")
 _SCALARS = (
     *("epsilon", "attention_scale", "attention_cap", "clamp", "temperature_scale", "temperature_tokens", "parallel"),
     *("embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
 )
+UNUSED_WIDTH = 32  # of feed-forward parts in a network that has experts in all layers
 _PADDING = 16  # floats between rows of logits: rows a multiple of a page apart would share their cache lines
 _MULTIPLIES_BYTES = ("avx512", "amx")  # with one instruction
 _SAMPLING = {
@@ -42,10 +43,12 @@ def make_shape(
     layer, family = a.layers[0], a.family
     magnitudes = [rope.magnitude for rope in a.ropes]
     return Shape(
-        kinds=(LayerKind * len(a.layers))(*(LayerKind(layer.window, layer.rope) for layer in a.layers)),
+        kinds=(LayerKind * len(a.layers))(*(LayerKind(layer.window, layer.rope, layer.routed) for layer in a.layers)),
         layers=len(a.layers),
         width=a.width,
-        **{name: getattr(layer, name) for name in ("feed_width", "heads", "kv_heads", "key_width", "value_width")},
+        **{name: getattr(layer, name) for name in ("heads", "kv_heads", "key_width", "value_width")},
+        feed_width=max([some.feed_width for some in a.layers if not some.routed], default=UNUSED_WIDTH),
+        **(describe_routing(a.routing) if a.routing else {}),
         rope_width=a.ropes[0].width,
         **{name: getattr(a, name) for name in _SCALARS},
         ropes=len(a.ropes),
@@ -62,6 +65,21 @@ def make_shape(
         kv_format=KV_FORMATS[choose_kv_format(native, settings)],
         threads=threads,
     )
+
+
+def describe_routing(routing: Routing) -> dict[str, float]:
+    """The fields of a shape that are about experts."""
+    return {
+        "experts": routing.count,
+        "experts_used": routing.used,
+        "expert_width": routing.feed_width,
+        "shared_width": routing.shared_width,
+        "gating": GATINGS.index(routing.gating),
+        "normalised": routing.normalised,
+        "groups": routing.groups,
+        "groups_used": routing.groups_used,
+        "router_scale": routing.scale,
+    }
 
 
 def choose_kv_format(native: Native, settings: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ draw 83 % and 73 %. The decoder blocks take 6.2 bits a weight; all of them at 4 
 """
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Final
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from inferd.plugin import LoadError
 from inferd_cpu.gguf import GgufFile, Tensor
 from inferd_cpu.inventory import Inventory, Part, Source
-from inferd_cpu.native import NOT_FINITE, PARTS, VECTORS, W4, W4M, W8, Native
+from inferd_cpu.native import EXPERT_PARTS, LAYER_PARTS, MAX_GROUPS, NOT_FINITE, PARTS, VECTORS, W4, W4M, W8, Native
 from inferd_cpu.quants import FORMATS
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.weights import DIVISORS, compute_frequencies, order_rotary, rows_of
@@ -42,6 +42,8 @@ QUANTISED: Final = ("qkv", "gate_up")
 """Parts that "4bit" quantises to 4 bits; others get 8, unless the file has them in 4."""
 LANES: Final = 16  # numbers of a head that are worked on at once
 _UNGATED: Final = {"up": "gate_up", "up_bias": "gate_up_bias"}  # where there are no gates ups are all of that part
+_EXPERTS: Final = {"expert_gate": "expert_gate_up", "expert_up": "expert_gate_up"}
+_EXPERT_BIASES: Final = {"expert_gate_bias": "expert_gate_up_bias", "expert_up_bias": "expert_gate_up_bias"}
 TYPES: Final = {form.name: number for number, form in FORMATS.items()}
 
 
@@ -50,9 +52,12 @@ def find_obstacle(architecture: Architecture, inventory: Inventory, native: Nati
     a, layer = architecture, architecture.layers[0]
     if why := _find_unknown(a, inventory):
         return why
+    routing = a.routing
     for what, size, step in (
         ("width", a.width, BLOCK),
-        ("feed-forward width", layer.feed_width, BLOCK),
+        ("feed-forward width", max(layer.feed_width for layer in a.layers), BLOCK),
+        ("width inside an expert", routing.feed_width if routing else 0, BLOCK),
+        ("width of shared experts", routing.shared_width if routing else 0, BLOCK),
         ("width of all heads' values", layer.mixed_width, BLOCK),
         ("width of a key", layer.key_width, LANES),
         ("width of a value", layer.value_width, LANES),
@@ -60,7 +65,7 @@ def find_obstacle(architecture: Architecture, inventory: Inventory, native: Nati
         if size % step:
             return f"the {what} is {size}, which is not a multiple of {step}"
     for part in inventory.parts:
-        for source in part.sources if part.field in PARTS else ():
+        for source in part.sources if part.field in {*PARTS, *_EXPERTS} else ():
             if not native.library.inferd_can_pack(TYPES[source.tensor.format.name]):
                 return f"tensor {source.tensor.name!r} is {source.tensor.format.name}, which cannot be packed"
     return ""
@@ -68,14 +73,27 @@ def find_obstacle(architecture: Architecture, inventory: Inventory, native: Nati
 
 def _find_unknown(a: Architecture, inventory: Inventory) -> str:
     """What of the architecture the library does not compute, as a clause."""
-    known = {*PARTS, *VECTORS, *DIVISORS, *_UNGATED}
+    known = {*PARTS, *VECTORS, *DIVISORS, *_UNGATED, *_EXPERTS, *_EXPERT_BIASES}
     fields = [part.field for part in inventory.parts]
     if (unknown := next((field for field in fields if field not in known), None)) is not None:
         return f"the library has no {unknown.replace('_', ' ')}"
-    same = {replace(layer, window=0, rope=0) for layer in a.layers}
-    if len(same) > 1:
+    same = {replace(layer, window=0, rope=0, routed=False, feed_width=0) for layer in a.layers}
+    if len(same) > 1 or len({layer.feed_width for layer in a.layers if not layer.routed}) > 1:
         return "heads or widths differ from layer to layer"
+    if a.routing and a.routing.groups > MAX_GROUPS:
+        return f"it has {a.routing.groups} groups of experts; the library knows up to {MAX_GROUPS}"
     return ""
+
+
+def _join_experts(parts: Sequence[Part]) -> list[Part]:
+    """The parts, with gates and ups of experts as one, and so their biases."""
+    joined: dict[tuple[str, int | None], Part] = {}
+    for part in parts:
+        field = {**_EXPERTS, **_EXPERT_BIASES}.get(part.field, part.field)
+        before = joined.get((field, part.layer))
+        sources = (*(before.sources if before else ()), *part.sources)
+        joined[field, part.layer] = replace(part, field=field, sources=sources)
+    return list(joined.values())
 
 
 class NativeWeights:
@@ -105,15 +123,20 @@ class NativeWeights:
         self._architecture = architecture
         self._inventory = inventory
         self._native = native
-        matrices = {*PARTS, "up"}
-        self._matrices = {self._place(part): part for part in inventory.parts if part.field in matrices}
+        matrices, parts = {*PARTS, "up"}, _join_experts(inventory.parts)
+        self._matrices = {self._place(part): part for part in parts if part.field in matrices}
         self._formats = {place: self._choose(part, quantization) for place, part in self._matrices.items()}
-        self._vectors = [part for part in inventory.parts if part.field not in matrices]
-        packed = (
-            native.library.inferd_packed_bytes(native.kernels, self._formats[place], *part.shape)
-            for place, part in self._matrices.items()
-        )
+        self._vectors = [part for part in parts if part.field not in matrices]
+        packed = (self._measure(place, part) for place, part in self._matrices.items())
         self.size_bytes: int = sum(packed) + 4 * self.vector_floats
+
+    def _measure(self, place: tuple[str, int], part: Part) -> int:
+        """Bytes of a matrix, or of as many as there are experts."""
+        shapes = [source.shape for source in part.sources]
+        rows, count = sum(shape[-2] for shape in shapes), shapes[0][0] if part.field in EXPERT_PARTS else 1
+        native = self._native
+        each: int = native.library.inferd_packed_bytes(native.kernels, self._formats[place], rows, shapes[0][-1])
+        return count * each
 
     @property
     def feed_biased(self) -> bool:
@@ -128,12 +151,13 @@ class NativeWeights:
     def formats(self) -> NDArray[np.int32]:
         """The format of each matrix as `inferd_open` takes them: parts of layers, then head and embedding, or -1."""
         layers = range(len(self._architecture.layers))
-        places = [(part, layer) for part in PARTS[:4] for layer in layers] + [(part, 0) for part in PARTS[4:]]
+        places = [(part, layer) for part in LAYER_PARTS for layer in layers]
+        places += [(part, 0) for part in PARTS[len(LAYER_PARTS) :]]
         return np.array([self._formats.get(place, -1) for place in places], np.int32)
 
     def describe(self) -> str:
         """How wide the packed weights of the decoder blocks are."""
-        widths = {8 if form == W8 else 4 for (part, _), form in self._formats.items() if part in PARTS[:4]}
+        widths = {8 if form == W8 else 4 for (part, _), form in self._formats.items() if part in LAYER_PARTS}
         return " and ".join(f"{width}-bit" for width in sorted(widths))
 
     def pack(self, model: int | None, report: Callable[[float], None], *, context_tokens: int) -> None:
@@ -147,7 +171,10 @@ class NativeWeights:
         divisors = {}
         for part in self._vectors:
             sources = list(self._decode(part))
-            if part.field == "gate_up_bias":  # a block of gates, then one of ups, as the matrix is packed
+            if part.field in (
+                "gate_up_bias",
+                "expert_gate_up_bias",
+            ):  # a block of gates, then one of ups, as the matrix is packed
                 sources = [np.stack([each.reshape(-1, BLOCK) for each in sources], axis=1).reshape(-1)]
             numbers = np.concatenate(sources)
             if part.field in DIVISORS:
@@ -211,20 +238,23 @@ class NativeWeights:
         counts: NDArray[np.float32] | None,
     ) -> None:
         tensor, order = source.tensor, self._order(source)
-        error = self._native.library.inferd_pack(
-            model,
-            PARTS.index(place[0]),
-            place[1],
-            index,
-            TYPES[tensor.format.name],
-            rows_of(self._file, source).ctypes.data,
-            None if order is None else order.ctypes.data,
-            None if counts is None else counts.ctypes.data,
-        )
+        experts = source.shape[0] if place[0] in EXPERT_PARTS else 1
+        for expert, blocks in enumerate(np.split(rows_of(self._file, source), experts)):
+            error = self._native.library.inferd_pack(
+                model,
+                PARTS.index(place[0]),
+                place[1],
+                index,
+                expert,
+                TYPES[tensor.format.name],
+                blocks.ctypes.data,
+                None if order is None else order.ctypes.data,
+                None if counts is None else counts.ctypes.data,
+            )
+            if error == NOT_FINITE:
+                raise self._not_finite(source)
+            self._check(error, tensor)
         self._file.release(tensor)
-        if error == NOT_FINITE:
-            raise self._not_finite(source)
-        self._check(error, tensor)
 
     def _check(self, error: int, tensor: Tensor) -> None:
         if error:

@@ -15,8 +15,8 @@ NUMBERS: Final = (
 
 
 def is_compiled(family: Family) -> bool:
-    """Whether the library computes all parts of a family, experts that a file may leave out aside."""
-    return not (family.convolutions or family.latent or (family.experts and not family.experts.optional))
+    """Whether the library computes all parts of a family."""
+    return not (family.convolutions or family.latent)
 
 
 def describe() -> Mapping[str, tuple[str, ...]]:

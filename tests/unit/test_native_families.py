@@ -27,7 +27,7 @@ from network_to_gguf import write_network  # noqa: E402
 
 torch.set_num_threads(1)  # of small products, more only wait for each other
 ISAS = ("plain", "avx2", "avx512", "amx", "neon")
-EXACT_ONLY = {"lfm2", *tiny_families.tiny_experts.FAMILIES}
+EXACT_ONLY = {"lfm2", "deepseek_v2", "deepseek_v3"}
 NATIVE = [name for name in tiny_families.FAMILIES if name not in EXACT_ONLY]
 SPREAD = 0.1  # of weights: with wider ones small errors choose other keys
 QUANTISATION = 0.06  # of the spread of logits: what 8-bit weights and activations of tiny models may change
@@ -64,7 +64,8 @@ def run(session: TokenSession, ids: Sequence[int], blocks: range, *, chunks: Seq
 
 
 def off(logits: Floats, expected: Floats) -> float:
-    return float(np.sqrt(np.mean((logits - expected) ** 2)) / expected.std())
+    """The error of a typical row: of two experts that are nearly as good, quantisation may choose the other."""
+    return float(np.median(np.sqrt(np.mean((logits - expected) ** 2, axis=1))) / expected.std())
 
 
 @pytest.fixture
@@ -76,10 +77,10 @@ def sessions() -> Iterator[list[TokenSession]]:
 
 
 def test_compiled_architectures_are_those_that_are_compared() -> None:
-    """What is said to be compiled is compared here; of the rest no file with experts or the like."""
+    """What is said to be compiled is compared here."""
     compared = {tiny_families.FAMILIES[name].architecture for name in NATIVE}
     compiled = {name for name, family in FAMILIES.items() if is_compiled(family)}
-    assert compiled - compared == {"minicpm"}  # of the parts of granite
+    assert compiled - compared == {"minicpm", "hunyuan-moe"}  # of the parts of granite; of hunyuan-dense and qwen2moe
     assert compared <= compiled
 
 
@@ -96,6 +97,8 @@ def test_logits_are_those_of_fp32_but_for_quantisation(tmp_path: Path, sessions:
         sessions.append(session)
         logits = run(session, ids, range(4))
         assert off(logits, expected) < QUANTISATION, isa
+        far = np.sqrt(np.mean((logits - expected) ** 2, axis=1)) / expected.std() > 2 * QUANTISATION
+        assert far.mean() <= 0.15, isa
         assert run(session, ids, range(8, 12), chunks=(1, 17, 2, 40)).tobytes() == logits.tobytes(), isa
 
 
@@ -121,7 +124,7 @@ def test_windows_over_several_segments(
         assert run(session, IDS, blocks, chunks=(1, 2, 130, 37, 1, 79)).tobytes() == logits.tobytes(), isa
 
 
-@pytest.mark.parametrize("name", ["gemma2", "stablelm2", "starcoder2"])
+@pytest.mark.parametrize("name", ["gemma2", "stablelm2", "starcoder2", "qwen2_moe", "glm4_moe", "gpt_oss"])
 def test_rows_have_the_bits_of_each_alone(tmp_path: Path, sessions: list[TokenSession], name: str) -> None:
     """Sequences of several lengths in one step, single rows of some and pieces of others, and any number of threads."""
     path = tmp_path / "tiny.gguf"
@@ -163,7 +166,7 @@ def test_the_best_token_is_that_of_the_logits(tmp_path: Path, sessions: list[Tok
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("qwen3_moe", "the library has no router"), ("lfm2", "heads or widths differ|no convolution in")]
+    ("name", "why"), [("deepseek_v3", "the library has no query down"), ("lfm2", "the library has no convolution in")]
 )
 def test_what_the_library_lacks_is_said(tmp_path: Path, name: str, why: str) -> None:
     """What only the fp32 session computes is refused when the library is demanded, with what that lacks."""

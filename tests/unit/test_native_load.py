@@ -18,7 +18,7 @@ from inferd_cpu import loads as loads_module
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.gguf import GgufFile
 from inferd_cpu.inventory import Inventory
-from inferd_cpu.native import PARTS, W4, W4M, W8, Native
+from inferd_cpu.native import LAYER_PARTS, PARTS, W4, W4M, W8, Native
 from inferd_cpu.native_session import NativeSession
 from inferd_cpu.native_weights import NativeWeights
 from inferd_cpu.quants import FORMATS
@@ -63,9 +63,11 @@ def choose_formats(inventory: Inventory, file: GgufFile, architecture: Any, *, s
     )
     formats = NativeWeights(file, architecture, inventory, Native(), quantization="4bit").formats()
     layers = len(architecture.layers)
-    ends = [*(layers * (i + 1) for i in range(4)), 4 * layers + 1, 4 * layers + 2]
+    ends = [*(layers * (i + 1) for i in range(len(LAYER_PARTS)))]
+    ends += [ends[-1] + 1, ends[-1] + 2]
     begins = [0, *ends[:-1]]
-    return {part: set(formats[a:b].tolist()) for part, a, b in zip(PARTS, begins, ends, strict=True)}
+    found = {part: set(formats[a:b].tolist()) for part, a, b in zip(PARTS, begins, ends, strict=True)}
+    return {part: forms for part, forms in found.items() if forms != {-1} or part in PARTS[:4]}
 
 
 def test_inputs_with_small_weights_count_more(session: TokenSession) -> None:

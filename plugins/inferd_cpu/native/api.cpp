@@ -12,7 +12,7 @@ using namespace inferd;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a function or struct below: a library of another build is not used.
-constexpr int kInterface = 6;
+constexpr int kInterface = 7;
 
 EXPORT int inferd_interface() { return kInterface; }
 
@@ -52,9 +52,9 @@ EXPORT void inferd_close(void* model) { delete static_cast<Model*>(model); }
 EXPORT int inferd_weigh_inputs(void* model, int type, const void* blocks, int n, int k, float* counts) {
   return static_cast<Model*>(model)->weigh_inputs(type, blocks, n, k, counts);
 }
-EXPORT int inferd_pack(void* model, int part, int layer, int source, int type, const void* blocks,
+EXPORT int inferd_pack(void* model, int part, int layer, int source, int expert, int type, const void* blocks,
                        const int32_t* order, const float* counts) {
-  return static_cast<Model*>(model)->pack(part, layer, source, type, blocks, order, counts);
+  return static_cast<Model*>(model)->pack(part, layer, source, expert, type, blocks, order, counts);
 }
 EXPORT void inferd_set_vector(void* model, int vector, int layer, const float* numbers, int count) {
   static_cast<Model*>(model)->set_vector(vector, layer, numbers, count);

@@ -31,16 +31,20 @@ void Forward::run() {
     const Addition mixed = {true, vectors[vector_mix_bias], vectors[vector_attention_post_norm],
                             vectors[vector_attention_post_norm_bias]};
     const Vector norm = shape_.parallel && !vectors[vector_feed_norm] ? vector_attention_norm : vector_feed_norm;
-    prepare(mixed, vectors[norm], vectors[norm + 1], false);
-    gather();
-    if (shape_.plain_feed()) {
-      feed_plain(index);
+    prepare(mixed, vectors[norm], vectors[norm + 1], false, layer.routed);
+    if (layer.routed) {
+      feed_experts(layer, index);
     } else {
-      feed(index);
+      gather();
+      if (shape_.plain_feed()) {
+        feed_plain(index);
+      } else {
+        feed(index);
+      }
+      meet();
+      multiply(index, part_down, feed_rows(), m_.work_.delta, shape_.delta_stride());
+      meet();
     }
-    meet();
-    multiply(index, part_down, feed_rows(), m_.work_.delta, shape_.delta_stride());
-    meet();
     fed = {true, vectors[vector_down_bias], vectors[vector_feed_post_norm], vectors[vector_feed_post_norm_bias]};
   }
   finish(fed);
@@ -97,8 +101,8 @@ void Forward::add_delta(int row, const float* bias, const float* norm, const flo
 
 // Adds what the last product gave to the residuals, and quantises their norms for the next one; where attention and
 // feed-forward part start from the same, what attention gave is added afterwards. Fine rows may come in two: the norm,
-// and behind all of those what quantising it has lost. Scores magnify errors of queries and keys.
-void Forward::prepare(const Addition& before, const float* norm, const float* norm_bias, bool fine) {
+// and behind all of those what quantising it has lost. Norms may be kept for experts. Scores magnify errors of queries and keys.
+void Forward::prepare(const Addition& before, const float* norm, const float* norm_bias, bool fine, bool keeps) {
   const Share own = rows();
   const bool twice = fine && m_.fine_, later = shape_.parallel && !fine;
   const Rows& out = twice ? fine_rows() : width_rows();
@@ -112,6 +116,8 @@ void Forward::prepare(const Addition& before, const float* norm, const float* no
       if (later) add_delta(row, before.bias, before.norm, before.norm_bias);
     }
     m_.kernels_.quantize(desk_.rows, width, first - base(), count, &out);
+    if (keeps && (!m_.few_ || thread_ == 0))
+      memcpy(m_.work_.normed + first * width, desk_.rows, sizeof(float) * count * width);
     if (!twice) continue;
     for (int i = 0; i < count; i++) m_.norms_.subtract(out, first + i, desk_.rows + i * width, desk_.rows + i * width);
     m_.kernels_.quantize(desk_.rows, width, s_.tokens + first, count, &out);

@@ -49,7 +49,7 @@ class Forward {
   void embed();
   void normalize(const float* x, const float* weight, const float* bias, float* out) const;
   void add_delta(int row, const float* bias, const float* norm, const float* norm_bias);
-  void prepare(const Addition& before, const float* norm, const float* norm_bias, bool fine);
+  void prepare(const Addition& before, const float* norm, const float* norm_bias, bool fine, bool keeps = false);
   static int panels_of(const Matrix& matrix) { return (matrix.n + kPanelOutputs - 1) / kPanelOutputs; }
   template <class Work>
   void share_out(int layer, Part part, int count, const Work& work);
@@ -76,6 +76,15 @@ class Forward {
   void quantize_mixed(Share rows);
   void feed(int layer);
   void feed_plain(int layer);
+  void feed_experts(const Layer& layer, int index);
+  void route(const Layer& layer, int row);
+  void keep_groups(float* choice) const;
+  void group_rows();
+  Matrix expert_matrix(const Layer& layer, Part part, int expert) const;
+  void multiply_experts(const Layer& layer, Part part, bool feeds, float* out, size_t stride);
+  template <class Work>
+  void each_member(const Work& work);
+  void sum_experts(const Layer& layer, int row);
   void finish(const Addition& fed);
   void write_hidden();
   void write_logits();

@@ -42,9 +42,11 @@ Model::Model(const Shape& shape, const Kernels& kernels)
       own_feed_rows_(shape.threads),
       pool_(shape.threads) {
   work_.desks.resize(shape.threads);
+  expert_rows_.reserve(shape.experts);
   for (int layer = 0; layer < shape.layers; layer++) {
     layers_[layer].window = shape.kinds[layer].window;
     layers_[layer].rope = shape.kinds[layer].rope;
+    layers_[layer].routed = shape.kinds[layer].routed != 0;
   }
 }
 
@@ -52,14 +54,24 @@ int Model::outputs_of(int part) const {
   switch (part) {
     case part_qkv: return shape_.qkv_width();
     case part_gate_up: return shape_.up_width();
+    case part_expert_gate_up: return 2 * shape_.expert_width;
+    case part_shared_gate_up: return 2 * shape_.shared_width;
     case part_mix:
+    case part_expert_down:
+    case part_shared_down:
     case part_down: return shape_.width;
     default: return shape_.vocabulary_size;
   }
 }
 
 int Model::inputs_of(int part) const {
-  return part == part_mix ? shape_.mixed_width() : part == part_down ? shape_.feed_width : shape_.width;
+  switch (part) {
+    case part_mix: return shape_.mixed_width();
+    case part_down: return shape_.feed_width;
+    case part_expert_down: return shape_.expert_width;
+    case part_shared_down: return shape_.shared_width;
+    default: return shape_.width;
+  }
 }
 
 Matrix& Model::matrix(int part, int layer) {
@@ -74,12 +86,33 @@ size_t Model::workspace_bytes(const Shape& shape, const Kernels& kernels) {
   return divide(shape, kernels, nullptr, &none);
 }
 
+void Model::divide_experts(const Shape& s, const Kernels& k, Division& from, Workspace* w) {
+  if (!s.experts) return;
+  const size_t tokens = s.max_step_tokens, all = tokens * s.experts_used;
+  const int apart = static_cast<int>(std::min<size_t>(s.experts, all));  // groups of rows, each in tiles of its own
+  auto rows_bytes = [&](int width) { return k.rows_bytes(static_cast<int>(all) + 17 * apart, width) + 512 * apart; };
+  w->normed = from.take<float>(tokens * s.width);
+  w->shares = from.take<float>(all);
+  w->expert_ups = from.take<float>(all * padded(2 * s.expert_width));
+  w->expert_outs = from.take<float>(all * s.delta_stride());
+  w->shared_ups = from.take<float>(s.shared_width ? tokens * padded(2 * s.shared_width) : 0);
+  w->shared_outs = from.take<float>(s.shared_width ? tokens * s.delta_stride() : 0);
+  w->chosen = from.take<int32_t>(all);
+  w->members = from.take<int32_t>(all);
+  w->places = from.take<int32_t>(all);
+  w->begins = from.take<int32_t>(s.experts + 1);
+  w->filled = from.take<int32_t>(s.experts + 1);
+  w->expert_width_rows = from.take<uint8_t>(rows_bytes(s.width));
+  w->expert_feed_rows = from.take<uint8_t>(rows_bytes(s.expert_width));
+  w->shared_rows = from.take<uint8_t>(s.shared_width ? k.rows_bytes(s.max_step_tokens, s.shared_width) : 0);
+}
+
 size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspace* w) {
   const AttentionShape attention = shape_attention(s);
   const size_t tokens = s.max_step_tokens;
   const size_t few = std::min(s.max_step_tokens, kFewRows);
   const int fine = choose_norms(k.name).subtract ? 2 : 1;  // rows that make one of the queries, keys and values
-  const bool divides = fine == 1 && s.threads > 1 && s.max_step_tokens >= kApartRows * s.threads;
+  const bool divides = fine == 1 && s.threads > 1 && !s.experts && s.max_step_tokens >= kApartRows * s.threads;
   const int apart = s.max_step_tokens + (divides ? kTileRows : 0);  // rows of one thread end where a tile does
   Division from(memory);
   w->residual = from.take<float>(tokens * s.width);
@@ -98,7 +131,9 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   w->sequences = from.take<int32_t>(tokens);
   w->groups_taken = from.take<std::atomic<int>>(s.layers);
   w->taken = from.take<Taken>(static_cast<size_t>(s.layers) * part_head * s.threads);
-  const int widest = std::max({s.width, s.mixed_width(), s.qkv_width(), s.plain_feed() ? s.feed_width : 0});
+  divide_experts(s, k, from, w);
+  const int widest = std::max({s.width, s.mixed_width(), s.qkv_width(), s.plain_feed() ? s.feed_width : 0,
+                               s.expert_width, s.shared_width});
   for (Desk& desk : w->desks) {
     desk.rows = from.take<float>(kTileRows * widest);
     desk.delta = from.take<float>(s.width);
@@ -113,8 +148,8 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
     desk.fine_rows = from.take<uint8_t>(fine > 1 ? k.rows_bytes(2 * kFewRows, s.width) : 0);
     desk.mixed_rows = from.take<uint8_t>(k.rows_bytes(kFewRows, s.mixed_width()));
     desk.best = from.take<Best>(tokens);
-    desk.weights = from.take<float>(s.vocabulary_size);
-    desk.order = from.take<int32_t>(s.vocabulary_size);
+    desk.weights = from.take<float>(std::max(s.vocabulary_size, 2 * s.experts));
+    desk.order = from.take<int32_t>(std::max(s.vocabulary_size, s.experts));
   }
   return from.used_bytes();
 }
@@ -132,12 +167,15 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
     Matrix& m = matrix(part, layer);
     m = {static_cast<Weight>(formats[i]), outputs_of(part), inputs_of(part), 0, nullptr, nullptr};
     m.size_bytes = kernels_.packed_bytes(m.format, m.n, m.k);
-    total += m.size_bytes;
+    total += m.size_bytes * experts_of(part);
   }
   if (!weights_memory_.take(total, true)) return false;
   Division from(weights_memory_.data());  // in the order of a step: what follows is fetched ahead
   for (int layer = 0; layer < shape_.layers; layer++)
-    for (Matrix& m : layers_[layer].matrices) m.data = from.take<uint8_t>(m.size_bytes);
+    for (int part = 0; part < part_head; part++) {
+      Matrix& m = layers_[layer].matrices[part];
+      m.data = from.take<uint8_t>(m.size_bytes * experts_of(part));
+    }
   if (head_.n) head_.data = from.take<uint8_t>(head_.size_bytes);
   if (embedding_.n) embedding_.data = from.take<uint8_t>(embedding_.size_bytes);
   const size_t vectors_bytes = sizeof(float) * (vector_floats + 16 * (vector_norm * layers_.size() + vector_count));
@@ -167,7 +205,7 @@ int Model::weigh_inputs(int ggml_type, const void* blocks, int n, int k, float* 
   return pack_done;
 }
 
-int Model::pack(int part, int layer, int source, int ggml_type, const void* blocks, const int32_t* order,
+int Model::pack(int part, int layer, int source, int expert, int ggml_type, const void* blocks, const int32_t* order,
                 const float* counts) {
   struct Packing {
     Model* model;
@@ -176,19 +214,24 @@ int Model::pack(int part, int layer, int source, int ggml_type, const void* bloc
     const int32_t* order;
     const float* counts;
     int part, source, type, first, count;
+    uint8_t* out;
     float* factors;
     std::atomic<int> error;  // the first one
-  } p{this, &matrix(part, layer), blocks, order, counts, part, source, ggml_type, 0, 0, nullptr, {pack_done}};
+    bool in_turn = false;
+  } p{this, &matrix(part, layer), blocks, order, counts, part, source, ggml_type, 0, 0, nullptr, nullptr, {pack_done}};
   const int rows[] = {shape_.queries_width(), shape_.keys_width(), shape_.kv_heads * shape_.value_width};
-  p.count = part == part_qkv ? rows[source] : part == part_gate_up ? shape_.feed_width : outputs_of(part);
+  const bool gates = part == part_gate_up || part == part_expert_gate_up || part == part_shared_gate_up;
+  const bool in_turn = gates && (shape_.gated || part != part_gate_up);
+  p.count = part == part_qkv ? rows[source] : in_turn ? outputs_of(part) / 2 : outputs_of(part);
   for (int i = 0; part == part_qkv && i < source; i++) p.first += rows[i];
   std::vector<float>& factors = factors_[p.matrix];
-  factors.resize(p.matrix->n, 1.0f);
-  p.factors = factors.data();
+  factors.resize(size_t(p.matrix->n) * experts_of(part), 1.0f);
+  p.factors = factors.data() + size_t(expert) * p.matrix->n;
+  p.out = const_cast<uint8_t*>(p.matrix->data) + expert * p.matrix->size_bytes;
+  p.in_turn = in_turn;
   auto work = [](void* context, int thread) {
     Packing& p = *static_cast<Packing*>(context);
     const Matrix& m = *p.matrix;
-    auto* out = const_cast<uint8_t*>(m.data);
     auto fail = [&p](int error) {
       int none = pack_done;
       p.error.compare_exchange_strong(none, error);
@@ -205,10 +248,9 @@ int Model::pack(int part, int layer, int source, int ggml_type, const void* bloc
       const int begin = group * kPanelOutputs, count = std::min(kPanelOutputs, p.count - begin);
       for (int i = 0; i < count; i++) rows[i] = p.order ? p.order[begin + i] : begin + i;
       // Gates and ups take turns, a panel each: their outputs are used together.
-      const bool in_turn = p.part == part_gate_up && p.model->shape_.gated;
-      const int first = in_turn ? (2 * group + p.source) * kPanelOutputs : p.first + begin;
+      const int first = p.in_turn ? (2 * group + p.source) * kPanelOutputs : p.first + begin;
       const int error = p.model->kernels_.pack(m.format, p.type, p.blocks, first, count, rows.data(), p.counts, m.n,
-                                               m.k, out, p.factors);
+                                               m.k, p.out, p.factors);
       if (error != pack_done) fail(error);
     }
   };
@@ -256,7 +298,7 @@ void Model::copy_blocks(const int32_t* pairs, int count) {
 void Model::plan(const Step& s) {
   single_ = s.tokens == s.sequences;
   few_ = single_ && s.tokens <= kFewRows;
-  apart_ = !fine_ && s.tokens >= kApartRows * shape_.threads;
+  apart_ = !fine_ && !shape_.experts && s.tokens >= kApartRows * shape_.threads;
   for (int layer = 0; layer < shape_.layers; layer++) work_.groups_taken[layer] = 0;
   steps_++;
   for (int sequence = 0; sequence < s.sequences; sequence++)
@@ -278,6 +320,7 @@ void Model::compute(const Step& step) {
   kernels_.place_rows(&mixed_rows_, work_.mixed_rows, step.tokens, shape_.mixed_width());
   kernels_.place_rows(&feed_rows_, work_.feed_rows, step.tokens, shape_.feed_width);
   kernels_.place_rows(&head_rows_, work_.head_rows, step.logit_count, shape_.width);
+  if (shape_.shared_width) kernels_.place_rows(&shared_rows_, work_.shared_rows, step.tokens, shape_.shared_width);
   for (int thread = 0; few_ && thread < shape_.threads; thread++) {
     const Desk& desk = work_.desks[thread];
     kernels_.place_rows(&own_width_rows_[thread], desk.width_rows, step.tokens, shape_.width);

@@ -23,11 +23,12 @@ inline int padded(int floats) { return floats % 1024 ? floats : floats + kPaddin
 // What tells one layer from another: a token sees `window` tokens, itself among them, or all with 0; `rope` is the number
 // of the rotation, -1 for none. Part of the ABI.
 struct LayerKind {
-  int32_t window, rope;
+  int32_t window, rope, routed;  // routed: to experts
 };
 
 enum class HeadNorms : int32_t { none = 0, head = 1, heads = 2, row = 3 };  // see family.py
 constexpr int kMaxRopes = 2;
+constexpr int kMaxGroups = 256;  // of experts
 
 // The sizes of a network and of what is kept for it. Python fills it in: the order of the fields is part of the ABI.
 struct Shape {
@@ -44,8 +45,12 @@ struct Shape {
   int32_t gated;             // the feed-forward part has gates
   int32_t feed_biased;       // gates and ups have biases
   int32_t temperature_tokens;
+  int32_t experts, experts_used, expert_width, shared_width;  // 0 for none
+  int32_t gating;      // logits become weights by softmax (0), sigmoid (1), or softmax over the chosen ones (2)
+  int32_t normalised;  // weights of the chosen ones sum to 1
+  int32_t groups, groups_used;
   float epsilon, attention_scale, attention_cap, clamp, temperature_scale;
-  float embedding_scale, residual_scale, logit_scale, logit_cap;
+  float embedding_scale, residual_scale, logit_scale, logit_cap, router_scale;
   float magnitudes[kMaxRopes];  // of cosines and sines
 
   // Gates, or ups that have none, go through memory: only silu's have a function of their own for panels.
@@ -73,7 +78,19 @@ struct Step {
   const double *top_p, *min_p, *points;
 };
 
-enum Part : int { part_qkv, part_mix, part_gate_up, part_down, part_head, part_embedding, part_count };
+enum Part : int {
+  part_qkv,
+  part_mix,
+  part_gate_up,
+  part_down,
+  part_expert_gate_up,  // one expert's, as many as there are one behind the other
+  part_expert_down,
+  part_shared_gate_up,
+  part_shared_down,
+  part_head,  // from here on of the model
+  part_embedding,
+  part_count
+};
 enum Vector : int {
   vector_attention_norm,
   vector_attention_norm_bias,
@@ -90,6 +107,12 @@ enum Vector : int {
   vector_down_bias,
   vector_feed_post_norm,
   vector_feed_post_norm_bias,
+  vector_router,                // [experts][width]
+  vector_router_bias,           // [experts]
+  vector_choice_bias,           // [experts]
+  vector_expert_gate_up_bias,   // [experts][2 * expert_width], as that of gates and ups
+  vector_expert_down_bias,      // [experts][width]
+  vector_shared_router,         // [width]
   vector_norm,  // from here on of the model
   vector_norm_bias,
   vector_head_bias,
@@ -103,6 +126,13 @@ struct Layer {
   Matrix matrices[part_head];
   const float* vectors[vector_norm];  // null where a network has none
   int window, rope;
+  bool routed;
+};
+
+// The rows of one expert in a step: places [begin, begin + rows) of all.
+struct ExpertRows {
+  int expert, begin;
+  Rows width_rows, feed_rows;
 };
 
 // Of outputs that are used before they leave the cache, two panels of each row.
@@ -143,6 +173,12 @@ struct Workspace {
   float* delta;       // [T][delta_stride]: what a layer adds
   float* cosines;     // [ropes][T][rope_width / 2]
   float* sines;
+  float* normed;      // [T][width], with experts; P is T times the experts of a row
+  float *shares, *expert_ups, *expert_outs;          // [P], [P][padded(2 * expert_width)], [P][delta_stride]
+  float *shared_ups, *shared_outs;                   // [T][padded(2 * shared_width)], [T][delta_stride]
+  int32_t *chosen, *members, *places;                // [P]: experts by row; rows by expert; where a row's experts are
+  int32_t *begins, *filled;                          // [experts + 1]
+  uint8_t *expert_width_rows, *expert_feed_rows, *shared_rows;
   float* ups;         // [T][up_stride], where the feed-forward part goes through memory
   float* partials;    // of the few rows of a small step: [rows][kv_heads][segments]
   void *width_rows, *fine_rows, *mixed_rows, *feed_rows, *head_rows;
@@ -171,7 +207,7 @@ class Model {
   int weigh_inputs(int ggml_type, const void* blocks, int n, int k, float* counts);
 
   // Packs the tensor that is the source-th of a part; `counts` may be null. Returns a PackError or kNotFinite.
-  int pack(int part, int layer, int source, int ggml_type, const void* blocks, const int32_t* order,
+  int pack(int part, int layer, int source, int expert, int ggml_type, const void* blocks, const int32_t* order,
            const float* counts);
   void set_vector(int vector, int layer, const float* numbers, int count);
 
@@ -189,6 +225,8 @@ class Model {
   const Matrix& embedding() const { return embedding_.data ? embedding_ : head_; }
   int outputs_of(int part) const;
   int inputs_of(int part) const;
+  int experts_of(int part) const { return part == part_expert_gate_up || part == part_expert_down ? shape_.experts : 1; }
+  static void divide_experts(const Shape& shape, const Kernels& kernels, Division& from, Workspace* out);
   static size_t divide(const Shape& shape, const Kernels& kernels, uint8_t* memory, Workspace* out);
   void plan(const Step& step);
   Share rows_of(int tokens, int thread) const;
@@ -210,7 +248,8 @@ class Model {
   const float* vectors_[vector_count] = {};  // of the model; null where it has none
 
   Workspace work_;
-  Rows width_rows_{}, fine_rows_{}, mixed_rows_{}, feed_rows_{}, head_rows_{};
+  Rows width_rows_{}, fine_rows_{}, mixed_rows_{}, feed_rows_{}, head_rows_{}, shared_rows_{};
+  std::vector<ExpertRows> expert_rows_;
   std::vector<Rows> own_width_rows_, own_fine_rows_, own_mixed_rows_, own_feed_rows_;  // of each thread
   uint32_t steps_ = 0;   // so far
   bool single_ = false;  // every sequence has one row

@@ -37,6 +37,16 @@ void add_scaled(const float* y, float scale, int n, float* x) {
   for (int i = 0; i < n; i += kLanes) store(x + i, fma(load(y + i), splat(scale), load(x + i)));
 }
 
+float dot(const float* x, const float* y, int n) {
+  Floats sums[kParts] = {};
+  for (int i = 0; i < n; i += 16)
+    for (int part = 0; part < kParts; part++) {
+      const int at = i + part * kLanes;
+      sums[part] = fma(load(x + at), load(y + at), sums[part]);
+    }
+  return sum(sums);
+}
+
 void cap(float scale, float most, int n, float* x) {
   for (int i = 0; i < n; i += kLanes) {
     float some[kLanes] = {};
@@ -242,7 +252,7 @@ void weigh(const float* logits, int n, float peak, float temperature, float* out
 }  // namespace
 
 extern const Norms norms;
-const Norms norms = {normalize, center, add, add_scaled, cap, subtract, rotate, gate, activate, find_best, weigh};
+const Norms norms = {normalize, center, add, add_scaled, dot, cap, subtract, rotate, gate, activate, find_best, weigh};
 
 }  // namespace ISA
 }  // namespace inferd

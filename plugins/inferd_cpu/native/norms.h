@@ -27,6 +27,9 @@ struct Norms {
   void (*add)(const float* y, int n, float* x);
   void (*add_scaled)(const float* y, float scale, int n, float* x);
 
+  // The sum of products of n numbers, a multiple of 16.
+  float (*dot)(const float* x, const float* y, int n);
+
   // x becomes cap * tanh(scale * x / cap), or scale * x where there is no cap; any n.
   void (*cap)(float scale, float cap, int n, float* x);
 
