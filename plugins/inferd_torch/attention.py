@@ -16,8 +16,9 @@ ATTRIBUTE = "inferd_attend"
 # ask for, caps, sinks, biases, chosen blocks, would give wrong answers in silence if it was ignored.
 HARMLESS = frozenset(
     {
-        *("dropout", "deterministic", "output_attentions", "use_cache", "cache_position", "position_ids"),
-        *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "logits_to_keep", "return_dict"),
+        *("dropout", "deterministic", "use_cache", "cache_position", "position_ids", "return_dict", "logits_to_keep"),
+        *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"),
+        *("output_attentions", "output_hidden_states", "output_router_logits"),
     }
 )
 
