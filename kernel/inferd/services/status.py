@@ -121,6 +121,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             except (grpc.aio.InternalError, grpc.aio.UsageError):
                 # gRPC refuses what is done with a call that is over: its client has gone, or its deadline came first.
                 raise asyncio.CancelledError from None
+            except grpc.aio.AbortError as error:
+                # gRPC keeps it with the call that it refers to by its frames: a circle, which is left for a collection
+                # of all garbage. What the client has sent is not to wait for that.
+                del request
+                error.__context__ = None
+                raise error.with_traceback(None) from None
 
         return call
 
