@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: property sim demo test bench fuzz sanitize native lint stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -21,6 +21,10 @@ bench: .venv/.dev .venv/.native
 sim: .venv/.dev
 	@$(BIN)/python tests/sim/marathon.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TASKS),--tasks $(TASKS)) \
 		$(if $(LEASES),--leases $(LEASES)) $(if $(SEED),--seed $(SEED))
+
+# Random schedules of the engine, so many as EXAMPLES says; `make test` tries 80.
+property: .venv/.dev
+	@INFERD_EXAMPLES=$(or $(EXAMPLES),1500) $(BIN)/python -m pytest -q --timeout 7200 tests/property/test_engine.py $(ARGS)
 
 # Damaged model files, for as long as SECONDS says; make sanitize: the native library under sanitizers, for SANITIZERS.
 fuzz: .venv/.dev .venv/.native

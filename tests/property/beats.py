@@ -262,6 +262,7 @@ class Engine:
             if place in output.logprobs:
                 self.logprobs[each].append(output.logprobs[place])
         assert start == len(output.token_ids)
+        assert not self.prompts.keys() & output.prompts.keys()
         self.vectors |= output.embeddings
         self.prompts |= output.prompts
         for ended in output.ended:

@@ -1,18 +1,24 @@
-"""Random schedules over the fake backend: the beats of the loop, one call after the other."""
+"""Random schedules over the fake backend: the beats of the loop, one call after the other.
+
+`make property EXAMPLES=1500` tries as many of them.
+"""
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import pytest
 from beats import Engine, Task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inferd.core.priority import Priority
 from inferd.core.task import Embedding, Grammar, GrammarKind, Pooling, Sampling
+from inferd.core.task_events import PromptOutput
 from inferd.engine.limits import EngineLimits, GrammarLimits
 from inferd.engine.samples import derive
 from inferd.engine.submission import Share
@@ -30,7 +36,7 @@ prompts = st.builds(
     st.sampled_from(BEGINNINGS),
     st.lists(st.integers(97, 100), min_size=1, max_size=24),
 )
-samplings = st.builds(
+usual = st.builds(
     Sampling,
     max_tokens=st.integers(1, 20),
     temperature=st.sampled_from([0.0, 1.0, 6.0]),
@@ -40,7 +46,27 @@ samplings = st.builds(
     seed=st.integers(0, 2**64 - 1),
     n=st.sampled_from([1, 1, 1, 2, 3]),
     grammar=st.sampled_from([None] * 6 + [Grammar(GrammarKind.REGEX, s) for s in ("[a-d]{3,30}", "([ab]c*)+d?")]),
+    stop=st.sampled_from([(), (), ("ab",), ("ba", "dd"), ("abcabc",)]),
+    stop_token_ids=st.sampled_from([(), (), (), (99,)]),
+    ignore_eos=st.booleans(),
+    logprobs=st.sampled_from([None, None, 0, 3]),
+    prompt_logprobs=st.sampled_from([None, None, None, 0, 2]),
+    echo=st.booleans(),
+    logit_bias=st.sampled_from([(), (), ((98, 4.0),), ((97, -50.0), (99, 2.0))]),
+    bad_words=st.sampled_from([(), (), ("b",), ("aa", "cd")]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 1.5]),
+    presence_penalty=st.sampled_from([0.0, 0.0, -1.0]),
+    min_p=st.sampled_from([0.0, 0.0, 0.2]),
 )
+
+
+def at_least(sampling: Sampling, part: float) -> Sampling:
+    """With a least number of tokens, where no grammar may be at its end before."""
+    least = int(part * (sampling.max_tokens or 0))
+    return sampling if sampling.grammar is not None else replace(sampling, min_tokens=least)
+
+
+samplings = st.builds(at_least, usual, st.sampled_from([0.0, 0.0, 0.5, 1.0]))
 weights = st.sampled_from([0.5, 1.0, 3.0])
 embeddings = st.sampled_from([None] * 6 + [Embedding(pooling=pooling) for pooling in Pooling])
 tasks = st.builds(
@@ -69,7 +95,8 @@ engines = st.builds(
 )
 kinds = st.sampled_from(["submit", "step", "step", "step", "preempt", "cancel", "suspend", "resume", "hold"])
 events = st.lists(st.tuples(kinds, st.integers(0, 99)), max_size=80)
-relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = int(os.environ.get("INFERD_EXAMPLES", "80"))
+relaxed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def load(**behaviour: int) -> LoadedModel:
@@ -79,13 +106,29 @@ def load(**behaviour: int) -> LoadedModel:
         return FakeBackend().load(LoadRequest(path=path, device="fake:0", capacity_bytes=1 << 30), lambda _: None)
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one sample is given that has an engine for itself: tokens, text, how likely they were, and of its prompt."""
+
+    tokens: list[int]
+    text: str
+    logprobs: list[float]
+    prompt: PromptOutput | None
+
+
+def likely(engine: Engine, place: tuple[int, int]) -> list[float]:
+    """All log probabilities that were told of the tokens of a sample."""
+    return [x for told in engine.logprobs[place] for x in (*told.logprobs, *told.top_logprobs)]
+
+
 @cache
-def alone(prompt: tuple[int, ...], sampling: Sampling) -> list[int]:
-    """The output of one sample that has an engine for itself."""
+def alone(prompt: tuple[int, ...], sampling: Sampling) -> Given:
+    """What one sample is given that has an engine for itself."""
     engine = Engine(load())
     engine.submit(0, Task(prompt=prompt, sampling=replace(sampling, n=1), prefix_cache=False))
     engine.finish()
-    return engine.outputs[0, 0]
+    assert engine.ended[0].error is None
+    return Given(engine.outputs[0, 0], engine.texts[0, 0], likely(engine, (0, 0)), engine.prompts.get(0))
 
 
 @cache
@@ -97,8 +140,23 @@ def vector_alone(prompt: tuple[int, ...], embedding: Embedding) -> tuple[float, 
     return engine.vectors[0]
 
 
-def expected(task: Task, sample: int) -> list[int]:
+def expected(task: Task, sample: int) -> Given:
     return alone(task.prompt, derive(task.sampling, sample) if sample else task.sampling)
+
+
+def check_told(engine: Engine, handle: int, task: Task) -> None:
+    """Beside its tokens, a task that came to its end was told what each of its samples is told alone."""
+    for sample in range(task.sampling.n):
+        given = expected(task, sample)
+        assert engine.texts[handle, sample] == given.text
+        assert likely(engine, (handle, sample)) == pytest.approx(given.logprobs, abs=1e-6)
+    prompt, whole = engine.prompts.get(handle), expected(task, 0).prompt
+    assert (prompt is None) == (whole is None)
+    if prompt is not None and whole is not None:
+        assert (prompt.text, list(prompt.token_ids)) == (whole.text, list(whole.token_ids))
+        assert (prompt.logprobs is None) == (whole.logprobs is None)
+        if prompt.logprobs is not None and whole.logprobs is not None:
+            assert list(prompt.logprobs.logprobs) == pytest.approx(list(whole.logprobs.logprobs), abs=1e-6)
 
 
 @relaxed
@@ -114,13 +172,14 @@ def test_output_does_not_depend_on_the_schedule(
 ) -> None:
     """Batched, in chunks, preempted, suspended, cached, one of several, with drafts and holds, late grammars: as alone.
 
-    A cancelled task gives a part of its output. No block is lost, and nothing is told twice. What a lease holds is
-    free or its own in every step, and all that fits beside it comes to its end.
+    That is tokens, text up to a stop string, log probabilities, and what is told of the prompt. A cancelled task gives
+    a part of its output. No block is lost, and nothing is told twice. What a lease holds is free or its own in every
+    step, and all that fits beside it comes to its end.
     """
     engine = Engine(load(**session, blocks=-(-room // session["block_tokens"])), limits)
     cancelled = engine.play(some, events)
     for (handle, sample), tokens in engine.outputs.items():
-        whole = [] if handle in engine.refused or some[handle].embedding else expected(some[handle], sample)
+        whole = [] if handle in engine.refused or some[handle].embedding else expected(some[handle], sample).tokens
         assert tokens == (whole[: len(tokens)] if handle in cancelled else whole)
     assert engine.ended.keys() == set(range(len(some))) - cancelled
     for handle, ended in engine.ended.items():
@@ -133,6 +192,8 @@ def test_output_does_not_depend_on_the_schedule(
             len(tokens) for (owner, _), tokens in engine.outputs.items() if owner == handle
         )
         wanted = some[handle].embedding
+        if wanted is None:
+            check_told(engine, handle, some[handle])
         assert engine.vectors.get(handle) == (None if wanted is None else vector_alone(some[handle].prompt, wanted))
 
 
@@ -152,5 +213,5 @@ def test_many_ragged_sequences(seed: int, room: int, events: list[Event]) -> Non
     engine = Engine(load(block_tokens=4, blocks=-(-room // 4), max_step_tokens=96))
     cancelled = engine.play(some, events)
     for (handle, _), tokens in engine.outputs.items():
-        whole = expected(some[handle], 0)
+        whole = expected(some[handle], 0).tokens
         assert tokens == (whole[: len(tokens)] if handle in cancelled else whole)
