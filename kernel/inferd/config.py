@@ -27,6 +27,7 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    tasks: int = Field(20_000, ge=1, description="tasks that have not ended: waiting, suspended and running")
     queued_tasks: int = Field(1000, ge=1, description="tasks that wait, over all models")
     queued_high: int = Field(100, ge=0, description="tasks of class HIGH that wait beyond `queued_tasks`")
     suspended_tasks: int = Field(1000, ge=1, description="tasks that their clients have suspended")
@@ -40,6 +41,11 @@ class Limits(BaseModel):
     retained_tasks: int = Field(1000, ge=1, description="ended tasks that can still be read")
     retention_s: float = Field(600.0, ge=0, description="how long an ended task can be read, in seconds")
     stream_bytes: int = Field(4 << 20, ge=4096, description="events held for one task, in bytes; then the oldest go")
+    events_bytes: int = Field(
+        512 << 20,
+        ge=4096,
+        description="events held for all tasks that have not ended, in bytes; then the one with the most loses half",
+    )
     retained_bytes: int = Field(64 << 20, ge=4096, description="events held for all ended tasks, in bytes")
     message_bytes: int = Field(4 << 20, ge=1024, description="largest message accepted, in bytes")
     metadata_bytes: int = Field(16 << 10, ge=1024, description="largest metadata accepted, in bytes")
@@ -178,7 +184,7 @@ class Scheduler(BaseModel):
         4.0,
         gt=0,
         description="a tenant may have so many times what is still free of the queue, of suspended and detached tasks, "
-        "and of `limits.input_bytes`",
+        "and of `limits.tasks` and `limits.input_bytes`",
     )
     tenant_queued: int = Field(1000, ge=1, description="waiting tasks of one tenant")
     tenant_running: int = Field(1000, ge=1, description="running tasks of one tenant on one model")

@@ -149,6 +149,7 @@ def _core_limits(settings: Settings) -> CoreLimits:
     )
     return CoreLimits(
         tasks=TaskLimits(
+            tasks=limits.tasks,
             queued_tasks=limits.queued_tasks,
             queued_high=limits.queued_high,
             suspended_tasks=limits.suspended_tasks,
@@ -195,6 +196,7 @@ def _driver(settings: Settings) -> Driver:
         core=_core_limits(settings),
         limits=DriverLimits(
             stream_bytes=limits.stream_bytes,
+            events_bytes=limits.events_bytes,
             retained_bytes=limits.retained_bytes,
             frame_bytes=limits.frame_limit_bytes,
             queries=limits.queries,

@@ -100,7 +100,12 @@ async def test_a_refused_model_is_told_which_backends_may_run_it(connection: Con
         ({"source": ""}, "INVALID_FIELD", "model.source"),
         ({"source": "/no/such/file.fake"}, "INVALID_FIELD", "does not exist"),
         ({"source": "file://[a/b"}, "INVALID_FIELD", "no path"),
-        ({"source": "/" + "x" * 5000}, "INVALID_FIELD", "no path"),
+        ({"source": "/" + "x" * 4000}, "INVALID_FIELD", "no path"),
+        ({"source": "/" + "x" * 4096}, "INVALID_FIELD", "model.source has 4097 characters; at most 4096"),
+        ({"settings": {"context_tokens": "1" * 4097}}, "INVALID_FIELD", "has 14 and 4097 characters"),
+        ({"settings": {"source": "x" * 4097}}, "INVALID_FIELD", "has 6 and 4097 characters"),
+        ({"settings": {"k" * 4097: "1"}}, "INVALID_FIELD", "has 4097 and 1 characters"),
+        ({"settings": {f"k{number}": "1" for number in range(65)}}, "INVALID_FIELD", "65 settings; at most 64"),
         ({"source": "relative.fake"}, "INVALID_FIELD", "absolute"),
         ({"source": "https://example.org/m.gguf"}, "INVALID_FIELD", "inferd pull"),
         ({"backend": "fakee"}, "BACKEND_NOT_FOUND", "fake"),
@@ -203,6 +208,8 @@ async def test_a_plan_is_what_a_load_would_do(connection: Connection) -> None:
     assert (huge.fits, huge.need.weights_bytes) == (False, 100 << 30)
     wrong = ms.PlanLoadRequest(name="fake", settings={"draft_token": "1"})
     assert (await refusal(connection.models.PlanLoad(wrong)))[0] == "INVALID_FIELD"
+    long = ms.PlanLoadRequest(name="fake", settings={"draft_tokens": "1" * 4097})
+    assert (await refusal(connection.models.PlanLoad(long)))[0] == "INVALID_FIELD"
     assert (await refusal(connection.models.PlanLoad(ms.PlanLoadRequest(name="fa"))))[0] == "MODEL_NOT_FOUND"
 
 

@@ -297,6 +297,7 @@ SABOTAGES = {
     "fencing tokens are all the same": Sabotage(Rule.FENCING, same_token),
     "what workers take is not booked": Sabotage(Rule.BOOKS, replace_by(Broker, "measured", lambda *_: None)),
     "plans tell of no eviction": Sabotage(Rule.PLAN, hide_evictions),
+    "tasks have no bound": Sabotage(Rule.BOUND, forget_bounds(tasks=10**9)),
     "queues have no bound": Sabotage(Rule.BOUND, forget_bounds(queued_tasks=10**9)),
     "one tenant may fill the queue": Sabotage(Rule.BOUND, forget_bounds(tenant_share=1e9)),
     "inputs are not counted": Sabotage(Rule.BOUND, replace_by(tasks, "size_bytes", lambda _: 0)),

@@ -78,6 +78,7 @@ def draw_limits(rng: random.Random, models: int) -> CoreLimits:
             low_yields_s=rng.choice([0.1, 1.0]),
             preempt=rng.random() < 0.8,
             headroom=rng.choice([0.0, 0.0, 1 / 16]),
+            tasks=rng.choice([30, 1000]),
             policy=policy,
         ),
         leases=LeaseLimits(

@@ -114,6 +114,7 @@ class TaskBook:
         self.models: dict[ModelName, Waiting] = {}
         self.accepted = 0
         self.ends: Counter[TaskState] = Counter()
+        self.living = Tally("tasks have not ended")
         self.queued = Tally("tasks wait")  # tasks that wait, those that clients have suspended left out
         self.suspended = Tally("tasks are suspended")
         self.detached_tasks = Tally("tasks are detached")
@@ -136,6 +137,8 @@ class TaskBook:
         self.input_bytes.add(spec.tenant, input_bytes(spec))
         limits = self._limits
         most = limits.queued_tasks + (limits.queued_high if spec.priority is Priority.HIGH else 0)
+        self.living.add(spec.tenant, 1)
+        self._grew.append((self.living, entry, limits.tasks, 1))
         self._grew.append((self.queued, entry, most, 1))
         self._grew.append((self.input_bytes, entry, limits.input_bytes, input_bytes(spec)))
         if spec.deadline is not None:
@@ -216,6 +219,7 @@ class TaskBook:
             self.places[entry.home].paused.pop(task_id, None)
         entry.living, entry.home = False, None
         spec = entry.spec
+        self.living.add(spec.tenant, -1)
         self.input_bytes.add(spec.tenant, -input_bytes(spec))
         if entry.detached:
             self.detached_tasks.add(spec.tenant, -1)

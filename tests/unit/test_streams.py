@@ -7,6 +7,7 @@ from inferd.core.ids import TaskId
 from inferd.core.task import FinishReason, Outcome, TaskState
 from inferd.core.task_events import Finished, Logprobs, Output, PromptOutput, Queued, Receipt, Suspended, TaskEvent
 from inferd.errors import EventsDroppedError, TaskNotFoundError
+from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.streams import Streams, TaskStream
 
 TASK = TaskId("t1")
@@ -17,7 +18,7 @@ DONE = Finished(
 
 
 def told(*events: TaskEvent, limit_bytes: int = 1 << 20) -> TaskStream:
-    stream = TaskStream(TASK, limit_bytes)
+    stream = TaskStream(TASK, limit_bytes, EventBudget(1 << 30))
     for event in events:
         stream.tell(event)
     return stream
@@ -174,7 +175,7 @@ def test_a_stream_is_bounded_and_says_what_it_dropped() -> None:
 
 def test_ended_tasks_share_a_bound() -> None:
     """When ended streams cost more than their bound, the one that ended first loses its events but not its end."""
-    streams = Streams(stream_bytes=1 << 20, retained_bytes=10_000)
+    streams = Streams(stream_bytes=1 << 20, retained_bytes=10_000, events_bytes=1 << 20)
     first = streams.open(TaskId("first"))
     for event in outputs(30):
         first.tell(event)
@@ -189,9 +190,49 @@ def test_ended_tasks_share_a_bound() -> None:
     assert second.read(0)[-1].event is DONE
 
 
+def test_tasks_that_have_not_ended_share_a_bound() -> None:
+    """When they hold too much together, those that hold the most lose their oldest events, and small ones lose nothing.
+
+    The newest event of each stays, and what ended tasks hold counts apart.
+    """
+    streams = Streams(stream_bytes=1 << 20, retained_bytes=1 << 20, events_bytes=20_000)
+    small, *large = (streams.open(TaskId(f"t{number}")) for number in range(5))
+    small.tell(Queued(0))
+    for event in outputs(3):
+        small.tell(event)
+    for event in outputs(100):
+        for stream in large:
+            stream.tell(event)
+            assert sum(one.size_bytes for one in (small, *large)) <= 20_000
+            assert stream.read(stream.last_sequence - 1)[0].event is event
+    assert small.read(0)[-1].sequence == 4
+    for stream in large:
+        assert 2_000 < stream.size_bytes < 10_000
+        with pytest.raises(EventsDroppedError):
+            stream.read(0)
+    streams.finish(large[0].task_id, DONE)
+    streams.forget(large[1].task_id)
+    for event in outputs(30):  # there is room for them now
+        large[2].tell(event)
+    assert large[2].read(100)[0].sequence == 130
+
+
+@pytest.mark.parametrize("more", [1, 3])
+def test_what_cannot_be_given_up_is_kept(more: int) -> None:
+    """An event that is larger than all may hold together stays, and others that come lose what is older than theirs."""
+    streams = Streams(stream_bytes=1 << 20, retained_bytes=1 << 20, events_bytes=5_000)
+    huge, other = streams.open(TaskId("huge")), streams.open(TaskId("other"))
+    huge.tell(Output("x" * 5_000, ()))
+    for event in outputs(more):
+        other.tell(event)
+    assert huge.read(0)[0].sequence == 1
+    assert other.read(more - 1)[0].sequence == more
+    assert other.size_bytes == told(*outputs(1)).size_bytes
+
+
 def test_a_forgotten_task_is_not_found() -> None:
     """After its retention a task's stream is gone, with a typed error."""
-    streams = Streams(stream_bytes=1 << 20, retained_bytes=1 << 20)
+    streams = Streams(stream_bytes=1 << 20, retained_bytes=1 << 20, events_bytes=1 << 20)
     streams.open(TASK)
     streams.finish(TASK, DONE)
     streams.forget(TASK)

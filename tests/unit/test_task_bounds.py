@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from task_bench import MODEL, Bench
 
 from inferd.core import events
+from inferd.core.headroom import MOST_TENANTS, Headroom
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.size import size_bytes
@@ -76,6 +77,36 @@ def test_suspended_tasks_have_a_bound_of_their_own() -> None:
     bench.machine.handle(events.SuspendTask(TaskId("b"), Tenant("b")), 0.0)
     with pytest.raises(LimitExceededError, match=r"5 tasks are suspended and limits.suspended_tasks is 5"):
         bench.suspend("a1")
+
+
+def test_tasks_that_have_not_ended_are_bounded() -> None:
+    """Running, waiting and suspended ones together; a tenant has its share of them, and one that ended makes room."""
+    bench = Bench(places=6, tasks=20)
+    for number in range(8):
+        bench.submit(f"r{number}")
+    bench.suspend("r7")
+    assert fill(bench, "a") == 8
+    with pytest.raises(QueueFullError, match=r"'a' has 16 tasks .* not ended, .* 4 times the 4 .* of 20") as caught:
+        bench.submit("more")
+    assert caught.value.metadata == {"bound": "scheduler.tenant_share", "value": "16", "free": "4"}
+    assert [fill(bench, name) for name in "bcdef"] == [4, 0, 0, 0, 0]
+    bench.end("r0")
+    bench.submit("more", tenant=Tenant("c"))
+    alone = Bench(places=3, tasks=3, tenant_share=1000.0)
+    assert fill(alone, "a") == 3
+    with pytest.raises(QueueFullError, match=r"3 tasks have not ended and limits.tasks is 3") as caught:
+        alone.submit("more")
+    assert caught.value.metadata == {"bound": "limits.tasks", "value": "3", "limit": "3"}
+    assert caught.value.retry_after_s is not None
+
+
+def test_tenants_that_sent_lately_are_bounded() -> None:
+    """However many tenants send a task in a minute, so many are told apart as their bound says."""
+    headroom = Headroom(1 / 16)
+    for number in range(3 * MOST_TENANTS):
+        headroom.see(Tenant(f"t{number}"), now=1.0)
+    assert not headroom.allows(free=1, places=MOST_TENANTS, running=1)  # its share of the places is one
+    assert headroom.allows(free=1, places=2 * MOST_TENANTS, running=1)  # and of twice as many two
 
 
 def test_detached_tasks_are_bounded_and_expire() -> None:

@@ -24,11 +24,13 @@ class TaskBounds:
         """Refuse a task that is one too many.
 
         Raises:
-            QueueFullError: Too many tasks wait, at all, of the tenant or for the model, or their inputs are too large.
+            QueueFullError: Too many tasks live or wait, at all, of the tenant or for the model, or their inputs are too
+                large.
             LimitExceededError: It is detached, and too many are.
         """
         limits, census = self._limits, self._census
         of_tenant, tenant = census.of_tenant(spec.tenant), spec.tenant
+        self._check_living(spec)
         most = limits.queued_tasks + (limits.queued_high if spec.priority is Priority.HIGH else 0)
         check_queue(census.all.queued, most)
         check_bound("scheduler.tenant_queued", of_tenant.queued, limits.tenant_queued, f"tenant {tenant!r}")
@@ -62,6 +64,26 @@ class TaskBounds:
         """
         have, total = self._census.of_tenant(spec.tenant).detached, self._census.all.detached
         self._check_count(spec, have, total, what="detached", limit=self._limits.detached_tasks)
+
+    def _check_living(self, spec: TaskSpec) -> None:
+        """Each task takes memory of the kernel, also one that runs; the waiting ones have tighter bounds."""
+        limits, census = self._limits, self._census
+        total, have = census.queued + census.running, census.living_of_tenant(spec.tenant)
+        free = limits.tasks - total
+        if free < 1:
+            raise QueueFullError(
+                f"{total} tasks have not ended and limits.tasks is {limits.tasks}; try again later",
+                metadata={"bound": "limits.tasks", "value": str(total), "limit": str(limits.tasks)},
+                retry_after_s=RETRY_WHEN_FULL_S,
+            )
+        if have + 1 > limits.tenant_share * free:
+            raise QueueFullError(
+                f"tenant {spec.tenant!r} has {have} tasks that have not ended, and may have {limits.tenant_share:g} "
+                f"times the {free} that are left of {limits.tasks} (scheduler.tenant_share, limits.tasks); try again "
+                "later",
+                metadata={"bound": "scheduler.tenant_share", "value": str(have), "free": str(free)},
+                retry_after_s=RETRY_WHEN_FULL_S,
+            )
 
     def _check_inputs(self, spec: TaskSpec, input_bytes: int) -> None:
         limits, total = self._limits, self._census.all.input_bytes

@@ -74,6 +74,10 @@ class Census:
         """Tasks of a model that have not ended."""
         return self._models[name] + self._running[name] + self._suspended[name]
 
+    def living_of_tenant(self, tenant: Tenant) -> int:
+        """Tasks of a tenant that have not ended."""
+        return sum(sum(self.loads.get((tenant, priority), (0, 0))) for priority in Priority)
+
     def forget_model(self, name: ModelName) -> None:
         """A model is known no longer; none of its tasks lives."""
         for counts in (self._models, self._running, self._suspended):

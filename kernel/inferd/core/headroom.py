@@ -5,6 +5,7 @@ from collections import OrderedDict
 from inferd.core.ids import Tenant
 
 RECENT_S = 60.0
+MOST_TENANTS = 1000  # told apart; of more, those count that sent last
 LEAST_PLACES = 8  # of fewer, one that is left free is too much to lose
 
 
@@ -27,7 +28,7 @@ class Headroom:
         """A tenant has sent a task."""
         self._seen[tenant] = now
         self._seen.move_to_end(tenant)
-        while now - next(iter(self._seen.values())) > RECENT_S:
+        while now - next(iter(self._seen.values())) > RECENT_S or len(self._seen) > MOST_TENANTS:
             self._seen.popitem(last=False)
 
     def allows(self, *, free: int, places: int, running: int) -> bool:

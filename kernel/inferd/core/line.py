@@ -13,6 +13,7 @@ from inferd.core.scheduler import Affinity
 class TaskLimits:
     """Bounds of tasks; see `inferd.config` for what each means."""
 
+    tasks: int = 20_000
     queued_tasks: int = 1000
     queued_high: int = 100
     suspended_tasks: int = 1000

@@ -18,7 +18,7 @@ from inferd.core.priority import Priority
 from inferd.core.ranking import Ranking
 
 DESCENDING = tuple(sorted(Priority, reverse=True))
-IDLE_TENANTS = 10_000  # so many with nothing here are remembered; then those that used the least are forgotten
+IDLE_TENANTS = 1000  # so many with nothing here are remembered; then those that used the least are forgotten
 POSITION_TENANTS = 16  # so many are looked at for an estimate of a position; the others are taken to be like them
 
 

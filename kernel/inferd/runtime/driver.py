@@ -58,6 +58,7 @@ class DriverLimits:
 
     stream_bytes: int
     retained_bytes: int
+    events_bytes: int
     frame_bytes: int
     queries: int
     query_timeout_s: float
@@ -81,7 +82,9 @@ class Driver:
     def __init__(self, *, core: CoreLimits, limits: DriverLimits, log_dir: Path) -> None:
         self.clock = Clock()
         self.machine = KernelMachine(core)
-        self.streams = Streams(stream_bytes=limits.stream_bytes, retained_bytes=limits.retained_bytes)
+        self.streams = Streams(
+            stream_bytes=limits.stream_bytes, retained_bytes=limits.retained_bytes, events_bytes=limits.events_bytes
+        )
         self.supervisor = Supervisor(
             times=limits.times, frame_limit_bytes=limits.frame_bytes, log_dir=log_dir, listener=self
         )

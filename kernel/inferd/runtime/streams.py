@@ -15,6 +15,7 @@ from itertools import chain, groupby
 from inferd.core.ids import TaskId
 from inferd.core.task_events import EmbeddingOutput, Finished, Logprobs, Output, PromptOutput, TaskEvent
 from inferd.errors import EventsDroppedError, TaskNotFoundError
+from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.signal import Signal
 
 FLOAT_BYTES = 4
@@ -84,7 +85,7 @@ class TaskStream:
         size_bytes: What the held events cost.
     """
 
-    def __init__(self, task_id: TaskId, limit_bytes: int) -> None:
+    def __init__(self, task_id: TaskId, limit_bytes: int, budget: EventBudget) -> None:
         self.task_id = task_id
         self.output_tokens = 0
         self.first_output_at: float | None = None
@@ -93,6 +94,8 @@ class TaskStream:
         self.finished: Finished | None = None
         self.size_bytes = 0
         self._limit_bytes = limit_bytes
+        self._newest_bytes = 0
+        self._budget: EventBudget | None = budget  # until the task ends
         self._events: list[TaskEvent] = []
         self._dropped = 0
         self._signal = Signal()
@@ -117,9 +120,25 @@ class TaskStream:
         if not isinstance(event, Output) or self._calm_bytes > self._limit_bytes // 4:
             self._calm_bytes = 0
             self._hurry.notify()
+        self._newest_bytes = size_bytes
         if self.size_bytes > self._limit_bytes:
             self._drop(self._limit_bytes * 3 // 4)  # a quarter at once, so that the cost is spread over many events
+        if self._budget is not None:
+            self._budget.count(self, self.size_bytes, self.size_bytes - size_bytes)
+            self._budget.enforce()
         self._signal.notify()
+
+    def halve(self) -> None:
+        """Forget the older half of all events but the last."""
+        self._drop((self.size_bytes + self._newest_bytes) // 2)
+        if self._budget is not None:
+            self._budget.count(self, self.size_bytes, self.size_bytes - self._newest_bytes)
+
+    def leave_budget(self) -> None:
+        """The task has ended, or never was: its events do not count with those of others any more."""
+        if self._budget is not None:
+            self._budget.leave(self)
+            self._budget = None
 
     def drop_events(self) -> None:
         """Forget every event but the last."""
@@ -188,11 +207,13 @@ class TaskStream:
 class Streams:
     """The streams of all tasks. One writer: the driver.
 
-    When the events of ended tasks cost more than `retained_bytes`, those of the task that ended first are dropped.
+    When the events of ended tasks cost more than `retained_bytes`, those of the task that ended first are dropped; when
+    those of others cost more than `events_bytes`, the task that holds the most loses the older half.
     """
 
-    def __init__(self, *, stream_bytes: int, retained_bytes: int) -> None:
+    def __init__(self, *, stream_bytes: int, retained_bytes: int, events_bytes: int) -> None:
         self._stream_bytes = stream_bytes
+        self._budget = EventBudget(events_bytes)
         self._retained_bytes = retained_bytes
         self._streams: dict[TaskId, TaskStream] = {}
         self._ended: OrderedDict[TaskId, int] = OrderedDict()
@@ -200,7 +221,7 @@ class Streams:
 
     def open(self, task_id: TaskId) -> TaskStream:
         """Make the stream of a new task."""
-        stream = self._streams[task_id] = TaskStream(task_id, self._stream_bytes)
+        stream = self._streams[task_id] = TaskStream(task_id, self._stream_bytes, self._budget)
         return stream
 
     def get(self, task_id: TaskId) -> TaskStream:
@@ -218,6 +239,7 @@ class Streams:
         """Tell the last event of a task."""
         stream = self._streams[task_id]
         stream.tell(event)
+        stream.leave_budget()
         self._ended[task_id] = stream.size_bytes
         self._ended_bytes += stream.size_bytes
         while self._ended_bytes > self._retained_bytes and self._ended:
@@ -227,5 +249,5 @@ class Streams:
 
     def forget(self, task_id: TaskId) -> None:
         """Drop a stream; its watchers still read to its end."""
-        del self._streams[task_id]
+        self._streams.pop(task_id).leave_budget()
         self._ended_bytes -= self._ended.pop(task_id, 0)

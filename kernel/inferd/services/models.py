@@ -1,7 +1,7 @@
 """`inferd.v1.ModelService`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from inferd_api.v1 import model_service_pb2_grpc
 
 NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 MOST_SETTINGS = 64
+MOST_SETTING = 4096  # characters of a setting, its name, or a source
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -48,9 +49,10 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
             )
         if not wanted.source:
             raise InvalidFieldError("model.source is empty; give the path of the model's file", field="model.source")
-        if len(wanted.settings) > MOST_SETTINGS:
-            message = f"{len(wanted.settings)} settings; at most {MOST_SETTINGS}"
-            raise InvalidFieldError(message, field="model.settings")
+        if len(wanted.source) > MOST_SETTING:
+            message = f"model.source has {len(wanted.source)} characters; at most {MOST_SETTING}"
+            raise InvalidFieldError(message, field="model.source")
+        _check_settings(wanted.settings, "model.settings")
         if wanted.adapters:
             raise InvalidFieldError(
                 f"model.adapters names {len(wanted.adapters)} adapters and no backend offers any; leave them out",
@@ -95,6 +97,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     async def PlanLoad(self, request: ms.PlanLoadRequest, context: Context) -> ms.PlanLoadResponse:  # noqa: ARG002, N802 - the wire's name
         """What a load would take; what is given in place of the model's own is checked as of a new model."""
         spec = (await self._find(request.name)).spec
+        _check_settings(request.settings, "settings")
         if request.settings or request.backend or request.device:
             other = request.backend not in ("", spec.backend)
             elsewhere = request.device not in ("", spec.device)
@@ -162,3 +165,14 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     async def _find(self, name: str) -> Model:
         await self._shelf.look_for(name)
         return self._driver.machine.model(ModelName(name))
+
+
+def _check_settings(settings: Mapping[str, str], field: str) -> None:
+    if len(settings) > MOST_SETTINGS:
+        raise InvalidFieldError(f"{len(settings)} settings; at most {MOST_SETTINGS}", field=field)
+    for key, value in settings.items():
+        if len(key) > MOST_SETTING or len(value) > MOST_SETTING:
+            message = (
+                f"setting {key[:80]!r} has {len(key)} and {len(value)} characters; either has at most {MOST_SETTING}"
+            )
+            raise InvalidFieldError(message, field=field)
