@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import inferd.plugin
+from inferd.config import Leases, Limits, Scheduler
 from inferd.core.lease import LEASE_TABLE
 from inferd.core.lifecycle import Table, diagram
 from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE
@@ -31,6 +32,15 @@ def test_state_diagram(heading: str, table: Table[Enum, Enum]) -> None:
     assert section, f"ARCHITECTURE.md has no heading {heading!r}"
     block = f"```mermaid\n{diagram(table)}\n```\n"
     assert block in section[1], f"the section {heading!r} of ARCHITECTURE.md must hold\n{block}"
+
+
+def test_bounds_of_memory_exist() -> None:
+    """What ARCHITECTURE.md says of what a kernel keeps names settings that exist, and every bound in bytes of all."""
+    text = (ROOT / "ARCHITECTURE.md").read_text().partition("## What a kernel keeps\n")[2].partition("\n#")[0]
+    named = set(re.findall(r"`(limits|leases|scheduler)\.(\w+)`", text))
+    parts = {"limits": Limits, "leases": Leases, "scheduler": Scheduler}
+    assert not [name for part, name in named if name not in parts[part].model_fields]
+    assert {name for name in Limits.model_fields if name.endswith("_bytes")} - {"frame_bytes"} <= {n for _, n in named}
 
 
 def test_interface_is_documented() -> None:
