@@ -36,28 +36,31 @@ prompts = st.builds(
     st.sampled_from(BEGINNINGS),
     st.lists(st.integers(97, 100), min_size=1, max_size=24),
 )
-usual = st.builds(
-    Sampling,
-    max_tokens=st.integers(1, 20),
-    temperature=st.sampled_from([0.0, 1.0, 6.0]),
-    top_k=st.sampled_from([0, 0, 5]),
-    top_p=st.sampled_from([1.0, 1.0, 0.5]),
-    repetition_penalty=st.sampled_from([1.0, 1.0, 1.5]),
-    seed=st.integers(0, 2**64 - 1),
-    n=st.sampled_from([1, 1, 1, 2, 3]),
-    grammar=st.sampled_from([None] * 6 + [Grammar(GrammarKind.REGEX, s) for s in ("[a-d]{3,30}", "([ab]c*)+d?")]),
-    stop=st.sampled_from([(), (), ("ab",), ("ba", "dd"), ("abcabc",)]),
-    stop_token_ids=st.sampled_from([(), (), (), (99,)]),
-    ignore_eos=st.booleans(),
-    logprobs=st.sampled_from([None, None, 0, 3]),
-    prompt_logprobs=st.sampled_from([None, None, None, 0, 2]),
-    echo=st.booleans(),
-    logit_bias=st.sampled_from([(), (), ((98, 4.0),), ((97, -50.0), (99, 2.0))]),
-    bad_words=st.sampled_from([(), (), ("b",), ("aa", "cd")]),
-    frequency_penalty=st.sampled_from([0.0, 0.0, 1.5]),
-    presence_penalty=st.sampled_from([0.0, 0.0, -1.0]),
-    min_p=st.sampled_from([0.0, 0.0, 0.2]),
-)
+PLAIN: dict[str, st.SearchStrategy[object]] = {  # with these alone tokens may be guessed
+    "max_tokens": st.integers(1, 20),
+    "temperature": st.sampled_from([0.0, 1.0, 6.0]),
+    "top_k": st.sampled_from([0, 0, 5]),
+    "top_p": st.sampled_from([1.0, 1.0, 0.5]),
+    "min_p": st.sampled_from([0.0, 0.0, 0.2]),
+    "seed": st.integers(0, 2**64 - 1),
+    "n": st.sampled_from([1, 1, 1, 2, 3]),
+    "stop": st.sampled_from([(), (), ("ab",), ("ba", "dd"), ("abcabc",)]),
+    "stop_token_ids": st.sampled_from([(), (), (), (99,)]),
+    "ignore_eos": st.booleans(),
+    "prompt_logprobs": st.sampled_from([None, None, None, 0, 2]),
+    "echo": st.booleans(),
+    "logit_bias": st.sampled_from([(), (), ((98, 4.0),), ((97, -50.0), (99, 2.0))]),
+}
+REGEXES = ("[a-d]{3,30}", "([ab]c*)+d?")
+RULES: dict[str, st.SearchStrategy[object]] = {
+    "repetition_penalty": st.sampled_from([1.0, 1.0, 1.5]),
+    "frequency_penalty": st.sampled_from([0.0, 0.0, 1.5]),
+    "presence_penalty": st.sampled_from([0.0, 0.0, -1.0]),
+    "grammar": st.sampled_from([None, None, None, *(Grammar(GrammarKind.REGEX, source) for source in REGEXES)]),
+    "logprobs": st.sampled_from([None, 0, 3]),
+    "bad_words": st.sampled_from([(), ("b",), ("aa", "cd")]),
+}
+usual = st.one_of(st.builds(Sampling, **PLAIN), st.builds(Sampling, **PLAIN, **RULES))
 
 
 def at_least(sampling: Sampling, part: float) -> Sampling:
