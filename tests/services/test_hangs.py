@@ -112,6 +112,7 @@ async def test_a_probe_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """In every manner a plugin whose probe hangs is FAILED after its time with where it was; its process is gone."""
     for manner in MANNERS:
         (tmp_path / f"probe_{manner}.py").write_text(PLUGIN.format(manner=manner, name=manner))
+    before = set(psutil.Process().children())  # grammars of other tests are followed by processes that live on
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = await discover(allow=(), modules=tuple(f"probe_{manner}" for manner in MANNERS), timeout_s=4.0)
     whys = {report.module: report.why for report in found if report.state is not BackendState.SKIPPED}
@@ -119,7 +120,7 @@ async def test_a_probe_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for module, why in whys.items():
         assert why.startswith("took longer than 4 s and was killed")
         assert module == "probe_stop" or "hangs.py" in why
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= before
 
 
 async def test_the_others_go_on(tmp_path: Path) -> None:
