@@ -10,8 +10,9 @@ demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
 	@$(BIN)/inferd run smollm2 "Name the capital of France."
 
+# Two processes share the tests, file by file: in their order, which has the long ones first.
 test: .venv/.dev .venv/.native lint
-	@$(BIN)/python -m pytest -n 1 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # One JSON line per figure; `make bench ONLY=served.b32` runs a part.
 bench: .venv/.dev .venv/.native

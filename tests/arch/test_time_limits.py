@@ -63,17 +63,24 @@ def test_hangs_in_c_with_the_lock_of_the_interpreter():
 def test_is_right():
     pass
 """
+OTHERS = ("ahead", "then", "thereafter")  # files beside and behind that
 
 
+@pytest.mark.timeout(300)
 def test_a_slow_test_fails_alone(tmp_path: Path) -> None:
     """Late tests fail one by one, those that hang in C with their process, and what comes behind them runs."""
     pytest.importorskip("xdist")
     (tmp_path / "pytest.ini").write_text(SETTINGS.format(folder=Path(__file__).parent))
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["time_limits"]\n')
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["time_limits", "by_file"]\n')
     (tmp_path / "test_slow.py").write_text(TESTS)
-    command = [sys.executable, "-m", "pytest", "-n", "1", "-rfEp", "-c", tmp_path / "pytest.ini", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    for name in OTHERS:
+        (tmp_path / f"test_{name}.py").write_text(f"def test_{name}():\n    pass\n")
+    shared = re.search(r"-m pytest (-n .*) \$\(ARGS\)", (Path(__file__).parents[2] / "Makefile").read_text())
+    assert shared
+    command = [sys.executable, "-m", "pytest", *shared[1].split(), "-rfEp", "-c", tmp_path / "pytest.ini", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     failed = set(re.findall(r"^FAILED .*::(\w+)", done.stdout, re.MULTILINE))
     assert failed == set(re.findall(r"def (test_\w+)", TESTS)) - {"test_is_right"}, done.stdout + done.stderr
-    assert re.findall(r"^PASSED .*::(\w+)", done.stdout, re.MULTILINE) == ["test_is_right"]
+    passed = re.findall(r"^PASSED .*::(\w+)", done.stdout, re.MULTILINE)
+    assert sorted(passed) == sorted(["test_is_right", *(f"test_{name}" for name in OTHERS)]), done.stdout + done.stderr
     assert "test_hangs_in_c" in done.stderr  # where it was

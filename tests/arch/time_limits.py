@@ -2,7 +2,7 @@
 
 A signal ends what runs in Python, waits for a lock or sleeps, and again after a while if that was swallowed: by a task
 of an event loop, for example. What does not come back from C, with or without the interpreter's lock, ends its process
-after `hang_grace_s` more: with `-n 1`, as `make test` runs, that is a worker, and the run goes on in a new one.
+after `hang_grace_s` more: with `-n`, as `make test` runs, that is a worker, and the run goes on in a new one.
 """
 
 import faulthandler

@@ -22,6 +22,8 @@ from inferd_api.v1.lease_service_pb2 import ListLeasesRequest
 from inferd_api.v1.model_service_pb2 import ListModelsRequest
 from inferd_api.v1.task_service_pb2 import ListTasksRequest
 
+pytestmark = pytest.mark.usefixtures("_cpu_backend")
+
 DEADLINE_S = 60.0
 AT_ONCE = 16
 TIMES = {"google.protobuf.Duration", "google.protobuf.Timestamp"}

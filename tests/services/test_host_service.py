@@ -14,6 +14,8 @@ from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import priority_pb2 as pp
 
+pytestmark = pytest.mark.usefixtures("_cpu_backend")
+
 
 async def test_the_host_says_what_it_is(connection: Connection) -> None:
     """The host names its devices with their memory and cores, its version and what it does."""

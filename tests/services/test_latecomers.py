@@ -113,9 +113,10 @@ async def test_a_broken_folder_says_why(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "../../etc", "a b", "x" * 500, "\0"])
-async def test_what_was_never_pulled(connection: Connection, name: str) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_was_never_pulled(shared: Connection, name: str) -> None:
     """A name that stands for nothing is MODEL_NOT_FOUND, whatever it is made of."""
-    assert (await refusal(connection.models.GetModel(GetModelRequest(name=name))))[0] == "MODEL_NOT_FOUND"
+    assert (await refusal(shared.models.GetModel(GetModelRequest(name=name))))[0] == "MODEL_NOT_FOUND"
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from inferd_client import AsyncClient, Client, HeldLease, LeaseLostError, claims
 from inferd_client.errors import LeaseEndedError, LeaseUnavailableError, ModelNotFoundError
 from inferd_client.keepers import AsyncKeeper
 
+pytestmark = pytest.mark.usefixtures("_cpu_backend")
+
 GIB = 1 << 30
 TTL_S = 1.2
 

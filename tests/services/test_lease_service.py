@@ -18,6 +18,8 @@ from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
+pytestmark = pytest.mark.usefixtures("_cpu_backend")
+
 GIB = 1 << 30
 ACTIVE, PENDING = lp.LEASE_STATE_ACTIVE, lp.LEASE_STATE_PENDING
 
@@ -97,10 +99,11 @@ async def test_a_request_id_makes_one_lease(connection: Connection) -> None:
         ({"claims": [memory(1)], "labels": {"": "x"}}, "spec.labels"),
     ],
 )
-async def test_a_wrong_lease_is_refused_by_field(connection: Connection, spec: Any, field: str) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_wrong_lease_is_refused_by_field(shared: Connection, spec: Any, field: str) -> None:
     """Each field that is out of bounds is INVALID_FIELD and named."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await connection.leases.CreateLease(ls.CreateLeaseRequest(spec=lp.LeaseSpec(**spec)))
+        await shared.leases.CreateLease(ls.CreateLeaseRequest(spec=lp.LeaseSpec(**spec)))
     assert reason_of(caught.value)[0] == "INVALID_FIELD"
     assert field.encode() in dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
 

@@ -56,6 +56,7 @@ async def test_a_model_in_use_is_not_deleted(connection: Connection) -> None:
     assert (reason, facts["leases"]) == ("MODEL_BUSY", "1")
 
 
+@pytest.mark.usefixtures("_cpu_backend")
 async def test_a_plan_takes_another_backend_or_device(connection: Connection) -> None:
     """`PlanLoad` refuses what a new model would be refused for, and plans with what is given."""
     await connection.create()

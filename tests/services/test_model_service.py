@@ -119,13 +119,14 @@ async def test_a_refused_model_is_told_which_backends_may_run_it(connection: Con
         ({"max_instances": 65}, "INVALID_FIELD", "1 to 64"),
     ],
 )
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_wrong_model_is_refused_by_name(
-    connection: Connection, changes: dict[str, Any], reason: str, words: str
+    shared: Connection, changes: dict[str, Any], reason: str, words: str
 ) -> None:
     """Each thing that is wrong with a new model is refused with the reason that names it and what would be right."""
-    wanted = {"name": "new", "source": str(write_fake_model(connection.folder)), **changes}
+    wanted = {"name": "new", "source": str(write_fake_model(shared.folder)), **changes}
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await connection.models.CreateModel(ms.CreateModelRequest(model=mp.Model(**wanted)))
+        await shared.models.CreateModel(ms.CreateModelRequest(model=mp.Model(**wanted)))
     assert reason_of(caught.value)[0] == reason
     assert words in str(caught.value.details()) + str(reason_of(caught.value)[1])
 

@@ -5,6 +5,8 @@ from connection import Connection
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 OURS = {f"inferd.v1.{name}Service" for name in ("Host", "Lease", "Model", "Task")}
 OTHERS = {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 # What no message of the services names, and errors carry.
@@ -33,17 +35,17 @@ async def files(connection: Connection, version: str, symbol: str) -> list[FileD
 
 
 @VERSIONS
-async def test_services_are_listed(connection: Connection, version: str) -> None:
+async def test_services_are_listed(shared: Connection, version: str) -> None:
     """Both versions list every service, themselves included."""
-    answer = await ask(connection, version, list_services="")
+    answer = await ask(shared, version, list_services="")
     assert {service.name for service in answer.list_services_response.service} == OURS | OTHERS
 
 
 @VERSIONS
 @pytest.mark.parametrize("symbol", sorted(OURS | OTHERS | {f"google.rpc.{name}" for name in DETAILS}))
-async def test_symbols_are_found(connection: Connection, version: str, symbol: str) -> None:
+async def test_symbols_are_found(shared: Connection, version: str, symbol: str) -> None:
     """Every service, and every message that an error carries, comes with all files that it needs."""
-    found = await files(connection, version, symbol)
+    found = await files(shared, version, symbol)
     package, _, name = symbol.rpartition(".")
     assert [
         file.name
@@ -55,16 +57,16 @@ async def test_symbols_are_found(connection: Connection, version: str, symbol: s
 
 
 @VERSIONS
-async def test_what_is_not_known(connection: Connection, version: str) -> None:
+async def test_what_is_not_known(shared: Connection, version: str) -> None:
     """An unknown symbol and an empty question are errors of their answer; the stream goes on."""
-    assert (await ask(connection, version, file_containing_symbol="inferd.v1.Nothing")).error_response.error_code == 5
-    assert (await ask(connection, version, file_by_filename="no/such.proto")).error_response.error_code == 5
-    assert (await ask(connection, version)).error_response.error_code == 3
+    assert (await ask(shared, version, file_containing_symbol="inferd.v1.Nothing")).error_response.error_code == 5
+    assert (await ask(shared, version, file_by_filename="no/such.proto")).error_response.error_code == 5
+    assert (await ask(shared, version)).error_response.error_code == 3
 
 
-async def test_messages_of_v1_are_of_v1(connection: Connection) -> None:
+async def test_messages_of_v1_are_of_v1(shared: Connection) -> None:
     """A client that builds its types of reflection from what it is told gets those of the version that it asked for."""
-    (file,) = await files(connection, "v1", "grpc.reflection.v1.ServerReflection")
+    (file,) = await files(shared, "v1", "grpc.reflection.v1.ServerReflection")
     assert (file.name, file.package) == ("grpc/reflection/v1/reflection.proto", "grpc.reflection.v1")
     assert "v1alpha" not in str(file)
     (method,) = file.service[0].method

@@ -205,10 +205,11 @@ async def test_a_prompt_that_is_too_long_is_invalid_with_both_numbers(connection
         (tp.TaskSpec(model="fake", prompt="x", labels={"k" * 64: "v"}), "spec.labels"),
     ],
 )
-async def test_a_wrong_field_is_named(connection: Connection, spec: tp.TaskSpec, field: str) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_wrong_field_is_named(shared: Connection, spec: tp.TaskSpec, field: str) -> None:
     """Each field that is out of bounds is INVALID_ARGUMENT with BadRequest naming it, before any event."""
-    await connection.create()
-    events, error = await read_failing(connection.tasks.RunTask(ts.RunTaskRequest(spec=spec)))
+    await shared.create()
+    events, error = await read_failing(shared.tasks.RunTask(ts.RunTaskRequest(spec=spec)))
     assert events == []
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert reason_of(error)[0] == "INVALID_FIELD"

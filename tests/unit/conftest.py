@@ -319,8 +319,8 @@ def scripted() -> Iterator[ScriptedKernel]:
 
 
 @pytest.fixture
-def unused_address() -> str:
-    """An address of the loopback interface where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+def unused_address() -> Iterator[str]:
+    """An address of the loopback interface where nobody listens, nor can."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{holder.getsockname()[1]}"

@@ -31,6 +31,7 @@ def start(tmp_path: Path, unused_address: str) -> Start:
         "INFERD_CONFIG": str(tmp_path / "none.toml"),
         "INFERD_DATA_DIR": str(tmp_path / "data"),
         "INFERD_STATE_DIR": str(tmp_path / "state"),
+        "INFERD_BACKENDS": "[]",
         "INFERD_PLUGIN_MODULES": json.dumps([FAKE_PLUGIN]),
         "TMPDIR": str(tmp_path),
     }
