@@ -57,7 +57,7 @@ class Native(BackendContract):
 class TestPlain(Native):
     """The portable path passes the suite with a real model, keys and values in 8 bits."""
 
-    settings: ClassVar = {"isa": "plain", "max_step_tokens": "104", "kv_format": "i8"}
+    settings: ClassVar = {"isa": "plain", "max_step_tokens": "104", "kv_format": "i8", "block_tokens": "8"}
 
 
 @pytest.mark.model
