@@ -2,20 +2,12 @@
 
 from collections.abc import Sequence
 
-from inferd.plugin import Vocabulary, read_gguf_splitting
+from inferd.plugin import GGUF_BOS_RULES, Vocabulary, read_gguf_endings, read_gguf_splitting
 from inferd_cpu.metadata import Metadata
 
 _PREFIX = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"  # others have their names behind it, see gguf's `add_chat_template`
 _MAX_KIND = 6  # BYTE
-_CONTROL = 3
-# Rules whose tokenizers begin a text with the bos token although files often do not say so.
-_BOS_RULES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"})
-_BOS_RULES |= {"midm-2.0", "chameleon", "jina-v5-nano"}
-# Control tokens that end a turn or a text whatever `eos_token_id` says.
-_ENDINGS = frozenset(
-    {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"}
-)
 
 
 def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
@@ -49,8 +41,8 @@ def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
         scores=scores,
         pre_tokenizer=rule,
         bos_id=_read_id(metadata, "bos_token_id", len(tokens)),
-        eos_ids=_read_eos_ids(metadata, tokens, kinds),
-        add_bos=metadata.flag(f"{_PREFIX}add_bos_token", rule in _BOS_RULES if bpe else True),
+        eos_ids=read_gguf_endings(str(metadata.path), metadata.content, tokens, kinds),
+        add_bos=metadata.flag(f"{_PREFIX}add_bos_token", rule in GGUF_BOS_RULES if bpe else True),
         add_space_prefix=metadata.flag(f"{_PREFIX}add_space_prefix", True),
         chat_template=_read_template(metadata, _TEMPLATE, f"{_TEMPLATE}.default"),
         tool_use_template=_read_template(metadata, f"{_TEMPLATE}.tool_use"),
@@ -78,9 +70,3 @@ def _read_kinds(metadata: Metadata, count: int) -> Sequence[int]:
 def _read_id(metadata: Metadata, name: str, count: int) -> int | None:
     key = f"{_PREFIX}{name}"
     return metadata.integer(key, maximum=count - 1) if key in metadata else None
-
-
-def _read_eos_ids(metadata: Metadata, tokens: Sequence[str], kinds: Sequence[int]) -> tuple[int, ...]:
-    named = [_read_id(metadata, name, len(tokens)) for name in ("eos_token_id", "eot_token_id", "eom_token_id")]
-    known = [i for i, token in enumerate(tokens) if token in _ENDINGS and kinds[i] == _CONTROL]
-    return tuple(dict.fromkeys(i for i in [*named, *known] if i is not None))

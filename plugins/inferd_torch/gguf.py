@@ -9,10 +9,12 @@ from gguf import GGUFReader
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from inferd.plugin import (
+    GGUF_BOS_RULES,
     LoadError,
     TokenKind,
     Vocabulary,
     read_gguf_embedding,
+    read_gguf_endings,
     read_gguf_sampling,
     read_gguf_splitting,
     refuse_ignored,
@@ -22,12 +24,6 @@ from inferd_torch.artifact import Artifact
 PREFIX = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"  # others have their names behind it, see gguf's `add_chat_template`
 ALGORITHMS = ("gpt2", "llama")
-# Rules whose tokenizers begin a text with the bos token although files often do not say so.
-BOS_RULES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral"})
-# Control tokens that end a turn or a text whatever `eos_token_id` says.
-ENDINGS = frozenset(
-    {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"}
-)
 
 # Factors of the rotation's frequencies.
 ROTATION_TENSORS = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
@@ -36,7 +32,7 @@ USED = frozenset(
     f"{PREFIX}{name}"
     for name in (
         *("model", "tokens", "token_type", "scores", "merges", "pre", "bos_token_id", "eos_token_id"),
-        *("eot_token_id", "eom_token_id", "add_bos_token", "add_eos_token", "add_space_prefix"),
+        *("eos_token_ids", "eot_token_id", "eom_token_id", "add_bos_token", "add_eos_token", "add_space_prefix"),
     )
 )
 # Values that transformers takes from the configuration of an architecture, not from its file: they must be the same.
@@ -139,8 +135,6 @@ def _read_vocabulary(path: Path, reader: GGUFReader, pre_tokenizer: str) -> Voca
     kinds: list[int] = read(f"{PREFIX}token_type", None) or [TokenKind.NORMAL] * len(tokens)
     bpe = model == "gpt2"
     rule = read_gguf_splitting(str(path), lambda key: read(key, None), pre_tokenizer) if bpe else ""
-    named = [read(f"{PREFIX}{name}", None) for name in ("eos_token_id", "eot_token_id", "eom_token_id")]
-    known = [i for i, token in enumerate(tokens) if token in ENDINGS and kinds[i] == TokenKind.CONTROL]
     return Vocabulary(
         algorithm="bpe" if bpe else "spm",
         tokens=tokens,
@@ -149,8 +143,8 @@ def _read_vocabulary(path: Path, reader: GGUFReader, pre_tokenizer: str) -> Voca
         scores=() if bpe else read(f"{PREFIX}scores", []),
         pre_tokenizer=rule,
         bos_id=read(f"{PREFIX}bos_token_id", None),
-        eos_ids=tuple(dict.fromkeys(i for i in (*named, *known) if i is not None)),
-        add_bos=read(f"{PREFIX}add_bos_token", rule in BOS_RULES if bpe else True),
+        eos_ids=read_gguf_endings(str(path), lambda key: read(key, None), tokens, kinds),
+        add_bos=read(f"{PREFIX}add_bos_token", rule in GGUF_BOS_RULES if bpe else True),
         add_space_prefix=read(f"{PREFIX}add_space_prefix", True),
         chat_template=read(TEMPLATE, None) or read(f"{TEMPLATE}.default", None),
         tool_use_template=read(f"{TEMPLATE}.tool_use", None),

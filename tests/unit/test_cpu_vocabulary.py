@@ -71,6 +71,10 @@ def test_ends_of_generation() -> None:
     assert read_vocabulary(metadata()).eos_ids == (0, 2)  # <|eot_id|> is a normal token here
     assert read_vocabulary(metadata(eot_token_id=integer(1), eom_token_id=integer(4))).eos_ids == (0, 1, 4, 2)
     assert read_vocabulary(metadata(eos_token_id=None, token_type=None)).eos_ids == ()
+    assert read_vocabulary(metadata(eos_token_ids=integers([1, 3]))).eos_ids == (0, 1, 3, 2)
+    harmony = texts(["<|endoftext|>", "<|end|>", "<|return|>", "<|call|>", "a"])
+    kinds = integers([3, 3, 3, 3, 1])
+    assert read_vocabulary(metadata(tokens=harmony, token_type=kinds, eos_token_id=integer(2))).eos_ids == (2, 0, 3)
 
 
 def test_chat_template() -> None:

@@ -125,6 +125,13 @@ def test_what_changes_nothing_is_taken(load: Load) -> None:
     load(HARMLESS).session.close()
 
 
+def test_several_ends_come_with_the_model(load: Load) -> None:
+    """A file that names several tokens that end generation has all of them, with every backend."""
+    loaded = load({"tokenizer.ggml.eos_token_ids": [3, 5]})
+    assert {3, 5} <= set(loaded.vocabulary.eos_ids)
+    loaded.session.close()
+
+
 def test_a_missing_rule_of_splitting(load: Load) -> None:
     """A byte-level vocabulary without its rule is refused with the fix, which mends it; a setting goes first."""
     with pytest.raises(LoadError, match=r"'tokenizer\.ggml\.pre' is missing.* setting 'pre_tokenizer'"):

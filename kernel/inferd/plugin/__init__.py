@@ -18,13 +18,20 @@ from inferd.plugin.backend import (
     Setting,
     UnsupportedModelError,
 )
-from inferd.plugin.gguf import read_gguf_embedding, read_gguf_splitting, refuse_ignored
+from inferd.plugin.gguf import (
+    GGUF_BOS_RULES,
+    read_gguf_embedding,
+    read_gguf_endings,
+    read_gguf_splitting,
+    refuse_ignored,
+)
 from inferd.plugin.hookspecs import hookimpl, hookspec
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.plugin.session import DeviceSampling, StepResult, TokenBatch, TokenLimits, TokenSession
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 __all__ = [
+    "GGUF_BOS_RULES",
     "Backend",
     "BackendSpec",
     "BackendUnavailable",
@@ -51,6 +58,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "read_gguf_embedding",
+    "read_gguf_endings",
     "read_gguf_sampling",
     "read_gguf_splitting",
     "read_hf_sampling",

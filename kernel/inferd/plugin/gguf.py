@@ -6,11 +6,12 @@ that changes nothing, is an error. So a file with something new is refused until
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from inferd.core.task import Pooling
 from inferd.plugin.backend import EmbeddingDefaults, LoadError, UnsupportedModelError
+from inferd.plugin.vocabulary import TokenKind
 
 TOKENIZER: Final = "tokenizer.ggml."
 
@@ -83,6 +84,7 @@ TOKENIZER_HARMLESS: Final[Mapping[str, str]] = {
     "add_space_prefix": "of SentencePiece vocabularies; where one has it, it is read",
     "eot_token_id": "ends generation; read where it is there",
     "eom_token_id": "ends generation; read where it is there",
+    "eos_token_ids": "ends generation; read where it is there",
     **dict.fromkeys(
         (
             *(f"fim_{place}_token_id" for place in ("pre", "suf", "mid", "pad", "rep", "sep")),
@@ -103,6 +105,39 @@ TOKENIZER_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
 
 GENERAL_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {"general.type": ("model",)}
 """Of the general keys, which tell where a file comes from, those that change results; and when they do not."""
+
+ENDINGS: Final = frozenset(
+    {
+        *(
+            "<|im_end|>",
+            "<|endoftext|>",
+            "<|end_of_text|>",
+            "<|end|>",
+            "<EOT>",
+            "_<EOT>",
+            "[EOT]",
+            "<end_of_utterance>",
+        ),
+        *("<|eot_id|>", "<|eom_id|>", "<|eot|>"),  # Llama 3 and 4; `<|eom|>` goes on in other families
+        *("<eos>", "<end_of_turn>", "<turn|>", "<|tool_response>"),  # Gemma
+        *("<|return|>", "<|call|>"),  # Harmony
+        *("<|flush|>", "<|calls|>"),  # Solar
+        "<|observation|>",  # GLM, where it awaits the answer of a tool
+    }
+)
+"""Texts of control tokens that end a turn or a text, whatever `eos_token_id` says. Sources: `generation_config.json` of
+the models, and llama.cpp's `llama-vocab.cpp` where it gathers what ends generation."""
+
+CHANNELS: Final = (frozenset({"<|return|>", "<|call|>"}), frozenset({"<|flush|>", "<|calls|>"}))
+"""Where a vocabulary has one of these pairs, `<|end|>` closes one channel of an answer, and others follow."""
+
+GGUF_BOS_RULES: Final = frozenset(
+    {
+        *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"),
+        *("midm-2.0", "chameleon", "jina-v5-nano"),
+    }
+)
+"""Rules of splitting whose tokenizers begin a text with the bos token, although files often do not say so."""
 
 POOLINGS: Final[Mapping[int, Pooling | None]] = {0: None, 1: Pooling.MEAN, 3: Pooling.LAST}
 """By the number in a file; 0 says nothing."""
@@ -175,6 +210,51 @@ def read_gguf_splitting(where: str, read: Callable[[str], Any], setting: str) ->
             " 'llama-bpe' or 'qwen2'"
         )
     return str(rule)
+
+
+def read_gguf_endings(
+    where: str, read: Callable[[str], Any], tokens: Sequence[str], kinds: Sequence[int]
+) -> tuple[int, ...]:
+    """The tokens that end generation: those that a file names, and others that are known to.
+
+    Args:
+        where: The file, for errors.
+        read: Gives the value of a key; None where it is missing.
+        tokens: Text of each token, by id.
+        kinds: Kind of each token, by id; a `TokenKind`.
+
+    Raises:
+        LoadError: The file names what is no token.
+    """
+    named = [
+        number
+        for name in ("eos_token_id", "eos_token_ids", "eot_token_id", "eom_token_id")
+        for number in _read_ids(where, f"{TOKENIZER}{name}", read, len(tokens))
+    ]
+    control = {
+        token: number
+        for number, token in enumerate(tokens)
+        if kinds[number] in (TokenKind.CONTROL, TokenKind.USER_DEFINED)
+    }
+    known = {number for token, number in control.items() if token in ENDINGS}
+    if "<|observation|>" in control and "<|user|>" in control:  # GLM has no other token behind an answer
+        known.add(control["<|user|>"])
+    goes_on = {control.get("<|end|>")} if any(pair <= control.keys() for pair in CHANNELS) else set()
+    return tuple(number for number in dict.fromkeys([*named, *sorted(known)]) if number not in goes_on)
+
+
+def _read_ids(where: str, key: str, read: Callable[[str], Any], count: int) -> list[int]:
+    value = read(key)
+    if value is None:
+        return []
+    ids = value if key.endswith("s") else [value]
+    if not isinstance(ids, Collection) or isinstance(ids, str) or not all(hasattr(i, "__index__") for i in ids):
+        wanted = "an array of whole numbers" if key.endswith("s") else "a whole number"
+        raise LoadError(f"{where}: metadata {key!r} is {_show(value)}; it must be {wanted}")
+    wrong = next((number for number in ids if not 0 <= number < count), None)
+    if wrong is not None:
+        raise LoadError(f"{where}: metadata {key!r} is {wrong}; it must be from 0 to {count - 1}")
+    return [int(number) for number in ids]
 
 
 def read_gguf_embedding(where: str, read: Callable[[str], Any]) -> EmbeddingDefaults:
