@@ -5,10 +5,9 @@ import json
 from typing import Any
 
 import pytest
-from shared_cells import fake_cells
+from shared_templates import reference, render
 
 from inferd.core.task import ChatInput, Message
-from inferd.engine.template import ChatTemplate
 from inferd.errors import ChatTemplateError, InvalidFieldError
 
 # Written as public templates are written.
@@ -37,18 +36,6 @@ BOTH = (
 PLAIN = "{% for m in messages %}{{ m.role }} says {{ m.content }}\n{% endfor %}"
 
 TALK = ("system", "Be kind."), ("user", "Hello <b>"), ("assistant", "Hi"), ("user", "Bye")
-
-
-def reference(source: str, messages: list[dict[str, Any]], **more: Any) -> str:
-    """What transformers renders."""
-    library = importlib.import_module("transformers.utils.chat_template_utils")
-    options = {"add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>"} | more
-    rendered, _ = library.render_jinja_template(conversations=[messages], chat_template=source, **options)
-    return str(rendered[0])
-
-
-def render(source: str, chat: ChatInput, **more: Any) -> str:
-    return ChatTemplate(source, bos="<s>", eos="</s>", timeout_s=60, cells=fake_cells(), **more).render(chat)
 
 
 def parts(text: str) -> list[dict[str, str]]:

@@ -158,7 +158,7 @@ def test_tools_reach_the_template() -> None:
     assert tools == [weather]
     assert messages == [
         {"role": "user", "content": "?"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "sunny", "name": "weather", "tool_call_id": "c1"},
     ]
 

@@ -22,6 +22,7 @@ _WORD: Final = "731946285"  # of digits alone: whatever filter it goes through, 
 _DUMPED: Final = re.compile(rf"""['"]text['"]\s*:\s*['"]{_WORD}""")  # a list that is written as it is in Python or JSON
 _ARGUMENTS: Final = {"n0": _WORD}
 _ARGUMENTS_TEXT: Final = json.dumps(_ARGUMENTS)
+_NAME: Final = "f864207531"  # of a function, as easy to find again
 _ANSWER_ID: Final = "a1b2c3d4e"  # of a call: some templates want nine letters and digits
 
 
@@ -44,6 +45,7 @@ class Wants:
         self._lists = "text" in source  # without that word it does not look into parts
         self._contents: dict[str, tuple[bool, bool]] = {}
         self._arguments: tuple[bool, bool] | None = None
+        self._absent: dict[tuple[str, bool, bool], Dicts] = {}
 
     def contents(self, role: str, render: Try) -> tuple[bool, bool]:
         """Whether it shows what a role says when that is a text, and when it is a list of parts."""
@@ -73,18 +75,58 @@ class Wants:
     def arguments(self, render: Try) -> tuple[bool, bool]:
         """Whether it shows arguments of calls as they are when they are JSON text, and when they are an object."""
         if self._arguments is None:
-            shown = [
-                render([{"role": "user", "content": "1"}, {"role": "assistant", "content": "", "tool_calls": [call]}])
-                or ""
+            texts, objects = (
+                [
+                    text
+                    for form in self._forms("assistant", render)
+                    for text in self._try({"role": "assistant", **form, "tool_calls": [call]}, render)
+                ]
                 for call in (_call(_ARGUMENTS_TEXT), _call(_ARGUMENTS))
-            ]
+            )
             as_python = repr(_ARGUMENTS)
-            self._arguments = (_ARGUMENTS_TEXT in shown[0], _WORD in shown[1] and as_python not in shown[1])
+            self._arguments = (
+                any(_ARGUMENTS_TEXT in text for text in texts),
+                any(_WORD in text and as_python not in text for text in objects),
+            )
         return self._arguments
 
+    def absent(self, role: str, *, calls: bool, reasons: bool, render: Try) -> Dicts:
+        """What may stand for the content of a message with calls or reasoning and no words, the best first.
 
-def _call(arguments: Any) -> dict[str, Any]:
-    return {"type": "function", "id": _ANSWER_ID, "function": {"name": "f", "arguments": arguments}}
+        Those that show the most of calls and reasoning, and of these the first that is not written as "None".
+        """
+        key = role, calls, reasons
+        if key not in self._absent:
+            shows_text, shows_object = self.arguments(render)
+            call = _call(_ARGUMENTS if shows_object or not shows_text else _ARGUMENTS_TEXT, _NAME)
+            rest: dict[str, Any] = {"tool_calls": [call]} if calls else {}
+            rest |= {"thinking": _WORD, "reasoning_content": _WORD} if reasons else {}
+            forms = self._forms(role, render)
+            shown = [self._try({"role": role} | form | rest, render) for form in forms]
+            scores = [sum(any(word in text for text in texts) for word in (_NAME, _WORD)) for texts in shown]
+            none = [sum(text.count("None") for text in texts) for texts in shown]
+            order = sorted(range(len(forms)), key=lambda n: (none[n] > none[1], n))
+            best = [forms[n] for n in order if scores[n] == max(scores)]
+            self._absent[key] = best if max(scores) else [forms[1]]
+        return self._absent[key]
+
+    def _forms(self, role: str, render: Try) -> Dicts:
+        """How content may be missing. The first is what most programs have; some templates look for just that."""
+        return [{"content": None}, {"content": self._shape(role, "", render)}, {}]
+
+    def _try(self, said: dict[str, Any], render: Try) -> list[str]:
+        """What is shown of a message that answers, as the last one and before the result of a tool."""
+        asked = {"role": "user", "content": self._shape("user", "1", render)}
+        result = {"role": "tool", "content": self._shape("tool", "2", render), "tool_call_id": _ANSWER_ID}
+        return [render(messages) or "" for messages in ([asked, said], [asked, said, result])]
+
+    def _shape(self, role: str, text: str, render: Try) -> str | list[dict[str, str]]:
+        shows_text, shows_parts = self.contents(role, render)
+        return _parts([text]) if shows_parts and not shows_text else text
+
+
+def _call(arguments: Any, name: str = "f") -> dict[str, Any]:
+    return {"type": "function", "id": _ANSWER_ID, "function": {"name": name, "arguments": arguments}}
 
 
 def _parts(texts: list[str]) -> list[dict[str, str]]:
@@ -97,7 +139,33 @@ def read_messages(chat: ChatInput, wants: Wants, render: Try) -> Dicts:
     Raises:
         InvalidFieldError: Calls of tools are no JSON array of objects, or arguments that have to be an object are none.
     """
-    return [_read(message, f"{FIELD}.messages[{n}]", wants, render) for n, message in enumerate(chat.messages)]
+    read = [_read(message, f"{FIELD}.messages[{n}]", wants, render) for n, message in enumerate(chat.messages)]
+    forms = [_forms(message, wants, render) for message in read]
+    if chat.continue_final_message:
+        forms[-1] = []  # its content is gone on with
+    tries = [
+        [
+            _put(message, some[min(n, len(some) - 1)]) if some else message
+            for message, some in zip(read, forms, strict=True)
+        ]
+        for n in range(max(1, *map(len, forms)))
+    ]
+    if len(tries) == 1:
+        return tries[0]
+    return next((messages for messages in tries if render(messages) is not None), tries[0])
+
+
+def _forms(message: dict[str, Any], wants: Wants, render: Try) -> Dicts:
+    """What may stand for the content of a message that has none, the best first; nothing for others."""
+    calls, reasons = "tool_calls" in message, bool(message.get("reasoning_content"))
+    if message["content"] not in ("", _parts([""])) or not (calls or reasons):
+        return []
+    return wants.absent(message["role"], calls=calls, reasons=reasons, render=render)
+
+
+def _put(message: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
+    """The message with another content, or without, in the order in which it was."""
+    return {name: form.get(name, said) for name, said in message.items() if name != "content" or form}
 
 
 def read_tools(chat: ChatInput) -> list[Any] | None:

@@ -62,7 +62,7 @@ class Renderer:
     def __init__(self, environment: Callable[[], jinja2.Environment], texts: TemplateTexts) -> None:
         self._make_environment = environment
         self._texts = texts
-        self._wants: dict[str, Wants] = {}
+        self._wants: dict[tuple[str, bool], Wants] = {}  # by template, and whether there are tools
 
     @cached_property
     def _environment(self) -> jinja2.Environment:
@@ -99,7 +99,7 @@ class Renderer:
         if chat.tools_json and self._texts.tool_use is not None:
             source = self._texts.tool_use
         view = _View(self._templates[source], self._names(chat), read_tools(chat), read_variables(chat))
-        wants = self._wants.setdefault(source, Wants(source))
+        wants = self._wants.setdefault((source, bool(chat.tools_json)), Wants(source))
         messages = read_messages(chat, wants, view.attempt)
         marks = Marks(self.controls, [messages, view.tools, view.variables, self._literals, list(self._templates)])
         prompt = self._compose(chat, view, messages, marks)

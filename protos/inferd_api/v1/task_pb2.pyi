@@ -163,7 +163,9 @@ class ChatMessage(_message.Message):
     model's chat template names. Required.
     """
     content: _builtins.str
-    """What is said. May be empty. A template that wants a list of parts gets a list of one."""
+    """What is said. May be empty; beside calls or reasoning a template then gets what shows most of them: no content, or
+    an empty text. A template that wants a list of parts gets a list of one.
+    """
     tool_calls_json: _builtins.str
     """The calls of tools that the speaker made: a JSON array of objects, {"function": {"name": …, "arguments": …}}.
     Arguments may be an object or its JSON as a string; the template gets the one that it can write. Default: none.
