@@ -8,6 +8,7 @@ Resources are the messages of `inferd_api.v1`; every failure is a class of `infe
 claim is made by `inferd_client.claims`.
 """
 
+from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_client.channel import DEFAULT_ADDRESS
 from inferd_client.claims import LeaseOptions
 from inferd_client.errors import InferdError, KernelUnreachableError, LeaseLostError
@@ -23,9 +24,11 @@ __all__ = [
     "DEFAULT_ADDRESS",
     "AsyncClient",
     "ChatOptions",
+    "Choice",
     "Client",
     "DefaultLimitWarning",
     "Generation",
+    "Grammar",
     "HeldLease",
     "InferdError",
     "KernelUnreachableError",

@@ -33,6 +33,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 MAX_PORT = 65535
+LONGEST_PATH = 107  # of a socket in a file, in bytes; see unix(7)
+LONGEST_TIMEOUT_S = 1e8  # three years; not long beyond it gRPC's own count of time overflows
 
 
 class PagedRequest(Protocol):
@@ -60,26 +62,59 @@ def target(address: str) -> str:
         ValueError: The address has none of these forms.
     """
     if address.startswith("unix:") and len(address) > len("unix:"):
+        size_bytes = len(os.fsencode(address.removeprefix("unix:").removeprefix("//")))
+        if size_bytes > LONGEST_PATH:
+            raise ValueError(f"address {address!r} has a path of {size_bytes} bytes; at most {LONGEST_PATH}")
         return address
     host, _, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not host or "/" in host or (":" in host and not bracketed) or not port.isdecimal() or int(port) > MAX_PORT:
+    if host and port.isdecimal() and int(port) > MAX_PORT:
+        raise ValueError(
+            f"address {address!r} has port {port}; in host:port or unix:/path a port is at most {MAX_PORT}"
+        )
+    if not host or "/" in host or (":" in host and not bracketed) or not port.isdecimal():
         raise ValueError(
             f"address {address!r} is not of the form host:port or unix:/path; the default is {DEFAULT_ADDRESS}"
         )
     return f"dns:///{address}"
 
 
+def bounded_s(timeout_s: float | None) -> float | None:
+    """A deadline as gRPC takes it: None where it is later than anybody waits."""
+    return None if timeout_s is None or timeout_s > LONGEST_TIMEOUT_S else timeout_s
+
+
 class _Settings:
     """What both kinds of connection keep: the address, the tenant as metadata, the deadline of short calls."""
 
-    def __init__(self, address: str | None, *, tenant: str, timeout_s: float) -> None:
+    def __init__(self, address: str | None, *, tenant: str, timeout_s: float | None) -> None:
         self.address = address or os.environ.get("INFERD_ADDRESS") or DEFAULT_ADDRESS
         self._target = target(self.address)
         self._metadata = (("inferd-tenant", tenant),) if tenant else ()
-        self._timeout_s = timeout_s
+        self._timeout_s = bounded_s(timeout_s)
+        self._closed = False
+
+    def _limit(self, timeout_s: float | None) -> float | None:
+        """The deadline of a call that has the client's unless it says otherwise."""
+        return self._timeout_s if timeout_s is None else bounded_s(timeout_s)
+
+    def _check_open(self) -> None:
+        """Refuse to work when the client is closed; gRPC's own stubs of a closed channel crash the process.
+
+        Raises:
+            RuntimeError: It is.
+        """
+        if self._closed:
+            raise RuntimeError(f"this client of {self.address} is closed; open another one")
 
     def _metadata_of(self, lease: LeaseRef | None) -> tuple[tuple[str, str], ...]:
+        """What each call carries.
+
+        Raises:
+            RuntimeError: The client is closed.
+            LeaseLostError: The lease does not hold any more.
+        """
+        self._check_open()
         return self._metadata if lease is None else (*self._metadata, ("inferd-lease", lease_id_of(lease)))
 
 
@@ -90,16 +125,24 @@ class Connection(_Settings):
     Args:
         address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else "127.0.0.1:7411".
         tenant: Whose tasks are meant; default the kernel's default tenant.
-        timeout_s: Deadline of the calls that answer at once, in seconds.
+        timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
     """
 
-    def __init__(self, address: str | None = None, *, tenant: str = "", timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str | None = None, *, tenant: str = "", timeout_s: float | None = CALL_TIMEOUT_S
+    ) -> None:
         super().__init__(address, tenant=tenant, timeout_s=timeout_s)
-        self._channel = grpc.insecure_channel(self._target, options=OPTIONS)
+        self._wire = grpc.insecure_channel(self._target, options=OPTIONS)
+
+    @property
+    def _channel(self) -> grpc.Channel:
+        self._check_open()
+        return self._wire
 
     def close(self) -> None:
         """Close the connection; calls under way end."""
-        self._channel.close()
+        self._closed = True
+        self._wire.close()
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +161,7 @@ class Connection(_Settings):
         lease: LeaseRef | None = None,
     ) -> Res:
         try:
-            return method(request, metadata=self._metadata_of(lease), timeout=timeout_s)
+            return method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
 
@@ -137,7 +180,7 @@ class Connection(_Settings):
         timeout_s: float | None = None,
         lease: LeaseRef | None = None,
     ) -> Generator[Res]:
-        call = method(request, metadata=self._metadata_of(lease), timeout=timeout_s)
+        call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
         try:
             yield from call
         except grpc.RpcError as error:
@@ -153,16 +196,24 @@ class AsyncConnection(_Settings):
     Args:
         address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else "127.0.0.1:7411".
         tenant: Whose tasks are meant; default the kernel's default tenant.
-        timeout_s: Deadline of the calls that answer at once, in seconds.
+        timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
     """
 
-    def __init__(self, address: str | None = None, *, tenant: str = "", timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str | None = None, *, tenant: str = "", timeout_s: float | None = CALL_TIMEOUT_S
+    ) -> None:
         super().__init__(address, tenant=tenant, timeout_s=timeout_s)
-        self._channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
+        self._wire = grpc.aio.insecure_channel(self._target, options=OPTIONS)
+
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        self._check_open()
+        return self._wire
 
     async def close(self) -> None:
         """Close the connection; calls under way end."""
-        await self._channel.close()
+        self._closed = True
+        await self._wire.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -181,7 +232,7 @@ class AsyncConnection(_Settings):
         lease: LeaseRef | None = None,
     ) -> Res:
         try:
-            return await method(request, metadata=self._metadata_of(lease), timeout=timeout_s)
+            return await method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
 
@@ -202,7 +253,7 @@ class AsyncConnection(_Settings):
         timeout_s: float | None = None,
         lease: LeaseRef | None = None,
     ) -> AsyncGenerator[Res]:
-        call = method(request, metadata=self._metadata_of(lease), timeout=timeout_s)
+        call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
         try:
             async for response in call:
                 yield response

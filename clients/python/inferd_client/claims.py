@@ -6,6 +6,7 @@ client.create_lease(claims.model("smollm2", sequences=2, kv_tokens=8192), priori
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
@@ -13,9 +14,12 @@ from google.protobuf.duration_pb2 import Duration
 from inferd_api.v1.lease_pb2 import Claim, CoresClaim, LeaseSpec, MemoryClaim, ModelClaim
 from inferd_api.v1.lease_service_pb2 import CreateLeaseRequest
 from inferd_api.v1.priority_pb2 import Priority
+from inferd_client.values import check_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+MOST_SECONDS = 315_576_000_000  # of a duration on the wire: ten thousand years; see google/protobuf/duration.proto
 
 Class: TypeAlias = Literal["low", "normal", "high"]
 """A class of tasks and of waiting leases; a higher one goes first."""
@@ -23,16 +27,19 @@ Class: TypeAlias = Literal["low", "normal", "high"]
 
 def memory(size_bytes: int, *, device_id: str = "") -> Claim:
     """Memory of a device (default "cpu:0"): for a program outside the kernel, or for models loaded under the lease."""
+    check_values({"size_bytes": size_bytes, "device_id": device_id})
     return Claim(memory=MemoryClaim(device_id=device_id, bytes=size_bytes))
 
 
 def model(name: str, *, sequences: int = 0, kv_tokens: int = 0) -> Claim:
     """A model that stays loaded, with places for so many tasks and room for so many tokens of theirs."""
+    check_values({"name": name, "sequences": sequences, "kv_tokens": kv_tokens})
     return Claim(model=ModelClaim(model=name, sequences=sequences, kv_tokens=kv_tokens))
 
 
 def cores(count: int, *, device_id: str = "") -> Claim:
     """Processor cores of a device (default "cpu:0"), counted, not pinned."""
+    check_values({"count": count, "device_id": device_id})
     return Claim(cores=CoresClaim(device_id=device_id, cores=count))
 
 
@@ -55,29 +62,31 @@ def lease_request(claims: Iterable[Claim], options: LeaseOptions) -> CreateLease
     """The request that claims capacity.
 
     Raises:
-        ValueError: There is no such class.
-        TypeError: There is no such option.
+        ValueError: A value is out of range.
+        TypeError: There is no such option, or its value is of another kind.
     """
     unknown = next((name for name in options if name not in LeaseOptions.__annotations__), None)
     if unknown is not None:
         raise TypeError(f"a lease has no {unknown!r}; there are {', '.join(sorted(LeaseOptions.__annotations__))}")
+    check_values(options)
+    wait_timeout_s = options.get("wait_timeout_s")
     spec = LeaseSpec(
         claims=claims,
         ttl=span(options.get("ttl_s")),
         priority=class_number(options.get("priority")),
         wait=options.get("wait", False),
-        wait_timeout=span(options.get("wait_timeout_s")),
+        wait_timeout=span(None if wait_timeout_s == math.inf else wait_timeout_s),
         labels=options.get("labels", {}),
     )
     return CreateLeaseRequest(spec=spec, request_id=options.get("request_id", ""))
 
 
 def span(seconds: float | None) -> Duration | None:
-    """Seconds for the wire."""
+    """Seconds for the wire; more than it can say is the most that it can."""
     if seconds is None:
         return None
     value = Duration()
-    value.FromNanoseconds(round(seconds * 1e9))
+    value.FromNanoseconds(round(min(seconds, MOST_SECONDS) * 1e9))
     return value
 
 
@@ -89,7 +98,5 @@ def class_number(priority: Class | None) -> Priority.ValueType:
     """
     if priority is None:
         return Priority.PRIORITY_UNSPECIFIED
-    try:
-        return Priority.Value(f"PRIORITY_{priority.upper()}")
-    except ValueError:
-        raise ValueError(f'priority is {priority!r}; it must be "low", "normal" or "high"') from None
+    check_values({"priority": priority})
+    return Priority.Value(f"PRIORITY_{priority.upper()}")

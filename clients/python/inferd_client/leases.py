@@ -108,7 +108,7 @@ class Leases(Connection):
         """Keep leases alive once, with a new TTL unless it is None; what is wrong with one stands in its answer."""
         request = KeepAliveLeasesRequest(lease_ids=lease_ids, ttl=span(ttl_s))
         call = self._leases.KeepAliveLeases(
-            iter((request,)), metadata=self._metadata, timeout=timeout_s or self._timeout_s
+            iter((request,)), metadata=self._metadata_of(None), timeout=self._limit(timeout_s)
         )
         try:
             return [renewal for answer in call for renewal in answer.renewals]
@@ -213,7 +213,7 @@ class AsyncLeases(AsyncConnection):
         """Keep leases alive once, with a new TTL unless it is None; what is wrong with one stands in its answer."""
         request = KeepAliveLeasesRequest(lease_ids=lease_ids, ttl=span(ttl_s))
         call = self._leases.KeepAliveLeases(
-            iter((request,)), metadata=self._metadata, timeout=timeout_s or self._timeout_s
+            iter((request,)), metadata=self._metadata_of(None), timeout=self._limit(timeout_s)
         )
         try:
             return [renewal async for answer in call for renewal in answer.renewals]

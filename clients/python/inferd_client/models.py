@@ -25,6 +25,7 @@ from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.options import strict
 from inferd_client.prompts import write_prompt
+from inferd_client.values import setting_texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from inferd_client.holding import LeaseRef
     from inferd_client.options import ChatOptions
     from inferd_client.prompts import Prompt
+    from inferd_client.values import Setting
 
 
 @strict
@@ -52,7 +54,7 @@ class Models(Connection):
         *,
         backend: str = "",
         device: str = "",
-        settings: Mapping[str, str] | None = None,
+        settings: Mapping[str, Setting] | None = None,
         min_instances: int | None = None,
         max_instances: int | None = None,
         sampling_defaults: SamplingDefaults | None = None,
@@ -71,7 +73,7 @@ class Models(Connection):
             source=source,
             backend=backend,
             device=device,
-            settings=settings,
+            settings=setting_texts(settings),
             min_instances=min_instances,
             max_instances=max_instances,
             sampling_defaults=sampling_defaults,
@@ -101,7 +103,7 @@ class Models(Connection):
         *,
         backend: str = "",
         device: str = "",
-        settings: Mapping[str, str] | None = None,
+        settings: Mapping[str, Setting] | None = None,
         timeout_s: float | None = None,
     ) -> LoadPlan:
         """What loading one more instance would take, with what is given in place of the model's own; nothing is loaded.
@@ -110,7 +112,7 @@ class Models(Connection):
             InferdError: ModelNotFoundError, InvalidFieldError, BackendNotFoundError, BackendUnavailableError,
                 ModelLoadError.
         """
-        request = PlanLoadRequest(name=name, settings=settings, backend=backend, device=device)
+        request = PlanLoadRequest(name=name, settings=setting_texts(settings), backend=backend, device=device)
         return self._wait(self._models.PlanLoad, request, timeout_s).plan
 
     def unload_model(self, name: str, *, force: bool = False, timeout_s: float | None = None) -> UnloadModelResponse:
@@ -186,7 +188,7 @@ class AsyncModels(AsyncConnection):
         *,
         backend: str = "",
         device: str = "",
-        settings: Mapping[str, str] | None = None,
+        settings: Mapping[str, Setting] | None = None,
         min_instances: int | None = None,
         max_instances: int | None = None,
         sampling_defaults: SamplingDefaults | None = None,
@@ -205,7 +207,7 @@ class AsyncModels(AsyncConnection):
             source=source,
             backend=backend,
             device=device,
-            settings=settings,
+            settings=setting_texts(settings),
             min_instances=min_instances,
             max_instances=max_instances,
             sampling_defaults=sampling_defaults,
@@ -236,7 +238,7 @@ class AsyncModels(AsyncConnection):
         *,
         backend: str = "",
         device: str = "",
-        settings: Mapping[str, str] | None = None,
+        settings: Mapping[str, Setting] | None = None,
         timeout_s: float | None = None,
     ) -> LoadPlan:
         """What loading one more instance would take, with what is given in place of the model's own; nothing is loaded.
@@ -245,7 +247,7 @@ class AsyncModels(AsyncConnection):
             InferdError: ModelNotFoundError, InvalidFieldError, BackendNotFoundError, BackendUnavailableError,
                 ModelLoadError.
         """
-        request = PlanLoadRequest(name=name, settings=settings, backend=backend, device=device)
+        request = PlanLoadRequest(name=name, settings=setting_texts(settings), backend=backend, device=device)
         return (await self._wait(self._models.PlanLoad, request, timeout_s)).plan
 
     async def unload_model(

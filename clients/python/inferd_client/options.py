@@ -8,6 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, TypeVar
 
 from inferd_client.claims import LeaseOptions
+from inferd_client.values import OPTIONS, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -93,6 +94,18 @@ class RunOptions(TaskOptions, total=False):
     output_interval_s: float | None
 
 
+GRAMMARS: Final[Mapping[str, str]] = {
+    "json_schema": "json_schema='{…}'",
+    "response_format": "json_schema='{…}'",
+    "schema": "json_schema='{…}'",
+    "regex": "regex='…'",
+    "lark": "lark='…'",
+    "choice": "choice=Choice(texts=['…'])",
+    "choices": "choice=Choice(texts=['…'])",
+}
+"""How a grammar is written, by names under which it is looked for."""
+
+
 def bounded(options: RunOptions) -> RunOptions:
     """The options, with the client's own bound of the output where there is none."""
     if options.get("max_tokens") is not None or options.get("embedding") is not None:
@@ -108,9 +121,14 @@ def check_names(given: Iterable[str], known: Collection[str], what: str) -> None
     """
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1) or [k for k in sorted(known) if k.startswith(name)]
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-            raise TypeError(f"{what} has no {name!r}; {hint}")
+            raise TypeError(f"{what} has no {name!r}; {_hint(name, known)}")
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    if name in GRAMMARS and "grammar" in known:
+        return f"write grammar=Grammar({GRAMMARS[name]}), with Grammar from inferd_client"
+    near = get_close_matches(name, known, n=1) or [k for k in sorted(known) if k.startswith(name)]
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
 
 
 KINDS: Final[Mapping[str, type]] = {
@@ -120,7 +138,7 @@ Kind = TypeVar("Kind", bound=type)
 
 
 def strict(kind: Kind) -> Kind:
-    """A class whose public methods refuse keywords that they do not have when they are called."""
+    """A class whose public methods refuse wrong names and values at once, not when their result is read."""
     for name, method in list(vars(kind).items()):
         if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")):
             setattr(kind, name, _checked(method))
@@ -130,11 +148,24 @@ def strict(kind: Kind) -> Kind:
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
     known = _keywords(method)
     what = f"{method.__name__.strip('_')}()"
+    parameters = list(inspect.signature(method).parameters.values())[1:]  # the first is self
+    places = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    several = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
+    opened = method.__name__ not in ("__init__", "close")
+    needed = {p.name for p in parameters if p.default is inspect.Parameter.empty and p.name in OPTIONS}
 
     @wraps(method)
     def call(*args: Any, **keywords: Any) -> Any:
         if not keywords.keys() <= known:
             check_names(keywords, known, what)
+        given = {**dict(zip(places, args[1:], strict=False)), **keywords}
+        for name in needed & given.keys():
+            OPTIONS[name].check(name, given[name])
+        check_values(given)
+        if several:
+            OPTIONS[several].check(several, args[1 + len(places) :])
+        if opened and args[0] is not None:
+            args[0]._check_open()  # noqa: SLF001 - of its own class
         return method(*args, **keywords)
 
     return call

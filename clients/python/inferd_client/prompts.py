@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
 from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt, ContentPart, ImagePart, TaskSpec, TokenPrompt
 from inferd_client.options import check_names
+from inferd_client.values import TEXT, TOKENS, check_values, is_whole
 
 if TYPE_CHECKING:
     from inferd_api.v1.model_service_pb2 import CountTokensRequest, TokenizeRequest
@@ -32,6 +34,8 @@ _KEYS: Final = frozenset(
         *("tool_call_id", "reasoning_content"),
     }
 )
+_KEYS_OF_TEXT: Final = frozenset({"role", "name", "tool_calls_json", "tool_call_id", "reasoning_content"})
+_FORMS: Final = "a text, a sequence of at least one message, or one of at least one token id"
 _TEXTS: Final = ("text", "input_text", "output_text")
 
 
@@ -41,21 +45,38 @@ def write_prompt(
     """Set the input of a message.
 
     Raises:
-        ValueError: It is empty or none of what a prompt can be; or tokens, for a message that takes texts only.
-        TypeError: A message has a key that messages do not have.
+        ValueError: It is empty, mixes kinds, or is tokens for a message that takes texts only.
+        TypeError: It is none of what a prompt can be, or a message has a key or a value that messages do not have.
     """
     if isinstance(prompt, str):
         into.prompt = prompt
-    elif prompt and all(isinstance(item, (ChatMessage, Mapping)) for item in prompt):
-        messages = [_message(item) for item in cast("Sequence[Message]", prompt)]
+        return
+    items = _items(prompt)
+    if items and all(isinstance(item, (ChatMessage, Mapping)) for item in items):
+        messages = [_message(item, f"messages[{index}]") for index, item in enumerate(items)]
         into.chat.CopyFrom(_chat(messages, options or {}))
-    elif isinstance(into, TaskSpec) and prompt and all(isinstance(item, int) for item in prompt):
-        into.tokens.CopyFrom(TokenPrompt(token_ids=cast("Sequence[int]", prompt)))
+    elif isinstance(into, TaskSpec) and items and all(map(is_whole, items)):
+        TOKENS.check("prompt", items)
+        into.tokens.CopyFrom(TokenPrompt(token_ids=items))
     else:
-        raise ValueError("a prompt is a text, a sequence of at least one message, or one of at least one token id")
+        raise ValueError(f"prompt is {reprlib.repr(prompt)}; it must be {_FORMS}")
+
+
+def _items(prompt: Any) -> list[Any]:
+    """The members of a prompt that is no text.
+
+    Raises:
+        TypeError: It has none, or is a single message.
+    """
+    if isinstance(prompt, (ChatMessage, Mapping)):
+        raise TypeError(f"prompt is a single message; it must be {_FORMS}: write [message]")
+    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
+        raise TypeError(f"prompt is {reprlib.repr(prompt)} of type {type(prompt).__name__}; it must be {_FORMS}")
+    return list(prompt)
 
 
 def _chat(messages: Sequence[ChatMessage], options: ChatOptions) -> ChatPrompt:
+    check_values(options)
     tools, variables = options.get("tools"), options.get("template_variables")
     return ChatPrompt(
         messages=messages,
@@ -67,14 +88,21 @@ def _chat(messages: Sequence[ChatMessage], options: ChatOptions) -> ChatPrompt:
     )
 
 
-def _message(item: Message) -> ChatMessage:
+def _message(item: Message, path: str) -> ChatMessage:
     if isinstance(item, ChatMessage):
         return item
     check_names(item, _KEYS, "a message")
+    for name in _KEYS_OF_TEXT & item.keys():
+        if item[name] is not None:
+            TEXT.check(f"{path}.{name}", item[name])
     content, calls = item.get("content"), item.get("tool_calls")
     parts = item.get("parts") or (() if content is None or isinstance(content, str) else content)
+    if isinstance(parts, (str, bytes, Mapping)) or not isinstance(parts, Iterable):
+        where = f"{path}.{'parts' if item.get('parts') else 'content'}"
+        kind = type(parts).__name__
+        raise TypeError(f"{where} is {reprlib.repr(parts)} of type {kind}; it must be a text or a list of parts")
     return ChatMessage(
-        role=item.get("role", ""),
+        role=item.get("role") or "",
         content=content if isinstance(content, str) else "",
         parts=[_part(part) for part in parts],
         name=item.get("name") or "",

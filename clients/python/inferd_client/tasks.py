@@ -45,6 +45,7 @@ from inferd_client.options import (
     strict,
 )
 from inferd_client.prompts import Prompt, write_prompt
+from inferd_client.values import check_values
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -120,10 +121,11 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
     """The request that runs `prompt` on `model`.
 
     Raises:
-        ValueError: The prompt is empty or mixes kinds, or there is no such class.
-        TypeError: There is no such option.
+        ValueError: The prompt is empty or mixes kinds, or a value is out of range.
+        TypeError: There is no such option, or its value is of another kind.
     """
     check_names(options, RunOptions.__annotations__, "a task")
+    check_values(options)
     sampling: dict[str, Any] = {name: options.get(name) for name in SamplingParams.DESCRIPTOR.fields_by_name}
     if sampling["max_tokens"] == "all":
         sampling["max_tokens"] = None

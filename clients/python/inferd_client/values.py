@@ -1,0 +1,210 @@
+"""What each option of the clients may be; a wrong value is told with its option, what it is and what it must be."""
+
+from __future__ import annotations
+
+import math
+import operator
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from inferd_api.v1.lease_pb2 import Claim, Lease
+from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults
+from inferd_api.v1.task_pb2 import EmbeddingParams
+from inferd_client.holding import HeldLease
+
+MOST_32: Final = (1 << 32) - 1
+MOST_64: Final = (1 << 64) - 1
+CLASSES: Final = ("low", "normal", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a value must be.
+
+    Attributes:
+        what: In words, behind "it must be".
+        fits: Whether a value is of this kind at all.
+        holds: Whether a value of this kind is in its range.
+        fix: How to write what was meant by a value that does not fit; "" where nobody can tell.
+    """
+
+    what: str
+    fits: Callable[[Any], bool]
+    holds: Callable[[Any], bool] = lambda _: True
+    fix: Callable[[Any], str] = lambda _: ""
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuse a value.
+
+        Raises:
+            TypeError: It is of another kind.
+            ValueError: It is out of range.
+        """
+        if not self.fits(value):
+            fix = self.fix(value)
+            how = f"; {fix}" if fix else ""
+            raise TypeError(f"{name} is {_shown(value)} of type {type(value).__name__}; it must be {self.what}{how}")
+        if not self.holds(value):
+            raise ValueError(f"{name} is {_shown(value)}; it must be {self.what}")
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A value that is a list of values, each of one kind."""
+
+    each: Kind
+    plural: str
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuse a value as `Kind` does; a single one is told how to write a list of it."""
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+            alone = self.each.fits(value) and not isinstance(value, (bytes, Mapping))
+            how = f"; write [{_shown(value)}]" if alone else ""
+            kind = type(value).__name__
+            raise TypeError(f"{name} is {_shown(value)} of type {kind}; it must be a list of {self.plural}{how}")
+        if isinstance(value, Sequence):  # what can be read once only is the caller's to read
+            for index, one in enumerate(value):
+                self.each.check(f"{name}[{index}]", one)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A value that is a mapping."""
+
+    key: Kind
+    value: Kind
+    example: str
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuse a value as `Kind` does."""
+        if not isinstance(value, Mapping):
+            kind = type(value).__name__
+            raise TypeError(f"{name} is {_shown(value)} of type {kind}; it must be a mapping, like {self.example}")
+        for key, one in value.items():
+            self.key.check(f"a key of {name}", key)
+            self.value.check(f"{name}[{key!r}]", one)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether it is true or false, numpy's too."""
+    return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number; true and false are none."""
+    if is_flag(value):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number; true and false are none."""
+    if isinstance(value, (float, int)) and not isinstance(value, bool):
+        return True
+    return hasattr(type(value), "__float__") and not is_flag(value)
+
+
+def _whole(most: int, *words: str) -> Kind:
+    said = "".join(f', or "{word}"' for word in words)
+    return Kind(
+        f"a whole number from 0 to {most}{said}",
+        lambda value: is_whole(value) or (isinstance(value, str) and value in words),
+        lambda value: isinstance(value, str) or 0 <= operator.index(value) <= most,
+    )
+
+
+def _message(kind: type, how: str = "") -> Kind:
+    said = f"; {how}" if how else ""
+    return Kind(f"a message {kind.__name__}{said}", lambda value: isinstance(value, kind))
+
+
+TEXT: Final = Kind("a text", lambda value: isinstance(value, str))
+FLAG: Final = Kind("True or False", is_flag)
+NUMBER: Final = Kind("a number", is_number)
+WHOLE: Final = _whole(MOST_32)
+LARGE: Final = _whole(MOST_64)
+TOKEN: Final = _whole(MOST_32)
+TEXTS: Final = Several(TEXT, "texts")
+TOKENS: Final = Several(TOKEN, "token ids")
+LABELS: Final = Pairs(TEXT, TEXT, '{"team": "search"}')
+ENDLESS: Final = Kind("a number of seconds, 0 or more", is_number, lambda value: value >= 0)  # NaN is not
+SECONDS: Final = Kind(
+    "a number of seconds, 0 or more, that has an end", is_number, lambda value: value >= 0 and math.isfinite(value)
+)
+SETTING: Final = Kind(
+    "a text, a number, True or False", lambda value: isinstance(value, str) or is_number(value) or is_flag(value)
+)
+ANYTHING: Final = Kind("anything", lambda _: True)
+CLASS: Final = Kind(
+    '"low", "normal" or "high"', lambda value: isinstance(value, str), lambda value: value.lower() in CLASSES
+)
+GRAMMAR: Final = _message(
+    Grammar, 'write Grammar(regex="…"), Grammar(json_schema="…") or Grammar(choice=Choice(texts=["…"]))'
+)
+LEASE: Final = Kind("a lease or the id of one", lambda value: isinstance(value, (str, Lease, HeldLease)))
+STATES: Final = Several(Kind("a state", is_whole), "states")
+TOOLS: Final = Several(Kind("a mapping", lambda value: isinstance(value, Mapping)), "mappings, each a tool")
+
+OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
+    **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
+    **dict.fromkeys(("task_id", "lease_id", "request_id", "service", "address", "tenant"), TEXT),
+    **dict.fromkeys(("ignore_eos", "echo", "prefix_cache", "fit_max_tokens", "detach_on_disconnect"), FLAG),
+    **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
+    **dict.fromkeys(("wait", "force", "mean", "normalize"), FLAG),
+    **dict.fromkeys(("temperature", "top_p", "min_p"), NUMBER),
+    **dict.fromkeys(("repetition_penalty", "frequency_penalty", "presence_penalty"), NUMBER),
+    **dict.fromkeys(("top_k", "n", "logprobs", "prompt_logprobs", "min_tokens"), WHOLE),
+    **dict.fromkeys(("min_instances", "max_instances", "sequences", "kv_tokens", "count"), WHOLE),
+    **dict.fromkeys(("seed", "after_sequence", "size_bytes"), LARGE),
+    **dict.fromkeys(("timeout_s", "wait_timeout_s"), ENDLESS),
+    **dict.fromkeys(("ttl_s", "output_interval_s", "interval_s"), SECONDS),
+    **dict.fromkeys(("stop", "bad_words", "lease_ids"), TEXTS),
+    **dict.fromkeys(("stop_token_ids", "token_ids"), TOKENS),
+    "max_tokens": _whole(MOST_32, "all"),
+    "logit_bias": Pairs(TOKEN, NUMBER, "{1234: -5.0}"),
+    "labels": LABELS,
+    "settings": Pairs(TEXT, SETTING, '{"threads": 4}'),
+    "template_variables": Pairs(TEXT, ANYTHING, '{"enable_thinking": False}'),
+    "tools": TOOLS,
+    "states": STATES,
+    "claims": Several(_message(Claim, "inferd_client.claims makes them"), "claims"),
+    "priority": CLASS,
+    "grammar": GRAMMAR,
+    "embedding": _message(EmbeddingParams),
+    "sampling_defaults": _message(SamplingDefaults),
+    "lease": LEASE,
+}
+"""What each option is; those that stand in several methods mean the same in all of them."""
+
+
+Setting: TypeAlias = str | float | bool
+"""A setting of a model; numbers, true and false are written as texts for its backend."""
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Refuse options of a wrong kind or out of range; None is the same as leaving one out.
+
+    Raises:
+        TypeError: A value is of another kind than its option.
+        ValueError: It is out of range.
+    """
+    for name, value in options.items():
+        if value is not None and name in OPTIONS:
+            OPTIONS[name].check(name, value)
+
+
+def setting_texts(settings: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Settings of a model as backends read them: numbers, true and false as texts."""
+    if settings is None:
+        return None
+    return {name: str(value).lower() if is_flag(value) else str(value) for name, value in settings.items()}
+
+
+def _shown(value: Any) -> str:
+    return reprlib.repr(value)
