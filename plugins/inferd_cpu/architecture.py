@@ -47,6 +47,8 @@ class _Reader:
 
     def read(self) -> Architecture:
         family, metadata = self._family, self._metadata
+        if metadata.flag(self._key("attention.causal"), not family.encodes) == family.encodes:
+            raise metadata.error(self._key("attention.causal"), f"is {family.encodes}, which is not supported")
         width, count = self._size("embedding_length"), self._count_layers()
         latent = self._read_latent() if family.latent else None
         routing = self._read_routing()

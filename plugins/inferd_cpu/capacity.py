@@ -70,6 +70,7 @@ def derive_limits(
         max_step_tokens=settings["max_step_tokens"],
         embedding_size=architecture.width,
         samples=samples,
+        whole_prompts=architecture.family.encodes,
     )
 
 

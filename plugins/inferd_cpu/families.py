@@ -75,6 +75,20 @@ FAMILIES: Final[Mapping[str, Family]] = {
         head_norms="head", experts=Experts(gating="sigmoid", normalised=True, shared="plain", choice_bias=True)
     ),
     "ernie4_5-moe": Family(interleaved=True, experts=Experts(normalised=True, shared="plain", choice_bias=True)),
+    "bert": Family(
+        norm="layer",
+        attention_norm="",
+        attention_post_norm="attn_output_norm",
+        feed_norm="",
+        feed_post_norm="layer_output_norm",
+        final_norm="",
+        activation="gelu",
+        gated=False,
+        encodes=True,
+        sum_norms=True,
+        embedded=True,
+        unrotated=1,
+    ),
     "lfm2": Family(head_norms="head", convolutions=True, final_norm="token_embd_norm"),
     "lfm2moe": Family(
         head_norms="head",

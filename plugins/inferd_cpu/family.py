@@ -57,18 +57,21 @@ class Family:
         attention_post_norm: Of the one after it, before the sum.
         feed_norm: Of the one before the feed-forward part; with `parallel` "" means that of attention.
         feed_post_norm: Of the one after it.
-        final_norm: Of the one before the head.
+        final_norm: Of the one before the head, "" for none.
         parallel: Attention and feed-forward part both start from what the block was given; None: the file says it.
         activation: Of the feed-forward part.
         gated: It has gates.
         sinks: Each head has a score that belongs to no key (arXiv:2309.17453).
         convolutions: Layers without key heads are short convolutions.
+        encodes: Tokens see those behind them, too, and no text is generated (BERT, arXiv:1810.04805).
+        sum_norms: Norms after attention and feed-forward part are of the sum, not of what is added.
+        embedded: Embeddings have those of positions and of the first type of token added, and a norm.
         latent: Keys and values are kept as one short row for all heads (MLA, arXiv:2405.04434).
         window_pattern: Every so manieth layer sees all tokens, the others a window, where the file has one; 1: all
             layers see the window.
         window_rope: How layers with a window rotate: "same", or "plain" for a base of their own and no scaling.
         full_rope: Layers without a window rotate, where others have one.
-        unrotated: Every so manieth layer does not rotate; 0 for none.
+        unrotated: Every so manieth layer does not rotate; 0 for none, 1 for all.
         rope_parts: Parts of a head that are rotated, unless the file says it.
         yarn_truncates: The borders of YaRN's ramp are whole numbers.
         embedding_root: Embeddings are multiplied with the root of the width.
@@ -92,6 +95,9 @@ class Family:
     gated: bool = True
     sinks: bool = False
     convolutions: bool = False
+    encodes: bool = False
+    sum_norms: bool = False
+    embedded: bool = False
     latent: bool = False
     window_pattern: int = 1
     window_rope: Literal["same", "plain"] = "same"

@@ -111,9 +111,15 @@ class Inventory:
     def _find_parts(self) -> Iterator[Part]:
         a, vocabulary = self._architecture, self._vocabulary_size
         yield self._part("embedding", self._take("token_embd.weight", vocabulary, a.width))
+        if a.family.embedded:
+            yield self._part("positions", self._take("position_embd.weight", a.context_tokens, a.width))
+            if (types := self._left.get("token_types.weight")) is not None:
+                yield self._part("types", self._take("token_types.weight", types.shape[0], a.width))
+            yield from self._find_norm("embedding_norm", "token_embd_norm", (a.width,), None)
         for index, shape in enumerate(a.layers):
             yield from self._find_layer(index, shape)
-        yield from self._find_norm("norm", self._named_norm(), (a.width,), None)
+        if a.family.final_norm:
+            yield from self._find_norm("norm", self._named_norm(), (a.width,), None)
         if "output.weight" in self._left:
             yield self._part("head", self._take("output.weight", vocabulary, a.width))
         if "output.bias" in self._left:

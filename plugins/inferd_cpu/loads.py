@@ -39,7 +39,7 @@ class ExactLoad:
             source.request.path,
             source.architecture,
             source.settings,
-            vocabulary_size=len(source.vocabulary.tokens),
+            vocabulary_size=source.vocabulary_size,
             weights_bytes=source.inventory.size_bytes,
             capacity_bytes=source.request.capacity_bytes,
         )
@@ -75,7 +75,7 @@ class NativeLoad:
             source.request.path,
             a,
             settings,
-            vocabulary_size=len(source.vocabulary.tokens),
+            vocabulary_size=source.vocabulary_size,
             weights_bytes=self._weights.size_bytes,
             capacity_bytes=source.request.capacity_bytes,
             kv_token_bytes=kv_token_bytes,

@@ -70,8 +70,9 @@ def make_plan(
     gathered_blocks: int,
     scores_per_head: int,
     windows: Iterable[int] = (0,),
+    causal: bool = True,
 ) -> Plan:
-    """Check a batch and plan its step, for layers with these windows.
+    """Check a batch and plan its step, for layers with these windows; if not `causal`, rows see those behind them.
 
     A group gathers at most `gathered_blocks` blocks and has at most `scores_per_head` scores in each head, so that the
     workspace holds them. Both permit at least one row of the longest sequence.
@@ -80,12 +81,15 @@ def make_plan(
         ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits.
     """
     check_batch(batch, limits)
+    if not causal:
+        whole = (np.diff(batch.starts) == batch.lengths).all()
+        _demand(bool(whole), "a part of a sequence, whose tokens see all others")
     starts, lengths = batch.starts.astype(np.intp), batch.lengths.astype(np.intp)
     positions = batch.positions.astype(np.intp)
     sequences = np.repeat(np.arange(len(lengths)), np.diff(starts))
     tables = batch.block_tables[sequences].astype(np.intp)
     blocks = np.take_along_axis(tables, positions[:, None] // limits.block_tokens, axis=1)[:, 0]
-    bounds = _Bounds(limits.block_tokens, gathered_blocks, scores_per_head)
+    bounds = _Bounds(limits.block_tokens, gathered_blocks, scores_per_head, causal)
     return Plan(
         token_ids=batch.token_ids.astype(np.intp),
         positions=positions,
@@ -107,6 +111,7 @@ class _Bounds:
     block_tokens: int
     gathered_blocks: int
     scores_per_head: int
+    causal: bool
 
     def blocks(self, keys: int) -> int:
         return -(-keys // self.block_tokens)
@@ -133,7 +138,9 @@ def _share_rows(starts: Indices, lengths: Indices, bounds: _Bounds) -> Iterator[
 
 
 def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, bounds: _Bounds, window: int) -> Group:
-    seen = batch.positions[rows].astype(np.intp) + 1
+    seen = (
+        batch.positions[rows].astype(np.intp) + 1 if bounds.causal else batch.lengths[sequences[rows]].astype(np.intp)
+    )
     first = np.maximum(seen - window, 0) if window else np.zeros_like(seen)
     skipped = first.min(axis=1) // bounds.block_tokens  # blocks of each sequence that no row sees
     begin = skipped[:, None] * bounds.block_tokens

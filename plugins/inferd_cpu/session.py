@@ -47,11 +47,17 @@ class CpuSession:
             gathered_blocks=count_blocks(self._limits),
             scores_per_head=len(work.scores) // max(layer.heads for layer in a.layers),
             windows=self._windows,
+            causal=not a.family.encodes,
         )
         residual = work.residual[: len(plan.token_ids)]
         np.take(weights.embedding, plan.token_ids, axis=0, out=residual, mode="clip")
         if a.embedding_scale != 1:
             residual *= np.float32(a.embedding_scale)
+        if weights.positions is not None:
+            residual += weights.positions[plan.positions]
+        if weights.types is not None:
+            residual += weights.types[0]
+        self._normalize(residual, weights.embedding_norm, weights.embedding_norm_bias)
         self._mixer.begin(plan, weights.frequencies)
         with np.errstate(over="ignore"):  # exp of a large number is inf, and a gate divided by that is 0, as it should
             for index, layer in enumerate(weights.layers):
@@ -113,6 +119,10 @@ class CpuSession:
 
     def _add(self, residual: Floats, delta: Floats, weight: Floats | None, bias: Floats | None) -> None:
         """Add what a part of a block gives, normalised and scaled where the architecture does so."""
+        if self._architecture.family.sum_norms:
+            residual += delta
+            self._normalize(residual, weight, bias)
+            return
         if weight is not None:
             self._normalize(delta, weight, bias, out=delta)
         if self._architecture.residual_scale != 1:
@@ -124,6 +134,9 @@ class CpuSession:
         # More rows than sequences are for tests and scoring; they pay for their own array.
         fits = rows <= len(work.logits)
         logits = work.logits[:rows] if fits else np.empty((rows, self._limits.vocabulary_size), np.float32)
+        if a.family.encodes:  # it has no head, and nobody asks for a next token
+            logits[:] = 0
+            return logits
         normed = self._normalize(residual, self._weights.norm, self._weights.norm_bias)
         multiply(normed, self._weights.head, self._weights.head_bias, out=logits)
         if a.logit_scale != 1:
@@ -135,8 +148,10 @@ class CpuSession:
         return logits
 
     def _normalize(
-        self, numbers: Floats, weight: Floats, bias: Floats | None = None, *, out: Floats | None = None
+        self, numbers: Floats, weight: Floats | None, bias: Floats | None = None, *, out: Floats | None = None
     ) -> Floats:
         a = self._architecture
         into = numbers if out is None else out
+        if weight is None:
+            return into
         return normalize(numbers, weight, bias, kind=a.family.norm, epsilon=a.epsilon, out=into)

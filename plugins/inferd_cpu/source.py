@@ -27,6 +27,7 @@ class Source:
     file: GgufFile
     architecture: Architecture
     vocabulary: Vocabulary
+    vocabulary_size: int
     inventory: Inventory
     sampling: SamplingDefaults
     embedding: EmbeddingDefaults
@@ -47,13 +48,15 @@ def read_source(request: LoadRequest) -> Source:
     file = GgufFile(request.path)
     architecture = read_architecture(file.metadata)
     vocabulary = read_vocabulary(file.metadata, str(request.settings.get("pre_tokenizer") or ""))
+    size = len(file.metadata.texts("tokenizer.ggml.tokens"))
     where, read = str(request.path), file.metadata.content
     source = Source(
         request,
         file,
         architecture,
         vocabulary,
-        Inventory(file, architecture, vocabulary_size=len(vocabulary.tokens)),
+        size,
+        Inventory(file, architecture, vocabulary_size=size),
         read_gguf_sampling(where, read),
         read_gguf_embedding(where, read),
     )

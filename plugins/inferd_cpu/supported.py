@@ -16,7 +16,7 @@ NUMBERS: Final = (
 
 def is_compiled(family: Family) -> bool:
     """Whether the library computes all parts of a family."""
-    return not (family.convolutions or family.latent)
+    return not (family.convolutions or family.latent or family.encodes)
 
 
 def describe() -> Mapping[str, tuple[str, ...]]:
@@ -25,6 +25,6 @@ def describe() -> Mapping[str, tuple[str, ...]]:
         "GGUF architectures, compiled": tuple(name for name, family in FAMILIES.items() if is_compiled(family)),
         "GGUF architectures, with numpy": tuple(name for name, family in FAMILIES.items() if not is_compiled(family)),
         "GGUF numbers": NUMBERS,
-        "GGUF tokenizers": ("gpt2", "llama"),
+        "GGUF tokenizers": ("gpt2", "llama", "bert"),
         "GGUF rotations": ("none", "linear", "llama3 (rope_freqs)", "yarn", "longrope"),
     }

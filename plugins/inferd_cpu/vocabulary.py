@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 from inferd.plugin import GGUF_BOS_RULES, Vocabulary, read_gguf_endings, read_gguf_splitting
 from inferd_cpu.metadata import Metadata
+from inferd_cpu.word_pieces import read_word_pieces
 
 _PREFIX = "tokenizer.ggml."
+MODELS = ("gpt2", "llama", "bert")
 _TEMPLATE = "tokenizer.chat_template"  # others have their names behind it, see gguf's `add_chat_template`
 _MAX_KIND = 6  # BYTE
 
 
 def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
-    """Read the vocabulary: "gpt2" becomes "bpe", "llama" becomes "spm".
+    """Read the vocabulary: "gpt2" becomes "bpe", "llama" becomes "spm", and "bert" a definition.
 
     Args:
         metadata: Of the file.
@@ -21,11 +23,14 @@ def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
         LoadError: Another tokenizer model, or keys that are missing, of the wrong type or of the wrong length.
     """
     model = metadata.text(f"{_PREFIX}model")
-    if model not in ("gpt2", "llama"):
-        raise metadata.error(f"{_PREFIX}model", f"is {model!r}, which is not supported; supported: 'gpt2', 'llama'")
+    if model not in MODELS:
+        supported = ", ".join(map(repr, MODELS))
+        raise metadata.error(f"{_PREFIX}model", f"is {model!r}, which is not supported; supported: {supported}")
     tokens = metadata.texts(f"{_PREFIX}tokens")
     if not tokens:
         raise metadata.error(f"{_PREFIX}tokens", "has no tokens")
+    if model == "bert":
+        return read_word_pieces(metadata, tokens, _read_kinds(metadata, len(tokens)))
     bpe = model == "gpt2"
     given = metadata.text(f"{_PREFIX}pre", "")
     rule = read_gguf_splitting(str(metadata.path), lambda _: given, pre_tokenizer) if bpe else ""

@@ -69,7 +69,11 @@ class Weights:
 
     embedding: Floats  # (V, W)
     layers: tuple[Layer, ...]
-    norm: Floats  # (W,)
+    positions: Floats | None = None  # (context, W)
+    types: Floats | None = None  # (types of tokens, W)
+    embedding_norm: Floats | None = None  # (W,)
+    embedding_norm_bias: Floats | None = None  # (W,)
+    norm: Floats | None = None  # (W,)
     norm_bias: Floats | None = None  # (W,)
     head: Floats  # (V, W); the embedding itself when the file has no other
     head_bias: Floats | None = None  # (V,)

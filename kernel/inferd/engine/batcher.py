@@ -144,6 +144,8 @@ class Batcher:
         ending = 0  # tokens of the prompts that end in this step
         while complete == rows and tokens < end and places.begin_prompt(rows):
             sequence = places.rows[rows]
+            if self._bounds.whole_prompts and sequence.length > end - tokens:
+                break  # it comes in the next step
             fit = self._limit(sequence, end - tokens, ending=ending)
             if sequence.scores is not None:
                 self._score(sequence, at=tokens, most=fit)

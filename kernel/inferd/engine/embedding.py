@@ -22,16 +22,20 @@ class PromptPool:
         prompt_tokens: Tokens of the prompt.
         embedding: What is asked for.
         default: How tokens become one vector, if that is not asked for.
+        alone: A token's state depends on those behind it, so that none of another sequence is the same.
 
     Attributes:
         whole: Whether every token's hidden state is needed, so that none may come from the prefix cache.
     """
 
-    def __init__(self, prompt_tokens: int, embedding: Embedding, *, default: Pooling = Pooling.LAST) -> None:
+    def __init__(
+        self, prompt_tokens: int, embedding: Embedding, *, default: Pooling = Pooling.LAST, alone: bool = False
+    ) -> None:
         pooling = embedding.pooling or default
-        self.whole = pooling is Pooling.MEAN
+        mean = pooling is Pooling.MEAN
+        self.whole = mean or alone
         self._normalize = embedding.normalize
-        self._next = 0 if self.whole else prompt_tokens - 1  # the first position that is still wanted
+        self._next = 0 if mean else prompt_tokens - 1  # the first position that is still wanted
         self._count = prompt_tokens - self._next
         self._sum: NDArray[np.float64] | None = None
 

@@ -82,20 +82,27 @@ class Intake:
         if isinstance(task_input, TextInput) and self._closing:
             ids = self._tokens_of(task_input, most_tokens=self._bounds.sequence_tokens - 1)
             task_input = TokenInput([*ids, *(() if tuple(ids[-1:]) == self._closing else self._closing)])
-        sequence = self.accept(handle, task_input, Sampling(max_tokens=1, temperature=0))
-        sequence.pool = PromptPool(len(sequence.prompt), embedding, default=self._pooling)
+        sequence = self._make(handle, task_input, Sampling(max_tokens=1, temperature=0))
+        sequence.pool = PromptPool(
+            len(sequence.prompt), embedding, default=self._pooling, alone=self._bounds.whole_prompts
+        )
         return sequence
 
     def accept(self, handle: int, task_input: TaskInput, sampling: Sampling) -> Sequence:
         """The sequence of a task, without the constraint of its grammar.
 
         Raises:
-            UnsupportedInputError: Messages for a model without a chat template.
+            UnsupportedInputError: Messages for a model without a chat template, or a model that only makes embeddings.
             ChatTemplateError: The template failed.
             InvalidFieldError: No tokens, ids outside the vocabulary, or `max_tokens` outside its bounds.
             PromptTooLongError: The prompt and its output do not fit.
             LimitExceededError: Turning it into tokens takes too long, or too much memory.
         """
+        if self._bounds.whole_prompts:
+            raise UnsupportedInputError("this model makes embeddings, and no text: ask for one", field="spec.embedding")
+        return self._make(handle, task_input, sampling)
+
+    def _make(self, handle: int, task_input: TaskInput, sampling: Sampling) -> Sequence:
         ids = self._tokens_of(task_input, most_tokens=self._bounds.sequence_tokens - 1)
         if not len(ids):
             raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")

@@ -69,6 +69,7 @@ class Bounds:
         vocabulary_size: Number of logits in a row.
         draft_tokens: Most tokens that are guessed for a sequence in a step.
         embedding_size: Width of an embedding; 0 where the session gives none.
+        whole_prompts: The session makes embeddings only, of sequences that are computed in one step each.
     """
 
     rows: int
@@ -80,6 +81,7 @@ class Bounds:
     vocabulary_size: int
     draft_tokens: int = 0
     embedding_size: int = 0
+    whole_prompts: bool = False
 
     @property
     def kv_tokens(self) -> int:
@@ -98,14 +100,16 @@ class Bounds:
             if value < least:
                 raise ValueError(f"the session's limit {item.name} is {value}; it must be at least {least}")
         step_tokens = min(session.max_step_tokens, engine.step_tokens)
+        sequence_tokens = min(session.context_tokens, session.blocks * session.block_tokens)
         return cls(
             rows=min(session.max_sequences, step_tokens),  # each running sequence needs one token of every step
             step_tokens=step_tokens,
-            sequence_tokens=min(session.context_tokens, session.blocks * session.block_tokens),
+            sequence_tokens=min(sequence_tokens, step_tokens) if session.whole_prompts else sequence_tokens,
             max_output_tokens=engine.max_output_tokens,
             block_tokens=session.block_tokens,
             blocks=session.blocks,
             vocabulary_size=session.vocabulary_size,
             draft_tokens=engine.draft_tokens,
             embedding_size=session.embedding_size,
+            whole_prompts=session.whole_prompts,
         )

@@ -71,11 +71,11 @@ NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
 the converter of an architecture stores rows in, which is the one that backends read."""
 
 TOKENIZER_HARMLESS: Final[Mapping[str, str]] = {
-    "token_type_count": "of BERT, which is refused by its architecture",
+    "token_type_count": "of BERT: all tokens of a text are of the first type",
     "unknown_token_id": "tokens of the kind UNKNOWN say it",
     "padding_token_id": "sequences are not padded",
     "mask_token_id": "no token is masked",
-    "cls_token_id": "of BERT, which is refused by its architecture",
+    "cls_token_id": "of BERT; read with its tokenizer",
     "seperator_token_id": "used with add_sep_token only",  # spelt so by ggml
     "precompiled_charsmap": "of T5's tokenizer, which is refused by its model",
     "pre": "of byte-level vocabularies; where one has it, it is read",

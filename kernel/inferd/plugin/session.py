@@ -34,6 +34,8 @@ class TokenLimits:
         max_step_tokens: Most tokens in one step.
         embedding_size: Width of the hidden states that it can return; 0 when it cannot.
         samples: Whether it can choose tokens itself, on its device; see `DeviceSampling`.
+        whole_prompts: Its tokens see those behind them, too: a sequence is computed in one step, none is gone on with,
+            and only hidden states are of use; its logits may be zeros.
     """
 
     vocabulary_size: int
@@ -44,6 +46,7 @@ class TokenLimits:
     max_step_tokens: int
     embedding_size: int = 0
     samples: bool = False
+    whole_prompts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
