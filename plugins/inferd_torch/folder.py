@@ -15,6 +15,7 @@ MAX_JSON_BYTES = 64 << 20  # of a configuration or an index
 MAX_TOKENIZER_BYTES = 256 << 20
 GENERATION = "generation_config.json"
 POOLING = "1_Pooling/config.json"  # of sentence-transformers
+POOLINGS = {"mean_tokens": Pooling.MEAN, "cls_token": Pooling.FIRST, "lasttoken": Pooling.LAST}
 DEFAULT, MORE_TEMPLATES, LEGACY = "default", "additional_chat_templates", "chat_template.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -51,9 +52,11 @@ def _read_pooling(path: Path) -> EmbeddingDefaults:
         for name, on in _read_json(path, required=False).items()
         if name.startswith("pooling_mode_") and on is True
     }
-    if not modes <= {"mean_tokens"} and not modes <= {"lasttoken"}:
-        raise LoadError(f"{path}: pooling by {sorted(modes)} is not supported; supported are mean_tokens and lasttoken")
-    return EmbeddingDefaults(pooling=Pooling.MEAN if modes == {"mean_tokens"} else Pooling.LAST)
+    if len(modes) > 1 or not modes <= POOLINGS.keys():
+        raise LoadError(
+            f"{path}: pooling by {sorted(modes)} is not supported; supported is one of {', '.join(POOLINGS)}"
+        )
+    return EmbeddingDefaults(pooling=POOLINGS[modes.pop()] if modes else Pooling.LAST)
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -12,7 +12,7 @@ MEAN = 1
 LEFT_OUT = ("pooler.", "embeddings.position_ids")
 
 
-def write_bert(network: Any, tokens: Sequence[str], path: Path) -> None:
+def write_bert(network: Any, tokens: Sequence[str], path: Path, *, pooling: int = MEAN) -> None:
     """Write a `BertModel` whose vocabulary is `tokens`, as BERT's own list has them."""
     config = network.config
     writer = gguf.GGUFWriter(path, "bert")
@@ -23,7 +23,7 @@ def write_bert(network: Any, tokens: Sequence[str], path: Path) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_layer_norm_eps(config.layer_norm_eps)
     writer.add_causal_attention(False)
-    writer.add_pooling_type(gguf.PoolingType(MEAN))
+    writer.add_pooling_type(gguf.PoolingType(pooling))
     controls = {token for token in tokens if token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
     writer.add_tokenizer_model("bert")
     writer.add_token_list([_write(token, control=token in controls) for token in tokens])

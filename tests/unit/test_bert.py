@@ -163,6 +163,15 @@ def test_last_is_the_last_token(tiny: tuple[Path, Any]) -> None:
         np.testing.assert_allclose(engine.vectors[handle], states(network, ids)[-1], atol=1e-4)
 
 
+def test_first_is_what_a_file_may_say(tiny: tuple[Path, Any], tmp_path: Path) -> None:
+    """Of a file that pools by [CLS], as many do, the vector is the state of that token."""
+    network = tiny[1]
+    write_bert(network, WORDS, tmp_path / "first.gguf", pooling=2)
+    engine = Engine(load(tmp_path / "first.gguf"))
+    engine.run("the cat", embedding=Embedding(pooling=None, normalize=False))
+    np.testing.assert_allclose(engine.vectors[0], states(network, [2, 5, 6, 3])[0], atol=1e-4)
+
+
 def test_text_is_refused(tiny: tuple[Path, Any]) -> None:
     """A task that wants text from such a model ends with what to ask for instead."""
     engine = Engine(load(tiny[0]))

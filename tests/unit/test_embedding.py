@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 60.0
 LAST = Embedding(pooling=Pooling.LAST, normalize=False)
 MEAN = Embedding(pooling=Pooling.MEAN, normalize=False)
+FIRST = Embedding(pooling=Pooling.FIRST, normalize=False)
 PROMPT = tuple(range(10, 80))
 
 
@@ -83,6 +84,14 @@ def test_mean_of_a_prompt_that_is_in_the_prefix_cache(tmp_path: Path) -> None:
     assert engine.ended[mean].usage.cached_tokens == 0
     assert engine.vectors[last] == (79.0, 69.0, 1.0)
     assert engine.ended[last].usage.cached_tokens == 64
+
+
+def test_first_of_a_prompt_that_is_in_the_prefix_cache(tmp_path: Path) -> None:
+    """The first token's state is computed though the cache has its keys; chunks behind it add nothing."""
+    engine = Engine(tmp_path, step_tokens=16, max_sequences=1)
+    first = [engine.submit(PROMPT, FIRST) for _ in range(2)]
+    engine.run()
+    assert [engine.vectors[handle] for handle in first] == [(10.0, 0.0, 1.0)] * 2
 
 
 def test_mean_of_a_prompt_that_was_preempted(tmp_path: Path) -> None:

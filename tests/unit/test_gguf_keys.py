@@ -41,7 +41,7 @@ CHANGING: dict[str, Any] = {
     "llama.rope.dimension_sections": [4, 4, 4],
     "llama.attention.sliding_window_type": "chunked",
     "llama.something_new": 1,
-    "llama.pooling_type": 2,
+    "llama.pooling_type": 4,
     "tokenizer.ggml.add_sep_token": True,
     "tokenizer.ggml.remove_extra_whitespaces": True,
     "tokenizer.ggml.something_new": "x",
@@ -144,7 +144,7 @@ def test_a_missing_rule_of_splitting(load: Load) -> None:
 
 def test_how_embeddings_are_made_comes_with_the_model(load: Load) -> None:
     """Pooling and the token behind a text are those of the file; without a word in it the last token, and none."""
-    expected: dict[int | None, Pooling] = {None: Pooling.LAST, 1: Pooling.MEAN, 3: Pooling.LAST}
+    expected: dict[int | None, Pooling] = {None: Pooling.LAST, 1: Pooling.MEAN, 2: Pooling.FIRST, 3: Pooling.LAST}
     for number, pooling in expected.items():
         for adds in (None, True):
             loaded = load({"llama.pooling_type": number, "tokenizer.ggml.add_eos_token": adds})

@@ -163,6 +163,7 @@ class Pooling(Enum):
 
     LAST = 1
     MEAN = 2
+    FIRST = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

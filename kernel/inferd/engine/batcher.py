@@ -54,12 +54,14 @@ class Batcher:
         places: Who has a row and KV blocks, and who waits for them.
         scored: Whose prompts are scored in the step that was scheduled.
         pooled: Whose prompts are embedded in the step that was scheduled.
+        embeds: Whether there is a prompt in it that becomes an embedding; what it gives to that may be nothing.
     """
 
     def __init__(self, *, bounds: Bounds, sampler: Sampler) -> None:
         self.places = Places(bounds=bounds, sampler=sampler)
         self.scored: list[Scored] = []
         self.pooled: list[Pooled] = []
+        self.embeds = False
         self._bounds = bounds
         self._first = 0  # the first row in the step: 0, or the first that does not decode
         self._scheduled = 0  # the first row behind the step
@@ -127,7 +129,7 @@ class Batcher:
             alone_tokens: Most tokens of a prompt for which those that decode wait.
         """
         places = self.places
-        self.scored, self.pooled, places.copies = [], [], []
+        self.scored, self.pooled, places.copies, self.embeds = [], [], [], False
         places.make_room()
         rows = complete = places.decoding
         tokens, end = 0, self._bounds.step_tokens
@@ -150,6 +152,7 @@ class Batcher:
             if sequence.scores is not None:
                 self._score(sequence, at=tokens, most=fit)
             if sequence.pool is not None:
+                self.embeds = True
                 self._pool_prompt(sequence, at=tokens, most=fit)
             taken = self._place_prompt(sequence, at=tokens, most=fit)
             tokens += taken

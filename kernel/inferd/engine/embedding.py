@@ -25,22 +25,23 @@ class PromptPool:
         alone: A token's state depends on those behind it, so that none of another sequence is the same.
 
     Attributes:
-        whole: Whether every token's hidden state is needed, so that none may come from the prefix cache.
+        whole: Whether the prompt is computed from its first token on, and nothing of it comes from the prefix cache.
     """
 
     def __init__(
         self, prompt_tokens: int, embedding: Embedding, *, default: Pooling = Pooling.LAST, alone: bool = False
     ) -> None:
         pooling = embedding.pooling or default
-        mean = pooling is Pooling.MEAN
-        self.whole = mean or alone
+        self.whole = pooling is not Pooling.LAST or alone
         self._normalize = embedding.normalize
-        self._next = 0 if mean else prompt_tokens - 1  # the first position that is still wanted
-        self._count = prompt_tokens - self._next
+        self._next = prompt_tokens - 1 if pooling is Pooling.LAST else 0  # the first position that is still wanted
+        self._end = 1 if pooling is Pooling.FIRST else prompt_tokens
+        self._count = self._end - self._next
         self._sum: NDArray[np.float64] | None = None
 
     def wanted(self, begin: int, end: int) -> range:
         """Which of the positions from `begin` up to `end` are wanted."""
+        end = min(end, self._end)
         return range(min(max(begin, self._next), end), end)
 
     def add(self, hidden: Float32Array) -> None:

@@ -270,7 +270,7 @@ class Loop:
     ) -> StepOutput:
         """Give each sequence its new token, or all those of `verified`, and gather what comes of it."""
         embeddings = {}
-        if self._batcher.pooled or min(ids, default=0) < 0:
+        if self._batcher.embeds or min(ids, default=0) < 0:
             self._fail_bad(sequences, ids)
             embeddings = self._finish_embeddings(sequences)
             living = [s.handle in self._tasks and number >= 0 for s, number in zip(sequences, ids, strict=True)]

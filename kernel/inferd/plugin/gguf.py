@@ -139,7 +139,7 @@ GGUF_BOS_RULES: Final = frozenset(
 )
 """Rules of splitting whose tokenizers begin a text with the bos token, although files often do not say so."""
 
-POOLINGS: Final[Mapping[int, Pooling | None]] = {0: None, 1: Pooling.MEAN, 3: Pooling.LAST}
+POOLINGS: Final[Mapping[int, Pooling | None]] = {0: None, 1: Pooling.MEAN, 2: Pooling.FIRST, 3: Pooling.LAST}
 """By the number in a file; 0 says nothing."""
 
 
@@ -272,7 +272,7 @@ def read_gguf_embedding(where: str, read: Callable[[str], Any]) -> EmbeddingDefa
     number = read(key)
     if number is not None and number not in POOLINGS:
         raise UnsupportedModelError(
-            f"{where}: metadata {key!r} is {number!r}; supported are 0 (none), 1 (mean) and 3 (last)"
+            f"{where}: metadata {key!r} is {number!r}; supported are 0 (none), 1 (mean), 2 (first) and 3 (last)"
         )
     adds = read(f"{TOKENIZER}add_eos_token") is True
     if adds and read(f"{TOKENIZER}eos_token_id") is None:

@@ -161,7 +161,10 @@ def check_labels(labels: Mapping[str, str]) -> None:
 def _read_embedding(params: tp.EmbeddingParams) -> Embedding:
     number = params.pooling
     if number and number not in {pooling.value for pooling in Pooling}:
-        raise InvalidFieldError(f"pooling is {number}; it must be 0, 1 or 2", field="spec.embedding.pooling")
+        raise InvalidFieldError(
+            f"pooling is {number}; it must be from 0 to {max(each.value for each in Pooling)}",
+            field="spec.embedding.pooling",
+        )
     pooling = Pooling(number) if number else None
     return Embedding(pooling=pooling, normalize=params.normalize if params.HasField("normalize") else True)
 

@@ -133,6 +133,8 @@ class _PoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pooling.Value
     """The hidden state of the last token."""
     POOLING_MEAN: _Pooling.ValueType  # 2
     """The mean over all tokens."""
+    POOLING_FIRST: _Pooling.ValueType  # 3
+    """The hidden state of the first token: the one that encoders put in front of a text for this."""
 
 class Pooling(_Pooling, metaclass=_PoolingEnumTypeWrapper):
     """How the hidden states of the tokens become one vector."""
@@ -143,6 +145,8 @@ POOLING_LAST: Pooling.ValueType  # 1
 """The hidden state of the last token."""
 POOLING_MEAN: Pooling.ValueType  # 2
 """The mean over all tokens."""
+POOLING_FIRST: Pooling.ValueType  # 3
+"""The hidden state of the first token: the one that encoders put in front of a text for this."""
 Global___Pooling: _TypeAlias = Pooling  # noqa: Y015
 
 @_typing.final
