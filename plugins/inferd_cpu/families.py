@@ -12,6 +12,17 @@ _GEMMA_NORMS: Final = replace(
     _GEMMA, attention_post_norm=_POST_NORMS.attention_post_norm, feed_post_norm=_POST_NORMS.feed_post_norm
 )
 _PLAIN_FEED: Final = Family(norm="layer", activation="gelu_tanh", gated=False)
+_ENCODER: Final = Family(
+    norm="layer",
+    attention_norm="",
+    attention_post_norm="attn_output_norm",
+    feed_norm="",
+    feed_post_norm="layer_output_norm",
+    final_norm="",
+    encodes=True,
+    sum_norms=True,
+    embedded=True,
+)
 
 FAMILIES: Final[Mapping[str, Family]] = {
     # mistral, mixtral, smollm and falcon3 files say llama, too
@@ -75,20 +86,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
         head_norms="head", experts=Experts(gating="sigmoid", normalised=True, shared="plain", choice_bias=True)
     ),
     "ernie4_5-moe": Family(interleaved=True, experts=Experts(normalised=True, shared="plain", choice_bias=True)),
-    "bert": Family(
-        norm="layer",
-        attention_norm="",
-        attention_post_norm="attn_output_norm",
-        feed_norm="",
-        feed_post_norm="layer_output_norm",
-        final_norm="",
-        activation="gelu",
-        gated=False,
-        encodes=True,
-        sum_norms=True,
-        embedded=True,
-        unrotated=1,
-    ),
+    "bert": replace(_ENCODER, activation="gelu", gated=False, unrotated=1),
+    "nomic-bert": _ENCODER,
     "lfm2": Family(head_norms="head", convolutions=True, final_norm="token_embd_norm"),
     "lfm2moe": Family(
         head_norms="head",

@@ -65,7 +65,8 @@ class Family:
         convolutions: Layers without key heads are short convolutions.
         encodes: Tokens see those behind them, too, and no text is generated (BERT, arXiv:1810.04805).
         sum_norms: Norms after attention and feed-forward part are of the sum, not of what is added.
-        embedded: Embeddings have those of positions and of the first type of token added, and a norm.
+        embedded: Embeddings have that of the first type of token added, and of positions where no layer rotates; and a
+            norm.
         latent: Keys and values are kept as one short row for all heads (MLA, arXiv:2405.04434).
         window_pattern: Every so manieth layer sees all tokens, the others a window, where the file has one; 1: all
             layers see the window.

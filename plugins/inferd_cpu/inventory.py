@@ -112,7 +112,8 @@ class Inventory:
         a, vocabulary = self._architecture, self._vocabulary_size
         yield self._part("embedding", self._take("token_embd.weight", vocabulary, a.width))
         if a.family.embedded:
-            yield self._part("positions", self._take("position_embd.weight", a.context_tokens, a.width))
+            if all(shape.rope < 0 for shape in a.layers):
+                yield self._part("positions", self._take("position_embd.weight", a.context_tokens, a.width))
             if (types := self._left.get("token_types.weight")) is not None:
                 yield self._part("types", self._take("token_types.weight", types.shape[0], a.width))
             yield from self._find_norm("embedding_norm", "token_embd_norm", (a.width,), None)

@@ -1,11 +1,13 @@
-"""Writes the GGUF file that the usual converter would make of a BERT of transformers, in fp32."""
+"""Writes the GGUF file that the usual converter would make of a BERT or Nomic BERT of transformers, in fp32."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+import torch
 
 BEGIN = "\N{LOWER ONE EIGHTH BLOCK}"
 MEAN = 1
@@ -13,9 +15,13 @@ LEFT_OUT = ("pooler.", "embeddings.position_ids")
 
 
 def write_bert(network: Any, tokens: Sequence[str], path: Path, *, pooling: int = MEAN) -> None:
-    """Write a `BertModel` whose vocabulary is `tokens`, as BERT's own list has them."""
+    """Write a network whose vocabulary is `tokens`, as BERT's own list has them."""
     config = network.config
-    writer = gguf.GGUFWriter(path, "bert")
+    nomic = config.model_type == "nomic_bert"
+    architecture = gguf.MODEL_ARCH.NOMIC_BERT if nomic else gguf.MODEL_ARCH.BERT
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    if nomic:
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -36,16 +42,34 @@ def write_bert(network: Any, tokens: Sequence[str], path: Path, *, pooling: int 
         ("[PAD]", writer.add_pad_token_id),
     ):
         add(tokens.index(name))
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, config.num_hidden_layers)
-    for key, weight in network.state_dict().items():
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    for key, weight in _join(network.state_dict()).items():
         if not key.startswith(LEFT_OUT):
-            name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+            name = key if key.startswith("blk.") else names.get_name(key, try_suffixes=(".weight", ".bias"))
             assert name is not None, key
             writer.add_tensor(name, np.ascontiguousarray(weight.numpy(), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _join(weights: dict[str, Any]) -> dict[str, Any]:
+    """With the queries, keys and values of Nomic BERT as one, and its norms under the names of the file."""
+    joined = {}
+    for key, weight in weights.items():
+        match = re.match(
+            r"layers\.(\d+)\.(self_attn\.([qkv])_proj|post_attention_layernorm|post_mlp_layernorm)(.*)", key
+        )
+        if match is None:
+            joined[key] = weight
+        elif match[3] is None:
+            name = {"post_attention_layernorm": "attn_output_norm", "post_mlp_layernorm": "layer_output_norm"}[match[2]]
+            joined[f"blk.{match[1]}.{name}{match[4]}"] = weight
+        elif match[3] == "q":
+            parts = [weights[key.replace("q_proj", f"{x}_proj")] for x in "qkv"]
+            joined[f"blk.{match[1]}.attn_qkv.weight"] = torch.cat(parts)
+    return joined
 
 
 def _write(token: str, *, control: bool) -> str:

@@ -95,8 +95,12 @@ class Engine:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A file and its network."""
-    path = tmp_path_factory.mktemp("bert") / "tiny.gguf"
-    config = transformers.BertConfig(
+    return make("bert", tmp_path_factory.mktemp("bert") / "tiny.gguf")
+
+
+def make(model_type: str, path: Path) -> tuple[Path, Any]:
+    config = transformers.AutoConfig.for_model(
+        model_type,
         vocab_size=len(WORDS),
         hidden_size=64,
         num_hidden_layers=3,
@@ -106,7 +110,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         initializer_range=0.3,
     )
     torch.manual_seed(5)
-    network = transformers.BertModel(config).eval()
+    network = transformers.AutoModel.from_config(config).eval()
     with torch.no_grad():
         for weight in network.parameters():
             if weight.dim() == 1:
@@ -120,9 +124,10 @@ def states(network: Any, ids: list[int]) -> Any:
     return network(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
 
 
-def test_hidden_states_are_those_of_transformers(tiny: tuple[Path, Any]) -> None:
+@pytest.mark.parametrize("model_type", ["bert", "nomic_bert"])
+def test_hidden_states_are_those_of_transformers(tmp_path: Path, model_type: str) -> None:
     """Of sequences of several lengths in one step, in scattered blocks, each as it is alone."""
-    path, network = tiny
+    path, network = make(model_type, tmp_path / "tiny.gguf")
     session = load(path).session
     draw = np.random.default_rng(1)
     prompts = [draw.integers(0, len(WORDS), size=count).tolist() for count in (1, 17, 100, 2, 64)]
