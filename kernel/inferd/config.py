@@ -1,19 +1,37 @@
 """The configuration of a kernel: every bound by name, from `config.toml`, `INFERD_…` variables and the command line.
 
-A nested name is joined by two underscores: `INFERD_LIMITS__QUEUED_TASKS=50`. Unknown names are errors.
+A nested name is joined by two underscores: `INFERD_LIMITS__QUEUED_TASKS=50`. Unknown names are errors. A list is
+`INFERD_BACKENDS=cpu,torch`, or JSON.
 """
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 LEAST_FRAME_BYTES = 16 << 20
 FRAME_MARGIN_BYTES = 64 << 10  # by which a frame can be larger than the message that it is made from
+
+Seconds = Annotated[float, Field(le=1e6)]
+"""A time that timers of the system are set to, in seconds: beyond two million its count of milliseconds overflows."""
+Days = Annotated[float, Field(le=1e9)]
+"""A time that is only compared with, in seconds: thirty years."""
+Times = Annotated[float, Field(le=1e6)]
+"""A factor."""
+LISTS = ("listen", "backends", "plugin_modules")
+NOT_SETTINGS = frozenset({"inferd_address", "inferd_tenant", "inferd_lease", "inferd_config", "inferd_examples"})
+"""Variables of the command line, of clients and of the tests; in lower case, as variables are compared."""
 
 
 def config_path() -> Path:
@@ -32,14 +50,14 @@ class Limits(BaseModel):
     queued_high: int = Field(100, ge=0, description="tasks of class HIGH that wait beyond `queued_tasks`")
     suspended_tasks: int = Field(1000, ge=1, description="tasks that their clients have suspended")
     detached_tasks: int = Field(1000, ge=1, description="tasks that outlive the calls of their clients")
-    detached_s: float = Field(
+    detached_s: Days = Field(
         86_400.0, gt=0, description="when a detached task expires that has no deadline, in seconds from its detaching"
     )
     input_bytes: int = Field(
         256 << 20, ge=4096, description="inputs of all tasks that have not ended, in bytes of memory"
     )
     retained_tasks: int = Field(1000, ge=1, description="ended tasks that can still be read")
-    retention_s: float = Field(600.0, ge=0, description="how long an ended task can be read, in seconds")
+    retention_s: Days = Field(600.0, ge=0, description="how long an ended task can be read, in seconds")
     stream_bytes: int = Field(4 << 20, ge=4096, description="events held for one task, in bytes; then the oldest go")
     events_bytes: int = Field(
         512 << 20,
@@ -63,7 +81,7 @@ class Limits(BaseModel):
         ge=1,
         description="calls that have come and are not begun; gRPC ends more as a bare CANCELLED",
     )
-    ping_interval_s: float = Field(
+    ping_interval_s: Seconds = Field(
         10.0, ge=0, description="a client may send a keepalive ping each so long, with or without calls open"
     )
     models: int = Field(1000, ge=1, description="models known at once")
@@ -98,43 +116,47 @@ class Workers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    start_timeout_s: float = Field(20.0, gt=0, description="from the start of the process to its first frame")
-    load_silence_s: float = Field(60.0, gt=0, description="longest time without progress while a model loads")
-    heartbeat_s: float = Field(1.0, gt=0, description="time between heartbeats")
-    heartbeat_timeout_s: float = Field(10.0, gt=0, description="a worker silent for longer is killed")
-    step_floor_s: float = Field(
+    start_timeout_s: Seconds = Field(20.0, gt=0, description="from the start of the process to its first frame")
+    load_silence_s: Seconds = Field(60.0, gt=0, description="longest time without progress while a model loads")
+    heartbeat_s: Seconds = Field(1.0, gt=0, description="time between heartbeats")
+    heartbeat_timeout_s: Seconds = Field(10.0, gt=0, description="a worker silent for longer is killed")
+    step_floor_s: Seconds = Field(
         20.0, gt=0, description="a step is a hang after 10 times the slowest of its size, not before so long"
     )
-    step_ceiling_s: float = Field(
+    step_ceiling_s: Seconds = Field(
         300.0, gt=0, description="a step is a hang after so long, and so is the first of its size; its worker is killed"
     )
-    stop_timeout_s: float = Field(3.0, gt=0, description="time to end in order before it is killed")
-    restart_backoff_s: float = Field(0.5, ge=0, description="wait after the first failure; doubles with each in a row")
-    restart_backoff_max_s: float = Field(30.0, ge=0, description="longest wait after a failure")
+    stop_timeout_s: Seconds = Field(3.0, gt=0, description="time to end in order before it is killed")
+    restart_backoff_s: Seconds = Field(
+        0.5, ge=0, description="wait after the first failure; doubles with each in a row"
+    )
+    restart_backoff_max_s: Seconds = Field(30.0, ge=0, description="longest wait after a failure")
     step_tokens: int = Field(512, ge=1, description="most tokens that one step computes")
-    growth_told: float = Field(
+    growth_told: Times = Field(
         0.25,
         ge=0,
         description="a worker that takes more than it measured by this part of it, and growth_told_bytes, is told of",
     )
     growth_told_bytes: int = Field(256 << 20, ge=0, description="see growth_told; in bytes")
-    growth_ended: float = Field(
+    growth_ended: Times = Field(
         1.0,
         ge=0,
         description="a worker that exceeds what it measured by this part of it, and growth_ended_bytes, is killed",
     )
     growth_ended_bytes: int = Field(1 << 30, ge=0, description="see growth_ended; in bytes")
-    query_timeout_s: float = Field(30.0, gt=0, description="longest time of turning a text into tokens")
-    template_timeout_s: float = Field(2.0, gt=0, description="longest time of a chat template")
-    text_timeout_s: float = Field(10.0, gt=0, description="longest time of turning a long prompt into tokens")
-    grammar_compile_s: float = Field(5.0, gt=0, description="longest time of compiling a grammar")
-    grammar_step_s: float = Field(1.0, gt=0, description="longest time of a grammar for one token of its output")
-    grammar_wait_s: float = Field(0.05, ge=0, description="most that grammars hold up a step; later ones miss it")
+    query_timeout_s: Seconds = Field(30.0, gt=0, description="longest time of turning a text into tokens")
+    template_timeout_s: Seconds = Field(2.0, gt=0, description="longest time of a chat template")
+    text_timeout_s: Seconds = Field(10.0, gt=0, description="longest time of turning a long prompt into tokens")
+    grammar_compile_s: Seconds = Field(5.0, gt=0, description="longest time of compiling a grammar")
+    grammar_step_s: Seconds = Field(1.0, gt=0, description="longest time of a grammar for one token of its output")
+    grammar_wait_s: Seconds = Field(0.05, ge=0, description="most that grammars hold up a step; later ones miss it")
     grammars: int = Field(64, ge=1, description="grammars that a worker keeps compiled, each in a process of its own")
     cell_memory_bytes: int = Field(
         512 << 20, ge=1 << 20, description="most memory that a grammar, a template or a long text may take, in bytes"
     )
-    max_gap_s: float = Field(0.2, gt=0, description="most that prompts add to the time between two tokens beside them")
+    max_gap_s: Seconds = Field(
+        0.2, gt=0, description="most that prompts add to the time between two tokens beside them"
+    )
     draft_tokens: int = Field(
         0, ge=0, le=64, description="most tokens guessed for a sequence in a step, from what it repeats; 0 for none"
     )
@@ -150,7 +172,7 @@ class Devices(BaseModel):
         {},
         description="what may be given of a device, by its name; default: what was free at the start less the reserve",
     )
-    measure_s: float = Field(2.0, gt=0, description="time between two measurements of what other programs hold")
+    measure_s: Seconds = Field(2.0, gt=0, description="time between two measurements of what other programs hold")
 
 
 class Leases(BaseModel):
@@ -158,11 +180,11 @@ class Leases(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_ttl_s: float = Field(1.0, gt=0, description="shortest TTL")
-    max_ttl_s: float = Field(3600.0, gt=0, le=1e9, description="longest TTL")
-    default_ttl_s: float = Field(30.0, gt=0, description="TTL of a lease that names none")
-    max_wait_s: float = Field(604_800.0, gt=0, le=1e9, description="longest `wait_timeout`: a week")
-    aging_s: float = Field(60.0, gt=0, description="a waiting lease rises by a class each time it has waited so long")
+    min_ttl_s: Days = Field(1.0, gt=0, description="shortest TTL")
+    max_ttl_s: Days = Field(3600.0, gt=0, description="longest TTL")
+    default_ttl_s: Days = Field(30.0, gt=0, description="TTL of a lease that names none")
+    max_wait_s: Days = Field(604_800.0, gt=0, description="longest `wait_timeout`: a week")
+    aging_s: Seconds = Field(60.0, gt=0, description="a waiting lease rises by a class each time it has waited so long")
     leases: int = Field(10_000, ge=1, description="leases held or waiting at once")
     retained: int = Field(1000, ge=1, description="ended leases that can still be read")
     watchers: int = Field(1000, ge=1, description="open WatchLease streams")
@@ -174,13 +196,13 @@ class Scheduler(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    aging_s: float = Field(
+    aging_s: Seconds = Field(
         10.0, gt=0, description="a class that waits gets a turn each time so long for each class above it"
     )
-    weights: dict[str, Annotated[float, Field(ge=0.001)]] = Field(
+    weights: dict[str, Annotated[Times, Field(ge=0.001)]] = Field(
         {}, description="share of a tenant in what is served; default: 1 for each"
     )
-    tenant_share: float = Field(
+    tenant_share: Times = Field(
         4.0,
         gt=0,
         description="a tenant may have so many times what is still free of the queue, of suspended and detached tasks, "
@@ -198,7 +220,7 @@ class Scheduler(BaseModel):
     preempt: bool = Field(
         True, description="whether tasks take the places of running ones of lower classes: HIGH at once, NORMAL in time"
     )
-    low_yields_s: float = Field(
+    low_yields_s: Seconds = Field(
         2.0,
         ge=0,
         description="after so long a waiting task of class NORMAL takes the place of a running one of class LOW",
@@ -210,11 +232,31 @@ class Elastic(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    grow_s: float = Field(2.0, gt=0, description="tasks have waited for a place for so long")
-    shrink_s: float = Field(60.0, gt=0, description="an instance had nothing to do for so long")
-    drain_s: float = Field(
+    grow_s: Seconds = Field(2.0, gt=0, description="tasks have waited for a place for so long")
+    shrink_s: Seconds = Field(60.0, gt=0, description="an instance had nothing to do for so long")
+    drain_s: Seconds = Field(
         5.0, gt=0, description="an instance takes no new tasks when others have waited for its memory for so long"
     )
+
+
+class Environment(EnvSettingsSource):
+    """The `INFERD_…` variables: a list may be `a,b`, and a variable of no setting is kept, to be told."""
+
+    def __call__(self) -> dict[str, Any]:
+        """What the variables say, by name."""
+        found = super().__call__()
+        known = {name for field in self.settings_cls.model_fields for name in (f"inferd_{field}", f"inferd_{field}__")}
+        for variable, value in self.env_vars.items():
+            group = variable[: variable.find("__") + 2] if "__" in variable else variable
+            if variable.startswith("inferd_") and variable not in NOT_SETTINGS and group not in known:
+                found[variable.removeprefix("inferd_").partition("__")[0]] = value
+        return found
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """A value of a list or a group; a list that is not JSON has its members between commas."""
+        if isinstance(value, str) and field_name in LISTS and not value.lstrip().startswith("["):
+            return [member.strip() for member in value.split(",") if member.strip()]
+        return super().decode_complex_value(field_name, field, value)
 
 
 class Settings(BaseSettings):
@@ -228,7 +270,9 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    listen: tuple[str, ...] = Field((DEFAULT_ADDRESS,), description="addresses: host:port or unix:/path; loopback only")
+    listen: tuple[str, ...] = Field(
+        (DEFAULT_ADDRESS,), min_length=1, description="addresses: host:port or unix:/path; loopback only"
+    )
     socket_mode: str = Field(
         "0600", pattern="^0?[0-7]{3}$", description="permissions of a unix socket, octal: who may use the kernel"
     )
@@ -240,7 +284,7 @@ class Settings(BaseSettings):
         None, description="plugins that may be used; default: all that are installed"
     )
     plugin_modules: tuple[str, ...] = Field((), description="modules loaded as plugins besides the installed ones")
-    plugin_timeout_s: float = Field(20.0, gt=0, description="longest time of the discovery of one plugin")
+    plugin_timeout_s: Seconds = Field(20.0, gt=0, description="longest time of the discovery of one plugin")
     limits: Limits = Limits()
     workers: Workers = Workers()
     devices: Devices = Devices()
@@ -253,9 +297,9 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Command line over environment over file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+        return init_settings, Environment(settings_cls), TomlConfigSettingsSource(settings_cls, config_path())

@@ -7,6 +7,7 @@ import pytest
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.config import Settings
+from inferd.testing.extremes import most_of_each_float
 
 
 @pytest.fixture
@@ -49,12 +50,54 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         read_settings(config=tmp_path / "none.toml")
 
 
-def test_a_list_in_the_environment_is_json(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list that is not JSON is told with the form that it must have."""
+def test_a_list_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list in a variable is one text, several between commas, or JSON; broken JSON is told with the variable."""
     monkeypatch.setenv("INFERD_CONFIG", str(file))
-    monkeypatch.setenv("INFERD_LISTEN", "127.0.0.1:1")
-    with pytest.raises(CommandError, match=r"written as JSON"):
+    for text in ("unix:/x,127.0.0.1:1", '["unix:/x", "127.0.0.1:1"]'):
+        monkeypatch.setenv("INFERD_LISTEN", text)
+        assert read_settings().listen == ("unix:/x", "127.0.0.1:1")
+    monkeypatch.setenv("INFERD_LISTEN", "unix:/x")
+    assert read_settings().listen == ("unix:/x",)
+    monkeypatch.setenv("INFERD_LISTEN", '["x"')
+    with pytest.raises(CommandError, match=r"INFERD_LISTEN cannot be read.*written as a,b or as JSON"):
         read_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("INFERD_FOO", "1", r"no setting 'foo' \(INFERD_FOO\); known are listen"),
+        ("INFERD_LIMITZ", "3", r"\(INFERD_LIMITZ\); did you mean 'INFERD_LIMITS'"),
+        ("INFERD_LIMTS__X", "3", r"\(INFERD_LIMTS__X\); did you mean 'INFERD_LIMITS'"),
+        ("INFERD_LIMITS__QUEUD_TASKS", "3", "did you mean 'INFERD_LIMITS__QUEUED_TASKS'"),
+        ("INFERD_QUEUED_TASKS", "3", "did you mean 'INFERD_LIMITS__QUEUED_TASKS'"),
+        ("INFERD_ADRESS", "x", "did you mean 'INFERD_ADDRESS'"),
+        ("INFERD_LIMITS__QUEUED_TASKS", "x", r"\(INFERD_LIMITS__QUEUED_TASKS\) is 'x'"),
+        ("INFERD_LIMITS", "3", r"'limits' \(INFERD_LIMITS\) is 3"),
+    ],
+)
+def test_unknown_variables(file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str) -> None:
+    """A variable that stands for no setting is an error that names it and the nearest one, as a wrong value is."""
+    monkeypatch.setenv("INFERD_CONFIG", str(file))
+    monkeypatch.setenv("INFERD_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("INFERD_LEASE", "x")
+    assert read_settings()
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(CommandError, match=said):
+        read_settings()
+
+
+def test_no_number_is_without_bounds(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every setting that is a fraction has a largest value; infinity and no number at all are refused by name."""
+    monkeypatch.setenv("INFERD_CONFIG", str(file))
+    for path, bound in most_of_each_float().items():
+        group, _, name = path.rpartition(".")
+        for value in ("inf", "nan", "1e300"):
+            file.write_text(f"[{group}]\n{name} = {value}" if group else f"{name} = {value}")
+            with pytest.raises(CommandError, match=f"'{path}' is {value.replace('1e300', '1e[+]300')}"):
+                read_settings()
+        file.write_text(f"[{group}]\n{name} = {bound!r}" if group else f"{name} = {bound!r}")
+        assert read_settings()
 
 
 def test_the_command_line_wins(file: Path) -> None:

@@ -1,8 +1,10 @@
 """Mistakes of use, for programs."""
 
 import json
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from inferd.cli import main
@@ -37,3 +39,31 @@ def test_json_of_a_program_is_no_matter_of_ours() -> None:
     assert (done.exit_code, done.stdout, done.stderr.startswith("{")) == (2, "", False)
     done = CliRunner().invoke(main.app, ["lease", "run", "-o", "json", "--", "prog"])
     assert (done.exit_code, done.stdout, json.loads(done.stderr)["error"]["reason"]) == (2, "", "USAGE")
+
+
+def options_of_text() -> list[tuple[list[str], str]]:
+    """Every option of every command that is one text: the words of the command, and the option."""
+    found = []
+
+    def walk(command: Any, words: list[str]) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, [*words, name])
+        options = [each for each in command.params if each.param_type_name == "option"]
+        found.extend((words, each.opts[0]) for each in options if type(each.default) is str)
+
+    walk(typer.main.get_command(main.app), [])
+    return found
+
+
+def test_an_empty_option_is_not_no_option() -> None:
+    """An option whose value is empty is a mistake of use: an answer is never free because a variable was not set."""
+    wanted = {"--regex", "--json-schema", "--lease", "--backend", "--device", "--sha256", "--model", "--address"}
+    options = options_of_text()
+    assert wanted <= {option for _, option in options}
+    for words, option in options:
+        if option == "--system":  # an empty message is none
+            continue
+        done = CliRunner().invoke(main.app, [*words, option, "", "-o", "json", "m", "x"])
+        error = json.loads(done.stderr if words[:1] == ["lease"] and words[1] == "run" else done.stdout)["error"]
+        assert (done.exit_code, error["metadata"]["parameter"]) == (2, option), words
+        assert "it is empty" in error["message"]

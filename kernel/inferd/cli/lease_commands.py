@@ -4,15 +4,15 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, Class, Output, Tenant, parse_seconds, parse_size
+from inferd.cli.options import ADDRESS, Address, Class, Output, Tenant, parse_seconds, parse_size, text_option
 from inferd.cli.output import Format, edge
 
 Memory = Annotated[
     int | None, typer.Option(parser=parse_size, help='Memory of the device, like "4GiB" or "512MB".', metavar="SIZE")
 ]
 Cores = Annotated[int | None, typer.Option(help="Processor cores of the device.", min=1, metavar="N")]
-Device = Annotated[str, typer.Option(help="The device of --memory and --cores. Default cpu:0.", metavar="DEVICE")]
-Model = Annotated[str, typer.Option(help="A model that stays loaded.", metavar="MODEL")]
+Device = Annotated[str, text_option(help="The device of --memory and --cores. Default cpu:0.", metavar="DEVICE")]
+Model = Annotated[str, text_option(help="A model that stays loaded.", metavar="MODEL")]
 Sequences = Annotated[int | None, typer.Option(help="Places of --model for tasks.", min=1, metavar="N")]
 KvTokens = Annotated[int | None, typer.Option(help="Room of --model for tokens of tasks.", min=1, metavar="N")]
 Ttl = Annotated[

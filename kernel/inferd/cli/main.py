@@ -27,6 +27,7 @@ from inferd.cli.options import (
     parse_most_tokens,
     read_values,
     read_wanted,
+    text_option,
 )
 from inferd.cli.output import Format, edge, open_streams
 from inferd.cli.usage import Commands
@@ -157,9 +158,10 @@ def _run(
         list[str] | None, typer.Option(help="End before this text; may be repeated.", metavar="TEXT")
     ] = None,
     json_schema: Annotated[
-        str, typer.Option(help="Answer with JSON that is valid against this schema, or that of @FILE.", metavar="S")
+        str,
+        text_option(help="Answer with JSON that is valid against this schema, or that of @FILE.", metavar="S"),
     ] = "",
-    regex: Annotated[str, typer.Option(help="Answer with a text that matches, as a whole.", metavar="RE")] = "",
+    regex: Annotated[str, text_option(help="Answer with a text that matches, as a whole.", metavar="RE")] = "",
     choice: Annotated[
         list[str] | None, typer.Option(help="Answer with this text; repeated, with one of them.", metavar="TEXT")
     ] = None,

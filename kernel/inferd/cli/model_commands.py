@@ -18,6 +18,7 @@ from inferd.cli.options import (
     Tenant,
     data_dir,
     read_wanted,
+    text_option,
 )
 from inferd.cli.output import Format, edge
 from inferd.cli.source import FORMS
@@ -35,8 +36,8 @@ def _pull(
         ),
     ],
     *,
-    name: Annotated[str, typer.Option(help="Name in the library. Default: the file's.", metavar="NAME")] = "",
-    sha256: Annotated[str, typer.Option(help="Checksum that the file must have.", metavar="HEX")] = "",
+    name: Annotated[str, text_option(help="Name in the library. Default: the file's.", metavar="NAME")] = "",
+    sha256: Annotated[str, text_option(help="Checksum that the file must have.", metavar="HEX")] = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Fetch a model into the library; an interrupted download goes on where it stopped."""

@@ -82,6 +82,19 @@ def read_values(texts: list[str] | None, option: str) -> dict[str, Any]:
     return values
 
 
+def filled(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """The value of an option; an empty one, as of a variable that is not set, is a mistake of use, never no option."""
+    source = context.get_parameter_source(parameter.name or "")
+    if value == "" and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("it is empty; give a value, or leave the option out")
+    return value
+
+
+def text_option(*names: str, **facts: Any) -> Any:
+    """An option that is a text, never an empty one."""
+    return typer.Option(*names, callback=filled, **facts)
+
+
 def parse_most_tokens(text: str) -> int | Literal["all"] | None:
     """A number of tokens, "all", or nothing; a mistake is one of use."""
     if text in ("", "all"):
@@ -93,7 +106,11 @@ def parse_most_tokens(text: str) -> int | Literal["all"] | None:
 
 MostTokens = Annotated[
     str,
-    typer.Option("--max-tokens", help="Most tokens to produce, or 'all' that there can be. Default 512.", metavar="N"),
+    text_option(
+        "--max-tokens",
+        help="Most tokens to produce, or 'all' that there can be. Default 512.",
+        metavar="N",
+    ),
 ]
 TemplateVariables = Annotated[
     list[str] | None,
@@ -101,9 +118,10 @@ TemplateVariables = Annotated[
 ]
 Output = Annotated[Format, typer.Option("--output", "-o", help="What stdout gets: a table for people, or JSON.")]
 Address = Annotated[
-    str, typer.Option("--address", envvar="INFERD_ADDRESS", help="The kernel: host:port or unix:/path.", metavar="A")
+    str,
+    text_option("--address", envvar="INFERD_ADDRESS", help="The kernel: host:port or unix:/path.", metavar="A"),
 ]
-Tenant = Annotated[str, typer.Option("--tenant", envvar="INFERD_TENANT", help="Whose tasks are meant.", metavar="T")]
+Tenant = Annotated[str, text_option("--tenant", envvar="INFERD_TENANT", help="Whose tasks are meant.", metavar="T")]
 ModelOrPath = Annotated[
     str, typer.Argument(help="Name of a model, or path of a .gguf file or model folder.", metavar="MODEL")
 ]
@@ -113,9 +131,9 @@ SetOption = Annotated[
         "--set", "--setting", help="A setting of the backend for the model; may be repeated.", metavar="NAME=VALUE"
     ),
 ]
-BackendOption = Annotated[str, typer.Option("--backend", help="The backend that must load it.", metavar="NAME")]
-DeviceOption = Annotated[str, typer.Option("--device", help="The device that it must be loaded on.", metavar="D")]
+BackendOption = Annotated[str, text_option("--backend", help="The backend that must load it.", metavar="NAME")]
+DeviceOption = Annotated[str, text_option("--device", help="The device that it must be loaded on.", metavar="D")]
 ModelArgument = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
 TaskArgument = Annotated[str, typer.Argument(help="Id of the task.", metavar="TASK_ID")]
-LeaseOption = Annotated[str, typer.Option("--lease", help="The lease that it runs under.", metavar="LEASE_ID")]
+LeaseOption = Annotated[str, text_option("--lease", help="The lease that it runs under.", metavar="LEASE_ID")]
 Interval = Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, max=60, metavar="S")]

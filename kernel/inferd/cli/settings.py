@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 
 from inferd.cli.output import CommandError
-from inferd.config import Settings, config_path
+from inferd.config import LISTS, NOT_SETTINGS, Settings, config_path
 from inferd.errors import suggestion
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read_settings(*, config: Path | None = None, **given: Any) -> Settings:
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
     except SettingsError as error:
-        lines = [f'{error}: {error.__cause__}; a list is written as JSON, for example \'["a", "b"]\'']
+        lines = [_explain_text(error)]
     except tomllib.TOMLDecodeError as error:
         lines = [f"{config_path()} is not TOML: {error}"]
     message = "the settings are not right: " + "\n  ".join(["", *lines] if len(lines) > 1 else lines)
@@ -43,13 +43,45 @@ def read_settings(*, config: Path | None = None, **given: Any) -> Settings:
 
 def _explain(problem: ErrorDetails) -> str:
     path = [str(step) for step in problem["loc"]]
-    name = ".".join(path)
+    variable = _variable(path)
+    told = f" ({variable})" if variable else ""
     if problem["type"] != "extra_forbidden":
-        return f"{name!r} is {problem['input']!r}: {problem['msg']}"
+        return f"{'.'.join(path)!r}{told} is {problem['input']!r}: {problem['msg']}"
     owner = _owner(path[:-1])
-    near = suggestion(path[-1], list(owner.model_fields))
-    hint = f"did you mean {'.'.join([*path[:-1], near])!r}?" if near else f"known are {', '.join(owner.model_fields)}"
-    return f"there is no setting {name!r}; {hint}"
+    others = [name.removeprefix("inferd_") for name in NOT_SETTINGS] if variable and len(path) == 1 else []
+    near = suggestion(path[-1], [*owner.model_fields, *others])
+    meant = [*path[:-1], near] if near else _elsewhere(path[-1])
+    hint = f"did you mean {_name(meant) if variable else '.'.join(meant)!r}?"
+    known = f"known are {', '.join(owner.model_fields)}"
+    return f"there is no setting {'.'.join(path)!r}{told}; {hint if meant else known}"
+
+
+def _elsewhere(name: str) -> list[str]:
+    """Where a setting stands that was looked for outside its group; empty when there is none of this name."""
+    for group, field in Settings.model_fields.items():
+        if name in getattr(field.annotation, "model_fields", ()):
+            return [group, name]
+    return []
+
+
+def _explain_text(error: SettingsError) -> str:
+    """Why a variable that is to hold several values could not be read."""
+    field = str(error).partition('"')[2].partition('"')[0]
+    how = "a list is written as a,b or as JSON" if field in LISTS else "a group is written as JSON"
+    return f"{_variable([field]) or field} cannot be read ({error.__cause__}); {how}"
+
+
+def _name(path: list[str]) -> str:
+    """The variable of a setting."""
+    return f"INFERD_{'__'.join(path)}".upper()
+
+
+def _variable(path: list[str]) -> str:
+    """The variable that a setting, or a part of one, was read from; "" when it was none."""
+    wanted = [_name(path[:length]) for length in range(len(path), 0, -1)]
+    below = f"{_name(path)}__"
+    given = [name for name in sorted(os.environ) if name.upper() in wanted or name.upper().startswith(below)]
+    return max(given, key=len, default="")
 
 
 def _owner(path: list[str]) -> type[BaseModel]:
