@@ -12,7 +12,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from inferd import logs
+from inferd import descriptors, logs
 from inferd.addresses import check_address, listening
 from inferd.config import Limits, Settings
 from inferd.core.elastic import ElasticTimes
@@ -77,6 +77,7 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     """
     for address in settings.listen:
         check_address(address)
+    descriptors.raise_limit()
     driver = _driver(settings)
     plugins = _plugins(settings, driver)
     await plugins.refresh()

@@ -1,6 +1,7 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+import resource
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,24 @@ async def test_a_second_kernel_on_the_port_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=kernel.addresses[0]):
             async with running_kernel(settings):
                 pass
+
+
+@contextmanager
+def few_descriptors() -> Iterator[int]:
+    """A low limit, as shells set it; gives the one that cannot be passed."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))
+    try:
+        yield before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_kernel_takes_all_descriptors_that_it_may(tmp_path: Path) -> None:
+    """A kernel that is started with a low limit raises it to the highest that it may have."""
+    with few_descriptors() as most:
+        async with kernel_here(tmp_path):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
 
 
 async def one_and_no_more() -> AsyncIterator[KeepAliveLeasesRequest]:

@@ -229,7 +229,7 @@ def test_an_output_at_which_the_cell_dies_again_and_again(run: Callable[..., Run
     room = next(room for room in running.rooms() if room.grammar == HALF)
     killed: set[int] = set()
     while 3 not in running.ends:
-        cell, hung = room._cell, room._outputs.get(room._board.read()[1])
+        cell, hung = room._cell, room._outputs.get(room._at()[1])
         if room.late and cell is not None and hung is not None and hung.tokens[:1] == [ord("w")]:
             killed.add(cell.pid)
             cell.kill()

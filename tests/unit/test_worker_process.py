@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,21 @@ async def test_life(listener: Listener, tmp_path: Path) -> None:
     assert listener.why
     assert supervisor.workers == {}
     assert not psutil.pid_exists(worker.pid)
+
+
+async def test_a_worker_takes_all_descriptors_that_it_may(listener: Listener, tmp_path: Path) -> None:
+    """A worker that is started with a low limit raises it to the highest that it may have."""
+    supervisor = supervise(listener, tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with asyncio.TaskGroup() as group:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))
+        try:
+            worker = start(supervisor, group, make_spec(write_fake_model(tmp_path)))
+            await listener.hear(lambda: "needs" in listener.kinds)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert psutil.Process(worker.pid).rlimit(psutil.RLIMIT_NOFILE) == (before[1], before[1])
+        worker.stop()
 
 
 async def test_stop_while_it_waits(listener: Listener, tmp_path: Path) -> None:

@@ -159,7 +159,12 @@ class Reception:
             return
         take = partial(self._constrain, submission, task)
         sampling, count = submission.sampling, len(task.living)
-        withdraw = self._grammars.open(grammar, take, count=count, ignore_ends=sampling.ignore_eos)
+        try:
+            withdraw = self._grammars.open(grammar, take, count=count, ignore_ends=sampling.ignore_eos)
+        except (OSError, RuntimeError) as error:  # no thread or no descriptor is left: the others go on
+            _log.exception("a grammar could not be opened")
+            self._pass_on(submission, InternalError(f"the grammar cannot be followed: {last_line(error)}"))
+            return
         with self._lock:
             known = submission.handle in self._suspended
             if known:

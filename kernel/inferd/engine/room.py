@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from inferd.engine.cells.board import BOARD_BYTES, Board
+from inferd.engine.cells.board import BOARD_BYTES
 from inferd.engine.cells.cell import Cell, CellError
 from inferd.engine.cells.channel import ClosedError, LateError
+from inferd.engine.cells.shared import SharedMemory
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -136,13 +134,8 @@ class Room:
         self._cells = cells
         self._limits = limits
         self._message = message | {"mask_bytes": 4 * mask_words}
-        size = BOARD_BYTES + OUTPUTS * 4 * mask_words
-        self._descriptor = os.memfd_create("masks")
-        weakref.finalize(self, os.close, self._descriptor)
-        os.ftruncate(self._descriptor, size)
-        memory = mmap.mmap(self._descriptor, size)
-        self._board = Board(memory)
-        self._masks: Masks = np.frombuffer(memory, np.uint32, offset=BOARD_BYTES).reshape(OUTPUTS, mask_words)
+        self._mask_words = mask_words
+        self._memory: SharedMemory | None = None  # from the first cell until the room is given up
         self._cell: Cell | None = None
         self._abandoned = False
         self._outputs: dict[int, Constraint] = {}
@@ -161,7 +154,6 @@ class Room:
             BackendFailedError: The cell did not start, or ended by itself.
         """
         limit_s = self._limits.compile_s
-        self._board.clear()
         try:
             channel = self._start().channel
             channel.send(self._message, timeout_s=limit_s)
@@ -184,9 +176,12 @@ class Room:
             self._cell.kill()
 
     def give_up(self) -> None:
-        """End the cell for good, and free what the room holds."""
+        """End the cell for good, and free what the room holds, at once: nobody waits for a collection of garbage."""
         self.gone = True
         self._end_cell()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
 
     def ask(self, constraints: Sequence[Constraint]) -> None:
         """Tell the cell the tokens of outputs that it does not know, and ask for what follows.
@@ -238,7 +233,9 @@ class Room:
 
     def mask(self, constraint: Constraint) -> Masks:
         """The mask of a constraint that is ready and not late, shape (ceil(V / 32),)."""
-        row: Masks = self._masks[constraint.number]
+        assert self._memory is not None  # noqa: S101 - a mask that is ready came from there
+        at = BOARD_BYTES + constraint.number * 4 * self._mask_words
+        row: Masks = np.frombuffer(self._memory.read(at, 4 * self._mask_words), np.uint32)
         return row
 
     def rest(self, constraint: Constraint) -> None:
@@ -273,18 +270,18 @@ class Room:
             self.rest(constraint)
 
     def _answer_all(self) -> None:
-        beats, _ = self._board.read()
+        beats, _ = self._at()
         while self._due:
             try:
                 self.take_answer(self._limits.step_s)
             except LateError:
-                before, (beats, _) = beats, self._board.read()
+                before, (beats, _) = beats, self._at()
                 if beats == before:  # else it was long, but at one after the other
                     raise
 
     def _blame(self, how: str, *, late: bool) -> None:
         """Give the output up that the cell was at, if it was late, or died there again."""
-        _, number = self._board.read()
+        _, number = self._at()
         culprit = self._outputs.get(number)
         if culprit is None:
             self._deaths += 1
@@ -322,10 +319,17 @@ class Room:
             constraint.given_up = error
         self.give_up()
 
+    def _at(self) -> tuple[int, int]:
+        """How often the cell began with something, and for which output it does; -1 for none."""
+        return (0, -1) if self._memory is None else self._memory.board.read()
+
     def _start(self) -> Cell:
         try:
-            self._cell = self._cells.spawn("grammar", (self._descriptor,))
-        except CellError as error:
+            if self._memory is None:
+                self._memory = SharedMemory(BOARD_BYTES + OUTPUTS * 4 * self._mask_words)
+            self._memory.board.clear()
+            self._cell = self._cells.spawn("grammar", (self._memory.descriptor,))
+        except (CellError, OSError) as error:
             raise BackendFailedError(
                 f"the grammar cannot be followed: {error}", metadata={"cause": str(error)}
             ) from None

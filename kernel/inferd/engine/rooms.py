@@ -83,7 +83,11 @@ class Rooms:
                 opening.guests.append(guest)
             else:
                 opening = self._openings[grammar] = _Opening(self._make(grammar), [guest])
-                threading.Thread(target=self._run, args=(opening,), name="grammar", daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, args=(opening,), name="grammar", daemon=True).start()
+                except RuntimeError:
+                    del self._openings[grammar]
+                    raise
         if room is not None:
             guest.take(room)
             return _nothing
@@ -116,6 +120,8 @@ class Rooms:
             self._changed.notify_all()
         for room in rooms:
             room.abandon()
+            if not room.late:  # else who sees to it gives it up
+                room.give_up()
 
     def _find(self, grammar: Grammar) -> Room | InferdError | None:
         until, error = self._refused.get(grammar, (0.0, None))
@@ -148,14 +154,15 @@ class Rooms:
             if self._openings.get(grammar) is opening:
                 del self._openings[grammar]
             guests = opening.guests
-            if found is room and guests:
+            kept = found is room and bool(guests)  # else there is none, or all were withdrawn meanwhile
+            if kept:
                 self._open[grammar] = room
                 self._users[room] = sum(guest.count for guest in guests)
-            elif found is room:
-                room.give_up()  # they were withdrawn meanwhile
             elif isinstance(found, LimitExceededError):
                 self._refuse(grammar, found)
             self._changed.notify_all()
+        if not kept:
+            room.give_up()
         for guest in guests:
             guest.take(found)
 

@@ -8,6 +8,8 @@ import signal
 import socket
 from typing import Final
 
+from inferd import descriptors
+
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -20,6 +22,7 @@ def main() -> None:
     parser.add_argument("--frame-bytes", type=int, default=16 << 20, help="largest frame that the kernel may send")
     options = parser.parse_args()
     _die_with(options.parent)
+    descriptors.raise_limit()
     faulthandler.enable()  # into the log: where each thread is when a signal ends this process
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, str(len(os.sched_getaffinity(0))))

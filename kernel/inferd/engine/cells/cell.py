@@ -66,7 +66,7 @@ class Cells:
         try:
             return self._thread.submit(self._spawn, role, descriptors).result()
         except RuntimeError:
-            raise CellError("the worker ends") from None
+            raise CellError("the worker ends, or has no threads left") from None
 
     def reap(self, pid: int) -> int | None:
         """The exit status of a cell that has ended or was killed, negative for a signal; None where nobody knows."""
@@ -88,8 +88,18 @@ class Cells:
     def _spawn(self, role: str, descriptors: tuple[int, ...]) -> Cell:
         first = self._stem is None
         try:
-            return self._started().fork(self, role, descriptors)
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # the stem is not to blame
+            raise CellError(f"there is no channel to it: {error}") from error
+        try:
+            with theirs:
+                process, pid = self._started().fork(role, (theirs.fileno(), *descriptors), self.memory_bytes)
+            return Cell(ours, pid, process, reap=partial(self.reap, pid))
+        except CellError:
+            ours.close()
+            raise
         except (LateError, ClosedError, OSError) as error:
+            ours.close()
             self._end()
             if not first:  # it was there, and is gone
                 return self._spawn(role, descriptors)
@@ -121,38 +131,40 @@ class _Stem:
 
     def __init__(self, vocabulary: Vocabulary, size: int) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "inferd.engine.cells", "--fd", str(theirs.fileno())),
-                    *("--parent", str(os.getpid())),
-                ],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-            )
+        try:
+            with theirs:
+                process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-P", "-m", "inferd.engine.cells", "--fd", str(theirs.fileno())),
+                        *("--parent", str(os.getpid())),
+                    ],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                )
+        except BaseException:
+            ours.close()
+            raise
         self.end = weakref.finalize(self, _end, process, ours)
         self._channel = Channel(ours)
         message, data = pack_vocabulary(vocabulary)
         self._channel.send(message | {"do": "vocabulary", "size": size}, data, timeout_s=START_TIMEOUT_S)
 
-    def fork(self, cells: Cells, role: str, descriptors: tuple[int, ...]) -> Cell:
-        """A cell of this role.
+    def fork(self, role: str, descriptors: tuple[int, ...], memory_bytes: int) -> tuple[int, int]:
+        """Start a cell of this role: a descriptor of its process, and its process id.
 
         Raises:
-            CellError: The stem says why there is none.
+            CellError: Why there is none.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._channel.send(
-                {"do": "fork", "role": role, "memory_bytes": cells.memory_bytes}, timeout_s=START_TIMEOUT_S
-            )
-            socket.send_fds(self._channel.sock, [b"f"], [theirs.fileno(), *descriptors])
-        message, _ = self._channel.receive(timeout_s=START_TIMEOUT_S)
-        if "error" in message:
-            ours.close()
-            raise CellError(message["error"])
-        _, (process,), _, _ = socket.recv_fds(self._channel.sock, 1, 1)
-        return Cell(ours, message["pid"], process, reap=partial(cells.reap, message["pid"]))
+        message = {"do": "fork", "role": role, "memory_bytes": memory_bytes}
+        self._channel.send(message, timeout_s=START_TIMEOUT_S)
+        socket.send_fds(self._channel.sock, [b"f"], list(descriptors))
+        answer, _ = self._channel.receive(timeout_s=START_TIMEOUT_S)
+        if "error" in answer:
+            raise CellError(answer["error"])
+        _, processes, _, _ = socket.recv_fds(self._channel.sock, 1, 1)
+        if not processes:  # a descriptor too many for this process; the cell ends with its channel
+            raise CellError("the worker has no descriptors left")
+        return processes[0], answer["pid"]
 
     def reap(self, pid: int) -> int | None:
         """The exit status of a cell that has ended or was killed; None where it was started by another stem."""
