@@ -15,7 +15,7 @@ from inferd.core.task import FinishReason, Sampling, TextInput
 from inferd.engine.intake import Intake
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.loop import Loop
-from inferd.engine.texts import SHORT_BYTES
+from inferd.engine.quickness import LINEAR_BYTES
 from inferd.engine.tokenizer import Tokenizer
 from inferd.errors import BackendFailedError, InternalError, ModelLoadError, is_failure
 from inferd.plugin import LoadRequest, TokenLimits, Vocabulary
@@ -80,7 +80,7 @@ def test_while_a_question_is_answered() -> None:
 def test_while_a_long_text_is_encoded_elsewhere() -> None:
     """A panic in the process that encodes long texts is an error of the task."""
     with pytest.raises(InternalError, match="chunk size must be non-zero"):
-        panicking_intake().tokenize(TextInput("a" * (SHORT_BYTES + 1)))
+        panicking_intake().tokenize(TextInput("a" * (LINEAR_BYTES + 1)))
 
 
 def run(loop: Loop, outputs: "queue.SimpleQueue[StepOutput]", count: int) -> dict[int, Any]:

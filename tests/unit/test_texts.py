@@ -16,8 +16,8 @@ from inferd.engine.detokenizer import Detokenizer, decode
 from inferd.engine.intake import Intake
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.loop import Loop
+from inferd.engine.quickness import LINEAR_BYTES
 from inferd.engine.reception import AT_ONCE
-from inferd.engine.texts import SHORT_BYTES
 from inferd.engine.tokenizer import Tokenizer
 from inferd.errors import ChatTemplateError, InferdError, LimitExceededError, PromptTooLongError
 from inferd.plugin import LoadRequest, TokenLimits, Vocabulary
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from inferd.engine.output import StepOutput
 
 DEADLINE_S = 60.0
-LONG = "aé " * SHORT_BYTES
+LONG = "aé " * 4 * LINEAR_BYTES
 SLOW = (
     "{% if messages[0].content == 'slow' %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
     "{% endfor %}{% endif %}<|user|>{{ messages[0].content }}<|end|>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_PROMPT_LOGPROBS: Final = 200_000
 """Log probabilities told of one prompt: they go to the client in one message of about 2.5 MB."""
+
+_QUICK: Final = 4096  # characters
 
 
 class Intake:
@@ -70,6 +71,15 @@ class Intake:
     def warm(self) -> None:
         """Be ready for the first conversation."""
         self._texts.warm()
+
+    def is_quick(self, task_input: TaskInput, sampling: Sampling) -> bool:
+        """Whether a task is prepared in some hundredths of a second, whatever it says."""
+        texts = list(sampling.bad_words)
+        if isinstance(task_input, TextInput):
+            texts.append(task_input.prompt)
+        elif not isinstance(task_input, TokenInput):
+            return False
+        return sum(map(len, texts)) <= _QUICK and all(map(self._texts.is_quick, texts))
 
     def embed(self, handle: int, task_input: TaskInput, embedding: Embedding) -> Sequence:
         """The sequence of a task that wants an embedding: its prompt is computed, and what follows it is of no use.
@@ -132,7 +142,7 @@ class Intake:
                 f"min_tokens is {sampling.min_tokens}; at most {max_tokens} tokens can be produced",
                 field="spec.sampling.min_tokens",
             )
-        phrases = encode_bad_words(sampling.bad_words, partial(self._tokenizer.encode, template=True))
+        phrases = encode_bad_words(sampling.bad_words, self._texts.words)
         return Rules.of(sampling, phrases=phrases, ends=ends)
 
     def _check_scores(self, prompt_tokens: int, top: int | None) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from inferd.core.task import TextInput, TokenInput
+from inferd.core.task import TokenInput
 from inferd.engine.cause import last_line
 from inferd.engine.drafts import Drafter
 from inferd.engine.prefix import PrefixChain
@@ -21,7 +21,6 @@ from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from inferd.core.task import TaskInput
     from inferd.engine.grammar import Grammars
     from inferd.engine.intake import Intake
     from inferd.engine.limits import Bounds
@@ -33,8 +32,6 @@ PATIENCE_S: Final = 0.05
 
 AT_ONCE: Final = 8
 """Tasks that are prepared at the same time."""
-
-_QUICK: Final = 4096  # characters
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +128,7 @@ class Reception:
         item = self._items.get()
         if item is None:
             return False
-        if isinstance(item, Submission) and _is_quick(item.task_input):
+        if isinstance(item, Submission) and self._intake.is_quick(item.task_input, item.sampling):
             self._prepare(item)
         else:
             wait([self._pool.submit(self._see_to, item)], timeout=PATIENCE_S)
@@ -235,8 +232,3 @@ class Reception:
         if not self._bounds.draft_tokens or bound_by_history or sequence.sampling.grammar is not None:
             return None
         return Drafter(most=self._bounds.draft_tokens) if sequence.sampling.logprobs is None else None
-
-
-def _is_quick(given: TaskInput) -> bool:
-    """Whether an input is prepared in a few milliseconds whatever it says."""
-    return isinstance(given, TokenInput) or (isinstance(given, TextInput) and len(given.prompt) <= _QUICK)

@@ -52,12 +52,14 @@ class Rule:
         gpt2: The rule of GPT-2, which is built into the byte-level step, splits what they leave.
         whole_words: A word that is a token itself is taken as it is, merges or not.
         composes: Text is brought into Unicode's composed form (NFC) first.
+        linear: Its time grows with the length of a text, and no faster, whatever the text is.
     """
 
     patterns: tuple[str, ...] = ()
     gpt2: bool = False
     whole_words: bool = False
     composes: bool = False
+    linear: bool = True
 
 
 GPT2: Final = Rule(gpt2=True)
@@ -103,7 +105,7 @@ DEEPSEEK_CODER: Final = Rule(
     (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}")
 )
 DEEPSEEK_V3: Final = Rule((r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u30ff]+", _PUNCTUATED))
-AFMOE: Final = Rule((r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _ASIAN, _PUNCTUATED))
+AFMOE: Final = Rule((r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _ASIAN, _PUNCTUATED), linear=False)
 FALCON: Final = Rule((r"[\p{P}$+<=>^~|`]+", r"[0-9][0-9][0-9]"), gpt2=True)
 SENTENCES: Final = Rule((r" ?[^(\s|.,!?…。，、।۔،)]+",))  # noqa: RUF001 - of several scripts
 VIKING: Final = replace(SENTENCES, patterns=(*SENTENCES.patterns, r"\p{N}"))
@@ -117,7 +119,7 @@ CHAMELEON: Final = Rule(
     ),
     gpt2=True,
 )
-SUPERBPE: Final = Rule((r"\p{N}+", r"(?=(\d{3})+(?!\d))"))
+SUPERBPE: Final = Rule((r"\p{N}+", r"(?=(\d{3})+(?!\d))"), linear=False)
 BAILING: Final = Rule(
     (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",)
 )
@@ -154,6 +156,13 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {"": GPT2} | {name: rule for rule, names in _NAMES.items() for name in names.split()}
 )
 """By name; files from before the key existed have none."""
+
+_LINEAR: Final = frozenset(pattern for rule in _NAMES if rule.linear for pattern in rule.patterns)
+
+
+def is_linear(pattern: str) -> bool:
+    """Whether a pattern is known to take time that grows with the length of a text, and no faster: one of ours."""
+    return pattern in _LINEAR
 
 
 def splitter(name: str) -> PreTokenizer:

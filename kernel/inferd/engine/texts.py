@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from inferd.core.task import ChatInput
 from inferd.engine.cells.cell import CellError
 from inferd.engine.cells.channel import LateError
 from inferd.engine.cells.pool import DiedError, Pool
+from inferd.engine.control import Prompt
 from inferd.engine.template import ChatTemplate
 from inferd.errors import InternalError, LimitExceededError, PromptTooLongError, UnsupportedInputError, from_reason
 
@@ -18,13 +19,8 @@ if TYPE_CHECKING:
 
     from inferd.core.task import TextInput
     from inferd.engine.cells.cell import Cells
-    from inferd.engine.control import Prompt
     from inferd.engine.tokenizer import Tokenizer
     from inferd.plugin import Vocabulary
-
-SHORT_BYTES: Final = 64 << 10
-"""Texts up to here are encoded in this process, which takes some hundredths of a second: without the lock of Python,
-but nothing could end it."""
 
 
 class Texts:
@@ -66,9 +62,11 @@ class Texts:
             )
 
     def warm(self) -> None:
-        """Be ready for the first conversation."""
-        if self._template is not None:
-            with suppress(CellError, DiedError, LateError):  # whose conversation it is, is told
+        """Be ready for the first text and the first conversation."""
+        with suppress(CellError, DiedError, LateError):  # whose text it is, is told
+            if not self._tokenizer.quick_bytes:
+                self._encoders.warm()
+            if self._template is not None:
                 self._template.warm()
 
     def tokenize(self, given: TextInput | ChatInput, *, most_tokens: int | None = None) -> Sequence[int]:
@@ -110,13 +108,22 @@ class Texts:
                 },
             )
 
+    def is_quick(self, text: str) -> bool:
+        """Whether a text is encoded in some hundredths of a second, whatever it says."""
+        quick_bytes = self._tokenizer.quick_bytes
+        if len(text) <= quick_bytes // 4:  # at most 4 bytes a character
+            return True
+        return len(text) <= quick_bytes and len(text.encode("utf-8", "surrogatepass")) <= quick_bytes
+
+    def words(self, text: str) -> Sequence[int]:
+        """The tokens of a part of a text, with nothing added; raises as `tokenize` of a text."""
+        return self._encode(text, Prompt(text))
+
     def _encode(self, text: str, prompt: Prompt | None = None) -> Sequence[int]:
         own = None if prompt is None else prompt.own
-        if own is None and len(text) <= SHORT_BYTES // 4:  # at most 4 bytes a character
+        if own is None and self.is_quick(text):  # in this process, without the lock of Python; nothing could end it
             return self._tokenizer.encode(text, template=prompt is not None)
         data = text.encode("utf-8", "surrogatepass")
-        if own is None and len(data) <= SHORT_BYTES:
-            return self._tokenizer.encode(text, template=prompt is not None)
         message = {"template": prompt is not None, "own": own, "plain": sorted(prompt.plain) if prompt else []}
         try:
             answer, ids = self._encoders.ask(message, data, timeout_s=self._timeout_s)
