@@ -68,6 +68,13 @@ class Limits(BaseModel):
     message_bytes: int = Field(4 << 20, ge=1024, description="largest message accepted, in bytes")
     metadata_bytes: int = Field(16 << 10, ge=1024, description="largest metadata accepted, in bytes")
     prompt_bytes: int = Field(1 << 20, ge=1, description="largest prompt accepted, in bytes of UTF-8")
+    chat_messages: int = Field(4096, ge=1, description="messages of one conversation")
+    chat_parts: int = Field(8192, ge=1, description="parts of the messages of one conversation, together")
+    chat_values: int = Field(
+        8192,
+        ge=1,
+        description="values in the `template_variables` of one conversation, lists and objects in them included",
+    )
     request_bytes: int = Field(
         256 << 20,
         ge=4096,

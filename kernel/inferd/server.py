@@ -31,6 +31,7 @@ from inferd.runtime.library import Library
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
 from inferd.services.bounds import ByteBound, Calls
+from inferd.services.extents import Extents
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
 from inferd.services.leases import Leases
@@ -276,7 +277,7 @@ def _server(settings: Settings, driver: Driver, plugins: Plugins, shelf: Shelf, 
     limits = settings.limits
     leases = Leases(driver, shelf, watchers_limit=settings.leases.watchers, keepers_limit=settings.leases.keepers)
     calls = Calls(calls_limit=limits.calls, tenant_calls_limit=settings.scheduler.tenant_calls)
-    guard = ErrorInterceptor(calls, leases.check, message_limit_bytes=limits.message_bytes)
+    guard = ErrorInterceptor(calls, leases.check, Extents(limits), message_limit_bytes=limits.message_bytes)
     server = grpc.aio.server(interceptors=(guard,), options=channel_options(limits))
     models = Models(
         driver, plugins, shelf, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes

@@ -7,8 +7,10 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
+from inferd.config import Limits
 from inferd.errors import TaskExpiredError
 from inferd.services.bounds import Calls
+from inferd.services.extents import Extents
 from inferd.services.status import ErrorInterceptor
 
 
@@ -35,7 +37,8 @@ async def write(_: Any, context: Any) -> None:
 
 async def guarded(method: Any) -> Any:
     """What a method gives when it answers a call that is over."""
-    interceptor = ErrorInterceptor(Calls(calls_limit=1, tenant_calls_limit=1), lambda _: None, message_limit_bytes=1024)
+    calls, extents = Calls(calls_limit=1, tenant_calls_limit=1), Extents(Limits())
+    interceptor = ErrorInterceptor(calls, lambda _: None, extents, message_limit_bytes=1024)
     handler = grpc.unary_unary_rpc_method_handler(method)
     details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})
 

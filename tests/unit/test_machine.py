@@ -9,7 +9,8 @@ from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec, ModelState
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import Outcome, TaskSpec, TaskState, TextInput
+from inferd.core.size import size_bytes
+from inferd.core.task import Outcome, Sampling, TaskSpec, TaskState, TextInput
 from inferd.errors import (
     ModelBusyError,
     ModelExistsError,
@@ -234,6 +235,18 @@ def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) 
     assert machine.next_alarm() == 61.0
     assert kinds(machine.handle(events.Tick(), 62.0)) == ["ForgetTask", "ForgetTask"]
     assert machine.tasks.known_request(task_spec("t9", request_id="r2")) is None
+
+
+def test_an_ended_task_keeps_little_of_its_spec(machine: KernelMachine) -> None:
+    """Whatever a task was given of a length that nothing else bounds is dropped at its end."""
+    large = "x" * 1_000_000
+    spec = task_spec("t0", input=TextInput(large), sampling=Sampling(bad_words=(large,)), adapter=large)
+    machine.handle(events.SubmitTask(spec), 0.0)
+    task = machine.tasks.known[TaskId("t0")]
+    assert task.input_bytes > 3_000_000  # the adapter is counted, too
+    machine.handle(events.CancelTask(TaskId("t0"), TENANT), 1.0)
+    assert task.input_bytes == 0
+    assert size_bytes(task.spec) < 4096
 
 
 def test_more_ends_at_once_than_are_retained_are_all_told(machine: KernelMachine) -> None:

@@ -263,7 +263,7 @@ class Outcome:
 class Task:
     """The core's record of one task. One writer: the kernel machine.
 
-    Once it has ended, its `spec` has neither input nor sampling any more: nobody asks for them, and they may be large.
+    Once it has ended, its `spec` has no input, sampling and adapter any more: nobody asks for them; they may be large.
     """
 
     spec: TaskSpec

@@ -126,7 +126,7 @@ class Tasks:
             TaskExpiredError: Its deadline has passed.
         """
         line = self._queues[spec.model]
-        input_bytes = size_bytes(spec.input) + size_bytes(spec.sampling)
+        input_bytes = size_bytes(spec.input) + size_bytes(spec.sampling) + size_bytes(spec.adapter)
         self._bounds.check_new(spec, input_bytes)
         line.headroom.see(spec.tenant, now)
         if spec.deadline is not None and spec.deadline <= now:
@@ -246,7 +246,7 @@ class Tasks:
             lease.tasks.pop(task_id, None)
         task.state = advance(TASK_TABLE, task.state, CHANGE_OF[outcome.state])
         task.outcome, task.finished = outcome, now
-        task.spec, task.input_bytes = replace(spec, input=NO_INPUT, sampling=NO_SAMPLING), 0
+        task.spec, task.input_bytes = replace(spec, input=NO_INPUT, sampling=NO_SAMPLING, adapter="", embedding=None), 0
         self._expiries.cancel(task_id)
         self._out.append(commands.TellFinished(task, outcome))
         self._archive.end(task_id)

@@ -10,7 +10,6 @@ from inferd.core.task import ChatInput, Message
 from inferd.errors import InvalidFieldError, LimitExceededError, UnsupportedInputError
 from inferd_api.v1 import task_pb2 as pb
 
-MOST_PARTS = 1024  # of a message
 MOST_VARIABLES = 64
 VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 ROLE = re.compile(r"[\w .-]{1,64}")
@@ -57,8 +56,6 @@ def _read_message(m: pb.ChatMessage, at: str) -> Message:
         raise InvalidFieldError(message, field=f"{at}.role")
     if m.content and m.parts:
         raise InvalidFieldError(f"{at} has content and parts; set one of them", field=f"{at}.parts")
-    if len(m.parts) > MOST_PARTS:
-        raise InvalidFieldError(f"{at}.parts has {len(m.parts)}; at most {MOST_PARTS}", field=f"{at}.parts")
     return Message(
         m.role,
         m.content,

@@ -14,7 +14,6 @@ from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import priority_pb2 as pb
 
-MOST_CLAIMS = 16
 LIVING = (LeaseState.PENDING, LeaseState.ACTIVE)
 
 
@@ -24,9 +23,8 @@ def read_lease_spec(spec: lp.LeaseSpec, *, lease_id: str, tenant: Tenant, reques
     Raises:
         InvalidFieldError: A field has a value outside what it allows.
     """
-    if not 1 <= len(spec.claims) <= MOST_CLAIMS:
-        message = f"spec.claims has {len(spec.claims)} claims; it must have 1 to {MOST_CLAIMS}"
-        raise InvalidFieldError(message, field="spec.claims")
+    if not spec.claims:
+        raise InvalidFieldError("spec.claims is empty; give one claim at least", field="spec.claims")
     check_labels(spec.labels)
     wait_s = read_seconds(spec.wait_timeout, "spec.wait_timeout") if spec.HasField("wait_timeout") else None
     if wait_s is not None and (wait_s <= 0 or not spec.wait):

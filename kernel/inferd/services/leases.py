@@ -19,8 +19,6 @@ from inferd.services.times import read_seconds
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import lease_service_pb2_grpc
 
-MOST_KEPT_ALIVE = 1000  # in one message
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -63,9 +61,6 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
         with self._keepers.place():
             async with self._driver.closing.cut_short():
                 async for request in request_iterator:
-                    if len(request.lease_ids) > MOST_KEPT_ALIVE:
-                        message = f"{len(request.lease_ids)} lease_ids in one message; at most {MOST_KEPT_ALIVE}"
-                        raise InvalidFieldError(message, field="lease_ids")
                     self._driver.machine.check_open()
                     ttl_s = read_seconds(request.ttl, "ttl") if request.HasField("ttl") else None
                     renewals = [self._renew(LeaseId(lease_id), tenant, ttl_s) for lease_id in request.lease_ids]

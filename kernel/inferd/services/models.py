@@ -21,7 +21,6 @@ from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import model_service_pb2_grpc
 
 NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
-MOST_SETTINGS = 64
 MOST_SETTING = 4096  # characters of a setting, its name, or a source
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -168,8 +167,6 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 
 
 def _check_settings(settings: Mapping[str, str], field: str) -> None:
-    if len(settings) > MOST_SETTINGS:
-        raise InvalidFieldError(f"{len(settings)} settings; at most {MOST_SETTINGS}", field=field)
     for key, value in settings.items():
         if len(key) > MOST_SETTING or len(value) > MOST_SETTING:
             message = (

@@ -6,18 +6,14 @@ from typing import Any
 from inferd.core.sampling_defaults import NAMES, SamplingDefaults, wrong_default
 from inferd.core.task import Grammar, GrammarKind, Sampling
 from inferd.errors import InvalidFieldError
+from inferd.services.extents import MOST_CHOICES
 from inferd_api.v1 import sampling_pb2 as pb
 
-MOST_STOPS = 16
-MOST_BAD_WORDS = 64
 MOST_TEXT = 256  # characters of a stop string or a bad word
 MOST_BIAS = 100.0
-MOST_BIASES = 1024
 MOST_SAMPLES = 64
 MOST_LOGPROBS = 20
-MOST_STOP_TOKENS = 64
 MOST_GRAMMAR = 65536  # characters
-MOST_CHOICES = 1024
 
 
 def read_sampling(s: pb.SamplingParams, *, drawn_seed: int) -> Sampling:
@@ -32,10 +28,10 @@ def read_sampling(s: pb.SamplingParams, *, drawn_seed: int) -> Sampling:
     return Sampling(
         max_tokens=max_tokens,
         seed=s.seed if s.HasField("seed") else drawn_seed,
-        stop=_read_texts(s.stop, "stop", "stop string", most=MOST_STOPS),
+        stop=_read_texts(s.stop, "stop", "stop string"),
         ignore_eos=s.ignore_eos,
         logit_bias=_read_bias(s),
-        bad_words=_read_texts(s.bad_words, "bad_words", "bad word", most=MOST_BAD_WORDS),
+        bad_words=_read_texts(s.bad_words, "bad_words", "bad word"),
         n=int(_read_number(s, "n", 1, MOST_SAMPLES, default=1)),
         logprobs=_read_top(s, "logprobs"),
         prompt_logprobs=_read_top(s, "prompt_logprobs"),
@@ -82,8 +78,6 @@ def _check_lengths(s: pb.SamplingParams, max_tokens: int | None) -> None:
         raise _refuse("max_tokens", "max_tokens is 0; it must be at least 1")
     if max_tokens is not None and s.min_tokens > max_tokens:
         raise _refuse("min_tokens", f"min_tokens is {s.min_tokens}; it must be at most max_tokens, {max_tokens}")
-    if len(s.stop_token_ids) > MOST_STOP_TOKENS:
-        raise _refuse("stop_token_ids", f"{len(s.stop_token_ids)} stop tokens; at most {MOST_STOP_TOKENS}")
 
 
 def _read_number(s: pb.SamplingParams, name: str, least: float, most: float, *, default: float) -> float:
@@ -97,9 +91,7 @@ def _read_top(s: pb.SamplingParams, name: str) -> int | None:
     return int(_read_number(s, name, 0, MOST_LOGPROBS, default=0)) if s.HasField(name) else None  # type: ignore[arg-type]
 
 
-def _read_texts(texts: Sequence[str], name: str, noun: str, *, most: int) -> tuple[str, ...]:
-    if len(texts) > most:
-        raise _refuse(name, f"{len(texts)} {noun}s; at most {most}")
+def _read_texts(texts: Sequence[str], name: str, noun: str) -> tuple[str, ...]:
     for n, text in enumerate(texts):
         if not 1 <= len(text) <= MOST_TEXT:
             message = f"{noun} {n} has {len(text)} characters; it must have 1 to {MOST_TEXT}"
@@ -108,8 +100,6 @@ def _read_texts(texts: Sequence[str], name: str, noun: str, *, most: int) -> tup
 
 
 def _read_bias(s: pb.SamplingParams) -> tuple[tuple[int, float], ...]:
-    if len(s.logit_bias) > MOST_BIASES:
-        raise _refuse("logit_bias", f"{len(s.logit_bias)} tokens in logit_bias; at most {MOST_BIASES}")
     for token_id, bias in s.logit_bias.items():
         if not -MOST_BIAS <= bias <= MOST_BIAS:
             message = f"logit_bias of token {token_id} is {bias:g}; it must be from {-MOST_BIAS:g} to {MOST_BIAS:g}"
@@ -124,8 +114,8 @@ def _read_grammar(grammar: pb.Grammar) -> Grammar:
     kind = GrammarKind[name.upper()]
     if kind is GrammarKind.CHOICE:
         texts = tuple(grammar.choice.texts)
-        if not 1 <= len(texts) <= MOST_CHOICES:
-            raise _refuse("grammar.choice.texts", f"choice has {len(texts)} texts; it must have 1 to {MOST_CHOICES}")
+        if not texts:
+            raise _refuse("grammar.choice.texts", f"choice has 0 texts; it must have 1 to {MOST_CHOICES}")
         result = Grammar(kind, texts=texts)
     else:
         result = Grammar(kind, source=getattr(grammar, name))

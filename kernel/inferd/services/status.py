@@ -18,9 +18,10 @@ from inferd.services.required import check_required
 from inferd.services.times import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from inferd.services.bounds import Calls
+    from inferd.services.extents import Extents
 
 DOMAIN = "inferd"
 # An error travels in trailing metadata, its message twice, once percent-encoded; clients refuse more than 8 KiB.
@@ -87,12 +88,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     Args:
         calls: Bounds how many are open.
         check: Called before each method of ours; what it raises is the answer.
+        extents: Bounds what is in a request, before anything else looks at it.
         message_limit_bytes: Of the largest answer; a larger one is refused by name, which gRPC does without.
     """
 
-    def __init__(self, calls: Calls, check: Check, *, message_limit_bytes: int) -> None:
+    def __init__(self, calls: Calls, check: Check, extents: Extents, *, message_limit_bytes: int) -> None:
         self._calls = calls
         self._check = check
+        self._extents = extents
         self._message_limit_bytes = message_limit_bytes
 
     async def intercept_service(
@@ -135,8 +138,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             with self._calls.place(tenant_of(context)):
                 if ours:
                     self._check(context)
-                    if isinstance(request, Message):  # else a stream of them
+                    if isinstance(request, Message):
+                        self._extents.check(request)
                         check_required(request)
+                    else:
+                        request = self._each(request)
                 answer = await method(request, context)
                 if ours and isinstance(answer, Message):
                     self._check_size(answer)
@@ -148,6 +154,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         except Exception as error:
             log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
             await abort(context, InternalError(f"a defect of inferd: {type(error).__name__}: {error}; see its log"))
+
+    async def _each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            self._extents.check(request)
+            yield request
 
     def _check_size(self, answer: Message) -> None:
         size, limit = answer.ByteSize(), self._message_limit_bytes

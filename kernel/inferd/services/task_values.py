@@ -20,7 +20,7 @@ from inferd.core.task import (
     TextInput,
     TokenInput,
 )
-from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.errors import InvalidFieldError, LimitExceededError, UnsupportedInputError
 from inferd.runtime.clock import Clock
 from inferd.runtime.streams import Numbered, TaskStream
 from inferd.services.chat_values import read_chat
@@ -30,7 +30,6 @@ from inferd.services.times import duration, timestamp
 from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import task_pb2 as tp
 
-MOST_LABELS = 16
 MOST_LABEL_KEY = 63
 MOST_LABEL_VALUE = 256
 
@@ -54,6 +53,9 @@ def read_spec(
     """
     if not spec.model:
         raise InvalidFieldError("spec.model is empty; name the model", field="spec.model")
+    if spec.adapter:
+        message = f"adapter is {spec.adapter!r} and no backend offers adapters; leave it out"
+        raise UnsupportedInputError(message, field="spec.adapter")
     check_labels(spec.labels)
     return TaskSpec(
         task_id=TaskId(task_id),
@@ -66,7 +68,6 @@ def read_spec(
         deadline=deadline,
         detached=detached,
         prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True,
-        adapter=spec.adapter,
         embedding=_read_embedding(spec.embedding) if spec.HasField("embedding") else None,
         priority=read_priority(spec.priority),
         lease_id=lease_id,
@@ -142,13 +143,11 @@ def check_size(size_bytes: int, limit_bytes: int) -> None:
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Refuse labels that are too many or too long.
+    """Refuse labels that are too long.
 
     Raises:
         InvalidFieldError: They are.
     """
-    if len(labels) > MOST_LABELS:
-        raise InvalidFieldError(f"{len(labels)} labels; at most {MOST_LABELS}", field="spec.labels")
     for key, value in labels.items():
         if not 1 <= len(key) <= MOST_LABEL_KEY or len(value) > MOST_LABEL_VALUE:
             raise InvalidFieldError(

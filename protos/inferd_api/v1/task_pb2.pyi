@@ -298,13 +298,16 @@ class ChatPrompt(_message.Message):
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
-        """The messages, oldest first. At least one. Required."""
+        """The messages, oldest first. At least one, at most the kernel's `limits.chat_messages`, 4096 by default; the parts of
+        all of them at most `limits.chat_parts`, 8192. Required. Errors: LIMIT_EXCEEDED.
+        """
 
     @_builtins.property
     def template_variables(self) -> _struct_pb2.Struct:
         """What the template sees besides, by name, for example {"enable_thinking": false} or "documents". Names are
         identifiers of at most 64 characters, and none that the template has already: messages, tools,
-        add_generation_prompt, bos_token, eos_token, and the functions of templates. At most 64. Default: none.
+        add_generation_prompt, bos_token, eos_token, and the functions of templates. At most 64; with the values in them, at
+        any depth, at most the kernel's `limits.chat_values`, 8192 by default. Default: none. Errors: LIMIT_EXCEEDED.
         """
 
     def __init__(
@@ -394,7 +397,9 @@ class TaskSpec(_message.Message):
     prefix_cache: _builtins.bool
     """Use and fill the prefix cache, which is shared between the tasks of a tenant. Default true."""
     adapter: _builtins.str
-    """Name of the LoRA adapter of the model to use, see `Model.adapters`. Default: none."""
+    """Name of the LoRA adapter of the model to use, see `Model.adapters`. Default: none. Errors: UNSUPPORTED_INPUT, as no
+    backend offers any yet.
+    """
     priority: _priority_pb2.Priority.ValueType
     """Its class. Default: normal."""
     @_builtins.property

@@ -1,0 +1,220 @@
+"""How many and how long the parts of a request may be: looked at in the message as it came, before anything is read.
+
+Every list and every text of every request has a bound, those of fields that come later, too: one without an entry here
+has the bound of all others.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+
+from inferd.config import Limits
+from inferd.errors import InferdError, InvalidFieldError, LimitExceededError
+from inferd.services.required import OUTPUT_ONLY, behaviours
+
+MOST_ENTRIES = 16  # of a list
+MOST_CHARACTERS = 256  # of a text, also in a list: names and ids
+MOST_PARTS = 1024  # of a message of a conversation
+MOST_CHOICES = 1024  # of a grammar
+MOST_KEPT_ALIVE = 1000  # leases in one message
+
+COUNTS = {
+    "inferd.v1.TaskSpec.labels": (16, "labels"),
+    "inferd.v1.LeaseSpec.labels": (16, "labels"),
+    "inferd.v1.LeaseSpec.claims": (16, "claims"),
+    "inferd.v1.KeepAliveLeasesRequest.lease_ids": (MOST_KEPT_ALIVE, "lease_ids in one message"),
+    "inferd.v1.ChatMessage.parts": (MOST_PARTS, "parts"),
+    "inferd.v1.SamplingParams.stop": (16, "stop strings"),
+    "inferd.v1.SamplingParams.bad_words": (64, "bad words"),
+    "inferd.v1.SamplingParams.logit_bias": (1024, "tokens in logit_bias"),
+    "inferd.v1.SamplingParams.stop_token_ids": (64, "stop tokens"),
+    "inferd.v1.Choice.texts": (MOST_CHOICES, "texts"),
+    "inferd.v1.Model.settings": (64, "settings"),
+    "inferd.v1.PlanLoadRequest.settings": (64, "settings"),
+}
+"""Most entries of lists, by the full name of the field, and what they are."""
+
+READ_BY_NAME = frozenset(
+    f"inferd.v1.{name}"
+    for name in (
+        *("TokenPrompt.token_ids", "DetokenizeRequest.token_ids"),  # from here on `limits.prompt_bytes`
+        *("TaskSpec.prompt", "TokenizeRequest.prompt", "CountTokensRequest.prompt"),
+        *("ChatPrompt.tools_json", "ContentPart.text", "ImagePart.url"),
+        *(f"ChatMessage.{name}" for name in ("role", "content", "name", "reasoning_content")),
+        *("ChatMessage.tool_calls_json", "ChatMessage.tool_call_id"),
+        *("SamplingParams.stop", "SamplingParams.bad_words", "Choice.texts"),  # from here on bounds of their own
+        *("Grammar.json_schema", "Grammar.regex", "Grammar.lark"),
+        *("TaskSpec.labels", "LeaseSpec.labels", "Model.settings", "PlanLoadRequest.settings"),
+        *("Model.name", "Model.source", "Model.adapters", "RunTaskRequest.request_id", "CreateLeaseRequest.request_id"),
+    )
+)
+"""Fields whose lengths are checked where they are read, before they are kept or copied."""
+
+
+class _Kind(Enum):
+    PLAIN = 1
+    TEXT = 2
+    MESSAGE = 3
+    VARIABLES = 4
+
+
+class _Rule(NamedTuple):
+    """What is looked at of a field."""
+
+    most: int | None  # entries
+    noun: str
+    bound: str  # of the configuration, else ""
+    kind: _Kind
+    repeated: bool
+
+
+class _Excess(NamedTuple):
+    """What is too much."""
+
+    path: str
+    value: int
+    most: int
+    noun: str  # of an entry, else "characters"
+    bound: str
+
+    def under(self, way: str) -> "_Excess":
+        return self._replace(path=f"{way}.{self.path}")
+
+
+class Extents:
+    """Refuses requests of which a part is too long.
+
+    Args:
+        limits: Of the kernel.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._rules: dict[FieldDescriptor, _Rule | None] = {}
+
+    @cached_property
+    def _named(self) -> dict[str, tuple[str, int]]:
+        """Bounds of the configuration by the field that they bound."""
+        return {"inferd.v1.ChatPrompt.messages": ("limits.chat_messages", self._limits.chat_messages)}
+
+    def check(self, request: Message) -> None:
+        """Refuse a request in which a list or a text is too long; its time depends on the bounds, not on the request.
+
+        Raises:
+            InvalidFieldError: One is; names it by its path, with both numbers.
+            LimitExceededError: The same for what the configuration bounds.
+        """
+        excess = self._find(request)
+        if excess is not None:
+            raise _error(excess)
+
+    def _find(self, message: Any) -> _Excess | None:
+        for field, value in message.ListFields():
+            rule = self._rules[field] if field in self._rules else self._learn(field)
+            if rule is not None and (excess := self._look(field.name, value, rule)) is not None:
+                return excess
+        return None
+
+    def _look(self, name: str, value: Any, rule: _Rule) -> _Excess | None:
+        if rule.most is not None and len(value) > rule.most:
+            return _Excess(name, len(value), rule.most, rule.noun, rule.bound)
+        match rule.kind:
+            case _Kind.TEXT:
+                return _long(name, value, repeated=rule.repeated)
+            case _Kind.VARIABLES:
+                most = self._limits.chat_values
+                count = _count(value, most)
+                return _Excess(name, count, most, "values or more", "limits.chat_values") if count > most else None
+            case _Kind.MESSAGE if rule.repeated:
+                return self._entries(name, value)
+            case _Kind.MESSAGE:
+                excess = self._find(value)
+                return None if excess is None else excess.under(name)
+            case _:
+                return None
+
+    def _entries(self, name: str, value: Any) -> _Excess | None:
+        parts, most = 0, self._limits.chat_parts
+        for number, entry in enumerate(value):
+            if (excess := self._find(entry)) is not None:
+                return excess.under(f"{name}[{number}]")
+            if name == "messages":
+                parts += len(entry.parts)
+                if parts > most:
+                    return _Excess(name, parts, most, "parts or more", "limits.chat_parts")
+        return None
+
+    def _learn(self, field: FieldDescriptor) -> _Rule | None:
+        rule = self._rules[field] = self._rule(field)
+        return rule
+
+    def _rule(self, field: FieldDescriptor) -> _Rule | None:
+        """What is looked at of a field; None for nothing."""
+        if OUTPUT_ONLY in behaviours(field):
+            return None
+        nested, named = field.message_type, field.full_name in READ_BY_NAME
+        most, noun = COUNTS.get(field.full_name, (MOST_ENTRIES, "entries"))
+        bound, most = self._named.get(field.full_name, ("", most))
+        counted = field.is_repeated and (field.full_name in COUNTS or not named)
+        kind = _Kind.PLAIN
+        if nested is not None and nested.full_name == Struct.DESCRIPTOR.full_name:
+            kind = _Kind.VARIABLES
+        elif nested is not None and not nested.GetOptions().map_entry:
+            kind = _Kind.MESSAGE
+        elif not named and any(
+            each.type == FieldDescriptor.TYPE_STRING for each in (nested.fields if nested else [field])
+        ):
+            kind = _Kind.TEXT
+        if kind is _Kind.PLAIN and not counted:
+            return None
+        return _Rule(most if counted else None, noun, bound, kind, bool(field.is_repeated))
+
+
+def _error(excess: _Excess) -> InferdError:
+    path, value, most, noun, bound = excess
+    if bound:
+        return LimitExceededError(
+            f"{path} has {value} {noun} and {bound} is {most}",
+            metadata={"bound": bound, "value": str(value), "limit": str(most)},
+            field=path,
+        )
+    return InvalidFieldError(f"{path} has {value} {noun}; at most {most}", field=path)
+
+
+def _long(name: str, value: Any, *, repeated: bool) -> _Excess | None:
+    """The first text that is too long; of a map, also among its keys."""
+    texts = [value] if not repeated else value
+    for number, text in enumerate(texts):
+        held = [text, value[text]] if hasattr(value, "items") else [text]
+        longest = max((len(each) for each in held if isinstance(each, str)), default=0)
+        if longest > MOST_CHARACTERS:
+            path = f"{name}[{number}]" if repeated else name
+            return _Excess(path, longest, MOST_CHARACTERS, "characters", "")
+    return None
+
+
+def _count(variables: Struct, most: int) -> int:
+    """How many values there are, at any depth; no more is counted than one beyond the most."""
+    count, open_values = 0, [_inner(variables.fields)]
+    while open_values:
+        size, entries = open_values.pop()
+        count += size
+        if count > most:
+            return count
+        for value in entries:
+            kind = value.WhichOneof("kind")
+            if kind == "struct_value":
+                open_values.append(_inner(value.struct_value.fields))
+            elif kind == "list_value":
+                listed = value.list_value.values
+                open_values.append((len(listed), iter(listed)))
+    return count
+
+
+def _inner(fields: Any) -> tuple[int, Iterator[Any]]:
+    return len(fields), (fields[name] for name in fields)
