@@ -95,7 +95,11 @@ class Limits(BaseModel):
     model_watchers: int = Field(100, ge=1, description="open WatchModel streams")
     host_watchers: int = Field(100, ge=1, description="open WatchHost streams")
     health_watchers: int = Field(1000, ge=1, description="open streams of grpc.health.v1.Health/Watch")
-    queries: int = Field(100, ge=1, description="texts that wait to become tokens, or tokens to become text")
+    queries: int = Field(
+        100,
+        ge=1,
+        description="texts that wait to become tokens, or tokens to become text; a tenant and a model have shares",
+    )
     frame_bytes: int | None = Field(
         None,
         ge=1024,
@@ -213,7 +217,7 @@ class Scheduler(BaseModel):
         4.0,
         gt=0,
         description="a tenant may have so many times what is still free of the queue, of suspended and detached tasks, "
-        "and of `limits.tasks` and `limits.input_bytes`",
+        "and of `limits.tasks`, `limits.input_bytes` and `limits.queries`; a model too, of the last",
     )
     tenant_queued: int = Field(1000, ge=1, description="waiting tasks of one tenant")
     tenant_running: int = Field(1000, ge=1, description="running tasks of one tenant on one model")

@@ -38,7 +38,7 @@ from inferd.runtime.frames import (
 from inferd.runtime.inspection import Inspections
 from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
-from inferd.runtime.queries import Queries
+from inferd.runtime.queries import Asker, Queries
 from inferd.runtime.relay import Relay
 from inferd.runtime.signal import Signal
 from inferd.runtime.streams import Streams, TaskStream
@@ -94,7 +94,7 @@ class Driver:
         self._relay = Relay(self.clock)
         self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine)
         self._inspections = Inspections(self.supervisor)
-        self._queries = Queries(limit=limits.queries, timeout_s=limits.query_timeout_s)
+        self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
         self._loads_told: dict[InstanceId, float] = {}
         self._alarm: asyncio.TimerHandle | None = None
@@ -278,7 +278,9 @@ class Driver:
         """
         self._apply(events.DeleteModel(name))
 
-    async def query(self, name: ModelName, task_input: TaskInput, *, lease_id: LeaseId = NO_LEASE) -> task_pb2.Answer:
+    async def query(
+        self, name: ModelName, task_input: TaskInput, *, tenant: Tenant, lease_id: LeaseId = NO_LEASE
+    ) -> task_pb2.Answer:
         """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
 
         An instance that was loaded under a lease answers calls under that lease only.
@@ -294,7 +296,8 @@ class Driver:
             self.machine.check_open()
             if not model.shared:
                 raise model.error or ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
-        return await self._queries.ask(self.supervisor.workers[instance.instance_id], task_input)
+        worker = self.supervisor.workers[instance.instance_id]
+        return await self._queries.ask(worker, task_input, Asker(tenant, name))
 
     # For the supervisor.
 

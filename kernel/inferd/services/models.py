@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from inferd.core.ids import LeaseId, ModelName
+from inferd.core.ids import ModelName
 from inferd.core.model import Model, ModelState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
@@ -124,24 +124,26 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 
     async def Tokenize(self, request: ms.TokenizeRequest, context: Context) -> ms.TokenizeResponse:  # noqa: N802 - the wire's name
         """Turn a text or a conversation into tokens."""
-        return ms.TokenizeResponse(token_ids=await self._tokenize(request, lease_of(context)))
+        return ms.TokenizeResponse(token_ids=await self._tokenize(request, context))
 
     async def CountTokens(self, request: ms.CountTokensRequest, context: Context) -> ms.CountTokensResponse:  # noqa: N802 - the wire's name
         """Count the tokens of a text or a conversation."""
-        return ms.CountTokensResponse(tokens=len(await self._tokenize(request, lease_of(context))))
+        return ms.CountTokensResponse(tokens=len(await self._tokenize(request, context)))
 
     async def Detokenize(self, request: ms.DetokenizeRequest, context: Context) -> ms.DetokenizeResponse:  # noqa: N802 - the wire's name
         """Turn tokens into text."""
         given = read_token_ids(request, self._prompt_limit_bytes)
         await self._shelf.look_for(request.model)
-        answer = await self._driver.query(ModelName(request.model), given, lease_id=lease_of(context))
+        name, tenant = ModelName(request.model), tenant_of(context)
+        answer = await self._driver.query(name, given, tenant=tenant, lease_id=lease_of(context))
         return ms.DetokenizeResponse(text=answer.text)
 
-    async def _tokenize(self, request: ms.TokenizeRequest | ms.CountTokensRequest, lease_id: LeaseId) -> Sequence[int]:
+    async def _tokenize(self, request: ms.TokenizeRequest | ms.CountTokensRequest, context: Context) -> Sequence[int]:
         given = read_text(request, self._prompt_limit_bytes)
         await self._shelf.look_for(request.model)
         try:
-            return (await self._driver.query(ModelName(request.model), given, lease_id=lease_id)).token_ids
+            name, tenant, lease_id = ModelName(request.model), tenant_of(context), lease_of(context)
+            return (await self._driver.query(name, given, tenant=tenant, lease_id=lease_id)).token_ids
         except InvalidFieldError as error:  # a worker knows the input as a task's
             field = error.field.removeprefix("spec.")
             raise InvalidFieldError(error.message, metadata=error.metadata, field=field) from None
