@@ -10,7 +10,7 @@ from connection import Connection, memory, read_all, read_until, reason_of, text
 
 from inferd.core.ids import ModelName
 from inferd.core.task import TaskInput
-from inferd.runtime.queries import Queries
+from inferd.runtime.queries import Asker, Queries
 from inferd.runtime.worker_process import WorkerProcess
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1.model_pb2 import ModelState
@@ -119,9 +119,9 @@ async def test_a_dead_worker_answers_its_queries(connection: Connection, monkeyp
     queries = connection.kernel.driver._queries
     asked = asyncio.Event()
 
-    def note(worker: Any, task_input: TaskInput) -> Any:
+    def note(worker: Any, task_input: TaskInput, asker: Asker) -> Any:
         asked.set()
-        return Queries.ask(queries, worker, task_input)
+        return Queries.ask(queries, worker, task_input, asker)
 
     monkeypatch.setattr(queries, "ask", note)
     call = connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))
@@ -178,9 +178,9 @@ async def test_an_instance_of_another_tenant_answers_nobody_else(
     asked: list[tuple[str, str]] = []
     ask = Queries.ask
 
-    async def note(queries: Queries, worker: WorkerProcess, task_input: TaskInput) -> Any:
+    async def note(queries: Queries, worker: WorkerProcess, task_input: TaskInput, asker: Asker) -> Any:
         asked.append((str(getattr(task_input, "prompt", "")), worker.instance_id))
-        return await ask(queries, worker, task_input)
+        return await ask(queries, worker, task_input, asker)
 
     monkeypatch.setattr(Queries, "ask", note)
     mine = (("inferd-tenant", "mine"),)

@@ -18,7 +18,7 @@ from inferd.errors import InferdError, InvalidFieldError, LimitExceededError
 from inferd.services.required import OUTPUT_ONLY, behaviours
 
 MOST_ENTRIES = 16  # of a list
-MOST_CHARACTERS = 256  # of a text, also in a list: names and ids
+MOST_CHARACTERS = 1024  # of a text, also in a list: names and ids
 MOST_PARTS = 1024  # of a message of a conversation
 MOST_CHOICES = 1024  # of a grammar
 MOST_KEPT_ALIVE = 1000  # leases in one message
