@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: property sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: chaos property sim demo test bench fuzz sanitize native lint stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -22,6 +22,10 @@ bench: .venv/.dev .venv/.native
 sim: .venv/.dev
 	@$(BIN)/python tests/sim/marathon.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TASKS),--tasks $(TASKS)) \
 		$(if $(LEASES),--leases $(LEASES)) $(if $(SEED),--seed $(SEED))
+
+# Workers are killed and stopped in mid-stream, so many as DEATHS says; each stream must be as it is undisturbed.
+chaos: .venv/.dev .venv/.native
+	@$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS)
 
 # Random schedules of the engine, so many as EXAMPLES says; `make test` tries 80.
 property: .venv/.dev

@@ -40,10 +40,19 @@ def check_address(address: str) -> None:
     """
     if address.startswith(UNIX):
         socket_path(address)
-        return
+    else:
+        loopback_port(address)
+
+
+def loopback_port(address: str) -> tuple[str, int]:
+    """The host and the port of an address on the loopback.
+
+    Raises:
+        InvalidFieldError: It is not on the loopback, or no such address at all.
+    """
     host, port = _split(address)
     if host == "localhost":
-        return
+        return host, port
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -53,6 +62,7 @@ def check_address(address: str) -> None:
             f"listen {address!r} is not on the loopback, and without TLS and authentication anyone could use it; "
             f"listen on 127.0.0.1:{port} and tunnel to it"
         )
+    return host, port
 
 
 def socket_path(address: str) -> Path:

@@ -221,6 +221,10 @@ class Scheduler(BaseModel):
     )
     tenant_queued: int = Field(1000, ge=1, description="waiting tasks of one tenant")
     tenant_running: int = Field(1000, ge=1, description="running tasks of one tenant on one model")
+    suspect_deaths: int = Field(
+        2, ge=1, description="a task that was present when so many workers died runs alone in its batch next"
+    )
+    poison_s: float = Field(600.0, ge=0, description="a task like one that workers died of is refused for so long")
     tenant_streams: int = Field(1000, ge=1, description="open RunTask and WatchTask streams of one tenant")
     tenant_calls: int = Field(5000, ge=1, description="calls of one tenant that are open at once")
     model_queued: int = Field(1000, ge=1, description="waiting tasks of one model")
@@ -283,6 +287,9 @@ class Settings(BaseSettings):
 
     listen: tuple[str, ...] = Field(
         (DEFAULT_ADDRESS,), min_length=1, description="addresses: host:port or unix:/path; loopback only"
+    )
+    metrics_listen: str = Field(
+        "", description="host:port of the loopback where Prometheus reads /metrics; default: nowhere"
     )
     socket_mode: str = Field(
         "0600", pattern="^0?[0-7]{3}$", description="permissions of a unix socket, octal: who may use the kernel"

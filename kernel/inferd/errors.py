@@ -136,6 +136,13 @@ class WorkerDiedError(InferdError):
     code = "UNAVAILABLE"
 
 
+class PoisonError(InferdError):
+    """Workers die of this task: it was present at several deaths, and alone at the last one."""
+
+    reason = "POISON"
+    code = "FAILED_PRECONDITION"
+
+
 class BackendFailedError(InferdError):
     """The backend raised inside a step."""
 

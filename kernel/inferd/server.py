@@ -4,8 +4,8 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inferd import descriptors, logs
-from inferd.addresses import check_address, listening
+from inferd.addresses import check_address, listening, loopback_port
 from inferd.config import Limits, Settings
 from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
@@ -28,6 +28,7 @@ from inferd.plugin.registry import BackendReport
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.library import Library
+from inferd.runtime.metrics import exposed
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
 from inferd.services.bounds import ByteBound, Calls
@@ -59,11 +60,13 @@ class Kernel:
 
     Attributes:
         addresses: Where it listens, ports filled in.
+        metrics_address: Where Prometheus reads, host:port; empty for nowhere.
         driver: Its runtime.
         reports: Its backends.
     """
 
     addresses: tuple[str, ...]
+    metrics_address: str
     driver: Driver
     reports: tuple[BackendReport, ...]
 
@@ -78,6 +81,8 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     """
     for address in settings.listen:
         check_address(address)
+    if settings.metrics_listen:
+        loopback_port(settings.metrics_listen)
     descriptors.raise_limit()
     driver = _driver(settings)
     plugins = _plugins(settings, driver)
@@ -87,11 +92,16 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     meter = _meter(settings, driver, plugins.reports)
     server = _server(settings, driver, plugins, shelf, meter)
     mode = int(settings.socket_mode, 8)
-    with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
+    with (
+        _exposing(settings, driver) as metrics_address,
+        listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses,
+    ):
         async with driver.running(), _measuring(meter):
             await server.start()
             try:
-                yield Kernel(addresses=addresses, driver=driver, reports=plugins.reports)
+                yield Kernel(
+                    addresses=addresses, metrics_address=metrics_address, driver=driver, reports=plugins.reports
+                )
             finally:
                 driver.close()  # first, so that every stream ends with the end of its task
                 await server.stop(STOP_GRACE_S)
@@ -167,6 +177,8 @@ def _core_limits(settings: Settings) -> CoreLimits:
             preempt=scheduler.preempt,
             low_yields_s=scheduler.low_yields_s,
             headroom=scheduler.headroom,
+            suspect_deaths=scheduler.suspect_deaths,
+            poison_s=scheduler.poison_s,
             policy=policy,
         ),
         leases=LeaseLimits(
@@ -256,6 +268,17 @@ async def _measuring(meter: DeviceMeter) -> AsyncIterator[None]:
             await measuring
 
 
+@contextmanager
+def _exposing(settings: Settings, driver: Driver) -> Iterator[str]:
+    """Let Prometheus read until the block ends, if it is to."""
+    if not settings.metrics_listen:
+        yield ""
+        return
+    host, port = loopback_port(settings.metrics_listen)
+    with exposed(driver.metrics, host, port) as chosen:
+        yield f"{settings.metrics_listen.rpartition(':')[0]}:{chosen}"
+
+
 def _plugins(settings: Settings, driver: Driver) -> Plugins:
     """The plugins, whose devices the core hears of when they are found first."""
 
@@ -277,7 +300,8 @@ def _server(settings: Settings, driver: Driver, plugins: Plugins, shelf: Shelf, 
     limits = settings.limits
     leases = Leases(driver, shelf, watchers_limit=settings.leases.watchers, keepers_limit=settings.leases.keepers)
     calls = Calls(calls_limit=limits.calls, tenant_calls_limit=settings.scheduler.tenant_calls)
-    guard = ErrorInterceptor(calls, leases.check, Extents(limits), message_limit_bytes=limits.message_bytes)
+    extents = Extents(limits)
+    guard = ErrorInterceptor(calls, leases.check, extents, message_limit_bytes=limits.message_bytes)
     server = grpc.aio.server(interceptors=(guard,), options=channel_options(limits))
     models = Models(
         driver, plugins, shelf, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes
@@ -289,6 +313,7 @@ def _server(settings: Settings, driver: Driver, plugins: Plugins, shelf: Shelf, 
         prompt_limit_bytes=limits.prompt_bytes,
         tenant_streams=scheduler.tenant_streams,
         requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
+        extents=extents,
     )
     add_TaskServiceServicer_to_server(tasks, server)
     add_LeaseServiceServicer_to_server(leases, server)

@@ -9,7 +9,6 @@ import pytest
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
 from inferd_client import Client
-from inferd_client.errors import WorkerDiedError
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +46,7 @@ def test_a_kernel_that_was_stopped_keeps_its_workers(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_hangs_is_ended_after_the_pause(tmp_path: Path) -> None:
-    """A worker that was stopped beside its kernel is ended when the kernel has asked it again and it did not answer."""
+    """A worker that was stopped beside its kernel is ended if it does not answer again; its task goes on."""
     with kernel_process(tmp_path, environment=STRICT) as kernel, Client(kernel.address) as client:
         client.create_model("fake", source=str(write_fake_model(tmp_path, step_s=0.01)))
         worker = client.load_model("fake").instances[0].pid
@@ -55,5 +54,5 @@ def test_a_worker_that_hangs_is_ended_after_the_pause(tmp_path: Path) -> None:
         next(event for event in events if event.HasField("output"))
         os.kill(worker, signal.SIGSTOP)
         pause(kernel, worker)
-        with pytest.raises(WorkerDiedError, match=f"longer than the {LIMIT_S:g} s"):
-            list(events)
+        assert list(events)[-1].finished.usage.output_tokens == 600
+        assert client.get_model("fake").instances[0].pid != worker

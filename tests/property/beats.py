@@ -11,12 +11,11 @@ import numpy as np
 from shared_cells import fake_cells
 
 from inferd.core.priority import Priority
-from inferd.core.task import Sampling, TokenInput
+from inferd.core.task import FinishReason, Sampling, TokenInput
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.places import NO_BLOCK
-from inferd.engine.sequence import WAITING
-from inferd.engine.submission import NO_SHARE, Share
+from inferd.engine.submission import NO_SHARE, Continuation, SampleSoFar, Share
 from inferd.plugin import LoadRequest
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from inferd.core.task_events import Logprobs, PromptOutput
     from inferd.engine.output import Ended, StepOutput
     from inferd.engine.places import Places
-    from inferd.plugin import LoadedModel, TokenBatch
+    from inferd.engine.step import Step
+    from inferd.plugin import LoadedModel
 
 DEADLINE_S = 60.0
 
@@ -52,6 +52,7 @@ class Task:
     share: Share = NO_SHARE
     embedding: Embedding | None = None
     lease_id: str = ""
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,12 @@ class Engine:
     ended: dict[int, Ended] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)  # they came under a lease that had given its hold back
+    tasks: dict[int, Task] = field(default_factory=dict)
+    reasons: dict[Place, FinishReason] = field(default_factory=dict)
+    cached: dict[int, int] = field(default_factory=dict)
+    stopped: list[int] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    alone: list[int] = field(default_factory=list)
     loop: Loop = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,15 +93,26 @@ class Engine:
         cells = fake_cells() if self.model.vocabulary is VOCABULARY else None
         self.loop = Loop(self.model, limits, self._deliver, cells=cells)
         self.loop._wake.wait = self._idle  # type: ignore[method-assign] # there is no other thread to wait for
-        schedule = self.loop._batcher.schedule
+        schedule, schedule_alone = self.loop._batcher.schedule, self.loop._batcher.schedule_alone
 
-        def checked(**options: Any) -> TokenBatch | None:
-            batch = schedule(**options)
+        def checked_alone(handle: int) -> Step | None:
+            step = schedule_alone(handle)
             self._check_holds()
-            if batch is not None:
-                for length, table in zip(batch.lengths, batch.block_tables, strict=True):
+            if step is not None:
+                self.steps.append(step)
+                assert {sequence.handle for sequence in step.sequences} == {handle}
+            return step
+
+        self.loop._batcher.schedule_alone = checked_alone  # type: ignore[method-assign] # as below
+
+        def checked(**options: Any) -> Step | None:
+            step = schedule(**options)
+            self._check_holds()
+            if step is not None:
+                self.steps.append(step)
+                for length, table in zip(step.batch.lengths, step.batch.block_tables, strict=True):
                     assert np.count_nonzero(table != NO_BLOCK) == self.places.pool.blocks_for(int(length))
-            return batch
+            return step
 
         self.loop._batcher.schedule = checked  # type: ignore[method-assign] # checks what holds for every step
 
@@ -108,11 +126,16 @@ class Engine:
 
     @property
     def suspended(self) -> list[int]:
-        return sorted(self.loop._suspended)
+        return sorted(self.stopped)
 
     def submit(self, handle: int, task: Task) -> None:
+        self.tasks[handle] = task
         for sample in range(1 if task.embedding else task.sampling.n):
             self.outputs[handle, sample] = []
+        self._put(handle, None)
+
+    def _put(self, handle: int, continuation: Continuation | None) -> None:
+        task = self.tasks[handle]
         held = self.held.get(task.lease_id)
         if held is not None and not held.rows and not held.blocks:
             self.refused.add(handle)
@@ -127,6 +150,8 @@ class Engine:
             embedding=task.embedding,
             lease_id=task.lease_id,
             fencing_token=0 if held is None else held.fencing_token,
+            continuation=continuation,
+            alone=task.alone,
         )
         self.loop._wake.clear()
         self.loop._reception.turn()
@@ -143,15 +168,35 @@ class Engine:
         self._obey()
 
     def suspend(self, handle: int) -> None:
-        self.loop.suspend(handle)
-        self._obey()
-        for sequence in self.loop._tasks[handle].living:
-            assert sequence.row == WAITING
-            assert not sequence.blocks
+        """Drop a task, as the kernel does, and keep what it has told."""
+        self.cancel(handle)
+        self.stopped.append(handle)
+        assert handle not in self.running
 
     def resume(self, handle: int) -> None:
-        self.loop.resume(handle)
-        self._obey()
+        """Let a task go on behind what it has told."""
+        self.stopped.remove(handle)
+        self._put(handle, self._continuation(handle))
+
+    def move(self, handle: int, other: Engine) -> None:
+        """Let a task that was suspended here go on in another engine."""
+        self.stopped.remove(handle)
+        other.tasks[handle] = self.tasks[handle]
+        for mine, theirs in ((self.outputs, other.outputs), (self.texts, other.texts), (self.logprobs, other.logprobs)):
+            theirs.update({place: told for place, told in mine.items() if place[0] == handle})  # type: ignore[arg-type]
+        other.prompts |= self.prompts
+        other._put(handle, self._continuation(handle))
+
+    def _continuation(self, handle: int) -> Continuation | None:
+        told = {
+            sample: SampleSoFar(tuple(ids), self.reasons.get((h, sample), FinishReason.UNSPECIFIED))
+            for (h, sample), ids in self.outputs.items()
+            if h == handle and ids
+        }
+        if handle not in self.cached:
+            return None
+        prompt_told = handle in self.prompts
+        return Continuation(samples=told, prompt_told=prompt_told, cached_tokens=self.cached[handle])
 
     def hold(self, lease_id: str, *, rows: int, blocks: int) -> None:
         """Hold so much for a lease by a new grant, or give it back by the old one."""
@@ -195,7 +240,7 @@ class Engine:
         """
         cancelled, handle = set(), 0
         for kind, number in events:
-            running = sorted(set(self.living) - set(self.suspended))
+            running = sorted(self.living)
             if kind == "submit" and handle < len(tasks):
                 self.submit(handle, tasks[handle])
                 handle += 1
@@ -208,7 +253,7 @@ class Engine:
             elif kind == "hold":
                 part, bounds = number // 2 % 4, self.loop.bounds  # two leases hold up to 3/8 each, rounded up
                 self.hold(f"l{number % 2}", rows=bounds.rows * part // 8, blocks=-(-bounds.blocks * part // 8))
-            elif kind == "cancel" and number % 3 == 0 and (living := self.living):
+            elif kind == "cancel" and number % 3 == 0 and (living := self.living):  # what is suspended is the kernel's
                 self.cancel(living[number % len(living)])
                 cancelled.add(living[number % len(living)])
             else:
@@ -255,7 +300,7 @@ class Engine:
         samples = output.samples or [0] * len(output.handles)
         start = 0
         for place, each in enumerate(zip(output.handles, samples, strict=True)):
-            assert each[0] not in self.loop._suspended
+            assert each[0] not in self.stopped
             self.outputs[each] += output.token_ids[start : start + output.counts[place]]
             self.texts[each] += output.texts[place]
             start += output.counts[place]
@@ -264,6 +309,9 @@ class Engine:
         assert start == len(output.token_ids)
         assert not self.prompts.keys() & output.prompts.keys()
         self.vectors |= output.embeddings
+        self.alone += [] if output.alone is None else [output.alone]
+        self.cached |= output.begun_prompts
+        self.reasons |= {(end.handle, end.sample): end.reason for end in output.sample_ends}
         self.prompts |= output.prompts
         for ended in output.ended:
             assert ended.handle not in self.ended

@@ -82,6 +82,7 @@ tasks = st.builds(
     share=st.builds(Share, tenant=st.sampled_from(["a", "b"]), expected_tokens=st.integers(0, 60), weight=weights),
     embedding=embeddings,
     lease_id=st.sampled_from(["", "", "l0", "l1"]),
+    alone=st.sampled_from([False, False, False, True]),
 )
 sessions = st.fixed_dictionaries(
     {

@@ -7,7 +7,8 @@ from typing import Any
 
 import psutil
 import pytest
-from connection import Connection, read_failing, read_until, reason_of, refusal, text_of
+import structlog
+from connection import Connection, read_all, read_failing, read_until, reason_of, refusal, text_of
 
 from inferd.plugin.registry import BackendState, discover
 from inferd.testing.hangs import MANNERS
@@ -33,7 +34,7 @@ WHY = {
     "measure": "Backend.measure has run for ",
     "load": "Backend.load has told no progress for ",
     "step": "step 1 has run for ",
-    "copy": "copy_blocks before step 2 has run for ",
+    "copy": "copy_blocks before step 2 has run for ",  # an attempt that goes on has nothing to copy
 }
 PLUGIN = """
 from inferd.plugin import BackendSpec, hookimpl
@@ -51,34 +52,50 @@ def inferd_backends():
 """
 
 
-async def make_hang(connection: Connection, place: str, manner: str) -> tuple[str, dict[str, str]]:
-    """Have a worker hang; the reason and the metadata of what its client is told."""
+async def make_hang(connection: Connection, place: str, manner: str) -> str:
+    """Have a worker hang; the reason that its client is told, which has the cause and the log, "" for none."""
     name = await connection.create(f"{place}-{manner}", hang_at=place, hang_by=manner)
     if place in ("measure", "load"):
-        return await refusal(connection.models.LoadModel(LoadModelRequest(name=name)))
+        reason, metadata = await refusal(connection.models.LoadModel(LoadModelRequest(name=name)))
+        assert metadata.keys() >= {"cause", "log"}
+        return reason
     # Two samples of a prompt that ends within a block: the second one gets a copy of it.
     spec = TaskSpec(model=name, prompt="la", sampling=SamplingParams(max_tokens=8, n=2))
-    _, error = await read_failing(connection.tasks.RunTask(RunTaskRequest(spec=spec)))
-    return reason_of(error)
+    call = connection.tasks.RunTask(RunTaskRequest(spec=spec))
+    if place == "copy":
+        texts = [(event.output.sample, event.output.text) for event in await read_all(call) if event.HasField("output")]
+        assert ["".join(text for sample, text in texts if sample == number) for number in (0, 1)] == ["la" * 4] * 2
+        return ""
+    reason, metadata = reason_of((await read_failing(call))[1])
+    assert metadata.keys() >= {"cause", "log"}
+    return reason
 
 
 @pytest.mark.parametrize("place", WHY)
 async def test_a_worker_that_hangs_is_ended(tmp_path: Path, place: str) -> None:
-    """In every manner its client is told WORKER_DIED with what hangs, for how long, the limit, and where it was."""
-    logs: dict[str, Path] = {}
-    async with asyncio.timeout(DEADLINE_S), kernel_here(tmp_path, workers=STRICT) as kernel:
-        connection = Connection(kernel, tmp_path)
-        told = dict(
-            zip(MANNERS, await asyncio.gather(*(make_hang(connection, place, m) for m in MANNERS)), strict=True)
-        )
-        for manner, (reason, metadata) in told.items():
-            expected = "it was silent for " if manner in SILENT else WHY[place]
-            assert (reason, metadata["cause"].startswith(expected)) == ("WORKER_DIED", True), (manner, metadata)
-            logs[manner] = Path(metadata["log"])
-            assert manner == "stop" or "hangs.py" in metadata["cause"].partition("; it was at ")[2]
-        assert not kernel.driver.supervisor.workers
-        await connection.channel.close()
-    assert all("in hang" in log.read_text() for manner, log in logs.items() if manner != "stop")
+    """In every manner it is told what hangs, for how long, the limit, and where it was.
+
+    The client is told WORKER_DIED of a worker that never took its task, and POISON of a task with which one after the
+    other hung; where the task can go on, the kernel's log says why its worker ended.
+    """
+    with structlog.testing.capture_logs() as logged:
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            kernel_here(tmp_path, workers=STRICT, scheduler={"suspect_deaths": 1}) as kernel,
+        ):
+            connection = Connection(kernel, tmp_path)
+            told = await asyncio.gather(*(make_hang(connection, place, manner) for manner in MANNERS))
+            assert {*told} == {("WORKER_DIED" if place in ("measure", "load") else "POISON" if place == "step" else "")}
+            await connection.channel.close()
+    for manner in MANNERS:
+        ends = [
+            each for each in logged if each["event"] == "worker exited" and each["instance_id"] == f"{place}-{manner}-1"
+        ]
+        (why,) = (each["why"] for each in ends)
+        assert why.startswith("it was silent for " if manner in SILENT else WHY[place]), (manner, why)
+        if manner != "stop":
+            assert "hangs.py" in why.partition("; it was at ")[2]
+            assert "in hang" in next((tmp_path / "state" / "workers").glob(f"*-{place}-{manner}-1.log")).read_text()
 
 
 async def test_a_session_that_hangs_when_it_is_closed(tmp_path: Path) -> None:
@@ -125,7 +142,10 @@ async def test_a_probe_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 async def test_the_others_go_on(tmp_path: Path) -> None:
     """While one model hangs and is ended, another answers; the one that hung is loaded again for its next task."""
-    async with asyncio.timeout(DEADLINE_S), kernel_here(tmp_path, workers=STRICT) as kernel:
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        kernel_here(tmp_path, workers=STRICT, scheduler={"suspect_deaths": 1}) as kernel,
+    ):
         connection = Connection(kernel, tmp_path)
         await connection.create("hangs", hang_on_token=ord("#"), hang_by="sleep")
         await connection.create("works")
@@ -133,7 +153,7 @@ async def test_the_others_go_on(tmp_path: Path) -> None:
         beside = connection.endless(model="works", tokens=900)
         await read_until(beside, "output")
         _, error = await read_failing(connection.chat("#", model="hangs"))
-        assert reason_of(error)[0] == "WORKER_DIED"
+        assert reason_of(error)[0] == "POISON"
         await read_until(beside, "output")
         assert text_of([event.event async for event in connection.chat("again", model="hangs")]) == "again"
         model = (await connection.models.GetModel(GetModelRequest(name="hangs"))).model

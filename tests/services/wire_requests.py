@@ -1,5 +1,6 @@
 """Requests made from the descriptors of the wire API, so that a test covers fields that come later, too."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from google.api import field_behavior_pb2 as marks
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2
@@ -20,6 +22,9 @@ METHODS: list[MethodDescriptor] = [
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
+
+
+IN_ORDER = re.compile(r"^orders\[0\]\.\w+\.(request\.)?")
 
 
 def marks_of(field: FieldDescriptor) -> list[int]:
@@ -44,11 +49,13 @@ class Way(NamedTuple):
 
     @property
     def path(self) -> str:
+        """As an error names it. What lies in an order of `RunTasks` is named as in a call of its own."""
         *before, last = self.fields
-        return ".".join([*(f"{field.name}[0]" if field.is_repeated else field.name for field in before), last.name])
+        path = ".".join([*(f"{field.name}[0]" if field.is_repeated else field.name for field in before), last.name])
+        return IN_ORDER.sub("", path)
 
     def __str__(self) -> str:
-        return f"{self.method.name} {self.path}"
+        return f"{self.method.name} {'.'.join(field.name for field in self.fields)}"
 
 
 def _nested(field: FieldDescriptor) -> Descriptor | None:
@@ -140,11 +147,28 @@ def call(connection: Connection, way: Way, request: Any, timeout_s: float | None
         "response_deserializer": GetMessageClass(method.output_type).FromString,
     }
     name = f"/{method.containing_service.full_name}/{method.name}"
+    if method.name == "RunTasks":
+        return follow(connection.channel.stream_stream(name, **codec)(iter([request]), timeout=timeout_s))
     if method.client_streaming:
         return connection.channel.stream_stream(name, **codec)(iter([request]), timeout=timeout_s).read()
     if streams:
         return connection.channel.unary_stream(name, **codec)(request, timeout=timeout_s).read()
     return connection.channel.unary_unary(name, **codec)(request, timeout=timeout_s)
+
+
+async def follow(updates: Any) -> None:
+    """Read all that a call of `RunTasks` gives; a refused order is raised as the error of a call of its own."""
+    async for response in updates:
+        for update in response.updates:
+            if update.HasField("error"):
+                raise grpc.aio.AioRpcError(*(status_of(update.error)))
+
+
+def status_of(status: Status) -> tuple[grpc.StatusCode, grpc.aio.Metadata, grpc.aio.Metadata, str]:
+    """What an error is made of that carries a status."""
+    (code,) = (code for code in grpc.StatusCode if code.value[0] == status.code)
+    details = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    return code, grpc.aio.Metadata(), details, status.message
 
 
 def refusal_of(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, str]:

@@ -7,7 +7,7 @@ from world import World
 from inferd.core import commands, events
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import Sampling, TaskSpec, TextInput
+from inferd.core.task import Sampling, SuspendReason, TaskSpec, TextInput
 from inferd.errors import InferdError
 
 BURST = 100  # tasks between two pauses
@@ -66,7 +66,7 @@ class Clients:
     def told(self, command: commands.Command) -> None:
         """A task was suspended: its client resumes it some time."""
         world = self._world
-        if isinstance(command, commands.PauseTask) and command.by_client:
+        if isinstance(command, commands.TellSuspended) and command.reason is SuspendReason.CLIENT:
             tenant = world.mirror.tasks.known[command.task_id].spec.tenant
             world.later(0.5, lambda: world.tell(events.ResumeTask(command.task_id, tenant)))
 
@@ -82,7 +82,9 @@ class Clients:
         elif roll < 0.25:
             world.tell(events.AskModel(name))
         elif roll < 0.4:
-            world.tell(events.UnloadModel(name, force=rng.random() < 0.5))
+            living = [*world.mirror.tasks.models[name].places]
+            one = rng.choice(living) if living and rng.random() < 0.3 else None
+            world.tell(events.UnloadModel(name, force=rng.random() < 0.5, instance_id=one))
         elif roll < 0.8:
             device = world.devices[rng.randrange(len(world.mirror.devices.devices))]
             share = rng.choice([0.0, 0.0, 0.2, 0.6])

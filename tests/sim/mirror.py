@@ -3,7 +3,8 @@
 from device_book import DeviceBook
 from lease_book import LIVING, LeaseBook
 from rules import BrokenRuleError, Rule
-from task_book import Place, TaskBook, Waiting
+from task_book import TaskBook
+from task_entries import Place, Waiting
 
 from inferd.core import commands, events
 from inferd.core.census import NOTHING
@@ -56,6 +57,11 @@ class Mirror:
             case events.WorkerExited():
                 self.leases.instance_stops(event.instance_id)
                 self.devices.gone(event.instance_id)
+                self.tasks.dies(event.instance_id)
+            case events.TaskAlone():
+                self.tasks.began_alone(event.task_id, event.attempt)
+            case events.TaskPassed():
+                self.tasks.passed(event.task_id, event.attempt)
             case events.InstanceLoaded() if event.instance_id in self.tasks.places:
                 self.tasks.places[event.instance_id].facts = event.facts
                 self.tasks.places[event.instance_id].ready_at = now
@@ -83,10 +89,8 @@ class Mirror:
                 self._check_token(command)
                 self._check_drain(command.instance_id, now)
                 self.tasks.sent(command, now)
-            case commands.ContinueTask():
-                self.tasks.continued(command, now)
-            case commands.PauseTask():
-                self.tasks.paused(command, now)
+            case commands.TellSuspended():
+                self.tasks.stopped(command, now)
             case commands.DropTask():
                 self.tasks.dropped(command)
             case commands.TellFinished():
@@ -190,7 +194,7 @@ class Mirror:
 
     def _stop(self, instance_id: InstanceId) -> None:
         place = self.tasks.places[instance_id]
-        if place.running or place.paused or place.holds:
+        if (place.running and not self._empties(instance_id)) or place.holds:
             text = f"{instance_id} is stopped with {len(place.running)} tasks and {len(place.holds)} leases"
             raise BrokenRuleError(Rule.EVICTION, text)
         was_ready, place.stopping = place.ready, True
@@ -201,6 +205,10 @@ class Mirror:
         ordered = isinstance(self._event, events.UnloadModel | events.Shutdown)
         if was_ready and not place.lease_id and not ordered and left < model.spec.min_instances:
             raise BrokenRuleError(Rule.EVICTION, f"{place.model} has {left} instances left of its minimum")
+
+    def _empties(self, instance_id: InstanceId) -> bool:
+        """Whether an instance is unloaded by itself: its tasks go on elsewhere."""
+        return isinstance(self._event, events.UnloadModel) and self._event.instance_id == instance_id
 
     def _proceed(self, instance_id: InstanceId, now: float) -> None:
         place = self.tasks.places[instance_id]
@@ -239,7 +247,7 @@ class Mirror:
             if held.device_id != place.device_id or held.lease_id:
                 continue
             goes = other.stopping or self.machine.fleet.instances[other_id].draining
-            if goes or not (other.running or other.paused or other.holds):
+            if goes or not (other.running or other.holds):
                 going += held.size_bytes
             if goes or self._is_to_drain(other, since, now):
                 due += held.size_bytes
@@ -254,7 +262,7 @@ class Mirror:
             return False
         if held.since <= since and now < max(since, place.ready_at or now) + self._drain_s:
             return False
-        suspended = any(self.tasks.known[task_id].suspended for task_id in place.paused)
+        suspended = any(self.tasks.known[task_id].suspended for task_id in place.running)
         return not suspended and not self.leases.holds_part(place.model)
 
     def _check_passing(self, device_id: DeviceId) -> None:
@@ -268,7 +276,7 @@ class Mirror:
         on_it = [
             p for p in self.tasks.places.values() if p.device_id == device_id and p.instance_id in self.devices.holdings
         ]
-        if any(p.stopping or not (p.running or p.paused or p.holds or p.lease_id) for p in on_it):
+        if any(p.stopping or not (p.running or p.holds or p.lease_id) for p in on_it):
             return  # the first may be about to go
         head = min(waiting, key=lambda key: waiting[key])
         needs = {p: self._needs[p.instance_id].total_bytes for p in self._waiting_on(device_id)}

@@ -11,6 +11,8 @@ class Rule(Enum):
     ATTEMPT = "nothing runs twice at a time, or twice under one attempt"
     EXPIRY = "a task with a deadline, and every detached one, ends at the first event at or after its time"
     YIELD = "a class NORMAL waits no longer than `low_yields_s` while one of class LOW runs that had not its turn"
+    ALONE = "a task that was present at two deaths of workers is sent to run alone, one at a time on an instance"
+    POISON = "no task ends with its worker, but one that it died of while that ran alone"
     PLACES = "an instance has no more tasks than places, and no more kept for leases than there is"
     KEPT = "what an instance keeps for a lease is not given to others"
     IDLE = "no place, memory or core stays free while one waits that may have it"

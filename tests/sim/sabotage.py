@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from rules import Rule
 
-from inferd.core import admission, capacity, commands, events, tasks
+from inferd.core import admission, capacity, commands, events, queues, tasks
 from inferd.core.bounds import TaskBounds
 from inferd.core.broker import Account, Broker
 from inferd.core.capacity import Capacity
 from inferd.core.census import Census, Holding
+from inferd.core.dispatch import Dispatcher
 from inferd.core.elastic import Elastic
 from inferd.core.fleet import Fleet
 from inferd.core.ids import DeviceId, LeaseId, ModelName
@@ -26,7 +27,7 @@ from inferd.core.priority import Priority
 from inferd.core.queue import FairQueue
 from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed
-from inferd.core.task import TASK_TABLE, Outcome, Task
+from inferd.core.task import TASK_TABLE, Outcome, Task, TaskState
 from inferd.core.tasks import Tasks
 from inferd.errors import InferdError
 
@@ -220,12 +221,24 @@ def never_expire(patch: Patch) -> None:
 
 
 def low_stays(patch: Patch) -> None:
-    take = Tasks._take_place
+    take = Dispatcher._take_place
 
-    def polite(self: Tasks, instances: list[Instance], task: Task, below: int, now: float) -> bool:
+    def polite(self: Dispatcher, instances: list[Instance], task: Task, below: int, now: float) -> bool:
         return task.spec.priority is Priority.HIGH and take(self, instances, task, below, now)
 
-    patch.setattr(Tasks, "_take_place", polite)
+    patch.setattr(Dispatcher, "_take_place", polite)
+
+
+def end_with_worker(patch: Patch) -> None:
+    def harsh(self: KernelMachine, instance: Instance, error: InferdError) -> None:
+        outcome = Outcome(state=TaskState.FAILED, error=error)
+        self.tasks.finish_all(tuple(instance.running), outcome, self._now, dropped=False)
+
+    patch.setattr(KernelMachine, "_end_running", harsh)
+
+
+def forgive(patch: Patch) -> None:
+    patch.setattr(Tasks, "began_alone", lambda *_: None)
 
 
 def forget_bounds(**changes: float) -> Callable[[Patch], None]:
@@ -265,6 +278,9 @@ SABOTAGES = {
     "tasks are sent twice": Sabotage(Rule.ATTEMPT, rewrite(double_sends)),
     "detached tasks never expire": Sabotage(Rule.EXPIRY, never_expire),
     "class LOW does not give way": Sabotage(Rule.YIELD, low_stays),
+    "suspects run in company": Sabotage(Rule.ALONE, replace_by(queues.Queues, "_is_suspect", lambda *_: False)),
+    "tasks end with their worker": Sabotage(Rule.POISON, end_with_worker),
+    "what kills workers goes on": Sabotage(Rule.POISON, forgive),
     "an instance gets a task too many": Sabotage(Rule.PLACES, one_place_more),
     "places are kept without end": Sabotage(Rule.PLACES, replace_by(capacity, "has_room", lambda *_: True)),
     "kept places are given away": Sabotage(

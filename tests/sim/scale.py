@@ -65,7 +65,7 @@ def draw_limits(rng: random.Random, models: int) -> CoreLimits:
         tasks=TaskLimits(
             queued_tasks=rng.choice([20, 400]),
             queued_high=rng.choice([0, 5, 50]),
-            suspended_tasks=rng.choice([4, 400]),
+            suspended_tasks=rng.choice([1, 400]),
             detached_tasks=rng.choice([4, 400]),
             detached_s=rng.choice([1.0, 50.0]),
             input_bytes=rng.choice([8192, 1 << 20]),

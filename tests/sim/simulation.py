@@ -18,6 +18,7 @@ from inferd.core.ids import DeviceId, ModelName
 from inferd.core.machine import KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
+from inferd.core.task import SuspendReason
 from inferd.errors import BY_REASON, InferdError
 
 MOST_STEPS = 200_000  # until all rests, once clients and faults are over
@@ -90,7 +91,9 @@ class Simulation:
             for inhabitant in (self._clients.told, self._holders.told, self._workers.obey):
                 inhabitant(command)
             self.seen[type(command).__name__] += 1
-            self.seen["preemption"] += isinstance(command, commands.PauseTask) and not command.by_client
+            self.seen["preemption"] += (
+                isinstance(command, commands.TellSuspended) and command.reason is SuspendReason.PREEMPTED
+            )
         self.mirror.settle(event, self.now)
         self.mirror.check(self.now)
         return accepted

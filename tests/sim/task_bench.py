@@ -7,11 +7,12 @@ from inferd.core.elastic import ElasticTimes
 from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.model import Instance, InstanceFacts, ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.queue import QueuePolicy
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import Outcome, Sampling, TaskSpec, TaskState, TextInput, Usage
+from inferd.errors import WorkerDiedError
 
 CPU = DeviceId("cpu:0")
 MODEL = ModelName("m")
@@ -61,14 +62,31 @@ class Bench:
     def resume(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
         return self.machine.handle(events.ResumeTask(TaskId(name), TENANT), now)
 
+    def die(self, name: str = "m-1", now: float = 0.0) -> tuple[commands.Command, ...]:
+        return self.machine.handle(events.WorkerExited(InstanceId(name), WorkerDiedError("gone")), now)
+
+    def passed(self, name: str, now: float) -> tuple[commands.Command, ...]:
+        """A suspect has its turn, and tells something."""
+        attempt = self.machine.tasks.known[TaskId(name)].attempt
+        self.machine.handle(events.TaskAlone(TaskId(name), attempt), now)
+        return self.machine.handle(events.TaskPassed(TaskId(name), attempt), now)
+
+    def instance(self, name: str = "m-1") -> Instance:
+        return self.machine.fleet.instances[InstanceId(name)]
+
     def states(self, *names: str) -> list[str]:
         return [self.machine.tasks.known[TaskId(name)].state.name for name in names]
 
 
 def words(found: tuple[commands.Command, ...]) -> list[str]:
     """Commands in words, those to workers and of queues only."""
-    told = (commands.SendTask, commands.PauseTask, commands.ContinueTask, commands.DropTask, commands.StartWorker)
+    told = (commands.SendTask, commands.DropTask, commands.StartWorker)
     return [f"{type(c).__name__} {_subject(c)}" for c in found if isinstance(c, told)]
+
+
+def sent(found: tuple[commands.Command, ...]) -> list[commands.SendTask]:
+    """The tasks that are sent."""
+    return [c for c in found if isinstance(c, commands.SendTask)]
 
 
 def _subject(command: Any) -> str:

@@ -2,107 +2,17 @@
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass, field
 
 from rules import BrokenRuleError, Rule
 from tally import Tally, input_bytes
+from task_entries import Delay, Entry, Place, Waiting
 
-from inferd.core.commands import ContinueTask, DropTask, HoldCapacity, PauseTask, SendTask, TellFinished
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.commands import DropTask, HoldCapacity, SendTask, TellFinished, TellSuspended
+from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.line import TaskLimits
-from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.priority import Priority
-from inferd.core.task import TaskSpec, TaskState
-
-
-@dataclass(slots=True)
-class Entry:
-    """A task, living or ended and not yet forgotten."""
-
-    spec: TaskSpec
-    living: bool = True
-    suspended: bool = False
-    home: InstanceId | None = None
-    running: bool = False
-    attempts: int = 0
-    expires: float | None = None
-    detached: bool = False
-    since: float = 0.0  # when it began to wait
-    turn: bool = False  # it runs, and was sent while a higher class waited
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """A worker and what it holds."""
-
-    instance_id: InstanceId
-    model: ModelName
-    device_id: DeviceId
-    lease_id: LeaseId
-    created: float
-    facts: InstanceFacts | None = None
-    ready_at: float | None = None
-    stopping: bool = False
-    running: dict[TaskId, None] = field(default_factory=dict)
-    paused: dict[TaskId, None] = field(default_factory=dict)
-    holds: dict[LeaseId, tuple[int, int]] = field(default_factory=dict)
-    running_of: Counter[LeaseId] = field(default_factory=Counter)
-
-    @property
-    def ready(self) -> bool:
-        return self.facts is not None and not self.stopping
-
-    @property
-    def room(self) -> int:
-        """Places that nobody has."""
-        return 0 if self.facts is None or self.stopping else self.facts.max_tasks - len(self.running)
-
-    @property
-    def free(self) -> int:
-        """Places that nobody has or keeps."""
-        kept = sum(max(0, sequences - self.running_of[lease]) for lease, (sequences, _) in self.holds.items())
-        return self.room - kept
-
-
-@dataclass(slots=True)
-class Delay:
-    """How a class was passed over since it was last served.
-
-    Attributes:
-        turns: How often.
-        since: When that was for the highest class first, as far as it is seen here: from then it ages.
-        late: How often after twice the aging.
-    """
-
-    turns: int = 0
-    since: float | None = None
-    late: int = 0
-
-
-@dataclass(slots=True)
-class Waiting:
-    """What waits for one model.
-
-    Attributes:
-        loose: Tasks without a lease that may go to any instance.
-        stopped: Those that were stopped on one, and go on there.
-        leased: As `loose`, under leases.
-        leased_stopped: As `stopped`, under leases.
-        delays: Of the classes that were passed over.
-    """
-
-    spec: ModelSpec
-    places: dict[InstanceId, Place] = field(default_factory=dict)
-    loose: Counter[tuple[Priority, Tenant]] = field(default_factory=Counter)
-    stopped: Counter[tuple[Priority, Tenant]] = field(default_factory=Counter)
-    leased: Counter[LeaseId] = field(default_factory=Counter)
-    leased_stopped: Counter[LeaseId] = field(default_factory=Counter)
-    running: Counter[Tenant] = field(default_factory=Counter)
-    running_tasks: int = 0
-    waiting_tasks: int = 0
-    delays: dict[Priority, Delay] = field(default_factory=dict)
-    normal: dict[TaskId, None] = field(default_factory=dict)  # of class NORMAL, of `loose`
-    low: dict[TaskId, None] = field(default_factory=dict)  # of class LOW, without a lease, that run
+from inferd.core.task import SuspendReason, TaskSpec, TaskState
+from inferd.errors import PoisonError, WorkerDiedError
 
 
 class TaskBook:
@@ -126,6 +36,8 @@ class TaskBook:
         self._arrived: Entry | None = None  # it waits since this event, which may have ended others before it came
         self._preempted = Counter[Tenant]()  # with this event
         self._low: dict[ModelName, None] = {}  # models where such ones run
+        self._culprit: TaskId | None = None  # of the death that is being told of
+        self._loaded = False  # whether that worker took tasks
         self.draining = dict[InstanceId, None]()  # as the machine says; who may be is checked by the mirror
         self._limits = limits
         self._aging_s = limits.policy.aging_s
@@ -167,37 +79,67 @@ class TaskBook:
 
     def sent(self, command: SendTask, now: float) -> None:
         entry = self._dispatched(command.spec.task_id, command.instance_id, now)
-        if entry.running or entry.home is not None:
+        place = self.places[command.instance_id]
+        if entry.running:
             raise BrokenRuleError(Rule.ATTEMPT, f"{command.spec.task_id} was sent while {entry.home} has it")
         if command.attempt <= entry.attempts:
             raise BrokenRuleError(Rule.ATTEMPT, f"{command.spec.task_id} was sent again as attempt {command.attempt}")
         entry.attempts = command.attempt
-        if not entry.spec.lease_id:
+        if command.alone != entry.suspect or (command.alone and place.suspect is not None):
+            text = f"{command.spec.task_id} was at {entry.deaths} deaths, sent alone: {command.alone}"
+            raise BrokenRuleError(Rule.ALONE, f"{text} to {command.instance_id}, which has {place.suspect}")
+        if command.alone:
+            place.suspect, place.alone = command.spec.task_id, False
+        elif not entry.spec.lease_id:
             self._served(self.models[entry.spec.model], entry.spec.priority, now)
         self._run(entry, command.instance_id)
 
-    def continued(self, command: ContinueTask, now: float) -> None:
-        entry = self._dispatched(command.task_id, command.instance_id, now)
-        if entry.running or entry.home != command.instance_id:
-            raise BrokenRuleError(Rule.ATTEMPT, f"{command.task_id} goes on at {command.instance_id}, not {entry.home}")
-        self._run(entry, command.instance_id)
-
-    def paused(self, command: PauseTask, now: float) -> None:
+    def stopped(self, command: TellSuspended, now: float) -> None:
         entry = self.known[command.task_id]
-        if not entry.living or entry.running != (command.instance_id is not None):
-            raise BrokenRuleError(Rule.ONE_END, f"{command.task_id} was stopped where it did not run")
-        if entry.running:
-            self._stop(entry)
-        else:
-            self._wait(entry, -1)
-        entry.suspended, entry.since = command.by_client, now
+        if not entry.living or entry.suspended:
+            raise BrokenRuleError(Rule.ONE_END, f"{command.task_id} was stopped and did not go on")
+        self._withdraw(entry)
+        entry.suspended, entry.since = command.reason is SuspendReason.CLIENT, now
         self._wait(entry, 1)
-        if command.by_client:
+        if entry.suspended:
             self._grew.append((self.suspended, entry, self._limits.suspended_tasks, 1))
         else:
             self._preempted[entry.spec.tenant] += 1
-        if entry.home is not None:
-            self.places[entry.home].paused[command.task_id] = None
+
+    def began_alone(self, task_id: TaskId, attempt: int) -> None:
+        """A worker told that a task runs alone from now on."""
+        if (place := self._place_of(task_id, attempt)) is not None:
+            place.alone = place.suspect == task_id
+
+    def passed(self, task_id: TaskId, attempt: int) -> None:
+        """A worker told that a task that ran alone has told something new."""
+        if (place := self._place_of(task_id, attempt)) is not None and place.suspect == task_id:
+            self.known[task_id].deaths = 0
+            place.suspect, place.alone = None, False
+            self.touched[place.model] = None
+
+    def _place_of(self, task_id: TaskId, attempt: int) -> Place | None:
+        entry = self.known.get(task_id)
+        runs = entry is not None and entry.home is not None and entry.attempts == attempt
+        return self.places[entry.home] if runs and entry is not None and entry.home is not None else None
+
+    def dies(self, instance_id: InstanceId) -> None:
+        """A worker is gone; what becomes of its tasks follows."""
+        place = self.places[instance_id]
+        place.stopping, self._loaded = True, place.facts is not None
+        self._culprit = place.suspect if place.alone else None
+        for task_id in place.running:
+            self.known[task_id].deaths += self._culprit is None
+
+    def _check_death(self, task_id: TaskId, command: TellFinished) -> None:
+        """Nothing ends with its worker, but what it died of."""
+        poisoned = isinstance(command.outcome.error, PoisonError)
+        if poisoned != (task_id == self._culprit and command.outcome.state is TaskState.FAILED):
+            raise BrokenRuleError(Rule.POISON, f"{task_id} ended as {command.outcome}, not {self._culprit}")
+        if isinstance(command.outcome.error, WorkerDiedError) and self._loaded:
+            raise BrokenRuleError(Rule.POISON, f"{task_id} ended with its worker")
+        if poisoned:
+            self._culprit = None
 
     def dropped(self, command: DropTask) -> None:
         entry = self.known[command.task_id]
@@ -211,13 +153,9 @@ class TaskBook:
             raise BrokenRuleError(Rule.ONE_END, f"{task_id} ended {'again' if entry else 'and never was'}")
         if (command.outcome.error is None) != (command.outcome.state is TaskState.SUCCEEDED):
             raise BrokenRuleError(Rule.ONE_END, f"{task_id} ended as {command.outcome}")
-        if entry.running:
-            self._stop(entry)
-        else:
-            self._wait(entry, -1)
-        if entry.home is not None:
-            self.places[entry.home].paused.pop(task_id, None)
-        entry.living, entry.home = False, None
+        self._check_death(task_id, command)
+        self._withdraw(entry)
+        entry.living = False
         spec = entry.spec
         self.living.add(spec.tenant, -1)
         self.input_bytes.add(spec.tenant, -input_bytes(spec))
@@ -248,8 +186,10 @@ class TaskBook:
     def gone(self, instance_id: InstanceId) -> None:
         """A worker is gone."""
         place = self.places.pop(instance_id)
-        if place.running or place.paused:
-            raise BrokenRuleError(Rule.ONE_END, f"tasks of {instance_id} outlive it: {[*place.running, *place.paused]}")
+        if place.running:
+            raise BrokenRuleError(Rule.ONE_END, f"tasks of {instance_id} outlive it: {[*place.running]}")
+        if self._culprit is not None:
+            raise BrokenRuleError(Rule.POISON, f"{instance_id} died of {self._culprit}, which goes on")
         del self.models[place.model].places[instance_id]
         self.touched[place.model] = None
 
@@ -287,7 +227,7 @@ class TaskBook:
         limits = self._limits
         if not limits.preempt or limits.headroom or model.running_tasks >= limits.model_running:
             return
-        if limits.policy.tenant_running < 100 or self._waits(model.stopped, Priority.NORMAL):
+        if limits.policy.tenant_running < 100:
             return
         late = [t for t in model.normal if now < self.known[t].since + limits.low_yields_s]
         open_places = [p for p in model.places.values() if p.ready and p.instance_id not in self.draining]
@@ -313,15 +253,14 @@ class TaskBook:
             if waiting > 0 and self._spare(model, tenant) > 0:
                 text = f"a task of {tenant} waits while {shared[0].instance_id} has {shared[0].free} free places"
                 raise BrokenRuleError(Rule.IDLE, text)
-        for place in shared:
-            for task_id in place.paused:
-                entry = self.known[task_id]
-                if not entry.suspended and not entry.spec.lease_id and self._spare(model, entry.spec.tenant) >= 0:
-                    raise BrokenRuleError(Rule.IDLE, f"{task_id} waits at {place.instance_id}, which has room for it")
+        free = [place.instance_id for place in shared if place.suspect is None]
+        alone = [task_id for task_id in model.suspects if not self.known[task_id].spec.lease_id]
+        if alone and free:
+            raise BrokenRuleError(Rule.IDLE, f"{alone[0]} waits to run alone, and {free[0]} has room and no other one")
 
     def _check_idle_for_lease(self, model: Waiting, lease_id: LeaseId) -> None:
         running = sum(place.running_of[lease_id] for place in model.places.values())
-        if model.leased_stopped[lease_id] or running >= self._limits.policy.tenant_running:
+        if running >= self._limits.policy.tenant_running:
             return
         for place in model.places.values():
             kept = place.holds.get(lease_id, (0, 0))[0] > place.running_of[lease_id] and place.room > 0
@@ -329,12 +268,8 @@ class TaskBook:
                 raise BrokenRuleError(Rule.IDLE, f"a task of {lease_id} waits while {place.instance_id} keeps room")
 
     def _spare(self, model: Waiting, tenant: Tenant) -> int:
-        """How many more tasks a tenant may have running, when all that were stopped have their turn."""
-        return self._limits.policy.tenant_running - model.running[tenant] - self._stopped_of(model, tenant)
-
-    @staticmethod
-    def _stopped_of(model: Waiting, tenant: Tenant) -> int:
-        return sum(model.stopped[priority, tenant] for priority in Priority)
+        """How many more tasks a tenant may have running."""
+        return self._limits.policy.tenant_running - model.running[tenant]
 
     def _dispatched(self, task_id: TaskId, instance_id: InstanceId, now: float) -> Entry:
         entry, place = self.known.get(task_id), self.places.get(instance_id)
@@ -360,24 +295,27 @@ class TaskBook:
         self._wait(entry, -1)
         if spec.priority is Priority.LOW and not spec.lease_id:
             model = self.models[spec.model]
-            waits = (
-                self._waits(some, p) for some in (model.loose, model.stopped) for p in Priority if p > spec.priority
+            entry.turn = (
+                entry.turn or entry.suspect or any(self._waits(model.loose, p) for p in Priority if p > spec.priority)
             )
-            entry.turn = entry.turn or any(waits)
             model.low[spec.task_id] = self._low[spec.model] = None
-        entry.running, entry.home = True, instance_id
+        entry.home = instance_id
         place.running[spec.task_id] = None
-        place.paused.pop(spec.task_id, None)
         place.running_of[spec.lease_id] += 1
         model = self.models[spec.model]
         model.running_tasks += 1
         if not spec.lease_id:
             model.running[spec.tenant] += 1
 
-    def _stop(self, entry: Entry) -> None:
-        assert entry.home is not None
+    def _withdraw(self, entry: Entry) -> None:
+        """A task waits or runs no more where it did."""
+        if entry.home is None:
+            self._wait(entry, -1)
+            return
         spec, place = entry.spec, self.places[entry.home]
-        entry.running = False
+        entry.home = None
+        if place.suspect == spec.task_id:
+            place.suspect, place.alone = None, False
         model = self.models[spec.model]
         model.low.pop(spec.task_id, None)
         if not model.low:
@@ -396,22 +334,26 @@ class TaskBook:
         self.touched[spec.model] = None
         if entry.suspended:
             return
-        if spec.lease_id:
-            leased = model.leased if entry.home is None else model.leased_stopped
-            leased[spec.lease_id] += count
-            if not leased[spec.lease_id]:
-                del leased[spec.lease_id]
+        if entry.suspect or spec.task_id in model.suspects:
+            if count > 0:
+                model.suspects[spec.task_id] = None
+            else:
+                del model.suspects[spec.task_id]
             return
-        if entry.home is None and spec.priority is Priority.NORMAL:
+        if spec.lease_id:
+            model.leased[spec.lease_id] += count
+            if not model.leased[spec.lease_id]:
+                del model.leased[spec.lease_id]
+            return
+        if spec.priority is Priority.NORMAL:
             if count > 0:
                 model.normal[spec.task_id] = None
             else:
                 model.normal.pop(spec.task_id, None)
-        waiting = model.loose if entry.home is None else model.stopped
-        waiting[spec.priority, spec.tenant] += count
+        model.loose[spec.priority, spec.tenant] += count
         if entry is self._arrived and count < 0:
             self._arrived = None
-        if not self._waited(model, spec.priority) or self._waits(model.stopped, spec.priority):
+        if not self._waited(model, spec.priority):
             model.delays.pop(spec.priority, None)
 
     @staticmethod
@@ -421,21 +363,17 @@ class TaskBook:
     def _waited(self, model: Waiting, priority: Priority) -> bool:
         """Whether a loose task of a class waits since before this event."""
         loose, new = model.loose.copy(), self._arrived
-        if new is not None and new.spec.model == model.spec.name and new.home is None and not new.spec.lease_id:
+        if new is not None and new.spec.model == model.spec.name and not new.spec.lease_id and not new.suspect:
             loose[new.spec.priority, new.spec.tenant] -= 1
         return self._waits(loose, priority)
 
     def _served(self, model: Waiting, served: Priority, now: float) -> None:
-        """A class has its turn; those that wait and have no task on an instance must have theirs in time.
-
-        Stopped tasks count for which class is the highest. Some of them have had their turn and wait for room only,
-        which is not seen here; but of two turns that pass over a class one is always for the highest.
-        """
+        """A class has its turn; those that wait must have theirs in time."""
         if self._limits.policy.tenant_running < 100:
             return  # a class whose tenants have as many running as they may does not wait for its turn
-        highest = max(p for p in Priority if self._waits(model.loose, p) or self._waits(model.stopped, p))
+        highest = max(p for p in Priority if self._waits(model.loose, p))
         for priority in (p for p in Priority if self._waited(model, p)):
-            if priority is served or self._waits(model.stopped, priority):
+            if priority is served:
                 model.delays.pop(priority, None)
                 continue
             delay = model.delays.setdefault(priority, Delay())

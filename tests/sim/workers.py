@@ -9,6 +9,7 @@ from inferd.core.ids import InstanceId, ModelName, TaskId
 from inferd.core.task import Outcome, TaskState, Usage
 from inferd.errors import ModelLoadError, WorkerDiedError
 
+LETHAL = "77"  # what the ids of tasks end with that workers die of
 LATE_S = 3.0  # mean time for which a frame of a dead worker may still be under way
 
 
@@ -43,11 +44,8 @@ class Workers:
             case commands.ProceedLoad():
                 later(0.2, lambda: self._load(command.instance_id))
             case commands.SendTask():
-                self._compute(command.instance_id, command.spec.task_id, command.attempt)
-            case commands.ContinueTask():
-                attempt = self._world.mirror.tasks.known[command.task_id].attempts
-                self._compute(command.instance_id, command.task_id, attempt)
-            case commands.PauseTask() | commands.DropTask() if command.instance_id is not None:
+                self._compute(command)
+            case commands.DropTask():
                 self._forget(command.instance_id, command.task_id)
             case _:
                 pass
@@ -97,10 +95,44 @@ class Workers:
         if self._speaks(instance_id):
             self._world.tell(events.MemoryMeasured(instance_id, memory_bytes))
 
-    def _compute(self, instance_id: InstanceId, task_id: TaskId, attempt: int) -> None:
-        turn = self._world.number()
+    def _compute(self, command: commands.SendTask) -> None:
+        instance_id, task_id, attempt = command.instance_id, command.spec.task_id, command.attempt
+        turn, later, lethal = self._world.number(), self._world.later, task_id.endswith(LETHAL)
         self._workers[instance_id].tasks[task_id] = (attempt, turn)
-        self._world.later(1.0, lambda: self._end(instance_id, task_id, attempt, turn))
+        if command.alone:
+            self._run_alone(command, turn)
+        elif lethal and self._world.scale.crashes:
+            later(0.5, lambda: self._kill(instance_id, task_id, attempt, turn))
+        later(1.0, lambda: self._end(instance_id, task_id, attempt, turn))
+
+    def _run_alone(self, command: commands.SendTask, turn: int) -> None:
+        """A task has its turn, and passes or kills its worker."""
+        instance_id, task_id, attempt = command.instance_id, command.spec.task_id, command.attempt
+        tell, lethal = self._world.tell, task_id.endswith(LETHAL)
+
+        def passes() -> None:
+            if self._speaks(instance_id) and self._computes(instance_id, task_id, attempt, turn):
+                self._world.seen["suspect passed"] += 1
+                tell(events.TaskPassed(task_id, attempt))
+
+        def begins() -> None:
+            if self._speaks(instance_id) and self._computes(instance_id, task_id, attempt, turn):
+                tell(events.TaskAlone(task_id, attempt))
+                if lethal and self._world.scale.crashes:
+                    self._world.later(0.05, lambda: self._kill(instance_id, task_id, attempt, turn))
+                else:
+                    self._world.later(0.05, passes)
+
+        self._world.later(0.05, begins)
+
+    def _kill(self, instance_id: InstanceId, task_id: TaskId, attempt: int, turn: int) -> None:
+        if self._computes(instance_id, task_id, attempt, turn):
+            self._world.seen["lethal task"] += 1
+            self.exit(instance_id)
+
+    def _computes(self, instance_id: InstanceId, task_id: TaskId, attempt: int, turn: int) -> bool:
+        worker = self._workers.get(instance_id)
+        return worker is not None and worker.tasks.get(task_id) == (attempt, turn)
 
     def _forget(self, instance_id: InstanceId, task_id: TaskId) -> None:
         """A worker stops a task, unless its end is on its way already: that then arrives late."""
@@ -108,7 +140,7 @@ class Workers:
             self._workers[instance_id].tasks.pop(task_id, None)
 
     def _end(self, instance_id: InstanceId, task_id: TaskId, attempt: int, turn: int) -> None:
-        if not self._speaks(instance_id) or self._workers[instance_id].tasks.get(task_id) != (attempt, turn):
+        if not self._speaks(instance_id) or not self._computes(instance_id, task_id, attempt, turn):
             return
         rng = self._world.random
         del self._workers[instance_id].tasks[task_id]

@@ -2,11 +2,13 @@
 
 # ruff: noqa: N802 - gRPC names the methods of a servicer like the RPCs
 
+import queue
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -72,6 +74,7 @@ BAD_TOP_P = status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "top_p is 
 FULL = status(
     grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "1000 of 1000 tasks wait", {"limit": "1000"}, retry_s=1.5
 )
+LATE = status(grpc.StatusCode.DEADLINE_EXCEEDED, "TASK_EXPIRED", "the deadline passed while the task was QUEUED")
 HOSTILE = "\x1b[31mred \x9b2J \x1b]52;c;cm0gLXJm\x07 \u202edetrevni\u202c \x7f\x08 tab\tline\r\nend\r"
 """What a terminal would obey: colours, an 8-bit CSI, a write to the clipboard, turned words, and what only moves."""
 HOSTILE_ERROR = status(
@@ -86,28 +89,79 @@ class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
     def __init__(self, kernel: "ScriptedKernel") -> None:
         self.kernel = kernel
 
-    def RunTask(self, request: Any, context: Any) -> Iterator[Any]:
-        self.kernel.note(request, context)
-        model = request.spec.model
-        if model in REFUSALS or model not in self.kernel.models:
-            abort(context, REFUSALS.get(model, NOT_FOUND))
-        if model == "plain" and request.spec.HasField("chat"):
-            abort(context, NO_TEMPLATE)
+    def RunTasks(self, requests: Any, context: Any) -> Iterator[Any]:
+        told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        left: dict[int, threading.Event] = {}
+        context.add_callback(lambda: told.put(None))
         context.add_callback(self.kernel.ended.set)
-        for event in self.events(model, context):
-            yield task_service_pb2.RunTaskResponse(event=event)
-        if model == "broken":
-            abort(context, DIED)
+        threading.Thread(target=self.read, args=(requests, told, left, context), daemon=True).start()
+        while (update := told.get()) is not None:
+            yield task_service_pb2.RunTasksResponse(updates=[update])
+        for event in left.values():
+            event.set()
 
-    def events(self, model: str, context: Any) -> Iterator[tp.TaskEvent]:
+    def read(self, requests: Any, told: Any, left: dict[int, threading.Event], context: Any) -> None:
+        with suppress(grpc.RpcError):  # the call broke
+            for request in requests:
+                for order in request.orders:
+                    self.take(order, told, left.setdefault(order.tag, threading.Event()), context)
+        told.put(None)
+
+    def take(self, order: Any, told: Any, left: threading.Event, context: Any) -> None:
+        if order.HasField("leave"):
+            left.set()
+            self.kernel.ended.set()
+        elif order.HasField("run"):
+            request = order.run.request
+            timeout_s = order.run.timeout.seconds + order.run.timeout.nanos / 1e9
+            self.kernel.note(request, context, timeout_s if order.run.HasField("timeout") else None)
+            model = request.spec.model
+            refused = REFUSALS.get(model, NOT_FOUND if model not in self.kernel.models else None)
+            if model == "plain" and request.spec.HasField("chat"):
+                refused = NO_TEMPLATE
+            self.tell(order.tag, model, refused, told, left, timeout_s=timeout_s)
+        elif order.HasField("watch"):
+            request = order.watch.request
+            self.kernel.note(request, context)
+            gone = status(grpc.StatusCode.NOT_FOUND, "TASK_NOT_FOUND", "no task 't-gone'")
+            model = "broken" if request.task_id == "t-broken" else "echo"
+            refused = gone if request.task_id == "t-gone" else None
+            self.tell(order.tag, model, refused, told, left, after=request.after_sequence)
+
+    def tell(
+        self,
+        tag: int,
+        model: str,
+        refused: Any,
+        told: Any,
+        left: threading.Event,
+        *,
+        after: int = 0,
+        timeout_s: float = 0.0,
+    ) -> None:
+        """Answer an order, from a thread of its own where there is an answer."""
+        if refused is not None:
+            told.put(task_service_pb2.TaskUpdate(tag=tag, error=refused))
+            return
+
+        def speak() -> None:
+            for each in self.events(model, left, timeout_s):
+                if each.sequence > after:
+                    told.put(task_service_pb2.TaskUpdate(tag=tag, event=each))
+
+        threading.Thread(target=speak, daemon=True).start()
+
+    def events(self, model: str, left: threading.Event, timeout_s: float) -> Iterator[tp.TaskEvent]:
         yield event(1, queued=tp.Queued(position=2))
-        while model == "silent" and not self.kernel.ended.wait(60):
-            pass
+        if model == "silent":
+            left.wait(timeout_s or 60)
+            yield event(2, finished=tp.Finished(state=tp.TASK_STATE_EXPIRED, error=LATE))
+            return
         yield event(2, started=tp.Started(instance_id="i-1", attempt=1))
         yield event(3, progress=tp.Progress(phase=tp.PHASE_LOAD, fraction=0.5))
         yield event(4, progress=tp.Progress(phase=tp.PHASE_PREFILL, fraction=1.0))
         number = 5
-        while model == "endless" and context.is_active():
+        while model == "endless" and not left.wait(0.001):
             yield event(number, output=tp.Output(text="la ", token_ids=[7]))
             number += 1
         answer = HOSTILE if model == "hostile" else ANSWER
@@ -120,15 +174,6 @@ class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
         if model == "long":
             ended.reason = tp.FINISH_REASON_MAX_TOKENS
         yield event(number + 1, finished=ended)
-
-    def WatchTask(self, request: Any, context: Any) -> Iterator[Any]:
-        self.kernel.note(request, context)
-        if request.task_id == "t-gone":
-            abort(context, status(grpc.StatusCode.NOT_FOUND, "TASK_NOT_FOUND", "no task 't-gone'"))
-        model = "broken" if request.task_id == "t-broken" else "echo"
-        for told in self.events(model, context):
-            if told.sequence > request.after_sequence:
-                yield task_service_pb2.WatchTaskResponse(event=told)
 
     def GetTask(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
@@ -289,11 +334,11 @@ class ScriptedKernel:
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
         self.server.start()
 
-    def note(self, request: Any, context: Any) -> None:
+    def note(self, request: Any, context: Any, timeout_s: float | None = None) -> None:
         self.requests.append(request)
         metadata = dict(context.invocation_metadata())
         self.tenants.append(metadata.get("inferd-tenant", ""))
-        self.timeouts_s.append(context.time_remaining())
+        self.timeouts_s.append(timeout_s or context.time_remaining())
 
 
 def event(sequence: int, **kind: Any) -> tp.TaskEvent:

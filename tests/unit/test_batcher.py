@@ -2,6 +2,7 @@ from collections.abc import Sequence as Items
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.places import NO_BLOCK
 from inferd.engine.sampler import Sampler
 from inferd.engine.sequence import Sequence
+from inferd.engine.step import Step
 from inferd.plugin import TokenBatch, TokenLimits
 
 SESSION = TokenLimits(
@@ -19,9 +21,21 @@ SESSION = TokenLimits(
 )
 
 
-def make_batcher(**changes: int) -> Batcher:
+class Watched(Batcher):
+    """A batcher whose last step can be looked at."""
+
+    last: Step
+
+    def schedule(self, **options: Any) -> Step | None:
+        step = super().schedule(**options)
+        if step is not None:
+            self.last = step
+        return step
+
+
+def make_batcher(**changes: int) -> Watched:
     bounds = Bounds.of(replace(SESSION, **changes), EngineLimits())
-    return Batcher(bounds=bounds, sampler=Sampler(rows=bounds.rows, vocabulary_size=10))
+    return Watched(bounds=bounds, sampler=Sampler(rows=bounds.rows, vocabulary_size=10))
 
 
 def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8) -> Sequence:
@@ -36,11 +50,11 @@ def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8) -> Sequence:
     )
 
 
-def step(batcher: Batcher, *, token: int = 9, prompt_tokens: int | None = None, alone_tokens: int = 0) -> TokenBatch:
+def step(batcher: Watched, *, token: int = 9, prompt_tokens: int | None = None, alone_tokens: int = 0) -> TokenBatch:
     """Schedule, check what holds for every step, give each sampled sequence `token`; the step, copied."""
-    batch = batcher.schedule(prompt_tokens=prompt_tokens, alone_tokens=alone_tokens)
-    assert batch is not None
-    copied = deepcopy(batch)
+    scheduled = batcher.schedule(prompt_tokens=prompt_tokens, alone_tokens=alone_tokens)
+    assert scheduled is not None
+    copied = deepcopy(scheduled.batch)
     counts = np.diff(copied.starts)
     assert (counts > 0).all()
     assert copied.starts[0] == 0
@@ -54,8 +68,8 @@ def step(batcher: Batcher, *, token: int = 9, prompt_tokens: int | None = None, 
         assert (table[used:] == NO_BLOCK).all()
     held = copied.block_tables[copied.block_tables != NO_BLOCK]
     assert len(set(held.tolist())) == len(held)
-    assert copied.logit_rows.tolist() == [copied.starts[row + 1] - 1 for row in range(len(batcher.sampled))]
-    batcher.commit(np.full(len(batcher.sampled), token))
+    assert copied.logit_rows.tolist() == [copied.starts[row + 1] - 1 for row in range(len(scheduled.sampled))]
+    batcher.commit(scheduled, np.full(len(scheduled.sampled), token))
     return copied
 
 
@@ -90,7 +104,7 @@ def test_new_prompts_share_a_step() -> None:
     for handle, prompt in ((1, 3), (2, 1), (3, 5)):
         batcher.places.add(make_sequence(handle, prompt=prompt))
     assert shares(step(batcher)) == [3, 1, 5]
-    assert handles(batcher.sampled) == [1, 2, 3]
+    assert handles(batcher.last.sampled) == [1, 2, 3]
 
 
 def test_long_prompt_is_read_in_chunks() -> None:
@@ -100,11 +114,11 @@ def test_long_prompt_is_read_in_chunks() -> None:
     batcher.places.add(long)
     batcher.places.add(make_sequence(2, prompt=2))
     assert shares(step(batcher)) == [16]
-    assert batcher.sampled == []
+    assert batcher.last.sampled == []
     assert batcher.reading == [(long, 0.4)]
     assert shares(step(batcher)) == [16]
     assert shares(step(batcher)) == [8, 2]
-    assert handles(batcher.sampled) == [1, 2]
+    assert handles(batcher.last.sampled) == [1, 2]
     assert batcher.reading == []
 
 
@@ -116,10 +130,10 @@ def test_running_sequences_come_first() -> None:
     step(batcher)
     batcher.places.add(make_sequence(3, prompt=33))
     assert shares(step(batcher)) == [1, 1, 14]
-    assert handles(batcher.sampled) == [1, 2]
+    assert handles(batcher.last.sampled) == [1, 2]
     assert shares(step(batcher)) == [1, 1, 14]
     assert shares(step(batcher)) == [1, 1, 5]
-    assert handles(batcher.sampled) == [1, 2, 3]
+    assert handles(batcher.last.sampled) == [1, 2, 3]
 
 
 def test_prompt_that_fits_only_alone_has_a_step_without_those_that_decode() -> None:
@@ -133,7 +147,7 @@ def test_prompt_that_fits_only_alone_has_a_step_without_those_that_decode() -> N
     found = []
     for _ in range(4):
         batch = step(batcher, prompt_tokens=16, alone_tokens=16)
-        found.append((shares(batch), handles(batcher.sampled)))
+        found.append((shares(batch), handles(batcher.last.sampled)))
     assert found == [([16], [3]), ([1, 1, 1, 4], [1, 2, 3]), ([1, 1, 1, 12], [1, 2, 3, 4]), ([1] * 4, [1, 2, 3, 4])]
 
 
@@ -157,7 +171,7 @@ def test_those_that_decode_wait_for_one_step_at_most() -> None:
     for handle in range(1, 7):
         batcher.places.add(make_sequence(handle, prompt=16))
         step(batcher, prompt_tokens=16, alone_tokens=16)
-        waited.append(batcher.decode_tokens == 0)
+        waited.append(batcher.last.decode_tokens == 0)
     assert any(waited)
     assert not any(one and other for one, other in pairwise(waited))
 
@@ -181,7 +195,7 @@ def test_no_more_sequences_than_rows() -> None:
     assert shares(step(batcher)) == [1, 1, 1, 1]
     batcher.places.remove(sequences[1])
     step(batcher)
-    assert set(handles(batcher.sampled)) == {0, 2, 3, 4}
+    assert set(handles(batcher.last.sampled)) == {0, 2, 3, 4}
 
 
 def test_admission_waits_for_the_prompt_and_one_block() -> None:
@@ -243,7 +257,7 @@ def test_rows_stay_together() -> None:
     step(batcher, token=6)
     batcher.places.remove(sequences[0])
     batch = step(batcher)
-    assert handles(batcher.sampled) == [2, 1]
+    assert handles(batcher.last.sampled) == [2, 1]
     assert shares(batch) == [1, 1, 14]
     assert batch.token_ids[:3].tolist() == [6, 6, 3]
     assert batch.positions[:3].tolist() == [5, 4, 13]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from inferd.engine.prefix import PrefixChain
 from inferd.engine.sampler import Sampler
 from inferd.engine.samples import Samples
 from inferd.engine.sequence import WAITING, Sequence
+from inferd.engine.step import Step
 from inferd.plugin import TokenBatch
 
 BOUNDS = Bounds(
@@ -25,9 +27,21 @@ BOUNDS = Bounds(
 )
 
 
-def make_batcher(**changes: int) -> Batcher:
+class Watched(Batcher):
+    """A batcher whose last step can be looked at."""
+
+    last: Step
+
+    def schedule(self, **options: Any) -> Step | None:
+        step = super().schedule(**options)
+        if step is not None:
+            self.last = step
+        return step
+
+
+def make_batcher(**changes: int) -> Watched:
     bounds = replace(BOUNDS, **changes)
-    return Batcher(bounds=bounds, sampler=Sampler(rows=4, vocabulary_size=10))
+    return Watched(bounds=bounds, sampler=Sampler(rows=4, vocabulary_size=10))
 
 
 def make_sequence(
@@ -47,15 +61,14 @@ def make_sequence(
     return sequence
 
 
-def step(batcher: Batcher, *, token: int = 9) -> TokenBatch:
+def step(batcher: Watched, *, token: int = 9) -> TokenBatch:
     """Schedule a step and give each sampled sequence `token`."""
-    batch = batcher.schedule()
-    assert batch is not None
-    sampled = batcher.sampled
-    batcher.commit(np.full(len(sampled), token))
-    for sequence in sampled:
+    scheduled = batcher.schedule()
+    assert scheduled is not None
+    batcher.commit(scheduled, np.full(len(scheduled.sampled), token))
+    for sequence in scheduled.sampled:
         sequence.accept(token)
-    return batch
+    return scheduled.batch
 
 
 def computed(batch: TokenBatch) -> list[int]:
@@ -64,7 +77,7 @@ def computed(batch: TokenBatch) -> list[int]:
     return counts
 
 
-def run_one(batcher: Batcher, sequence: Sequence, *, failed: bool = False) -> list[int]:
+def run_one(batcher: Watched, sequence: Sequence, *, failed: bool = False) -> list[int]:
     """Let a sequence read its prompt and end; the tokens that the step computed."""
     batcher.places.add(sequence)
     counts = computed(step(batcher))
@@ -165,8 +178,8 @@ def test_preempted_sequence_goes_on_where_it_was() -> None:
     assert computed(batch) == [3, 3]  # 11 tokens, of which two blocks were found
     assert batch.positions.tolist() == [8, 9, 10, 0, 1, 2]
     assert batch.token_ids[:3].tolist() == [9, 9, 9]
-    assert [s.handle for s in batcher.sampled] == [1, 2]
-    assert batcher.sampled_positions.tolist() == [11, 3]
+    assert [s.handle for s in batcher.last.sampled] == [1, 2]
+    assert batcher.last.positions.tolist() == [11, 3]
     assert first.usage.cached_tokens == 0
     assert batcher.reading == []
 
@@ -191,15 +204,15 @@ def test_samples_take_over_the_prompt(prompt: int, copies: int) -> None:
     batcher.places.add(samples[0])
     assert computed(step(batcher)) == [prompt]
     assert computed(step(batcher)) == [1, 1, 1]
-    assert len(batcher.places.copies) == copies
+    assert len(batcher.last.copies) == copies
     shared = (prompt - 1) // 4
     for sequence in samples[1:]:
         assert sequence.blocks[:shared] == samples[0].blocks[:shared]
         if copies:
-            assert (samples[0].blocks[shared], sequence.blocks[shared]) in batcher.places.copies
+            assert (samples[0].blocks[shared], sequence.blocks[shared]) in batcher.last.copies
     assert len({sequence.blocks[shared] for sequence in samples}) == 3
     step(batcher)
-    assert batcher.places.copies == []
+    assert batcher.last.copies == []
     for sequence in samples:
         batcher.places.remove(sequence)
     assert batcher.places.pool.free == 16
@@ -215,7 +228,7 @@ def test_samples_without_their_leader() -> None:
     step(batcher)
     batcher.places.remove(samples[0])
     assert computed(step(batcher)) == [2]
-    assert batcher.places.copies == []
+    assert batcher.last.copies == []
 
 
 @pytest.mark.parametrize(("right", "blocks"), [(0, 2), (1, 3), (2, 3)])
@@ -227,12 +240,12 @@ def test_blocks_of_wrong_guesses_come_back(right: int, blocks: int) -> None:
     sequence.drafter = Drafter(most=2)
     batcher.places.add(sequence)
     step(batcher, token=1)
-    batch = batcher.schedule()
-    assert batch is not None
-    assert batch.token_ids.tolist() == [1, 2, 0]
+    scheduled = batcher.schedule()
+    assert scheduled is not None
+    assert scheduled.batch.token_ids.tolist() == [1, 2, 0]
     assert len(sequence.blocks) == 3
     chosen = [2, 0, 1][:right] + [9] * (3 - right)
-    assert batcher.commit(np.array(chosen)) == [chosen[: right + 1]]
+    assert batcher.commit(scheduled, np.array(chosen)) == [chosen[: right + 1]]
     assert len(sequence.blocks) == blocks
     assert np.count_nonzero(batcher.places.tables >= 0) == blocks
     assert batcher.places.pool.free == 16 - blocks
@@ -242,17 +255,16 @@ def test_prompt_tokens_beside_running_sequences() -> None:
     """Beside sequences that decode a prompt gets as many tokens as it is allowed, at least a block; alone all."""
     batcher = make_batcher()
     batcher.places.add(make_sequence(1, prompt=20, salt=b"x"))
-    batch = batcher.schedule(prompt_tokens=0)
-    assert batch is not None
-    assert computed(batch) == [20]
-    batcher.commit(np.array([1]))
+    scheduled = batcher.schedule(prompt_tokens=0)
+    assert scheduled is not None
+    assert computed(scheduled.batch) == [20]
+    batcher.commit(scheduled, np.array([1]))
     batcher.places.rows[0].accept(1)
     batcher.places.add(make_sequence(2, prompt=30, salt=b"y"))
     for allowed, expected in ((0, [1, 4]), (7, [1, 7]), (99, [1, 19])):
-        batch = batcher.schedule(prompt_tokens=allowed)
-        assert batch is not None
-        assert computed(batch) == expected
-        sampled = batcher.sampled
-        batcher.commit(np.full(len(sampled), 1))
-        for sequence in sampled:
+        scheduled = batcher.schedule(prompt_tokens=allowed)
+        assert scheduled is not None
+        assert computed(scheduled.batch) == expected
+        batcher.commit(scheduled, np.full(len(scheduled.sampled), 1))
+        for sequence in scheduled.sampled:
             sequence.accept(1)

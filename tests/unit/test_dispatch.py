@@ -7,7 +7,7 @@ from inferd.core import commands, events
 from inferd.core.ids import InstanceId, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import Outcome, TaskState, TextInput, TokenInput, Usage
-from inferd.errors import QueueFullError, TaskStateError, WorkerDiedError
+from inferd.errors import QueueFullError, TaskStateError
 
 
 def test_a_task_of_class_high_takes_the_place_of_a_lower_one_which_goes_on_later() -> None:
@@ -16,9 +16,9 @@ def test_a_task_of_class_high_takes_the_place_of_a_lower_one_which_goes_on_later
     bench.submit("normal")
     bench.submit("low", priority=Priority.LOW)
     bench.submit("waiting", priority=Priority.LOW)
-    assert words(bench.submit("high", priority=Priority.HIGH)) == ["PauseTask low", "SendTask high"]
+    assert words(bench.submit("high", priority=Priority.HIGH)) == ["DropTask low", "SendTask high"]
     assert bench.states("low", "high", "normal") == ["QUEUED", "RUNNING", "RUNNING"]
-    assert words(bench.end("high")) == ["ContinueTask low"]
+    assert words(bench.end("high")) == ["SendTask low"]
     assert words(bench.end("low")) == ["SendTask waiting"]
 
 
@@ -41,13 +41,13 @@ def test_a_normal_task_takes_the_place_of_a_low_one_in_time() -> None:
     assert words(bench.submit("normal", now=1.0)) == []
     assert bench.machine.next_alarm() == 3.0
     assert words(bench.machine.handle(events.Tick(), 2.9)) == []
-    assert words(bench.machine.handle(events.Tick(), 3.0)) == ["PauseTask second", "SendTask normal"]
+    assert words(bench.machine.handle(events.Tick(), 3.0)) == ["DropTask second", "SendTask normal"]
     assert words(bench.submit("next", now=4.0)) == []
-    assert words(bench.machine.handle(events.Tick(), 6.0)) == ["PauseTask first", "SendTask next"]
+    assert words(bench.machine.handle(events.Tick(), 6.0)) == ["DropTask first", "SendTask next"]
     assert words(bench.submit("third", now=7.0)) == []
     assert words(bench.machine.handle(events.Tick(), 9.5)) == []
     assert words(bench.end("normal", now=9.6)) == ["SendTask third"]
-    assert words(bench.end("next", now=9.7)) == ["ContinueTask first"]
+    assert words(bench.end("next", now=9.7)) == ["SendTask first"]
 
 
 def test_a_normal_task_waits_for_a_low_one_that_had_its_turn() -> None:
@@ -63,15 +63,15 @@ def test_a_normal_task_waits_for_a_low_one_that_had_its_turn() -> None:
     assert words(bench.end("low", now=31.0)) == ["SendTask n2"]
 
 
-def test_a_resumed_task_takes_the_place_of_a_low_one_where_it_was() -> None:
-    """A stopped task goes on where it was stopped, so it is there that a LOW task gives way to it."""
+def test_a_resumed_task_takes_the_place_of_a_low_one_in_time() -> None:
+    """A stopped task that goes on waits like a new one, and has a LOW task give way like one."""
     bench = Bench(low_yields_s=2.0)
     bench.submit("t")
     bench.submit("low", priority=Priority.LOW)
     bench.suspend("t")
     assert bench.states("low") == ["RUNNING"]
     assert words(bench.resume("t", now=1.0)) == []
-    assert words(bench.machine.handle(events.Tick(), 3.0)) == ["PauseTask low", "ContinueTask t"]
+    assert words(bench.machine.handle(events.Tick(), 3.0)) == ["DropTask low", "SendTask t"]
 
 
 def test_a_due_class_keeps_no_high_task_from_the_place_of_one_of_its_own() -> None:
@@ -117,17 +117,17 @@ def test_low_tasks_progress_under_a_flood_of_high_ones() -> None:
 
 
 def test_a_client_stops_a_task_and_lets_it_go_on() -> None:
-    """Its place goes to the next one; it goes on where it was, when a place is free, under the same attempt."""
+    """Its place goes to the next one; it goes on where there is a place, as another attempt."""
     bench = Bench()
     bench.submit("t")
     bench.submit("next")
-    assert words(bench.suspend("t")) == ["PauseTask t", "SendTask next"]
+    assert words(bench.suspend("t")) == ["DropTask t", "SendTask next"]
     assert words(bench.suspend("t")) == []
     assert bench.states("t") == ["SUSPENDED"]
     assert words(bench.resume("t")) == []
     assert bench.states("t") == ["QUEUED"]
-    assert words(bench.end("next")) == ["ContinueTask t"]
-    assert bench.machine.tasks.known[TaskId("t")].attempt == 1
+    assert words(bench.end("next")) == ["SendTask t"]
+    assert bench.machine.tasks.known[TaskId("t")].attempt == 2
     bench.end("t")
     with pytest.raises(TaskStateError, match="SUCCEEDED"):
         bench.suspend("t")
@@ -142,28 +142,6 @@ def test_a_waiting_task_is_suspended_too_and_its_deadline_goes_on() -> None:
     assert words(bench.end("runs")) == []
     bench.machine.handle(events.Tick(), 5.0)
     assert bench.states("t") == ["EXPIRED"]
-
-
-def test_the_last_word_of_a_task_that_is_being_stopped_counts() -> None:
-    """A task that ended while the order to stop was under way has ended; nothing of it stays behind."""
-    bench = Bench()
-    bench.submit("t")
-    bench.suspend("t")
-    bench.end("t")
-    assert bench.states("t") == ["SUCCEEDED"]
-    instance = bench.machine.fleet.instances[InstanceId("m-1")]
-    assert (dict(instance.running), dict(instance.paused)) == ({}, {})
-    assert instance.idle
-
-
-def test_stopped_tasks_end_with_their_worker() -> None:
-    """A worker that dies takes the tasks that were stopped on it, with its error, once each."""
-    bench = Bench()
-    bench.submit("t")
-    bench.suspend("t")
-    found = bench.machine.handle(events.WorkerExited(InstanceId("m-1"), WorkerDiedError("gone")), 1.0)
-    assert [c.task.spec.task_id for c in found if isinstance(c, commands.TellFinished)] == ["t"]
-    assert bench.states("t") == ["FAILED"]
 
 
 def test_a_tenant_beyond_its_share_leaves_the_last_place_to_others() -> None:

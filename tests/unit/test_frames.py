@@ -1,24 +1,25 @@
-"""Frames of loads, leases and suspended tasks: the kernel's side, and the worker's where it reads or answers them."""
+"""Frames of loads, leases and tasks that go on: the kernel's side, and the worker's where it reads or answers them."""
 
 from dataclasses import replace
 
-from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
+from inferd.core.commands import SendTask
+from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.model import ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.resources import MemoryNeed
-from inferd.core.task import TaskSpec, TextInput
+from inferd.core.task import FinishReason, TaskSpec, TextInput
+from inferd.core.task_events import Output, PromptOutput
+from inferd.runtime.continuation import Continuation
 from inferd.runtime.frames import (
     hold_frame,
     load_frame,
     proceed_frame,
     read_facts,
     read_needs,
-    resume_frame,
     submit_frame,
-    suspend_frame,
 )
-from inferd.worker.frames import PROCESS_BYTES, needs_frame, read_load
-from inferd_api.worker.v1 import load_pb2
+from inferd.worker.frames import PROCESS_BYTES, needs_frame, read_continuation, read_load
+from inferd_api.worker.v1 import load_pb2, task_pb2
 
 MODEL = ModelSpec(
     name=ModelName("m"),
@@ -74,15 +75,34 @@ def test_submit() -> None:
         priority=Priority.HIGH,
         lease_id=LeaseId("l"),
     )
-    submit = submit_frame(4, spec, fencing_token=9, expected_tokens=2.5, weight=3.0).submit
+    order = SendTask(InstanceId("i"), spec, 1, alone=True, fencing_token=9, expected_tokens=2.5, weight=3.0)
+    submit = submit_frame(4, order).submit
     assert (submit.handle, submit.priority, submit.lease_id, submit.fencing_token) == (4, 3, "l", 9)
-    assert (submit.expected_tokens, submit.weight) == (2.5, 3.0)
-    assert submit_frame(4, replace(spec, lease_id=LeaseId(""))).submit.fencing_token == 0
+    assert (submit.expected_tokens, submit.weight, submit.alone) == (2.5, 3.0, True)
+    assert not submit.HasField("continuation")
 
 
-def test_orders() -> None:
-    """A suspended task, one that goes on, and a hold are named by their handle and their lease."""
-    assert suspend_frame(4).suspend.handle == 4
-    assert resume_frame(5).resume.handle == 5
+def test_continuation() -> None:
+    """What a task has told goes out with it, sample by sample, and comes to the engine as it was told."""
+    told = Continuation()
+    assert told.write() is None
+    told.cached_tokens = 16
+    told.take(PromptOutput("hi", (1, 2)))
+    told.take(Output("a", (7, 8)))
+    told.take(Output("b", (9,), sample=2, reason=FinishReason.STOP_STRING))
+    told.take(Output("c", (10,)))
+    assert told.unfinished(3) == {0, 1}
+    read = read_continuation(task_pb2.Submit(continuation=told.write()))
+    assert read is not None
+    assert (read.prompt_told, read.cached_tokens) == (True, 16)
+    assert {n: (list(s.token_ids), s.reason) for n, s in read.samples.items()} == {
+        0: ([7, 8, 10], FinishReason.UNSPECIFIED),
+        2: ([9], FinishReason.STOP_STRING),
+    }
+    assert read_continuation(task_pb2.Submit()) is None
+
+
+def test_hold() -> None:
+    """A hold names its lease, its grant and what it keeps."""
     hold = hold_frame(LeaseId("l"), fencing_token=7, sequences=2, kv_tokens=99).hold
     assert (hold.lease_id, hold.fencing_token, hold.sequences, hold.kv_tokens) == ("l", 7, 2, 99)

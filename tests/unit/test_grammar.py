@@ -192,20 +192,6 @@ def test_outputs_of_one_grammar_go_their_own_ways(follower: Follower) -> None:
     assert follower.allowed(second) == follower.allowed(follower.open(regex("a(b|c)"))) == {ord("a")}
 
 
-def test_an_output_that_rested_goes_on_where_it_was(follower: Follower) -> None:
-    """A cell forgets an output that rests, and is told its tokens again when it goes on."""
-    resting, other = (follower.open(regex("a(b|c)")) for _ in range(2))
-    follower.accept(resting, ord("a"))
-    follower.allowed(resting)
-    follower.grammars.rest(resting)
-    assert follower.allowed(other) == {ord("a")}
-    found: queue.SimpleQueue[Room | InferdError] = queue.SimpleQueue()
-    follower.grammars.wake(resting, found.put)
-    follower.grammars.resume(resting, found.get(timeout=DEADLINE_S))
-    assert follower.allowed(resting) == {ord("b"), ord("c")}
-    assert follower.accept(resting, ord("c"))
-
-
 def test_forced_text_becomes_the_tokens_of_exactly_that_text() -> None:
     """Where a grammar leaves one text only, a tokenizer that puts a space in front of every text does no harm."""
     tokens = ("<unk>", "</s>", "▁", "a", "b", "▁a", "ab", *(f"<0x{byte:02X}>" for byte in range(256)))

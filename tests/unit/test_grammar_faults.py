@@ -21,6 +21,7 @@ from inferd.engine.cells import follow
 from inferd.engine.cells.cell import Cells
 from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.engine.loop import Loop
+from inferd.engine.submission import Continuation, SampleSoFar
 from inferd.errors import BackendFailedError, InferdError, LimitExceededError
 from inferd.plugin import LoadRequest
 from inferd.testing.fake import VOCABULARY, FakeBackend
@@ -243,21 +244,24 @@ def test_an_output_at_which_the_cell_dies_again_and_again(run: Callable[..., Run
     assert running.texts[2] == running.texts[1]
 
 
-def test_suspended_tasks_hold_no_process(run: Callable[..., Running]) -> None:
-    """Where one grammar is kept at most, a suspended task makes way for another's, and goes on exactly afterwards."""
+def test_dropped_tasks_hold_no_process(run: Callable[..., Running]) -> None:
+    """Where one grammar is kept at most, a dropped task makes way for another's, and goes on exactly afterwards."""
     running = run(grammar=replace(PATIENT, most=1))
     running.submit(1, "hello", LETTERS, ignore_eos=True, max_tokens=1000)
     running.wait(lambda: len(running.texts.get(1, "")) > 2)
-    running.loop.suspend(1)
+    running.loop.cancel(1)
     running.submit(2, "hello", Grammar(GrammarKind.REGEX, "he[a-z]{2}y"))
     assert running.end(2) == [END]
     assert 1 not in running.ends
     assert [room.grammar.source for room in running.rooms()] == ["he[a-z]{2}y"]
-    running.loop.resume(1)
-    running.end(1)
+    told = SampleSoFar(list(running.texts[1].encode()))  # a token is a byte
+    running.texts[4] = running.texts[1]
+    sampling = Sampling(temperature=0, grammar=LETTERS, ignore_eos=True, max_tokens=1000)
+    task_input = ChatInput((Message("user", "hello"),))
+    running.loop.submit(4, task_input, sampling, continuation=Continuation(samples={0: told}, prompt_told=True))
     running.submit(3, "hello", LETTERS, ignore_eos=True, max_tokens=1000)
-    assert running.end(3) == running.end(1)
-    assert running.texts[3] == running.texts[1]
+    assert running.end(3) == running.end(4)
+    assert running.texts[3] == running.texts[4]
 
 
 def test_panics_of_the_library_are_errors() -> None:

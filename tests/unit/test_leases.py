@@ -285,7 +285,7 @@ def test_a_task_under_a_lease_takes_back_a_place_that_was_taken_before_the_grant
     bench.submit("b", "m")
     bench.lease("l", ModelClaim(model=ModelName("m"), sequences=1))
     found = bench.submit("mine", "m", lease_id=LeaseId("l"))
-    assert [c.task_id for c in asked(found, commands.PauseTask)] == ["b"]
+    assert [c.task_id for c in asked(found, commands.DropTask)] == ["b"]
     assert bench.state("mine") is TaskState.RUNNING
     bench.machine.handle(events.ReleaseLease(LeaseId("l"), TENANT), 1.0)
     assert [bench.state("mine"), bench.state("b")] == [TaskState.CANCELLED, TaskState.RUNNING]
@@ -315,8 +315,7 @@ def test_a_held_model_comes_back_after_its_worker_died(bench: Bench) -> None:
     """Its instance is started again without a task that waits, and keeps the lease's part as before."""
     first = bench.load("m")
     bench.lease("l", ModelClaim(model=ModelName("m"), sequences=1), ttl_s=100.0)
-    bench.machine.handle(events.WorkerExited(first, GONE), 1.0)
-    assert asked(bench.tick(2.0), commands.StartWorker)
+    assert asked(bench.machine.handle(events.WorkerExited(first, GONE), 1.0), commands.StartWorker)
     bench.machine.handle(events.InstanceNeeds(InstanceId("m-2"), MemoryNeed(weights_bytes=300)), 2.0)
     facts = InstanceFacts(max_tasks=2, context_tokens=64, description="", memory_bytes=1, kv_tokens=256)
     found = bench.machine.handle(events.InstanceLoaded(InstanceId("m-2"), facts), 2.0)

@@ -13,6 +13,7 @@ from inferd.core.task import ChatInput, FinishReason, Message, Sampling, TaskInp
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.output import Ended, StepOutput
+from inferd.engine.step import Step
 from inferd.errors import BackendFailedError, InternalError, PromptTooLongError
 from inferd.plugin import LoadRequest, StepResult, TokenBatch
 from inferd.testing.fake import FakeBackend
@@ -187,26 +188,6 @@ def test_cancelled_before_it_is_prepared(tmp_path: Path, monkeypatch: pytest.Mon
     assert running.prepared == [2]
 
 
-@pytest.mark.parametrize("resumed", [True, False])
-def test_suspended_while_it_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, resumed: bool) -> None:
-    """A task that is suspended while its text becomes tokens does not run, unless it is resumed, then or later."""
-    running = Running(tmp_path)
-    waits, go = hold_intake(running, monkeypatch, handle=1)
-    with running.thread():
-        running.loop.submit(1, TextInput("ab"), GREEDY)
-        running.loop.submit(2, TextInput("cd"), GREEDY)
-        assert waits.wait(DEADLINE_S)
-        running.loop.suspend(1)
-        if resumed:
-            running.loop.resume(1)
-        go.set()
-        running.wait(2)
-        assert resumed or not running.text(1)
-        running.loop.resume(1)
-        running.wait(1)
-    assert running.text(1) == "ab" * 6
-
-
 def test_cancel_of_what_has_ended(tmp_path: Path) -> None:
     """Cancelling a task that has ended, or that never was, changes nothing."""
     with Running(tmp_path).thread() as running:
@@ -343,7 +324,7 @@ def test_loop_sleeps_while_there_is_nothing_to_do(tmp_path: Path, monkeypatch: p
     looks = 0
     schedule = running.loop._batcher.schedule
 
-    def counted(**options: Any) -> TokenBatch | None:
+    def counted(**options: Any) -> Step | None:
         nonlocal looks
         looks += 1
         return schedule(**options)

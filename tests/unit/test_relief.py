@@ -46,8 +46,8 @@ class Bench:
                     words.append(f"stop {command.instance_id}")
                 case commands.SendTask():
                     words.append(f"send {command.spec.task_id} to {command.instance_id}")
-                case commands.PauseTask() | commands.ContinueTask():
-                    words.append(f"{type(command).__name__} {command.task_id}")
+                case commands.DropTask():
+                    words.append(f"drop {command.task_id}")
                 case _:
                     pass
         return words
@@ -106,36 +106,32 @@ def test_overlapping_traffic_does_not_keep_another_model_waiting() -> None:
 
 
 def test_what_was_stopped_goes_on_where_an_instance_drains() -> None:
-    """Tasks that were stopped for others end on the instance that they are on, before it gives way."""
+    """A task that was stopped for another waits like all others; where its instance drains it goes on elsewhere."""
     bench = Bench()
     for number in range(4):
         bench.submit(f"a{number}", 0.0, priority=Priority.LOW)
-    assert bench.submit("ah", 0.5, priority=Priority.HIGH) == ["PauseTask a3", "send ah to a-1"]
+    assert bench.submit("ah", 0.5, priority=Priority.HIGH) == ["drop a3", "send ah to a-1"]
     bench.submit("b1", 1.0)
     bench.tick(6.0)
     assert bench.submit("ai", 6.0, priority=Priority.HIGH) == []
-    assert bench.end("ah", 7.0) == ["ContinueTask a3"]
-    for number in range(3):
-        assert bench.end(f"a{number}", 8.0) == []
-    assert bench.end("a3", 9.0) == ["stop a-1"]
+    assert bench.end("ah", 7.0) == []
+    assert bench.end("a0", 8.0) == bench.end("a1", 8.0) == []
+    assert bench.end("a2", 9.0) == ["stop a-1"]
+    assert bench.exit("a-1", 9.5) == ["load b-1", "send b1 to b-1", "start a-2"]
+    bench.end("b1", 10.0)
+    assert bench.exit("b-1", 10.5) == ["load a-2", "send a3 to a-2", "send ai to a-2"]
 
 
-@pytest.mark.parametrize("how", ["suspended", "held"])
-def test_an_instance_that_cannot_give_way_does_not_drain(how: str) -> None:
-    """Where a client has suspended a task, or a lease holds a part, new tasks are taken; when that is over, no more."""
+def test_an_instance_that_cannot_give_way_does_not_drain() -> None:
+    """Where a lease holds a part, new tasks are taken; when that is over, no more. A suspended task holds nothing."""
     bench = Bench()
     bench.submit("a1", 0.0)
     bench.submit("a2", 0.0)
-    if how == "suspended":
-        bench.tell(events.SuspendTask(TaskId("a1"), TENANT), 0.5)
-    else:
-        bench.claim("part", ModelClaim(model=ModelName("a")), now=0.5)
+    bench.tell(events.SuspendTask(TaskId("a1"), TENANT), 0.5)
+    bench.claim("part", ModelClaim(model=ModelName("a")), now=0.5)
     bench.submit("b1", 1.0)
     assert bench.submit("a3", 20.0) == ["send a3 to a-1"]
-    if how == "suspended":
-        bench.tell(events.CancelTask(TaskId("a1"), TENANT), 21.0)
-    else:
-        bench.tell(events.ReleaseLease(LeaseId("part"), TENANT), 21.0)
+    bench.tell(events.ReleaseLease(LeaseId("part"), TENANT), 21.0)
     assert bench.submit("a4", 21.0) == []
 
 

@@ -4,7 +4,7 @@ from array import array
 import pytest
 
 from inferd.core.ids import TaskId
-from inferd.core.task import FinishReason, Outcome, TaskState
+from inferd.core.task import FinishReason, Outcome, SuspendReason, TaskState
 from inferd.core.task_events import Finished, Logprobs, Output, PromptOutput, Queued, Receipt, Suspended, TaskEvent
 from inferd.errors import EventsDroppedError, TaskNotFoundError
 from inferd.runtime.event_budget import EventBudget
@@ -124,9 +124,9 @@ async def test_other_events_end_an_interval() -> None:
     watcher = stream.follow(0, 3600)
     await anext(watcher)
     stream.tell(Output("b", (1,)))
-    stream.tell(Suspended(by_client=True))
+    stream.tell(Suspended(SuspendReason.CLIENT))
     async with asyncio.timeout(10):
-        assert [n.event for n in await anext(watcher)] == [Output("b", (1,)), Suspended(by_client=True)]
+        assert [n.event for n in await anext(watcher)] == [Output("b", (1,)), Suspended(SuspendReason.CLIENT)]
     await watcher.aclose()
 
 

@@ -199,17 +199,18 @@ def test_cancelled_task(kernel: Kernel, tmp_path: Path) -> None:
     assert kernel.outcome(2)[0] == "cdcd"
 
 
-def test_suspended_task(kernel: Kernel, tmp_path: Path) -> None:
-    """With one place a suspended task lets another run, and goes on to its end when it is resumed."""
-    loaded = kernel.load(write_fake_model(tmp_path, max_sequences=1, blocks=8, block_tokens=4, context_tokens=32))
-    assert loaded.kv_tokens == 32
-    long = task_pb2.Sampling(max_tokens=30, top_p=1, repetition_penalty=1, n=1)
-    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab", sampling=long))
-    kernel.send(suspend=task_pb2.Suspend(handle=1))
-    kernel.send(submit=task_pb2.Submit(handle=2, prompt="cd", sampling=GREEDY))
-    assert kernel.outcome(2)[0] == "cdcd"
-    kernel.send(resume=task_pb2.Resume(handle=1))
-    assert kernel.outcome(1)[1].output_tokens == 30
+def test_task_that_goes_on(kernel: Kernel, tmp_path: Path) -> None:
+    """With what it has told before a task goes on behind that, alone in its batch if it is to, which is told first."""
+    kernel.load(write_fake_model(tmp_path, context_tokens=32))
+    sampling = task_pb2.Sampling(max_tokens=6, top_p=1, repetition_penalty=1, n=1)
+    told = task_pb2.SampleSoFar(token_ids=b"abab")
+    continuation = task_pb2.Continuation(samples=[told], cached_tokens=0)
+    submit = task_pb2.Submit(handle=1, prompt="ab", sampling=sampling, continuation=continuation, alone=True)
+    kernel.send(submit=submit)
+    assert kernel.expect("step").alone == 1
+    text, ended = kernel.outcome(1)
+    assert text == "ab"
+    assert ended.output_tokens == 6
 
 
 def test_priority_and_holds(kernel: Kernel, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 from array import array
 from pathlib import Path
 
-from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
+from inferd.core.commands import SendTask
+from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import (
     ChatInput,
@@ -97,7 +98,7 @@ def test_task() -> None:
         priority=Priority.HIGH,
         lease_id=LeaseId("l"),
     )
-    submit = submit_frame(1, spec, fencing_token=2**63).submit
+    submit = submit_frame(1, SendTask(InstanceId("i"), spec, 1, fencing_token=2**63)).submit
     assert read_sampling(submit.sampling) == full
     assert read_input(submit) == spec.input
     assert read_embedding(submit) is None
@@ -112,7 +113,7 @@ def test_task() -> None:
         adapter="a",
         embedding=wanted,
     )
-    submit = submit_frame(1, plain).submit
+    submit = submit_frame(1, SendTask(InstanceId("i"), plain, 1)).submit
     assert read_sampling(submit.sampling) == Sampling()
     assert (submit.priority, submit.lease_id, submit.fencing_token) == (Priority.NORMAL, "", 0)
     assert (submit.prefix_cache, submit.adapter, read_embedding(submit)) == (False, "a", wanted)

@@ -180,3 +180,25 @@ async def test_resident_memory(listener: Listener, tmp_path: Path, device: str, 
         worker._take(pong(memory_bytes))
     assert listener.memory == told
     assert worker.memory_bytes == 990
+
+
+async def test_a_worker_is_gone_when_its_life_is_cut_short_while_it_is_ended(tmp_path: Path) -> None:
+    """A kernel that is cancelled while it waits for a hung worker to write where it is leaves no process behind."""
+    process = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
+    os.kill(process.pid, signal.SIGSTOP)  # a stopped one does not hear SIGABRT
+    worker = WorkerProcess(
+        NAME,
+        load=load_frame(NAME, make_spec(tmp_path), LIMITS, 0),
+        log_path=tmp_path / "log",
+        times=make_times(),
+        frame_limit_bytes=1 << 20,
+        on_frame=lambda *_: None,
+        on_memory=lambda *_: None,
+    )
+    worker._hangs = True
+    ending = asyncio.create_task(worker._end(process))
+    await asyncio.sleep(0)  # it waits now
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert process.returncode == -signal.SIGKILL

@@ -241,6 +241,13 @@ class NoMemoryError(InferdError):
     code = "RESOURCE_EXHAUSTED"
 
 
+class PoisonError(InferdError):
+    """Workers die of this task: see `metadata["cause"]`, `metadata["deaths"]`, `metadata["log"]`."""
+
+    reason = "POISON"
+    code = "FAILED_PRECONDITION"
+
+
 class TaskStateError(InferdError):
     """The task cannot be suspended or resumed where it stands; see `metadata["state"]`."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +29,7 @@ from inferd_api.v1.task_service_pb2 import (
     GetTaskRequest,
     ListTasksRequest,
     ResumeTaskRequest,
+    RunOrder,
     RunTaskRequest,
     SuspendTaskRequest,
     WatchTaskRequest,
@@ -34,7 +37,9 @@ from inferd_api.v1.task_service_pb2 import (
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import class_number, span
-from inferd_client.errors import InferdError, StatusError, TaskExpiredError, from_status
+from inferd_client.errors import from_status
+from inferd_client.followers import MESSAGE_BYTES, AsyncFollower, Follower
+from inferd_client.holding import lease_id_of
 from inferd_client.options import (
     DEFAULT_MAX_TOKENS,
     DefaultLimitWarning,
@@ -44,11 +49,12 @@ from inferd_client.options import (
     check_names,
     strict,
 )
+from inferd_client.orders import LINGER
 from inferd_client.prompts import Prompt, write_prompt
 from inferd_client.values import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
     from typing import Unpack
 
     from inferd_api.v1.task_service_pb2_grpc import TaskServiceAsyncStub
@@ -148,6 +154,19 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
     )
 
 
+def run_order(model: str, prompt: Prompt, options: RunOptions) -> RunOrder:
+    """The order that runs `prompt` on `model`; a second one like it would follow the same task. Raises as above."""
+    request = run_request(model, prompt, options)
+    request.request_id = request.request_id or uuid.uuid4().hex
+    lease = options.get("lease")
+    return RunOrder(
+        request=request,
+        timeout=span(options.get("timeout_s")),
+        lease_id="" if lease is None else lease_id_of(lease),
+        linger=None if request.detach_on_disconnect else LINGER,
+    )
+
+
 def collect(events: Iterable[TaskEvent]) -> Generation:
     """Fold the events of a task that succeeded into what it gave."""
     task_id, finished = "", Finished()
@@ -194,6 +213,31 @@ class Tasks(Connection):
     def _tasks(self) -> TaskServiceStub:
         return TaskServiceStub(self._channel)
 
+    @cached_property
+    def _follower(self) -> Follower:
+        return self._make_follower()
+
+    def _make_follower(self) -> Follower:
+        return Follower(lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address)
+
+    @contextmanager
+    def _following(self, order: RunOrder) -> Iterator[Follower]:
+        """Who follows a task: for a large one a call of its own, which the kernel may refuse for its size alone."""
+        if order.ByteSize() <= MESSAGE_BYTES:
+            yield self._follower
+            return
+        alone = self._make_follower()
+        try:
+            yield alone
+        finally:
+            alone.close()
+
+    def close(self) -> None:
+        """Close the connection; tasks that hang on it end."""
+        if "_follower" in self.__dict__:
+            self._follower.close()
+        super().close()
+
     def run(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generator[TaskEvent]:
         """Run a task and give its events; `Finished` is the last one.
 
@@ -203,14 +247,12 @@ class Tasks(Connection):
         Raises:
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
-        request, finished = run_request(model, prompt, bounded(options)), Finished()
-        try:
-            responses = self._stream(self._tasks.RunTask, request, options.get("timeout_s"), options.get("lease"))
-            for response in responses:
-                finished = response.event.finished
-                yield response.event
-        except InferdError as error:
-            raise _outcome(finished) or _expired(error) from None
+        order = run_order(model, prompt, bounded(options))
+        with self._following(order) as follower, closing(follower.events(run=order)) as events:
+            for event in events:
+                yield event
+                if event.finished.HasField("error"):
+                    raise from_status(event.finished.error)
 
     def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generator[str]:
         """Run a task and give its text as it comes. Raises as `run`.
@@ -257,8 +299,7 @@ class Tasks(Connection):
         """
         interval = span(output_interval_s)
         request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence, output_interval=interval)
-        for response in self._stream(self._tasks.WatchTask, request):
-            yield response.event
+        yield from self._follower.events(watch=request)
 
     def get_task(self, task_id: str) -> Task:
         """Read a task. Raises TaskNotFoundError."""
@@ -294,6 +335,30 @@ class AsyncTasks(AsyncConnection):
     def _tasks(self) -> TaskServiceAsyncStub:
         return TaskServiceStub(self._channel)
 
+    @cached_property
+    def _follower(self) -> AsyncFollower:
+        return self._make_follower()
+
+    def _make_follower(self) -> AsyncFollower:
+        return AsyncFollower(lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address)
+
+    @asynccontextmanager
+    async def _following(self, order: RunOrder) -> AsyncIterator[AsyncFollower]:
+        if order.ByteSize() <= MESSAGE_BYTES:
+            yield self._follower
+            return
+        alone = self._make_follower()
+        try:
+            yield alone
+        finally:
+            await alone.close()
+
+    async def close(self) -> None:
+        """Close the connection; tasks that hang on it end."""
+        if "_follower" in self.__dict__:
+            await self._follower.close()
+        await super().close()
+
     async def run(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[TaskEvent]:
         """Run a task and give its events; `Finished` is the last one.
 
@@ -304,16 +369,12 @@ class AsyncTasks(AsyncConnection):
         Raises:
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
-        request, finished = run_request(model, prompt, bounded(options)), Finished()
-        responses = self._stream(self._tasks.RunTask, request, options.get("timeout_s"), options.get("lease"))
-        try:
-            async for response in responses:
-                finished = response.event.finished
-                yield response.event
-        except InferdError as error:
-            raise _outcome(finished) or _expired(error) from None
-        finally:
-            await responses.aclose()
+        order = run_order(model, prompt, bounded(options))
+        async with self._following(order) as follower, aclosing(follower.events(run=order)) as events:
+            async for event in events:
+                yield event
+                if event.finished.HasField("error"):
+                    raise from_status(event.finished.error)
 
     async def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[str]:
         """Run a task and give its text as it comes. Raises as `run`, warns as `stream` of `Tasks`."""
@@ -360,12 +421,12 @@ class AsyncTasks(AsyncConnection):
         """
         interval = span(output_interval_s)
         request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence, output_interval=interval)
-        responses = self._stream(self._tasks.WatchTask, request)
+        events = self._follower.events(watch=request)
         try:
-            async for response in responses:
-                yield response.event
+            async for event in events:
+                yield event
         finally:
-            await responses.aclose()
+            await events.aclose()
 
     async def get_task(self, task_id: str) -> Task:
         """Read a task. Raises TaskNotFoundError."""
@@ -408,15 +469,3 @@ def _warn(options: RunOptions, *, cut: bool, level: int = 3) -> None:
     if cut and options.get("max_tokens") is None:
         message = f"the output ended at {DEFAULT_MAX_TOKENS} tokens, or where the context was full; set max_tokens"
         warnings.warn(message, DefaultLimitWarning, stacklevel=level)
-
-
-def _outcome(finished: Finished) -> InferdError | None:
-    """The error that the task's last event tells; the status of the call only repeats it."""
-    return from_status(finished.error) if finished.HasField("error") else None
-
-
-def _expired(error: InferdError) -> InferdError:
-    """The deadline of the call is the task's: where it ends the call before the kernel says so, say it the same way."""
-    if isinstance(error, StatusError) and error.code == TaskExpiredError.code:
-        return TaskExpiredError("the task's deadline passed before it ended")
-    return error

@@ -204,7 +204,6 @@ def _instance(instance: Instance) -> tuple[str, ...]:
         size(instance.reserved_bytes),
         size(instance.memory_bytes),
         f"{instance.running_tasks}/{instance.max_tasks}",
-        str(instance.suspended_tasks or ""),
         instance.lease_id,
     )
 

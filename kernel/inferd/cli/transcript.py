@@ -9,7 +9,15 @@ from inferd.cli.amounts import size, span
 from inferd.cli.output import command_error
 from inferd.cli.plain import plain
 from inferd.cli.visible import VisibleStream
-from inferd_api.v1.task_pb2 import FINISH_REASON_MAX_TOKENS, PHASE_LOAD, Finished, Progress, Queued, TaskEvent
+from inferd_api.v1.task_pb2 import (
+    FINISH_REASON_MAX_TOKENS,
+    PHASE_LOAD,
+    Finished,
+    Progress,
+    Queued,
+    SuspendReason,
+    TaskEvent,
+)
 from inferd_client.errors import from_status
 from inferd_client.options import DEFAULT_MAX_TOKENS
 
@@ -104,9 +112,15 @@ def waiting(queued: Queued, model: str) -> str:
 
 def stopped(event: TaskEvent) -> str:
     """Why a task does not run, and how it goes on."""
-    if event.suspended.by_client:
-        return f"suspended; it goes on with: inferd resume {event.task_id}"
-    return "stopped for a task of a higher class"
+    match event.suspended.reason:
+        case SuspendReason.SUSPEND_REASON_CLIENT:
+            return f"suspended; it goes on with: inferd resume {event.task_id}"
+        case SuspendReason.SUSPEND_REASON_WORKER_DIED:
+            return "its worker died; it goes on where it was"
+        case SuspendReason.SUSPEND_REASON_UNLOADED:
+            return "its instance ends; it goes on elsewhere"
+        case _:
+            return "stopped for a task of a higher class"
 
 
 def progressing(progress: Progress, model: str) -> str:

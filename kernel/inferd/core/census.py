@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from inferd.core.ids import ModelName, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import Task
+from inferd.core.task import Task, TaskState
 
 
 @dataclass(slots=True)
@@ -33,6 +33,7 @@ class Holding:
 
 
 NOTHING = Holding()
+HELD = {TaskState.QUEUED: Holding(queued=1), TaskState.SUSPENDED: Holding(suspended=1)}
 
 
 class Census:
@@ -91,8 +92,15 @@ class Census:
         """A task has so much less from now on."""
         self._change(task, held, -1)
 
-    def run(self, task: Task, count: int) -> None:
-        """One more task runs, or one less."""
+    def move(self, task: Task, before: TaskState) -> None:
+        """A task came from another state to the one that it has."""
+        for state, sign in ((before, -1), (task.state, +1)):
+            if state is TaskState.RUNNING:
+                self._run(task, sign)
+            elif (held := HELD.get(state)) is not None:
+                self._change(task, held, sign)
+
+    def _run(self, task: Task, count: int) -> None:
         self.running += count
         self._running[task.spec.model] += count
         self._load(task, running=count)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.model import ModelSpec
-from inferd.core.task import Outcome, Task, TaskSpec
+from inferd.core.task import Outcome, SuspendReason, Task, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,17 @@ class TellGrowth:
 
 @dataclass(frozen=True, slots=True)
 class SendTask:
-    """Hand a task to an instance."""
+    """Hand a task to an instance; one that was there or elsewhere before goes on behind what it has told.
+
+    Attributes:
+        attempt: From 1.
+        alone: It is to run alone in its batch until it has told something new.
+    """
 
     instance_id: InstanceId
     spec: TaskSpec
     attempt: int
+    alone: bool = False
     fencing_token: int = 0  # of the lease that it runs under
     expected_tokens: float = 0.0  # that it costs, prompt and output
     weight: float = 1.0  # of its tenant
@@ -55,26 +61,6 @@ class SendTask:
 @dataclass(frozen=True, slots=True)
 class DropTask:
     """Have an instance forget a task; its place counts as free from now on."""
-
-    instance_id: InstanceId
-    task_id: TaskId
-
-
-@dataclass(frozen=True, slots=True)
-class PauseTask:
-    """Have an instance stop a task and give its KV back; it stays there, to go on. Tell its watchers.
-
-    Without an instance there is only that to tell: the task waited, or had been stopped.
-    """
-
-    instance_id: InstanceId | None
-    task_id: TaskId
-    by_client: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ContinueTask:
-    """Let a paused task go on where it is. Tell its watchers."""
 
     instance_id: InstanceId
     task_id: TaskId
@@ -122,6 +108,14 @@ class TellQueued:
 
 
 @dataclass(frozen=True, slots=True)
+class TellSuspended:
+    """Tell the watchers of a task that it was stopped, to go on later."""
+
+    task_id: TaskId
+    reason: SuspendReason
+
+
+@dataclass(frozen=True, slots=True)
 class TellFinished:
     """Tell the watchers of a task how it ended; the last that they hear. The core may have forgotten it already."""
 
@@ -152,9 +146,8 @@ Command = (
     | HoldCapacity
     | SendTask
     | DropTask
-    | PauseTask
-    | ContinueTask
     | TellQueued
+    | TellSuspended
     | TellFinished
     | ForgetTask
     | TellModel

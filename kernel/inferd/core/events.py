@@ -35,10 +35,16 @@ class AskModel:
 
 @dataclass(frozen=True, slots=True)
 class UnloadModel:
-    """A client wants a model's memory back; `force` cancels its tasks."""
+    """A client wants a model's memory back, or that of one instance, whose tasks go on elsewhere.
+
+    Attributes:
+        force: Cancel the model's tasks.
+        instance_id: The instance; None for all.
+    """
 
     name: ModelName
     force: bool
+    instance_id: InstanceId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,22 @@ class TaskEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskAlone:
+    """A worker lets a task that it was sent for that run alone in its batch, from now on."""
+
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPassed:
+    """A task that ran alone in its batch has told something new: it is past where its workers died."""
+
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The time that `KernelMachine.next_alarm` named has come."""
 
@@ -207,6 +229,8 @@ Event = (
     | InstanceRefused
     | WorkerExited
     | TaskEnded
+    | TaskAlone
+    | TaskPassed
     | Tick
     | Shutdown
 )

@@ -29,14 +29,17 @@ CHANGE_TO = {  # how a model comes from one state to another
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """The wait after failures in a row: `first_s`, doubled with each, at most `most_s`."""
+    """The wait after failures in a row: `first_s`, doubled with each, at most `most_s`.
+
+    A worker that dies once, after it had loaded its model, is replaced at once.
+    """
 
     first_s: float = 0.5
     most_s: float = 30.0
 
     def wait_s(self, failures: int) -> float:
         """The wait after this many failures in a row."""
-        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 60))
+        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 60)) if failures else 0.0
 
 
 class Fleet:
@@ -88,9 +91,9 @@ class Fleet:
 
     def _renew(self, model: Model, spec: ModelSpec) -> None:
         """The file of a model has changed: what was loaded of it goes, if nothing uses it."""
-        busy = [i for i in model.instances.values() if i.tasks or i.holds or i.lease_id]
+        busy = [i for i in model.instances.values() if i.running or i.holds or i.lease_id]
         if busy:
-            tasks = sum(len(instance.tasks) for instance in busy)
+            tasks = sum(len(instance.running) for instance in busy)
             raise ModelBusyError(
                 f"the file of model {spec.name!r} has changed ({model.spec.size_bytes} to {spec.size_bytes} bytes) "
                 f"while {len(busy)} instances with {tasks} tasks use what was loaded of it; wait for them, or unload "
@@ -231,7 +234,7 @@ class Fleet:
             model.error = error
         if not instance.lease_id:  # nobody but its holder waits for one under a lease
             model.failures += 1
-            model.retry_at = now + self._backoff.wait_s(model.failures)
+            model.retry_at = now + self._backoff.wait_s(model.failures - (not loading))
             model.loaded_on_demand = True
 
     def _tell(self, model: Model, *, failed: bool = False) -> None:

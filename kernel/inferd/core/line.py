@@ -1,10 +1,11 @@
 """What waits for one model, and the bounds of waiting."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from inferd.core.estimate import ServiceTimes
 from inferd.core.headroom import Headroom
-from inferd.core.ids import LeaseId
+from inferd.core.ids import LeaseId, TaskId
 from inferd.core.queue import FairQueue, QueuePolicy
 from inferd.core.scheduler import Affinity
 
@@ -29,6 +30,8 @@ class TaskLimits:
     preempt: bool = True
     low_yields_s: float = 2.0
     headroom: float = 1 / 16
+    suspect_deaths: int = 2
+    poison_s: float = 600.0
     policy: QueuePolicy = field(default_factory=lambda: QueuePolicy(aging_s=10.0, weights={}, tenant_running=1000))
 
 
@@ -39,6 +42,7 @@ class Line:
     Attributes:
         shared: Tasks without a lease.
         leased: Tasks under leases, by lease.
+        suspects: Tasks that wait to run alone in their batch, first to last.
         times: How long tasks take.
         affinity: Where prompts were computed.
         headroom: Who may take the last places.
@@ -47,5 +51,6 @@ class Line:
     shared: FairQueue
     headroom: Headroom
     leased: dict[LeaseId, FairQueue] = field(default_factory=dict)
+    suspects: OrderedDict[TaskId, None] = field(default_factory=OrderedDict)
     times: ServiceTimes = field(default_factory=ServiceTimes)
     affinity: Affinity = field(default_factory=Affinity)

@@ -22,15 +22,15 @@ from inferd.core.model import Instance, InstanceState, Model, ModelState
 from inferd.core.plan import LoadPlan
 from inferd.core.priority import Priority
 from inferd.core.resources import MemoryNeed
-from inferd.core.task import TASK_TABLE, Outcome, Task, TaskSpec, TaskState
+from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskSpec, TaskState, cancelled
 from inferd.core.tasks import Tasks
+from inferd.core.unloading import Unloading
 from inferd.errors import (
     InferdError,
     InvalidFieldError,
     LeaseUnavailableError,
     ModelBusyError,
     ShuttingDownError,
-    TaskCancelledError,
 )
 
 
@@ -66,6 +66,7 @@ class KernelMachine:
         self._growth = Growth(limits.growth, self.broker, out)
         self._elastic = Elastic(limits.elastic, self.fleet, self.broker)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
+        self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._closed = False
         self._now = 0.0
@@ -150,6 +151,10 @@ class KernelMachine:
                 task = self.tasks.end_attempt(event.task_id, event.attempt, event.outcome, self._now)
                 if task is not None and task.state is TaskState.SUCCEEDED:
                     self.fleet.models[task.spec.model].failures = 0
+            case events.TaskAlone():
+                self.tasks.began_alone(event.task_id, event.attempt)
+            case events.TaskPassed():
+                self.tasks.passed(event.task_id, event.attempt, self._now)
             case events.CancelTask():
                 self._cancel(event)
             case events.SuspendTask():
@@ -257,7 +262,7 @@ class KernelMachine:
     def _cancel(self, event: events.CancelTask) -> None:
         task = self.task(event.task_id, event.tenant)
         if not terminal(TASK_TABLE, task.state):
-            self.tasks.finish(task, _cancelled("the client cancelled the task"), self._now)
+            self.tasks.finish(task, cancelled("the client cancelled the task"), self._now)
             self._freed[task.spec.model] = None
 
     # Leases.
@@ -270,7 +275,7 @@ class KernelMachine:
         why = f"lease {lease.spec.lease_id}, which the task ran under, has ended"
         self._freed |= {self.tasks.known[t].spec.model: None for t in lease.tasks}
         self._freed |= {c.model: None for c in lease.spec.claims if isinstance(c, ModelClaim)}
-        self.tasks.finish_all(lease.tasks, _cancelled(why), self._now)
+        self.tasks.finish_all(lease.tasks, cancelled(why), self._now)
         self._capacity.end_lease(lease, change, self._now, error)
 
     # Models.
@@ -364,52 +369,50 @@ class KernelMachine:
 
     def _unload(self, event: events.UnloadModel) -> None:
         model = self.model(event.name)
-        held = [*model.leases, *(i.lease_id for i in model.instances.values() if i.lease_id)]
-        if held:
-            raise ModelBusyError(
-                f"model {event.name!r} is held by {len(held)} leases, {held[0]} among them; release them first",
-                metadata={"leases": str(len(held)), "lease_id": held[0]},
-            )
-        running = [task_id for i in model.instances.values() for task_id in i.tasks]
-        waiting = [task_id for task_id in self.tasks.waiting(event.name) if task_id not in set(running)]
-        if (running or waiting) and not event.force:
-            raise ModelBusyError(
-                f"model {event.name!r} has {len(running)} running and {len(waiting)} waiting tasks; "
-                "wait for them, or unload with force to cancel them",
-                metadata={"running": str(len(running)), "queued": str(len(waiting))},
-            )
-        outcome = _cancelled(f"model {event.name!r} was unloaded with force")
-        self.tasks.finish_all((*waiting, *running), outcome, self._now)
-        self.fleet.unload(model)
+        if event.instance_id is None:
+            self._unloading.unload(model, self._now, force=event.force)
+            return
+        self._unloading.unload_instance(model, event.instance_id, self._now)
+        self._freed[event.name] = None
+        self._settle(model)
 
     def _delete(self, name: ModelName) -> None:
-        """Forget a model that nothing is left of: whatever is kept by its name goes with it."""
         self.check_open()
-        model = self.model(name)
-        tasks = self.tasks.census.living_of(name)
-        if model.instances or model.asked or tasks or model.leases or self._capacity.wanted(name):
-            counts = {"instances": len(model.instances), "tasks": tasks, "leases": len(model.leases)}
-            raise ModelBusyError(
-                f"model {name!r} has {', '.join(f'{count} {noun}' for noun, count in counts.items())}; unload it, "
-                "end its tasks and release its leases first",
-                metadata={noun: str(count) for noun, count in counts.items()},
-            )
-        self.fleet.forget(name)
-        self.tasks.forget_model(name)
+        self._unloading.forget(self.model(name))
         self._elastic.forget(name)
 
     def _worker_exited(self, event: events.WorkerExited) -> None:
         instance = self.fleet.instances[event.instance_id]
-        outcome = Outcome(state=TaskState.FAILED, error=event.error)
-        self.tasks.finish_all(instance.tasks, outcome, self._now, dropped=False)
+        was_ready = instance.state is InstanceState.READY
+        self._end_running(instance, event.error)
         told = instance.error is not None
         self.fleet.exited(instance, event.error, self._now)
         self._capacity.instance_gone(instance, self._now)
+        model = self.fleet.models[instance.model]
+        if was_ready and instance.lease_id and instance.state is InstanceState.FAILED:
+            self._replace_leased(instance, model)
         if not told and instance.state is InstanceState.FAILED:
             self._give_up(instance)
-        model = self.fleet.models[instance.model]
         self._freed[instance.model] = None
         self._settle(model)
+
+    def _replace_leased(self, instance: Instance, model: Model) -> None:
+        """Start another instance under a lease for one that died, if tasks wait for it to go on."""
+        lease = self.leases.known.get(instance.lease_id)
+        if lease is None or lease.state is not LeaseState.ACTIVE:
+            return
+        if any(self.tasks.known[task_id].spec.model == instance.model for task_id in lease.tasks):
+            fresh = self.fleet.start(model, self._now, instance.lease_id)
+            lease.instances[fresh.instance_id] = None
+
+    def _end_running(self, instance: Instance, error: InferdError) -> None:
+        """A worker is gone with all that it ran: they go on elsewhere, but for one that it died of."""
+        running, culprit = tuple(instance.running), instance.suspect if instance.alone else None
+        if culprit is not None:
+            poison = self.tasks.poison(culprit, error, self._now)
+            self.tasks.finish_all((culprit,), Outcome(state=TaskState.FAILED, error=poison), self._now, dropped=False)
+        others = [task_id for task_id in running if task_id != culprit]
+        self.tasks.interrupt(others, SuspendReason.WORKER_DIED, self._now, died=culprit is None)
 
     def _shutdown(self) -> None:
         self._closed = True
@@ -421,7 +424,3 @@ class KernelMachine:
                 self._end_lease(lease, LeaseChange.RELEASE)
         for model in self.fleet.models.values():
             self.fleet.unload(model)
-
-
-def _cancelled(why: str) -> Outcome:
-    return Outcome(state=TaskState.CANCELLED, error=TaskCancelledError(why))

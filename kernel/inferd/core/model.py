@@ -213,9 +213,8 @@ class Instance:
         grown_bytes: What its worker takes beyond its need, when that is too much to be passed over; else 0.
         running: Tasks that it computes, in the order of their dispatch.
         victims: Those of `running` that may have to give way.
-        paused: Tasks that were stopped on it and go on there.
-        waiting: Those of `paused` that wait to go on, in that order.
-        suspended: Those of `paused` that their clients have stopped.
+        suspect: The one of `running` that is to run alone in its batch; None for none.
+        alone: Whether the turn of `suspect` has begun.
         draining: Others wait for its memory: it takes no new tasks.
         reserved: When it was given its memory.
         holds: What it keeps for the tasks of leases.
@@ -235,9 +234,8 @@ class Instance:
     facts: InstanceFacts | None = None
     running: dict[TaskId, None] = field(default_factory=dict)
     victims: Victims = field(default_factory=Victims)
-    paused: dict[TaskId, None] = field(default_factory=dict)
-    waiting: dict[TaskId, None] = field(default_factory=dict)
-    suspended: dict[TaskId, None] = field(default_factory=dict)
+    suspect: TaskId | None = None
+    alone: bool = False
     draining: bool = False
     reserved: float = 0.0
     holds: dict[LeaseId, Hold] = field(default_factory=dict)
@@ -258,13 +256,8 @@ class Instance:
 
     @property
     def open_places(self) -> int:
-        """Tasks that it could take now that were not on it before."""
+        """Tasks that it could take now, but for those of leases."""
         return 0 if self.draining else self.free_places
-
-    @property
-    def tasks(self) -> tuple[TaskId, ...]:
-        """All tasks that it holds, running or stopped."""
-        return (*self.running, *self.paused)
 
     @property
     def living(self) -> bool:
@@ -274,7 +267,7 @@ class Instance:
     @property
     def idle(self) -> bool:
         """Whether it takes tasks and has none, nor keeps anything for a lease."""
-        busy = self.running or self.paused or self.holds or self.lease_id
+        busy = self.running or self.holds or self.lease_id
         return self.state is InstanceState.READY and not busy
 
 

@@ -43,55 +43,50 @@ class Queues:
     def waiting(self, name: ModelName) -> Iterator[TaskId]:
         """The tasks that wait for a model."""
         line = self._lines[name]
+        yield from tuple(line.suspects)
         for queue in (line.shared, *line.leased.values()):
             yield from queue.tasks()
 
     def push(self, task: Task, now: float, *, front: bool = False) -> None:
-        """Let a task wait for its turn, behind the others of its tenant and class or before them."""
-        spec = task.spec
+        """Let a task wait for its turn, behind the others of its tenant and class or before them.
+
+        One that was present at so many deaths of workers as make it a suspect waits to run alone in its batch.
+        """
         task.waits_since = now
-        self._of(spec).push(
-            spec.task_id, tenant=spec.tenant, priority=spec.priority, tokens=task.expected_tokens, now=now, front=front
-        )
+        if not self._is_suspect(task):
+            self._push(task, now, front=front)
+        else:
+            suspects = self._lines[task.spec.model].suspects
+            suspects[task.spec.task_id] = None
+            suspects.move_to_end(task.spec.task_id, last=not front)
 
-    def take(self, queue: FairQueue, now: float) -> Task:
-        """Take the next task of a queue."""
-        task = self._known[queue.pop(now)]
-        task.taken = True
-        return task
+    def _is_suspect(self, task: Task) -> bool:
+        return task.deaths >= self._limits.suspect_deaths
 
-    def take_home(self, instance: Instance) -> None:
-        """Have those of class and turn alike go on that were stopped on an instance which takes no others."""
-        for task_id in instance.paused:
-            task = self._known[task_id]
-            if task.state is TaskState.QUEUED and not task.taken and not task.spec.lease_id:
-                self._lines[task.spec.model].shared.take(task_id)
-                task.taken = True
-                instance.waiting[task_id] = None
+    def take_suspect(self, task: Task, now: float) -> None:
+        """Take a task that waits to run alone; it counts as one that was taken from its queue."""
+        del self._lines[task.spec.model].suspects[task.spec.task_id]
+        self._push(task, now).take(task.spec.task_id)
 
-    def withdraw(self, task: Task, *, used: float | None = None) -> None:
-        """Take a task out of wherever it waits or runs; it cost `used` tokens in all, or what it was charged with."""
+    def withdraw(self, task: Task, *, used: float) -> None:
+        """Take a task out of wherever it waits or runs; it cost `used` tokens in all, if it runs."""
         spec, task_id = task.spec, task.spec.task_id
-        queue, instance = self._of(spec), self.home(task)
-        if task.taken:
-            task.taken = False
-            more = 0.0 if used is None else used - task.charged_tokens
-            queue.settle(spec.tenant, expected=task.expected_tokens, used=more)
+        line, queue, instance = self._lines[spec.model], self._of(spec), self.home(task)
+        if instance is not None:
+            queue.settle(spec.tenant, expected=task.expected_tokens, used=used - task.charged_tokens)
+            _clear_place(instance, spec)
+        elif task_id in line.suspects:
+            del line.suspects[task_id]
         elif task.state is TaskState.QUEUED:
             queue.remove(task_id)
         if spec.lease_id and not len(queue) and not queue.running_of(spec.tenant):
-            self._lines[spec.model].leased.pop(spec.lease_id, None)
-        if instance is not None:
-            instance.waiting.pop(task_id, None)
-            if task_id in instance.running:
-                del instance.running[task_id]
-                instance.victims.drop(task_id, spec.priority)
-                if spec.lease_id in instance.holds:
-                    instance.holds[spec.lease_id].running -= 1
+            line.leased.pop(spec.lease_id, None)
 
     def home(self, task: Task) -> Instance | None:
-        """The instance that holds a task, running or stopped."""
-        return None if task.instance_id is None else self._fleet.instances.get(task.instance_id)
+        """The instance that a task runs on; None when it does not run."""
+        if task.state is not TaskState.RUNNING or task.instance_id is None:
+            return None
+        return self._fleet.instances[task.instance_id]
 
     def places(self, spec: TaskSpec) -> int:
         """Places of a task's model that are not those of a lease's own instances."""
@@ -100,12 +95,30 @@ class Queues:
 
     def tell(self, task: Task) -> None:
         """Tell the watchers of a task where it waits."""
-        position = 0 if task.taken else self._of(task.spec).position(task.spec.task_id)
+        alone = task.spec.task_id in self._lines[task.spec.model].suspects
+        position = 0 if alone else self._of(task.spec).position(task.spec.task_id)
         eta_s = self._lines[task.spec.model].times.eta_s(position, self.places(task.spec))
         self._out.append(TellQueued(task.spec.task_id, position, eta_s))
+
+    def _push(self, task: Task, now: float, *, front: bool = False) -> FairQueue:
+        spec, queue = task.spec, self._of(task.spec)
+        queue.push(
+            spec.task_id, tenant=spec.tenant, priority=spec.priority, tokens=task.expected_tokens, now=now, front=front
+        )
+        return queue
 
     def _of(self, spec: TaskSpec) -> FairQueue:
         line = self._lines[spec.model]
         if not spec.lease_id:
             return line.shared
         return line.leased.setdefault(spec.lease_id, FairQueue(self._limits.policy))
+
+
+def _clear_place(instance: Instance, spec: TaskSpec) -> None:
+    """Take a running task off its instance."""
+    del instance.running[spec.task_id]
+    instance.victims.drop(spec.task_id, spec.priority)
+    if spec.lease_id in instance.holds:
+        instance.holds[spec.lease_id].running -= 1
+    if instance.suspect == spec.task_id:
+        instance.suspect, instance.alone = None, False

@@ -16,8 +16,7 @@ from inferd.core.model import Instance, InstanceState
 class Relief:
     """Has instances drain, and not any more. One writer: `Capacity`.
 
-    An instance does not drain that a lease holds a part of, that its model's `min_instances` keep, or where a client
-    has suspended a task, which goes on only there.
+    An instance does not drain that a lease holds a part of, or that its model's `min_instances` keep.
 
     Args:
         drain_s: An instance drains when the first in line has waited, and it has been ready, for so long.
@@ -97,7 +96,7 @@ class Relief:
 
     def _may_drain(self, instance: Instance, spare: dict[ModelName, int]) -> bool:
         """Whether an instance could drain, besides those of its model that were found before."""
-        if not instance.living or instance.holds or instance.suspended:
+        if not instance.living or instance.holds:
             return False
         model = self._fleet.models[instance.model]
         ready = sum(each.state is InstanceState.READY for each in model.shared)
@@ -118,4 +117,3 @@ class Relief:
         for instance_id in chosen:
             if instance_id not in before:
                 self._fleet.instances[instance_id].draining = True
-                self.eased[self._fleet.instances[instance_id].model] = None  # what was stopped there goes on at once

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from inferd.core.ids import NO_LEASE, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lifecycle import Table
 from inferd.core.priority import Priority
-from inferd.errors import InferdError
+from inferd.errors import InferdError, TaskCancelledError
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -36,13 +36,13 @@ class TaskChange(Enum):
     SUSPEND = 6  # the client stops it
     RESUME = 7  # the client lets it go on
     PREEMPT = 8  # a task of a higher class takes its place
+    INTERRUPT = 9  # its instance is lost, or is emptied
 
 
 TASK_TABLE: Table[TaskState, TaskChange] = {
     TaskState.QUEUED: {
         TaskChange.DISPATCH: TaskState.RUNNING,
         TaskChange.SUSPEND: TaskState.SUSPENDED,
-        TaskChange.SUCCEED: TaskState.SUCCEEDED,  # its last word was under way when it was stopped
         TaskChange.FAIL: TaskState.FAILED,
         TaskChange.CANCEL: TaskState.CANCELLED,
         TaskChange.EXPIRE: TaskState.EXPIRED,
@@ -51,13 +51,13 @@ TASK_TABLE: Table[TaskState, TaskChange] = {
         TaskChange.SUCCEED: TaskState.SUCCEEDED,
         TaskChange.SUSPEND: TaskState.SUSPENDED,
         TaskChange.PREEMPT: TaskState.QUEUED,
+        TaskChange.INTERRUPT: TaskState.QUEUED,
         TaskChange.FAIL: TaskState.FAILED,
         TaskChange.CANCEL: TaskState.CANCELLED,
         TaskChange.EXPIRE: TaskState.EXPIRED,
     },
     TaskState.SUSPENDED: {
         TaskChange.RESUME: TaskState.QUEUED,
-        TaskChange.SUCCEED: TaskState.SUCCEEDED,  # as above
         TaskChange.FAIL: TaskState.FAILED,
         TaskChange.CANCEL: TaskState.CANCELLED,
         TaskChange.EXPIRE: TaskState.EXPIRED,
@@ -67,6 +67,15 @@ TASK_TABLE: Table[TaskState, TaskChange] = {
     TaskState.CANCELLED: {},
     TaskState.EXPIRED: {},
 }
+
+
+class SuspendReason(Enum):
+    """Why a task was stopped to go on later; the values are those of `inferd.v1.SuspendReason`."""
+
+    CLIENT = 1
+    PREEMPTED = 2  # a task of a higher class took its place
+    WORKER_DIED = 3
+    UNLOADED = 4  # its instance was
 
 
 class FinishReason(Enum):
@@ -219,6 +228,7 @@ class TaskSpec:
         detached: Whether it outlives its client's call.
         request_id: Makes its creation idempotent; "" for not.
         fingerprint: Equal for two calls with the same contents.
+        digest: Equal for tasks with the same contents; b"" where that is not known.
     """
 
     task_id: TaskId
@@ -236,6 +246,7 @@ class TaskSpec:
     lease_id: LeaseId = NO_LEASE
     request_id: str = ""
     fingerprint: bytes = b""
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +270,11 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
 
 
+def cancelled(why: str) -> Outcome:
+    """The end of a task that somebody ended."""
+    return Outcome(state=TaskState.CANCELLED, error=TaskCancelledError(why))
+
+
 @dataclass(slots=True, kw_only=True)
 class Task:
     """The core's record of one task. One writer: the kernel machine.
@@ -272,13 +288,13 @@ class Task:
     attempt: int = 0
     expected_tokens: float = 0.0  # what it is charged with while it runs
     charged_tokens: float = 0.0  # what it was charged with before it was stopped
-    taken: bool = False  # out of its queue: it runs, or is the next one on its instance
     protected: bool = False  # its class had its turn: no higher one takes its place
+    deaths: int = 0  # of workers that it was present at, since it last ran alone
     waits_since: float = 0.0  # kernel clock; for its turn
     input_bytes: int = 0  # what its input takes of memory
     expires: float | None = None  # kernel clock
     detached: bool = False
-    instance_id: InstanceId | None = None
+    instance_id: InstanceId | None = None  # where it runs, or ran last
     created: float  # kernel clock, seconds, as the two below
     started: float | None = None
     finished: float | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from inferd.core.ids import InstanceId
-from inferd.core.task import FinishReason, Outcome
+from inferd.core.task import FinishReason, Outcome, SuspendReason
 
 
 class Phase(Enum):
@@ -33,9 +33,9 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """It was stopped: by its client, or for a task of a higher class."""
+    """It was stopped, to go on later."""
 
-    by_client: bool
+    reason: SuspendReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Resumed:
     """It goes on where it stopped."""
 
     instance_id: InstanceId
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

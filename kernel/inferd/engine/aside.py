@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from inferd.engine.places import Places
     from inferd.engine.room import Room
     from inferd.engine.sequence import Sequence
-    from inferd.errors import InferdError
 
 
 class Aside:
@@ -47,6 +46,9 @@ class Aside:
     def __len__(self) -> int:
         return len(self._sequences)
 
+    def __contains__(self, sequence: object) -> bool:
+        return sequence in self._sequences
+
     def take(self, sequence: Sequence) -> bool:
         """Let a sequence wait for which no token was left, if its grammar did not answer, or is complete."""
         constraint = sequence.constraint
@@ -57,7 +59,7 @@ class Aside:
 
     def put(self, sequence: Sequence) -> None:
         """Let a sequence wait, without a place, until its constraint can be asked."""
-        self._places.suspend(sequence)
+        self._places.remove(sequence)
         self._sequences.add(sequence)
         if sequence.constraint is not None and not sequence.constraint.late:
             self._command(partial(self._release, sequence))
@@ -68,25 +70,6 @@ class Aside:
         if not known:
             self.put(sequence)
         return known
-
-    def suspend(self, sequence: Sequence) -> None:
-        """Suspend a sequence: its grammar keeps nothing of it, as far as nobody waits for that."""
-        self._places.suspend(sequence)
-        constraint = sequence.constraint
-        if constraint is not None and not (constraint.late or constraint.pending):  # else when it is released
-            self._grammars.rest(constraint)
-
-    def wake(self, sequence: Sequence, *, wanted: bool) -> bool:
-        """A sequence that was suspended may go on; whether it has to wait, to `go_on` later if it is wanted now."""
-        constraint = sequence.constraint
-        if sequence in self._sequences:
-            return True
-        if constraint is None or not constraint.resting:
-            return False
-        if wanted:
-            self._sequences.add(sequence)
-        self._grammars.wake(constraint, lambda room: self._command(partial(self._woken, sequence, room)))
-        return True
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence is over."""
@@ -108,11 +91,6 @@ class Aside:
             room.sweep()
         for sequence in [each for each in self._sequences if each.constraint and each.constraint.room is room]:
             self._release(sequence)
-
-    def _woken(self, sequence: Sequence, room: Room | InferdError) -> None:
-        if sequence.constraint is not None:
-            self._grammars.resume(sequence.constraint, room)
-        self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
         if sequence in self._sequences:

@@ -88,37 +88,14 @@ class Grammars:
             return lambda: None
         return self._rooms.enter(grammar, Guest(enter, count))
 
-    def rest(self, constraint: Constraint) -> None:
-        """Keep nothing of a constraint but its tokens until it is woken."""
-        constraint.resting = True
-        constraint.room.rest(constraint)
-        self._rooms.leave(constraint.room)
-
-    def wake(self, constraint: Constraint, then: Callable[[Room | InferdError], None]) -> None:
-        """Find a room for a constraint that rests; `then` is called with it from any thread, to have it `resume`."""
-        if self._rooms.stay(constraint.room):
-            then(constraint.room)
-        else:
-            self._rooms.enter(constraint.room.grammar, Guest(then, 1))
-
-    def resume(self, constraint: Constraint, room: Room | InferdError) -> None:
-        """Let a constraint that rests go on in a room that was found for it."""
-        if not isinstance(room, Room):
-            constraint.given_up = room
-        elif constraint.closed or not constraint.resting:
-            self._rooms.leave(room)
-        else:
-            constraint.room, constraint.resting = room, False
-
     def close(self, constraint: Constraint) -> None:
         """A constraint is not used any more."""
         if constraint.closed:
             return
         constraint.closed = True
         if not constraint.late:
-            constraint.room.rest(constraint)
-        if not constraint.resting:
-            self._rooms.leave(constraint.room)
+            constraint.room.forget(constraint)
+        self._rooms.leave(constraint.room)
 
     def shut(self) -> None:
         """Give all up."""

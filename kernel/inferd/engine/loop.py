@@ -8,7 +8,7 @@ import time
 from collections import deque
 from functools import partial
 from itertools import compress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
@@ -25,7 +25,8 @@ from inferd.engine.pace import Pace
 from inferd.engine.reception import Reception
 from inferd.engine.sampler import BAD_ROW, NOTHING_LEFT, Sampler
 from inferd.engine.submission import NO_SHARE, Share, Submission
-from inferd.errors import BackendFailedError, InferdError, LimitExceededError, is_failure
+from inferd.engine.suspects import Suspects
+from inferd.errors import BackendFailedError, InferdError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
     from inferd.engine.limits import EngineLimits
     from inferd.engine.samples import Samples
     from inferd.engine.sequence import Sequence
-    from inferd.plugin import LoadedModel, TokenBatch
-
-MOST_SUSPENDED: Final = 10_000
-"""Suspended tasks of one model: each keeps its tokens and what follows its output in memory."""
+    from inferd.engine.step import Step
+    from inferd.engine.submission import Continuation
+    from inferd.plugin import LoadedModel
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Loop:
     """Runs the tasks of one model.
 
     `run` belongs to the thread that loaded the session and is the only writer of batcher, sampler and sequences. Texts
-    become tokens in a thread of their own (`Reception`). `submit`, `cancel`, `suspend`, `resume`, `hold` and `stop`
+    become tokens in a thread of their own (`Reception`). `submit`, `cancel`, `hold` and `stop`
     come from any thread and take effect between two steps, in their order.
 
     Args:
@@ -90,16 +90,16 @@ class Loop:
         self._forward = Forward(
             model.session,
             self.bounds,
-            batcher=self._batcher,
             sampler=sampler,
             following=following,
             activity=self._activity,
         )
+        self._suspects = Suspects(self._batcher, self._aside)
+        self._alone: int | None = None  # the task that was last told to run alone; None since a step for all
         intake = Intake(model.vocabulary, self.bounds, cells=self._cells, limits=limits, embedding=model.embedding)
         self._reception = Reception(intake, self.bounds, self._grammars, self._arrive)
         self._pace = Pace(gap_s=limits.gap_s)
-        self._tasks: dict[int, Samples] = {}  # by handle: waiting, running or suspended
-        self._suspended: set[int] = set()  # their handles
+        self._tasks: dict[int, Samples] = {}  # by handle: waiting or running
         self._owed: set[Sequence] = set()  # those that still have to tell of their prompt
         self._several = 0  # tasks with several samples
         self._refused: list[Ended] = []
@@ -122,6 +122,8 @@ class Loop:
         adapter: str = "",
         lease_id: str = "",
         fencing_token: int = 0,
+        continuation: Continuation | None = None,
+        alone: bool = False,
     ) -> None:
         """Run a task. Whatever becomes of it, its handle is in `StepOutput.ended` once, unless it is cancelled.
 
@@ -138,6 +140,8 @@ class Loop:
             adapter: Name of the LoRA adapter to use; "" for none.
             lease_id: The lease that it runs under; "" for none. It draws on what `hold` holds for that.
             fencing_token: Of the lease's grant; another one than that of the hold ends the task with LeaseEndedError.
+            continuation: What it has told before, in an engine that lost it: it goes on behind that. None for nothing.
+            alone: Run it alone in its batch until each of its samples has told something new.
         """
         self._reception.put(
             Submission(
@@ -152,6 +156,8 @@ class Loop:
                 adapter=adapter,
                 lease_id=lease_id,
                 fencing_token=fencing_token,
+                continuation=continuation,
+                alone=alone,
             )
         )
 
@@ -159,20 +165,6 @@ class Loop:
         """Forget a task: its place is free before the next step. A task that has ended is none of ours any more."""
         if not self._reception.withdraw(handle):
             self._command(partial(self._drop, handle))
-
-    def suspend(self, handle: int) -> None:
-        """Stop a task and free its place and its KV before the next step, until `resume`; if it runs or waits at all.
-
-        What it has produced, and all that its next token depends on but KV, is kept: it goes on with the tokens that it
-        would have given. With `MOST_SUSPENDED` others it ends with LimitExceededError instead.
-        """
-        if not self._reception.mark(handle, suspended=True):
-            self._command(partial(self._suspend, handle))
-
-    def resume(self, handle: int) -> None:
-        """Let a suspended task wait for a place again, by its class and virtual start."""
-        if not self._reception.mark(handle, suspended=False):
-            self._command(partial(self._resume, handle))
 
     def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
         """Leave rows and KV blocks free for the tasks of a lease; a later hold of the lease replaces it.
@@ -230,47 +222,55 @@ class Loop:
             return
         pace = self._pace
         most = pace.prompt_tokens if self._places.decoding else None
-        batch = self._batcher.schedule(prompt_tokens=most, alone_tokens=pace.alone_tokens)
-        if batch is not None:
-            self._step(batch)
+        step = self._suspects.schedule(
+            partial(self._batcher.schedule, prompt_tokens=most, alone_tokens=pace.alone_tokens)
+        )
+        if step is not None:
+            self._step(step)
         elif self._refused:
             self._send(StepOutput())
         else:
             self._activity.begin(Doing.IDLE)
             self._wake.wait()
 
-    def _step(self, batch: TokenBatch) -> None:
+    def _step(self, step: Step) -> None:
+        if step.alone != self._alone:
+            self._alone = step.alone
+            if step.alone is not None:
+                self._deliver(StepOutput(alone=step.alone))  # before the worker can die of it
         started = time.perf_counter()
-        decode = self._batcher.decode_tokens
         try:
-            ids, logits = self._forward.compute(batch)
+            ids, logits = self._forward.compute(step)
         except BaseException as error:
             if not is_failure(error):
                 raise
-            _log.exception("the backend failed in a step with %d sequences", len(batch.lengths))
+            _log.exception("the backend failed in a step with %d sequences", len(step.sequences))
             self._fail(self._places.rows, last_line(error))
             self._send(StepOutput())
             return
         self.steps += 1
-        sampled = self._batcher.sampled
-        told = {} if logits is None else self._forward.measure(ids, logits)
-        verified = self._batcher.commit(ids)
-        self._pace.measure(time.perf_counter() - started, decode=decode, prompt=len(batch.token_ids) - decode)
-        if verified is None:
-            self._send(self._collect(sampled, ids.tolist(), told))
-        else:
-            self._send(self._collect(sampled, [tokens[0] for tokens in verified], told, verified))
+        told = {} if logits is None else self._forward.measure(step, ids, logits)
+        verified = self._batcher.commit(step, ids)
+        self._suspects.told(step)
+        decode = step.decode_tokens
+        seconds = time.perf_counter() - started
+        self._pace.measure(seconds, decode=decode, prompt=len(step.batch.token_ids) - decode)
+        first = ids.tolist() if verified is None else [tokens[0] for tokens in verified]
+        output = self._collect(step, first, told, verified)
+        output.seconds = seconds
+        self._send(output)
 
     def _collect(
         self,
-        sequences: list[Sequence],
+        step: Step,
         ids: list[int],
         told: Mapping[Sequence, Logprobs],
         verified: list[list[int]] | None = None,
     ) -> StepOutput:
         """Give each sequence its new token, or all those of `verified`, and gather what comes of it."""
+        sequences = step.sampled
         embeddings = {}
-        if self._batcher.embeds or min(ids, default=0) < 0:
+        if step.embeds or min(ids, default=0) < 0:
             self._fail_bad(sequences, ids)
             embeddings = self._finish_embeddings(sequences)
             living = [s.handle in self._tasks and number >= 0 for s, number in zip(sequences, ids, strict=True)]
@@ -299,6 +299,7 @@ class Loop:
                 self._end(sequence, sequence.finish, output)
             elif sequence.undecided:
                 self._aside.put(sequence)
+        output.begun_prompts = {s.handle: s.cached_tokens for s in step.begun}
         output.prefills += [PrefillProgress(s.handle, fraction) for s, fraction in self._batcher.reading]
         return output
 
@@ -341,15 +342,13 @@ class Loop:
         handle = sequence.handle
         if handle not in self._tasks or not self._aside.decide(sequence):
             return
-        if handle in self._suspended:
-            self._aside.suspend(sequence)
-            return
         if sequence.constraint is not None and sequence.constraint.failed:
             self._fail_task(handle, why_stuck(sequence))
             return
         text = sequence.conclude()
         if sequence.finish is None:
-            self._places.add(sequence)
+            if self._suspects.may_join(handle):
+                self._places.add(sequence)
             return
         output = StepOutput(handles=[handle], counts=[0], texts=[text], samples=[sequence.sample])
         self._end(sequence, sequence.finish, output)
@@ -376,8 +375,8 @@ class Loop:
 
     def _forget(self, task: Samples, *, failed: bool = False) -> None:
         del self._tasks[task.leader.handle]
-        self._suspended.discard(task.leader.handle)
         self._owed.discard(task.leader)
+        self._suspects.drop(task.leader.handle)
         self._several -= task.several
         usage = task.usage
         self._places.settle(task.leader, task.share, usage.prompt_tokens + usage.output_tokens)
@@ -387,15 +386,15 @@ class Loop:
         if not self._tasks:
             self._places.rest()
 
-    def _arrive(self, submission: Submission, task: Samples | InferdError, *, suspended: bool) -> None:
-        self._command(partial(self._admit, submission, task, suspended=suspended))
+    def _arrive(self, submission: Submission, task: Samples | InferdError) -> None:
+        self._command(partial(self._admit, submission, task))
 
     def _command(self, command: Callable[[], None]) -> None:
         """Have the thread of the steps do something before its next step."""
         self._commands.append(command)
         self._wake.set()
 
-    def _admit(self, submission: Submission, task: Samples | InferdError, *, suspended: bool) -> None:
+    def _admit(self, submission: Submission, task: Samples | InferdError) -> None:
         handle = submission.handle
         try:
             if isinstance(task, InferdError):
@@ -414,36 +413,14 @@ class Loop:
         if task.leader.tells_prompt:
             self._owed.add(task.leader)
         self._several += task.several
-        self._places.add(task.leader)
-        if suspended:
-            self._suspend(handle)
+        if submission.alone:
+            self._suspects.add(task)
+        for sequence in task.ready:
+            self._go_on(sequence)
 
     def _drop(self, handle: int) -> None:
         if handle in self._tasks:
             self._forget(self._tasks[handle])
-
-    def _suspend(self, handle: int) -> None:
-        if handle not in self._tasks or handle in self._suspended:
-            return
-        if len(self._suspended) == MOST_SUSPENDED:
-            message = f"{MOST_SUSPENDED} tasks of this model are suspended; resume or cancel some first"
-            metadata = {"bound": "suspended", "limit": str(MOST_SUSPENDED)}
-            self._fail_task(handle, LimitExceededError(message, metadata=metadata))
-            return
-        self._suspended.add(handle)
-        for sequence in self._tasks[handle].living:
-            self._aside.suspend(sequence)
-
-    def _resume(self, handle: int) -> None:
-        if handle not in self._suspended:
-            return
-        self._suspended.remove(handle)
-        task = self._tasks[handle]
-        ready = task.ready
-        for sequence in list(task.living):
-            waits = self._aside.wake(sequence, wanted=sequence in ready)
-            if sequence in ready and not waits:
-                self._go_on(sequence)
 
     def _stop(self) -> None:
         self._stopping = True

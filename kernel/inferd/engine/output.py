@@ -54,7 +54,10 @@ class StepOutput:
         sample_ends: Samples that ended with this step, of tasks that have several.
         logprobs: How likely the new tokens of a place in `handles` were; of tasks that ask for it.
         embeddings: The embedding of each task that asked for one, by handle.
+        begun_prompts: Tasks whose prompt was begun, with the tokens of it that the prefix cache had.
+        alone: The task that runs alone in its batch from now on; None for none.
         prompts: What tasks asked to be told of their prompt, by handle; before their first tokens.
+        seconds: How long it computed; 0 where nothing was computed.
     """
 
     handles: list[int] = field(default_factory=list)
@@ -68,3 +71,6 @@ class StepOutput:
     logprobs: dict[int, Logprobs] = field(default_factory=dict)
     prompts: dict[int, PromptOutput] = field(default_factory=dict)
     embeddings: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    begun_prompts: dict[int, int] = field(default_factory=dict)
+    alone: int | None = None
+    seconds: float = 0.0

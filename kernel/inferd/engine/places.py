@@ -56,6 +56,7 @@ class Places:
         room: By row, tokens whose KV its blocks can hold.
         next: By row, the token to compute when decoding.
         tables: By row, the blocks that its tokens are in, as far as they are or will be computed in this step.
+        begun: Sequences whose prompt was begun for this step.
         copies: KV blocks to copy before the next step, each from its first to its second.
         preempted: How often a sequence lost its blocks to others.
     """
@@ -70,6 +71,7 @@ class Places:
         self.room = np.zeros(bounds.rows, np.int32)
         self.next = np.zeros(bounds.rows, np.int32)
         self.tables = np.full((bounds.rows, self.pool.blocks_for(bounds.sequence_tokens)), NO_BLOCK, np.int32)
+        self.begun: list[Sequence] = []
         self.copies: list[tuple[int, int]] = []
         self.preempted = 0
         self._most_rows = bounds.rows
@@ -110,20 +112,13 @@ class Places:
             failed: What it computed is not to be trusted, and found by nobody.
         """
         if sequence.row == WAITING:
-            self._waiting.remove(sequence)  # unless it waits for its leader, or is suspended
+            self._waiting.remove(sequence)  # unless it waits for its leader
             return
         if failed or sequence.chain is None or not sequence.chain.lasting:
             self.pool.withdraw(sequence.blocks)
         else:
             self.publish(sequence)
         self._vacate(sequence)
-
-    def suspend(self, sequence: Sequence) -> None:
-        """Free a sequence's place and its blocks until it is added again, to compute its tokens again then."""
-        if sequence.row == WAITING:
-            self.remove(sequence)
-        else:
-            self._interrupt(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a sequence's row and blocks; it waits to compute its tokens again, as far as they are not found."""
@@ -171,11 +166,36 @@ class Places:
         del sequence.blocks[used:]
         self._release(sequence, blocks)
 
-    def begin_prompt(self, row: int) -> bool:
+    def seat_alone(self, handle: int) -> bool:
+        """Have a prompt of a task begun, whoever has to give way, those under leases apart; whether it is."""
+        if any(sequence.handle == handle for sequence in self.rows[self.decoding :]):
+            return True
+        sequence = self._waiting.of(handle)
+        while sequence is not None:
+            if self._seat_waiting(sequence):
+                return True
+            others = (each for each in self.rows if each.hold is None and each.handle != handle)
+            last = max(others, key=_rank, default=None)
+            if last is None:
+                return False
+            self.preempt(last)
+        return False
+
+    def begin_prompt(self, row: int, *, alone: int | None = None) -> bool:
         """Bring the next prompt to read into `row`, the first behind those in the step; False when there is none.
 
         It is the one whose turn it is, of those that were begun and those that may be.
+
+        Args:
+            row: That row.
+            alone: The task that it must belong to, and that `seat_alone` was asked for; None for any.
         """
+        if alone is not None:
+            mine = next((each for each in self.rows[row:] if each.handle == alone), None) or self._waiting.of(alone)
+            if mine is None or (mine.row == WAITING and not self._seat_waiting(mine)):
+                return False
+            self._swap(mine.row, row)
+            return True
         key = self.turns.key
         begun = min(self.rows[row:], key=key) if row < len(self.rows) else None
         first = self._waiting.first()
@@ -261,6 +281,14 @@ class Places:
             wanted = wanted or (row and self._fits_alone(sequence))
         return None
 
+    def _seat_waiting(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence a row if there is room; whether there was."""
+        found = self._find_room(sequence) if self._has_row(sequence) else None
+        if found is not None:
+            self._waiting.remove(sequence)
+            self._seat(sequence, found)
+        return found is not None
+
     def _has_row(self, sequence: Sequence, *, more: int = 0) -> bool:
         """Whether there is a row that a waiting sequence may take, if so many more were free."""
         return self.holds.open_rows(self._most_rows - len(self.rows) + more, sequence.hold) > 0
@@ -326,6 +354,7 @@ class Places:
         leader, last = sequence.leader, len(sequence.prompt) - 1
         if leader is None and not sequence.interruptions:
             sequence.cached_tokens = tokens
+            self.begun.append(sequence)
         if leader is None or leader.row == WAITING or self.computed[leader.row] <= last:
             return tokens
         if found != last // self.pool.block_tokens or tokens == last:

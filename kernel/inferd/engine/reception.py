@@ -39,13 +39,12 @@ _log = logging.getLogger(__name__)
 class Arrive(Protocol):
     """Called for each submission that is not withdrawn, in their order."""
 
-    def __call__(self, submission: Submission, task: Samples | InferdError, *, suspended: bool) -> None:
+    def __call__(self, submission: Submission, task: Samples | InferdError) -> None:
         """Take what became of a submission; does not block.
 
         Args:
             submission: What was submitted.
             task: Its samples, or why there are none.
-            suspended: It is not to run yet.
         """
         ...
 
@@ -60,7 +59,7 @@ class Reception:
         intake: Of the model.
         bounds: What the session can do.
         grammars: Of the model; they are opened beside what else comes.
-        arrive: See there. A submission that `withdraw` or `mark` does not know any more has arrived before.
+        arrive: See there. A submission that `withdraw` does not know any more has arrived before.
     """
 
     def __init__(self, intake: Intake, bounds: Bounds, grammars: Grammars, arrive: Arrive) -> None:
@@ -71,13 +70,13 @@ class Reception:
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="intake")
         self._items: queue.SimpleQueue[Submission | Callable[[Intake], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._suspended: dict[int, bool] = {}  # by the handle of each submission that has not arrived
+        self._coming: set[int] = set()  # the handles of submissions that have not arrived
         self._withdrawals: dict[int, Callable[[], None]] = {}  # of those that wait for their grammar
 
     def put(self, submission: Submission) -> None:
         """Take a submission in."""
         with self._lock:
-            self._suspended[submission.handle] = False
+            self._coming.add(submission.handle)
         self._items.put(submission)
 
     def consult(self, query: Callable[[Intake], None]) -> None:
@@ -87,24 +86,17 @@ class Reception:
     def withdraw(self, handle: int) -> bool:
         """Forget a submission; False when it has arrived, or never was."""
         with self._lock:
-            known = self._suspended.pop(handle, None) is not None
+            known = handle in self._coming
+            self._coming.discard(handle)
             withdraw = self._withdrawals.pop(handle, None)
         if withdraw is not None:
             withdraw()
         return known
 
-    def mark(self, handle: int, *, suspended: bool) -> bool:
-        """Let a submission arrive suspended, or not so; False when it has arrived, or never was."""
-        with self._lock:
-            if handle not in self._suspended:
-                return False
-            self._suspended[handle] = suspended
-            return True
-
     def withdraw_all(self) -> None:
         """Forget all submissions."""
         with self._lock:
-            self._suspended.clear()
+            self._coming.clear()
             withdrawals = list(self._withdrawals.values())
             self._withdrawals.clear()
         for withdraw in withdrawals:
@@ -147,7 +139,7 @@ class Reception:
             raise
 
     def _prepare(self, submission: Submission) -> None:
-        if submission.handle not in self._suspended:
+        if submission.handle not in self._coming:
             return
         task = self._try_to_accept(submission)
         grammar = submission.sampling.grammar
@@ -163,7 +155,7 @@ class Reception:
             self._pass_on(submission, InternalError(f"the grammar cannot be followed: {last_line(error)}"))
             return
         with self._lock:
-            known = submission.handle in self._suspended
+            known = submission.handle in self._coming
             if known:
                 self._withdrawals[submission.handle] = withdraw
         if not known:  # it has arrived, or was withdrawn meanwhile
@@ -175,7 +167,7 @@ class Reception:
             self._pass_on(submission, found)
             return
         for sequence, constraint in zip(task.living, found, strict=True):
-            sequence.constraint = constraint
+            sequence.follow(constraint)
         if not self._pass_on(submission, task):
             for constraint in found:
                 self._grammars.close(constraint)
@@ -183,11 +175,12 @@ class Reception:
     def _pass_on(self, submission: Submission, task: Samples | InferdError) -> bool:
         """Let a submission arrive, unless it was withdrawn."""
         with self._lock:  # what is asked for in the meantime finds it either here or arrived
-            suspended = self._suspended.pop(submission.handle, None)
             self._withdrawals.pop(submission.handle, None)
-            if suspended is not None:
-                self._arrive(submission, task, suspended=suspended)
-            return suspended is not None
+            if submission.handle not in self._coming:
+                return False
+            self._coming.remove(submission.handle)
+            self._arrive(submission, task)
+            return True
 
     def _try_to_accept(self, submission: Submission) -> Samples | InferdError:
         try:
@@ -224,7 +217,10 @@ class Reception:
             sequence.chain = PrefixChain(
                 salt=salt, block_tokens=self._bounds.block_tokens, lasting=submission.prefix_cache
             )
-        return Samples(sequences)
+        samples = Samples(sequences)
+        if submission.continuation is not None:
+            samples.restore(submission.continuation)
+        return samples
 
     def _drafter(self, sequence: Sequence) -> Drafter | None:
         """Guesses for a sequence whose tokens depend on logits and position alone: then one step can verify them."""

@@ -51,7 +51,6 @@ class Constraint:
         complete: The output is complete, and nothing can follow.
         error: Why it cannot be followed any further; "" while it can.
         given_up: As what its task is to fail, where that is no matter of tokens.
-        resting: The cell knows nothing of it, and its room may be given up.
         closed: Nobody wants to know any more.
         deaths: How often the cell died while it was at this output.
     """
@@ -67,7 +66,6 @@ class Constraint:
         "number",
         "pending",
         "ready",
-        "resting",
         "room",
         "tokens",
         "told",
@@ -79,7 +77,7 @@ class Constraint:
         self.tokens: list[int] = []
         self.number = NOWHERE
         self.told = self.asked = 0
-        self.pending = self.ready = self.complete = self.resting = self.closed = False
+        self.pending = self.ready = self.complete = self.closed = False
         self.error = ""
         self.given_up: InferdError | None = None
         self.deaths = 0
@@ -97,8 +95,8 @@ class Constraint:
 
     @property
     def late(self) -> bool:
-        """Whether it cannot be asked now: others than the thread of the steps see to its room, or it has none."""
-        return self.resting or self.room.late or self.room.gone
+        """Whether it cannot be asked now: others than the thread of the steps see to its room."""
+        return self.room.late or self.room.gone
 
     @property
     def failed(self) -> bool:
@@ -238,8 +236,8 @@ class Room:
         row: Masks = np.frombuffer(self._memory.read(at, 4 * self._mask_words), np.uint32)
         return row
 
-    def rest(self, constraint: Constraint) -> None:
-        """Let the cell forget an output; it is told it again when it is asked for."""
+    def forget(self, constraint: Constraint) -> None:
+        """Let the cell forget an output."""
         if constraint.number != NOWHERE:
             self._outputs.pop(constraint.number, None)
             self._over.append(constraint.number)
@@ -267,7 +265,7 @@ class Room:
     def sweep(self) -> None:
         """Let the cell forget what was closed while the room was late."""
         for constraint in [each for each in self._outputs.values() if each.closed]:
-            self.rest(constraint)
+            self.forget(constraint)
 
     def _answer_all(self) -> None:
         beats, _ = self._at()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from inferd.core.task import FinishReason, Sampling, Usage
     from inferd.engine.sequence import Sequence
+    from inferd.engine.submission import Continuation
 
 
 class Samples:
@@ -38,6 +39,20 @@ class Samples:
             sequence.sample = number
             sequence.leader = self.leader
         self.leader.followers = list(self._all[1:])
+
+    def restore(self, continuation: Continuation) -> None:
+        """Take what the task told in an engine that lost it; samples that have told something read the prompt again."""
+        for number, told in continuation.samples.items():
+            self._all[number].restore(told)
+        self.living = [sequence for sequence in self._all if sequence.finish is None]
+        if continuation.cached_tokens is not None:
+            self.leader.cached_tokens = continuation.cached_tokens
+            self.leader.interruptions = 1
+        if continuation.prompt_told:
+            self.leader.prompt_told, self.leader.scores = True, None
+        if continuation.samples:
+            for sequence in self._all:
+                sequence.leader, sequence.followers = None, []
 
     @property
     def several(self) -> bool:

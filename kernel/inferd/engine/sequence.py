@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from inferd.engine.prefix import PrefixChain
     from inferd.engine.room import Constraint
     from inferd.engine.rules import Rules
+    from inferd.engine.submission import SampleSoFar
     from inferd.engine.turns import Turn
     from inferd.plugin.session import Int32Array
 
@@ -60,6 +61,7 @@ class Sequence:
         interruptions: How often it lost its blocks.
         drafter: Guesses its next tokens; None for no guesses.
         row: Its row in the batcher's tables, or `WAITING`.
+        prompt_told: Whether what was asked of its prompt was told before, in an engine that lost it.
         pool: Makes the embedding of its prompt, which is asked for instead of an output; None for none.
         scores: How likely the tokens of its prompt were; None where it is not to be told.
         blocks: KV blocks that it holds, in the order of its tokens.
@@ -88,6 +90,7 @@ class Sequence:
         "output_tokens",
         "pool",
         "prompt",
+        "prompt_told",
         "rank",
         "row",
         "rules",
@@ -118,6 +121,7 @@ class Sequence:
         self.constraint = constraint
         self.rules = rules
         self.echo = echo
+        self.prompt_told = False
         self.pool: PromptPool | None = None
         top = sampling.prompt_logprobs
         self.scores = None if top is None else PromptScores(prompt, top)
@@ -160,7 +164,7 @@ class Sequence:
     @property
     def tells_prompt(self) -> bool:
         """Whether something is told of its prompt, before its first token."""
-        return self.sampling.echo or self.scores is not None
+        return not self.prompt_told and (self.sampling.echo or self.scores is not None)
 
     def tell_prompt(self) -> PromptOutput:
         """What is told of its prompt."""
@@ -215,6 +219,22 @@ class Sequence:
             self.finish = FinishReason.MAX_TOKENS
             return self._flush()
         return ""
+
+    def follow(self, constraint: Constraint) -> None:
+        """Let it follow a grammar, with what it has told in an engine that lost it."""
+        self.constraint = constraint
+        for token_id in self.tokens[len(self.prompt) : self.length].tolist():
+            constraint.add(token_id)
+
+    def restore(self, told: SampleSoFar) -> None:
+        """Take what it told in an engine that lost it: it goes on as if it had told that here.
+
+        All that its next tokens depend on follows from its tokens: text, stop strings, grammar, penalties, positions.
+        """
+        for token_id in told.token_ids:
+            self.accept(token_id)
+        if told.reason is not FinishReason.UNSPECIFIED:
+            self.finish = told.reason
 
     def accept_all(self, token_ids: Items[int]) -> tuple[int, str]:
         """Take the next tokens as far as it goes on; how many, and their text."""

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.ids import Tenant
+from inferd.core.task import FinishReason
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from inferd.core.task import Embedding, Sampling, TaskInput
 
 
@@ -30,6 +33,29 @@ NO_SHARE: Final = Share(tenant=Tenant(""))
 """Of a task of nobody in particular, which costs nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class SampleSoFar:
+    """The tokens that a sample has told, and why it ended; UNSPECIFIED while it has not."""
+
+    token_ids: Sequence[int]
+    reason: FinishReason = FinishReason.UNSPECIFIED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """What a task has told before, in an engine that lost it.
+
+    Attributes:
+        samples: By number; only those that have told something.
+        prompt_told: Whether what was asked of the prompt has been told.
+        cached_tokens: Tokens of the prompt that the prefix cache had when it was begun; None where it never was.
+    """
+
+    samples: Mapping[int, SampleSoFar]
+    prompt_told: bool = False
+    cached_tokens: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A task on its way in; see `Loop.submit`."""
@@ -45,3 +71,5 @@ class Submission:
     adapter: str
     lease_id: str
     fencing_token: int
+    continuation: Continuation | None = None
+    alone: bool = False

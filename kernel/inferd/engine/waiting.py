@@ -49,6 +49,12 @@ class Waiting:
         if not lines:
             del self._lines[sequence.priority]
 
+    def of(self, handle: int) -> Sequence | None:
+        """The first sample of a task, of those that wait; None when none does."""
+        lines = (line for tenants in self._lines.values() for line in tenants.values())
+        mine = (sequence for line in lines for sequence in line if sequence.handle == handle)
+        return min(mine, key=lambda sequence: sequence.sample, default=None)
+
     def first(self) -> Sequence | None:
         """The one whose turn comes first; None when none waits."""
         return next(self.in_turn(), None)

@@ -4,50 +4,39 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
-import psutil
 import structlog
 
 from inferd.core import commands, events
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import Instance, InstanceState, Model, ModelSpec, ModelState
+from inferd.core.model import Instance, InstanceState, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
 from inferd.core.task import Outcome, Task, TaskInput, TaskSpec, Usage
-from inferd.core.task_events import (
-    Finished,
-    Phase,
-    Progress,
-    Queued,
-    Receipt,
-)
+from inferd.core.task_events import Finished, Queued, Suspended
 from inferd.core.vigil import WorkerTimes
-from inferd.errors import InferdError, ModelBusyError, WorkerDiedError
+from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, WorkerDiedError
+from inferd.runtime.attendance import Attendance
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
-from inferd.runtime.frames import (
-    read_facts,
-    read_failure,
-    read_needs,
-    read_outcome,
-)
+from inferd.runtime.frames import read_facts, read_failure, read_needs, read_outcome
 from inferd.runtime.inspection import Inspections
+from inferd.runtime.load_progress import LoadProgress
+from inferd.runtime.metrics import Metrics
 from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
 from inferd.runtime.queries import Asker, Queries
+from inferd.runtime.receipts import write_receipt
 from inferd.runtime.relay import Relay
 from inferd.runtime.signal import Signal
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
+from inferd.runtime.worker_process import resident_bytes
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
-
-LOAD_PROGRESS_STEP = 0.02  # a load tells each waiting task at most 50 times
-LOAD_PROGRESS_TASKS = 100  # of those that wait, the first so many are told
 
 log = structlog.get_logger()
 
@@ -76,6 +65,8 @@ class Driver:
         clock: The time that the core is told.
         models_changed: Notified with each change of any model.
         leases_changed: Notified with each change of any lease.
+        attendance: The calls that run tasks.
+        metrics: What it counts of itself.
         closing: Ends what would wait for longer than the kernel lives.
     """
 
@@ -91,12 +82,14 @@ class Driver:
         self.models_changed = Signal()
         self.leases_changed = Signal()
         self.closing = Closing()
+        self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
+        self.metrics = Metrics(self.machine)
         self._relay = Relay(self.clock)
         self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine)
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
-        self._loads_told: dict[InstanceId, float] = {}
+        self._loads = LoadProgress(self.machine, self.streams, self.models_changed)
         self._alarm: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
@@ -135,6 +128,19 @@ class Driver:
         except InferdError:
             self.streams.forget(spec.task_id)
             raise
+        return stream
+
+    def watch(self, task_id: TaskId, tenant: Tenant, *, after: int) -> TaskStream:
+        """The events of a task, to be read from behind number `after`.
+
+        Raises:
+            TaskNotFoundError: The tenant has no such task.
+            InvalidFieldError: There is no such event yet.
+        """
+        stream = self.streams.get(self.machine.task(task_id, tenant).spec.task_id)
+        if after > stream.last_sequence:
+            message = f"after_sequence is {after}; the newest event is {stream.last_sequence}"
+            raise InvalidFieldError(message, field="after_sequence")
         return stream
 
     def cancel(self, task_id: TaskId, tenant: Tenant) -> None:
@@ -255,17 +261,20 @@ class Driver:
             raise ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
         return model
 
-    async def unload_model(self, name: ModelName, *, force: bool) -> int:
-        """Have a model unloaded and wait for it; the resident memory of its workers just before, in bytes.
+    async def unload_model(self, name: ModelName, *, force: bool, instance_id: InstanceId | None = None) -> int:
+        """Have a model or one of its instances unloaded and wait for it.
+
+        Returns:
+            The resident memory of its workers just before, in bytes.
 
         Raises:
             InferdError: It is refused.
         """
         model = self.machine.model(name)
-        workers = [self.supervisor.workers[i] for i in model.instances if i in self.supervisor.workers]
-        returned_bytes = sum(resident_bytes(worker.pid) for worker in workers)
-        self._apply(events.UnloadModel(name, force))
-        while model.state is ModelState.UNLOADING:
+        meant = [i for i in model.instances if instance_id in (None, i) and i in self.supervisor.workers]
+        returned_bytes = sum(resident_bytes(self.supervisor.workers[i].pid) for i in meant)
+        self._apply(events.UnloadModel(name, force, instance_id))
+        while any(i in model.instances and model.instances[i].state is InstanceState.STOPPING for i in meant):
             await self.models_changed.wait(self.models_changed.version)
         return returned_bytes
 
@@ -314,7 +323,7 @@ class Driver:
             case "needs":
                 self._apply(events.InstanceNeeds(instance_id, read_needs(frame.needs)))
             case "load_progress":
-                self._tell_load(instance_id, frame.load_progress.fraction)
+                self._loads.tell(instance_id, frame.load_progress.fraction)
             case "loaded":
                 self._apply(events.InstanceLoaded(instance_id, read_facts(frame.loaded)))
             case "load_failed":
@@ -332,16 +341,24 @@ class Driver:
         error = WorkerDiedError(
             f"worker of instance {instance_id!r} died: {why}", metadata={"cause": why, "log": str(log_path)}
         )
+        instance = self.machine.fleet.instances.get(instance_id)
+        if instance is not None and instance.state is not InstanceState.STOPPING:
+            self.metrics.count_death(instance.model)
         self._queries.fail(instance_id, error)
         self._apply(events.WorkerExited(instance_id, error))
-        self._loads_told.pop(instance_id, None)
+        self._loads.forget(instance_id)
         self._relay.close(instance_id)  # last: what fell due meanwhile may still have dropped tasks of it
 
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
         return {"log": str(self.supervisor.workers[instance_id].log_path)}
 
     def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
-        self._relay.tell(instance_id, step)
+        if (instance := self.machine.fleet.instances.get(instance_id)) is not None:
+            self.metrics.count_step(instance.model, step)
+        if step.alone and (suspect := self._relay.find(instance_id, step.alone)) is not None:
+            self._apply(events.TaskAlone(suspect.task_id, suspect.attempt))
+        for task in self._relay.tell(instance_id, step):
+            self._apply(events.TaskPassed(task.task_id, task.attempt))
         for ended in step.ended:
             done = self._relay.find(instance_id, ended.handle)
             if done is not None:
@@ -349,15 +366,6 @@ class Driver:
                 self._apply(events.TaskEnded(done.task_id, done.attempt, outcome))
                 if self._relay.find(instance_id, ended.handle) is not None:  # else its deadline came first
                     self._relay.drop(instance_id, done.task_id)
-
-    def _tell_load(self, instance_id: InstanceId, fraction: float) -> None:
-        if fraction - self._loads_told.get(instance_id, 0.0) < LOAD_PROGRESS_STEP and fraction < 1.0:
-            return
-        self._loads_told[instance_id] = fraction
-        name = self.machine.fleet.instances[instance_id].model
-        for task_id in islice(self.machine.tasks.waiting(name), LOAD_PROGRESS_TASKS):
-            self.streams.get(task_id).tell(Progress(Phase.LOAD, fraction))
-        self.models_changed.notify()
 
     # The core.
 
@@ -367,12 +375,14 @@ class Driver:
         Raises:
             InferdError: The event is a client's and is refused.
         """
+        now = self.clock.now()
         try:
-            asked = self.machine.handle(event, self.clock.now())
+            asked = self.machine.handle(event, now)
         except InferdError:
             self._apply(events.Tick())  # what the passing of time called for must not wait for the next event
             raise
         for command in asked:
+            self.metrics.count(command, now)
             self._obey(command)
         self._set_alarm()
 
@@ -394,6 +404,8 @@ class Driver:
         match command:
             case commands.TellFinished():
                 self._finish(command.task, command.outcome)
+            case commands.TellSuspended():
+                self.streams.get(command.task_id).tell(Suspended(command.reason))
             case commands.TellQueued():
                 self.streams.get(command.task_id).tell(Queued(command.position, command.eta_s))
             case commands.ForgetTask():
@@ -414,17 +426,10 @@ class Driver:
         stream = self.streams.get(task_id)
         if outcome.usage.output_tokens < stream.output_tokens:  # ended by the kernel: it counts what was told
             outcome = replace(outcome, usage=Usage(output_tokens=stream.output_tokens))
-        end = task.finished if task.finished is not None else self.clock.now()
-        dispatched = task.started if task.started is not None else end
         worker = self.supervisor.workers.get(task.instance_id) if task.instance_id is not None else None
-        first = stream.first_output_at
-        receipt = Receipt(
-            queue_s=dispatched - task.created,
-            first_token_s=None if first is None else first - task.created,
-            run_s=end - dispatched,
-            backend=spec.backend if task.attempt else "",
-            device=spec.device if task.attempt else "",
-            worker_memory_bytes=worker.memory_bytes if worker is not None else 0,
+        memory_bytes = worker.memory_bytes if worker is not None else 0
+        receipt = write_receipt(
+            task, spec, first_output_at=stream.first_output_at, memory_bytes=memory_bytes, now=self.clock.now()
         )
         self.streams.finish(task_id, Finished(outcome, receipt))
 
@@ -437,11 +442,3 @@ def _answering(model: Model, lease_id: LeaseId) -> Instance | None:
 
 def _newest(instances: Iterable[Instance]) -> Instance | None:
     return max(instances, key=lambda instance: instance.created, default=None)
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 when it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss) if pid else 0
-    except psutil.NoSuchProcess:
-        return 0

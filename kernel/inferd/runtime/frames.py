@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Mapping
 
+from inferd.core.commands import SendTask
 from inferd.core.ids import LeaseId
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
 from inferd.core.resources import MemoryNeed
@@ -13,7 +14,6 @@ from inferd.core.task import (
     Outcome,
     Sampling,
     TaskInput,
-    TaskSpec,
     TaskState,
     TextInput,
     Usage,
@@ -65,9 +65,10 @@ def _setting(value: SettingValue | None) -> load_pb2.SettingValue:
 
 
 def submit_frame(
-    handle: int, spec: TaskSpec, *, fencing_token: int = 0, expected_tokens: float = 0.0, weight: float = 1.0
+    handle: int, order: SendTask, *, continuation: task_pb2.Continuation | None = None
 ) -> wire.KernelFrame:
-    """The order to run a task; see `SendTask`."""
+    """The order to run a task, behind what it has told already."""
+    spec = order.spec
     submit = task_pb2.Submit(
         handle=handle,
         task_id=spec.task_id,
@@ -77,25 +78,17 @@ def submit_frame(
         adapter=spec.adapter,
         priority=spec.priority.value,
         lease_id=spec.lease_id,
-        fencing_token=fencing_token,
-        expected_tokens=expected_tokens,
-        weight=weight,
+        fencing_token=order.fencing_token,
+        expected_tokens=order.expected_tokens,
+        weight=order.weight,
+        continuation=continuation,
+        alone=order.alone,
     )
     if spec.embedding is not None:
         submit.embedding.pooling = spec.embedding.pooling.value if spec.embedding.pooling else 0
         submit.embedding.normalize = spec.embedding.normalize
     _write_input(submit, spec.input)
     return wire.KernelFrame(submit=submit)
-
-
-def suspend_frame(handle: int) -> wire.KernelFrame:
-    """The order to stop a task and give its KV back."""
-    return wire.KernelFrame(suspend=task_pb2.Suspend(handle=handle))
-
-
-def resume_frame(handle: int) -> wire.KernelFrame:
-    """The order to let a suspended task go on."""
-    return wire.KernelFrame(resume=task_pb2.Resume(handle=handle))
 
 
 def hold_frame(lease_id: LeaseId, *, fencing_token: int, sequences: int, kv_tokens: int) -> wire.KernelFrame:

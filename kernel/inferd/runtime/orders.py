@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from inferd.core import commands
-from inferd.core.task_events import Resumed, Started, Suspended
-from inferd.runtime.frames import hold_frame, load_frame, resume_frame, submit_frame, suspend_frame
+from inferd.core.task_events import Resumed, Started
+from inferd.runtime.frames import hold_frame, load_frame, submit_frame
 from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 WorkerCommand = (
     commands.SendTask
     | commands.DropTask
-    | commands.PauseTask
-    | commands.ContinueTask
     | commands.HoldCapacity
     | commands.StartWorker
     | commands.ProceedLoad
@@ -55,12 +53,6 @@ class Orders:
             case commands.DropTask():
                 handle = self._relay.drop(command.instance_id, command.task_id)
                 self._send_frame(command.instance_id, wire.KernelFrame(cancel=task_pb2.Cancel(handle=handle)))
-            case commands.PauseTask():
-                self._pause(command)
-            case commands.ContinueTask():
-                self._streams.get(command.task_id).tell(Resumed(command.instance_id))
-                handle = self._relay.handle(command.instance_id, command.task_id)
-                self._send_frame(command.instance_id, resume_frame(handle))
             case commands.HoldCapacity():
                 self._hold(command)
             case commands.StartWorker():
@@ -81,25 +73,12 @@ class Orders:
         self._supervisor.start(self.group, command.instance_id, load)
 
     def _submit(self, command: commands.SendTask) -> None:
-        task_id = command.spec.task_id
-        stream = self._streams.get(task_id)
-        handle = self._relay.add(command.instance_id, task_id, command.attempt, stream)
-        stream.tell(Started(command.instance_id, command.attempt))
-        frame = submit_frame(
-            handle,
-            command.spec,
-            fencing_token=command.fencing_token,
-            expected_tokens=command.expected_tokens,
-            weight=command.weight,
-        )
+        stream = self._streams.get(command.spec.task_id)
+        handle = self._relay.add(command, stream)
+        again = command.attempt > 1
+        stream.tell((Resumed if again else Started)(command.instance_id, command.attempt))
+        frame = submit_frame(handle, command, continuation=stream.continuation.write() if again else None)
         self._send_frame(command.instance_id, frame)
-
-    def _pause(self, command: commands.PauseTask) -> None:
-        self._streams.get(command.task_id).tell(Suspended(command.by_client))
-        if command.instance_id is not None:
-            self._send_frame(
-                command.instance_id, suspend_frame(self._relay.handle(command.instance_id, command.task_id))
-            )
 
     def _hold(self, command: commands.HoldCapacity) -> None:
         frame = hold_frame(

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from inferd.core.commands import SendTask
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import FinishReason
 from inferd.core.task_events import EmbeddingOutput, Output, Phase, Progress
@@ -21,6 +22,7 @@ class Dispatched:
     task_id: TaskId
     attempt: int
     stream: TaskStream
+    silent: set[int] = field(default_factory=set)  # of one that runs alone: samples that have told nothing new
 
 
 @dataclass(slots=True)
@@ -52,18 +54,16 @@ class Relay:
         """A worker is gone."""
         del self._links[instance_id]
 
-    def add(self, instance_id: InstanceId, task_id: TaskId, attempt: int, stream: TaskStream) -> int:
+    def add(self, order: SendTask, stream: TaskStream) -> int:
         """A task goes to a worker; its handle there."""
-        link = self._links[instance_id]
+        link, task_id = self._links[order.instance_id], order.spec.task_id
         handle = link.next_handle
         link.next_handle += 1
-        link.tasks[handle] = Dispatched(task_id, attempt, stream)
+        dispatched = link.tasks[handle] = Dispatched(task_id, order.attempt, stream)
+        if order.alone:
+            dispatched.silent = stream.continuation.unfinished(order.spec.sampling.n)
         link.handles[task_id] = handle
         return handle
-
-    def handle(self, instance_id: InstanceId, task_id: TaskId) -> int:
-        """The handle of a task that a worker holds."""
-        return self._links[instance_id].handles[task_id]
 
     def find(self, instance_id: InstanceId, handle: int) -> Dispatched | None:
         """The task of a handle; None when it was dropped while the frame was under way."""
@@ -76,8 +76,13 @@ class Relay:
         del link.tasks[handle]
         return handle
 
-    def tell(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
-        """One step of an engine: one wake-up for each stream with new tokens, however many there are."""
+    def tell(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> list[Dispatched]:
+        """One step of an engine: one wake-up for each stream with new tokens, however many there are.
+
+        Returns:
+            Tasks that ran alone, and of which each sample has told something new now.
+        """
+        passed = []
         tasks = self._links[instance_id].tasks
         self._tell_of_prompts(tasks, step)
         token_ids = step.token_ids
@@ -91,13 +96,22 @@ class Relay:
                 if task.stream.first_output_at is None:
                     task.stream.first_output_at = now
                 output = Output(text, tuple(token_ids[start:end]))
-                task.stream.tell(details.add(place, output) if details.any else output)
+                if details.any:
+                    output = details.add(place, output)
+                task.stream.tell(output)
+                if task.silent:
+                    task.silent.discard(output.sample)
+                    passed += [] if task.silent else [task]
             start = end
+        return passed
 
     def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput) -> None:
         for prefill in step.prefills:
             if (reading := tasks.get(prefill.handle)) is not None:
                 reading.stream.tell(Progress(Phase.PREFILL, prefill.fraction))
+        for begun in step.begun_prompts:
+            if (reader := tasks.get(begun.handle)) is not None:
+                reader.stream.continuation.cached_tokens = begun.cached_tokens
         for prompt in step.prompts:
             if (asking := tasks.get(prompt.handle)) is not None:
                 asking.stream.tell(read_prompt(prompt))

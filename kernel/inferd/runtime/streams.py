@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import Protocol
 
 from inferd.core.ids import TaskId
 from inferd.core.task_events import EmbeddingOutput, Finished, Logprobs, Output, PromptOutput, TaskEvent
 from inferd.errors import EventsDroppedError, TaskNotFoundError
+from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.signal import Signal
 
@@ -25,6 +27,13 @@ ID_BYTES = 4  # of one in an array
 LOGPROB_BYTES = 8  # of a token's id and logarithm
 
 
+class Listener(Protocol):
+    """Who is told that a stream has a new event."""
+
+    def told(self, *, hurries: bool) -> None:
+        """There is one; `hurries` when it is not to wait for an interval."""
+
+
 @dataclass(frozen=True, slots=True)
 class Numbered:
     """An event with its place in the task's sequence, counted from 1."""
@@ -33,7 +42,8 @@ class Numbered:
     event: TaskEvent
 
 
-def _size_bytes(event: TaskEvent) -> int:
+def cost_bytes(event: TaskEvent) -> int:
+    """What holding an event costs, in bytes."""
     if isinstance(event, Output | PromptOutput):
         each = ID_BYTES if isinstance(event.token_ids, array) else TOKEN_BYTES
         size_bytes = EVENT_BYTES + 4 * len(event.text) + each * len(event.token_ids)
@@ -83,6 +93,8 @@ class TaskStream:
         detached: Whether one of them asked that the task outlives them.
         finished: The last event, once it has been told.
         size_bytes: What the held events cost.
+        continuation: What the task needs to go on elsewhere; until its end.
+        listeners: Told of each event, besides those who `follow`; in the order in which they came.
     """
 
     def __init__(self, task_id: TaskId, limit_bytes: int, budget: EventBudget) -> None:
@@ -93,6 +105,8 @@ class TaskStream:
         self.detached = False
         self.finished: Finished | None = None
         self.size_bytes = 0
+        self.continuation = Continuation()
+        self.listeners: dict[Listener, None] = {}
         self._limit_bytes = limit_bytes
         self._newest_bytes = 0
         self._budget: EventBudget | None = budget  # until the task ends
@@ -111,13 +125,18 @@ class TaskStream:
         """Add an event and wake the watchers; drop the oldest events beyond the bound."""
         if isinstance(event, Output):
             self.output_tokens += len(event.token_ids)
+            self.continuation.take(event)
+        elif isinstance(event, PromptOutput):
+            self.continuation.take(event)
         elif isinstance(event, Finished):
             self.finished = event
-        size_bytes = _size_bytes(event)
+            self.continuation = Continuation()
+        size_bytes = cost_bytes(event)
         self._events.append(event)
         self.size_bytes += size_bytes
         self._calm_bytes += size_bytes
-        if not isinstance(event, Output) or self._calm_bytes > self._limit_bytes // 4:
+        hurries = not isinstance(event, Output) or self._calm_bytes > self._limit_bytes // 4
+        if hurries:
             self._calm_bytes = 0
             self._hurry.notify()
         self._newest_bytes = size_bytes
@@ -127,6 +146,8 @@ class TaskStream:
             self._budget.count(self, self.size_bytes, self.size_bytes - size_bytes)
             self._budget.enforce()
         self._signal.notify()
+        for listener in self.listeners:
+            listener.told(hurries=hurries)
 
     def halve(self) -> None:
         """Forget the older half of all events but the last."""
@@ -147,7 +168,7 @@ class TaskStream:
     def _drop(self, target_bytes: int) -> None:
         count = 0
         while self.size_bytes > target_bytes and count < len(self._events) - 1:
-            self.size_bytes -= _size_bytes(self._events[count])
+            self.size_bytes -= cost_bytes(self._events[count])
             count += 1
         del self._events[:count]
         self._dropped += count

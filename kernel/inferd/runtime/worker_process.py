@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from inferd import __version__
 from inferd.core.ids import InstanceId
 from inferd.core.resources import HOST_DEVICE
@@ -157,16 +159,18 @@ class WorkerProcess:
                 await self._signal.wait(self._signal.version)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
-        with suppress(TimeoutError):
-            if self._closed:
-                await asyncio.wait_for(process.wait(), ORDERLY_EXIT_S)
-            elif self._hangs:
-                await abort(process)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
-        await process.wait()
-        if self._link is not None:
-            self._link.close()
+        try:
+            with suppress(TimeoutError):
+                if self._closed:
+                    await asyncio.wait_for(process.wait(), ORDERLY_EXIT_S)
+                elif self._hangs:
+                    await abort(process)
+        finally:  # cancelled meanwhile, too
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
+            await process.wait()
+            if self._link is not None:
+                self._link.close()
 
     def _take(self, frame: wire.WorkerFrame) -> None:
         self._vigil.hear(asyncio.get_running_loop().time())
@@ -212,3 +216,11 @@ def _ending(returncode: int, why: str) -> str:
     if returncode < 0:
         return f"it was ended by signal {-returncode} ({signal.Signals(-returncode).name})"
     return f"it exited with status {returncode}" if returncode else why
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.NoSuchProcess:
+        return 0

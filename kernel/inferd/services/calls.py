@@ -43,6 +43,18 @@ def lease_of(context: grpc.aio.ServicerContext[Any, Any]) -> LeaseId:
     return LeaseId(_metadata(context, LEASE_KEY, LEASE_FORM, "letters, digits and '-'") or "")
 
 
+def check_lease(lease_id: str) -> LeaseId:
+    """The lease that a message names; "" for none.
+
+    Raises:
+        InvalidFieldError: It is no id.
+    """
+    if lease_id and not LEASE_FORM.fullmatch(lease_id):
+        message = f"lease_id is {lease_id[:80]!r}; it must be 1 to 64 of letters, digits and '-'"
+        raise InvalidFieldError(message, field="lease_id")
+    return LeaseId(lease_id)
+
+
 def _metadata(
     context: grpc.aio.ServicerContext[Any, Any], wanted: str, form: re.Pattern[str], letters: str
 ) -> str | None:

@@ -14,9 +14,10 @@ from inferd.core.ids import DeviceId
 from inferd.errors import InvalidFieldError
 from inferd.plugin.backend import DeviceInfo, Setting
 from inferd.plugin.registry import BackendReport, BackendState
-from inferd.runtime.driver import Driver, resident_bytes
+from inferd.runtime.driver import Driver
 from inferd.runtime.placement import ENGINE_SETTINGS
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.worker_process import resident_bytes
 from inferd.services.bounds import Bound
 from inferd.services.calls import page_of
 from inferd.services.model_values import write_instance

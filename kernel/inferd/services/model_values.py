@@ -81,7 +81,6 @@ def write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Insta
         peak_bytes=instance.peak_bytes,
         grown_bytes=instance.grown_bytes,
         lease_id=instance.lease_id,
-        suspended_tasks=len(instance.paused),
         need=_write_need(instance.need) if instance.need is not None else None,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from inferd.core.ids import ModelName
+from inferd.core.ids import InstanceId, ModelName
 from inferd.core.model import Model, ModelState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.driver import Driver
@@ -113,7 +113,8 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     async def UnloadModel(self, request: ms.UnloadModelRequest, context: Context) -> ms.UnloadModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Unload a model and wait for it."""
         name = ModelName(request.name)
-        returned_bytes = await self._driver.unload_model(name, force=request.force)
+        instance_id = InstanceId(request.instance_id) if request.instance_id else None
+        returned_bytes = await self._driver.unload_model(name, force=request.force, instance_id=instance_id)
         model = self._driver.machine.model(name)
         return ms.UnloadModelResponse(model=write_model(model, self._driver), returned_bytes=returned_bytes)
 

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as WireMessage
 
 from inferd.core import task_events as te
@@ -14,6 +15,7 @@ from inferd.core.task import (
     Embedding,
     FinishReason,
     Pooling,
+    SuspendReason,
     Task,
     TaskInput,
     TaskSpec,
@@ -26,10 +28,11 @@ from inferd.runtime.streams import Numbered, TaskStream
 from inferd.services.chat_values import read_chat
 from inferd.services.sampling_values import read_sampling
 from inferd.services.status import status_of
-from inferd.services.times import duration, timestamp
+from inferd.services.times import duration, read_seconds, timestamp
 from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import task_pb2 as tp
 
+MOST_INTERVAL_S = 10.0  # between events with output
 MOST_LABEL_KEY = 63
 MOST_LABEL_VALUE = 256
 
@@ -73,6 +76,7 @@ def read_spec(
         lease_id=lease_id,
         request_id=request_id,
         fingerprint=fingerprint(spec, lease_id) if request_id else b"",
+        digest=fingerprint(spec),
     )
 
 
@@ -129,6 +133,19 @@ def read_input(spec: tp.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> Tas
             raise InvalidFieldError("spec has no input; set one of prompt, chat and tokens", field="spec.input")
 
 
+def read_interval(span: Duration) -> float:
+    """The least time between events with output, in seconds.
+
+    Raises:
+        InvalidFieldError: It is outside its bounds.
+    """
+    interval_s = read_seconds(span, "output_interval")
+    if not 0 <= interval_s <= MOST_INTERVAL_S:
+        message = f"output_interval is {interval_s} s; it must be from 0 to {MOST_INTERVAL_S:g} s"
+        raise InvalidFieldError(message, field="output_interval")
+    return interval_s
+
+
 def check_size(size_bytes: int, limit_bytes: int) -> None:
     """Refuse a prompt of more bytes than `limits.prompt_bytes`.
 
@@ -178,10 +195,12 @@ def write_event(task_id: str, numbered: Numbered) -> tp.TaskEvent:
             kind = {"queued": tp.Queued(position=position, eta=duration(eta_s))}
         case te.Started(instance_id, attempt):
             kind = {"started": tp.Started(instance_id=instance_id, attempt=attempt)}
-        case te.Suspended(by_client):
-            kind = {"suspended": tp.Suspended(by_client=by_client)}
-        case te.Resumed(instance_id):
-            kind = {"resumed": tp.Resumed(instance_id=instance_id)}
+        case te.Suspended(reason):
+            by_client = reason is SuspendReason.CLIENT
+            number = tp.SuspendReason.ValueType(reason.value)
+            kind = {"suspended": tp.Suspended(by_client=by_client, reason=number)}
+        case te.Resumed(instance_id, attempt):
+            kind = {"resumed": tp.Resumed(instance_id=instance_id, attempt=attempt)}
         case te.Progress(phase, fraction):
             kind = {"progress": tp.Progress(phase=tp.Phase.ValueType(phase.value), fraction=fraction)}
         case te.Finished() as finished:

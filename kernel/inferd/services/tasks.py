@@ -4,7 +4,6 @@ import uuid
 from typing import Any
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.task import Task, TaskState
@@ -14,16 +13,15 @@ from inferd.runtime.shelf import Shelf
 from inferd.runtime.streams import TaskStream
 from inferd.services.bounds import Bound, ByteBound
 from inferd.services.calls import check_request_id, deadline_of, lease_of, page_of, tenant_of
+from inferd.services.extents import Extents
 from inferd.services.status import abort
-from inferd.services.task_values import read_spec, request_bytes, write_event, write_task
-from inferd.services.times import read_seconds
+from inferd.services.task_orders import TaskOrders
+from inferd.services.task_values import read_interval, read_spec, request_bytes, write_event, write_task
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import task_service_pb2_grpc
 
 NEWEST_FIRST = 10**18  # keys of pages ascend; the number of a task is taken from this
-
-MOST_INTERVAL_S = 10.0  # between events with output
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,18 +30,26 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
     """Translates; see the proto for what each call means. Streams write to their context: no generator between."""
 
     def __init__(
-        self, driver: Driver, shelf: Shelf, *, prompt_limit_bytes: int, tenant_streams: int, requests: ByteBound
+        self,
+        driver: Driver,
+        shelf: Shelf,
+        *,
+        prompt_limit_bytes: int,
+        tenant_streams: int,
+        requests: ByteBound,
+        extents: Extents,
     ) -> None:
         self._driver = driver
         self._shelf = shelf
         self._prompt_limit_bytes = prompt_limit_bytes
         self._streams = Bound("scheduler.tenant_streams", tenant_streams, "streams of tasks")
         self._requests = requests
+        self._extents = extents
 
     async def RunTask(self, request: ts.RunTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Create a task and watch it."""
         check_request_id(request.request_id)
-        tenant, interval_s = tenant_of(context), _read_interval(request.output_interval)
+        tenant, interval_s = tenant_of(context), read_interval(request.output_interval)
         with self._streams.place(tenant), self._requests.place(tenant, request_bytes(request.spec)):
             await self._shelf.look_for(request.spec.model)
             stream = self._submit(request, tenant, context)
@@ -65,36 +71,38 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
             detached=request.detach_on_disconnect,
         )
         stream = self._driver.submit(spec)
-        if request.detach_on_disconnect and not stream.detached:
-            self._driver.detach(stream.task_id, tenant)
-            stream.detached = True
+        self._driver.attendance.attend(stream, tenant, detached=request.detach_on_disconnect)
         return stream
 
     async def _run(self, stream: TaskStream, tenant: Tenant, interval_s: float, context: Context) -> None:
-        stream.runners += 1
         try:
             async for batch in stream.follow(0, interval_s):
                 for numbered in batch:
                     await context.write(ts.RunTaskResponse(event=write_event(stream.task_id, numbered)))
         finally:
-            stream.runners -= 1
-            # The client has gone, or was too slow. Another call with the same request_id may still be there.
-            if stream.finished is None and not stream.runners and not stream.detached:
-                self._driver.cancel(stream.task_id, tenant)
+            self._driver.attendance.leave(stream, tenant)  # the client has gone, or was too slow
 
     async def WatchTask(self, request: ts.WatchTaskRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a task."""
         tenant = tenant_of(context)
-        interval_s = _read_interval(request.output_interval)
-        task = self._driver.machine.task(TaskId(request.task_id), tenant)
-        stream = self._driver.streams.get(task.spec.task_id)
-        if request.after_sequence > stream.last_sequence:
-            message = f"after_sequence is {request.after_sequence}; the newest event is {stream.last_sequence}"
-            raise InvalidFieldError(message, field="after_sequence")
+        interval_s = read_interval(request.output_interval)
+        stream = self._driver.watch(TaskId(request.task_id), tenant, after=request.after_sequence)
         with self._streams.place(tenant):
             async for batch in stream.follow(request.after_sequence, interval_s):
                 for numbered in batch:
                     await context.write(ts.WatchTaskResponse(event=write_event(request.task_id, numbered)))
+
+    async def RunTasks(self, _: Any, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
+        """Run and watch many tasks."""
+        orders = TaskOrders(
+            self._driver,
+            self._shelf,
+            tenant_of(context),
+            extents=self._extents,
+            places=self._streams,
+            prompt_limit_bytes=self._prompt_limit_bytes,
+        )
+        await orders.serve(context)
 
     async def GetTask(self, request: ts.GetTaskRequest, context: Context) -> ts.GetTaskResponse:  # noqa: N802 - the wire's name
         """Read a task."""
@@ -132,14 +140,6 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
 
     def _write(self, task: Task) -> pb.Task:
         return write_task(task, self._driver.streams.get(task.spec.task_id), self._driver.clock)
-
-
-def _read_interval(span: Duration) -> float:
-    interval_s = read_seconds(span, "output_interval")
-    if not 0 <= interval_s <= MOST_INTERVAL_S:
-        message = f"output_interval is {interval_s} s; it must be from 0 to {MOST_INTERVAL_S:g} s"
-        raise InvalidFieldError(message, field="output_interval")
-    return interval_s
 
 
 def _read_states(request: ts.ListTasksRequest) -> set[TaskState]:

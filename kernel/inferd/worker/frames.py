@@ -12,6 +12,7 @@ from inferd.core.sampling_defaults import ENGINE_DEFAULTS, SamplingDefaults
 from inferd.core.task import (
     ChatInput,
     Embedding,
+    FinishReason,
     Grammar,
     GrammarKind,
     Message,
@@ -23,6 +24,7 @@ from inferd.core.task import (
 )
 from inferd.engine.cause import last_line
 from inferd.engine.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
+from inferd.engine.submission import Continuation, SampleSoFar
 from inferd.errors import InferdError, InternalError, LimitExceededError, is_failure
 from inferd.plugin import LoadRequest
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
@@ -184,6 +186,18 @@ def read_embedding(submit: task_pb2.Submit) -> Embedding | None:
     return Embedding(pooling=Pooling(number) if number else None, normalize=submit.embedding.normalize)
 
 
+def read_continuation(submit: task_pb2.Submit) -> Continuation | None:
+    """What a task has told before; None for nothing."""
+    if not submit.HasField("continuation"):
+        return None
+    told = submit.continuation
+    return Continuation(
+        samples={s.sample: SampleSoFar(s.token_ids, FinishReason(s.finish_reason)) for s in told.samples},
+        prompt_told=told.prompt_told,
+        cached_tokens=told.cached_tokens if told.HasField("cached_tokens") else None,
+    )
+
+
 def failure(error: InferdError) -> failure_pb2.Failure:
     """An error on its way to a client; the path of the wrong field is in the metadata under "field"."""
     metadata = error.metadata | ({"field": error.field} if error.field else {})
@@ -245,6 +259,10 @@ def step_frame(output: StepOutput) -> wire.WorkerFrame:
         step.logprobs[place].CopyFrom(_logprobs(logprobs))
     for handle, values in output.embeddings.items():
         step.embeddings.add(handle=handle, values=values)
+    for handle, cached_tokens in output.begun_prompts.items():
+        step.begun_prompts.add(handle=handle, cached_tokens=cached_tokens)
+    step.alone = output.alone or 0
+    step.seconds = output.seconds
     for handle, prompt in output.prompts.items():
         told = None if prompt.logprobs is None else _logprobs(prompt.logprobs)
         step.prompts.add(handle=handle, text=prompt.text, token_ids=prompt.token_ids, logprobs=told)

@@ -31,6 +31,7 @@ from inferd.worker.frames import (
     failure,
     needs_frame,
     pong_frame,
+    read_continuation,
     read_defaults,
     read_embedding,
     read_input,
@@ -203,15 +204,13 @@ class Worker:
                     adapter=submit.adapter,
                     lease_id=submit.lease_id,
                     fencing_token=submit.fencing_token,
+                    continuation=read_continuation(submit),
+                    alone=submit.alone,
                 )
             case "query":
                 loop.consult(partial(self._answer, frame.query))
             case "cancel":
                 loop.cancel(frame.cancel.handle)
-            case "suspend":
-                loop.suspend(frame.suspend.handle)
-            case "resume":
-                loop.resume(frame.resume.handle)
             case "hold":
                 hold = frame.hold
                 loop.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)

@@ -82,6 +82,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_TASK_STATE: _ErrorReason.ValueType  # 26
     """The task cannot be suspended or resumed where it stands (FAILED_PRECONDITION). Metadata: `state`."""
+    ERROR_REASON_POISON: _ErrorReason.ValueType  # 40
+    """Workers die of this task: it was present at several deaths, and alone at the last one. Another one with the same
+    contents is refused for a while (FAILED_PRECONDITION). RetryInfo says for how long. Metadata: `cause`, `deaths`,
+    `log`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -149,4 +154,9 @@ ERROR_REASON_NO_MEMORY: ErrorReason.ValueType  # 25
 """
 ERROR_REASON_TASK_STATE: ErrorReason.ValueType  # 26
 """The task cannot be suspended or resumed where it stands (FAILED_PRECONDITION). Metadata: `state`."""
+ERROR_REASON_POISON: ErrorReason.ValueType  # 40
+"""Workers die of this task: it was present at several deaths, and alone at the last one. Another one with the same
+contents is refused for a while (FAILED_PRECONDITION). RetryInfo says for how long. Metadata: `cause`, `deaths`,
+`log`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -21,6 +21,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _ModelState:
@@ -309,8 +314,16 @@ class Instance(_message.Message):
     """Most resident memory of its worker that was measured, in bytes."""
     lease_id: _builtins.str
     """The lease that it was loaded under; empty for none."""
-    suspended_tasks: _builtins.int
-    """Tasks that were stopped on it and go on there."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def suspended_tasks(self) -> _builtins.int:
+        """Always 0: a task that is stopped hangs on no instance."""
+
+    @suspended_tasks.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def suspended_tasks(self, value: _builtins.int) -> None:
+        """Always 0: a task that is stopped hangs on no instance."""
+
     grown_bytes: _builtins.int
     """What its worker takes beyond `need`, in bytes, when that is more than `workers.growth_told` and `growth_told_bytes`
     of the configuration pass over; else 0. Seen on the host only. One that harms others is ended.

@@ -27,7 +27,7 @@ from inferd_api.v1 import model_pb2 as inferd__api_dot_v1_dot_model__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/v1/model_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19inferd_api/v1/model.proto\x1a\x18inferd_api/v1/task.proto\"h\n\x0fTokenizeRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"A\n\x11\x44\x65tokenizeRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\ttoken_ids\x18\x02 \x03(\rB\x04\xe2\x41\x01\x01\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"k\n\x12\x43ountTokensRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\";\n\x12\x43reateModelRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.ModelB\x04\xe2\x41\x01\x02\"6\n\x13\x43reateModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"O\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.inferd.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10LoadModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x11LoadModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"=\n\x12UnloadModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"N\n\x13UnloadModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\x12\x16\n\x0ereturned_bytes\x18\x02 \x01(\x04\"(\n\x12\x44\x65leteModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x15\n\x13\x44\x65leteModelResponse\"\'\n\x11WatchModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"5\n\x12WatchModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"\xc5\x01\n\x0fPlanLoadRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12@\n\x08settings\x18\x02 \x03(\x0b\x32(.inferd.v1.PlanLoadRequest.SettingsEntryB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x62\x61\x63kend\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x64\x65vice\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\x10PlanLoadResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.inferd.v1.LoadPlan\"\xd2\x01\n\x08LoadPlan\x12\x0c\n\x04\x66its\x18\x01 \x01(\x08\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12#\n\x04need\x18\x03 \x01(\x0b\x32\x15.inferd.v1.MemoryNeed\x12\x12\n\nfree_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x19\n\x11\x65victed_instances\x18\x06 \x03(\t\x12\x16\n\x0e\x62usy_instances\x18\x07 \x03(\t\x12\x11\n\tlease_ids\x18\x08 \x03(\t\x12\x0e\n\x06reason\x18\t \x01(\t2\xc0\x06\n\x0cModelService\x12L\n\x0b\x43reateModel\x12\x1d.inferd.v1.CreateModelRequest\x1a\x1e.inferd.v1.CreateModelResponse\x12\x43\n\x08GetModel\x12\x1a.inferd.v1.GetModelRequest\x1a\x1b.inferd.v1.GetModelResponse\x12I\n\nListModels\x12\x1c.inferd.v1.ListModelsRequest\x1a\x1d.inferd.v1.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1b.inferd.v1.LoadModelRequest\x1a\x1c.inferd.v1.LoadModelResponse\x12L\n\x0bUnloadModel\x12\x1d.inferd.v1.UnloadModelRequest\x1a\x1e.inferd.v1.UnloadModelResponse\x12L\n\x0b\x44\x65leteModel\x12\x1d.inferd.v1.DeleteModelRequest\x1a\x1e.inferd.v1.DeleteModelResponse\x12K\n\nWatchModel\x12\x1c.inferd.v1.WatchModelRequest\x1a\x1d.inferd.v1.WatchModelResponse0\x01\x12\x43\n\x08Tokenize\x12\x1a.inferd.v1.TokenizeRequest\x1a\x1b.inferd.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.inferd.v1.DetokenizeRequest\x1a\x1d.inferd.v1.DetokenizeResponse\x12L\n\x0b\x43ountTokens\x12\x1d.inferd.v1.CountTokensRequest\x1a\x1e.inferd.v1.CountTokensResponse\x12\x43\n\x08PlanLoad\x12\x1a.inferd.v1.PlanLoadRequest\x1a\x1b.inferd.v1.PlanLoadResponseB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/v1/model_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19inferd_api/v1/model.proto\x1a\x18inferd_api/v1/task.proto\"h\n\x0fTokenizeRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"A\n\x11\x44\x65tokenizeRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\ttoken_ids\x18\x02 \x03(\rB\x04\xe2\x41\x01\x01\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"k\n\x12\x43ountTokensRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\";\n\x12\x43reateModelRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.ModelB\x04\xe2\x41\x01\x02\"6\n\x13\x43reateModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"O\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.inferd.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10LoadModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x11LoadModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"X\n\x12UnloadModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0binstance_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"N\n\x13UnloadModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\x12\x16\n\x0ereturned_bytes\x18\x02 \x01(\x04\"(\n\x12\x44\x65leteModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x15\n\x13\x44\x65leteModelResponse\"\'\n\x11WatchModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"5\n\x12WatchModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Model\"\xc5\x01\n\x0fPlanLoadRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12@\n\x08settings\x18\x02 \x03(\x0b\x32(.inferd.v1.PlanLoadRequest.SettingsEntryB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x62\x61\x63kend\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x64\x65vice\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\x10PlanLoadResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.inferd.v1.LoadPlan\"\xd2\x01\n\x08LoadPlan\x12\x0c\n\x04\x66its\x18\x01 \x01(\x08\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12#\n\x04need\x18\x03 \x01(\x0b\x32\x15.inferd.v1.MemoryNeed\x12\x12\n\nfree_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x19\n\x11\x65victed_instances\x18\x06 \x03(\t\x12\x16\n\x0e\x62usy_instances\x18\x07 \x03(\t\x12\x11\n\tlease_ids\x18\x08 \x03(\t\x12\x0e\n\x06reason\x18\t \x01(\t2\xc0\x06\n\x0cModelService\x12L\n\x0b\x43reateModel\x12\x1d.inferd.v1.CreateModelRequest\x1a\x1e.inferd.v1.CreateModelResponse\x12\x43\n\x08GetModel\x12\x1a.inferd.v1.GetModelRequest\x1a\x1b.inferd.v1.GetModelResponse\x12I\n\nListModels\x12\x1c.inferd.v1.ListModelsRequest\x1a\x1d.inferd.v1.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1b.inferd.v1.LoadModelRequest\x1a\x1c.inferd.v1.LoadModelResponse\x12L\n\x0bUnloadModel\x12\x1d.inferd.v1.UnloadModelRequest\x1a\x1e.inferd.v1.UnloadModelResponse\x12L\n\x0b\x44\x65leteModel\x12\x1d.inferd.v1.DeleteModelRequest\x1a\x1e.inferd.v1.DeleteModelResponse\x12K\n\nWatchModel\x12\x1c.inferd.v1.WatchModelRequest\x1a\x1d.inferd.v1.WatchModelResponse0\x01\x12\x43\n\x08Tokenize\x12\x1a.inferd.v1.TokenizeRequest\x1a\x1b.inferd.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.inferd.v1.DetokenizeRequest\x1a\x1d.inferd.v1.DetokenizeResponse\x12L\n\x0b\x43ountTokens\x12\x1d.inferd.v1.CountTokensRequest\x1a\x1e.inferd.v1.CountTokensResponse\x12\x43\n\x08PlanLoad\x12\x1a.inferd.v1.PlanLoadRequest\x1a\x1b.inferd.v1.PlanLoadResponseB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,6 +57,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNLOADMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_UNLOADMODELREQUEST'].fields_by_name['force']._loaded_options = None
   _globals['_UNLOADMODELREQUEST'].fields_by_name['force']._serialized_options = b'\342A\001\001'
+  _globals['_UNLOADMODELREQUEST'].fields_by_name['instance_id']._loaded_options = None
+  _globals['_UNLOADMODELREQUEST'].fields_by_name['instance_id']._serialized_options = b'\342A\001\001'
   _globals['_DELETEMODELREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_WATCHMODELREQUEST'].fields_by_name['name']._loaded_options = None
@@ -100,25 +102,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADMODELRESPONSE']._serialized_start=932
   _globals['_LOADMODELRESPONSE']._serialized_end=984
   _globals['_UNLOADMODELREQUEST']._serialized_start=986
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1047
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1049
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1127
-  _globals['_DELETEMODELREQUEST']._serialized_start=1129
-  _globals['_DELETEMODELREQUEST']._serialized_end=1169
-  _globals['_DELETEMODELRESPONSE']._serialized_start=1171
-  _globals['_DELETEMODELRESPONSE']._serialized_end=1192
-  _globals['_WATCHMODELREQUEST']._serialized_start=1194
-  _globals['_WATCHMODELREQUEST']._serialized_end=1233
-  _globals['_WATCHMODELRESPONSE']._serialized_start=1235
-  _globals['_WATCHMODELRESPONSE']._serialized_end=1288
-  _globals['_PLANLOADREQUEST']._serialized_start=1291
-  _globals['_PLANLOADREQUEST']._serialized_end=1488
-  _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_start=1441
-  _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_end=1488
-  _globals['_PLANLOADRESPONSE']._serialized_start=1490
-  _globals['_PLANLOADRESPONSE']._serialized_end=1543
-  _globals['_LOADPLAN']._serialized_start=1546
-  _globals['_LOADPLAN']._serialized_end=1756
-  _globals['_MODELSERVICE']._serialized_start=1759
-  _globals['_MODELSERVICE']._serialized_end=2591
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1074
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1076
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1154
+  _globals['_DELETEMODELREQUEST']._serialized_start=1156
+  _globals['_DELETEMODELREQUEST']._serialized_end=1196
+  _globals['_DELETEMODELRESPONSE']._serialized_start=1198
+  _globals['_DELETEMODELRESPONSE']._serialized_end=1219
+  _globals['_WATCHMODELREQUEST']._serialized_start=1221
+  _globals['_WATCHMODELREQUEST']._serialized_end=1260
+  _globals['_WATCHMODELRESPONSE']._serialized_start=1262
+  _globals['_WATCHMODELRESPONSE']._serialized_end=1315
+  _globals['_PLANLOADREQUEST']._serialized_start=1318
+  _globals['_PLANLOADREQUEST']._serialized_end=1515
+  _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_start=1468
+  _globals['_PLANLOADREQUEST_SETTINGSENTRY']._serialized_end=1515
+  _globals['_PLANLOADRESPONSE']._serialized_start=1517
+  _globals['_PLANLOADRESPONSE']._serialized_end=1570
+  _globals['_LOADPLAN']._serialized_start=1573
+  _globals['_LOADPLAN']._serialized_end=1783
+  _globals['_MODELSERVICE']._serialized_start=1786
+  _globals['_MODELSERVICE']._serialized_end=2618
 # @@protoc_insertion_point(module_scope)

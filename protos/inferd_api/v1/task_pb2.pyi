@@ -149,6 +149,38 @@ POOLING_FIRST: Pooling.ValueType  # 3
 """The hidden state of the first token: the one that encoders put in front of a text for this."""
 Global___Pooling: _TypeAlias = Pooling  # noqa: Y015
 
+class _SuspendReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SuspendReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SuspendReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUSPEND_REASON_UNSPECIFIED: _SuspendReason.ValueType  # 0
+    """Never sent."""
+    SUSPEND_REASON_CLIENT: _SuspendReason.ValueType  # 1
+    """By `SuspendTask`: it goes on when `ResumeTask` says so."""
+    SUSPEND_REASON_PREEMPTED: _SuspendReason.ValueType  # 2
+    """A task of a higher class took its place. It goes on by itself, as after those below."""
+    SUSPEND_REASON_WORKER_DIED: _SuspendReason.ValueType  # 3
+    """The worker that ran it died or hung."""
+    SUSPEND_REASON_UNLOADED: _SuspendReason.ValueType  # 4
+    """Its instance was unloaded."""
+
+class SuspendReason(_SuspendReason, metaclass=_SuspendReasonEnumTypeWrapper):
+    """Why a task was stopped to go on later."""
+
+SUSPEND_REASON_UNSPECIFIED: SuspendReason.ValueType  # 0
+"""Never sent."""
+SUSPEND_REASON_CLIENT: SuspendReason.ValueType  # 1
+"""By `SuspendTask`: it goes on when `ResumeTask` says so."""
+SUSPEND_REASON_PREEMPTED: SuspendReason.ValueType  # 2
+"""A task of a higher class took its place. It goes on by itself, as after those below."""
+SUSPEND_REASON_WORKER_DIED: SuspendReason.ValueType  # 3
+"""The worker that ran it died or hung."""
+SUSPEND_REASON_UNLOADED: SuspendReason.ValueType  # 4
+"""Its instance was unloaded."""
+Global___SuspendReason: _TypeAlias = SuspendReason  # noqa: Y015
+
 @_typing.final
 class ChatMessage(_message.Message):
     """One message of a conversation."""
@@ -724,16 +756,20 @@ class Suspended(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BY_CLIENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     by_client: _builtins.bool
-    """By `SuspendTask`; otherwise for a task of a higher class, and it goes on by itself."""
+    """By `SuspendTask`; otherwise it goes on by itself."""
+    reason: Global___SuspendReason.ValueType
+    """Why."""
     def __init__(
         self,
         *,
         by_client: _builtins.bool = ...,
+        reason: Global___SuspendReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_client", b"by_client"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_client", b"by_client", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -746,16 +782,20 @@ class Resumed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Where it runs."""
+    attempt: _builtins.int
+    """How often it was handed to an instance, this time included."""
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "instance_id", b"instance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 from inferd_api.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
@@ -389,3 +390,279 @@ class ResumeTaskResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeTaskResponse: _TypeAlias = ResumeTaskResponse  # noqa: Y015
+
+@_typing.final
+class RunTasksRequest(_message.Message):
+    """Orders of a client, carried out in their sequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskOrder]:
+        """At least one is of use, at most 1024; together no larger than `limits.message_bytes`."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___TaskOrder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunTasksRequest: _TypeAlias = RunTasksRequest  # noqa: Y015
+
+@_typing.final
+class TaskOrder(_message.Message):
+    """One thing that a client wants of `RunTasks`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
+    FLOW_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """Names what is followed, in every update. Chosen by the client; not one that is open. Default 0."""
+    @_builtins.property
+    def run(self) -> Global___RunOrder:
+        """Create a task and follow it."""
+
+    @_builtins.property
+    def watch(self) -> Global___WatchOrder:
+        """Follow a task that exists."""
+
+    @_builtins.property
+    def cancel(self) -> Global___CancelOrder:
+        """End the task of `tag` now; its `Finished` follows. Nothing when the tag is not open."""
+
+    @_builtins.property
+    def leave(self) -> Global___LeaveOrder:
+        """Follow `tag` no longer: no update of it follows. Nothing when the tag is not open."""
+
+    @_builtins.property
+    def flow(self) -> Global___FlowOrder:
+        """Hold the updates of `tag` back, or let them come again. Nothing when the tag is not open."""
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.int = ...,
+        run: Global___RunOrder | None = ...,
+        watch: Global___WatchOrder | None = ...,
+        cancel: Global___CancelOrder | None = ...,
+        leave: Global___LeaveOrder | None = ...,
+        flow: Global___FlowOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "flow", b"flow", "kind", b"kind", "leave", b"leave", "run", b"run", "watch", b"watch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "flow", b"flow", "kind", b"kind", "leave", b"leave", "run", b"run", "tag", b"tag", "watch", b"watch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run", "watch", "cancel", "leave", "flow"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___TaskOrder: _TypeAlias = TaskOrder  # noqa: Y015
+
+@_typing.final
+class RunOrder(_message.Message):
+    """A task to create, with what a call of its own would carry beside its message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    LINGER_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    """The lease that it runs under. Default: none."""
+    @_builtins.property
+    def request(self) -> Global___RunTaskRequest:
+        """The task. Required. Errors: as `RunTask`."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Its deadline, from when the order arrives. Above 0, at most 3,153,600,000 s (a hundred years). Default: none."""
+
+    @_builtins.property
+    def linger(self) -> _duration_pb2.Duration:
+        """How long it goes on when the call breaks and nobody comes back to it. 0 to 60 s. Default 0: it is cancelled at once.
+        Without meaning beside `detach_on_disconnect`, which lets it go on for good.
+        """
+
+    def __init__(
+        self,
+        *,
+        request: Global___RunTaskRequest | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        lease_id: _builtins.str = ...,
+        linger: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["linger", b"linger", "request", b"request", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "linger", b"linger", "request", b"request", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunOrder: _TypeAlias = RunOrder  # noqa: Y015
+
+@_typing.final
+class WatchOrder(_message.Message):
+    """A task to follow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    ADOPT_FIELD_NUMBER: _builtins.int
+    LINGER_FIELD_NUMBER: _builtins.int
+    adopt: _builtins.bool
+    """Whether the task's life hangs on this tag as if it had been created under it: a client comes back to its task so.
+    Default false: the task is left alone whatever becomes of the tag.
+    """
+    @_builtins.property
+    def request(self) -> Global___WatchTaskRequest:
+        """The task, and from where. Required. Errors: as `WatchTask`."""
+
+    @_builtins.property
+    def linger(self) -> _duration_pb2.Duration:
+        """As in `RunOrder`; of use with `adopt`."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___WatchTaskRequest | None = ...,
+        adopt: _builtins.bool = ...,
+        linger: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["linger", b"linger", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "linger", b"linger", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOrder: _TypeAlias = WatchOrder  # noqa: Y015
+
+@_typing.final
+class CancelOrder(_message.Message):
+    """Ends a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrder: _TypeAlias = CancelOrder  # noqa: Y015
+
+@_typing.final
+class LeaveOrder(_message.Message):
+    """Ends following a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveOrder: _TypeAlias = LeaveOrder  # noqa: Y015
+
+@_typing.final
+class FlowOrder(_message.Message):
+    """A client that does not come to read what one of its tasks gives stops that tag alone: the kernel keeps what comes, and
+    later gives it as few, larger events. A stop of so long that events had to be dropped is the tag's error EVENTS_DROPPED.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STOPPED_FIELD_NUMBER: _builtins.int
+    stopped: _builtins.bool
+    """Whether updates are held back. Default false: they come."""
+    def __init__(
+        self,
+        *,
+        stopped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stopped", b"stopped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowOrder: _TypeAlias = FlowOrder  # noqa: Y015
+
+@_typing.final
+class RunTasksResponse(_message.Message):
+    """What happened to the tasks of a call since the message before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskUpdate]:
+        """In the order of each tag's events."""
+
+    def __init__(
+        self,
+        *,
+        updates: _abc.Iterable[Global___TaskUpdate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["updates", b"updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunTasksResponse: _TypeAlias = RunTasksResponse  # noqa: Y015
+
+@_typing.final
+class TaskUpdate(_message.Message):
+    """One thing that happened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """Of the order."""
+    @_builtins.property
+    def event(self) -> _task_pb2.TaskEvent:
+        """An event of the task. `task_id` is set in the first one of a tag only."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """The order was refused, or its events can be told no further; the last update of the tag. Fields are named as
+        `RunTask` and `WatchTask` name them (`spec.model`), those of the order itself by their names (`timeout`).
+        """
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.int = ...,
+        event: _task_pb2.TaskEvent | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event", b"event", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event", b"event", "kind", b"kind", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event", "error"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___TaskUpdate: _TypeAlias = TaskUpdate  # noqa: Y015

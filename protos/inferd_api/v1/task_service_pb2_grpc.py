@@ -72,6 +72,11 @@ class TaskServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskResponse.FromString,
                 _registered_method=True)
+        self.RunTasks = channel.stream_stream(
+                '/inferd.v1.TaskService/RunTasks',
+                request_serializer=inferd__api_dot_v1_dot_task__service__pb2.RunTasksRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.RunTasksResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
@@ -140,6 +145,20 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunTasks(self, request_iterator, context):
+        """Many tasks on one call: orders go in, and what happens to the tasks comes out, one message for all of a step.
+
+        An order is followed under its `tag` until its last update: `Finished`, or `error`. An order that is refused ends its
+        own tag and nothing else. The call ends with OK when the client has closed its side and no tag is open. When it
+        breaks, the tasks that hang on it go on for their `linger`, and are cancelled then unless somebody came back to them
+        on a new call, with `watch` and `adopt`, or with `run` and the same `request_id`. Closing a tag with `leave` is as
+        closing the stream of `RunTask` or `WatchTask`.
+        Errors that end the call: INVALID_FIELD (a tag that is open already, an order of no kind, too many orders).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +196,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ResumeTask,
                     request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskResponse.SerializeToString,
+            ),
+            'RunTasks': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunTasks,
+                    request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.RunTasksRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_task__service__pb2.RunTasksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -371,6 +395,33 @@ class TaskService:
             '/inferd.v1.TaskService/ResumeTask',
             inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskRequest.SerializeToString,
             inferd__api_dot_v1_dot_task__service__pb2.ResumeTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunTasks(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/inferd.v1.TaskService/RunTasks',
+            inferd__api_dot_v1_dot_task__service__pb2.RunTasksRequest.SerializeToString,
+            inferd__api_dot_v1_dot_task__service__pb2.RunTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,16 @@ class TaskServiceStub:
     """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
     is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
     """
+    RunTasks: _grpc.StreamStreamMultiCallable[_task_service_pb2.RunTasksRequest, _task_service_pb2.RunTasksResponse]
+    """Many tasks on one call: orders go in, and what happens to the tasks comes out, one message for all of a step.
+
+    An order is followed under its `tag` until its last update: `Finished`, or `error`. An order that is refused ends its
+    own tag and nothing else. The call ends with OK when the client has closed its side and no tag is open. When it
+    breaks, the tasks that hang on it go on for their `linger`, and are cancelled then unless somebody came back to them
+    on a new call, with `watch` and `adopt`, or with `run` and the same `request_id`. Closing a tag with `leave` is as
+    closing the stream of `RunTask` or `WatchTask`.
+    Errors that end the call: INVALID_FIELD (a tag that is open already, an order of no kind, too many orders).
+    """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
@@ -102,6 +112,16 @@ class TaskServiceAsyncStub(TaskServiceStub):
     ResumeTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ResumeTaskRequest, _task_service_pb2.ResumeTaskResponse]  # type: ignore[assignment]
     """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
     is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+    """
+    RunTasks: _aio.StreamStreamMultiCallable[_task_service_pb2.RunTasksRequest, _task_service_pb2.RunTasksResponse]  # type: ignore[assignment]
+    """Many tasks on one call: orders go in, and what happens to the tasks comes out, one message for all of a step.
+
+    An order is followed under its `tag` until its last update: `Finished`, or `error`. An order that is refused ends its
+    own tag and nothing else. The call ends with OK when the client has closed its side and no tag is open. When it
+    breaks, the tasks that hang on it go on for their `linger`, and are cancelled then unless somebody came back to them
+    on a new call, with `watch` and `adopt`, or with `run` and the same `request_id`. Closing a tag with `leave` is as
+    closing the stream of `RunTask` or `WatchTask`.
+    Errors that end the call: INVALID_FIELD (a tag that is open already, an order of no kind, too many orders).
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -179,6 +199,22 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.ResumeTaskResponse, _abc.Awaitable[_task_service_pb2.ResumeTaskResponse]]:
         """Let a suspended task go on where it stopped; it waits for a place like others. One that waits or runs stays as it
         is. Errors: TASK_NOT_FOUND, TASK_STATE (it has ended).
+        """
+
+    @_abc_1.abstractmethod
+    def RunTasks(
+        self,
+        request_iterator: _MaybeAsyncIterator[_task_service_pb2.RunTasksRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_task_service_pb2.RunTasksResponse], _abc.AsyncIterator[_task_service_pb2.RunTasksResponse]]:
+        """Many tasks on one call: orders go in, and what happens to the tasks comes out, one message for all of a step.
+
+        An order is followed under its `tag` until its last update: `Finished`, or `error`. An order that is refused ends its
+        own tag and nothing else. The call ends with OK when the client has closed its side and no tag is open. When it
+        breaks, the tasks that hang on it go on for their `linger`, and are cancelled then unless somebody came back to them
+        on a new call, with `watch` and `adopt`, or with `run` and the same `request_id`. Closing a tag with `leave` is as
+        closing the stream of `RunTask` or `WatchTask`.
+        Errors that end the call: INVALID_FIELD (a tag that is open already, an order of no kind, too many orders).
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

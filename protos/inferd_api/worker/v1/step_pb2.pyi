@@ -59,6 +59,15 @@ class StepOutput(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     PROMPTS_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    BEGUN_PROMPTS_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    alone: _builtins.int
+    """The task that runs alone in its batch from now on, until each of its samples has told something; 0 for none. Told
+    before the first step of that.
+    """
+    seconds: _builtins.float
+    """How long it computed, in seconds; 0 where nothing was computed."""
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Handle of the task of each part."""
@@ -103,6 +112,10 @@ class StepOutput(_message.Message):
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """The embeddings of tasks that asked for one."""
 
+    @_builtins.property
+    def begun_prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___BegunPrompt]:
+        """Tasks whose prompt was begun."""
+
     def __init__(
         self,
         *,
@@ -117,14 +130,43 @@ class StepOutput(_message.Message):
         logprobs: _abc.Mapping[_builtins.int, Global___Logprobs] | None = ...,
         prompts: _abc.Iterable[Global___PromptOutput] | None = ...,
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
+        begun_prompts: _abc.Iterable[Global___BegunPrompt] | None = ...,
+        alone: _builtins.int = ...,
+        seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "embeddings", b"embeddings", "ended", b"ended", "handles", b"handles", "logprobs", b"logprobs", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "begun_prompts", b"begun_prompts", "counts", b"counts", "embeddings", b"embeddings", "ended", b"ended", "handles", b"handles", "logprobs", b"logprobs", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepOutput: _TypeAlias = StepOutput  # noqa: Y015
+
+@_typing.final
+class BegunPrompt(_message.Message):
+    """A prompt that is read from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    handle: _builtins.int
+    """The task."""
+    cached_tokens: _builtins.int
+    """Tokens of it that came from the prefix cache."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BegunPrompt: _TypeAlias = BegunPrompt  # noqa: Y015
 
 @_typing.final
 class Embedding(_message.Message):

@@ -365,6 +365,8 @@ class Submit(_message.Message):
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     EXPECTED_TOKENS_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Names this attempt of the task on this link."""
     task_id: _builtins.str
@@ -387,6 +389,8 @@ class Submit(_message.Message):
     """Tokens that it is expected to cost, prompt and output: so much later its tenant's next one comes, see `weight`."""
     weight: _builtins.float
     """Of its tenant, above 0: prompts of a class are begun in an order that shares tokens out in proportion to it."""
+    alone: _builtins.bool
+    """Run it alone in its batch until each of its samples has told something new: workers have died while it ran."""
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation."""
@@ -402,6 +406,10 @@ class Submit(_message.Message):
     @_builtins.property
     def embedding(self) -> Global___EmbeddingParams:
         """Give an embedding instead of generating."""
+
+    @_builtins.property
+    def continuation(self) -> Global___Continuation:
+        """What it has told already, here or elsewhere: it goes on behind that. Unset: nothing."""
 
     def __init__(
         self,
@@ -421,16 +429,84 @@ class Submit(_message.Message):
         fencing_token: _builtins.int = ...,
         expected_tokens: _builtins.float = ...,
         weight: _builtins.float = ...,
+        continuation: Global___Continuation | None = ...,
+        alone: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "embedding", b"embedding", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "continuation", b"continuation", "embedding", b"embedding", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "expected_tokens", b"expected_tokens", "fencing_token", b"fencing_token", "handle", b"handle", "input", b"input", "lease_id", b"lease_id", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "task_id", b"task_id", "tenant", b"tenant", "tokens", b"tokens", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alone", b"alone", "chat", b"chat", "continuation", b"continuation", "embedding", b"embedding", "expected_tokens", b"expected_tokens", "fencing_token", b"fencing_token", "handle", b"handle", "input", b"input", "lease_id", b"lease_id", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "task_id", b"task_id", "tenant", b"tenant", "tokens", b"tokens", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___Submit: _TypeAlias = Submit  # noqa: Y015
+
+@_typing.final
+class Continuation(_message.Message):
+    """What a task has told so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    PROMPT_TOLD_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    prompt_told: _builtins.bool
+    """What was asked of the prompt (its text, its tokens, how likely they were) has been told."""
+    cached_tokens: _builtins.int
+    """Tokens of the prompt that came from the prefix cache when it was begun first; unset: it never was."""
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleSoFar]:
+        """By sample; only those that have told something."""
+
+    def __init__(
+        self,
+        *,
+        samples: _abc.Iterable[Global___SampleSoFar] | None = ...,
+        prompt_told: _builtins.bool = ...,
+        cached_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "prompt_told", b"prompt_told", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cached_tokens: _TypeAlias = _typing.Literal["cached_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cached_tokens: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_tokens) -> _WhichOneofReturnType__cached_tokens | None: ...
+
+Global___Continuation: _TypeAlias = Continuation  # noqa: Y015
+
+@_typing.final
+class SampleSoFar(_message.Message):
+    """What a sample has told so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    sample: _builtins.int
+    """The sample."""
+    finish_reason: _builtins.int
+    """A value of `inferd.v1.FinishReason`: why it ended; 0 while it has not."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its tokens."""
+
+    def __init__(
+        self,
+        *,
+        sample: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        finish_reason: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "sample", b"sample", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleSoFar: _TypeAlias = SampleSoFar  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
@@ -453,50 +529,6 @@ class Cancel(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
-
-@_typing.final
-class Suspend(_message.Message):
-    """Stop a task: no more tokens, its KV blocks and its place are given back at the next step. Unknown handles are ignored."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HANDLE_FIELD_NUMBER: _builtins.int
-    handle: _builtins.int
-    """The handle of its `Submit`."""
-    def __init__(
-        self,
-        *,
-        handle: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Suspend: _TypeAlias = Suspend  # noqa: Y015
-
-@_typing.final
-class Resume(_message.Message):
-    """Let a suspended task go on where it stopped. Unknown handles are ignored."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HANDLE_FIELD_NUMBER: _builtins.int
-    handle: _builtins.int
-    """The handle of its `Submit`."""
-    def __init__(
-        self,
-        *,
-        handle: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class Hold(_message.Message):

@@ -37,8 +37,6 @@ class KernelFrame(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
     PROCEED_FIELD_NUMBER: _builtins.int
-    SUSPEND_FIELD_NUMBER: _builtins.int
-    RESUME_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def load(self) -> _load_pb2.Load:
@@ -69,14 +67,6 @@ class KernelFrame(_message.Message):
         """Go on with the load."""
 
     @_builtins.property
-    def suspend(self) -> _task_pb2.Suspend:
-        """Stop a task and give its KV back, to go on later."""
-
-    @_builtins.property
-    def resume(self) -> _task_pb2.Resume:
-        """Let a suspended task go on."""
-
-    @_builtins.property
     def hold(self) -> _task_pb2.Hold:
         """Hold capacity for the tasks of a lease, or give it back."""
 
@@ -90,15 +80,13 @@ class KernelFrame(_message.Message):
         stop: Global___Stop | None = ...,
         query: _task_pb2.Query | None = ...,
         proceed: _load_pb2.Proceed | None = ...,
-        suspend: _task_pb2.Suspend | None = ...,
-        resume: _task_pb2.Resume | None = ...,
         hold: _task_pb2.Hold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "resume", b"resume", "stop", b"stop", "submit", b"submit", "suspend", b"suspend"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "resume", b"resume", "stop", b"stop", "submit", b"submit", "suspend", b"suspend"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "suspend", "resume", "hold"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -1,0 +1,323 @@
+"""Who follows the tasks of a client: all of them on one call. `Follower` has a thread, `AsyncFollower` a task.
+
+A call that breaks is taken up again on another one, where each task goes on behind the last event that came: nothing is
+lost, and nothing comes twice. When that does not succeed for as long as tasks outlive their call, every reader is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+import grpc
+import grpc.aio
+
+from inferd_api.v1.task_service_pb2 import RunTasksRequest, RunTasksResponse
+from inferd_client.errors import InferdError, KernelUnreachableError, TaskExpiredError, from_rpc
+from inferd_client.orders import LINGER, Orders
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+
+    from inferd_api.v1.task_pb2 import TaskEvent
+    from inferd_api.v1.task_service_pb2 import RunOrder, TaskOrder, WatchTaskRequest
+
+    AsyncCall: TypeAlias = "grpc.aio.StreamStreamCall[RunTasksRequest, RunTasksResponse]"
+
+
+class Call(Protocol):
+    """A stream of what comes."""
+
+    def __iter__(self) -> Iterator[RunTasksResponse]: ...
+
+    def cancel(self) -> object:
+        """End it."""
+
+
+MESSAGE_BYTES: Final = 1 << 20  # orders of more than so much are sent in several messages
+MESSAGE_ORDERS: Final = 1000  # and no more of them in one; a kernel takes a few more
+LATE_S: Final = 5.0  # so much later than its deadline the end of a task is waited for
+FAREWELL_S: Final = 1.0  # how long closing waits for the kernel to hear of it
+PAUSE_S: Final = 0.1  # between two tries to take a broken call up
+
+
+def messages(orders: Iterable[TaskOrder]) -> Iterator[RunTasksRequest]:
+    """The orders in as few messages as their size and number allow."""
+    request, size_bytes = RunTasksRequest(), 0
+    for order in orders:
+        size_bytes += order.ByteSize()
+        if request.orders and (size_bytes > MESSAGE_BYTES or len(request.orders) == MESSAGE_ORDERS):
+            yield request
+            request, size_bytes = RunTasksRequest(), order.ByteSize()
+        request.orders.append(order)
+    if request.orders:
+        yield request
+
+
+class AsyncFollower:
+    """Follows the tasks of an asynchronous client.
+
+    Args:
+        dial: Opens the call that sends such requests.
+        address: Of the kernel, for errors.
+    """
+
+    def __init__(self, dial: Callable[[AsyncIterator[RunTasksRequest]], AsyncCall], address: str) -> None:
+        self._dial = dial
+        self._address = address
+        self._orders = Orders()
+        self._inboxes: dict[int, asyncio.Queue[TaskEvent | InferdError]] = {}
+        self._outbox: list[TaskOrder] = []
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def events(
+        self, *, run: RunOrder | None = None, watch: WatchTaskRequest | None = None
+    ) -> AsyncGenerator[TaskEvent]:
+        """Order a task and give its events, up to the last one or to where the caller leaves.
+
+        Raises:
+            InferdError: The order was refused, no kernel answers, or none said in time that the task has expired.
+        """
+        patience_s = _patience_s(run)
+        give_up = None if patience_s is None else asyncio.get_running_loop().time() + patience_s
+        followed = self._orders.begin(run, watch)
+        inbox = self._inboxes[followed.tag] = asyncio.Queue()
+        if self._task is None or self._task.done():
+            self._outbox = []  # of a call that ended
+            self._task = asyncio.create_task(self._run(), name="follower of tasks")
+        else:
+            self._send(followed.order())
+        last = False
+        try:
+            while not last:
+                try:
+                    async with asyncio.timeout_at(give_up):
+                        item = await inbox.get()
+                except TimeoutError:
+                    raise _late() from None
+                if isinstance(item, InferdError):
+                    raise item
+                followed.waiting -= 1
+                self._send(followed.flow())
+                last = item.HasField("finished")
+                yield item
+        finally:
+            del self._inboxes[followed.tag]
+            self._send(self._orders.leave(followed))
+
+    async def close(self) -> None:
+        """Follow nothing any more: tasks that hang on the call end."""
+        if self._task is None:
+            return
+        self._outbox += self._orders.leave_all()
+        self._closed = True
+        self._changed.set()
+        await asyncio.wait([self._task], timeout=FAREWELL_S)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _send(self, order: TaskOrder | None) -> None:
+        if order is not None:
+            self._outbox.append(order)
+            self._changed.set()
+
+    async def _run(self) -> None:
+        """Serve calls until one cannot be taken up again."""
+        error: InferdError = KernelUnreachableError(f"the connection to {self._address} was closed")
+        give_up = 0.0
+        try:
+            while True:
+                spoke, failed = await self._serve()
+                now = time.monotonic()
+                give_up = now + LINGER.seconds if spoke else give_up
+                if not isinstance(failed, KernelUnreachableError) or now >= give_up or self._closed:
+                    error = failed
+                    return
+                await asyncio.sleep(PAUSE_S)
+        finally:
+            for tag, inbox in self._inboxes.items():
+                self._orders.followed.pop(tag, None)
+                inbox.put_nowait(error)
+
+    async def _serve(self) -> tuple[bool, InferdError]:
+        """One call, from its begin to its end; whether the kernel spoke, and why it ended."""
+        spoke = False
+        self._outbox = [followed.order() for followed in self._orders.followed.values()]
+        self._changed.set()
+        call = self._dial(self._requests())
+        try:
+            async for response in call:
+                spoke = True
+                self._take(response)
+        except grpc.RpcError as error:
+            return spoke, from_rpc(error, self._address)
+        finally:
+            call.cancel()
+        return spoke, KernelUnreachableError(f"{self._address} ended the call")
+
+    async def _requests(self) -> AsyncIterator[RunTasksRequest]:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            orders, self._outbox = self._outbox, []
+            for message in messages(orders):
+                yield message
+            if self._closed:
+                return
+
+    def _take(self, response: RunTasksResponse) -> None:
+        for update in response.updates:
+            followed = self._orders.find(update)
+            if followed is not None:
+                self._inboxes[followed.tag].put_nowait(followed.take(update))
+                self._send(followed.flow())
+
+
+class Follower:
+    """Follows the tasks of a synchronous client; safe to use from several threads.
+
+    Args:
+        dial: Opens the call that sends such requests.
+        address: Of the kernel, for errors.
+    """
+
+    def __init__(self, dial: Callable[[Iterator[RunTasksRequest]], Call], address: str) -> None:
+        self._dial = dial
+        self._address = address
+        self._lock = threading.Lock()  # of all below
+        self._orders = Orders()
+        self._inboxes: dict[int, queue.SimpleQueue[TaskEvent | InferdError]] = {}
+        self._outbox: queue.SimpleQueue[TaskOrder | None] = queue.SimpleQueue()
+        self._call: Call | None = None
+        self._thread: threading.Thread | None = None  # while there is one
+        self._closed = False
+
+    def events(self, *, run: RunOrder | None = None, watch: WatchTaskRequest | None = None) -> Generator[TaskEvent]:
+        """Order a task and give its events, up to the last one or to where the caller leaves.
+
+        Raises:
+            InferdError: The order was refused, no kernel answers, or none said in time that the task has expired.
+        """
+        patience_s = _patience_s(run)
+        give_up = None if patience_s is None else time.monotonic() + patience_s
+        inbox: queue.SimpleQueue[TaskEvent | InferdError] = queue.SimpleQueue()
+        with self._lock:
+            followed = self._orders.begin(run, watch)
+            self._inboxes[followed.tag] = inbox
+            if self._thread is not None:
+                self._outbox.put(followed.order())
+            else:
+                self._thread = threading.Thread(target=self._run, name="follower of tasks", daemon=True)
+                self._thread.start()
+        last = False
+        try:
+            while not last:
+                try:
+                    item = inbox.get(timeout=None if give_up is None else max(0.0, give_up - time.monotonic()))
+                except queue.Empty:
+                    raise _late() from None
+                if isinstance(item, InferdError):
+                    raise item
+                with self._lock:
+                    followed.waiting -= 1
+                    self._send(followed.flow())
+                last = item.HasField("finished")
+                yield item
+        finally:
+            with self._lock:
+                self._inboxes.pop(followed.tag, None)
+                self._send(self._orders.leave(followed))
+
+    def close(self) -> None:
+        """Follow nothing any more: tasks that hang on the call end."""
+        with self._lock:
+            self._closed = True
+            for order in self._orders.leave_all():
+                self._outbox.put(order)
+            self._outbox.put(None)
+            thread = self._thread
+        if thread is not None:
+            thread.join(FAREWELL_S)
+        if self._call is not None:
+            self._call.cancel()
+
+    def _send(self, order: TaskOrder | None) -> None:
+        if order is not None:
+            self._outbox.put(order)
+
+    def _run(self) -> None:
+        """Serve calls until one cannot be taken up again."""
+        error: InferdError = KernelUnreachableError(f"the connection to {self._address} was closed")
+        give_up = 0.0
+        while not self._closed:
+            spoke, failed = self._serve()
+            now = time.monotonic()
+            give_up = now + LINGER.seconds if spoke else give_up
+            if not isinstance(failed, KernelUnreachableError) or now >= give_up:
+                error = failed
+                break
+            time.sleep(PAUSE_S)
+        with self._lock:
+            self._thread = None
+            for tag, inbox in self._inboxes.items():
+                self._orders.followed.pop(tag, None)
+                inbox.put(error)
+
+    def _serve(self) -> tuple[bool, InferdError]:
+        """One call, from its begin to its end; whether the kernel spoke, and why it ended."""
+        spoke = False
+        with self._lock:
+            outbox = self._outbox = queue.SimpleQueue()
+            for followed in self._orders.followed.values():
+                outbox.put(followed.order())
+            call = self._call = self._dial(_requests(outbox))
+        try:
+            for response in call:
+                spoke = True
+                self._take(response)
+        except grpc.RpcError as error:
+            return spoke, from_rpc(error, self._address)
+        finally:
+            outbox.put(None)
+            call.cancel()
+        return spoke, KernelUnreachableError(f"{self._address} ended the call")
+
+    def _take(self, response: RunTasksResponse) -> None:
+        with self._lock:
+            for update in response.updates:
+                followed = self._orders.find(update)
+                if followed is not None:
+                    self._inboxes[followed.tag].put(followed.take(update))
+                    self._send(followed.flow())
+
+
+def _patience_s(run: RunOrder | None) -> float | None:
+    """How long to wait for the end of a task that has a deadline: the kernel tells of it, unless it hangs."""
+    if run is None or not run.HasField("timeout"):
+        return None
+    return run.timeout.seconds + run.timeout.nanos / 1e9 + LATE_S
+
+
+def _late() -> TaskExpiredError:
+    return TaskExpiredError("the task's deadline passed, and the kernel did not say so in time")
+
+
+def _requests(outbox: queue.SimpleQueue[TaskOrder | None]) -> Iterator[RunTasksRequest]:
+    """The orders of a queue, as many at once as there are, until None."""
+    while True:
+        orders: deque[TaskOrder] = deque()
+        item = outbox.get()
+        while item is not None:
+            orders.append(item)
+            if outbox.empty():
+                break
+            item = outbox.get()
+        yield from messages(orders)
+        if item is None:
+            return

@@ -1,0 +1,129 @@
+"""The tasks that one call of `RunTasks` carries: what is ordered, what came of it, and how it is taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.duration_pb2 import Duration
+
+from inferd_api.v1.task_service_pb2 import (
+    FlowOrder,
+    LeaveOrder,
+    RunOrder,
+    TaskOrder,
+    TaskUpdate,
+    WatchOrder,
+    WatchTaskRequest,
+)
+from inferd_client.errors import InferdError, from_status
+
+if TYPE_CHECKING:
+    from inferd_api.v1.task_pb2 import TaskEvent
+
+LINGER: Final = Duration(seconds=10)
+"""How long a task outlives a broken call, for its client to come back."""
+
+FULL: Final = 256
+"""Events that wait for their reader; then the kernel is asked to hold the others back."""
+EMPTY: Final = 64
+"""Events that still wait when it is asked to go on."""
+
+
+@dataclass(slots=True, eq=False)
+class Followed:
+    """A task under its tag.
+
+    Attributes:
+        tag: Names it on the call.
+        run: The order that it was created with; None where it is only watched.
+        watch: The order to watch it; None where it was created.
+        task_id: Its id, once it is known.
+        sequence: Number of the last event that came.
+        waiting: Events that came and were not read.
+        stopped: Whether the kernel was asked to hold the others back.
+        over: Whether the last update came.
+    """
+
+    tag: int
+    run: RunOrder | None = None
+    watch: WatchTaskRequest | None = None
+    task_id: str = ""
+    sequence: int = 0
+    waiting: int = 0
+    stopped: bool = False
+    over: bool = False
+
+    def order(self) -> TaskOrder:
+        """What begins it; on a new call, what takes it up where it was."""
+        self.stopped = False
+        if self.watch is not None:
+            request = WatchTaskRequest()
+            request.CopyFrom(self.watch)
+            request.after_sequence = max(request.after_sequence, self.sequence)
+            return TaskOrder(tag=self.tag, watch=WatchOrder(request=request))
+        if not self.task_id:
+            return TaskOrder(tag=self.tag, run=self.run)
+        assert self.run is not None  # noqa: S101 - it is one of the two
+        request = WatchTaskRequest(
+            task_id=self.task_id,
+            after_sequence=self.sequence,
+            output_interval=self.run.request.output_interval if self.run.request.HasField("output_interval") else None,
+        )
+        adopt = not self.run.request.detach_on_disconnect
+        return TaskOrder(tag=self.tag, watch=WatchOrder(request=request, adopt=adopt, linger=LINGER))
+
+    def take(self, update: TaskUpdate) -> TaskEvent | InferdError:
+        """What an update of it says to its reader."""
+        self.waiting += 1
+        if update.HasField("error"):
+            self.over = True
+            return from_status(update.error)
+        event = update.event
+        self.task_id = self.task_id or event.task_id
+        event.task_id = self.task_id
+        self.sequence = event.sequence
+        self.over = event.HasField("finished")
+        return event
+
+    def flow(self) -> TaskOrder | None:
+        """What the kernel is to be told as its reader falls behind, or has caught up; None for nothing."""
+        if not self.over and not self.stopped and self.waiting >= FULL:
+            self.stopped = True
+        elif self.stopped and self.waiting <= EMPTY:
+            self.stopped = False
+        else:
+            return None
+        return TaskOrder(tag=self.tag, flow=FlowOrder(stopped=self.stopped))
+
+
+@dataclass(slots=True)
+class Orders:
+    """All that is followed on a call. One writer: the call.
+
+    Attributes:
+        followed: By tag; those that are not over.
+    """
+
+    followed: dict[int, Followed] = field(default_factory=dict)
+    _last: int = 0
+
+    def begin(self, run: RunOrder | None = None, watch: WatchTaskRequest | None = None) -> Followed:
+        """One more."""
+        self._last += 1
+        followed = self.followed[self._last] = Followed(self._last, run, watch)
+        return followed
+
+    def find(self, update: TaskUpdate) -> Followed | None:
+        """Whose an update is; None when its reader has left."""
+        return self.followed.get(update.tag)
+
+    def leave(self, followed: Followed) -> TaskOrder | None:
+        """End following; what the kernel is to be told, if anything."""
+        known = self.followed.pop(followed.tag, None)
+        return None if known is None or followed.over else TaskOrder(tag=followed.tag, leave=LeaveOrder())
+
+    def leave_all(self) -> list[TaskOrder]:
+        """End following all; what the kernel is to be told."""
+        orders = [self.leave(followed) for followed in tuple(self.followed.values())]
+        return [order for order in orders if order is not None]

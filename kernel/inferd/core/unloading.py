@@ -1,0 +1,90 @@
+"""How models and instances go: not while somebody uses them, unless that is what is asked for."""
+
+from inferd.core.capacity import Capacity
+from inferd.core.fleet import Fleet
+from inferd.core.ids import InstanceId, LeaseId
+from inferd.core.model import Model
+from inferd.core.task import SuspendReason, cancelled
+from inferd.core.tasks import Tasks
+from inferd.errors import InvalidFieldError, ModelBusyError
+
+
+class Unloading:
+    """Ends instances and models. One writer: the kernel machine.
+
+    Args:
+        fleet: Models and instances.
+        tasks: Tasks.
+        capacity: Who waits for memory.
+    """
+
+    def __init__(self, fleet: Fleet, tasks: Tasks, capacity: Capacity) -> None:
+        self._fleet = fleet
+        self._tasks = tasks
+        self._capacity = capacity
+
+    def unload(self, model: Model, now: float, *, force: bool) -> None:
+        """Stop all instances of a model; with force, its tasks are cancelled.
+
+        Raises:
+            ModelBusyError: Leases hold it; or without force, tasks wait or run.
+        """
+        name = model.spec.name
+        held = [*model.leases, *(i.lease_id for i in model.instances.values() if i.lease_id)]
+        if held:
+            raise _held_by(f"model {name!r}", held)
+        running = [task_id for i in model.instances.values() for task_id in i.running]
+        waiting = [*self._tasks.waiting(name)]
+        if (running or waiting) and not force:
+            raise ModelBusyError(
+                f"model {name!r} has {len(running)} running and {len(waiting)} waiting tasks; "
+                "wait for them, or unload with force to cancel them",
+                metadata={"running": str(len(running)), "queued": str(len(waiting))},
+            )
+        outcome = cancelled(f"model {name!r} was unloaded with force")
+        self._tasks.finish_all((*waiting, *running), outcome, now)
+        self._fleet.unload(model)
+
+    def unload_instance(self, model: Model, instance_id: InstanceId, now: float) -> None:
+        """Stop an instance; its tasks go on elsewhere.
+
+        Raises:
+            InvalidFieldError: The model has no such instance.
+            ModelBusyError: A lease holds it.
+        """
+        instance = model.instances.get(instance_id)
+        if instance is None or not instance.living:
+            known = ", ".join(i for i, each in model.instances.items() if each.living) or "none"
+            message = f"model {model.spec.name!r} has no instance {instance_id!r}; it has {known}"
+            raise InvalidFieldError(message, field="instance_id")
+        held = [lease_id for lease_id in (*instance.holds, instance.lease_id) if lease_id]
+        if held:
+            raise _held_by(f"instance {instance_id!r}", held)
+        running = tuple(instance.running)
+        self._fleet.stop(instance)
+        self._tasks.interrupt(running, SuspendReason.UNLOADED, now)
+
+    def forget(self, model: Model) -> None:
+        """Know a model no longer that nothing is left of: whatever is kept by its name goes with it.
+
+        Raises:
+            ModelBusyError: It has an instance, a task that has not ended, or a lease.
+        """
+        name = model.spec.name
+        tasks = self._tasks.census.living_of(name)
+        if model.instances or model.asked or tasks or model.leases or self._capacity.wanted(name):
+            counts = {"instances": len(model.instances), "tasks": tasks, "leases": len(model.leases)}
+            raise ModelBusyError(
+                f"model {name!r} has {', '.join(f'{count} {noun}' for noun, count in counts.items())}; unload it, "
+                "end its tasks and release its leases first",
+                metadata={noun: str(count) for noun, count in counts.items()},
+            )
+        self._fleet.forget(name)
+        self._tasks.forget_model(name)
+
+
+def _held_by(what: str, lease_ids: list[LeaseId]) -> ModelBusyError:
+    return ModelBusyError(
+        f"{what} is held by {len(lease_ids)} leases, {lease_ids[0]} among them; release them first",
+        metadata={"leases": str(len(lease_ids)), "lease_id": lease_ids[0]},
+    )

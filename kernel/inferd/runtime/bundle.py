@@ -1,0 +1,148 @@
+"""The streams that one call follows: what came of all of them since the call last looked, at once."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from inferd.core.task_events import Output
+from inferd.errors import InferdError
+from inferd.runtime.streams import Numbered, TaskStream, cost_bytes
+
+BATCH_BYTES = 1 << 20  # about what `collect` gives at most; one stream's events are not parted
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Followed:
+    """A stream, and how far it was read.
+
+    Attributes:
+        tag: Names it in its bundle.
+        stream: It.
+        after: Number of the last event that was given.
+        interval_s: Least time from output to output, see `TaskStream.follow`.
+        stopped: Whether its reader wants nothing for now.
+    """
+
+    tag: int
+    stream: TaskStream
+    after: int = 0
+    interval_s: float = 0.0
+    stopped: bool = False
+    _due: float = 0.0  # when output may be given again
+    _timer: asyncio.TimerHandle | None = None
+    _wake: Callable[["Followed"], None] = field(default=lambda _: None)
+
+    def told(self, *, hurries: bool) -> None:
+        """The stream has a new event: it is given at once, or when its interval is over."""
+        if self.stopped:
+            return
+        if hurries or not self.interval_s:
+            self._wake(self)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(self._due, self._wake, self)
+
+    def read(self) -> list[Numbered]:
+        """What was not given yet.
+
+        Raises:
+            EventsDroppedError: Some of that was dropped.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        batch = self.stream.read(self.after)
+        self.after = batch[-1].sequence if batch else self.after
+        if self.interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
+            self._due = asyncio.get_running_loop().time() + self.interval_s
+        return batch
+
+
+class Bundle:
+    """Streams by tag. One writer: the call that follows them."""
+
+    def __init__(self) -> None:
+        self._followed: dict[int, Followed] = {}
+        self._ready: dict[Followed, None] = {}  # in the order in which they had something to give
+        self._refused: list[tuple[int, InferdError]] = []
+        self._waiting: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._followed) + len(self._refused)
+
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._followed
+
+    def stream(self, tag: int) -> TaskStream:
+        """What is followed under a tag."""
+        return self._followed[tag].stream
+
+    def follow(self, followed: Followed) -> None:
+        """Give the events of a stream from now on, those that it has behind `after` first."""
+        followed._wake = self._make_ready  # noqa: SLF001 - a part of this class
+        self._followed[followed.tag] = followed
+        followed.stream.listeners[followed] = None
+        self._look(followed)
+
+    def stop(self, tag: int, *, stopped: bool) -> None:
+        """Give nothing of a tag for now, or all that there is of it again; nothing when it is not followed."""
+        followed = self._followed.get(tag)
+        if followed is not None:
+            followed.stopped = stopped
+            if stopped:
+                self._ready.pop(followed, None)
+            else:
+                self._look(followed)
+
+    def refuse(self, tag: int, error: InferdError) -> None:
+        """Give an error, the last word under a tag."""
+        self._refused.append((tag, error))
+        self.wake()
+
+    def leave(self, tag: int) -> Followed | None:
+        """Give nothing more of a tag; what was followed under it, if anything was."""
+        followed = self._followed.pop(tag, None)
+        if followed is not None:
+            del followed.stream.listeners[followed]
+            self._ready.pop(followed, None)
+        return followed
+
+    def wake(self) -> None:
+        """Let `collect` return, with nothing if there is nothing."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def collect(self) -> tuple[list[tuple[Followed, list[Numbered]]], list[tuple[int, InferdError]]]:
+        """Wait until there is something to give: events by stream, and errors by tag.
+
+        A stream whose last event was given, or that lost events, is followed no longer; the caller finds the first by
+        `Finished`, the second among the errors.
+        """
+        if not self._ready and not self._refused:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        given: list[tuple[Followed, list[Numbered]]] = []
+        left_bytes = BATCH_BYTES
+        while self._ready and left_bytes > 0:
+            followed = next(iter(self._ready))
+            del self._ready[followed]
+            try:
+                batch = followed.read()
+            except InferdError as error:
+                self.leave(followed.tag)
+                self._refused.append((followed.tag, error))
+                continue
+            left_bytes -= sum(cost_bytes(numbered.event) for numbered in batch)
+            given.append((followed, batch))
+            if followed.stream.finished is not None:
+                self.leave(followed.tag)
+        refused, self._refused = self._refused, []
+        return given, refused
+
+    def _look(self, followed: Followed) -> None:
+        if followed.after < followed.stream.last_sequence or followed.stream.finished is not None:
+            self._make_ready(followed)
+
+    def _make_ready(self, followed: Followed) -> None:
+        if not followed.stopped:  # its timer may ring all the same
+            self._ready[followed] = None
+            self.wake()

@@ -1,0 +1,132 @@
+"""What the kernel counts of itself, as Prometheus reads it; names and units by its conventions.
+
+No label is a tenant, a task or anything else that a client may choose without bound.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from inferd.core import commands
+from inferd.core.machine import KernelMachine
+from inferd.core.model import InstanceState
+from inferd.core.task import Task
+from inferd_api.worker.v1 import step_pb2
+
+WAITS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+STEPS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class Metrics:
+    """Counters, each beside the mechanism that it counts. One writer: the driver.
+
+    Args:
+        machine: Read at each scrape for what there is now.
+    """
+
+    def __init__(self, machine: KernelMachine) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._machine = machine
+        self._sent = Counter(
+            "inferd_tasks_sent",
+            "Tasks handed to instances; `again` when they go on",
+            ["model", "again"],
+            registry=registry,
+        )
+        self._alone = Counter(
+            "inferd_suspects_sent", "Tasks sent to run alone since workers died of them", ["model"], registry=registry
+        )
+        self._stopped = Counter(
+            "inferd_tasks_stopped", "Tasks stopped to go on later, and why", ["model", "reason"], registry=registry
+        )
+        self._ended = Counter("inferd_tasks_ended", "Tasks by how they ended", ["model", "state"], registry=registry)
+        self._waits = Histogram(
+            "inferd_queue_seconds", "Time that a task waited, each time", ["model"], registry=registry, buckets=WAITS_S
+        )
+        self._starts = Counter("inferd_workers_started", "Workers started", ["model"], registry=registry)
+        self._deaths = Counter(
+            "inferd_worker_deaths", "Workers that ended without being told to", ["model"], registry=registry
+        )
+        self._tokens = Counter("inferd_output_tokens", "Tokens produced", ["model"], registry=registry)
+        self._steps = Histogram(
+            "inferd_step_seconds", "Time that a step computed", ["model"], registry=registry, buckets=STEPS_S
+        )
+        registry.register(_Present(machine))
+
+    def count(self, command: commands.Command, now: float) -> None:
+        """The core asks for something."""
+        match command:
+            case commands.SendTask(spec=spec):
+                self._sent.labels(spec.model, "true" if command.attempt > 1 else "false").inc()
+                if command.alone:
+                    self._alone.labels(spec.model).inc()
+                self._waits.labels(spec.model).observe(max(0.0, now - self._task(command).waits_since))
+            case commands.TellSuspended(task_id, reason):
+                model = self._machine.tasks.known[task_id].spec.model
+                self._stopped.labels(model, reason.name.lower()).inc()
+            case commands.TellFinished(task, outcome):
+                self._ended.labels(task.spec.model, outcome.state.name.lower()).inc()
+            case commands.StartWorker(spec=started):
+                self._starts.labels(started.name).inc()
+
+    def count_death(self, model: str) -> None:
+        """A worker died."""
+        self._deaths.labels(model).inc()
+
+    def count_step(self, model: str, step: step_pb2.StepOutput) -> None:
+        """A worker has computed a step."""
+        if step.seconds:
+            self._steps.labels(model).observe(step.seconds)
+        if step.token_ids:
+            self._tokens.labels(model).inc(len(step.token_ids))
+
+    def _task(self, command: commands.SendTask) -> Task:
+        return self._machine.tasks.known[command.spec.task_id]
+
+
+class _Present(Collector):
+    """What there is at a scrape. Read in the thread of the scrape: copies of what the event loop changes."""
+
+    def __init__(self, machine: KernelMachine) -> None:
+        self._machine = machine
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The gauges."""
+        census, fleet, broker = self._machine.tasks.census, self._machine.fleet, self._machine.broker
+        tasks = GaugeMetricFamily("inferd_tasks", "Tasks that have not ended", labels=["state"])
+        tasks.add_metric(["queued"], census.all.queued)
+        tasks.add_metric(["running"], census.running)
+        tasks.add_metric(["suspended"], census.all.suspended)
+        yield tasks
+        instances = GaugeMetricFamily("inferd_instances", "Instances of models", labels=["model", "state"])
+        for name, model in list(fleet.models.items()):
+            states = [instance.state for instance in list(model.instances.values())]
+            for state in InstanceState:
+                if state in states:
+                    instances.add_metric([name, state.name.lower()], states.count(state))
+        yield instances
+        memory = GaugeMetricFamily("inferd_device_bytes", "Memory of devices", labels=["device", "what"])
+        for device_id, account in list(broker.devices.items()):
+            memory.add_metric([device_id, "capacity"], account.capacity_bytes)
+            memory.add_metric([device_id, "instances"], account.instance_bytes)
+            memory.add_metric([device_id, "leases"], account.lease_bytes)
+        yield memory
+
+
+@contextmanager
+def exposed(metrics: Metrics, host: str, port: int) -> Iterator[int]:
+    """Let Prometheus read at `http://host:port/metrics` until the block ends; the port, where 0 chose one.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
+    server, thread = start_http_server(port, addr=host, registry=metrics.registry)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,64 @@
+"""What a kernel counts of itself, as Prometheus reads it."""
+
+import asyncio
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+from connection import Connection, read_all, read_until
+from prometheus_client.parser import text_string_to_metric_families
+
+from inferd.errors import InvalidFieldError
+from inferd.testing.kernel import kernel_here
+
+Figures = dict[tuple[str, tuple[str, ...]], float]
+
+
+async def scrape(address: str) -> Figures:
+    """What is told at an address, by name and the values of labels."""
+
+    def read() -> str:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    text = await asyncio.to_thread(read)
+    return {
+        (sample.name, tuple(sorted(sample.labels.values()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_mechanisms_count_themselves(tmp_path: Path) -> None:
+    """Tasks, what they wait, tokens, steps, deaths and what goes on are counted by model, and no tenant is named."""
+    async with kernel_here(tmp_path, metrics_listen="127.0.0.1:0") as kernel:
+        connection = Connection(kernel, tmp_path)
+        await connection.create(step_s=0.005)
+        call = connection.endless(tokens=100)
+        await read_until(call, "output")
+        during = await scrape(kernel.metrics_address)
+        assert (during["inferd_tasks", ("running",)], during["inferd_instances", ("fake", "ready")]) == (1, 1)
+        os.kill(next(iter(kernel.driver.supervisor.workers.values())).pid, signal.SIGKILL)
+        await read_all(call)
+        told = await scrape(kernel.metrics_address)
+        await connection.channel.close()
+    assert told["inferd_tasks_ended_total", ("fake", "succeeded")] == 1
+    assert told["inferd_tasks_stopped_total", ("fake", "worker_died")] == 1
+    assert told["inferd_tasks_sent_total", ("fake", "false")] == told["inferd_tasks_sent_total", ("fake", "true")] == 1
+    assert told["inferd_worker_deaths_total", ("fake",)] == 1
+    assert told["inferd_workers_started_total", ("fake",)] == 2
+    assert told["inferd_output_tokens_total", ("fake",)] == 100
+    assert told["inferd_queue_seconds_count", ("fake",)] == 2
+    assert told["inferd_step_seconds_sum", ("fake",)] > 0.1
+    assert told["inferd_tasks", ("running",)] == 0
+    assert not any("default" in labels for _, labels in told)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9411", "9411", "unix:/tmp/metrics"])
+async def test_metrics_are_told_on_the_loopback_only(tmp_path: Path, address: str) -> None:
+    """An address that others could reach, or none of a port, is refused before the kernel serves."""
+    with pytest.raises(InvalidFieldError):
+        async with kernel_here(tmp_path, metrics_listen=address):
+            pass

@@ -1,0 +1,119 @@
+"""Tasks that run alone in their batch. The loop's beats, one call after the other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from beats import Engine, Task, greedy, make_engine
+
+from inferd.core.task import Embedding, Pooling, Sampling
+from inferd.engine.limits import EngineLimits
+
+WORDS = tuple(97 + n % 5 for n in range(40))
+
+
+def kinds(engine: Engine) -> list[int]:
+    """The task that each step is for, 0 where it is for all."""
+    return [step.alone or 0 for step in engine.steps]
+
+
+def suspect(**changes: object) -> Task:
+    return replace(greedy(WORDS, max_tokens=6), alone=True, **changes)  # type: ignore[arg-type]
+
+
+def test_a_suspect_runs_alone_until_it_has_told_something(tmp_path: Path) -> None:
+    """Others have a step before; then its prompt is read, however long, in steps of its own, told of beforehand."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=16))
+    engine.submit(1, greedy((97, 98), max_tokens=30))
+    engine.step()
+    engine.submit(2, suspect())
+    for _ in range(6):
+        engine.step()
+    assert kinds(engine) == [0, 2, 2, 2, 0, 0, 0]
+    assert engine.alone == [2]
+    assert engine.outputs[2, 0] == [97, 98, 99, 100]
+    engine.finish()
+    assert engine.outputs[2, 0] == [97, 98, 99, 100, 101, 97]
+
+
+def test_between_two_suspects_the_others_have_a_step(tmp_path: Path) -> None:
+    """Whoever is none waits for one turn at most; one without others follows the other at once."""
+    engine = make_engine(tmp_path)
+    engine.submit(1, greedy((97, 98), max_tokens=30))
+    for handle in (2, 3, 4):
+        engine.submit(handle, suspect())
+    for _ in range(6):
+        engine.step()
+    assert kinds(engine) == [2, 0, 3, 0, 4, 0]
+    assert engine.alone == [2, 3, 4]
+    engine.finish()
+    alone = make_engine(tmp_path)
+    for handle in (2, 3):
+        alone.submit(handle, suspect(sampling=Sampling(temperature=0, max_tokens=1, ignore_eos=True)))
+    alone.finish()
+    assert kinds(alone) == [2, 3]
+
+
+def test_each_sample_of_a_suspect_tells_something_in_its_turn(tmp_path: Path) -> None:
+    """A task with several samples is past its turn when the last of them has told something."""
+    engine = make_engine(tmp_path)
+    engine.submit(1, greedy((97, 98), max_tokens=30))
+    engine.step()
+    engine.submit(2, suspect(sampling=Sampling(n=3, temperature=0, max_tokens=6, ignore_eos=True)))
+    for _ in range(4):
+        engine.step()
+    assert kinds(engine) == [0, 2, 2, 0, 0]
+    assert [len(engine.outputs[2, sample]) for sample in range(3)] == [3, 3, 3]
+    engine.finish()
+
+
+def test_others_give_way_to_a_suspect(tmp_path: Path) -> None:
+    """Where rows are short the last of those that run gives way, and goes on afterwards as if nothing had been."""
+    engine = make_engine(tmp_path, max_sequences=1)
+    engine.submit(1, greedy((97, 98), max_tokens=8))
+    engine.step()
+    engine.submit(2, suspect())
+    engine.step()
+    assert kinds(engine) == [0, 2]
+    engine.finish()
+    assert engine.outputs == {(1, 0): [97, 98] * 4, (2, 0): [97, 98, 99, 100, 101, 97]}
+
+
+def test_a_suspect_that_a_lease_leaves_no_room_waits_and_stops_nobody(tmp_path: Path) -> None:
+    """All others go on meanwhile; it has its turn when the lease has ended."""
+    engine = make_engine(tmp_path, max_sequences=2)
+    engine.hold("l", rows=2, blocks=0)
+    engine.submit(1, replace(greedy((97, 98), max_tokens=4), lease_id="l"))
+    engine.submit(2, suspect())
+    for _ in range(4):
+        engine.step()
+    assert kinds(engine) == [0] * 4
+    assert not engine.step()
+    engine.hold("l", rows=0, blocks=0)
+    engine.step()
+    assert kinds(engine)[-1] == 2
+    engine.finish()
+
+
+def test_a_suspect_can_be_cancelled_before_and_in_its_turn(tmp_path: Path) -> None:
+    """Then the next one has its turn, and nothing of it is left."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=16))
+    for handle in (1, 2, 3):
+        engine.submit(handle, suspect())
+    engine.cancel(2)
+    engine.step()
+    engine.cancel(1)
+    engine.finish()
+    assert kinds(engine)[:3] == [1, 3, 3]  # a part of the prompt is found
+    assert list(engine.ended) == [3]
+
+
+def test_a_suspect_that_wants_an_embedding_is_past_its_turn_at_its_end(tmp_path: Path) -> None:
+    """Its vector is all that it tells."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=16))
+    engine.submit(1, greedy((97, 98), max_tokens=30))
+    engine.submit(2, suspect(embedding=Embedding(pooling=Pooling.MEAN)))
+    for _ in range(5):
+        engine.step()
+    assert kinds(engine) == [2, 2, 2, 0, 0]
+    assert 2 in engine.vectors
+    engine.finish()
