@@ -37,11 +37,13 @@ class Conversation:
         tenant: str = "",
         system: str = "",
         raw: bool = False,
+        verbose: bool = False,
     ) -> None:
         self._output = output
         self._address = address
         self._tenant = tenant
         self._raw = raw
+        self._verbose = verbose
         self.model = model
         self.options = options
         self.system = system
@@ -59,7 +61,7 @@ class Conversation:
             InferdError, CommandError: The task was refused or failed.
         """
         bound = self.options.get("max_tokens") is None
-        transcript = Transcript(self._output, self.model, bound=bound)
+        transcript = Transcript(self._output, self.model, bound=bound, verbose=self._verbose)
         said = {"role": "user", "content": prompt}
         try:
             self._answer(transcript, said)

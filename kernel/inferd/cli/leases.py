@@ -12,21 +12,22 @@ import typer
 from inferd.cli.amounts import span
 from inferd.cli.claim import describe
 from inferd.cli.kernel import connected
-from inferd.cli.output import command_error
+from inferd.cli.output import CommandError, command_error
 from inferd.cli.plain import plain
+from inferd.cli.prefix import by_prefix
 from inferd.cli.tasks import class_name
 from inferd_api.v1.lease_pb2 import Lease, LeaseState
 from inferd_client import AsyncClient, InferdError
 from inferd_client.holding import PAUSE_S, RENEWALS, check_granted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from google.protobuf.duration_pb2 import Duration
 
     from inferd.cli.output import Output
     from inferd_api.v1.lease_pb2 import Claim
-    from inferd_client import LeaseOptions
+    from inferd_client import Client, LeaseOptions
 
 COLUMNS = ("LEASE", "STATE", "HOLDS", "CLASS", "LEFT", "TASKS", "WAITS FOR")
 PENDING, ACTIVE = LeaseState.LEASE_STATE_PENDING, LeaseState.LEASE_STATE_ACTIVE
@@ -90,15 +91,15 @@ def release(output: Output, address: str, tenant: str, lease_ids: Sequence[str])
     with connected(address, tenant) as client:
         for lease_id in lease_ids:
             try:
-                lease = client.release_lease(lease_id)
-            except InferdError as error:
+                lease = by_prefix(client.release_lease, lease_id, _ids(client))
+            except (InferdError, CommandError) as error:
                 output.error(command_error(error))
                 failed = True
                 continue
             if output.json:
                 output.line(plain(lease))
             else:
-                output.text(f"{lease_id} is {state(lease)}")
+                output.text(f"{lease.lease_id} is {state(lease)}")
     if failed:
         raise typer.Exit(1)
 
@@ -110,17 +111,28 @@ def list_leases(output: Output, address: str, tenant: str, *, with_ended: bool) 
     if output.json:
         output.document({"leases": [plain(lease) for lease in leases]})
         return
-    output.table(COLUMNS, map(row, leases), empty="no leases; claim capacity with: inferd lease create --memory 4GiB")
+    output.table(
+        COLUMNS,
+        map(row, leases),
+        gives_way="WAITS FOR",
+        empty="no leases; claim capacity with: inferd lease create --memory 4GiB",
+    )
 
 
 def watch(output: Output, address: str, tenant: str, lease_id: str) -> None:
     """Show a lease as it stands and each change of it, to its end."""
-    with connected(address, tenant) as client, closing(client.watch_lease(lease_id)) as leases:
-        for lease in leases:
-            if output.json:
-                output.line(plain(lease))
-            else:
-                output.text(" · ".join(part for part in (time.strftime("%H:%M:%S"), *_changes(lease)) if part))
+    with connected(address, tenant) as client:
+        found = by_prefix(client.get_lease, lease_id, _ids(client))
+        with closing(client.watch_lease(found.lease_id)) as leases:
+            for lease in leases:
+                if output.json:
+                    output.line(plain(lease))
+                else:
+                    output.text(" · ".join(part for part in (time.strftime("%H:%M:%S"), *_changes(lease)) if part))
+
+
+def _ids(client: Client) -> Iterator[str]:
+    return (lease.lease_id for lease in client.list_leases())
 
 
 def _changes(lease: Lease) -> tuple[str, ...]:

@@ -171,6 +171,9 @@ def _run(
     device: DeviceOption = "",
     priority: Annotated[Class | None, typer.Option(help="Its class: a higher one goes first.")] = None,
     lease: LeaseOption = "",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell the task's id first, for suspend, resume and cancel.")
+    ] = False,
     address: Address = ADDRESS,
     tenant: Tenant = "",
     output: Output = Format.TABLE,
@@ -210,6 +213,7 @@ def _run(
             files=file or (),
             system=system,
             raw=raw,
+            verbose=verbose,
             options=options,
         )
 

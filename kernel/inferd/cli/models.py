@@ -53,6 +53,7 @@ def list_models(output: Output, address: str, data_dir: Path, *, with_catalogue:
     output.table(
         ("NAME", "STATE", "SIZE", "BACKEND", "FROM"),
         ((row.name, row.state.lower(), size(row.size_bytes), row.backend, row.origin) for row in rows),
+        gives_way="FROM",
         empty="no models; get one with: inferd pull smollm2",
     )
 
@@ -109,7 +110,7 @@ def ps(output: Output, address: str) -> None:
         for instance in instances
     )
     columns = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT", "UP")
-    output.table(columns, rows, empty="no model is loaded; one loads with: inferd run MODEL")
+    output.table(columns, rows, gives_way="", empty="no model is loaded; one loads with: inferd run MODEL")
 
 
 def load(

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 NOBODY_READS = 141  # 128 and SIGPIPE, as of programs that the signal ends
 MISUSE = 2
+WIDE = 10_000  # of lines that are no terminal's
+GAP = 2  # between two columns
+LEAST_ROOM = 12  # of a column that gives way
 
 
 class Format(StrEnum):
@@ -100,13 +103,18 @@ class Output:
         sys.stdout.write(visible(text) + "\n")
         sys.stdout.flush()
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-        """Write a table; `empty` is said instead, on stderr, when there are no rows."""
-        table = table_of(columns, rows)
-        if table.row_count:
-            screen().print(table)
-        else:
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, gives_way: str | None = None
+    ) -> None:
+        """Write a table; `empty` is said instead, on stderr, when there are no rows. See `table_of`."""
+        shown = screen()
+        table = table_of(columns, rows, gives_way=gives_way, width=shown.width)
+        if not table.row_count:
             self.note(empty)
+        elif gives_way is None:
+            shown.print(table)
+        else:  # a terminal that is too narrow for the rest of it breaks its lines itself
+            Screen(width=max(shown.width, Screen(width=WIDE).measure(table).maximum)).print(table)
 
     @contextmanager
     def status(self, text: str) -> Iterator[Callable[[str], None]]:
@@ -144,15 +152,46 @@ class Output:
 
 def screen() -> Screen:
     """Standard output for tables; nothing is cut where it is no terminal."""
-    return Screen(width=None if sys.stdout.isatty() else 10_000)
+    return Screen(width=None if sys.stdout.isatty() else WIDE)
 
 
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of plain texts."""
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(visible_line(cell)) for cell in row))
+def table_of(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, gives_way: str | None = None, width: int = WIDE
+) -> Table:
+    """A table of plain texts.
+
+    Args:
+        columns: Their heads.
+        rows: A text for each column.
+        gives_way: The column that is cut where a line has no room, "…" at its end; the others are whole, so that ids
+            can be used. None: texts go on in further lines.
+        width: Of a line, in characters.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=gives_way is not None, overflow="fold")
+    cells = [[Text(visible_line(cell)) for cell in row] for row in rows]
+    if gives_way is not None and gives_way in columns:
+        place = columns.index(gives_way)
+        heads = [Text(column) for column in columns]
+        widths = [max(line[at].cell_len for line in (heads, *cells)) for at in range(len(columns))]
+        room = width - sum(widths) + widths[place] - GAP * (len(columns) - 1)
+        for line in cells:
+            line[place].truncate(max(LEAST_ROOM, len(gives_way), room), overflow="ellipsis")
+    for line in cells:
+        table.add_row(*line)
     return table
+
+
+def uncut(table: Table) -> Text:
+    """A table as text whose lines a narrow terminal cuts at their ends, where rich would make every column narrower."""
+    drawing = Screen(width=WIDE, file=io.StringIO(), force_terminal=True, color_system="standard")
+    with drawing.capture() as drawn:
+        drawing.print(table)
+    text = Text.from_ansi(drawn.get())
+    text.rstrip()
+    text.no_wrap, text.overflow = True, "crop"
+    return text
 
 
 @contextmanager

@@ -31,6 +31,7 @@ def run(
     files: Sequence[Path],
     system: str,
     raw: bool,
+    verbose: bool,
     options: RunOptions,
 ) -> None:
     """Run a model on `prompt`, files and what stdin gives; without a prompt and on a terminal, in a conversation."""
@@ -45,7 +46,9 @@ def run(
         raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
     with connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir)) as client:
         name = resolve(client, wanted, data_dir)
-        conversation = Conversation(output, client.address, name, options, tenant=tenant, system=system, raw=raw)
+        conversation = Conversation(
+            output, client.address, name, options, tenant=tenant, system=system, raw=raw, verbose=verbose
+        )
         if not converses:
             conversation.ask(given)
             return

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 from inferd.cli.amounts import span
 from inferd.cli.kernel import connected
 from inferd.cli.plain import plain
+from inferd.cli.prefix import by_prefix
 from inferd.cli.transcript import Transcript
 from inferd_api.v1.priority_pb2 import Priority
 from inferd_api.v1.task_pb2 import Task, TaskState
 from inferd_client import AsyncClient
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from inferd.cli.output import Output
+    from inferd_client import Client
 
 
 def list_tasks(output: Output, address: str, tenant: str) -> None:
@@ -38,25 +42,31 @@ def list_tasks(output: Output, address: str, tenant: str) -> None:
         )
         for task in tasks
     )
-    output.table(("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"), rows, empty="no tasks")
+    output.table(
+        ("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"), rows, empty="no tasks", gives_way="ERROR"
+    )
 
 
 def cancel(output: Output, address: str, tenant: str, task_id: str) -> None:
     """End a task and tell where it stands."""
     with connected(address, tenant) as client:
-        _tell(output, client.cancel_task(task_id))
+        _tell(output, by_prefix(client.cancel_task, task_id, _ids(client)))
 
 
 def suspend(output: Output, address: str, tenant: str, task_id: str) -> None:
     """Stop a task and tell where it stands."""
     with connected(address, tenant) as client:
-        _tell(output, client.suspend_task(task_id))
+        _tell(output, by_prefix(client.suspend_task, task_id, _ids(client)))
 
 
 def resume(output: Output, address: str, tenant: str, task_id: str) -> None:
     """Let a task go on and tell where it stands."""
     with connected(address, tenant) as client:
-        _tell(output, client.resume_task(task_id))
+        _tell(output, by_prefix(client.resume_task, task_id, _ids(client)))
+
+
+def _ids(client: Client) -> Iterator[str]:
+    return (task.task_id for task in client.list_tasks())
 
 
 def _tell(output: Output, task: Task) -> None:
@@ -69,8 +79,9 @@ def _tell(output: Output, task: Task) -> None:
 def watch(output: Output, address: str, tenant: str, task_id: str, *, after_sequence: int) -> None:
     """Show a task's output from its first event, or from behind `after_sequence`, to its end."""
     with connected(address, tenant) as client:
-        transcript = Transcript(output, client.get_task(task_id).model)
-        asyncio.run(_follow(transcript, client.address, tenant, task_id, after_sequence))
+        task = by_prefix(client.get_task, task_id, _ids(client))
+        transcript = Transcript(output, task.model)
+        asyncio.run(_follow(transcript, client.address, tenant, task.task_id, after_sequence))
         transcript.close()
 
 

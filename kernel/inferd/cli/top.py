@@ -19,7 +19,7 @@ from rich.text import Text
 from inferd.cli.amounts import size
 from inferd.cli.kernel import connected
 from inferd.cli.leases import ACTIVE, COLUMNS, PENDING, row
-from inferd.cli.output import screen, table_of
+from inferd.cli.output import screen, table_of, uncut
 from inferd.cli.plain import plain
 from inferd.cli.tasks import class_name
 from inferd.cli.visible import visible_line
@@ -145,15 +145,16 @@ def render(look: Look) -> RenderableType:
     ]
     for columns, rows in (
         (
-            ("INSTANCE", "MODEL", "STATE", "DEVICE", "RESERVED", "MEASURED", "TASKS", "SUSPENDED", "LEASE"),
+            ("INSTANCE", "LEASE", "MODEL", "STATE", "DEVICE", "RESERVED", "MEASURED", "TASKS"),
             map(_instance, look.told.instances),
         ),
         (("TENANT", "CLASS", "WAITING", "RUNNING"), map(_load, host.loads)),
         (COLUMNS, map(row, look.leases)),
     ):
-        table = table_of(columns, rows)
+        way = "WAITS FOR" if "WAITS FOR" in columns else ""
+        table = table_of(columns, rows, gives_way=way, width=screen().width)
         if table.row_count:
-            parts += ["", table]
+            parts += ["", uncut(table)]
     return Group(*parts)
 
 
@@ -198,13 +199,13 @@ def _instance(instance: Instance) -> tuple[str, ...]:
     loading = instance.state == InstanceState.INSTANCE_STATE_LOADING
     return (
         instance.instance_id,
+        instance.lease_id,
         instance.model,
         f"{state} {instance.load_fraction:.0%}" if loading else state,
         instance.device,
         size(instance.reserved_bytes),
         size(instance.memory_bytes),
         f"{instance.running_tasks}/{instance.max_tasks}",
-        instance.lease_id,
     )
 
 

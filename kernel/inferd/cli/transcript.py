@@ -28,15 +28,22 @@ if TYPE_CHECKING:
 
 
 class Transcript:
-    """Plays the events of one task; `bound` when it may put out no more tokens than it does by default.
+    """Plays the events of one task.
+
+    Args:
+        output: Where it is shown.
+        model: Of the task.
+        bound: Whether it may put out no more tokens than it does by default.
+        verbose: Whether its id is told before all else.
 
     Attributes:
         text: The output so far.
         finished: How it ended; empty before.
     """
 
-    def __init__(self, output: Output, model: str, *, bound: bool = False) -> None:
+    def __init__(self, output: Output, model: str, *, bound: bool = False, verbose: bool = False) -> None:
         self._bound = bound
+        self._verbose = verbose
         self._cut = False
         self.text = ""
         self.finished = Finished()
@@ -78,6 +85,8 @@ class Transcript:
             self._output.note(costs(self.finished))
 
     def _show(self, event: TaskEvent, say: Callable[[str], None]) -> None:
+        if self._verbose and not self._task_id and not self._output.json:
+            self._output.note(f"task {event.task_id}")
         self._task_id = event.task_id
         self._cut = self._cut or FINISH_REASON_MAX_TOKENS in (event.finished.reason, event.output.finish_reason)
         if self._output.json:
@@ -89,7 +98,7 @@ class Transcript:
             case "finished":
                 self.finished = event.finished
             case "queued" if not self.text:  # behind text, a line that comes and goes would spoil it
-                say(waiting(event.queued, self._model))
+                say(f"{waiting(event.queued, self._model)} · task {event.task_id}")
             case "suspended" if not self.text:
                 say(stopped(event))
             case "progress" if not self.text:
