@@ -115,8 +115,10 @@ def _refuse(message: str) -> NoReturn:
 
 def _split(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdecimal() or int(port) > LARGEST_PORT:
+    if not colon or not port.isascii() or not port.isdecimal():
         _refuse(f"listen {address!r} is not {FORMS}")
+    if int(port) > LARGEST_PORT:
+        _refuse(f"listen {address!r} has port {port}; a port is at most {LARGEST_PORT}")
     bracketed = host.startswith("[") and host.endswith("]")
     if ":" in host and not bracketed:
         _refuse(f"listen {address!r} is not {FORMS}: an IPv6 address stands in brackets, [{host}]:{port}")
@@ -222,6 +224,11 @@ def _lock(lock: Path, address: str) -> int:
     while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError as error:
+            why = f"{error.strerror}: the folder {lock.parent} is not there; make it first"
+            raise OSError(error.errno, f"cannot listen on {address}: {why}") from None
+        except NotADirectoryError as error:
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}: {lock.parent}") from None
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {address}: {lock}: {error.strerror}") from None
         try:

@@ -53,6 +53,7 @@ async def refusal(folder: Path, address: str) -> str:
         ("[127.0.0.1]:7411", "only an IPv6 address"),
         ("127.0.0.1:٧٤١١", "not host:port"),
         ("127.0.0.1:-1", "not host:port"),
+        ("127.0.0.1:99999", "port 99999; a port is at most 65535"),
         ("unix:", "names no file"),
         ("unix:/tmp/", "names no file"),
         ("unix://host/path", "has a host"),
@@ -67,6 +68,13 @@ def test_what_is_no_address_says_why(address: str, why: str) -> None:
     with pytest.raises(InvalidFieldError, match=why) as caught:
         check_address(address)
     assert caught.value.field == "listen"
+
+
+async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """A socket in a folder that does not exist, or that is a file, is told by the folder."""
+    (tmp_path / "file").touch()
+    assert f"the folder {tmp_path}/none is not there" in await refusal(tmp_path, f"unix:{tmp_path}/none/k.sock")
+    assert f"Not a directory: {tmp_path}/file" in await refusal(tmp_path, f"unix:{tmp_path}/file/k.sock")
 
 
 async def test_a_socket_has_one_kernel(tmp_path: Path) -> None:

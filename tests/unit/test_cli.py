@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from inferd import __version__, config
 from inferd.cli import main, wanted
-from inferd.cli.amounts import size, span
+from inferd.cli.amounts import read_size, size, span
 from inferd.runtime.library import Library, Manifest
 from inferd_api.v1.model_pb2 import Instance
 from inferd_api.v1.model_service_pb2 import ListModelsResponse
@@ -392,6 +392,30 @@ def test_the_version_and_the_default_address() -> None:
 def test_sizes(amount: int, text: str) -> None:
     """Sizes have at most three digits and a unit."""
     assert size(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1XB", "units are B, kB, MB"),
+        ("4G", "did you mean '4GB' or '4GiB'?"),
+        ("4GiBs", "did you mean '4GiB'?"),
+        ("1BB", "units are B"),
+    ],
+)
+def test_units_that_do_not_exist(text: str, said: str) -> None:
+    """An unknown unit is told with those that begin alike, else with all that there are."""
+    with pytest.raises(ValueError, match="unknown unit") as caught:
+        read_size(text)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("ttl", ["inf", "1e10"])
+def test_a_ttl_beyond_all_bounds(nobody: Commands, ttl: str) -> None:
+    """A TTL that no kernel gives is a mistake of use that names the bound."""
+    done = nobody("lease", "create", "--cores", "1", "--ttl", ttl, "-o", "json")
+    assert done.exit_code == 2
+    assert "3600 s at most, or `leases.max_ttl_s`" in json.loads(done.stdout)["error"]["message"]
 
 
 @pytest.mark.parametrize(

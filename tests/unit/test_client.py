@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from contextlib import aclosing, closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -266,10 +267,26 @@ async def test_no_kernel_names_the_address_and_the_fix(unused_address: str) -> N
     """Where nobody listens the error says where and how to start a kernel, from either client."""
     with Client(unused_address) as sync, pytest.raises(KernelUnreachableError, match="inferd serve") as caught:
         sync.get_host()
-    assert unused_address in caught.value.message
+    command = f"inferd serve --listen {unused_address}"
+    assert caught.value.message.endswith(f"(the connection was refused); start one with: {command}")
+    assert caught.value.message.count(unused_address) == 1
     async with AsyncClient(unused_address) as client:
         with pytest.raises(KernelUnreachableError):
             await client.generate("echo", "x")
+
+
+def test_how_to_start_a_kernel_where_none_answers(tmp_path: Path) -> None:
+    """The command to start one names the address where it is not the default; on another host there is none."""
+    gone = f"unix:{tmp_path}/a b.sock"
+    with Client(gone) as client, pytest.raises(KernelUnreachableError) as caught:
+        client.get_host()
+    told = "no kernel answers (there is no such socket); start one with: inferd serve --listen"
+    assert caught.value.message == f"{told} '{gone}'"
+    refused = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "")
+    assert errors.from_rpc(refused, DEFAULT_ADDRESS).message.endswith(
+        f"{DEFAULT_ADDRESS}; start one with: inferd serve"
+    )
+    assert "serve" not in errors.from_rpc(refused, "far.example:7411").message
 
 
 def test_a_call_that_the_connection_has_no_room_for_names_the_bound() -> None:

@@ -9,9 +9,8 @@ claim is made by `inferd_client.claims`.
 """
 
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
-from inferd_client.channel import DEFAULT_ADDRESS
 from inferd_client.claims import LeaseOptions
-from inferd_client.errors import InferdError, KernelUnreachableError, LeaseLostError
+from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
 from inferd_client.leases import AsyncLeases, Leases

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import grpc
 import grpc.aio
 
-from inferd_client.errors import from_rpc
+from inferd_client.errors import DEFAULT_ADDRESS, from_rpc
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from inferd_client.holding import LeaseRef
 
-DEFAULT_ADDRESS = "127.0.0.1:7411"
 CALL_TIMEOUT_S = 30.0
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", 64 << 20),

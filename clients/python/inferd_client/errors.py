@@ -5,6 +5,7 @@ Every class derives from `InferdError`; branch on the class or on `reason`, the 
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+DEFAULT_ADDRESS = "127.0.0.1:7411"
 DOMAIN = "inferd"
 DETAILS_KEY = "grpc-status-details-bin"
 REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM (RFC 9113, 8.7): the call was not looked at
@@ -277,6 +279,27 @@ def from_status(status: status_pb2.Status) -> InferdError:
     return error
 
 
+WHY: Mapping[str, str] = {
+    "Connection refused": "the connection was refused",
+    "No such file or directory": "there is no such socket",
+    "Permission denied": "you may not use it",
+    "resolv": "its name is not known",
+    "Timeout": "it did not answer in time",
+}
+"""What the transport says, in short; its own words name the address again, twice."""
+LONGEST_WHY = 120
+
+
+def _nobody(address: str, details: str | None) -> str:
+    """That no kernel answers, why, and the command that starts one there; the address stands in it once."""
+    why = next((why for said, why in WHY.items() if said in (details or "")), (details or "")[:LONGEST_WHY])
+    brackets = f" ({why})" if why else ""
+    local = address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
+    if local and address != DEFAULT_ADDRESS:
+        return f"no kernel answers{brackets}; start one with: inferd serve --listen {shlex.quote(address)}"
+    return f"no kernel answers at {address}{brackets}" + ("; start one with: inferd serve" if local else "")
+
+
 def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
     """Build the error of a call to `address` that failed.
 
@@ -293,7 +316,7 @@ def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
         message = f"this connection to {address} has as many calls open as the kernel allows ({bound}); close some"
         return LimitExceededError(f"{message}, or open another client", metadata={"bound": bound}, retry_after_s=1.0)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return KernelUnreachableError(f"no kernel answers at {address} ({details}); start one with: inferd serve")
+        return KernelUnreachableError(_nobody(address, details))
     failed = StatusError(f"the call to {address} ended with {code.name}: {details}")
     failed.code = code.name
     return failed

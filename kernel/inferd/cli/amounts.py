@@ -16,7 +16,7 @@ def read_size(text: str) -> int:
     """Bytes of "4GiB", "512 MB", "1.5gb" or "4096"; the case of the unit does not matter.
 
     Raises:
-        ValueError: It is no size, or less than a byte; the nearest unit is suggested.
+        ValueError: It is no size, or less than a byte; units that begin alike are suggested.
     """
     form = SIZE_FORM.fullmatch(text)
     if form is None:
@@ -24,8 +24,10 @@ def read_size(text: str) -> int:
     number, unit = form.groups()
     factors = {name.lower(): factor for name, factor in FACTORS.items()} | {"": 1}
     if unit.lower() not in factors:
-        near = suggestion(unit, list(FACTORS))
-        hint = f"did you mean {number + near!r}?" if near else f"units are {', '.join(FACTORS)}"
+        alike = [name for name in FACTORS if name != "B" and name[0].lower() == unit[0].lower()]
+        near = suggestion(unit, alike) if len(unit) > 1 else ""
+        meant = " or ".join(repr(number + name) for name in ([near] if near else alike))
+        hint = f"did you mean {meant}?" if meant else f"units are {', '.join(FACTORS)}"
         raise ValueError(f"{text!r} has an unknown unit {unit!r}; {hint}")
     amount = int(float(number) * factors[unit.lower()]) if "." in number else int(number) * factors[unit.lower()]
     if amount < 1:

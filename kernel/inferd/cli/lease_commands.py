@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, Class, Output, Tenant, parse_seconds, parse_size, text_option
+from inferd.cli.options import (
+    ADDRESS,
+    Address,
+    Class,
+    Output,
+    Tenant,
+    parse_seconds,
+    parse_size,
+    parse_ttl,
+    text_option,
+)
 from inferd.cli.output import Format, edge
 
 Memory = Annotated[
@@ -17,9 +27,7 @@ Sequences = Annotated[int | None, typer.Option(help="Places of --model for tasks
 KvTokens = Annotated[int | None, typer.Option(help="Room of --model for tokens of tasks.", min=1, metavar="N")]
 Ttl = Annotated[
     float | None,
-    typer.Option(
-        parser=parse_seconds, help="Seconds that it holds unless kept alive. Default: the kernel's.", metavar="S"
-    ),
+    typer.Option(parser=parse_ttl, help="Seconds that it holds unless kept alive. Default: the kernel's.", metavar="S"),
 ]
 Priority = Annotated[Class | None, typer.Option(help="Its class among waiting leases.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for room instead of failing.")]

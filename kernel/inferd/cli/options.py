@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1:7411"
 MOST_NUMBER = 2**32
+MOST_TTL_S = 1e9  # that a kernel can be configured to give
 
 
 class Class(StrEnum):
@@ -42,7 +43,17 @@ def parse_seconds(text: str) -> float:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no number of seconds") from None
     if not 0 < seconds < math.inf:
-        raise typer.BadParameter(f"{text!r} is not a number of seconds above 0")
+        raise typer.BadParameter(f"{text!r} is not a number of seconds above 0 that has an end")
+    return seconds
+
+
+def parse_ttl(text: str) -> float:
+    """A TTL in seconds; one beyond all kernels is a mistake of use."""
+    seconds = math.inf if text.strip().lower() in ("inf", "infinity") else parse_seconds(text)
+    if seconds > MOST_TTL_S:
+        raise typer.BadParameter(
+            f"{text!r} is longer than any lease: 3600 s at most, or `leases.max_ttl_s` of the kernel's configuration"
+        )
     return seconds
 
 
