@@ -73,6 +73,8 @@ BAD: list[tuple[tp.ChatPrompt, str, str]] = [
     (tp.ChatPrompt(messages=[said(role="a" * 65)]), "messages[0].role", "it must be 1 to 64"),
     (tp.ChatPrompt(messages=[said(role="<|end|>")]), "messages[0].role", "letters"),
     (tp.ChatPrompt(messages=[said("a", parts=[text("b")])]), "messages[0].parts", "set one of them"),
+    (tp.ChatPrompt(messages=[said("")]), "messages[0].content", "must say something"),
+    (tp.ChatPrompt(messages=[said(), said("", role="assistant")]), "messages[1].content", "must say something"),
     (tp.ChatPrompt(messages=[said("", parts=[tp.ContentPart()])]), "messages[0].parts[0]", "is empty"),
     (tp.ChatPrompt(messages=[said("", parts=[text("x")] * 1025)]), "messages[0].parts", "at most 1024"),
     (
@@ -104,6 +106,19 @@ async def test_bad_conversations(connection: Connection) -> None:
             await connection.models.Tokenize(TokenizeRequest(model="fake", chat=chat))
         assert f"chat.{field}" in str(caught.value.trailing_metadata())
         assert f"spec.chat.{field}" not in str(caught.value.trailing_metadata())
+
+
+async def test_what_says_something_without_content(connection: Connection) -> None:
+    """Calls of tools, reasoning, and the result of a tool that gave nothing are messages without content."""
+    await connection.create()
+    for message in (
+        said("", role="assistant", tool_calls_json='[{"function": {"name": "f"}}]'),
+        said("", role="assistant", reasoning_content="hm"),
+        said("", tool_call_id="1"),
+        said("", parts=[text("")]),
+    ):
+        chat = tp.ChatPrompt(messages=[said(), message])
+        assert (await connection.models.CountTokens(CountTokensRequest(model="fake", chat=chat))).tokens
 
 
 async def test_too_many_variables(connection: Connection) -> None:

@@ -56,6 +56,10 @@ def _read_message(m: pb.ChatMessage, at: str) -> Message:
         raise InvalidFieldError(message, field=f"{at}.role")
     if m.content and m.parts:
         raise InvalidFieldError(f"{at} has content and parts; set one of them", field=f"{at}.parts")
+    says = m.content or m.parts or m.tool_calls_json or m.HasField("reasoning_content")
+    if not says and not m.tool_call_id:  # the result of a tool may be nothing
+        message = f"{at}.content is empty, and there are no parts and no tool calls; a message must say something"
+        raise InvalidFieldError(message, field=f"{at}.content")
     return Message(
         m.role,
         m.content,

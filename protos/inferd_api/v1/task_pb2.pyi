@@ -199,8 +199,9 @@ class ChatMessage(_message.Message):
     model's chat template names. Required.
     """
     content: _builtins.str
-    """What is said. May be empty; beside calls or reasoning a template then gets what shows most of them: no content, or
-    an empty text. A template that wants a list of parts gets a list of one.
+    """What is said. May be empty beside parts, calls, reasoning or a `tool_call_id`; with none of them it is INVALID_FIELD.
+    Beside calls or reasoning a template gets for an empty one what shows most of them: no content, or an empty text. A
+    template that wants a list of parts gets a list of one.
     """
     tool_calls_json: _builtins.str
     """The calls of tools that the speaker made: a JSON array of objects, {"function": {"name": …, "arguments": …}}.
