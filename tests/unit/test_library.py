@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,36 @@ def test_a_newer_manifest_is_still_read(library: Library, tmp_path: Path) -> Non
     path = library.root / "smollm2" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"licence": "Apache-2.0"}))
     assert library.find("smollm2") == manifest()
+
+
+def test_a_folder_that_is_a_link_is_removed_as_a_whole(library: Library, tmp_path: Path) -> None:
+    """Of a model whose folder is a link the link goes and what it leads to stays, whether that is there or not."""
+    weights = tmp_path / "w"
+    weights.write_bytes(b"GGUF")
+    library.add(Manifest(name="m", source="file:///w", file="w", sha256="00", size_bytes=4), weights)
+    folder, elsewhere = library.root / "m", tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    assert library.find("m") is not None
+    library.check_removable("m")
+    assert library.remove("m") == 0
+    assert not folder.is_symlink()
+    assert {path.name for path in elsewhere.iterdir()} == {"manifest.json", "w"}
+    folder.symlink_to(tmp_path / "nowhere")
+    assert library.remove("m") == 0
+    assert library.remove("m") is None
+
+
+def test_what_cannot_be_removed_is_told_before_anything_is_gone(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a folder of a model may not be changed, that is told by its path and nothing is removed."""
+    weights = tmp_path / "w"
+    weights.write_bytes(b"GGUF")
+    library.add(Manifest(name="m", source="file:///w", file="w", sha256="00", size_bytes=4), weights)
+    (library.root / "m" / "inner").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "inner" and allowed(path, mode))
+    with pytest.raises(PermissionError, match="inner"):
+        library.check_removable("m")
+    assert library.find("m") is not None

@@ -37,6 +37,10 @@ def remove(output: Output, address: str, data_dir: Path, names: Sequence[str]) -
                 output.error(command_error(error))
                 failed = True
                 continue
+            except OSError as error:
+                output.error(CommandError(f"{name} stays: {error.strerror}: {error.filename}", reason="SYSTEM_ERROR"))
+                failed = True
+                continue
             if output.json:
                 output.line({"name": name, "freed_bytes": freed_bytes})
             elif freed_bytes is None:
@@ -53,6 +57,7 @@ def _remove(kernel: Client | None, library: Library, name: str) -> int | None:
     Raises:
         CommandError, InferdError: It is in use, or not known.
     """
+    library.check_removable(name)
     manifest = library.find(name)
     pulled = str(library.path(manifest)) if manifest is not None else None
     known = False

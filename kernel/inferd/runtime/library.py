@@ -8,6 +8,7 @@ cannot contain, so that a name never leaves the library. Written by `inferd pull
 may happen at once, because a file is complete before its name appears.
 """
 
+import errno
 import json
 import os
 import re
@@ -129,17 +130,35 @@ class Library:
     def remove(self, name: str) -> int | None:
         """Take a model, usable or broken, out of the library; the bytes that its files had, None where it is not here.
 
+        Of a folder that is a link only the link goes: what it leads to was not made here, and stays.
+
         Raises:
             InvalidFieldError: The name is not one that a model can have.
-            OSError: The disk refused.
+            OSError: The disk refused; `check_removable` says so before anything is gone.
         """
         folder = self._folder(name)
+        if folder.is_symlink():
+            folder.unlink()
+            return 0
         if not folder.is_dir():
             return None
         size_bytes = sum(path.lstat().st_size for path in folder.iterdir())
         (folder / MANIFEST).unlink(missing_ok=True)  # first: without it the folder is no model
         shutil.rmtree(folder)
         return size_bytes
+
+    def check_removable(self, name: str) -> None:
+        """See that all of a model could be removed.
+
+        Raises:
+            InvalidFieldError: The name is not one that a model can have.
+            PermissionError: A folder of it may not be changed.
+        """
+        folder = self._folder(name)
+        inside = [] if folder.is_symlink() else [Path(where) for where, _, _ in os.walk(folder)]
+        for needed in [self.root, *inside] if folder.is_dir() else []:
+            if not os.access(needed, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(needed))
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):
