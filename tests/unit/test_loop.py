@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.core.task import ChatInput, FinishReason, Message, Sampling, TaskInput, TextInput, TokenInput, Usage
+from inferd.core.task import ChatInput, FinishReason, Message, Sampling, TextInput, TokenInput, Usage
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.output import Ended, StepOutput
@@ -75,12 +75,12 @@ def hold_intake(
     waits, go = threading.Event(), threading.Event()
     accept = running.loop._reception._intake.accept
 
-    def held(number: int, task_input: TaskInput, sampling: Sampling) -> Any:
+    def held(number: int, *rest: Any) -> Any:
         running.prepared.append(number)
         if number == handle:
             waits.set()
             assert go.wait(DEADLINE_S)
-        return accept(number, task_input, sampling)
+        return accept(number, *rest)
 
     monkeypatch.setattr(running.loop._reception._intake, "accept", held)
     return waits, go

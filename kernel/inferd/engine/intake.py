@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from inferd.core.task import Embedding, TaskInput
     from inferd.engine.cells.cell import Cells
+    from inferd.engine.leash import Leash
     from inferd.engine.limits import Bounds, EngineLimits
     from inferd.plugin import Vocabulary
 
@@ -81,7 +82,7 @@ class Intake:
             return False
         return sum(map(len, texts)) <= _QUICK and all(map(self._texts.is_quick, texts))
 
-    def embed(self, handle: int, task_input: TaskInput, embedding: Embedding) -> Sequence:
+    def embed(self, handle: int, task_input: TaskInput, embedding: Embedding, leash: Leash | None = None) -> Sequence:
         """The sequence of a task that wants an embedding: its prompt is computed, and what follows it is of no use.
 
         Raises:
@@ -90,16 +91,16 @@ class Intake:
         if not self._bounds.embedding_size:
             raise UnsupportedInputError("the backend of this model gives no embeddings", field="spec.embedding")
         if isinstance(task_input, TextInput) and self._closing:
-            ids = self._tokens_of(task_input, most_tokens=self._bounds.sequence_tokens - 1)
+            ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
             task_input = TokenInput([*ids, *(() if tuple(ids[-1:]) == self._closing else self._closing)])
-        sequence = self._make(handle, task_input, Sampling(max_tokens=1, temperature=0))
+        sequence = self._make(handle, task_input, Sampling(max_tokens=1, temperature=0), leash)
         sequence.pool = PromptPool(
             len(sequence.prompt), embedding, default=self._pooling, alone=self._bounds.whole_prompts
         )
         return sequence
 
-    def accept(self, handle: int, task_input: TaskInput, sampling: Sampling) -> Sequence:
-        """The sequence of a task, without the constraint of its grammar.
+    def accept(self, handle: int, task_input: TaskInput, sampling: Sampling, leash: Leash | None = None) -> Sequence:
+        """The sequence of a task, without the constraint of its grammar; its leash ends this before.
 
         Raises:
             UnsupportedInputError: Messages for a model without a chat template, or a model that only makes embeddings.
@@ -110,10 +111,10 @@ class Intake:
         """
         if self._bounds.whole_prompts:
             raise UnsupportedInputError("this model makes embeddings, and no text: ask for one", field="spec.embedding")
-        return self._make(handle, task_input, sampling)
+        return self._make(handle, task_input, sampling, leash)
 
-    def _make(self, handle: int, task_input: TaskInput, sampling: Sampling) -> Sequence:
-        ids = self._tokens_of(task_input, most_tokens=self._bounds.sequence_tokens - 1)
+    def _make(self, handle: int, task_input: TaskInput, sampling: Sampling, leash: Leash | None) -> Sequence:
+        ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
         if not len(ids):
             raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")
         max_tokens = self._max_tokens(len(ids), sampling.max_tokens, fits=sampling.fit_max_tokens)
@@ -125,7 +126,7 @@ class Intake:
             max_tokens=max_tokens,
             sampling=sampling,
             ends=ends,
-            rules=self._rules(sampling, ends, max_tokens),
+            rules=self._rules(sampling, ends, max_tokens, leash),
             echo=self.detokenize(ids) if sampling.echo else "",
             detokenizer=Detokenizer(self._tokenizer.pieces),
         )
@@ -135,14 +136,14 @@ class Intake:
         self._check_ids(sampling.stop_token_ids, "spec.sampling.stop_token_ids")
         return frozenset(sampling.stop_token_ids).union(() if sampling.ignore_eos else self._ends)
 
-    def _rules(self, sampling: Sampling, ends: frozenset[int], max_tokens: int) -> Rules | None:
+    def _rules(self, sampling: Sampling, ends: frozenset[int], max_tokens: int, leash: Leash | None) -> Rules | None:
         self._check_ids([token_id for token_id, _ in sampling.logit_bias], "spec.sampling.logit_bias")
         if sampling.min_tokens > max_tokens:
             raise InvalidFieldError(
                 f"min_tokens is {sampling.min_tokens}; at most {max_tokens} tokens can be produced",
                 field="spec.sampling.min_tokens",
             )
-        phrases = encode_bad_words(sampling.bad_words, self._texts.words)
+        phrases = encode_bad_words(sampling.bad_words, lambda text: self._texts.words(text, leash))
         return Rules.of(sampling, phrases=phrases, ends=ends)
 
     def _check_scores(self, prompt_tokens: int, top: int | None) -> None:
@@ -165,9 +166,11 @@ class Intake:
         """
         return self._tokens_of(task_input)
 
-    def _tokens_of(self, task_input: TaskInput, *, most_tokens: int | None = None) -> Items[int]:
+    def _tokens_of(
+        self, task_input: TaskInput, leash: Leash | None = None, *, most_tokens: int | None = None
+    ) -> Items[int]:
         if not isinstance(task_input, TokenInput):
-            return self._texts.tokenize(task_input, most_tokens=most_tokens)
+            return self._texts.tokenize(task_input, most_tokens=most_tokens, leash=leash)
         self._check_ids(task_input.token_ids, "spec.tokens.token_ids")
         return task_input.token_ids
 

@@ -6,13 +6,14 @@ import logging
 import queue
 import threading
 from array import array
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from inferd.core.task import TokenInput
 from inferd.engine.cause import last_line
 from inferd.engine.drafts import Drafter
+from inferd.engine.gate import NO_STANDING, Gate, Standing, Ticket
+from inferd.engine.leash import Leash
 from inferd.engine.prefix import PrefixChain
 from inferd.engine.samples import Samples, derive
 from inferd.engine.submission import Submission
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 0.05
 """How long a task that is slow to prepare delays the next one."""
 
-AT_ONCE: Final = 8
-"""Tasks that are prepared at the same time."""
+AT_ONCE: Final = 6
+"""Tasks that are slow to prepare, at the same time: each may have a cell that works for it."""
+
+EACH: Final = 4
+"""Those of one tenant."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,11 +53,36 @@ class Arrive(Protocol):
         ...
 
 
+class _Errand(Ticket):
+    """What is to be prepared, on its way to a thread.
+
+    Args:
+        item: See `Reception`.
+
+    Attributes:
+        leash: Ends it.
+        begun: It has its turn, or had it.
+        ended: It is over.
+    """
+
+    def __init__(self, item: Submission | Callable[[Intake], None]) -> None:
+        super().__init__(_standing(item) if isinstance(item, Submission) else NO_STANDING)
+        self.item = item
+        self.leash = Leash()
+        self.begun = False
+        self.ended = threading.Event()
+
+
+def _standing(submission: Submission) -> Standing:
+    return Standing(priority=submission.priority, share=submission.share)
+
+
 class Reception:
     """Makes samples of submissions, beside the steps: a long prompt delays no step.
 
-    What is slow for one task delays the next by `PATIENCE_S` at most, as long as fewer than `AT_ONCE` are slow at once;
-    grammars delay no other task at all. `run` belongs to a thread of its own; everything else comes from any thread.
+    What is slow for one task delays the next by `PATIENCE_S` at most. Where more are slow at once than `AT_ONCE`, or
+    than `EACH` of a tenant, they wait for their turn by class and tenant (`Gate`); their own times begin with that.
+    Grammars delay no other task at all. `run` belongs to a thread of its own; everything else comes from any thread.
 
     Args:
         intake: Of the model.
@@ -67,7 +96,9 @@ class Reception:
         self._grammars = grammars
         self._bounds = bounds
         self._arrive = arrive
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="intake")
+        self._turns: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()  # for the threads of `run`
+        self._gate: Gate[_Errand] = Gate(most=AT_ONCE, each=EACH)
+        self._errands: dict[int, _Errand] = {}  # by handle: those that wait for their turn or have it
         self._items: queue.SimpleQueue[Submission | Callable[[Intake], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._coming: set[int] = set()  # the handles of submissions that have not arrived
@@ -89,6 +120,9 @@ class Reception:
             known = handle in self._coming
             self._coming.discard(handle)
             withdraw = self._withdrawals.pop(handle, None)
+            errand = self._errands.pop(handle, None)
+            if errand is not None and not self._gate.withdraw(errand):
+                errand.leash.pull()
         if withdraw is not None:
             withdraw()
         return known
@@ -99,6 +133,10 @@ class Reception:
             self._coming.clear()
             withdrawals = list(self._withdrawals.values())
             self._withdrawals.clear()
+            for errand in self._errands.values():
+                if not self._gate.withdraw(errand):
+                    errand.leash.pull()
+            self._errands.clear()
         for withdraw in withdrawals:
             withdraw()
 
@@ -108,9 +146,12 @@ class Reception:
 
     def run(self) -> None:
         """Prepare what comes, until `close`."""
+        for number in range(AT_ONCE):  # now: later there may be none left
+            threading.Thread(target=self._work, name=f"intake {number}", daemon=True).start()
         while self.turn():
             pass
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for _ in range(AT_ONCE):
+            self._turns.put(None)
 
     def turn(self) -> bool:
         """See to the next item, waiting for it; False when there will be no more.
@@ -121,27 +162,58 @@ class Reception:
         if item is None:
             return False
         if isinstance(item, Submission) and self._intake.is_quick(item.task_input, item.sampling):
-            self._prepare(item)
-        else:
-            wait([self._pool.submit(self._see_to, item)], timeout=PATIENCE_S)
+            self._prepare(item, Leash())
+            return True
+        errand = _Errand(item)
+        with self._lock:
+            if isinstance(item, Submission):
+                if item.handle not in self._coming:
+                    return True  # it was withdrawn
+                self._errands[item.handle] = errand
+            self._gate.wait(errand)
+        self._give_turns()
+        if errand.begun:
+            errand.ended.wait(PATIENCE_S)
         return True
 
-    def _see_to(self, item: Submission | Callable[[Intake], None]) -> None:
+    def _give_turns(self) -> None:
+        while True:
+            with self._lock:
+                errand = self._gate.next()
+                if errand is None:
+                    return
+                errand.begun = True
+            self._turns.put(errand)
+
+    def _work(self) -> None:
+        while (errand := self._turns.get()) is not None:
+            self._see_to(errand)
+
+    def _see_to(self, errand: _Errand) -> None:
+        item = errand.item
         try:
             if isinstance(item, Submission):
-                self._prepare(item)
+                self._prepare(item, errand.leash)
             else:
                 item(self._intake)
         except ConnectionError:
             pass  # the kernel is gone, and so will be this process
-        except BaseException:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             _log.exception("a task could not be taken in")
-            raise
+        finally:
+            errand.ended.set()
+            with self._lock:
+                self._gate.end(errand)
+                if isinstance(item, Submission) and self._errands.get(item.handle) is errand:
+                    del self._errands[item.handle]
+            self._give_turns()
 
-    def _prepare(self, submission: Submission) -> None:
+    def _prepare(self, submission: Submission, leash: Leash) -> None:
         if submission.handle not in self._coming:
             return
-        task = self._try_to_accept(submission)
+        task = self._try_to_accept(submission, leash)
         grammar = submission.sampling.grammar
         if grammar is None or submission.embedding is not None or isinstance(task, InferdError):
             self._pass_on(submission, task)
@@ -182,9 +254,9 @@ class Reception:
             self._arrive(submission, task)
             return True
 
-    def _try_to_accept(self, submission: Submission) -> Samples | InferdError:
+    def _try_to_accept(self, submission: Submission, leash: Leash) -> Samples | InferdError:
         try:
-            return self._accept(submission)
+            return self._accept(submission, leash)
         except InferdError as error:
             return error
         except BaseException as error:
@@ -193,7 +265,7 @@ class Reception:
             _log.exception("the input of a task could not be prepared")
             return InternalError(f"the input cannot be prepared: {last_line(error)}")
 
-    def _accept(self, submission: Submission) -> Samples:
+    def _accept(self, submission: Submission, leash: Leash) -> Samples:
         """The samples of a task; their prompt is tokenised once."""
         handle, sampling = submission.handle, submission.sampling
         if submission.adapter:
@@ -202,12 +274,12 @@ class Reception:
             )
             raise UnsupportedInputError(message, field="spec.adapter")
         if submission.embedding is not None:
-            sequences = [self._intake.embed(handle, submission.task_input, submission.embedding)]
+            sequences = [self._intake.embed(handle, submission.task_input, submission.embedding, leash)]
         else:
-            sequences = [self._intake.accept(handle, submission.task_input, sampling)]
+            sequences = [self._intake.accept(handle, submission.task_input, sampling, leash)]
         if sampling.n > 1 and submission.embedding is None:
             prompt = TokenInput(array("I", sequences[0].prompt.tobytes()))
-            sequences += [self._intake.accept(handle, prompt, derive(sampling, n)) for n in range(1, sampling.n)]
+            sequences += [self._intake.accept(handle, prompt, derive(sampling, n), leash) for n in range(1, sampling.n)]
         # A task that does not share has a salt that no other has: so its samples, and it itself when it is preempted,
         # still find what it computed.
         salt = b"shared" + submission.salt if submission.prefix_cache else b"own" + handle.to_bytes(8, "little")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from inferd.core.task import ChatInput
     from inferd.engine.cells.cell import Cells
+    from inferd.engine.leash import Leash
 
 
 class ChatTemplate:
@@ -57,7 +58,7 @@ class ChatTemplate:
         """The text of a conversation; raises as `prompt`."""
         return self.prompt(chat).text
 
-    def prompt(self, chat: ChatInput) -> Prompt:
+    def prompt(self, chat: ChatInput, leash: Leash | None = None) -> Prompt:
         """The text of a conversation, up to where the model's answer begins.
 
         Raises:
@@ -65,7 +66,7 @@ class ChatTemplate:
             InvalidFieldError: Tools or calls of tools are not a JSON array, or there is no such role.
         """
         try:
-            answer, _ = self._pool.ask(asdict(chat), timeout_s=self._timeout_s)
+            answer, _ = self._pool.ask(asdict(chat), timeout_s=self._timeout_s, leash=leash)
         except LateError:
             limit = f"{self._timeout_s:g}"
             raise _exceeded(f"took longer than {limit} s", "workers.template_timeout_s", limit) from None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from inferd.core.task import TextInput
     from inferd.engine.cells.cell import Cells
+    from inferd.engine.leash import Leash
     from inferd.engine.tokenizer import Tokenizer
     from inferd.plugin import Vocabulary
 
@@ -69,12 +70,15 @@ class Texts:
             if self._template is not None:
                 self._template.warm()
 
-    def tokenize(self, given: TextInput | ChatInput, *, most_tokens: int | None = None) -> Sequence[int]:
+    def tokenize(
+        self, given: TextInput | ChatInput, *, most_tokens: int | None = None, leash: Leash | None = None
+    ) -> Sequence[int]:
         """The tokens of an input.
 
         Args:
             given: A text or a conversation.
             most_tokens: A text that must have more is refused before it is encoded; None for any.
+            leash: Ends it before; None for none.
 
         Raises:
             UnsupportedInputError: Messages for a model without a chat template.
@@ -85,12 +89,12 @@ class Texts:
         """
         if not isinstance(given, ChatInput):
             self._check(given.prompt, most_tokens)
-            return self._encode(given.prompt)
+            return self._encode(given.prompt, leash=leash)
         if self._template is None:
             raise UnsupportedInputError("the model has no chat template; send a text prompt instead")
-        prompt = self._template.prompt(given)
+        prompt = self._template.prompt(given, leash)
         self._check(prompt.text, most_tokens)
-        return self._encode(prompt.text, prompt)
+        return self._encode(prompt.text, prompt, leash)
 
     def _check(self, text: str, most_tokens: int | None) -> None:
         longest = self._tokenizer.longest_bytes
@@ -115,18 +119,18 @@ class Texts:
             return True
         return len(text) <= quick_bytes and len(text.encode("utf-8", "surrogatepass")) <= quick_bytes
 
-    def words(self, text: str) -> Sequence[int]:
+    def words(self, text: str, leash: Leash | None = None) -> Sequence[int]:
         """The tokens of a part of a text, with nothing added; raises as `tokenize` of a text."""
-        return self._encode(text, Prompt(text))
+        return self._encode(text, Prompt(text), leash)
 
-    def _encode(self, text: str, prompt: Prompt | None = None) -> Sequence[int]:
+    def _encode(self, text: str, prompt: Prompt | None = None, leash: Leash | None = None) -> Sequence[int]:
         own = None if prompt is None else prompt.own
         if own is None and self.is_quick(text):  # in this process, without the lock of Python; nothing could end it
             return self._tokenizer.encode(text, template=prompt is not None)
         data = text.encode("utf-8", "surrogatepass")
         message = {"template": prompt is not None, "own": own, "plain": sorted(prompt.plain) if prompt else []}
         try:
-            answer, ids = self._encoders.ask(message, data, timeout_s=self._timeout_s)
+            answer, ids = self._encoders.ask(message, data, timeout_s=self._timeout_s, leash=leash)
         except LateError:
             limit = f"{self._timeout_s:g}"
             raise _exceeded(f"took longer than {limit} s", "workers.text_timeout_s", limit) from None

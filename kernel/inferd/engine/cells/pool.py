@@ -7,13 +7,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from inferd.engine.cells.channel import ClosedError, LateError
+from inferd.engine.cells.cell import START_TIMEOUT_S
+from inferd.engine.cells.channel import ClosedError
+from inferd.engine.leash import Leash
 
 if TYPE_CHECKING:
     from inferd.engine.cells.cell import Cell, Cells
-
-MOST: Final = 4
-"""Cells that work at once; a task that finds all of them at work waits for one."""
 
 _IDLE: Final = 1  # cells that are kept for the next task
 
@@ -23,7 +22,7 @@ class DiedError(Exception):
 
 
 class Pool:
-    """Asks cells of one role. May be called from any thread.
+    """Asks cells of one role, as many at once as it is asked to. May be called from any thread.
 
     Args:
         cells: Starts them.
@@ -35,21 +34,29 @@ class Pool:
         self._cells = cells
         self._role = role
         self._greeting = greeting
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._idle: list[Cell] = []
-        self._working = 0
 
-    def ask(self, message: Any, data: bytes = b"", *, timeout_s: float) -> tuple[Any, bytes]:
+    def ask(
+        self, message: Any, data: bytes = b"", *, timeout_s: float, leash: Leash | None = None
+    ) -> tuple[Any, bytes]:
         """What a cell answers. It is killed if it does not in time, and asked again, another one, if it dies.
 
+        Args:
+            message: What it is asked.
+            data: Bytes with it.
+            timeout_s: Longest time, from when there is a cell.
+            leash: Ends the work before; None for none.
+
         Raises:
-            LateError: It did not, or all cells were at work for so long.
-            DiedError: The second one died, too.
+            LateError: It did not answer in time.
+            DiedError: The second one died, too, or nobody wants the answer any more.
             CellError: There is none.
         """
+        leash = leash or Leash()
         with suppress(DiedError):
-            return self._ask(message, data, timeout_s)
-        return self._ask(message, data, timeout_s)
+            return self._ask(message, data, timeout_s, leash)
+        return self._ask(message, data, timeout_s, leash)
 
     def warm(self) -> None:
         """Have a cell ready for the first task.
@@ -57,58 +64,56 @@ class Pool:
         Raises:
             CellError: There is none.
         """
-        self._give_back(self._take(0))
+        self._give_back(self._take())
 
     def close(self) -> None:
         """End the cells that are not at work."""
-        with self._changed:
+        with self._lock:
             cells, self._idle = self._idle, []
         for cell in cells:
             cell.kill()
 
-    def _ask(self, message: Any, data: bytes, timeout_s: float) -> tuple[Any, bytes]:
-        cell = self._take(timeout_s)
+    def _ask(self, message: Any, data: bytes, timeout_s: float, leash: Leash) -> tuple[Any, bytes]:
+        if leash.cut:
+            raise DiedError("nobody waits for it any more")
+        cell = self._take()
         good = False
         try:
+            leash.hold(cell)
+            until = time.monotonic() + timeout_s
             cell.channel.send(message, data, timeout_s=timeout_s)
-            answer, more = cell.channel.receive(timeout_s=timeout_s)
+            answer, more = cell.channel.receive(timeout_s=max(0.0, until - time.monotonic()))
             good = not answer.get("memory")  # what it took once, it may keep
         except ClosedError:
             raise DiedError(cell.end()) from None
         finally:
-            self._give_back(cell if good else None)
-            if not good:
+            leash.hold(None)
+            if good and not leash.cut:
+                self._give_back(cell)
+            else:
                 cell.end()
         return answer, more
 
-    def _take(self, timeout_s: float) -> Cell:
+    def _take(self) -> Cell:
         """A cell that does nothing, or a new one."""
-        until = time.monotonic() + timeout_s
-        with self._changed:
-            while self._working >= MOST:
-                if not self._changed.wait(until - time.monotonic()):
-                    raise LateError
-            self._working += 1
+        with self._lock:
             if self._idle:
                 return self._idle.pop()
+        cell = self._cells.spawn(self._role)
         try:
-            cell = self._cells.spawn(self._role)
             if self._greeting is not None:
-                cell.channel.send(self._greeting)
-        except BaseException as error:
-            self._give_back(None)
-            if isinstance(error, ClosedError):
-                raise DiedError("it did not start") from None
+                cell.channel.send(self._greeting, timeout_s=START_TIMEOUT_S)
+        except ClosedError:
+            raise DiedError(cell.end()) from None
+        except BaseException:
+            cell.end()
             raise
         return cell
 
-    def _give_back(self, cell: Cell | None) -> None:
-        """Let the next task have a cell, or the room of one."""
-        with self._changed:
-            self._working -= 1
-            self._changed.notify()
-            if cell is not None and len(self._idle) < _IDLE:
+    def _give_back(self, cell: Cell) -> None:
+        """Let the next task have a cell."""
+        with self._lock:
+            if len(self._idle) < _IDLE:
                 self._idle.append(cell)
                 return
-        if cell is not None:
-            cell.end()
+        cell.end()
