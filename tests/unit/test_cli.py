@@ -16,7 +16,7 @@ from inferd import __version__, config
 from inferd.cli import main, wanted
 from inferd.cli.amounts import read_size, size, span
 from inferd.runtime.library import Library, Manifest
-from inferd_api.v1.model_pb2 import Instance
+from inferd_api.v1.model_pb2 import Instance, Model
 from inferd_api.v1.model_service_pb2 import ListModelsResponse
 from inferd_api.v1.task_pb2 import FINISH_REASON_END_OF_TEXT, TASK_STATE_SUCCEEDED, Finished, TaskEvent
 from inferd_client.errors import ModelNotFoundError
@@ -234,8 +234,8 @@ def test_ps_lists_instances(inferd: Commands) -> None:
 
 
 def test_models_joins_kernel_library_and_catalogue(scripted: Any, inferd: Commands, folders: Path) -> None:
-    """The kernel's state wins, pulled ones follow, and `--all` adds those that can be pulled."""
-    pulled(folders, "echo", "pypi:x#y")
+    """The kernel's state wins, pulled ones follow, and `--all` adds those that can be pulled; sizes are strings."""
+    scripted.models["echo"].source = str(Library(folders / "data").path(pulled(folders, "echo", "pypi:x#y")))
     pulled(folders)
     rows = {row.split()[0]: row.split() for row in inferd("models").stdout.splitlines()[1:]}
     assert rows["echo"][1] == "ready"
@@ -247,6 +247,22 @@ def test_models_joins_kernel_library_and_catalogue(scripted: Any, inferd: Comman
     assert {model.name for model in models} == set(scripted.models)
     assert [model["name"] for model in told["library"]] == ["echo", "mine"]
     assert [model["name"] for model in told["catalogue"]] == ["smollm2"]
+    sizes = [model["size_bytes"] for part in ("models", "library", "catalogue") for model in told[part]]
+    assert all(isinstance(size_bytes, str) for size_bytes in sizes)
+
+
+def test_models_of_one_name_are_two_rows(scripted: Any, inferd: Commands, folders: Path) -> None:
+    """A pulled file and another file that the kernel knows by its name are two rows, each with what is its own."""
+    scripted.models["mine"] = Model(name="mine", source="/other/mine.gguf", backend="torch", size_bytes=7)
+    scripted.models["mine:12345678"] = Model(name="mine:12345678", source="/m", settings={"threads": "2"})
+    pulled(folders)
+    rows = [row.split() for row in inferd("models").stdout.splitlines()[1:] if row.startswith("mine")]
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("mine", "/other/mine.gguf"),
+        ("mine", "file:///m/mine.gguf"),
+        ("mine:12345678", "/m"),
+    ]
+    assert ("context_tokens=9" in rows[1], "threads=2" in rows[2]) == (True, True)
 
 
 def test_models_without_a_kernel_are_the_library_s(nobody: Commands, folders: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.rpc.status_pb2 import Status
 from typer.testing import CliRunner, Result
 
 from inferd.cli import kernel, main
+from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.runtime.library import Library, Manifest
-from inferd_api.v1.model_pb2 import Model
+from inferd_api.v1.model_pb2 import MODEL_STATE_FAILED, Model
 
 Commands = Callable[..., Result]
 
@@ -191,3 +193,57 @@ def test_rm_without_a_kernel_takes_broken_ones_too(nobody: Commands, folders: Pa
     assert not (folders / "data/models/mine").exists()
     assert nobody("rm", "mine").exit_code == 1
     assert nobody("rm", "../models").exit_code == 1
+
+
+def test_show_tells_how_is_sampled_really_and_why_a_load_failed(
+    scripted: Any, inferd: Commands, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each sampling field the value that applies is told, and whose it is; of a model that failed the cause."""
+    path = gguf(folders / "x.gguf")
+    advice = SamplingDefaults(temperature=0.9, top_p=0.5)
+    monkeypatch.setattr("inferd.cli.show.catalogue_sampling", lambda _path, _size: advice)
+    told = json.loads(inferd("show", str(path), "-o", "json").stdout)
+    assert told["sampling"] == {"temperature": 0.25, "top_p": 0.5}
+    assert told["effective_sampling"]["temperature"] == {"value": 0.25, "by": "its file"}
+    assert told["effective_sampling"]["top_p"] == {"value": 0.5, "by": "the catalogue"}
+    assert told["effective_sampling"]["min_p"] == {"value": 0.05, "by": "the kernel"}
+    error = Status(code=9, message="tensor 'x' is cut off; log: /state/x.log")
+    model = Model(name="x", source=str(path), state=MODEL_STATE_FAILED, error=error)
+    model.sampling_defaults.top_k = 7
+    scripted.models["x"] = model
+    told = json.loads(inferd("show", "x", "-o", "json").stdout)
+    assert told["effective_sampling"]["top_k"] == {"value": 7, "by": "its creation"}
+    assert told["model"]["error"]["message"] == error.message
+    shown = inferd("show", "x").stdout
+    assert f"failed: {error.message}" in shown
+    assert "top_p=0.5 (by the catalogue)" in shown
+
+
+def test_show_of_another_file_of_a_pulled_name(scripted: Any, inferd: Commands, folders: Path) -> None:
+    """Where the kernel knows another file by a pulled model's name, all that is told is of the kernel's."""
+    pulled(folders)
+    other = gguf(folders / "other.gguf", general__name="Other")
+    scripted.models["mine"] = Model(name="mine", source=str(other))
+    told = json.loads(inferd("show", "mine", "-o", "json").stdout)
+    assert (told["path"], told["description"], told["sha256"]) == (str(other), "Other", "")
+
+
+def test_a_variant_names_no_backend_that_nobody_asked_for(scripted: Any, inferd: Commands) -> None:
+    """Where the kernel chose the backend of a model, it chooses that of one with other settings again."""
+    known = set(scripted.models)
+    for reason, asked in (("only READY backend for gguf", ""), ("requested by name", "cpu")):
+        scripted.models["echo"].backend_reason = reason
+        inferd("load", "echo", "--set", f"a={asked}")
+        (made,) = set(scripted.models) - known
+        assert scripted.models.pop(made).backend == asked
+
+
+def test_a_file_of_no_model_is_not_pulled(folders: Path) -> None:
+    """`pull file:` reads how a file begins before it copies it; what is none of a model's is refused."""
+    file = folders / "notes.gguf"
+    file.write_text("# notes")
+    done = CliRunner().invoke(main.app, ["pull", f"file:{file}", "-o", "json"])
+    error = json.loads(done.stdout)["error"]
+    assert (done.exit_code, error["reason"]) == (1, "SOURCE_INVALID")
+    assert "is no model file: it begins with b'# no'" in error["message"]
+    assert not (folders / "data/models").exists()

@@ -179,7 +179,7 @@ def test_a_file_behind_a_url_lands_in_the_library(web: Web, data: Path, pull: Pu
     assert done.exit_code == 0, done.output
     facts = json.loads(done.stdout)
     path = data / "models" / "tiny-1B.Q4_1" / "tiny-1B.Q4_1.gguf"
-    assert facts == {"name": "tiny-1B.Q4_1", "path": str(path), "sha256": SHA256, "size_bytes": len(WEIGHTS)}
+    assert facts == {"name": "tiny-1B.Q4_1", "path": str(path), "sha256": SHA256, "size_bytes": str(len(WEIGHTS))}
     assert path.read_bytes() == WEIGHTS
     assert downloads(data) == []
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inferd.cli.amounts import size, span
 from inferd.cli.catalogue import CATALOGUE
@@ -18,11 +18,13 @@ from inferd_api.v1.model_pb2 import InstanceState, Model, ModelState
 from inferd_client import AsyncClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from inferd.cli.catalogue import CatalogueEntry
     from inferd.cli.output import Output
     from inferd.cli.wanted import Wanted
+    from inferd.runtime.library import Manifest
     from inferd_client import Client
 
 
@@ -36,6 +38,7 @@ class Row(NamedTuple):
     state: str
     size_bytes: int
     backend: str
+    settings: Mapping[str, str]
     origin: str
     model: Model | None
 
@@ -51,8 +54,11 @@ def list_models(output: Output, address: str, data_dir: Path, *, with_catalogue:
     if not running:
         output.note(f"no kernel answers at {address}; these are the models of the library")
     output.table(
-        ("NAME", "STATE", "SIZE", "BACKEND", "FROM"),
-        ((row.name, row.state.lower(), size(row.size_bytes), row.backend, row.origin) for row in rows),
+        ("NAME", "STATE", "SIZE", "BACKEND", "SETTINGS", "FROM"),
+        (
+            (row.name, row.state.lower(), size(row.size_bytes), row.backend, pairs(row.settings), row.origin)
+            for row in rows
+        ),
         gives_way="FROM",
         empty="no models; get one with: inferd pull smollm2",
     )
@@ -63,28 +69,47 @@ def document(rows: list[Row], library: Library, *, kernel: str | None) -> dict[s
     return {
         "kernel": kernel,
         "models": [plain(row.model) for row in rows if row.model],
-        "library": [asdict(each) | {"path": str(library.path(each))} for each in library.manifests()],
-        "catalogue": [{"name": row.name, **asdict(CATALOGUE[row.name])} for row in rows if row.state == NOT_PULLED],
+        "library": [_written(each) | {"path": str(library.path(each))} for each in library.manifests()],
+        "catalogue": [{"name": row.name} | _written(CATALOGUE[row.name]) for row in rows if row.state == NOT_PULLED],
     }
+
+
+def _written(entry: Manifest | CatalogueEntry) -> dict[str, Any]:
+    """For JSON, where numbers of 64 bits are strings."""
+    return asdict(entry) | {"size_bytes": str(entry.size_bytes)}
 
 
 def known_models(client: Client | None, library: Library, *, with_catalogue: bool) -> list[Row]:
-    """Every model that is known, by name; a kernel's words win over the library's, those over the catalogue's."""
-    rows = {
-        name: Row(name, NOT_PULLED, entry.size_bytes, "", entry.source, None)
-        for name, entry in CATALOGUE.items()
-        if with_catalogue
-    }
-    manifests = {manifest.name: manifest for manifest in library.manifests()}
-    rows |= {
-        name: Row(name, "PULLED", manifest.size_bytes, manifest.backend, manifest.source, None)
-        for name, manifest in manifests.items()
-    }
+    """Every model that is known, by name; a kernel's words win over the library's, those over the catalogue's.
+
+    A pulled file and another file that the kernel knows by the same name are two models.
+    """
+    pulled = {manifest.name: manifest for manifest in library.manifests()}
+    rows = []
     for model in client.list_models() if client else ():
-        origin = manifests[model.name].source if model.name in manifests else model.source
-        state = _state(model)
-        rows[model.name] = Row(model.name, state, model.size_bytes, model.backend, origin, model)
-    return [rows[name] for name in sorted(rows)]
+        origin, manifest = model.source, pulled.get(model.name)
+        if manifest is not None and is_pulled(model, manifest, library):
+            origin = pulled.pop(model.name).source
+        settings = dict(model.settings)
+        rows.append(Row(model.name, _state(model), model.size_bytes, model.backend, settings, origin, model))
+    for name, manifest in pulled.items():
+        settings = dict(manifest.settings)
+        rows.append(Row(name, "PULLED", manifest.size_bytes, manifest.backend, settings, manifest.source, None))
+    known = {row.name for row in rows}
+    for name, entry in CATALOGUE.items() if with_catalogue else ():
+        if name not in known:
+            rows.append(Row(name, NOT_PULLED, entry.size_bytes, "", {}, entry.source, None))
+    return sorted(rows, key=lambda row: row.name)
+
+
+def is_pulled(model: Model, manifest: Manifest, library: Library) -> bool:
+    """Whether a model of the kernel is made of a file of the library."""
+    return model.source.removeprefix("file://") == str(library.path(manifest))
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Values by name, for people."""
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def ps(output: Output, address: str) -> None:

