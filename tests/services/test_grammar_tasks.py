@@ -45,6 +45,20 @@ async def test_a_bad_schema_costs_nobody_else_anything(connection: Connection) -
     assert text_of(await read_all(ask(connection, "[3]", Grammar(json_schema=SCHEMA)))) == "[3]"
 
 
+async def test_schemas_that_are_no_objects(connection: Connection) -> None:
+    """The schema `true` allows any JSON; `false`, against which nothing is valid, and what is no schema are refused."""
+    await connection.create()
+    assert text_of(await read_all(ask(connection, "[12]", Grammar(json_schema=" true ")))) == "[12]"
+    for schema, said in (
+        ("false", "nothing is valid"),
+        ("3", "must be a JSON object, true or false"),
+        ("tru", "line 1"),
+    ):
+        _, error = await read_failing(ask(connection, "[12]", Grammar(json_schema=schema)))
+        assert said in (error.details() or ""), schema
+        assert "spec.sampling.grammar" in str(error.trailing_metadata())
+
+
 async def test_a_grammar_that_is_not_complete_in_time(connection: Connection) -> None:
     """Where `max_tokens` are not enough for the grammar, the output is cut and its reason says so."""
     await connection.create()

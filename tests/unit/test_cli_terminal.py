@@ -170,9 +170,11 @@ def test_the_reader_of_stdout_may_go_at_any_time(run: Run, command: str) -> None
     assert not any(line.startswith(("Traceback", "Exception", "error")) for line in said)
 
 
-def test_closed_streams_are_no_failure(run: Run) -> None:
-    """Without stdout, stdin or stderr a command works, and no connection gets their numbers."""
-    assert run("$inferd run echo x >&-").returncode == 0
+def test_closed_streams(run: Run) -> None:
+    """Without stdin or stderr a command works, and no connection gets their numbers; an answer needs a stdout."""
+    done = run("$inferd run echo x >&-")
+    assert (done.returncode, b"stdout is closed" in done.stderr) == (1, True)
+    assert run("$inferd run echo x 2>&-").returncode == 0
     done = run("$inferd run echo x <&-")
     assert (done.returncode, done.stdout) == (0, "The capital of France is Paris 🗼.\n".encode())
     assert run("$inferd models <&- >&- 2>&-").returncode == 0

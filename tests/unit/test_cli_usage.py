@@ -1,13 +1,18 @@
 """Mistakes of use, for programs."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from inferd.cli import main
+from inferd.cli.amounts import counted
+from inferd.cli.output import CommandError
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,7 @@ def test_misuse_is_json_too_where_that_is_asked_for(arguments: list[str], parame
     done = CliRunner().invoke(main.app, arguments)
     error = json.loads(done.stdout)["error"]
     assert (done.exit_code, done.stderr, error["reason"]) == (2, "", "USAGE")
+    assert error["code"] == "INVALID_ARGUMENT"
     assert error["metadata"].get("parameter") == parameter
     assert error["metadata"]["command"].startswith("inferd")
     assert CliRunner().invoke(main.app, ["ps", "-o", "json", "--help"]).exit_code == 0
@@ -67,3 +73,16 @@ def test_an_empty_option_is_not_no_option() -> None:
         error = json.loads(done.stderr if words[:1] == ["lease"] and words[1] == "run" else done.stdout)["error"]
         assert (done.exit_code, error["metadata"]["parameter"]) == (2, option), words
         assert "it is empty" in error["message"]
+
+
+def test_every_reason_of_the_command_line_has_a_code() -> None:
+    """There is no error of a command whose JSON has an empty or unknown `code`."""
+    for file in Path(main.__file__).parent.glob("*.py"):
+        for reason in re.findall(r'CommandError\(.*?reason="([A-Z_]+)"', file.read_text(encoding="utf-8"), re.DOTALL):
+            assert CommandError("", reason=reason).code in grpc.StatusCode.__members__.keys() - {"UNKNOWN"}, reason
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 tokens"), (1, "1 token"), (2, "2 tokens")])
+def test_numbers_of_things(count: int, said: str) -> None:
+    """One thing is no plural."""
+    assert counted(count, "token") == said

@@ -76,8 +76,8 @@ def test_what_exceeds_all_bearing_is_ended(scene: Scene) -> None:
     assert scene.take(worker, 250) == (250, None)
     _, why = scene.take(worker, 251)
     assert why == (
-        "its worker takes 0.0 MiB and 0.0 MiB was measured; "
-        "at most 0.0 MiB is borne (workers.growth_ended, growth_ended_bytes)"
+        "its worker takes 251 B and 100 B was measured; "
+        "at most 250 B is borne (workers.growth_ended, growth_ended_bytes)"
     )
 
 

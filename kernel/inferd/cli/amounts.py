@@ -2,9 +2,9 @@
 
 import re
 
+from inferd.core.resources import UNITS, size_text
 from inferd.errors import suggestion
 
-UNITS = ("B", "kB", "MB", "GB", "TB")
 FACTORS = {
     **{unit: 1000**power for power, unit in enumerate(UNITS)},
     **{unit: 1024**power for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1)},
@@ -36,12 +36,13 @@ def read_size(text: str) -> int:
 
 
 def size(amount_bytes: float) -> str:
-    """Bytes in decimal units: "0.9 GB", "98 MB"."""
-    amount, unit = amount_bytes, 0
-    while round(amount, 1) >= 900 and unit < len(UNITS) - 1:  # noqa: PLR2004 - from 900 on the next unit reads better
-        amount, unit = amount / 1000, unit + 1
-    digits = 0 if unit == 0 or amount >= 10 else 1  # noqa: PLR2004 - two digits are enough
-    return f"{amount:.{digits}f} {UNITS[unit]}"
+    """Bytes for people, as the kernel writes them: "0.9 GB", "98 MB"."""
+    return size_text(amount_bytes)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 token", "2 tokens"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def span(duration_s: float) -> str:

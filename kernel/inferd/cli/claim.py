@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from inferd.cli.amounts import size
+from inferd.cli.amounts import counted, size
 from inferd.cli.options import Class, read_pairs
 from inferd_client import LeaseOptions, claims
 
@@ -63,12 +63,11 @@ def _describe(claim: Claim) -> str:
         case "memory":
             return f"{size(claim.memory.bytes)} of {claim.memory.device_id}"
         case "cores":
-            count = claim.cores.cores
-            return f"{count} core{'' if count == 1 else 's'} of {claim.cores.device_id}"
+            return f"{counted(claim.cores.cores, 'core')} of {claim.cores.device_id}"
         case _:
             parts = [
-                f"{count} {noun}"
-                for count, noun in ((claim.model.sequences, "places"), (claim.model.kv_tokens, "tokens"))
+                counted(count, noun)
+                for count, noun in ((claim.model.sequences, "place"), (claim.model.kv_tokens, "token"))
                 if count
             ]
             return f"{claim.model.model} ({', '.join(parts)})" if parts else claim.model.model

@@ -24,9 +24,24 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 NOBODY_READS = 141  # 128 and SIGPIPE, as of programs that the signal ends
 MISUSE = 2
+CLOSED = 1  # name of a stdout that was closed when the program started, see `open_streams`
 WIDE = 10_000  # of lines that are no terminal's
 GAP = 2  # between two columns
 LEAST_ROOM = 12  # of a column that gives way
+
+
+CODES: Mapping[str, str] = {
+    **dict.fromkeys(("USAGE", "SETTINGS_INVALID", "SOURCE_INVALID"), "INVALID_ARGUMENT"),
+    **dict.fromkeys(("MODEL_NOT_FOUND", "MODEL_NOT_PULLED", "PROGRAM_NOT_FOUND"), "NOT_FOUND"),
+    **dict.fromkeys(("MODEL_LOAD_FAILED", "LEASE_LOST", "PROGRAM_NOT_RUN"), "FAILED_PRECONDITION"),
+    **dict.fromkeys(("DOWNLOAD_FAILED", "DOWNLOAD_BUSY", "KERNEL_NOT_STARTED"), "UNAVAILABLE"),
+    **dict.fromkeys(("SYSTEM_ERROR", "GUARD_DIED"), "INTERNAL"),
+    "ACCESS_DENIED": "PERMISSION_DENIED",
+    "CHECKSUM_MISMATCH": "DATA_LOSS",
+    "DISK_FULL": "RESOURCE_EXHAUSTED",
+    "MODEL_EXISTS": "ALREADY_EXISTS",
+}
+"""The gRPC status codes of the command line's own reasons."""
 
 
 class Format(StrEnum):
@@ -42,7 +57,7 @@ class CommandError(Exception):
     Attributes:
         message: For people, with the fix.
         reason: For programs: a reason of `inferd.v1.ErrorReason`, or a word of the command line itself.
-        code: Name of the gRPC status code of a kernel's error, else "".
+        code: Name of the gRPC status code, of the kernel's error or nearest to the command line's own.
         metadata: Facts for programs, by name.
     """
 
@@ -50,7 +65,7 @@ class CommandError(Exception):
         super().__init__(message)
         self.message = message
         self.reason = reason
-        self.code = code
+        self.code = code or CODES.get(reason, "UNKNOWN")
         self.metadata = dict(metadata or {})
 
 

@@ -10,6 +10,7 @@ import typer
 from inferd.cli.conversation import Conversation
 from inferd.cli.inputs import compose, read_stdin, read_text
 from inferd.cli.kernel import connected_or_private
+from inferd.cli.output import CLOSED, CommandError
 from inferd.cli.wanted import Wanted, check, resolve
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def run(
         raise typer.BadParameter(
             "a system message needs the chat template, which --raw leaves out", param_hint="--system"
         )
+    if sys.stdout.name == CLOSED:
+        raise CommandError("stdout is closed, and the answer would be lost; send it to a file", reason="USAGE")
     wanted.path()  # is no model where a path leads, nothing is read and no kernel asked
     converses = prompt is None and sys.stdin.isatty()
     given = compose(prompt or "", *map(read_text, files), "" if sys.stdin.isatty() else read_stdin(output))

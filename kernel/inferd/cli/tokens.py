@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inferd.cli.amounts import counted
 from inferd.cli.inputs import read_stdin
 from inferd.cli.kernel import connected_or_private
 from inferd.cli.wanted import check, resolve
@@ -31,4 +32,4 @@ def tokenize(
         output.document({"model": name, "tokens": len(token_ids), "token_ids": token_ids})
     else:
         output.text(" ".join(map(str, token_ids)))
-        output.note(f"{len(token_ids)} tokens")
+        output.note(counted(len(token_ids), "token"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from inferd.cli.output import MISUSE
+from inferd.cli.output import CODES, MISUSE
 from inferd.cli.visible import visible_json
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def tell(error: Any, *, on_stderr: bool) -> None:
         "parameter": hint if isinstance(hint, str) else " / ".join(hint),
     }
     metadata = {name: value for name, value in facts.items() if value}
-    told = {"reason": "USAGE", "code": "", "message": error.format_message(), "metadata": metadata}
+    told = {"reason": "USAGE", "code": CODES["USAGE"], "message": error.format_message(), "metadata": metadata}
     stream = sys.stderr if on_stderr else sys.stdout
     stream.write(visible_json(json.dumps({"error": told})) + "\n")
     stream.flush()

@@ -45,6 +45,13 @@ class MemoryNeed:
 GIB, MIB = 1 << 30, 1 << 20
 
 
-def size_text(size_bytes: int) -> str:
-    """A size for people."""
-    return f"{size_bytes / GIB:.2f} GiB" if size_bytes >= GIB // 10 else f"{size_bytes / MIB:.1f} MiB"
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def size_text(size_bytes: float) -> str:
+    """Bytes for people, in decimal units everywhere: "0.9 GB", "98 MB"."""
+    amount, unit = size_bytes, 0
+    while round(amount, 1) >= 900 and unit < len(UNITS) - 1:  # noqa: PLR2004 - from 900 on the next unit reads better
+        amount, unit = amount / 1000, unit + 1
+    digits = 0 if unit == 0 or amount >= 10 else 1  # noqa: PLR2004 - two digits are enough
+    return f"{amount:.{digits}f} {UNITS[unit]}"

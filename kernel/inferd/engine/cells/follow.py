@@ -114,7 +114,13 @@ def _compile(tokenizer: LLTokenizer, message: Any) -> tuple[LLMatcher | None, st
 def _json_source(message: Any) -> str:
     """Small models write spaces for ever where any number is allowed: only one after a separator is."""
     style: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-    return LLMatcher.grammar_from_json_schema(message["source"], overrides=style)
+    schema = json.loads(message["source"])
+    if schema is False:
+        raise ValueError("the schema is false, against which nothing is valid")
+    if schema is not True and not isinstance(schema, dict):
+        raise ValueError(f"the schema is {message['source'][:40]!r}; it must be a JSON object, true or false")
+    source = "{}" if schema is True else message["source"]  # true allows what {} does (JSON Schema 2020-12, 4.3.2)
+    return LLMatcher.grammar_from_json_schema(source, overrides=style)
 
 
 def _regex_source(message: Any) -> str:
