@@ -35,7 +35,7 @@ from inferd_api.v1.task_service_pb2 import (
     WatchTaskRequest,
 )
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
-from inferd_client.channel import AsyncConnection, Connection
+from inferd_client.channel import AsyncConnection, Connection, bounded_s
 from inferd_client.claims import class_number, span
 from inferd_client.errors import from_status
 from inferd_client.followers import MESSAGE_BYTES, AsyncFollower, Follower
@@ -161,7 +161,7 @@ def run_order(model: str, prompt: Prompt, options: RunOptions) -> RunOrder:
     lease = options.get("lease")
     return RunOrder(
         request=request,
-        timeout=span(options.get("timeout_s")),
+        timeout=span(bounded_s(options.get("timeout_s"))),
         lease_id="" if lease is None else lease_id_of(lease),
         linger=None if request.detach_on_disconnect else LINGER,
     )
@@ -218,6 +218,7 @@ class Tasks(Connection):
         return self._make_follower()
 
     def _make_follower(self) -> Follower:
+        self._check_open()
         return Follower(lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address)
 
     @contextmanager
@@ -340,6 +341,7 @@ class AsyncTasks(AsyncConnection):
         return self._make_follower()
 
     def _make_follower(self) -> AsyncFollower:
+        self._check_open()
         return AsyncFollower(lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address)
 
     @asynccontextmanager
