@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
 _PRIVATE: Final = range(0xF0000, 0xFFFFE)  # of Unicode's first plane for private use
 _LONGEST_TOKEN: Final = 128  # characters; longer ones are found, their beginnings are not
 _NAMED: Final = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)  # noqa: RUF001 - as some models write it
+_PAIR: Final = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")  # as JSON writes them in ASCII
+_PAIRS: Final = re.compile(f"(?=({_PAIR.pattern}))", re.IGNORECASE)  # one inside another, too
+_FEW: Final = 64  # tokens that are looked for one by one
 _HEAD: Final = 4  # characters by which a token is looked for
 
 
@@ -143,8 +147,13 @@ class _Finder:
         self._lengths = {head: sorted(found, reverse=True) for head, found in lengths.items()}
         heads = sorted(self._lengths, key=len, reverse=True)
         self._heads = re.compile("|".join(map(re.escape, heads)) or "(?!)")
+        few = sorted(self._words, key=len, reverse=True) if len(self._words) <= _FEW else []
+        self._all = re.compile("|".join(map(re.escape, few))) if few else None
 
     def find(self, text: str, at: int) -> tuple[int, str] | None:
+        if self._all is not None:
+            first = self._all.search(text, at)
+            return None if first is None else (first.start(), first[0])
         while found := self._heads.search(text, at):
             at = found.start()
             for size in range(_HEAD, 0, -1):
@@ -169,8 +178,8 @@ class Marks:
     def __init__(self, controls: ControlTokens, said: Any) -> None:
         texts = list(strings(said))
         taken = {character for text in texts if not text.isascii() for character in text}
-        escaped = "\0".join(text.lower() for text in texts if "\\u" in text.lower())
-        self._free = (m for m in map(chr, _PRIVATE) if m not in taken and _escape(m) not in escaped)
+        escaped = {json.loads(f'"{found[1].lower()}"') for text in texts for found in _PAIRS.finditer(text)}
+        self._free = (m for m in map(chr, _PRIVATE) if m not in taken and m not in escaped)
         self._controls = controls
         self._pairs: dict[str, tuple[str, str]] = {}  # by token, folded
         self._used: list[str] = []
@@ -225,31 +234,53 @@ class Marks:
         last = first + len(said)
         places = set()
         begins = any(said[:end] in controls.endings for end in range(1, min(len(said), controls.longest) + 1))
-        if begins or any(start + said in controls.beginnings for start in controls.begun):
+        if begins or (
+            len(said) < controls.longest and any(start + said in controls.beginnings for start in controls.begun)
+        ):
             places.add(first)
-        if self._ends_open(said):
+        dropped = [literal for literal in controls.dropped if literal in text]
+        opens = self._opens(text, 0 if dropped else max(0, last - controls.longest))
+        if opens is None:
+            return [(at, self._cut) for at in places]
+        if opens[last]:
             places.add(last)
-        for literal in controls.dropped:
+        for literal in dropped:
             at = text.find(literal)
             while at >= 0:
-                if self._ends_open(text[max(0, at - controls.longest) : at]):
+                if opens[at]:
                     places.add(at)
                 at = text.find(literal, at + 1)
         return [(at, self._cut) for at in places]
 
-    def _ends_open(self, text: str) -> bool:
-        """Whether a text ends with the beginning of a control token."""
-        end = text[-self._controls.longest :]
-        return any(end[found.start() :] in self._controls.beginnings for found in self._controls.firsts.finditer(end))
+    def _opens(self, text: str, begin: int) -> bytearray | None:
+        """For each place of a text whether the beginning of a control token ends there; None for nowhere.
+
+        All that a beginning begins with is one, too: how far one reaches from a place is found by doubling and halving.
+        """
+        beginnings, opens = self._controls.beginnings, None
+        for found in self._controls.firsts.finditer(text, begin):
+            at = found.start()
+            if text[at] not in beginnings:
+                continue  # all of a token, not the beginning of one
+            reach, over = 1, 2
+            while at + over <= len(text) and text[at : at + over] in beginnings:
+                reach, over = over, 2 * over
+            over = min(over, len(text) - at + 1)
+            while over - reach > 1:
+                middle = (reach + over) // 2
+                reach, over = (middle, over) if text[at : at + middle] in beginnings else (reach, middle)
+            opens = opens or bytearray(len(text) + 1)
+            opens[at + 1 : at + reach + 1] = b"\1" * reach
+        return opens
 
     def read(self, rendered: str) -> Prompt:
         """A text that was rendered with marks: without them, and where the template wrote control tokens."""
-        for mark in self._used:
-            rendered = rendered.replace(_escape(mark), mark)  # of a template that asks `tojson` for ASCII
+        used = set(self._used)
+        rendered = _PAIR.sub(lambda found: _restore(found[0], used), rendered)
         text, places = [], []  # of marks: (where in the text without marks, which)
         length = 0
         for piece in re.split(f"([{''.join(self._used)}])", rendered):
-            if piece in self._used:
+            if piece in used:
                 places.append((length, piece))
             else:
                 text.append(piece)
@@ -286,8 +317,10 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
 
 
-def _escape(mark: str) -> str:
-    return json.dumps(mark)[1:-1]
+def _restore(pair: str, marks: AbstractSet[str]) -> str:
+    """A character that a template wrote with `tojson`, which it asked for ASCII, if it is a mark."""
+    mark: str = json.loads(f'"{pair}"')
+    return mark if mark in marks else pair
 
 
 def align(prompt: Prompt, text: str) -> Prompt | None:
