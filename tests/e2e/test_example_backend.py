@@ -60,6 +60,31 @@ def test_contract(package: Path) -> None:
     assert "passed" in result.stdout
 
 
+BROKEN = {
+    "copies nothing": "def copy_blocks(self, pairs):\n    pass",
+    "copies the first": "def copy_blocks(self, pairs):\n    for source, target in pairs[:1]:\n"
+    "        self._pool[target] = self._pool[source]",
+    "keeps memory": "def step(self, batch, kept=[], right=TextSession.step):\n"
+    "    kept.append(bytearray(16 << 20))\n    return right(self, batch)",
+}
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("way", BROKEN)
+def test_contract_of_a_broken_one(package: Path, tmp_path: Path, way: str) -> None:
+    """The kit fails a session that copies no or too few blocks, or grows, though its model looks back two bytes."""
+    name = BROKEN[way].split("(")[0].removeprefix("def ")
+    text = (package / "test_txtlm.py").read_text() + f"\nfrom inferd_txtlm.backend import TextSession\n{BROKEN[way]}\n"
+    (tmp_path / "test_broken.py").write_text(f"{text}\nTextSession.{name} = {name}\n")
+    wanted = "copied_blocks" if name == "copy_blocks" else "add_up_in_memory"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-k", wanted]
+    result = subprocess.run(
+        [*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert "1 failed" in result.stdout, result.stdout + result.stderr
+    assert name in result.stdout
+
+
 @pytest.mark.usefixtures("installed")
 def test_served(tmp_path: Path) -> None:
     """A kernel serves a model of it, chosen by the ending of its file."""

@@ -1,5 +1,5 @@
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,32 @@ def spiteful(session: FakeSession, batch: TokenBatch) -> StepResult:
     return FAKE_STEP(session, batch)
 
 
+KEPT: list[Any] = []
+
+
+def keeping(*, asked_only: bool) -> Callable[[FakeSession, TokenBatch], StepResult]:
+    """A step that keeps 16 MB, which it may never have written to."""
+
+    def step(session: FakeSession, batch: TokenBatch) -> StepResult:
+        KEPT.append(bytearray(16 << 20) if asked_only else b"x" * (16 << 20))
+        return FAKE_STEP(session, batch)
+
+    return step
+
+
+@pytest.fixture(autouse=True)
+def give_back() -> Iterator[None]:
+    """What sabotaged steps keep lasts for a test."""
+    yield
+    KEPT.clear()
+
+
 @pytest.mark.parametrize(
     ("sabotage", "check", "extra"),
     [
+        ({"step": keeping(asked_only=False)}, "test_steps_do_not_add_up_in_memory", ()),
+        ({"step": keeping(asked_only=True)}, "test_steps_do_not_add_up_in_memory", ()),
+        ({"copy_blocks": lambda *_: KEPT.append(b"x" * (16 << 20))}, "test_steps_do_not_add_up_in_memory", ()),
         ({"copy_blocks": lambda *_: None}, "test_copied_blocks_are_independent", ()),
         ({"step": change(lambda _, logits: logits[::-1])}, "test_batch_equals_single_runs", ()),
         ({"step": change(lambda _, logits: logits + GENERATOR.normal())}, "test_same_step_same_bits", ()),
@@ -86,6 +109,17 @@ def test_wrong_backend_does_not_pass(
         monkeypatch.setattr(FakeSession, method, replacement)
     with pytest.raises((AssertionError, pytest.fail.Exception), match=r"TokenSession\.(step|copy_blocks)"):
         run(session, texts, *extra)
+
+
+def test_a_model_that_does_not_look_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no contents of blocks change the logits, the check of copies is skipped with the reason."""
+    path = write_fake_model(tmp_path, block_tokens=4, blocks=64)
+    session = (
+        FakeBackend().load(LoadRequest(path=path, device="fake:0", capacity_bytes=1 << 30), lambda _: None).session
+    )
+    monkeypatch.setattr(FakeSession, "step", change(lambda _, logits: np.zeros_like(logits)))
+    with pytest.raises(pytest.skip.Exception, match="take a model whose next token depends on more of the text"):
+        BackendContract().test_copied_blocks_are_independent(session, [[97 + n % 5 for n in range(11)]])
 
 
 GIVEN = {

@@ -13,12 +13,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from inferd.plugin import Backend, LoadRequest, MemoryNeed
 
 TIMEOUT_S = 300.0
+WARM = 2  # repeats after which libraries have what they keep
+ROUND = 5  # most repeats of a round
+ROUNDS = 3
+STEADY_BYTES = 2 << 20  # by which every round must grow to be growth that does not end
+PLENTY_BYTES = 32 << 20  # at which a round is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,31 @@ def measure_growth(backend: Backend, request: LoadRequest) -> Growth:
     return Growth(answer["grown_bytes"], MemoryNeed(**answer["need"]))
 
 
+def measure_repeats(repeat: Callable[[], None]) -> list[int]:
+    """By how much this process grows in each of some rounds of the same work, in bytes.
+
+    Memory that is only asked for counts as memory that is used. A library that grows once does so in one round.
+    """
+    for _ in range(WARM):
+        repeat()
+    return [_measure_round(repeat) for _ in range(ROUNDS)]
+
+
+def _measure_round(repeat: Callable[[], None]) -> int:
+    gc.collect()
+    before = _sizes()
+    for _ in range(ROUND):
+        repeat()
+        if _grown(before) >= PLENTY_BYTES:
+            break
+    gc.collect()
+    return _grown(before)
+
+
+def _grown(before: tuple[int, int]) -> int:
+    return max(now - then for now, then in zip(_sizes(), before, strict=True))
+
+
 def main() -> None:
     """Measure, load, and tell."""
     importlib.import_module("inferd.engine.loop")  # what a worker has loaded before
@@ -68,7 +99,14 @@ def main() -> None:
 
 
 def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return _sizes()[0]
+
+
+def _sizes() -> tuple[int, int]:
+    """Resident memory, and memory for data that was asked for, see proc(5)."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    size = os.sysconf("SC_PAGE_SIZE")
+    return int(pages[1]) * size, int(pages[5]) * size
 
 
 if __name__ == "__main__":
