@@ -20,7 +20,8 @@ from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1.errors_pb2 import ErrorReason
 from inferd_client import DEFAULT_ADDRESS, AsyncClient, Client, KernelUnreachableError, RunOptions, errors
 from inferd_client.channel import target
-from inferd_client.tasks import collect, run_request
+from inferd_client.generations import collect
+from inferd_client.tasks import run_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,14 @@ claim is made by `inferd_client.claims`.
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_client.claims import LeaseOptions
 from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError
+from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
 from inferd_client.leases import AsyncLeases, Leases
 from inferd_client.models import AsyncModels, Models
 from inferd_client.options import ChatOptions, DefaultLimitWarning, RunOptions, TaskOptions
 from inferd_client.prompts import Message, Prompt
-from inferd_client.tasks import AsyncTasks, Generation, Sample, Tasks
+from inferd_client.tasks import AsyncTasks, Tasks
 
 __all__ = [
     "DEFAULT_ADDRESS",
