@@ -255,19 +255,21 @@ class Follower:
         """Serve calls until one cannot be taken up again."""
         error: InferdError = KernelUnreachableError(f"the connection to {self._address} was closed")
         give_up = 0.0
-        while not self._closed:
-            spoke, failed = self._serve()
-            now = time.monotonic()
-            give_up = now + LINGER.seconds if spoke else give_up
-            if not isinstance(failed, KernelUnreachableError) or now >= give_up:
-                error = failed
-                break
-            time.sleep(PAUSE_S)
-        with self._lock:
-            self._thread = None
-            for tag, inbox in self._inboxes.items():
-                self._orders.followed.pop(tag, None)
-                inbox.put(error)
+        try:
+            while not self._closed:
+                spoke, failed = self._serve()
+                now = time.monotonic()
+                give_up = now + LINGER.seconds if spoke else give_up
+                if not isinstance(failed, KernelUnreachableError) or now >= give_up:
+                    error = failed
+                    break
+                time.sleep(PAUSE_S)
+        finally:  # whatever becomes of this thread, nobody waits for it
+            with self._lock:
+                self._thread = None
+                for tag, inbox in self._inboxes.items():
+                    self._orders.followed.pop(tag, None)
+                    inbox.put(error)
 
     def _serve(self) -> tuple[bool, InferdError]:
         """One call, from its begin to its end; whether the kernel spoke, and why it ended."""
