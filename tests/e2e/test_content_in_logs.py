@@ -103,7 +103,7 @@ async def fail(teller: Teller) -> None:
     code, told = await teller.outcome(teller.run(chat=teller.chat(end="~"), prefix_cache=False))
     assert code == "INTERNAL"
     assert teller.canary in told  # so that the one who asked learns what went wrong; the log must not have it
-    assert (await teller.outcome(teller.run(chat=teller.chat(end="#"))))[0] == "UNAVAILABLE"
+    assert (await teller.outcome(teller.run(chat=teller.chat(end="#"))))[0] == "FAILED_PRECONDITION"
 
 
 async def race(teller: Teller) -> None:

@@ -35,7 +35,7 @@ def test_the_network_is_refused(address: str) -> None:
         check_address(address)
 
 
-@pytest.mark.parametrize("address", ["7411", "127.0.0.1", "127.0.0.1:port", "127.0.0.1:70000", ""])
+@pytest.mark.parametrize("address", ["7411", "127.0.0.1", "127.0.0.1:port", ""])
 def test_what_is_no_address_is_named(address: str) -> None:
     """Something that is no address is refused as such."""
     with pytest.raises(InvalidFieldError, match="host:port"):

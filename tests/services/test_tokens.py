@@ -66,7 +66,7 @@ async def test_the_client_has_the_same_calls(connection: Connection) -> None:
         assert await client.tokenize("fake", "ab") == [97, 98]
         assert await client.count_tokens("fake", [{"role": "user", "content": "hi"}]) == 4
         assert await client.detokenize("fake", [97, 98]) == "ab"
-        with pytest.raises(ValueError, match="a prompt is a text"):
+        with pytest.raises(ValueError, match="it must be a text"):
             await client.tokenize("fake", [1, 2])
         with pytest.raises(InvalidFieldError) as caught:
             await client.detokenize("fake", [97, 260])
@@ -91,7 +91,7 @@ async def test_the_client_has_the_same_calls(connection: Connection) -> None:
             "chat.tools_json",
         ),
         (
-            TokenizeRequest(model="fake", chat=ChatPrompt(messages=[ChatMessage(role="nobody")])),
+            TokenizeRequest(model="fake", chat=ChatPrompt(messages=[ChatMessage(role="nobody", content="hi")])),
             "CHAT_TEMPLATE_FAILED",
             "",
         ),

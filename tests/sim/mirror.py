@@ -239,6 +239,8 @@ class Mirror:
         waits, device = self.leases.first_of(place.device_id), self.devices.devices[place.device_id]
         if waits is None or not self._is_to_drain(place, waits[0], now):
             return
+        if isinstance(self._event, events.InstanceNeeds) and self._event.instance_id in self._needs:
+            return  # that one waits from now on, and may stand before the others
         since, wanted = waits
         spare = device.memory_bytes - device.held_bytes - device.leased_bytes - device.foreign_bytes
         due = going = spare
