@@ -1,26 +1,26 @@
-"""Marking what clients say takes time in proportion to how long it is, whatever it says."""
+"""Looking for control tokens takes time in proportion to how long a text is, whatever it says."""
 
 import random
-import re
+from itertools import islice
+from typing import Any
 
 import pytest
 
-from inferd.engine.control import ControlTokens, Marks, Prompt
+from inferd.core.task import ChatInput, Message
+from inferd.engine import control
+from inferd.engine.control import ControlTokens, Prompt, marks
+from inferd.engine.rendering import Renderer, TemplateTexts
+from inferd.engine.sandbox import make_environment
 
-TOKENS = ("<|user|>", "<|assistant|>", "<|end|>", "<<<<<<<<<<<<<<<<", "</s>", "[INST]", "ab")
-LITERALS = ("<|user|>", "system", "<|", "</think>", "\n\n", " [", "<<", "aa")
 TEXTS = {
     "tokens": "<|user|>",
-    "beginnings": "<|en",
+    "beginnings": "<|use",
     "heads": "<|",
     "firsts": "<",
-    "firsts of all": "<[a",
-    "literals": "system",
-    "a literal's": "aa",
-    "words": "word ",
     "escapes": "\\udb80\\udc00",
     "escapes of halves": "\\udb80",
     "private": "\U000f0000",
+    "entities": "&#983040;",
 }
 
 
@@ -34,56 +34,45 @@ class Counted(frozenset[str]):
         return super().__contains__(item)
 
 
-def controls() -> ControlTokens:
-    return ControlTokens(dict.fromkeys(TOKENS, True), LITERALS)
+def compose(tokens: list[str], content: str) -> Prompt:
+    """The prompt of a turn that says a content."""
+    texts = TemplateTexts(source="<|user|>{{ messages[0].content }}", added=dict.fromkeys(tokens, True))
+    return Renderer(make_environment, texts).compose(ChatInput((Message("user", content),)))
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_what_is_looked_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each character few beginnings of tokens are looked up, however long tokens are and whatever is left out."""
-    counting = controls()
-    monkeypatch.setattr(counting, "beginnings", Counted(counting.beginnings))
+    """For each character few tokens are looked up, however many there are."""
     text = TEXTS[name] * (20_000 // len(TEXTS[name]))
-    marks = Marks(counting, [text])
+    tokens = ["<|user|>", *(f"<|r{number}|>" for number in range(1000))]
+    made = control._Finder.__init__
+
+    def count(finder: Any, words: Any) -> None:
+        made(finder, words)
+        finder._words = Counted(finder._words)
+
+    monkeypatch.setattr(control._Finder, "__init__", count)
     Counted.looked = 0
-    marked = marks.mark(text)
-    assert Counted.looked <= 8 * len(text) + 200
-    assert marks.read(marked).text == text
+    prompt = compose(tokens, text)
+    assert Counted.looked <= 20 * len(text) + 200
+    assert prompt.text == f"<|user|>{text}"
+    assert prompt.own is None or prompt.own == ((0, "<|user|>"),)
 
 
-def ends_open(tokens: tuple[str, ...], text: str) -> bool:
-    """Whether a text ends with the beginning of a token, found by trying all."""
-    return any(text.endswith(token[:end]) for token in tokens for end in range(1, len(token)))
-
-
-@pytest.mark.parametrize("seed", range(200))
-def test_where_a_text_could_be_completed(seed: int) -> None:
-    """A mark is where a beginning of a token ends and the template may leave something out, or the text ends."""
-    draw = random.Random(seed)
-    text = "x" + "".join(
-        draw.choice(["<", "|", "a", "b", "<|us", "system", "[IN", "x", "<|end|", "</", "aa"]) for _ in range(30)
-    )
-    text = text.lower()
-    marks = Marks(controls(), [text])
-    found = {at for at, _ in marks._cuts(text) if at}
-    folded = tuple(token.lower() for token in TOKENS)
-    dropped = {at for literal in LITERALS if literal.strip() for at in _places(literal, text)}
-    assert found == {at for at in dropped | {len(text)} if ends_open(folded, text[:at])}
-
-
-def _places(literal: str, text: str) -> list[int]:
-    return [found.start() for found in re.finditer(f"(?={re.escape(literal)})", text)]
+def test_marks_are_nowhere() -> None:
+    """A character that is said, or that JSON or HTML would make of what is said, is no mark."""
+    private = [chr(0xF0000 + number) for number in range(8)]
+    said = [private[0], "\\uDB80\\udc01", "&#983042;", "&#xf0003;", "&#X0F0004;", "\\u0000\\udb80\\udc05", "&#0983046"]
+    assert next(marks(said)) == private[7]
+    every = "".join(f"&#{code};" for code in range(0xF0000, 0xF0000 + 60_000))
+    assert [ord(mark) for mark in islice(marks([every]), 2)] == [0xF0000 + 60_000, 0xF0000 + 60_001]
 
 
 def test_thousands_of_tokens_in_one_text() -> None:
-    """A text with each of very many tokens is read back, and all of them are plain text."""
+    """Each of very many tokens in a text is plain text."""
     tokens = [f"<|t{number}|>" for number in range(5000)]
-    many = ControlTokens(dict.fromkeys(tokens, True), [])
     text = "".join(tokens)
-    marks = Marks(many, [text])
-    used = marks._used
-    assert marks.read(marks.mark(text)) == Prompt(text, (), frozenset(tokens))
-    assert len(used) == 1 + 2 * len(tokens)
+    assert compose(["<|user|>", *tokens], text) == Prompt(f"<|user|>{text}", ((0, "<|user|>"),), frozenset(tokens))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,33 +1,31 @@
 """Control tokens in what clients say: they are plain text there, and the template's own are tokens.
 
-A template is handed the client's strings with marks in them: two characters around each text of a control token, and
-one where a string could be completed to such a text by what the template writes beside it. The marks are characters for
-private use that occur nowhere in what is rendered, and they are taken out of the rendered text again. A control token
-between its own two marks, or with a mark inside, is the client's; all others are the template's.
-
-Texts without a control token or the beginning of one get no mark: they are rendered as they are.
+The text of a prompt is what the template makes of what clients say, whatever that is. Which of the control tokens in it
+the template wrote is found out by rendering once more, see `own`: all others are plain text, also those that come about
+when the template takes out, turns round or puts together what was said.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 _PRIVATE: Final = range(0xF0000, 0xFFFFE)  # of Unicode's first plane for private use
-_LONGEST_TOKEN: Final = 128  # characters; longer ones are found, their beginnings are not
+_ESCAPES: Final = frozenset("&%\\{")  # with which a text can be written that shows none of its characters
 _NAMED: Final = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)  # noqa: RUF001 - as some models write it
-_PAIR: Final = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")  # as JSON writes them in ASCII
-_PAIRS: Final = re.compile(f"(?=({_PAIR.pattern}))", re.IGNORECASE)  # one inside another, too
+_PAIRS: Final = re.compile(r"(?=(\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}))", re.IGNORECASE)  # as JSON writes them
+_ENTITIES: Final = re.compile(r"&#(?=(x?))(?:x0*([0-9a-f]{1,6})|0*([0-9]{1,7}))", re.IGNORECASE)  # as HTML does
 _FEW: Final = 64  # tokens that are looked for one by one
 _HEAD: Final = 4  # characters by which a token is looked for
+
+Places: TypeAlias = frozenset[tuple[int, str]]
+"""Control tokens in a text: where, and which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,6 @@ class ControlTokens:
             for token, special in added.items()
             if token.strip() and (special or _NAMED.fullmatch(token) or token in written)
         }
-        self._literals = tuple(literals)
         self._exact = _Finder(self.special)
         self._folded = _Finder({fold(token) for token in self.special})
 
@@ -85,30 +82,46 @@ class ControlTokens:
         """Those that show in what the model writes, folded: not special."""
         return frozenset(fold(token) for token, special in self.special.items() if not special)
 
-    @cached_property
-    def _short(self) -> list[str]:
-        return [fold(token) for token in self.special if len(token) <= _LONGEST_TOKEN]
+    def foreign(self, places: Collection[tuple[int, str]], said: Any) -> Places:
+        """Those tokens of which nothing was said: no sign, no word, and no text that is a part of one."""
+        texts = [fold(each) for each in strings(said) if each]
+        characters = frozenset().union(*texts)
+        if not _ESCAPES.isdisjoint(characters):
+            return frozenset()
+        strange = {token for token in {token for _, token in places} if _strange(fold(token), texts, characters)}
+        return frozenset(place for place in places if place[1] in strange)
 
-    @cached_property
-    def longest(self) -> int:
-        """Characters of the longest one whose beginnings and endings are looked for."""
-        return max(map(len, self._short), default=1)
+    def places(self, text: str, spans: Sequence[tuple[int, int]] | None = None) -> Iterator[tuple[int, str]]:
+        """The tokens in a text, one behind the other; with `spans` those of which all characters lie in them."""
+        if spans is None:
+            spans = [(0, len(text))]
+        merged: list[tuple[int, int]] = []
+        for first, last in spans:
+            if merged and merged[-1][1] == first:
+                merged[-1] = (merged[-1][0], last)
+            else:
+                merged.append((first, last))
+        for first, last in merged:
+            part, at = text[first:last], 0
+            while found := self._exact.find(part, at):
+                yield found[0] + first, found[1]
+                at = found[0] + len(found[1])
 
-    @cached_property
-    def firsts(self) -> re.Pattern[str]:
-        """Their first characters."""
-        firsts = sorted({token[0] for token in self._short})
-        return re.compile(f"[{re.escape(''.join(firsts))}]" if firsts else "(?!)")
+    def judge(self, text: str, own: Places) -> Prompt:
+        """A prompt of which these tokens are the template's, or what the model said, and all others plain text."""
+        kept, plain, at = [], set(), 0
+        while found := self._exact.find(text, at):
+            if found in own:
+                kept.append(found)
+                at = found[0] + len(found[1])
+            else:
+                plain.add(found[1])
+                at = found[0] + 1
+        return Prompt(text, tuple(kept), frozenset(plain)) if plain else Prompt(text)
 
-    @cached_property
-    def beginnings(self) -> frozenset[str]:
-        """All that a token can begin with, folded."""
-        return frozenset(token[:end] for token in self._short for end in range(1, len(token)))
-
-    @cached_property
-    def endings(self) -> frozenset[str]:
-        """All that a token can end with, folded."""
-        return frozenset(token[begin:] for token in self._short for begin in range(1, len(token)))
+    def spoken(self, text: str) -> list[tuple[int, int]]:
+        """Where in what a model said there are tokens that show in its output."""
+        return [(at, at + len(token)) for at, token in self.places(text) if not self.special[token]]
 
     def guard(self, prompt: Prompt, said: Any) -> Prompt:
         """A prompt in which nothing that was said becomes a token although it has to be written otherwise for that."""
@@ -122,18 +135,6 @@ class ControlTokens:
             own.append(found)
             at = found[0] + len(found[1])
         return Prompt(prompt.text, tuple(own))
-
-    @cached_property
-    def begun(self) -> frozenset[str]:
-        """The beginnings of tokens that the template's own texts end with."""
-        ends = [fold(literal.rstrip())[-_LONGEST_TOKEN:] for literal in self._literals]
-        return frozenset(end[at:] for end in ends for at in range(len(end)) if end[at:] in self.beginnings)
-
-    @cached_property
-    def dropped(self) -> tuple[str, ...]:
-        """What the template may look for in what is said, to leave it out, folded."""
-        short = {fold(literal) for literal in self._literals if 1 < len(literal) <= _LONGEST_TOKEN}
-        return tuple(sorted(literal for literal in short if literal.strip()))
 
 
 class _Finder:
@@ -164,146 +165,11 @@ class _Finder:
         return None
 
 
-class Marks:
-    """The marks of one conversation.
-
-    Args:
-        controls: Of the model.
-        said: All that is rendered, as it comes from JSON, and what renders it: no mark occurs there.
-
-    Attributes:
-        end: A mark for the end of what is to be continued.
-    """
-
-    def __init__(self, controls: ControlTokens, said: Any) -> None:
-        texts = list(strings(said))
-        taken = {character for text in texts if not text.isascii() for character in text}
-        escaped = {json.loads(f'"{found[1].lower()}"') for text in texts for found in _PAIRS.finditer(text)}
-        self._free = (m for m in map(chr, _PRIVATE) if m not in taken and m not in escaped)
-        self._controls = controls
-        self._pairs: dict[str, tuple[str, str]] = {}  # by token, folded
-        self._used: list[str] = []
-        self.end = next(self._free)
-        self._cut = self._take()
-
-    def _take(self) -> str:
-        mark = next(self._free)
-        self._used.append(mark)
-        return mark
-
-    def mark(self, value: Any, *, model_says: bool = False) -> Any:
-        """A value as it comes from JSON, with marks in all its strings; itself where there is nothing to mark.
-
-        With `model_says` it is the model's word: what shows in its output is a token there.
-        """
-        match value:
-            case str():
-                return self._mark_text(value, model_says=model_says)
-            case dict():
-                marked = {name: self.mark(item, model_says=model_says) for name, item in value.items()}
-                return {n if n.isidentifier() else self.mark(n, model_says=model_says): x for n, x in marked.items()}
-            case list():
-                return [self.mark(item, model_says=model_says) for item in value]
-            case _:
-                return value
-
-    def _mark_text(self, text: str, *, model_says: bool) -> str:
-        folded = fold(text)
-        marks = self._cuts(folded)
-        for at, token in self._controls.find_folded(folded):
-            if model_says and token in self._controls.kept:
-                continue
-            if token not in self._pairs:
-                self._pairs[token] = (self._take(), self._take())
-            before, behind = self._pairs[token]
-            marks += [(at, before), (at + len(token), behind)]
-        if not marks:
-            return text
-        pieces, done = [], 0
-        for at, mark in sorted(marks):
-            pieces += [text[done:at], mark]
-            done = at
-        return "".join([*pieces, text[done:]])
-
-    def _cuts(self, text: str) -> list[tuple[int, str]]:
-        """Where a text could become part of a control token by what stands before or behind it, or is left out."""
-        said = text.strip()
-        if not said:
-            return []
-        controls, first = self._controls, len(text) - len(text.lstrip())
-        last = first + len(said)
-        places = set()
-        begins = any(said[:end] in controls.endings for end in range(1, min(len(said), controls.longest) + 1))
-        if begins or (
-            len(said) < controls.longest and any(start + said in controls.beginnings for start in controls.begun)
-        ):
-            places.add(first)
-        dropped = [literal for literal in controls.dropped if literal in text]
-        opens = self._opens(text, 0 if dropped else max(0, last - controls.longest))
-        if opens is None:
-            return [(at, self._cut) for at in places]
-        if opens[last]:
-            places.add(last)
-        for literal in dropped:
-            at = text.find(literal)
-            while at >= 0:
-                if opens[at]:
-                    places.add(at)
-                at = text.find(literal, at + 1)
-        return [(at, self._cut) for at in places]
-
-    def _opens(self, text: str, begin: int) -> bytearray | None:
-        """For each place of a text whether the beginning of a control token ends there; None for nowhere.
-
-        All that a beginning begins with is one, too: how far one reaches from a place is found by doubling and halving.
-        """
-        beginnings, opens = self._controls.beginnings, None
-        for found in self._controls.firsts.finditer(text, begin):
-            at = found.start()
-            if text[at] not in beginnings:
-                continue  # all of a token, not the beginning of one
-            reach, over = 1, 2
-            while at + over <= len(text) and text[at : at + over] in beginnings:
-                reach, over = over, 2 * over
-            over = min(over, len(text) - at + 1)
-            while over - reach > 1:
-                middle = (reach + over) // 2
-                reach, over = (middle, over) if text[at : at + middle] in beginnings else (reach, middle)
-            opens = opens or bytearray(len(text) + 1)
-            opens[at + 1 : at + reach + 1] = b"\1" * reach
-        return opens
-
-    def read(self, rendered: str) -> Prompt:
-        """A text that was rendered with marks: without them, and where the template wrote control tokens."""
-        used = set(self._used)
-        rendered = _PAIR.sub(lambda found: _restore(found[0], used), rendered)
-        text, places = [], []  # of marks: (where in the text without marks, which)
-        length = 0
-        for piece in re.split(f"([{''.join(self._used)}])", rendered):
-            if piece in used:
-                places.append((length, piece))
-            else:
-                text.append(piece)
-                length += len(piece)
-        return self._judge("".join(text), places)
-
-    def _judge(self, text: str, places: list[tuple[int, str]]) -> Prompt:
-        own, plain, at = [], set(), 0
-        beside = set(places)
-        positions = [place for place, _ in places]
-        while found := self._controls.find(text, at):
-            at, token = found
-            behind = at + len(token)
-            pair = self._pairs.get(fold(token), ("", ""))
-            enclosed = ((at, pair[0]) in beside, (behind, pair[1]) in beside)
-            inside = bisect_left(positions, behind) > bisect_left(positions, at + 1)
-            if inside or (any(enclosed) if self._controls.special[token] else all(enclosed)):
-                plain.add(token)
-                at += 1
-            else:
-                own.append((at, token))
-                at = behind
-        return Prompt(text, tuple(own), frozenset(plain)) if plain else Prompt(text)
+def _strange(token: str, texts: list[str], characters: frozenset[str]) -> bool:
+    if not characters.isdisjoint(c for c in token if not (c.isalnum() or c.isspace())):
+        return False
+    words = re.findall(r"[^\W_]+", token)
+    return not any(text in token or any(word in text for word in words) for text in texts)
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -317,28 +183,31 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
 
 
-def _restore(pair: str, marks: AbstractSet[str]) -> str:
-    """A character that a template wrote with `tojson`, which it asked for ASCII, if it is a mark."""
-    mark: str = json.loads(f'"{pair}"')
-    return mark if mark in marks else pair
+def marks(said: Any) -> Iterator[str]:
+    """Characters that occur nowhere in a value as it comes from JSON, not even as JSON or HTML escapes them."""
+    texts = list(strings(said))
+    taken = {character for text in texts if not text.isascii() for character in text}
+    for text in texts:
+        taken.update(json.loads(f'"{found[1].lower()}"') for found in _PAIRS.finditer(text))
+        codes = (int(found[2], 16) if found[1] else int(found[3]) for found in _ENTITIES.finditer(text))
+        taken.update(chr(code) for code in codes if code in _PRIVATE)
+    return (mark for mark in map(chr, _PRIVATE) if mark not in taken)
 
 
-def align(prompt: Prompt, text: str) -> Prompt | None:
-    """A prompt in a text that differs from its own in white space only; None where more differs."""
-    if prompt.text == text:
-        return prompt
-    places = [at for at, character in enumerate(text) if not character.isspace()]
-    if [text[at] for at in places] != [character for character in prompt.text if not character.isspace()]:
+def align(places: Places, text: str, other: str) -> Places | None:
+    """Places in a text, in another that differs from it in white space only; None where more differs."""
+    if text == other:
+        return places
+    solid = [at for at, character in enumerate(other) if not character.isspace()]
+    if [other[at] for at in solid] != [character for character in text if not character.isspace()]:
         return None
-    own = dict(prompt.own or ())
-    moved, solid = [], 0
-    for at, character in enumerate(prompt.text):
-        if at in own and not character.isspace():
-            moved.append((places[solid], own[at]))
-        solid += not character.isspace()
-    if any(not text.startswith(token, at) for at, token in moved):
-        return None
-    return Prompt(text, tuple(moved), prompt.plain)
+    own, moved, number = dict(places), [], 0
+    for at, character in enumerate(text):
+        if not character.isspace():
+            if at in own:
+                moved.append((solid[number], own[at]))
+            number += 1
+    return frozenset((at, token) for at, token in moved if other.startswith(token, at))
 
 
 def fold(text: str) -> str:

@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING, Any, Final
 import jinja2
 from jinja2 import nodes
 
-from inferd.engine.control import ControlTokens, Marks, Prompt, align
+from inferd.engine.control import ControlTokens, Prompt, align, marks
 from inferd.engine.conversation import FIELD, Dicts, Wants, read_messages, read_tools, read_variables
+from inferd.engine.own import Own, kind, trace
 from inferd.errors import ChatTemplateError, InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from inferd.core.task import ChatInput
+    from inferd.engine.control import Places
 
 MAX_CHARACTERS: Final = 4 << 20
 """Longest text that a template may give: four times the longest prompt that the kernel takes by default."""
 
 KNOWN_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython"})
 _ROLE: Final = re.compile(r"[\w .-]{1,64}")
+_MOST_TRACES: Final = 8  # templates kept with their own marks: clients that say these make new ones
 MODEL_ROLES: Final = frozenset({"assistant", "model"})  # whose words are the model's
 
 
@@ -63,6 +66,7 @@ class Renderer:
         self._make_environment = environment
         self._texts = texts
         self._wants: dict[tuple[str, bool], Wants] = {}  # by template, and whether there are tools
+        self._traces: dict[tuple[str, str, str], jinja2.Template] = {}
 
     @cached_property
     def _environment(self) -> jinja2.Environment:
@@ -98,28 +102,71 @@ class Renderer:
         source = self._texts.source
         if chat.tools_json and self._texts.tool_use is not None:
             source = self._texts.tool_use
-        view = _View(self._templates[source], self._names(chat), read_tools(chat), read_variables(chat))
+        view = _View(self._templates[source], source, self._names(chat), read_tools(chat), read_variables(chat))
         wants = self._wants.setdefault((source, bool(chat.tools_json)), Wants(source))
         messages = read_messages(chat, wants, view.attempt)
-        marks = Marks(self.controls, [messages, view.tools, view.variables, self._literals, list(self._templates)])
-        prompt = self._compose(chat, view, messages, marks)
+        said = [[{n: x for n, x in message.items() if n != "role"} for message in messages], view.tools, view.variables]
+        free = marks([messages, said, self._literals, list(self._templates)])
+        prompt = self._compose(chat, view, messages, said, free)
         self._check_roles(chat)
         _check_characters(prompt.text)
         if chat.parse_control_tokens:
             return prompt
-        return self.controls.guard(prompt, [messages, view.tools, view.variables])
+        return self.controls.guard(prompt, said)
 
-    def _compose(self, chat: ChatInput, view: _View, messages: Dicts, marks: Marks) -> Prompt:
-        continued = marks.end if chat.continue_final_message else ""
-        text = _open_end(view.render(_left_open(messages, continued)), continued)
+    def _compose(self, chat: ChatInput, view: _View, messages: Dicts, said: Any, free: Iterator[str]) -> Prompt:
+        end = next(free) if chat.continue_final_message else ""
+        text = view.prompt(messages, end)
         if chat.parse_control_tokens:
             return Prompt(text)
-        marked = [_mark(message, marks) for message in messages]
-        hedged = _View(view.template, view.names, marks.mark(view.tools), marks.mark(view.variables))
-        if marked == messages and hedged == view:
+        places = list(self.controls.places(text))
+        own = self.controls.foreign(places, said)
+        if len(own) == len(places):
             return Prompt(text)
-        prompt = marks.read(_open_end(hedged.render(_left_open(marked, continued)), continued))
-        return align(prompt, text) or prompt
+        told = self._traced(view, messages, (text, end), kind(next(free), next(free)))
+        own |= (self._neutral(view, messages, text, end) or frozenset()) if told is None else told
+        return self.controls.judge(text, own)
+
+    def _traced(self, view: _View, messages: Dicts, given: tuple[str, str], own: type[Own]) -> Places | None:
+        """The tokens in a text that the template wrote, or a model said; None where the text is another when traced."""
+        text, end = given
+        names = {name: own.whole(x) if isinstance(x, str) else x for name, x in view.names.items()}
+        traced = _View(self._trace(view.source, own), view.source, names, view.tools, view.variables)
+        try:
+            told = own.read(traced.prompt([self._tell(message, own) for message in messages], end))
+        except Exception:  # noqa: BLE001 - the template is foreign code: it may bear no other kind of text
+            return None
+        written = "".join(told)
+        return align(frozenset(self.controls.places(written, told.spans)), written, text)
+
+    def _trace(self, source: str, own: type[Own]) -> jinja2.Template:
+        key = source, own.begin, own.end
+        if key not in self._traces:
+            if len(self._traces) >= _MOST_TRACES:
+                self._traces.clear()
+            self._traces[key] = trace(self._environment, source, own)
+        return self._traces[key]
+
+    def _tell(self, message: dict[str, Any], own: type[Own]) -> dict[str, Any]:
+        """A message whose role is the template's, and in which what a model said knows its tokens."""
+
+        def hear(text: str) -> str:
+            spans = self.controls.spoken(text)
+            return own(text, spans) if spans else text
+
+        said = _each(message, hear) if message["role"] in MODEL_ROLES else message
+        return said | {"role": own.whole(message["role"])}
+
+    def _neutral(self, view: _View, messages: Dicts, text: str, end: str) -> Places | None:
+        """The tokens that are in the same places when what is said is of the same shape, and says nothing."""
+        mute = _View(view.template, view.source, view.names, _each(view.tools, _muted), _each(view.variables, _muted))
+        try:
+            other = mute.prompt([_each(message, _muted) | {"role": message["role"]} for message in messages], end)
+        except Exception:  # noqa: BLE001 - as above
+            return None
+        if len(other) != len(text):
+            return None
+        return frozenset((at, token) for at, token in self.controls.places(other) if text.startswith(token, at))
 
     def _names(self, chat: ChatInput) -> dict[str, Any]:
         return {
@@ -145,9 +192,21 @@ class Renderer:
                 )
 
 
-def _mark(message: dict[str, Any], marks: Marks) -> dict[str, Any]:
-    model_says = message["role"] in MODEL_ROLES
-    return {n: said if n == "role" else marks.mark(said, model_says=model_says) for n, said in message.items()}
+def _each(value: Any, change: Callable[[str], str]) -> Any:
+    """A value as it comes from JSON with all its strings changed, names apart."""
+    match value:
+        case str():
+            return change(value)
+        case dict():
+            return {name: _each(item, change) for name, item in value.items()}
+        case list():
+            return [_each(item, change) for item in value]
+        case _:
+            return value
+
+
+def _muted(text: str) -> str:
+    return re.sub(r"\S", "x", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +214,14 @@ class _View:
     """A template and what it sees besides messages."""
 
     template: jinja2.Template
+    source: str
     names: dict[str, Any]
     tools: list[Any] | None
     variables: dict[str, Any]
+
+    def prompt(self, messages: Dicts, end: str) -> str:
+        """The text, up to where the content of the last message ends if there is a mark for that."""
+        return _open_end(self.render(_left_open(messages, end)), end)
 
     def render(self, messages: Dicts) -> str:
         pieces, length = [], 0
@@ -182,9 +246,9 @@ def _left_open(messages: Dicts, mark: str) -> Dicts:
     *others, last = messages
     content = last["content"]
     if isinstance(content, str):
-        return [*others, last | {"content": f"{content}{mark} "}]
+        return [*others, last | {"content": content + f"{mark} "}]
     *parts, end = content
-    return [*others, last | {"content": [*parts, end | {"text": f"{end['text']}{mark} "}]}]
+    return [*others, last | {"content": [*parts, end | {"text": end["text"] + f"{mark} "}]}]
 
 
 def _open_end(text: str, mark: str) -> str:
