@@ -1,6 +1,8 @@
 """Lists and texts as long as a message can hold, in every field of every request; read from the descriptors."""
 
+import asyncio
 import sys
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import grpc
@@ -17,7 +19,7 @@ from inferd.errors import InferdError
 from inferd.services.chat_values import read_chat
 from inferd.services.extents import Extents
 from inferd_api.v1 import task_pb2 as pb
-from inferd_api.v1.task_service_pb2 import RunTaskRequest
+from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest, RunTasksRequest, TaskOrder
 
 LIMITS = Limits()
 ROOM_BYTES = LIMITS.message_bytes - 4096
@@ -100,6 +102,40 @@ async def test_texts_are_refused(connection: Connection) -> None:
         answer = await ask(connection, way, MAKER.make(way, value))
         assert answer.code in REFUSED, f"{way}: {answer}"
         assert answer.steps < MOST_STEPS, f"{way}: {answer}"
+
+
+async def test_others_go_on_between_the_orders_of_one_message(connection: Connection) -> None:
+    """Orders that each keep to the bounds, as many as a message holds, stop the kernel for one of them at a time."""
+    await connection.create(context_tokens=64)
+    chat = chat_of(500)
+    run = RunOrder(request=RunTaskRequest(spec=pb.TaskSpec(model="fake", chat=chat)))
+    request = RunTasksRequest(orders=[TaskOrder(tag=tag, run=run) for tag in range(64)])
+    ended: set[int] = set()
+    steps, turns = 0, [0]
+
+    def count(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+
+    async def take_turns() -> None:
+        while True:
+            turns.append(steps)
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(take_turns())
+    sys.setprofile(count)
+    try:
+        async for response in connection.tasks.RunTasks(iter([request]), timeout=60):
+            ended |= {
+                each.tag for each in response.updates if each.HasField("error") or each.event.HasField("finished")
+            }
+    finally:
+        sys.setprofile(None)
+        other.cancel()
+    gaps = [after - before for before, after in pairwise(turns)]
+    assert len(ended) == 64
+    assert steps > 64 * 500  # all of them were read, in this process
+    assert max(gaps) < steps / 8
 
 
 def deep(values: int) -> Value:

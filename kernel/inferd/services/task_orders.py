@@ -118,6 +118,7 @@ class TaskOrders:
                     raise InvalidFieldError(message, field="orders")
                 for order in request.orders:
                     await self._take(order)
+                    await asyncio.sleep(0)  # however much the orders of a message hold, others go on between them
 
     async def _take(self, order: ts.TaskOrder) -> None:
         kind, tag = order.WhichOneof("kind"), order.tag
