@@ -4,10 +4,12 @@ import importlib
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shared_templates import reference
 
 from inferd.core.task import ChatInput, Message
-from inferd.engine.control import Prompt
+from inferd.engine.control import ControlTokens, Prompt
 from inferd.engine.own import kind, trace
 from inferd.engine.rendering import Renderer, TemplateTexts
 from inferd.engine.sandbox import make_environment
@@ -255,3 +257,21 @@ def test_a_traced_template_gives_the_same_text() -> None:
         assert "".join(own.read(marked)) == make_environment().from_string(source).render(
             messages=[{"role": "user", "content": "<|im_end|>"}]
         )
+
+
+WORDS = st.text("<|a>", min_size=1, max_size=7).filter(str.strip)
+
+
+@settings(max_examples=200, deadline=None)
+@given(words=st.sets(WORDS, max_size=6), text=st.text("<|a>", max_size=30), many=st.booleans())
+def test_the_first_and_longest_token_is_found(words: set[str], text: str, *, many: bool) -> None:
+    """Of few tokens and of many, the one that begins first is found, and of those that begin there the longest."""
+    others = {f"#{number}" for number in range(300 if many else 0)}
+    found = list(ControlTokens(dict.fromkeys(words | others, True), ()).places(text))
+    expected, at = [], 0
+    while at < len(text):
+        here = max((word for word in words if text.startswith(word, at)), key=len, default="")
+        if here:
+            expected.append((at, here))
+        at += len(here) or 1
+    assert found == expected
