@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -78,12 +77,8 @@ class Aside:
             self._grammars.close(sequence.constraint)
 
     def _see_to(self, room: Room) -> None:
-        """See to a room that is late, in a thread of its own."""
-        threading.Thread(target=self._settle, args=(room,), name="grammar", daemon=True).start()
-
-    def _settle(self, room: Room) -> None:
-        room.settle()
-        self._command(partial(self._settled, room))
+        """See to a room that is late, beside the steps."""
+        self._grammars.settle(room, lambda: self._command(partial(self._settled, room)))
 
     def _settled(self, room: Room) -> None:
         room.late = False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from inferd.engine.cells.channel import ClosedError, LateError
+from inferd.engine.gate import NO_STANDING
 from inferd.engine.room import Constraint, Room
 from inferd.engine.rooms import Guest, Rooms
 from inferd.errors import BackendFailedError, InferdError, LimitExceededError, UnsupportedInputError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from inferd.core.task import Grammar
     from inferd.engine.cells.cell import Cells
+    from inferd.engine.gate import Standing
     from inferd.engine.limits import GrammarLimits
     from inferd.engine.room import Masks
     from inferd.engine.sequence import Sequence as EngineSequence
@@ -63,7 +65,13 @@ class Grammars:
         self._rooms = Rooms(self._make_room, most=limits.most)
 
     def open(
-        self, grammar: Grammar, take: Callable[[list[Constraint] | InferdError], None], *, count: int, ignore_ends: bool
+        self,
+        grammar: Grammar,
+        take: Callable[[list[Constraint] | InferdError], None],
+        *,
+        count: int,
+        ignore_ends: bool,
+        standing: Standing = NO_STANDING,
     ) -> Callable[[], None]:
         """Have a grammar compiled beside what else goes on; the same one only once. From any thread.
 
@@ -74,6 +82,7 @@ class Grammars:
                 UnsupportedInputError, BackendFailedError.
             count: How many outputs.
             ignore_ends: Tokens that end a text are not allowed as long as the output can go on.
+            standing: Whose the outputs are.
 
         Returns:
             What withdraws this; `take` may be called yet.
@@ -86,7 +95,7 @@ class Grammars:
         if not self._ends:
             enter(UnsupportedInputError("the model has no end-of-text token, which a grammar needs; send none"))
             return lambda: None
-        return self._rooms.enter(grammar, Guest(enter, count))
+        return self._rooms.enter(grammar, Guest(enter, count, standing))
 
     def close(self, constraint: Constraint) -> None:
         """A constraint is not used any more."""
@@ -96,6 +105,10 @@ class Grammars:
         if not constraint.late:
             constraint.room.forget(constraint)
         self._rooms.leave(constraint.room)
+
+    def settle(self, room: Room, done: Callable[[], None]) -> None:
+        """See to a room that is late beside what else goes on; `done` is called in the end, from any thread."""
+        self._rooms.settle(room, done)
 
     def shut(self) -> None:
         """Give all up."""
@@ -224,8 +237,8 @@ class Following:
 def why_stuck(sequence: EngineSequence) -> InferdError:
     """Why a sequence cannot get a next token although its logits are sound."""
     constraint = sequence.constraint
-    if constraint is not None and constraint.given_up is not None:
-        return constraint.given_up
+    if constraint is not None and constraint.why is not None:
+        return constraint.why
     if constraint is None:
         cause = "bad words, logit bias and min_tokens bar every token"
     elif not constraint.error:

@@ -220,9 +220,10 @@ class Reception:
             return
         take = partial(self._constrain, submission, task)
         sampling, count = submission.sampling, len(task.living)
+        standing, ignore_ends = _standing(submission), sampling.ignore_eos
         try:
-            withdraw = self._grammars.open(grammar, take, count=count, ignore_ends=sampling.ignore_eos)
-        except (OSError, RuntimeError) as error:  # no thread or no descriptor is left: the others go on
+            withdraw = self._grammars.open(grammar, take, count=count, ignore_ends=ignore_ends, standing=standing)
+        except (OSError, RuntimeError) as error:  # something is used up: the others go on
             _log.exception("a grammar could not be opened")
             self._pass_on(submission, InternalError(f"the grammar cannot be followed: {last_line(error)}"))
             return

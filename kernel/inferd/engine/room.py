@@ -101,7 +101,12 @@ class Constraint:
     @property
     def failed(self) -> bool:
         """Whether it cannot be followed any further."""
-        return bool(self.error) or self.given_up is not None
+        return bool(self.error) or self.why is not None
+
+    @property
+    def why(self) -> InferdError | None:
+        """As what its task is to fail, by itself or with its whole room; None where that is a matter of tokens."""
+        return self.given_up or self.room.why
 
 
 NOWHERE: Final = -1
@@ -120,7 +125,9 @@ class Room:
     Attributes:
         grammar: As given.
         late: The cell did not answer in time, or died: the thread of the steps leaves it alone.
+        taken: Its place is another's: it has no cell until it is restarted.
         gone: It was given up for good.
+        why: As what all that follow the grammar are to fail, those too that the cell was not told of; None for nothing.
     """
 
     def __init__(
@@ -128,7 +135,9 @@ class Room:
     ) -> None:
         self.grammar = grammar
         self.late = False
+        self.taken = False
         self.gone = False
+        self.why: InferdError | None = None
         self._cells = cells
         self._limits = limits
         self._message = message | {"mask_bytes": 4 * mask_words}
@@ -173,6 +182,24 @@ class Room:
         if self._cell is not None:
             self._cell.kill()
 
+    def take_away(self) -> None:
+        """End its cell for another room; whoever asks finds it late. From any thread."""
+        self.taken = True
+        cell = self._cell
+        if cell is not None:
+            cell.kill()
+
+    def restart(self) -> None:
+        """Go on in a new place, as `settle`."""
+        how, self.taken = self._end_cell(), False
+        self._reopen(how)
+        self.settle()
+
+    def fail(self, error: InferdError) -> None:
+        """Give up all that follow the grammar, and the room."""
+        self.why = error
+        self.give_up()
+
     def give_up(self) -> None:
         """End the cell for good, and free what the room holds, at once: nobody waits for a collection of garbage."""
         self.gone = True
@@ -203,7 +230,7 @@ class Room:
         over, self._over = self._over, []
         self._free += over
         self._due += [(False, tickets), (True, tickets)]
-        if self._cell is None:
+        if self._cell is None or self.taken:
             raise ClosedError
         self._cell.channel.send((over, entries), timeout_s=self._limits.step_s)
 
@@ -214,7 +241,7 @@ class Room:
             LateError: There is none in time.
             ClosedError: The cell has ended.
         """
-        if self._cell is None:
+        if self._cell is None or self.taken:
             raise ClosedError
         answers, _ = self._cell.channel.receive(timeout_s=timeout_s)
         of_masks, tickets = self._due.popleft()
@@ -247,17 +274,21 @@ class Room:
         """See to a room that is late until all that was asked is answered, in a thread that may wait.
 
         An output that the cell is at for too long, or again when it dies, is given up. A cell that had to be killed or
-        died is started again, and told the tokens of all others.
+        died is started again, and told the tokens of all others. That of a room that was taken away is not.
         """
-        while not self.gone:
+        while not (self.gone or self.taken):
             try:
                 self._answer_all()
             except LateError:
                 how = self._end_cell()
                 self._blame(how, late=True)
             except ClosedError:
+                if self.taken:
+                    return
+                lived = self._cell is not None
                 how = self._end_cell()
-                self._blame(how, late=False)
+                if lived:
+                    self._blame(how, late=False)
             else:
                 return
             self._reopen(how)
@@ -298,8 +329,12 @@ class Room:
         for constraint in self._outputs.values():
             constraint.forget()
         self._outputs, self._free, self._over = {}, [], []
+        if not (some or self._abandoned):
+            if self._memory is not None:
+                self._memory.board.clear()
+            return  # without a cell, until one asks
         error: InferdError = self._explain(how, "following it takes")
-        while some and self._deaths < _MOST_DEATHS and not self._abandoned:
+        while self._deaths < _MOST_DEATHS and not self._abandoned:
             try:
                 self.open()
                 self.ask(some)
@@ -313,9 +348,7 @@ class Room:
                 return  # found out again by what is due
             else:
                 return
-        for constraint in some:
-            constraint.given_up = error
-        self.give_up()
+        self.fail(error)
 
     def _at(self) -> tuple[int, int]:
         """How often the cell began with something, and for which output it does; -1 for none."""
