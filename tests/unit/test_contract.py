@@ -194,3 +194,38 @@ def test_checks_name_what_is_lacking() -> None:
     description = ModelDescription(architecture="fake", parameters=0, weight_format="", compute_format="")
     with pytest.raises(TypeError, match=r"Half, lacks TokenSession\.copy_blocks, TokenSession\.close"):
         check_model(replace(model, description=description))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"algorithm": "wordpiece"}, "Vocabulary.algorithm is 'wordpiece'; it must be 'bpe', 'spm' or 'json'"),
+        (
+            {"kinds": (*VOCABULARY.kinds, 1)},
+            "Vocabulary has 260 tokens and 261 kinds; there must be one for each token",
+        ),
+        ({"tokens": (*VOCABULARY.tokens, "x")}, "Vocabulary has 261 tokens and 260 kinds; there must be one for each"),
+        ({"algorithm": "spm", "scores": (0.5,)}, "Vocabulary has 260 tokens and 1 scores; there must be one for each"),
+        ({"kinds": (9, *VOCABULARY.kinds[1:])}, "Vocabulary.kinds has 9; each must be a TokenKind, from 0 to 6"),
+        (
+            {"tokens": VOCABULARY.tokens[:250], "kinds": VOCABULARY.kinds[:250]},
+            "Vocabulary has 250 tokens and TokenLimits.vocabulary_size is 260: there must be a token for each logit",
+        ),
+        (
+            {"tokens": (*VOCABULARY.tokens, "x"), "kinds": (*VOCABULARY.kinds, 1)},
+            "Vocabulary has 261 tokens and TokenLimits.vocabulary_size is 260: there must be a token for each logit",
+        ),
+        (
+            {"algorithm": "json"},
+            "Vocabulary.definition is empty; with the algorithm 'json' it must be a tokenizer.json",
+        ),
+        ({"eos_ids": (259, 260)}, "Vocabulary.eos_ids names token 260; TokenLimits.vocabulary_size is 260"),
+        ({"bos_id": -1}, "Vocabulary.bos_id names token -1; TokenLimits.vocabulary_size is 260"),
+    ],
+)
+def test_a_vocabulary_that_contradicts_itself(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    """Counts that differ, among themselves or from the limits, are refused at the load with both numbers."""
+    request = LoadRequest(path=write_fake_model(tmp_path), device="fake:0", capacity_bytes=1 << 30)
+    model = check_model(FakeBackend().load(request, lambda _: None))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_model(replace(model, vocabulary=replace(VOCABULARY, **fields)))

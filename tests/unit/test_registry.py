@@ -128,9 +128,16 @@ async def test_settings_travel(write: Write, offer: Write) -> None:
         ("import ctypes\nctypes.string_at(0)", "ended by signal 11 (Segmentation fault); it was at File "),
         ("import os; os.write(int(__import__('sys').argv[2]), b'[1'); os._exit(0)", "no document of discovery"),
         ("import os; os.write(int(__import__('sys').argv[2]), b'[1]'); os._exit(0)", "no document of discovery"),
-        ("x = 1", "offers no backend"),
+        ("x = 1", "offers no backend: implement the hook `inferd_backends` with `@hookimpl` in HERE/broken.py"),
         ("x = 1\nimport no_such_thing", "No module named 'no_such_thing' (HERE/broken.py:2)"),
-        ("from inferd.plugin import hookimpl\n@hookimpl\ndef inferd_backend(): ...", "unknown hook 'inferd_backend'"),
+        (
+            "from inferd.plugin import hookimpl\n@hookimpl\ndef inferd_backend(): ...",
+            "unknown hook 'inferd_backend' in HERE/broken.py; did you mean 'inferd_backends'?",
+        ),
+        (
+            "from inferd.plugin import Setting\nx = Setting(\n  name='n', kind='integer', description='')",
+            "Setting.kind of 'n' is 'integer'; it must be int, float, bool or str (HERE/broken.py:2)",
+        ),
         ("from inferd.plugin import hookimpl\n@hookimpl\ndef inferd_backends(): return [1]", "gave 1"),
     ],
 )
@@ -140,6 +147,14 @@ async def test_broken_plugin(write: Write, offer: Write, tmp_path: Path, text: s
     assert found["broken"].state is BackendState.FAILED
     assert why.replace("HERE", str(tmp_path)) in found["broken"].why
     assert found["toy"].state is BackendState.READY
+
+
+async def test_a_wrong_loader(write: Write, offer: Write, tmp_path: Path) -> None:
+    """A loader that names no class of its module is told with the module's file and the nearest name."""
+    offer("toy")
+    hook = HOOK.format(name="near", loader="toy_backend:Goood", extra="")
+    why = (await find(write("near", hook)))["near"].why
+    assert f"'toy_backend:Goood', but {tmp_path}/toy_backend.py has no 'Goood'; did you mean 'Good'?" in why
 
 
 @pytest.mark.parametrize(

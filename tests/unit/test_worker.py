@@ -249,7 +249,7 @@ def test_shares(kernel: Kernel, tmp_path: Path) -> None:
         (FAKE, {"measure_error": "tensor 'y' is missing"}, "tensor 'y' is missing"),
         (FAKE, {"blocks": 0}, "ValueError: the session's limit blocks is 0; it must be at least 1"),
         ("inferd.nothing:Backend", {}, "ModuleNotFoundError: No module named 'inferd.nothing'"),
-        ("inferd.testing.fake:Nothing", {}, "AttributeError: module 'inferd.testing.fake' has no attribute 'Nothing'"),
+        ("inferd.testing.fake:Nothing", {}, "testing/fake.py has no 'Nothing'"),
     ],
 )
 def test_load_that_fails(kernel: Kernel, tmp_path: Path, loader: str, behaviour: dict[str, Any], cause: str) -> None:
@@ -259,8 +259,9 @@ def test_load_that_fails(kernel: Kernel, tmp_path: Path, loader: str, behaviour:
     kernel.send(load=load_pb2.Load(loader=loader, path=str(path), device="fake:0", limits=LIMITS))
     kernel.send(proceed=load_pb2.Proceed())
     failure = kernel.expect("load_failed").failure
-    assert (failure.reason, failure.metadata["cause"]) == ("MODEL_LOAD_FAILED", cause)
-    assert cause in failure.message
+    assert failure.reason == "MODEL_LOAD_FAILED"
+    assert cause in failure.metadata["cause"]
+    assert failure.metadata["cause"] in failure.message
     assert kernel.receive() is None
     assert kernel.wait() == 0
     assert "Traceback" in kernel.errors()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
@@ -14,6 +14,15 @@ from inferd.plugin.vocabulary import Vocabulary
 
 SettingValue = int | float | bool | str
 ReportProgress = Callable[[float], None]
+
+
+Kind = Literal["int", "float", "bool", "str"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+def one_of(names: Sequence[str]) -> str:
+    """The names as a choice, for errors."""
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 class BackendUnavailable(Exception):  # noqa: N818 - not a defect: the backend says why it cannot work on this host
@@ -44,7 +53,7 @@ class Setting:
 
     Attributes:
         name: Its name, with its unit.
-        kind: How its text is read.
+        kind: How its text is read. Another is a ValueError.
         default: Its default; None when the backend derives it.
         description: What it does.
         minimum: Smallest value of a number; None for no bound.
@@ -53,12 +62,16 @@ class Setting:
     """
 
     name: str
-    kind: Literal["int", "float", "bool", "str"]
+    kind: Kind
     description: str
     default: SettingValue | None = None
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Setting.kind of {self.name!r} is {self.kind!r}; it must be {one_of(KINDS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

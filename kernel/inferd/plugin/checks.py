@@ -1,13 +1,15 @@
 """What a plugin gives, held against the interface: each error names the method, what it gave and what it must give."""
 
+import importlib
 from dataclasses import fields
 from operator import index
 from typing import Any
 
 from inferd.core.resources import MemoryNeed
-from inferd.plugin.backend import Backend, LoadedModel, ModelDescription, Probe
+from inferd.errors import suggestion
+from inferd.plugin.backend import Backend, LoadedModel, ModelDescription, Probe, one_of
 from inferd.plugin.session import TokenLimits, TokenSession
-from inferd.plugin.vocabulary import Vocabulary
+from inferd.plugin.vocabulary import ALGORITHMS, TokenKind, Vocabulary
 
 BACKEND_METHODS = ("probe", "measure", "load")
 SESSION_METHODS = ("step", "copy_blocks", "close")
@@ -71,9 +73,62 @@ def check_model(value: Any) -> LoadedModel:
     lacking = [f"TokenSession.{name}" for name in SESSION_METHODS if not callable(getattr(session, name, None))]
     if lacking:
         raise TypeError(f"the session that Backend.load gave, {_kind(session)}, lacks {', '.join(lacking)}")
-    check_limits(session)
+    check_vocabulary(value.vocabulary, check_limits(session))
     model: LoadedModel = value
     return model
+
+
+def check_vocabulary(vocabulary: Vocabulary, limits: TokenLimits) -> None:
+    """What a loaded model has for tokens.
+
+    Raises:
+        ValueError: It contradicts itself or the limits; the message names the fields and both numbers.
+    """
+    algorithm, size = vocabulary.algorithm, limits.vocabulary_size
+    if algorithm not in ALGORITHMS:
+        wanted = one_of([repr(name) for name in ALGORITHMS])
+        raise ValueError(f"Vocabulary.algorithm is {algorithm!r}; it must be {wanted}")
+    if algorithm == "json":
+        if not vocabulary.definition:
+            raise ValueError("Vocabulary.definition is empty; with the algorithm 'json' it must be a tokenizer.json")
+    else:
+        _check_counts(vocabulary, size)
+    named = [("eos_ids", number) for number in vocabulary.eos_ids]
+    named += [("bos_id", vocabulary.bos_id)] if vocabulary.bos_id is not None else []
+    for field, number in named:
+        if not 0 <= number < size:
+            raise ValueError(f"Vocabulary.{field} names token {number}; TokenLimits.vocabulary_size is {size}")
+
+
+def _check_counts(vocabulary: Vocabulary, size: int) -> None:
+    count = len(vocabulary.tokens)
+    for field in ("kinds", "scores") if vocabulary.algorithm == "spm" else ("kinds",):
+        if (given := len(getattr(vocabulary, field))) != count:
+            raise ValueError(f"Vocabulary has {count} tokens and {given} {field}; there must be one for each token")
+    if wrong := set(vocabulary.kinds) - set(TokenKind):
+        last = max(TokenKind)
+        raise ValueError(f"Vocabulary.kinds has {min(wrong)}; each must be a TokenKind, from 0 to {int(last)}")
+    if count != size:
+        raise ValueError(
+            f"Vocabulary has {count} tokens and TokenLimits.vocabulary_size is {size}: there must be a token for each "
+            "logit; those that are not used have the kind UNUSED"
+        )
+
+
+def import_loader(loader: str) -> Any:
+    """What the path "package.module:Class" of a `BackendSpec` names.
+
+    Raises:
+        ImportError: There is no such name in the module; the message has its file and the nearest name.
+        Exception: Whatever importing the module raises.
+    """
+    path, _, name = loader.partition(":")
+    module = importlib.import_module(path)
+    if not hasattr(module, name):
+        near = suggestion(name, [known for known in vars(module) if not known.startswith("_")])
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ImportError(f"BackendSpec.loader is {loader!r}, but {module.__file__} has no {name!r}{hint}")
+    return getattr(module, name)
 
 
 def check_limits(session: TokenSession) -> TokenLimits:

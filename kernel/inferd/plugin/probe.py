@@ -19,14 +19,15 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pluggy
 
-from inferd.errors import is_failure
+from inferd.errors import is_failure, suggestion
 from inferd.plugin import hookspecs
 from inferd.plugin.backend import BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
-from inferd.plugin.checks import check_backend, check_probe
+from inferd.plugin.checks import check_backend, check_probe, import_loader
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 LOADER = re.compile(r"(\w+\.)*\w+:\w+")
@@ -66,18 +67,31 @@ def collect(module: str) -> list[BackendSpec]:
 
     Raises:
         ValueError: It offers no backend, or a spec is not valid; the message names the field.
-        pluggy.PluginValidationError: It implements a hook that does not exist, or with other arguments.
+        pluggy.PluginValidationError: It implements a hook with other arguments.
     """
     plugins = pluggy.PluginManager(hookspecs.PROJECT)
     plugins.add_hookspecs(hookspecs)
-    plugins.register(importlib.import_module(module), module)
-    plugins.check_pending()
+    plugin = importlib.import_module(module)
+    _check_hooks(plugins, plugin)
+    plugins.register(plugin, module)
     specs = [spec for offered in plugins.hook.inferd_backends() for spec in offered]
     if not specs:
-        raise ValueError(f"{module} offers no backend: implement the hook `inferd_backends` with `@hookimpl`")
+        raise ValueError(
+            f"{module} offers no backend: implement the hook `inferd_backends` with `@hookimpl` in {plugin.__file__}"
+        )
     for spec in specs:
         check_spec(spec)
     return specs
+
+
+def _check_hooks(plugins: pluggy.PluginManager, plugin: ModuleType) -> None:
+    """Refuse a hook that does not exist, before pluggy does in words of its own."""
+    known = [name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")]
+    for name in vars(plugin):
+        if plugins.parse_hookimpl_opts(plugin, name) is not None and name not in known:
+            near = suggestion(name, known)
+            hint = f"; did you mean {near!r}?" if near else "."
+            raise ValueError(f"unknown hook {name!r} in {plugin.__file__}{hint} Hooks are: {', '.join(known)}")
 
 
 def check_spec(spec: object) -> None:
@@ -160,8 +174,7 @@ def _trace(error: BaseException) -> str:
 
 
 def _find_devices(loader: str) -> Probe:
-    module, _, name = loader.partition(":")
-    found = check_probe(check_backend(getattr(importlib.import_module(module), name)(), loader).probe())
+    found = check_probe(check_backend(import_loader(loader)(), loader).probe())
     _check_fields(found, devices=tuple, why=str, fix=str)
     if not found.devices:
         raise ValueError("Probe.devices is empty; it must hold at least one device, else raise BackendUnavailable")

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, get_args
+
+Algorithm = Literal["bpe", "spm", "json"]
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 
 
 class TokenKind(IntEnum):
@@ -24,7 +27,8 @@ class Vocabulary:
 
     Attributes:
         algorithm: "bpe" (byte-level, GPT-2 style: `merges`), "spm" (SentencePiece: `scores`), or "json" (`definition`).
-        tokens: Text of each token, by id, in the spelling of the algorithm. Empty for "json".
+        tokens: Text of each token, by id, in the spelling of the algorithm: one for each logit, those that are not used
+            of the kind UNUSED. Empty for "json".
         kinds: Kind of each token, by id. Empty for "json".
         merges: "left right" pairs, best first; "bpe" only.
         scores: Score of each token, by id; "spm" only.
@@ -38,7 +42,7 @@ class Vocabulary:
         tool_use_template: Jinja text for conversations with tools; None when the model has none of its own for them.
     """
 
-    algorithm: Literal["bpe", "spm", "json"]
+    algorithm: Algorithm
     tokens: Sequence[str] = ()
     kinds: Sequence[int] = ()
     merges: Sequence[str] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import logging
 import os
 import queue
@@ -25,7 +24,7 @@ from inferd.engine.loop import Loop
 from inferd.engine.submission import Share
 from inferd.errors import ModelLoadError, is_failure
 from inferd.plugin import LoadError, UnsupportedModelError
-from inferd.plugin.checks import check_model, check_need
+from inferd.plugin.checks import check_model, check_need, import_loader
 from inferd.worker.frames import (
     answer_frame,
     failure,
@@ -106,8 +105,7 @@ class Worker:
         try:
             request, limits = read_load(load)
             self._activity.begin(Doing.IMPORT)
-            module, _, name = load.loader.partition(":")
-            backend: Backend = getattr(importlib.import_module(module), name)()
+            backend: Backend = import_loader(load.loader)()
             self._activity.begin(Doing.MEASURE)
             need = check_need(backend.measure(request))
             self._activity.begin(Doing.WAITING)
