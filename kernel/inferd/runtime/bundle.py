@@ -107,19 +107,22 @@ class Bundle:
         return followed
 
     def wake(self) -> None:
-        """Let `collect` return, with nothing if there is nothing."""
+        """Let `come` return, though there may be nothing."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    async def collect(self) -> tuple[list[tuple[Followed, list[Numbered]]], list[tuple[int, InferdError]]]:
-        """Wait until there is something to give: events by stream, and errors by tag.
+    async def come(self) -> None:
+        """Wait until there is something to give, or `wake`."""
+        if not self._ready and not self._refused:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+
+    def collect(self) -> tuple[list[tuple[Followed, list[Numbered]]], list[tuple[int, InferdError]]]:
+        """What there is to give: events by stream, and errors by tag.
 
         A stream whose last event was given, or that lost events, is followed no longer; the caller finds the first by
         `Finished`, the second among the errors.
         """
-        if not self._ready and not self._refused:
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
         given: list[tuple[Followed, list[Numbered]]] = []
         left_bytes = BATCH_BYTES
         while self._ready and left_bytes > 0:

@@ -89,20 +89,26 @@ class TaskOrders:
         reading.add_done_callback(lambda _: self._bundle.wake())
         try:
             while not self._is_over(reading):
-                given, refused = await self._bundle.collect()
-                response = ts.RunTasksResponse()
-                for followed, batch in given:
-                    self._write(response, followed, batch)
-                for tag, error in refused:
-                    self._close(tag)
-                    response.updates.add(tag=tag, error=status_of(error))
+                await self._bundle.come()
+                response = self._collect()
                 if response.updates:
                     await context.write(response)
+                del response  # before the wait for the next one
             reading.result()
         finally:
             reading.cancel()
             for tag in tuple(self._open):
                 self._leave(tag)
+
+    def _collect(self) -> ts.RunTasksResponse:
+        given, refused = self._bundle.collect()
+        response = ts.RunTasksResponse()
+        for followed, batch in given:
+            self._write(response, followed, batch)
+        for tag, error in refused:
+            self._close(tag)
+            response.updates.add(tag=tag, error=status_of(error))
+        return response
 
     def _is_over(self, reading: asyncio.Task[None]) -> bool:
         if not reading.done():
@@ -113,12 +119,16 @@ class TaskOrders:
     async def _read(self, context: Context) -> None:
         async with self._driver.closing.cut_short():
             while (request := await context.read()) is not grpc.aio.EOF:
-                if len(request.orders) > MOST_ORDERS:
-                    message = f"orders has {len(request.orders)} entries; at most {MOST_ORDERS} in one message"
-                    raise InvalidFieldError(message, field="orders")
-                for order in request.orders:
-                    await self._take(order)
-                    await asyncio.sleep(0)  # however much the orders of a message hold, others go on between them
+                await self._take_all(request)
+                del request  # before the wait for the next one: it may hold prompts
+
+    async def _take_all(self, request: ts.RunTasksRequest) -> None:
+        if len(request.orders) > MOST_ORDERS:
+            message = f"orders has {len(request.orders)} entries; at most {MOST_ORDERS} in one message"
+            raise InvalidFieldError(message, field="orders")
+        for order in request.orders:
+            await self._take(order)
+            await asyncio.sleep(0)  # however much the orders of a message hold, others go on between them
 
     async def _take(self, order: ts.TaskOrder) -> None:
         kind, tag = order.WhichOneof("kind"), order.tag
@@ -139,7 +149,7 @@ class TaskOrders:
             try:
                 await self._begin(order)
             except InferdError as error:
-                self._bundle.refuse(tag, error)
+                self._bundle.refuse(tag, error.with_traceback(None))  # whose frames hold what the client has sent
 
     async def _begin(self, order: ts.TaskOrder) -> None:
         """Open a tag.
