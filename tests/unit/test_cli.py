@@ -144,11 +144,11 @@ def test_run_as_json_is_lines_of_events_and_a_summary(inferd: Commands) -> None:
 
 
 def test_a_task_that_fails_is_one_line_and_exit_code_1(inferd: Commands) -> None:
-    """What came stays on stdout; the cause is told once."""
+    """What came stays on stdout; the cause is told once, and where the log is."""
     done = inferd("run", "broken", "x")
     assert done.exit_code == 1
     assert done.stdout == "The capital\n"
-    assert done.stderr.splitlines()[-1] == "error: the worker died: killed by signal 9"
+    assert done.stderr.splitlines()[-2:] == ["error: the worker died: killed by signal 9", "log: /state/echo.log"]
     assert done.stderr.count("signal 9") == 1
 
 

@@ -1,4 +1,5 @@
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from inferd.engine.output import Ended, StepOutput
 from inferd.engine.step import Step
 from inferd.errors import BackendFailedError, InternalError, PromptTooLongError
 from inferd.plugin import LoadRequest, StepResult, TokenBatch
+from inferd.testing import fake_session
 from inferd.testing.fake import FakeBackend
 from inferd.testing.kernel import write_fake_model
 
@@ -225,7 +227,8 @@ def test_step_that_raises(tmp_path: Path) -> None:
     for handle in (1, 2):
         error = failed[handle].error
         assert isinstance(error, BackendFailedError)
-        assert error.metadata == {"cause": "RuntimeError: step 3 fails, as the model's file asks"}
+        place = rf"RuntimeError: step 3 fails, as the model's file asks \({re.escape(fake_session.__file__)}:\d+\)"
+        assert re.fullmatch(place, error.metadata["cause"])
         assert failed[handle].usage == Usage(prompt_tokens=2, output_tokens=2)
     assert running.loop._places.pool.free == running.model.session.limits.blocks
 
@@ -235,12 +238,17 @@ def test_logits_that_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     """Logits of a wrong shape fail the step; logits that are no numbers fail the task that they belong to alone."""
     running = Running(tmp_path)
     compute = running.model.session.step
+    rows: list[str] = []
 
     def step(batch: TokenBatch) -> StepResult:
         logits = compute(batch).logits
+        if not np.isin(ord("!"), batch.token_ids):
+            return StepResult(logits=logits)
         if wrong == "shape":
             return StepResult(logits=logits[:, :-1])
-        logits[batch.token_ids[batch.logit_rows] == ord("!")] = np.nan
+        (bad,) = np.flatnonzero(batch.token_ids[batch.logit_rows] == ord("!"))
+        rows.append(f"row {bad} of {len(logits)}")
+        logits[bad] = np.nan
         return StepResult(logits=logits)
 
     monkeypatch.setattr(running.model.session, "step", step)
@@ -251,7 +259,9 @@ def test_logits_that_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert isinstance(ended[1].error, BackendFailedError)
     assert (ended[2].error is None) == (wrong == "number")
     expected = (
-        "not finite" if wrong == "number" else "TokenSession.step gave logits of shape (2, 259); it must be (2, 260)"
+        f"TokenSession.step gave logits that are not finite numbers in {rows[0]}"
+        if wrong == "number"
+        else "TokenSession.step gave logits of shape (2, 259); it must be (2, 260)"
     )
     assert expected in ended[1].error.metadata["cause"]
 

@@ -393,7 +393,8 @@ def test_threads_of_the_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         kernel.expect("hello")
         kernel.send(load=load_pb2.Load(loader="telling:Backend", path="/", limits=LIMITS))
         cause = kernel.expect("load_failed").failure.metadata["cause"]
-    assert cause == f"ValueError: {given.get('OPENBLAS_NUM_THREADS', len(os.sched_getaffinity(0)))}"
+    threads = given.get("OPENBLAS_NUM_THREADS", len(os.sched_getaffinity(0)))
+    assert cause == f"ValueError: {threads} ({tmp_path}/telling.py:3)"
 
 
 def test_progress_is_told_now_and_then(tmp_path: Path) -> None:

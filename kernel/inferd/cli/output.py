@@ -157,12 +157,15 @@ class Output:
         self.console.print(Text(visible(text), style="dim"))
 
     def error(self, error: CommandError) -> None:
-        """Tell an error: one JSON object where JSON goes, or one red line on stderr."""
+        """Tell an error: one JSON object where JSON goes, or a red line on stderr, and the path of its log."""
         if self.json:
             facts = {name: getattr(error, name) for name in ("reason", "code", "message", "metadata")}
             self.line({"error": facts})
         else:
             self.console.print(Text(visible(f"error: {error.message}"), style="red"))
+            log = error.metadata.get("log", "")
+            if log and log not in error.message:
+                self.note(f"log: {log}")
 
 
 def screen() -> Screen:

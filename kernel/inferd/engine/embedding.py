@@ -57,7 +57,7 @@ class PromptPool:
             ValueError: It is not made of finite numbers.
         """
         if self._sum is None or not np.isfinite(self._sum).all():
-            raise ValueError("the hidden states are not finite numbers")
+            raise ValueError("TokenSession.step gave hidden states that are not finite numbers")
         mean = self._sum / self._count
         length = float(np.linalg.norm(mean)) if self._normalize else 1.0
         return tuple((mean / (length or 1.0)).astype(np.float32).tolist())

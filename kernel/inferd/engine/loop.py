@@ -14,7 +14,7 @@ from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.aside import Aside
 from inferd.engine.batcher import Batcher
-from inferd.engine.cause import last_line
+from inferd.engine.cause import placed_line
 from inferd.engine.cells.cell import Cells
 from inferd.engine.forward import Forward
 from inferd.engine.grammar import Following, Grammars, why_stuck
@@ -78,6 +78,7 @@ class Loop:
         self.bounds = Bounds.of(model.session.limits, limits)
         self.steps = 0
         self._deliver = deliver
+        self._session = model.session
         self._activity = activity or Activity()
         size, ends = self.bounds.vocabulary_size, model.vocabulary.eos_ids
         sampler = Sampler(rows=self.bounds.rows, vocabulary_size=size)
@@ -245,7 +246,7 @@ class Loop:
             if not is_failure(error):
                 raise
             _log.exception("the backend failed in a step with %d sequences", len(step.sequences))
-            self._fail(self._places.rows, last_line(error))
+            self._fail(self._places.rows, placed_line(error, self._session))
             self._send(StepOutput())
             return
         self.steps += 1
@@ -271,7 +272,7 @@ class Loop:
         sequences = step.sampled
         embeddings = {}
         if step.embeds or min(ids, default=0) < 0:
-            self._fail_bad(sequences, ids)
+            self._fail_bad(step, ids)
             embeddings = self._finish_embeddings(sequences)
             living = [s.handle in self._tasks and number >= 0 for s, number in zip(sequences, ids, strict=True)]
             sequences, ids = list(compress(sequences, living)), list(compress(ids, living))
@@ -303,11 +304,12 @@ class Loop:
         output.prefills += [PrefillProgress(s.handle, fraction) for s, fraction in self._batcher.reading]
         return output
 
-    def _fail_bad(self, sequences: list[Sequence], ids: list[int]) -> None:
+    def _fail_bad(self, step: Step, ids: list[int]) -> None:
         """End the tasks of sequences that got no token."""
-        for sequence, number in zip(sequences, ids, strict=True):
+        for place, (sequence, number) in enumerate(zip(step.sampled, ids, strict=True)):
             if number == BAD_ROW:
-                self._fail([sequence], "the logits are not finite numbers")
+                where = f"row {step.logit_row(place)} of {len(step.batch.logit_rows)}"
+                self._fail([sequence], f"TokenSession.step gave logits that are not finite numbers in {where}")
             elif number == NOTHING_LEFT and sequence.handle in self._tasks and not self._aside.take(sequence):
                 self._fail_task(sequence.handle, why_stuck(sequence))
 

@@ -86,6 +86,12 @@ class Step:
         counts = [1 + len(draft) for draft in self.drafts]
         return np.repeat(np.arange(len(self.sampled)), counts + [1] * (len(self.sampled) - len(counts)))
 
+    def logit_row(self, place: int) -> int:
+        """The row of the session's logits from which one of `sampled` gets its first token."""
+        owners = self.owners
+        pick = place if owners is None else int(np.searchsorted(owners, place))
+        return int(np.searchsorted(self.batch.logit_rows, self.picks[pick]))
+
     @property
     def rows(self) -> Ids | None:
         """The rows of the sequences that the tokens are chosen for; None where those are the first, one for each."""

@@ -19,7 +19,7 @@ from inferd.core.ids import Tenant
 from inferd.core.sampling_defaults import ENGINE_DEFAULTS
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
-from inferd.engine.cause import last_line
+from inferd.engine.cause import last_line, placed_line
 from inferd.engine.loop import Loop
 from inferd.engine.submission import Share
 from inferd.errors import ModelLoadError, is_failure
@@ -102,10 +102,11 @@ class Worker:
                 model.session.close()
 
     def _load(self, load: load_pb2.Load) -> LoadedModel | None:
+        backend: Backend | None = None
         try:
             request, limits = read_load(load)
             self._activity.begin(Doing.IMPORT)
-            backend: Backend = import_loader(load.loader)()
+            backend = import_loader(load.loader)()
             self._activity.begin(Doing.MEASURE)
             need = check_need(backend.measure(request))
             self._activity.begin(Doing.WAITING)
@@ -122,7 +123,7 @@ class Worker:
             _log.exception("loading %s failed", load.path)
             self._link.send(
                 wire.WorkerFrame(
-                    load_failed=load_pb2.LoadFailed(failure=failure(_load_error(error, self._activity.doing)))
+                    load_failed=load_pb2.LoadFailed(failure=failure(_load_error(error, self._activity.doing, backend)))
                 )
             )
             return None
@@ -223,13 +224,14 @@ def _die(args: threading.ExceptHookArgs) -> None:
         os._exit(1)
 
 
-def _load_error(error: BaseException, doing: Doing) -> ModelLoadError:
+def _load_error(error: BaseException, doing: Doing, backend: Backend | None) -> ModelLoadError:
     if isinstance(error, ModelLoadError):
         return error
     if isinstance(error, LoadError):
         others = {"unsupported": "true"} if isinstance(error, UnsupportedModelError) else {}
         return ModelLoadError(str(error), metadata={"cause": str(error), **others})
-    cause = last_line(error)
+    foreign = doing in (Doing.IMPORT, Doing.MEASURE, Doing.LOAD)
+    cause = placed_line(error, backend) if foreign else last_line(error)
     return ModelLoadError(f"{_FAILED[doing]} failed: {cause}", metadata={"cause": cause})
 
 
