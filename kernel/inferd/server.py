@@ -245,13 +245,13 @@ def _driver(settings: Settings) -> Driver:
 
 
 def _meter(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> DeviceMeter:
-    broker = driver.machine.broker
+    devices = driver.views.devices
     return DeviceMeter(
         reports,
         settings.devices,
         pids=driver.supervisor.pids,
-        leased_bytes=lambda name: broker.devices[name].lease_bytes - broker.devices[name].drawn_bytes,
-        instance_bytes=lambda name: broker.devices[name].instance_bytes + broker.devices[name].drawn_bytes,
+        leased_bytes=lambda name: devices[name].lease_bytes - devices[name].drawn_bytes,
+        instance_bytes=lambda name: devices[name].instance_bytes + devices[name].drawn_bytes,
         tell=driver.measure_foreign,
     )
 
@@ -283,7 +283,7 @@ def _plugins(settings: Settings, driver: Driver) -> Plugins:
     """The plugins, whose devices the core hears of when they are found first."""
 
     def tell(reports: tuple[BackendReport, ...]) -> None:
-        known = driver.machine.broker.devices
+        known = driver.views.devices
         found = find_devices(reports, settings.devices)
         driver.find_devices(tuple(device for device in found if device.device_id not in known))
 

@@ -37,3 +37,10 @@ def test_import_is_light(module: str, unwanted: tuple[str, ...]) -> None:
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert not result.stdout.strip(), f"importing {module} loads {result.stdout}"
+
+
+def test_services_read_through_views() -> None:
+    """Services and the command line see the core through its views: none of them reads a book of the machine."""
+    folders = ("kernel/inferd/services", "kernel/inferd/cli")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if ".machine." in path.read_text()]
+    assert not found

@@ -7,7 +7,7 @@ import pytest
 from connection import Connection, reason_of
 
 from inferd.errors import InvalidFieldError
-from inferd.services.calls import DEFAULT_PAGE, LARGEST_PAGE, page_of
+from inferd.services.pages import DEFAULT_PAGE, LARGEST_PAGE, page_of
 from inferd_api.v1.host_service_pb2 import ListBackendsRequest
 from inferd_api.v1.lease_service_pb2 import ListLeasesRequest
 from inferd_api.v1.model_service_pb2 import ListModelsRequest
@@ -66,4 +66,18 @@ async def test_every_list(connection: Connection) -> None:
         assert not (await method(request(page_size=MOST))).next_page_token
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await method(request(page_token=GARBAGE[2]))
+        assert reason_of(caught.value)[0] == "INVALID_FIELD"
+
+
+async def test_a_token_of_another_list(connection: Connection) -> None:
+    """A list of numbered things refuses a token whose key is a name, as it refuses one that was never given."""
+    for name in ("one", "two"):
+        await connection.create(name)
+    token = (await connection.models.ListModels(ListModelsRequest(page_size=1))).next_page_token
+    for method, request in (
+        (connection.leases.ListLeases, ListLeasesRequest),
+        (connection.tasks.ListTasks, ListTasksRequest),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(request(page_token=token))
         assert reason_of(caught.value)[0] == "INVALID_FIELD"

@@ -166,7 +166,7 @@ async def test_a_broken_model_is_not_tried_for_each_question(tmp_path: Path) -> 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await connection.models.Detokenize(DetokenizeRequest(model="fake", token_ids=[97]))
         assert b"google.rpc.RetryInfo" in str(caught.value.trailing_metadata()).encode()
-        assert kernel.driver.machine.model(ModelName("fake")).instance_count == 1
+        assert kernel.driver.machine.views.model(ModelName("fake")).instance_count == 1
         await connection.channel.close()
 
 

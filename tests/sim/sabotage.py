@@ -29,6 +29,7 @@ from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import TASK_TABLE, Outcome, Task, TaskState
 from inferd.core.tasks import Tasks
+from inferd.core.views import Views
 from inferd.errors import InferdError
 
 Patch = pytest.MonkeyPatch
@@ -191,12 +192,12 @@ def same_token(patch: Patch) -> None:
 
 
 def hide_evictions(patch: Patch) -> None:
-    plan = KernelMachine.plan
+    plan = Views.plan
 
-    def blind(self: KernelMachine, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
+    def blind(self: Views, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
         return replace(plan(self, device_id, need), evicted=())
 
-    patch.setattr(KernelMachine, "plan", blind)
+    patch.setattr(Views, "plan", blind)
 
 
 class UnknownError(InferdError):

@@ -102,7 +102,7 @@ class Simulation:
         if not isinstance(event, events.InstanceNeeds) or not self._is_first(event):
             return self.machine.handle(event, self.now)
         place = self.mirror.tasks.places[event.instance_id]
-        plan = self.machine.plan(place.device_id, event.need)
+        plan = self.machine.views.plan(place.device_id, event.need)
         done = self.machine.handle(event, self.now)
         self.mirror.check_plan(plan, place, done)
         self.seen["plan with evictions"] += plan.fits and bool(plan.evicted)

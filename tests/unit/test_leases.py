@@ -63,7 +63,7 @@ class Bench:
     def lease(self, name: str, *claims: Any, now: float = 0.0, **changes: Any) -> Any:
         spec = LeaseSpec(lease_id=LeaseId(name), tenant=TENANT, claims=claims, **({"ttl_s": 10.0} | changes))
         self.machine.handle(events.CreateLease(spec), now)
-        return self.machine.lease(LeaseId(name), TENANT)
+        return self.machine.views.lease(LeaseId(name), TENANT)
 
     def submit(self, name: str, model: str, *, now: float = 0.0, **changes: Any) -> tuple[commands.Command, ...]:
         fields: dict[str, Any] = {
@@ -204,7 +204,7 @@ def test_a_load_reserves_before_it_begins_and_is_refused_with_the_figures(bench:
     bench.machine.handle(events.LoadModel(ModelName("m")), 0.0)
     needs = events.InstanceNeeds(InstanceId("m-1"), MemoryNeed(weights_bytes=200, kv_bytes=100))
     assert not asked(bench.machine.handle(needs, 0.0), commands.ProceedLoad)
-    error = bench.machine.model(ModelName("m")).error
+    error = bench.machine.views.model(ModelName("m")).error
     assert isinstance(error, NoMemoryError)
     assert (error.metadata["needed_bytes"], error.metadata["free_bytes"]) == ("300", "200")
     assert "lease l" in error.message
@@ -216,7 +216,7 @@ def test_a_load_that_tasks_wait_for_waits_for_its_memory(bench: Bench) -> None:
     bench.model("m")
     bench.submit("t", "m")
     bench.machine.handle(events.InstanceNeeds(InstanceId("m-1"), MemoryNeed(weights_bytes=300)), 0.0)
-    assert bench.machine.model(ModelName("m")).state is ModelState.LOADING
+    assert bench.machine.views.model(ModelName("m")).state is ModelState.LOADING
     assert asked(bench.tick(10.0), commands.ProceedLoad) == [commands.ProceedLoad(InstanceId("m-1"))]
 
 
@@ -224,7 +224,7 @@ def test_the_plan_of_a_load_is_what_the_load_then_does(bench: Bench) -> None:
     """Fits, evicts and does not fit: the plan names the same instances and holders as the load meets."""
     first, second = bench.load("first"), bench.load("second")
     need = MemoryNeed(weights_bytes=600)
-    plan = bench.machine.plan(CPU, need)
+    plan = bench.machine.views.plan(CPU, need)
     assert (plan.fits, plan.evicted) == (True, (first,))
     bench.model("m", need=600)
     bench.machine.handle(events.LoadModel(ModelName("m")), 0.0)
@@ -232,7 +232,7 @@ def test_the_plan_of_a_load_is_what_the_load_then_does(bench: Bench) -> None:
     assert [c.instance_id for c in asked(asked_for, commands.StopWorker)] == [first]
     bench.submit("t", "second")
     bench.lease("l", memory(100), wait=True)
-    plan = bench.machine.plan(CPU, MemoryNeed(weights_bytes=900))
+    plan = bench.machine.views.plan(CPU, MemoryNeed(weights_bytes=900))
     assert (plan.fits, plan.busy) == (False, (second,))
 
 
@@ -336,7 +336,7 @@ def test_a_lease_of_another_tenant_is_not_known(bench: Bench) -> None:
     bench.load("m")
     other = Tenant("b")
     for call in (
-        lambda: bench.machine.lease(LeaseId("l"), other),
+        lambda: bench.machine.views.lease(LeaseId("l"), other),
         lambda: bench.machine.handle(events.KeepAlive(LeaseId("l"), other), 0.0),
         lambda: bench.machine.handle(events.ReleaseLease(LeaseId("l"), other), 0.0),
         lambda: bench.submit("t", "m", tenant=other, lease_id=LeaseId("l")),

@@ -196,7 +196,7 @@ def test_a_model_in_use_is_unloaded_only_with_force(machine: KernelMachine) -> N
     with pytest.raises(ModelBusyError):
         machine.handle(events.LoadModel(MODEL), 0.0)
     machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1)
-    assert machine.model(MODEL).state is ModelState.UNLOADED
+    assert machine.views.model(MODEL).state is ModelState.UNLOADED
 
 
 def test_a_task_that_arrives_while_its_model_unloads_loads_it_again(machine: KernelMachine) -> None:
@@ -206,7 +206,7 @@ def test_a_task_that_arrives_while_its_model_unloads_loads_it_again(machine: Ker
     machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
     assert "StartWorker" in kinds(machine.handle(events.SubmitTask(task_spec("t1")), 0.0))
     needs = events.InstanceNeeds(InstanceId("smollm2-2"), MemoryNeed(weights_bytes=950))
-    assert kinds(machine.handle(needs, 0.0)) == ["TellModel"]
+    assert kinds(machine.handle(needs, 0.0)) == ["TellModel", "TellLine"]
     assert "ProceedLoad" in kinds(machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1))
 
 
@@ -265,13 +265,13 @@ def test_a_worker_that_could_not_load_is_stopped_and_holds_up_nothing(machine: K
     machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
     machine.handle(events.WorkerExited(InstanceId("smollm2-2"), WorkerDiedError("asked for")), 0.1)
     machine.handle(events.WorkerExited(FIRST, WorkerDiedError("at last")), 0.2)
-    assert machine.model(MODEL).state is ModelState.UNLOADED
+    assert machine.views.model(MODEL).state is ModelState.UNLOADED
 
 
 def test_the_same_model_again_changes_nothing_and_another_is_refused(machine: KernelMachine) -> None:
     """Creating a model is idempotent; the same name with other contents is MODEL_EXISTS."""
     machine.handle(events.CreateModel(model_spec()), 1.0)
-    assert machine.model(MODEL).created == 0.0
+    assert machine.views.model(MODEL).created == 0.0
     with pytest.raises(ModelExistsError):
         machine.handle(events.CreateModel(model_spec(source="/other.gguf")), 1.0)
 
@@ -290,19 +290,34 @@ def test_shutdown_ends_every_task_and_worker_and_accepts_nothing_more(machine: K
         machine.handle(events.SubmitTask(task_spec("t3")), 1.0)
 
 
+def test_an_unload_tells_those_who_asked(machine: KernelMachine) -> None:
+    """Whoever waits for a model that is to be brought up after its backoff is told when it is unloaded instead."""
+    machine.handle(events.AskModel(MODEL), 0.0)
+    bring_up(machine)
+    machine.handle(events.WorkerExited(FIRST, WorkerDiedError("gone")), 1.0)
+    second = InstanceId(f"{MODEL}-2")
+    machine.handle(events.AskModel(MODEL), 1.0)
+    bring_up(machine, second, now=1.0)
+    machine.handle(events.WorkerExited(second, WorkerDiedError("gone")), 1.1)
+    assert "StartWorker" not in kinds(machine.handle(events.AskModel(MODEL), 1.2))
+    assert machine.views.model(MODEL).asked
+    assert commands.TellModel(MODEL) in machine.handle(events.UnloadModel(MODEL, force=False), 1.3)
+    assert not machine.views.model(MODEL).asked
+
+
 def test_a_question_waits_out_the_backoff_as_a_task_does(machine: KernelMachine) -> None:
     """After a load that failed a question is refused like a task; after a worker's death it waits for the next one."""
     assert "StartWorker" in kinds(machine.handle(events.AskModel(MODEL), 0.0))
     machine.handle(events.InstanceRefused(FIRST, ModelLoadError("truncated")), 0.0)
     machine.handle(events.WorkerExited(FIRST, WorkerDiedError("gone")), 0.1)
-    assert not machine.model(MODEL).asked
+    assert not machine.views.model(MODEL).asked
     with pytest.raises(ModelLoadError, match="truncated") as caught:
         machine.handle(events.AskModel(MODEL), 0.4)
     assert caught.value.retry_after_s == pytest.approx(0.6)
     second = InstanceId(f"{MODEL}-2")
     assert "StartWorker" in kinds(machine.handle(events.AskModel(MODEL), 1.0))
     bring_up(machine, second, now=1.0)
-    assert not machine.model(MODEL).asked
+    assert not machine.views.model(MODEL).asked
     machine.handle(events.WorkerExited(second, WorkerDiedError("gone")), 2.0)
     assert "StartWorker" not in kinds(machine.handle(events.AskModel(MODEL), 2.1))
     due = machine.next_alarm()

@@ -63,7 +63,7 @@ def test_alarms_of_a_deleted_model_ring_for_nobody(machine: KernelMachine) -> No
         submit(machine, "t-4", 3.0)
     machine.handle(events.Tick(), 1000.0)
     machine.handle(events.CreateModel(SPEC), 1000.0)
-    assert machine.model(MODEL).failures == 0
+    assert machine.views.model(MODEL).failures == 0
     submit(machine, "t-5", 1000.0)
 
 

@@ -25,7 +25,7 @@ def serve(output: Output, settings: Settings) -> None:
 
 def announce(output: Output, kernel: Kernel) -> None:
     """Tell that the kernel serves."""
-    models = sorted(kernel.driver.machine.fleet.models)
+    models = kernel.driver.views.model_names()
     if output.json:
         backends = [{"name": report.name, "state": report.state.name, "why": report.why} for report in kernel.reports]
         facts = {"version": __version__, "pid": os.getpid(), "addresses": list(kernel.addresses)}

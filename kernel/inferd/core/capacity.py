@@ -149,8 +149,7 @@ class Capacity:
         for lease_id in instance.holds:
             model.leases[lease_id] = None
         instance.holds.clear()
-        if instance.lease_id and (lease := self._leases.known.get(instance.lease_id)) is not None:
-            lease.instances.pop(instance.instance_id, None)
+        self._leases.end_instance(instance.lease_id, instance.instance_id)
         self.serve(lines, now)
 
     def serve(self, lines: Iterable[str], now: float) -> None:
@@ -209,7 +208,7 @@ class Capacity:
         if not lack.words:
             self._grant(lease, lack, now)
             return True
-        lease.waits_for = lack.words
+        self._leases.lack(lease, lack.words)
         if not lack.blocked:
             for instance_id in lack.evict:
                 self._fleet.stop(self._fleet.instances[instance_id])

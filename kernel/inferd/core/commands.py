@@ -92,6 +92,13 @@ class TellLease:
 
 
 @dataclass(frozen=True, slots=True)
+class TellLine:
+    """Tell the watchers of those who wait in a line that somebody came into it or left it."""
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetLease:
     """Drop all that is held of an ended lease."""
 
@@ -152,5 +159,6 @@ Command = (
     | ForgetTask
     | TellModel
     | TellLease
+    | TellLine
     | ForgetLease
 )

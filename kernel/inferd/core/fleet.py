@@ -1,11 +1,13 @@
 """Models and their instances: which worker is started, stopped or given up. The part of the machine without tasks."""
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from inferd.core.alarms import Alarms
 from inferd.core.broker import Broker
 from inferd.core.commands import Command, StartWorker, StopWorker, TellModel
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName
+from inferd.core.index import Page, first
 from inferd.core.lifecycle import advance
 from inferd.core.model import (
     INSTANCE_TABLE,
@@ -20,6 +22,7 @@ from inferd.core.model import (
     ModelState,
 )
 from inferd.core.resources import MemoryNeed
+from inferd.core.roll import Roll
 from inferd.errors import InferdError, LimitExceededError, ModelBusyError, ModelExistsError
 
 CHANGE_TO = {  # how a model comes from one state to another
@@ -55,6 +58,7 @@ class Fleet:
         self.models: dict[ModelName, Model] = {}
         self.instances: dict[InstanceId, Instance] = {}
         self.retries: Alarms[ModelName] = Alarms()
+        self._by_name: Roll[str, Model] = Roll(attrgetter("spec.name"))
         self._backoff = backoff
         self._models_limit = models_limit
         self._broker = broker
@@ -86,6 +90,7 @@ class Fleet:
             )
         if known is None:
             self.models[spec.name] = Model(spec=spec, created=now)
+            self._by_name.add(self.models[spec.name])
         elif known.spec.file_version != spec.file_version:
             self._renew(known, spec)
 
@@ -105,9 +110,13 @@ class Fleet:
 
     def forget(self, name: ModelName) -> None:
         """Know a model no longer; it has no instances."""
-        del self.models[name]
+        self._by_name.remove(self.models.pop(name))
         self.retries.cancel(name)
         self._out.append(TellModel(name))
+
+    def page(self, *, after: str | None, size: int) -> Page[Model]:
+        """Models by name, behind the name `after`; so many at most."""
+        return first(self._by_name.above(after), size)
 
     def load(self, model: Model, now: float) -> None:
         """Start a worker now, whatever the backoff; nothing to do when one is up or coming.
@@ -190,7 +199,9 @@ class Fleet:
 
     def unload(self, model: Model) -> None:
         """Stop every instance; nothing to do when there is none."""
-        model.asked = False
+        if model.asked:  # who asked waits for that to change
+            model.asked = False
+            self._tell(model)
         for instance in tuple(model.instances.values()):
             self.stop(instance)
 

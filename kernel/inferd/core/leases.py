@@ -1,11 +1,13 @@
 """The register of leases: who holds what, until when, and what became of the ended ones."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from inferd.core.alarms import Alarms
-from inferd.core.commands import Command, ForgetLease, TellLease
-from inferd.core.ids import LeaseId, Tenant
+from inferd.core.commands import Command, ForgetLease, TellLease, TellLine
+from inferd.core.ids import InstanceId, LeaseId, Tenant
+from inferd.core.index import Index, Page
 from inferd.core.lease import LEASE_TABLE, Lease, LeaseChange, LeaseSpec, LeaseState
 from inferd.core.lifecycle import advance, terminal
 from inferd.core.priority import Priority
@@ -51,6 +53,7 @@ class Leases:
         self.waiters: Waiters[str] = Waiters()
         self._limits = limits
         self._out = out
+        self._index: Index[Lease] = Index()
         self._created = 0
         self._granted = 0
         self._living = 0
@@ -60,6 +63,7 @@ class Leases:
         self._expiries: Alarms[LeaseId] = Alarms()
         self._waits: Alarms[LeaseId] = Alarms()
         self._ended: OrderedDict[LeaseId, None] = OrderedDict()
+        self._touched: dict[LeaseId, None] = {}  # their watchers are to hear of it with the end of the event
 
     @property
     def living(self) -> int:
@@ -112,6 +116,10 @@ class Leases:
             )
         return lease
 
+    def page(self, tenant: Tenant, states: Collection[LeaseState], *, after: int | None, size: int) -> Page[Lease]:
+        """The tenant's leases in one of these states, none for all, oldest first, behind the one of number `after`."""
+        return self._index.page(tenant, states, after=after, size=size, newest_first=False)
+
     def position(self, lease_id: LeaseId) -> int:
         """How many stand before a waiting lease; 0 when it does not wait."""
         return self.waiters.position(lease_id)
@@ -146,9 +154,10 @@ class Leases:
     def add(self, spec: LeaseSpec, ttl_s: float, now: float) -> Lease:
         """Take a lease into the register, PENDING; its TTL runs from now on, so that nobody waits for the dead."""
         self._created += 1
-        self._living += 1
         lease = Lease(spec=spec, number=self._created, ttl_s=ttl_s, expires=now + ttl_s, created=now)
         self.known[spec.lease_id] = lease
+        self._living += 1
+        self._index.add(lease)
         if spec.request_id:
             self._requests[spec.tenant, spec.request_id] = spec.lease_id
         self._expiries.set(spec.lease_id, lease.expires)
@@ -163,6 +172,32 @@ class Leases:
             self._waits.set(spec.lease_id, lease.created + spec.wait_s)
         self._out.append(TellLease(spec.lease_id))
 
+    def lack(self, lease: Lease, words: str) -> None:
+        """What a waiting lease waits for, as things stand."""
+        if lease.waits_for != words:
+            lease.waits_for = words
+            self._touched[lease.spec.lease_id] = None
+
+    def begin_instance(self, lease: Lease, instance_id: InstanceId) -> None:
+        """An instance was started under a lease, to end with it."""
+        lease.instances[instance_id] = None
+        self._touched[lease.spec.lease_id] = None
+
+    def end_instance(self, lease_id: LeaseId, instance_id: InstanceId) -> None:
+        """An instance under a lease is gone; the lease may be known no longer."""
+        if (lease := self.known.get(lease_id)) is not None and instance_id in lease.instances:
+            del lease.instances[instance_id]
+            self._touched[lease_id] = None
+
+    def tell(self) -> None:
+        """Tell of what has changed with this event of leases that hold or wait, besides their states, and of lines."""
+        for lease_id in self._touched:
+            if (lease := self.known.get(lease_id)) is not None and not terminal(LEASE_TABLE, lease.state):
+                self._out.append(TellLease(lease_id))
+        self._out += map(TellLine, self.waiters.moved)
+        self._touched.clear()
+        self.waiters.moved.clear()
+
     def rank(self, priority: Priority, created: float) -> float:
         """Where a waiter stands: its arrival, earlier by `aging_s` for each class."""
         return created - priority * self._limits.aging_s
@@ -170,8 +205,7 @@ class Leases:
     def grant(self, lease: Lease, now: float) -> None:
         """A lease holds: its TTL begins anew."""
         self._granted += 1
-        self._active += 1
-        lease.state = advance(LEASE_TABLE, lease.state, LeaseChange.GRANT)
+        self._move(lease, LeaseChange.GRANT)
         lease.fencing_token, lease.granted, lease.waits_for = self._granted, now, ""
         self._waits.cancel(lease.spec.lease_id)
         self._extend(lease, now)
@@ -195,11 +229,9 @@ class Leases:
         """A lease ends."""
         lease_id = lease.spec.lease_id
         if lease.state is LeaseState.ACTIVE:
-            self._active -= 1
             held_s = now - (lease.granted or now)
             self._held_s = held_s if self._held_s is None else self._held_s + LEARNING * (held_s - self._held_s)
-        self._living -= 1
-        lease.state = advance(LEASE_TABLE, lease.state, change)
+        self._move(lease, change)
         lease.ended, lease.error, lease.waits_for = now, error, ""
         self._expiries.cancel(lease_id)
         self._waits.cancel(lease_id)
@@ -222,6 +254,13 @@ class Leases:
         lease_id = self._waits.pop_due(now)
         return None if lease_id is None else self.known[lease_id]
 
+    def _move(self, lease: Lease, change: LeaseChange) -> None:
+        """The one place where a lease comes from one state to another, with what is kept of leases by state."""
+        before, lease.state = lease.state, advance(LEASE_TABLE, lease.state, change)
+        self._index.move(lease, before)
+        self._active += (lease.state is LeaseState.ACTIVE) - (before is LeaseState.ACTIVE)
+        self._living -= terminal(LEASE_TABLE, lease.state)
+
     def _extend(self, lease: Lease, now: float) -> None:
         lease.expires = now + lease.ttl_s
         self._expiries.set(lease.spec.lease_id, lease.expires)
@@ -235,8 +274,9 @@ class Leases:
 
     def _forget(self) -> None:
         lease_id, _ = self._ended.popitem(last=False)
-        spec = self.known.pop(lease_id).spec
-        self._requests.pop((spec.tenant, spec.request_id), None)
+        lease = self.known.pop(lease_id)
+        self._index.remove(lease)
+        self._requests.pop((lease.spec.tenant, lease.spec.request_id), None)
         self._out.append(ForgetLease(lease_id))
 
 

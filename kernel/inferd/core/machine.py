@@ -3,7 +3,6 @@
 It routes. Tasks are in `tasks`, models and instances in `fleet`, leases in `leases`, who gets memory in `capacity`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -13,18 +12,16 @@ from inferd.core.capacity import Capacity
 from inferd.core.elastic import Elastic, ElasticTimes
 from inferd.core.fleet import Backoff, Fleet
 from inferd.core.growth import Growth, GrowthLimits
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import DeviceId, InstanceId, ModelName
 from inferd.core.lease import Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import LeaseLimits, Leases
 from inferd.core.lifecycle import terminal
 from inferd.core.line import TaskLimits
 from inferd.core.model import Instance, InstanceState, Model, ModelState
-from inferd.core.plan import LoadPlan
-from inferd.core.priority import Priority
-from inferd.core.resources import MemoryNeed
-from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskSpec, TaskState, cancelled
+from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, TaskSpec, TaskState, cancelled
 from inferd.core.tasks import Tasks
 from inferd.core.unloading import Unloading
+from inferd.core.views import Views
 from inferd.errors import (
     InferdError,
     InvalidFieldError,
@@ -54,6 +51,7 @@ class KernelMachine:
         fleet: Models and their instances.
         leases: Leases.
         broker: Devices and who holds them.
+        views: What may be read of all that.
     """
 
     def __init__(self, limits: CoreLimits) -> None:
@@ -67,6 +65,7 @@ class KernelMachine:
         self._elastic = Elastic(limits.elastic, self.fleet, self.broker)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
         self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
+        self.views = Views(self.tasks, self.fleet, self.leases, self.broker)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._closed = False
         self._now = 0.0
@@ -75,42 +74,6 @@ class KernelMachine:
     def closed(self) -> bool:
         """Whether the kernel is shutting down."""
         return self._closed
-
-    def task(self, task_id: TaskId, tenant: Tenant) -> Task:
-        """The tenant's task of this id.
-
-        Raises:
-            TaskNotFoundError: There is none, or it is another tenant's.
-        """
-        return self.tasks.get(task_id, tenant)
-
-    def model(self, name: ModelName) -> Model:
-        """The model of this name.
-
-        Raises:
-            ModelNotFoundError: There is none; the nearest known name is suggested.
-        """
-        return admission.find_model(self.fleet.models, name)
-
-    def lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
-        """The tenant's lease of this id.
-
-        Raises:
-            LeaseNotFoundError: There is none, or it is another tenant's.
-        """
-        return self.leases.get(lease_id, tenant)
-
-    def loads(self) -> Mapping[tuple[Tenant, Priority], tuple[int, int]]:
-        """Waiting and running tasks by tenant and class."""
-        return self.tasks.census.loads
-
-    def plan(self, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
-        """What loading something that needs so much would take, as things stand; decided as a load decides it.
-
-        Raises:
-            InvalidFieldError: There is no such device.
-        """
-        return self.broker.plan(device_id, need)
 
     def check_open(self) -> None:
         """Refuse what comes after `Shutdown`.
@@ -139,6 +102,7 @@ class KernelMachine:
         self._give_what_is_free()
         self._take(event)
         self._give_what_is_free()
+        self.leases.tell()
         done = tuple(self._commands)
         self._commands.clear()
         return done
@@ -158,14 +122,14 @@ class KernelMachine:
             case events.CancelTask():
                 self._cancel(event)
             case events.SuspendTask():
-                task = self.task(event.task_id, event.tenant)
+                task = self.views.task(event.task_id, event.tenant)
                 self.tasks.suspend(task, self._now)
             case events.ResumeTask():
-                task = self.task(event.task_id, event.tenant)
+                task = self.views.task(event.task_id, event.tenant)
                 self.tasks.resume(task, self._now)
                 self._settle(self.fleet.models[task.spec.model])
             case events.DetachTask():
-                self.tasks.detach(self.task(event.task_id, event.tenant), self._now)
+                self.tasks.detach(self.views.task(event.task_id, event.tenant), self._now)
             case events.CreateLease():
                 self._create_lease(event.spec)
             case events.KeepAlive():
@@ -241,7 +205,7 @@ class KernelMachine:
 
     def _submit(self, spec: TaskSpec) -> None:
         self.check_open()
-        model = self.model(spec.model)
+        model = self.views.model(spec.model)
         if spec.lease_id:
             self._check_covered(spec, model)
         elif not model.shared:
@@ -260,7 +224,7 @@ class KernelMachine:
             )
 
     def _cancel(self, event: events.CancelTask) -> None:
-        task = self.task(event.task_id, event.tenant)
+        task = self.views.task(event.task_id, event.tenant)
         if not terminal(TASK_TABLE, task.state):
             self.tasks.finish(task, cancelled("the client cancelled the task"), self._now)
             self._freed[task.spec.model] = None
@@ -288,7 +252,7 @@ class KernelMachine:
 
     def _load(self, event: events.LoadModel) -> None:
         self.check_open()
-        model = self.model(event.name)
+        model = self.views.model(event.name)
         if not event.lease_id:
             self.fleet.load(model, self._now)
             return
@@ -300,11 +264,11 @@ class KernelMachine:
             )
         if not any(i.lease_id == event.lease_id and i.living for i in model.instances.values()):
             instance = self.fleet.start(model, self._now, event.lease_id)
-            lease.instances[instance.instance_id] = None
+            self.leases.begin_instance(lease, instance.instance_id)
 
     def _ask(self, event: events.AskModel) -> None:
         self.check_open()
-        model = self.model(event.name)
+        model = self.views.model(event.name)
         if any(instance.state is InstanceState.READY for instance in model.shared):
             return
         if not model.shared:
@@ -368,7 +332,7 @@ class KernelMachine:
         self._freed[instance.model] = None
 
     def _unload(self, event: events.UnloadModel) -> None:
-        model = self.model(event.name)
+        model = self.views.model(event.name)
         if event.instance_id is None:
             self._unloading.unload(model, self._now, force=event.force)
             return
@@ -378,7 +342,7 @@ class KernelMachine:
 
     def _delete(self, name: ModelName) -> None:
         self.check_open()
-        self._unloading.forget(self.model(name))
+        self._unloading.forget(self.views.model(name))
         self._elastic.forget(name)
 
     def _worker_exited(self, event: events.WorkerExited) -> None:
@@ -403,7 +367,7 @@ class KernelMachine:
             return
         if any(self.tasks.known[task_id].spec.model == instance.model for task_id in lease.tasks):
             fresh = self.fleet.start(model, self._now, instance.lease_id)
-            lease.instances[fresh.instance_id] = None
+            self.leases.begin_instance(lease, fresh.instance_id)
 
     def _end_running(self, instance: Instance, error: InferdError) -> None:
         """A worker is gone with all that it ran: they go on elsewhere, but for one that it died of."""

@@ -1,6 +1,6 @@
 """The queues of all models: where tasks wait, and how they leave them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from inferd.core.commands import Command, TellQueued
 from inferd.core.fleet import Fleet
@@ -19,7 +19,7 @@ class Queues:
         known: All tasks by id.
     """
 
-    def __init__(self, limits: TaskLimits, fleet: Fleet, known: dict[TaskId, Task], out: list[Command]) -> None:
+    def __init__(self, limits: TaskLimits, fleet: Fleet, known: Mapping[TaskId, Task], out: list[Command]) -> None:
         self._limits = limits
         self._fleet = fleet
         self._known = known

@@ -1,59 +1,41 @@
-"""Tasks: the records of them, their states, and their end. The part of the machine that knows no worker's life."""
+"""Tasks: what becomes of them, from submission to end. The part of the machine that knows no worker's life."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from inferd.core import admission, commands
 from inferd.core.alarms import Alarms
-from inferd.core.archive import Archive
 from inferd.core.bounds import TaskBounds
-from inferd.core.census import Census, Holding
 from inferd.core.dispatch import Dispatcher
 from inferd.core.elastic import Elastic
 from inferd.core.fleet import Fleet
 from inferd.core.ids import ModelName, TaskId, Tenant
+from inferd.core.index import Page
 from inferd.core.leases import Leases
-from inferd.core.lifecycle import advance, terminal
+from inferd.core.lifecycle import terminal
 from inferd.core.line import TaskLimits
 from inferd.core.model import Instance
 from inferd.core.poison import Poisons
 from inferd.core.queues import Queues
 from inferd.core.size import size_bytes
-from inferd.core.task import (
-    TASK_TABLE,
-    Outcome,
-    Sampling,
-    SuspendReason,
-    Task,
-    TaskChange,
-    TaskSpec,
-    TaskState,
-    TextInput,
-)
-from inferd.errors import InferdError, PoisonError, TaskExpiredError, TaskNotFoundError, TaskStateError
-
-CHANGE_OF = {
-    TaskState.SUCCEEDED: TaskChange.SUCCEED,
-    TaskState.FAILED: TaskChange.FAIL,
-    TaskState.CANCELLED: TaskChange.CANCEL,
-    TaskState.EXPIRED: TaskChange.EXPIRE,
-}
-NO_INPUT, NO_SAMPLING = TextInput(""), Sampling()
+from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState
+from inferd.core.task_register import TaskRegister
+from inferd.errors import InferdError, PoisonError, TaskExpiredError, TaskStateError
 
 
 class Tasks:
     """Waiting, running, suspended and retained tasks. One writer: the kernel machine.
 
     Attributes:
-        known: All of them by id, in the order of their creation.
-        census: How many wait and run.
+        known: All of them by id, in the order of their creation; to be read.
+        census: How many wait and run; to be read.
     """
 
     def __init__(
         self, limits: TaskLimits, fleet: Fleet, leases: Leases, elastic: Elastic, out: list[commands.Command]
     ) -> None:
-        self.known: dict[TaskId, Task] = {}
-        self.census = Census()
+        self._register = TaskRegister(retained_tasks=limits.retained_tasks, retention_s=limits.retention_s, out=out)
+        self.known: Mapping[TaskId, Task] = self._register.known
+        self.census = self._register.census
         self._limits = limits
         self._bounds = TaskBounds(limits, self.census)
         self._fleet = fleet
@@ -64,10 +46,6 @@ class Tasks:
         self._dispatcher = Dispatcher(
             limits, self.known, queues=self._queues, fleet=fleet, elastic=elastic, census=self.census, owner=self
         )
-        self._accepted = 0
-        self._archive = Archive(
-            self.known, retained_tasks=limits.retained_tasks, retention_s=limits.retention_s, out=out
-        )
         self._expiries: Alarms[TaskId] = Alarms()
         self._poisons = Poisons(limits.poison_s)
 
@@ -77,10 +55,11 @@ class Tasks:
         Raises:
             TaskNotFoundError: There is none, or it is another tenant's.
         """
-        task = self.known.get(task_id)
-        if task is None or task.spec.tenant != tenant:
-            raise TaskNotFoundError(f"no task {task_id!r}; it never was, or its retention ended", field="task_id")
-        return task
+        return self._register.get(task_id, tenant)
+
+    def page(self, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
+        """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
+        return self._register.page(tenant, states, after=after, size=size)
 
     def known_request(self, spec: TaskSpec) -> Task | None:
         """The task that an earlier call with the same `request_id` made, or None.
@@ -88,7 +67,7 @@ class Tasks:
         Raises:
             RequestConflictError: That call had other contents.
         """
-        return self._archive.find(spec)
+        return self._register.find(spec)
 
     def waiting(self, name: ModelName) -> Iterator[TaskId]:
         """The tasks that wait for a model."""
@@ -101,7 +80,7 @@ class Tasks:
 
     def next_alarm(self) -> float | None:
         """When something is due."""
-        times = (self._expiries.next(), self._dispatcher.next_alarm(), self._archive.next_alarm())
+        times = (self._expiries.next(), self._dispatcher.next_alarm(), self._register.next_alarm())
         return min((t for t in times if t is not None), default=None)
 
     def expire(self, now: float) -> tuple[ModelName, ...]:
@@ -117,7 +96,7 @@ class Tasks:
             freed[task.spec.model] = None
         while (name := self._dispatcher.pop_due(now)) is not None:
             freed[name] = None
-        self._archive.forget(now)
+        self._register.forget(now)
         return tuple(freed)
 
     def add_model(self, name: ModelName) -> None:
@@ -147,16 +126,11 @@ class Tasks:
         line.headroom.see(spec.tenant, now)
         if spec.deadline is not None and spec.deadline <= now:
             raise TaskExpiredError("the deadline had passed before the task arrived")
-        self._accepted += 1
-        task = self.known[spec.task_id] = Task(
-            spec=spec, number=self._accepted, created=now, input_bytes=input_bytes, expires=spec.deadline
-        )
+        task = self._register.add(spec, input_bytes, now)
         outputs = line.times.output_tokens(spec.tenant, spec.sampling.max_tokens)
         task.expected_tokens = admission.prompt_tokens(spec.input) + outputs * spec.sampling.n
-        self._archive.begin(spec)
         if spec.deadline is not None:
             self._expiries.set(spec.task_id, spec.deadline)
-        self.census.take(task, Holding(queued=1, input_bytes=input_bytes))
         if spec.detached:
             self._detach(task, now)
         if spec.lease_id:
@@ -182,8 +156,7 @@ class Tasks:
 
     def _detach(self, task: Task, now: float) -> None:
         """Nobody may ever ask for a detached task again: it expires, if only by default."""
-        task.detached = True
-        self.census.take(task, Holding(detached=1))
+        self._register.detach(task)
         if task.expires is None:
             task.expires = now + self._limits.detached_s
             self._expiries.set(task.spec.task_id, task.expires)
@@ -195,7 +168,7 @@ class Tasks:
     def run(self, task: Task, instance: Instance, now: float) -> None:
         """Hand a task, taken from its queue, to an instance."""
         task_id, spec = task.spec.task_id, task.spec
-        self._move(task, TaskChange.DISPATCH)
+        self._register.move(task, TaskChange.DISPATCH)
         instance.running[task_id] = None
         if not spec.lease_id:
             instance.victims.add(task_id, spec.priority, protected=task.protected)
@@ -278,7 +251,7 @@ class Tasks:
         self._check_living(task)
         if task.state is not TaskState.SUSPENDED:
             return
-        self._move(task, TaskChange.RESUME)
+        self._register.move(task, TaskChange.RESUME)
         self._wait(task, now)
 
     def interrupt(self, task_ids: Iterable[TaskId], reason: SuspendReason, now: float, *, died: bool = False) -> None:
@@ -309,7 +282,7 @@ class Tasks:
         if task.state is TaskState.RUNNING:
             task.charged_tokens += task.expected_tokens
             task.expected_tokens = 0.0
-        self._move(task, change)
+        self._register.move(task, change)
         self._out.append(commands.TellSuspended(task.spec.task_id, reason))
         if change is not TaskChange.SUSPEND:
             self._queues.push(task, now, front=True)
@@ -328,23 +301,13 @@ class Tasks:
         self._withdraw(task, now, used=told or task.charged_tokens + task.expected_tokens, dropped=dropped)
         if spec.lease_id and (lease := self._leases.known.get(spec.lease_id)) is not None:
             lease.tasks.pop(task_id, None)
-        self._move(task, CHANGE_OF[outcome.state])
-        self.census.leave(task, Holding(detached=int(task.detached), input_bytes=task.input_bytes))
-        task.outcome, task.finished = outcome, now
-        task.spec, task.input_bytes = replace(spec, input=NO_INPUT, sampling=NO_SAMPLING, adapter="", embedding=None), 0
         self._expiries.cancel(task_id)
-        self._out.append(commands.TellFinished(task, outcome))
-        self._archive.end(task_id)
+        self._register.end(task, outcome, now)
 
     def finish_all(self, task_ids: Iterable[TaskId], outcome: Outcome, now: float, *, dropped: bool = True) -> None:
         """End several tasks in the same way."""
         for task_id in tuple(task_ids):
             self.finish(self.known[task_id], outcome, now, dropped=dropped)
-
-    def _move(self, task: Task, change: TaskChange) -> None:
-        """The one place where a task comes from one state to another, with what is counted of it."""
-        before, task.state = task.state, advance(TASK_TABLE, task.state, change)
-        self.census.move(task, before)
 
     def _withdraw(self, task: Task, now: float, *, used: float, dropped: bool) -> None:
         """Take a task out of wherever it waits or runs; it cost `used` tokens in all, if it runs."""

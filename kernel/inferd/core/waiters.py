@@ -16,9 +16,13 @@ class Waiters(Generic[K]):
     claim is not passed by small ones for ever, and those who need other things do not wait for it. Each rank is given
     once and never changes: it is the time of arrival less so much for each class, and whoever comes that much later
     goes behind, whatever its class. That bounds every wait by what stood before and what came within that time.
+
+    Attributes:
+        moved: Lines that somebody came into or left, until they are taken from here.
     """
 
     def __init__(self) -> None:
+        self.moved: dict[str, None] = {}
         self._lines: dict[str, list[tuple[float, int, K]]] = {}
         self._places: dict[K, tuple[tuple[str, ...], tuple[float, int, K]]] = {}
         self._since: dict[K, float] = {}
@@ -38,6 +42,7 @@ class Waiters(Generic[K]):
         self._places[key] = (lines, place)
         for line in lines:
             insort(self._lines.setdefault(line, []), place)
+            self.moved[line] = None
 
     def remove(self, key: K) -> tuple[str, ...]:
         """Take a waiter out of its lines, if it stands in any; these lines."""
@@ -47,9 +52,14 @@ class Waiters(Generic[K]):
             assert place is not None  # noqa: S101 - it stands in a line
             waiting = self._lines[line]
             del waiting[bisect_left(waiting, place)]
+            self.moved[line] = None
             if not waiting:
                 del self._lines[line]
         return lines
+
+    def lines_of(self, key: K) -> tuple[str, ...]:
+        """The lines that a waiter stands in; none when it does not wait."""
+        return self._places[key][0] if key in self._places else ()
 
     def first(self, line: str) -> K | None:
         """The first in a line, if it is the first in all of its lines; else None."""

@@ -31,7 +31,7 @@ from inferd.runtime.placement import advise
 from inferd.runtime.queries import Asker, Queries
 from inferd.runtime.receipts import write_receipt
 from inferd.runtime.relay import Relay
-from inferd.runtime.signal import Signal
+from inferd.runtime.signal import Signals
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker_process import resident_bytes
@@ -59,12 +59,13 @@ class Driver:
     """Owns the machine, the streams and the supervisor; everything happens on one event loop.
 
     Attributes:
-        machine: The core; read it freely, change it through the driver only.
+        machine: The core; changed through the driver only.
+        views: What may be read of the core.
         streams: The events of tasks.
         supervisor: The workers.
         clock: The time that the core is told.
-        models_changed: Notified with each change of any model.
-        leases_changed: Notified with each change of any lease.
+        models_changed: Changes of models by name.
+        leases_changed: Changes of leases by id, and of the lines that they wait in by name, which is no id.
         attendance: The calls that run tasks.
         metrics: What it counts of itself.
         closing: Ends what would wait for longer than the kernel lives.
@@ -73,14 +74,15 @@ class Driver:
     def __init__(self, *, core: CoreLimits, limits: DriverLimits, log_dir: Path) -> None:
         self.clock = Clock()
         self.machine = KernelMachine(core)
+        self.views = self.machine.views
         self.streams = Streams(
             stream_bytes=limits.stream_bytes, retained_bytes=limits.retained_bytes, events_bytes=limits.events_bytes
         )
         self.supervisor = Supervisor(
             times=limits.times, frame_limit_bytes=limits.frame_bytes, log_dir=log_dir, listener=self
         )
-        self.models_changed = Signal()
-        self.leases_changed = Signal()
+        self.models_changed: Signals[ModelName] = Signals()
+        self.leases_changed: Signals[str] = Signals()
         self.closing = Closing()
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
         self.metrics = Metrics(self.machine)
@@ -89,7 +91,7 @@ class Driver:
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
-        self._loads = LoadProgress(self.machine, self.streams, self.models_changed)
+        self._loads = LoadProgress(self.views, self.streams, self.models_changed)
         self._alarm: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
@@ -107,11 +109,24 @@ class Driver:
     def close(self) -> None:
         """End every task, stop every worker and accept nothing more; again changes nothing."""
         self._apply(events.Shutdown())
-        self.models_changed.notify()
-        self.leases_changed.notify()
+        self.models_changed.notify_all()
+        self.leases_changed.notify_all()
         self.closing.close()
 
     # For the services.
+
+    @property
+    def closed(self) -> bool:
+        """Whether the kernel is shutting down."""
+        return self.machine.closed
+
+    def check_open(self) -> None:
+        """Refuse what comes after `close`.
+
+        Raises:
+            ShuttingDownError: The kernel is shutting down.
+        """
+        self.machine.check_open()
 
     def submit(self, spec: TaskSpec) -> TaskStream:
         """Accept a task, or find the one that the same `request_id` made; its events.
@@ -137,7 +152,7 @@ class Driver:
             TaskNotFoundError: The tenant has no such task.
             InvalidFieldError: There is no such event yet.
         """
-        stream = self.streams.get(self.machine.task(task_id, tenant).spec.task_id)
+        stream = self.streams.get(self.views.task(task_id, tenant).spec.task_id)
         if after > stream.last_sequence:
             message = f"after_sequence is {after}; the newest event is {stream.last_sequence}"
             raise InvalidFieldError(message, field="after_sequence")
@@ -188,7 +203,7 @@ class Driver:
         if known is not None:
             return known
         self._apply(events.CreateLease(spec))
-        return self.machine.lease(spec.lease_id, spec.tenant)
+        return self.views.lease(spec.lease_id, spec.tenant)
 
     def keep_alive(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None = None) -> Lease:
         """Let a lease hold for its TTL, or a new one, from now on.
@@ -198,7 +213,7 @@ class Driver:
             InvalidFieldError: The TTL is outside its bounds.
         """
         self._apply(events.KeepAlive(lease_id, tenant, ttl_s))
-        return self.machine.lease(lease_id, tenant)
+        return self.views.lease(lease_id, tenant)
 
     def release_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
         """Give a lease back; one that has ended stays as it is.
@@ -207,7 +222,7 @@ class Driver:
             LeaseNotFoundError: The tenant has no such lease.
         """
         self._apply(events.ReleaseLease(lease_id, tenant))
-        return self.machine.lease(lease_id, tenant)
+        return self.views.lease(lease_id, tenant)
 
     def find_devices(self, devices: tuple[DeviceCapacity, ...]) -> None:
         """What may be given of the host's devices."""
@@ -226,7 +241,7 @@ class Driver:
         device_id = DeviceId(spec.device)
         capacity_bytes = self.machine.broker.account(device_id).capacity_bytes
         need = await self._inspections.inspect(spec, limits=self._engine_limits, capacity_bytes=capacity_bytes)
-        return self.machine.plan(device_id, need)
+        return self.views.plan(device_id, need)
 
     def tokens_per_s(self) -> float:
         """Output tokens a second over the last seconds."""
@@ -239,8 +254,8 @@ class Driver:
             InferdError: It is refused.
         """
         self._apply(events.CreateModel(spec))
-        self.models_changed.notify()
-        return self.machine.model(spec.name)
+        self.models_changed.notify(spec.name)
+        return self.views.model(spec.name)
 
     async def load_model(
         self, name: ModelName, *, tenant: Tenant = DEFAULT_TENANT, lease_id: LeaseId = NO_LEASE
@@ -251,10 +266,11 @@ class Driver:
             InferdError: It is refused, or loading failed.
         """
         self._apply(events.LoadModel(name, tenant, lease_id))
-        model = self.machine.model(name)
+        model = self.views.model(name)
         instance = _newest(i for i in model.instances.values() if i.living and i.lease_id == lease_id)
-        while instance is not None and instance.living and instance.state is not InstanceState.READY:
-            await self.models_changed.wait(self.models_changed.version)
+        with self.models_changed.watch(name) as changed:
+            while instance is not None and instance.living and instance.state is not InstanceState.READY:
+                await changed.wait(changed.version)
         if instance is not None and instance.error is not None:
             raise instance.error
         if instance is None or instance.state is not InstanceState.READY:
@@ -270,12 +286,13 @@ class Driver:
         Raises:
             InferdError: It is refused.
         """
-        model = self.machine.model(name)
+        model = self.views.model(name)
         meant = [i for i in model.instances if instance_id in (None, i) and i in self.supervisor.workers]
         returned_bytes = sum(resident_bytes(self.supervisor.workers[i].pid) for i in meant)
         self._apply(events.UnloadModel(name, force, instance_id))
-        while any(i in model.instances and model.instances[i].state is InstanceState.STOPPING for i in meant):
-            await self.models_changed.wait(self.models_changed.version)
+        with self.models_changed.watch(name) as changed:
+            while any(i in model.instances and model.instances[i].state is InstanceState.STOPPING for i in meant):
+                await changed.wait(changed.version)
         return returned_bytes
 
     def delete_model(self, name: ModelName) -> None:
@@ -297,12 +314,13 @@ class Driver:
         Raises:
             InferdError: Loading failed, the model cannot take the input, or the answer did not come.
         """
-        model = self.machine.model(name)
+        model = self.views.model(name)
         while (instance := _answering(model, lease_id)) is None:
             self._apply(events.AskModel(name))
-            while model.asked:
-                await self.models_changed.wait(self.models_changed.version)
-            self.machine.check_open()
+            with self.models_changed.watch(name) as changed:
+                while model.asked:
+                    await changed.wait(changed.version)
+            self.check_open()
             if not model.shared:
                 raise model.error or ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
         worker = self.supervisor.workers[instance.instance_id]
@@ -328,8 +346,8 @@ class Driver:
                 self._apply(events.InstanceLoaded(instance_id, read_facts(frame.loaded)))
             case "load_failed":
                 error = read_failure(frame.load_failed.failure, self._log_of(instance_id))
-                if (instance := self.machine.fleet.instances.get(instance_id)) is not None:
-                    error = advise(error, self.machine.fleet.models[instance.model].spec)
+                if (instance := self.views.find_instance(instance_id)) is not None:
+                    error = advise(error, self.views.model(instance.model).spec)
                 self._apply(events.InstanceRefused(instance_id, error))
 
     def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
@@ -341,7 +359,7 @@ class Driver:
         error = WorkerDiedError(
             f"worker of instance {instance_id!r} died: {why}", metadata={"cause": why, "log": str(log_path)}
         )
-        instance = self.machine.fleet.instances.get(instance_id)
+        instance = self.views.find_instance(instance_id)
         if instance is not None and instance.state is not InstanceState.STOPPING:
             self.metrics.count_death(instance.model)
         self._queries.fail(instance_id, error)
@@ -353,7 +371,7 @@ class Driver:
         return {"log": str(self.supervisor.workers[instance_id].log_path)}
 
     def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
-        if (instance := self.machine.fleet.instances.get(instance_id)) is not None:
+        if (instance := self.views.find_instance(instance_id)) is not None:
             self.metrics.count_step(instance.model, step)
         if step.alone and (suspect := self._relay.find(instance_id, step.alone)) is not None:
             self._apply(events.TaskAlone(suspect.task_id, suspect.attempt))
@@ -413,16 +431,18 @@ class Driver:
             case commands.TellGrowth(instance_id, memory_bytes, need_bytes):
                 told = {"instance_id": instance_id, "memory_bytes": memory_bytes, "need_bytes": need_bytes}
                 log.warning("a worker takes far more memory than was measured, or no longer does", **told)
-            case commands.TellModel():
-                self.models_changed.notify()
-            case commands.TellLease() | commands.ForgetLease():
-                self.leases_changed.notify()
+            case commands.TellModel(name):
+                self.models_changed.notify(name)
+            case commands.TellLease(lease_id) | commands.ForgetLease(lease_id):
+                self.leases_changed.notify(lease_id)
+            case commands.TellLine(line):
+                self.leases_changed.notify(line)
             case _:
                 self._orders.obey(command)
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         task_id = task.spec.task_id
-        spec = self.machine.fleet.models[task.spec.model].spec
+        spec = self.views.model(task.spec.model).spec
         stream = self.streams.get(task_id)
         if outcome.usage.output_tokens < stream.output_tokens:  # ended by the kernel: it counts what was told
             outcome = replace(outcome, usage=Usage(output_tokens=stream.output_tokens))

@@ -2,10 +2,10 @@
 
 from itertools import islice
 
-from inferd.core.ids import InstanceId
-from inferd.core.machine import KernelMachine
+from inferd.core.ids import InstanceId, ModelName
 from inferd.core.task_events import Phase, Progress
-from inferd.runtime.signal import Signal
+from inferd.core.views import Views
+from inferd.runtime.signal import Signals
 from inferd.runtime.streams import Streams
 
 STEP = 0.02  # a load tells each waiting task at most 50 times
@@ -15,8 +15,8 @@ MOST_TASKS = 100  # of those that wait, the first so many are told
 class LoadProgress:
     """Tells waiting tasks and the watchers of models. One writer: the driver."""
 
-    def __init__(self, machine: KernelMachine, streams: Streams, models_changed: Signal) -> None:
-        self._machine = machine
+    def __init__(self, views: Views, streams: Streams, models_changed: Signals[ModelName]) -> None:
+        self._views = views
         self._streams = streams
         self._models_changed = models_changed
         self._told: dict[InstanceId, float] = {}
@@ -26,10 +26,12 @@ class LoadProgress:
         if fraction - self._told.get(instance_id, 0.0) < STEP and fraction < 1.0:
             return
         self._told[instance_id] = fraction
-        name = self._machine.fleet.instances[instance_id].model
-        for task_id in islice(self._machine.tasks.waiting(name), MOST_TASKS):
+        if (instance := self._views.find_instance(instance_id)) is None:
+            return
+        name = instance.model
+        for task_id in islice(self._views.waiting(name), MOST_TASKS):
             self._streams.get(task_id).tell(Progress(Phase.LOAD, fraction))
-        self._models_changed.notify()
+        self._models_changed.notify(name)
 
     def forget(self, instance_id: InstanceId) -> None:
         """Its worker is gone."""

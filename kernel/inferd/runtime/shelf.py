@@ -55,7 +55,7 @@ class Shelf:
             ModelNotFoundError: It was pulled, and its folder cannot be used; says why.
             InferdError: It was pulled, and cannot be placed.
         """
-        if not name or ModelName(name) in self._driver.machine.fleet.models:
+        if not name or self._driver.views.find_model(ModelName(name)) is not None:
             return
         async with self._lock:
             try:

@@ -1,6 +1,11 @@
-"""A signal: wakes all who wait for a change, and loses none, since each says which change it has seen."""
+"""Signals: they wake all who wait for a change, and lose none, since each says which change it has seen."""
 
 import asyncio
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
 class Signal:
@@ -32,3 +37,38 @@ class Signal:
             finally:
                 self._waiting.discard(future)
         return self.version
+
+
+class Signals(Generic[K]):
+    """Changes by key: whoever watches a key is woken by changes of that key, and by no others.
+
+    Nothing is kept of a key that nobody watches. One writer: the owner of what changes.
+    """
+
+    def __init__(self) -> None:
+        self._watchers: dict[K, set[Signal]] = {}
+
+    def notify(self, key: K) -> None:
+        """Tell of a change of one thing."""
+        for signal in self._watchers.get(key, ()):
+            signal.notify()
+
+    def notify_all(self) -> None:
+        """Tell everyone of something that concerns all."""
+        for signals in self._watchers.values():
+            for signal in signals:
+                signal.notify()
+
+    @contextmanager
+    def watch(self, *keys: K) -> Iterator[Signal]:
+        """A signal of the changes of any of these keys, from now to the end of the block."""
+        signal = Signal()
+        for key in keys:
+            self._watchers.setdefault(key, set()).add(signal)
+        try:
+            yield signal
+        finally:
+            for key in dict.fromkeys(keys):
+                self._watchers[key].discard(signal)
+                if not self._watchers[key]:
+                    del self._watchers[key]

@@ -1,10 +1,7 @@
-"""What every call carries besides its message: whose it is, under which lease, until when, and which page it wants."""
+"""What every call carries besides its message: whose it is, under which lease, and until when."""
 
-import base64
-import hashlib
 import re
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
@@ -16,12 +13,7 @@ TENANT_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LEASE_KEY = "inferd-lease"
 LEASE_FORM = re.compile(r"[A-Za-z0-9-]{1,64}")
 MOST_REQUEST_ID = 128
-DEFAULT_PAGE = 100
-LARGEST_PAGE = 1000
-MARK_BYTES = 4
 DEADLINE_MARGIN_S = 0.02  # how much earlier the kernel ends a task than gRPC cuts its call, so that the end is told
-
-Item = TypeVar("Item")
 
 
 def tenant_of(context: grpc.aio.ServicerContext[Any, Any]) -> Tenant:
@@ -85,43 +77,3 @@ def deadline_of(context: grpc.aio.ServicerContext[Any, Any], now: float) -> floa
     if remaining_s is None:
         return None
     return now + remaining_s - min(DEADLINE_MARGIN_S, remaining_s * 0.1)
-
-
-def page_of(items: Sequence[tuple[str, Item]], size: int, token: str) -> tuple[list[Item], str]:
-    """A page of items, each with the key that it is ordered by, and the token of the next page.
-
-    The token names the last key of the page, so that items which come or go between two calls shift nothing. A size
-    above the largest one is lowered to it (https://google.aip.dev/158).
-
-    Raises:
-        InvalidFieldError: The token is wrong.
-    """
-    after = _read_token(token)
-    start = 0 if after is None else next((n for n, (key, _) in enumerate(items) if key > after), len(items))
-    end = start + min(size or DEFAULT_PAGE, LARGEST_PAGE)
-    more = end < len(items)
-    return [item for _, item in items[start:end]], _write_token(items[end - 1][0]) if more else ""
-
-
-def _write_token(key: str) -> str:
-    data = key.encode()
-    return base64.urlsafe_b64encode(_mark(data) + data).decode()
-
-
-def _read_token(token: str) -> str | None:
-    if not token:
-        return None
-    try:
-        data = base64.b64decode(token, altchars=b"-_", validate=True)
-    except ValueError:
-        data = b""
-    mark, key = data[:MARK_BYTES], data[MARK_BYTES:]
-    if mark != _mark(key):
-        message = f"page_token {token[:80]!r} is not one that this service gave"
-        raise InvalidFieldError(message, field="page_token")
-    return key.decode()
-
-
-def _mark(key: bytes) -> bytes:
-    """Tells a token of ours from what happens to be well-formed. No secret: a token gives access to nothing."""
-    return hashlib.sha256(key).digest()[:MARK_BYTES]

@@ -39,18 +39,19 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the packag
 
     async def Watch(self, request: hp.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - the wire's name
         """The health of a service and each change of it."""
-        with self._watchers.place():
+        name = ModelName(request.service.removeprefix(MODEL_PREFIX))  # of another service, only the end is told
+        with self._watchers.place(), self._driver.models_changed.watch(name) as changed:
             await self._look_for(request.service)
             told = None
             while True:
-                seen = self._driver.models_changed.version
+                seen = changed.version
                 status = self._health(request.service)
                 if status != told:
                     await context.write(hp.HealthCheckResponse(status=status))
                     told = status
-                if self._driver.machine.closed:
+                if self._driver.closed:
                     return
-                await self._driver.models_changed.wait(seen)
+                await changed.wait(seen)
 
     async def _look_for(self, service: str) -> None:
         if service.startswith(MODEL_PREFIX):
@@ -59,8 +60,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the packag
 
     def _health(self, service: str) -> int:
         if not service or service in self._services:
-            return int(Serving.Value("NOT_SERVING" if self._driver.machine.closed else "SERVING"))
-        model = self._driver.machine.fleet.models.get(ModelName(service.removeprefix(MODEL_PREFIX)))
+            return int(Serving.Value("NOT_SERVING" if self._driver.closed else "SERVING"))
+        model = self._driver.views.find_model(ModelName(service.removeprefix(MODEL_PREFIX)))
         if not service.startswith(MODEL_PREFIX) or model is None:
             return int(Serving.Value("SERVICE_UNKNOWN"))
         return int(Serving.Value("SERVING" if model.state is ModelState.READY else "NOT_SERVING"))

@@ -19,8 +19,8 @@ from inferd.runtime.placement import ENGINE_SETTINGS
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.worker_process import resident_bytes
 from inferd.services.bounds import Bound
-from inferd.services.calls import page_of
 from inferd.services.model_values import write_instance
+from inferd.services.pages import page_of
 from inferd.services.times import read_seconds, timestamp
 from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
@@ -61,23 +61,20 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
                 f"interval is {interval_s:g} s; it must be from {LEAST_INTERVAL_S:g} s to {MOST_INTERVAL_S:g} s",
                 field="interval",
             )
-        machine = self._driver.machine
         with self._watchers.place():
             while True:
                 instances = [
-                    write_instance(instance, model, self._driver)
-                    for model in machine.fleet.models.values()
-                    for instance in model.instances.values()
+                    write_instance(instance, model, self._driver) for model, instance in self._driver.views.instances()
                 ]
                 await context.write(hs.WatchHostResponse(host=self._write_host(), instances=instances))
                 async with self._driver.closing.cut_short():
                     await asyncio.sleep(interval_s)
 
     def _write_host(self) -> hp.Host:
-        machine = self._driver.machine
+        views = self._driver.views
         ready = [r for r in self._plugins.reports if r.state is BackendState.READY]
         devices = {d.device_id: d for r in ready for d in r.devices}
-        accounts = machine.broker.devices
+        accounts = views.devices
         return hp.Host(
             name=platform.node(),
             version=__version__,
@@ -89,8 +86,8 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
             pid=os.getpid(),
             memory_bytes=resident_bytes(os.getpid()),
             start_time=timestamp(self._driver.clock, self._started),
-            queued_tasks=machine.tasks.census.queued,
-            running_tasks=machine.tasks.census.running,
+            queued_tasks=views.census.queued,
+            running_tasks=views.census.running,
             loads=[
                 hp.TenantLoad(
                     tenant=tenant,
@@ -98,10 +95,10 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
                     queued_tasks=queued,
                     running_tasks=running,
                 )
-                for (tenant, priority), (queued, running) in sorted(machine.loads().items())
+                for (tenant, priority), (queued, running) in sorted(views.census.loads.items())
             ],
             tokens_per_second=self._driver.tokens_per_s(),
-            leases=machine.leases.living,
+            leases=views.living_leases,
         )
 
     async def ListBackends(self, request: hs.ListBackendsRequest, context: Context) -> hs.ListBackendsResponse:  # noqa: ARG002, N802 - the wire's name

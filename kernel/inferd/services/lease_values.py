@@ -74,7 +74,6 @@ def write_lease(lease: Lease, driver: Driver) -> lp.Lease:
     """A lease for the wire."""
     spec, clock, living = lease.spec, driver.clock, lease.state in LIVING
     pending = lease.state is LeaseState.PENDING
-    register = driver.machine.leases
     return lp.Lease(
         lease_id=spec.lease_id,
         tenant=spec.tenant,
@@ -93,9 +92,9 @@ def write_lease(lease: Lease, driver: Driver) -> lp.Lease:
         expire_time=timestamp(clock, lease.expires if living else None),
         remaining=_remaining(lease, driver),
         end_time=timestamp(clock, lease.ended),
-        position=register.position(spec.lease_id) if pending else 0,
+        position=driver.views.position(lease) if pending else 0,
         waits_for=lease.waits_for,
-        eta=duration(register.eta_s(spec.lease_id)) if pending else None,
+        eta=duration(driver.views.eta_s(lease)) if pending else None,
         error=status_of(lease.error) if lease.error is not None else None,
         instance_ids=lease.instances,
         tasks=len(lease.tasks),

@@ -12,8 +12,9 @@ from inferd.errors import InferdError, InvalidFieldError
 from inferd.runtime.driver import Driver
 from inferd.runtime.shelf import Shelf
 from inferd.services.bounds import Bound
-from inferd.services.calls import check_request_id, lease_of, page_of, tenant_of
+from inferd.services.calls import check_request_id, lease_of, tenant_of
 from inferd.services.lease_values import LIVING, read_lease_spec, write_lease, write_renewal
+from inferd.services.pages import number_of, size_of, token_of
 from inferd.services.status import status_of
 from inferd.services.times import read_seconds
 from inferd_api.v1 import lease_service_pb2 as ls
@@ -40,7 +41,7 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
             LeaseEndedError: It has ended, or is not ACTIVE yet.
         """
         if lease_id := lease_of(context):
-            self._driver.machine.leases.active(lease_id, tenant_of(context))
+            self._driver.views.active_lease(lease_id, tenant_of(context))
 
     async def CreateLease(self, request: ls.CreateLeaseRequest, context: Context) -> ls.CreateLeaseResponse:  # noqa: N802 - the wire's name
         """Claim capacity."""
@@ -61,7 +62,7 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
         with self._keepers.place():
             async with self._driver.closing.cut_short():
                 async for request in request_iterator:
-                    self._driver.machine.check_open()
+                    self._driver.check_open()
                     ttl_s = read_seconds(request.ttl, "ttl") if request.HasField("ttl") else None
                     renewals = [self._renew(LeaseId(lease_id), tenant, ttl_s) for lease_id in request.lease_ids]
                     await context.write(ls.KeepAliveLeasesResponse(renewals=renewals))
@@ -73,7 +74,7 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
             return write_renewal(self._driver.keep_alive(lease_id, tenant, ttl_s), self._driver)
         except InferdError as error:
             why = status_of(error)
-        lease = self._driver.machine.leases.find(lease_id, tenant)  # one that had ended may be forgotten by now
+        lease = self._driver.views.find_lease(lease_id, tenant)  # one that had ended may be forgotten by now
         renewal = ls.LeaseRenewal(lease_id=lease_id) if lease is None else write_renewal(lease, self._driver)
         renewal.error.CopyFrom(why)
         return renewal
@@ -85,42 +86,40 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
 
     async def GetLease(self, request: ls.GetLeaseRequest, context: Context) -> ls.GetLeaseResponse:  # noqa: N802 - the wire's name
         """Read a lease."""
-        lease = self._driver.machine.lease(LeaseId(request.lease_id), tenant_of(context))
+        lease = self._driver.views.lease(LeaseId(request.lease_id), tenant_of(context))
         return ls.GetLeaseResponse(lease=write_lease(lease, self._driver))
 
     async def ListLeases(self, request: ls.ListLeasesRequest, context: Context) -> ls.ListLeasesResponse:  # noqa: N802 - the wire's name
         """List the tenant's leases, oldest first."""
         tenant = tenant_of(context)
         states = _read_states(request)
-        chosen = [
-            (f"{lease.number:019d}", lease)
-            for lease in self._driver.machine.leases.known.values()
-            if lease.spec.tenant == tenant and (not states or lease.state in states)
-        ]
-        page, token = page_of(chosen, request.page_size, request.page_token)
-        return ls.ListLeasesResponse(leases=[write_lease(x, self._driver) for x in page], next_page_token=token)
+        after, size = number_of(request.page_token), size_of(request.page_size)
+        page = self._driver.views.leases(tenant, states, after=after, size=size)
+        return ls.ListLeasesResponse(
+            leases=[write_lease(lease, self._driver) for lease in page.records],
+            next_page_token=token_of(page, lambda lease: lease.number),
+        )
 
     async def WatchLease(self, request: ls.WatchLeaseRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a lease; what changes while a message is under way is merged into the next one."""
-        lease = self._driver.machine.lease(LeaseId(request.lease_id), tenant_of(context))
-        changed = self._driver.leases_changed
+        lease = self._driver.views.lease(LeaseId(request.lease_id), tenant_of(context))
+        changes, lease_id, told = self._driver.leases_changed, lease.spec.lease_id, None
         with self._watchers.place():
-            told = None
             while True:
-                seen = changed.version
-                stands = self._stands(lease)
-                if stands != told:  # the signal is of any lease
-                    await context.write(ls.WatchLeaseResponse(lease=write_lease(lease, self._driver)))
-                    told = stands
-                if lease.state not in LIVING:
-                    return
-                self._driver.machine.check_open()
-                await changed.wait(seen)
+                with changes.watch(lease_id, *self._driver.views.lines(lease)) as changed:
+                    stands = self._stands(lease)
+                    if stands != told:  # in a line somebody may have come behind it
+                        await context.write(ls.WatchLeaseResponse(lease=write_lease(lease, self._driver)))
+                        told = stands
+                    if lease.state not in LIVING:
+                        return
+                    self._driver.check_open()
+                    await changed.wait(0)
 
     def _stands(self, lease: Lease) -> tuple[object, ...]:
-        """All of a lease that can change, less what changes with time alone."""
+        """All of a lease that can change, less what changes with time alone. Tasks under it are told with the rest."""
         pending = lease.state is LeaseState.PENDING
-        position = self._driver.machine.leases.position(lease.spec.lease_id) if pending else 0
+        position = self._driver.views.position(lease) if pending else 0
         return (lease.state, lease.expires, lease.waits_for, position, len(lease.instances), len(lease.tasks))
 
 

@@ -77,7 +77,7 @@ def write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Insta
         error=status_of(instance.error) if instance.error is not None else None,
         start_time=timestamp(driver.clock, instance.created),
         log_path=str(worker.log_path) if worker is not None else "",
-        reserved_bytes=driver.machine.broker.reserved_bytes(instance.instance_id),
+        reserved_bytes=driver.views.reserved_bytes(instance.instance_id),
         peak_bytes=instance.peak_bytes,
         grown_bytes=instance.grown_bytes,
         lease_id=instance.lease_id,

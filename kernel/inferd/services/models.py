@@ -13,8 +13,9 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
 from inferd.services.bounds import Bound
-from inferd.services.calls import lease_of, page_of, tenant_of
+from inferd.services.calls import lease_of, tenant_of
 from inferd.services.model_values import read_bounds, write_model, write_plan
+from inferd.services.pages import name_of, size_of, token_of
 from inferd.services.sampling_values import read_sampling_defaults
 from inferd.services.token_values import read_text, read_token_ids
 from inferd_api.v1 import model_service_pb2 as ms
@@ -69,8 +70,9 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
             sampling=read_sampling_defaults(wanted.sampling_defaults),
         )
         model = self._driver.create_model(spec)
-        while model.state is ModelState.UNLOADING:  # its file has changed: what was loaded of it goes first
-            await self._driver.models_changed.wait(self._driver.models_changed.version)
+        with self._driver.models_changed.watch(model.spec.name) as changed:
+            while model.state is ModelState.UNLOADING:  # its file has changed: what was loaded of it goes first
+                await changed.wait(changed.version)
         return ms.CreateModelResponse(model=write_model(model, self._driver))
 
     async def GetModel(self, request: ms.GetModelRequest, context: Context) -> ms.GetModelResponse:  # noqa: ARG002, N802 - the wire's name
@@ -81,9 +83,11 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     async def ListModels(self, request: ms.ListModelsRequest, context: Context) -> ms.ListModelsResponse:  # noqa: ARG002, N802 - the wire's name
         """List models by name."""
         await self._shelf.read()
-        known = sorted(self._driver.machine.fleet.models.items())
-        page, token = page_of(known, request.page_size, request.page_token)
-        return ms.ListModelsResponse(models=[write_model(m, self._driver) for m in page], next_page_token=token)
+        page = self._driver.views.models(after=name_of(request.page_token), size=size_of(request.page_size))
+        return ms.ListModelsResponse(
+            models=[write_model(model, self._driver) for model in page.records],
+            next_page_token=token_of(page, lambda model: model.spec.name),
+        )
 
     async def LoadModel(self, request: ms.LoadModelRequest, context: Context) -> ms.LoadModelResponse:  # noqa: N802 - the wire's name
         """Load a model and wait for it; under a lease, one instance more."""
@@ -115,7 +119,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         name = ModelName(request.name)
         instance_id = InstanceId(request.instance_id) if request.instance_id else None
         returned_bytes = await self._driver.unload_model(name, force=request.force, instance_id=instance_id)
-        model = self._driver.machine.model(name)
+        model = self._driver.views.model(name)
         return ms.UnloadModelResponse(model=write_model(model, self._driver), returned_bytes=returned_bytes)
 
     async def DeleteModel(self, request: ms.DeleteModelRequest, context: Context) -> ms.DeleteModelResponse:  # noqa: ARG002, N802 - the wire's name
@@ -152,21 +156,21 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     async def WatchModel(self, request: ms.WatchModelRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""
         name = (await self._find(request.name)).spec.name
-        with self._watchers.place():
+        with self._watchers.place(), self._driver.models_changed.watch(name) as changed:
             told = None
             while True:
-                self._driver.machine.check_open()
-                model = self._driver.machine.model(name)  # it may have been deleted
-                seen = self._driver.models_changed.version
+                self._driver.check_open()
+                model = self._driver.views.model(name)  # it may have been deleted
+                seen = changed.version
                 message = write_model(model, self._driver)
-                if message != told:  # the signal is of any model
+                if message != told:  # of some changes nothing is shown
                     await context.write(ms.WatchModelResponse(model=message))
                     told = message
-                await self._driver.models_changed.wait(seen)
+                await changed.wait(seen)
 
     async def _find(self, name: str) -> Model:
         await self._shelf.look_for(name)
-        return self._driver.machine.model(ModelName(name))
+        return self._driver.views.model(ModelName(name))
 
 
 def _check_settings(settings: Mapping[str, str], field: str) -> None:

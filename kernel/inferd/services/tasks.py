@@ -12,16 +12,15 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.streams import TaskStream
 from inferd.services.bounds import Bound, ByteBound
-from inferd.services.calls import check_request_id, deadline_of, lease_of, page_of, tenant_of
+from inferd.services.calls import check_request_id, deadline_of, lease_of, tenant_of
 from inferd.services.extents import Extents
+from inferd.services.pages import number_of, size_of, token_of
 from inferd.services.status import abort
 from inferd.services.task_orders import TaskOrders
 from inferd.services.task_values import read_interval, read_spec, request_bytes, write_event, write_task
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import task_service_pb2_grpc
-
-NEWEST_FIRST = 10**18  # keys of pages ascend; the number of a task is taken from this
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -112,13 +111,11 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
         """List the tenant's tasks, newest first."""
         tenant = tenant_of(context)
         states = _read_states(request)
-        chosen = [
-            (f"{NEWEST_FIRST - task.number:019d}", task)
-            for task in reversed(self._driver.machine.tasks.known.values())
-            if task.spec.tenant == tenant and (not states or task.state in states)
-        ]
-        page, token = page_of(chosen, request.page_size, request.page_token)
-        return ts.ListTasksResponse(tasks=[self._write(task) for task in page], next_page_token=token)
+        after, size = number_of(request.page_token), size_of(request.page_size)
+        page = self._driver.views.tasks(tenant, states, after=after, size=size)
+        return ts.ListTasksResponse(
+            tasks=[self._write(task) for task in page.records], next_page_token=token_of(page, lambda task: task.number)
+        )
 
     async def CancelTask(self, request: ts.CancelTaskRequest, context: Context) -> ts.CancelTaskResponse:  # noqa: N802 - the wire's name
         """End a task."""
@@ -136,7 +133,7 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
         return ts.ResumeTaskResponse(task=self._read(request.task_id, context))
 
     def _read(self, task_id: str, context: Context) -> pb.Task:
-        return self._write(self._driver.machine.task(TaskId(task_id), tenant_of(context)))
+        return self._write(self._driver.views.task(TaskId(task_id), tenant_of(context)))
 
     def _write(self, task: Task) -> pb.Task:
         return write_task(task, self._driver.streams.get(task.spec.task_id), self._driver.clock)

@@ -1,0 +1,141 @@
+"""The register of tasks: their records, and all that is kept of them by state, by tenant and by request."""
+
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import replace
+
+from inferd.core.census import Census, Holding
+from inferd.core.commands import Command, ForgetTask, TellFinished
+from inferd.core.ids import TaskId, Tenant
+from inferd.core.index import Index, Page
+from inferd.core.lifecycle import advance
+from inferd.core.task import (
+    TASK_TABLE,
+    Outcome,
+    Sampling,
+    Task,
+    TaskChange,
+    TaskSpec,
+    TaskState,
+    TextInput,
+)
+from inferd.errors import RequestConflictError, TaskNotFoundError
+
+CHANGE_OF = {
+    TaskState.SUCCEEDED: TaskChange.SUCCEED,
+    TaskState.FAILED: TaskChange.FAIL,
+    TaskState.CANCELLED: TaskChange.CANCEL,
+    TaskState.EXPIRED: TaskChange.EXPIRE,
+}
+NO_INPUT, NO_SAMPLING = TextInput(""), Sampling()
+
+
+class TaskRegister:
+    """The one place where a task is made, changes its state and is forgotten, so that all books agree.
+
+    Ended tasks are forgotten some time after their end, the one that ended first before the others.
+    One writer: `Tasks`.
+
+    Attributes:
+        known: All tasks by id, in the order of their creation.
+        census: How many wait and run.
+
+    Args:
+        retained_tasks: Most ended tasks.
+        retention_s: For how long they are kept, in seconds.
+        out: Where commands go.
+    """
+
+    def __init__(self, *, retained_tasks: int, retention_s: float, out: list[Command]) -> None:
+        self.known: dict[TaskId, Task] = {}
+        self.census = Census()
+        self._retained_tasks = retained_tasks
+        self._retention_s = retention_s
+        self._out = out
+        self._index: Index[Task] = Index()
+        self._accepted = 0
+        self._ended: OrderedDict[TaskId, None] = OrderedDict()
+        self._requests: dict[tuple[Tenant, str], TaskId] = {}
+
+    def get(self, task_id: TaskId, tenant: Tenant) -> Task:
+        """The tenant's task of this id.
+
+        Raises:
+            TaskNotFoundError: There is none, or it is another tenant's.
+        """
+        task = self.known.get(task_id)
+        if task is None or task.spec.tenant != tenant:
+            raise TaskNotFoundError(f"no task {task_id!r}; it never was, or its retention ended", field="task_id")
+        return task
+
+    def find(self, spec: TaskSpec) -> Task | None:
+        """The task that an earlier call with the same `request_id` made, or None.
+
+        Raises:
+            RequestConflictError: That call had other contents.
+        """
+        task_id = self._requests.get((spec.tenant, spec.request_id))
+        if not spec.request_id or task_id is None:
+            return None
+        task = self.known[task_id]
+        if task.spec.fingerprint != spec.fingerprint:
+            raise RequestConflictError(
+                f"request_id {spec.request_id!r} made task {task_id} from other contents; use a new request_id",
+                field="request_id",
+            )
+        return task
+
+    def page(self, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
+        """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
+        return self._index.page(tenant, states, after=after, size=size, newest_first=True)
+
+    def add(self, spec: TaskSpec, input_bytes: int, now: float) -> Task:
+        """A task is accepted: QUEUED."""
+        self._accepted += 1
+        task = self.known[spec.task_id] = Task(
+            spec=spec, number=self._accepted, created=now, input_bytes=input_bytes, expires=spec.deadline
+        )
+        if spec.request_id:
+            self._requests[spec.tenant, spec.request_id] = spec.task_id
+        self._index.add(task)
+        self.census.take(task, Holding(queued=1, input_bytes=input_bytes))
+        return task
+
+    def move(self, task: Task, change: TaskChange) -> None:
+        """Bring a task from one state to another."""
+        before, task.state = task.state, advance(TASK_TABLE, task.state, change)
+        self._index.move(task, before)
+        self.census.move(task, before)
+
+    def detach(self, task: Task) -> None:
+        """A task outlives its client's call."""
+        task.detached = True
+        self.census.take(task, Holding(detached=1))
+
+    def end(self, task: Task, outcome: Outcome, now: float) -> None:
+        """Bring a task to its end; it has left wherever it waited or ran."""
+        self.move(task, CHANGE_OF[outcome.state])
+        self.census.leave(task, Holding(detached=int(task.detached), input_bytes=task.input_bytes))
+        task.outcome, task.finished, task.input_bytes = outcome, now, 0
+        task.spec = replace(task.spec, input=NO_INPUT, sampling=NO_SAMPLING, adapter="", embedding=None)
+        self._out.append(TellFinished(task, outcome))
+        self._ended[task.spec.task_id] = None
+        if len(self._ended) > self._retained_tasks:
+            self._forget()
+
+    def next_alarm(self) -> float | None:
+        """When the next one is to be forgotten."""
+        oldest = next(iter(self._ended), None)
+        return None if oldest is None else (self.known[oldest].finished or 0.0) + self._retention_s
+
+    def forget(self, now: float) -> None:
+        """Forget what was retained for long enough."""
+        while (alarm := self.next_alarm()) is not None and alarm <= now:
+            self._forget()
+
+    def _forget(self) -> None:
+        task_id, _ = self._ended.popitem(last=False)
+        task = self.known.pop(task_id)
+        self._index.remove(task)
+        self._requests.pop((task.spec.tenant, task.spec.request_id), None)
+        self._out.append(ForgetTask(task_id))

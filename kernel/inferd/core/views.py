@@ -1,0 +1,147 @@
+"""What may be read of the machine. A view looks at the records that it gives, and at no others of their kind."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+from inferd.core import admission
+from inferd.core.broker import Account, Broker
+from inferd.core.census import Census
+from inferd.core.fleet import Fleet
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.index import Page
+from inferd.core.lease import Lease, LeaseState
+from inferd.core.leases import Leases
+from inferd.core.model import Instance, Model
+from inferd.core.plan import LoadPlan
+from inferd.core.resources import MemoryNeed
+from inferd.core.task import Task, TaskState
+from inferd.core.tasks import Tasks
+
+
+class Views:
+    """The one door for reading. It changes nothing, and what it gives is not to be changed."""
+
+    def __init__(self, tasks: Tasks, fleet: Fleet, leases: Leases, broker: Broker) -> None:
+        self._tasks = tasks
+        self._fleet = fleet
+        self._leases = leases
+        self._broker = broker
+
+    # Tasks.
+
+    def task(self, task_id: TaskId, tenant: Tenant) -> Task:
+        """The tenant's task of this id.
+
+        Raises:
+            TaskNotFoundError: There is none, or it is another tenant's.
+        """
+        return self._tasks.get(task_id, tenant)
+
+    def tasks(
+        self, tenant: Tenant, states: Collection[TaskState] = (), *, after: int | None = None, size: int
+    ) -> Page[Task]:
+        """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
+        return self._tasks.page(tenant, states, after=after, size=size)
+
+    def waiting(self, name: ModelName) -> Iterator[TaskId]:
+        """The tasks that wait for a model."""
+        return self._tasks.waiting(name)
+
+    @property
+    def census(self) -> Census:
+        """How many tasks there are."""
+        return self._tasks.census
+
+    # Leases.
+
+    def lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
+        """The tenant's lease of this id.
+
+        Raises:
+            LeaseNotFoundError: There is none, or it is another tenant's.
+        """
+        return self._leases.get(lease_id, tenant)
+
+    def find_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease | None:
+        """The tenant's lease of this id; None when there is none, or it is another tenant's."""
+        return self._leases.find(lease_id, tenant)
+
+    def active_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
+        """The tenant's lease of this id, which holds.
+
+        Raises:
+            LeaseNotFoundError: There is none, or it is another tenant's.
+            LeaseEndedError: It does not hold yet or any more.
+        """
+        return self._leases.active(lease_id, tenant)
+
+    def leases(
+        self, tenant: Tenant, states: Collection[LeaseState] = (), *, after: int | None = None, size: int
+    ) -> Page[Lease]:
+        """The tenant's leases in one of these states, none for all, oldest first, behind the one of number `after`."""
+        return self._leases.page(tenant, states, after=after, size=size)
+
+    def position(self, lease: Lease) -> int:
+        """How many stand before a waiting lease; 0 when it does not wait."""
+        return self._leases.position(lease.spec.lease_id)
+
+    def lines(self, lease: Lease) -> tuple[str, ...]:
+        """The lines that a waiting lease stands in; none when it does not wait."""
+        return self._leases.waiters.lines_of(lease.spec.lease_id)
+
+    def eta_s(self, lease: Lease) -> float | None:
+        """When a waiting lease can be granted, by how long others were held; None when that is not known."""
+        return self._leases.eta_s(lease.spec.lease_id)
+
+    @property
+    def living_leases(self) -> int:
+        """Leases that are held or wait."""
+        return self._leases.living
+
+    # Models and instances.
+
+    def model(self, name: ModelName) -> Model:
+        """The model of this name.
+
+        Raises:
+            ModelNotFoundError: There is none; the nearest known name is suggested.
+        """
+        return admission.find_model(self._fleet.models, name)
+
+    def find_model(self, name: ModelName) -> Model | None:
+        """The model of this name, or None."""
+        return self._fleet.models.get(name)
+
+    def models(self, *, after: str | None = None, size: int) -> Page[Model]:
+        """Models by name, behind the name `after`."""
+        return self._fleet.page(after=after, size=size)
+
+    def model_names(self) -> list[ModelName]:
+        """The names of all models, sorted."""
+        return sorted(self._fleet.models)
+
+    def find_instance(self, instance_id: InstanceId) -> Instance | None:
+        """The instance of this id, if its worker may still live; else None."""
+        return self._fleet.instances.get(instance_id)
+
+    def instances(self) -> Iterator[tuple[Model, Instance]]:
+        """All instances whose worker may still live, with their models."""
+        return ((self._fleet.models[i.model], i) for i in self._fleet.instances.values())
+
+    # Devices.
+
+    @property
+    def devices(self) -> Mapping[DeviceId, Account]:
+        """What each device has, and who holds it."""
+        return self._broker.devices
+
+    def reserved_bytes(self, instance_id: InstanceId) -> int:
+        """What is reserved for an instance."""
+        return self._broker.reserved_bytes(instance_id)
+
+    def plan(self, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
+        """What loading something that needs so much would take, as things stand; decided as a load decides it.
+
+        Raises:
+            InvalidFieldError: There is no such device.
+        """
+        return self._broker.plan(device_id, need)
