@@ -114,7 +114,7 @@ async def test_a_lease_tells_of_its_instances(connection: Connection) -> None:
 async def test_watchers_of_a_model_sleep_while_others_change(connection: Connection) -> None:
     """Watchers of a model, and of its health, are woken by its own changes; what other models do wakes none of them."""
     await connection.create("one")
-    changes = connection.kernel.driver.models_changed
+    changes = connection.kernel.driver.watchers.models
     stream = aiter(connection.models.WatchModel(ms.WatchModelRequest(name="one")))
     assert (await anext(stream)).model.state == mp.MODEL_STATE_UNLOADED
     health = aiter(
@@ -143,4 +143,4 @@ async def test_nothing_is_kept_of_what_nobody_watches(connection: Connection) ->
     assert (await anext(stream)).lease.state == lp.LEASE_STATE_RELEASED
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
-    assert not connection.kernel.driver.leases_changed._watchers
+    assert not connection.kernel.driver.watchers.leases._watchers

@@ -83,7 +83,7 @@ def keep_cancelled(patch: Patch) -> None:
     def deaf(self: KernelMachine, event: events.Event, now: float) -> Commands:
         if not isinstance(event, events.CancelTask):
             return handle(self, event, now)
-        task = self.task(event.task_id, event.tenant)
+        task = self.views.task(event.task_id, event.tenant)
         done = handle(self, events.Tick(), now)
         if terminal(TASK_TABLE, task.state):
             return done

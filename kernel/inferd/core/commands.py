@@ -144,21 +144,10 @@ class TellModel:
     name: ModelName
 
 
-Command = (
-    StartWorker
-    | StopWorker
-    | EndWorker
-    | TellGrowth
-    | ProceedLoad
-    | HoldCapacity
-    | SendTask
-    | DropTask
-    | TellQueued
-    | TellSuspended
-    | TellFinished
-    | ForgetTask
-    | TellModel
-    | TellLease
-    | TellLine
-    | ForgetLease
+# What workers are to do, and what watchers are told.
+Order = StartWorker | StopWorker | EndWorker | ProceedLoad | HoldCapacity | SendTask | DropTask
+News = (
+    TellQueued | TellSuspended | TellFinished | ForgetTask | TellModel | TellLease | TellLine | ForgetLease | TellGrowth
 )
+
+Command = Order | News

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -15,8 +15,7 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import Instance, InstanceState, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
-from inferd.core.task import Outcome, Task, TaskInput, TaskSpec, Usage
-from inferd.core.task_events import Finished, Queued, Suspended
+from inferd.core.task import TaskInput, TaskSpec
 from inferd.core.vigil import WorkerTimes
 from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, WorkerDiedError
 from inferd.runtime.attendance import Attendance
@@ -29,11 +28,10 @@ from inferd.runtime.metrics import Metrics
 from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
 from inferd.runtime.queries import Asker, Queries
-from inferd.runtime.receipts import write_receipt
 from inferd.runtime.relay import Relay
-from inferd.runtime.signal import Signals
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
+from inferd.runtime.watchers import Watchers
 from inferd.runtime.worker_process import resident_bytes
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -64,8 +62,7 @@ class Driver:
         streams: The events of tasks.
         supervisor: The workers.
         clock: The time that the core is told.
-        models_changed: Changes of models by name.
-        leases_changed: Changes of leases by id, and of the lines that they wait in by name, which is no id.
+        watchers: Of models and leases.
         attendance: The calls that run tasks.
         metrics: What it counts of itself.
         closing: Ends what would wait for longer than the kernel lives.
@@ -81,8 +78,7 @@ class Driver:
         self.supervisor = Supervisor(
             times=limits.times, frame_limit_bytes=limits.frame_bytes, log_dir=log_dir, listener=self
         )
-        self.models_changed: Signals[ModelName] = Signals()
-        self.leases_changed: Signals[str] = Signals()
+        self.watchers = Watchers(self.views, self.streams, self.supervisor, self.clock)
         self.closing = Closing()
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
         self.metrics = Metrics(self.machine)
@@ -91,7 +87,7 @@ class Driver:
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
-        self._loads = LoadProgress(self.views, self.streams, self.models_changed)
+        self._loads = LoadProgress(self.views, self.streams, self.watchers.models)
         self._alarm: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
@@ -109,8 +105,7 @@ class Driver:
     def close(self) -> None:
         """End every task, stop every worker and accept nothing more; again changes nothing."""
         self._apply(events.Shutdown())
-        self.models_changed.notify_all()
-        self.leases_changed.notify_all()
+        self.watchers.close()
         self.closing.close()
 
     # For the services.
@@ -254,7 +249,7 @@ class Driver:
             InferdError: It is refused.
         """
         self._apply(events.CreateModel(spec))
-        self.models_changed.notify(spec.name)
+        self.watchers.models.notify(spec.name)
         return self.views.model(spec.name)
 
     async def load_model(
@@ -268,7 +263,7 @@ class Driver:
         self._apply(events.LoadModel(name, tenant, lease_id))
         model = self.views.model(name)
         instance = _newest(i for i in model.instances.values() if i.living and i.lease_id == lease_id)
-        with self.models_changed.watch(name) as changed:
+        with self.watchers.models.watch(name) as changed:
             while instance is not None and instance.living and instance.state is not InstanceState.READY:
                 await changed.wait(changed.version)
         if instance is not None and instance.error is not None:
@@ -290,7 +285,7 @@ class Driver:
         meant = [i for i in model.instances if instance_id in (None, i) and i in self.supervisor.workers]
         returned_bytes = sum(resident_bytes(self.supervisor.workers[i].pid) for i in meant)
         self._apply(events.UnloadModel(name, force, instance_id))
-        with self.models_changed.watch(name) as changed:
+        with self.watchers.models.watch(name) as changed:
             while any(i in model.instances and model.instances[i].state is InstanceState.STOPPING for i in meant):
                 await changed.wait(changed.version)
         return returned_bytes
@@ -317,7 +312,7 @@ class Driver:
         model = self.views.model(name)
         while (instance := _answering(model, lease_id)) is None:
             self._apply(events.AskModel(name))
-            with self.models_changed.watch(name) as changed:
+            with self.watchers.models.watch(name) as changed:
                 while model.asked:
                     await changed.wait(changed.version)
             self.check_open()
@@ -401,7 +396,10 @@ class Driver:
             raise
         for command in asked:
             self.metrics.count(command, now)
-            self._obey(command)
+            if isinstance(command, commands.News):
+                self.watchers.tell(command)
+            else:
+                self._orders.obey(command)
         self._set_alarm()
 
     def _set_alarm(self) -> None:
@@ -417,41 +415,6 @@ class Driver:
     def _ring(self) -> None:
         self._alarm = None
         self._apply(events.Tick())
-
-    def _obey(self, command: commands.Command) -> None:
-        match command:
-            case commands.TellFinished():
-                self._finish(command.task, command.outcome)
-            case commands.TellSuspended():
-                self.streams.get(command.task_id).tell(Suspended(command.reason))
-            case commands.TellQueued():
-                self.streams.get(command.task_id).tell(Queued(command.position, command.eta_s))
-            case commands.ForgetTask():
-                self.streams.forget(command.task_id)
-            case commands.TellGrowth(instance_id, memory_bytes, need_bytes):
-                told = {"instance_id": instance_id, "memory_bytes": memory_bytes, "need_bytes": need_bytes}
-                log.warning("a worker takes far more memory than was measured, or no longer does", **told)
-            case commands.TellModel(name):
-                self.models_changed.notify(name)
-            case commands.TellLease(lease_id) | commands.ForgetLease(lease_id):
-                self.leases_changed.notify(lease_id)
-            case commands.TellLine(line):
-                self.leases_changed.notify(line)
-            case _:
-                self._orders.obey(command)
-
-    def _finish(self, task: Task, outcome: Outcome) -> None:
-        task_id = task.spec.task_id
-        spec = self.views.model(task.spec.model).spec
-        stream = self.streams.get(task_id)
-        if outcome.usage.output_tokens < stream.output_tokens:  # ended by the kernel: it counts what was told
-            outcome = replace(outcome, usage=Usage(output_tokens=stream.output_tokens))
-        worker = self.supervisor.workers.get(task.instance_id) if task.instance_id is not None else None
-        memory_bytes = worker.memory_bytes if worker is not None else 0
-        receipt = write_receipt(
-            task, spec, first_output_at=stream.first_output_at, memory_bytes=memory_bytes, now=self.clock.now()
-        )
-        self.streams.finish(task_id, Finished(outcome, receipt))
 
 
 def _answering(model: Model, lease_id: LeaseId) -> Instance | None:

@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from inferd.runtime.streams import Streams
     from inferd.runtime.supervisor import Supervisor
 
-WorkerCommand = (
-    commands.SendTask
-    | commands.DropTask
-    | commands.HoldCapacity
-    | commands.StartWorker
-    | commands.ProceedLoad
-    | commands.StopWorker
-    | commands.EndWorker
-)
-
 
 class Orders:
     """Obeys the commands that concern workers, and tells the streams of the tasks concerned. One writer: the driver.
@@ -45,7 +35,7 @@ class Orders:
         self._streams = streams
         self._engine_limits = engine_limits
 
-    def obey(self, command: WorkerCommand) -> None:
+    def obey(self, command: commands.Order) -> None:
         """Carry out what concerns a worker."""
         match command:
             case commands.SendTask():

@@ -40,7 +40,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the packag
     async def Watch(self, request: hp.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - the wire's name
         """The health of a service and each change of it."""
         name = ModelName(request.service.removeprefix(MODEL_PREFIX))  # of another service, only the end is told
-        with self._watchers.place(), self._driver.models_changed.watch(name) as changed:
+        with self._watchers.place(), self._driver.watchers.models.watch(name) as changed:
             await self._look_for(request.service)
             told = None
             while True:

@@ -103,7 +103,7 @@ class Leases(lease_service_pb2_grpc.LeaseServiceServicer):
     async def WatchLease(self, request: ls.WatchLeaseRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a lease; what changes while a message is under way is merged into the next one."""
         lease = self._driver.views.lease(LeaseId(request.lease_id), tenant_of(context))
-        changes, lease_id, told = self._driver.leases_changed, lease.spec.lease_id, None
+        changes, lease_id, told = self._driver.watchers.leases, lease.spec.lease_id, None
         with self._watchers.place():
             while True:
                 with changes.watch(lease_id, *self._driver.views.lines(lease)) as changed:

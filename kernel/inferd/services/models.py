@@ -70,7 +70,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
             sampling=read_sampling_defaults(wanted.sampling_defaults),
         )
         model = self._driver.create_model(spec)
-        with self._driver.models_changed.watch(model.spec.name) as changed:
+        with self._driver.watchers.models.watch(model.spec.name) as changed:
             while model.state is ModelState.UNLOADING:  # its file has changed: what was loaded of it goes first
                 await changed.wait(changed.version)
         return ms.CreateModelResponse(model=write_model(model, self._driver))
@@ -156,7 +156,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     async def WatchModel(self, request: ms.WatchModelRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""
         name = (await self._find(request.name)).spec.name
-        with self._watchers.place(), self._driver.models_changed.watch(name) as changed:
+        with self._watchers.place(), self._driver.watchers.models.watch(name) as changed:
             told = None
             while True:
                 self._driver.check_open()
