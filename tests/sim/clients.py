@@ -8,7 +8,6 @@ from inferd.core import commands, events
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import Sampling, SuspendReason, TaskSpec, TextInput
-from inferd.errors import InferdError
 
 BURST = 100  # tasks between two pauses
 NO_LEASE = LeaseId("")
@@ -54,8 +53,8 @@ class Clients:
             fingerprint=bytes([rng.randrange(2)]),
         )
         roll = rng.random()
-        if self._is_known(spec) or not world.tell(events.SubmitTask(spec)):
-            return
+        if not world.tell(events.SubmitTask(spec)) or spec.task_id not in world.mirror.tasks.known:
+            return  # it was refused, or was made before
         if roll < 0.08:
             world.later(1.0, lambda: world.tell(events.CancelTask(spec.task_id, tenant)))
         elif roll < 0.14:
@@ -98,10 +97,3 @@ class Clients:
         """Other programs end."""
         for device_id in [*self._world.mirror.devices.devices]:
             self._world.tell(events.ForeignMeasured(device_id, 0))
-
-    def _is_known(self, spec: TaskSpec) -> bool:
-        try:
-            return self._world.machine.tasks.known_request(spec) is not None
-        except InferdError as error:
-            self._world.refusals[error.reason] += 1
-            return True

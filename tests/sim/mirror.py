@@ -1,5 +1,7 @@
 """Books kept beside the machine, from what it is told and what it asks for, to check it by."""
 
+from collections.abc import Sequence
+
 from device_book import DeviceBook
 from lease_book import LIVING, LeaseBook
 from rules import BrokenRuleError, Rule
@@ -13,6 +15,7 @@ from inferd.core.lease import LeaseState
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
+from inferd.core.task import TaskSpec
 
 
 class Mirror:
@@ -31,8 +34,10 @@ class Mirror:
         self._needs = dict[InstanceId, MemoryNeed]()  # of instances that wait for memory
         self._event: events.Event = events.Tick()
 
-    def learn(self, event: events.Event, now: float) -> None:  # noqa: C901, PLR0912 - a table: a row for each event
-        """The machine has taken an event; its commands have not been looked at."""
+    def learn(  # noqa: C901, PLR0912 - a table: a row for each event
+        self, event: events.Event, now: float, asked: Sequence[commands.Command]
+    ) -> None:
+        """The machine has taken an event; its commands have not been looked at, but for what they forget."""
         self._event = event
         match event:
             case events.DevicesFound():
@@ -43,9 +48,7 @@ class Mirror:
             case events.CreateModel():
                 self.tasks.models.setdefault(event.spec.name, Waiting(event.spec))
             case events.SubmitTask():
-                self.tasks.submitted(event.spec, now)
-                if event.spec.lease_id:
-                    self.leases.known[event.spec.lease_id].tasks[event.spec.task_id] = None
+                self._submitted(event.spec, now, {c.task_id for c in asked if isinstance(c, commands.ForgetTask)})
             case events.ResumeTask():
                 self.tasks.resumed(event.task_id, now)
             case events.DetachTask():
@@ -73,6 +76,19 @@ class Mirror:
                 self.devices.measured(event.instance_id, min(told, event.memory_bytes))
             case _:
                 pass
+
+    def _submitted(self, spec: TaskSpec, now: float, forgotten: set[TaskId]) -> None:
+        made = self.tasks.made_before(spec)
+        if made in forgotten:
+            made = None
+        told = self.machine.views.submitted(spec).spec.task_id
+        if told != (made or spec.task_id):
+            raise BrokenRuleError(Rule.ONCE, f"{spec.task_id} is told to be {told}, its request made {made}")
+        if made is not None:
+            return
+        self.tasks.submitted(spec, now)
+        if spec.lease_id:
+            self.leases.known[spec.lease_id].tasks[spec.task_id] = None
 
     def obey(self, command: commands.Command, now: float) -> None:  # noqa: C901, PLR0912 - a table: a row for each
         """Book a command."""

@@ -8,6 +8,7 @@ class Rule(Enum):
 
     ONE_END = "an accepted task gets exactly one terminal event, and no event after it"
     DISPATCH = "nothing is dispatched that has expired, was cancelled or is suspended"
+    ONCE = "calls with the same `request_id` make one task, and all are told of it"
     ATTEMPT = "nothing runs twice at a time, or twice under one attempt"
     EXPIRY = "a task with a deadline, and every detached one, ends at the first event at or after its time"
     YIELD = "a class NORMAL waits no longer than `low_yields_s` while one of class LOW runs that had not its turn"

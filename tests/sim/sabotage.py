@@ -28,6 +28,7 @@ from inferd.core.queue import FairQueue
 from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import TASK_TABLE, Outcome, Task, TaskState
+from inferd.core.task_register import TaskRegister
 from inferd.core.tasks import Tasks
 from inferd.core.views import Views
 from inferd.errors import InferdError
@@ -276,6 +277,7 @@ SABOTAGES = {
     "deadlines are forgotten": Sabotage(Rule.EXPIRY, forget_deadlines),
     "cancelled tasks stay in the queue": Sabotage(Rule.DISPATCH, keep_cancelled),
     "suspended tasks go on": Sabotage(Rule.DISPATCH, resume_at_once),
+    "requests are forgotten": Sabotage(Rule.ONCE, replace_by(TaskRegister, "repeats", lambda *_: False)),
     "tasks are sent twice": Sabotage(Rule.ATTEMPT, rewrite(double_sends)),
     "detached tasks never expire": Sabotage(Rule.EXPIRY, never_expire),
     "class LOW does not give way": Sabotage(Rule.YIELD, low_stays),

@@ -85,7 +85,7 @@ class Simulation:
             done = self.machine.handle(event, self.now)
         else:
             accepted = True
-        self.mirror.learn(event, self.now)
+        self.mirror.learn(event, self.now, done)
         for command in done:
             self.mirror.obey(command, self.now)
             for inhabitant in (self._clients.told, self._holders.told, self._workers.obey):

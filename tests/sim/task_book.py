@@ -30,6 +30,7 @@ class TaskBook:
         self.detached_tasks = Tally("tasks are detached")
         self.input_bytes = Tally("bytes of inputs are held")
         self.retained = 0
+        self._requests: dict[tuple[Tenant, str], TaskId] = {}
         self._expiries: list[tuple[float, TaskId]] = []
         self._grew: list[tuple[Tally, Entry, float, int]] = []  # with this event: what, by whom, its bound, how much
         self.touched: dict[ModelName, None] = {}
@@ -42,8 +43,14 @@ class TaskBook:
         self._limits = limits
         self._aging_s = limits.policy.aging_s
 
+    def made_before(self, spec: TaskSpec) -> TaskId | None:
+        """The known task that an earlier submission with the same request made."""
+        return self._requests.get((spec.tenant, spec.request_id)) if spec.request_id else None
+
     def submitted(self, spec: TaskSpec, now: float) -> None:
         self.accepted += 1
+        if spec.request_id:
+            self._requests[spec.tenant, spec.request_id] = spec.task_id
         self.known[spec.task_id] = self._arrived = entry = Entry(spec, expires=spec.deadline, since=now)
         self._wait(entry, 1)
         self.input_bytes.add(spec.tenant, input_bytes(spec))
@@ -169,6 +176,8 @@ class TaskBook:
         if entry is None or entry.living:
             raise BrokenRuleError(Rule.ONE_END, f"{task_id} was forgotten before its end")
         self.retained -= 1
+        if self.made_before(entry.spec) == task_id:
+            del self._requests[entry.spec.tenant, entry.spec.request_id]
 
     def held(self, command: HoldCapacity, *, active: bool) -> None:
         """An instance keeps places for a lease, or gives them back."""

@@ -18,6 +18,7 @@ from inferd.errors import (
     LeaseUnavailableError,
     ModelBusyError,
     NoMemoryError,
+    RequestConflictError,
     WorkerDiedError,
 )
 
@@ -369,3 +370,20 @@ def test_a_worker_that_takes_more_than_was_reserved_is_accounted_for(bench: Benc
     assert bench.machine.broker.account(CPU).free_bytes == 550
     bench.machine.handle(events.WorkerExited(first, GONE), 0.0)
     assert bench.machine.broker.account(CPU).free_bytes == 1000
+
+
+def test_a_request_id_makes_one_lease(bench: Bench) -> None:
+    """The same request_id with the same contents is the same lease, also once it has ended; with others a conflict."""
+    claims = (MemoryClaim(device_id=CPU, memory_bytes=600),)
+    first, again, other = (
+        LeaseSpec(lease_id=LeaseId(name), tenant=TENANT, claims=claims, request_id="r", fingerprint=contents)
+        for name, contents in (("l1", b"1"), ("l2", b"1"), ("l3", b"2"))
+    )
+    bench.machine.handle(events.CreateLease(first), 0.0)
+    for _ in range(2):
+        assert bench.machine.handle(events.CreateLease(again), 0.0) == ()
+        assert bench.machine.views.claimed(again) is bench.machine.leases.known[LeaseId("l1")]
+        with pytest.raises(RequestConflictError):
+            bench.machine.handle(events.CreateLease(other), 0.0)
+        bench.machine.handle(events.ReleaseLease(LeaseId("l1"), TENANT), 0.0)
+    assert [*bench.machine.leases.known] == ["l1"]

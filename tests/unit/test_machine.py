@@ -210,15 +210,23 @@ def test_a_task_that_arrives_while_its_model_unloads_loads_it_again(machine: Ker
     assert "ProceedLoad" in kinds(machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1))
 
 
-def test_a_request_id_finds_its_task_and_refuses_other_contents(machine: KernelMachine) -> None:
-    """The same request_id with the same contents is the same task; with others it is a conflict."""
+def test_a_request_id_makes_one_task(machine: KernelMachine) -> None:
+    """The same request_id with the same contents is the same task, also once that has ended; with others a conflict."""
     spec = task_spec("t1", request_id="r", fingerprint=b"1")
+    again, other = (task_spec("t2", request_id="r", fingerprint=print_) for print_ in (b"1", b"2"))
     machine.handle(events.SubmitTask(spec), 0.0)
-    known = machine.tasks.known_request(task_spec("t2", request_id="r", fingerprint=b"1"))
-    assert known is machine.tasks.known[TaskId("t1")]
-    assert machine.tasks.known_request(task_spec("t2", request_id="r", fingerprint=b"1", tenant=Tenant("b"))) is None
-    with pytest.raises(RequestConflictError):
-        machine.tasks.known_request(task_spec("t2", request_id="r", fingerprint=b"2"))
+    for _ in range(2):
+        assert machine.handle(events.SubmitTask(again), 0.0) == ()
+        assert machine.views.submitted(again) is machine.tasks.known[TaskId("t1")]
+        with pytest.raises(RequestConflictError):
+            machine.handle(events.SubmitTask(other), 0.0)
+        machine.handle(events.CancelTask(TaskId("t1"), TENANT), 0.0)
+    assert list(machine.tasks.known) == ["t1"]
+    theirs = task_spec("t3", request_id="r", fingerprint=b"2", tenant=Tenant("b"))
+    machine.handle(events.SubmitTask(theirs), 0.0)
+    assert machine.views.submitted(theirs) is machine.tasks.known[TaskId("t3")]
+    machine.handle(events.Shutdown(), 0.0)
+    assert machine.handle(events.SubmitTask(again), 0.0) == ()
 
 
 def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) -> None:
@@ -230,7 +238,9 @@ def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) 
     assert list(machine.tasks.known) == ["t1", "t2"]
     assert machine.next_alarm() == 61.0
     assert kinds(machine.handle(events.Tick(), 62.0)) == ["ForgetTask", "ForgetTask"]
-    assert machine.tasks.known_request(task_spec("t9", request_id="r2")) is None
+    again = task_spec("t9", request_id="r2")
+    machine.handle(events.SubmitTask(again), 62.0)
+    assert machine.views.submitted(again).spec.task_id == "t9"
 
 
 def test_an_ended_task_keeps_little_of_its_spec(machine: KernelMachine) -> None:

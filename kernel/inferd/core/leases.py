@@ -99,22 +99,27 @@ class Leases:
             raise _ended(lease, "create a new one" if terminal(LEASE_TABLE, lease.state) else "wait until it is ACTIVE")
         return lease
 
-    def known_request(self, spec: LeaseSpec) -> Lease | None:
-        """The lease that an earlier call with the same `request_id` made, or None.
+    def made_by(self, spec: LeaseSpec) -> Lease | None:
+        """The lease that a call made, or an earlier one of the tenant with the same `request_id`; else None."""
+        lease_id = self._requests.get((spec.tenant, spec.request_id)) if spec.request_id else spec.lease_id
+        return None if lease_id is None else self.known.get(lease_id)
+
+    def repeats(self, spec: LeaseSpec) -> bool:
+        """Whether an earlier call with the same `request_id` has made this lease.
 
         Raises:
-            RequestConflictError: That call had other contents.
+            RequestConflictError: That one had other contents.
         """
-        lease_id = self._requests.get((spec.tenant, spec.request_id))
-        if not spec.request_id or lease_id is None:
-            return None
-        lease = self.known[lease_id]
+        lease = self.made_by(spec) if spec.request_id else None
+        if lease is None:
+            return False
         if lease.spec.fingerprint != spec.fingerprint:
             raise RequestConflictError(
-                f"request_id {spec.request_id!r} made lease {lease_id} from other contents; use a new request_id",
+                f"request_id {spec.request_id!r} made lease {lease.spec.lease_id} from other contents; use a new "
+                "request_id",
                 field="request_id",
             )
-        return lease
+        return True
 
     def page(self, tenant: Tenant, states: Collection[LeaseState], *, after: int | None, size: int) -> Page[Lease]:
         """The tenant's leases in one of these states, none for all, oldest first, behind the one of number `after`."""

@@ -204,6 +204,8 @@ class KernelMachine:
     # Tasks.
 
     def _submit(self, spec: TaskSpec) -> None:
+        if self.tasks.repeats(spec):
+            return
         self.check_open()
         model = self.views.model(spec.model)
         if spec.lease_id:
@@ -232,6 +234,8 @@ class KernelMachine:
     # Leases.
 
     def _create_lease(self, spec: LeaseSpec) -> None:
+        if self.leases.repeats(spec):
+            return
         self.check_open()
         self._capacity.create_lease(spec, self._now)
 

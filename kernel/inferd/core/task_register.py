@@ -68,22 +68,27 @@ class TaskRegister:
             raise TaskNotFoundError(f"no task {task_id!r}; it never was, or its retention ended", field="task_id")
         return task
 
-    def find(self, spec: TaskSpec) -> Task | None:
-        """The task that an earlier call with the same `request_id` made, or None.
+    def made_by(self, spec: TaskSpec) -> Task | None:
+        """The task that a submission made, or an earlier one of the tenant with the same `request_id`; else None."""
+        task_id = self._requests.get((spec.tenant, spec.request_id)) if spec.request_id else spec.task_id
+        return None if task_id is None else self.known.get(task_id)
+
+    def repeats(self, spec: TaskSpec) -> bool:
+        """Whether an earlier submission with the same `request_id` has made this task.
 
         Raises:
-            RequestConflictError: That call had other contents.
+            RequestConflictError: That one had other contents.
         """
-        task_id = self._requests.get((spec.tenant, spec.request_id))
-        if not spec.request_id or task_id is None:
-            return None
-        task = self.known[task_id]
+        task = self.made_by(spec) if spec.request_id else None
+        if task is None:
+            return False
+        task_id = task.spec.task_id
         if task.spec.fingerprint != spec.fingerprint:
             raise RequestConflictError(
                 f"request_id {spec.request_id!r} made task {task_id} from other contents; use a new request_id",
                 field="request_id",
             )
-        return task
+        return True
 
     def page(self, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""

@@ -61,13 +61,17 @@ class Tasks:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
         return self._register.page(tenant, states, after=after, size=size)
 
-    def known_request(self, spec: TaskSpec) -> Task | None:
-        """The task that an earlier call with the same `request_id` made, or None.
+    def made_by(self, spec: TaskSpec) -> Task | None:
+        """The task that a submission made, or an earlier one of the tenant with the same `request_id`; else None."""
+        return self._register.made_by(spec)
+
+    def repeats(self, spec: TaskSpec) -> bool:
+        """Whether an earlier submission with the same `request_id` has made this task.
 
         Raises:
-            RequestConflictError: That call had other contents.
+            RequestConflictError: That one had other contents.
         """
-        return self._register.find(spec)
+        return self._register.repeats(spec)
 
     def waiting(self, name: ModelName) -> Iterator[TaskId]:
         """The tasks that wait for a model."""

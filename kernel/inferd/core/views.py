@@ -8,12 +8,12 @@ from inferd.core.census import Census
 from inferd.core.fleet import Fleet
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.index import Page
-from inferd.core.lease import Lease, LeaseState
+from inferd.core.lease import Lease, LeaseSpec, LeaseState
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, Model
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
-from inferd.core.task import Task, TaskState
+from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.core.tasks import Tasks
 
 
@@ -42,6 +42,12 @@ class Views:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
         return self._tasks.page(tenant, states, after=after, size=size)
 
+    def submitted(self, spec: TaskSpec) -> Task:
+        """The task that an accepted submission made, or an earlier one of the tenant with the same `request_id`."""
+        task = self._tasks.made_by(spec)
+        assert task is not None  # noqa: S101 - it is asked for with the submission, before anything is forgotten
+        return task
+
     def waiting(self, name: ModelName) -> Iterator[TaskId]:
         """The tasks that wait for a model."""
         return self._tasks.waiting(name)
@@ -60,6 +66,12 @@ class Views:
             LeaseNotFoundError: There is none, or it is another tenant's.
         """
         return self._leases.get(lease_id, tenant)
+
+    def claimed(self, spec: LeaseSpec) -> Lease:
+        """The lease that an accepted call made, or an earlier one of the tenant with the same `request_id`."""
+        lease = self._leases.made_by(spec)
+        assert lease is not None  # noqa: S101 - it is asked for with the call, before anything is forgotten
+        return lease
 
     def find_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease | None:
         """The tenant's lease of this id; None when there is none, or it is another tenant's."""

@@ -129,16 +129,17 @@ class Driver:
         Raises:
             InferdError: It is refused.
         """
-        known = self.machine.tasks.known_request(spec)
-        if known is not None:
-            return self.streams.get(known.spec.task_id)
         stream = self.streams.open(spec.task_id)
         try:
             self._apply(events.SubmitTask(spec))
         except InferdError:
             self.streams.forget(spec.task_id)
             raise
-        return stream
+        made = self.views.submitted(spec).spec.task_id
+        if made == spec.task_id:
+            return stream
+        self.streams.forget(spec.task_id)
+        return self.streams.get(made)
 
     def watch(self, task_id: TaskId, tenant: Tenant, *, after: int) -> TaskStream:
         """The events of a task, to be read from behind number `after`.
@@ -194,11 +195,8 @@ class Driver:
         Raises:
             InferdError: It is refused.
         """
-        known = self.machine.leases.known_request(spec)
-        if known is not None:
-            return known
         self._apply(events.CreateLease(spec))
-        return self.views.lease(spec.lease_id, spec.tenant)
+        return self.views.claimed(spec)
 
     def keep_alive(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None = None) -> Lease:
         """Let a lease hold for its TTL, or a new one, from now on.
