@@ -19,7 +19,7 @@ MIB = 1 << 20
 async def test_a_message_of_any_allowed_size_reaches_the_worker(tmp_path: Path) -> None:
     """Where larger messages and prompts are allowed, frames are as large: 18 MiB of conversation end in an answer."""
     limits = {"message_bytes": 24 * MIB, "prompt_bytes": 20 * MIB, "request_bytes": 64 * MIB}
-    async with kernel_here(tmp_path, limits=limits) as kernel:
+    async with kernel_here(tmp_path, limits=limits, workers={"template_timeout_s": 60.0}) as kernel:
         connection = Connection(kernel, tmp_path)
         await connection.create()
         tools = (

@@ -311,7 +311,7 @@ def test_a_program_whose_lease_is_lost_is_told_to_end(start: Start, client: Clie
         client.release_lease(only_lease(client).lease_id)
         out, errors = process.communicate(timeout=WAIT_S)
     assert (out, process.returncode) == ("told\n", 75)
-    said, error = errors.splitlines()
+    *_, said, error = errors.splitlines()  # on a busy machine it may say before that the kernel is late
     assert "the lease is lost" in said
     assert "is RELEASED" in error
 
