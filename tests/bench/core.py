@@ -75,7 +75,9 @@ class House:
     def _fill(self) -> None:
         many = 2 * TASKS
         policy = QueuePolicy(aging_s=10.0, weights={Tenant("t0"): 3.0}, tenant_running=many)
-        limits = TaskLimits(queued_tasks=many, tenant_queued=many, model_queued=many, policy=policy)
+        limits = TaskLimits(
+            tasks=2 * many, queued_tasks=many, tenant_queued=many, model_queued=many, input_bytes=1 << 40, policy=policy
+        )
         self.machine = KernelMachine(CoreLimits(tasks=limits, leases=LeaseLimits(leases=2 * LEASES), models=MODELS))
         names = [DeviceId(f"h{n}/cpu:0") for n in range(HOSTS)]
         devices = (DeviceCapacity(device_id=name, memory_bytes=MEMORY_BYTES, cores=64) for name in names)

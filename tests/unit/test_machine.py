@@ -206,7 +206,7 @@ def test_a_task_that_arrives_while_its_model_unloads_loads_it_again(machine: Ker
     machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
     assert "StartWorker" in kinds(machine.handle(events.SubmitTask(task_spec("t1")), 0.0))
     needs = events.InstanceNeeds(InstanceId("smollm2-2"), MemoryNeed(weights_bytes=950))
-    assert kinds(machine.handle(needs, 0.0)) == ["TellModel", "TellLine"]
+    assert kinds(machine.handle(needs, 0.0)) == ["TellModel"]
     assert "ProceedLoad" in kinds(machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1))
 
 

@@ -62,24 +62,25 @@ class Index(Generic[R]):
     """
 
     def __init__(self) -> None:
-        self._tenants: dict[Tenant, dict[Enum, Roll[int, R]]] = {}
+        self._tenants: dict[Tenant, dict[int, Roll[int, R]]] = {}  # by the value of the state, which hashes faster
 
     def add(self, record: R) -> None:
         """A record was made."""
-        self._add(self._tenants.setdefault(record.spec.tenant, {}), record)
+        _enter(self._tenants.setdefault(record.spec.tenant, {}), record)
 
     def move(self, record: R, before: Enum) -> None:
         """A record came from another state to the one that it has."""
         rolls = self._tenants[record.spec.tenant]
-        self._remove(rolls, record, before)
-        self._add(rolls, record)
+        rolls[before._value_].remove(record)
+        _enter(rolls, record)
 
     def remove(self, record: R) -> None:
         """A record is forgotten."""
         tenant = record.spec.tenant
         rolls = self._tenants[tenant]
-        self._remove(rolls, record, record.state)
-        if not rolls:
+        roll = rolls[record.state._value_]
+        roll.remove(record)
+        if not roll and not any(rolls.values()):
             del self._tenants[tenant]  # there may be any number of tenants
 
     def page(
@@ -95,23 +96,18 @@ class Index(Generic[R]):
             newest_first: In descending order of their numbers, else in ascending order.
         """
         rolls = self._tenants.get(tenant, {})
-        chosen = [roll for state, roll in rolls.items() if not states or state in states]
+        values = {state.value for state in states} or rolls.keys()
+        chosen = [roll for value, roll in rolls.items() if value in values]
         parts = [roll.below(after) if newest_first else roll.above(after) for roll in chosen]
         return first(merge(*parts, key=NUMBER, reverse=newest_first), size)
 
-    @staticmethod
-    def _add(rolls: dict[Enum, Roll[int, R]], record: R) -> None:
-        roll = rolls.get(record.state)
-        if roll is None:
-            roll = rolls[record.state] = Roll(NUMBER)
-        roll.add(record)
 
-    @staticmethod
-    def _remove(rolls: dict[Enum, Roll[int, R]], record: R, state: Enum) -> None:
-        roll = rolls[state]
-        roll.remove(record)
-        if not roll:
-            del rolls[state]
+def _enter(rolls: dict[int, Roll[int, R]], record: R) -> None:
+    value = record.state._value_
+    roll = rolls.get(value)
+    if roll is None:
+        roll = rolls[value] = Roll(NUMBER)
+    roll.add(record)
 
 
 def first(records: Any, size: int) -> Page[Any]:

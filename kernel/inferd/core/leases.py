@@ -196,6 +196,8 @@ class Leases:
 
     def tell(self) -> None:
         """Tell of what has changed with this event of leases that hold or wait, besides their states, and of lines."""
+        if not self._touched and not self.waiters.moved:
+            return
         for lease_id in self._touched:
             if (lease := self.known.get(lease_id)) is not None and not terminal(LEASE_TABLE, lease.state):
                 self._out.append(TellLease(lease_id))

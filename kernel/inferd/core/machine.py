@@ -122,14 +122,14 @@ class KernelMachine:
             case events.CancelTask():
                 self._cancel(event)
             case events.SuspendTask():
-                task = self.views.task(event.task_id, event.tenant)
+                task = self.tasks.get(event.task_id, event.tenant)
                 self.tasks.suspend(task, self._now)
             case events.ResumeTask():
-                task = self.views.task(event.task_id, event.tenant)
+                task = self.tasks.get(event.task_id, event.tenant)
                 self.tasks.resume(task, self._now)
                 self._settle(self.fleet.models[task.spec.model])
             case events.DetachTask():
-                self.tasks.detach(self.views.task(event.task_id, event.tenant), self._now)
+                self.tasks.detach(self.tasks.get(event.task_id, event.tenant), self._now)
             case events.CreateLease():
                 self._create_lease(event.spec)
             case events.KeepAlive():
@@ -204,7 +204,7 @@ class KernelMachine:
     # Tasks.
 
     def _submit(self, spec: TaskSpec) -> None:
-        if self.tasks.repeats(spec):
+        if spec.request_id and self.tasks.repeats(spec):
             return
         self.check_open()
         model = self.views.model(spec.model)
@@ -226,7 +226,7 @@ class KernelMachine:
             )
 
     def _cancel(self, event: events.CancelTask) -> None:
-        task = self.views.task(event.task_id, event.tenant)
+        task = self.tasks.get(event.task_id, event.tenant)
         if not terminal(TASK_TABLE, task.state):
             self.tasks.finish(task, cancelled("the client cancelled the task"), self._now)
             self._freed[task.spec.model] = None
@@ -234,7 +234,7 @@ class KernelMachine:
     # Leases.
 
     def _create_lease(self, spec: LeaseSpec) -> None:
-        if self.leases.repeats(spec):
+        if spec.request_id and self.leases.repeats(spec):
             return
         self.check_open()
         self._capacity.create_lease(spec, self._now)

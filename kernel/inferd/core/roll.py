@@ -30,19 +30,19 @@ class Roll(Generic[K, R]):
 
     def add(self, record: R) -> None:
         """Take a record in."""
-        key = self._key(record)
-        at = bisect_left(self._lasts, key)
-        if at < len(self._blocks):
+        key, lasts = self._key(record), self._lasts
+        if lasts and key < lasts[-1]:
+            at = bisect_left(lasts, key)
             block = self._blocks[at]
             block.insert(bisect_left(block, key, key=self._key), record)
             if len(block) > BLOCK:
                 self._split(at)
-        elif self._blocks and len(self._blocks[-1]) < BLOCK:
+        elif lasts and len(self._blocks[-1]) < BLOCK:
             self._blocks[-1].append(record)
-            self._lasts[-1] = key
+            lasts[-1] = key
         else:
             self._blocks.append([record])
-            self._lasts.append(key)
+            lasts.append(key)
 
     def remove(self, record: R) -> None:
         """Take a record out; it is in."""

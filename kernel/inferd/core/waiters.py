@@ -18,7 +18,7 @@ class Waiters(Generic[K]):
     goes behind, whatever its class. That bounds every wait by what stood before and what came within that time.
 
     Attributes:
-        moved: Lines that somebody came into or left, until they are taken from here.
+        moved: Lines where others stand that somebody came into or left, until they are taken from here.
     """
 
     def __init__(self) -> None:
@@ -41,8 +41,10 @@ class Waiters(Generic[K]):
         place = (rank, self._count, key)
         self._places[key] = (lines, place)
         for line in lines:
-            insort(self._lines.setdefault(line, []), place)
-            self.moved[line] = None
+            waiting = self._lines.setdefault(line, [])
+            insort(waiting, place)
+            if len(waiting) > 1:
+                self.moved[line] = None
 
     def remove(self, key: K) -> tuple[str, ...]:
         """Take a waiter out of its lines, if it stands in any; these lines."""
@@ -52,8 +54,9 @@ class Waiters(Generic[K]):
             assert place is not None  # noqa: S101 - it stands in a line
             waiting = self._lines[line]
             del waiting[bisect_left(waiting, place)]
-            self.moved[line] = None
-            if not waiting:
+            if waiting:
+                self.moved[line] = None
+            else:
                 del self._lines[line]
         return lines
 
