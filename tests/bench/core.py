@@ -158,5 +158,5 @@ def model_spec(number: int) -> ModelSpec:
         backend="fake",
         backend_reason="",
         loader="",
-        device=f"h{number}/cpu:0",
+        devices=(DeviceId(f"h{number}/cpu:0"),),
     )

@@ -113,7 +113,7 @@ async def test_the_catalogue(connection: Connection, listed: SamplingDefaults, t
     assert (await create(connection, "known", {})).effective_sampling_defaults.top_p == listed.top_p
     assert catalogue.catalogue_sampling(tmp_path / "known.fake", 3).numbers == {}
     spec = ModelSpec(
-        name="m", source="", path="", format="", size_bytes=2, backend="", backend_reason="", loader="", device="",
+        name="m", source="", path="", format="", size_bytes=2, backend="", backend_reason="", loader="", devices=(),
         sampling=SamplingDefaults(min_p=0.5), catalogue_sampling=listed,
     )  # fmt: skip
     model = Model(spec=spec, created=0.0, file_sampling=SamplingDefaults(temperature=0.125, min_p=0.25))

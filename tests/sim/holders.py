@@ -90,7 +90,7 @@ class Holder:
                 for _ in range(rng.randint(0, claim.sequences + 1)):
                     self._submit_later(claim.model)
             case MemoryClaim() if rng.random() < 0.5:
-                names = [name for name, model in world.models.items() if model.device_id == claim.device_id]
+                names = [name for name, model in world.models.items() if claim.device_id in model.needs]
                 if names:
                     name = rng.choice(names)
                     world.later(0.1, lambda: self._load(name))

@@ -32,6 +32,7 @@ class Mirror:
         self.leases = LeaseBook(limits.leases, self.devices)
         self.tasks = TaskBook(limits.tasks)
         self._needs = dict[InstanceId, MemoryNeed]()  # of instances that wait for memory
+        self._measured = dict[tuple[ModelName, DeviceId], int]()
         self._event: events.Event = events.Tick()
 
     def learn(  # noqa: C901, PLR0912 - a table: a row for each event
@@ -71,6 +72,10 @@ class Mirror:
                 self.tasks.touched[self.tasks.places[event.instance_id].model] = None
             case events.InstanceNeeds() if event.instance_id in self.tasks.places:
                 self._needs[event.instance_id] = event.need
+                place = self.tasks.places[event.instance_id]
+                self._measured[place.model, place.device_id] = event.need.total_bytes
+            case events.ModelMeasured():
+                self._measured |= {(event.name, d): need.total_bytes for d, need in event.needs.items()}
             case events.MemoryMeasured():
                 told = self.machine.broker.reserved_bytes(event.instance_id)
                 self.devices.measured(event.instance_id, min(told, event.memory_bytes))
@@ -142,6 +147,7 @@ class Mirror:
                 if place.lease_id or place.stopping:
                     del self._needs[event.instance_id]
                 else:
+                    self._check_waiting(place)
                     self.leases.instance_waits(place, need.total_bytes, now)
             case _:
                 pass
@@ -157,8 +163,17 @@ class Mirror:
         self.tasks.draining = {i.instance_id: None for i in instances if i.draining}
         self.tasks.check(now)
 
+    def check_placement(self, name: ModelName, plan: LoadPlan, done: tuple[commands.Command, ...]) -> None:
+        """A model is loaded on the device that the plan just before it said."""
+        started = [c.device_id for c in done if isinstance(c, commands.StartWorker) and c.spec.name == name]
+        if started[:1] != [plan.device_id]:
+            text = f"{name} is loaded on {started}, the plan said {plan.device_id}: {plan.device_reason}"
+            raise BrokenRuleError(Rule.PLAN, text)
+
     def check_plan(self, plan: LoadPlan, place: Place, done: tuple[commands.Command, ...]) -> None:
         """A load that is first in its line does what the plan just before it said."""
+        if any(isinstance(c, commands.StartWorker) and c.spec.name == place.model for c in done):
+            return  # it does better elsewhere
         at_once = plan.need.total_bytes <= plan.free_bytes  # else it waits for those that are evicted or stop already
         proceeded = commands.ProceedLoad(place.instance_id) in done
         stopped = tuple(c.instance_id for c in done if isinstance(c, commands.StopWorker))
@@ -174,9 +189,9 @@ class Mirror:
 
     def _could_run(self, name: ModelName) -> bool:
         """Whether no instance that must stay could be in the way of a model."""
-        device = self.tasks.models[name].spec.device
-        floors = [m.spec.name for m in self.tasks.models.values() if m.spec.min_instances and m.spec.device == device]
-        return not set(floors) - {name}
+        devices = set(self.tasks.models[name].spec.devices)
+        floors = [m.spec for m in self.tasks.models.values() if m.spec.min_instances]
+        return not any(devices & {*spec.devices} and spec.name != name for spec in floors)
 
     def check_over(self) -> None:
         """All has ended: nothing is held, nothing living is left."""
@@ -188,7 +203,7 @@ class Mirror:
             raise BrokenRuleError(Rule.GIVEN_BACK, f"left: leases {held[:3]}, instances {[*self.tasks.places][:3]}")
         for device_id, account in self.machine.broker.devices.items():
             taken = (account.instance_bytes, account.lease_bytes, account.leased_cores, account.stopping_bytes)
-            if any(taken) or account.idle or account.idle_bytes:
+            if any(taken) or account.expected_bytes or account.idle or account.idle_bytes:
                 raise BrokenRuleError(Rule.GIVEN_BACK, f"{taken} of {device_id} is still held")
         census = self.machine.tasks.census
         if census.queued or census.running or census.loads or census.all != NOTHING:
@@ -202,11 +217,41 @@ class Mirror:
             raise BrokenRuleError(Rule.INSTANCES, f"instance {instance_id} was started twice")
         lease_id = self.machine.fleet.instances[instance_id].lease_id
         model = self.tasks.models[spec.name]
-        place = Place(instance_id, spec.name, DeviceId(spec.device), lease_id, now)
+        place = Place(instance_id, spec.name, command.device_id, lease_id, now)
+        self._check_place(place)
         self.tasks.places[instance_id] = model.places[instance_id] = place
         shared = sum(not p.lease_id and not p.stopping for p in model.places.values())
         if shared > max(1, spec.max_instances):
             raise BrokenRuleError(Rule.INSTANCES, f"{spec.name} has {shared} instances, at most {spec.max_instances}")
+
+    def _check_place(self, place: Place) -> None:
+        """An instance starts where it may, and as well as elsewhere by what was measured."""
+        spec, here = self.tasks.models[place.model].spec, place.device_id
+        if here not in spec.devices:
+            raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} starts on {here}, not one of {spec.devices}")
+        fits = {d: self._fits(place.model, d) for d in spec.devices}
+        if not place.lease_id and fits[here] is False and True in fits.values():
+            raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} starts on {here}, and fits: {fits}")
+
+    def _check_waiting(self, place: Place) -> None:
+        """An instance does not come to wait where it does not fit, when it fits a device where it was not yet."""
+        tried = (place.device_id, *self.machine.fleet.instances[place.instance_id].tried)
+        left = [d for d in self.tasks.models[place.model].spec.devices if d not in tried]
+        here = self._fits(place.model, place.device_id, but=place.instance_id)
+        if here is False and any(self._fits(place.model, d) for d in left):
+            raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} waits on {place.device_id}, and fits {left}")
+
+    def _fits(self, name: ModelName, device_id: DeviceId, *, but: InstanceId | None = None) -> bool | None:
+        """Whether a model fits what is free on a device and not wanted by loads that have begun; None: not known."""
+        before = (p for p in self.tasks.places.values() if p.device_id == device_id and not p.lease_id)
+        begun = [
+            p.model
+            for p in before
+            if not p.stopping and p.instance_id not in self.devices.holdings and p.instance_id != but
+        ]
+        needs = [self._measured.get((each, device_id)) for each in (name, *begun)]
+        known = [need for need in needs if need is not None]
+        return sum(known) <= self.devices.devices[device_id].free_bytes if len(known) == len(needs) else None
 
     def _stop(self, instance_id: InstanceId) -> None:
         place = self.tasks.places[instance_id]

@@ -32,6 +32,9 @@ class Rule(Enum):
     ENDED = "a lease that has ended stays so, and nothing that hung on it goes on"
     FENCING = "fencing tokens rise, and go with whatever a lease gives"
     BOOKS = "the broker's accounts are those that follow from what was given"
+    PLACEMENT = (
+        "a model starts on a device that it may use, and does not wait for memory there when it fits another one"
+    )
     PLAN = "what a plan says of a load is what the load then does"
     BOUND = "no more waits, is suspended, detached or retained than may, and nobody has more than its share of it"
     REFUSAL = "every refusal has a reason of the wire API"

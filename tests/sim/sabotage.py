@@ -21,7 +21,8 @@ from inferd.core.leases import Leases
 from inferd.core.lifecycle import terminal
 from inferd.core.line import TaskLimits
 from inferd.core.machine import KernelMachine
-from inferd.core.model import Instance, InstanceState, Model
+from inferd.core.model import Instance, InstanceState, Model, ModelSpec
+from inferd.core.placement import Site
 from inferd.core.plan import LoadPlan
 from inferd.core.priority import Priority
 from inferd.core.queue import FairQueue
@@ -193,12 +194,33 @@ def same_token(patch: Patch) -> None:
 
 
 def hide_evictions(patch: Patch) -> None:
-    plan = Views.plan
+    plan = Broker.plan
 
-    def blind(self: Views, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
+    def blind(self: Broker, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
         return replace(plan(self, device_id, need), evicted=())
 
-    patch.setattr(Views, "plan", blind)
+    patch.setattr(Broker, "plan", blind)
+
+
+def place_anywhere(patch: Patch) -> None:
+    def anywhere(self: Fleet, _model: Model, lease_id: LeaseId) -> list[DeviceId]:
+        return [d for d in self._broker.devices if not lease_id or self._broker.lease_holds(lease_id, d)]
+
+    patch.setattr(Fleet, "devices_under", anywhere)
+
+
+def prefer_full(patch: Patch) -> None:
+    rank = vars(Site)["rank"].fget
+    patch.setattr(Site, "rank", property(lambda self: (self.too_large, *(-cost for cost in rank(self)[1:]))))
+
+
+def plan_the_last(patch: Patch) -> None:
+    plan = Views.plan
+
+    def wrong(self: Views, spec: ModelSpec, needs: Mapping[DeviceId, MemoryNeed]) -> LoadPlan:
+        return replace(plan(self, spec, needs), device_id=spec.devices[-1])
+
+    patch.setattr(Views, "plan", wrong)
 
 
 class UnknownError(InferdError):
@@ -316,6 +338,10 @@ SABOTAGES = {
     "fencing tokens are all the same": Sabotage(Rule.FENCING, same_token),
     "what workers take is not booked": Sabotage(Rule.BOOKS, replace_by(Broker, "measured", lambda *_: None)),
     "plans tell of no eviction": Sabotage(Rule.PLAN, hide_evictions),
+    "plans tell of another device": Sabotage(Rule.PLAN, plan_the_last),
+    "models start on any device": Sabotage(Rule.PLACEMENT, place_anywhere),
+    "models start where all is taken": Sabotage(Rule.PLACEMENT, prefer_full),
+    "loads wait where they do not fit": Sabotage(Rule.PLACEMENT, replace_by(Fleet, "is_misplaced", lambda *_: False)),
     "tasks have no bound": Sabotage(Rule.BOUND, forget_bounds(tasks=10**9)),
     "queues have no bound": Sabotage(Rule.BOUND, forget_bounds(queued_tasks=10**9)),
     "one tenant may fill the queue": Sabotage(Rule.BOUND, forget_bounds(tenant_share=1e9)),

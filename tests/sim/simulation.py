@@ -17,12 +17,19 @@ from inferd.core import commands, events
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.machine import KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import SuspendReason
 from inferd.errors import BY_REASON, InferdError
 
 MOST_STEPS = 200_000  # until all rests, once clients and faults are over
 NEVER = float("inf")
+
+
+def draw_need(device: DeviceCapacity, first: DeviceCapacity, share: float, pool_share: float, rest: int) -> MemoryNeed:
+    """What a model needs on a device: weights as on its first one, and a pool of KV blocks that follows its size."""
+    weights, pool = int(first.memory_bytes * share), int(device.memory_bytes * share * pool_share)
+    return MemoryNeed(weights_bytes=weights // 2, kv_bytes=pool // 3, workspace_bytes=rest)
 
 
 class Simulation:
@@ -91,6 +98,7 @@ class Simulation:
             for inhabitant in (self._clients.told, self._holders.told, self._workers.obey):
                 inhabitant(command)
             self.seen[type(command).__name__] += 1
+            self.seen["moved load"] += isinstance(command, commands.StartWorker) and bool(self._tried(command))
             self.seen["preemption"] += (
                 isinstance(command, commands.TellSuspended) and command.reason is SuspendReason.PREEMPTED
             )
@@ -98,11 +106,19 @@ class Simulation:
         self.mirror.check(self.now)
         return accepted
 
+    def _tried(self, command: commands.StartWorker) -> tuple[DeviceId, ...]:
+        return self.machine.fleet.instances[command.instance_id].tried
+
     def _handle(self, event: events.Event) -> tuple[commands.Command, ...]:
+        if isinstance(event, events.LoadModel):
+            plan, done = self._plan(event), self.machine.handle(event, self.now)
+            if plan is not None:
+                self.mirror.check_placement(event.name, plan, done)
+            return done
         if not isinstance(event, events.InstanceNeeds) or not self._is_first(event):
             return self.machine.handle(event, self.now)
         place = self.mirror.tasks.places[event.instance_id]
-        plan = self.machine.views.plan(place.device_id, event.need)
+        plan = self.machine.broker.plan(place.device_id, event.need)
         done = self.machine.handle(event, self.now)
         self.mirror.check_plan(plan, place, done)
         self.seen["plan with evictions"] += plan.fits and bool(plan.evicted)
@@ -162,15 +178,24 @@ class Simulation:
     def _draw_models(self) -> None:
         rng = self.random
         for n in range(self.scale.models):
-            device = rng.choice(self.devices[:8])
-            size = int(device.memory_bytes * rng.uniform(0.1, 0.45))
-            need = MemoryNeed(weights_bytes=size // 2, kv_bytes=size // 3, workspace_bytes=rng.randint(0, 5))
+            shared = self.devices[:8]
+            devices = rng.sample(shared, min(len(shared), rng.choice([1, 2, 3])))
+            share, rest = rng.uniform(0.1, 0.45), rng.randint(0, 5)
+            pools = [rng.choice([0.3, 1.0, 2.0]) for _ in devices]
+            needs = {d.device_id: draw_need(d, devices[0], share, p, rest) for d, p in zip(devices, pools, strict=True)}
             if n and rng.random() < 0.05:
-                need = MemoryNeed(weights_bytes=device.memory_bytes + 1)
+                needs |= {d.device_id: MemoryNeed(weights_bytes=d.memory_bytes + 1) for d in devices}
             facts = InstanceFacts(
                 max_tasks=rng.randint(1, 8), context_tokens=64, description="", memory_bytes=1, kv_tokens=1024
             )
-            self.models[ModelName(f"m{n}")] = FakeModel(device.device_id, need, facts)
+            self.models[ModelName(f"m{n}")] = FakeModel(needs, facts)
+
+    def _plan(self, event: events.LoadModel) -> LoadPlan | None:
+        """What is said before a model is loaded, once all that it needs is known; None where other things are due."""
+        model, alarm = self.machine.fleet.models[event.name], self.machine.next_alarm()
+        if model.shared or event.lease_id or (alarm is not None and alarm <= self.now):
+            return None
+        return self.machine.views.plan(model.spec, self.models[event.name].needs)
 
     def _begin(self) -> None:
         """The first hosts are found, the others soon; models are made known, and clients come."""
@@ -187,7 +212,7 @@ class Simulation:
                 backend="fake",
                 backend_reason="only",
                 loader="x:Y",
-                device=model.device_id,
+                devices=tuple(model.needs),
                 min_instances=0 if n else floor,
                 max_instances=self.random.randint(1, 3),
             )

@@ -30,7 +30,7 @@ class Bench:
         self.machine.handle(events.DevicesFound((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
         spec = ModelSpec(
             name=MODEL, source="/m", path="/m", format="gguf", size_bytes=1, backend="cpu", backend_reason="",
-            loader="x:Y", device="cpu:0", max_instances=instances,
+            loader="x:Y", devices=(DeviceId("cpu:0"),), max_instances=instances,
         )  # fmt: skip
         self.places = places
         self.machine.handle(events.CreateModel(spec), 0.0)

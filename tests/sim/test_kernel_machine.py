@@ -23,7 +23,7 @@ from inferd.core.task import TaskState
 TASK_ENDS = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED}
 LEASE_ENDS = {LeaseState.RELEASED, LeaseState.EXPIRED, LeaseState.REFUSED}
 COMMANDS = {kind.__name__ for kind in get_args(Command)}
-FAULTS = {"preemption", "plan with evictions", "clock jumps", "clock stands still", "late frame"}
+FAULTS = {"preemption", "plan with evictions", "clock jumps", "clock stands still", "late frame", "moved load"}
 REFUSALS = {
     "INVALID_FIELD", "LEASE_ENDED", "LEASE_NOT_FOUND", "LEASE_UNAVAILABLE", "LIMIT_EXCEEDED", "MODEL_BUSY",
     "MODEL_LOAD_FAILED", "MODEL_NOT_FOUND", "NO_MEMORY", "QUEUE_FULL", "TASK_EXPIRED", "TASK_NOT_FOUND", "TASK_STATE",

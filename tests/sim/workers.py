@@ -6,10 +6,12 @@ from world import World
 
 from inferd.core import commands, events
 from inferd.core.ids import InstanceId, ModelName, TaskId
+from inferd.core.resources import MemoryNeed
 from inferd.core.task import Outcome, TaskState, Usage
 from inferd.errors import ModelLoadError, WorkerDiedError
 
 LETHAL = "77"  # what the ids of tasks end with that workers die of
+NOTHING = MemoryNeed(weights_bytes=0)
 LATE_S = 3.0  # mean time for which a frame of a dead worker may still be under way
 
 
@@ -18,6 +20,7 @@ class FakeWorker:
     """One worker; `tasks` that it computes, each with its attempt and a mark of its turn."""
 
     model: ModelName
+    need: MemoryNeed
     alive: bool = True
     tasks: dict[TaskId, tuple[int, int]] = field(default_factory=dict)
 
@@ -34,8 +37,9 @@ class Workers:
         later = self._world.later
         match command:
             case commands.StartWorker():
-                self._workers[command.instance_id] = FakeWorker(command.spec.name)
-                later(0.05, lambda: self._measure(command.instance_id))
+                self._workers[command.instance_id] = FakeWorker(command.spec.name, self._need(command))
+                reads_s = self._world.random.choice([0.05, 0.05, 1.0])  # much may change until it has measured
+                later(reads_s, lambda: self._measure(command.instance_id))
             case commands.StopWorker():
                 later(0.1, lambda: self.exit(command.instance_id))
             case commands.EndWorker():
@@ -63,6 +67,10 @@ class Workers:
             self._world.tell(events.WorkerExited(instance_id, WorkerDiedError("killed")))
             self._world.later(LATE_S, lambda: self._workers.pop(instance_id))
 
+    def _need(self, command: commands.StartWorker) -> MemoryNeed:
+        needs = self._world.models[command.spec.name].needs
+        return needs.get(command.device_id, NOTHING)  # on a device that the model may not use: noticed elsewhere
+
     def _speaks(self, instance_id: InstanceId) -> bool:
         """Whether a frame of a worker arrives: one of a dead worker may, late."""
         worker, world = self._workers.get(instance_id), self._world
@@ -72,8 +80,7 @@ class Workers:
 
     def _measure(self, instance_id: InstanceId) -> None:
         if self._speaks(instance_id):
-            model = self._world.models[self._workers[instance_id].model]
-            self._world.tell(events.InstanceNeeds(instance_id, model.need))
+            self._world.tell(events.InstanceNeeds(instance_id, self._workers[instance_id].need))
 
     def _load(self, instance_id: InstanceId) -> None:
         world = self._world
@@ -83,10 +90,11 @@ class Workers:
             world.tell(events.InstanceRefused(instance_id, ModelLoadError("truncated")))
             world.later(0.1, lambda: self.exit(instance_id))
             return
-        model = world.models[self._workers[instance_id].model]
-        world.tell(events.InstanceLoaded(instance_id, model.facts))
+        worker = self._workers[instance_id]
+        world.tell(events.InstanceLoaded(instance_id, world.models[worker.model].facts))
         if world.random.random() < 0.5:
-            taken = model.need.total_bytes + world.random.randint(0, model.need.total_bytes // 4)
+            most = worker.need.total_bytes // 4
+            taken = worker.need.total_bytes + world.random.randint(0, most)
             world.later(0.3, lambda: self._take_memory(instance_id, taken))
         if world.scale.crashes:
             world.later(30.0, lambda: None if world.quiet else self.exit(instance_id))

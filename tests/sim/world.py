@@ -20,8 +20,7 @@ from inferd.core.resources import DeviceCapacity, MemoryNeed
 class FakeModel:
     """What the workers of a model tell of it."""
 
-    device_id: DeviceId
-    need: MemoryNeed
+    needs: dict[DeviceId, MemoryNeed]  # by the devices that it may use
     facts: InstanceFacts
 
 

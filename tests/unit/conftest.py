@@ -310,6 +310,7 @@ class ScriptedKernel:
             state=mp.INSTANCE_STATE_READY,
             backend="cpu",
             device="cpu:0",
+            device_reason="more is free there",
             pid=4242,
             memory_bytes=900_000_000,
             running_tasks=1,

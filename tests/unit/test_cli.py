@@ -226,8 +226,10 @@ def test_ps_lists_instances(inferd: Commands) -> None:
         "TASKS",
         "CONTEXT",
         "UP",
+        *("WHY", "THIS", "DEVICE"),
     ]
-    assert row.split() == ["i-1", "echo", "ready", "cpu", "cpu:0", "4242", "0.9", "GB", "1/8", "2", "h"]
+    facts = ["i-1", "echo", "ready", "cpu", "cpu:0", "4242", "0.9", "GB", "1/8", "2", "h"]
+    assert row.split() == [*facts, *["more", "is", "free", "there"]]
     (instance,) = json.loads(inferd("ps", "-o", "json").stdout)["instances"]
     assert ParseDict(instance, Instance()).memory_bytes == 900_000_000
     assert (instance["memory_bytes"], instance["state"]) == ("900000000", "INSTANCE_STATE_READY")

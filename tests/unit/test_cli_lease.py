@@ -358,6 +358,7 @@ def test_a_plan_says_whether_it_fits(inferd: Commands, client: Client) -> None:
     """The decision comes with its figures; the exit code tells it to scripts; wrong settings are told."""
     done = inferd("plan", "fake")
     assert (done.exit_code, done.stdout.splitlines()[1]) == (0, "needs: weights 1.0 MB, KV pool 262 kB, workspace 0 B")
+    assert done.stdout.splitlines()[2] == "why fake:0: the only device that it may use"
     assert json.loads(inferd("plan", "fake", "-o", "json").stdout)["fits"] is True
     client.create_lease(claims.memory(GIB - 1, device_id="fake:0"), wait=True)
     done = inferd("plan", "huge")

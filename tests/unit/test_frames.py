@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from inferd.core.commands import SendTask
-from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.model import ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.resources import MemoryNeed
@@ -30,14 +30,14 @@ MODEL = ModelSpec(
     backend="fake",
     backend_reason="",
     loader="a.b:C",
-    device="fake:0",
+    devices=(DeviceId("fake:0"),),
 )
 
 
 def test_load() -> None:
     """A load names the instance, the backend and what may be given of the device; a model's drafts win."""
     limits = load_pb2.EngineLimits(step_tokens=5, draft_tokens=1)
-    load = load_frame("m/1", MODEL, limits, 1 << 40).load
+    load = load_frame("m/1", MODEL, limits, device_id=DeviceId("fake:0"), capacity_bytes=1 << 40).load
     assert (load.instance_id, load.loader, load.limits.draft_tokens) == ("m/1", "a.b:C", 1)
     request, bounds = read_load(load)
     assert (str(request.path), request.device, request.capacity_bytes, bounds.step_tokens) == (
@@ -46,7 +46,8 @@ def test_load() -> None:
         1 << 40,
         5,
     )
-    assert load_frame("m/1", replace(MODEL, draft_tokens=3), limits, 0).load.limits.draft_tokens == 3
+    guessing = load_frame("m/1", replace(MODEL, draft_tokens=3), limits, device_id=DeviceId("fake:0"), capacity_bytes=0)
+    assert guessing.load.limits.draft_tokens == 3
     assert limits.draft_tokens == 1
     assert proceed_frame().HasField("proceed")
 

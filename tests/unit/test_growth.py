@@ -31,7 +31,7 @@ class Scene:
     def load(self, name: str, *, need: int = 100, lease_id: str = "") -> InstanceId:
         fields: dict[str, Any] = {
             "name": ModelName(name), "source": "/m", "path": "/m", "format": "gguf", "size_bytes": 1,
-            "backend": "cpu", "backend_reason": "", "loader": "x:Y", "device": "cpu:0",
+            "backend": "cpu", "backend_reason": "", "loader": "x:Y", "devices": ("cpu:0",),
         }  # fmt: skip
         self.tell(events.CreateModel(ModelSpec(**fields)))
         self.tell(events.LoadModel(ModelName(name), TENANT, LeaseId(lease_id)))

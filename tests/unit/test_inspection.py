@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from inferd.core.ids import InstanceId, ModelName
+from inferd.core.ids import DeviceId, InstanceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
 from inferd.core.vigil import WorkerTimes
@@ -19,6 +19,7 @@ from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LIMITS = load_pb2.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=1000)
+FAKE = DeviceId("fake:0")
 
 
 class Nobody:
@@ -50,12 +51,12 @@ def make_spec(path: Path) -> ModelSpec:
         backend="fake",
         backend_reason="",
         loader="inferd.testing.fake:FakeBackend",
-        device="fake:0",
+        devices=(FAKE,),
     )
 
 
 async def inspect(supervisor: Supervisor, path: Path) -> MemoryNeed:
-    return await Inspections(supervisor).inspect(make_spec(path), limits=LIMITS, capacity_bytes=1 << 30)
+    return await Inspections(supervisor).inspect(make_spec(path), FAKE, limits=LIMITS, capacity_bytes=1 << 30)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ async def test_few_at_once(tmp_path: Path, made: list[WorkerProcess], started: a
     inspections = Inspections(supervisor)
     spec = make_spec(write_fake_model(tmp_path, hang_at="measure"))
     wanted = [
-        asyncio.create_task(inspections.inspect(spec, limits=LIMITS, capacity_bytes=1))
+        asyncio.create_task(inspections.inspect(spec, FAKE, limits=LIMITS, capacity_bytes=1))
         for _ in range(CONCURRENT_INSPECTIONS + 1)
     ]
     async with asyncio.timeout(60):

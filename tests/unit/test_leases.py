@@ -38,7 +38,7 @@ class Bench:
     def model(self, name: str, *, need: int = 300, **changes: Any) -> ModelName:
         fields: dict[str, Any] = {
             "name": ModelName(name), "source": "/m", "path": "/m", "format": "gguf", "size_bytes": 1,
-            "backend": "cpu", "backend_reason": "", "loader": "x:Y", "device": "cpu:0",
+            "backend": "cpu", "backend_reason": "", "loader": "x:Y", "devices": ("cpu:0",),
         }  # fmt: skip
         self.needs[name] = need
         self.machine.handle(events.CreateModel(ModelSpec(**(fields | changes))), 0.0)
@@ -225,7 +225,7 @@ def test_the_plan_of_a_load_is_what_the_load_then_does(bench: Bench) -> None:
     """Fits, evicts and does not fit: the plan names the same instances and holders as the load meets."""
     first, second = bench.load("first"), bench.load("second")
     need = MemoryNeed(weights_bytes=600)
-    plan = bench.machine.views.plan(CPU, need)
+    plan = bench.machine.broker.plan(CPU, need)
     assert (plan.fits, plan.evicted) == (True, (first,))
     bench.model("m", need=600)
     bench.machine.handle(events.LoadModel(ModelName("m")), 0.0)
@@ -233,7 +233,7 @@ def test_the_plan_of_a_load_is_what_the_load_then_does(bench: Bench) -> None:
     assert [c.instance_id for c in asked(asked_for, commands.StopWorker)] == [first]
     bench.submit("t", "second")
     bench.lease("l", memory(100), wait=True)
-    plan = bench.machine.views.plan(CPU, MemoryNeed(weights_bytes=900))
+    plan = bench.machine.broker.plan(CPU, MemoryNeed(weights_bytes=900))
     assert (plan.fits, plan.busy) == (False, (second,))
 
 

@@ -36,7 +36,7 @@ HOST = DeviceCapacity(device_id=DeviceId("cpu:0"), memory_bytes=1000, cores=2)
 def model_spec(**changes: Any) -> ModelSpec:
     fields: dict[str, Any] = {
         "name": MODEL, "source": "/m.gguf", "path": "/m.gguf", "format": "gguf", "size_bytes": 1,
-        "backend": "cpu", "backend_reason": "", "loader": "x:Y", "device": "cpu:0",
+        "backend": "cpu", "backend_reason": "", "loader": "x:Y", "devices": ("cpu:0",),
     }  # fmt: skip
     return ModelSpec(**(fields | changes))
 

@@ -22,7 +22,7 @@ SPEC = ModelSpec(
     backend="cpu",
     backend_reason="",
     loader="x:Y",
-    device="cpu:0",
+    devices=(DeviceId("cpu:0"),),
     max_instances=2,
 )
 

@@ -1,6 +1,7 @@
 """Discovery over throw-away plugins, and the choice of a backend."""
 
 import asyncio
+import dataclasses
 import os
 import subprocess
 import sys
@@ -356,8 +357,8 @@ def skipped(name: str, why: str, *, fix: str = "") -> BackendReport:
 def test_choose_only() -> None:
     """The only backend that can is chosen, and the reason says why no other one was."""
     reports = (ready("cpu"), skipped("torch", "torch is not installed", fix="pip …"), ready("onnx", formats=("onnx",)))
-    report, device_id, reason = choose(reports, format="gguf")
-    assert (report.name, device_id) == ("cpu", "cpu:0")
+    report, device_ids, reason = choose(reports, format="gguf")
+    assert (report.name, device_ids) == ("cpu", ("cpu:0",))
     assert reason == "only READY backend for gguf; torch is SKIPPED: torch is not installed"
 
 
@@ -377,8 +378,17 @@ def test_choose_requested() -> None:
 def test_choose_device() -> None:
     """A device that is asked for decides; a lower rank without it is no candidate."""
     choice = choose((ready("cpu", rank=1), ready("torch", device="cuda:0")), format="gguf", device="cuda:0")
-    assert (choice.report.name, choice.device_id) == ("torch", "cuda:0")
+    assert (choice.report.name, choice.device_ids) == ("torch", ("cuda:0",))
     assert choice.reason == "only READY backend for gguf on cuda:0; cpu has cpu:0"
+
+
+def test_choose_alike() -> None:
+    """Without a device, a model may use the first one of its backend and those of that kind, never one of another."""
+    names = ("cuda:0", "cpu:0", "cuda:1")
+    devices = tuple(DeviceInfo(device_id=name, description="", memory_bytes=1) for name in names)
+    report = dataclasses.replace(ready("torch"), devices=devices)
+    assert choose((report,), format="gguf").device_ids == ("cuda:0", "cuda:1")
+    assert choose((report,), format="gguf", device="cpu:0").device_ids == ("cpu:0",)
 
 
 @pytest.mark.parametrize("requested", ["", "cpu"])

@@ -29,7 +29,7 @@ class Bench:
         for name in SIZES:
             spec = ModelSpec(
                 name=ModelName(name), source=f"/{name}", path=f"/{name}", format="gguf", size_bytes=1, backend="cpu",
-                backend_reason="", loader="x:Y", device=CPU,
+                backend_reason="", loader="x:Y", devices=(CPU,),
             )  # fmt: skip
             self.tell(events.CreateModel(spec), 0.0)
 

@@ -64,7 +64,7 @@ def model_spec(name: str) -> ModelSpec:
         backend="cpu",
         backend_reason="",
         loader="x:Y",
-        device=CPU,
+        devices=(CPU,),
     )
 
 

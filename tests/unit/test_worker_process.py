@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from inferd.core.ids import InstanceId, ModelName
+from inferd.core.ids import DeviceId, InstanceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.frames import load_frame
@@ -25,6 +25,7 @@ DEADLINE_S = 60.0
 LIMITS = load_pb2.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=1000)
 FAKE = "inferd.testing.fake:FakeBackend"
 NAME = InstanceId("m/1")
+FAKE_DEVICE = DeviceId("fake:0")
 
 
 def make_times(**changes: float) -> WorkerTimes:
@@ -32,7 +33,7 @@ def make_times(**changes: float) -> WorkerTimes:
     return WorkerTimes(**{**patient, "step_floor_s": 60.0, "step_ceiling_s": 60.0, "stop_timeout_s": 20.0, **changes})
 
 
-def make_spec(path: Path, *, device: str = "fake:0", loader: str = FAKE) -> ModelSpec:
+def make_spec(path: Path, *, loader: str = FAKE) -> ModelSpec:
     return ModelSpec(
         name=ModelName("m"),
         source=str(path),
@@ -42,7 +43,7 @@ def make_spec(path: Path, *, device: str = "fake:0", loader: str = FAKE) -> Mode
         backend="fake",
         backend_reason="",
         loader=loader,
-        device=device,
+        devices=(FAKE_DEVICE,),
     )
 
 
@@ -87,7 +88,7 @@ def supervise(listener: Listener, folder: Path, **times: float) -> Supervisor:
 
 
 def start(supervisor: Supervisor, group: asyncio.TaskGroup, spec: ModelSpec) -> WorkerProcess:
-    supervisor.start(group, NAME, load_frame(NAME, spec, LIMITS, 1 << 30))
+    supervisor.start(group, NAME, load_frame(NAME, spec, LIMITS, device_id=FAKE_DEVICE, capacity_bytes=1 << 30))
     return supervisor.workers[NAME]
 
 
@@ -169,7 +170,7 @@ def pong(memory_bytes: int) -> wire.WorkerFrame:
 @pytest.mark.parametrize(("device", "told"), [("cpu:0", [1000, 1011, 990]), ("cuda:0", [])])
 async def test_resident_memory(listener: Listener, tmp_path: Path, device: str, told: list[int]) -> None:
     """On the host, resident memory is told when it changes by more than 1 %, from when the model is loaded."""
-    load = load_frame(NAME, make_spec(tmp_path, device=device), LIMITS, 1 << 30)
+    load = load_frame(NAME, make_spec(tmp_path), LIMITS, device_id=DeviceId(device), capacity_bytes=1 << 30)
     supervisor = supervise(listener, tmp_path)
     worker = supervisor.make(NAME, load, on_frame=listener.worker_frame, on_memory=listener.worker_memory)
     worker._take(pong(5000))
@@ -188,7 +189,7 @@ async def test_a_worker_is_gone_when_its_life_is_cut_short_while_it_is_ended(tmp
     os.kill(process.pid, signal.SIGSTOP)  # a stopped one does not hear SIGABRT
     worker = WorkerProcess(
         NAME,
-        load=load_frame(NAME, make_spec(tmp_path), LIMITS, 0),
+        load=load_frame(NAME, make_spec(tmp_path), LIMITS, device_id=FAKE_DEVICE, capacity_bytes=0),
         log_path=tmp_path / "log",
         times=make_times(),
         frame_limit_bytes=1 << 20,

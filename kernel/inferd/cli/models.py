@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 NOT_PULLED = "NOT_PULLED"
+PLACED = "WHY THIS DEVICE"
 
 
 class Row(NamedTuple):
@@ -131,11 +132,12 @@ def ps(output: Output, address: str) -> None:
             f"{instance.running_tasks}/{instance.max_tasks}",
             str(instance.context_tokens or ""),
             span(time.time() - instance.start_time.ToSeconds()),
+            instance.device_reason,
         )
         for instance in instances
     )
-    columns = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT", "UP")
-    output.table(columns, rows, gives_way="", empty="no model is loaded; one loads with: inferd run MODEL")
+    columns = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT", "UP", PLACED)
+    output.table(columns, rows, gives_way=PLACED, empty="no model is loaded; one loads with: inferd run MODEL")
 
 
 def load(

@@ -42,6 +42,8 @@ def explain(found: LoadPlan) -> list[str]:
     need = found.need
     parts = {"weights": need.weights_bytes, "KV pool": need.kv_bytes, "workspace": need.workspace_bytes}
     lines = [found.reason, "needs: " + ", ".join(f"{name} {size(amount)}" for name, amount in parts.items())]
+    if found.device_reason:
+        lines.append(f"why {found.device_id}: {found.device_reason}")
     for words, names in (
         ("idle instances that would be evicted", found.evicted_instances),
         ("busy instances that would have to end first", found.busy_instances),

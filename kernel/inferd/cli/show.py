@@ -199,9 +199,10 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if model is not None:
         state = ModelState.Name(ModelState.Value(model["state"])).removeprefix("MODEL_STATE_").lower()
         why = model.get("error", {}).get("message", "")
+        devices = " or ".join(model["devices"]) or model["device"]
         facts |= {
             "state": f"{state}: {why}" if why else state,
-            "backend": f"{model['backend']} on {model['device']}: {model['backend_reason']}",
+            "backend": f"{model['backend']} on {devices}: {model['backend_reason']}",
         }
     yield from ((name, fact) for name, fact in facts.items() if fact)
 

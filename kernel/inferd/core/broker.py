@@ -24,6 +24,7 @@ class Account:
         foreign_bytes: Held by programs that the kernel does not know.
         stopping_bytes: The part of `instance_bytes` whose workers are being stopped.
         idle_bytes: The part of `instance_bytes` that could be evicted.
+        expected_bytes: What instances that start there will ask for, as far as that is known.
         leased_cores: Cores that leases hold.
         idle: Instances that could be evicted, the least recently used first.
         held_by: Instances that hold something of it, those under leases left out.
@@ -38,6 +39,7 @@ class Account:
     foreign_bytes: int = 0
     stopping_bytes: int = 0
     idle_bytes: int = 0
+    expected_bytes: int = 0
     leased_cores: int = 0
     idle: OrderedDict[InstanceId, None] = field(default_factory=OrderedDict)
     held_by: dict[InstanceId, None] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Broker:
     def __init__(self) -> None:
         self.devices: dict[DeviceId, Account] = {}
         self._reservations: dict[InstanceId, Reservation] = {}
+        self._expected: dict[InstanceId, tuple[DeviceId, int]] = {}
         self.eased: dict[DeviceId, None] = {}
         self._shares: dict[LeaseId, dict[DeviceId, Share]] = {}
 
@@ -131,10 +134,23 @@ class Broker:
         share = self._shares.get(lease_id, {}).get(device_id, Share())
         return share.size_bytes - share.drawn_bytes
 
+    def expect(self, instance_id: InstanceId, device_id: DeviceId, size_bytes: int) -> None:
+        """An instance that starts will ask for about so much: where others are placed counts that as taken."""
+        self.expect_no_more(instance_id)
+        self._expected[instance_id] = (device_id, size_bytes)
+        self.devices[device_id].expected_bytes += size_bytes
+
+    def expect_no_more(self, instance_id: InstanceId) -> None:
+        """An instance has what it was expected to ask for, or will not ask for it."""
+        device_id, size_bytes = self._expected.pop(instance_id, (None, 0))
+        if device_id is not None:
+            self.devices[device_id].expected_bytes -= size_bytes
+
     def reserve(self, instance_id: InstanceId, device_id: DeviceId, need: MemoryNeed, lease_id: LeaseId) -> None:
         """Give an instance what it needs; the caller has seen that there is room."""
         size_bytes = need.total_bytes
         assert size_bytes <= self.room_bytes(device_id, lease_id), "reserved without room"  # noqa: S101 - a defect
+        self.expect_no_more(instance_id)
         self._reservations[instance_id] = Reservation(device_id, need, size_bytes, lease_id)
         if lease_id:
             self._shares[lease_id][device_id].drawn_bytes += size_bytes
@@ -188,6 +204,7 @@ class Broker:
     def stopping(self, instance_id: InstanceId) -> None:
         """The worker of an instance is being stopped: what it holds will be free."""
         self.wake(instance_id)
+        self.expect_no_more(instance_id)
         reservation = self._reservations.get(instance_id)
         if reservation is not None and not reservation.stopping:
             reservation.stopping = True
@@ -197,6 +214,7 @@ class Broker:
     def give_back(self, instance_id: InstanceId) -> DeviceId | None:
         """The worker of an instance is gone; the device where that made room, if it held anything."""
         self.wake(instance_id)
+        self.expect_no_more(instance_id)
         reservation = self._reservations.pop(instance_id, None)
         if reservation is None:
             return None

@@ -107,7 +107,6 @@ class Capacity:
 
     def instance_needs(self, instance: Instance, need: MemoryNeed, now: float, *, may_wait: bool) -> None:
         """Reserve what an instance needs, after evicting idle ones if that helps; else it waits, or is refused."""
-        self._fleet.needs(instance, need)
         wanted, room = need.total_bytes, self._broker.room_bytes(instance.device_id, instance.lease_id)
         if instance.lease_id:
             if wanted <= room:
@@ -122,6 +121,7 @@ class Capacity:
             error = no_memory(instance, wanted, account.free_bytes, account.capacity_bytes, plan.reason)
             self._fleet.refused(instance, error, now)
             return
+        self._broker.expect(instance.instance_id, instance.device_id, wanted)
         line = memory_line(instance.device_id)
         rank = self._leases.rank(Priority.NORMAL, instance.created)
         if (lease_id := self._waiters.head(model_line(instance.model))) is not None:

@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 
-from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.model import ModelSpec
 from inferd.core.task import Outcome, SuspendReason, Task, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Start a worker process and have it tell what the model needs of the `capacity_bytes` of its device."""
+    """Start a worker process and have it tell what the model needs of the `capacity_bytes` of a device."""
 
     instance_id: InstanceId
     spec: ModelSpec
-    capacity_bytes: int = 0
+    device_id: DeviceId
+    capacity_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

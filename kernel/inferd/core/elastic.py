@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from inferd.core.alarms import Alarms
-from inferd.core.broker import Broker
 from inferd.core.fleet import Fleet
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
@@ -21,10 +20,9 @@ class ElasticTimes:
 class Elastic:
     """Grows models under pressure and shrinks idle ones. One writer: the kernel machine."""
 
-    def __init__(self, times: ElasticTimes, fleet: Fleet, broker: Broker) -> None:
+    def __init__(self, times: ElasticTimes, fleet: Fleet) -> None:
         self._times = times
         self._fleet = fleet
-        self._broker = broker
         self._pressed = Alarms[ModelName]()
         self._resting = Alarms[InstanceId]()
 
@@ -66,8 +64,7 @@ class Elastic:
 
     def _grow(self, model: Model, now: float) -> None:
         """One instance more if its memory is free: growth evicts nobody."""
-        plan = None if model.need is None else self._broker.plan(model.shared[0].device_id, model.need)
-        if plan is not None and plan.fits and not plan.evicted and now >= model.retry_at:
+        if now >= model.retry_at and self._fleet.place(model, model.need_on, devices=model.spec.devices).at_once:
             self._fleet.start(model, now)
         else:
             self._pressed.set(model.spec.name, now + self._times.grow_s)

@@ -1,5 +1,6 @@
 """What the core is told: the closed set of arguments to `KernelMachine.handle`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
@@ -141,6 +142,14 @@ class MemoryMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelMeasured:
+    """What a model needs on devices was measured, without loading it."""
+
+    name: ModelName
+    needs: Mapping[DeviceId, MemoryNeed]
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceNeeds:
     """A worker knows what its model needs, and waits until that is reserved."""
 
@@ -224,6 +233,7 @@ Event = (
     | DevicesFound
     | ForeignMeasured
     | MemoryMeasured
+    | ModelMeasured
     | InstanceNeeds
     | InstanceLoaded
     | InstanceRefused

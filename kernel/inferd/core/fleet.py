@@ -1,5 +1,7 @@
 """Models and their instances: which worker is started, stopped or given up. The part of the machine without tasks."""
 
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -21,6 +23,7 @@ from inferd.core.model import (
     ModelSpec,
     ModelState,
 )
+from inferd.core.placement import Placement, Site, choose, is_misplaced, look
 from inferd.core.resources import MemoryNeed
 from inferd.core.roll import Roll
 from inferd.errors import InferdError, LimitExceededError, ModelBusyError, ModelExistsError
@@ -68,12 +71,13 @@ class Fleet:
         """Make a model known; the same again changes nothing, unless its file has changed: then it is loaded anew.
 
         Raises:
-            InvalidFieldError: Its device is not known.
+            InvalidFieldError: A device of it is not known.
             ModelExistsError: The name stands for something else.
             ModelBusyError: Its file has changed, and tasks or leases use what was loaded of it.
             LimitExceededError: `limits.models` are known.
         """
-        self._broker.account(DeviceId(spec.device), field="model.device")
+        for device_id in spec.devices:
+            self._broker.account(device_id, field="model.device")
         known = self.models.get(spec.name)
         if known is not None and known.spec.wanted != spec.wanted:
             raise ModelExistsError(
@@ -106,6 +110,7 @@ class Fleet:
                 metadata={"running": str(tasks), "instances": str(len(busy))},
             )
         model.spec, model.error, model.failures, model.retry_at = spec, None, 0, 0.0
+        model.needs.clear()
         self.unload(model)
 
     def forget(self, name: ModelName) -> None:
@@ -137,28 +142,89 @@ class Fleet:
         else:
             self.start(model, now)
 
-    def start(self, model: Model, now: float, lease_id: LeaseId = NO_LEASE) -> Instance:
-        """Start a worker for one more instance."""
-        device_id = DeviceId(model.spec.device)
+    def start(
+        self, model: Model, now: float, lease_id: LeaseId = NO_LEASE, *, tried: tuple[DeviceId, ...] = ()
+    ) -> Instance:
+        """Start a worker for one more instance, where it is best placed now; not on devices that were tried."""
+        devices = [device_id for device_id in self.devices_under(model, lease_id) if device_id not in tried]
+        placement = self.place(model, model.need_on, devices=devices, lease_id=lease_id)
+        device_id = placement.device_id
         model.instance_count += 1
         instance_id = InstanceId(f"{model.spec.name}-{model.instance_count}")
         instance = Instance(
-            instance_id=instance_id, model=model.spec.name, device_id=device_id, lease_id=lease_id, created=now
+            instance_id=instance_id,
+            model=model.spec.name,
+            device_id=device_id,
+            device_reason=f"it does not fit {' and '.join(tried)} as things stand" if tried else placement.reason,
+            tried=tried,
+            lease_id=lease_id,
+            created=now,
         )
         model.instances[instance_id] = self.instances[instance_id] = instance
         if not lease_id:
             model.error = None
             self.retries.cancel(model.spec.name)
+            self._broker.expect(instance_id, device_id, model.need_on(device_id).total_bytes)
         account = self._broker.account(device_id)
         capacity_bytes = self._broker.room_bytes(device_id, lease_id) if lease_id else account.capacity_bytes
-        self._out.append(StartWorker(instance_id, model.spec, capacity_bytes))
+        self._out.append(StartWorker(instance_id, model.spec, device_id, capacity_bytes))
         self._tell(model)
         return instance
+
+    def place(
+        self,
+        model: Model,
+        need_on: Callable[[DeviceId], MemoryNeed],
+        *,
+        devices: Sequence[DeviceId],
+        lease_id: LeaseId = NO_LEASE,
+    ) -> Placement:
+        """Where of these devices one more instance of a model would be started now, if it needs so much there."""
+        return choose(self._sites(model, need_on, devices, lease_id))
+
+    def is_misplaced(self, instance: Instance) -> bool:
+        """Whether an instance of which it is known what it needs would do better on a device that was not tried."""
+        model, here = self.models[instance.model], instance.device_id
+        left = [d for d in self.devices_under(model, instance.lease_id) if d != here and d not in instance.tried]
+        site, *others = self._sites(model, model.need_on, [here, *left], instance.lease_id)
+        return is_misplaced(site, others)
+
+    def move(self, instance: Instance, now: float) -> Instance:
+        """Start another instance on a device that was not tried, in place of one that has not begun to load."""
+        self.stop(instance)
+        tried = (*instance.tried, instance.device_id)
+        return self.start(self.models[instance.model], now, instance.lease_id, tried=tried)
+
+    def _sites(
+        self,
+        model: Model,
+        need_on: Callable[[DeviceId], MemoryNeed],
+        devices: Iterable[DeviceId],
+        lease_id: LeaseId,
+    ) -> list[Site]:
+        own = Counter(i.device_id for i in model.instances.values() if i.living)
+        return [look(self._broker, d, need_on(d), own=own[d], lease_id=lease_id) for d in devices]
+
+    def devices_under(self, model: Model, lease_id: LeaseId) -> Sequence[DeviceId]:
+        """The devices that a model may use; under a lease, those of which that holds memory."""
+        if not lease_id:
+            return model.spec.devices
+        return [device_id for device_id in model.spec.devices if self._broker.lease_holds(lease_id, device_id)]
+
+    def measured(self, model: Model, needs: Mapping[DeviceId, MemoryNeed]) -> None:
+        """It is known what a model needs on some devices: those that start count with that."""
+        model.measured(needs)
+        for instance in model.shared:
+            if instance.state is InstanceState.STARTING:
+                need = model.need_on(instance.device_id)
+                self._broker.expect(instance.instance_id, instance.device_id, need.total_bytes)
 
     def needs(self, instance: Instance, need: MemoryNeed) -> None:
         """A worker knows what its model needs."""
         instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.NEED)
-        instance.need = self.models[instance.model].need = need
+        instance.need = need
+        self.measured(self.models[instance.model], {instance.device_id: need})
+        self._broker.expect_no_more(instance.instance_id)
         self._tell(self.models[instance.model])
 
     def reserved(self, instance: Instance, now: float) -> None:

@@ -12,7 +12,7 @@ from inferd.core.capacity import Capacity
 from inferd.core.elastic import Elastic, ElasticTimes
 from inferd.core.fleet import Backoff, Fleet
 from inferd.core.growth import Growth, GrowthLimits
-from inferd.core.ids import DeviceId, InstanceId, ModelName
+from inferd.core.ids import InstanceId, ModelName
 from inferd.core.lease import Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import LeaseLimits, Leases
 from inferd.core.lifecycle import terminal
@@ -62,7 +62,7 @@ class KernelMachine:
         self.leases = Leases(limits.leases, out)
         self._capacity = Capacity(self.broker, self.fleet, self.leases, limits.elastic.drain_s, out)
         self._growth = Growth(limits.growth, self.broker, out)
-        self._elastic = Elastic(limits.elastic, self.fleet, self.broker)
+        self._elastic = Elastic(limits.elastic, self.fleet)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
         self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
         self.views = Views(self.tasks, self.fleet, self.leases, self.broker)
@@ -166,6 +166,8 @@ class KernelMachine:
             case events.MemoryMeasured():
                 if (instance := self._living(event.instance_id)) is not None:
                     self._growth.measured(instance, event.memory_bytes)
+            case events.ModelMeasured():
+                self.fleet.measured(self.views.model(event.name), event.needs)
             case events.Shutdown():
                 self._shutdown()
             case events.Tick():
@@ -261,9 +263,10 @@ class KernelMachine:
             self.fleet.load(model, self._now)
             return
         lease = self.leases.active(event.lease_id, event.tenant)
-        if not self.broker.lease_holds(event.lease_id, DeviceId(model.spec.device)):
+        if not self.fleet.devices_under(model, event.lease_id):
+            where = " or ".join(model.spec.devices)
             raise InvalidFieldError(
-                f"lease {event.lease_id} holds no memory of {model.spec.device}, where model {event.name!r} computes",
+                f"lease {event.lease_id} holds no memory of {where}, where model {event.name!r} computes",
                 field="inferd-lease",
             )
         if not any(i.lease_id == event.lease_id and i.living for i in model.instances.values()):
@@ -298,6 +301,12 @@ class KernelMachine:
         if instance is None:
             return
         model = self.fleet.models[instance.model]
+        self.fleet.needs(instance, event.need)
+        if self.fleet.is_misplaced(instance):
+            fresh = self.fleet.move(instance, self._now)
+            if instance.lease_id:
+                self.leases.known[instance.lease_id].instances[fresh.instance_id] = None
+            return
         kept = model.leases or self._capacity.wanted(instance.model) or model.spec.min_instances > 0
         may_wait = self.tasks.wait_for(instance.model) or bool(kept)
         self._capacity.instance_needs(instance, event.need, self._now, may_wait=may_wait)

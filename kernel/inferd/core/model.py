@@ -127,7 +127,7 @@ class ModelSpec:
         backend_reason: Why that backend.
         alternatives: Other backends that load such files, as they could be chosen when it became known, for people.
         loader: Dotted path of the backend class, "package.module:Class".
-        device: Device to load on.
+        devices: Devices that it may use, at least one, in the order of its backend.
         settings: Settings of the backend, as the client gave them.
         values: Every setting of the backend, checked and converted; None where the backend derives a default.
         draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
@@ -146,7 +146,7 @@ class ModelSpec:
     backend: str
     backend_reason: str
     loader: str
-    device: str
+    devices: tuple[DeviceId, ...]
     alternatives: tuple[str, ...] = field(default=(), compare=False)
     settings: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, SettingValue | None] = field(default_factory=dict)
@@ -156,6 +156,11 @@ class ModelSpec:
     sampling: SamplingDefaults = NO_DEFAULTS
     catalogue_sampling: SamplingDefaults = NO_DEFAULTS
     file_version: str = ""
+
+    @property
+    def device(self) -> str:
+        """The one device that it may use; "" where there are several."""
+        return self.devices[0] if len(self.devices) == 1 else ""
 
     @property
     def wanted(self) -> tuple[object, ...]:
@@ -207,6 +212,8 @@ class Instance:
         instance_id: Its id.
         model: Whose weights it holds.
         device_id: Where it computes.
+        device_reason: Why there.
+        tried: Devices where one was started for the same before, which it did not fit.
         lease_id: The lease that it was loaded under and ends with; "" for none.
         need: What it needs by the backend's reckoning; None while it is not known.
         peak_bytes: Most resident memory of its worker that was measured.
@@ -224,6 +231,8 @@ class Instance:
     instance_id: InstanceId
     model: ModelName
     device_id: DeviceId
+    device_reason: str = ""
+    tried: tuple[DeviceId, ...] = ()
     lease_id: LeaseId = NO_LEASE
     state: InstanceState = InstanceState.STARTING
     need: MemoryNeed | None = None
@@ -277,7 +286,7 @@ class Model:
 
     Attributes:
         leases: Leases that claim a part of it, and the instance that keeps that; None while there is none.
-        need: What its last instance needed.
+        needs: What it needs, by device; the one that was measured last is the last.
         file_sampling: Defaults of its tasks that its file names; known from its first load on.
     """
 
@@ -290,7 +299,7 @@ class Model:
     instances: dict[InstanceId, Instance] = field(default_factory=dict)  # those whose worker may still live
     instance_count: int = 0  # ever made; numbers the next one
     leases: dict[LeaseId, InstanceId | None] = field(default_factory=dict)
-    need: MemoryNeed | None = None
+    needs: dict[DeviceId, MemoryNeed] = field(default_factory=dict)
     asked: bool = False  # something that is no task waits for an instance
     loaded_on_demand: bool = True  # False from a client's LoadModel to the end of that load
     file_sampling: SamplingDefaults = NO_DEFAULTS
@@ -299,6 +308,18 @@ class Model:
     def effective_sampling(self) -> SamplingDefaults:
         """What its tasks take for what they leave unset; nothing is None."""
         return self.spec.sampling.over(self.file_sampling).over(self.spec.catalogue_sampling).over(ENGINE_DEFAULTS)
+
+    def need_on(self, device_id: DeviceId) -> MemoryNeed:
+        """What it needs on a device, or elsewhere; before anything was measured, as much as its file has."""
+        if device_id in self.needs:
+            return self.needs[device_id]
+        return next(reversed(self.needs.values()), MemoryNeed(weights_bytes=self.spec.size_bytes))
+
+    def measured(self, needs: Mapping[DeviceId, MemoryNeed]) -> None:
+        """It needs so much."""
+        for device_id, need in needs.items():
+            self.needs.pop(device_id, None)
+            self.needs[device_id] = need
 
     @property
     def shared(self) -> list[Instance]:

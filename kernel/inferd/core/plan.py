@@ -20,6 +20,7 @@ class LoadPlan:
         busy: Busy instances that would have to end first, when it does not fit.
         leases: Leases that would have to be released first, when it does not fit.
         reason: The decision in a sentence, with its numbers.
+        device_reason: Why this device, of those that the model may use; "" where it was not chosen.
     """
 
     fits: bool
@@ -31,3 +32,4 @@ class LoadPlan:
     busy: tuple[InstanceId, ...] = ()
     leases: tuple[LeaseId, ...] = ()
     reason: str
+    device_reason: str = ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
-from inferd.core.ids import NO_LEASE, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lifecycle import Table
 from inferd.core.priority import Priority
 from inferd.errors import InferdError, TaskCancelledError
@@ -294,7 +294,8 @@ class Task:
     input_bytes: int = 0  # what its input takes of memory
     expires: float | None = None  # kernel clock
     detached: bool = False
-    instance_id: InstanceId | None = None  # where it runs, or ran last
+    instance_id: InstanceId | None = None  # where it runs, or ran last, as the next one
+    device_id: DeviceId | None = None
     created: float  # kernel clock, seconds, as the two below
     started: float | None = None
     finished: float | None = None

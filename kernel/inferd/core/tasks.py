@@ -182,7 +182,7 @@ class Tasks:
             self._fleet.refresh(self._fleet.models[instance.model])
         task.attempt += 1
         task.started = now if task.started is None else task.started
-        task.instance_id = instance.instance_id
+        task.instance_id, task.device_id = instance.instance_id, instance.device_id
         lease = self._leases.known.get(spec.lease_id)
         self._out.append(
             commands.SendTask(

@@ -1,6 +1,7 @@
 """What may be read of the machine. A view looks at the records that it gives, and at no others of their kind."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from inferd.core import admission
 from inferd.core.broker import Account, Broker
@@ -10,7 +11,7 @@ from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Te
 from inferd.core.index import Page
 from inferd.core.lease import Lease, LeaseSpec, LeaseState
 from inferd.core.leases import Leases
-from inferd.core.model import Instance, Model
+from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import Task, TaskSpec, TaskState
@@ -150,10 +151,16 @@ class Views:
         """What is reserved for an instance."""
         return self._broker.reserved_bytes(instance_id)
 
-    def plan(self, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
-        """What loading something that needs so much would take, as things stand; decided as a load decides it.
+    def plan(self, spec: ModelSpec, needs: Mapping[DeviceId, MemoryNeed]) -> LoadPlan:
+        """What loading one more instance of a model would take, and where; decided as a load decides it.
+
+        Args:
+            spec: A known model as it is, or as it would be otherwise.
+            needs: What it needs on each device that it may use.
 
         Raises:
-            InvalidFieldError: There is no such device.
+            ModelNotFoundError: There is no model of this name.
         """
-        return self._broker.plan(device_id, need)
+        placement = self._fleet.place(self.model(spec.name), needs.__getitem__, devices=spec.devices)
+        plan = self._broker.plan(placement.device_id, needs[placement.device_id])
+        return replace(plan, device_reason=placement.reason)

@@ -126,7 +126,8 @@ class Probe:
     """What `Backend.probe` found.
 
     Attributes:
-        devices: At least one device; the first is the default.
+        devices: At least one device. A model goes to the first one, or to one like it: whose id differs only behind
+            the last colon. Others are for clients that name them.
         why: What the backend lacks here and works without, as a sentence for people; "" when nothing.
         fix: The command that mends it, or "".
     """

@@ -61,10 +61,10 @@ class BackendReport:
 
 
 class Choice(NamedTuple):
-    """The backend for a model, the device to load on, and the reason as a sentence for people."""
+    """The backend for a model, the devices that it may be loaded on, and the reason as a sentence for people."""
 
     report: BackendReport
-    device_id: str
+    device_ids: tuple[str, ...]
     reason: str
 
 
@@ -142,7 +142,8 @@ def choose(
         reports: What `discover` found.
         format: Format of the model's file, for example "gguf".
         requested: Name of the backend that must load it; "" for any.
-        device: Device that it must be loaded on; "" for the default of the backend. There is no fallback to another.
+        device: Device that it must be loaded on; "" for the first of the backend and those that are alike: whose ids
+            differ only behind the last colon. There is no fallback to another.
 
     Raises:
         BackendNotFoundError: No backend has the requested name; the nearest name is suggested.
@@ -158,7 +159,7 @@ def choose(
         raise _unavailable(refusals, what=what, requested=requested)
     others = [refusal for r, refusal in refusals if refusal and r.spec is not None and format in r.spec.formats]
     reason = "; ".join(["requested by name" if requested else _preference(fit, what=what), *others])
-    return Choice(fit[0], device or fit[0].devices[0].device_id, reason)
+    return Choice(fit[0], (device,) if device else _alike(fit[0]), reason)
 
 
 def alternatives(reports: Sequence[BackendReport], choice: Choice, *, format: str) -> tuple[str, ...]:  # noqa: A002 - as in `choose`
@@ -167,6 +168,12 @@ def alternatives(reports: Sequence[BackendReport], choice: Choice, *, format: st
     ready = sorted((r for r in others if r.state is BackendState.READY), key=_rank)
     lacking = [r for r in others if r.state is not BackendState.READY and r.fix]
     return (*(r.name for r in ready), *(f"{r.name} (is {r.state.name}; fix: {r.fix})" for r in lacking))
+
+
+def _alike(report: BackendReport) -> tuple[str, ...]:
+    """The first device of a backend and those of its kind: a model may go to any, and not to the processor instead."""
+    kind = report.devices[0].device_id.rpartition(":")[0]
+    return tuple(d.device_id for d in report.devices if d.device_id.rpartition(":")[0] == kind)
 
 
 def _rank(report: BackendReport) -> tuple[int, str]:

@@ -1,7 +1,7 @@
 """The driver: the one who calls the core, and carries out what it asks for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from inferd.core import commands, events
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import Instance, InstanceState, Model, ModelSpec
+from inferd.core.model import InstanceState, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
 from inferd.core.task import TaskInput, TaskSpec
@@ -23,6 +23,7 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
 from inferd.runtime.frames import read_facts, read_failure, read_needs, read_outcome
 from inferd.runtime.inspection import Inspections
+from inferd.runtime.instances import answering, moved, newest
 from inferd.runtime.load_progress import LoadProgress
 from inferd.runtime.metrics import Metrics
 from inferd.runtime.orders import Orders
@@ -226,15 +227,16 @@ class Driver:
         self._apply(events.ForeignMeasured(device_id, foreign_bytes))
 
     async def plan_load(self, spec: ModelSpec) -> LoadPlan:
-        """What loading one more instance would take; a worker is started to measure, and loads nothing.
+        """What loading one more instance would take; workers are started to measure, and load nothing.
 
         Raises:
             InferdError: The backend cannot say what the model needs.
         """
-        device_id = DeviceId(spec.device)
-        capacity_bytes = self.machine.broker.account(device_id).capacity_bytes
-        need = await self._inspections.inspect(spec, limits=self._engine_limits, capacity_bytes=capacity_bytes)
-        return self.views.plan(device_id, need)
+        capacities = {d: self.machine.broker.account(d).capacity_bytes for d in spec.devices}
+        needs = await self._inspections.inspect_all(spec, limits=self._engine_limits, capacities=capacities)
+        if self.views.model(spec.name).spec is spec:
+            self._apply(events.ModelMeasured(spec.name, needs))  # so that a load decides as the plan does
+        return self.views.plan(spec, needs)
 
     def tokens_per_s(self) -> float:
         """Output tokens a second over the last seconds."""
@@ -260,10 +262,12 @@ class Driver:
         """
         self._apply(events.LoadModel(name, tenant, lease_id))
         model = self.views.model(name)
-        instance = _newest(i for i in model.instances.values() if i.living and i.lease_id == lease_id)
+        instance = newest(i for i in model.instances.values() if i.living and i.lease_id == lease_id)
         with self.watchers.models.watch(name) as changed:
             while instance is not None and instance.living and instance.state is not InstanceState.READY:
                 await changed.wait(changed.version)
+                if not instance.living and instance.error is None:
+                    instance = moved(model, instance)
         if instance is not None and instance.error is not None:
             raise instance.error
         if instance is None or instance.state is not InstanceState.READY:
@@ -308,7 +312,7 @@ class Driver:
             InferdError: Loading failed, the model cannot take the input, or the answer did not come.
         """
         model = self.views.model(name)
-        while (instance := _answering(model, lease_id)) is None:
+        while (instance := answering(model, lease_id)) is None:
             self._apply(events.AskModel(name))
             with self.watchers.models.watch(name) as changed:
                 while model.asked:
@@ -413,13 +417,3 @@ class Driver:
     def _ring(self) -> None:
         self._alarm = None
         self._apply(events.Tick())
-
-
-def _answering(model: Model, lease_id: LeaseId) -> Instance | None:
-    """The instance that answers a call under a lease, or under none; None when there is none yet."""
-    ready = [i for i in model.instances.values() if i.state is InstanceState.READY and i.lease_id in ("", lease_id)]
-    return max(ready, key=lambda instance: instance.lease_id, default=None)
-
-
-def _newest(instances: Iterable[Instance]) -> Instance | None:
-    return max(instances, key=lambda instance: instance.created, default=None)

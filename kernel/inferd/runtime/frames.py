@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Mapping
 
 from inferd.core.commands import SendTask
-from inferd.core.ids import LeaseId
+from inferd.core.ids import DeviceId, LeaseId
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import SamplingDefaults
@@ -26,14 +26,14 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 
 
 def load_frame(
-    instance_id: str, spec: ModelSpec, limits: load_pb2.EngineLimits, capacity_bytes: int
+    instance_id: str, spec: ModelSpec, limits: load_pb2.EngineLimits, *, device_id: DeviceId, capacity_bytes: int
 ) -> wire.KernelFrame:
     """The order to tell what a model needs of a device, of which `capacity_bytes` may be given, and then to load it."""
     load = load_pb2.Load(
         instance_id=instance_id,
         loader=spec.loader,
         path=spec.path,
-        device=spec.device,
+        device=device_id,
         settings={name: _setting(value) for name, value in spec.values.items()},
         limits=limits,
         capacity_bytes=capacity_bytes,

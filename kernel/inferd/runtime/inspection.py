@@ -1,11 +1,12 @@
 """Finding out what a model needs, without loading it: a worker measures, tells and is ended."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from inferd.core.ids import InstanceId
+from inferd.core.ids import DeviceId, InstanceId
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
 from inferd.errors import WorkerDiedError
@@ -33,7 +34,30 @@ class Inspections:
         self._places = asyncio.Semaphore(CONCURRENT_INSPECTIONS)
         self._numbers = count(1)
 
-    async def inspect(self, spec: ModelSpec, *, limits: load_pb2.EngineLimits, capacity_bytes: int) -> MemoryNeed:
+    async def inspect_all(
+        self, spec: ModelSpec, *, limits: load_pb2.EngineLimits, capacities: Mapping[DeviceId, int]
+    ) -> dict[DeviceId, MemoryNeed]:
+        """What a model needs on each of its devices; those of which as much may be given are alike and measured once.
+
+        Raises:
+            ModelLoadError, WorkerDiedError: As `inspect`.
+        """
+        alike: dict[int, DeviceId] = {}
+        for device_id, capacity_bytes in capacities.items():
+            alike.setdefault(capacity_bytes, device_id)
+        try:
+            async with asyncio.TaskGroup() as group:
+                measured = {
+                    size: group.create_task(self.inspect(spec, device_id, limits=limits, capacity_bytes=size))
+                    for size, device_id in alike.items()
+                }
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return {device_id: measured[size].result() for device_id, size in capacities.items()}
+
+    async def inspect(
+        self, spec: ModelSpec, device_id: DeviceId, *, limits: load_pb2.EngineLimits, capacity_bytes: int
+    ) -> MemoryNeed:
         """What a model needs on a device of which `capacity_bytes` may be given. Cancelling this ends the worker.
 
         Raises:
@@ -41,9 +65,11 @@ class Inspections:
             WorkerDiedError: The worker died, or did not tell in the time that starting and a silent load may take.
         """
         async with self._places:
-            return await self._inspect(spec, limits, capacity_bytes)
+            return await self._inspect(spec, device_id, limits, capacity_bytes)
 
-    async def _inspect(self, spec: ModelSpec, limits: load_pb2.EngineLimits, capacity_bytes: int) -> MemoryNeed:
+    async def _inspect(
+        self, spec: ModelSpec, device_id: DeviceId, limits: load_pb2.EngineLimits, capacity_bytes: int
+    ) -> MemoryNeed:
         instance_id = InstanceId(f"{spec.name}.plan-{next(self._numbers)}")
         answer: asyncio.Future[wire.WorkerFrame] = asyncio.get_running_loop().create_future()
 
@@ -51,7 +77,7 @@ class Inspections:
             if frame.WhichOneof("kind") in ANSWERS and not answer.done():
                 answer.set_result(frame)
 
-        load = load_frame(instance_id, spec, limits, capacity_bytes)
+        load = load_frame(instance_id, spec, limits, device_id=device_id, capacity_bytes=capacity_bytes)
         worker = self._supervisor.make(instance_id, load, on_frame=take, on_memory=lambda *_: None)
         why = await self._live(worker, answer)
         where = {"log": str(worker.log_path)}

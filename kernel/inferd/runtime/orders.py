@@ -59,7 +59,13 @@ class Orders:
     def _start(self, command: commands.StartWorker) -> None:
         assert self.group is not None, "the driver is not running"  # noqa: S101 - a defect of the caller
         self._relay.open(command.instance_id)
-        load = load_frame(command.instance_id, command.spec, self._engine_limits, command.capacity_bytes)
+        load = load_frame(
+            command.instance_id,
+            command.spec,
+            self._engine_limits,
+            device_id=command.device_id,
+            capacity_bytes=command.capacity_bytes,
+        )
         self._supervisor.start(self.group, command.instance_id, load)
 
     def _submit(self, command: commands.SendTask) -> None:

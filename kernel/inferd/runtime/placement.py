@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from inferd.core.ids import ModelName
+from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import InferdError, InvalidFieldError
@@ -40,7 +40,7 @@ def place(
     max_instances: int = 1,
     sampling: SamplingDefaults = NO_DEFAULTS,
 ) -> ModelSpec:
-    """Find the model's file or folder, choose its backend and device, and check its settings.
+    """Find the model's file or folder, choose its backend and the devices that it may use, and check its settings.
 
     `sampling` are defaults of its tasks.
 
@@ -70,7 +70,7 @@ def place(
         backend_reason=choice.reason,
         alternatives=alternatives(reports, choice, format=kind),
         loader=spec.loader,
-        device=choice.device_id,
+        devices=tuple(map(DeviceId, choice.device_ids)),
         settings=dict(settings or {}),
         values=values,
         draft_tokens=None if drafts is None else int(drafts),

@@ -24,6 +24,6 @@ def write_receipt(
         first_token_s=None if first_output_at is None else first_output_at - task.created,
         run_s=end - dispatched,
         backend=spec.backend if task.attempt else "",
-        device=spec.device if task.attempt else "",
+        device=task.device_id or "",
         worker_memory_bytes=memory_bytes,
     )

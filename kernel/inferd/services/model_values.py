@@ -41,6 +41,7 @@ def write_model(model: Model, driver: Driver) -> pb.Model:
         source=spec.source,
         backend=spec.backend,
         device=spec.device,
+        devices=spec.devices,
         settings=spec.settings,
         state=pb.ModelState.ValueType(model.state.value),
         backend_reason=spec.backend_reason,
@@ -66,6 +67,7 @@ def write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Insta
         state=pb.InstanceState.ValueType(instance.state.value),
         backend=model.spec.backend,
         device=instance.device_id,
+        device_reason=instance.device_reason,
         pid=worker.pid if worker is not None else 0,
         load_fraction=worker.load_fraction if worker is not None else 0.0,
         memory_bytes=worker.memory_bytes if worker is not None else 0,
@@ -97,6 +99,7 @@ def write_plan(plan: LoadPlan) -> ms.LoadPlan:
         busy_instances=plan.busy,
         lease_ids=plan.leases,
         reason=plan.reason,
+        device_reason=plan.device_reason,
     )
 
 

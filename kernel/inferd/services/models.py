@@ -103,7 +103,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         _check_settings(request.settings, "settings")
         if request.settings or request.backend or request.device:
             other = request.backend not in ("", spec.backend)
-            elsewhere = request.device not in ("", spec.device)
+            elsewhere = request.device not in ("", *spec.devices)
             spec = await self._plugins.place(
                 name=spec.name,
                 source=spec.source,

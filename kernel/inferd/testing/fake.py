@@ -69,6 +69,7 @@ class FakeModel(Faults):
         weights_bytes: What it says that it needs, as the next two. It takes next to nothing.
         kv_bytes: See there.
         workspace_bytes: See there.
+        kv_share: How much of what may be given of its device its KV pool needs besides, from 0 to 1.
         load_s: How long loading takes, in seconds.
         measure_error: Measuring ends with this error.
         die_in_measure: Measuring kills the process.
@@ -86,6 +87,7 @@ class FakeModel(Faults):
     weights_bytes: int = 1 << 20
     kv_bytes: int = 1 << 18
     workspace_bytes: int = 0
+    kv_share: float = 0.0
     measure_error: str = ""
     die_in_measure: bool = False
     load_s: float = 0.0
@@ -119,9 +121,8 @@ class FakeBackend:
             raise UnsupportedModelError(model.unsupported)
         if model.measure_error:
             raise LoadError(model.measure_error)
-        return MemoryNeed(
-            weights_bytes=model.weights_bytes, kv_bytes=model.kv_bytes, workspace_bytes=model.workspace_bytes
-        )
+        kv_bytes = model.kv_bytes + int(request.capacity_bytes * model.kv_share)
+        return MemoryNeed(weights_bytes=model.weights_bytes, kv_bytes=kv_bytes, workspace_bytes=model.workspace_bytes)
 
     def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
         """Load a `.fake` file.

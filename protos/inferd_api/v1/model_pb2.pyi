@@ -170,6 +170,7 @@ class Model(_message.Message):
     MAX_INSTANCES_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     EFFECTIVE_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
     source: _builtins.str
@@ -183,7 +184,9 @@ class Model(_message.Message):
     size_bytes: _builtins.int
     """Size of its file in bytes. Output only."""
     device: _builtins.str
-    """Device to load on, one of `Backend.devices`. Default: the first one of the backend."""
+    """Device to load on, one of `Backend.devices`. Default: the first one of the backend, or one like it, whichever is best
+    at each start, see `devices`. When read: the one device that it may use, empty where there are several.
+    """
     min_instances: _builtins.int
     """Fewest instances that stay loaded. 0 (default) to `max_instances`. With 0 the model is loaded on first use."""
     max_instances: _builtins.int
@@ -219,6 +222,12 @@ class Model(_message.Message):
     def effective_sampling_defaults(self) -> _sampling_pb2.SamplingDefaults:
         """The defaults that apply, all fields set. What the file says is known from the first load on. Output only."""
 
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Devices that it may be loaded on, in the order of its backend: `device`, or the first one of the backend and those
+        whose ids differ only behind the last colon. Each instance says which it is on, and why. Output only.
+        """
+
     def __init__(
         self,
         *,
@@ -238,10 +247,11 @@ class Model(_message.Message):
         max_instances: _builtins.int | None = ...,
         sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
         effective_sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
+        devices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
@@ -282,6 +292,7 @@ class Instance(_message.Message):
     SUSPENDED_TASKS_FIELD_NUMBER: _builtins.int
     NEED_FIELD_NUMBER: _builtins.int
     GROWN_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICE_REASON_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id given by the kernel."""
     model: _builtins.str
@@ -328,6 +339,8 @@ class Instance(_message.Message):
     """What its worker takes beyond `need`, in bytes, when that is more than `workers.growth_told` and `growth_told_bytes`
     of the configuration pass over; else 0. Seen on the host only. One that harms others is ended.
     """
+    device_reason: _builtins.str
+    """Why it was placed on its device, of those that its model may use, for people: as things stood when it was started."""
     @_builtins.property
     def load_duration(self) -> _duration_pb2.Duration:
         """How long loading took; unset before."""
@@ -369,10 +382,11 @@ class Instance(_message.Message):
         suspended_tasks: _builtins.int = ...,
         need: Global___MemoryNeed | None = ...,
         grown_bytes: _builtins.int = ...,
+        device_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_duration", b"load_duration", "need", b"need", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "device_reason", b"device_reason", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

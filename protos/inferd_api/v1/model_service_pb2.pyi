@@ -558,7 +558,7 @@ class PlanLoadRequest(_message.Message):
     backend: _builtins.str
     """Backend to plan with in place of the model's, without the model's settings and device. Default: the model's."""
     device: _builtins.str
-    """Device to plan with in place of the model's; another one may take another backend. Default: the model's."""
+    """Device to plan with in place of the model's; another one may take another backend. Default: those that it may use."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings to plan with in place of the model's, for example `context_tokens`. Default: the model's."""
@@ -618,16 +618,19 @@ class LoadPlan(_message.Message):
     BUSY_INSTANCES_FIELD_NUMBER: _builtins.int
     LEASE_IDS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DEVICE_REASON_FIELD_NUMBER: _builtins.int
     fits: _builtins.bool
     """Whether it could be done at once."""
     device_id: _builtins.str
-    """The device."""
+    """The device that it would go to, the best of those that the model may use."""
     free_bytes: _builtins.int
     """Free on the device now, in bytes."""
     capacity_bytes: _builtins.int
     """What inferd may give of the device, in bytes."""
     reason: _builtins.str
     """The decision in a sentence, with its numbers."""
+    device_reason: _builtins.str
+    """Why this device, of those that the model may use, for people."""
     @_builtins.property
     def need(self) -> _model_pb2.MemoryNeed:
         """What the instance needs."""
@@ -656,10 +659,11 @@ class LoadPlan(_message.Message):
         busy_instances: _abc.Iterable[_builtins.str] | None = ...,
         lease_ids: _abc.Iterable[_builtins.str] | None = ...,
         reason: _builtins.str = ...,
+        device_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["need", b"need"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_instances", b"busy_instances", "capacity_bytes", b"capacity_bytes", "device_id", b"device_id", "evicted_instances", b"evicted_instances", "fits", b"fits", "free_bytes", b"free_bytes", "lease_ids", b"lease_ids", "need", b"need", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_instances", b"busy_instances", "capacity_bytes", b"capacity_bytes", "device_id", b"device_id", "device_reason", b"device_reason", "evicted_instances", b"evicted_instances", "fits", b"fits", "free_bytes", b"free_bytes", "lease_ids", b"lease_ids", "need", b"need", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

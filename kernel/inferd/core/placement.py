@@ -1,0 +1,126 @@
+"""Where a model is loaded: chosen at each start, of the devices that it may use.
+
+First comes where it fits what is free, then where the least has to give way to it, then where fewer of its own
+instances are, then where more is free, then the order of its backend. Loads that have begun count as if they had their
+memory. One that turns out to have to wait where it is goes on to a device where it would not have to.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from inferd.core.broker import Broker
+from inferd.core.ids import DeviceId, LeaseId
+from inferd.core.resources import MemoryNeed, size_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A device, as one start of a model finds it.
+
+    Attributes:
+        device_id: The device.
+        most_bytes: What it could be given there at all.
+        need_bytes: What it needs there, as far as that is known.
+        room_bytes: What is free there, or in the lease that it starts under, less what loads that have begun will take.
+        idle_bytes: What idle instances would make free, and those that are being stopped.
+        own: Instances of the model that are there, or come.
+    """
+
+    device_id: DeviceId
+    most_bytes: int
+    need_bytes: int
+    room_bytes: int
+    idle_bytes: int = 0
+    own: int = 0
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it could never be loaded there."""
+        return self.need_bytes > self.most_bytes
+
+    @property
+    def yielded_bytes(self) -> int:
+        """What has to give way, idle or not."""
+        return max(0, self.need_bytes - self.room_bytes)
+
+    @property
+    def lacking_bytes(self) -> int:
+        """What busy instances, leases or other programs have to give back."""
+        return max(0, self.yielded_bytes - self.idle_bytes)
+
+    @property
+    def rank(self) -> tuple[bool, int, int, int, int]:
+        """What speaks against it, the heaviest first."""
+        return self.too_large, self.lacking_bytes, self.yielded_bytes, self.own, -self.room_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a start goes.
+
+    Attributes:
+        device_id: The device.
+        at_once: Whether it fits what is free there.
+        reason: Why there, for people.
+    """
+
+    device_id: DeviceId
+    at_once: bool
+    reason: str
+
+
+def look(broker: Broker, device_id: DeviceId, need: MemoryNeed, *, own: int, lease_id: LeaseId) -> Site:
+    """A device as it stands, for a start under a lease or under none."""
+    account, room_bytes = broker.account(device_id), broker.room_bytes(device_id, lease_id)
+    if lease_id:
+        return Site(
+            device_id=device_id, most_bytes=room_bytes, need_bytes=need.total_bytes, room_bytes=room_bytes, own=own
+        )
+    return Site(
+        device_id=device_id,
+        most_bytes=account.capacity_bytes,
+        need_bytes=need.total_bytes,
+        room_bytes=room_bytes - account.expected_bytes,
+        idle_bytes=account.idle_bytes + account.stopping_bytes,
+        own=own,
+    )
+
+
+def is_misplaced(site: Site, others: Iterable[Site]) -> bool:
+    """Whether a start that has to wait where it is, or does not fit there at all, would do better elsewhere."""
+    return any(
+        (site.too_large and not other.too_large) or (site.yielded_bytes and not other.yielded_bytes) for other in others
+    )
+
+
+def choose(sites: Sequence[Site]) -> Placement:
+    """The best of the devices that a model may use, in the order of its backend; there is one."""
+    best = min(sites, key=lambda site: site.rank)
+    others = [site for site in sites if site is not best]
+    reason = _compare(best, min(others, key=lambda site: site.rank)) if others else "the only device that it may use"
+    return Placement(device_id=best.device_id, at_once=not best.yielded_bytes, reason=reason)
+
+
+def _compare(best: Site, other: Site) -> str:
+    """What decided between the best and the next best."""
+    there = other.device_id
+    if best.rank == other.rank:
+        return f"as good as {there}, and named before it by the backend"
+    at = next(n for n, (mine, its) in enumerate(zip(best.rank, other.rank, strict=True)) if mine != its)
+    match at:
+        case 0:
+            return f"{there} has {size_text(other.most_bytes)} to give at most, {size_text(other.need_bytes)} is needed"
+        case 1:
+            mine = size_text(best.lacking_bytes) if best.lacking_bytes else "nothing"
+            return f"{mine} that others use has to be given back, on {there} {size_text(other.lacking_bytes)}"
+        case 2:
+            mine = f"{size_text(best.yielded_bytes)} has to give way" if best.yielded_bytes else "it fits what is free"
+            return f"{mine}, on {there} {size_text(other.yielded_bytes)} has to give way"
+        case 3:
+            return f"it has {best.own} instances there, on {there} {other.own}"
+        case _:
+            return f"{_free(best)} is free, on {there} {_free(other)}"
+
+
+def _free(site: Site) -> str:
+    return size_text(max(0, site.room_bytes))
