@@ -25,8 +25,9 @@ def fake_cells() -> Cells:
 
 
 def cells_of(vocabulary: Vocabulary) -> Cells:
-    """The cells of all models with these tokens."""
-    key = (vocabulary.algorithm, tuple(vocabulary.tokens), tuple(vocabulary.kinds), vocabulary.definition)
+    """The cells of all models with these tokens, which split texts by the same rule."""
+    rules = (vocabulary.algorithm, vocabulary.pre_tokenizer, vocabulary.definition)
+    key = (*rules, tuple(vocabulary.tokens), tuple(vocabulary.kinds))
     if key not in _MADE:
         size = max(1, len(vocabulary.tokens))
         _MADE[key] = SharedCells(vocabulary, size=size, memory_bytes=CELL_MEMORY_BYTES)

@@ -117,3 +117,16 @@ def test_a_suspect_that_wants_an_embedding_is_past_its_turn_at_its_end(tmp_path:
     assert kinds(engine) == [2, 2, 2, 0, 0]
     assert 2 in engine.vectors
     engine.finish()
+
+
+def test_a_suspect_with_more_samples_than_rows_comes_to_its_end(tmp_path: Path) -> None:
+    """In its turn those of its samples that have told something give way to those that have not."""
+    task = suspect(sampling=Sampling(n=3, temperature=0, max_tokens=6, ignore_eos=True))
+    plain = make_engine(tmp_path)
+    plain.submit(1, replace(task, alone=False))
+    plain.finish()
+    engine = make_engine(tmp_path, max_sequences=1)
+    engine.submit(1, task)
+    engine.finish()
+    assert engine.outputs == plain.outputs
+    assert kinds(engine)[:3] == [1, 1, 1]

@@ -102,7 +102,10 @@ class AsyncFollower:
                 except TimeoutError:
                     raise _late() from None
                 if isinstance(item, InferdError):
-                    raise item
+                    try:
+                        raise item
+                    finally:
+                        del item  # it holds this frame, and with it the prompt
                 followed.waiting -= 1
                 self._send(followed.flow())
                 last = item.HasField("finished")
@@ -223,7 +226,10 @@ class Follower:
                 except queue.Empty:
                     raise _late() from None
                 if isinstance(item, InferdError):
-                    raise item
+                    try:
+                        raise item
+                    finally:
+                        del item  # it holds this frame, and with it the prompt
                 with self._lock:
                     followed.waiting -= 1
                     self._send(followed.flow())

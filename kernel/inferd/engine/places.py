@@ -167,15 +167,18 @@ class Places:
         self._release(sequence, blocks)
 
     def seat_alone(self, handle: int) -> bool:
-        """Have a prompt of a task begun, whoever has to give way, those under leases apart; whether it is."""
+        """Have a prompt of a task begun, whoever has to give way, others under leases apart; whether it is.
+
+        Its own samples that have told something give way last: there may be fewer rows than samples.
+        """
         if any(sequence.handle == handle for sequence in self.rows[self.decoding :]):
             return True
         sequence = self._waiting.of(handle)
         while sequence is not None:
             if self._seat_waiting(sequence):
                 return True
-            others = (each for each in self.rows if each.hold is None and each.handle != handle)
-            last = max(others, key=_rank, default=None)
+            others = (each for each in self.rows if each.hold is None or each.handle == handle)
+            last = max(others, key=lambda each: (each.handle != handle, _rank(each)), default=None)
             if last is None:
                 return False
             self.preempt(last)

@@ -68,6 +68,9 @@ class Suspects:
             self._silent = set(task.living) if self._turn is None else self._silent
             self._turn = handle
             return step
+        if self._turn is not None:  # what is left of it finds no room alone, so it goes on like others
+            self.drop(handle)
+            return None
         for sequence in task.ready:
             places.remove(sequence)
         del self._tasks[handle]
