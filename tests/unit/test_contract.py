@@ -1,6 +1,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from inferd.plugin import (
     TokenBatch,
 )
 from inferd.plugin.checks import check_backend, check_model, check_need
+from inferd.testing import growth
 from inferd.testing.contract import BackendContract
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.fake_session import FakeSession
@@ -232,3 +234,21 @@ def test_a_vocabulary_that_contradicts_itself(tmp_path: Path, fields: dict[str, 
     model = check_model(FakeBackend().load(request, lambda _: None))
     with pytest.raises(ValueError, match=re.escape(message)):
         check_model(replace(model, vocabulary=replace(VOCABULARY, **fields)))
+
+
+def test_what_is_given_back_hides_no_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that keep memory fail the check although something else in the process gives back as much, once."""
+    request = LoadRequest(
+        path=write_fake_model(tmp_path, block_tokens=4, blocks=64), device="fake:0", capacity_bytes=1 << 30
+    )
+    session = FakeBackend().load(request, lambda _: None).session
+    others, collected = [b"x" * MUCH], count(1)
+
+    def collect() -> None:
+        if next(collected) == 2:  # at the end of a round: a thread of something else is over
+            others.clear()
+
+    monkeypatch.setattr(growth.gc, "collect", collect)
+    monkeypatch.setattr(FakeSession, "step", keeping(asked_only=False))
+    with pytest.raises(pytest.fail.Exception, match="the process grew by"):
+        BackendContract().test_steps_do_not_add_up_in_memory(session, [[97]])

@@ -1,6 +1,7 @@
 """Calls that run tasks: a task ends with the last of them, unless it is detached."""
 
 import asyncio
+from functools import partial
 from typing import Protocol
 
 from inferd.core.ids import TaskId, Tenant
@@ -23,8 +24,11 @@ class Attendance:
         self._cancel = cancel
         self._detach = detach
 
-    def attend(self, stream: TaskStream, tenant: Tenant, *, detached: bool) -> None:
+    def attend(self, stream: TaskStream, tenant: Tenant, *, detached: bool, linger_s: float = 0.0) -> None:
         """A call runs a task: its life hangs on it and its like, unless one of them says that it is detached.
+
+        The last to come says for how long the task goes on without any: a client that comes back on a new call may do
+        so before the end of the broken one is seen.
 
         Raises:
             LimitExceededError: Too many are detached.
@@ -33,15 +37,19 @@ class Attendance:
             self._detach(stream.task_id, tenant)
             stream.detached = True
         stream.runners += 1
+        stream.comings += 1
+        stream.linger_s = linger_s
 
-    def leave(self, stream: TaskStream, tenant: Tenant, *, linger_s: float = 0.0) -> None:
-        """A call that ran a task has ended: without another one the task is cancelled, after `linger_s`."""
+    def leave(self, stream: TaskStream, tenant: Tenant, *, lingers: bool = True) -> None:
+        """A call that ran a task has ended; the last one ends the task with it, at once or after a while."""
         stream.runners -= 1
-        if linger_s and stream.finished is None and not stream.runners and not stream.detached:
-            asyncio.get_running_loop().call_later(linger_s, self._end_deserted, stream, tenant)
+        end = partial(self._end_deserted, stream, tenant, stream.comings)
+        if lingers and stream.linger_s and stream.finished is None and not stream.runners and not stream.detached:
+            asyncio.get_running_loop().call_later(stream.linger_s, end)
         else:
-            self._end_deserted(stream, tenant)
+            end()
 
-    def _end_deserted(self, stream: TaskStream, tenant: Tenant) -> None:
-        if stream.finished is None and not stream.runners and not stream.detached:
+    def _end_deserted(self, stream: TaskStream, tenant: Tenant, comings: int) -> None:
+        """End a task that no call runs, unless one has come, and perhaps gone, since."""
+        if stream.finished is None and not stream.runners and not stream.detached and stream.comings == comings:
             self._cancel(stream.task_id, tenant)

@@ -89,7 +89,9 @@ class TaskStream:
         task_id: The task.
         output_tokens: Tokens told so far.
         first_output_at: When the first of them was told, on the kernel's clock; set by the driver.
-        runners: Open `RunTask` calls of the task; counted by the service.
+        runners: Open calls that run the task; see `Attendance`.
+        comings: How many calls have ever run it.
+        linger_s: For how long it goes on without any, as the last of them said.
         detached: Whether one of them asked that the task outlives them.
         finished: The last event, once it has been told.
         size_bytes: What the held events cost.
@@ -102,6 +104,8 @@ class TaskStream:
         self.output_tokens = 0
         self.first_output_at: float | None = None
         self.runners = 0
+        self.comings = 0
+        self.linger_s = 0.0
         self.detached = False
         self.finished: Finished | None = None
         self.size_bytes = 0

@@ -37,13 +37,11 @@ class Open:
     Attributes:
         place: What it takes of the tenant's bound.
         runs: Whether the life of the task hangs on it.
-        linger_s: For how long the task outlives the call.
         named: Whether the client has been told the task's id.
     """
 
     place: ExitStack
     runs: bool
-    linger_s: float = 0.0
     named: bool = False
 
 
@@ -182,17 +180,17 @@ class TaskOrders:
         )
         await self._shelf.look_for(request.spec.model)
         stream = self._driver.submit(spec)
-        self._driver.attendance.attend(stream, self._tenant, detached=request.detach_on_disconnect)
-        return stream, Open(place=ExitStack(), runs=True, linger_s=linger_s), 0, interval_s
+        attend = self._driver.attendance.attend
+        attend(stream, self._tenant, detached=request.detach_on_disconnect, linger_s=linger_s)
+        return stream, Open(place=ExitStack(), runs=True), 0, interval_s
 
     def _watch(self, order: ts.WatchOrder) -> tuple[TaskStream, Open, int, float]:
         request, linger_s = self._request_of(order), _read_linger(order)
         interval_s = read_interval(request.output_interval)
         stream = self._driver.watch(TaskId(request.task_id), self._tenant, after=request.after_sequence)
         if order.adopt:
-            self._driver.attendance.attend(stream, self._tenant, detached=False)
-        opened = Open(place=ExitStack(), runs=order.adopt, linger_s=linger_s)
-        return stream, opened, request.after_sequence, interval_s
+            self._driver.attendance.attend(stream, self._tenant, detached=False, linger_s=linger_s)
+        return stream, Open(place=ExitStack(), runs=order.adopt), request.after_sequence, interval_s
 
     def _request_of(self, order: Any) -> Any:
         """The request of an order.
@@ -230,8 +228,7 @@ class TaskOrders:
         opened = self._open.get(tag)
         self._close(tag)
         if followed is not None and opened is not None and opened.runs:
-            linger_s = opened.linger_s if lingers else 0.0
-            self._driver.attendance.leave(followed.stream, self._tenant, linger_s=linger_s)
+            self._driver.attendance.leave(followed.stream, self._tenant, lingers=lingers)
 
     def _close(self, tag: int) -> None:
         opened = self._open.pop(tag, None)

@@ -243,7 +243,7 @@ class BackendContract:
 
         grown = measure_repeats(repeat)
         _expect(
-            min(grown) < STEADY_BYTES,
+            sorted(grown)[len(grown) // 2] < STEADY_BYTES,
             f"the process grew by {grown} bytes in {len(grown)} rounds of at most {ROUND} equal calls of "
             "TokenSession.step and copy_blocks; what a step takes has to be given back or used again",
         )

@@ -22,8 +22,8 @@ from inferd.plugin import Backend, LoadRequest, MemoryNeed
 TIMEOUT_S = 300.0
 WARM = 2  # repeats after which libraries have what they keep
 ROUND = 5  # most repeats of a round
-ROUNDS = 3
-STEADY_BYTES = 2 << 20  # by which every round must grow to be growth that does not end
+ROUNDS = 5
+STEADY_BYTES = 2 << 20  # by which most rounds must grow to be growth that does not end
 PLENTY_BYTES = 32 << 20  # at which a round is over
 
 
@@ -59,7 +59,8 @@ def measure_growth(backend: Backend, request: LoadRequest) -> Growth:
 def measure_repeats(repeat: Callable[[], None]) -> list[int]:
     """By how much this process grows in each of some rounds of the same work, in bytes.
 
-    Memory that is only asked for counts as memory that is used. A library that grows once does so in one round.
+    Memory that is only asked for counts as memory that is used. The middle one tells: a library that grows once does
+    so in one round, and what others in the process give back makes one round small.
     """
     for _ in range(WARM):
         repeat()

@@ -492,6 +492,7 @@ class RunOrder(_message.Message):
     @_builtins.property
     def linger(self) -> _duration_pb2.Duration:
         """How long it goes on when the call breaks and nobody comes back to it. 0 to 60 s. Default 0: it is cancelled at once.
+        Of several calls that have run a task, the last to come says it for all of them.
         Without meaning beside `detach_on_disconnect`, which lets it go on for good.
         """
 
