@@ -269,7 +269,7 @@ class Engine:
         beats = 0
         while self.step():
             beats += 1
-            assert beats < 100_000, "the engine does not come to an end"
+            assert beats < 4_000, "the engine does not come to an end"
 
     def _obey(self) -> None:
         """Carry out what was asked of the loop."""

@@ -94,6 +94,21 @@ def test_a_suspect_that_a_lease_leaves_no_room_waits_and_stops_nobody(tmp_path: 
     engine.finish()
 
 
+def test_nobody_gives_way_to_a_suspect_in_vain(tmp_path: Path) -> None:
+    """Long prompts are read to their end beside a suspect that would have no room even without them."""
+    engine = make_engine(tmp_path, EngineLimits(step_tokens=16), blocks=30, block_tokens=4)
+    engine.hold("a", rows=1, blocks=21)
+    engine.submit(1, suspect())
+    engine.submit(2, greedy(WORDS[:30], max_tokens=2))
+    for _ in range(6):
+        engine.step()
+    assert (2, 0) in engine.outputs
+    assert not engine.places.preempted
+    engine.hold("a", rows=0, blocks=0)
+    engine.finish()
+    assert engine.outputs[1, 0] == [97, 98, 99, 100, 101, 97]
+
+
 def test_a_suspect_can_be_cancelled_before_and_in_its_turn(tmp_path: Path) -> None:
     """Then the next one has its turn, and nothing of it is left."""
     engine = make_engine(tmp_path, EngineLimits(step_tokens=16))

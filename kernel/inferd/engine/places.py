@@ -75,6 +75,7 @@ class Places:
         self.copies: list[tuple[int, int]] = []
         self.preempted = 0
         self._most_rows = bounds.rows
+        self._most_blocks = bounds.blocks
         self._sampler = sampler
         self._waiting = Waiting(self.turns)
         self._times: dict[int, VirtualTime] = {}  # by class
@@ -169,20 +170,21 @@ class Places:
     def seat_alone(self, handle: int) -> bool:
         """Have a prompt of a task begun, whoever has to give way, others under leases apart; whether it is.
 
-        Its own samples that have told something give way last: there may be fewer rows than samples.
+        Its own samples that have told something give way last: there may be fewer rows than samples. Where it would
+        have no room even so, nobody gives way.
         """
         if any(sequence.handle == handle for sequence in self.rows[self.decoding :]):
             return True
         sequence = self._waiting.of(handle)
-        while sequence is not None:
-            if self._seat_waiting(sequence):
-                return True
+        if sequence is None or not self._fits_beside(sequence, self._staying(handle)):
+            return False
+        while not self._seat_waiting(sequence):
             others = (each for each in self.rows if each.hold is None or each.handle == handle)
             last = max(others, key=lambda each: (each.handle != handle, _rank(each)), default=None)
             if last is None:
                 return False
             self.preempt(last)
-        return False
+        return True
 
     def begin_prompt(self, row: int, *, alone: int | None = None) -> bool:
         """Bring the next prompt to read into `row`, the first behind those in the step; False when there is none.
@@ -242,7 +244,7 @@ class Places:
 
     def _make_way(self) -> None:
         """Preempt lower classes, but none under a lease, for those of class HIGH that wait: as many as fit then."""
-        highs = tuple(self._waiting.in_turn(least=Priority.HIGH))
+        highs = tuple(self._waiting.in_turn(least=Priority.HIGH)) if self._waiting else ()
         if not highs:
             return
         lower = sorted((each for each in self.rows if each.priority < Priority.HIGH and each.hold is None), key=_rank)
@@ -314,6 +316,17 @@ class Places:
         """Whether there would be room for a sequence if all was free that is not held for others."""
         most_blocks, most_rows = self.holds.most_blocks(sequence.hold), self.holds.most_rows(sequence.hold)
         return self._least_blocks(sequence) <= most_blocks and most_rows > 0
+
+    def _staying(self, handle: int) -> list[Sequence]:
+        """Those that no suspect makes give way: others under leases."""
+        return [each for each in self.rows if each.hold is not None and each.handle != handle]
+
+    def _fits_beside(self, sequence: Sequence, others: Items[Sequence]) -> bool:
+        """Whether there would be room for a waiting sequence if only `others` had places, whatever is cached."""
+        taken = {block for each in others for block in each.blocks}
+        rows = self.holds.open_rows(self._most_rows - len(others), sequence.hold)
+        blocks = self.holds.open_blocks(self._most_blocks - len(taken), sequence.hold)
+        return rows > 0 and self._least_blocks(sequence) <= blocks
 
     def _least_blocks(self, sequence: Sequence) -> int:
         """Blocks without which a sequence is not admitted: those of its tokens and one more, if it may need that."""
