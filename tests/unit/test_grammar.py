@@ -94,7 +94,7 @@ class Follower:
         return constraints[0]
 
     def allowed(self, constraint: Constraint) -> set[int]:
-        self.following.begin([constraint])
+        self.following.begin([(0, constraint)], rows=1)
         masks = self.following.finish()
         assert masks is not None
         return set(np.flatnonzero(np.unpackbits(masks[0].view(np.uint8), bitorder="little")).tolist())
@@ -254,13 +254,13 @@ def test_a_model_without_an_end_takes_no_grammar(cells: Cells) -> None:
 
 def test_rows_without_a_grammar_are_free(follower: Follower) -> None:
     """The masks of a step bind the rows that have a grammar; without any there are no masks."""
-    follower.following.begin([None, follower.open(regex("a")), None])
+    follower.following.begin([(1, follower.open(regex("a")))], rows=3)
     masks = follower.following.finish()
     assert masks is not None
     assert masks.shape == (3, 9)
     assert (masks[[0, 2]] == ALL).all()
     assert masks[1].tolist() == [0, 0, 0, 1 << 1, 0, 0, 0, 0, 0]
-    follower.following.begin([None, None])
+    follower.following.begin([], rows=2)
     assert follower.following.finish() is None
 
 

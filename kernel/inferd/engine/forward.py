@@ -55,12 +55,12 @@ class Forward:
             self._session.copy_blocks(step.copies)
         self._activity.begin(Doing.STEP, len(step.batch.token_ids))
         rows, positions = step.rows, step.positions
-        wanted = any(sequence.constraint is not None for sequence in step.sampled) or step.scored
-        if self._samples and len(positions) and not wanted:
+        constraints = [(row, each.constraint) for row, each in enumerate(step.sampled) if each.constraint is not None]
+        if self._samples and len(positions) and not constraints and not step.scored:
             sampling = self._sampler.for_device(positions, rows=rows)
             if sampling is not None:
                 return self._compute_tokens(step, replace(step.batch, sampling=sampling)), None
-        self._following.begin([sequence.constraint for sequence in step.sampled])
+        self._following.begin(constraints, rows=len(step.sampled))
         result = self._results.step(self._session, step.batch)
         shape = (len(step.batch.logit_rows), self._bounds.vocabulary_size)
         logits = _take_scores(step, self._results.floats("logits", result.logits, shape))

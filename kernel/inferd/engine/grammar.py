@@ -155,11 +155,12 @@ class Following:
         self._rows = 0
         self._some: list[tuple[int, Constraint]] = []
 
-    def begin(self, constraints: Sequence[Constraint | None]) -> None:
-        """Begin with the masks of a step, as far as they are not there: one constraint or None for each row."""
-        self._rows = len(constraints)
-        self._some = [(row, constraint) for row, constraint in enumerate(constraints) if constraint is not None]
-        self._ask([c for _, c in self._some if not (c.ready or c.asked or c.complete or c.failed)])
+    def begin(self, constraints: list[tuple[int, Constraint]], *, rows: int) -> None:
+        """Begin with the masks of a step of so many rows, as far as they are not there: of rows with a constraint."""
+        self._rows = rows
+        self._some = constraints
+        if constraints:
+            self._ask([c for _, c in constraints if not (c.ready or c.asked or c.complete or c.failed)])
 
     def finish(self) -> Masks | None:
         """The masks that were begun, shape (R, ceil(V / 32)); bit i of a row, lowest first, allows token i.

@@ -103,6 +103,7 @@ class Loop:
         self._tasks: dict[int, Samples] = {}  # by handle: waiting or running
         self._owed: set[Sequence] = set()  # those that still have to tell of their prompt
         self._several = 0  # tasks with several samples
+        self._constrained = 0  # tasks with a grammar
         self._refused: list[Ended] = []
         self._stopping = False
         # shared between threads
@@ -277,7 +278,8 @@ class Loop:
             living = [s.handle in self._tasks and number >= 0 for s, number in zip(sequences, ids, strict=True)]
             sequences, ids = list(compress(sequences, living)), list(compress(ids, living))
             verified = None if verified is None else list(compress(verified, living))
-        self._aside.following.advance([sequence.constraint for sequence in sequences], ids)
+        if self._constrained:
+            self._aside.following.advance([sequence.constraint for sequence in sequences], ids)
         output = StepOutput(handles=[sequence.handle for sequence in sequences], embeddings=embeddings)
         if verified is None:
             output.counts, output.token_ids = [1] * len(ids), ids
@@ -295,14 +297,19 @@ class Loop:
             self._owed.difference_update(sequences)
         if self._several:
             output.samples = [sequence.sample for sequence in sequences]
-        for sequence in sequences:
-            if sequence.finish is not None:
-                self._end(sequence, sequence.finish, output)
-            elif sequence.undecided:
-                self._aside.put(sequence)
+        self._conclude(sequences, output)
         output.begun_prompts = {s.handle: s.cached_tokens for s in step.begun}
         output.prefills += [PrefillProgress(s.handle, fraction) for s, fraction in self._batcher.reading]
         return output
+
+    def _conclude(self, sequences: list[Sequence], output: StepOutput) -> None:
+        """End those that have their last token, and put aside those of which that is not known yet."""
+        for sequence in sequences:
+            if sequence.finish is not None:
+                self._end(sequence, sequence.finish, output)
+        for sequence in sequences if self._constrained else ():  # asking each of them costs
+            if sequence.undecided:
+                self._aside.put(sequence)
 
     def _fail_bad(self, step: Step, ids: list[int]) -> None:
         """End the tasks of sequences that got no token."""
@@ -380,6 +387,7 @@ class Loop:
         self._owed.discard(task.leader)
         self._suspects.drop(task.leader.handle)
         self._several -= task.several
+        self._constrained -= task.constrained
         usage = task.usage
         self._places.settle(task.leader, task.share, usage.prompt_tokens + usage.output_tokens)
         for sequence in task.living:
@@ -415,6 +423,7 @@ class Loop:
         if task.leader.tells_prompt:
             self._owed.add(task.leader)
         self._several += task.several
+        self._constrained += task.constrained
         if submission.alone:
             self._suspects.add(task)
         for sequence in task.ready:

@@ -60,6 +60,11 @@ class Samples:
         return len(self._all) > 1
 
     @property
+    def constrained(self) -> bool:
+        """Whether they follow a grammar."""
+        return self.leader.constraint is not None
+
+    @property
     def ready(self) -> list[Sequence]:
         """Those of `living` that can have a place: until the first one has read the prompt it alone."""
         return [self.leader] if self.leader.followers else list(self.living)

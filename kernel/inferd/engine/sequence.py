@@ -206,7 +206,10 @@ class Sequence:
             if self._stops.found:
                 self.finish = FinishReason.STOP_STRING
                 return text
-        if self.constraint is not None and self.constraint.pending:
+        constraint = self.constraint
+        if constraint is None and self.output_tokens < self.max_tokens:
+            return text
+        if constraint is not None and constraint.pending:
             return text  # and `conclude`, later
         return text + self.conclude()
 

@@ -57,7 +57,7 @@ class Waiting:
 
     def first(self) -> Sequence | None:
         """The one whose turn comes first; None when none waits."""
-        return next(self.in_turn(), None)
+        return next(self.in_turn(), None) if self._lines else None
 
     def in_turn(self, *, least: float = float("-inf")) -> Iterator[Sequence]:
         """All of them in turn, or those of a class of `least` or more; ends with the first change."""
