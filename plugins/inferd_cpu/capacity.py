@@ -1,11 +1,12 @@
 """How much a session can hold and what it takes: from a model's settings and what may be given of the host's memory."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from inferd.plugin import LoadError, MemoryNeed, TokenLimits
+from inferd.plugin import LoadError, MemoryNeed, TokenLimits, least_window_blocks
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.workspace import compute_shapes
 
@@ -13,6 +14,36 @@ DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SEQUENCE_TOKENS = 512  # for each sequence of the KV pool
 DEFAULT_POOL_BYTES = 1 << 30
 DEFAULT_POOL_SHARE = 4  # at most one part in so many of what the weights leave
+
+
+@dataclass(frozen=True, slots=True)
+class KvBytes:
+    """What a token takes in the KV pools.
+
+    Attributes:
+        whole: Over the layers that see all tokens.
+        windows: Over those that see the last ones only.
+    """
+
+    whole: int
+    windows: int
+
+    @classmethod
+    def of(cls, a: Architecture) -> "KvBytes":
+        """In fp32."""
+        return cls(a.kv_token_bytes - a.window_token_bytes, a.window_token_bytes)
+
+    def pool(self, limits: TokenLimits) -> int:
+        """Bytes of both pools, or of one where all layers are in it."""
+        windows = limits.window_blocks or limits.blocks
+        return (limits.blocks * self.whole + windows * self.windows) * limits.block_tokens
+
+    def afford(self, pool_bytes: int, window_tokens: int) -> int:
+        """Tokens that so many bytes hold, where windows take at most `window_tokens` of them; 0 for no bound."""
+        affordable = pool_bytes // (self.whole + self.windows)
+        if not window_tokens or affordable <= window_tokens:
+            return affordable
+        return max(affordable, (pool_bytes - window_tokens * self.windows) // max(self.whole, 1))
 
 
 def derive_limits(
@@ -23,7 +54,7 @@ def derive_limits(
     vocabulary_size: int,
     weights_bytes: int,
     capacity_bytes: int,
-    kv_token_bytes: int | None = None,
+    kv: KvBytes | None = None,
     samples: bool = False,
 ) -> TokenLimits:
     """Choose the sizes that are not set. They depend on nothing that changes from one load to the next.
@@ -35,7 +66,7 @@ def derive_limits(
         vocabulary_size: Tokens that it knows.
         weights_bytes: What its weights take.
         capacity_bytes: What may be given of the host's memory.
-        kv_token_bytes: What a token takes in the KV pool; None for fp32.
+        kv: What a token takes in the KV pools; None for fp32.
         samples: Whether the session samples.
 
     Raises:
@@ -50,10 +81,11 @@ def derive_limits(
             f" {architecture.context_tokens}: lower the setting"
         )
     context_tokens = wanted or min(architecture.context_tokens, DEFAULT_CONTEXT_TOKENS)
+    window_blocks = _count_window_blocks(architecture, settings)
     kv_tokens: int | None = settings["kv_tokens"]
     if kv_tokens is None:
         share_bytes = min(DEFAULT_POOL_BYTES, max(capacity_bytes - weights_bytes, 0) // DEFAULT_POOL_SHARE)
-        affordable = share_bytes // (kv_token_bytes or architecture.kv_token_bytes)
+        affordable = (kv or KvBytes.of(architecture)).afford(share_bytes, window_blocks * block_tokens)
         kv_tokens = min(max(max_sequences * DEFAULT_SEQUENCE_TOKENS, context_tokens), affordable)
         kv_tokens = max(kv_tokens, wanted or block_tokens)
     elif wanted is not None and wanted > kv_tokens:
@@ -61,16 +93,33 @@ def derive_limits(
             f"{path}: setting 'context_tokens' is {wanted}, but the KV pool has room for {kv_tokens} tokens: raise"
             " 'kv_tokens' or lower 'context_tokens'"
         )
+    blocks = -(-kv_tokens // block_tokens)
+    if window_blocks >= blocks:
+        window_blocks = 0  # nothing is saved by a pool of their own
     return TokenLimits(
         vocabulary_size=vocabulary_size,
         context_tokens=min(context_tokens, kv_tokens),
         block_tokens=block_tokens,
-        blocks=-(-kv_tokens // block_tokens),
+        blocks=blocks,
         max_sequences=max_sequences,
         max_step_tokens=settings["max_step_tokens"],
         embedding_size=architecture.width,
         samples=samples,
         whole_prompts=architecture.family.encodes,
+        window_tokens=architecture.window if window_blocks else 0,
+        window_blocks=window_blocks,
+    )
+
+
+def _count_window_blocks(a: Architecture, settings: Mapping[str, Any]) -> int:
+    """Blocks that windows take at most; 0 where no layer has one, or tokens see those behind them."""
+    if not a.window or a.family.encodes:
+        return 0
+    return least_window_blocks(
+        window_tokens=a.window,
+        block_tokens=settings["block_tokens"],
+        sequences=min(settings["max_sequences"], settings["max_step_tokens"]),
+        step_tokens=settings["max_step_tokens"],
     )
 
 
@@ -78,7 +127,7 @@ def derive_need(a: Architecture, limits: TokenLimits, *, weights_bytes: int) -> 
     """What a session in fp32 with these limits takes."""
     return MemoryNeed(
         weights_bytes=weights_bytes,
-        kv_bytes=limits.blocks * limits.block_tokens * a.kv_token_bytes,
+        kv_bytes=KvBytes.of(a).pool(limits),
         workspace_bytes=sum(4 * prod(shape) for shape in compute_shapes(a, limits).values()),
     )
 

@@ -70,7 +70,7 @@ class NativeLoad:
         a, settings = source.architecture, source.settings
         self._native = native
         self._weights = NativeWeights(source.file, a, source.inventory, native, quantization=settings["quantization"])
-        kv_token_bytes = measure_token(native, a, settings)
+        kv = measure_token(native, a, settings)
         self.limits = derive_limits(
             source.request.path,
             a,
@@ -78,7 +78,7 @@ class NativeLoad:
             vocabulary_size=source.vocabulary_size,
             weights_bytes=self._weights.size_bytes,
             capacity_bytes=source.request.capacity_bytes,
-            kv_token_bytes=kv_token_bytes,
+            kv=kv,
             samples=True,
         )
         self._shape = make_shape(
@@ -91,7 +91,7 @@ class NativeLoad:
         )
         self.need = MemoryNeed(
             weights_bytes=self._weights.size_bytes,
-            kv_bytes=self.limits.blocks * self.limits.block_tokens * kv_token_bytes,
+            kv_bytes=kv.pool(self.limits),
             workspace_bytes=measure_workspace(native, self._shape),
         )
         kv_format = choose_kv_format(native, settings)

@@ -20,17 +20,22 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a layer keeps: keys (blocks, B, H, D) and values (blocks, B, H, E); what a convolution keeps is its keys."""
+    """What a layer keeps: keys (blocks, B, H, D) and values (blocks, B, H, E); what a convolution keeps is its keys.
+
+    `apart`: in blocks of the pool of layers with a window.
+    """
 
     keys: Floats
     values: Floats
+    apart: bool = False
 
     def put(self, plan: Plan, keys: Floats, values: Floats | None = None) -> None:
         """Put what belongs to the step's tokens where the plan says."""
+        slots = plan.window_slots if self.apart else plan.slots
         flat = self.keys.reshape(-1, *self.keys.shape[2:])
-        flat[plan.slots] = keys
+        flat[slots] = keys
         if values is not None:
-            self.values.reshape(-1, *self.values.shape[2:])[plan.slots] = values
+            self.values.reshape(-1, *self.values.shape[2:])[slots] = values
 
 
 class Mixer:

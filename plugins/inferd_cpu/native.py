@@ -9,7 +9,7 @@ import numpy as np
 
 from inferd_cpu.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 7  # as in native/api.cpp
+INTERFACE: Final = 8  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -66,6 +66,7 @@ class Shape(Structure):
             for name in (
                 *("layers", "width", "feed_width", "heads", "kv_heads", "key_width", "value_width", "rope_width"),
                 *("vocabulary_size", "context_tokens", "block_tokens", "blocks", "max_sequences", "max_step_tokens"),
+                "window_blocks",
                 *("kv_format", "threads", "ropes", "layer_norm", "head_norms", "head_norms_after", "parallel"),
                 *("activation", "gated", "feed_biased", "temperature_tokens"),
                 *("experts", "experts_used", "expert_width", "shared_width", "gating", "normalised"),
@@ -96,6 +97,7 @@ class Step(Structure):
             (name, c_void_p)
             for name in (
                 *("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows", "hidden_rows"),
+                "window_tables",
                 *("logits", "hidden", "chosen", "temperatures", "top_k", "top_p", "min_p", "points"),
             )
         ),

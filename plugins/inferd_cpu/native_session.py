@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, StepResult, TokenBatch, TokenLimits
+from inferd_cpu.capacity import KvBytes
 from inferd_cpu.native import ACTIVATIONS, GATINGS, HEAD_NORMS, KV_FORMATS, MAX_ROPES, LayerKind, Native, Shape, Step
-from inferd_cpu.plan import check_batch
+from inferd_cpu.plan import check_batch, check_pairs
 from inferd_cpu.shapes import Architecture, Routing
 
 _INTEGERS = ("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows")
@@ -62,6 +63,7 @@ def make_shape(
         **{name: getattr(limits, name) for name in ("vocabulary_size", "context_tokens", "block_tokens", "blocks")},
         max_sequences=limits.max_sequences,
         max_step_tokens=limits.max_step_tokens,
+        window_blocks=limits.window_blocks,
         kv_format=KV_FORMATS[choose_kv_format(native, settings)],
         threads=threads,
     )
@@ -95,15 +97,20 @@ def measure_workspace(native: Native, shape: Shape) -> int:
     return logits_bytes + workspace_bytes
 
 
-def measure_token(native: Native, a: Architecture, settings: Mapping[str, Any]) -> int:
-    """Bytes of the keys and values of one token, over all layers, rounded up: a block is padded to tiles of tokens."""
+def measure_token(native: Native, a: Architecture, settings: Mapping[str, Any]) -> KvBytes:
+    """What the keys and values of one token take, rounded up: a block is padded to tiles of tokens."""
     block_tokens: int = settings["block_tokens"]
     sizes = ("heads", "kv_heads", "key_width", "value_width")
     layer = {name: getattr(a.layers[0], name) for name in sizes}
-    block = Shape(layers=len(a.layers), **layer, blocks=1, block_tokens=block_tokens)
-    block.kv_format = KV_FORMATS[choose_kv_format(native, settings)]
-    block_bytes: int = native.library.inferd_pool_bytes(ctypes.byref(block))
-    return -(-block_bytes // block_tokens)
+    windows = sum(layer.window > 0 for layer in a.layers)
+
+    def measure(layers: int) -> int:
+        block = Shape(layers=layers, **layer, blocks=1, block_tokens=block_tokens)
+        block.kv_format = KV_FORMATS[choose_kv_format(native, settings)]
+        block_bytes: int = native.library.inferd_pool_bytes(ctypes.byref(block))
+        return -(-block_bytes // block_tokens)
+
+    return KvBytes(measure(len(a.layers) - windows), measure(windows))
 
 
 class NativeSession:
@@ -183,9 +190,7 @@ class NativeSession:
         Raises:
             ValueError: A block is outside the pool. Nothing has changed.
         """
-        for block in (block for pair in pairs for block in pair):
-            if not 0 <= block < self._limits.blocks:
-                raise ValueError(f"bad pair: block {block}; it must be from 0 to {self._limits.blocks - 1}")
+        check_pairs(pairs, self._limits)
         flat = np.array(pairs, np.int32)
         self._library.inferd_copy_blocks(self.model, flat.ctypes.data, len(pairs))
 
@@ -217,6 +222,13 @@ class NativeSession:
                 if array.shape != (step.logit_count,):
                     raise ValueError(f"bad batch: {name} of shape {array.shape} for {step.logit_count} logit rows")
                 arrays[name] = (array, dtype)
+        step.window_tables = None
+        if self._limits.window_blocks:
+            if batch.window_tables is None or batch.window_tables.shape != batch.block_tables.shape:
+                check_batch(batch, self._limits)
+            windows = np.array(batch.window_tables, np.int32, order="C")  # a copy, which the library changes
+            held.append(windows)
+            step.window_tables = windows.ctypes.data
         for name, (array, dtype) in arrays.items():
             flat = np.ascontiguousarray(array, dtype)
             held.append(flat)

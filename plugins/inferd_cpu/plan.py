@@ -1,6 +1,6 @@
 """One step: the batch, checked, and what every layer needs to know of it, worked out once."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,7 @@ class Plan:
         token_ids: Shape (T,).
         positions: Shape (T,).
         slots: Where in the pool each token's key and value go, counted in tokens; shape (T,).
+        window_slots: The same in the pool of layers with a window, where there is one.
         groups: By the window of layers, 0 for none: every row is in one of a window's.
         logit_rows: Shape (R,).
         tables: The blocks of each row's sequence, shape (T, blocks).
@@ -50,6 +51,7 @@ class Plan:
     token_ids: Indices
     positions: Indices
     slots: Indices
+    window_slots: Indices
     groups: Mapping[int, tuple[Group, ...]]
     logit_rows: Indices
     tables: Indices
@@ -88,15 +90,17 @@ def make_plan(
     positions = batch.positions.astype(np.intp)
     sequences = np.repeat(np.arange(len(lengths)), np.diff(starts))
     tables = batch.block_tables[sequences].astype(np.intp)
-    blocks = np.take_along_axis(tables, positions[:, None] // limits.block_tokens, axis=1)[:, 0]
+    windowed = batch.block_tables if batch.window_tables is None else batch.window_tables
     bounds = _Bounds(limits.block_tokens, gathered_blocks, scores_per_head, causal)
     return Plan(
         token_ids=batch.token_ids.astype(np.intp),
         positions=positions,
-        slots=blocks * limits.block_tokens + positions % limits.block_tokens,
+        slots=_find_slots(batch.block_tables[sequences], positions, limits.block_tokens),
+        window_slots=_find_slots(windowed[sequences], positions, limits.block_tokens),
         groups={
             window: tuple(
-                _make_group(batch, rows, sequences, bounds, window) for rows in _share_rows(starts, lengths, bounds)
+                _make_group(batch, windowed if window else batch.block_tables, rows, sequences, bounds, window)
+                for rows in _share_rows(starts, lengths, bounds)
             )
             for window in windows
         },
@@ -104,6 +108,12 @@ def make_plan(
         tables=tables,
         block_tokens=limits.block_tokens,
     )
+
+
+def _find_slots(tables: NDArray[np.int32], positions: Indices, block_tokens: int) -> Indices:
+    """Where tokens are in a pool, counted in tokens; `tables` has the blocks of each one's sequence."""
+    blocks = np.take_along_axis(tables, positions[:, None] // block_tokens, axis=1)[:, 0].astype(np.intp)
+    return np.asarray(blocks * block_tokens + positions % block_tokens, np.intp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +147,14 @@ def _share_rows(starts: Indices, lengths: Indices, bounds: _Bounds) -> Iterator[
             yield np.arange(first, min(first + fit, starts[sequence + 1]))[None, :]
 
 
-def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, bounds: _Bounds, window: int) -> Group:
+def _make_group(  # noqa: PLR0917 - all of one step
+    batch: TokenBatch,
+    block_tables: NDArray[np.int32],
+    rows: Indices,
+    sequences: Indices,
+    bounds: _Bounds,
+    window: int,
+) -> Group:
     seen = (
         batch.positions[rows].astype(np.intp) + 1 if bounds.causal else batch.lengths[sequences[rows]].astype(np.intp)
     )
@@ -148,7 +165,7 @@ def _make_group(batch: TokenBatch, rows: Indices, sequences: Indices, bounds: _B
     keys, masked_from = int(seen.max()), 0 if first.any() else int(seen.min())
     at = np.arange(masked_from, keys)
     visible = (at < seen[:, :, None]) & (at >= first[:, :, None])
-    tables = batch.block_tables[sequences[rows[:, 0]]]
+    tables = block_tables[sequences[rows[:, 0]]]
     places = np.minimum(skipped[:, None] + np.arange(bounds.blocks(keys)), tables.shape[1] - 1)
     blocks = np.take_along_axis(tables, places, axis=1).astype(np.intp)
     mask = np.where(visible, np.float32(0), np.float32(-np.inf))
@@ -185,9 +202,45 @@ def check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
     used = -(-batch.lengths // limits.block_tokens)
     _demand(int(used.max()) <= width, f"block tables of {width} blocks for sequences of {int(used.max())}")
     _demand_within("block", batch.block_tables[np.arange(width) < used[:, None]], 0, limits.blocks)
+    if limits.window_blocks:
+        check_windows(batch, limits)
     _demand_within("logit row", batch.logit_rows, 0, tokens)
     if batch.hidden_rows is not None:
         _demand_within("hidden row", batch.hidden_rows, 0, tokens)
+
+
+def check_windows(batch: TokenBatch, limits: TokenLimits) -> None:
+    """Check that the tables of layers with a window have what the tokens of a step see.
+
+    Raises:
+        ValueError: They have not.
+    """
+    tables = batch.window_tables
+    _demand(
+        tables is not None and tables.shape == batch.block_tables.shape,
+        f"window tables of shape {None if tables is None else tables.shape} beside block tables of"
+        f" {batch.block_tables.shape}",
+    )
+    first = np.maximum(batch.positions[batch.starts[:-1]] + 1 - limits.window_tokens, 0) // limits.block_tokens
+    used = -(-batch.lengths // limits.block_tokens)
+    at = np.arange(batch.block_tables.shape[1])
+    seen = (at >= first[:, None]) & (at < used[:, None])
+    _demand_within("window block", np.asarray(tables)[seen], 0, limits.window_blocks)
+
+
+def check_pairs(pairs: Sequence[tuple[int, int]], limits: TokenLimits) -> None:
+    """Check that pairs of blocks are in one pool each, those of windows numbered behind the others.
+
+    Raises:
+        ValueError: They are not.
+    """
+    end = limits.blocks + limits.window_blocks
+    for pair in pairs:
+        for block in pair:
+            if not 0 <= block < end:
+                raise ValueError(f"bad pair: block {block}; it must be from 0 to {end - 1}")
+        if (pair[0] < limits.blocks) != (pair[1] < limits.blocks):
+            raise ValueError(f"bad pair: {pair}; one block is of the pool of windows, whose first is {limits.blocks}")
 
 
 def _demand_within(what: str, numbers: NDArray[np.int32], low: int, end: int) -> None:

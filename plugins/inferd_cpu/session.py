@@ -9,7 +9,7 @@ from inferd.plugin import StepResult, TokenBatch, TokenLimits
 from inferd_cpu.feeds import feed
 from inferd_cpu.mixing import Mixer, Place
 from inferd_cpu.norms import multiply, normalize
-from inferd_cpu.plan import make_plan
+from inferd_cpu.plan import check_pairs, make_plan
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.weights import Layer, Weights
 from inferd_cpu.workspace import count_blocks, make_workspace
@@ -73,13 +73,14 @@ class CpuSession:
         Raises:
             ValueError: A block is outside the pool. Nothing has changed.
         """
-        for block in (block for pair in pairs for block in pair):
-            if not 0 <= block < self._limits.blocks:
-                raise ValueError(f"bad pair: block {block}; it must be from 0 to {self._limits.blocks - 1}")
+        check_pairs(pairs, self._limits)
         for source, target in pairs:
+            apart = source >= self._limits.blocks
+            back = self._limits.blocks if apart else 0
             for place in self._places:
-                place.keys[target] = place.keys[source]
-                place.values[target] = place.values[source]
+                if place.apart == apart:
+                    place.keys[target - back] = place.keys[source - back]
+                    place.values[target - back] = place.values[source - back]
 
     def close(self) -> None:
         """Give the memory back."""
@@ -90,10 +91,12 @@ class CpuSession:
         a, limits = self._architecture, self._limits
         shape, heads = a.layers[index], max(a.layers[index].kv_heads, 1)
         keys, values = a.kept_widths(index)
-        blocks = (limits.blocks, limits.block_tokens, heads)
+        apart = limits.window_blocks > 0 and shape.window > 0
+        blocks = (limits.window_blocks if apart else limits.blocks, limits.block_tokens, heads)
         return Place(
             np.zeros((*blocks, keys // heads), np.float32),
             np.zeros((*blocks, values // heads if shape.kv_heads else 0), np.float32),
+            apart=apart,
         )
 
     def _add_block(self, index: int, layer: Layer, residual: Floats) -> None:

@@ -160,3 +160,13 @@ class Architecture:
     def kv_token_bytes(self) -> int:
         """Bytes that are kept for one token, over all layers, in fp32."""
         return 4 * sum(sum(self.kept_widths(layer)) for layer in range(len(self.layers)))
+
+    @property
+    def window_token_bytes(self) -> int:
+        """Of them, those of layers with a window."""
+        return 4 * sum(sum(self.kept_widths(i)) for i, layer in enumerate(self.layers) if layer.window)
+
+    @property
+    def window(self) -> int:
+        """Tokens that a token sees in layers with a window; 0 where there are none."""
+        return max(layer.window for layer in self.layers)

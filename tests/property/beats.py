@@ -16,7 +16,7 @@ from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.places import NO_BLOCK
 from inferd.engine.submission import NO_SHARE, Continuation, SampleSoFar, Share
-from inferd.plugin import LoadRequest
+from inferd.plugin import LoadRequest, least_window_blocks
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
@@ -112,6 +112,7 @@ class Engine:
                 self.steps.append(step)
                 for length, table in zip(step.batch.lengths, step.batch.block_tables, strict=True):
                     assert np.count_nonzero(table != NO_BLOCK) == self.places.pool.blocks_for(int(length))
+                self._check_windows(step)
             return step
 
         self.loop._batcher.schedule = checked  # type: ignore[method-assign] # checks what holds for every step
@@ -230,6 +231,7 @@ class Engine:
         self._beat()
         assert not self.living
         assert self.places.pool.free == self.loop.bounds.blocks
+        assert self.places.windows is None or self.places.windows.pool.free == self.loop.bounds.window_blocks
         assert self.places.holds.kept_rows == self.places.holds.kept_blocks == 0
 
     def play(self, tasks: list[Task], events: list[tuple[str, int]]) -> set[int]:
@@ -290,6 +292,17 @@ class Engine:
         assert self.places.holds.kept_blocks == kept_blocks
         assert self.loop.bounds.rows - len(self.places.rows) >= kept_rows
         assert self.places.pool.free >= kept_blocks
+
+    def _check_windows(self, step: Step) -> None:
+        """No row has more blocks of windows than its window and its tokens of the step need at most."""
+        bounds, batch = self.loop.bounds, step.batch
+        assert (batch.window_tables is None) == (bounds.window_blocks == 0)
+        if batch.window_tables is not None:
+            most = least_window_blocks(
+                window_tokens=bounds.window_tokens, block_tokens=bounds.block_tokens, sequences=1, step_tokens=0
+            )
+            held = np.count_nonzero(batch.window_tables != NO_BLOCK, axis=1)
+            assert (held <= most + np.diff(batch.starts) // bounds.block_tokens).all()
 
     def _idle(self, timeout: float | None = None) -> None:  # noqa: ARG002 - the name is Event.wait's
         if not len(self.loop._aside):

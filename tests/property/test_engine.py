@@ -23,7 +23,7 @@ from inferd.engine.limits import EngineLimits, GrammarLimits
 from inferd.engine.samples import derive
 from inferd.engine.submission import Share
 from inferd.errors import LeaseEndedError
-from inferd.plugin import LoadedModel, LoadRequest
+from inferd.plugin import LoadedModel, LoadRequest, least_window_blocks
 from inferd.testing.fake import FakeBackend
 
 Event = tuple[str, int]
@@ -110,6 +110,16 @@ def load(**behaviour: int) -> LoadedModel:
         return FakeBackend().load(LoadRequest(path=path, device="fake:0", capacity_bytes=1 << 30), lambda _: None)
 
 
+def least_window_blocks_of(session: Mapping[str, int], window: int) -> int:
+    """The smallest pool in which the windows of all sequences of a session have room."""
+    return least_window_blocks(
+        window_tokens=window,
+        block_tokens=session["block_tokens"],
+        sequences=min(session["max_sequences"], session["max_step_tokens"]),
+        step_tokens=session["max_step_tokens"],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """What one sample is given that has an engine for itself: tokens, text, how likely they were, and of its prompt."""
@@ -169,17 +179,21 @@ def check_told(engine: Engine, handle: int, task: Task) -> None:
     session=sessions,
     limits=engines,
     room=st.integers(MOST_TOKENS, 2 * MOST_TOKENS),
+    window=st.sampled_from([0, 0, 1, 5, 17]),
     events=events,
 )
-def test_output_does_not_depend_on_the_schedule(
-    some: list[Task], session: Mapping[str, int], limits: EngineLimits, room: int, events: list[Event]
+def test_output_does_not_depend_on_the_schedule(  # noqa: PLR0917 - hypothesis gives them by name
+    some: list[Task], session: Mapping[str, int], limits: EngineLimits, room: int, window: int, events: list[Event]
 ) -> None:
     """Batched, in chunks, preempted, suspended, cached, one of several, with drafts and holds, late grammars: as alone.
 
     That is tokens, text up to a stop string, log probabilities, and what is told of the prompt. A cancelled task gives
     a part of its output. No block is lost, and nothing is told twice. What a lease holds is free or its own in every
-    step, and all that fits beside it comes to its end.
+    step, and all that fits beside it comes to its end. What layers with a window see is there, in a pool of just the
+    size of all windows.
     """
+    if window:
+        session = {**session, "window_tokens": window, "window_blocks": least_window_blocks_of(session, window)}
     engine = Engine(load(**session, blocks=-(-room // session["block_tokens"])), limits)
     cancelled = engine.play(some, events)
     for (handle, sample), tokens in engine.outputs.items():

@@ -29,8 +29,12 @@ from inferd_cpu.native import LIBRARY
 from inferd_cpu.plugin import inferd_backends
 
 NEAR = 1e-4
+LARGE = 4096  # tokens: where windows save something
 NATIVE = "native"  # a model of widths that the native session takes
-NAMES = ["llama_linear", "qwen3", *([NATIVE] if LIBRARY.exists() else [])]
+WINDOWS = "windows"  # fp32, with a window in two of three layers
+NATIVE_WINDOWS = "native windows"
+NAMES = ["llama_linear", "qwen3", WINDOWS, *([NATIVE, NATIVE_WINDOWS] if LIBRARY.exists() else [])]
+WINDOW = {"llama.attention.sliding_window": 20, "llama.attention.sliding_window_pattern": [True, False, True]}
 BEGINNING = tuple(tiny.PROMPT)  # 40 tokens
 
 tasks = st.builds(
@@ -47,15 +51,18 @@ events = st.lists(st.tuples(kinds, st.integers(0, 99)), min_size=20, max_size=80
 @cache
 def load(name: str, *, kv_tokens: int, step_tokens: int) -> LoadedModel:
     (spec,) = inferd_backends()
-    room = {"kv_tokens": str(kv_tokens), "max_step_tokens": str(step_tokens), "max_sequences": "64"}
-    room["compute"] = "native" if name == NATIVE else "exact"
+    room = {"kv_tokens": str(kv_tokens), "max_step_tokens": str(step_tokens)}
+    native, windows = name in {NATIVE, NATIVE_WINDOWS}, name in {WINDOWS, NATIVE_WINDOWS}
+    room |= {"compute": "native" if native else "exact", "max_sequences": "8" if windows else "64"}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        if name == NATIVE:
+        if native:
             patch.setattr(tiny, "WIDTH", 64)
             patch.setattr(tiny, "HIDDEN", 96)
-        path = tiny.write_model(tiny.MODELS["qwen3" if name == NATIVE else name], Path(folder) / "tiny.gguf")
+        kind = "llama_linear" if windows else "qwen3" if native else name
+        path = tiny.write_model(tiny.MODELS[kind], Path(folder) / "tiny.gguf", WINDOW if windows else None)
         request = LoadRequest(path=path, device="cpu:0", settings=read_settings(spec, room), capacity_bytes=1 << 30)
         model = CpuBackend().load(request, lambda _: None)
+    assert (model.session.limits.window_blocks > 0) == (windows and kv_tokens == LARGE)
     # The file's own tokens are no byte-level alphabet, which a tokenizer needs; here nothing is tokenised.
     size = tiny.VOCABULARY_SIZE
     return replace(
@@ -67,7 +74,7 @@ def load(name: str, *, kv_tokens: int, step_tokens: int) -> LoadedModel:
 @cache
 def alone(name: str, prompt: tuple[int, ...], sampling: Sampling) -> list[int]:
     """The output of a task that has an engine for itself."""
-    engine = Engine(load(name, kv_tokens=4096, step_tokens=256))
+    engine = Engine(load(name, kv_tokens=LARGE, step_tokens=256))
     engine.submit(0, Task(prompt=prompt, sampling=sampling, prefix_cache=False))
     engine.finish()
     return engine.outputs[0, 0]
@@ -75,7 +82,7 @@ def alone(name: str, prompt: tuple[int, ...], sampling: Sampling) -> list[int]:
 
 def gap(name: str, tokens: tuple[int, ...]) -> float:
     """How far the two best logits behind these tokens are from each other."""
-    session = load(name, kv_tokens=4096, step_tokens=256).session
+    session = load(name, kv_tokens=LARGE, step_tokens=256).session
     blocks = range(-(-len(tokens) // session.limits.block_tokens))
     logits = np.sort(compute(session, Part(token_ids=tokens, blocks=blocks, wanted=[len(tokens) - 1]))[0][0])
     return float(logits[-1] - logits[-2])
@@ -87,7 +94,7 @@ def check(name: str, task: Task, tokens: list[int]) -> None:
     assert len(tokens) == len(whole)
     for place, (one, other) in enumerate(zip(tokens, whole, strict=True)):
         if one != other:
-            assert name != NATIVE
+            assert name not in {NATIVE, NATIVE_WINDOWS}
             assert gap(name, (*task.prompt, *whole[:place])) < NEAR
             return
 
@@ -96,7 +103,7 @@ def check(name: str, task: Task, tokens: list[int]) -> None:
 @given(
     name=st.sampled_from(NAMES),
     some=st.lists(tasks, min_size=6, max_size=64),
-    kv_tokens=st.sampled_from([128, 4096]),
+    kv_tokens=st.sampled_from([128, LARGE]),
     step_tokens=st.sampled_from([24, 256]),
     drafts=st.sampled_from([0, 4, 8]),
     events=events,
@@ -111,7 +118,7 @@ def test_batch_invariance(  # noqa: PLR0917 - hypothesis gives them by name
         check(name, task, engine.outputs[handle, 0])
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", [name for name in NAMES[1:] if name not in {WINDOWS, NATIVE_WINDOWS}])
 def test_64_ragged_sequences(name: str) -> None:
     """64 sequences in a pool that holds a few of them, some with a common beginning: as each alone."""
     some = [

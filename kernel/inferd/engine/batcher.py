@@ -99,6 +99,7 @@ class Batcher:
         places.next[first:sampled] = token_ids if verified is None else [tokens[-1] for tokens in verified]
         for sequence in places.rows[places.decoding : scheduled]:
             places.publish(sequence)
+            places.trim(sequence)
         for sequence in places.rows[places.decoding : sampled]:
             for follower in sequence.followers:
                 places.add(follower)
@@ -153,6 +154,7 @@ class Batcher:
             starts=self._starts[first : rows + 1],
             lengths=self._lengths[first:rows],
             block_tables=places.tables[first:rows],
+            window_tables=None if places.windows is None else places.windows.tables[first:rows],
             logit_rows=self._list_logits(picks, scored),
             hidden_rows=np.concatenate([self._index[p.place : p.place + p.count] for p in pooled]) if pooled else None,
         )
@@ -275,6 +277,8 @@ class Batcher:
         end = min(sequence.length, begin + most)
         old, new = places.pool.blocks_for(begin), places.pool.blocks_for(end)
         places.tables[row, old:new] = sequence.blocks[old:new]
+        if places.windows is not None:
+            places.windows.cover(sequence, end)
         taken = end - begin
         places.turns.read(sequence, taken, ends=end == sequence.length)
         self._token_ids[at : at + taken] = sequence.tokens[begin:end]

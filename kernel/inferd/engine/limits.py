@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
+from inferd.plugin.session import least_window_blocks
+
 if TYPE_CHECKING:
     from inferd.plugin import TokenLimits
 
@@ -70,6 +72,8 @@ class Bounds:
         draft_tokens: Most tokens that are guessed for a sequence in a step.
         embedding_size: Width of an embedding; 0 where the session gives none.
         whole_prompts: The session makes embeddings only, of sequences that are computed in one step each.
+        window_tokens: Tokens that layers with a window see, where those have a pool of their own.
+        window_blocks: KV blocks of that pool; 0 where there is none.
     """
 
     rows: int
@@ -82,6 +86,8 @@ class Bounds:
     draft_tokens: int = 0
     embedding_size: int = 0
     whole_prompts: bool = False
+    window_tokens: int = 0
+    window_blocks: int = 0
 
     @property
     def kv_tokens(self) -> int:
@@ -93,7 +99,8 @@ class Bounds:
         """Join both.
 
         Raises:
-            ValueError: The session states a limit below 1, or below the default of one that has a default.
+            ValueError: The session states a limit below 1, or below the default of one that has a default, or too few
+                blocks for windows.
         """
         for item in fields(session):
             value, least = getattr(session, item.name), 1 if item.default is MISSING else item.default
@@ -101,8 +108,21 @@ class Bounds:
                 raise ValueError(f"the session's limit {item.name} is {value}; it must be at least {least}")
         step_tokens = min(session.max_step_tokens, engine.step_tokens)
         sequence_tokens = min(session.context_tokens, session.blocks * session.block_tokens)
+        rows = min(session.max_sequences, step_tokens)  # each running sequence needs one token of every step
+        if session.window_blocks:
+            least = least_window_blocks(
+                window_tokens=session.window_tokens,
+                block_tokens=session.block_tokens,
+                sequences=rows,
+                step_tokens=step_tokens,
+            )
+            if session.window_blocks < least or not session.window_tokens or session.whole_prompts:
+                raise ValueError(
+                    f"the session's limit window_blocks is {session.window_blocks}; for {rows} sequences with windows"
+                    f" of {session.window_tokens} tokens it must be at least {least}, and 0 where prompts are whole"
+                )
         return cls(
-            rows=min(session.max_sequences, step_tokens),  # each running sequence needs one token of every step
+            rows=rows,
             step_tokens=step_tokens,
             sequence_tokens=min(sequence_tokens, step_tokens) if session.whole_prompts else sequence_tokens,
             max_output_tokens=engine.max_output_tokens,
@@ -112,4 +132,6 @@ class Bounds:
             draft_tokens=engine.draft_tokens,
             embedding_size=session.embedding_size,
             whole_prompts=session.whole_prompts,
+            window_tokens=session.window_tokens,
+            window_blocks=session.window_blocks,
         )

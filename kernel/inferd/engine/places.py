@@ -14,6 +14,7 @@ from inferd.engine.holds import Holds
 from inferd.engine.sequence import WAITING, Sequence
 from inferd.engine.turns import Turns
 from inferd.engine.waiting import Waiting
+from inferd.engine.windows import NO_BLOCK, Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from inferd.engine.limits import Bounds
     from inferd.engine.sampler import Sampler
     from inferd.engine.submission import Share
-
-NO_BLOCK = -1
-"""What a block table holds behind its last block."""
 
 _rank = attrgetter("rank")
 
@@ -48,6 +46,7 @@ class Places:
 
     Attributes:
         pool: The KV blocks.
+        windows: Those of layers that see the last tokens only; None where they are in the pool, too.
         holds: What leases hold of rows and blocks.
         turns: Whose prompt is read next.
         rows: The sequences that have a row, in the order of their rows.
@@ -63,6 +62,7 @@ class Places:
 
     def __init__(self, *, bounds: Bounds, sampler: Sampler) -> None:
         self.pool = BlockPool(blocks=bounds.blocks, block_tokens=bounds.block_tokens)
+        self.windows = Windows(bounds=bounds) if bounds.window_blocks else None
         self.holds = Holds(rows=bounds.rows, blocks=bounds.blocks)
         self.turns = Turns()
         self.rows: list[Sequence] = []
@@ -74,6 +74,7 @@ class Places:
         self.begun: list[Sequence] = []
         self.copies: list[tuple[int, int]] = []
         self.preempted = 0
+        self._all_tables = (self.tables,) if self.windows is None else (self.tables, self.windows.tables)
         self._most_rows = bounds.rows
         self._most_blocks = bounds.blocks
         self._sampler = sampler
@@ -117,13 +118,17 @@ class Places:
             return
         if failed or sequence.chain is None or not sequence.chain.lasting:
             self.pool.withdraw(sequence.blocks)
+            if self.windows is not None:
+                self.windows.withdraw(sequence)
         else:
             self.publish(sequence)
         self._vacate(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a sequence's row and blocks; it waits to compute its tokens again, as far as they are not found."""
-        self._interrupt(sequence)
+        self.publish(sequence)
+        self._vacate(sequence)
+        sequence.interruptions += 1
         self.preempted += 1
         self.add(sequence)
 
@@ -157,6 +162,15 @@ class Places:
         sequence.blocks.append(block)
         if sequence.hold is not None:
             self.holds.take(sequence.hold, [block])
+        if self.windows is not None:
+            self.trim(sequence)
+            self.windows.cover(sequence, int(self.room[sequence.row]))
+
+    def trim(self, sequence: Sequence) -> None:
+        """Let a running sequence give back what layers with a window do not see any more, which others may find."""
+        if self.windows is not None:
+            self.publish(sequence)
+            self.windows.trim(sequence, int(self.computed[sequence.row]))
 
     def shrink(self, sequence: Sequence) -> None:
         """Take back the blocks of a sequence that hold nothing computed."""
@@ -166,6 +180,8 @@ class Places:
         self.room[sequence.row] = used * self.pool.block_tokens
         del sequence.blocks[used:]
         self._release(sequence, blocks)
+        if self.windows is not None:
+            self.windows.shrink(sequence, used)
 
     def seat_alone(self, handle: int) -> bool:
         """Have a prompt of a task begun, whoever has to give way, others under leases apart; whether it is.
@@ -220,7 +236,10 @@ class Places:
             return
         full = int(self.computed[sequence.row]) // self.pool.block_tokens
         for place in range(chain.published, full):
-            self.pool.publish(sequence.blocks[place], chain.digest(sequence.tokens, place))
+            digest = chain.digest(sequence.tokens, place)
+            self.pool.publish(sequence.blocks[place], digest)
+            if self.windows is not None:
+                self.windows.publish(sequence, place, digest)
         chain.published = full
 
     def _keep_holds(self) -> None:
@@ -338,7 +357,9 @@ class Places:
         if sequence.chain is None or whole:
             return []
         most = (sequence.length - 1) // self.pool.block_tokens
-        return self.pool.find(sequence.chain.digests(sequence.tokens, most))
+        digests = sequence.chain.digests(sequence.tokens, most)
+        found = self.pool.find(digests)
+        return found if self.windows is None else found[: self.windows.reach(digests[: len(found)])]
 
     def _seat(self, sequence: Sequence, found: list[int]) -> None:
         """Give a waiting sequence the last row, the blocks that were found, and free ones for its other tokens."""
@@ -349,6 +370,8 @@ class Places:
             self.holds.take(sequence.hold, sequence.blocks, rows=1)
         row = sequence.row = len(self.rows)
         self.rows.append(sequence)
+        if self.windows is not None:
+            self.windows.seat(sequence, len(found))
         begin = self._begin(sequence, found=len(found))
         used = self.pool.blocks_for(begin)
         self.computed[row] = begin
@@ -376,19 +399,19 @@ class Places:
         if found != last // self.pool.block_tokens or tokens == last:
             return tokens
         # The rest of the prompt is in a block that its leader goes on to write: take over a copy.
+        if self.windows is not None:
+            if (pair := self.windows.copy(leader, sequence, found)) is None:
+                return tokens
+            self.copies.append(pair)
         self.copies.append((leader.blocks[found], sequence.blocks[found]))
         return last
-
-    def _interrupt(self, sequence: Sequence) -> None:
-        """Take a running sequence's row and blocks; what it computed can be found as long as nobody needs the room."""
-        self.publish(sequence)
-        self._vacate(sequence)
-        sequence.interruptions += 1
 
     def _vacate(self, sequence: Sequence) -> None:
         """Free a sequence's row and its blocks."""
         row, blocks = sequence.row, sequence.blocks
         self.tables[row, : len(blocks)] = NO_BLOCK
+        if self.windows is not None:
+            self.windows.vacate(sequence)
         sequence.row, sequence.blocks = WAITING, []
         self._release(sequence, blocks, rows=1)
         if row < self.decoding:  # keep the decoding rows together, then all rows
@@ -412,8 +435,9 @@ class Places:
         self._sampler.move(source, target)
         for column in (self.computed, self.room, self.next):
             column[target] = column[source]
-        self.tables[target] = self.tables[source]
-        self.tables[source] = NO_BLOCK
+        for tables in self._all_tables:
+            tables[target] = tables[source]
+            tables[source] = NO_BLOCK
 
     def _swap(self, one: int, other: int) -> None:
         """Exchange what two rows hold."""
@@ -423,7 +447,7 @@ class Places:
         rows[one], rows[other] = rows[other], rows[one]
         rows[one].row, rows[other].row = one, other
         self._sampler.swap(one, other)
-        for column in (self.computed, self.room, self.next, self.tables):
+        for column in (self.computed, self.room, self.next, *self._all_tables):
             column[[one, other]] = column[[other, one]]
 
 

@@ -65,6 +65,7 @@ class Sequence:
         pool: Makes the embedding of its prompt, which is asked for instead of an output; None for none.
         scores: How likely the tokens of its prompt were; None where it is not to be told.
         blocks: KV blocks that it holds, in the order of its tokens.
+        window: The same of layers that see the last tokens only, see `Windows`.
         output_tokens: Tokens produced.
         finish: Why it ended; None while it has not.
     """
@@ -99,6 +100,7 @@ class Sequence:
         "scores",
         "tokens",
         "turn",
+        "window",
     )
 
     def __init__(
@@ -140,6 +142,7 @@ class Sequence:
         self.drafter: Drafter | None = None
         self.row = WAITING
         self.blocks: list[int] = []
+        self.window: list[int] = []
         self.output_tokens = 0
         self.finish: FinishReason | None = None
         self._ends = ends

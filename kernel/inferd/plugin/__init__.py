@@ -27,7 +27,14 @@ from inferd.plugin.gguf import (
 )
 from inferd.plugin.hookspecs import hookimpl, hookspec
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
-from inferd.plugin.session import DeviceSampling, StepResult, TokenBatch, TokenLimits, TokenSession
+from inferd.plugin.session import (
+    DeviceSampling,
+    StepResult,
+    TokenBatch,
+    TokenLimits,
+    TokenSession,
+    least_window_blocks,
+)
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 __all__ = [
@@ -57,6 +64,7 @@ __all__ = [
     "Vocabulary",
     "hookimpl",
     "hookspec",
+    "least_window_blocks",
     "read_gguf_embedding",
     "read_gguf_endings",
     "read_gguf_sampling",

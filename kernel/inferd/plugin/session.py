@@ -36,6 +36,9 @@ class TokenLimits:
         samples: Whether it can choose tokens itself, on its device; see `DeviceSampling`.
         whole_prompts: Its tokens see those behind them, too: a sequence is computed in one step, none is gone on with,
             and only hidden states are of use; its logits may be zeros.
+        window_tokens: A token sees so many in layers with a window, itself among them; of use with `window_blocks`.
+        window_blocks: KV blocks of a pool of their own for layers with a window, at least `least_window_blocks`; 0
+            where those are in the pool of all layers.
     """
 
     vocabulary_size: int
@@ -47,6 +50,14 @@ class TokenLimits:
     embedding_size: int = 0
     samples: bool = False
     whole_prompts: bool = False
+    window_tokens: int = 0
+    window_blocks: int = 0
+
+
+def least_window_blocks(*, window_tokens: int, block_tokens: int, sequences: int, step_tokens: int) -> int:
+    """Blocks in which so many sequences have their windows while a step of so many tokens is computed."""
+    windows = -(-(window_tokens - 1) // block_tokens) + 2  # a window and new tokens, neither at a border
+    return sequences * windows + -(-step_tokens // block_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +94,10 @@ class TokenBatch:
     block table behind the last block in use are -1. A block may be shared between sequences for reading; the block
     that a token is written to is never shared.
 
+    Where `TokenLimits.window_blocks` is not 0, layers with a window have a pool of their own, whose blocks stand in
+    `window_tables`: for a position the entry is at the same place as in `block_tables`. It is -1 where no token of the
+    step sees the block: what is there may be another sequence's.
+
     Attributes:
         token_ids: Shape (T,).
         positions: Shape (T,).
@@ -94,6 +109,7 @@ class TokenBatch:
             none, and always None where `TokenLimits.embedding_size` is 0.
         sampling: How to choose the tokens of `logit_rows`; None when their logits are wanted, and always None where
             `TokenLimits.samples` is False.
+        window_tables: Shape (S, W); None where `TokenLimits.window_blocks` is 0.
     """
 
     token_ids: Int32Array
@@ -104,6 +120,7 @@ class TokenBatch:
     logit_rows: Int32Array
     hidden_rows: Int32Array | None = None
     sampling: DeviceSampling | None = None
+    window_tables: Int32Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +159,10 @@ class TokenSession(Protocol):
         ...
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copy KV blocks, each pair from its first to its second; in order."""
+        """Copy KV blocks, each pair from its first to its second; in order.
+
+        Blocks of the pool of layers with a window are numbered from `TokenLimits.blocks` on.
+        """
         ...
 
     def close(self) -> None:

@@ -26,27 +26,32 @@ class Part:
         begin: Position of the first of them.
         blocks: Blocks of the sequence, from its position 0 on.
         wanted: Which of the tokens' logits are wanted, by index, ascending; None for all.
+        window: The blocks of layers with a window, where those have a pool of their own; None for the same numbers.
     """
 
     token_ids: Sequence[int]
     begin: int = 0
     blocks: Sequence[int]
     wanted: Sequence[int] | None = None
+    window: Sequence[int] | None = None
 
 
-def make_batch(parts: Sequence[Part]) -> TokenBatch:
-    """The parts, one after the other, as one step."""
+def make_batch(parts: Sequence[Part], *, windows: bool = False) -> TokenBatch:
+    """The parts, one after the other, as one step; `windows`: with tables of layers with a window."""
     starts = np.cumsum([0, *(len(part.token_ids) for part in parts)])
     wanted = [range(len(part.token_ids)) if part.wanted is None else part.wanted for part in parts]
-    tables = np.full((len(parts), max(len(part.blocks) for part in parts)), -1, np.int32)
+    tables = np.full((2, len(parts), max(len(part.blocks) for part in parts)), -1, np.int32)
     for row, part in enumerate(parts):
-        tables[row, : len(part.blocks)] = part.blocks
+        tables[0, row, : len(part.blocks)] = part.blocks
+        seen = part.blocks if part.window is None else part.window
+        tables[1, row, : len(seen)] = seen
     return TokenBatch(
         token_ids=np.array([token for part in parts for token in part.token_ids], np.int32),
         positions=np.array([part.begin + n for part in parts for n in range(len(part.token_ids))], np.int32),
         starts=starts.astype(np.int32),
         lengths=np.array([part.begin + len(part.token_ids) for part in parts], np.int32),
-        block_tables=tables,
+        block_tables=tables[0],
+        window_tables=tables[1] if windows else None,
         logit_rows=np.array([starts[row] + n for row, some in enumerate(wanted) for n in some], np.int32),
     )
 
@@ -57,7 +62,7 @@ def compute(session: TokenSession, *parts: Part) -> list[Float32Array]:
     Raises:
         AssertionError: The session gave something else.
     """
-    batch = make_batch(parts)
+    batch = make_batch(parts, windows=session.limits.window_blocks > 0)
     result = Results().step(session, batch)
     shape = (len(batch.logit_rows), session.limits.vocabulary_size)
     try:
@@ -66,3 +71,10 @@ def compute(session: TokenSession, *parts: Part) -> list[Float32Array]:
         raise AssertionError(str(error)) from error
     counts = [len(part.token_ids) if part.wanted is None else len(part.wanted) for part in parts]
     return np.split(logits, np.cumsum(counts)[:-1])
+
+
+def copy_blocks(session: TokenSession, pairs: Sequence[tuple[int, int]]) -> None:
+    """Copy blocks, and those of the same numbers of layers with a window."""
+    limits = session.limits
+    more = [(limits.blocks + source, limits.blocks + target) for source, target in pairs if limits.window_blocks]
+    session.copy_blocks([*pairs, *more])

@@ -27,7 +27,7 @@ from inferd.engine.tokenizer import Tokenizer
 from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
 from inferd.plugin.checks import check_backend, check_model, check_need, check_probe
 from inferd.plugin.session import TokenLimits
-from inferd.testing.batches import Part, compute, make_batch
+from inferd.testing.batches import Part, compute, copy_blocks, make_batch
 from inferd.testing.contents import find_dependence
 from inferd.testing.growth import ROUND, STEADY_BYTES, measure_growth, measure_repeats
 
@@ -151,7 +151,8 @@ class BackendContract:
         if not session.limits.samples:
             pytest.skip("the session leaves sampling to the engine")
         blocks = _Blocks(session.limits)
-        batch = make_batch([Part(token_ids=text, blocks=blocks.take(len(text))) for text in texts])
+        parts = [Part(token_ids=text, blocks=blocks.take(len(text))) for text in texts]
+        batch = make_batch(parts, windows=session.limits.window_blocks > 0)
         count = len(batch.logit_rows)
         sampler = Sampler(rows=count, vocabulary_size=session.limits.vocabulary_size)
         kinds: tuple[dict[str, Any], ...] = ({"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2}, {})
@@ -228,7 +229,7 @@ class BackendContract:
                 "take a model whose next token depends on more of the text"
             )
         compute(session, Part(token_ids=found.text[: found.half], blocks=old, wanted=[]))
-        session.copy_blocks(list(zip(old, new, strict=True)))  # over what the decoy left
+        copy_blocks(session, list(zip(old, new, strict=True)))  # over what the decoy left
         compute(session, Part(token_ids=found.decoy, blocks=old, wanted=[]))
         gone_on = compute(session, Part(token_ids=found.text[found.half :], begin=found.half, blocks=new))[0]
         self._same(gone_on, found.expected, "TokenSession.step after copy_blocks")
@@ -239,7 +240,7 @@ class BackendContract:
 
         def repeat() -> None:
             compute(session, Part(token_ids=texts[0][:1], blocks=old))
-            session.copy_blocks([(old[0], new[0])])
+            copy_blocks(session, [(old[0], new[0])])
 
         grown = measure_repeats(repeat)
         _expect(

@@ -60,12 +60,14 @@ class FakeModel(Faults):
     """What a `.fake` file may say, as a JSON object.
 
     Attributes:
-        context_tokens: See `TokenLimits`, as the next five.
+        context_tokens: See `TokenLimits`, as the next seven.
         block_tokens: See there.
         blocks: See there.
         max_sequences: See there.
         max_step_tokens: See there.
         embedding_size: See there. A hidden state is the token, its position and 1, cut to this size.
+        window_tokens: See there; whether cells of a window hold what they must is checked in every step.
+        window_blocks: See there.
         weights_bytes: What it says that it needs, as the next two. It takes next to nothing.
         kv_bytes: See there.
         workspace_bytes: See there.
@@ -84,6 +86,8 @@ class FakeModel(Faults):
     max_sequences: int = 64
     max_step_tokens: int = 1024
     embedding_size: int = 3
+    window_tokens: int = 0
+    window_blocks: int = 0
     weights_bytes: int = 1 << 20
     kv_bytes: int = 1 << 18
     workspace_bytes: int = 0
@@ -146,6 +150,8 @@ class FakeBackend:
             max_sequences=model.max_sequences,
             max_step_tokens=model.max_step_tokens,
             embedding_size=model.embedding_size,
+            window_tokens=model.window_tokens,
+            window_blocks=model.window_blocks,
         )
         description = ModelDescription(architecture="fake", parameters=0, weight_format="none", compute_format="none")
         return LoadedModel(

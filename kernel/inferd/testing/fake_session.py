@@ -72,6 +72,8 @@ class FakeSession:
     - `start`: where the words to repeat begin: behind the last `<|user|>`, else at 0;
     - `source`: the position whose token it predicts to come next. It goes on by one as long as the prediction comes
       true, and else begins again at `start`. Where it reaches a control token, the end is predicted.
+
+    Cells of the pool of layers with a window hold tokens and positions, which are looked at when a token sees them.
     """
 
     def __init__(self, limits: TokenLimits, faults: Faults) -> None:
@@ -82,6 +84,7 @@ class FakeSession:
         self._kept: list[bytes] = []
         size = limits.blocks * limits.block_tokens
         self._token, self._position, self._start, self._source = (np.full(size, _NOTHING, np.int32) for _ in range(4))
+        self._seen = np.full((limits.window_blocks * limits.block_tokens, 2), _NOTHING, np.int32)
 
     def step(self, batch: TokenBatch) -> StepResult:
         """Compute one step.
@@ -98,6 +101,7 @@ class FakeSession:
         owners = np.repeat(np.arange(len(counts)), counts)
         cells = self._cells(batch, owners, batch.positions)
         self._token[cells], self._position[cells] = batch.token_ids, batch.positions
+        self._look_back(batch, owners)
         for place in range(int(counts.max())):  # the first token of every sequence, then the second, …
             some = batch.starts[:-1][counts > place] + place
             self._follow(batch, owners[some], batch.positions[some], cells[some])
@@ -112,6 +116,10 @@ class FakeSession:
         """Copy cells."""
         self._faults.hang("copy")
         for source, target in pairs:
+            if source >= self.limits.blocks:
+                seen = self._seen.reshape(self.limits.window_blocks, -1)
+                seen[target - self.limits.blocks] = seen[source - self.limits.blocks]
+                continue
             for column in (self._token, self._position, self._start, self._source):
                 blocks = column.reshape(-1, self.limits.block_tokens)
                 blocks[target] = blocks[source]
@@ -133,6 +141,24 @@ class FakeSession:
         true = ~first & (source < positions) & (token < BYTES) & (self._at(batch, owners, source, positions) == token)
         self._start[cells] = start
         self._source[cells] = np.where(true, source + 1, start)
+
+    def _look_back(self, batch: TokenBatch, owners: Ints) -> None:
+        """Put tokens into the cells of their window, and look at all that each sees."""
+        tables, size = batch.window_tables, self.limits.block_tokens
+        if (tables is None) != (self.limits.window_blocks == 0):
+            raise ValueError("there must be tables of windows where there is a pool of them, and only there")
+        if tables is None:
+            return
+        cells = tables[owners, batch.positions // size] * size + batch.positions % size
+        self._seen[cells] = np.stack([batch.token_ids, batch.positions], axis=1)
+        for back in range(self.limits.window_tokens):
+            some = batch.positions >= back
+            positions = batch.positions[some] - back
+            blocks = tables[owners[some], positions // size]
+            tokens = self._token[self._cells(batch, owners[some], positions)]
+            held = self._seen[blocks * size + positions % size]
+            if (blocks < 0).any() or not np.array_equal(held, np.stack([tokens, positions], axis=1)):
+                raise ValueError("a table of windows leads to a cell of another token")
 
     def _logits(self, batch: TokenBatch, owners: Ints, cells: Ints) -> Float32Array:
         owners, cells, positions = (column[batch.logit_rows] for column in (owners, cells, batch.positions))

@@ -7,10 +7,12 @@
 namespace inferd {
 
 History Forward::history(int row, int layer, int head) const {
-  const size_t head_bytes = m_.attention_shape_.head_bytes();
-  const size_t place = size_t(layer) * shape_.kv_heads + head;
-  const int32_t* table = s_.block_tables + size_t(m_.work_.sequences[row]) * s_.table_width;
-  return {m_.pool_memory_.data() + place * head_bytes, head_bytes * shape_.kv_heads * shape_.layers, table};
+  const bool apart = m_.layers_[layer].apart;
+  const size_t place = size_t(m_.layers_[layer].place) * shape_.kv_heads + head;
+  uint8_t* pool = m_.pool_memory_.data() + (apart ? m_.block_bytes_ * shape_.blocks : 0);
+  const int32_t* tables = apart ? s_.window_tables : s_.block_tables;
+  const int32_t* table = tables + size_t(m_.work_.sequences[row]) * s_.table_width;
+  return {pool + place * m_.attention_shape_.head_bytes(), apart ? m_.window_block_bytes_ : m_.block_bytes_, table};
 }
 
 // Queries, keys or values of a row, biased: where the product put them, or `room` if anything was added.

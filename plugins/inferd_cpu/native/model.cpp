@@ -17,7 +17,16 @@ AttentionShape shape_attention(const Shape& s) {
           s.attention_scale, s.attention_cap};
 }
 
-size_t block_bytes(const Shape& s) { return shape_attention(s).head_bytes() * s.kv_heads * s.layers; }
+// Whether the keys and values of a layer are in the pool of layers with a window.
+bool is_apart(const Shape& s, int layer) { return s.window_blocks > 0 && s.kinds[layer].window > 0; }
+
+// Bytes of a block of one of the two pools, over the layers that are in it.
+size_t block_bytes(const Shape& s, bool windows) {
+  int layers = windows ? 0 : s.layers;
+  for (int layer = 0; s.window_blocks > 0 && layer < s.layers; layer++)
+    if (is_apart(s, layer)) layers += windows ? 1 : -1;
+  return shape_attention(s).head_bytes() * s.kv_heads * layers;
+}
 
 bool within(const int32_t* numbers, int count, int end) {
   for (int i = 0; i < count; i++)
@@ -35,6 +44,8 @@ Model::Model(const Shape& shape, const Kernels& kernels)
       attention_shape_(shape_attention(shape)),
       attends_rows_(attention_.attend_rows && attention_shape_.format == KvFormat::i8),
       fine_(norms_.subtract != nullptr),
+      block_bytes_(block_bytes(shape, false)),
+      window_block_bytes_(block_bytes(shape, true)),
       layers_(shape.layers),
       own_width_rows_(shape.threads),
       own_fine_rows_(shape.threads),
@@ -43,7 +54,10 @@ Model::Model(const Shape& shape, const Kernels& kernels)
       pool_(shape.threads) {
   work_.desks.resize(shape.threads);
   expert_rows_.reserve(shape.experts);
+  int places[2] = {0, 0};
   for (int layer = 0; layer < shape.layers; layer++) {
+    layers_[layer].apart = is_apart(shape, layer);
+    layers_[layer].place = places[layers_[layer].apart]++;
     layers_[layer].window = shape.kinds[layer].window;
     layers_[layer].rope = shape.kinds[layer].rope;
     layers_[layer].routed = shape.kinds[layer].routed != 0;
@@ -78,7 +92,9 @@ Matrix& Model::matrix(int part, int layer) {
   return part == part_head ? head_ : part == part_embedding ? embedding_ : layers_[layer].matrices[part];
 }
 
-size_t Model::pool_bytes(const Shape& s) { return block_bytes(s) * s.blocks; }
+size_t Model::pool_bytes(const Shape& s) {
+  return block_bytes(s, false) * s.blocks + block_bytes(s, true) * s.window_blocks;
+}
 
 size_t Model::workspace_bytes(const Shape& shape, const Kernels& kernels) {
   Workspace none;
@@ -282,16 +298,32 @@ bool Model::is_sound(const Step& s) const {
     const int used = (length + shape_.block_tokens - 1) / shape_.block_tokens;
     const int32_t* table = s.block_tables + static_cast<size_t>(sequence) * s.table_width;
     if (used > s.table_width || !within(table, used, shape_.blocks)) return false;
+    if (shape_.window_blocks > 0 && !sees_windows(s, sequence)) return false;
   }
   if (s.logit_count > shape_.max_step_tokens) return false;
   return within(s.logit_rows, s.logit_count, s.tokens) && within(s.hidden_rows, s.hidden_count, s.tokens);
 }
 
+// Whether the blocks are there that layers with a window see in this step.
+bool Model::sees_windows(const Step& s, int sequence) const {
+  if (s.window_tables == nullptr) return false;
+  int longest = 0;
+  for (const Layer& layer : layers_) longest = std::max(longest, layer.window);
+  const int first = std::max(0, s.positions[s.starts[sequence]] + 1 - longest) / shape_.block_tokens;
+  const int used = (s.lengths[sequence] + shape_.block_tokens - 1) / shape_.block_tokens;
+  const int32_t* table = s.window_tables + static_cast<size_t>(sequence) * s.table_width;
+  return within(table + first, used - first, shape_.window_blocks);
+}
+
 void Model::copy_blocks(const int32_t* pairs, int count) {
-  const size_t bytes = block_bytes(shape_);
+  uint8_t* windows = pool_memory_.data() + block_bytes_ * shape_.blocks;
   for (int i = 0; i < count; i++) {
-    const size_t source = pairs[2 * i], target = pairs[2 * i + 1];
-    if (source != target) memcpy(pool_memory_.data() + target * bytes, pool_memory_.data() + source * bytes, bytes);
+    const bool apart = pairs[2 * i] >= shape_.blocks;
+    const size_t source = pairs[2 * i] - (apart ? shape_.blocks : 0);
+    const size_t target = pairs[2 * i + 1] - (apart ? shape_.blocks : 0);
+    uint8_t* pool = apart ? windows : pool_memory_.data();
+    const size_t bytes = apart ? window_block_bytes_ : block_bytes_;
+    if (source != target) memcpy(pool + target * bytes, pool + source * bytes, bytes);
   }
 }
 
@@ -301,6 +333,9 @@ void Model::plan(const Step& s) {
   apart_ = !fine_ && !shape_.experts && s.tokens >= kApartRows * shape_.threads;
   for (int layer = 0; layer < shape_.layers; layer++) work_.groups_taken[layer] = 0;
   steps_++;
+  // Kernels read whole segments and leave out afterwards what is not seen: every entry must lead into the pool.
+  const size_t entries = shape_.window_blocks > 0 ? static_cast<size_t>(s.sequences) * s.table_width : 0;
+  for (size_t i = 0; i < entries; i++) s.window_tables[i] = std::max(s.window_tables[i], 0);
   for (int sequence = 0; sequence < s.sequences; sequence++)
     std::fill(work_.sequences + s.starts[sequence], work_.sequences + s.starts[sequence + 1], sequence);
 }

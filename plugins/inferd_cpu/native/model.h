@@ -35,6 +35,7 @@ struct Shape {
   const LayerKind* kinds;  // [layers]; read once
   int32_t layers, width, feed_width, heads, kv_heads, key_width, value_width, rope_width, vocabulary_size;
   int32_t context_tokens, block_tokens, blocks, max_sequences, max_step_tokens;
+  int32_t window_blocks;  // of the pool of layers with a window; 0 where theirs are in that of all
   int32_t kv_format, threads;
   int32_t ropes;             // rotations
   int32_t layer_norm;        // norms are layer norms
@@ -70,6 +71,7 @@ struct Shape {
 struct Step {
   int32_t tokens, sequences, table_width, logit_count, logits_stride, hidden_count;
   const int32_t *token_ids, *positions, *starts, *lengths, *block_tables, *logit_rows, *hidden_rows;
+  int32_t* window_tables;  // of layers with a window; entries that no row sees become 0
   float* logits;    // [logit_count][vocabulary], logits_stride apart; null when only the best tokens are wanted
   float* hidden;    // [hidden_count][width]
   int32_t* chosen;  // [logit_count]; null when logits are wanted
@@ -127,6 +129,8 @@ struct Layer {
   const float* vectors[vector_norm];  // null where a network has none
   int window, rope;
   bool routed;
+  bool apart;  // its keys and values are in the pool of layers with a window
+  int place;   // among the layers of its pool
 };
 
 // The rows of one expert in a step: places [begin, begin + rows) of all.
@@ -215,6 +219,7 @@ class Model {
   void fill_pool() { filling_.start(pool_memory_); }
 
   bool is_sound(const Step& step) const;
+  bool sees_windows(const Step& step, int sequence) const;
   void compute(const Step& step);
   void copy_blocks(const int32_t* pairs, int count);
 
@@ -239,6 +244,7 @@ class Model {
   const bool attends_rows_;  // several rows at once
   const bool fine_;          // queries, keys and values are made of two rows each
 
+  const size_t block_bytes_, window_block_bytes_;  // of a block of the pool of all layers, and of that of windows
   Memory weights_memory_, vectors_memory_, pool_memory_, workspace_memory_;
   Filling filling_;  // of the pool
   size_t vectors_used_ = 0;
