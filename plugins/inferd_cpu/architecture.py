@@ -185,7 +185,8 @@ class _Reader:
                 raise self._metadata.error(name, f"must have true or false for each of {count} layers")
             return [window if flags[i] else 0 for i in range(count)]
         pattern = self._size("attention.sliding_window_pattern", self._family.window_pattern)
-        return [window if pattern == 1 or i % pattern < pattern - 1 else 0 for i in range(count)]
+        whole = 0 if self._family.window_first else pattern - 1
+        return [window if pattern == 1 or i % pattern != whole else 0 for i in range(count)]
 
     def _choose_rope(self, layer: int, windows: Sequence[int]) -> int:
         family = self._family
@@ -204,6 +205,8 @@ class _Reader:
             raise self._metadata.error(
                 self._key("rope.dimension_count"), f"is {width}; it must be even and at most {rotated_of}"
             )
+        if self._family.sections:
+            self._read_sections(width // 2)
         base = self._metadata.positive(self._key("rope.freq_base"), 10000.0)
         rope = self._read_scaling(width, base)
         if not any(layer.rope == 1 for layer in layers):
@@ -211,6 +214,13 @@ class _Reader:
         local_default = base if self._name.startswith("olmo") else _LOCAL_BASE
         local = self._metadata.positive(self._key("rope.freq_base_swa"), local_default)
         return (rope, Rope(width=width, base=local, divided=False))
+
+    def _read_sections(self, pairs: int) -> None:
+        """In a text all sections of the pairs have one position; what pictures add to layers is not asked for."""
+        self._size("n_deepstack_layers", 0, minimum=0)
+        name = self._key("rope.dimension_sections")
+        if name in self._metadata and sum(sections := self._metadata.integers(name)) != pairs:
+            raise self._metadata.error(name, f"is {sections}, which does not divide {pairs} pairs")
 
     def _read_scaling(self, width: int, base: float) -> Rope:
         key = self._key("rope.scaling.type")

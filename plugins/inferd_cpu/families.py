@@ -11,6 +11,7 @@ _GEMMA: Final = Family(activation="gelu_tanh", embedding_root=True)
 _GEMMA_NORMS: Final = replace(
     _GEMMA, attention_post_norm=_POST_NORMS.attention_post_norm, feed_post_norm=_POST_NORMS.feed_post_norm
 )
+_GEMMA3: Final = replace(_GEMMA_NORMS, head_norms="head", window_pattern=6, window_rope="plain", wide_scale=62)
 _PLAIN_FEED: Final = Family(norm="layer", activation="gelu_tanh", gated=False)
 _ENCODER: Final = Family(
     norm="layer",
@@ -36,8 +37,11 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "ernie4_5": Family(interleaved=True),
     "qwen2": Family(),
     "qwen2moe": Family(experts=Experts(shared="gated")),
+    "qwen2vl": Family(sections=True),
     "qwen3": Family(head_norms="head"),
+    "qwen3vl": Family(head_norms="head", sections=True),
     "qwen3moe": Family(head_norms="head", experts=Experts(normalised=True)),
+    "qwen3vlmoe": Family(head_norms="head", sections=True, experts=Experts(normalised=True)),
     "seed_oss": Family(feed_norm="post_attention_norm"),
     "hunyuan-dense": Family(head_norms="head", head_norms_optional=True, head_norms_after=True),
     "hunyuan-moe": Family(
@@ -48,10 +52,14 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA_NORMS, window_pattern=2, wide_scale=46),
-    "gemma3": replace(_GEMMA_NORMS, head_norms="head", window_pattern=6, window_rope="plain", wide_scale=62),
+    "gemma3": _GEMMA3,
     "phi2": replace(_PLAIN_FEED, parallel=True, feed_norm=""),
     "phi3": Family(),
+    "gpt2": replace(_PLAIN_FEED, unrotated=1, positions=True),
+    "starcoder": replace(_PLAIN_FEED, unrotated=1, positions=True),
     "starcoder2": _PLAIN_FEED,
+    "gptneox": replace(_PLAIN_FEED, activation="gelu", parallel=None),
+    "falcon": replace(_PLAIN_FEED, activation="gelu", parallel=True, feed_norm="", attention_norm_own="attn_norm_2"),
     "nemotron": Family(norm="layer", activation="relu2", gated=False),
     "stablelm": Family(norm="layer", head_norms="heads", head_norms_optional=True, parallel=None),
     "command-r": Family(
@@ -62,6 +70,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         _POST_NORMS, attention_norm="", feed_norm="", head_norms="row", window_pattern=4, window_rope="plain"
     ),
     "olmoe": Family(head_norms="row", experts=Experts()),
+    "exaone": Family(),
     "exaone4": replace(
         _POST_NORMS, attention_norm="", feed_norm="", head_norms="head", window_pattern=4, full_rope=False
     ),
@@ -86,8 +95,21 @@ FAMILIES: Final[Mapping[str, Family]] = {
         head_norms="head", experts=Experts(gating="sigmoid", normalised=True, shared="plain", choice_bias=True)
     ),
     "ernie4_5-moe": Family(interleaved=True, experts=Experts(normalised=True, shared="plain", choice_bias=True)),
-    "bert": replace(_ENCODER, activation="gelu", gated=False, unrotated=1),
+    "bert": replace(_ENCODER, activation="gelu", gated=False, unrotated=1, positions=True),
     "nomic-bert": _ENCODER,
+    "jina-bert-v3": replace(_ENCODER, activation="gelu", gated=False),
+    "modern-bert": Family(
+        norm="layer",
+        activation="gelu",
+        first_unnormed=True,
+        encodes=True,
+        embedded=True,
+        window_pattern=3,
+        window_first=True,
+        window_rope="plain",
+    ),
+    "eurobert": Family(encodes=True),
+    "gemma-embedding": replace(_GEMMA3, encodes=True),
     "lfm2": Family(head_norms="head", convolutions=True, final_norm="token_embd_norm"),
     "lfm2moe": Family(
         head_norms="head",

@@ -54,6 +54,8 @@ class Family:
         head_norms_optional: A file may have none.
         head_norms_after: They come after the rotation.
         attention_norm: Name of the norm before attention, "" for none.
+        first_unnormed: The first layer may have no norm before attention.
+        attention_norm_own: Name of that one where a file has it; the other is then that of the feed-forward part.
         attention_post_norm: Of the one after it, before the sum.
         feed_norm: Of the one before the feed-forward part; with `parallel` "" means that of attention.
         feed_post_norm: Of the one after it.
@@ -63,17 +65,19 @@ class Family:
         gated: It has gates.
         sinks: Each head has a score that belongs to no key (arXiv:2309.17453).
         convolutions: Layers without key heads are short convolutions.
-        encodes: Tokens see those behind them, too, and no text is generated (BERT, arXiv:1810.04805).
+        encodes: Tokens see those behind them, too, and no text is generated (BERT, arXiv:1810.04805). Of a window one
+            half is behind them.
         sum_norms: Norms after attention and feed-forward part are of the sum, not of what is added.
-        embedded: Embeddings have that of the first type of token added, and of positions where no layer rotates; and a
-            norm.
+        embedded: Embeddings have that of the first type of token added, where a file has types, and a norm.
+        positions: Each position has an embedding, which is added.
         latent: Keys and values are kept as one short row for all heads (MLA, arXiv:2405.04434).
         window_pattern: Every so manieth layer sees all tokens, the others a window, where the file has one; 1: all
             layers see the window.
+        window_first: The first of so many sees all, not the last.
         window_rope: How layers with a window rotate: "same", or "plain" for a base of their own and no scaling.
         full_rope: Layers without a window rotate, where others have one.
         unrotated: Every so manieth layer does not rotate; 0 for none, 1 for all.
-        rope_parts: Parts of a head that are rotated, unless the file says it.
+        sections: Rotated pairs may belong to time, height and width, which are the same for all tokens of a text.
         yarn_truncates: The borders of YaRN's ramp are whole numbers.
         embedding_root: Embeddings are multiplied with the root of the width.
         logits_divided: The file's scale of logits divides.
@@ -87,6 +91,8 @@ class Family:
     head_norms_optional: bool = False
     head_norms_after: bool = False
     attention_norm: str = "attn_norm"
+    first_unnormed: bool = False
+    attention_norm_own: str = ""
     attention_post_norm: str = ""
     feed_norm: str = "ffn_norm"
     feed_post_norm: str = ""
@@ -99,11 +105,14 @@ class Family:
     encodes: bool = False
     sum_norms: bool = False
     embedded: bool = False
+    positions: bool = False
     latent: bool = False
     window_pattern: int = 1
+    window_first: bool = False
     window_rope: Literal["same", "plain"] = "same"
     full_rope: bool = True
     unrotated: int = 0
+    sections: bool = False
     yarn_truncates: bool = True
     embedding_root: bool = False
     logits_divided: bool = False

@@ -111,9 +111,9 @@ class Inventory:
     def _find_parts(self) -> Iterator[Part]:
         a, vocabulary = self._architecture, self._vocabulary_size
         yield self._part("embedding", self._take("token_embd.weight", vocabulary, a.width))
+        if a.family.positions:
+            yield self._part("positions", self._take("position_embd.weight", a.context_tokens, a.width))
         if a.family.embedded:
-            if all(shape.rope < 0 for shape in a.layers):
-                yield self._part("positions", self._take("position_embd.weight", a.context_tokens, a.width))
             if (types := self._left.get("token_types.weight")) is not None:
                 yield self._part("types", self._take("token_types.weight", types.shape[0], a.width))
             yield from self._find_norm("embedding_norm", "token_embd_norm", (a.width,), None)
@@ -142,7 +142,13 @@ class Inventory:
     def _find_layer(self, layer: int, shape: LayerShape) -> Iterator[Part]:
         a, family = self._architecture, self._architecture.family
         width = (a.width,)
-        if family.attention_norm:
+        own = family.attention_norm_own
+        if own and f"blk.{layer}.{own}.weight" in self._left:
+            yield from self._find_norm("attention_norm", f"blk.{layer}.{own}", width, layer)
+            yield from self._find_norm("feed_norm", f"blk.{layer}.{family.attention_norm}", width, layer)
+        elif family.attention_norm and not (
+            layer == 0 and family.first_unnormed and f"blk.0.{family.attention_norm}.weight" not in self._left
+        ):
             yield from self._find_norm("attention_norm", f"blk.{layer}.{family.attention_norm}", width, layer)
         if shape.convolves:
             yield from self._find_convolution(layer)
@@ -152,7 +158,8 @@ class Inventory:
             yield from self._find_attention(layer, shape)
         if family.attention_post_norm:
             yield from self._find_norm("attention_post_norm", f"blk.{layer}.{family.attention_post_norm}", width, layer)
-        if family.feed_norm and not (family.parallel is None and a.parallel):
+        may_lack = family.parallel is None and a.parallel  # then the one before attention serves both
+        if family.feed_norm and not (may_lack and f"blk.{layer}.{family.feed_norm}.weight" not in self._left):
             yield from self._find_norm("feed_norm", f"blk.{layer}.{family.feed_norm}", width, layer)
         if shape.routed and a.routing:
             yield from self._find_experts(layer, a.routing)

@@ -9,7 +9,7 @@ import numpy as np
 
 from inferd_cpu.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 8  # as in native/api.cpp
+INTERFACE: Final = 9  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -26,7 +26,7 @@ VECTORS: Final = (
     *("attention_post_norm", "attention_post_norm_bias", "feed_norm", "feed_norm_bias", "gate_up_bias", "down_bias"),
     *("feed_post_norm", "feed_post_norm_bias", "router", "router_bias", "choice_bias"),
     *("expert_gate_up_bias", "expert_down_bias", "shared_router"),
-    *("norm", "norm_bias", "head_bias", "frequencies"),
+    *("norm", "norm_bias", "head_bias", "frequencies", "positions"),
 )
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu2", "clamped")
 GATINGS: Final = ("softmax", "sigmoid", "chosen")

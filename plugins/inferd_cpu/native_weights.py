@@ -77,6 +77,8 @@ def _find_unknown(a: Architecture, inventory: Inventory) -> str:
     fields = [part.field for part in inventory.parts]
     if (unknown := next((field for field in fields if field not in known), None)) is not None:
         return f"the library has no {unknown.replace('_', ' ')}"
+    if a.family.encodes:
+        return "its tokens see those behind them, which the library does not know"
     same = {replace(layer, window=0, rope=0, routed=False, feed_width=0) for layer in a.layers}
     if len(same) > 1 or len({layer.feed_width for layer in a.layers if not layer.routed}) > 1:
         return "heads or widths differ from layer to layer"

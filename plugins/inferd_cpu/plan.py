@@ -158,7 +158,12 @@ def _make_group(  # noqa: PLR0917 - all of one step
     seen = (
         batch.positions[rows].astype(np.intp) + 1 if bounds.causal else batch.lengths[sequences[rows]].astype(np.intp)
     )
-    first = np.maximum(seen - window, 0) if window else np.zeros_like(seen)
+    first = np.zeros_like(seen)
+    if window and bounds.causal:
+        first = np.maximum(seen - window, 0)
+    elif window:  # one half of it is behind a token
+        at = batch.positions[rows].astype(np.intp)
+        first, seen = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, seen)
     skipped = first.min(axis=1) // bounds.block_tokens  # blocks of each sequence that no row sees
     begin = skipped[:, None] * bounds.block_tokens
     seen, first = seen - begin, first - begin

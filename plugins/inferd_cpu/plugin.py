@@ -10,7 +10,7 @@ SPEC = BackendSpec(
     loader="inferd_cpu.backend:CpuBackend",
     formats=("gguf",),
     supported=describe(),
-    description="GGUF models on the processor: llama, qwen, gemma, phi, gpt-oss, deepseek and others",
+    description="GGUF models on the processor: llama, qwen, gemma, phi, gpt-oss, deepseek, encoders and others",
     settings=(
         Setting(
             name="context_tokens",

@@ -31,6 +31,8 @@ def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
         raise metadata.error(f"{_PREFIX}tokens", "has no tokens")
     if model == "bert":
         return read_word_pieces(metadata, tokens, _read_kinds(metadata, len(tokens)))
+    if metadata.flag(f"{_PREFIX}add_eos_token", False):  # what ends a text; the other stands between two
+        metadata.used.add(f"{_PREFIX}add_sep_token")
     bpe = model == "gpt2"
     given = metadata.text(f"{_PREFIX}pre", "")
     rule = read_gguf_splitting(str(metadata.path), lambda _: given, pre_tokenizer) if bpe else ""

@@ -14,11 +14,15 @@ import torch
 from numpy.typing import NDArray
 from tiny_families import FAMILIES
 from tiny_family import BASE, CONTEXT, VOCABULARY, WINDOW, TinyFamily
+from tiny_older import convert_fused
 from transformers import AutoConfig, AutoModelForCausalLM
 
 Floats = NDArray[np.float32]
 SEED = 41
 SPREAD = 0.3  # wide, so that the best token is rarely a near-tie
+LAYERED = (  # their norms are layer norms
+    *("gpt2", "starcoder", "gptneox", "falcon", "phi2", "starcoder2", "nemotron", "stablelm", "command-r", "cohere2"),
+)
 ONE_MORE = ("gemma", "gemma2", "gemma3", "nemotron")  # norms whose weights are stored one less
 
 
@@ -55,7 +59,7 @@ def write_network(name: str, path: Path, *, spread: float = SPREAD, window: int 
             continue
         for some, stored in _convert(family, config, key, weight):
             writer.add_tensor(_rename(names, some), np.ascontiguousarray(stored, np.float32))
-    rope = config.rope_parameters
+    rope = getattr(config, "rope_parameters", {})
     if family.architecture == "phi3" and rope.get("rope_type") == "longrope":
         writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
         writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
@@ -91,6 +95,7 @@ def _convert(family: TinyFamily, config: Any, key: str, weight: Floats) -> list[
         made = _convert_experts(family, f"blk.{block[1]}.", block[2], weight)
         if made is not None:
             return made
+    weight = convert_fused(family, config, key, weight)
     if family.permuted and re.search(r"\.[qk]_proj\.", key):
         heads = config.num_attention_heads if ".q_proj" in key else config.num_key_value_heads
         weight = weight.reshape(heads, 2, len(weight) // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
@@ -151,7 +156,7 @@ def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> N
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     epsilon = next(
         getattr(config, name)
-        for name in ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "norm_eps")
+        for name in ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "norm_eps", "layer_norm_epsilon")
         if getattr(config, name, None) is not None
     )
     keys: dict[str, Any] = {
@@ -163,10 +168,10 @@ def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> N
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.key_length": head,
         "attention.value_length": head,
-        "rope.freq_base": _find_theta(config.rope_parameters),
     }
-    layered = ("phi2", "starcoder2", "nemotron", "stablelm", "command-r", "cohere2")
-    norm = "layer_norm_epsilon" if family.architecture in layered else "layer_norm_rms_epsilon"
+    if rope := getattr(config, "rope_parameters", None):
+        keys["rope.freq_base"] = _find_theta(rope)
+    norm = "layer_norm_epsilon" if family.architecture in LAYERED else "layer_norm_rms_epsilon"
     keys[f"attention.{norm}"] = epsilon
     for key, value in (keys | family.metadata).items():
         name = f"{family.architecture}.{key}"

@@ -69,6 +69,8 @@ void Forward::embed() {
   for (int row = own.begin; row < own.end; row++) {
     m_.kernels_.unpack_row(m_.embedding(), s_.token_ids[row], residual(row));
     if (shape_.embedding_scale != 1.0f) m_.norms_.cap(shape_.embedding_scale, 0.0f, shape_.width, residual(row));
+    if (const float* positions = m_.vectors_[vector_positions])
+      m_.norms_.add(positions + size_t(s_.positions[row]) * shape_.width, shape_.width, residual(row));
   }
 }
 

@@ -119,6 +119,7 @@ enum Vector : int {
   vector_norm_bias,
   vector_head_bias,
   vector_frequencies,  // [ropes][rope_width / 2]
+  vector_positions,    // [context][width]: added to embeddings
   vector_count
 };
 
