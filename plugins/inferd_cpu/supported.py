@@ -25,6 +25,6 @@ def describe() -> Mapping[str, tuple[str, ...]]:
         "GGUF architectures, compiled": tuple(name for name, family in FAMILIES.items() if is_compiled(family)),
         "GGUF architectures, with numpy": tuple(name for name, family in FAMILIES.items() if not is_compiled(family)),
         "GGUF numbers": NUMBERS,
-        "GGUF tokenizers": ("gpt2", "llama", "bert"),
+        "GGUF tokenizers": ("gpt2", "llama", "bert", "t5"),
         "GGUF rotations": ("none", "linear", "llama3 (rope_freqs)", "yarn", "longrope"),
     }

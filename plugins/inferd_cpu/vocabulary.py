@@ -4,16 +4,17 @@ from collections.abc import Sequence
 
 from inferd.plugin import GGUF_BOS_RULES, Vocabulary, read_gguf_endings, read_gguf_splitting
 from inferd_cpu.metadata import Metadata
+from inferd_cpu.unigram import read_unigram
 from inferd_cpu.word_pieces import read_word_pieces
 
 _PREFIX = "tokenizer.ggml."
-MODELS = ("gpt2", "llama", "bert")
+MODELS = ("gpt2", "llama", "bert", "t5")
 _TEMPLATE = "tokenizer.chat_template"  # others have their names behind it, see gguf's `add_chat_template`
 _MAX_KIND = 6  # BYTE
 
 
 def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
-    """Read the vocabulary: "gpt2" becomes "bpe", "llama" becomes "spm", and "bert" a definition.
+    """Read the vocabulary: "gpt2" becomes "bpe", "llama" becomes "spm", "bert" and "t5" a definition.
 
     Args:
         metadata: Of the file.
@@ -40,6 +41,8 @@ def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
     scores = [] if bpe else metadata.numbers(f"{_PREFIX}scores")
     if scores and len(scores) != len(tokens):
         raise metadata.error(f"{_PREFIX}scores", f"has {len(scores)} numbers for {len(tokens)} tokens")
+    if model == "t5":
+        return read_unigram(metadata, tokens, kinds, scores)
     return Vocabulary(
         algorithm="bpe" if bpe else "spm",
         tokens=tokens,

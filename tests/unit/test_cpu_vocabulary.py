@@ -94,7 +94,7 @@ def test_chat_template() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model": text("t5")}, "'t5', which is not supported; supported: 'gpt2', 'llama', 'bert'"),
+        ({"model": text("rwkv")}, "'rwkv', which is not supported; supported: 'gpt2', 'llama', 'bert', 't5'"),
         ({"model": None}, "'tokenizer.ggml.model' is missing"),
         ({"tokens": integers([1])}, "'tokenizer.ggml.tokens' is an array of I32; it must be an array of texts"),
         ({"tokens": texts([])}, "has no tokens"),

@@ -77,7 +77,7 @@ TOKENIZER_HARMLESS: Final[Mapping[str, str]] = {
     "mask_token_id": "no token is masked",
     "cls_token_id": "of BERT; read with its tokenizer",
     "seperator_token_id": "used with add_sep_token only",  # spelt so by ggml
-    "precompiled_charsmap": "of T5's tokenizer, which is refused by its model",
+    "precompiled_charsmap": "of T5's tokenizer; read with it",
     "pre": "of byte-level vocabularies; where one has it, it is read",
     "scores": "of SentencePiece vocabularies; where one has them, they are read",
     "merges": "of byte-level vocabularies; where one has them, they are read",
