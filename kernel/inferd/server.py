@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from inferd import descriptors, logs
 from inferd.addresses import check_address, listening, loopback_port
@@ -27,24 +27,24 @@ from inferd.core.vigil import WorkerTimes
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
+from inferd.runtime.front import health, hosts, leases, models, tasks
+from inferd.runtime.front.bounds import Bound, ByteBound, Calls
+from inferd.runtime.front.front import Front
 from inferd.runtime.library import Library
 from inferd.runtime.metrics import exposed
+from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
-from inferd.services.bounds import ByteBound, Calls
+from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
 from inferd.services.leases import Leases
 from inferd.services.models import Models
+from inferd.services.offering import offer
 from inferd.services.reflection import add_reflection
-from inferd.services.status import ErrorInterceptor
 from inferd.services.tasks import Tasks
 from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2
-from inferd_api.v1.host_service_pb2_grpc import add_HostServiceServicer_to_server
-from inferd_api.v1.lease_service_pb2_grpc import add_LeaseServiceServicer_to_server
-from inferd_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
-from inferd_api.v1.task_service_pb2_grpc import add_TaskServiceServicer_to_server
 from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
@@ -84,27 +84,59 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     if settings.metrics_listen:
         loopback_port(settings.metrics_listen)
     descriptors.raise_limit()
+    async with _built(settings) as built:
+        driver, server = built.driver, _server(settings, built.front)
+        mode = int(settings.socket_mode, 8)
+        with (
+            _exposing(settings, driver) as metrics_address,
+            listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses,
+        ):
+            async with driver.running(), _measuring(built.meter):
+                await server.start()
+                try:
+                    yield Kernel(
+                        addresses=addresses,
+                        metrics_address=metrics_address,
+                        driver=driver,
+                        reports=built.plugins.reports,
+                    )
+                finally:
+                    driver.close()  # first, so that every stream ends with the end of its task
+                    await server.stop(STOP_GRACE_S)
+
+
+@asynccontextmanager
+async def running_front(settings: Settings) -> AsyncIterator[Front]:
+    """A kernel without a transport, until the block ends: what its clients would ask is asked in values.
+
+    Raises:
+        OSError: A folder cannot be made.
+    """
+    async with _built(settings) as built, built.driver.running(), _measuring(built.meter):
+        yield built.front
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    """A kernel that does not run yet."""
+
+    driver: Driver
+    plugins: Plugins
+    meter: DeviceMeter
+    front: Front
+
+
+@asynccontextmanager
+async def _built(settings: Settings) -> AsyncIterator[_Built]:
     driver = _driver(settings)
     plugins = _plugins(settings, driver)
     await plugins.refresh()
     shelf = Shelf(Library(settings.data_dir), plugins, driver)
     await shelf.read()
     meter = _meter(settings, driver, plugins.reports)
-    server = _server(settings, driver, plugins, shelf, meter)
-    mode = int(settings.socket_mode, 8)
-    with (
-        _exposing(settings, driver) as metrics_address,
-        listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses,
-    ):
-        async with driver.running(), _measuring(meter):
-            await server.start()
-            try:
-                yield Kernel(
-                    addresses=addresses, metrics_address=metrics_address, driver=driver, reports=plugins.reports
-                )
-            finally:
-                driver.close()  # first, so that every stream ends with the end of its task
-                await server.stop(STOP_GRACE_S)
+    with OwnMemory() as memory:
+        front = _front(settings, driver, plugins=plugins, shelf=shelf, meter=meter, memory=memory)
+        yield _Built(driver=driver, plugins=plugins, meter=meter, front=front)
 
 
 async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
@@ -296,40 +328,65 @@ def _plugins(settings: Settings, driver: Driver) -> Plugins:
     )
 
 
-def _server(settings: Settings, driver: Driver, plugins: Plugins, shelf: Shelf, meter: DeviceMeter) -> grpc.aio.Server:
+def _front(
+    settings: Settings, driver: Driver, *, plugins: Plugins, shelf: Shelf, meter: DeviceMeter, memory: OwnMemory
+) -> Front:
+    limits, scheduler = settings.limits, settings.scheduler
+
+    def watchers(name: str, limit: int, what: str) -> Bound:
+        return Bound(name, limit, f"streams that {what}")
+
+    return Front(
+        calls=Calls(calls_limit=limits.calls, tenant_calls_limit=scheduler.tenant_calls),
+        clock=driver.clock,
+        tasks=tasks.Tasks(
+            driver,
+            shelf,
+            streams=Bound("scheduler.tenant_streams", scheduler.tenant_streams, "streams of tasks"),
+            requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
+        ),
+        models=models.Models(
+            driver, plugins, shelf, watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models")
+        ),
+        leases=leases.Leases(
+            driver,
+            shelf,
+            watchers=watchers("leases.watchers", settings.leases.watchers, "watch leases"),
+            keepers=watchers("leases.keepers", settings.leases.keepers, "keep leases alive"),
+        ),
+        hosts=hosts.Hosts(
+            driver,
+            plugins,
+            unmeasured=meter.failing,
+            memory=memory,
+            watchers=watchers("limits.host_watchers", limits.host_watchers, "watch the host"),
+        ),
+        health=health.Health(
+            driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")
+        ),
+    )
+
+
+def _server(settings: Settings, front: Front) -> grpc.aio.Server:
     limits = settings.limits
-    leases = Leases(driver, shelf, watchers_limit=settings.leases.watchers, keepers_limit=settings.leases.keepers)
-    calls = Calls(calls_limit=limits.calls, tenant_calls_limit=settings.scheduler.tenant_calls)
     extents = Extents(limits)
-    guard = ErrorInterceptor(calls, leases.check, extents, message_limit_bytes=limits.message_bytes)
-    server = grpc.aio.server(interceptors=(guard,), options=channel_options(limits))
-    models = Models(
-        driver, plugins, shelf, watchers_limit=limits.model_watchers, prompt_limit_bytes=limits.prompt_bytes
-    )
-    scheduler = settings.scheduler
-    tasks = Tasks(
-        driver,
-        shelf,
-        prompt_limit_bytes=limits.prompt_bytes,
-        tenant_streams=scheduler.tenant_streams,
-        requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
-        extents=extents,
-    )
-    add_TaskServiceServicer_to_server(tasks, server)
-    add_LeaseServiceServicer_to_server(leases, server)
-    add_ModelServiceServicer_to_server(models, server)
-    hosts = Hosts(driver, plugins, unmeasured=meter.failing, watchers_limit=limits.host_watchers)
-    add_HostServiceServicer_to_server(hosts, server)
-    services = tuple(
-        service.full_name
-        for module in (task_service_pb2, lease_service_pb2, model_service_pb2, host_service_pb2)
-        for service in module.DESCRIPTOR.services_by_name.values()
-    )
-    health_pb2_grpc.add_HealthServicer_to_server(
-        Health(driver, shelf, services, watchers_limit=limits.health_watchers), server
-    )
-    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    add_reflection(server, (*services, health_name))
+    entrance = Entrance(front, extents, message_limit_bytes=limits.message_bytes)
+    server = grpc.aio.server(interceptors=(entrance,), options=channel_options(limits))
+    prompt_limit_bytes = limits.prompt_bytes
+    services = {
+        task_service_pb2: Tasks(front.tasks, prompt_limit_bytes=prompt_limit_bytes, extents=extents),
+        lease_service_pb2: Leases(front.leases),
+        model_service_pb2: Models(front.models, prompt_limit_bytes=prompt_limit_bytes),
+        host_service_pb2: Hosts(front.hosts, front.models),
+    }
+    names = []
+    for module, servicer in services.items():
+        (service,) = module.DESCRIPTOR.services_by_name.values()
+        offer(server, service, servicer)
+        names.append(service.full_name)
+    (service,) = health_pb2.DESCRIPTOR.services_by_name.values()
+    offer(server, service, Health(front.health, frozenset(names)))
+    add_reflection(server, (*names, service.full_name))
     return server
 
 

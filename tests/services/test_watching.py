@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inferd.core.ids import ModelName
 from inferd.core.lease import Lease
-from inferd.services.leases import Leases
+from inferd.runtime.front.leases import Leases
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls

@@ -1,7 +1,7 @@
 import pytest
 
 from inferd.errors import LimitExceededError
-from inferd.services.bounds import Bound
+from inferd.runtime.front.bounds import Bound
 
 
 def test_what_is_open_is_counted_for_each_key() -> None:

@@ -1,67 +1,50 @@
 """`grpc.health.v1`: the kernel under "", each service under its name, each model under "model:NAME"."""
 
-from contextlib import suppress
-from typing import Any
+from collections.abc import Collection
+from contextlib import aclosing
 
-import grpc
 from grpc_health.v1 import health_pb2 as hp
-from grpc_health.v1 import health_pb2_grpc
 
 from inferd.core.ids import ModelName
-from inferd.core.model import ModelState
-from inferd.errors import InferdError
-from inferd.runtime.driver import Driver
-from inferd.runtime.shelf import Shelf
-from inferd.services.bounds import Bound
+from inferd.errors import ModelNotFoundError
+from inferd.runtime.front import health as front
+from inferd.services.calls import Call
 
 MODEL_PREFIX = "model:"
+UNKNOWN, SERVING, NOT_SERVING = (
+    hp.HealthCheckResponse.ServingStatus.Value(name) for name in ("SERVICE_UNKNOWN", "SERVING", "NOT_SERVING")
+)
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Serving = hp.HealthCheckResponse.ServingStatus
 
+class Health:
+    """Translates; what is asked of a name that is nobody's is told in the same words, whatever others have."""
 
-class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the package ships no types
-    """Derives health from the state of the kernel. A model is SERVING when it takes tasks without loading first."""
-
-    def __init__(self, driver: Driver, shelf: Shelf, services: tuple[str, ...], *, watchers_limit: int) -> None:
-        self._driver = driver
-        self._shelf = shelf
+    def __init__(self, health: front.Health, services: Collection[str]) -> None:
+        self._health = health
         self._services = services
-        self._watchers = Bound("limits.health_watchers", watchers_limit, "streams that watch health")
 
-    async def Check(self, request: hp.HealthCheckRequest, context: Context) -> hp.HealthCheckResponse:  # noqa: N802 - the wire's name
+    async def Check(self, request: hp.HealthCheckRequest, call: Call) -> hp.HealthCheckResponse:  # noqa: ARG002, N802 - the wire's name
         """The health of a service; NOT_FOUND for an unknown one."""
-        await self._look_for(request.service)
-        status = self._health(request.service)
-        if status == Serving.Value("SERVICE_UNKNOWN"):
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
-        return hp.HealthCheckResponse(status=status)
+        serves = await self._health.read(self._subject(request.service))
+        if serves is None:
+            raise ModelNotFoundError(f"no service {request.service!r}", field="service")
+        return hp.HealthCheckResponse(status=_status(serves))
 
-    async def Watch(self, request: hp.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - the wire's name
+    async def Watch(self, request: hp.HealthCheckRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """The health of a service and each change of it."""
-        name = ModelName(request.service.removeprefix(MODEL_PREFIX))  # of another service, only the end is told
-        with self._watchers.place(), self._driver.watchers.models.watch(name) as changed:
-            await self._look_for(request.service)
-            told = None
-            while True:
-                seen = changed.version
-                status = self._health(request.service)
-                if status != told:
-                    await context.write(hp.HealthCheckResponse(status=status))
-                    told = status
-                if self._driver.closed:
-                    return
-                await changed.wait(seen)
+        async with aclosing(self._health.watch(self._subject(request.service))) as changes:
+            async for serves in changes:
+                await call.write(hp.HealthCheckResponse(status=_status(serves)))
 
-    async def _look_for(self, service: str) -> None:
-        if service.startswith(MODEL_PREFIX):
-            with suppress(InferdError):  # one that cannot be used is not known either
-                await self._shelf.look_for(service.removeprefix(MODEL_PREFIX))
-
-    def _health(self, service: str) -> int:
+    def _subject(self, service: str) -> ModelName | None:
+        """Whose health is meant: the kernel's for each service, a model's, or nobody's."""
         if not service or service in self._services:
-            return int(Serving.Value("NOT_SERVING" if self._driver.closed else "SERVING"))
-        model = self._driver.views.find_model(ModelName(service.removeprefix(MODEL_PREFIX)))
-        if not service.startswith(MODEL_PREFIX) or model is None:
-            return int(Serving.Value("SERVICE_UNKNOWN"))
-        return int(Serving.Value("SERVING" if model.state is ModelState.READY else "NOT_SERVING"))
+            return front.KERNEL
+        prefix, name = service[: len(MODEL_PREFIX)], service[len(MODEL_PREFIX) :]
+        return ModelName(name) if prefix == MODEL_PREFIX and name else front.NOBODY
+
+
+def _status(serves: bool | None) -> int:  # noqa: FBT001 - a state of three
+    if serves is None:
+        return int(UNKNOWN)
+    return int(SERVING if serves else NOT_SERVING)

@@ -1,59 +1,37 @@
 """`inferd.v1.HostService`."""
 
-import asyncio
-import os
-import platform
-from collections.abc import Mapping
-from typing import Any
+from contextlib import aclosing
 
-import grpc
-
-from inferd import __version__
 from inferd.core.broker import Account
-from inferd.core.ids import DeviceId
 from inferd.errors import InvalidFieldError
 from inferd.plugin.backend import DeviceInfo, Setting
-from inferd.plugin.registry import BackendReport, BackendState
-from inferd.runtime.driver import Driver
+from inferd.plugin.registry import BackendReport
+from inferd.runtime.front import hosts as front
+from inferd.runtime.front.models import Models
 from inferd.runtime.placement import ENGINE_SETTINGS
-from inferd.runtime.plugins import Plugins
-from inferd.runtime.worker_process import resident_bytes
-from inferd.services.bounds import Bound
+from inferd.services.calls import Call
 from inferd.services.model_values import write_instance
 from inferd.services.pages import page_of
 from inferd.services.times import read_seconds, timestamp
 from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
-from inferd_api.v1 import host_service_pb2_grpc
 from inferd_api.v1 import priority_pb2 as pp
 
 LEAST_INTERVAL_S, MOST_INTERVAL_S, DEFAULT_INTERVAL_S = 0.1, 60.0, 1.0
 
-Context = grpc.aio.ServicerContext[Any, Any]
 
-
-class Hosts(host_service_pb2_grpc.HostServiceServicer):
+class Hosts:
     """Translates; see the proto for what each call means."""
 
-    def __init__(
-        self,
-        driver: Driver,
-        plugins: Plugins,
-        *,
-        unmeasured: Mapping[DeviceId, str],
-        watchers_limit: int,
-    ) -> None:
-        self._driver = driver
-        self._plugins = plugins
-        self._unmeasured = unmeasured
-        self._watchers = Bound("limits.host_watchers", watchers_limit, "streams that watch the host")
-        self._started = driver.clock.now()
+    def __init__(self, hosts: front.Hosts, models: Models) -> None:
+        self._hosts = hosts
+        self._models = models
 
-    async def GetHost(self, request: hs.GetHostRequest, context: Context) -> hs.GetHostResponse:  # noqa: ARG002, N802 - the wire's name
+    async def GetHost(self, request: hs.GetHostRequest, call: Call) -> hs.GetHostResponse:  # noqa: ARG002, N802 - the wire's name
         """Read the host."""
-        return hs.GetHostResponse(host=self._write_host())
+        return hs.GetHostResponse(host=self._write(self._hosts.read()))
 
-    async def WatchHost(self, request: hs.WatchHostRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - the wire's name
+    async def WatchHost(self, request: hs.WatchHostRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch the host."""
         interval_s = read_seconds(request.interval, "interval") if request.HasField("interval") else DEFAULT_INTERVAL_S
         if not LEAST_INTERVAL_S <= interval_s <= MOST_INTERVAL_S:
@@ -61,33 +39,29 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
                 f"interval is {interval_s:g} s; it must be from {LEAST_INTERVAL_S:g} s to {MOST_INTERVAL_S:g} s",
                 field="interval",
             )
-        with self._watchers.place():
-            while True:
-                instances = [
-                    write_instance(instance, model, self._driver) for model, instance in self._driver.views.instances()
-                ]
-                await context.write(hs.WatchHostResponse(host=self._write_host(), instances=instances))
-                async with self._driver.closing.cut_short():
-                    await asyncio.sleep(interval_s)
+        async with aclosing(self._hosts.watch(interval_s)) as reports:
+            async for report, instances in reports:
+                written = [write_instance(instance, model, self._models) for model, instance in instances]
+                await call.write(hs.WatchHostResponse(host=self._write(report), instances=written))
 
-    def _write_host(self) -> hp.Host:
-        views = self._driver.views
-        ready = [r for r in self._plugins.reports if r.state is BackendState.READY]
-        devices = {d.device_id: d for r in ready for d in r.devices}
-        accounts = views.devices
+    async def ListBackends(self, request: hs.ListBackendsRequest, call: Call) -> hs.ListBackendsResponse:  # noqa: ARG002, N802 - the wire's name
+        """List the plugins that were found."""
+        reports = await self._hosts.backends()
+        found = [(f"{r.name} {n}", r) for n, r in enumerate(reports)]  # a name can stand twice
+        page, token = page_of(sorted(found, key=lambda item: item[0]), request.page_size, request.page_token)
+        return hs.ListBackendsResponse(backends=[write_backend(r) for r in page], next_page_token=token)
+
+    def _write(self, report: front.HostReport) -> hp.Host:
         return hp.Host(
-            name=platform.node(),
-            version=__version__,
-            os=f"{platform.system()} {platform.release()}",
-            devices=[
-                _write_device(devices[name], accounts.get(DeviceId(name)), self._unmeasured.get(DeviceId(name), ""))
-                for name in sorted(devices)
-            ],
-            pid=os.getpid(),
-            memory_bytes=resident_bytes(os.getpid()),
-            start_time=timestamp(self._driver.clock, self._started),
-            queued_tasks=views.census.queued,
-            running_tasks=views.census.running,
+            name=report.name,
+            version=report.version,
+            os=report.system,
+            devices=[_write_device(*row) for row in report.devices],
+            pid=report.pid,
+            memory_bytes=report.memory_bytes,
+            start_time=timestamp(self._hosts.clock, report.started),
+            queued_tasks=report.queued,
+            running_tasks=report.running,
             loads=[
                 hp.TenantLoad(
                     tenant=tenant,
@@ -95,18 +69,11 @@ class Hosts(host_service_pb2_grpc.HostServiceServicer):
                     queued_tasks=queued,
                     running_tasks=running,
                 )
-                for (tenant, priority), (queued, running) in sorted(views.census.loads.items())
+                for tenant, priority, queued, running in report.loads
             ],
-            tokens_per_second=self._driver.tokens_per_s(),
-            leases=views.living_leases,
+            tokens_per_second=report.tokens_per_s,
+            leases=report.leases,
         )
-
-    async def ListBackends(self, request: hs.ListBackendsRequest, context: Context) -> hs.ListBackendsResponse:  # noqa: ARG002, N802 - the wire's name
-        """List the plugins that were found."""
-        await self._plugins.refresh()
-        found = [(f"{r.name} {n}", r) for n, r in enumerate(self._plugins.reports)]  # a name can stand twice
-        page, token = page_of(sorted(found, key=lambda item: item[0]), request.page_size, request.page_token)
-        return hs.ListBackendsResponse(backends=[write_backend(r) for r in page], next_page_token=token)
 
 
 def write_backend(report: BackendReport) -> hp.Backend:

@@ -1,20 +1,16 @@
 """Leases between the wire and the core."""
 
-from google.protobuf.duration_pb2 import Duration
-
 from inferd.core.ids import DeviceId, LeaseId, ModelName, Tenant
-from inferd.core.lease import Claim, CoresClaim, Lease, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
+from inferd.core.lease import Claim, CoresClaim, Lease, LeaseSpec, MemoryClaim, ModelClaim
 from inferd.core.resources import HOST_DEVICE
 from inferd.errors import InvalidFieldError
-from inferd.runtime.driver import Driver
+from inferd.runtime.front.leases import LIVING, Leases
 from inferd.services.status import status_of
 from inferd.services.task_values import check_labels, fingerprint, read_priority
 from inferd.services.times import duration, read_seconds, timestamp
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import priority_pb2 as pb
-
-LIVING = (LeaseState.PENDING, LeaseState.ACTIVE)
 
 
 def read_lease_spec(spec: lp.LeaseSpec, *, lease_id: str, tenant: Tenant, request_id: str) -> LeaseSpec:
@@ -70,10 +66,9 @@ def _check_amount(amount: int, field: str) -> None:
         raise InvalidFieldError(f"{field} is {amount}; it must be at least 1", field=field)
 
 
-def write_lease(lease: Lease, driver: Driver) -> lp.Lease:
+def write_lease(lease: Lease, leases: Leases) -> lp.Lease:
     """A lease for the wire."""
-    spec, clock, living = lease.spec, driver.clock, lease.state in LIVING
-    pending = lease.state is LeaseState.PENDING
+    spec, clock, living = lease.spec, leases.clock, lease.state in LIVING
     return lp.Lease(
         lease_id=spec.lease_id,
         tenant=spec.tenant,
@@ -90,29 +85,25 @@ def write_lease(lease: Lease, driver: Driver) -> lp.Lease:
         create_time=timestamp(clock, lease.created),
         grant_time=timestamp(clock, lease.granted),
         expire_time=timestamp(clock, lease.expires if living else None),
-        remaining=_remaining(lease, driver),
+        remaining=duration(leases.remaining_s(lease)),
         end_time=timestamp(clock, lease.ended),
-        position=driver.views.position(lease) if pending else 0,
+        position=leases.position(lease),
         waits_for=lease.waits_for,
-        eta=duration(driver.views.eta_s(lease)) if pending else None,
+        eta=duration(leases.eta_s(lease)),
         error=status_of(lease.error) if lease.error is not None else None,
         instance_ids=lease.instances,
         tasks=len(lease.tasks),
     )
 
 
-def write_renewal(lease: Lease, driver: Driver) -> ls.LeaseRenewal:
+def write_renewal(lease: Lease, leases: Leases) -> ls.LeaseRenewal:
     """Where a lease stands, for the one who keeps it alive."""
     return ls.LeaseRenewal(
         lease_id=lease.spec.lease_id,
         state=lp.LeaseState.ValueType(lease.state.value),
-        remaining=_remaining(lease, driver),
+        remaining=duration(leases.remaining_s(lease)),
         fencing_token=lease.fencing_token,
     )
-
-
-def _remaining(lease: Lease, driver: Driver) -> Duration | None:
-    return duration(max(0.0, lease.expires - driver.clock.now())) if lease.state in LIVING else None
 
 
 def _write_claim(claim: Claim) -> lp.Claim:

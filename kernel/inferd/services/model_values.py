@@ -4,7 +4,7 @@ from inferd.core.model import Instance, Model
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.errors import InvalidFieldError
-from inferd.runtime.driver import Driver
+from inferd.runtime.front.models import Models
 from inferd.services.sampling_values import write_sampling_defaults
 from inferd.services.status import status_of
 from inferd.services.times import duration, timestamp
@@ -33,7 +33,7 @@ def read_bounds(model: pb.Model) -> tuple[int, int]:
     return fewest, most
 
 
-def write_model(model: Model, driver: Driver) -> pb.Model:
+def write_model(model: Model, models: Models) -> pb.Model:
     """A model with its living instances."""
     spec = model.spec
     return pb.Model(
@@ -46,9 +46,9 @@ def write_model(model: Model, driver: Driver) -> pb.Model:
         state=pb.ModelState.ValueType(model.state.value),
         backend_reason=spec.backend_reason,
         error=status_of(model.error) if model.error is not None else None,
-        instances=[write_instance(instance, model, driver) for instance in model.instances.values()],
+        instances=[write_instance(instance, model, models) for instance in model.instances.values()],
         size_bytes=spec.size_bytes,
-        create_time=timestamp(driver.clock, model.created),
+        create_time=timestamp(models.clock, model.created),
         min_instances=spec.min_instances,
         max_instances=spec.max_instances,
         sampling_defaults=write_sampling_defaults(spec.sampling),
@@ -56,9 +56,9 @@ def write_model(model: Model, driver: Driver) -> pb.Model:
     )
 
 
-def write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Instance:
+def write_instance(instance: Instance, model: Model, models: Models) -> pb.Instance:
     """An instance of a model, with what its worker last told."""
-    worker = driver.supervisor.workers.get(instance.instance_id)
+    worker = models.worker(instance)
     facts = instance.facts
     ready = instance.ready
     return pb.Instance(
@@ -77,9 +77,9 @@ def write_instance(instance: Instance, model: Model, driver: Driver) -> pb.Insta
         description=facts.description if facts is not None else "",
         load_duration=duration(ready - instance.created) if ready is not None else None,
         error=status_of(instance.error) if instance.error is not None else None,
-        start_time=timestamp(driver.clock, instance.created),
+        start_time=timestamp(models.clock, instance.created),
         log_path=str(worker.log_path) if worker is not None else "",
-        reserved_bytes=driver.views.reserved_bytes(instance.instance_id),
+        reserved_bytes=models.reserved_bytes(instance),
         peak_bytes=instance.peak_bytes,
         grown_bytes=instance.grown_bytes,
         lease_id=instance.lease_id,

@@ -1,6 +1,6 @@
 """Server reflection, `grpc.reflection.v1` and the older `v1alpha`: they differ in the package's name alone."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -10,13 +10,12 @@ from google.protobuf.descriptor_pool import Default, DescriptorPool
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-METHOD = "ServerReflectionInfo"
+from inferd.services.calls import Call
+from inferd.services.offering import offer
+
 OLD_PACKAGE, PACKAGE = "grpc.reflection.v1alpha", "grpc.reflection.v1"
 SERVICES = tuple(f"{package}.ServerReflection" for package in (PACKAGE, OLD_PACKAGE))
 DETAILS = error_details_pb2.DESCRIPTOR.name  # named here so that it stays imported: clients look up what errors carry
-
-Context = grpc.aio.ServicerContext[Any, Any]
-Request, Response = reflection_pb2.ServerReflectionRequest, reflection_pb2.ServerReflectionResponse
 
 
 class _Pool:
@@ -68,19 +67,21 @@ def _renamed(file: Any) -> Any:
     return file
 
 
+class Reflection:
+    """Answers what the library knows of the named services and of itself."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._answers = reflection.aio.ReflectionServicer((*services, *SERVICES), pool=_Pool())
+
+    async def ServerReflectionInfo(self, requests: AsyncIterator[Any], call: Call) -> None:  # noqa: N802 - the wire's name
+        """Answer each question."""
+        async for response in self._answers.ServerReflectionInfo(requests, None):
+            await call.write(response)
+
+
 def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
     """Offer reflection of the named services and of itself, under both names."""
-    servicer = reflection.aio.ReflectionServicer((*services, *SERVICES), pool=_Pool())
-
-    async def answer(requests: AsyncIterator[Any], context: Context) -> None:
-        async for response in servicer.ServerReflectionInfo(requests, context):
-            await context.write(response)
-
-    handler = grpc.stream_stream_rpc_method_handler(
-        answer, request_deserializer=Request.FromString, response_serializer=Response.SerializeToString
-    )
-    server.add_generic_rpc_handlers(_handlers(handler))
-
-
-def _handlers(handler: Any) -> Sequence[grpc.GenericRpcHandler]:
-    return tuple(grpc.method_handlers_generic_handler(service, {METHOD: handler}) for service in SERVICES)
+    (service,) = reflection_pb2.DESCRIPTOR.services_by_name.values()
+    servicer = Reflection(services)
+    for name in SERVICES:
+        offer(server, service, servicer, known_as=name)

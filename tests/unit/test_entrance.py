@@ -1,17 +1,20 @@
 """The interceptor: what becomes of what methods raise."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 from structlog.testing import capture_logs
 
 from inferd.config import Limits
 from inferd.errors import TaskExpiredError
-from inferd.services.bounds import Calls
+from inferd.runtime.clock import Clock
+from inferd.runtime.front.bounds import Calls
+from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
-from inferd.services.status import ErrorInterceptor
 
 
 class Call:
@@ -19,6 +22,12 @@ class Call:
 
     def invocation_metadata(self) -> tuple[()]:
         return ()
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def read(self) -> Any:
+        raise grpc.aio.UsageError("RPC already finished")
 
     async def abort_with_status(self, _: Any) -> None:
         raise grpc.aio.UsageError("RPC already finished")
@@ -31,22 +40,23 @@ async def expire(_: Any, __: Any) -> None:
     raise TaskExpiredError("the deadline passed")
 
 
-async def write(_: Any, context: Any) -> None:
-    await context.write("late")
+async def write(_: Any, call: Any) -> None:
+    await call.write("late")
 
 
 async def guarded(method: Any) -> Any:
     """What a method gives when it answers a call that is over."""
-    calls, extents = Calls(calls_limit=1, tenant_calls_limit=1), Extents(Limits())
-    interceptor = ErrorInterceptor(calls, lambda _: None, extents, message_limit_bytes=1024)
+    calls, leases = Calls(calls_limit=1, tenant_calls_limit=1), SimpleNamespace(check=lambda _: None)
+    front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases)
+    entrance = Entrance(front, Extents(Limits()), message_limit_bytes=1024)
     handler = grpc.unary_unary_rpc_method_handler(method)
     details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})
 
     async def find(_: Any) -> Any:
         return handler
 
-    wrapped: Any = await interceptor.intercept_service(find, details)
-    return await wrapped.unary_unary(None, Call())
+    wrapped: Any = await entrance.intercept_service(find, details)
+    return await wrapped.unary_unary(HealthCheckRequest(), Call())
 
 
 @pytest.mark.parametrize("method", [expire, write])

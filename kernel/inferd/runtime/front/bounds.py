@@ -69,9 +69,8 @@ class Bound:
         self._what = what
         self._open: dict[str, int] = {}
 
-    @contextmanager
-    def place(self, key: str = "") -> Iterator[None]:
-        """One of `key` is open as long as the block.
+    def take(self, key: str = "") -> None:
+        """One more of `key` is open, until `give_back`.
 
         Raises:
             LimitExceededError: There are as many as may be.
@@ -85,27 +84,48 @@ class Bound:
                 retry_after_s=RETRY_AFTER_S,
             )
         self._open[key] = count + 1
+
+    def give_back(self, key: str = "") -> None:
+        """One of `key` is open no longer."""
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
+
+    @contextmanager
+    def place(self, key: str = "") -> Iterator[None]:
+        """One of `key` is open as long as the block.
+
+        Raises:
+            LimitExceededError: There are as many as may be.
+        """
+        self.take(key)
         try:
             yield
         finally:
-            self._open[key] -= 1
-            if not self._open[key]:
-                del self._open[key]
+            self.give_back(key)
 
 
 class Calls:
-    """Counts the calls that are open, over all connections and for each tenant. One writer: the interceptor."""
+    """Counts the calls that are open, over all connections and for each tenant. One writer: the door of a transport."""
 
     def __init__(self, *, calls_limit: int, tenant_calls_limit: int) -> None:
         self._all = Bound("limits.calls", calls_limit, "calls")
         self._tenants = Bound("scheduler.tenant_calls", tenant_calls_limit, "calls")
 
-    @contextmanager
-    def place(self, tenant: str) -> Iterator[None]:
-        """A call of `tenant` is open as long as the block.
+    def take(self, tenant: str) -> None:
+        """One more call of `tenant` is open, until `give_back`.
 
         Raises:
             LimitExceededError: There are as many as may be.
         """
-        with self._all.place(), self._tenants.place(tenant):
-            yield
+        self._all.take()
+        try:
+            self._tenants.take(tenant)
+        except LimitExceededError:
+            self._all.give_back()
+            raise
+
+    def give_back(self, tenant: str) -> None:
+        """A call of `tenant` is over."""
+        self._all.give_back()
+        self._tenants.give_back(tenant)

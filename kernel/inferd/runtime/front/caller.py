@@ -1,0 +1,26 @@
+"""Who asks."""
+
+from dataclasses import dataclass
+
+from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, LeaseId, Tenant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, made once for each call by its transport.
+
+    Attributes:
+        tenant: Whose call it is.
+        roles: What it may do besides what everybody may; none as long as nobody has to say who they are.
+        lease_id: The lease under which it asks; "" for none.
+        deadline: When it gives up, on the kernel's clock; None for never.
+    """
+
+    tenant: Tenant = DEFAULT_TENANT
+    roles: frozenset[str] = frozenset()
+    lease_id: LeaseId = NO_LEASE
+    deadline: float | None = None
+
+
+ANYONE = Caller()
+"""One who has said nothing of itself."""

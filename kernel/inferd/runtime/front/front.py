@@ -1,0 +1,29 @@
+"""The front: all that a client may ask of the kernel."""
+
+from dataclasses import dataclass
+
+from inferd.runtime.clock import Clock
+from inferd.runtime.front.bounds import Calls
+from inferd.runtime.front.health import Health
+from inferd.runtime.front.hosts import Hosts
+from inferd.runtime.front.leases import Leases
+from inferd.runtime.front.models import Models
+from inferd.runtime.front.tasks import Tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """The use cases of a kernel, by noun.
+
+    Attributes:
+        calls: What is open of them, over all transports.
+        clock: The time that callers' deadlines are on.
+    """
+
+    calls: Calls
+    clock: Clock
+    tasks: Tasks
+    models: Models
+    leases: Leases
+    hosts: Hosts
+    health: Health

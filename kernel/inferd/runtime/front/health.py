@@ -1,0 +1,64 @@
+"""Whether the kernel and its models serve."""
+
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+
+from inferd.core.ids import ModelName
+from inferd.core.model import ModelState
+from inferd.errors import InferdError
+from inferd.runtime.driver import Driver
+from inferd.runtime.front.bounds import Bound
+from inferd.runtime.shelf import Shelf
+
+KERNEL = ModelName("")
+NOBODY = None  # neither the kernel nor a model
+
+
+class Health:
+    """Tells of health, by the state of the kernel. A model serves when it takes tasks without loading first.
+
+    It never names a model that it was not asked for, nor says more of one that cannot be used than of one that is not.
+
+    Args:
+        driver: Of the kernel.
+        shelf: Where models are that were pulled.
+        watchers: Bounds the streams that watch health.
+    """
+
+    def __init__(self, driver: Driver, shelf: Shelf, *, watchers: Bound) -> None:
+        self._driver = driver
+        self._shelf = shelf
+        self._watchers = watchers
+
+    async def read(self, name: ModelName | None) -> bool | None:
+        """Whether a model, or the `KERNEL`, serves; None when there is no such model."""
+        await self._look_for(name)
+        return self._serves(name)
+
+    async def watch(self, name: ModelName | None) -> AsyncGenerator[bool | None, None]:
+        """The same, now and after each change, until the kernel shuts down.
+
+        Raises:
+            LimitExceededError: As many watch as may.
+        """
+        with self._watchers.place(), self._driver.watchers.models.watch(name or KERNEL) as changed:
+            await self._look_for(name)
+            told: object = self
+            while True:
+                seen, serves = changed.version, self._serves(name)
+                if serves is not told:
+                    told = serves
+                    yield serves
+                if self._driver.closed:
+                    return
+                await changed.wait(seen)
+
+    async def _look_for(self, name: ModelName | None) -> None:
+        with suppress(InferdError):  # one that cannot be used is not known either
+            await self._shelf.look_for(name or KERNEL)
+
+    def _serves(self, name: ModelName | None) -> bool | None:
+        if name == KERNEL:
+            return not self._driver.closed
+        model = self._driver.views.find_model(name) if name is not None else None
+        return None if model is None else model.state is ModelState.READY

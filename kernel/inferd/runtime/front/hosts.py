@@ -1,0 +1,130 @@
+"""What may be asked of the host."""
+
+import asyncio
+import os
+import platform
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+
+from inferd import __version__
+from inferd.core.broker import Account
+from inferd.core.ids import DeviceId, Tenant
+from inferd.core.model import Instance, Model
+from inferd.core.priority import Priority
+from inferd.plugin.backend import DeviceInfo
+from inferd.plugin.registry import BackendReport, BackendState
+from inferd.runtime.driver import Driver
+from inferd.runtime.front.bounds import Bound
+from inferd.runtime.own_memory import OwnMemory
+from inferd.runtime.plugins import Plugins
+
+DeviceRow = tuple[DeviceInfo, Account | None, str]
+LoadRow = tuple[Tenant, Priority, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReport:
+    """The host at one instant.
+
+    Attributes:
+        name: Of the machine.
+        version: Of inferd.
+        system: Its operating system and the release of that.
+        pid: The kernel's process id.
+        started: When the kernel was started, on its clock.
+        memory_bytes: The kernel's resident memory.
+        devices: By id: what backends tell, who holds what, and why a device cannot be measured now.
+        loads: Tasks that wait and that run, by tenant and class.
+        queued: Tasks that wait.
+        running: Tasks that run.
+        tokens_per_s: Output of all tasks over the last seconds.
+        leases: Those that are held or wait.
+    """
+
+    name: str
+    version: str
+    system: str
+    pid: int
+    started: float
+    memory_bytes: int
+    devices: Sequence[DeviceRow]
+    loads: Sequence[LoadRow]
+    queued: int
+    running: int
+    tokens_per_s: float
+    leases: int
+
+
+class Hosts:
+    """Tells of the host.
+
+    Args:
+        driver: Of the kernel.
+        plugins: Of this host.
+        unmeasured: Why devices cannot be measured at the moment.
+        memory: Of this process.
+        watchers: Bounds the streams that watch the host.
+
+    Attributes:
+        clock: The kernel's.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        plugins: Plugins,
+        *,
+        unmeasured: Mapping[DeviceId, str],
+        memory: OwnMemory,
+        watchers: Bound,
+    ) -> None:
+        self.clock = driver.clock
+        self._driver = driver
+        self._plugins = plugins
+        self._unmeasured = unmeasured
+        self._memory = memory
+        self._watchers = watchers
+        self._started = driver.clock.now()
+        self._name = platform.node()
+        self._system = f"{platform.system()} {platform.release()}"
+
+    def read(self) -> HostReport:
+        """The host as it stands now."""
+        views = self._driver.views
+        census, accounts = views.census, views.devices
+        devices = {d.device_id: d for r in self._plugins.reports if r.state is BackendState.READY for d in r.devices}
+        return HostReport(
+            name=self._name,
+            version=__version__,
+            system=self._system,
+            pid=os.getpid(),
+            started=self._started,
+            memory_bytes=self._memory.read_bytes(),
+            devices=[
+                (devices[name], accounts.get(DeviceId(name)), self._unmeasured.get(DeviceId(name), ""))
+                for name in sorted(devices)
+            ],
+            loads=[(*who, *counts) for who, counts in sorted(census.loads.items())],
+            queued=census.queued,
+            running=census.running,
+            tokens_per_s=self._driver.tokens_per_s(),
+            leases=views.living_leases,
+        )
+
+    async def watch(self, interval_s: float) -> AsyncGenerator[tuple[HostReport, list[tuple[Model, Instance]]], None]:
+        """The host with its instances, now and after each interval. Never ends by itself.
+
+        Raises:
+            LimitExceededError: As many watch as may.
+            ShuttingDownError: The kernel is shutting down.
+        """
+        with self._watchers.place():
+            while True:
+                yield self.read(), list(self._driver.views.instances())
+                async with self._driver.closing.cut_short():
+                    await asyncio.sleep(interval_s)
+
+    async def backends(self) -> Sequence[BackendReport]:
+        """The plugins that are installed now."""
+        await self._plugins.refresh()
+        return self._plugins.reports

@@ -1,0 +1,160 @@
+"""What may be done with models."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from inferd.core.ids import InstanceId, ModelName
+from inferd.core.index import Page
+from inferd.core.model import Instance, Model, ModelSpec, ModelState
+from inferd.core.plan import LoadPlan
+from inferd.core.task import TaskInput, TokenInput
+from inferd.runtime.driver import Driver
+from inferd.runtime.front.bounds import Bound
+from inferd.runtime.front.caller import Caller
+from inferd.runtime.plugins import Plugins
+from inferd.runtime.shelf import Shelf
+from inferd.runtime.worker_process import WorkerProcess
+
+
+class Models:
+    """Makes models known, loads and unloads them, and tells of them. Models that were pulled meanwhile are known, too.
+
+    Args:
+        driver: Of the kernel.
+        plugins: Who may load models.
+        shelf: Where models are that were pulled.
+        watchers: Bounds the streams that watch models.
+
+    Attributes:
+        clock: The time of all models.
+    """
+
+    def __init__(self, driver: Driver, plugins: Plugins, shelf: Shelf, *, watchers: Bound) -> None:
+        self.clock = driver.clock
+        self._driver = driver
+        self._plugins = plugins
+        self._shelf = shelf
+        self._watchers = watchers
+
+    async def create(self, **wanted: Any) -> Model:
+        """Make a model known; `wanted` is as for `inferd.runtime.placement.place`.
+
+        Where its file has changed, what was loaded of it goes first.
+
+        Raises:
+            InferdError: It cannot be placed, or is in use.
+        """
+        model = self._driver.create_model(await self._plugins.place(**wanted))
+        with self._driver.watchers.models.watch(model.spec.name) as changed:
+            while model.state is ModelState.UNLOADING:
+                await changed.wait(changed.version)
+        return model
+
+    async def get(self, name: str) -> Model:
+        """The model of this name.
+
+        Raises:
+            ModelNotFoundError: There is none, or its folder cannot be used.
+        """
+        await self._shelf.look_for(name)
+        return self._driver.views.model(ModelName(name))
+
+    async def list(self, *, after: str | None, size: int) -> Page[Model]:
+        """Models by name, behind the name `after`."""
+        await self._shelf.read()
+        return self._driver.views.models(after=after, size=size)
+
+    async def load(self, name: str, caller: Caller) -> Model:
+        """Load a model and wait for it; under a lease, one instance more.
+
+        Raises:
+            InferdError: It is refused, or loading failed.
+        """
+        await self._shelf.look_for(name)
+        return await self._driver.load_model(ModelName(name), tenant=caller.tenant, lease_id=caller.lease_id)
+
+    async def plan(self, name: str, *, settings: Mapping[str, str], backend: str = "", device: str = "") -> LoadPlan:
+        """What a load would take; what is given in place of the model's own is checked as of a new model.
+
+        Raises:
+            InferdError: It cannot be placed so, or the backend cannot say what it needs.
+        """
+        spec = (await self.get(name)).spec
+        if settings or backend or device:
+            spec = await self._otherwise(spec, settings, backend, device)
+        return await self._driver.plan_load(spec)
+
+    async def _otherwise(self, spec: ModelSpec, settings: Mapping[str, str], backend: str, device: str) -> ModelSpec:
+        other = backend not in ("", spec.backend)
+        elsewhere = device not in ("", *spec.devices)
+        return await self._plugins.place(
+            name=spec.name,
+            source=spec.source,
+            backend=backend or ("" if elsewhere else spec.backend),
+            device=device or ("" if other else spec.device),
+            settings={**({} if other else spec.settings), **settings},
+            sampling=spec.sampling,
+        )
+
+    async def unload(self, name: str, *, force: bool, instance_id: str = "") -> tuple[Model, int]:
+        """Unload a model, or one of its instances, and wait for it; the memory of its workers just before, in bytes.
+
+        Raises:
+            InferdError: It is refused.
+        """
+        chosen = InstanceId(instance_id) if instance_id else None
+        returned_bytes = await self._driver.unload_model(ModelName(name), force=force, instance_id=chosen)
+        return self._driver.views.model(ModelName(name)), returned_bytes
+
+    def delete(self, name: str) -> None:
+        """Forget a model.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ModelBusyError: Something is left of it.
+        """
+        self._driver.delete_model(ModelName(name))
+
+    async def tokenize(self, name: str, given: TaskInput, caller: Caller) -> Sequence[int]:
+        """The tokens of a text or a conversation; loads the model if need be.
+
+        Raises:
+            InferdError: Loading failed, the model cannot take the input, or the answer did not come.
+        """
+        await self._shelf.look_for(name)
+        answer = await self._driver.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
+        return answer.token_ids
+
+    async def detokenize(self, name: str, given: TokenInput, caller: Caller) -> str:
+        """The text of tokens; loads the model if need be.
+
+        Raises:
+            InferdError: As `tokenize`.
+        """
+        await self._shelf.look_for(name)
+        answer = await self._driver.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
+        return answer.text
+
+    def worker(self, instance: Instance) -> WorkerProcess | None:
+        """The worker of an instance, as long as it lives."""
+        return self._driver.supervisor.workers.get(instance.instance_id)
+
+    def reserved_bytes(self, instance: Instance) -> int:
+        """What is reserved for an instance."""
+        return self._driver.views.reserved_bytes(instance.instance_id)
+
+    async def watch(self, name: str) -> AsyncGenerator[Model, None]:
+        """A model, now and after each change; what changes while its reader is busy is merged. Never ends by itself.
+
+        Raises:
+            ModelNotFoundError: There is none, or it was deleted.
+            LimitExceededError: As many are watched as may be.
+            ShuttingDownError: The kernel is shutting down.
+        """
+        known = (await self.get(name)).spec.name
+        with self._watchers.place(), self._driver.watchers.models.watch(known) as changed:
+            while True:
+                self._driver.check_open()
+                seen = changed.version
+                yield self._driver.views.model(known)
+                await changed.wait(seen)

@@ -1,0 +1,151 @@
+"""What may be done with tasks."""
+
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+
+from inferd.core.ids import TaskId, Tenant
+from inferd.core.index import Page
+from inferd.core.task import Task, TaskSpec, TaskState
+from inferd.runtime.driver import Driver
+from inferd.runtime.front.bounds import Bound, ByteBound
+from inferd.runtime.front.caller import Caller
+from inferd.runtime.shelf import Shelf
+from inferd.runtime.streams import TaskStream
+
+
+class Tasks:
+    """Runs tasks and tells of them.
+
+    Args:
+        driver: Of the kernel.
+        shelf: Where models are that were pulled.
+        streams: Bounds the streams of tasks that a tenant has open.
+        requests: Bounds what those who run a task hold of what they were sent.
+
+    Attributes:
+        clock: The time of all tasks.
+        streams: Its argument.
+    """
+
+    def __init__(self, driver: Driver, shelf: Shelf, *, streams: Bound, requests: ByteBound) -> None:
+        self.clock = driver.clock
+        self.streams = streams
+        self._driver = driver
+        self._shelf = shelf
+        self._requests = requests
+
+    @asynccontextmanager
+    async def run(self, spec: TaskSpec, *, size_bytes: int) -> AsyncIterator[TaskStream]:
+        """Make a task, or find the one that the same `request_id` made; the block follows its events.
+
+        The life of a task that is not detached hangs on the blocks that run it: the last one that ends before the task
+        does cancels it. A block that comes to the end of the task ends as the task did.
+
+        Args:
+            spec: The task.
+            size_bytes: What is held of the request as long as the block.
+
+        Raises:
+            InferdError: The task is refused, or failed.
+        """
+        tenant = spec.tenant
+        with self.streams.place(tenant), self._requests.place(tenant, size_bytes):
+            stream = await self.begin(spec)
+            del spec  # it stays with the core, for as long as that needs it
+            try:
+                yield stream
+            finally:
+                self.leave(stream, tenant)  # the client has gone, or was too slow
+        if stream.finished is not None and stream.finished.outcome.error is not None:
+            raise stream.finished.outcome.error
+
+    async def begin(self, spec: TaskSpec, *, linger_s: float = 0.0) -> TaskStream:
+        """Make a task, or find the one that the same `request_id` made; its life hangs on the caller until `leave`.
+
+        Args:
+            spec: The task.
+            linger_s: For how long it goes on without anyone on whom its life hangs.
+
+        Raises:
+            InferdError: It is refused.
+        """
+        await self._shelf.look_for(spec.model)
+        stream = self._driver.submit(spec)
+        self._driver.attendance.attend(stream, spec.tenant, detached=spec.detached, linger_s=linger_s)
+        return stream
+
+    def adopt(self, stream: TaskStream, tenant: Tenant, *, linger_s: float) -> None:
+        """Let the life of a task hang on the caller, too, until `leave`."""
+        self._driver.attendance.attend(stream, tenant, detached=False, linger_s=linger_s)
+
+    def leave(self, stream: TaskStream, tenant: Tenant, *, lingers: bool = True) -> None:
+        """Let the life of a task hang on the caller no longer; the last one ends it with that, or when it lingered."""
+        self._driver.attendance.leave(stream, tenant, lingers=lingers)
+
+    @contextmanager
+    def watch(self, task_id: TaskId, caller: Caller, *, after: int) -> Iterator[TaskStream]:
+        """The events of a task, which the block follows from behind number `after`.
+
+        Raises:
+            TaskNotFoundError: The tenant has no such task.
+            InvalidFieldError: There is no such event yet.
+            LimitExceededError: The tenant has as many streams as it may have.
+        """
+        stream = self.find(task_id, caller, after=after)
+        with self.streams.place(caller.tenant):
+            yield stream
+
+    def find(self, task_id: TaskId, caller: Caller, *, after: int) -> TaskStream:
+        """The events of a task, to be read from behind number `after`.
+
+        Raises:
+            TaskNotFoundError, InvalidFieldError: As `watch`.
+        """
+        return self._driver.watch(task_id, caller.tenant, after=after)
+
+    def cut_short(self) -> AbstractAsyncContextManager[None]:
+        """Whatever the block waits for, it ends when the kernel closes.
+
+        Raises:
+            ShuttingDownError: It did.
+        """
+        return self._driver.closing.cut_short()
+
+    def stream(self, task: Task) -> TaskStream:
+        """The events of a task that was just read."""
+        return self._driver.streams.get(task.spec.task_id)
+
+    def get(self, task_id: TaskId, caller: Caller) -> Task:
+        """The task of this id.
+
+        Raises:
+            TaskNotFoundError: The tenant has no such task; so for all that follow.
+        """
+        return self._driver.views.task(task_id, caller.tenant)
+
+    def list(self, caller: Caller, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
+        """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
+        return self._driver.views.tasks(caller.tenant, states, after=after, size=size)
+
+    def cancel(self, task_id: TaskId, caller: Caller) -> Task:
+        """End a task; one that has ended stays as it is."""
+        self._driver.cancel(task_id, caller.tenant)
+        return self.get(task_id, caller)
+
+    def suspend(self, task_id: TaskId, caller: Caller) -> Task:
+        """Stop a task and give its place back; one that is suspended stays as it is.
+
+        Raises:
+            TaskStateError: It has ended.
+        """
+        self._driver.suspend(task_id, caller.tenant)
+        return self.get(task_id, caller)
+
+    def resume(self, task_id: TaskId, caller: Caller) -> Task:
+        """Let a suspended task go on; one that waits or runs stays as it is.
+
+        Raises:
+            TaskStateError: It has ended.
+        """
+        self._driver.resume(task_id, caller.tenant)
+        return self.get(task_id, caller)

@@ -1,0 +1,132 @@
+"""The door of gRPC: every call comes through it, those of health and reflection, too."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from grpc_status import rpc_status
+
+from inferd.errors import InferdError, InternalError, LimitExceededError
+from inferd.services.calls import Call, Context, read_caller
+from inferd.services.required import check_required
+from inferd.services.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from inferd.runtime.front.front import Front
+    from inferd.services.extents import Extents
+
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+log = structlog.get_logger()
+
+
+class Entrance(grpc.aio.ServerInterceptor):
+    """Makes of each call who asks and what for, or its refusal: what a method raises becomes the status of its call.
+
+    Calls are counted and bounded, their lease must hold, and nothing of a request is read that is longer than it may
+    be. A defect is logged and told without its values, which may be another tenant's.
+
+    Args:
+        front: Counts calls, and knows leases.
+        extents: Bounds what is in a request, before anything else looks at it.
+        message_limit_bytes: Of the largest answer; a larger one is refused by name, which gRPC does without.
+    """
+
+    def __init__(self, front: Front, extents: Extents, *, message_limit_bytes: int) -> None:
+        self._calls = front.calls
+        self._clock = front.clock
+        self._check_lease = front.leases.check
+        self._extents = extents
+        self._message_limit_bytes = message_limit_bytes
+        self._handlers: dict[str, Handler] = {}  # by the path of each method that is offered
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """The method of a call behind this door; methods that stream are coroutines that write to their call."""
+        method = handler_call_details.method
+        if method in self._handlers:
+            return self._handlers[method]
+        handler = await continuation(handler_call_details)
+        if handler is not None:  # of others nothing is kept: clients may name any number
+            handler = self._handlers[method] = self._behind(handler)
+        return handler
+
+    def _behind(self, handler: Handler) -> Handler:
+        codec = handler.request_deserializer, handler.response_serializer
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(self._guarded(handler.unary_unary), *codec)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._guarded(handler.unary_stream), *codec)
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream), *codec)
+        raise AssertionError("no service has a method that takes a stream and answers once")
+
+    def _guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                return await self._answer(method, request, context)
+            except (grpc.aio.InternalError, grpc.aio.UsageError):
+                # gRPC refuses what is done with a call that is over: its client has gone, or its deadline came first.
+                raise asyncio.CancelledError from None
+            except grpc.aio.AbortError as error:
+                # gRPC keeps it with the call that it refers to by its frames: a circle, which is left for a collection
+                # of all garbage. What the client has sent is not to wait for that.
+                del request
+                error.__context__ = None
+                raise error.with_traceback(None) from None
+
+        return call
+
+    async def _answer(self, method: Callable[..., Any], request: Any, context: Context) -> Any:
+        try:
+            caller = read_caller(context, self._clock)
+            self._calls.take(caller.tenant)
+            try:
+                self._check_lease(caller)
+                answer = await method(self._checked(request), Call(caller, context))
+                if isinstance(answer, Message):
+                    self._check_size(answer)
+                return answer
+            finally:
+                self._calls.give_back(caller.tenant)
+        except InferdError as error:  # it may be kept with a task: without its frames, which hold the request
+            await _abort(context, error.with_traceback(None))
+        except grpc.aio.BaseError:
+            raise
+        except Exception as error:
+            log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
+            await _abort(context, InternalError(f"a defect of inferd: {type(error).__name__}; see its log"))
+
+    def _checked(self, request: Any) -> Any:
+        if not isinstance(request, Message):
+            return self._each(request)
+        self._extents.check(request)
+        check_required(request)
+        return request
+
+    async def _each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            self._extents.check(request)
+            yield request
+
+    def _check_size(self, answer: Message) -> None:
+        size, limit = answer.ByteSize(), self._message_limit_bytes
+        if size > limit:
+            raise LimitExceededError(
+                f"the answer has {size} bytes and limits.message_bytes is {limit}; ask for less at once",
+                metadata={"bound": "limits.message_bytes", "value": str(size), "limit": str(limit)},
+            )
+
+
+async def _abort(context: Context, error: InferdError) -> NoReturn:
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+    raise AssertionError("abort_with_status returned")
