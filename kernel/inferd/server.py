@@ -314,9 +314,9 @@ def _exposing(settings: Settings, driver: Driver) -> Iterator[str]:
 def _plugins(settings: Settings, driver: Driver) -> Plugins:
     """The plugins, whose devices the core hears of when they are found first."""
 
-    def tell(reports: tuple[BackendReport, ...]) -> None:
+    async def tell(reports: tuple[BackendReport, ...]) -> None:
+        found = await asyncio.to_thread(find_devices, reports, settings.devices)
         known = driver.views.devices
-        found = find_devices(reports, settings.devices)
         driver.find_devices(tuple(device for device in found if device.device_id not in known))
 
     return Plugins(

@@ -112,7 +112,7 @@ async def discover(
     Returns:
         A report for each backend, by name. No plugin makes this raise.
     """
-    plugins, reports = _installed()
+    plugins, reports = await asyncio.to_thread(_installed)
     named = dict.fromkeys(modules)
     plugins += [_Plugin(name=module, module=module) for module in named if module not in {p.module for p in plugins}]
     places = asyncio.Semaphore(CONCURRENT_CHILDREN)
@@ -247,7 +247,7 @@ async def _probe(plugin: _Plugin, *, timeout_s: float, log_dir: Path | None) -> 
         reports = (plugin.report(BackendState.FAILED, str(ending)),)
     if log_dir is None or not any(report.state is BackendState.FAILED for report in reports):
         return reports
-    log_path = _write_log(log_dir, plugin.name, f"{traces}\n{ending.text}\n")
+    log_path = await asyncio.to_thread(_write_log, log_dir, plugin.name, f"{traces}\n{ending.text}\n")
     return tuple(
         replace(report, log_path=log_path) if report.state is BackendState.FAILED else report for report in reports
     )

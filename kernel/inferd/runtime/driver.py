@@ -284,13 +284,17 @@ class Driver:
             InferdError: It is refused.
         """
         model = self.views.model(name)
-        meant = [i for i in model.instances if instance_id in (None, i) and i in self.supervisor.workers]
-        returned_bytes = sum(resident_bytes(self.supervisor.workers[i].pid) for i in meant)
+        before = await asyncio.to_thread(lambda pids: {i: resident_bytes(pid) for i, pid in pids}, self._pids(model))
+        meant = [i for i, _ in self._pids(model) if instance_id in (None, i)]
         self._apply(events.UnloadModel(name, force, instance_id))
         with self.watchers.models.watch(name) as changed:
             while any(i in model.instances and model.instances[i].state is InstanceState.STOPPING for i in meant):
                 await changed.wait(changed.version)
-        return returned_bytes
+        return sum(before.get(i, 0) for i in meant)
+
+    def _pids(self, model: Model) -> list[tuple[InstanceId, int]]:
+        workers = self.supervisor.workers
+        return [(i, workers[i].pid) for i in model.instances if i in workers]
 
     def delete_model(self, name: ModelName) -> None:
         """Forget a model.

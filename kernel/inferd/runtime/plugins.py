@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Plugins:
         modules: tuple[str, ...],
         timeout_s: float,
         log_dir: Path | None = None,
-        found: Callable[[tuple[BackendReport, ...]], None],
+        found: Callable[[tuple[BackendReport, ...]], Awaitable[None]],
     ) -> None:
         self.reports: tuple[BackendReport, ...] = ()
         self._allow, self._modules, self._timeout_s, self._log_dir = allow, modules, timeout_s, log_dir
@@ -54,7 +54,7 @@ class Plugins:
                 allow=self._allow, modules=self._modules, timeout_s=self._timeout_s, log_dir=self._log_dir
             )
             self._installed = installed
-            self._found(self.reports)
+            await self._found(self.reports)
             return True
 
     async def place(self, **wanted: Any) -> ModelSpec:
@@ -64,11 +64,11 @@ class Plugins:
             InvalidFieldError, BackendNotFoundError, BackendUnavailableError: As there.
         """
         try:
-            return place(self.reports, **wanted)
+            return await asyncio.to_thread(place, self.reports, **wanted)
         except (BackendNotFoundError, BackendUnavailableError):
             if not await self.refresh():
                 raise
-        return place(self.reports, **wanted)
+        return await asyncio.to_thread(place, self.reports, **wanted)
 
 
 def _read_installed() -> Installed:

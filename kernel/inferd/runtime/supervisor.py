@@ -12,11 +12,9 @@ import structlog
 
 from inferd.core.ids import InstanceId
 from inferd.core.vigil import WorkerTimes
-from inferd.runtime.worker_log import prune_logs
 from inferd.runtime.worker_process import WorkerProcess
 from inferd_api.worker.v1 import worker_pb2 as wire
 
-LOGS_KEPT = 100  # of workers that have ended
 LONGEST_LOG_NAME = 150  # characters; a file's name has at most 255 bytes
 
 log = structlog.get_logger()
@@ -73,7 +71,6 @@ class Supervisor:
         on_memory: Callable[[InstanceId, int], None],
     ) -> WorkerProcess:
         """A worker with times, bounds and a log as all have; to be run by the caller."""
-        prune_logs(self._log_dir, keep=LOGS_KEPT - 1)
         return WorkerProcess(
             instance_id,
             load=load,

@@ -1,5 +1,6 @@
 """The logs of workers: what they hold, and which of them may go."""
 
+import asyncio
 import fcntl
 import os
 from contextlib import suppress
@@ -8,7 +9,32 @@ from typing import BinaryIO
 
 from inferd.plugin.child import FATAL, last_frame
 
+LOGS_KEPT = 100  # of workers that have ended
 TAIL_BYTES = 64 << 10
+
+
+async def new_log(path: Path) -> BinaryIO:
+    """A new log as `open_log` makes it; old ones beside it go. The event loop waits for no disk meanwhile.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    opening = asyncio.get_running_loop().run_in_executor(None, _renew, path)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:  # nobody else closes it
+        opening.add_done_callback(_close)
+        raise
+
+
+def _renew(path: Path) -> BinaryIO:
+    prune_logs(path.parent, keep=LOGS_KEPT - 1)
+    return open_log(path)
+
+
+def _close(opening: asyncio.Future[BinaryIO]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def open_log(path: Path) -> BinaryIO:

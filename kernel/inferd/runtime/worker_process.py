@@ -19,7 +19,7 @@ from inferd.plugin.child import abort
 from inferd.runtime.frames import proceed_frame, read_pulse
 from inferd.runtime.link import LocalLink
 from inferd.runtime.signal import Signal
-from inferd.runtime.worker_log import last_words, open_log
+from inferd.runtime.worker_log import last_words, new_log
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
@@ -112,13 +112,13 @@ class WorkerProcess:
             await self._end(process)
         if gone and process.returncode is not None:
             why = _ending(process.returncode, why)
-        return f"{why}{last_words(self.log_path)}"
+        return f"{why}{await asyncio.to_thread(last_words, self.log_path)}"
 
     async def _start(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
         """The process, and our end of the link."""
         ours, theirs = socket.socketpair()
         try:
-            with open_log(self.log_path) as log:
+            with await new_log(self.log_path) as log:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
                     *("--parent", str(os.getpid()), "--frame-bytes", str(self._frame_limit_bytes)),

@@ -1,0 +1,163 @@
+"""A client that uses every method that a kernel offers, with a model that it pulls, loads, runs and deletes."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from connection import Connection, read_until
+from grpc_health.v1 import health_pb2 as hp
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2 as rp
+
+from inferd.runtime.library import Library, Manifest
+from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import host_service_pb2 as hs
+from inferd_api.v1 import lease_pb2 as lp
+from inferd_api.v1 import lease_service_pb2 as ls
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import sampling_pb2 as sp
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
+
+MODEL, PULLED = "fake", "pulled"
+SPEC = tp.TaskSpec(model=MODEL, prompt="la", sampling=sp.SamplingParams(max_tokens=5))
+
+
+class Client:
+    """What the calls of a client leave for the later ones.
+
+    Attributes:
+        folder: Its files.
+        data: The kernel's.
+        task_id: A task that goes on for long.
+        lease_id: A lease.
+    """
+
+    def __init__(self, connection: Connection, data: Path) -> None:
+        self.connection = connection
+        self.folder = connection.folder
+        self.data = data
+        self.task_id = ""
+        self.lease_id = ""
+        self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
+
+    def pull(self) -> None:
+        """Put a model into the kernel's library, as `inferd pull` does."""
+        file = write_fake_model(self.folder, PULLED)
+        digest, size_bytes = hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size
+        manifest = Manifest(name=PULLED, source=f"file:{file}", file="w.fake", sha256=digest, size_bytes=size_bytes)
+        Library(self.data).add(manifest, file)
+
+    async def create(self) -> None:
+        path = write_fake_model(self.folder, MODEL, step_s=0.02)
+        await self.connection.models.CreateModel(ms.CreateModelRequest(model=mp.Model(name=MODEL, source=str(path))))
+
+    async def run(self) -> None:
+        call = self.connection.endless(tokens=900, detach_on_disconnect=True)
+        self.task_id = (await read_until(call, "output"))[0].task_id
+        call.cancel()
+
+    async def run_many(self) -> None:
+        run = ts.RunOrder(request=ts.RunTaskRequest(spec=SPEC))
+        watch = ts.WatchOrder(request=ts.WatchTaskRequest(task_id=self.task_id))
+        call = self.connection.tasks.RunTasks()
+        orders = [ts.TaskOrder(tag=1, run=run), ts.TaskOrder(tag=2, watch=watch)]
+        await call.write(ts.RunTasksRequest(orders=orders))
+        await call.read()
+        await call.write(ts.RunTasksRequest(orders=[ts.TaskOrder(tag=2, leave=ts.LeaveOrder())]))
+        await call.done_writing()
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+    async def claim(self) -> None:
+        claims = [lp.Claim(model=lp.ModelClaim(model=MODEL, sequences=1))]
+        request = ls.CreateLeaseRequest(spec=lp.LeaseSpec(claims=claims))
+        self.lease_id = (await self.connection.leases.CreateLease(request)).lease.lease_id
+
+    async def keep(self) -> None:
+        request = ls.KeepAliveLeasesRequest(lease_ids=[self.lease_id, "none"])
+        async for _ in self.connection.leases.KeepAliveLeases(iter([request])):
+            pass
+
+    async def reflect(self, package: str) -> None:
+        ask = self.connection.channel.stream_stream(
+            f"/{package}.ServerReflection/ServerReflectionInfo",
+            request_serializer=rp.ServerReflectionRequest.SerializeToString,
+            response_deserializer=rp.ServerReflectionResponse.FromString,
+        )
+        symbols = ["inferd.v1.TaskService", f"{package}.ServerReflection", "no.such.Symbol"]
+        asked = [rp.ServerReflectionRequest(file_containing_symbol=symbol) for symbol in symbols]
+        async for _ in ask(iter([*asked, rp.ServerReflectionRequest(list_services="")])):
+            pass
+
+
+async def first(call: Any) -> None:
+    """The first message of a stream that would go on."""
+    await call.read()
+    call.cancel()
+
+
+CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
+    "inferd.v1.HostService/GetHost": lambda c: c.connection.hosts.GetHost(hs.GetHostRequest()),
+    "inferd.v1.HostService/WatchHost": lambda c: first(c.connection.hosts.WatchHost(hs.WatchHostRequest())),
+    "inferd.v1.HostService/ListBackends": lambda c: c.connection.hosts.ListBackends(hs.ListBackendsRequest()),
+    "inferd.v1.ModelService/CreateModel": lambda c: c.create(),
+    "inferd.v1.ModelService/GetModel": lambda c: c.connection.models.GetModel(ms.GetModelRequest(name=PULLED)),
+    "inferd.v1.ModelService/ListModels": lambda c: c.connection.models.ListModels(ms.ListModelsRequest()),
+    "inferd.v1.ModelService/PlanLoad": lambda c: c.connection.models.PlanLoad(
+        ms.PlanLoadRequest(name=MODEL, settings={"draft_tokens": "1"})
+    ),
+    "inferd.v1.ModelService/LoadModel": lambda c: c.connection.models.LoadModel(ms.LoadModelRequest(name=MODEL)),
+    "inferd.v1.ModelService/WatchModel": lambda c: first(
+        c.connection.models.WatchModel(ms.WatchModelRequest(name=MODEL))
+    ),
+    "inferd.v1.ModelService/Tokenize": lambda c: c.connection.models.Tokenize(
+        ms.TokenizeRequest(model=MODEL, prompt="la")
+    ),
+    "inferd.v1.ModelService/CountTokens": lambda c: c.connection.models.CountTokens(
+        ms.CountTokensRequest(model=MODEL, prompt="la")
+    ),
+    "inferd.v1.ModelService/Detokenize": lambda c: c.connection.models.Detokenize(
+        ms.DetokenizeRequest(model=MODEL, token_ids=[97])
+    ),
+    "inferd.v1.TaskService/RunTask": lambda c: c.run(),
+    "inferd.v1.TaskService/WatchTask": lambda c: first(
+        c.connection.tasks.WatchTask(ts.WatchTaskRequest(task_id=c.task_id))
+    ),
+    "inferd.v1.TaskService/RunTasks": lambda c: c.run_many(),
+    "inferd.v1.TaskService/GetTask": lambda c: c.connection.tasks.GetTask(ts.GetTaskRequest(task_id=c.task_id)),
+    "inferd.v1.TaskService/ListTasks": lambda c: c.connection.tasks.ListTasks(ts.ListTasksRequest()),
+    "inferd.v1.TaskService/SuspendTask": lambda c: c.connection.tasks.SuspendTask(
+        ts.SuspendTaskRequest(task_id=c.task_id)
+    ),
+    "inferd.v1.TaskService/ResumeTask": lambda c: c.connection.tasks.ResumeTask(
+        ts.ResumeTaskRequest(task_id=c.task_id)
+    ),
+    "inferd.v1.TaskService/CancelTask": lambda c: c.connection.tasks.CancelTask(
+        ts.CancelTaskRequest(task_id=c.task_id)
+    ),
+    "inferd.v1.LeaseService/CreateLease": lambda c: c.claim(),
+    "inferd.v1.LeaseService/KeepAliveLeases": lambda c: c.keep(),
+    "inferd.v1.LeaseService/GetLease": lambda c: c.connection.leases.GetLease(ls.GetLeaseRequest(lease_id=c.lease_id)),
+    "inferd.v1.LeaseService/ListLeases": lambda c: c.connection.leases.ListLeases(ls.ListLeasesRequest()),
+    "inferd.v1.LeaseService/WatchLease": lambda c: first(
+        c.connection.leases.WatchLease(ls.WatchLeaseRequest(lease_id=c.lease_id))
+    ),
+    "inferd.v1.LeaseService/ReleaseLease": lambda c: c.connection.leases.ReleaseLease(
+        ls.ReleaseLeaseRequest(lease_id=c.lease_id)
+    ),
+    "grpc.health.v1.Health/Check": lambda c: c.health.Check(hp.HealthCheckRequest(service=f"model:{MODEL}")),
+    "grpc.health.v1.Health/Watch": lambda c: first(c.health.Watch(hp.HealthCheckRequest(service=f"model:{MODEL}"))),
+    **{
+        f"{package}.ServerReflection/ServerReflectionInfo": lambda c, package=package: c.reflect(package)
+        for package in ("grpc.reflection.v1", "grpc.reflection.v1alpha")
+    },
+    "inferd.v1.ModelService/UnloadModel": lambda c: c.connection.models.UnloadModel(
+        ms.UnloadModelRequest(name=MODEL, force=True)
+    ),
+    "inferd.v1.ModelService/DeleteModel": lambda c: c.connection.models.DeleteModel(ms.DeleteModelRequest(name=MODEL)),
+}
+"""Each method in a way that succeeds, in an order in which all of them do."""
