@@ -40,8 +40,9 @@ class Health:
         """Whose health is meant: the kernel's for each service, a model's, or nobody's."""
         if not service or service in self._services:
             return front.KERNEL
-        prefix, name = service[: len(MODEL_PREFIX)], service[len(MODEL_PREFIX) :]
-        return ModelName(name) if prefix == MODEL_PREFIX and name else front.NOBODY
+        if service.startswith(MODEL_PREFIX) and service != MODEL_PREFIX:
+            return ModelName(service.removeprefix(MODEL_PREFIX))
+        return front.NOBODY
 
 
 def _status(serves: bool | None) -> int:  # noqa: FBT001 - a state of three

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from inferd.config import Settings
-from inferd.server import Kernel, running_kernel
+from inferd.runtime.front.front import Front
+from inferd.server import Kernel, running_front, running_kernel
 
 FAKE_PLUGIN = "inferd.testing.plugin"
 START_TIMEOUT_S = 60.0
@@ -48,14 +49,25 @@ def write_fake_model(folder: Path, name: str = "fake", **behaviour: Any) -> Path
 @asynccontextmanager
 async def kernel_here(folder: Path, **settings: Any) -> AsyncIterator[Kernel]:
     """A kernel in this process and loop, with the FakeBackend, on a free port of the loopback."""
-    chosen: dict[str, Any] = {
+    async with running_kernel(_settings(folder, settings)) as kernel:
+        yield kernel
+
+
+@asynccontextmanager
+async def front_here(folder: Path, **settings: Any) -> AsyncIterator[Front]:
+    """A kernel in this process and loop, with the FakeBackend, without a port: it is asked in values."""
+    async with running_front(_settings(folder, settings)) as front:
+        yield front
+
+
+def _settings(folder: Path, chosen: Mapping[str, Any]) -> Settings:
+    usual: dict[str, Any] = {
         "listen": ("127.0.0.1:0",),
         "data_dir": folder / "data",
         "state_dir": folder / "state",
         "plugin_modules": (FAKE_PLUGIN,),
     }
-    async with running_kernel(Settings(**(chosen | settings))) as kernel:
-        yield kernel
+    return Settings(**{**usual, **chosen})
 
 
 @contextmanager

@@ -54,10 +54,11 @@ class Tasks:
             del spec  # it stays with the core, for as long as that needs it
             try:
                 yield stream
+                finished = stream.finished
             finally:
                 self.leave(stream, tenant)  # the client has gone, or was too slow
-        if stream.finished is not None and stream.finished.outcome.error is not None:
-            raise stream.finished.outcome.error
+        if finished is not None and finished.outcome.error is not None:
+            raise finished.outcome.error
 
     async def begin(self, spec: TaskSpec, *, linger_s: float = 0.0) -> TaskStream:
         """Make a task, or find the one that the same `request_id` made; its life hangs on the caller until `leave`.
