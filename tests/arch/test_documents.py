@@ -8,6 +8,7 @@ import pytest
 
 import inferd.plugin
 from inferd.config import Leases, Limits, Scheduler
+from inferd.core.host import HOST_TABLE
 from inferd.core.lease import LEASE_TABLE
 from inferd.core.lifecycle import Table, diagram
 from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[2]
         ("States of a lease", LEASE_TABLE),
         ("States of a model", MODEL_TABLE),
         ("States of an instance", INSTANCE_TABLE),
+        ("States of a host", HOST_TABLE),
     ],
 )
 def test_state_diagram(heading: str, table: Table[Enum, Enum]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from limits import Figure
 
 from inferd.core import commands, events
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec, MemoryClaim
 from inferd.core.leases import LeaseLimits
 from inferd.core.line import TaskLimits
@@ -79,9 +79,9 @@ class House:
             tasks=2 * many, queued_tasks=many, tenant_queued=many, model_queued=many, input_bytes=1 << 40, policy=policy
         )
         self.machine = KernelMachine(CoreLimits(tasks=limits, leases=LeaseLimits(leases=2 * LEASES), models=MODELS))
-        names = [DeviceId(f"h{n}/cpu:0") for n in range(HOSTS)]
-        devices = (DeviceCapacity(device_id=name, memory_bytes=MEMORY_BYTES, cores=64) for name in names)
-        self.tell(events.DevicesFound(tuple(devices)))
+        device = DeviceCapacity(device_id=DeviceId("cpu:0"), memory_bytes=MEMORY_BYTES, cores=64)
+        for n in range(HOSTS):
+            self.tell(events.HostJoined((device,), HostId(f"h{n}")))
         facts = InstanceFacts(max_tasks=PLACES, context_tokens=4096, description="", memory_bytes=1, kv_tokens=65536)
         for n in range(MODELS):
             self.tell(events.CreateModel(model_spec(n)))

@@ -4,7 +4,7 @@ from scale import TENANTS
 from workers import Workers
 from world import World
 
-from inferd.core import commands, events
+from inferd.core import changes, commands, events
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import Sampling, SuspendReason, TaskSpec, TextInput
@@ -62,10 +62,10 @@ class Clients:
         elif roll < 0.18:
             world.later(1.0, lambda: world.tell(events.DetachTask(spec.task_id, tenant)))
 
-    def told(self, command: commands.Command) -> None:
+    def told(self, command: commands.Reply) -> None:
         """A task was suspended: its client resumes it some time."""
         world = self._world
-        if isinstance(command, commands.TellSuspended) and command.reason is SuspendReason.CLIENT:
+        if isinstance(command, changes.TaskChanged) and command.reason is SuspendReason.CLIENT:
             tenant = world.mirror.tasks.known[command.task_id].spec.tenant
             world.later(0.5, lambda: world.tell(events.ResumeTask(command.task_id, tenant)))
 
@@ -85,8 +85,9 @@ class Clients:
             living = [*world.mirror.tasks.models[name].places]
             one = rng.choice(living) if living and rng.random() < 0.3 else None
             world.tell(events.UnloadModel(name, force=rng.random() < 0.5, instance_id=one))
-        elif roll < 0.8:
-            device = world.devices[rng.randrange(len(world.mirror.devices.devices))]
+        elif roll < 0.8 and world.mirror.devices.devices:
+            known = world.mirror.devices.devices
+            device = rng.choice([device for device in world.devices if device.device_id in known])
             share = rng.choice([0.0, 0.0, 0.2, 0.6])
             world.tell(events.ForeignMeasured(device.device_id, int(device.memory_bytes * share)))
         elif roll < 0.85 and world.scale.crashes:

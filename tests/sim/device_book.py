@@ -18,10 +18,19 @@ class Device:
     leased_cores: int = 0
     foreign_bytes: int = 0
     foreign_before_bytes: int = 0
+    open: bool = True  # its host is READY
     gained: bool = False
 
     @property
     def free_bytes(self) -> int:
+        return self.spare_bytes if self.open else 0
+
+    @property
+    def free_cores(self) -> int:
+        return self.cores - self.leased_cores if self.open else 0
+
+    @property
+    def spare_bytes(self) -> int:
         return max(0, self.memory_bytes - self.held_bytes - self.leased_bytes - self.foreign_bytes)
 
 
@@ -50,10 +59,22 @@ class DeviceBook:
     shares: dict[LeaseId, dict[DeviceId, Share]] = field(default_factory=dict)
     touched: dict[DeviceId, None] = field(default_factory=dict)
 
-    def found(self, capacity: DeviceCapacity) -> None:
-        device = self.devices.setdefault(capacity.device_id, Device(0, 0))
+    def found(self, device_id: DeviceId, capacity: DeviceCapacity) -> None:
+        device = self.devices.setdefault(device_id, Device(0, 0))
         device.memory_bytes, device.cores = capacity.memory_bytes, capacity.cores
-        self.touched[capacity.device_id] = None
+        self.touched[device_id] = None
+
+    def open(self, device_id: DeviceId, *, is_open: bool) -> None:
+        """A device gives something, or nothing any more."""
+        self.devices[device_id].open = is_open
+        self.touched[device_id] = None
+
+    def forget(self, device_id: DeviceId) -> None:
+        """A device is gone for good."""
+        device = self.devices.pop(device_id)
+        self.touched.pop(device_id, None)
+        if device.held_bytes or device.leased_bytes or device.leased_cores:
+            raise BrokenRuleError(Rule.LOSS, f"something is held of {device_id}, which has left: {device}")
 
     def foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
         device = self.devices[device_id]
@@ -92,7 +113,7 @@ class DeviceBook:
         held = self.holdings.get(instance_id)
         if held is None or held.lease_id:
             return
-        free_bytes = self.devices[held.device_id].free_bytes
+        free_bytes = self.devices[held.device_id].spare_bytes
         if held.size_bytes < memory_bytes and free_bytes:
             text = f"{instance_id} takes {memory_bytes} bytes, {held.size_bytes} are booked, and {free_bytes} are free"
             raise BrokenRuleError(Rule.BOOKS, text)

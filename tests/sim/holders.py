@@ -6,7 +6,7 @@ from clients import Clients
 from scale import TENANTS
 from world import World
 
-from inferd.core import commands, events
+from inferd.core import changes, commands, events
 from inferd.core.ids import LeaseId, ModelName
 from inferd.core.lease import Claim, CoresClaim, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
 from inferd.core.priority import Priority
@@ -144,12 +144,12 @@ class Holders:
                 del self._living[holder.lease_id]
             self._world.later(1 / self.rate, self.claim_next)
 
-    def told(self, command: commands.Command) -> None:
+    def told(self, command: commands.Reply) -> None:
         """Tell a holder of its lease."""
         match command:
-            case commands.TellLease() if command.lease_id in self._living:
+            case changes.LeaseChanged() if command.lease_id in self._living:
                 self._living[command.lease_id].told()
-            case commands.ForgetLease():
+            case changes.LeaseForgotten():
                 self._living.pop(command.lease_id, None)
             case _:
                 pass

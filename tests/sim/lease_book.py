@@ -2,6 +2,7 @@
 
 import heapq
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import inf, nextafter
 
@@ -94,8 +95,15 @@ class LeaseBook:
         held.ttl_s = held.ttl_s if ttl_s is None else ttl_s
         self._set(lease_id, held, now)
 
-    def told(self, lease_id: LeaseId, now: float, *, released: bool) -> None:
-        """A lease has changed; `released` when its holder has just released it, or the kernel shuts down."""
+    def told(self, lease_id: LeaseId, now: float, *, released: bool, lost: bool) -> None:
+        """A lease has changed.
+
+        Args:
+            lease_id: The lease.
+            now: The time.
+            released: Its holder has just released it, or the kernel shuts down.
+            lost: A host has just been lost, or left, of which it claims a part.
+        """
         held = self.known[lease_id]
         lease = held.shown
         if held.state is PENDING and not held.lines:
@@ -108,7 +116,7 @@ class LeaseBook:
         elif held.state not in LIVING:
             raise BrokenRuleError(Rule.ENDED, f"lease {lease_id} is {lease.state.name} after it was {held.state.name}")
         elif held.state is not lease.state:
-            self._end(lease, held, now, released=released)
+            self._end(lease, held, now, told_why=lost, released=released)
 
     def forgotten(self, lease_id: LeaseId) -> None:
         if self.known.pop(lease_id).state in LIVING:
@@ -155,6 +163,12 @@ class LeaseBook:
         """Whether a lease holds a part of a model."""
         active = (held for held in self.known.values() if held.state is LeaseState.ACTIVE)
         return any(isinstance(c, ModelClaim) and c.model == model for held in active for c in held.spec.claims)
+
+    def check_lost(self, device_ids: Collection[DeviceId]) -> None:
+        """No lease holds anything of devices that are lost."""
+        for lease_id, held in self.known.items():
+            if held.state is LeaseState.ACTIVE and not held.shares().keys().isdisjoint(device_ids):
+                raise BrokenRuleError(Rule.LOSS, f"lease {lease_id} goes on, which holds something of {device_ids}")
 
     def leave(self, lease_id: LeaseId) -> None:
         """A lease waits no more."""
@@ -207,19 +221,18 @@ class LeaseBook:
         if any(len(self.waiting[line]) > 1 or line.startswith("model ") for line in lines):
             return
         if all(
-            share.size_bytes <= devices[device_id].free_bytes
-            and share.cores <= devices[device_id].cores - devices[device_id].leased_cores
+            share.size_bytes <= devices[device_id].free_bytes and share.cores <= devices[device_id].free_cores
             for device_id, share in wanted.items()
         ):
             raise BrokenRuleError(Rule.IDLE, f"{key} waits for what is free")
 
-    def _end(self, lease: Lease, held: Held, now: float, *, released: bool) -> None:
+    def _end(self, lease: Lease, held: Held, now: float, *, told_why: bool, released: bool) -> None:
         before, held.state = held.state, lease.state
         lease_id = lease.spec.lease_id
-        if lease.state is LeaseState.EXPIRED and now < held.ends:
+        if lease.state is LeaseState.EXPIRED and now < held.ends and not told_why:
             raise BrokenRuleError(Rule.EARLY, f"lease {lease_id} expired at {now}, {held.ends - now} s early")
         waited = held.spec.wait_s is not None and now >= held.created + held.spec.wait_s
-        in_vain = any(isinstance(claim, ModelClaim) for claim in held.spec.claims)  # it could not be loaded
+        in_vain = told_why or any(isinstance(c, ModelClaim) for c in held.spec.claims)  # it could not be loaded
         taken = lease.state is LeaseState.RELEASED and not released
         if taken or (lease.state is LeaseState.REFUSED and not waited and not in_vain):
             raise BrokenRuleError(Rule.EARLY, f"lease {lease_id} became {lease.state.name} without a reason")
@@ -260,7 +273,7 @@ class LeaseBook:
         wants = [self.want(key, DeviceId(name)) for key in keys]
         if what == "memory":
             return sum(share.size_bytes for share in wants) <= device.free_bytes
-        return sum(share.cores for share in wants) <= device.cores - device.leased_cores
+        return sum(share.cores for share in wants) <= device.free_cores
 
     def want(self, key: str, device_id: DeviceId) -> Share:
         """What a waiter wants of a device."""

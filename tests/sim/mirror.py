@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 
+from change_book import ChangeBook
 from device_book import DeviceBook
+from host_book import HostBook
 from lease_book import LIVING, LeaseBook
 from rules import BrokenRuleError, Rule
 from task_book import TaskBook
 from task_entries import Place, Waiting
 
-from inferd.core import commands, events
+from inferd.core import changes, commands, events
 from inferd.core.census import NOTHING
-from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId
+from inferd.core.host import host_of
+from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, ModelName, TaskId
 from inferd.core.lease import LeaseState
 from inferd.core.machine import CoreLimits, KernelMachine
+from inferd.core.model import Instance
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
-from inferd.core.task import TaskSpec
+from inferd.core.task import SuspendReason, TaskSpec
 
 
 class Mirror:
@@ -28,28 +32,32 @@ class Mirror:
     def __init__(self, machine: KernelMachine, limits: CoreLimits) -> None:
         self.machine = machine
         self.devices = DeviceBook()
+        self.changes = ChangeBook()
+        self.hosts = HostBook(self.devices)
         self._drain_s = limits.elastic.drain_s
         self.leases = LeaseBook(limits.leases, self.devices)
         self.tasks = TaskBook(limits.tasks)
         self._needs = dict[InstanceId, MemoryNeed]()  # of instances that wait for memory
         self._measured = dict[tuple[ModelName, DeviceId], int]()
         self._event: events.Event = events.Tick()
+        self._lost: list[InstanceId] = []  # with this event, with their host
 
     def learn(  # noqa: C901, PLR0912 - a table: a row for each event
-        self, event: events.Event, now: float, asked: Sequence[commands.Command]
+        self, event: events.Event, now: float, asked: Sequence[commands.Reply]
     ) -> None:
         """The machine has taken an event; its commands have not been looked at, but for what they forget."""
         self._event = event
         match event:
-            case events.DevicesFound():
-                for device in event.devices:
-                    self.devices.found(device)
+            case events.HostLost() | events.HostLeft():
+                self._lose(event)
+            case events.HostFound() | events.HostJoined() | events.DrainHost() | events.ResumeHost():
+                self.hosts.take(event)
             case events.ForeignMeasured():
                 self.devices.foreign(event.device_id, event.foreign_bytes)
             case events.CreateModel():
                 self.tasks.models.setdefault(event.spec.name, Waiting(event.spec))
             case events.SubmitTask():
-                self._submitted(event.spec, now, {c.task_id for c in asked if isinstance(c, commands.ForgetTask)})
+                self._submitted(event.spec, now, {c.task_id for c in asked if isinstance(c, changes.TaskForgotten)})
             case events.ResumeTask():
                 self.tasks.resumed(event.task_id, now)
             case events.DetachTask():
@@ -58,7 +66,7 @@ class Mirror:
                 self.leases.created(self.machine.leases.known[event.spec.lease_id], now)
             case events.KeepAlive():
                 self.leases.kept_alive(event.lease_id, event.ttl_s, now)
-            case events.WorkerExited():
+            case events.WorkerExited() if event.instance_id in self.tasks.places:
                 self.leases.instance_stops(event.instance_id)
                 self.devices.gone(event.instance_id)
                 self.tasks.dies(event.instance_id)
@@ -95,39 +103,47 @@ class Mirror:
         if spec.lease_id:
             self.leases.known[spec.lease_id].tasks[spec.task_id] = None
 
-    def obey(self, command: commands.Command, now: float) -> None:  # noqa: C901, PLR0912 - a table: a row for each
-        """Book a command."""
+    def obey(self, command: commands.Reply, now: float) -> None:  # noqa: C901, PLR0912 - a table: a row for each
+        """Book a command or a change."""
         match command:
             case commands.StartWorker():
                 self._start(command, now)
             case commands.StopWorker():
                 self._stop(command.instance_id)
+            case commands.AbandonWorker() if command.instance_id not in self._lost:  # it was started with this event
+                self._lost.append(command.instance_id)
+                self._lose_instance(command.instance_id)
             case commands.ProceedLoad():
                 self._proceed(command.instance_id, now)
             case commands.HoldCapacity():
                 self._hold(command)
             case commands.SendTask():
                 self._check_token(command)
+                home = self.tasks.places.get(command.instance_id)
+                if home is not None:
+                    task_id = command.spec.task_id
+                    self.hosts.check_open(home.device_id, task_id, leased=bool(command.spec.lease_id))
                 self._check_drain(command.instance_id, now)
                 self.tasks.sent(command, now)
-            case commands.TellSuspended():
-                self.tasks.stopped(command, now)
+            case changes.TaskChanged(reason=SuspendReason() as reason):
+                self.tasks.stopped(command.task_id, reason, now)
             case commands.DropTask():
                 self.tasks.dropped(command)
-            case commands.TellFinished():
-                self.tasks.finished(command)
-                if lease_id := command.task.spec.lease_id:
-                    self.leases.known[lease_id].tasks.pop(command.task.spec.task_id, None)
+            case changes.TaskChanged(end=changes.TaskEnd() as end):
+                spec = self.tasks.finished(command.task_id, end.outcome)
+                if spec.lease_id:
+                    self.leases.known[spec.lease_id].tasks.pop(spec.task_id, None)
             case commands.TellQueued():
                 self._check_living(command.task_id)
-            case commands.ForgetTask():
+            case changes.TaskForgotten():
                 self.tasks.forgotten(command.task_id)
-            case commands.TellLease():
+            case changes.LeaseChanged():
                 self._tell_lease(command, now)
-            case commands.ForgetLease():
+            case changes.LeaseForgotten():
                 self.leases.forgotten(command.lease_id)
-            case commands.TellModel() | commands.TellGrowth() | commands.EndWorker():
+            case _:
                 pass
+        self.changes.take(command)
 
     def settle(self, event: events.Event, now: float) -> None:
         """Book what an event ends with; its commands have been booked."""
@@ -139,9 +155,10 @@ class Mirror:
             case events.MemoryMeasured() if (place := self.tasks.places.get(event.instance_id)) is not None:
                 if not place.stopping:
                     self.devices.check_measured(event.instance_id, event.memory_bytes)
-            case events.WorkerExited():
-                self._leave_line(event.instance_id)
-                self.tasks.gone(event.instance_id)
+            case events.WorkerExited() if event.instance_id in self.tasks.places:
+                self._go(event.instance_id)
+            case events.HostLost() | events.HostLeft():
+                self._settle_lost(event)
             case events.InstanceNeeds() if (need := self._needs.get(event.instance_id)) is not None:
                 place = self.tasks.places[event.instance_id]
                 if place.lease_id or place.stopping:
@@ -152,6 +169,30 @@ class Mirror:
             case _:
                 pass
 
+    def _lose(self, event: events.HostLost | events.HostLeft) -> None:
+        """A host is lost with all that is there; one that was lost before has nothing."""
+        self.hosts.take(event)
+        self._lost = [i for i, place in self.tasks.places.items() if host_of(place.device_id) == event.host_id]
+        for instance_id in self._lost:
+            self._lose_instance(instance_id)
+
+    def _lose_instance(self, instance_id: InstanceId) -> None:
+        self.leases.instance_stops(instance_id)
+        self.devices.gone(instance_id)
+        self.tasks.lost(instance_id)
+
+    def _settle_lost(self, event: events.HostLost | events.HostLeft) -> None:
+        for instance_id in self._lost:
+            self._go(instance_id)
+        self.leases.check_lost(self.hosts.devices_of(event.host_id))
+        if isinstance(event, events.HostLeft):
+            self.hosts.forget(event.host_id)
+        self._lost.clear()
+
+    def _go(self, instance_id: InstanceId) -> None:
+        self._leave_line(instance_id)
+        self.tasks.gone(instance_id)
+
     def check(self, now: float) -> None:
         """What must hold between any two events, for all that the last one concerned."""
         for device_id in self.devices.touched:
@@ -160,17 +201,24 @@ class Mirror:
         self.leases.check(now, self.machine.next_alarm())
         self.devices.check(self.machine.broker)
         instances = self.machine.fleet.instances.values()
-        self.tasks.draining = {i.instance_id: None for i in instances if i.draining}
+        self.tasks.draining = {i.instance_id: None for i in instances if i.draining or not self._takes_tasks(i)}
+        for place in filter(self.hosts.must_go, self.tasks.places.values()):
+            if not self.leases.holds_part(place.model):
+                raise BrokenRuleError(Rule.EMPTY, f"{place.instance_id} has nothing to do on {place.device_id}")
         self.tasks.check(now)
+        self.changes.check()
 
-    def check_placement(self, name: ModelName, plan: LoadPlan, done: tuple[commands.Command, ...]) -> None:
+    def _takes_tasks(self, instance: Instance) -> bool:
+        return self.hosts.is_ready(instance.device_id)
+
+    def check_placement(self, name: ModelName, plan: LoadPlan, done: tuple[commands.Reply, ...]) -> None:
         """A model is loaded on the device that the plan just before it said."""
         started = [c.device_id for c in done if isinstance(c, commands.StartWorker) and c.spec.name == name]
         if started[:1] != [plan.device_id]:
             text = f"{name} is loaded on {started}, the plan said {plan.device_id}: {plan.device_reason}"
             raise BrokenRuleError(Rule.PLAN, text)
 
-    def check_plan(self, plan: LoadPlan, place: Place, done: tuple[commands.Command, ...]) -> None:
+    def check_plan(self, plan: LoadPlan, place: Place, done: tuple[commands.Reply, ...]) -> None:
         """A load that is first in its line does what the plan just before it said."""
         if any(isinstance(c, commands.StartWorker) and c.spec.name == place.model for c in done):
             return  # it does better elsewhere
@@ -195,6 +243,7 @@ class Mirror:
 
     def check_over(self) -> None:
         """All has ended: nothing is held, nothing living is left."""
+        self.changes.check_over(self.machine)
         living = [t for t, entry in self.tasks.known.items() if entry.living]
         if living or self.tasks.accepted != sum(self.tasks.ends.values()):
             raise BrokenRuleError(Rule.ONE_END, f"{len(living)} accepted tasks never ended: {living[:3]}")
@@ -215,12 +264,17 @@ class Mirror:
         instance_id, spec = command.instance_id, command.spec
         if instance_id in self.tasks.places:
             raise BrokenRuleError(Rule.INSTANCES, f"instance {instance_id} was started twice")
-        lease_id = self.machine.fleet.instances[instance_id].lease_id
+        instance = self.machine.fleet.instances.get(instance_id)  # None where its host is lost with the same event
+        lease_id = NO_LEASE if instance is None else instance.lease_id
         model = self.tasks.models[spec.name]
         place = Place(instance_id, spec.name, command.device_id, lease_id, now)
-        self._check_place(place)
+        if instance is not None:
+            self.hosts.check_open(command.device_id, instance_id, leased=bool(lease_id))
+            self._check_place(place)
         self.tasks.places[instance_id] = model.places[instance_id] = place
-        shared = sum(not p.lease_id and not p.stopping for p in model.places.values())
+        shared = sum(
+            not p.lease_id and not p.stopping and self.hosts.is_ready(p.device_id) for p in model.places.values()
+        )
         if shared > max(1, spec.max_instances):
             raise BrokenRuleError(Rule.INSTANCES, f"{spec.name} has {shared} instances, at most {spec.max_instances}")
 
@@ -229,14 +283,15 @@ class Mirror:
         spec, here = self.tasks.models[place.model].spec, place.device_id
         if here not in spec.devices:
             raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} starts on {here}, not one of {spec.devices}")
-        fits = {d: self._fits(place.model, d) for d in spec.devices}
+        fits = {d: self._fits(place.model, d) for d in spec.devices if self.hosts.is_ready(d)}
         if not place.lease_id and fits[here] is False and True in fits.values():
             raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} starts on {here}, and fits: {fits}")
 
     def _check_waiting(self, place: Place) -> None:
         """An instance does not come to wait where it does not fit, when it fits a device where it was not yet."""
         tried = (place.device_id, *self.machine.fleet.instances[place.instance_id].tried)
-        left = [d for d in self.tasks.models[place.model].spec.devices if d not in tried]
+        devices = self.tasks.models[place.model].spec.devices
+        left = [d for d in devices if d not in tried and self.hosts.is_ready(d)]
         here = self._fits(place.model, place.device_id, but=place.instance_id)
         if here is False and any(self._fits(place.model, d) for d in left):
             raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} waits on {place.device_id}, and fits {left}")
@@ -264,6 +319,7 @@ class Mirror:
         self.tasks.touched[place.model] = None
         left = sum(p.ready and not p.lease_id for p in model.places.values())
         ordered = isinstance(self._event, events.UnloadModel | events.Shutdown)
+        ordered |= not self.hosts.is_ready(place.device_id)
         if was_ready and not place.lease_id and not ordered and left < model.spec.min_instances:
             raise BrokenRuleError(Rule.EVICTION, f"{place.model} has {left} instances left of its minimum")
 
@@ -276,6 +332,7 @@ class Mirror:
         need = self._needs.get(instance_id)
         if need is None:
             raise BrokenRuleError(Rule.BOOKS, f"{instance_id} loads without a need")
+        self.hosts.check_open(place.device_id, instance_id, leased=bool(place.lease_id))
         self.devices.take(instance_id, place.device_id, need.total_bytes, place.lease_id, now)
         self._leave_line(instance_id)
 
@@ -357,11 +414,14 @@ class Mirror:
         if entry is None or not entry.living:
             raise BrokenRuleError(Rule.ONE_END, f"{task_id} waits after its end")
 
-    def _tell_lease(self, command: commands.TellLease, now: float) -> None:
+    def _tell_lease(self, command: changes.LeaseChanged, now: float) -> None:
         released = isinstance(self._event, events.Shutdown) or (
             isinstance(self._event, events.ReleaseLease) and self._event.lease_id == command.lease_id
         )
-        self.leases.told(command.lease_id, now, released=released)
+        left = isinstance(self._event, events.HostLost | events.HostLeft)
+        claimed = self.leases.known[command.lease_id].shares()
+        lost = left and any(not self.hosts.is_ready(device_id) for device_id in claimed)
+        self.leases.told(command.lease_id, now, released=released, lost=lost)
 
     # Lines.
 

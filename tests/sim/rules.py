@@ -36,6 +36,10 @@ class Rule(Enum):
         "a model starts on a device that it may use, and does not wait for memory there when it fits another one"
     )
     PLAN = "what a plan says of a load is what the load then does"
+    HOST = "nothing comes to a host that is not READY, but what leases have there while it drains"
+    EMPTY = "an instance on a host that drains goes as soon as it has nothing to do"
+    LOSS = "with a host that is lost go its instances and the leases of what it had, and no task ends with it"
+    TOLD = "each change is told, in the order of the tables, and what was told is so"
     BOUND = "no more waits, is suspended, detached or retained than may, and nobody has more than its share of it"
     REFUSAL = "every refusal has a reason of the wire API"
     GIVEN_BACK = "when all has ended, everything is free again"

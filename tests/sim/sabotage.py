@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 from rules import Rule
 
-from inferd.core import admission, capacity, commands, events, queues, tasks
+from inferd.core import admission, capacity, changes, commands, events, queues, tasks
 from inferd.core.bounds import TaskBounds
 from inferd.core.broker import Account, Broker
 from inferd.core.capacity import Capacity
@@ -28,14 +28,14 @@ from inferd.core.priority import Priority
 from inferd.core.queue import FairQueue
 from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed
-from inferd.core.task import TASK_TABLE, Outcome, Task, TaskState
+from inferd.core.task import TASK_TABLE, Outcome, Task, TaskChange, TaskState
 from inferd.core.task_register import TaskRegister
 from inferd.core.tasks import Tasks
 from inferd.core.views import Views
 from inferd.errors import InferdError
 
 Patch = pytest.MonkeyPatch
-Commands = tuple[commands.Command, ...]
+Replies = tuple[commands.Reply, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Sabotage:
     apply: Callable[[Patch], None]
 
 
-def rewrite(change: Callable[[Commands], Commands]) -> Callable[[Patch], None]:
+def rewrite(change: Callable[[Replies], Replies]) -> Callable[[Patch], None]:
     """Have the machine ask for something else than it wanted."""
 
     def apply(patch: Patch) -> None:
@@ -56,22 +56,30 @@ def rewrite(change: Callable[[Commands], Commands]) -> Callable[[Patch], None]:
     return apply
 
 
-def lose_ends(done: Commands) -> Commands:
-    return tuple(c for c in done if not isinstance(c, commands.TellFinished) or c.task.number % 20)
+def is_end(reply: commands.Reply) -> TypeGuard[changes.TaskChanged]:
+    return isinstance(reply, changes.TaskChanged) and reply.end is not None
 
 
-def double_ends(done: Commands) -> Commands:
-    return (*done, *(c for c in done if isinstance(c, commands.TellFinished)))
+def lose_ends(done: Replies) -> Replies:
+    return tuple(c for c in done if not is_end(c) or int(c.task_id[1:]) % 20)
 
 
-def double_sends(done: Commands) -> Commands:
+def double_ends(done: Replies) -> Replies:
+    return (*done, *(c for c in done if is_end(c)))
+
+
+def lose_starts(done: Replies) -> Replies:
+    return tuple(c for c in done if not isinstance(c, changes.InstanceChanged) or c.state is not InstanceState.LOADING)
+
+
+def double_sends(done: Replies) -> Replies:
     return (*done, *(c for c in done if isinstance(c, commands.SendTask)))
 
 
 def forget_deadlines(patch: Patch) -> None:
     handle = KernelMachine.handle
 
-    def forgetful(self: KernelMachine, event: events.Event, now: float) -> Commands:
+    def forgetful(self: KernelMachine, event: events.Event, now: float) -> Replies:
         if isinstance(event, events.SubmitTask):
             event = events.SubmitTask(replace(event.spec, deadline=None))
         return handle(self, event, now)
@@ -82,15 +90,25 @@ def forget_deadlines(patch: Patch) -> None:
 def keep_cancelled(patch: Patch) -> None:
     handle = KernelMachine.handle
 
-    def deaf(self: KernelMachine, event: events.Event, now: float) -> Commands:
+    def deaf(self: KernelMachine, event: events.Event, now: float) -> Replies:
         if not isinstance(event, events.CancelTask):
             return handle(self, event, now)
         task = self.views.task(event.task_id, event.tenant)
         done = handle(self, events.Tick(), now)
         if terminal(TASK_TABLE, task.state):
             return done
-        end = Outcome(state=task.state, error=InferdError("cancelled"))
-        return (*done, commands.TellFinished(task, end))
+        outcome = Outcome(state=TaskState.CANCELLED, error=InferdError("cancelled"))
+        end = changes.TaskEnd(outcome, None, task.created, task.started, now)
+        told = changes.TaskChanged(
+            event.task_id,
+            task.spec.model,
+            TaskChange.CANCEL,
+            TaskState.CANCELLED,
+            task.attempt,
+            task.instance_id,
+            end=end,
+        )
+        return (*done, told)
 
     patch.setattr(KernelMachine, "handle", deaf)
 
@@ -98,7 +116,7 @@ def keep_cancelled(patch: Patch) -> None:
 def resume_at_once(patch: Patch) -> None:
     handle = KernelMachine.handle
 
-    def impatient(self: KernelMachine, event: events.Event, now: float) -> Commands:
+    def impatient(self: KernelMachine, event: events.Event, now: float) -> Replies:
         done = handle(self, event, now)
         if isinstance(event, events.SuspendTask):
             done += handle(self, events.ResumeTask(event.task_id, event.tenant), now)
@@ -174,13 +192,13 @@ def resurrect(patch: Patch) -> None:
 
 
 def keep_tasks(patch: Patch) -> None:
-    end = KernelMachine._end_lease
+    end = KernelMachine.end_lease
 
     def careless(self: KernelMachine, lease: Lease, change: LeaseChange, *rest: Any) -> None:
         lease.tasks.clear()
         end(self, lease, change, *rest)
 
-    patch.setattr(KernelMachine, "_end_lease", careless)
+    patch.setattr(KernelMachine, "end_lease", careless)
 
 
 def same_token(patch: Patch) -> None:
@@ -221,6 +239,21 @@ def plan_the_last(patch: Patch) -> None:
         return replace(plan(self, spec, needs), device_id=spec.devices[-1])
 
     patch.setattr(Views, "plan", wrong)
+
+
+def start_anywhere(patch: Patch) -> None:
+    def any_host(self: Fleet, model: Model, lease_id: LeaseId) -> list[DeviceId]:
+        known = [d for d in model.spec.devices if d in self._broker.devices]
+        return [d for d in known if not lease_id or self._broker.lease_holds(lease_id, d)]
+
+    patch.setattr(Fleet, "devices_under", any_host)
+
+
+def stay_behind(patch: Patch) -> None:
+    def mark(_: Fleet, instance: Instance) -> None:
+        instance.leaving = not instance.lease_id
+
+    patch.setattr(Fleet, "leave", mark)
 
 
 class UnknownError(InferdError):
@@ -297,6 +330,10 @@ SABOTAGES = {
     "ends are lost": Sabotage(Rule.ONE_END, rewrite(lose_ends)),
     "ends are doubled": Sabotage(Rule.ONE_END, rewrite(double_ends)),
     "deadlines are forgotten": Sabotage(Rule.EXPIRY, forget_deadlines),
+    "instances start on any host": Sabotage(Rule.HOST, start_anywhere),
+    "instances stay on hosts that drain": Sabotage(Rule.EMPTY, stay_behind),
+    "leases outlive their host": Sabotage(Rule.LOSS, replace_by(Capacity, "lessees", lambda *_: [])),
+    "changes are not told": Sabotage(Rule.TOLD, rewrite(lose_starts)),
     "cancelled tasks stay in the queue": Sabotage(Rule.DISPATCH, keep_cancelled),
     "suspended tasks go on": Sabotage(Rule.DISPATCH, resume_at_once),
     "requests are forgotten": Sabotage(Rule.ONCE, replace_by(TaskRegister, "repeats", lambda *_: False)),

@@ -23,10 +23,11 @@ class Scale:
     Attributes:
         tasks: So many are submitted.
         leases: So many are created.
-        hosts: Each has one device; the models share the first few.
+        hosts: Each has one device; the models share those of the first few.
         models: All known from the beginning.
         load: Tasks that arrive, over what the first instance of each model can serve.
         crashes: Whether workers die by themselves.
+        host_events: How often a host comes, drains, is lost or leaves.
         oddities: Whether the clock stands still and jumps, and frames come late.
         limits: Bounds of the machine; some are small, so that they are met.
     """
@@ -37,6 +38,7 @@ class Scale:
     models: int
     load: float
     crashes: bool
+    host_events: int
     oddities: bool
     limits: CoreLimits
 
@@ -44,13 +46,15 @@ class Scale:
     def draw(cls, rng: random.Random, *, tasks: int, leases: int) -> "Scale":
         """A scale from a seed."""
         models = rng.choice([1, 3, 8, 20])
+        hosts = rng.choice([1, 2, 8, 64, 300, 300])
         return cls(
             tasks=tasks,
             leases=leases,
-            hosts=rng.choice([1, 2, 8, 64, 300, 300]),
+            hosts=hosts,
             models=models,
             load=rng.uniform(0.3, 1.5),
             crashes=rng.random() < 0.5,
+            host_events=rng.choice([0, 30, 30 + hosts]),
             oddities=rng.random() < 0.7,
             limits=draw_limits(rng, models),
         )

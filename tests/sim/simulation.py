@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 from clients import Clients
 from holders import Holders
+from hosts import FakeHosts
 from mirror import Mirror
 from rules import BrokenRuleError, Rule
 from scale import Scale
 from workers import Workers
 from world import FakeModel
 
-from inferd.core import commands, events
+from inferd.core import changes, commands, events
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.machine import KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec
@@ -53,6 +54,7 @@ class Simulation:
         self._draw_devices()
         self._draw_models()
         self._workers = Workers(self)
+        self._hosts = FakeHosts(self)
         self._clients = Clients(self)
         self._holders = Holders(self, self._clients)
 
@@ -62,6 +64,7 @@ class Simulation:
         while self._clients.left or self._holders.left:
             self._step()
         self.quiet = True
+        self._hosts.restore()
         if self.random.random() < 0.7:
             self._drain()
             self.mirror.check_served()
@@ -100,16 +103,17 @@ class Simulation:
             self.seen[type(command).__name__] += 1
             self.seen["moved load"] += isinstance(command, commands.StartWorker) and bool(self._tried(command))
             self.seen["preemption"] += (
-                isinstance(command, commands.TellSuspended) and command.reason is SuspendReason.PREEMPTED
+                isinstance(command, changes.TaskChanged) and command.reason is SuspendReason.PREEMPTED
             )
         self.mirror.settle(event, self.now)
         self.mirror.check(self.now)
         return accepted
 
     def _tried(self, command: commands.StartWorker) -> tuple[DeviceId, ...]:
-        return self.machine.fleet.instances[command.instance_id].tried
+        instance = self.machine.fleet.instances.get(command.instance_id)
+        return () if instance is None else instance.tried
 
-    def _handle(self, event: events.Event) -> tuple[commands.Command, ...]:
+    def _handle(self, event: events.Event) -> tuple[commands.Reply, ...]:
         if isinstance(event, events.LoadModel):
             plan, done = self._plan(event), self.machine.handle(event, self.now)
             if plan is not None:
@@ -199,8 +203,8 @@ class Simulation:
 
     def _begin(self) -> None:
         """The first hosts are found, the others soon; models are made known, and clients come."""
-        self.tell(events.DevicesFound(tuple(self.devices[:8])))
-        self.later(2.0, lambda: self.tell(events.DevicesFound(tuple(self.devices))))
+        lasts_s = self._holders.left / self._holders.rate
+        self._hosts.begin(lasts_s=lasts_s)
         floor = int(self.random.random() < 0.3)  # the first model then keeps an instance
         for n, (name, model) in enumerate(self.models.items()):
             spec = ModelSpec(
@@ -217,7 +221,7 @@ class Simulation:
                 max_instances=self.random.randint(1, 3),
             )
             self.tell(events.CreateModel(spec))
-        self._clients.begin(lasts_s=self._holders.left / self._holders.rate)
+        self._clients.begin(lasts_s=lasts_s)
         self.later(0.1, self._clients.submit_next)
         self.later(0.1, self._holders.claim_next)
         self.later(1.0, lambda: self._clients.operate(self._workers))

@@ -27,7 +27,7 @@ class Bench:
         self.machine = KernelMachine(
             CoreLimits(tasks=TaskLimits(policy=policy, **limits), elastic=ElasticTimes(grow_s=2.0, shrink_s=60.0))
         )
-        self.machine.handle(events.DevicesFound((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
+        self.machine.handle(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
         spec = ModelSpec(
             name=MODEL, source="/m", path="/m", format="gguf", size_bytes=1, backend="cpu", backend_reason="",
             loader="x:Y", devices=(DeviceId("cpu:0"),), max_instances=instances,
@@ -37,35 +37,35 @@ class Bench:
         self.machine.handle(events.LoadModel(MODEL), 0.0)
         self.come_up("m-1")
 
-    def come_up(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
+    def come_up(self, name: str, now: float = 0.0) -> tuple[commands.Reply, ...]:
         self.machine.handle(events.InstanceNeeds(InstanceId(name), MemoryNeed(weights_bytes=300)), now)
         facts = InstanceFacts(max_tasks=self.places, context_tokens=64, description="", memory_bytes=1, kv_tokens=256)
         return self.machine.handle(events.InstanceLoaded(InstanceId(name), facts), now)
 
     def submit(
         self, name: str, *, now: float = 0.0, priority: Priority = Priority.NORMAL, **changes: Any
-    ) -> tuple[commands.Command, ...]:
+    ) -> tuple[commands.Reply, ...]:
         fields: dict[str, Any] = {
             "task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "input": TextInput("hi"),
             "sampling": Sampling(max_tokens=10),
         }  # fmt: skip
         return self.machine.handle(events.SubmitTask(TaskSpec(priority=priority, **(fields | changes))), now)
 
-    def end(self, name: str, now: float = 0.0, tokens: int = 10) -> tuple[commands.Command, ...]:
+    def end(self, name: str, now: float = 0.0, tokens: int = 10) -> tuple[commands.Reply, ...]:
         task = self.machine.tasks.known[TaskId(name)]
         outcome = Outcome(state=TaskState.SUCCEEDED, usage=Usage(output_tokens=tokens))
         return self.machine.handle(events.TaskEnded(TaskId(name), task.attempt, outcome), now)
 
-    def suspend(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
+    def suspend(self, name: str, now: float = 0.0) -> tuple[commands.Reply, ...]:
         return self.machine.handle(events.SuspendTask(TaskId(name), TENANT), now)
 
-    def resume(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
+    def resume(self, name: str, now: float = 0.0) -> tuple[commands.Reply, ...]:
         return self.machine.handle(events.ResumeTask(TaskId(name), TENANT), now)
 
-    def die(self, name: str = "m-1", now: float = 0.0) -> tuple[commands.Command, ...]:
+    def die(self, name: str = "m-1", now: float = 0.0) -> tuple[commands.Reply, ...]:
         return self.machine.handle(events.WorkerExited(InstanceId(name), WorkerDiedError("gone")), now)
 
-    def passed(self, name: str, now: float) -> tuple[commands.Command, ...]:
+    def passed(self, name: str, now: float) -> tuple[commands.Reply, ...]:
         """A suspect has its turn, and tells something."""
         attempt = self.machine.tasks.known[TaskId(name)].attempt
         self.machine.handle(events.TaskAlone(TaskId(name), attempt), now)
@@ -78,13 +78,13 @@ class Bench:
         return [self.machine.tasks.known[TaskId(name)].state.name for name in names]
 
 
-def words(found: tuple[commands.Command, ...]) -> list[str]:
+def words(found: tuple[commands.Reply, ...]) -> list[str]:
     """Commands in words, those to workers and of queues only."""
     told = (commands.SendTask, commands.DropTask, commands.StartWorker)
     return [f"{type(c).__name__} {_subject(c)}" for c in found if isinstance(c, told)]
 
 
-def sent(found: tuple[commands.Command, ...]) -> list[commands.SendTask]:
+def sent(found: tuple[commands.Reply, ...]) -> list[commands.SendTask]:
     """The tasks that are sent."""
     return [c for c in found if isinstance(c, commands.SendTask)]
 

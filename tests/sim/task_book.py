@@ -7,11 +7,11 @@ from rules import BrokenRuleError, Rule
 from tally import Tally, input_bytes
 from task_entries import Delay, Entry, Place, Waiting
 
-from inferd.core.commands import DropTask, HoldCapacity, SendTask, TellFinished, TellSuspended
+from inferd.core.commands import DropTask, HoldCapacity, SendTask
 from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.line import TaskLimits
 from inferd.core.priority import Priority
-from inferd.core.task import SuspendReason, TaskSpec, TaskState
+from inferd.core.task import Outcome, SuspendReason, TaskSpec, TaskState
 from inferd.errors import PoisonError, WorkerDiedError
 
 
@@ -101,12 +101,12 @@ class TaskBook:
             self._served(self.models[entry.spec.model], entry.spec.priority, now)
         self._run(entry, command.instance_id)
 
-    def stopped(self, command: TellSuspended, now: float) -> None:
-        entry = self.known[command.task_id]
+    def stopped(self, task_id: TaskId, reason: SuspendReason, now: float) -> None:
+        entry = self.known[task_id]
         if not entry.living or entry.suspended:
-            raise BrokenRuleError(Rule.ONE_END, f"{command.task_id} was stopped and did not go on")
+            raise BrokenRuleError(Rule.ONE_END, f"{task_id} was stopped and did not go on")
         self._withdraw(entry)
-        entry.suspended, entry.since = command.reason is SuspendReason.CLIENT, now
+        entry.suspended, entry.since = reason is SuspendReason.CLIENT, now
         self._wait(entry, 1)
         if entry.suspended:
             self._grew.append((self.suspended, entry, self._limits.suspended_tasks, 1))
@@ -138,12 +138,18 @@ class TaskBook:
         for task_id in place.running:
             self.known[task_id].deaths += self._culprit is None
 
-    def _check_death(self, task_id: TaskId, command: TellFinished) -> None:
+    def lost(self, instance_id: InstanceId) -> None:
+        """A worker is gone with its host: no task is to blame."""
+        place = self.places[instance_id]
+        place.stopping, self._loaded, self._culprit = True, True, None
+        self.touched[place.model] = None
+
+    def _check_death(self, task_id: TaskId, outcome: Outcome) -> None:
         """Nothing ends with its worker, but what it died of."""
-        poisoned = isinstance(command.outcome.error, PoisonError)
-        if poisoned != (task_id == self._culprit and command.outcome.state is TaskState.FAILED):
-            raise BrokenRuleError(Rule.POISON, f"{task_id} ended as {command.outcome}, not {self._culprit}")
-        if isinstance(command.outcome.error, WorkerDiedError) and self._loaded:
+        poisoned = isinstance(outcome.error, PoisonError)
+        if poisoned != (task_id == self._culprit and outcome.state is TaskState.FAILED):
+            raise BrokenRuleError(Rule.POISON, f"{task_id} ended as {outcome}, not {self._culprit}")
+        if isinstance(outcome.error, WorkerDiedError) and self._loaded:
             raise BrokenRuleError(Rule.POISON, f"{task_id} ended with its worker")
         if poisoned:
             self._culprit = None
@@ -153,14 +159,14 @@ class TaskBook:
         if entry.home != command.instance_id:
             raise BrokenRuleError(Rule.ATTEMPT, f"{command.task_id} is dropped at {command.instance_id}")
 
-    def finished(self, command: TellFinished) -> None:
-        task_id = command.task.spec.task_id
+    def finished(self, task_id: TaskId, outcome: Outcome) -> TaskSpec:
+        """A task has ended; what it was."""
         entry = self.known.get(task_id)
         if entry is None or not entry.living:
             raise BrokenRuleError(Rule.ONE_END, f"{task_id} ended {'again' if entry else 'and never was'}")
-        if (command.outcome.error is None) != (command.outcome.state is TaskState.SUCCEEDED):
-            raise BrokenRuleError(Rule.ONE_END, f"{task_id} ended as {command.outcome}")
-        self._check_death(task_id, command)
+        if (outcome.error is None) != (outcome.state is TaskState.SUCCEEDED):
+            raise BrokenRuleError(Rule.ONE_END, f"{task_id} ended as {outcome}")
+        self._check_death(task_id, outcome)
         self._withdraw(entry)
         entry.living = False
         spec = entry.spec
@@ -168,8 +174,9 @@ class TaskBook:
         self.input_bytes.add(spec.tenant, -input_bytes(spec))
         if entry.detached:
             self.detached_tasks.add(spec.tenant, -1)
-        self.ends[command.outcome.state] += 1
+        self.ends[outcome.state] += 1
         self.retained += 1
+        return spec
 
     def forgotten(self, task_id: TaskId) -> None:
         entry = self.known.pop(task_id, None)
@@ -196,7 +203,7 @@ class TaskBook:
         """A worker is gone."""
         place = self.places.pop(instance_id)
         if place.running:
-            raise BrokenRuleError(Rule.ONE_END, f"tasks of {instance_id} outlive it: {[*place.running]}")
+            raise BrokenRuleError(Rule.LOSS, f"tasks of {instance_id} outlive it: {[*place.running]}")
         if self._culprit is not None:
             raise BrokenRuleError(Rule.POISON, f"{instance_id} died of {self._culprit}, which goes on")
         del self.models[place.model].places[instance_id]

@@ -16,6 +16,8 @@ from rules import BrokenRuleError, Rule
 from sabotage import SABOTAGES, Sabotage
 from simulation import Simulation
 
+from inferd.core import changes
+from inferd.core.changes import Change
 from inferd.core.commands import Command
 from inferd.core.lease import LeaseState
 from inferd.core.task import TaskState
@@ -23,7 +25,14 @@ from inferd.core.task import TaskState
 TASK_ENDS = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED}
 LEASE_ENDS = {LeaseState.RELEASED, LeaseState.EXPIRED, LeaseState.REFUSED}
 COMMANDS = {kind.__name__ for kind in get_args(Command)}
-FAULTS = {"preemption", "plan with evictions", "clock jumps", "clock stands still", "late frame", "moved load"}
+CHANGES = {name for name, kind in vars(changes).items() if isinstance(kind, type) and issubclass(kind, Change)} - {
+    "Change",
+    "ModelForgotten",
+}  # no client of the simulation deletes a model
+FAULTS = {
+    "preemption", "plan with evictions", "clock jumps", "clock stands still", "late frame", "moved load",
+    "host JOINING", "host READY", "host DRAINING", "host LOST",
+}  # fmt: skip
 REFUSALS = {
     "INVALID_FIELD", "LEASE_ENDED", "LEASE_NOT_FOUND", "LEASE_UNAVAILABLE", "LIMIT_EXCEEDED", "MODEL_BUSY",
     "MODEL_LOAD_FAILED", "MODEL_NOT_FOUND", "NO_MEMORY", "QUEUE_FULL", "TASK_EXPIRED", "TASK_NOT_FOUND", "TASK_STATE",
@@ -32,7 +41,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("seed", range(60))
 def test_rules_hold(seed: int) -> None:
-    """Whatever clients, holders, workers and the clock do, every rule holds after each event, and all is given back."""
+    """Whatever clients, holders, workers, hosts and the clock do, each rule holds, and at last all is given back."""
     Simulation(seed, tasks=400, leases=400).run()
 
 
@@ -49,7 +58,7 @@ def test_the_seeds_reach_everything() -> None:
     assert {state for state, count in ends.items() if count > 50} == TASK_ENDS
     assert {state for state, count in lease_ends.items() if count > 50} == LEASE_ENDS
     assert set(refusals) >= REFUSALS
-    assert {name for name, count in seen.items() if count > 5} >= {*COMMANDS, *FAULTS}
+    assert {name for name, count in seen.items() if count > 5} >= {*COMMANDS, *CHANGES, *FAULTS}
 
 
 @pytest.mark.parametrize("seed", range(2))

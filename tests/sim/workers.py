@@ -32,7 +32,7 @@ class Workers:
         self._world = world
         self._workers: dict[InstanceId, FakeWorker] = {}
 
-    def obey(self, command: commands.Command) -> None:
+    def obey(self, command: commands.Reply) -> None:
         """Do what the machine asks of workers."""
         later = self._world.later
         match command:
@@ -45,6 +45,8 @@ class Workers:
             case commands.EndWorker():
                 self._world.seen["grown worker"] += 1
                 later(0.02, lambda: self.exit(command.instance_id))
+            case commands.AbandonWorker():
+                self._abandon(command.instance_id)
             case commands.ProceedLoad():
                 later(0.2, lambda: self._load(command.instance_id))
             case commands.SendTask():
@@ -66,6 +68,16 @@ class Workers:
             worker.alive = False
             self._world.tell(events.WorkerExited(instance_id, WorkerDiedError("killed")))
             self._world.later(LATE_S, lambda: self._workers.pop(instance_id))
+
+    def _abandon(self, instance_id: InstanceId) -> None:
+        """Its host is lost: what it says may still come, and that it is gone is told late, or never."""
+        worker, later = self._workers[instance_id], self._world.later
+        if not worker.alive:
+            return
+        worker.alive = False
+        later(LATE_S, lambda: self._workers.pop(instance_id))
+        if self._world.random.random() < 0.5:
+            later(0.1, lambda: self._world.tell(events.WorkerExited(instance_id, WorkerDiedError("abandoned"))))
 
     def _need(self, command: commands.StartWorker) -> MemoryNeed:
         needs = self._world.models[command.spec.name].needs

@@ -3,7 +3,7 @@
 import pytest
 from task_bench import MODEL, Bench, sent, words
 
-from inferd.core import commands, events
+from inferd.core import changes, events
 from inferd.core.ids import InstanceId, TaskId, Tenant
 from inferd.errors import InvalidFieldError, PoisonError
 
@@ -79,7 +79,7 @@ def test_a_task_that_its_worker_dies_of_alone_is_poison() -> None:
     assert bench.states("bad", "good") == ["RUNNING", "QUEUED"]
     bench.machine.handle(events.TaskAlone(TaskId("bad"), 3), 20.0)
     found = bench.die("m-3", 20.0)
-    (end,) = (c for c in found if isinstance(c, commands.TellFinished))
+    (end,) = (c.end for c in found if isinstance(c, changes.TaskChanged) and c.end is not None)
     assert end.outcome.error is not None
     assert (end.outcome.error.reason, end.outcome.error.metadata["deaths"]) == ("POISON", "3")
     assert bench.states("bad", "good") == ["FAILED", "QUEUED"]

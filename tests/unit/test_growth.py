@@ -23,9 +23,9 @@ class Scene:
 
     def __init__(self) -> None:
         self.machine = KernelMachine(CoreLimits(growth=LIMITS))
-        self.tell(events.DevicesFound((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)))
+        self.tell(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)))
 
-    def tell(self, event: events.Event) -> tuple[commands.Command, ...]:
+    def tell(self, event: events.Event) -> tuple[commands.Reply, ...]:
         return self.machine.handle(event, 0.0)
 
     def load(self, name: str, *, need: int = 100, lease_id: str = "") -> InstanceId:

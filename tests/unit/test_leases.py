@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.machine = KernelMachine(CoreLimits(leases=LeaseLimits(aging_s=60.0)))
-        self.machine.handle(events.DevicesFound((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
+        self.machine.handle(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
         self.needs: dict[str, int] = {}
 
     def model(self, name: str, *, need: int = 300, **changes: Any) -> ModelName:
@@ -66,19 +66,19 @@ class Bench:
         self.machine.handle(events.CreateLease(spec), now)
         return self.machine.views.lease(LeaseId(name), TENANT)
 
-    def submit(self, name: str, model: str, *, now: float = 0.0, **changes: Any) -> tuple[commands.Command, ...]:
+    def submit(self, name: str, model: str, *, now: float = 0.0, **changes: Any) -> tuple[commands.Reply, ...]:
         fields: dict[str, Any] = {
             "task_id": TaskId(name), "tenant": TENANT, "model": ModelName(model), "input": TextInput("hi"),
         }  # fmt: skip
         return self.machine.handle(events.SubmitTask(TaskSpec(**(fields | changes))), now)
 
-    def end(self, name: str, now: float = 0.0) -> tuple[commands.Command, ...]:
+    def end(self, name: str, now: float = 0.0) -> tuple[commands.Reply, ...]:
         task = self.machine.tasks.known[TaskId(name)]
         return self.machine.handle(
             events.TaskEnded(TaskId(name), task.attempt, Outcome(state=TaskState.SUCCEEDED)), now
         )
 
-    def tick(self, now: float) -> tuple[commands.Command, ...]:
+    def tick(self, now: float) -> tuple[commands.Reply, ...]:
         return self.machine.handle(events.Tick(), now)
 
     def state(self, task: str) -> TaskState:
@@ -94,7 +94,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def asked(found: tuple[commands.Command, ...], kind: type) -> list[Any]:
+def asked(found: tuple[commands.Reply, ...], kind: type) -> list[Any]:
     return [command for command in found if isinstance(command, kind)]
 
 

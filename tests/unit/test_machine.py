@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from inferd.core import commands, events
+from inferd.core import changes, commands, events
 from inferd.core.fleet import Backoff
 from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
 from inferd.core.line import TaskLimits
@@ -49,7 +49,7 @@ def task_spec(name: str, **changes: Any) -> TaskSpec:
 @pytest.fixture
 def machine() -> KernelMachine:
     made = KernelMachine(LIMITS)
-    made.handle(events.DevicesFound((HOST,)), 0.0)
+    made.handle(events.HostJoined((HOST,)), 0.0)
     made.handle(events.CreateModel(model_spec()), 0.0)
     return made
 
@@ -60,15 +60,22 @@ def bring_up(machine: KernelMachine, instance_id: InstanceId = FIRST, *, places:
     return machine.handle(events.InstanceLoaded(instance_id, facts), now)
 
 
-def kinds(asked: tuple[commands.Command, ...]) -> list[str]:
-    return [type(command).__name__ for command in asked]
+def kinds(said: tuple[commands.Reply, ...]) -> list[str]:
+    """Commands by name, and states that tasks, instances and models have come to."""
+    return [_kind(each) for each in said]
+
+
+def _kind(each: commands.Reply) -> str:
+    state = getattr(each, "state", None)
+    noun = type(each).__name__
+    return noun if state is None else f"{noun.removesuffix('Changed').lower()} {state.name}"
 
 
 def test_the_first_task_loads_its_model_and_runs_when_it_is_ready(machine: KernelMachine) -> None:
     """A task of an unloaded model starts a worker, waits, and is sent as soon as the instance is loaded."""
     asked = machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
-    assert kinds(asked) == ["TellQueued", "StartWorker", "TellModel"]
-    assert kinds(bring_up(machine)) == ["TellModel", "SendTask"]
+    assert kinds(asked) == ["TaskAccepted", "TellQueued", "StartWorker", "instance STARTING", "model LOADING"]
+    assert kinds(bring_up(machine)) == ["instance READY", "model READY", "task RUNNING", "SendTask"]
     assert machine.tasks.known[TaskId("t1")].state is TaskState.RUNNING
 
 
@@ -77,13 +84,15 @@ def test_a_task_waits_for_a_place_and_gets_it_when_one_ends(machine: KernelMachi
     machine.handle(events.LoadModel(MODEL), 0.0)
     bring_up(machine, places=1)
     machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
-    assert machine.handle(events.SubmitTask(task_spec("t2")), 0.0) == (commands.TellQueued(TaskId("t2"), 0),)
+    queued = machine.handle(events.SubmitTask(task_spec("t2")), 0.0)
+    assert queued == (changes.TaskAccepted(task_spec("t2"), 2, 0.0), commands.TellQueued(TaskId("t2"), 0))
     machine.handle(events.SubmitTask(task_spec("t3")), 0.0)
     done = machine.handle(events.TaskEnded(TaskId("t1"), 1, Outcome(state=TaskState.SUCCEEDED)), 1.0)
-    assert kinds(done) == ["TellFinished", "SendTask"]
+    assert kinds(done) == ["task SUCCEEDED", "task RUNNING", "SendTask"]
     assert kinds(machine.handle(events.CancelTask(TaskId("t2"), TENANT), 1.0)) == [
         "DropTask",
-        "TellFinished",
+        "task CANCELLED",
+        "task RUNNING",
         "SendTask",
     ]
     assert machine.tasks.known[TaskId("t3")].state is TaskState.RUNNING
@@ -112,7 +121,7 @@ def test_a_failed_load_ends_the_waiting_tasks_and_backs_off(machine: KernelMachi
     machine.handle(events.SubmitTask(task_spec("t1")), 0.0)
     machine.handle(events.InstanceNeeds(FIRST, MemoryNeed(weights_bytes=100)), 0.0)
     asked = machine.handle(events.InstanceRefused(FIRST, ModelLoadError("truncated")), 0.0)
-    assert kinds(asked) == ["StopWorker", "TellModel", "TellFinished"]
+    assert kinds(asked) == ["instance FAILED", "model FAILED", "StopWorker", "task FAILED"]
     machine.handle(events.WorkerExited(FIRST, WorkerDiedError("gone")), 0.1)
     with pytest.raises(ModelLoadError, match="truncated") as caught:
         machine.handle(events.SubmitTask(task_spec("t2")), 0.4)
@@ -157,7 +166,7 @@ def test_a_deadline_ends_a_task_wherever_it_is(machine: KernelMachine) -> None:
     machine.handle(events.SubmitTask(task_spec("t3")), 0.0)
     assert machine.next_alarm() == 5.0
     asked = machine.handle(events.Tick(), 5.0)
-    assert kinds(asked) == ["DropTask", "TellFinished", "TellFinished", "SendTask"]
+    assert kinds(asked) == ["DropTask", "task EXPIRED", "task EXPIRED", "task RUNNING", "SendTask"]
     assert machine.tasks.known[TaskId("t3")].state is TaskState.RUNNING
     with pytest.raises(TaskExpiredError):
         machine.handle(events.SubmitTask(task_spec("t4", deadline=4.0)), 5.0)
@@ -191,7 +200,7 @@ def test_a_model_in_use_is_unloaded_only_with_force(machine: KernelMachine) -> N
     with pytest.raises(ModelBusyError, match="1 running and 1 waiting"):
         machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
     asked = machine.handle(events.UnloadModel(MODEL, force=True), 0.0)
-    assert kinds(asked)[-2:] == ["StopWorker", "TellModel"]
+    assert kinds(asked)[-3:] == ["instance STOPPING", "model UNLOADING", "StopWorker"]
     assert {t.state for t in machine.tasks.known.values()} == {TaskState.CANCELLED}
     with pytest.raises(ModelBusyError):
         machine.handle(events.LoadModel(MODEL), 0.0)
@@ -206,7 +215,7 @@ def test_a_task_that_arrives_while_its_model_unloads_loads_it_again(machine: Ker
     machine.handle(events.UnloadModel(MODEL, force=False), 0.0)
     assert "StartWorker" in kinds(machine.handle(events.SubmitTask(task_spec("t1")), 0.0))
     needs = events.InstanceNeeds(InstanceId("smollm2-2"), MemoryNeed(weights_bytes=950))
-    assert kinds(machine.handle(needs, 0.0)) == ["TellModel"]
+    assert kinds(machine.handle(needs, 0.0)) == ["instance WAITING"]
     assert "ProceedLoad" in kinds(machine.handle(events.WorkerExited(FIRST, WorkerDiedError("asked for")), 0.1))
 
 
@@ -234,10 +243,10 @@ def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) 
     for n in range(3):
         machine.handle(events.SubmitTask(task_spec(f"t{n}", request_id=f"r{n}")), 0.0)
         asked = machine.handle(events.CancelTask(TaskId(f"t{n}"), TENANT), float(n))
-    assert commands.ForgetTask(TaskId("t0")) in asked
+    assert changes.TaskForgotten(TaskId("t0")) in asked
     assert list(machine.tasks.known) == ["t1", "t2"]
     assert machine.next_alarm() == 61.0
-    assert kinds(machine.handle(events.Tick(), 62.0)) == ["ForgetTask", "ForgetTask"]
+    assert kinds(machine.handle(events.Tick(), 62.0)) == ["TaskForgotten", "TaskForgotten"]
     again = task_spec("t9", request_id="r2")
     machine.handle(events.SubmitTask(again), 62.0)
     assert machine.views.submitted(again).spec.task_id == "t9"
@@ -260,10 +269,10 @@ def test_more_ends_at_once_than_are_retained_are_all_told(machine: KernelMachine
     for n in range(3):
         machine.handle(events.SubmitTask(task_spec(f"t{n}")), 0.0)
     asked = machine.handle(events.Shutdown(), 1.0)
-    told = [c.task.spec.task_id for c in asked if isinstance(c, commands.TellFinished)]
+    told = [c.task_id for c in asked if isinstance(c, changes.TaskChanged) and c.end is not None]
     assert told == ["t0", "t1", "t2"]
-    forgotten = commands.ForgetTask(TaskId("t0"))
-    assert asked.index(forgotten) > next(n for n, c in enumerate(asked) if isinstance(c, commands.TellFinished))
+    forgotten = changes.TaskForgotten(TaskId("t0"))
+    assert asked.index(forgotten) > kinds(asked).index("task CANCELLED")
 
 
 def test_a_worker_that_could_not_load_is_stopped_and_holds_up_nothing(machine: KernelMachine) -> None:
@@ -293,7 +302,7 @@ def test_shutdown_ends_every_task_and_worker_and_accepts_nothing_more(machine: K
     for name in ("t1", "t2"):
         machine.handle(events.SubmitTask(task_spec(name)), 0.0)
     asked = kinds(machine.handle(events.Shutdown(), 1.0))
-    assert asked.count("TellFinished") == 2
+    assert asked.count("task CANCELLED") == 2
     assert asked.count("StopWorker") == 1
     assert machine.handle(events.Shutdown(), 1.0) == ()
     with pytest.raises(ShuttingDownError):
@@ -311,7 +320,9 @@ def test_an_unload_tells_those_who_asked(machine: KernelMachine) -> None:
     machine.handle(events.WorkerExited(second, WorkerDiedError("gone")), 1.1)
     assert "StartWorker" not in kinds(machine.handle(events.AskModel(MODEL), 1.2))
     assert machine.views.model(MODEL).asked
-    assert commands.TellModel(MODEL) in machine.handle(events.UnloadModel(MODEL, force=False), 1.3)
+    assert changes.ModelChanged(MODEL, ModelState.UNLOADED) in machine.handle(
+        events.UnloadModel(MODEL, force=False), 1.3
+    )
     assert not machine.views.model(MODEL).asked
 
 

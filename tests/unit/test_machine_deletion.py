@@ -30,7 +30,7 @@ SPEC = ModelSpec(
 @pytest.fixture
 def machine() -> KernelMachine:
     made = KernelMachine(CoreLimits(backoff=Backoff(first_s=5.0), elastic=ElasticTimes(grow_s=5.0)))
-    made.handle(events.DevicesFound((DeviceCapacity(device_id=DeviceId("cpu:0"), memory_bytes=1000, cores=2),)), 0.0)
+    made.handle(events.HostJoined((DeviceCapacity(device_id=DeviceId("cpu:0"), memory_bytes=1000, cores=2),)), 0.0)
     made.handle(events.CreateModel(SPEC), 0.0)
     return made
 

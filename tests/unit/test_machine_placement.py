@@ -26,9 +26,9 @@ class Bench:
         self.machine = KernelMachine(CoreLimits(elastic=ElasticTimes(grow_s=2.0, drain_s=5.0)))
         sizes = {A: first, B: second, OTHER: 9000}
         devices = (DeviceCapacity(device_id=d, memory_bytes=size, cores=4) for d, size in sizes.items())
-        self.tell(events.DevicesFound(tuple(devices)))
+        self.tell(events.HostJoined(tuple(devices)))
 
-    def tell(self, event: events.Event, now: float = 0.0) -> tuple[commands.Command, ...]:
+    def tell(self, event: events.Event, now: float = 0.0) -> tuple[commands.Reply, ...]:
         return self.machine.handle(event, now)
 
     def create(self, name: str, **changes: Any) -> None:
@@ -42,7 +42,7 @@ class Bench:
         """Have a model loaded; where its worker is started."""
         return started(self.tell(events.LoadModel(ModelName(name), **more), now))
 
-    def needs(self, instance_id: str, size_bytes: int, now: float = 0.0) -> tuple[commands.Command, ...]:
+    def needs(self, instance_id: str, size_bytes: int, now: float = 0.0) -> tuple[commands.Reply, ...]:
         return self.tell(events.InstanceNeeds(InstanceId(instance_id), MemoryNeed(weights_bytes=size_bytes)), now)
 
     def ready(self, instance_id: str, size_bytes: int, now: float = 0.0) -> None:
@@ -50,7 +50,7 @@ class Bench:
         assert commands.ProceedLoad(InstanceId(instance_id)) in self.needs(instance_id, size_bytes, now)
         self.tell(events.InstanceLoaded(InstanceId(instance_id), facts), now)
 
-    def submit(self, name: str, model: str, now: float = 0.0, **more: Any) -> tuple[commands.Command, ...]:
+    def submit(self, name: str, model: str, now: float = 0.0, **more: Any) -> tuple[commands.Reply, ...]:
         spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=ModelName(model), input=TextInput("hi"), **more)
         return self.tell(events.SubmitTask(spec), now)
 
@@ -58,7 +58,7 @@ class Bench:
         return self.machine.fleet.instances[InstanceId(instance_id)].device_reason
 
 
-def started(done: tuple[commands.Command, ...]) -> DeviceId:
+def started(done: tuple[commands.Reply, ...]) -> DeviceId:
     (start,) = [command for command in done if isinstance(command, commands.StartWorker)]
     return start.device_id
 

@@ -25,7 +25,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.machine = KernelMachine(CoreLimits(elastic=ElasticTimes(drain_s=5.0)))
-        self.tell(events.DevicesFound((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
+        self.tell(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
         for name in SIZES:
             spec = ModelSpec(
                 name=ModelName(name), source=f"/{name}", path=f"/{name}", format="gguf", size_bytes=1, backend="cpu",

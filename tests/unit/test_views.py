@@ -79,7 +79,7 @@ def machine() -> KernelMachine:
     most = 4 * MANY
     tasks = TaskLimits(queued_tasks=most, tasks=2 * most, tenant_queued=most, model_queued=most, policy=policy)
     made = KernelMachine(CoreLimits(tasks=tasks, leases=LeaseLimits(leases=most), models=most))
-    made.handle(events.DevicesFound((DeviceCapacity(device_id=CPU, memory_bytes=10 * MANY, cores=1),)), 0.0)
+    made.handle(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=10 * MANY, cores=1),)), 0.0)
     made.handle(events.CreateModel(model_spec(MODEL)), 0.0)
     made.handle(events.LoadModel(MODEL), 0.0)
     made.handle(events.InstanceNeeds(InstanceId("m-1"), MemoryNeed(weights_bytes=1)), 0.0)

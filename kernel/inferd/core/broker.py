@@ -17,6 +17,7 @@ class Account:
     Attributes:
         device_id: The device.
         capacity_bytes: What may be given of its memory.
+        open: Whether anything is given of it: its host is READY. What is held of it stays held.
         cores: Cores that leases may hold.
         instance_bytes: Held for instances, those under leases left out.
         lease_bytes: Held by leases, whether instances draw on it or not.
@@ -33,6 +34,7 @@ class Account:
     device_id: DeviceId
     capacity_bytes: int
     cores: int
+    open: bool = True
     instance_bytes: int = 0
     lease_bytes: int = 0
     drawn_bytes: int = 0
@@ -46,13 +48,18 @@ class Account:
 
     @property
     def free_bytes(self) -> int:
-        """What can be given now; foreign programs may have taken more than there is."""
+        """What can be given now."""
+        return self.spare_bytes if self.open else 0
+
+    @property
+    def spare_bytes(self) -> int:
+        """What nobody holds; foreign programs may have taken more than there is."""
         return max(0, self.capacity_bytes - self.instance_bytes - self.lease_bytes - self.foreign_bytes)
 
     @property
     def free_cores(self) -> int:
-        """Cores that no lease holds."""
-        return self.cores - self.leased_cores
+        """Cores that can be given now."""
+        return self.cores - self.leased_cores if self.open else 0
 
 
 @dataclass(slots=True)
@@ -91,16 +98,26 @@ class Broker:
         self.eased: dict[DeviceId, None] = {}
         self._shares: dict[LeaseId, dict[DeviceId, Share]] = {}
 
-    def add(self, device: DeviceCapacity) -> None:
+    def add(self, device: DeviceCapacity, *, is_open: bool) -> None:
         """Make a device known, or change its capacity."""
         self.eased[device.device_id] = None
         known = self.devices.get(device.device_id)
         if known is None:
             self.devices[device.device_id] = Account(
-                device_id=device.device_id, capacity_bytes=device.memory_bytes, cores=device.cores
+                device_id=device.device_id, capacity_bytes=device.memory_bytes, cores=device.cores, open=is_open
             )
         else:
             known.capacity_bytes, known.cores = device.memory_bytes, device.cores
+
+    def open(self, device_id: DeviceId, *, is_open: bool) -> None:
+        """Give of a device from now on, or do not."""
+        self.devices[device_id].open = is_open
+        self.eased[device_id] = None
+
+    def remove(self, device_id: DeviceId) -> None:
+        """A device is gone; nothing is held there."""
+        del self.devices[device_id]
+        self.eased.pop(device_id, None)
 
     def account(self, device_id: DeviceId, *, field: str = "device") -> Account:
         """The account of a device.
@@ -166,7 +183,7 @@ class Broker:
             return
         more = memory_bytes - reservation.size_bytes
         account = self.devices[reservation.device_id]
-        more = min(more, account.free_bytes)
+        more = min(more, account.spare_bytes)
         if more > 0:
             reservation.size_bytes += more
             account.instance_bytes += more
@@ -179,7 +196,7 @@ class Broker:
         reservation = self._reservations.get(instance_id)
         if reservation is None:
             return 0
-        room_bytes = self.devices[reservation.device_id].free_bytes
+        room_bytes = self.devices[reservation.device_id].spare_bytes
         if reservation.lease_id:
             room_bytes += self.room_bytes(reservation.device_id, reservation.lease_id)
         return max(0, memory_bytes - reservation.size_bytes - room_bytes)
@@ -259,6 +276,10 @@ class Broker:
                 account.stopping_bytes += reservation.size_bytes if reservation.stopping else 0
         return tuple(shares)
 
+    def lessees(self, device_ids: Collection[DeviceId]) -> tuple[LeaseId, ...]:
+        """The leases that hold something of one of these devices."""
+        return tuple(lease_id for lease_id, shares in self._shares.items() if not shares.keys().isdisjoint(device_ids))
+
     def lease_holds(self, lease_id: LeaseId, device_id: DeviceId) -> bool:
         """Whether a lease holds memory of a device."""
         share = self._shares.get(lease_id, {}).get(device_id)
@@ -274,6 +295,8 @@ class Broker:
         Workers that are being stopped already count as gone. Those of `keep` stay.
         """
         account = self.devices[device_id]
+        if not account.open:
+            return None
         lacking = self.shortfall_bytes(device_id, wanted_bytes) + account.idle_bytes
         found: list[InstanceId] = []
         for instance_id in account.idle if lacking <= account.idle_bytes else ():
@@ -310,7 +333,9 @@ class Broker:
         if evicted is None:
             busy, leases = self._obstacles(account, wanted)
             held = [f"instance {name}" for name in busy[:3]] + [f"lease {name}" for name in leases[:3]]
-            reason = f"does not fit {device_id}: {figures}; it is held by {', '.join(held) or 'other programs'}"
+            holders = ", ".join(held) or "other programs"
+            why = f"it is held by {holders}" if account.open else "its host takes nothing new"
+            reason = f"does not fit {device_id}: {figures}; {why}"
         elif evicted:
             reason = f"fits {device_id} when {', '.join(evicted)} are evicted: {figures}"
         else:

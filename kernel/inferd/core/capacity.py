@@ -1,6 +1,6 @@
 """Who gets capacity: instances that load and leases, in one order. Nobody else reserves and claims at the broker."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from math import inf, nextafter
 
@@ -10,6 +10,7 @@ from inferd.core.claims import (
     CORES,
     MEMORY,
     Lack,
+    cores_line,
     device_of,
     has_room,
     lines_of,
@@ -19,7 +20,7 @@ from inferd.core.claims import (
     sums,
     wants_of,
 )
-from inferd.core.commands import Command, HoldCapacity, ProceedLoad
+from inferd.core.commands import HoldCapacity, ProceedLoad, Reply
 from inferd.core.fleet import Fleet
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName
 from inferd.core.lease import CoresClaim, Lease, LeaseChange, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
@@ -43,7 +44,7 @@ class Capacity:
       once when the first could go without it (`Relief`), and no lease gets a part of it before.
     """
 
-    def __init__(self, broker: Broker, fleet: Fleet, leases: Leases, drain_s: float, out: list[Command]) -> None:
+    def __init__(self, broker: Broker, fleet: Fleet, leases: Leases, drain_s: float, out: list[Reply]) -> None:
         self._broker = broker
         self._fleet = fleet
         self._leases = leases
@@ -198,6 +199,34 @@ class Capacity:
         self.serve(map(model_line, eased), now)
         return eased
 
+    # Devices whose hosts come and go.
+
+    def close(self, device_ids: Iterable[DeviceId]) -> None:
+        """Nothing is given of some devices any more: nobody there drains for others."""
+        for device_id in device_ids:
+            self._relief.rest(device_id)
+
+    def reopen(self, device_ids: Iterable[DeviceId], now: float) -> None:
+        """Some devices give again what they have, or have more than before."""
+        for device_id in device_ids:
+            self.serve((memory_line(device_id), cores_line(device_id)), now)
+
+    def lessees(self, device_ids: Collection[DeviceId]) -> list[Lease]:
+        """The leases that hold something of one of these devices."""
+        return [self._leases.known[lease_id] for lease_id in self._broker.lessees(device_ids)]
+
+    def waiting_for(self, device_ids: Iterable[DeviceId]) -> list[Lease]:
+        """The leases that wait for something of one of these devices."""
+        lines = (line for device_id in device_ids for line in (memory_line(device_id), cores_line(device_id)))
+        keys = dict.fromkeys(LeaseId(key) for line in lines for key in self._waiters.line(line))
+        return [self._leases.known[key] for key in keys if key in self._leases.known]
+
+    def forget_devices(self, device_ids: Iterable[DeviceId]) -> None:
+        """Some devices are gone for good."""
+        for device_id in device_ids:
+            self._heads.pop(device_id, None)
+            self._loads.pop(device_id, None)
+
     # What waits, goes.
 
     def _go(self, key: str, now: float) -> bool:
@@ -291,9 +320,12 @@ class Capacity:
     def _relieve(self, line: str, now: float) -> None:
         """Have those drain that are in the way of the first in a line for memory, if it waits for nothing else."""
         device_id, key = device_of(line), self._waiters.first(line)
+        account = self._broker.devices.get(device_id)
+        if account is None or not account.open:
+            return  # whoever is there drains with its host
         if (head := self._waiters.head(line)) != self._heads.get(device_id):  # what instances there owe has changed
             self._heads[device_id] = head
-            models = {self._fleet.instances[i].model: None for i in self._broker.devices[device_id].held_by}
+            models = {self._fleet.instances[i].model: None for i in account.held_by}
             self._relief.eased |= models
         lease = None if key is None else self._leases.known.get(LeaseId(key))
         if key is None or (lease is not None and self._lack(lease.spec, now).elsewhere):

@@ -1,10 +1,11 @@
-"""What the core asks for: the closed set of results of `KernelMachine.handle`, to be carried out in their order."""
+"""What the core asks for: a closed set, to be carried out in its order. What has changed is told in `core.changes`."""
 
 from dataclasses import dataclass
 
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId
+from inferd.core.changes import Change
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, TaskId
 from inferd.core.model import ModelSpec
-from inferd.core.task import Outcome, SuspendReason, Task, TaskSpec
+from inferd.core.task import TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,14 @@ class StopWorker:
 @dataclass(frozen=True, slots=True)
 class EndWorker:
     """End a worker process by force: it dies of `why`. Again changes nothing."""
+
+    instance_id: InstanceId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonWorker:
+    """The host of a worker is lost, and so is the worker: nothing that it says counts any more."""
 
     instance_id: InstanceId
     why: str
@@ -86,27 +95,6 @@ class HoldCapacity:
 
 
 @dataclass(frozen=True, slots=True)
-class TellLease:
-    """Tell the watchers of a lease that it has changed."""
-
-    lease_id: LeaseId
-
-
-@dataclass(frozen=True, slots=True)
-class TellLine:
-    """Tell the watchers of those who wait in a line that somebody came into it or left it."""
-
-    line: str
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetLease:
-    """Drop all that is held of an ended lease."""
-
-    lease_id: LeaseId
-
-
-@dataclass(frozen=True, slots=True)
 class TellQueued:
     """Tell the watchers of a task that it waits behind `position` others, for about `eta_s` if that is known."""
 
@@ -115,40 +103,11 @@ class TellQueued:
     eta_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TellSuspended:
-    """Tell the watchers of a task that it was stopped, to go on later."""
-
-    task_id: TaskId
-    reason: SuspendReason
-
-
-@dataclass(frozen=True, slots=True)
-class TellFinished:
-    """Tell the watchers of a task how it ended; the last that they hear. The core may have forgotten it already."""
-
-    task: Task
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetTask:
-    """Drop all that is held of an ended task."""
-
-    task_id: TaskId
-
-
-@dataclass(frozen=True, slots=True)
-class TellModel:
-    """Tell the watchers of a model that it has changed."""
-
-    name: ModelName
-
-
-# What workers are to do, and what watchers are told.
-Order = StartWorker | StopWorker | EndWorker | ProceedLoad | HoldCapacity | SendTask | DropTask
-News = (
-    TellQueued | TellSuspended | TellFinished | ForgetTask | TellModel | TellLease | TellLine | ForgetLease | TellGrowth
-)
+# What workers are to do, and what people are told besides what changes.
+Order = StartWorker | StopWorker | EndWorker | AbandonWorker | ProceedLoad | HoldCapacity | SendTask | DropTask
+News = TellQueued | TellGrowth
 
 Command = Order | News
+
+# What `KernelMachine.handle` returns, in the order in which it came about.
+Reply = Command | Change

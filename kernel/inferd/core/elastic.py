@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from inferd.core.alarms import Alarms
 from inferd.core.fleet import Fleet
-from inferd.core.ids import InstanceId, ModelName
+from inferd.core.ids import NO_LEASE, InstanceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
 
 
@@ -64,7 +64,9 @@ class Elastic:
 
     def _grow(self, model: Model, now: float) -> None:
         """One instance more if its memory is free: growth evicts nobody."""
-        if now >= model.retry_at and self._fleet.place(model, model.need_on, devices=model.spec.devices).at_once:
+        devices = self._fleet.devices_under(model, NO_LEASE)
+        may = devices and now >= model.retry_at
+        if may and self._fleet.place(model, model.need_on, devices=devices).at_once:
             self._fleet.start(model, now)
         else:
             self._pressed.set(model.spec.name, now + self._times.grow_s)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.host import LOCAL_HOST
+from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
@@ -119,10 +120,53 @@ class ReleaseLease:
 
 
 @dataclass(frozen=True, slots=True)
-class DevicesFound:
-    """The devices of the host, or of one more host; told before anything is loaded on them."""
+class HostFound:
+    """A host begins to join, or one that was lost is heard of again."""
+
+    host_id: HostId
+
+
+@dataclass(frozen=True, slots=True)
+class HostJoined:
+    """A host has these devices, named as it calls them; it takes instances from now on, unless it drains.
+
+    Told again it has more devices, or other amounts of them.
+    """
 
     devices: tuple[DeviceCapacity, ...]
+    host_id: HostId = LOCAL_HOST
+
+
+@dataclass(frozen=True, slots=True)
+class DrainHost:
+    """An operator empties a host: it gets no new instance but under leases; those that it has end what they have."""
+
+    host_id: HostId
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeHost:
+    """An operator lets a host that drains take instances again."""
+
+    host_id: HostId
+
+
+@dataclass(frozen=True, slots=True)
+class HostLost:
+    """Nothing is heard of a host any more: its workers are as good as dead."""
+
+    host_id: HostId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostLeft:
+    """A host is gone for good, drained or not."""
+
+    host_id: HostId
+
+
+HostEvent = HostFound | HostJoined | DrainHost | ResumeHost | HostLost | HostLeft
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +274,7 @@ Event = (
     | CreateLease
     | KeepAlive
     | ReleaseLease
-    | DevicesFound
+    | HostEvent
     | ForeignMeasured
     | MemoryMeasured
     | ModelMeasured

@@ -3,34 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 from inferd.core.alarms import Alarms
 from inferd.core.broker import Broker
-from inferd.core.commands import Command, StartWorker, StopWorker, TellModel
+from inferd.core.commands import Reply, StartWorker, StopWorker
+from inferd.core.fleet_register import FleetRegister
+from inferd.core.hosts import Hosts
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName
-from inferd.core.index import Page, first
-from inferd.core.lifecycle import advance
-from inferd.core.model import (
-    INSTANCE_TABLE,
-    LIVING,
-    MODEL_TABLE,
-    Instance,
-    InstanceChange,
-    InstanceFacts,
-    InstanceState,
-    Model,
-    ModelSpec,
-    ModelState,
-)
+from inferd.core.index import Page
+from inferd.core.model import Instance, InstanceChange, InstanceFacts, InstanceState, Model, ModelSpec, ModelState
 from inferd.core.placement import Placement, Site, choose, is_misplaced, look
 from inferd.core.resources import MemoryNeed
-from inferd.core.roll import Roll
 from inferd.errors import InferdError, LimitExceededError, ModelBusyError, ModelExistsError
-
-CHANGE_TO = {  # how a model comes from one state to another
-    state: {after: change for change, after in row.items()} for state, row in MODEL_TABLE.items()
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +33,21 @@ class Backoff:
 
 
 class Fleet:
-    """Models by name and instances by id. One writer: the kernel machine.
+    """What becomes of models and instances. One writer: the kernel machine.
 
     Attributes:
-        models: Known models.
-        instances: Instances whose worker may still live.
+        models: Known models by name; to be read.
+        instances: Instances by id whose worker may still live; to be read.
         retries: When a model's backoff ends.
+        leavers: Instances that may leave their host now.
     """
 
-    def __init__(self, backoff: Backoff, models_limit: int, broker: Broker, out: list[Command]) -> None:
-        self.models: dict[ModelName, Model] = {}
-        self.instances: dict[InstanceId, Instance] = {}
+    def __init__(self, backoff: Backoff, models_limit: int, *, hosts: Hosts, broker: Broker, out: list[Reply]) -> None:
+        self._register = FleetRegister(hosts, out)
+        self.models: Mapping[ModelName, Model] = self._register.models
+        self.instances: Mapping[InstanceId, Instance] = self._register.instances
         self.retries: Alarms[ModelName] = Alarms()
-        self._by_name: Roll[str, Model] = Roll(attrgetter("spec.name"))
+        self.leavers: dict[InstanceId, None] = {}
         self._backoff = backoff
         self._models_limit = models_limit
         self._broker = broker
@@ -93,8 +79,7 @@ class Fleet:
                 metadata={"bound": "limits.models", "value": limit, "limit": limit},
             )
         if known is None:
-            self.models[spec.name] = Model(spec=spec, created=now)
-            self._by_name.add(self.models[spec.name])
+            self._register.add_model(spec, now)
         elif known.spec.file_version != spec.file_version:
             self._renew(known, spec)
 
@@ -111,41 +96,47 @@ class Fleet:
             )
         model.spec, model.error, model.failures, model.retry_at = spec, None, 0, 0.0
         model.needs.clear()
+        self._register.touch_model(model)
         self.unload(model)
 
     def forget(self, name: ModelName) -> None:
         """Know a model no longer; it has no instances."""
-        self._by_name.remove(self.models.pop(name))
+        self._register.forget_model(name)
         self.retries.cancel(name)
-        self._out.append(TellModel(name))
 
     def page(self, *, after: str | None, size: int) -> Page[Model]:
         """Models by name, behind the name `after`; so many at most."""
-        return first(self._by_name.above(after), size)
+        return self._register.page(after=after, size=size)
 
     def load(self, model: Model, now: float) -> None:
         """Start a worker now, whatever the backoff; nothing to do when one is up or coming.
 
         Raises:
-            ModelBusyError: The model is being unloaded.
+            ModelBusyError: The model is being unloaded, or no host of it takes instances.
         """
         if model.state is ModelState.UNLOADING:
             raise ModelBusyError(f"model {model.spec.name!r} is being unloaded; try again when it is UNLOADED")
+        if not self.devices_under(model, NO_LEASE):
+            where = " or ".join(model.spec.devices)
+            raise ModelBusyError(f"no host of {where} takes instances now, where model {model.spec.name!r} computes")
         if not model.shared:
             model.loaded_on_demand = False
             self.start(model, now)
 
     def start_on_demand(self, model: Model, now: float) -> None:
-        """Start a worker because one is needed, or set the alarm for the end of the backoff."""
+        """Start a worker because one is needed, or set the alarm for the end of the backoff; or wait for a host."""
         if now < model.retry_at:
             self.retries.set(model.spec.name, model.retry_at)
-        else:
+        elif self.devices_under(model, NO_LEASE):
             self.start(model, now)
 
     def start(
         self, model: Model, now: float, lease_id: LeaseId = NO_LEASE, *, tried: tuple[DeviceId, ...] = ()
     ) -> Instance:
-        """Start a worker for one more instance, where it is best placed now; not on devices that were tried."""
+        """Start a worker for one more instance, where it is best placed now; not on devices that were tried.
+
+        One of `devices_under` is left.
+        """
         devices = [device_id for device_id in self.devices_under(model, lease_id) if device_id not in tried]
         placement = self.place(model, model.need_on, devices=devices, lease_id=lease_id)
         device_id = placement.device_id
@@ -160,7 +151,6 @@ class Fleet:
             lease_id=lease_id,
             created=now,
         )
-        model.instances[instance_id] = self.instances[instance_id] = instance
         if not lease_id:
             model.error = None
             self.retries.cancel(model.spec.name)
@@ -168,7 +158,7 @@ class Fleet:
         account = self._broker.account(device_id)
         capacity_bytes = self._broker.room_bytes(device_id, lease_id) if lease_id else account.capacity_bytes
         self._out.append(StartWorker(instance_id, model.spec, device_id, capacity_bytes))
-        self._tell(model)
+        self._register.add(instance)
         return instance
 
     def place(
@@ -189,7 +179,7 @@ class Fleet:
         site, *others = self._sites(model, model.need_on, [here, *left], instance.lease_id)
         return is_misplaced(site, others)
 
-    def move(self, instance: Instance, now: float) -> Instance:
+    def start_elsewhere(self, instance: Instance, now: float) -> Instance:
         """Start another instance on a device that was not tried, in place of one that has not begun to load."""
         self.stop(instance)
         tried = (*instance.tried, instance.device_id)
@@ -206,10 +196,14 @@ class Fleet:
         return [look(self._broker, d, need_on(d), own=own[d], lease_id=lease_id) for d in devices]
 
     def devices_under(self, model: Model, lease_id: LeaseId) -> Sequence[DeviceId]:
-        """The devices that a model may use; under a lease, those of which that holds memory."""
-        if not lease_id:
-            return model.spec.devices
-        return [device_id for device_id in model.spec.devices if self._broker.lease_holds(lease_id, device_id)]
+        """The devices of READY hosts that a model may use; under a lease, those of which that holds memory.
+
+        A host that drains leaves to leases what they hold.
+        """
+        known = self._broker.devices
+        if lease_id:
+            return [device_id for device_id in model.spec.devices if self._broker.lease_holds(lease_id, device_id)]
+        return [device_id for device_id in model.spec.devices if device_id in known and known[device_id].open]
 
     def measured(self, model: Model, needs: Mapping[DeviceId, MemoryNeed]) -> None:
         """It is known what a model needs on some devices: those that start count with that."""
@@ -221,27 +215,30 @@ class Fleet:
 
     def needs(self, instance: Instance, need: MemoryNeed) -> None:
         """A worker knows what its model needs."""
-        instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.NEED)
         instance.need = need
+        self._register.move(instance, InstanceChange.NEED)
         self.measured(self.models[instance.model], {instance.device_id: need})
         self._broker.expect_no_more(instance.instance_id)
-        self._tell(self.models[instance.model])
 
     def reserved(self, instance: Instance, now: float) -> None:
         """What an instance needs is reserved."""
         instance.reserved = now
-        instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.RESERVE)
-        self._tell(self.models[instance.model])
+        self._register.move(instance, InstanceChange.RESERVE)
+
+    def grown(self, instance: Instance, grown_bytes: int) -> None:
+        """A worker takes so much beyond what was measured, or no longer does."""
+        told, instance.grown_bytes = bool(instance.grown_bytes), grown_bytes
+        if told is not bool(grown_bytes):
+            self._register.touch(instance)
 
     def loaded(self, instance: Instance, facts: InstanceFacts, now: float) -> None:
         """A worker can take tasks."""
-        instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.LOADED)
         instance.facts, instance.ready, instance.used = facts, now, now
+        self._register.move(instance, InstanceChange.LOADED)
         model = self.models[instance.model]
         model.loaded_on_demand = True
         model.asked &= bool(instance.lease_id)  # one under a lease answers its holder only
         model.file_sampling = facts.sampling
-        self._tell(model)
         self.refresh(model)
 
     def refused(self, instance: Instance, error: InferdError, now: float) -> None:
@@ -249,46 +246,81 @@ class Fleet:
         self._fail(instance, InstanceChange.FAIL, error, now)
         self._broker.stopping(instance.instance_id)
         self._out.append(StopWorker(instance.instance_id))  # it may not end by itself
-        self._tell(self.models[instance.model], failed=True)
 
     def stop(self, instance: Instance) -> None:
         """Have a worker end; nothing to do when it is ending."""
         if not instance.living:
             return
-        instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.STOP)
+        self._register.move(instance, InstanceChange.STOP)
         self._broker.stopping(instance.instance_id)
         self._broker.eased[instance.device_id] = None  # it may have been the first of those who wait for memory
         self._out.append(StopWorker(instance.instance_id))
-        model = self.models[instance.model]
-        self._tell(model)
-        self.refresh(model)
+        self.refresh(self.models[instance.model])
 
     def unload(self, model: Model) -> None:
         """Stop every instance; nothing to do when there is none."""
         if model.asked:  # who asked waits for that to change
             model.asked = False
-            self._tell(model)
+            self._register.touch_model(model)
         for instance in tuple(model.instances.values()):
             self.stop(instance)
 
     def exited(self, instance: Instance, error: InferdError, now: float) -> None:
         """A worker is gone, asked for or not."""
-        model = self.models[instance.model]
-        del self.instances[instance.instance_id], model.instances[instance.instance_id]
-        failed = False
         match instance.state:
             case InstanceState.STOPPING:
-                instance.state = advance(INSTANCE_TABLE, instance.state, InstanceChange.EXIT)
+                self._register.move(instance, InstanceChange.EXIT)
             case InstanceState.FAILED:
                 pass  # it had said why before it went
-            case state:
-                failed = state is not InstanceState.READY
+            case _:
                 self._fail(instance, InstanceChange.EXIT, error, now)
-        self._tell(model, failed=failed)
-        self.refresh(model)
+        self._register.forget(instance)
+        self.refresh(self.models[instance.model])
+
+    def lost(self, instance: Instance, error: InferdError) -> None:
+        """The host of an instance is lost, and its worker with it: that is no fault of its model."""
+        if instance.state is not InstanceState.FAILED:
+            instance.error = error if instance.living else instance.error
+            self._register.move(instance, InstanceChange.EXIT)
+        self._register.forget(instance)
+        self.refresh(self.models[instance.model])
+
+    def leave(self, instance: Instance) -> None:
+        """The host of an instance drains; one under a lease stays until that ends."""
+        if not instance.living or instance.lease_id:
+            return
+        if instance.state is not InstanceState.READY:
+            self.stop(instance)
+            return
+        instance.leaving = True
+        self._register.touch(instance)
+        self.refresh(self.models[instance.model])
+
+    def let_go(self) -> None:
+        """Stop those that leave their host and have nothing to do."""
+        while self.leavers:
+            instance_id, _ = self.leavers.popitem()
+            instance = self.instances.get(instance_id)
+            if instance is not None and instance.leaving and instance.idle:
+                self.stop(instance)
+
+    def stay(self, instance: Instance) -> None:
+        """The host of an instance does not drain any more."""
+        if instance.leaving:
+            instance.leaving = False
+            self._register.touch(instance)
+            self.refresh(self.models[instance.model])
 
     def refresh(self, model: Model) -> None:
-        """See anew which instances of a model may be evicted: idle ones, as long as `min_instances` stay."""
+        """See anew which instances of a model may be evicted: idle ones, as long as `min_instances` stay.
+
+        Those that leave their host may go when they are idle, see `let_go`.
+        """
+        for instance in model.instances.values():
+            if instance.leaving:
+                self._broker.wake(instance.instance_id)
+                if instance.idle:
+                    self.leavers[instance.instance_id] = None
         ready = [i for i in model.shared if i.state is InstanceState.READY]
         spare = len(ready) - model.spec.min_instances
         for instance in ready:
@@ -304,8 +336,8 @@ class Fleet:
 
     def _fail(self, instance: Instance, change: InstanceChange, error: InferdError, now: float) -> None:
         loading = instance.state is not InstanceState.READY
-        instance.state = advance(INSTANCE_TABLE, instance.state, change)
         instance.error = error
+        self._register.move(instance, change, failed=loading)
         model = self.models[instance.model]
         if loading and not any(i.living for i in model.instances.values()):
             model.error = error
@@ -313,23 +345,3 @@ class Fleet:
             model.failures += 1
             model.retry_at = now + self._backoff.wait_s(model.failures - (not loading))
             model.loaded_on_demand = True
-
-    def _tell(self, model: Model, *, failed: bool = False) -> None:
-        """Bring the model's state in line with its instances, and tell of it; `failed` when a load has just failed."""
-        after = self._state(model, failed=failed)
-        if after is not model.state:
-            model.state = advance(MODEL_TABLE, model.state, CHANGE_TO[model.state][after])
-        self._out.append(TellModel(model.spec.name))
-
-    @staticmethod
-    def _state(model: Model, *, failed: bool) -> ModelState:
-        states = {instance.state for instance in model.instances.values()}
-        if InstanceState.READY in states:
-            return ModelState.READY
-        if states & LIVING:
-            return ModelState.LOADING
-        if failed and model.state is ModelState.LOADING:
-            return ModelState.FAILED
-        if model.state is ModelState.FAILED:
-            return ModelState.FAILED
-        return ModelState.UNLOADING if InstanceState.STOPPING in states else ModelState.UNLOADED

@@ -7,7 +7,8 @@ for it; a little more is booked as far as there is room (`Broker.measured`), and
 from dataclasses import dataclass
 
 from inferd.core.broker import Broker
-from inferd.core.commands import Command, EndWorker, TellGrowth, TellModel
+from inferd.core.commands import EndWorker, Reply, TellGrowth
+from inferd.core.fleet import Fleet
 from inferd.core.model import Instance
 from inferd.core.resources import GIB, MIB, size_text
 
@@ -25,9 +26,10 @@ class GrowthLimits:
 class Growth:
     """Judges what workers take. One writer: the kernel machine."""
 
-    def __init__(self, limits: GrowthLimits, broker: Broker, out: list[Command]) -> None:
+    def __init__(self, limits: GrowthLimits, broker: Broker, fleet: Fleet, out: list[Reply]) -> None:
         self._limits = limits
         self._broker = broker
+        self._fleet = fleet
         self._out = out
 
     def measured(self, instance: Instance, memory_bytes: int) -> None:
@@ -39,9 +41,9 @@ class Growth:
         limits, need_bytes = self._limits, instance.need.total_bytes
         grown_bytes = memory_bytes - need_bytes
         was_told = bool(instance.grown_bytes)
-        instance.grown_bytes = grown_bytes if grown_bytes > need_bytes * limits.told + limits.told_bytes else 0
-        if bool(instance.grown_bytes) is not was_told:
-            self._out.append(TellModel(instance.model))
+        too_much = grown_bytes > need_bytes * limits.told + limits.told_bytes
+        self._fleet.grown(instance, grown_bytes if too_much else 0)
+        if too_much is not was_told:
             self._out.append(TellGrowth(instance.instance_id, memory_bytes, need_bytes))
         if why := self._why_ended(instance, memory_bytes):
             figures = f"its worker takes {size_text(memory_bytes)} and {size_text(need_bytes)} was measured"

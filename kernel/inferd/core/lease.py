@@ -29,6 +29,7 @@ class LeaseChange(Enum):
     RELEASE = 2
     EXPIRE = 3
     REFUSE = 4
+    LOSE = 5  # a host is lost, of which it holds a part
 
 
 LEASE_TABLE: Table[LeaseState, LeaseChange] = {
@@ -41,6 +42,7 @@ LEASE_TABLE: Table[LeaseState, LeaseChange] = {
     LeaseState.ACTIVE: {
         LeaseChange.RELEASE: LeaseState.RELEASED,
         LeaseChange.EXPIRE: LeaseState.EXPIRED,
+        LeaseChange.LOSE: LeaseState.EXPIRED,
     },
     LeaseState.RELEASED: {},
     LeaseState.EXPIRED: {},

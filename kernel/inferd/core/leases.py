@@ -5,7 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from inferd.core.alarms import Alarms
-from inferd.core.commands import Command, ForgetLease, TellLease, TellLine
+from inferd.core.changes import LeaseChanged, LeaseForgotten, LineChanged
+from inferd.core.commands import Reply
 from inferd.core.ids import InstanceId, LeaseId, Tenant
 from inferd.core.index import Index, Page
 from inferd.core.lease import LEASE_TABLE, Lease, LeaseChange, LeaseSpec, LeaseState
@@ -48,7 +49,7 @@ class Leases:
         waiters: Those that wait; instances that wait for memory stand in the same lines.
     """
 
-    def __init__(self, limits: LeaseLimits, out: list[Command]) -> None:
+    def __init__(self, limits: LeaseLimits, out: list[Reply]) -> None:
         self.known: dict[LeaseId, Lease] = {}
         self.waiters: Waiters[str] = Waiters()
         self._limits = limits
@@ -175,7 +176,7 @@ class Leases:
         self.waiters.add(spec.lease_id, lines, self.rank(spec.priority, lease.created), lease.created)
         if spec.wait_s is not None:
             self._waits.set(spec.lease_id, lease.created + spec.wait_s)
-        self._out.append(TellLease(spec.lease_id))
+        self._tell(lease, None)
 
     def lack(self, lease: Lease, words: str) -> None:
         """What a waiting lease waits for, as things stand."""
@@ -200,8 +201,8 @@ class Leases:
             return
         for lease_id in self._touched:
             if (lease := self.known.get(lease_id)) is not None and not terminal(LEASE_TABLE, lease.state):
-                self._out.append(TellLease(lease_id))
-        self._out += map(TellLine, self.waiters.moved)
+                self._tell(lease, None)
+        self._out += map(LineChanged, self.waiters.moved)
         self._touched.clear()
         self.waiters.moved.clear()
 
@@ -212,10 +213,10 @@ class Leases:
     def grant(self, lease: Lease, now: float) -> None:
         """A lease holds: its TTL begins anew."""
         self._granted += 1
-        self._move(lease, LeaseChange.GRANT)
         lease.fencing_token, lease.granted, lease.waits_for = self._granted, now, ""
         self._waits.cancel(lease.spec.lease_id)
         self._extend(lease, now)
+        self._move(lease, LeaseChange.GRANT)
 
     def keep_alive(self, lease_id: LeaseId, tenant: Tenant, ttl_s: float | None, now: float) -> None:
         """Let a lease hold for its TTL, or a new one, from now on.
@@ -231,6 +232,7 @@ class Leases:
         if ttl_s is not None:
             lease.ttl_s = self._check_ttl(ttl_s, "ttl")
         self._extend(lease, now)
+        self._tell(lease, None)
 
     def end(self, lease: Lease, change: LeaseChange, now: float, error: InferdError | None = None) -> None:
         """A lease ends."""
@@ -238,12 +240,11 @@ class Leases:
         if lease.state is LeaseState.ACTIVE:
             held_s = now - (lease.granted or now)
             self._held_s = held_s if self._held_s is None else self._held_s + LEARNING * (held_s - self._held_s)
-        self._move(lease, change)
         lease.ended, lease.error, lease.waits_for = now, error, ""
+        self._move(lease, change)
         self._expiries.cancel(lease_id)
         self._waits.cancel(lease_id)
         self._ended[lease_id] = None
-        self._out.append(TellLease(lease_id))
         if len(self._ended) > self._limits.retained:
             self._forget()
 
@@ -262,16 +263,22 @@ class Leases:
         return None if lease_id is None else self.known[lease_id]
 
     def _move(self, lease: Lease, change: LeaseChange) -> None:
-        """The one place where a lease comes from one state to another, with what is kept of leases by state."""
+        """The one place where a lease comes from one state to another; all else that changes with it is known."""
         before, lease.state = lease.state, advance(LEASE_TABLE, lease.state, change)
         self._index.move(lease, before)
         self._active += (lease.state is LeaseState.ACTIVE) - (before is LeaseState.ACTIVE)
         self._living -= terminal(LEASE_TABLE, lease.state)
+        self._tell(lease, change)
+
+    def _tell(self, lease: Lease, change: LeaseChange | None) -> None:
+        spec = lease.spec
+        self._out.append(
+            LeaseChanged(spec.lease_id, spec.tenant, change, lease.state, lease.fencing_token, lease.expires)
+        )
 
     def _extend(self, lease: Lease, now: float) -> None:
         lease.expires = now + lease.ttl_s
         self._expiries.set(lease.spec.lease_id, lease.expires)
-        self._out.append(TellLease(lease.spec.lease_id))
 
     def _check_ttl(self, ttl_s: float, field: str) -> float:
         low, high = self._limits.min_ttl_s, self._limits.max_ttl_s
@@ -284,7 +291,7 @@ class Leases:
         lease = self.known.pop(lease_id)
         self._index.remove(lease)
         self._requests.pop((lease.spec.tenant, lease.spec.request_id), None)
-        self._out.append(ForgetLease(lease_id))
+        self._out.append(LeaseForgotten(lease_id))
 
 
 def _ended(lease: Lease, fix: str) -> LeaseEndedError:

@@ -1,4 +1,4 @@
-"""The kernel machine: every policy, no I/O. `handle(event, now)` returns the commands that the event calls for.
+"""The kernel machine: every policy, no I/O. `handle(event, now)` returns what is to be done, and what has changed.
 
 It routes. Tasks are in `tasks`, models and instances in `fleet`, leases in `leases`, who gets memory in `capacity`.
 """
@@ -12,6 +12,8 @@ from inferd.core.capacity import Capacity
 from inferd.core.elastic import Elastic, ElasticTimes
 from inferd.core.fleet import Backoff, Fleet
 from inferd.core.growth import Growth, GrowthLimits
+from inferd.core.hosting import Hosting
+from inferd.core.hosts import Hosts
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.lease import Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import LeaseLimits, Leases
@@ -51,20 +53,23 @@ class KernelMachine:
         fleet: Models and their instances.
         leases: Leases.
         broker: Devices and who holds them.
+        hosts: Hosts.
         views: What may be read of all that.
     """
 
     def __init__(self, limits: CoreLimits) -> None:
-        self._commands: list[commands.Command] = []
-        out = self._commands
+        self._out: list[commands.Reply] = []
+        out = self._out
         self.broker = Broker()
-        self.fleet = Fleet(limits.backoff, limits.models, self.broker, out)
+        self.hosts = Hosts(self.broker, out)
+        self.fleet = Fleet(limits.backoff, limits.models, hosts=self.hosts, broker=self.broker, out=out)
         self.leases = Leases(limits.leases, out)
         self._capacity = Capacity(self.broker, self.fleet, self.leases, limits.elastic.drain_s, out)
-        self._growth = Growth(limits.growth, self.broker, out)
+        self._growth = Growth(limits.growth, self.broker, self.fleet, out)
         self._elastic = Elastic(limits.elastic, self.fleet)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
         self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
+        self._hosting = Hosting(self.hosts, self.fleet, self.leases, self._capacity, owner=self, out=out)
         self.views = Views(self.tasks, self.fleet, self.leases, self.broker)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._closed = False
@@ -90,12 +95,12 @@ class KernelMachine:
         times = [self.fleet.retries.next(), *(part.next_alarm() for part in alarms)]
         return min((t for t in times if t is not None), default=None)
 
-    def handle(self, event: events.Event, now: float) -> tuple[commands.Command, ...]:
-        """Take an event at the time `now` (seconds, never falling) and return what is to be done, in order.
+    def handle(self, event: events.Event, now: float) -> tuple[commands.Reply, ...]:
+        """Take an event at the time `now` (seconds, never falling); what is to be done and what has changed, in order.
 
         Raises:
             InferdError: The event is a client's and is refused; nothing but what `now` made due has changed, and the
-                commands for that are returned by the next call.
+                what came of that is returned by the next call.
         """
         self._now = max(self._now, now)
         self._ring()
@@ -103,8 +108,8 @@ class KernelMachine:
         self._take(event)
         self._give_what_is_free()
         self.leases.tell()
-        done = tuple(self._commands)
-        self._commands.clear()
+        done = tuple(self._out)
+        self._out.clear()
         return done
 
     def _take(self, event: events.Event) -> None:  # noqa: C901, PLR0912, PLR0915 - a table: one row for each event
@@ -127,7 +132,7 @@ class KernelMachine:
             case events.ResumeTask():
                 task = self.tasks.get(event.task_id, event.tenant)
                 self.tasks.resume(task, self._now)
-                self._settle(self.fleet.models[task.spec.model])
+                self.settle(self.fleet.models[task.spec.model])
             case events.DetachTask():
                 self.tasks.detach(self.tasks.get(event.task_id, event.tenant), self._now)
             case events.CreateLease():
@@ -137,7 +142,7 @@ class KernelMachine:
             case events.ReleaseLease():
                 lease = self.leases.get(event.lease_id, event.tenant)
                 if lease.state in (LeaseState.PENDING, LeaseState.ACTIVE):
-                    self._end_lease(lease, LeaseChange.RELEASE)
+                    self.end_lease(lease, LeaseChange.RELEASE)
             case events.CreateModel():
                 self._create_model(event)
             case events.LoadModel():
@@ -158,9 +163,15 @@ class KernelMachine:
                     self._give_up(instance)
             case events.WorkerExited():
                 self._worker_exited(event)
-            case events.DevicesFound():
-                for device in event.devices:
-                    self.broker.add(device)
+            case (
+                events.HostFound()
+                | events.HostJoined()
+                | events.DrainHost()
+                | events.ResumeHost()
+                | events.HostLost()
+                | events.HostLeft()
+            ):
+                self._hosting.take(event, self._now)
             case events.ForeignMeasured():
                 self.broker.set_foreign(event.device_id, event.foreign_bytes)
             case events.MemoryMeasured():
@@ -182,7 +193,8 @@ class KernelMachine:
 
     def _give_what_is_free(self) -> None:
         """Hand out places and memory that the event freed, after everything that it ended has ended."""
-        while self._freed or self.broker.eased or self._capacity.eased:
+        while self._freed or self.broker.eased or self._capacity.eased or self.fleet.leavers:
+            self.fleet.let_go()
             self._capacity.relieve_eased(self._now)  # first: what is to drain takes no task with this same event
             freed, self._freed = self._freed, {}
             for name in freed:
@@ -194,12 +206,12 @@ class KernelMachine:
         now = self._now
         self._freed |= dict.fromkeys(self.tasks.expire(now))
         while (lease := self.leases.pop_expired(now)) is not None:
-            self._end_lease(lease, LeaseChange.EXPIRE)
+            self.end_lease(lease, LeaseChange.EXPIRE)
         while (lease := self.leases.pop_waited(now)) is not None:
             late = LeaseUnavailableError(f"there was no room in {lease.spec.wait_s:g} s: {lease.waits_for}")
-            self._end_lease(lease, LeaseChange.REFUSE, late)
+            self.end_lease(lease, LeaseChange.REFUSE, late)
         while (rested := self.fleet.retries.pop_due(now)) is not None:
-            self._settle(self.fleet.models[rested])
+            self.settle(self.fleet.models[rested])
         self._elastic.ring(now)
         self._capacity.ring(now)
 
@@ -215,7 +227,7 @@ class KernelMachine:
         elif not model.shared:
             admission.check_backoff(model, self._now)
         self.tasks.submit(spec, self._now)
-        self._settle(model)
+        self.settle(model)
 
     def _check_covered(self, spec: TaskSpec, model: Model) -> None:
         lease = self.leases.active(spec.lease_id, spec.tenant)
@@ -241,7 +253,8 @@ class KernelMachine:
         self.check_open()
         self._capacity.create_lease(spec, self._now)
 
-    def _end_lease(self, lease: Lease, change: LeaseChange, error: InferdError | None = None) -> None:
+    def end_lease(self, lease: Lease, change: LeaseChange, error: InferdError | None = None) -> None:
+        """End a lease, with all that hangs on it."""
         why = f"lease {lease.spec.lease_id}, which the task ran under, has ended"
         self._freed |= {self.tasks.known[t].spec.model: None for t in lease.tasks}
         self._freed |= {c.model: None for c in lease.spec.claims if isinstance(c, ModelClaim)}
@@ -254,7 +267,7 @@ class KernelMachine:
         self.check_open()
         self.fleet.create(event.spec, self._now)
         self.tasks.add_model(event.spec.name)
-        self._settle(self.fleet.models[event.spec.name])
+        self.settle(self.fleet.models[event.spec.name])
 
     def _load(self, event: events.LoadModel) -> None:
         self.check_open()
@@ -283,14 +296,14 @@ class KernelMachine:
                 raise ModelBusyError(f"model {event.name!r} is being unloaded; ask again when it is UNLOADED")
             admission.check_backoff(model, self._now)
         model.asked = True
-        self._settle(model)
+        self.settle(model)
 
-    def _settle(self, model: Model) -> None:
+    def settle(self, model: Model) -> None:
         """Have workers brought up where somebody waits for them."""
         if self._closed:
             return
         name, now = model.spec.name, self._now
-        wanted = self.tasks.wait_for(name) or model.leases or self._capacity.wanted(name) or model.asked
+        wanted = self.tasks.wait_for(name) or model.lacks_hold or self._capacity.wanted(name) or model.asked
         if not model.shared and wanted:
             self.fleet.start_on_demand(model, now)
         for _ in range(model.spec.min_instances - len(model.shared)):
@@ -303,7 +316,7 @@ class KernelMachine:
         model = self.fleet.models[instance.model]
         self.fleet.needs(instance, event.need)
         if self.fleet.is_misplaced(instance):
-            fresh = self.fleet.move(instance, self._now)
+            fresh = self.fleet.start_elsewhere(instance, self._now)
             if instance.lease_id:
                 self.leases.known[instance.lease_id].instances[fresh.instance_id] = None
             return
@@ -351,7 +364,7 @@ class KernelMachine:
             return
         self._unloading.unload_instance(model, event.instance_id, self._now)
         self._freed[event.name] = None
-        self._settle(model)
+        self.settle(model)
 
     def _delete(self, name: ModelName) -> None:
         self.check_open()
@@ -359,7 +372,9 @@ class KernelMachine:
         self._elastic.forget(name)
 
     def _worker_exited(self, event: events.WorkerExited) -> None:
-        instance = self.fleet.instances[event.instance_id]
+        instance = self.fleet.instances.get(event.instance_id)
+        if instance is None:
+            return  # it was given up with its host
         was_ready = instance.state is InstanceState.READY
         self._end_running(instance, event.error)
         told = instance.error is not None
@@ -371,14 +386,15 @@ class KernelMachine:
         if not told and instance.state is InstanceState.FAILED:
             self._give_up(instance)
         self._freed[instance.model] = None
-        self._settle(model)
+        self.settle(model)
 
     def _replace_leased(self, instance: Instance, model: Model) -> None:
         """Start another instance under a lease for one that died, if tasks wait for it to go on."""
         lease = self.leases.known.get(instance.lease_id)
         if lease is None or lease.state is not LeaseState.ACTIVE:
             return
-        if any(self.tasks.known[task_id].spec.model == instance.model for task_id in lease.tasks):
+        waits = any(self.tasks.known[task_id].spec.model == instance.model for task_id in lease.tasks)
+        if waits and self.fleet.devices_under(model, instance.lease_id):
             fresh = self.fleet.start(model, self._now, instance.lease_id)
             self.leases.begin_instance(lease, fresh.instance_id)
 
@@ -391,6 +407,16 @@ class KernelMachine:
         others = [task_id for task_id in running if task_id != culprit]
         self.tasks.interrupt(others, SuspendReason.WORKER_DIED, self._now, died=culprit is None)
 
+    def lose(self, instance: Instance, error: InferdError) -> None:
+        """An instance is gone with its host: its tasks go on elsewhere, and no task is suspected of that."""
+        self.tasks.interrupt(instance.running, SuspendReason.WORKER_DIED, self._now)
+        self.fleet.lost(instance, error)
+        self._capacity.instance_gone(instance, self._now)
+
+    def free(self, name: ModelName) -> None:
+        """A model may have places to give."""
+        self._freed[name] = None
+
     def _shutdown(self) -> None:
         self._closed = True
         error: InferdError = ShuttingDownError("the kernel is shutting down")
@@ -398,6 +424,6 @@ class KernelMachine:
         self.tasks.finish_all(living, Outcome(state=TaskState.CANCELLED, error=error), self._now)
         for state in (LeaseState.PENDING, LeaseState.ACTIVE):  # first those that would be granted otherwise
             for lease in [lease for lease in self.leases.known.values() if lease.state is state]:
-                self._end_lease(lease, LeaseChange.RELEASE)
+                self.end_lease(lease, LeaseChange.RELEASE)
         for model in self.fleet.models.values():
             self.fleet.unload(model)

@@ -34,6 +34,7 @@ class ModelChange(Enum):
     UNLOADED = 5
     WORKER_DIED = 6
     RELOAD = 7  # another instance comes up while the last one goes
+    HOST_LOST = 8
 
 
 MODEL_TABLE: Table[ModelState, ModelChange] = {
@@ -43,6 +44,7 @@ MODEL_TABLE: Table[ModelState, ModelChange] = {
         ModelChange.LOAD_FAILED: ModelState.FAILED,
         ModelChange.WORKER_DIED: ModelState.FAILED,
         ModelChange.UNLOAD: ModelState.UNLOADING,
+        ModelChange.HOST_LOST: ModelState.UNLOADED,
     },
     ModelState.READY: {
         ModelChange.UNLOAD: ModelState.UNLOADING,
@@ -223,6 +225,7 @@ class Instance:
         suspect: The one of `running` that is to run alone in its batch; None for none.
         alone: Whether the turn of `suspect` has begun.
         draining: Others wait for its memory: it takes no new tasks.
+        leaving: Its host drains: it takes no new tasks but those of leases, and goes when it has none.
         reserved: When it was given its memory.
         holds: What it keeps for the tasks of leases.
         used: When it last ended a task or became READY.
@@ -246,6 +249,7 @@ class Instance:
     suspect: TaskId | None = None
     alone: bool = False
     draining: bool = False
+    leaving: bool = False
     reserved: float = 0.0
     holds: dict[LeaseId, Hold] = field(default_factory=dict)
     used: float = 0.0
@@ -322,6 +326,11 @@ class Model:
             self.needs[device_id] = need
 
     @property
+    def lacks_hold(self) -> bool:
+        """Whether a lease claims a part of it that no instance keeps."""
+        return None in self.leases.values()
+
+    @property
     def shared(self) -> list[Instance]:
-        """Its instances that take tasks or will, those that belong to a lease left out."""
-        return [i for i in self.instances.values() if i.living and not i.lease_id]
+        """Its instances that take tasks or will, those that belong to a lease or leave their host left out."""
+        return [i for i in self.instances.values() if i.living and not i.lease_id and not i.leaving]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from inferd.core.commands import Command, TellQueued
+from inferd.core.commands import Reply, TellQueued
 from inferd.core.fleet import Fleet
 from inferd.core.headroom import Headroom
 from inferd.core.ids import ModelName, TaskId
@@ -19,7 +19,7 @@ class Queues:
         known: All tasks by id.
     """
 
-    def __init__(self, limits: TaskLimits, fleet: Fleet, known: Mapping[TaskId, Task], out: list[Command]) -> None:
+    def __init__(self, limits: TaskLimits, fleet: Fleet, known: Mapping[TaskId, Task], out: list[Reply]) -> None:
         self._limits = limits
         self._fleet = fleet
         self._known = known

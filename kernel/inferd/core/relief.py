@@ -96,7 +96,7 @@ class Relief:
 
     def _may_drain(self, instance: Instance, spare: dict[ModelName, int]) -> bool:
         """Whether an instance could drain, besides those of its model that were found before."""
-        if not instance.living or instance.holds:
+        if not instance.living or instance.holds or instance.leaving:
             return False
         model = self._fleet.models[instance.model]
         ready = sum(each.state is InstanceState.READY for each in model.shared)

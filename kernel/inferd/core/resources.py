@@ -12,7 +12,7 @@ class DeviceCapacity:
     """A device and what may be given of it.
 
     Attributes:
-        device_id: Its name, for example "cpu:0".
+        device_id: Its name, for example "cpu:0"; in the core with its host, see `core.host`.
         memory_bytes: What may be given of its memory, the reserve of the configuration left out.
         cores: Processor cores; 0 where that has no meaning.
     """

@@ -5,7 +5,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from inferd.core.census import Census, Holding
-from inferd.core.commands import Command, ForgetTask, TellFinished
+from inferd.core.changes import TaskAccepted, TaskChanged, TaskDetached, TaskEnd, TaskForgotten
+from inferd.core.commands import Reply
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Index, Page
 from inferd.core.lifecycle import advance
@@ -13,6 +14,7 @@ from inferd.core.task import (
     TASK_TABLE,
     Outcome,
     Sampling,
+    SuspendReason,
     Task,
     TaskChange,
     TaskSpec,
@@ -43,10 +45,10 @@ class TaskRegister:
     Args:
         retained_tasks: Most ended tasks.
         retention_s: For how long they are kept, in seconds.
-        out: Where commands go.
+        out: Where changes are told.
     """
 
-    def __init__(self, *, retained_tasks: int, retention_s: float, out: list[Command]) -> None:
+    def __init__(self, *, retained_tasks: int, retention_s: float, out: list[Reply]) -> None:
         self.known: dict[TaskId, Task] = {}
         self.census = Census()
         self._retained_tasks = retained_tasks
@@ -104,26 +106,45 @@ class TaskRegister:
             self._requests[spec.tenant, spec.request_id] = spec.task_id
         self._index.add(task)
         self.census.take(task, Holding(queued=1, input_bytes=input_bytes))
+        self._out.append(TaskAccepted(spec, task.number, now))
         return task
 
-    def move(self, task: Task, change: TaskChange) -> None:
-        """Bring a task from one state to another."""
-        before, task.state = task.state, advance(TASK_TABLE, task.state, change)
+    def move(
+        self, task: Task, change: TaskChange, *, reason: SuspendReason | None = None, end: TaskEnd | None = None
+    ) -> None:
+        """Bring a task from one state to another; all else that changes with it is known.
+
+        Args:
+            task: The task.
+            change: What happens to it.
+            reason: Why it was stopped to go on later; None where it was not.
+            end: How it ended; None where it did not.
+        """
+        before, state = task.state, advance(TASK_TABLE, task.state, change)
+        task.state = state
         self._index.move(task, before)
         self.census.move(task, before)
+        spec = task.spec
+        self._out.append(
+            TaskChanged(spec.task_id, spec.model, change, state, task.attempt, task.instance_id, reason, end)
+        )
 
-    def detach(self, task: Task) -> None:
-        """A task outlives its client's call."""
+    def detach(self, task: Task, default_expires: float) -> None:
+        """A task outlives its client's call; it expires at `default_expires` unless it does anyway."""
         task.detached = True
+        if task.expires is None:
+            task.expires = default_expires
         self.census.take(task, Holding(detached=1))
+        self._out.append(TaskDetached(task.spec.task_id, task.expires))
 
     def end(self, task: Task, outcome: Outcome, now: float) -> None:
         """Bring a task to its end; it has left wherever it waited or ran."""
-        self.move(task, CHANGE_OF[outcome.state])
+        task.outcome, task.finished = outcome, now
+        end = TaskEnd(outcome, task.device_id, task.created, task.started, now)
+        self.move(task, CHANGE_OF[outcome.state], end=end)
         self.census.leave(task, Holding(detached=int(task.detached), input_bytes=task.input_bytes))
-        task.outcome, task.finished, task.input_bytes = outcome, now, 0
+        task.input_bytes = 0
         task.spec = replace(task.spec, input=NO_INPUT, sampling=NO_SAMPLING, adapter="", embedding=None)
-        self._out.append(TellFinished(task, outcome))
         self._ended[task.spec.task_id] = None
         if len(self._ended) > self._retained_tasks:
             self._forget()
@@ -143,4 +164,4 @@ class TaskRegister:
         task = self.known.pop(task_id)
         self._index.remove(task)
         self._requests.pop((task.spec.tenant, task.spec.request_id), None)
-        self._out.append(ForgetTask(task_id))
+        self._out.append(TaskForgotten(task_id))

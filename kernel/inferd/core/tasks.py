@@ -31,7 +31,7 @@ class Tasks:
     """
 
     def __init__(
-        self, limits: TaskLimits, fleet: Fleet, leases: Leases, elastic: Elastic, out: list[commands.Command]
+        self, limits: TaskLimits, fleet: Fleet, leases: Leases, elastic: Elastic, out: list[commands.Reply]
     ) -> None:
         self._register = TaskRegister(retained_tasks=limits.retained_tasks, retention_s=limits.retention_s, out=out)
         self.known: Mapping[TaskId, Task] = self._register.known
@@ -160,10 +160,10 @@ class Tasks:
 
     def _detach(self, task: Task, now: float) -> None:
         """Nobody may ever ask for a detached task again: it expires, if only by default."""
-        self._register.detach(task)
-        if task.expires is None:
-            task.expires = now + self._limits.detached_s
-            self._expiries.set(task.spec.task_id, task.expires)
+        never = task.expires is None
+        self._register.detach(task, now + self._limits.detached_s)
+        if never:
+            self._expiries.set(task.spec.task_id, now + self._limits.detached_s)
 
     def dispatch(self, name: ModelName, now: float) -> None:
         """Hand waiting tasks to the instances of a model, as far as there are places."""
@@ -172,6 +172,9 @@ class Tasks:
     def run(self, task: Task, instance: Instance, now: float) -> None:
         """Hand a task, taken from its queue, to an instance."""
         task_id, spec = task.spec.task_id, task.spec
+        task.attempt += 1
+        task.started = now if task.started is None else task.started
+        task.instance_id, task.device_id = instance.instance_id, instance.device_id
         self._register.move(task, TaskChange.DISPATCH)
         instance.running[task_id] = None
         if not spec.lease_id:
@@ -180,9 +183,6 @@ class Tasks:
             instance.holds[spec.lease_id].running += 1
         if len(instance.running) == 1:
             self._fleet.refresh(self._fleet.models[instance.model])
-        task.attempt += 1
-        task.started = now if task.started is None else task.started
-        task.instance_id, task.device_id = instance.instance_id, instance.device_id
         lease = self._leases.known.get(spec.lease_id)
         self._out.append(
             commands.SendTask(
@@ -286,8 +286,7 @@ class Tasks:
         if task.state is TaskState.RUNNING:
             task.charged_tokens += task.expected_tokens
             task.expected_tokens = 0.0
-        self._register.move(task, change)
-        self._out.append(commands.TellSuspended(task.spec.task_id, reason))
+        self._register.move(task, change, reason=reason)
         if change is not TaskChange.SUSPEND:
             self._queues.push(task, now, front=True)
 

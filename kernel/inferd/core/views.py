@@ -7,7 +7,7 @@ from inferd.core import admission
 from inferd.core.broker import Account, Broker
 from inferd.core.census import Census
 from inferd.core.fleet import Fleet
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.index import Page
 from inferd.core.lease import Lease, LeaseSpec, LeaseState
 from inferd.core.leases import Leases
@@ -161,6 +161,9 @@ class Views:
         Raises:
             ModelNotFoundError: There is no model of this name.
         """
-        placement = self._fleet.place(self.model(spec.name), needs.__getitem__, devices=spec.devices)
+        model = self.model(spec.name)
+        devices = self._fleet.devices_under(model, NO_LEASE)
+        ready = [device_id for device_id in spec.devices if device_id in devices]
+        placement = self._fleet.place(model, needs.__getitem__, devices=ready or spec.devices)
         plan = self._broker.plan(placement.device_id, needs[placement.device_id])
         return replace(plan, device_reason=placement.reason)

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from inferd.core import commands, events
+from inferd.core.changes import Change
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
@@ -21,6 +22,7 @@ from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, Worker
 from inferd.runtime.attendance import Attendance
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
+from inferd.runtime.commit import commit
 from inferd.runtime.frames import read_facts, read_failure, read_needs, read_outcome
 from inferd.runtime.inspection import Inspections
 from inferd.runtime.instances import answering, moved, newest
@@ -79,7 +81,7 @@ class Driver:
         self.supervisor = Supervisor(
             times=limits.times, frame_limit_bytes=limits.frame_bytes, log_dir=log_dir, listener=self
         )
-        self.watchers = Watchers(self.views, self.streams, self.supervisor, self.clock)
+        self.watchers = Watchers(self.views, self.streams, self.supervisor)
         self.closing = Closing()
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
         self.metrics = Metrics(self.machine)
@@ -219,8 +221,8 @@ class Driver:
         return self.views.lease(lease_id, tenant)
 
     def find_devices(self, devices: tuple[DeviceCapacity, ...]) -> None:
-        """What may be given of the host's devices."""
-        self._apply(events.DevicesFound(devices))
+        """What may be given of the devices of the kernel's own host, which takes instances from now on."""
+        self._apply(events.HostJoined(devices))
 
     def measure_foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
         """Programs that the kernel does not know hold so much of a device."""
@@ -249,7 +251,6 @@ class Driver:
             InferdError: It is refused.
         """
         self._apply(events.CreateModel(spec))
-        self.watchers.models.notify(spec.name)
         return self.views.model(spec.name)
 
     async def load_model(
@@ -389,23 +390,30 @@ class Driver:
     # The core.
 
     def _apply(self, event: events.Event) -> None:
-        """Tell the core and carry out what it asks for.
+        """Tell the core, keep what has changed, carry out what it asks for, and wake those who watch what has changed.
 
         Raises:
             InferdError: The event is a client's and is refused.
         """
         now = self.clock.now()
         try:
-            asked = self.machine.handle(event, now)
+            said = self.machine.handle(event, now)
         except InferdError:
             self._apply(events.Tick())  # what the passing of time called for must not wait for the next event
             raise
-        for command in asked:
+        changed = [each for each in said if isinstance(each, Change)]
+        commit(changed)
+        for command in said:
+            if isinstance(command, Change):
+                continue
             self.metrics.count(command, now)
             if isinstance(command, commands.News):
                 self.watchers.tell(command)
             else:
                 self._orders.obey(command)
+        for change in changed:
+            self.metrics.count_change(change)
+            self.watchers.wake(change)
         self._set_alarm()
 
     def _set_alarm(self) -> None:

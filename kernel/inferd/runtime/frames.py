@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Mapping
 
 from inferd.core.commands import SendTask
+from inferd.core.host import name_of
 from inferd.core.ids import DeviceId, LeaseId
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
 from inferd.core.resources import MemoryNeed
@@ -33,7 +34,7 @@ def load_frame(
         instance_id=instance_id,
         loader=spec.loader,
         path=spec.path,
-        device=device_id,
+        device=name_of(device_id),
         settings={name: _setting(value) for name, value in spec.values.items()},
         limits=limits,
         capacity_bytes=capacity_bytes,

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from inferd.core import commands
+from inferd.core import changes, commands
 from inferd.core.machine import KernelMachine
 from inferd.core.model import InstanceState
 from inferd.core.task import Task
@@ -64,13 +64,16 @@ class Metrics:
                 if command.alone:
                     self._alone.labels(spec.model).inc()
                 self._waits.labels(spec.model).observe(max(0.0, now - self._task(command).waits_since))
-            case commands.TellSuspended(task_id, reason):
-                model = self._machine.tasks.known[task_id].spec.model
-                self._stopped.labels(model, reason.name.lower()).inc()
-            case commands.TellFinished(task, outcome):
-                self._ended.labels(task.spec.model, outcome.state.name.lower()).inc()
             case commands.StartWorker(spec=started):
                 self._starts.labels(started.name).inc()
+
+    def count_change(self, change: changes.Change) -> None:
+        """The core has changed something."""
+        if isinstance(change, changes.TaskChanged):
+            if change.reason is not None:
+                self._stopped.labels(change.model, change.reason.name.lower()).inc()
+            elif change.end is not None:
+                self._ended.labels(change.model, change.state.name.lower()).inc()
 
     def count_death(self, model: str) -> None:
         """A worker died."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from inferd.core import commands
-from inferd.core.task_events import Resumed, Started
 from inferd.runtime.frames import hold_frame, load_frame, submit_frame
 from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Orders:
-    """Obeys the commands that concern workers, and tells the streams of the tasks concerned. One writer: the driver.
+    """Obeys the commands that concern workers. One writer: the driver.
 
     Attributes:
         group: Where the lives of workers are tasks of; None while the driver does not run.
@@ -53,6 +52,9 @@ class Orders:
                 self._supervisor.workers[command.instance_id].stop()
             case commands.EndWorker():
                 self._supervisor.workers[command.instance_id].end(command.why)
+            case commands.AbandonWorker():
+                self._relay.abandon(command.instance_id)
+                self._supervisor.workers[command.instance_id].end(command.why)
             case _:
                 assert_never(command)
 
@@ -72,7 +74,6 @@ class Orders:
         stream = self._streams.get(command.spec.task_id)
         handle = self._relay.add(command, stream)
         again = command.attempt > 1
-        stream.tell((Resumed if again else Started)(command.instance_id, command.attempt))
         frame = submit_frame(handle, command, continuation=stream.continuation.write() if again else None)
         self._send_frame(command.instance_id, frame)
 

@@ -54,6 +54,11 @@ class Relay:
         """A worker is gone."""
         del self._links[instance_id]
 
+    def abandon(self, instance_id: InstanceId) -> None:
+        """A worker is lost with its host: what it still says is of no task."""
+        self._links[instance_id].tasks.clear()
+        self._links[instance_id].handles.clear()
+
     def add(self, order: SendTask, stream: TaskStream) -> int:
         """A task goes to a worker; its handle there."""
         link, task_id = self._links[order.instance_id], order.spec.task_id

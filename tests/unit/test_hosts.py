@@ -1,0 +1,220 @@
+"""Hosts that join, drain, are lost, come back and leave, and what becomes of all that hangs on them."""
+
+from typing import Any
+
+import pytest
+
+from inferd.core import changes, commands, events
+from inferd.core.elastic import ElasticTimes
+from inferd.core.host import LOCAL_HOST, HostState, device_on, host_of, name_of
+from inferd.core.ids import DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.lease import CoresClaim, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
+from inferd.core.machine import CoreLimits, KernelMachine
+from inferd.core.model import InstanceFacts, ModelSpec, ModelState
+from inferd.core.resources import DeviceCapacity, MemoryNeed
+from inferd.core.task import TaskSpec, TextInput
+from inferd.errors import InvalidFieldError, ModelBusyError, WorkerDiedError
+
+A, B = HostId("a"), HostId("b")
+GPU = DeviceCapacity(device_id=DeviceId("gpu:0"), memory_bytes=1000, cores=4)
+ON_A, ON_B = DeviceId("a/gpu:0"), DeviceId("b/gpu:0")
+MODEL, TENANT = ModelName("m"), Tenant("t")
+
+
+class Bench:
+    """A machine with two hosts and a model that may use both; the backend names that of the first one first."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.machine = KernelMachine(CoreLimits(elastic=ElasticTimes(grow_s=2.0)))
+        for host_id in (A, B):
+            self.tell(events.HostJoined((GPU,), host_id))
+        fields: dict[str, Any] = {
+            "name": MODEL, "source": "/m", "path": "/m", "format": "gguf", "size_bytes": 1, "backend": "x",
+            "backend_reason": "", "loader": "x:Y", "devices": (ON_A, ON_B),
+        }  # fmt: skip
+        self.tell(events.CreateModel(ModelSpec(**(fields | spec))))
+
+    def tell(self, event: events.Event, now: float = 0.0) -> tuple[commands.Reply, ...]:
+        return self.machine.handle(event, now)
+
+    def come_up(self, instance_id: str, now: float = 0.0) -> None:
+        facts = InstanceFacts(max_tasks=2, context_tokens=64, description="", memory_bytes=1, kv_tokens=256)
+        self.tell(events.InstanceNeeds(InstanceId(instance_id), MemoryNeed(weights_bytes=300)), now)
+        self.tell(events.InstanceLoaded(InstanceId(instance_id), facts), now)
+
+    def submit(self, name: str, **more: Any) -> tuple[commands.Reply, ...]:
+        spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=MODEL, input=TextInput("hi"), **more)
+        return self.tell(events.SubmitTask(spec))
+
+    def claim(self, *claims: Any, wait: bool = False) -> LeaseId:
+        lease_id = LeaseId(f"l{len(self.machine.leases.known)}")
+        self.tell(events.CreateLease(LeaseSpec(lease_id=lease_id, tenant=TENANT, claims=claims, wait=wait)))
+        return lease_id
+
+    def states(self, *names: str) -> list[str]:
+        return [self.machine.tasks.known[TaskId(name)].state.name for name in names]
+
+    @property
+    def places(self) -> dict[str, DeviceId]:
+        return {i.instance_id: i.device_id for i in self.machine.fleet.instances.values() if i.living}
+
+
+def of(found: tuple[commands.Reply, ...], kind: type) -> list[Any]:
+    return [each for each in found if isinstance(each, kind)]
+
+
+def test_devices_are_named_with_their_host() -> None:
+    """A far host's device is `host/name` in the core and for clients; one of the kernel's own has its name alone."""
+    bench = Bench()
+    bench.tell(events.HostJoined((GPU,)))
+    assert [*bench.machine.views.devices] == [ON_A, ON_B, "gpu:0"]
+    for host_id in (A, LOCAL_HOST):
+        device_id = device_on(host_id, "gpu:0")
+        assert (host_of(device_id), name_of(device_id)) == (host_id, "gpu:0")
+
+
+def test_tasks_of_a_lost_host_go_on_elsewhere() -> None:
+    """Its instances are gone at once, and no task, and no model, is to blame: nobody waits out a backoff."""
+    bench = Bench()
+    bench.submit("t1")
+    bench.come_up("m-1")
+    assert bench.places == {"m-1": ON_A}
+    found = bench.tell(events.HostLost(A, "no word for 10 s"), 1.0)
+    assert [c.instance_id for c in of(found, commands.AbandonWorker)] == ["m-1"]
+    assert [(c.instance_id, c.device_id) for c in of(found, commands.StartWorker)] == [("m-2", ON_B)]
+    bench.come_up("m-2", 1.0)
+    assert bench.states("t1") == ["RUNNING"]
+    task = bench.machine.tasks.known[TaskId("t1")]
+    assert (task.instance_id, task.attempt, task.deaths) == ("m-2", 2, 0)
+    assert bench.machine.views.model(MODEL).failures == 0
+
+
+def test_what_a_lost_worker_still_says_changes_nothing() -> None:
+    """Its last frames and its exit come late: the core knows it no longer."""
+    bench = Bench()
+    bench.submit("t1")
+    bench.come_up("m-1")
+    bench.tell(events.HostLost(A, "no word"), 1.0)
+    for late in (
+        events.WorkerExited(InstanceId("m-1"), WorkerDiedError("abandoned")),
+        events.MemoryMeasured(InstanceId("m-1"), 400),
+        events.HostLost(A, "no word"),
+        events.HostLost(HostId("unknown"), "never heard of"),
+    ):
+        assert bench.tell(late, 2.0) == ()
+    assert bench.states("t1") == ["QUEUED"]
+
+
+def test_a_model_waits_for_a_host() -> None:
+    """Where no host of a model takes instances its tasks wait, and it starts as soon as one comes back."""
+    bench = Bench(devices=(ON_A,))
+    bench.tell(events.HostLost(A, "no word"))
+    assert not of(bench.submit("t1"), commands.StartWorker)
+    with pytest.raises(ModelBusyError, match="no host of a/gpu:0 takes instances"):
+        bench.tell(events.LoadModel(MODEL))
+    bench.tell(events.HostFound(A))
+    assert bench.machine.hosts.known[A].state is HostState.JOINING
+    assert [c.device_id for c in of(bench.tell(events.HostJoined((GPU,), A)), commands.StartWorker)] == [ON_A]
+    assert bench.machine.hosts.known[A].state is HostState.READY
+
+
+def test_a_load_is_no_failure_of_a_model_whose_host_is_lost() -> None:
+    """The model is UNLOADED, not FAILED, and what waits for it goes on waiting."""
+    bench = Bench(devices=(ON_A,))
+    bench.submit("t1")
+    bench.tell(events.HostLost(A, "no word"))
+    assert bench.machine.views.model(MODEL).state is ModelState.UNLOADED
+    assert bench.states("t1") == ["QUEUED"]
+
+
+def test_a_host_drains() -> None:
+    """What runs there ends there; the next task goes elsewhere, and the instance goes with the last of its tasks."""
+    bench = Bench()
+    bench.submit("t1")
+    bench.come_up("m-1")
+    bench.tell(events.DrainHost(A))
+    assert bench.states("t1") == ["RUNNING"]
+    assert [c.device_id for c in of(bench.submit("t2"), commands.StartWorker)] == [ON_B]
+    assert not bench.tell(events.DrainHost(A))
+    found = bench.tell(events.CancelTask(TaskId("t1"), TENANT))
+    assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
+    bench.come_up("m-2")
+    assert bench.states("t2") == ["RUNNING"]
+    assert bench.places == {"m-2": ON_B}
+
+
+def test_a_host_that_need_not_drain_takes_tasks_again() -> None:
+    """`ResumeHost` gives its instances back to all tasks."""
+    bench = Bench(devices=(ON_A,))
+    bench.submit("t1")
+    bench.come_up("m-1")
+    bench.tell(events.DrainHost(A))
+    bench.submit("t2")
+    assert bench.states("t1", "t2") == ["RUNNING", "QUEUED"]
+    bench.tell(events.ResumeHost(A))
+    assert bench.states("t1", "t2") == ["RUNNING", "RUNNING"]
+
+
+def test_a_host_that_drains_leaves_leases_what_they_hold() -> None:
+    """What a lease keeps is used to its end, then it goes; nothing new is given of the host."""
+    bench = Bench()
+    bench.tell(events.LoadModel(MODEL))
+    bench.come_up("m-1")
+    lease_id = bench.claim(ModelClaim(model=MODEL, sequences=1))
+    bench.tell(events.DrainHost(A))
+    waits = bench.claim(CoresClaim(device_id=ON_A, cores=1), wait=True)
+    bench.submit("t1", lease_id=lease_id)
+    assert bench.states("t1") == ["RUNNING"]
+    found = bench.tell(events.ReleaseLease(lease_id, TENANT))
+    assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
+    assert bench.machine.leases.known[waits].state is LeaseState.PENDING
+    bench.tell(events.ResumeHost(A))
+    assert bench.machine.leases.known[waits].state is LeaseState.ACTIVE
+
+
+def test_leases_end_with_what_they_hold() -> None:
+    """One that holds a part of a lost host ends, and says why; one that waits for that ends when the host leaves."""
+    bench = Bench()
+    holds = bench.claim(MemoryClaim(device_id=ON_A, memory_bytes=900))
+    waits = bench.claim(MemoryClaim(device_id=ON_A, memory_bytes=800), wait=True)
+    bench.tell(events.HostLost(A, "no word for 10 s"))
+    known = bench.machine.leases.known
+    assert (known[holds].state, known[waits].state) == (LeaseState.EXPIRED, LeaseState.PENDING)
+    assert "host 'a' is lost: no word for 10 s" in str(known[holds].error)
+    bench.tell(events.HostLeft(A))
+    assert known[waits].state is LeaseState.REFUSED
+    assert "has left" in str(known[waits].error)
+    assert ON_A not in bench.machine.views.devices
+
+
+def test_a_host_may_come_again_after_it_has_left() -> None:
+    """It is GONE with its devices, known no longer, and joins like a new one."""
+    bench = Bench()
+    bench.submit("t1")
+    bench.come_up("m-1")
+    found = bench.tell(events.HostLeft(A))
+    assert [c.state for c in of(found, changes.HostChanged)] == [HostState.GONE]
+    assert changes.HostForgotten(A) in found
+    assert A not in bench.machine.hosts.known
+    found = bench.tell(events.HostJoined((GPU,), A))
+    assert [c.state for c in of(found, changes.HostChanged)] == [HostState.JOINING, HostState.READY]
+    assert bench.machine.views.devices[ON_A].free_bytes == 1000
+
+
+def test_an_operator_is_told_of_a_host_that_is_not_there() -> None:
+    """Draining an unknown host is refused with the nearest name, a lost one with where it stands."""
+    bench = Bench()
+    with pytest.raises(InvalidFieldError, match="no host 'aa'; did you mean 'a'"):
+        bench.tell(events.DrainHost(HostId("aa")))
+    bench.tell(events.HostLost(A, "no word"))
+    with pytest.raises(InvalidFieldError, match="host 'a' is LOST, not READY"):
+        bench.tell(events.DrainHost(A))
+
+
+def test_minimum_instances_move_to_another_host() -> None:
+    """What a model always keeps loaded is started elsewhere when its host drains."""
+    bench = Bench(min_instances=1)
+    bench.come_up("m-1")
+    found = bench.tell(events.DrainHost(A))
+    assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
+    assert [c.device_id for c in of(found, commands.StartWorker)] == [ON_B]
