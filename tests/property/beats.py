@@ -225,7 +225,7 @@ class Engine:
         self._beat()
         for handle in self.living:
             for sequence in self.loop._tasks[handle].ready:
-                assert not self.places._fits_alone(sequence)
+                assert not self.places._admission.fits_alone(sequence)
         for lease_id in self.held:
             self.hold(lease_id, rows=0, blocks=0)
         self._beat()

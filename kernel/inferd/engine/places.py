@@ -9,6 +9,7 @@ import numpy as np
 
 from inferd.core.priority import Priority
 from inferd.core.virtual_time import VirtualTime
+from inferd.engine.admission import Admission
 from inferd.engine.blocks import BlockPool
 from inferd.engine.holds import Holds
 from inferd.engine.sequence import WAITING, Sequence
@@ -76,7 +77,7 @@ class Places:
         self.preempted = 0
         self._all_tables = (self.tables,) if self.windows is None else (self.tables, self.windows.tables)
         self._most_rows = bounds.rows
-        self._most_blocks = bounds.blocks
+        self._admission = Admission(self.rows, self.pool, self.holds, self.windows, bounds=bounds)
         self._sampler = sampler
         self._waiting = Waiting(self.turns)
         self._times: dict[int, VirtualTime] = {}  # by class
@@ -192,7 +193,7 @@ class Places:
         if any(sequence.handle == handle for sequence in self.rows[self.decoding :]):
             return True
         sequence = self._waiting.of(handle)
-        if sequence is None or not self._fits_beside(sequence, self._staying(handle)):
+        if sequence is None or not self._admission.fits_beside(sequence, self._staying(handle)):
             return False
         while not self._seat_waiting(sequence):
             others = (each for each in self.rows if each.hold is None or each.handle == handle)
@@ -269,20 +270,21 @@ class Places:
         lower = sorted((each for each in self.rows if each.priority < Priority.HIGH and each.hold is None), key=_rank)
         blocks = sum(len(each.blocks) for each in lower)  # that they would free if they shared none
         rows_taken = blocks_taken = 0
+        admission = self._admission
         for high in highs:
-            if not self._fits_alone(high):
+            if not admission.fits_alone(high):
                 continue
-            found = self._find_room(high, more=blocks - blocks_taken)
-            if found is None or not self._has_row(high, more=len(lower) - rows_taken):
+            found = admission.find_room(high, more=blocks - blocks_taken)
+            if found is None or not admission.has_row(high, more=len(lower) - rows_taken):
                 return
             while lower and not (
-                self._has_row(high, more=-rows_taken) and self._find_room(high, more=-blocks_taken) is not None
+                admission.has_row(high, more=-rows_taken) and admission.find_room(high, more=-blocks_taken) is not None
             ):
                 last = lower.pop()
                 blocks -= len(last.blocks)
                 self.preempt(last)
             rows_taken += 1
-            blocks_taken += self._least_blocks(high) - len(found) + self.pool.idle(found)
+            blocks_taken += admission.least_blocks(high) - len(found) + self.pool.idle(found)
 
     def _admit(self) -> Sequence | None:
         """Give the first waiting sequence that there is room for a row behind the others.
@@ -294,72 +296,28 @@ class Places:
         for sequence in self._waiting.in_turn():
             if wanted and sequence.hold is None:
                 continue
-            row = self._has_row(sequence)
-            found = self._find_room(sequence, own=wanted) if row else None
+            row = self._admission.has_row(sequence)
+            found = self._admission.find_room(sequence, own=wanted) if row else None
             if found is not None:
                 self._waiting.remove(sequence)
                 self._seat(sequence, found)
                 return sequence
             if not held:
                 return None
-            wanted = wanted or (row and self._fits_alone(sequence))
+            wanted = wanted or (row and self._admission.fits_alone(sequence))
         return None
 
     def _seat_waiting(self, sequence: Sequence) -> bool:
         """Give a waiting sequence a row if there is room; whether there was."""
-        found = self._find_room(sequence) if self._has_row(sequence) else None
+        found = self._admission.find_room(sequence) if self._admission.has_row(sequence) else None
         if found is not None:
             self._waiting.remove(sequence)
             self._seat(sequence, found)
         return found is not None
 
-    def _has_row(self, sequence: Sequence, *, more: int = 0) -> bool:
-        """Whether there is a row that a waiting sequence may take, if so many more were free."""
-        return self.holds.open_rows(self._most_rows - len(self.rows) + more, sequence.hold) > 0
-
-    def _find_room(self, sequence: Sequence, *, own: bool = False, more: int = 0) -> list[int] | None:
-        """The cached blocks of a waiting sequence if there are free ones for the rest of it; else None.
-
-        Args:
-            sequence: It waits.
-            own: Only blocks that are kept for its lease count.
-            more: So many more count as free.
-        """
-        free = self.holds.open_blocks(self.pool.free + more, sequence.hold, own=own)
-        if free < 1:
-            return None
-        found = self._find(sequence)
-        return found if self._least_blocks(sequence) - len(found) + self.pool.idle(found) <= free else None
-
-    def _fits_alone(self, sequence: Sequence) -> bool:
-        """Whether there would be room for a sequence if all was free that is not held for others."""
-        most_blocks, most_rows = self.holds.most_blocks(sequence.hold), self.holds.most_rows(sequence.hold)
-        return self._least_blocks(sequence) <= most_blocks and most_rows > 0
-
     def _staying(self, handle: int) -> list[Sequence]:
         """Those that no suspect makes give way: others under leases."""
         return [each for each in self.rows if each.hold is not None and each.handle != handle]
-
-    def _fits_beside(self, sequence: Sequence, others: Items[Sequence]) -> bool:
-        """Whether there would be room for a waiting sequence if only `others` had places, whatever is cached."""
-        taken = {block for each in others for block in each.blocks}
-        rows = self.holds.open_rows(self._most_rows - len(others), sequence.hold)
-        blocks = self.holds.open_blocks(self._most_blocks - len(taken), sequence.hold)
-        return rows > 0 and self._least_blocks(sequence) <= blocks
-
-    def _least_blocks(self, sequence: Sequence) -> int:
-        """Blocks without which a sequence is not admitted: those of its tokens and one more, if it may need that."""
-        return min(self.pool.blocks_for(sequence.length) + 1, self.pool.blocks_for(sequence.most_tokens))
-
-    def _find(self, sequence: Sequence) -> list[int]:
-        """Cached blocks of a sequence's tokens; its last token is computed in any case, for its logits."""
-        whole = sequence.scores is not None or (sequence.pool is not None and sequence.pool.whole)
-        if sequence.chain is None or whole:
-            return []
-        most = (sequence.length - 1) // self.pool.block_tokens
-        digests = sequence.chain.digests(sequence.tokens, most)
-        found = self.pool.find(digests)
-        return found if self.windows is None else found[: self.windows.reach(digests[: len(found)])]
 
     def _seat(self, sequence: Sequence, found: list[int]) -> None:
         """Give a waiting sequence the last row, the blocks that were found, and free ones for its other tokens."""
