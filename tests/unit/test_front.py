@@ -206,6 +206,17 @@ async def test_a_tag_that_lost_events_lets_go_of_its_task(front: Front) -> None:
     assert 1 not in open_tasks
 
 
+async def test_a_refused_tag_is_open_until_that_is_told(front: Front) -> None:
+    """A tag whose order was refused is free when its error has been told, and no sooner."""
+    open_tasks = OpenTasks(front.tasks, ANYONE)
+    open_tasks.refuse(1, LimitExceededError("for the test"))
+    assert 1 in open_tasks
+    await open_tasks.come()
+    assert [tag for tag, _ in open_tasks.collect()[1]] == [1]
+    assert 1 not in open_tasks
+    assert not open_tasks.left()
+
+
 async def test_health_knows_whom_it_is_asked_of(front: Front) -> None:
     """The kernel serves, a model when it is loaded; of one that is none, and of nobody, there is nothing to say."""
     await front.models.unload(MODEL, force=True)

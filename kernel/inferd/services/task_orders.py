@@ -1,23 +1,22 @@
 """`TaskService.RunTasks`: the tasks of a client on one call."""
 
 import asyncio
-import uuid
 from dataclasses import replace
 from typing import Any
 
 import grpc
 
 from inferd.core.ids import TaskId
-from inferd.core.task import TaskSpec
 from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.open_tasks import OpenTasks, Told
 from inferd.runtime.front.tasks import Tasks
-from inferd.services.calls import Call, check_lease, check_request_id
+from inferd.services.calls import Call, check_lease
 from inferd.services.extents import Extents
 from inferd.services.required import check_required
+from inferd.services.run_requests import read_run
 from inferd.services.status import status_of
-from inferd.services.task_values import read_interval, read_spec, write_event
+from inferd.services.task_values import read_interval, write_event
 from inferd.services.times import read_seconds
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -106,21 +105,8 @@ class TaskOrders:
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
         interval_s, linger_s = read_interval(self._request_of(order).output_interval), _read_linger(order)
-        await self._open.run(tag, self._read_spec(order), interval_s=interval_s, linger_s=linger_s)
-
-    def _read_spec(self, order: ts.RunOrder) -> TaskSpec:
-        request, caller = order.request, self._caller_of(order)
-        check_request_id(request.request_id)
-        return read_spec(
-            request.spec,
-            task_id=uuid.uuid4().hex,
-            tenant=caller.tenant,
-            deadline=caller.deadline,
-            request_id=request.request_id,
-            lease_id=caller.lease_id,
-            prompt_limit_bytes=self._prompt_limit_bytes,
-            detached=request.detach_on_disconnect,
-        )
+        spec = read_run(order.request, self._caller_of(order), prompt_limit_bytes=self._prompt_limit_bytes)
+        await self._open.run(tag, spec, interval_s=interval_s, linger_s=linger_s)
 
     def _caller_of(self, order: ts.RunOrder) -> Caller:
         """Who gives an order: its lease and its deadline are its own, and not those of the call."""

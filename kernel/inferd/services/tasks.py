@@ -1,17 +1,17 @@
 """`inferd.v1.TaskService`."""
 
-import uuid
 from typing import Any
 
 from inferd.core.ids import TaskId
-from inferd.core.task import Task, TaskSpec, TaskState
+from inferd.core.task import Task, TaskState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import tasks as front
-from inferd.services.calls import Call, check_request_id
+from inferd.services.calls import Call
 from inferd.services.extents import Extents
 from inferd.services.pages import number_of, size_of, token_of
+from inferd.services.run_requests import read_run
 from inferd.services.task_orders import TaskOrders
-from inferd.services.task_values import read_interval, read_spec, request_bytes, write_event, write_task
+from inferd.services.task_values import read_interval, request_bytes, write_event, write_task
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -27,24 +27,13 @@ class Tasks:
     async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Create a task and watch it."""
         interval_s, write = read_interval(request.output_interval), call.write
-        running = self._tasks.run(self._read_spec(request, call), size_bytes=request_bytes(request.spec))
+        spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes)
+        running = self._tasks.run(spec, size_bytes=request_bytes(request.spec))
+        del spec  # it stays with the core, for as long as that needs it
         async with running as stream:
             async for batch in stream.follow(0, interval_s):
                 for numbered in batch:
                     await write(ts.RunTaskResponse(event=write_event(stream.task_id, numbered)))
-
-    def _read_spec(self, request: ts.RunTaskRequest, call: Call) -> TaskSpec:
-        check_request_id(request.request_id)
-        return read_spec(
-            request.spec,
-            task_id=uuid.uuid4().hex,
-            tenant=call.caller.tenant,
-            deadline=call.caller.deadline,
-            request_id=request.request_id,
-            lease_id=call.caller.lease_id,
-            prompt_limit_bytes=self._prompt_limit_bytes,
-            detached=request.detach_on_disconnect,
-        )
 
     async def WatchTask(self, request: ts.WatchTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch a task."""

@@ -52,10 +52,11 @@ class OpenTasks:
         self._caller = caller
         self._bundle = Bundle()
         self._open: dict[int, Open] = {}
+        self._refused: set[int] = set()  # not told yet
         self.come, self.wake, self.left = self._bundle.come, self._bundle.wake, self._bundle.__len__
 
     def __contains__(self, tag: int) -> bool:
-        return tag in self._open
+        return tag in self._open or tag in self._refused
 
     async def run(self, tag: int, spec: TaskSpec, *, interval_s: float, linger_s: float) -> None:
         """Make a task, or find the one that the same `request_id` made, whose life hangs on this tag.
@@ -104,7 +105,8 @@ class OpenTasks:
         self._bundle.stop(tag, stopped=stopped)
 
     def refuse(self, tag: int, error: InferdError) -> None:
-        """Tell an error under a tag that was not opened."""
+        """Tell an error under a tag that was not opened; until then it is not free."""
+        self._refused.add(tag)
         self._bundle.refuse(tag, error.with_traceback(None))  # whose frames hold what the client has sent
 
     def leave(self, tag: int, *, lingers: bool = True) -> None:
@@ -133,4 +135,5 @@ class OpenTasks:
                 self.leave(tag)
         for tag, _ in refused:  # before it was opened, or because it was too slow
             self.leave(tag)
+            self._refused.discard(tag)
         return told, refused
