@@ -11,7 +11,7 @@ from connection import Connection, memory, read_all, read_until, reason_of, text
 from inferd.core.ids import ModelName
 from inferd.core.task import TaskInput
 from inferd.runtime.queries import Asker, Queries
-from inferd.runtime.worker_process import WorkerProcess
+from inferd.runtime.worker import Worker
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1.model_pb2 import ModelState
 from inferd_api.v1.model_service_pb2 import (
@@ -178,7 +178,7 @@ async def test_an_instance_of_another_tenant_answers_nobody_else(
     asked: list[tuple[str, str]] = []
     ask = Queries.ask
 
-    async def note(queries: Queries, worker: WorkerProcess, task_input: TaskInput, asker: Asker) -> Any:
+    async def note(queries: Queries, worker: Worker, task_input: TaskInput, asker: Asker) -> Any:
         asked.append((str(getattr(task_input, "prompt", "")), worker.instance_id))
         return await ask(queries, worker, task_input, asker)
 

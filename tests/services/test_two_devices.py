@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from connection import Connection, memory, read_all, read_until, refusal, under
 
-from inferd.runtime.worker_process import WorkerProcess
+from inferd.runtime.worker import Worker
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd.testing.pair import PAIR_PLUGIN
 from inferd_api.v1 import model_pb2 as mp
@@ -120,13 +120,13 @@ async def test_a_load_goes_on_where_it_fits_when_its_room_is_taken_meanwhile(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease that is granted before a worker has measured has the load go on elsewhere; `LoadModel` waits for it."""
-    begin, run = asyncio.Event(), WorkerProcess.run
+    begin, run = asyncio.Event(), Worker.run
 
-    async def held(self: WorkerProcess) -> str:
+    async def held(self: Worker) -> str:
         await begin.wait()
         return await run(self)
 
-    monkeypatch.setattr(WorkerProcess, "run", held)
+    monkeypatch.setattr(Worker, "run", held)
     await create(connection, "m", weights_bytes=80 * MIB)
     loading = asyncio.create_task(load(connection, "m"))
     assert (await until(connection, "m", mp.INSTANCE_STATE_STARTING, 1)).instances[0].device == "fake:1"

@@ -117,7 +117,7 @@ def test_a_worker_that_is_lost_with_its_host_tells_no_stream_any_more(
 ) -> None:
     """Its last tokens may come after its tasks went on elsewhere, where they are told anew: they count no more."""
     ended = []
-    monkeypatch.setattr(driver.supervisor, "start", lambda *_: None)
+    monkeypatch.setattr(driver.supervisor, "start", lambda *_, **__: None)
     driver._orders.group = asyncio.TaskGroup()
     driver.machine.handle(events.HostJoined((GPU,), HostId("a")), 0.0)
     driver.create_model(replace(SPEC, devices=(DeviceId("a/gpu:0"),)))

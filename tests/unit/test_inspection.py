@@ -6,14 +6,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DeviceId, InstanceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
 from inferd.core.vigil import WorkerTimes
 from inferd.errors import ModelLoadError, WorkerDiedError
 from inferd.runtime.inspection import CONCURRENT_INSPECTIONS, Inspections
+from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.supervisor import Supervisor
-from inferd.runtime.worker_process import WorkerProcess
+from inferd.runtime.worker import Worker
 from inferd.testing.kernel import write_fake_model
 from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -31,14 +33,15 @@ class Nobody:
     def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
         raise AssertionError(f"{instance_id} has {memory_bytes}")
 
-    def worker_exited(self, instance_id: InstanceId, why: str, log_path: Path) -> None:
+    def worker_exited(self, instance_id: InstanceId, why: str, log_path: str) -> None:
         raise AssertionError(f"{instance_id} ended: {why}; {log_path}")
 
 
 def supervise(folder: Path, **changes: float) -> Supervisor:
     patient = {"start_timeout_s": 30.0, "load_silence_s": 30.0, "heartbeat_s": 0.1, "heartbeat_timeout_s": 30.0}
     times = WorkerTimes(**{**patient, "step_floor_s": 60.0, "step_ceiling_s": 60.0, "stop_timeout_s": 20.0, **changes})
-    return Supervisor(times=times, frame_limit_bytes=1 << 24, log_dir=folder / "logs", listener=Nobody())
+    launcher = LocalLauncher(folder / "logs", frame_limit_bytes=1 << 24)
+    return Supervisor(times=times, launchers={LOCAL_HOST: launcher}, listener=Nobody())
 
 
 def make_spec(path: Path) -> ModelSpec:
@@ -60,33 +63,33 @@ async def inspect(supervisor: Supervisor, path: Path) -> MemoryNeed:
 
 
 @pytest.fixture
-def started() -> asyncio.Queue[WorkerProcess]:
+def started() -> asyncio.Queue[Worker]:
     """The workers that were started."""
     return asyncio.Queue()
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch, started: asyncio.Queue[WorkerProcess]) -> list[WorkerProcess]:
+def made(monkeypatch: pytest.MonkeyPatch, started: asyncio.Queue[Worker]) -> list[Worker]:
     """The same as a list."""
-    workers: list[WorkerProcess] = []
-    run = WorkerProcess.run
+    workers: list[Worker] = []
+    run = Worker.run
 
-    async def note(self: WorkerProcess) -> str:
+    async def note(self: Worker) -> str:
         workers.append(self)
         started.put_nowait(self)
         return await run(self)
 
-    monkeypatch.setattr(WorkerProcess, "run", note)
+    monkeypatch.setattr(Worker, "run", note)
     return workers
 
 
-def expect_gone(supervisor: Supervisor, made: list[WorkerProcess]) -> None:
+def expect_gone(supervisor: Supervisor, made: list[Worker]) -> None:
     assert supervisor.workers == {}
     assert supervisor.measuring == set()
     assert not [worker.pid for worker in made if psutil.pid_exists(worker.pid)]
 
 
-async def test_need(tmp_path: Path, made: list[WorkerProcess]) -> None:
+async def test_need(tmp_path: Path, made: list[Worker]) -> None:
     """The need is what the backend measures; nobody hears of the worker, and it is gone afterwards."""
     supervisor = supervise(tmp_path)
     path = write_fake_model(tmp_path, weights_bytes=5, kv_bytes=6, workspace_bytes=7, load_s=10**6)
@@ -95,7 +98,7 @@ async def test_need(tmp_path: Path, made: list[WorkerProcess]) -> None:
     expect_gone(supervisor, made)
 
 
-async def test_a_model_that_cannot_be_loaded(tmp_path: Path, made: list[WorkerProcess]) -> None:
+async def test_a_model_that_cannot_be_loaded(tmp_path: Path, made: list[Worker]) -> None:
     """What measuring refuses is the error of a load, with the path of the log."""
     supervisor = supervise(tmp_path)
     with pytest.raises(ModelLoadError, match="tensor 'x' is missing") as caught:
@@ -104,7 +107,7 @@ async def test_a_model_that_cannot_be_loaded(tmp_path: Path, made: list[WorkerPr
     expect_gone(supervisor, made)
 
 
-async def test_a_worker_that_dies(tmp_path: Path, made: list[WorkerProcess]) -> None:
+async def test_a_worker_that_dies(tmp_path: Path, made: list[Worker]) -> None:
     """A backend that kills its process while it measures is an error with the signal."""
     supervisor = supervise(tmp_path)
     with pytest.raises(WorkerDiedError, match="model 'm' died: it was ended by signal 9") as caught:
@@ -121,9 +124,7 @@ async def test_a_worker_that_dies(tmp_path: Path, made: list[WorkerProcess]) -> 
     ],
     ids=["silent", "too long"],
 )
-async def test_a_worker_that_hangs(
-    tmp_path: Path, made: list[WorkerProcess], times: dict[str, float], why: str
-) -> None:
+async def test_a_worker_that_hangs(tmp_path: Path, made: list[Worker], times: dict[str, float], why: str) -> None:
     """A backend that never comes back from measuring is given up."""
     supervisor = supervise(tmp_path, **times)
     with pytest.raises(WorkerDiedError, match=why):
@@ -131,7 +132,7 @@ async def test_a_worker_that_hangs(
     expect_gone(supervisor, made)
 
 
-async def test_few_at_once(tmp_path: Path, made: list[WorkerProcess], started: asyncio.Queue[WorkerProcess]) -> None:
+async def test_few_at_once(tmp_path: Path, made: list[Worker], started: asyncio.Queue[Worker]) -> None:
     """Only some measure at once; the others follow when they are given up, and every worker ends with its caller."""
     supervisor = supervise(tmp_path)
     inspections = Inspections(supervisor)

@@ -11,7 +11,7 @@ from inferd_api.worker.v1 import task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
-    from inferd.runtime.worker_process import WorkerProcess
+    from inferd.runtime.worker import Worker
 
 
 class DeafWorker:
@@ -30,7 +30,7 @@ class DeafWorker:
 
 
 def ask(queries: Queries, worker: DeafWorker, tenant: str = "a", model: str = "m") -> "asyncio.Task[task_pb2.Answer]":
-    coroutine: Any = queries.ask(cast("WorkerProcess", worker), TextInput("x"), Asker(Tenant(tenant), ModelName(model)))
+    coroutine: Any = queries.ask(cast("Worker", worker), TextInput("x"), Asker(Tenant(tenant), ModelName(model)))
     return asyncio.create_task(coroutine)
 
 

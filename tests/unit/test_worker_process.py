@@ -11,12 +11,14 @@ from typing import Any
 import psutil
 import pytest
 
+from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DeviceId, InstanceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.frames import load_frame
+from inferd.runtime.local_launcher import LocalLauncher, LocalWorker
 from inferd.runtime.supervisor import Supervisor
-from inferd.runtime.worker_process import WorkerProcess
+from inferd.runtime.worker import Worker
 from inferd.testing.kernel import write_fake_model
 from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -66,8 +68,8 @@ class Listener:
         self.memory.append(memory_bytes)
         self._changed.set()
 
-    def worker_exited(self, instance_id: InstanceId, why: str, log_path: Path) -> None:
-        assert (instance_id, log_path.suffix) == (NAME, ".log")
+    def worker_exited(self, instance_id: InstanceId, why: str, log_path: str) -> None:
+        assert (instance_id, Path(log_path).suffix) == (NAME, ".log")
         self.why = why
         self._changed.set()
 
@@ -84,10 +86,11 @@ def listener() -> Listener:
 
 
 def supervise(listener: Listener, folder: Path, **times: float) -> Supervisor:
-    return Supervisor(times=make_times(**times), frame_limit_bytes=1 << 24, log_dir=folder / "logs", listener=listener)
+    launcher = LocalLauncher(folder / "logs", frame_limit_bytes=1 << 24)
+    return Supervisor(times=make_times(**times), launchers={LOCAL_HOST: launcher}, listener=listener)
 
 
-def start(supervisor: Supervisor, group: asyncio.TaskGroup, spec: ModelSpec) -> WorkerProcess:
+def start(supervisor: Supervisor, group: asyncio.TaskGroup, spec: ModelSpec) -> Worker:
     supervisor.start(group, NAME, load_frame(NAME, spec, LIMITS, device_id=FAKE_DEVICE, capacity_bytes=1 << 30))
     return supervisor.workers[NAME]
 
@@ -158,7 +161,8 @@ async def test_a_worker_that_cannot_be_started(listener: Listener, tmp_path: Pat
     """A worker whose log cannot be written does not start; that is how it ended."""
     supervisor = supervise(listener, tmp_path)
     async with asyncio.TaskGroup() as group:
-        start(supervisor, group, make_spec(tmp_path)).log_path = tmp_path / "nowhere" / "m.log"
+        (tmp_path / "logs").rmdir()
+        start(supervisor, group, make_spec(tmp_path))
     assert "could not be started: " in listener.why
     assert listener.kinds == []
 
@@ -187,17 +191,7 @@ async def test_a_worker_is_gone_when_its_life_is_cut_short_while_it_is_ended(tmp
     """A kernel that is cancelled while it waits for a hung worker to write where it is leaves no process behind."""
     process = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
     os.kill(process.pid, signal.SIGSTOP)  # a stopped one does not hear SIGABRT
-    worker = WorkerProcess(
-        NAME,
-        load=load_frame(NAME, make_spec(tmp_path), LIMITS, device_id=FAKE_DEVICE, capacity_bytes=0),
-        log_path=tmp_path / "log",
-        times=make_times(),
-        frame_limit_bytes=1 << 20,
-        on_frame=lambda *_: None,
-        on_memory=lambda *_: None,
-    )
-    worker._hangs = True
-    ending = asyncio.create_task(worker._end(process))
+    ending = asyncio.create_task(LocalWorker(process, tmp_path / "log").end(went=False, hangs=True))
     await asyncio.sleep(0)  # it waits now
     ending.cancel()
     with pytest.raises(asyncio.CancelledError):

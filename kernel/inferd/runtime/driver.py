@@ -10,6 +10,7 @@ import structlog
 
 from inferd.core import commands, events
 from inferd.core.changes import Change
+from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
@@ -27,6 +28,7 @@ from inferd.runtime.frames import read_facts, read_failure, read_needs, read_out
 from inferd.runtime.inspection import Inspections
 from inferd.runtime.instances import answering, moved, newest
 from inferd.runtime.load_progress import LoadProgress
+from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.metrics import Metrics
 from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
@@ -35,7 +37,6 @@ from inferd.runtime.relay import Relay
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.watchers import Watchers
-from inferd.runtime.worker_process import resident_bytes
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -78,9 +79,8 @@ class Driver:
         self.streams = Streams(
             stream_bytes=limits.stream_bytes, retained_bytes=limits.retained_bytes, events_bytes=limits.events_bytes
         )
-        self.supervisor = Supervisor(
-            times=limits.times, frame_limit_bytes=limits.frame_bytes, log_dir=log_dir, listener=self
-        )
+        local = LocalLauncher(log_dir, frame_limit_bytes=limits.frame_bytes)
+        self.supervisor = Supervisor(times=limits.times, launchers={LOCAL_HOST: local}, listener=self)
         self.watchers = Watchers(self.views, self.streams, self.supervisor)
         self.closing = Closing()
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
@@ -285,17 +285,15 @@ class Driver:
             InferdError: It is refused.
         """
         model = self.views.model(name)
-        before = await asyncio.to_thread(lambda pids: {i: resident_bytes(pid) for i, pid in pids}, self._pids(model))
-        meant = [i for i, _ in self._pids(model) if instance_id in (None, i)]
+        workers = [self.supervisor.workers[i] for i in model.instances if i in self.supervisor.workers]
+        measured = await asyncio.gather(*(worker.resident_bytes() for worker in workers))
+        before = {worker.instance_id: size for worker, size in zip(workers, measured, strict=True)}
+        meant = [i for i in model.instances if instance_id in (None, i) and i in self.supervisor.workers]
         self._apply(events.UnloadModel(name, force, instance_id))
         with self.watchers.models.watch(name) as changed:
             while any(i in model.instances and model.instances[i].state is InstanceState.STOPPING for i in meant):
                 await changed.wait(changed.version)
         return sum(before.get(i, 0) for i in meant)
-
-    def _pids(self, model: Model) -> list[tuple[InstanceId, int]]:
-        workers = self.supervisor.workers
-        return [(i, workers[i].pid) for i in model.instances if i in workers]
 
     def delete_model(self, name: ModelName) -> None:
         """Forget a model.
@@ -356,10 +354,10 @@ class Driver:
         """The resident memory of a worker has changed."""
         self._apply(events.MemoryMeasured(instance_id, memory_bytes))
 
-    def worker_exited(self, instance_id: InstanceId, why: str, log_path: Path) -> None:
+    def worker_exited(self, instance_id: InstanceId, why: str, log_path: str) -> None:
         """A worker is gone."""
         error = WorkerDiedError(
-            f"worker of instance {instance_id!r} died: {why}", metadata={"cause": why, "log": str(log_path)}
+            f"worker of instance {instance_id!r} died: {why}", metadata={"cause": why, "log": log_path}
         )
         instance = self.views.find_instance(instance_id)
         if instance is not None and instance.state is not InstanceState.STOPPING:
@@ -370,7 +368,7 @@ class Driver:
         self._relay.close(instance_id)  # last: what fell due meanwhile may still have dropped tasks of it
 
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
-        return {"log": str(self.supervisor.workers[instance_id].log_path)}
+        return {"log": self.supervisor.workers[instance_id].log_path}
 
     def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
         if (instance := self.views.find_instance(instance_id)) is not None:

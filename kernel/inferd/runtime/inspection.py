@@ -6,6 +6,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
+from inferd.core.host import host_of
 from inferd.core.ids import DeviceId, InstanceId
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
@@ -14,7 +15,7 @@ from inferd.plugin.patience import patience
 from inferd.runtime.frames import load_frame, read_failure, read_needs
 from inferd.runtime.placement import advise
 from inferd.runtime.supervisor import Supervisor
-from inferd.runtime.worker_process import WorkerProcess
+from inferd.runtime.worker import Worker
 from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -78,9 +79,10 @@ class Inspections:
                 answer.set_result(frame)
 
         load = load_frame(instance_id, spec, limits, device_id=device_id, capacity_bytes=capacity_bytes)
-        worker = self._supervisor.make(instance_id, load, on_frame=take, on_memory=lambda *_: None)
+        host_id = host_of(device_id)
+        worker = self._supervisor.make(instance_id, load, host_id=host_id, on_frame=take, on_memory=lambda *_: None)
         why = await self._live(worker, answer)
-        where = {"log": str(worker.log_path)}
+        where = {"log": worker.log_path}
         if not answer.done():
             message = f"the worker that measured model {spec.name!r} died: {why}"
             raise WorkerDiedError(message, metadata={"cause": why, **where})
@@ -89,7 +91,7 @@ class Inspections:
             raise advise(read_failure(frame.load_failed.failure, where), spec)
         return read_needs(frame.needs)
 
-    async def _live(self, worker: WorkerProcess, answer: asyncio.Future[wire.WorkerFrame]) -> str:
+    async def _live(self, worker: Worker, answer: asyncio.Future[wire.WorkerFrame]) -> str:
         """Run a worker until it has answered; why it ended if that was before."""
         times = self._supervisor.times
         limit_s = times.start_timeout_s + times.load_silence_s

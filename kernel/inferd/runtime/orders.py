@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from inferd.core import commands
+from inferd.core.host import host_of
 from inferd.runtime.frames import hold_frame, load_frame, submit_frame
 from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -68,7 +69,7 @@ class Orders:
             device_id=command.device_id,
             capacity_bytes=command.capacity_bytes,
         )
-        self._supervisor.start(self.group, command.instance_id, load)
+        self._supervisor.start(self.group, command.instance_id, load, host_id=host_of(command.device_id))
 
     def _submit(self, command: commands.SendTask) -> None:
         stream = self._streams.get(command.spec.task_id)

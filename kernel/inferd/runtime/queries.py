@@ -9,7 +9,7 @@ from inferd.core.task import TaskInput
 from inferd.errors import InferdError, LimitExceededError
 from inferd.plugin.patience import patience
 from inferd.runtime.frames import query_frame
-from inferd.runtime.worker_process import WorkerProcess
+from inferd.runtime.worker import Worker
 from inferd_api.worker.v1 import task_pb2
 
 Pending = asyncio.Future[task_pb2.Answer]
@@ -40,7 +40,7 @@ class Queries:
         self._open: Counter[Asker | str] = Counter()
         self._asked = 0
 
-    async def ask(self, worker: WorkerProcess, task_input: TaskInput, asker: Asker) -> task_pb2.Answer:
+    async def ask(self, worker: Worker, task_input: TaskInput, asker: Asker) -> task_pb2.Answer:
         """Ask a worker for the tokens of a text or a conversation, or for the text of tokens.
 
         Raises:

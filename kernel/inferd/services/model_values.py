@@ -78,7 +78,7 @@ def write_instance(instance: Instance, model: Model, models: Models) -> pb.Insta
         load_duration=duration(ready - instance.created) if ready is not None else None,
         error=status_of(instance.error) if instance.error is not None else None,
         start_time=timestamp(models.clock, instance.created),
-        log_path=str(worker.log_path) if worker is not None else "",
+        log_path=worker.log_path if worker is not None else "",
         reserved_bytes=models.reserved_bytes(instance),
         peak_bytes=instance.peak_bytes,
         grown_bytes=instance.grown_bytes,

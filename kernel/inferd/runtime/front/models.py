@@ -13,7 +13,7 @@ from inferd.runtime.front.bounds import Bound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
-from inferd.runtime.worker_process import WorkerProcess
+from inferd.runtime.worker import Worker
 
 
 class Models:
@@ -135,7 +135,7 @@ class Models:
         answer = await self._driver.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
         return answer.text
 
-    def worker(self, instance: Instance) -> WorkerProcess | None:
+    def worker(self, instance: Instance) -> Worker | None:
         """The worker of an instance, as long as it lives."""
         return self._driver.supervisor.workers.get(instance.instance_id)
 

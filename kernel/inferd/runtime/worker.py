@@ -1,42 +1,32 @@
-"""One worker process, from its start to its certain end."""
+"""One worker, from its start to its certain end, on whatever host: what it says, and whether its heart beats."""
 
 import asyncio
-import os
-import signal
-import socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-
-import psutil
 
 from inferd import __version__
-from inferd.core.ids import InstanceId
+from inferd.core.ids import HostId, InstanceId
 from inferd.core.resources import HOST_DEVICE
 from inferd.core.vigil import Vigil, WorkerTimes
-from inferd.plugin.child import abort
 from inferd.runtime.frames import proceed_frame, read_pulse
-from inferd.runtime.link import LocalLink
+from inferd.runtime.launcher import Launcher, WorkerLink
 from inferd.runtime.signal import Signal
-from inferd.runtime.worker_log import last_words, new_log
 from inferd_api.worker.v1 import worker_pb2 as wire
 
-ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
 TOLD_CHANGE = 0.01  # of the resident memory: a smaller one is not told
 
 
-class WorkerProcess:
-    """A worker process and its link. One writer: the supervisor, through `run`, `send`, `proceed` and `stop`.
+class Worker:
+    """A worker and its link. One writer: the supervisor, through `run`, `send`, `proceed` and `stop`.
 
-    `on_memory` is told the resident memory of a worker that computes on the host, with each heartbeat that finds it
-    changed, from when its model is loaded: loading takes more for a while. What a worker takes of another device is
-    not seen in it.
+    `on_memory` is told the resident memory of a worker that computes on its host's processor, with each heartbeat that
+    finds it changed, from when its model is loaded: loading takes more for a while. What a worker takes of another
+    device is not seen in it.
 
     Attributes:
         instance_id: The instance that it holds.
-        log_path: Where its standard output and error go.
-        pid: Its process id; 0 before it runs.
+        host_id: Where it runs.
+        log_path: Where its standard output and error go, for people.
         memory_bytes: Its resident memory when it last said.
         load_fraction: How much of loading is done, 0 to 1.
     """
@@ -45,26 +35,26 @@ class WorkerProcess:
         self,
         instance_id: InstanceId,
         *,
+        host_id: HostId,
+        launcher: Launcher,
         load: wire.KernelFrame,
-        log_path: Path,
         times: WorkerTimes,
-        frame_limit_bytes: int,
         on_frame: Callable[[InstanceId, wire.WorkerFrame], None],
         on_memory: Callable[[InstanceId, int], None],
     ) -> None:
         self.instance_id = instance_id
-        self.log_path = log_path
-        self.pid = 0
+        self.host_id = host_id
+        self.log_path = launcher.log_of(instance_id)
         self.memory_bytes = 0
         self.load_fraction = 0.0
+        self._launcher = launcher
         self._load = load
         self._times = times
-        self._frame_limit_bytes = frame_limit_bytes
         self._on_frame = on_frame
         self._on_memory = on_memory
         self._loaded = False
         self._memory_told = 0
-        self._link: LocalLink | None = None
+        self._link: WorkerLink | None = None
         self._closed = ""  # why, once it is
         self._ended = ""  # why it is to end at once
         self._stopping = False
@@ -72,6 +62,15 @@ class WorkerProcess:
         self._vigil = Vigil(times, 0.0)  # begins when the process runs
         self._hangs = False
         self._pings = 0
+
+    @property
+    def pid(self) -> int:
+        """Its process id on its host; 0 before it runs."""
+        return 0 if self._link is None else self._link.pid
+
+    async def resident_bytes(self) -> int:
+        """Its resident memory now, as far as that is known; 0 when it does not run."""
+        return 0 if self._link is None else await self._link.resident_bytes()
 
     def send(self, frame: wire.KernelFrame) -> None:
         """Send a frame; lost when the worker is gone."""
@@ -96,44 +95,18 @@ class WorkerProcess:
     async def run(self) -> str:
         """Live through the whole life of the process; return how it ended. Nothing of it is left afterwards."""
         try:
-            process, ours = await self._start()
+            link = await self._launcher.launch(self.instance_id, on_frame=self._take, on_closed=self._note_closed)
         except OSError as error:
             return f"it could not be started: {error}"
-        self.pid = process.pid
-        why, gone = "the kernel gave it up", False
+        self._link = link
+        why, went, how = "the kernel gave it up", False, ""
         try:
-            self._link = await LocalLink.connect(
-                ours, frame_limit_bytes=self._frame_limit_bytes, on_frame=self._take, on_closed=self._note_closed
-            )
             self._vigil = Vigil(self._times, asyncio.get_running_loop().time())
             why = await self._watch()
-            gone = bool(self._closed)  # by itself: what follows closes the link in any case
+            went = bool(self._closed)  # by itself: what follows closes the link in any case
         finally:
-            await self._end(process)
-        if gone and process.returncode is not None:
-            why = _ending(process.returncode, why)
-        return f"{why}{await asyncio.to_thread(last_words, self.log_path)}"
-
-    async def _start(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
-        """The process, and our end of the link."""
-        ours, theirs = socket.socketpair()
-        try:
-            with await new_log(self.log_path) as log:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
-                    *("--parent", str(os.getpid()), "--frame-bytes", str(self._frame_limit_bytes)),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
-        except BaseException:  # cancelled, too
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        return process, ours
+            how = await link.end(went=bool(self._closed), hangs=self._hangs)
+        return f"{(went and how) or why}{await link.tail()}"
 
     async def _watch(self) -> str:
         """Wait for the end of the link; the reason, if it had to be given up before that."""
@@ -157,20 +130,6 @@ class WorkerProcess:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._signal.wait(self._signal.version)
-
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        try:
-            with suppress(TimeoutError):
-                if self._closed:
-                    await asyncio.wait_for(process.wait(), ORDERLY_EXIT_S)
-                elif self._hangs:
-                    await abort(process)
-        finally:  # cancelled meanwhile, too
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
-            await process.wait()
-            if self._link is not None:
-                self._link.close()
 
     def _take(self, frame: wire.WorkerFrame) -> None:
         self._vigil.hear(asyncio.get_running_loop().time())
@@ -210,17 +169,3 @@ class WorkerProcess:
     def _note_closed(self, why: str) -> None:
         self._closed = self._closed or why
         self._signal.notify()
-
-
-def _ending(returncode: int, why: str) -> str:
-    if returncode < 0:
-        return f"it was ended by signal {-returncode} ({signal.Signals(-returncode).name})"
-    return f"it exited with status {returncode}" if returncode else why
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 when it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss) if pid else 0
-    except psutil.NoSuchProcess:
-        return 0

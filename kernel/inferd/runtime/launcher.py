@@ -1,0 +1,81 @@
+"""How workers are started, on whatever host: what a launcher gives, and what it tells."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from inferd.core.ids import HostId, InstanceId
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+
+class WorkerLink(Protocol):
+    """A worker that was started: frames to it, and its certain end. One user: its `Worker`."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id on its host."""
+
+    def send(self, frame: wire.KernelFrame) -> None:
+        """Send a frame; lost when the worker is gone."""
+
+    async def resident_bytes(self) -> int:
+        """Its resident memory, as far as that is known; 0 when it is gone."""
+
+    async def tail(self) -> str:
+        """What its log says last, as a clause behind why it ended; "" when it says nothing."""
+
+    async def end(self, *, went: bool, hangs: bool) -> str:
+        """Have nothing left of it, or of what it started, whatever happens meanwhile.
+
+        Args:
+            went: It has closed its end, and is about to be gone by itself.
+            hangs: It is to write where it is into its log, if it still can.
+
+        Returns:
+            How its process ended, in words; "" when it ended in order.
+        """
+
+
+class Launcher(Protocol):
+    """Starts workers on one host."""
+
+    def log_of(self, instance_id: InstanceId) -> str:
+        """Where the log of an instance's worker is, for people."""
+
+    async def launch(
+        self,
+        instance_id: InstanceId,
+        *,
+        on_frame: Callable[[wire.WorkerFrame], None],
+        on_closed: Callable[[str], None],
+    ) -> WorkerLink:
+        """Start a worker. Whoever asked for it and is cancelled meanwhile leaves nothing behind.
+
+        Args:
+            instance_id: The instance that it is to hold.
+            on_frame: Called with each frame of it, in order; not before the worker is given back.
+            on_closed: Called once, after the last frame, with why no other one comes.
+
+        Raises:
+            OSError: It could not be started.
+        """
+
+
+class NoLauncher:
+    """Stands for a host where nobody starts workers."""
+
+    def __init__(self, host_id: HostId) -> None:
+        self._host_id = host_id
+
+    def log_of(self, _: InstanceId) -> str:
+        """There is none."""
+        return ""
+
+    async def launch(
+        self,
+        instance_id: InstanceId,
+        *,
+        on_frame: Callable[[wire.WorkerFrame], None],  # noqa: ARG002 - the interface
+        on_closed: Callable[[str], None],  # noqa: ARG002 - the interface
+    ) -> WorkerLink:
+        """It never starts."""
+        raise OSError(f"nobody starts workers on host {self._host_id!r}, where {instance_id!r} was to be")

@@ -1,0 +1,155 @@
+"""Workers on the kernel's own host: child processes, each with a socketpair and a log file."""
+
+import asyncio
+import hashlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+
+from inferd.core.ids import InstanceId
+from inferd.plugin.child import abort
+from inferd.runtime.link import LocalLink
+from inferd.runtime.worker_log import last_words, new_log
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+LONGEST_LOG_NAME = 150  # characters; a file's name has at most 255 bytes
+ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
+
+
+class LocalLauncher:
+    """Starts workers with `exec`.
+
+    Args:
+        log_dir: Where their logs are.
+        frame_limit_bytes: The largest frame.
+    """
+
+    def __init__(self, log_dir: Path, *, frame_limit_bytes: int) -> None:
+        self._log_dir = log_dir
+        self._frame_limit_bytes = frame_limit_bytes
+        log_dir.mkdir(parents=True, exist_ok=True)
+
+    def log_of(self, instance_id: InstanceId) -> str:
+        """The path of the log of an instance's worker."""
+        return str(self._log_dir / log_name(instance_id))
+
+    async def launch(
+        self,
+        instance_id: InstanceId,
+        *,
+        on_frame: Callable[[wire.WorkerFrame], None],
+        on_closed: Callable[[str], None],
+    ) -> "LocalWorker":
+        """Start a worker.
+
+        Raises:
+            OSError: It could not be started, or its log not be written.
+        """
+        log_path = Path(self.log_of(instance_id))
+        process, ours = await self._exec(log_path)
+        worker = LocalWorker(process, log_path)
+        try:
+            worker.link = await LocalLink.connect(
+                ours, frame_limit_bytes=self._frame_limit_bytes, on_frame=on_frame, on_closed=on_closed
+            )
+        except BaseException:  # cancelled, too
+            await worker.end(went=False, hangs=False)
+            raise
+        return worker
+
+    async def _exec(self, log_path: Path) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """The process, and our end of the link."""
+        ours, theirs = socket.socketpair()
+        try:
+            with await new_log(log_path) as log:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "inferd.worker", "--fd", str(theirs.fileno())),
+                    *("--parent", str(os.getpid()), "--frame-bytes", str(self._frame_limit_bytes)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+        except BaseException:  # cancelled, too
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return process, ours
+
+
+class LocalWorker:
+    """A child process and its link. One user: its `Worker`.
+
+    Attributes:
+        link: The kernel's end of it; None before it is connected.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, log_path: Path) -> None:
+        self.link: LocalLink | None = None
+        self._process = process
+        self._log_path = log_path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def send(self, frame: wire.KernelFrame) -> None:
+        """Send a frame; lost when the worker is gone."""
+        if self.link is not None:
+            self.link.send(frame)
+
+    async def resident_bytes(self) -> int:
+        """Its resident memory; 0 when it is gone."""
+        return await asyncio.to_thread(_resident_bytes, self.pid)
+
+    async def tail(self) -> str:
+        """What its log says last, as a clause; "" when it says nothing."""
+        return await asyncio.to_thread(last_words, self._log_path)
+
+    async def end(self, *, went: bool, hangs: bool) -> str:
+        """Have nothing left of it or its children; how it ended, "" when that was in order."""
+        process = self._process
+        try:
+            with suppress(TimeoutError):
+                if went:
+                    await asyncio.wait_for(process.wait(), ORDERLY_EXIT_S)
+                elif hangs:
+                    await abort(process)
+        finally:  # cancelled meanwhile, too
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
+            await process.wait()
+            if self.link is not None:
+                self.link.close()
+        return _ending(process.returncode or 0)
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _ending(returncode: int) -> str:
+    if returncode < 0:
+        return f"it was ended by signal {-returncode} ({signal.Signals(-returncode).name})"
+    return f"it exited with status {returncode}" if returncode else ""
+
+
+def log_name(instance_id: InstanceId) -> str:
+    """The name of the log of an instance's worker: readable, of this kernel, and short enough for a file."""
+    name = quote(instance_id, safe="")
+    if len(name) > LONGEST_LOG_NAME:  # a name may be all slashes, each of which takes three letters
+        name = f"{name[:LONGEST_LOG_NAME]}-{hashlib.sha256(instance_id.encode()).hexdigest()[:16]}"
+    return f"{os.getpid()}-{name}.log"
