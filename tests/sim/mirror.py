@@ -81,7 +81,8 @@ class Mirror:
             case events.InstanceNeeds() if event.instance_id in self.tasks.places:
                 self._needs[event.instance_id] = event.need
                 place = self.tasks.places[event.instance_id]
-                self._measured[place.model, place.device_id] = event.need.total_bytes
+                if not place.stopping:  # what one says that is to go is not heard
+                    self._measured[place.model, place.device_id] = event.need.total_bytes
             case events.ModelMeasured():
                 self._measured |= {(event.name, d): need.total_bytes for d, need in event.needs.items()}
             case events.MemoryMeasured():
