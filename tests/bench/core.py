@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from limits import Figure
 
 from inferd.core import commands, events
+from inferd.core.demand import Demand
 from inferd.core.ids import DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec, MemoryClaim
 from inferd.core.leases import LeaseLimits
@@ -19,7 +20,7 @@ from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.queue import QueuePolicy
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import Outcome, Sampling, TaskSpec, TaskState, TextInput, Usage
+from inferd.core.task import Outcome, TaskSpec, TaskState, Usage
 
 TASKS = 1_000_000
 FEWER_TASKS = 10_000
@@ -32,8 +33,8 @@ ROUNDS = 4_000  # of seven events
 LEAST_ROUNDS = 400  # at the beginning, not counted
 MEMORY_BYTES = 1 << 30
 DONE = Outcome(state=TaskState.SUCCEEDED, usage=Usage(prompt_tokens=20, output_tokens=20))
-INPUT = TextInput("x" * 80)
-SAMPLING = Sampling(max_tokens=100)
+DEMAND = Demand(prompt_tokens=20, most_output=100, memory_bytes=500, affinity=b"x")
+WORK = object()
 
 
 def figures(*, only: str) -> Iterator[Figure]:
@@ -119,8 +120,8 @@ class House:
             task_id=TaskId(f"task-{self.count}"),
             tenant=Tenant(f"t{self.rng.randrange(TENANTS)}"),
             model=ModelName(f"m{self.rng.randrange(MODELS)}"),
-            input=INPUT,
-            sampling=SAMPLING,
+            demand=DEMAND,
+            work=WORK,
             deadline=self.now + self.rng.uniform(1e4, 1e5),
             priority=self.rng.choice([*Priority]),
         )

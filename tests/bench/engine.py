@@ -9,7 +9,9 @@ from pathlib import Path
 from limits import Figure
 from workload import CASES, WARM, Case
 
-from inferd.core.task import Sampling, TokenInput
+from inferd.engine.submission import Submission
+from inferd.engine.work import TokenInput
+from inferd.sampling import Sampling
 
 
 def figures(weights: Path, *, only: str) -> Iterator[Figure]:
@@ -68,7 +70,7 @@ class Runner:
         started = time.perf_counter()
         for prompt in case.prompts():
             self._handle += 1
-            self._loop.submit(self._handle, TokenInput(tuple(prompt)), sampling)
+            self._loop.submit(Submission(self._handle, TokenInput(tuple(prompt)), sampling))
         if not self._done.wait(600) or self._errors:
             raise RuntimeError(f"{case.name} did not end: {self._errors}")
         return time.perf_counter() - started

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from limits import Figure
 
-from inferd.core.task import Sampling, TokenInput
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.output import StepOutput
+from inferd.engine.submission import Submission
+from inferd.engine.work import TokenInput
 from inferd.plugin import LoadRequest, StepResult, TokenBatch, TokenSession
+from inferd.sampling import Sampling
 from inferd.testing.fake import FakeBackend
 from inferd.worker.frames import step_frame
 
@@ -78,7 +80,7 @@ def _run() -> TimedSession:
     thread.start()
     for handle in range(SEQUENCES):
         sampling = Sampling(max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
-        loop.submit(handle, TokenInput((97 + handle % 26,) * 16), sampling)
+        loop.submit(Submission(handle, TokenInput((97 + handle % 26,) * 16), sampling))
     if not done.wait(120):
         raise RuntimeError("the run did not end")
     loop.stop()

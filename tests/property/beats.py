@@ -11,23 +11,25 @@ import numpy as np
 from shared_cells import fake_cells
 
 from inferd.core.priority import Priority
-from inferd.core.task import FinishReason, Sampling, TokenInput
+from inferd.core.task import FinishReason
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.places import NO_BLOCK
-from inferd.engine.submission import NO_SHARE, Continuation, SampleSoFar, Share
+from inferd.engine.submission import NO_SHARE, Continuation, SampleSoFar, Share, Submission
+from inferd.engine.work import TokenInput
 from inferd.plugin import LoadRequest, least_window_blocks
+from inferd.sampling import Sampling
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from inferd.core.task import Embedding
     from inferd.core.task_events import Logprobs, PromptOutput
     from inferd.engine.output import Ended, StepOutput
     from inferd.engine.places import Places
     from inferd.engine.step import Step
+    from inferd.engine.work import Embedding
     from inferd.plugin import LoadedModel
 
 DEADLINE_S = 60.0
@@ -141,18 +143,20 @@ class Engine:
         if held is not None and not held.rows and not held.blocks:
             self.refused.add(handle)
         self.loop.submit(
-            handle,
-            TokenInput(task.prompt),
-            task.sampling,
-            salt=task.salt,
-            prefix_cache=task.prefix_cache,
-            priority=task.priority,
-            share=task.share,
-            embedding=task.embedding,
-            lease_id=task.lease_id,
-            fencing_token=0 if held is None else held.fencing_token,
-            continuation=continuation,
-            alone=task.alone,
+            Submission(
+                handle,
+                TokenInput(task.prompt),
+                task.sampling,
+                salt=task.salt,
+                prefix_cache=task.prefix_cache,
+                priority=task.priority,
+                share=task.share,
+                embedding=task.embedding,
+                lease_id=task.lease_id,
+                fencing_token=0 if held is None else held.fencing_token,
+                continuation=continuation,
+                alone=task.alone,
+            )
         )
         self.loop._wake.clear()
         self.loop._reception.turn()

@@ -17,13 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inferd.core.priority import Priority
-from inferd.core.task import Embedding, Grammar, GrammarKind, Pooling, Sampling
 from inferd.core.task_events import PromptOutput
 from inferd.engine.limits import EngineLimits, GrammarLimits
-from inferd.engine.samples import derive
 from inferd.engine.submission import Share
+from inferd.engine.work import Embedding
 from inferd.errors import LeaseEndedError
 from inferd.plugin import LoadedModel, LoadRequest, least_window_blocks
+from inferd.plugin.backend import Pooling
+from inferd.sampling import Grammar, GrammarKind, Sampling, derive
 from inferd.testing.fake import FakeBackend
 
 Event = tuple[str, int]

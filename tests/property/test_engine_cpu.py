@@ -18,10 +18,10 @@ from beats import Engine, Task, greedy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferd.core.task import Sampling
 from inferd.engine.limits import EngineLimits
 from inferd.plugin import LoadedModel, LoadRequest
 from inferd.plugin.backend import read_settings
+from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute
 from inferd.testing.fake import VOCABULARY
 from inferd_cpu.backend import CpuBackend

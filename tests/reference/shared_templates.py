@@ -5,8 +5,8 @@ from typing import Any
 
 from shared_cells import fake_cells
 
-from inferd.core.task import ChatInput
 from inferd.engine.template import ChatTemplate
+from inferd.engine.work import ChatInput
 
 
 def reference(source: str, messages: list[dict[str, Any]], **more: Any) -> str:

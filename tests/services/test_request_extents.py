@@ -14,10 +14,10 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from wire_requests import WAYS, Maker, Way, call, marks_of, refusal_of
 
 from inferd.config import Limits
-from inferd.core.size import size_bytes
 from inferd.errors import InferdError
 from inferd.services.chat_values import read_chat
 from inferd.services.extents import Extents
+from inferd.services.work_values import MESSAGE_BYTES, read_work
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest, RunTasksRequest, TaskOrder
 
@@ -178,4 +178,5 @@ def test_conversations_at_their_bounds_are_read(chat: pb.ChatPrompt) -> None:
     read = read_chat(chat, at="spec.chat")
     assert len(read.messages) == len(chat.messages)
     assert sum(len(message.parts) for message in read.messages) == sum(len(each.parts) for each in chat.messages)
-    assert size_bytes(read) >= len(chat.messages) * size_bytes(read.messages[0])
+    _, demand = read_work(pb.TaskSpec(model="x", chat=chat), 1 << 40, contents=b"")
+    assert demand.memory_bytes >= MESSAGE_BYTES * len(chat.messages)

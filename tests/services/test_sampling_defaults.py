@@ -8,9 +8,9 @@ import pytest
 from connection import Connection, read_all
 
 from inferd.core.model import Model, ModelSpec
-from inferd.core.sampling_defaults import ENGINE_DEFAULTS, NAMES, SamplingDefaults
-from inferd.core.task import Sampling
+from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.runtime import catalogue
+from inferd.sampling import ENGINE_DEFAULTS, NAMES, fill
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import sampling_pb2 as sp
@@ -110,7 +110,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> SamplingDefaults:
 
 async def test_the_catalogue(connection: Connection, listed: SamplingDefaults, tmp_path: Path) -> None:
     """A file of the catalogue is known by its name and size wherever it lies; its file's own words go before."""
-    assert (await create(connection, "known", {})).effective_sampling_defaults.top_p == listed.top_p
+    assert (await create(connection, "known", {})).effective_sampling_defaults.top_p == listed.numbers["top_p"]
     assert catalogue.catalogue_sampling(tmp_path / "known.fake", 3).numbers == {}
     spec = ModelSpec(
         name="m", source="", path="", format="", size_bytes=2, backend="", backend_reason="", loader="", devices=(),
@@ -118,6 +118,7 @@ async def test_the_catalogue(connection: Connection, listed: SamplingDefaults, t
     )  # fmt: skip
     model = Model(spec=spec, created=0.0, file_sampling=SamplingDefaults(temperature=0.125, min_p=0.25))
     expected = ENGINE_DEFAULTS.numbers | {"temperature": 0.125, "top_p": 0.75, "min_p": 0.5}
-    assert model.effective_sampling.numbers == expected
-    filled = model.effective_sampling.fill(Sampling(temperature=2.0, unset=("top_p", "min_p")))
-    assert (filled.temperature, filled.top_p, filled.min_p, filled.unset) == (2.0, 0.75, 0.5, ())
+    effective = model.effective_sampling.over(ENGINE_DEFAULTS)
+    assert effective.numbers == expected
+    filled = fill({"temperature": 2.0}, effective, task_id="t")
+    assert (filled.temperature, filled.top_p, filled.min_p) == (2.0, 0.75, 0.5)

@@ -9,7 +9,6 @@ import pytest
 from connection import Connection, memory, read_all, read_until, reason_of, text_of, under
 
 from inferd.core.ids import ModelName
-from inferd.core.task import TaskInput
 from inferd.runtime.queries import Asker, Queries
 from inferd.runtime.worker import Worker
 from inferd.testing.kernel import kernel_here
@@ -23,6 +22,7 @@ from inferd_api.v1.model_service_pb2 import (
     UnloadModelRequest,
 )
 from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt
+from inferd_api.worker.v1 import task_pb2
 from inferd_client import AsyncClient
 from inferd_client.errors import InvalidFieldError, LimitExceededError
 
@@ -119,9 +119,9 @@ async def test_a_dead_worker_answers_its_queries(connection: Connection, monkeyp
     queries = connection.kernel.driver._queries
     asked = asyncio.Event()
 
-    def note(worker: Any, task_input: TaskInput, asker: Asker) -> Any:
+    def note(worker: Any, given: task_pb2.Input, asker: Asker) -> Any:
         asked.set()
-        return Queries.ask(queries, worker, task_input, asker)
+        return Queries.ask(queries, worker, given, asker)
 
     monkeypatch.setattr(queries, "ask", note)
     call = connection.models.CountTokens(CountTokensRequest(model="fake", prompt="x"))
@@ -178,9 +178,9 @@ async def test_an_instance_of_another_tenant_answers_nobody_else(
     asked: list[tuple[str, str]] = []
     ask = Queries.ask
 
-    async def note(queries: Queries, worker: Worker, task_input: TaskInput, asker: Asker) -> Any:
-        asked.append((str(getattr(task_input, "prompt", "")), worker.instance_id))
-        return await ask(queries, worker, task_input, asker)
+    async def note(queries: Queries, worker: Worker, given: task_pb2.Input, asker: Asker) -> Any:
+        asked.append((given.prompt, worker.instance_id))
+        return await ask(queries, worker, given, asker)
 
     monkeypatch.setattr(Queries, "ask", note)
     mine = (("inferd-tenant", "mine"),)

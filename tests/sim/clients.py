@@ -1,13 +1,16 @@
 """Clients: they submit tasks, cancel and suspend some; operators load and unload models, other programs take memory."""
 
+from random import Random
+
 from scale import TENANTS
 from workers import Workers
 from world import World
 
 from inferd.core import changes, commands, events
+from inferd.core.demand import Demand
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import Sampling, SuspendReason, TaskSpec, TextInput
+from inferd.core.task import SuspendReason, TaskSpec
 
 BURST = 100  # tasks between two pauses
 NO_LEASE = LeaseId("")
@@ -43,8 +46,8 @@ class Clients:
             task_id=TaskId(f"t{world.number()}"),
             tenant=tenant,
             model=model if rng.random() < 0.999 else UNKNOWN,
-            input=TextInput("x" * rng.randint(0, 200)),
-            sampling=Sampling(max_tokens=rng.choice([None, 10, 50])),
+            demand=_demand(rng),
+            work=object(),
             deadline=world.now + rng.uniform(-0.1, 4.0) if rng.random() < 0.2 else None,
             detached=rng.random() < 0.1,
             priority=rng.choices([Priority.LOW, Priority.NORMAL, Priority.HIGH], [3, 5, 2])[0],
@@ -99,3 +102,14 @@ class Clients:
         """Other programs end."""
         for device_id in [*self._world.mirror.devices.devices]:
             self._world.tell(events.ForeignMeasured(device_id, 0))
+
+
+def _demand(rng: Random) -> Demand:
+    """What some task asks for; those of equal length have a beginning in common."""
+    length = rng.randint(0, 200)
+    return Demand(
+        prompt_tokens=length // 4,
+        most_output=rng.choice([None, 10, 50]),
+        memory_bytes=500 + length,
+        affinity=bytes([length]),
+    )

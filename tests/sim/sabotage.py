@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 import pytest
 from rules import Rule
 
-from inferd.core import admission, capacity, changes, commands, events, queues, tasks
+from inferd.core import admission, capacity, changes, commands, events, queues
 from inferd.core.bounds import TaskBounds
 from inferd.core.broker import Account, Broker
 from inferd.core.capacity import Capacity
@@ -382,7 +382,7 @@ SABOTAGES = {
     "tasks have no bound": Sabotage(Rule.BOUND, forget_bounds(tasks=10**9)),
     "queues have no bound": Sabotage(Rule.BOUND, forget_bounds(queued_tasks=10**9)),
     "one tenant may fill the queue": Sabotage(Rule.BOUND, forget_bounds(tenant_share=1e9)),
-    "inputs are not counted": Sabotage(Rule.BOUND, replace_by(tasks, "size_bytes", lambda _: 0)),
+    "inputs are not counted": Sabotage(Rule.BOUND, replace_by(TaskBounds, "_check_inputs", lambda *_: None)),
     "any number may be suspended": Sabotage(Rule.BOUND, replace_by(TaskBounds, "check_suspended", lambda *_: None)),
     "any number may be detached": Sabotage(Rule.BOUND, replace_by(TaskBounds, "check_detached", lambda *_: None)),
     "refusals have no known reason": Sabotage(Rule.REFUSAL, refuse_oddly),

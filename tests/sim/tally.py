@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from rules import BrokenRuleError, Rule
 
 from inferd.core.ids import Tenant
-from inferd.core.size import size_bytes
 from inferd.core.task import TaskSpec
 
 
@@ -35,4 +34,4 @@ class Tally:
 
 def input_bytes(spec: TaskSpec) -> int:
     """What the input of a task counts for."""
-    return size_bytes(spec.input) + size_bytes(spec.sampling)
+    return spec.demand.memory_bytes

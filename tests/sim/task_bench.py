@@ -3,6 +3,7 @@
 from typing import Any
 
 from inferd.core import commands, events
+from inferd.core.demand import Demand
 from inferd.core.elastic import ElasticTimes
 from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
 from inferd.core.line import TaskLimits
@@ -11,7 +12,7 @@ from inferd.core.model import Instance, InstanceFacts, ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.queue import QueuePolicy
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import Outcome, Sampling, TaskSpec, TaskState, TextInput, Usage
+from inferd.core.task import Outcome, TaskSpec, TaskState, Usage
 from inferd.errors import WorkerDiedError
 
 CPU = DeviceId("cpu:0")
@@ -46,8 +47,8 @@ class Bench:
         self, name: str, *, now: float = 0.0, priority: Priority = Priority.NORMAL, **changes: Any
     ) -> tuple[commands.Reply, ...]:
         fields: dict[str, Any] = {
-            "task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "input": TextInput("hi"),
-            "sampling": Sampling(max_tokens=10),
+            "task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "demand": Demand(most_output=10),
+            "work": object(),
         }  # fmt: skip
         return self.machine.handle(events.SubmitTask(TaskSpec(priority=priority, **(fields | changes))), now)
 

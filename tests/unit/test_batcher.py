@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from inferd.core.task import Sampling
 from inferd.engine.batcher import Batcher
 from inferd.engine.detokenizer import Detokenizer
 from inferd.engine.limits import Bounds, EngineLimits
@@ -15,6 +14,7 @@ from inferd.engine.sampler import Sampler
 from inferd.engine.sequence import Sequence
 from inferd.engine.step import Step
 from inferd.plugin import TokenBatch, TokenLimits
+from inferd.sampling import Sampling
 
 SESSION = TokenLimits(
     vocabulary_size=10, context_tokens=64, block_tokens=4, blocks=64, max_sequences=4, max_step_tokens=16
@@ -43,7 +43,7 @@ def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8) -> Sequence:
     return Sequence(
         handle=handle,
         prompt=np.arange(prompt, dtype=np.int32) % 10,
-        max_tokens=max_tokens,
+        most_output=max_tokens,
         sampling=Sampling(temperature=0),
         ends=frozenset(),
         detokenizer=Detokenizer([""] * 10),

@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.core.task import Sampling
 from inferd.engine.batcher import Batcher
 from inferd.engine.detokenizer import Detokenizer
 from inferd.engine.drafts import Drafter
@@ -15,6 +14,7 @@ from inferd.engine.samples import Samples
 from inferd.engine.sequence import WAITING, Sequence
 from inferd.engine.step import Step
 from inferd.plugin import TokenBatch
+from inferd.sampling import Sampling
 
 BOUNDS = Bounds(
     rows=4,
@@ -51,7 +51,7 @@ def make_sequence(
     sequence = Sequence(
         handle=handle,
         prompt=np.arange(prompt, dtype=np.int32) % 10,
-        max_tokens=max_tokens,
+        most_output=max_tokens,
         sampling=Sampling(temperature=0),
         ends=frozenset(),
         detokenizer=Detokenizer([""] * 10),

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.core.task import Embedding, Pooling, Sampling, TextInput
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.output import Ended, StepOutput
+from inferd.engine.submission import Submission
 from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.work import Embedding, TextInput
 from inferd.errors import UnsupportedInputError
 from inferd.plugin import LoadedModel, LoadError, LoadRequest
-from inferd.plugin.backend import read_settings
+from inferd.plugin.backend import Pooling, read_settings
+from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.plugin import SPEC
@@ -77,7 +79,9 @@ class Engine:
     def run(self, *texts: str, embedding: Embedding | None) -> None:
         self._expected = len(texts)
         for handle, text in enumerate(texts):
-            self.loop.submit(handle, TextInput(text), Sampling(temperature=0, max_tokens=4), embedding=embedding)
+            self.loop.submit(
+                Submission(handle, TextInput(text), Sampling(temperature=0, max_tokens=4), embedding=embedding)
+            )
         thread = threading.Thread(target=self.loop.run)
         thread.start()
         done = self._done.wait(DEADLINE_S)

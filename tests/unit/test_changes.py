@@ -15,12 +15,12 @@ from inferd.core import changes, commands, events
 from inferd.core.ids import DeviceId, HostId, InstanceId, ModelName, TaskId, Tenant
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import TaskSpec, TaskState, TextInput
+from inferd.core.task import TaskSpec, TaskState
 from inferd.core.task_events import Output, Resumed, Started, Suspended
 from inferd.errors import WorkerDiedError
 from inferd.runtime import driver as driver_module
 from inferd.runtime.driver import Driver
-from inferd_api.worker.v1 import step_pb2
+from inferd_api.worker.v1 import step_pb2, task_pb2
 
 MODEL, TENANT, CPU = ModelName("m"), Tenant("a"), DeviceId("cpu:0")
 GPU = DeviceCapacity(device_id=DeviceId("gpu:0"), memory_bytes=1000, cores=1)
@@ -74,7 +74,7 @@ def test_changes_are_kept_before_anything_follows_from_them(driver: Driver, monk
     driver._apply(events.LoadModel(MODEL))
     bring_up(driver, 1)
     trace.steps.clear()
-    driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, input=TextInput("hi")))
+    driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, work=task_pb2.Work()))
     assert [(what, type(each)) for what, each in trace.steps] == [
         ("kept", changes.TaskAccepted),
         ("kept", changes.TaskChanged),
@@ -91,7 +91,7 @@ def test_a_stream_tells_the_states_of_its_task_in_their_order(driver: Driver, mo
     driver.create_model(SPEC)
     driver._apply(events.LoadModel(MODEL))
     bring_up(driver, 1)
-    stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, input=TextInput("hi")))
+    stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, work=task_pb2.Work()))
     driver.machine.fleet.start(driver.views.model(MODEL), 0.0)
     bring_up(driver, 2)
     driver._apply(events.WorkerExited(InstanceId("m-1"), WorkerDiedError("gone")))
@@ -105,7 +105,7 @@ def test_an_ended_task_is_told_of_though_it_is_forgotten(driver: Driver, monkeyp
     driver.machine.tasks._register._retained_tasks = 0
     driver.find_devices((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=1),))
     driver.create_model(SPEC)
-    stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, input=TextInput("hi")))
+    stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, work=task_pb2.Work()))
     driver.cancel(TaskId("t"), TENANT)
     assert stream.finished is not None
     assert stream.finished.outcome.state is TaskState.CANCELLED
@@ -125,7 +125,7 @@ def test_a_worker_that_is_lost_with_its_host_tells_no_stream_any_more(
     worker.end = ended.append
     driver._apply(events.LoadModel(MODEL))
     bring_up(driver, 1)
-    stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, input=TextInput("hi")))
+    stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, work=task_pb2.Work()))
     step = step_pb2.StepOutput(handles=[1], counts=[1], texts=["x"], token_ids=[7])
     driver._step(InstanceId("m-1"), step)
     driver._apply(events.HostLost(HostId("a"), "no word"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from shared_templates import reference, render
 
-from inferd.core.task import ChatInput, Message
+from inferd.engine.work import ChatInput, Message
 from inferd.errors import ChatTemplateError, InvalidFieldError
 
 # Written as public templates are written.

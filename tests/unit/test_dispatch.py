@@ -4,9 +4,10 @@ import pytest
 from task_bench import CPU, Bench, words
 
 from inferd.core import commands, events
+from inferd.core.demand import Demand
 from inferd.core.ids import InstanceId, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import Outcome, TaskState, TextInput, TokenInput, Usage
+from inferd.core.task import Outcome, TaskState, Usage
 from inferd.errors import QueueFullError, TaskStateError
 
 
@@ -166,9 +167,9 @@ def test_a_tenant_beyond_its_share_leaves_the_last_place_to_others() -> None:
 def test_an_instance_is_told_what_a_task_is_expected_to_cost_and_its_weight() -> None:
     """The tokens of prompt and output, and the weight of the tenant: by them the instance orders prompts."""
     bench = Bench(places=8)
-    prompt = TokenInput(tuple(range(20)))
+    demand = Demand(prompt_tokens=20, most_output=10)
     for tenant, weight in (("a", 1.0), ("heavy", 3.0)):
-        found = bench.submit(tenant, tenant=Tenant(tenant), input=prompt)
+        found = bench.submit(tenant, tenant=Tenant(tenant), demand=demand)
         (sent,) = (command for command in found if isinstance(command, commands.SendTask))
         assert (sent.expected_tokens, sent.weight) == (30.0, weight)
 
@@ -176,10 +177,10 @@ def test_an_instance_is_told_what_a_task_is_expected_to_cost_and_its_weight() ->
 def test_tenants_share_by_weight_in_tokens() -> None:
     """Two backlogged tenants with weights 1 and 3, one with prompts ten times as long, are served tokens 1 to 3."""
     bench = Bench(queued_tasks=10_000, tenant_queued=10_000, model_queued=10_000)
-    long, short = TokenInput(tuple(range(100))), TokenInput(tuple(range(10)))
+    long, short = Demand(prompt_tokens=100, most_output=10), Demand(prompt_tokens=10, most_output=10)
     for number in range(2000):
-        bench.submit(f"l{number}", tenant=Tenant("light"), input=long)
-        bench.submit(f"h{number}", tenant=Tenant("heavy"), input=short)
+        bench.submit(f"l{number}", tenant=Tenant("light"), demand=long)
+        bench.submit(f"h{number}", tenant=Tenant("heavy"), demand=short)
     served = {"light": 0, "heavy": 0}
     for _ in range(1000):
         name = next(iter(bench.machine.fleet.instances[InstanceId("m-1")].running))
@@ -262,10 +263,10 @@ def test_prompts_with_the_same_beginning_go_to_the_same_instance() -> None:
     bench.come_up("m-2", 2.0)
     for number in range(9):
         bench.end(f"warm{number}", 3.0)
-    chat = TextInput("the same system prompt " * 100)
-    bench.submit("first", input=chat, now=4.0)
+    chat = Demand(affinity=b"the same system prompt")
+    bench.submit("first", demand=chat, now=4.0)
     home = bench.machine.tasks.known[TaskId("first")].instance_id
-    bench.submit("second", input=chat, now=4.0)
+    bench.submit("second", demand=chat, now=4.0)
     assert bench.machine.tasks.known[TaskId("second")].instance_id == home
-    bench.submit("third", input=TextInput("another"), now=4.0)
+    bench.submit("third", demand=Demand(affinity=b"another"), now=4.0)
     assert bench.machine.tasks.known[TaskId("third")].instance_id != home

@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from inferd.core.task import Embedding, FinishReason, Pooling, Sampling, TokenInput
+from inferd.core.task import FinishReason
 from inferd.engine.embedding import PromptPool
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
+from inferd.engine.submission import Submission
+from inferd.engine.work import Embedding, TokenInput
 from inferd.errors import BackendFailedError, UnsupportedInputError
 from inferd.plugin import LoadRequest, StepResult, TokenBatch
+from inferd.plugin.backend import Pooling
+from inferd.sampling import Sampling
 from inferd.testing.fake import FakeBackend
 from inferd.testing.kernel import write_fake_model
 
@@ -40,7 +44,7 @@ class Engine:
     def submit(self, prompt: tuple[int, ...], embedding: Embedding | None, **more: Any) -> int:
         self._expected += 1
         sampling = Sampling(temperature=0, max_tokens=40)
-        self.loop.submit(self._expected, TokenInput(prompt), sampling, embedding=embedding, **more)
+        self.loop.submit(Submission(self._expected, TokenInput(prompt), sampling, embedding=embedding, **more))
         return self._expected
 
     def run(self) -> None:
@@ -114,13 +118,13 @@ def test_normalized() -> None:
 
 
 def test_a_backend_without_hidden_states(tmp_path: Path) -> None:
-    """An embedding of a backend that gives none, and an adapter of one that has none, are refused by their field."""
+    """An embedding of a backend that gives none is refused by its field."""
     engine = Engine(tmp_path, embedding_size=0)
-    embedding, adapter = engine.submit(PROMPT, LAST), engine.submit(PROMPT, None, adapter="poet")
+    embedding = engine.submit(PROMPT, LAST)
     engine.run()
-    errors = [engine.ended[handle].error for handle in (embedding, adapter)]
-    assert all(isinstance(error, UnsupportedInputError) for error in errors)
-    assert [error.field for error in errors if error] == ["spec.embedding", "spec.adapter"]
+    error = engine.ended[embedding].error
+    assert isinstance(error, UnsupportedInputError)
+    assert error.field == "spec.embedding"
 
 
 @pytest.mark.parametrize("bad", [None, np.zeros((1, 2), np.float32), np.full((1, 3), np.nan, np.float32)])

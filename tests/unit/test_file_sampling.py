@@ -8,9 +8,9 @@ import gguf
 import pytest
 import tiny_models as tiny
 
-from inferd.core.sampling_defaults import NAMES
 from inferd.plugin import LoadError, LoadRequest, SamplingDefaults, read_gguf_sampling, read_hf_sampling
 from inferd.plugin.backend import read_settings
+from inferd.sampling import NAMES
 from inferd_api.v1.sampling_pb2 import SamplingDefaults as Wire
 from inferd_api.v1.sampling_pb2 import SamplingParams
 from inferd_cpu.backend import CpuBackend
@@ -30,7 +30,7 @@ def test_gguf() -> None:
     values: dict[str, Any] = {f"general.sampling.{name}": value for name, value in GGUF.items()}
     found = read_gguf_sampling("f", values.get)
     assert found == SamplingDefaults(temperature=0.7, top_k=20, top_p=0.8, min_p=0.01, repetition_penalty=1.05)
-    assert read_gguf_sampling("f", {"general.sampling.top_k": -1}.get).top_k == 0
+    assert read_gguf_sampling("f", {"general.sampling.top_k": -1}.get).numbers["top_k"] == 0
     assert read_gguf_sampling("f", {}.get) == SamplingDefaults()
 
 

@@ -7,7 +7,7 @@ from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Te
 from inferd.core.model import ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.resources import MemoryNeed
-from inferd.core.task import FinishReason, TaskSpec, TextInput
+from inferd.core.task import FinishReason, TaskSpec
 from inferd.core.task_events import Output, PromptOutput
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.frames import (
@@ -72,7 +72,7 @@ def test_submit() -> None:
         task_id=TaskId("t"),
         tenant=Tenant("x"),
         model=ModelName("m"),
-        input=TextInput("hi"),
+        work=task_pb2.Work(input=task_pb2.Input(prompt="hi")),
         priority=Priority.HIGH,
         lease_id=LeaseId("l"),
     )
@@ -80,6 +80,7 @@ def test_submit() -> None:
     submit = submit_frame(4, order).submit
     assert (submit.handle, submit.priority, submit.lease_id, submit.fencing_token) == (4, 3, "l", 9)
     assert (submit.expected_tokens, submit.weight, submit.alone) == (2.5, 3.0, True)
+    assert submit.work == spec.work
     assert not submit.HasField("continuation")
 
 

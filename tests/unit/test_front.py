@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from inferd.core.ids import DeviceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec, LeaseState, MemoryClaim
-from inferd.core.task import Sampling, TaskSpec, TaskState, TextInput
+from inferd.core.task import TaskSpec, TaskState
 from inferd.core.task_events import Finished, Output
 from inferd.errors import (
     EventsDroppedError,
@@ -29,7 +29,11 @@ from inferd.runtime.front.front import Front
 from inferd.runtime.front.health import KERNEL, NOBODY
 from inferd.runtime.front.open_tasks import OpenTasks
 from inferd.runtime.streams import TaskStream
+from inferd.services.work_values import read_work
 from inferd.testing.kernel import front_here, write_fake_model
+from inferd_api.v1 import task_pb2 as pb
+from inferd_api.v1.sampling_pb2 import SamplingParams
+from inferd_api.worker.v1 import task_pb2 as wp
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -57,12 +61,14 @@ async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front
 
 def spec(tokens: int = 900, **more: Any) -> TaskSpec:
     """A task of the default tenant, which the FakeBackend goes on with for so many tokens."""
+    wanted = pb.TaskSpec(prompt="la", sampling=SamplingParams(max_tokens=tokens, temperature=0))
+    work, demand = read_work(wanted, 1 << 20, contents=b"")
     return TaskSpec(
         task_id=TaskId(uuid.uuid4().hex),
         tenant=ANYONE.tenant,
         model=MODEL,
-        input=TextInput("la"),
-        sampling=Sampling(max_tokens=tokens, temperature=0),
+        demand=demand,
+        work=work,
         **more,
     )
 
@@ -238,7 +244,7 @@ async def test_models_are_asked_in_values(front: Front) -> None:
     assert [model.spec.name for model in (await front.models.list(after=None, size=9)).records] == [MODEL]
     with pytest.raises(ModelNotFoundError):
         await front.models.get("none")
-    ids = await front.models.tokenize(MODEL, TextInput("la la"), ANYONE)
+    ids = await front.models.tokenize(MODEL, wp.Input(prompt="la la"), ANYONE)
     assert ids
     assert (await front.models.plan(MODEL, settings={})).fits
 

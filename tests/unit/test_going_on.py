@@ -4,6 +4,7 @@ import pytest
 from task_bench import MODEL, Bench, sent, words
 
 from inferd.core import changes, events
+from inferd.core.demand import Demand
 from inferd.core.ids import InstanceId, TaskId, Tenant
 from inferd.errors import InvalidFieldError, PoisonError
 
@@ -70,7 +71,7 @@ def test_a_task_that_was_present_at_two_deaths_runs_alone_and_is_cleared_when_it
 def test_a_task_that_its_worker_dies_of_alone_is_poison() -> None:
     """It fails at the third death, the others go on and are not blamed; one like it is refused for a while."""
     bench = Bench(places=2)
-    bench.submit("bad", digest=b"x")
+    bench.submit("bad", demand=Demand(contents=b"x"))
     bench.submit("good")
     for number, now in ((1, 0.0), (2, 10.0)):
         bench.die(f"m-{number}", now)
@@ -85,9 +86,9 @@ def test_a_task_that_its_worker_dies_of_alone_is_poison() -> None:
     assert bench.states("bad", "good") == ["FAILED", "QUEUED"]
     assert bench.machine.tasks.known[TaskId("good")].deaths == 2
     with pytest.raises(PoisonError, match="3 workers died"):
-        bench.submit("again", digest=b"x", now=21.0)
-    bench.submit("another tenant's", digest=b"x", tenant=Tenant("b"), now=21.0)
-    bench.submit("later", digest=b"x", now=700.0)
+        bench.submit("again", demand=Demand(contents=b"x"), now=21.0)
+    bench.submit("another tenant's", demand=Demand(contents=b"x"), tenant=Tenant("b"), now=21.0)
+    bench.submit("later", demand=Demand(contents=b"x"), now=700.0)
 
 
 def test_a_death_before_the_turn_of_a_suspect_is_nobody_s() -> None:

@@ -10,17 +10,20 @@ import jsonschema
 import numpy as np
 import pytest
 
-from inferd.core.task import ChatInput, FinishReason, Grammar, GrammarKind, Message, Sampling
+from inferd.core.task import FinishReason
 from inferd.engine import grammar as grammar_module
 from inferd.engine.cells.cell import Cells
 from inferd.engine.grammar import Following, Grammars
 from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.engine.loop import Loop
 from inferd.engine.room import Constraint, Room
+from inferd.engine.submission import Submission
 from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.work import ChatInput, Message
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, UnsupportedInputError
 from inferd.plugin import LoadRequest, Vocabulary
 from inferd.plugin.vocabulary import TokenKind
+from inferd.sampling import Grammar, GrammarKind, Sampling
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.fake_session import END
 from inferd.testing.kernel import write_fake_model
@@ -275,7 +278,7 @@ class Answers:
     def run(self, *tasks: tuple[str, Sampling]) -> list[tuple[str, FinishReason | InferdError]]:
         """Text and end of each task, all run at once."""
         for handle, (words, sampling) in enumerate(tasks):
-            self.loop.submit(handle, ChatInput((Message("user", words),)), sampling)
+            self.loop.submit(Submission(handle, ChatInput((Message("user", words),)), sampling))
         thread = threading.Thread(target=self.loop.run)
         thread.start()
         texts = [""] * len(tasks)

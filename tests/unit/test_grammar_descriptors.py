@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from inferd.core.task import FinishReason, Grammar, GrammarKind, Sampling, TextInput
+from inferd.core.task import FinishReason
 from inferd.engine.cells.cell import CellError, Cells
 from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.engine.loop import Loop
+from inferd.engine.submission import Submission
+from inferd.engine.work import TextInput
 from inferd.errors import BackendFailedError, InferdError, InternalError, InvalidFieldError
 from inferd.plugin import LoadRequest
+from inferd.sampling import Grammar, GrammarKind, Sampling
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
@@ -44,7 +47,7 @@ class Running:
     def end(self, handle: int, pattern: str | None = None) -> FinishReason | InferdError:
         """How a task ends."""
         grammar = None if pattern is None else Grammar(GrammarKind.REGEX, pattern)
-        self.loop.submit(handle, TextInput("aaaa"), Sampling(temperature=0, max_tokens=40, grammar=grammar))
+        self.loop.submit(Submission(handle, TextInput("aaaa"), Sampling(temperature=0, max_tokens=40, grammar=grammar)))
         while True:
             for ended in self.outputs.get(timeout=DEADLINE_S).ended:
                 assert ended.handle == handle

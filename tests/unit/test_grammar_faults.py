@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from inferd.core.task import ChatInput, FinishReason, Grammar, GrammarKind, Message, Sampling
+from inferd.core.task import FinishReason
 from inferd.engine.cells import follow
 from inferd.engine.cells.cell import Cells
 from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.engine.loop import Loop
-from inferd.engine.submission import Continuation, SampleSoFar
+from inferd.engine.submission import Continuation, SampleSoFar, Submission
+from inferd.engine.work import ChatInput, Message
 from inferd.errors import BackendFailedError, InferdError, LimitExceededError
 from inferd.plugin import LoadRequest
+from inferd.sampling import Grammar, GrammarKind, Sampling
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
@@ -56,7 +58,7 @@ class Running:
 
     def submit(self, handle: int, words: str, grammar: Grammar | None = None, **more: Any) -> None:
         sampling = Sampling(temperature=0, grammar=grammar, **({"max_tokens": 40} | more))
-        self.loop.submit(handle, ChatInput((Message("user", words),)), sampling)
+        self.loop.submit(Submission(handle, ChatInput((Message("user", words),)), sampling))
 
     def wait(self, enough: Callable[[], bool]) -> None:
         """Take outputs until there are enough of them."""
@@ -258,7 +260,9 @@ def test_dropped_tasks_hold_no_process(run: Callable[..., Running]) -> None:
     running.texts[4] = running.texts[1]
     sampling = Sampling(temperature=0, grammar=LETTERS, ignore_eos=True, max_tokens=1000)
     task_input = ChatInput((Message("user", "hello"),))
-    running.loop.submit(4, task_input, sampling, continuation=Continuation(samples={0: told}, prompt_told=True))
+    running.loop.submit(
+        Submission(4, task_input, sampling, continuation=Continuation(samples={0: told}, prompt_told=True))
+    )
     running.submit(3, "hello", LETTERS, ignore_eos=True, max_tokens=1000)
     assert running.end(3) == running.end(4)
     assert running.texts[3] == running.texts[4]

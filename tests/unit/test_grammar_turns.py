@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inferd.core.ids import Tenant
-from inferd.core.task import ChatInput, FinishReason, Grammar, GrammarKind, Message, Sampling
+from inferd.core.task import FinishReason
 from inferd.engine.cells.cell import Cells
 from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.engine.loop import Loop
 from inferd.engine.rooms import EACH
-from inferd.engine.submission import Share
+from inferd.engine.submission import Share, Submission
+from inferd.engine.work import ChatInput, Message
 from inferd.errors import InferdError
 from inferd.plugin import LoadRequest
+from inferd.sampling import Grammar, GrammarKind, Sampling
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
@@ -58,11 +60,13 @@ class Running:
 
     def submit(self, handle: int, grammar: Grammar, tenant: str, priority: int = NORMAL, tokens: int = 40) -> None:
         self.loop.submit(
-            handle,
-            ChatInput((Message("user", "hello"),)),
-            Sampling(temperature=0, grammar=grammar, max_tokens=tokens, ignore_eos=tokens == LONG),
-            priority=priority,
-            share=Share(tenant=Tenant(tenant)),
+            Submission(
+                handle,
+                ChatInput((Message("user", "hello"),)),
+                Sampling(temperature=0, grammar=grammar, max_tokens=tokens, ignore_eos=tokens == LONG),
+                priority=priority,
+                share=Share(tenant=Tenant(tenant)),
+            )
         )
 
     def wait(self, enough: Callable[[], bool]) -> None:

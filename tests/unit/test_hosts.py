@@ -12,7 +12,8 @@ from inferd.core.lease import CoresClaim, LeaseSpec, LeaseState, MemoryClaim, Mo
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec, ModelState
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import TaskSpec, TextInput
+from inferd.core.task import TaskSpec
+from inferd.engine.work import TextInput
 from inferd.errors import InvalidFieldError, ModelBusyError, WorkerDiedError
 
 A, B = HostId("a"), HostId("b")

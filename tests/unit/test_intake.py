@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 from shared_cells import fake_cells
 
-from inferd.core.task import ChatInput, Embedding, Message, Pooling, Sampling, TaskInput, TextInput, TokenInput
 from inferd.engine.intake import Intake
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.sequence import Sequence
+from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
 from inferd.errors import (
     ChatTemplateError,
     InferdError,
@@ -16,6 +16,8 @@ from inferd.errors import (
     UnsupportedInputError,
 )
 from inferd.plugin import EmbeddingDefaults, TokenLimits, Vocabulary
+from inferd.plugin.backend import Pooling
+from inferd.sampling import Sampling
 from inferd.testing.fake import VOCABULARY
 
 SESSION = TokenLimits(
@@ -41,8 +43,8 @@ def test_text() -> None:
     sequence = accept(TextInput("hello"))
     assert sequence.handle == 5
     assert bytes(sequence.prompt.tolist()) == b"hello"
-    assert sequence.max_tokens == 80
-    assert accept(TextInput("x" * 40)).max_tokens == 60
+    assert sequence.most_output == 80
+    assert accept(TextInput("x" * 40)).most_output == 60
 
 
 def test_chat() -> None:
@@ -58,7 +60,7 @@ def test_token_ids() -> None:
 
 def test_output_is_bounded_by_the_pool() -> None:
     """Where the whole pool holds less than the context, it is the bound."""
-    assert accept(TextInput("x" * 10), session=replace(SESSION, blocks=3)).max_tokens == 14
+    assert accept(TextInput("x" * 10), session=replace(SESSION, blocks=3)).most_output == 14
 
 
 TOO_LONG = {"prompt_tokens": "100", "limit_tokens": "100"}
@@ -93,8 +95,8 @@ def test_what_cannot_be_taken(
 
 def test_longest_that_fits() -> None:
     """A prompt and an output that fill the context to the last token are taken."""
-    assert accept(TextInput("x" * 60), Sampling(max_tokens=40)).max_tokens == 40
-    assert accept(TextInput("x" * 99)).max_tokens == 1
+    assert accept(TextInput("x" * 60), Sampling(max_tokens=40)).most_output == 40
+    assert accept(TextInput("x" * 99)).most_output == 1
 
 
 def test_chat_without_a_template() -> None:

@@ -10,7 +10,7 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec, ModelState
 from inferd.core.priority import Priority
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import Outcome, TaskSpec, TaskState, TextInput
+from inferd.core.task import Outcome, TaskSpec, TaskState
 from inferd.errors import (
     InvalidFieldError,
     LeaseEndedError,
@@ -68,7 +68,7 @@ class Bench:
 
     def submit(self, name: str, model: str, *, now: float = 0.0, **changes: Any) -> tuple[commands.Reply, ...]:
         fields: dict[str, Any] = {
-            "task_id": TaskId(name), "tenant": TENANT, "model": ModelName(model), "input": TextInput("hi"),
+            "task_id": TaskId(name), "tenant": TENANT, "model": ModelName(model), "work": object(),
         }  # fmt: skip
         return self.machine.handle(events.SubmitTask(TaskSpec(**(fields | changes))), now)
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from inferd.core.task import Sampling
 from inferd.core.task_events import Logprobs
 from inferd.engine.logprobs import join, measure
 from inferd.engine.sampler import Sampler
 from inferd.engine.scores import PromptScores
+from inferd.sampling import Sampling
 
 
 def test_rows_may_ask_for_different_numbers() -> None:

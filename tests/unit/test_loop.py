@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.core.task import ChatInput, FinishReason, Message, Sampling, TextInput, TokenInput, Usage
+from inferd.core.task import FinishReason, Usage
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.output import Ended, StepOutput
 from inferd.engine.step import Step
+from inferd.engine.submission import Submission
+from inferd.engine.work import ChatInput, Message, TextInput, TokenInput
 from inferd.errors import BackendFailedError, InternalError, PromptTooLongError
 from inferd.plugin import LoadRequest, StepResult, TokenBatch
+from inferd.sampling import Sampling
 from inferd.testing import fake_session
 from inferd.testing.fake import FakeBackend
 from inferd.testing.kernel import write_fake_model
@@ -91,8 +94,8 @@ def hold_intake(
 def test_chat_and_text(tmp_path: Path) -> None:
     """A chat and a text run side by side; each ends for its own reason, with its text and its usage."""
     with Running(tmp_path).thread() as running:
-        running.loop.submit(1, ChatInput((Message("user", "héllo"),)), GREEDY)
-        running.loop.submit(2, TextInput("ab"), GREEDY)
+        running.loop.submit(Submission(1, ChatInput((Message("user", "héllo"),)), GREEDY))
+        running.loop.submit(Submission(2, TextInput("ab"), GREEDY))
         ended = running.wait(1, 2)
     assert running.text(1) == "héllo"
     assert ended[1] == Ended(handle=1, reason=FinishReason.END_OF_TEXT, usage=Usage(prompt_tokens=8, output_tokens=7))
@@ -104,7 +107,7 @@ def test_one_output_a_step(tmp_path: Path) -> None:
     """All tasks of a step come in one value, whose columns fit together."""
     running = Running(tmp_path)
     for handle in range(8):
-        running.loop.submit(handle, TextInput("ab"), GREEDY)
+        running.loop.submit(Submission(handle, TextInput("ab"), GREEDY))
     with running.thread():
         running.wait(*range(8))
     for output in running.seen:
@@ -117,10 +120,10 @@ def test_one_output_a_step(tmp_path: Path) -> None:
 def test_stop_string_and_seed(tmp_path: Path) -> None:
     """A stop string ends a text before itself; the same seed gives the same random text."""
     with Running(tmp_path).thread() as running:
-        running.loop.submit(1, TextInput("one two "), Sampling(temperature=0, stop=("e t",)))
+        running.loop.submit(Submission(1, TextInput("one two "), Sampling(temperature=0, stop=("e t",))))
         for handle in (2, 3):
             running.loop.submit(
-                handle, TextInput("abc"), Sampling(temperature=9, seed=5, max_tokens=50, ignore_eos=True)
+                Submission(handle, TextInput("abc"), Sampling(temperature=9, seed=5, max_tokens=50, ignore_eos=True))
             )
         ended = running.wait(1, 2, 3)
     assert running.text(1) == "on"
@@ -136,7 +139,7 @@ def test_stop_string_and_seed(tmp_path: Path) -> None:
 def test_progress_of_a_long_prompt(tmp_path: Path) -> None:
     """While a prompt is read in chunks, each step tells how far it is."""
     with Running(tmp_path, step_tokens=20).thread() as running:
-        running.loop.submit(1, TextInput("x" * 50), GREEDY)
+        running.loop.submit(Submission(1, TextInput("x" * 50), GREEDY))
         running.wait(1)
     assert [(p.handle, p.fraction) for output in running.seen for p in output.prefills] == [(1, 0.4), (1, 0.8)]
 
@@ -144,7 +147,7 @@ def test_progress_of_a_long_prompt(tmp_path: Path) -> None:
 def test_refusal(tmp_path: Path) -> None:
     """A task that the model cannot take ends with its typed error, also while nothing else runs."""
     with Running(tmp_path, context_tokens=30).thread() as running:
-        running.loop.submit(1, TextInput("x" * 30), GREEDY)
+        running.loop.submit(Submission(1, TextInput("x" * 30), GREEDY))
         ended = running.wait(1)
     assert isinstance(ended[1].error, PromptTooLongError)
     assert running.loop.steps == 0
@@ -154,8 +157,8 @@ def test_cancelled_task_frees_its_place_before_the_next_step(tmp_path: Path) -> 
     """With one place, the step after the cancellation of the first task gives the second one its first token."""
     running = Running(tmp_path, max_sequences=1)
     running.at_step = lambda output: running.loop.cancel(1) if output.handles == [1] else None
-    running.loop.submit(1, TextInput("ab"), ENDLESS)
-    running.loop.submit(2, TextInput("cd"), GREEDY)
+    running.loop.submit(Submission(1, TextInput("ab"), ENDLESS))
+    running.loop.submit(Submission(2, TextInput("cd"), GREEDY))
     with running.thread():
         running.wait(2)
     assert [output.handles for output in running.seen] == [[1], *[[2]] * 12]
@@ -167,8 +170,8 @@ def test_cancelled_while_it_is_prepared(tmp_path: Path, monkeypatch: pytest.Monk
     running = Running(tmp_path)
     waits, go = hold_intake(running, monkeypatch, handle=1)
     with running.thread():
-        running.loop.submit(1, TextInput("ab"), GREEDY)
-        running.loop.submit(2, TextInput("cd"), GREEDY)
+        running.loop.submit(Submission(1, TextInput("ab"), GREEDY))
+        running.loop.submit(Submission(2, TextInput("cd"), GREEDY))
         assert waits.wait(DEADLINE_S)
         running.loop.cancel(1)
         go.set()
@@ -182,8 +185,8 @@ def test_cancelled_before_it_is_prepared(tmp_path: Path, monkeypatch: pytest.Mon
     running = Running(tmp_path)
     _, go = hold_intake(running, monkeypatch, handle=2)
     go.set()
-    running.loop.submit(1, TextInput("ab"), GREEDY)
-    running.loop.submit(2, TextInput("ab"), GREEDY)
+    running.loop.submit(Submission(1, TextInput("ab"), GREEDY))
+    running.loop.submit(Submission(2, TextInput("ab"), GREEDY))
     running.loop.cancel(1)
     with running.thread():
         running.wait(2)
@@ -193,11 +196,11 @@ def test_cancelled_before_it_is_prepared(tmp_path: Path, monkeypatch: pytest.Mon
 def test_cancel_of_what_has_ended(tmp_path: Path) -> None:
     """Cancelling a task that has ended, or that never was, changes nothing."""
     with Running(tmp_path).thread() as running:
-        running.loop.submit(1, TextInput("ab"), GREEDY)
+        running.loop.submit(Submission(1, TextInput("ab"), GREEDY))
         running.wait(1)
         running.loop.cancel(1)
         running.loop.cancel(99)
-        running.loop.submit(2, TextInput("ab"), GREEDY)
+        running.loop.submit(Submission(2, TextInput("ab"), GREEDY))
         assert running.wait(2)[2].error is None
 
 
@@ -206,8 +209,8 @@ def test_slow_preparation_delays_no_step(tmp_path: Path, monkeypatch: pytest.Mon
     running = Running(tmp_path)
     waits, go = hold_intake(running, monkeypatch, handle=2)
     with running.thread():
-        running.loop.submit(1, TextInput("ab"), ENDLESS)
-        running.loop.submit(2, TextInput("cd"), GREEDY)
+        running.loop.submit(Submission(1, TextInput("ab"), ENDLESS))
+        running.loop.submit(Submission(2, TextInput("cd"), GREEDY))
         assert waits.wait(DEADLINE_S)
         running.wait(1)
         go.set()
@@ -219,10 +222,10 @@ def test_step_that_raises(tmp_path: Path) -> None:
     """A step that raises fails the tasks in it with the cause; the next task runs, and no block is lost."""
     running = Running(tmp_path, fail_step=3)
     for handle in (1, 2):
-        running.loop.submit(handle, TextInput("ab"), GREEDY)
+        running.loop.submit(Submission(handle, TextInput("ab"), GREEDY))
     with running.thread():
         failed = running.wait(1, 2)
-        running.loop.submit(3, TextInput("ab"), GREEDY)
+        running.loop.submit(Submission(3, TextInput("ab"), GREEDY))
         assert running.wait(3)[3].error is None
     for handle in (1, 2):
         error = failed[handle].error
@@ -252,8 +255,8 @@ def test_logits_that_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         return StepResult(logits=logits)
 
     monkeypatch.setattr(running.model.session, "step", step)
-    running.loop.submit(1, TextInput("ab!"), GREEDY)
-    running.loop.submit(2, TextInput("ab"), GREEDY)
+    running.loop.submit(Submission(1, TextInput("ab!"), GREEDY))
+    running.loop.submit(Submission(2, TextInput("ab"), GREEDY))
     with running.thread():
         ended = running.wait(1, 2)
     assert isinstance(ended[1].error, BackendFailedError)
@@ -280,7 +283,7 @@ def test_other_floats_become_float32(
         return StepResult(logits=logits)
 
     monkeypatch.setattr(running.model.session, "step", step)
-    running.loop.submit(1, TextInput("ab"), replace(GREEDY, logprobs=1, repetition_penalty=1.1))
+    running.loop.submit(Submission(1, TextInput("ab"), replace(GREEDY, logprobs=1, repetition_penalty=1.1)))
     with running.thread():
         assert running.wait(1)[1].error is None
     assert running.text(1) == "ab" * 6
@@ -301,7 +304,7 @@ def test_results_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     """What is no result, or no array of floats, fails the step with the method, what it gave and what it must give."""
     running = Running(tmp_path)
     monkeypatch.setattr(running.model.session, "step", lambda _: result)
-    running.loop.submit(1, TextInput("ab"), GREEDY)
+    running.loop.submit(Submission(1, TextInput("ab"), GREEDY))
     with running.thread():
         error = running.wait(1)[1].error
     assert isinstance(error, BackendFailedError)
@@ -320,8 +323,8 @@ def test_preparation_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(running.loop._reception._intake, "accept", broken)
     with running.thread():
-        running.loop.submit(1, TextInput("ab"), GREEDY)
-        running.loop.submit(2, TextInput("ab"), GREEDY)
+        running.loop.submit(Submission(1, TextInput("ab"), GREEDY))
+        running.loop.submit(Submission(2, TextInput("ab"), GREEDY))
         ended = running.wait(1, 2)
     assert isinstance(ended[1].error, InternalError)
     assert "KeyError: 'oh'" in ended[1].error.message
@@ -342,7 +345,7 @@ def test_loop_sleeps_while_there_is_nothing_to_do(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(running.loop._batcher, "schedule", counted)
     with running.thread():
         for handle in range(20):
-            running.loop.submit(handle, TokenInput((97, 98)), GREEDY)
+            running.loop.submit(Submission(handle, TokenInput((97, 98)), GREEDY))
             running.wait(handle)
     assert running.loop.steps == 20 * 12
     assert looks <= running.loop.steps + 2 * 20 + 1
@@ -353,9 +356,9 @@ def test_stop_forgets_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     running = Running(tmp_path)
     waits, go = hold_intake(running, monkeypatch, handle=2)
     with running.thread():
-        running.loop.submit(1, TextInput("ab"), ENDLESS)
-        running.loop.submit(2, TextInput("ab"), ENDLESS)
-        running.loop.submit(3, TextInput("ab"), ENDLESS)
+        running.loop.submit(Submission(1, TextInput("ab"), ENDLESS))
+        running.loop.submit(Submission(2, TextInput("ab"), ENDLESS))
+        running.loop.submit(Submission(3, TextInput("ab"), ENDLESS))
         assert waits.wait(DEADLINE_S)
         running.next()
         running.loop.stop()

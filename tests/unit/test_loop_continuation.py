@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from beats import Engine, Task, greedy, make_engine
 
-from inferd.core.task import Embedding, Grammar, GrammarKind, Pooling, Sampling
 from inferd.engine.limits import EngineLimits
+from inferd.engine.work import Embedding
+from inferd.plugin.backend import Pooling
+from inferd.sampling import Grammar, GrammarKind, Sampling
 
 WORDS = tuple(97 + n % 5 for n in range(40))
 RANDOM = Sampling(temperature=6, seed=7, max_tokens=16, ignore_eos=True)

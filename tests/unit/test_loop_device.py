@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from beats import Engine, Task, greedy, make_engine
 
-from inferd.core.task import Sampling
 from inferd.engine.limits import EngineLimits
 from inferd.plugin import StepResult, TokenBatch
+from inferd.sampling import Sampling
 
 
 class Device:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from beats import Engine, Task, greedy, make_engine
 
-from inferd.core.task import FinishReason, Sampling, Usage
+from inferd.core.task import FinishReason, Usage
 from inferd.engine import loop
 from inferd.engine.limits import EngineLimits
-from inferd.engine.samples import derive
 from inferd.errors import BackendFailedError
 from inferd.plugin import StepResult, TokenBatch
+from inferd.sampling import Sampling, derive
 
 if TYPE_CHECKING:
     from inferd.engine.output import StepOutput

@@ -3,14 +3,14 @@ from typing import Any
 import pytest
 
 from inferd.core import changes, commands, events
+from inferd.core.demand import NO_DEMAND, Demand
 from inferd.core.fleet import Backoff
 from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec, ModelState
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.size import size_bytes
-from inferd.core.task import Outcome, Sampling, TaskSpec, TaskState, TextInput
+from inferd.core.task import Outcome, TaskSpec, TaskState
 from inferd.errors import (
     ModelBusyError,
     ModelExistsError,
@@ -42,7 +42,7 @@ def model_spec(**changes: Any) -> ModelSpec:
 
 
 def task_spec(name: str, **changes: Any) -> TaskSpec:
-    fields: dict[str, Any] = {"task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "input": TextInput("hi")}
+    fields: dict[str, Any] = {"task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "work": object()}
     return TaskSpec(**(fields | changes))
 
 
@@ -254,14 +254,13 @@ def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) 
 
 def test_an_ended_task_keeps_little_of_its_spec(machine: KernelMachine) -> None:
     """Whatever a task was given of a length that nothing else bounds is dropped at its end."""
-    large = "x" * 1_000_000
-    spec = task_spec("t0", input=TextInput(large), sampling=Sampling(bad_words=(large,)), adapter=large)
+    spec = task_spec("t0", work=bytes(1_000_000), demand=Demand(memory_bytes=1_000_000, contents=bytes(32)))
     machine.handle(events.SubmitTask(spec), 0.0)
     task = machine.tasks.known[TaskId("t0")]
-    assert task.input_bytes > 3_000_000  # the adapter is counted, too
+    assert machine.tasks.census.all.input_bytes == 1_000_000
     machine.handle(events.CancelTask(TaskId("t0"), TENANT), 1.0)
-    assert task.input_bytes == 0
-    assert size_bytes(task.spec) < 4096
+    assert machine.tasks.census.all.input_bytes == 0
+    assert (task.spec.work, task.spec.demand) == (None, NO_DEMAND)
 
 
 def test_more_ends_at_once_than_are_retained_are_all_told(machine: KernelMachine) -> None:

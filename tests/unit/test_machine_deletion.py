@@ -9,7 +9,7 @@ from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import TaskSpec, TextInput
+from inferd.core.task import TaskSpec
 from inferd.errors import ModelBusyError, ModelLoadError, ModelNotFoundError
 
 MODEL, TENANT = ModelName("m"), Tenant("a")
@@ -36,9 +36,7 @@ def machine() -> KernelMachine:
 
 
 def submit(machine: KernelMachine, name: str, now: float) -> None:
-    machine.handle(
-        events.SubmitTask(TaskSpec(task_id=TaskId(name), tenant=TENANT, model=MODEL, input=TextInput("x"))), now
-    )
+    machine.handle(events.SubmitTask(TaskSpec(task_id=TaskId(name), tenant=TENANT, model=MODEL, work=object())), now)
 
 
 def test_alarms_of_a_deleted_model_ring_for_nobody(machine: KernelMachine) -> None:

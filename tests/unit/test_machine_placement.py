@@ -12,7 +12,7 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, InstanceState, ModelSpec
 from inferd.core.placement import Site, choose
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import TaskSpec, TextInput
+from inferd.core.task import TaskSpec
 from inferd.errors import InvalidFieldError, NoMemoryError
 
 A, B, OTHER = DeviceId("gpu:0"), DeviceId("gpu:1"), DeviceId("cpu:0")
@@ -51,7 +51,7 @@ class Bench:
         self.tell(events.InstanceLoaded(InstanceId(instance_id), facts), now)
 
     def submit(self, name: str, model: str, now: float = 0.0, **more: Any) -> tuple[commands.Reply, ...]:
-        spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=ModelName(model), input=TextInput("hi"), **more)
+        spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=ModelName(model), work=object(), **more)
         return self.tell(events.SubmitTask(spec), now)
 
     def why(self, instance_id: str) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from inferd.core.task import ChatInput, Message
 from inferd.engine import control
 from inferd.engine.control import ControlTokens, Prompt, marks
 from inferd.engine.rendering import Renderer, TemplateTexts
 from inferd.engine.sandbox import make_environment
+from inferd.engine.work import ChatInput, Message
 
 TEXTS = {
     "tokens": "<|user|>",

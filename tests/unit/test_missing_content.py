@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from shared_templates import reference, render
 
-from inferd.core.task import ChatInput, Message
+from inferd.engine.work import ChatInput, Message
 
 LOOKS_FOR_NONE = (
     "{% for m in messages %}{% if m.role=='assistant' and m.content is none %}{{ m.tool_calls[0].function.name }}"

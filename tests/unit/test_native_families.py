@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.core.task import Sampling
 from inferd.engine.sampler import Sampler
 from inferd.plugin import LoadError, LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
+from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.families import FAMILIES

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.core.task import Sampling
 from inferd.engine.sampler import BAD_ROW, Sampler
+from inferd.sampling import Sampling
 from inferd_cpu.native import Native
 
 ROWS, SIZE = 64, 5000

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_templates import reference
 
-from inferd.core.task import ChatInput, Message
 from inferd.engine.control import ControlTokens, Prompt
 from inferd.engine.own import kind, trace
 from inferd.engine.rendering import Renderer, TemplateTexts
 from inferd.engine.sandbox import make_environment
+from inferd.engine.work import ChatInput, Message
 
 TOKENS = {
     **dict.fromkeys(("<|im_start|>", "<|im_end|>", "<|user|>", "[INST]", "[/INST]", "<s>", "</s>"), True),

@@ -11,15 +11,18 @@ from shared_cells import cells_of
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
-from inferd.core.task import FinishReason, Sampling, TextInput
+from inferd.core.task import FinishReason
 from inferd.engine.intake import Intake
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.quickness import LINEAR_BYTES
+from inferd.engine.submission import Submission
 from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.work import TextInput
 from inferd.errors import BackendFailedError, InternalError, ModelLoadError, is_failure
 from inferd.plugin import LoadRequest, TokenLimits, Vocabulary
 from inferd.plugin.probe import answer
+from inferd.sampling import Sampling
 from inferd.testing.fake import FakeBackend
 from inferd.testing.kernel import write_fake_model
 from inferd.worker.frames import answer_frame
@@ -72,7 +75,7 @@ def test_while_a_tokenizer_is_made() -> None:
 
 def test_while_a_question_is_answered() -> None:
     """A question whose text makes the tokenizer panic is answered with an error."""
-    frame = answer_frame(panicking_intake(), task_pb2.Query(query_id=1, prompt="abc"))
+    frame = answer_frame(panicking_intake(), task_pb2.Query(query_id=1, input=task_pb2.Input(prompt="abc")))
     assert frame.answer.failure.reason == "INTERNAL"
     assert "chunk size must be non-zero" in frame.answer.failure.message
 
@@ -106,8 +109,8 @@ def test_while_a_task_is_prepared(tmp_path: Path) -> None:
     tokenizer = loop._reception._intake._tokenizer
     encode = tokenizer.encode
     tokenizer.encode = lambda text, **more: panic() if text == "!" else encode(text, **more)  # type: ignore[method-assign]
-    loop.submit(1, TextInput("!"), Sampling(temperature=0, max_tokens=3))
-    loop.submit(2, TextInput("ab"), Sampling(temperature=0, max_tokens=3))
+    loop.submit(Submission(1, TextInput("!"), Sampling(temperature=0, max_tokens=3)))
+    loop.submit(Submission(2, TextInput("ab"), Sampling(temperature=0, max_tokens=3)))
     ends = run(loop, outputs, 2)
     assert isinstance(ends[1], InternalError)
     assert ends[2] == FinishReason.MAX_TOKENS
@@ -120,7 +123,7 @@ def test_while_a_step_is_computed(tmp_path: Path) -> None:
     step = session.step
     faults = [panic]
     session.step = lambda batch: faults.pop()() if faults else step(batch)  # type: ignore[method-assign]
-    loop.submit(1, TextInput("ab"), Sampling(temperature=0, max_tokens=3))
+    loop.submit(Submission(1, TextInput("ab"), Sampling(temperature=0, max_tokens=3)))
     ends = run(loop, outputs, 1)
     assert isinstance(ends[1], BackendFailedError)
     assert "PanicException" in ends[1].message

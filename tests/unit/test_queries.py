@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from inferd.core.ids import InstanceId, ModelName, Tenant
-from inferd.core.task import TextInput
 from inferd.errors import LimitExceededError, WorkerDiedError
 from inferd.runtime.queries import Asker, Queries
 from inferd_api.worker.v1 import task_pb2
@@ -30,7 +29,9 @@ class DeafWorker:
 
 
 def ask(queries: Queries, worker: DeafWorker, tenant: str = "a", model: str = "m") -> "asyncio.Task[task_pb2.Answer]":
-    coroutine: Any = queries.ask(cast("Worker", worker), TextInput("x"), Asker(Tenant(tenant), ModelName(model)))
+    coroutine: Any = queries.ask(
+        cast("Worker", worker), task_pb2.Input(prompt="x"), Asker(Tenant(tenant), ModelName(model))
+    )
     return asyncio.create_task(coroutine)
 
 

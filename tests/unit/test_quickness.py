@@ -10,14 +10,15 @@ from shared_cells import cells_of
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from inferd.core.task import ChatInput, Message, Sampling, TextInput, TokenInput
 from inferd.engine.intake import Intake
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.quickness import LINEAR_BYTES, SLOW_BYTES
 from inferd.engine.splitting import QWEN2, RULES, SUPERBPE
 from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.work import ChatInput, Message, TextInput, TokenInput
 from inferd.errors import LimitExceededError
 from inferd.plugin import TokenLimits, Vocabulary
+from inferd.sampling import Sampling
 from inferd.testing.fake import VOCABULARY
 
 RULE_NAMES = {rule: name for name, rule in RULES.items()}  # one of each

@@ -12,14 +12,16 @@ import pytest
 from shared_cells import fake_cells
 
 from inferd.core.ids import Tenant
-from inferd.core.task import ChatInput, FinishReason, Message, Sampling
+from inferd.core.task import FinishReason
 from inferd.engine.cells.pool import Pool
 from inferd.engine.limits import EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.reception import AT_ONCE, EACH
-from inferd.engine.submission import Share
+from inferd.engine.submission import Share, Submission
+from inferd.engine.work import ChatInput, Message
 from inferd.errors import ChatTemplateError, InferdError
 from inferd.plugin import LoadRequest
+from inferd.sampling import Sampling
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
@@ -60,11 +62,13 @@ class Running:
 
     def chat(self, handle: int, text: str, tenant: str = "a", priority: int = 2) -> None:
         self.loop.submit(
-            handle,
-            ChatInput((Message("user", text),)),
-            Sampling(temperature=0, max_tokens=10),
-            priority=priority,
-            share=Share(tenant=Tenant(tenant)),
+            Submission(
+                handle,
+                ChatInput((Message("user", text),)),
+                Sampling(temperature=0, max_tokens=10),
+                priority=priority,
+                share=Share(tenant=Tenant(tenant)),
+            )
         )
 
     def begin(self, count: int) -> list[int]:

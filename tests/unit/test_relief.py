@@ -12,7 +12,7 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, InstanceState, ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.task import Outcome, TaskSpec, TaskState, TextInput
+from inferd.core.task import Outcome, TaskSpec, TaskState
 from inferd.errors import LeaseUnavailableError
 
 CPU = DeviceId("cpu:0")
@@ -62,7 +62,7 @@ class Bench:
 
     def submit(self, name: str, now: float, **more: Any) -> list[str]:
         """Submit a task of the model that its name begins with."""
-        spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=ModelName(name[0]), input=TextInput("hi"), **more)
+        spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=ModelName(name[0]), work=object(), **more)
         return self.tell(events.SubmitTask(spec), now)
 
     def end(self, name: str, now: float) -> list[str]:

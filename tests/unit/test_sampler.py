@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inferd.core.task import Sampling
 from inferd.engine.philox import uniform
 from inferd.engine.rules import Rules
 from inferd.engine.sampler import BAD_ROW, NOTHING_LEFT, Sampler, _find
+from inferd.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
 Logits = NDArray[np.float32]

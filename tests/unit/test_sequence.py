@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from inferd.core.task import FinishReason, Sampling, Usage
+from inferd.core.task import FinishReason, Usage
 from inferd.engine.detokenizer import Detokenizer, Piece
 from inferd.engine.sequence import Sequence
+from inferd.sampling import Sampling
 
 END = 9
 PIECES: list[Piece] = ["a", "b", "c", b"\xe6", b"\x97", b"\xa5", "STO", "P!", "x", ""]
@@ -13,7 +14,7 @@ def sequence(*, max_tokens: int = 100, stop: tuple[str, ...] = (), ends: frozens
     return Sequence(
         handle=1,
         prompt=np.array([7, 7, 7], np.int32),
-        max_tokens=max_tokens,
+        most_output=max_tokens,
         sampling=Sampling(stop=stop),
         ends=ends,
         detokenizer=Detokenizer(PIECES),

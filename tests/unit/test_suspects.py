@@ -5,8 +5,10 @@ from pathlib import Path
 
 from beats import Engine, Task, greedy, make_engine
 
-from inferd.core.task import Embedding, Pooling, Sampling
 from inferd.engine.limits import EngineLimits
+from inferd.engine.work import Embedding
+from inferd.plugin.backend import Pooling
+from inferd.sampling import Sampling
 
 WORDS = tuple(97 + n % 5 for n in range(40))
 

@@ -1,19 +1,15 @@
 """How many tasks may wait, be suspended and be detached, and what their inputs may take. The words of test_dispatch."""
 
-from array import array
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from task_bench import MODEL, Bench
 
 from inferd.core import events
+from inferd.core.demand import NO_DEMAND, Demand
 from inferd.core.headroom import MOST_TENANTS, Headroom
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.size import size_bytes
-from inferd.core.task import ChatInput, Grammar, GrammarKind, Message, Sampling, TextInput, TokenInput
 from inferd.errors import LimitExceededError, QueueFullError
 
 
@@ -142,27 +138,26 @@ def test_a_task_that_is_detached_later_is_bounded_too() -> None:
 def test_inputs_are_bounded_in_bytes() -> None:
     """All inputs of living tasks together stay under the bound, of one tenant under its share; ended ones count not."""
     bench = Bench(input_bytes=100_000)
-    big = TextInput("x" * 9_000)
-    bench.submit("runs", input=big)
-    assert fill(bench, "a", input=big) == 8
+    big = Demand(memory_bytes=9_000)
+    bench.submit("runs", demand=big)
+    assert fill(bench, "a", demand=big) == 8
     with pytest.raises(QueueFullError, match=r"limits.input_bytes") as caught:
-        bench.submit("more", input=big)
+        bench.submit("more", demand=big)
     assert caught.value.metadata["bound"] == "scheduler.tenant_share"
     with pytest.raises(QueueFullError, match=r"limits.input_bytes is 100000") as caught:
-        bench.submit("huge", input=TokenInput(array("I", range(25_000))), tenant=Tenant("b"))
+        bench.submit("huge", demand=Demand(memory_bytes=100_001), tenant=Tenant("b"))
     assert int(caught.value.metadata["value"]) > 100_000
     assert caught.value.metadata["limit"] == "100000"
     bench.end("runs")
-    bench.submit("more", input=big)
+    bench.submit("more", demand=big)
 
 
 @pytest.mark.parametrize("how", ["ended", "cancelled", "expired"])
-def test_an_ended_task_keeps_neither_input_nor_sampling(how: str) -> None:
+def test_an_ended_task_keeps_neither_work_nor_demand(how: str) -> None:
     """What was given is dropped with the task's end, and is counted no more; what is shown of a task is kept."""
     bench = Bench()
-    sampling = Sampling(grammar=Grammar(GrammarKind.REGEX, source="a" * 1000), stop=("stop",))
-    bench.submit("t", input=TextInput("x" * 5000), sampling=sampling, deadline=5.0, labels={"a": "b"})
-    assert bench.machine.tasks.census.all.input_bytes > 6000
+    bench.submit("t", work="x" * 6000, demand=Demand(memory_bytes=6000), deadline=5.0, labels={"a": "b"})
+    assert bench.machine.tasks.census.all.input_bytes == 6000
     match how:
         case "ended":
             bench.end("t")
@@ -171,20 +166,6 @@ def test_an_ended_task_keeps_neither_input_nor_sampling(how: str) -> None:
         case _:
             bench.machine.handle(events.Tick(), 5.0)
     spec = bench.machine.tasks.known[TaskId("t")].spec
-    assert (spec.input, spec.sampling) == (TextInput(""), Sampling())
+    assert (spec.work, spec.demand) == (None, NO_DEMAND)
     assert (spec.labels, spec.model) == ({"a": "b"}, MODEL)
     assert bench.machine.tasks.census.all.input_bytes == 0
-
-
-@given(
-    texts=st.lists(st.text(max_size=50), max_size=20),
-    ids=st.lists(st.integers(0, 2**32 - 1), max_size=50),
-)
-def test_a_size_covers_what_a_value_holds(texts: list[str], ids: list[int]) -> None:
-    """Texts count at least as many bytes as they have in UTF-8, ids in an array four each and in a tuple more."""
-    chat = ChatInput(tuple(Message("user", text) for text in texts), tools_json="[]")
-    assert size_bytes(chat) >= sum(len(text.encode()) for text in texts)
-    assert 4 * len(ids) <= size_bytes(TokenInput(array("I", ids))) <= 4 * len(ids) + 250
-    assert size_bytes(TokenInput(tuple(ids))) >= 36 * len(ids)
-    bias = tuple((number, 1.0) for number in ids)
-    assert size_bytes(Sampling(stop=tuple(texts), logit_bias=bias)) >= sum(map(len, texts)) + 80 * len(ids)

@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING
 import pytest
 from shared_cells import cells_of, fake_cells
 
-from inferd.core.task import ChatInput, FinishReason, Message, Sampling, TextInput
 from inferd.engine.detokenizer import Detokenizer, decode
 from inferd.engine.intake import Intake
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.loop import Loop
 from inferd.engine.quickness import LINEAR_BYTES
 from inferd.engine.reception import AT_ONCE
+from inferd.engine.submission import Submission
 from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.work import ChatInput, Message, TextInput
 from inferd.errors import ChatTemplateError, InferdError, LimitExceededError, PromptTooLongError
 from inferd.plugin import LoadRequest, TokenLimits, Vocabulary
 from inferd.plugin.vocabulary import TokenKind
+from inferd.sampling import Sampling
 from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
+    from inferd.core.task import FinishReason
     from inferd.engine.output import StepOutput
 
 DEADLINE_S = 60.0
@@ -158,9 +161,9 @@ def test_a_slow_conversation_delays_no_other(tmp_path: Path) -> None:
     slow = range(3)
     assert len(slow) < AT_ONCE
     for handle in slow:
-        loop.submit(handle, ChatInput((Message("user", "slow"),)), Sampling(temperature=0))
+        loop.submit(Submission(handle, ChatInput((Message("user", "slow"),)), Sampling(temperature=0)))
     for handle in (10, 11):
-        loop.submit(handle, ChatInput((Message("user", "quick"),)), Sampling(temperature=0, max_tokens=10))
+        loop.submit(Submission(handle, ChatInput((Message("user", "quick"),)), Sampling(temperature=0, max_tokens=10)))
     ends: dict[int, FinishReason | InferdError] = {}
     while len(ends) < 5:
         for ended in outputs.get(timeout=DEADLINE_S).ended:

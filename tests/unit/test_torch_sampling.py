@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from inferd.core.task import Sampling
 from inferd.engine.sampler import BAD_ROW, Sampler
+from inferd.sampling import Sampling
 
 torch = pytest.importorskip("torch", reason="torch is not installed: it comes with the extra `torch`")
 

@@ -18,7 +18,7 @@ from inferd.core.model import InstanceFacts, Model, ModelSpec
 from inferd.core.queue import QueuePolicy
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.roll import BLOCK, Roll
-from inferd.core.task import Task, TaskSpec, TaskState, TextInput
+from inferd.core.task import Task, TaskSpec, TaskState
 
 MINE, OTHER = Tenant("mine"), Tenant("other")
 MODEL = ModelName("m")
@@ -69,7 +69,7 @@ def model_spec(name: str) -> ModelSpec:
 
 
 def task_spec(number: int, tenant: Tenant) -> TaskSpec:
-    return TaskSpec(task_id=TaskId(f"t{number}"), tenant=tenant, model=MODEL, input=TextInput("hi"))
+    return TaskSpec(task_id=TaskId(f"t{number}"), tenant=tenant, model=MODEL, work=object())
 
 
 @pytest.fixture(scope="module")

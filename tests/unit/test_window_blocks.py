@@ -4,8 +4,8 @@ from pathlib import Path
 
 from beats import Engine, Task
 
-from inferd.core.task import Sampling
 from inferd.plugin import LoadedModel, LoadRequest, least_window_blocks
+from inferd.sampling import Sampling
 from inferd.testing.fake import FakeBackend
 from inferd.testing.kernel import write_fake_model
 

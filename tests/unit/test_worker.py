@@ -15,14 +15,20 @@ import pytest
 from inferd import __version__
 from inferd.testing.kernel import write_fake_model
 from inferd.worker.frames import PROCESS_BYTES
+from inferd_api.v1.sampling_pb2 import SamplingParams
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 DEADLINE_S = 60.0
 FAKE = "inferd.testing.fake:FakeBackend"
 LIMITS = load_pb2.EngineLimits(step_tokens=512, template_timeout_s=10, max_output_tokens=10**6)
-GREEDY = task_pb2.Sampling(max_tokens=4, top_p=1, repetition_penalty=1, n=1)
-ENDLESS = task_pb2.Sampling(max_tokens=10**6, top_p=1, repetition_penalty=1, n=1)
+GREEDY = SamplingParams(max_tokens=4, temperature=0)
+ENDLESS = SamplingParams(max_tokens=10**6, temperature=0)
+
+
+def submission(handle: int, prompt: str, sampling: SamplingParams, **more: Any) -> task_pb2.Submit:
+    work = task_pb2.Work(input=task_pb2.Input(prompt=prompt), generate=task_pb2.Generate(sampling=sampling))
+    return task_pb2.Submit(handle=handle, work=work, **more)
 
 
 class Kernel:
@@ -122,7 +128,7 @@ def test_life(kernel: Kernel, tmp_path: Path) -> None:
     assert (loaded.max_tasks, loaded.context_tokens) == (7, 99)
     assert "fake" in loaded.description
     assert loaded.memory_bytes > 1 << 20
-    kernel.send(submit=task_pb2.Submit(handle=3, prompt="ab", sampling=GREEDY))
+    kernel.send(submit=submission(3, "ab", GREEDY))
     text, ended = kernel.outcome(3)
     assert text == "abab"
     assert (ended.finish_reason, ended.prompt_tokens, ended.output_tokens) == (3, 2, 4)
@@ -183,7 +189,7 @@ def test_on_the_host_the_process_itself_counts(tmp_path: Path) -> None:
 def test_refused_task(kernel: Kernel, tmp_path: Path) -> None:
     """A task that does not fit ends with its reason and both numbers."""
     kernel.load(write_fake_model(tmp_path, context_tokens=10))
-    kernel.send(submit=task_pb2.Submit(handle=1, prompt="x" * 11, sampling=GREEDY))
+    kernel.send(submit=submission(1, "x" * 11, GREEDY))
     _, ended = kernel.outcome(1)
     assert ended.failure.reason == "PROMPT_TOO_LONG"
     assert ended.failure.metadata == {"prompt_tokens": "11", "limit_tokens": "10"}
@@ -192,20 +198,20 @@ def test_refused_task(kernel: Kernel, tmp_path: Path) -> None:
 def test_cancelled_task(kernel: Kernel, tmp_path: Path) -> None:
     """A cancelled task makes room for the next one, and is not heard of any more."""
     kernel.load(write_fake_model(tmp_path, max_sequences=1, context_tokens=10**6, blocks=10**5))
-    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab", sampling=ENDLESS))
+    kernel.send(submit=submission(1, "ab", ENDLESS))
     kernel.expect("step")
     kernel.send(cancel=task_pb2.Cancel(handle=1))
-    kernel.send(submit=task_pb2.Submit(handle=2, prompt="cd", sampling=GREEDY))
+    kernel.send(submit=submission(2, "cd", GREEDY))
     assert kernel.outcome(2)[0] == "cdcd"
 
 
 def test_task_that_goes_on(kernel: Kernel, tmp_path: Path) -> None:
     """With what it has told before a task goes on behind that, alone in its batch if it is to, which is told first."""
     kernel.load(write_fake_model(tmp_path, context_tokens=32))
-    sampling = task_pb2.Sampling(max_tokens=6, top_p=1, repetition_penalty=1, n=1)
+    sampling = SamplingParams(max_tokens=6, temperature=0)
     told = task_pb2.SampleSoFar(token_ids=b"abab")
     continuation = task_pb2.Continuation(samples=[told], cached_tokens=0)
-    submit = task_pb2.Submit(handle=1, prompt="ab", sampling=sampling, continuation=continuation, alone=True)
+    submit = submission(1, "ab", sampling, continuation=continuation, alone=True)
     kernel.send(submit=submit)
     assert kernel.expect("step").alone == 1
     text, ended = kernel.outcome(1)
@@ -216,12 +222,12 @@ def test_task_that_goes_on(kernel: Kernel, tmp_path: Path) -> None:
 def test_priority_and_holds(kernel: Kernel, tmp_path: Path) -> None:
     """Of two places a lease holds one, the other is that of a task of class HIGH; tasks by older grants are refused."""
     kernel.load(write_fake_model(tmp_path, max_sequences=2, context_tokens=2000))
-    long = task_pb2.Sampling(max_tokens=1900, top_p=1, repetition_penalty=1, n=1)
+    long = SamplingParams(max_tokens=1900, temperature=0)
     kernel.send(hold=task_pb2.Hold(lease_id="l", fencing_token=3, sequences=1, kv_tokens=100))
     for handle, priority in ((1, 1), (2, 3)):
-        kernel.send(submit=task_pb2.Submit(handle=handle, prompt="ab", sampling=long, priority=priority))
+        kernel.send(submit=submission(handle, "ab", long, priority=priority))
     for handle, token in ((3, 2), (4, 3)):
-        submit = task_pb2.Submit(handle=handle, prompt="cd", sampling=GREEDY, lease_id="l", fencing_token=token)
+        submit = submission(handle, "cd", GREEDY, lease_id="l", fencing_token=token)
         kernel.send(submit=submit)
     assert kernel.outcome(3)[1].failure.reason == "LEASE_ENDED"
     assert kernel.outcome(4)[1].output_tokens == 4
@@ -231,11 +237,9 @@ def test_priority_and_holds(kernel: Kernel, tmp_path: Path) -> None:
 def test_shares(kernel: Kernel, tmp_path: Path) -> None:
     """Of tasks that wait for the only place, that of a tenant with nothing else goes before one with a task there."""
     kernel.load(write_fake_model(tmp_path, max_sequences=1, context_tokens=2000))
-    long = task_pb2.Sampling(max_tokens=1900, top_p=1, repetition_penalty=1, n=1)
+    long = SamplingParams(max_tokens=1900, temperature=0)
     for handle, sampling, tenant in ((1, long, "a"), (2, GREEDY, "a"), (3, GREEDY, "b")):
-        kernel.send(
-            submit=task_pb2.Submit(handle=handle, prompt="ab", sampling=sampling, tenant=tenant, expected_tokens=9)
-        )
+        kernel.send(submit=submission(handle, "ab", sampling, tenant=tenant, expected_tokens=9))
     ended: list[int] = []
     while len(ended) < 3:
         ended += [each.handle for each in kernel.expect("step").ended]
@@ -270,7 +274,7 @@ def test_load_that_fails(kernel: Kernel, tmp_path: Path, loader: str, behaviour:
 def test_ping_in_the_middle_of_a_step(kernel: Kernel, tmp_path: Path) -> None:
     """A ping is answered while a step is under way that never ends."""
     kernel.load(write_fake_model(tmp_path, step_s=10**6))
-    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab", sampling=GREEDY))
+    kernel.send(submit=submission(1, "ab", GREEDY))
     kernel.send(ping=wire.Ping(nonce=1))
     assert kernel.expect("pong").steps == 0
 
@@ -286,7 +290,7 @@ def test_end_of_the_link_is_the_end(kernel: Kernel, tmp_path: Path, behaviour: d
         kernel.expect("load_progress")
     else:
         kernel.load(path)
-        kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab", sampling=GREEDY))
+        kernel.send(submit=submission(1, "ab", GREEDY))
         kernel.send(ping=wire.Ping(nonce=1))
         kernel.expect("pong")
     kernel.sock.close()
@@ -307,7 +311,7 @@ def test_stop_in_the_middle_of_a_load(kernel: Kernel, tmp_path: Path) -> None:
 def test_death_in_the_middle_of_a_step(kernel: Kernel, tmp_path: Path) -> None:
     """A backend that kills the process ends the link at once."""
     kernel.load(write_fake_model(tmp_path, die_on_token=ord("!")))
-    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab!", sampling=GREEDY))
+    kernel.send(submit=submission(1, "ab!", GREEDY))
     assert kernel.receive() is None
     assert kernel.wait() == -signal.SIGKILL
 
@@ -315,7 +319,7 @@ def test_death_in_the_middle_of_a_step(kernel: Kernel, tmp_path: Path) -> None:
 def test_backend_that_stops_the_process(kernel: Kernel, tmp_path: Path) -> None:
     """A backend that never comes back leaves pings unanswered, and the process can be killed."""
     kernel.load(write_fake_model(tmp_path, hang_on_token=ord("!")))
-    kernel.send(submit=task_pb2.Submit(handle=1, prompt="ab!", sampling=GREEDY))
+    kernel.send(submit=submission(1, "ab!", GREEDY))
     _, status = os.waitpid(kernel.process.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
 

@@ -1,30 +1,28 @@
 from array import array
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from inferd.core.commands import SendTask
 from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import (
-    ChatInput,
-    Embedding,
-    FinishReason,
-    Grammar,
-    GrammarKind,
-    Message,
-    Pooling,
-    Sampling,
-    TaskSpec,
-    TextInput,
-    TokenInput,
-    Usage,
-)
+from inferd.core.task import FinishReason, TaskSpec, Usage
 from inferd.core.task_events import Logprobs, PromptOutput
 from inferd.engine.limits import EngineLimits, GrammarLimits
 from inferd.engine.output import Ended, PrefillProgress, SampleEnd, StepOutput
+from inferd.engine.submission import Submission
+from inferd.engine.work import ChatInput, Embedding, Message, TextInput, TokenInput
 from inferd.errors import InvalidFieldError, PromptTooLongError
 from inferd.plugin import LoadRequest
+from inferd.plugin.backend import Pooling
 from inferd.runtime.frames import read_logprobs, read_prompt, submit_frame
-from inferd.worker.frames import failure, read_embedding, read_input, read_load, read_sampling, step_frame
+from inferd.sampling import ENGINE_DEFAULTS, PARAMETERS, Grammar, GrammarKind, Sampling
+from inferd.services.work_values import read_work
+from inferd.worker.frames import failure, read_input, read_load, read_submission, step_frame
+from inferd_api.v1 import task_pb2 as pb
+from inferd_api.v1.sampling_pb2 import Choice, SamplingParams
+from inferd_api.v1.sampling_pb2 import Grammar as WireGrammar
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 
 
@@ -59,64 +57,88 @@ def test_load() -> None:
 def test_inputs() -> None:
     """Each kind of input keeps its kind, an empty text too."""
     chat = task_pb2.Chat(messages=[task_pb2.Message(role="user", content="hi")])
-    assert read_input(task_pb2.Submit(prompt="")) == TextInput("")
-    assert read_input(task_pb2.Submit(chat=chat)) == ChatInput((Message("user", "hi"),))
-    assert read_input(task_pb2.Submit(tokens=task_pb2.Tokens(ids=[1, 2]))) == TokenInput(array("I", [1, 2]))
+    assert read_input(task_pb2.Input(prompt="")) == TextInput("")
+    assert read_input(task_pb2.Input(chat=chat)) == ChatInput((Message("user", "hi"),))
+    assert read_input(task_pb2.Input(tokens=task_pb2.Tokens(ids=[1, 2]))) == TokenInput(array("I", [1, 2]))
+
+
+def sent(spec: pb.TaskSpec, **more: Any) -> Submission:
+    """What a task of a client is for the engine, on its way through the kernel."""
+    work, demand = read_work(spec, 1 << 20, contents=b"")
+    told = TaskSpec(task_id=TaskId("t"), tenant=Tenant("x"), model=ModelName("m"), demand=demand, work=work, **more)
+    submit = submit_frame(1, SendTask(InstanceId("i"), told, 1, fencing_token=2**63)).submit
+    return read_submission(task_pb2.Submit.FromString(submit.SerializeToString()), ENGINE_DEFAULTS)
 
 
 def test_task() -> None:
-    """Every field of a task that the kernel sends arrives in the worker as it was; unset ones stay unset."""
-    full = Sampling(
-        max_tokens=0,
+    """Every field of sampling that a client gives arrives in the engine as it was; what is left open is the model's."""
+    full = SamplingParams(
+        max_tokens=7,
         temperature=0.5,
         top_k=3,
         top_p=0.25,
         seed=2**64 - 1,
-        stop=("a",),
+        stop=["a"],
         ignore_eos=True,
         min_p=0.125,
         repetition_penalty=1.5,
         frequency_penalty=-0.5,
         presence_penalty=0.75,
-        logit_bias=((3, -1.5), (7, 2.0)),
-        bad_words=("b", "c"),
+        logit_bias={7: 2.0, 3: -1.5},
+        bad_words=["b", "c"],
         n=4,
         logprobs=0,
         prompt_logprobs=2,
         min_tokens=5,
-        stop_token_ids=(8, 9),
+        stop_token_ids=[8, 9],
         echo=True,
-        grammar=Grammar(GrammarKind.CHOICE, texts=("yes", "no")),
+        grammar=WireGrammar(choice=Choice(texts=["yes", "no"])),
+        fit_max_tokens=True,
     )
-    message = Message("user", "hi", name="n", tool_calls_json="[]", tool_call_id="1")
-    spec = TaskSpec(
-        task_id=TaskId("t"),
-        tenant=Tenant("x"),
-        model=ModelName("m"),
-        input=ChatInput((message,), "[{}]"),
-        sampling=full,
-        priority=Priority.HIGH,
-        lease_id=LeaseId("l"),
+    assert {field.name for field, _ in full.ListFields()} == PARAMETERS.keys()  # or a new one is missing here
+    message = pb.ChatMessage(role="user", content="hi", name="n", tool_calls_json="[]", tool_call_id="1")
+    chat = pb.ChatPrompt(messages=[message], tools_json="[{}]")
+    spec = pb.TaskSpec(chat=chat, sampling=full)
+    submission = sent(spec, priority=Priority.HIGH, lease_id=LeaseId("l"))
+    assert submission.task_input == ChatInput(
+        (Message("user", "hi", name="n", tool_calls_json="[]", tool_call_id="1"),), "[{}]"
     )
-    submit = submit_frame(1, SendTask(InstanceId("i"), spec, 1, fencing_token=2**63)).submit
-    assert read_sampling(submit.sampling) == full
-    assert read_input(submit) == spec.input
-    assert read_embedding(submit) is None
-    assert (submit.priority, submit.lease_id, submit.fencing_token) == (Priority.HIGH, "l", 2**63)
-    wanted = Embedding(pooling=Pooling.MEAN, normalize=False)
-    plain = TaskSpec(
-        task_id=TaskId("t"),
-        tenant=Tenant("x"),
-        model=ModelName("m"),
-        input=TextInput(""),
-        prefix_cache=False,
-        adapter="a",
-        embedding=wanted,
-    )
-    submit = submit_frame(1, SendTask(InstanceId("i"), plain, 1)).submit
-    assert read_sampling(submit.sampling) == Sampling()
-    assert (submit.priority, submit.lease_id, submit.fencing_token) == (Priority.NORMAL, "", 0)
-    assert (submit.prefix_cache, submit.adapter, read_embedding(submit)) == (False, "a", wanted)
+    values: dict[str, Any] = {field.name: value for field, value in full.ListFields()} | {
+        "stop": ("a",),
+        "bad_words": ("b", "c"),
+        "stop_token_ids": (8, 9),
+        "logit_bias": ((3, -1.5), (7, 2.0)),
+        "grammar": Grammar(GrammarKind.CHOICE, texts=("yes", "no")),
+    }
+    assert submission.sampling == Sampling(**values)
+    assert submission.embedding is None
+    assert submission.prefix_cache
+    assert (submission.priority, submission.lease_id, submission.fencing_token) == (Priority.HIGH, "l", 2**63)
+    plain = sent(pb.TaskSpec(prompt="")).sampling
+    assert plain == Sampling(**ENGINE_DEFAULTS.numbers, seed=plain.seed)
+    assert sent(pb.TaskSpec(prompt="x")).sampling.seed == plain.seed != 0  # it follows from the task's id
+
+
+def test_embedding() -> None:
+    """A task that wants an embedding arrives as one; pooling of the model is none."""
+    params = pb.EmbeddingParams(pooling=pb.POOLING_MEAN, normalize=False)
+    wanted = sent(pb.TaskSpec(prompt="", prefix_cache=False, embedding=params))
+    assert (wanted.prefix_cache, wanted.embedding) == (False, Embedding(pooling=Pooling.MEAN, normalize=False))
+    assert sent(pb.TaskSpec(prompt="", embedding=pb.EmbeddingParams())).embedding == Embedding()
+
+
+@pytest.mark.parametrize("language", ["json_schema", "regex", "lark"])
+def test_grammars(language: str) -> None:
+    """Each language of grammars keeps its text."""
+    grammar = WireGrammar(**{language: "text"})  # type: ignore[arg-type]
+    read = sent(pb.TaskSpec(prompt="", sampling=SamplingParams(grammar=grammar))).sampling.grammar
+    assert read == Grammar(GrammarKind[language.upper()], "text")
+
+
+def test_work_of_no_known_kind() -> None:
+    """Work that this worker has no kind for is refused as a defect, with the task's id."""
+    with pytest.raises(ValueError, match="task t with work of no kind"):
+        read_submission(task_pb2.Submit(task_id="t"), ENGINE_DEFAULTS)
 
 
 def test_details_of_a_step() -> None:

@@ -71,8 +71,12 @@ def document(rows: list[Row], library: Library, *, kernel: str | None) -> dict[s
         "kernel": kernel,
         "models": [plain(row.model) for row in rows if row.model],
         "library": [_written(each) | {"path": str(library.path(each))} for each in library.manifests()],
-        "catalogue": [{"name": row.name} | _written(CATALOGUE[row.name]) for row in rows if row.state == NOT_PULLED],
+        "catalogue": [_listed(row.name, CATALOGUE[row.name]) for row in rows if row.state == NOT_PULLED],
     }
+
+
+def _listed(name: str, entry: CatalogueEntry) -> dict[str, Any]:
+    return {"name": name} | _written(entry) | {"sampling": entry.sampling.numbers}
 
 
 def _written(entry: Manifest | CatalogueEntry) -> dict[str, Any]:

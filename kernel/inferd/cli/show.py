@@ -14,11 +14,11 @@ from inferd.cli.models import is_pulled, pairs
 from inferd.cli.output import CommandError, screen, table_of
 from inferd.cli.plain import plain
 from inferd.cli.wanted import FOLDER_MARK, not_known
-from inferd.core.sampling_defaults import ENGINE_DEFAULTS
 from inferd.plugin.backend import LoadError
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.library import Library
+from inferd.sampling import ENGINE_DEFAULTS
 from inferd_api.v1.model_pb2 import ModelState
 from inferd_client.errors import ModelNotFoundError
 

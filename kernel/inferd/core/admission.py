@@ -4,11 +4,9 @@ from collections.abc import Mapping
 
 from inferd.core.ids import ModelName
 from inferd.core.model import Model
-from inferd.core.task import ChatInput, TaskInput, TextInput, TokenInput
 from inferd.errors import InferdError, ModelNotFoundError, QueueFullError, suggestion
 
 RETRY_WHEN_FULL_S = 1.0
-CHARACTERS_PER_TOKEN = 4
 
 
 def find_model(models: Mapping[ModelName, Model], name: ModelName) -> Model:
@@ -64,14 +62,3 @@ def check_bound(name: str, value: int, limit: int, what: str) -> None:
             metadata={"bound": name, "queued": str(value), "limit": str(limit)},
             retry_after_s=RETRY_WHEN_FULL_S,
         )
-
-
-def prompt_tokens(task_input: TaskInput) -> int:
-    """About how many tokens an input has: what its tenant is charged before the model has counted them."""
-    match task_input:
-        case TextInput(prompt):
-            return len(prompt) // CHARACTERS_PER_TOKEN
-        case ChatInput() as chat:
-            return sum(map(len, chat.texts)) // CHARACTERS_PER_TOKEN
-        case TokenInput(token_ids):
-            return len(token_ids)

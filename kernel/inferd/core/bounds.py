@@ -20,7 +20,7 @@ class TaskBounds:
         self._limits = limits
         self._census = census
 
-    def check_new(self, spec: TaskSpec, input_bytes: int) -> None:
+    def check_new(self, spec: TaskSpec) -> None:
         """Refuse a task that is one too many.
 
         Raises:
@@ -43,7 +43,7 @@ class TaskBounds:
                 metadata={"bound": "scheduler.tenant_share", "queued": str(of_tenant.queued), "free": str(free)},
                 retry_after_s=RETRY_WHEN_FULL_S,
             )
-        self._check_inputs(spec, input_bytes)
+        self._check_inputs(spec)
         if spec.detached:
             self.check_detached(spec)
 
@@ -85,7 +85,8 @@ class TaskBounds:
                 retry_after_s=RETRY_WHEN_FULL_S,
             )
 
-    def _check_inputs(self, spec: TaskSpec, input_bytes: int) -> None:
+    def _check_inputs(self, spec: TaskSpec) -> None:
+        input_bytes = spec.demand.memory_bytes
         limits, total = self._limits, self._census.all.input_bytes
         have, free = self._census.of_tenant(spec.tenant).input_bytes, limits.input_bytes - total
         if input_bytes > free:

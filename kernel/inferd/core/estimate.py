@@ -43,11 +43,11 @@ class ServiceTimes:
         if len(self._output_tokens_of) > self._tenants:
             self._output_tokens_of.popitem(last=False)
 
-    def output_tokens(self, tenant: Tenant, max_tokens: int | None) -> float:
-        """Tokens that a task is expected to put out: as the tenant's before, or as all before; at most `max_tokens`."""
+    def output_tokens(self, tenant: Tenant, most: int | None) -> float:
+        """Tokens that a task is expected to put out: as the tenant's before, or as all before; at most `most`."""
         mean = self._output_tokens_of.get(tenant, self._output_tokens)
         expected = mean.value if mean.count else UNKNOWN_TOKENS
-        return expected if max_tokens is None else min(expected, max_tokens)
+        return expected if most is None else min(expected, most)
 
     def eta_s(self, position: int, places: int) -> float | None:
         """Seconds until a task starts that waits behind `position` others for one of `places` that are all taken.

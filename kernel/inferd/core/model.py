@@ -7,7 +7,7 @@ from enum import Enum
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.lifecycle import Table
 from inferd.core.resources import MemoryNeed
-from inferd.core.sampling_defaults import ENGINE_DEFAULTS, NO_DEFAULTS, SamplingDefaults
+from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.core.victims import Victims
 from inferd.errors import InferdError
 
@@ -310,8 +310,8 @@ class Model:
 
     @property
     def effective_sampling(self) -> SamplingDefaults:
-        """What its tasks take for what they leave unset; nothing is None."""
-        return self.spec.sampling.over(self.file_sampling).over(self.spec.catalogue_sampling).over(ENGINE_DEFAULTS)
+        """What its tasks take for what they leave unset, as far as anybody says anything of this model."""
+        return self.spec.sampling.over(self.file_sampling).over(self.spec.catalogue_sampling)
 
     def need_on(self, device_id: DeviceId) -> MemoryNeed:
         """What it needs on a device, or elsewhere; before anything was measured, as much as its file has."""

@@ -26,7 +26,7 @@ class Poisons:
         Raises:
             PoisonError: It is.
         """
-        until, error = self._until.get((spec.tenant, spec.model, spec.digest), (now, None))
+        until, error = self._until.get((spec.tenant, spec.model, spec.demand.contents), (now, None))
         if error is not None and until > now:
             raise PoisonError(error.message, metadata=error.metadata, retry_after_s=until - now)
 
@@ -38,9 +38,9 @@ class Poisons:
             f" one like it is refused for {self._remember_s:g} s",
             metadata={**died.metadata, "deaths": str(deaths)},
         )
-        if spec.digest:
-            self._until[spec.tenant, spec.model, spec.digest] = (now + self._remember_s, error)
-            self._until.move_to_end((spec.tenant, spec.model, spec.digest))
+        if spec.demand.contents:
+            self._until[spec.tenant, spec.model, spec.demand.contents] = (now + self._remember_s, error)
+            self._until.move_to_end((spec.tenant, spec.model, spec.demand.contents))
             if len(self._until) > MOST_REMEMBERED:
                 self._until.popitem(last=False)
         return error

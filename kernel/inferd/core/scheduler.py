@@ -1,23 +1,20 @@
 """Which instance takes the next task."""
 
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
-from hashlib import blake2b
 
-from inferd.core.ids import InstanceId, TaskId
+from inferd.core.ids import InstanceId, TaskId, Tenant
 from inferd.core.model import Instance
-from inferd.core.task import ChatInput, TaskSpec, TextInput
+from inferd.core.task import TaskSpec
 
-AFFINITY_LOAD = 0.25  # so much fuller may an instance be that has computed the beginning of the prompt before
-AFFINITY_CHARACTERS = 1024  # of a prompt, or a quarter as many tokens, that make two prompts alike
+AFFINITY_LOAD = 0.25  # so much fuller may an instance be that has computed the beginning of the work before
 AFFINITY_PROMPTS = 4096  # remembered for a model
 
-Beginning = bytes  # a hash: the prompts of ended tasks are not kept
+Beginning = tuple[Tenant, bytes]
 
 
 class Affinity:
-    """Which instance has computed which beginnings of prompts, and so may hold them in its prefix cache.
+    """Which instance has computed the beginnings of which tasks, and so may hold them in its prefix cache.
 
     One writer: the kernel machine.
     """
@@ -26,27 +23,18 @@ class Affinity:
         self._instances: OrderedDict[Beginning, InstanceId] = OrderedDict()
 
     def find(self, spec: TaskSpec) -> InstanceId | None:
-        """The instance that computed the beginning of this prompt last, if it is remembered."""
-        return self._instances.get(_beginning(spec))
+        """The instance that computed what begins like this task last, if it is remembered."""
+        return self._instances.get((spec.tenant, spec.demand.affinity)) if spec.demand.affinity else None
 
     def remember(self, spec: TaskSpec, instance_id: InstanceId) -> None:
-        """An instance computes this prompt."""
-        beginning = _beginning(spec)
+        """An instance computes this task."""
+        if not spec.demand.affinity:
+            return
+        beginning = spec.tenant, spec.demand.affinity
         self._instances[beginning] = instance_id
         self._instances.move_to_end(beginning)
         if len(self._instances) > AFFINITY_PROMPTS:
             self._instances.popitem(last=False)
-
-
-def _beginning(spec: TaskSpec) -> Beginning:
-    match spec.input:
-        case TextInput(prompt):
-            begin = prompt[:AFFINITY_CHARACTERS].encode()
-        case ChatInput(messages):
-            begin = "".join(messages[0].texts)[:AFFINITY_CHARACTERS].encode() if messages else b""
-        case tokens:
-            begin = array("I", tokens.token_ids[: AFFINITY_CHARACTERS // 4]).tobytes()
-    return blake2b(begin, digest_size=16, key=blake2b(spec.tenant.encode(), digest_size=16).digest()).digest()
 
 
 def choose_instance(instances: Iterable[Instance], preferred: InstanceId | None = None) -> Instance | None:

@@ -7,20 +7,11 @@ from dataclasses import replace
 from inferd.core.census import Census, Holding
 from inferd.core.changes import TaskAccepted, TaskChanged, TaskDetached, TaskEnd, TaskForgotten
 from inferd.core.commands import Reply
+from inferd.core.demand import NO_DEMAND
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Index, Page
 from inferd.core.lifecycle import advance
-from inferd.core.task import (
-    TASK_TABLE,
-    Outcome,
-    Sampling,
-    SuspendReason,
-    Task,
-    TaskChange,
-    TaskSpec,
-    TaskState,
-    TextInput,
-)
+from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState
 from inferd.errors import RequestConflictError, TaskNotFoundError
 
 CHANGE_OF = {
@@ -29,7 +20,6 @@ CHANGE_OF = {
     TaskState.CANCELLED: TaskChange.CANCEL,
     TaskState.EXPIRED: TaskChange.EXPIRE,
 }
-NO_INPUT, NO_SAMPLING = TextInput(""), Sampling()
 
 
 class TaskRegister:
@@ -96,16 +86,14 @@ class TaskRegister:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
         return self._index.page(tenant, states, after=after, size=size, newest_first=True)
 
-    def add(self, spec: TaskSpec, input_bytes: int, now: float) -> Task:
+    def add(self, spec: TaskSpec, now: float) -> Task:
         """A task is accepted: QUEUED."""
         self._accepted += 1
-        task = self.known[spec.task_id] = Task(
-            spec=spec, number=self._accepted, created=now, input_bytes=input_bytes, expires=spec.deadline
-        )
+        task = self.known[spec.task_id] = Task(spec=spec, number=self._accepted, created=now, expires=spec.deadline)
         if spec.request_id:
             self._requests[spec.tenant, spec.request_id] = spec.task_id
         self._index.add(task)
-        self.census.take(task, Holding(queued=1, input_bytes=input_bytes))
+        self.census.take(task, Holding(queued=1, input_bytes=spec.demand.memory_bytes))
         self._out.append(TaskAccepted(spec, task.number, now))
         return task
 
@@ -142,9 +130,8 @@ class TaskRegister:
         task.outcome, task.finished = outcome, now
         end = TaskEnd(outcome, task.device_id, task.created, task.started, now)
         self.move(task, CHANGE_OF[outcome.state], end=end)
-        self.census.leave(task, Holding(detached=int(task.detached), input_bytes=task.input_bytes))
-        task.input_bytes = 0
-        task.spec = replace(task.spec, input=NO_INPUT, sampling=NO_SAMPLING, adapter="", embedding=None)
+        self.census.leave(task, Holding(detached=int(task.detached), input_bytes=task.spec.demand.memory_bytes))
+        task.spec = replace(task.spec, work=None, demand=NO_DEMAND)
         self._ended[task.spec.task_id] = None
         if len(self._ended) > self._retained_tasks:
             self._forget()

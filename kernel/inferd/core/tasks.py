@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from inferd.core import admission, commands
+from inferd.core import commands
 from inferd.core.alarms import Alarms
 from inferd.core.bounds import TaskBounds
 from inferd.core.dispatch import Dispatcher
@@ -16,7 +16,6 @@ from inferd.core.line import TaskLimits
 from inferd.core.model import Instance
 from inferd.core.poison import Poisons
 from inferd.core.queues import Queues
-from inferd.core.size import size_bytes
 from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState
 from inferd.core.task_register import TaskRegister
 from inferd.errors import InferdError, PoisonError, TaskExpiredError, TaskStateError
@@ -124,15 +123,15 @@ class Tasks:
             PoisonError: Workers died of one like it.
         """
         line = self._queues[spec.model]
-        input_bytes = size_bytes(spec.input) + size_bytes(spec.sampling) + size_bytes(spec.adapter)
-        self._bounds.check_new(spec, input_bytes)
+        self._bounds.check_new(spec)
         self._poisons.check(spec, now)
         line.headroom.see(spec.tenant, now)
         if spec.deadline is not None and spec.deadline <= now:
             raise TaskExpiredError("the deadline had passed before the task arrived")
-        task = self._register.add(spec, input_bytes, now)
-        outputs = line.times.output_tokens(spec.tenant, spec.sampling.max_tokens)
-        task.expected_tokens = admission.prompt_tokens(spec.input) + outputs * spec.sampling.n
+        task = self._register.add(spec, now)
+        demand = spec.demand
+        outputs = line.times.output_tokens(spec.tenant, demand.most_output)
+        task.expected_tokens = demand.prompt_tokens + outputs * demand.samples
         if spec.deadline is not None:
             self._expiries.set(spec.task_id, spec.deadline)
         if spec.detached:

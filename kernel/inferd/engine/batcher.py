@@ -220,7 +220,7 @@ class Batcher:
         for sequence in places.rows[: places.decoding]:
             draft = self._index[:0]
             if sequence.drafter is not None:
-                most = min(left, sequence.max_tokens - sequence.output_tokens - 1)
+                most = min(left, sequence.most_output - sequence.output_tokens - 1)
                 draft = sequence.drafter.propose(sequence.tokens[: sequence.length], most=most)
                 draft = draft[: self._widen(sequence, len(draft))]
                 left -= len(draft)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from inferd.errors import InvalidFieldError
 
 if TYPE_CHECKING:
-    from inferd.core.task import ChatInput, Message
+    from inferd.engine.work import ChatInput, Message
 
 FIELD: Final = "spec.chat"
 Dicts = list[dict[str, Any]]

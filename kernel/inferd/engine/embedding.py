@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inferd.core.task import Pooling
+from inferd.plugin.backend import Pooling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from inferd.core.task import Embedding
+    from inferd.engine.work import Embedding
     from inferd.plugin.session import Float32Array
 
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from inferd.core.task import Grammar
     from inferd.engine.cells.cell import Cells
     from inferd.engine.gate import Standing
     from inferd.engine.limits import GrammarLimits
     from inferd.engine.room import Masks
     from inferd.engine.sequence import Sequence as EngineSequence
+    from inferd.sampling import Grammar
 
 LEXER_FUEL: Final = 1_000_000
 """Most work of compiling one grammar: about 20 ms."""

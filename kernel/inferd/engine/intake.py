@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inferd.core.task import Sampling, TextInput, TokenInput
 from inferd.engine.bad_words import encode_bad_words
 from inferd.engine.detokenizer import Detokenizer, decode
 from inferd.engine.embedding import PromptPool
@@ -15,20 +14,20 @@ from inferd.engine.rules import Rules
 from inferd.engine.sequence import Sequence
 from inferd.engine.texts import Texts
 from inferd.engine.tokenizer import Tokenizer
-from inferd.errors import InvalidFieldError, PromptTooLongError, UnsupportedInputError
+from inferd.engine.work import TextInput, TokenInput
+from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.plugin.backend import EMBEDDING_DEFAULTS, EmbeddingDefaults
+from inferd.sampling import ONE_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
-    from inferd.core.task import Embedding, TaskInput
     from inferd.engine.cells.cell import Cells
     from inferd.engine.leash import Leash
     from inferd.engine.limits import Bounds, EngineLimits
+    from inferd.engine.work import Embedding, TaskInput
     from inferd.plugin import Vocabulary
-
-MOST_PROMPT_LOGPROBS: Final = 200_000
-"""Log probabilities told of one prompt: they go to the client in one message of about 2.5 MB."""
+    from inferd.sampling import Sampling
 
 _QUICK: Final = 4096  # characters
 
@@ -93,7 +92,7 @@ class Intake:
         if isinstance(task_input, TextInput) and self._closing:
             ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
             task_input = TokenInput([*ids, *(() if tuple(ids[-1:]) == self._closing else self._closing)])
-        sequence = self._make(handle, task_input, Sampling(max_tokens=1, temperature=0), leash)
+        sequence = self._make(handle, task_input, ONE_TOKEN, leash)
         sequence.pool = PromptPool(
             len(sequence.prompt), embedding, default=self._pooling, alone=self._bounds.whole_prompts
         )
@@ -117,43 +116,33 @@ class Intake:
         ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
         if not len(ids):
             raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")
-        max_tokens = self._max_tokens(len(ids), sampling.max_tokens, fits=sampling.fit_max_tokens)
+        bounds = self._bounds
+        most = sampling.most_output(len(ids), context=bounds.sequence_tokens, most=bounds.max_output_tokens)
         ends = self._ends_of(sampling)
-        self._check_scores(len(ids), sampling.prompt_logprobs)
+        sampling.check_prompt(len(ids))
         return Sequence(
             handle=handle,
             prompt=np.array(ids, np.int32),
-            max_tokens=max_tokens,
+            most_output=most,
             sampling=sampling,
             ends=ends,
-            rules=self._rules(sampling, ends, max_tokens, leash),
-            echo=self.detokenize(ids) if sampling.echo else "",
+            rules=self._rules(sampling, ends, leash),
+            echo=self.detokenize(ids) if sampling.echo else None,
             detokenizer=Detokenizer(self._tokenizer.pieces),
         )
+
+    def ignores_ends(self, sampling: Sampling) -> bool:
+        """Whether a task goes on past the tokens that end a text."""
+        return sampling.ignore_eos
 
     def _ends_of(self, sampling: Sampling) -> frozenset[int]:
         """The tokens that end a sequence."""
         self._check_ids(sampling.stop_token_ids, "spec.sampling.stop_token_ids")
-        return frozenset(sampling.stop_token_ids).union(() if sampling.ignore_eos else self._ends)
+        return frozenset(sampling.stop_token_ids).union(() if self.ignores_ends(sampling) else self._ends)
 
-    def _rules(self, sampling: Sampling, ends: frozenset[int], max_tokens: int, leash: Leash | None) -> Rules | None:
-        self._check_ids([token_id for token_id, _ in sampling.logit_bias], "spec.sampling.logit_bias")
-        if sampling.min_tokens > max_tokens:
-            raise InvalidFieldError(
-                f"min_tokens is {sampling.min_tokens}; at most {max_tokens} tokens can be produced",
-                field="spec.sampling.min_tokens",
-            )
+    def _rules(self, sampling: Sampling, ends: frozenset[int], leash: Leash | None) -> Rules | None:
         phrases = encode_bad_words(sampling.bad_words, lambda text: self._texts.words(text, leash))
-        return Rules.of(sampling, phrases=phrases, ends=ends)
-
-    def _check_scores(self, prompt_tokens: int, top: int | None) -> None:
-        told = 0 if top is None else prompt_tokens * (1 + top)
-        if told > MOST_PROMPT_LOGPROBS:
-            raise InvalidFieldError(
-                f"prompt_logprobs of {top} for {prompt_tokens} tokens are {told} log probabilities; "
-                f"at most {MOST_PROMPT_LOGPROBS} are told of a prompt",
-                field="spec.sampling.prompt_logprobs",
-            )
+        return Rules.of(sampling, phrases=phrases, ends=ends, check_ids=self._check_ids)
 
     def tokenize(self, task_input: TaskInput) -> Items[int]:
         """The tokens of an input.
@@ -194,28 +183,3 @@ class Intake:
                 field=field,
                 metadata={"token_id": str(wrong), "vocabulary_size": str(size)},
             )
-
-    def _max_tokens(self, prompt: int, asked: int | None, *, fits: bool) -> int:
-        """Most tokens to produce; with `fits` as many of those that are asked for as there can be."""
-        limit, most = self._bounds.sequence_tokens, self._bounds.max_output_tokens
-        if asked is not None and fits:
-            asked = min(asked, most, max(1, limit - prompt))
-        if asked is not None and not 1 <= asked <= most:
-            raise InvalidFieldError(
-                f"max_tokens is {asked}; it must be from 1 to {most}", field="spec.sampling.max_tokens"
-            )
-        metadata = {"prompt_tokens": str(prompt), "limit_tokens": str(limit)}
-        if prompt >= limit:
-            raise PromptTooLongError(
-                f"the prompt has {prompt} tokens and fills the model's context of {limit} tokens; shorten it",
-                metadata=metadata,
-            )
-        if asked is None:
-            return min(limit - prompt, most)
-        if prompt + asked > limit:
-            raise PromptTooLongError(
-                f"the prompt of {prompt} tokens and max_tokens of {asked} make {prompt + asked}, over the model's "
-                f"context of {limit} tokens; shorten the prompt or ask for at most {limit - prompt}",
-                metadata=metadata | {"max_tokens": str(asked)},
-            )
-        return asked

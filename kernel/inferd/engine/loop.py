@@ -24,20 +24,19 @@ from inferd.engine.output import Ended, PrefillProgress, SampleEnd, StepOutput
 from inferd.engine.pace import Pace
 from inferd.engine.reception import Reception
 from inferd.engine.sampler import BAD_ROW, NOTHING_LEFT, Sampler
-from inferd.engine.submission import NO_SHARE, Share, Submission
 from inferd.engine.suspects import Suspects
 from inferd.errors import BackendFailedError, InferdError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from inferd.core.task import Embedding, FinishReason, Sampling, TaskInput
+    from inferd.core.task import FinishReason
     from inferd.core.task_events import Logprobs
     from inferd.engine.limits import EngineLimits
     from inferd.engine.samples import Samples
     from inferd.engine.sequence import Sequence
     from inferd.engine.step import Step
-    from inferd.engine.submission import Continuation
+    from inferd.engine.submission import Submission
     from inferd.plugin import LoadedModel
 
 _log = logging.getLogger(__name__)
@@ -110,58 +109,9 @@ class Loop:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
 
-    def submit(
-        self,
-        handle: int,
-        task_input: TaskInput,
-        sampling: Sampling,
-        *,
-        salt: bytes = b"",
-        prefix_cache: bool = True,
-        priority: int = 0,
-        share: Share = NO_SHARE,
-        embedding: Embedding | None = None,
-        adapter: str = "",
-        lease_id: str = "",
-        fencing_token: int = 0,
-        continuation: Continuation | None = None,
-        alone: bool = False,
-    ) -> None:
-        """Run a task. Whatever becomes of it, its handle is in `StepOutput.ended` once, unless it is cancelled.
-
-        Args:
-            handle: Names it; rises with each task.
-            task_input: Its prompt.
-            sampling: How tokens are chosen.
-            salt: Only tasks with the same salt find each other's KV: the tenant, and whatever else changes the KV.
-            prefix_cache: Find and leave KV in the prefix cache.
-            priority: Its class: of those that wait the highest comes first, and of those that run the lowest gives way.
-            share: Of a class prompts are begun in the order of `VirtualTime`, by tenant and weight, and who is last in
-                it gives way first; of equals the older one comes first.
-            embedding: What its prompt becomes, instead of being gone on with.
-            adapter: Name of the LoRA adapter to use; "" for none.
-            lease_id: The lease that it runs under; "" for none. It draws on what `hold` holds for that.
-            fencing_token: Of the lease's grant; another one than that of the hold ends the task with LeaseEndedError.
-            continuation: What it has told before, in an engine that lost it: it goes on behind that. None for nothing.
-            alone: Run it alone in its batch until each of its samples has told something new.
-        """
-        self._reception.put(
-            Submission(
-                handle=handle,
-                task_input=task_input,
-                sampling=sampling,
-                salt=salt,
-                prefix_cache=prefix_cache,
-                priority=priority,
-                share=share,
-                embedding=embedding,
-                adapter=adapter,
-                lease_id=lease_id,
-                fencing_token=fencing_token,
-                continuation=continuation,
-                alone=alone,
-            )
-        )
+    def submit(self, submission: Submission) -> None:
+        """Run a task. Whatever becomes of it, its handle is in `StepOutput.ended` once, unless it is cancelled."""
+        self._reception.put(submission)
 
     def cancel(self, handle: int) -> None:
         """Forget a task: its place is free before the next step. A task that has ended is none of ours any more."""

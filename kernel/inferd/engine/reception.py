@@ -9,15 +9,15 @@ from array import array
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from inferd.core.task import TokenInput
 from inferd.engine.cause import last_line
 from inferd.engine.drafts import Drafter
 from inferd.engine.gate import NO_STANDING, Gate, Standing, Ticket
 from inferd.engine.leash import Leash
 from inferd.engine.prefix import PrefixChain
-from inferd.engine.samples import Samples, derive
+from inferd.engine.samples import Samples
 from inferd.engine.submission import Submission
-from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
+from inferd.engine.work import TokenInput
+from inferd.errors import InferdError, InternalError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,12 +215,12 @@ class Reception:
             return
         task = self._try_to_accept(submission, leash)
         grammar = submission.sampling.grammar
-        if grammar is None or submission.embedding is not None or isinstance(task, InferdError):
+        if grammar is None or isinstance(task, InferdError):
             self._pass_on(submission, task)
             return
         take = partial(self._constrain, submission, task)
-        sampling, count = submission.sampling, len(task.living)
-        standing, ignore_ends = _standing(submission), sampling.ignore_eos
+        count, standing = len(task.living), _standing(submission)
+        ignore_ends = self._intake.ignores_ends(submission.sampling)
         try:
             withdraw = self._grammars.open(grammar, take, count=count, ignore_ends=ignore_ends, standing=standing)
         except (OSError, RuntimeError) as error:  # something is used up: the others go on
@@ -268,19 +268,15 @@ class Reception:
 
     def _accept(self, submission: Submission, leash: Leash) -> Samples:
         """The samples of a task; their prompt is tokenised once."""
-        handle, sampling = submission.handle, submission.sampling
-        if submission.adapter:
-            message = (
-                f"the backend of this model offers no adapters, so not {submission.adapter!r} either; leave it out"
-            )
-            raise UnsupportedInputError(message, field="spec.adapter")
+        handle = submission.handle
         if submission.embedding is not None:
             sequences = [self._intake.embed(handle, submission.task_input, submission.embedding, leash)]
         else:
-            sequences = [self._intake.accept(handle, submission.task_input, sampling, leash)]
-        if sampling.n > 1 and submission.embedding is None:
-            prompt = TokenInput(array("I", sequences[0].prompt.tobytes()))
-            sequences += [self._intake.accept(handle, prompt, derive(sampling, n), leash) for n in range(1, sampling.n)]
+            first, *others = submission.sampling.samples
+            sequences = [self._intake.accept(handle, submission.task_input, first, leash)]
+            if others:
+                prompt = TokenInput(array("I", sequences[0].prompt.tobytes()))
+                sequences += [self._intake.accept(handle, prompt, each, leash) for each in others]
         # A task that does not share has a salt that no other has: so its samples, and it itself when it is preempted,
         # still find what it computed.
         salt = b"shared" + submission.salt if submission.prefix_cache else b"own" + handle.to_bytes(8, "little")
@@ -298,6 +294,6 @@ class Reception:
     def _drafter(self, sequence: Sequence) -> Drafter | None:
         """Guesses for a sequence whose tokens depend on logits and position alone: then one step can verify them."""
         bound_by_history = sequence.rules is not None and sequence.rules.reads_history
-        if not self._bounds.draft_tokens or bound_by_history or sequence.sampling.grammar is not None:
+        if not self._bounds.draft_tokens or bound_by_history or not sequence.sampling.steady:
             return None
-        return Drafter(most=self._bounds.draft_tokens) if sequence.sampling.logprobs is None else None
+        return Drafter(most=self._bounds.draft_tokens)

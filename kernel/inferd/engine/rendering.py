@@ -21,8 +21,8 @@ from inferd.errors import ChatTemplateError, InvalidFieldError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from inferd.core.task import ChatInput
     from inferd.engine.control import Places
+    from inferd.engine.work import ChatInput
 
 MAX_CHARACTERS: Final = 4 << 20
 """Longest text that a template may give: four times the longest prompt that the kernel takes by default."""

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from inferd.core.task import Grammar
     from inferd.engine.cells.cell import Cells
     from inferd.engine.limits import GrammarLimits
+    from inferd.sampling import Grammar
 
     Masks = NDArray[np.uint32]
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from inferd.core.ids import Tenant
-    from inferd.core.task import Grammar
     from inferd.engine.room import Room
+    from inferd.sampling import Grammar
 
 AT_ONCE: Final = 4
 """Grammars that are compiled at the same time; others wait for their turn."""

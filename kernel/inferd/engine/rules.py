@@ -10,16 +10,18 @@ import numpy as np
 
 from inferd.engine.bad_words import completions
 from inferd.engine.penalties import Penalties, penalize
+from inferd.sampling import AT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
-    from inferd.core.task import Sampling
     from inferd.plugin.session import Float32Array, Int32Array
+    from inferd.sampling import Sampling
 
     Masks = NDArray[np.uint32]
+    CheckIds = Callable[[Sequence[int], str], None]
 
 ALL: Final = np.uint32(0xFFFFFFFF)
 """A word of a mask that allows 32 tokens."""
@@ -45,15 +47,22 @@ class Rules:
 
     @classmethod
     def of(
-        cls, sampling: Sampling, *, phrases: Sequence[tuple[int, ...]] = (), ends: Collection[int] = ()
+        cls,
+        sampling: Sampling,
+        *,
+        phrases: Sequence[tuple[int, ...]] = (),
+        ends: Collection[int] = (),
+        check_ids: CheckIds = lambda _ids, _field: None,
     ) -> Rules | None:
-        """The rules of a task; None where nothing changes its logits."""
+        """The rules of a task; None where nothing changes its logits. `check_ids` refuses what are no tokens."""
+        biased = [token_id for token_id, _ in sampling.logit_bias]
+        check_ids(biased, f"{AT}logit_bias")
         needed = _penalizes(sampling) or sampling.logit_bias or phrases or (sampling.min_tokens and ends)
         if not needed:
             return None
         return cls(
             sampling=sampling,
-            bias_ids=np.array([token_id for token_id, _ in sampling.logit_bias], np.int32),
+            bias_ids=np.array(biased, np.int32),
             biases=np.array([bias for _, bias in sampling.logit_bias], np.float32),
             phrases=tuple(phrases),
             ends=tuple(sorted(ends)) if sampling.min_tokens else (),

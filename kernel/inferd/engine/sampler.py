@@ -21,10 +21,10 @@ from inferd.plugin import DeviceSampling
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from inferd.core.task import Sampling
     from inferd.core.task_events import Logprobs
     from inferd.engine.rules import Masks, Rules
     from inferd.plugin.session import Float32Array, Int32Array
+    from inferd.sampling import Sampling
 
     Ids = NDArray[np.intp]
     Floats = NDArray[np.float64]

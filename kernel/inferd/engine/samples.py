@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from inferd.engine.submission import NO_SHARE
@@ -11,7 +10,7 @@ from inferd.engine.submission import NO_SHARE
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
-    from inferd.core.task import FinishReason, Sampling, Usage
+    from inferd.core.task import FinishReason, Usage
     from inferd.engine.sequence import Sequence
     from inferd.engine.submission import Continuation
 
@@ -84,14 +83,3 @@ class Samples:
             drafted_tokens=sum(usage.drafted_tokens for usage in each),
             accepted_tokens=sum(usage.accepted_tokens for usage in each),
         )
-
-
-def derive(sampling: Sampling, sample: int) -> Sampling:
-    """What a sample behind the first is chosen by: a seed of its own, and nothing told of the prompt again.
-
-    The seed is the first 64 bits, lowest first, of the BLAKE2b hash of the task's seed and the sample's number, both as
-    64-bit numbers, lowest byte first.
-    """
-    words = sampling.seed.to_bytes(8, "little") + sample.to_bytes(8, "little")
-    seed = int.from_bytes(blake2b(words, digest_size=8).digest(), "little")
-    return replace(sampling, seed=seed, echo=False, prompt_logprobs=None)

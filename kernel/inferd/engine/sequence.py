@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
     from collections.abc import Set as AbstractSet
 
-    from inferd.core.task import Sampling
     from inferd.engine.detokenizer import Detokenizer
     from inferd.engine.drafts import Drafter
     from inferd.engine.embedding import PromptPool
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from inferd.engine.submission import SampleSoFar
     from inferd.engine.turns import Turn
     from inferd.plugin.session import Int32Array
+    from inferd.sampling import Sampling
 
 WAITING = -1
 """The row of a sequence that has none."""
@@ -38,13 +38,13 @@ class Sequence:
     Args:
         handle: Names its task on the link to the kernel.
         prompt: Token ids, shape (P,), at least one.
-        max_tokens: Most tokens to produce, at least 1.
+        most_output: Most tokens to produce, at least 1.
         sampling: How tokens are chosen.
         ends: Tokens that end it.
         detokenizer: Its own.
         constraint: What the output must be; its own. None for anything.
         rules: What changes its logits; None for nothing.
-        echo: The text of its prompt, where that is to be told.
+        echo: The text of its prompt, where that is to be told; None where it is not.
 
     Attributes:
         tokens: Token ids of prompt and output; those of the first `length` places exist.
@@ -87,7 +87,7 @@ class Sequence:
         "interruptions",
         "leader",
         "length",
-        "max_tokens",
+        "most_output",
         "output_tokens",
         "pool",
         "prompt",
@@ -108,17 +108,17 @@ class Sequence:
         *,
         handle: int,
         prompt: Int32Array,
-        max_tokens: int,
+        most_output: int,
         sampling: Sampling,
         ends: AbstractSet[int],
         detokenizer: Detokenizer,
         constraint: Constraint | None = None,
         rules: Rules | None = None,
-        echo: str = "",
+        echo: str | None = None,
     ) -> None:
         self.handle = handle
         self.prompt = prompt
-        self.max_tokens = max_tokens
+        self.most_output = most_output
         self.sampling = sampling
         self.constraint = constraint
         self.rules = rules
@@ -127,7 +127,7 @@ class Sequence:
         self.pool: PromptPool | None = None
         top = sampling.prompt_logprobs
         self.scores = None if top is None else PromptScores(prompt, top)
-        self.tokens = np.empty(len(prompt) + max_tokens, np.int32)
+        self.tokens = np.empty(len(prompt) + most_output, np.int32)
         self.tokens[: len(prompt)] = prompt
         self.length = len(prompt)
         self.sample = 0
@@ -162,17 +162,17 @@ class Sequence:
     @property
     def most_tokens(self) -> int:
         """Tokens whose KV it needs at most: the last token that it produces is never computed."""
-        return len(self.prompt) + self.max_tokens - 1
+        return len(self.prompt) + self.most_output - 1
 
     @property
     def tells_prompt(self) -> bool:
         """Whether something is told of its prompt, before its first token."""
-        return not self.prompt_told and (self.sampling.echo or self.scores is not None)
+        return not self.prompt_told and (self.echo is not None or self.scores is not None)
 
     def tell_prompt(self) -> PromptOutput:
         """What is told of its prompt."""
-        ids = array("I", self.prompt.tobytes()) if self.sampling.echo else ()
-        return PromptOutput(self.echo, ids, None if self.scores is None else self.scores.tell())
+        ids = array("I", self.prompt.tobytes()) if self.echo is not None else ()
+        return PromptOutput(self.echo or "", ids, None if self.scores is None else self.scores.tell())
 
     @property
     def undecided(self) -> bool:
@@ -210,7 +210,7 @@ class Sequence:
                 self.finish = FinishReason.STOP_STRING
                 return text
         constraint = self.constraint
-        if constraint is None and self.output_tokens < self.max_tokens:
+        if constraint is None and self.output_tokens < self.most_output:
             return text
         if constraint is not None and constraint.pending:
             return text  # and `conclude`, later
@@ -221,7 +221,7 @@ class Sequence:
         if self.constraint is not None and self.constraint.complete:
             self.finish = FinishReason.END_OF_TEXT
             return self._flush()
-        if self.output_tokens == self.max_tokens:
+        if self.output_tokens == self.most_output:
             self.finish = FinishReason.MAX_TOKENS
             return self._flush()
         return ""

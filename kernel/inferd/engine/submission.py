@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.ids import Tenant
@@ -11,7 +11,8 @@ from inferd.core.task import FinishReason
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from inferd.core.task import Embedding, Sampling, TaskInput
+    from inferd.engine.work import Embedding, TaskInput
+    from inferd.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +57,36 @@ class Continuation:
     cached_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Submission:
-    """A task on its way in; see `Loop.submit`."""
+    """A task on its way in.
+
+    Attributes:
+        handle: Names it; rises with each task.
+        task_input: Its prompt.
+        sampling: How tokens are chosen.
+        salt: Only tasks with the same salt find each other's KV: the tenant, and whatever else changes the KV.
+        prefix_cache: Find and leave KV in the prefix cache.
+        priority: Its class: of those that wait the highest comes first, and of those that run the lowest gives way.
+        share: Of a class prompts are begun in the order of `VirtualTime`, by tenant and weight, and who is last in it
+            gives way first; of equals the older one comes first.
+        embedding: What its prompt becomes, instead of being gone on with.
+        lease_id: The lease that it runs under; "" for none. It draws on what `Loop.hold` holds for that.
+        fencing_token: Of the lease's grant; another one than that of the hold ends the task with LeaseEndedError.
+        continuation: What it has told before, in an engine that lost it: it goes on behind that. None for nothing.
+        alone: Run it alone in its batch until each of its samples has told something new.
+    """
 
     handle: int
     task_input: TaskInput
     sampling: Sampling
-    salt: bytes
-    prefix_cache: bool
-    priority: int
-    share: Share
-    embedding: Embedding | None
-    adapter: str
-    lease_id: str
-    fencing_token: int
+    _: KW_ONLY
+    salt: bytes = b""
+    prefix_cache: bool = True
+    priority: int = 0
+    share: Share = NO_SHARE
+    embedding: Embedding | None = None
+    lease_id: str = ""
+    fencing_token: int = 0
     continuation: Continuation | None = None
     alone: bool = False

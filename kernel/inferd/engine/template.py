@@ -14,9 +14,9 @@ from inferd.errors import ChatTemplateError, from_reason
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from inferd.core.task import ChatInput
     from inferd.engine.cells.cell import Cells
     from inferd.engine.leash import Leash
+    from inferd.engine.work import ChatInput
 
 
 class ChatTemplate:

@@ -6,21 +6,21 @@ from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from inferd.core.task import ChatInput
 from inferd.engine.cells.cell import CellError
 from inferd.engine.cells.channel import LateError
 from inferd.engine.cells.pool import DiedError, Pool
 from inferd.engine.control import Prompt
 from inferd.engine.template import ChatTemplate
+from inferd.engine.work import ChatInput
 from inferd.errors import InternalError, LimitExceededError, PromptTooLongError, UnsupportedInputError, from_reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inferd.core.task import TextInput
     from inferd.engine.cells.cell import Cells
     from inferd.engine.leash import Leash
     from inferd.engine.tokenizer import Tokenizer
+    from inferd.engine.work import TextInput
     from inferd.plugin import Vocabulary
 
 

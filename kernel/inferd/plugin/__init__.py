@@ -2,7 +2,6 @@
 
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import SamplingDefaults
-from inferd.core.task import Pooling
 from inferd.plugin.backend import (
     Backend,
     BackendSpec,
@@ -13,6 +12,7 @@ from inferd.plugin.backend import (
     LoadError,
     LoadRequest,
     ModelDescription,
+    Pooling,
     Probe,
     ReportProgress,
     Setting,

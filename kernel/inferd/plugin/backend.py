@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
-from inferd.core.task import Pooling
 from inferd.errors import suggestion
 from inferd.plugin.session import TokenSession
 from inferd.plugin.vocabulary import Vocabulary
@@ -170,6 +170,14 @@ class ModelDescription:
     parameters: int
     weight_format: str
     compute_format: str
+
+
+class Pooling(Enum):
+    """How tokens become one vector; the values are those of `inferd.v1.Pooling`, its default apart."""
+
+    LAST = 1
+    MEAN = 2
+    FIRST = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

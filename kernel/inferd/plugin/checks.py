@@ -10,6 +10,7 @@ from inferd.errors import suggestion
 from inferd.plugin.backend import Backend, LoadedModel, ModelDescription, Probe, one_of
 from inferd.plugin.session import TokenLimits, TokenSession
 from inferd.plugin.vocabulary import ALGORITHMS, TokenKind, Vocabulary
+from inferd.sampling import NAMES
 
 BACKEND_METHODS = ("probe", "measure", "load")
 SESSION_METHODS = ("step", "copy_blocks", "close")
@@ -73,6 +74,8 @@ def check_model(value: Any) -> LoadedModel:
     lacking = [f"TokenSession.{name}" for name in SESSION_METHODS if not callable(getattr(session, name, None))]
     if lacking:
         raise TypeError(f"the session that Backend.load gave, {_kind(session)}, lacks {', '.join(lacking)}")
+    if unknown := value.sampling.numbers.keys() - set(NAMES):
+        raise TypeError(f"LoadedModel.sampling has {', '.join(sorted(unknown))}; it may have {', '.join(NAMES)}")
     check_vocabulary(value.vocabulary, check_limits(session))
     model: LoadedModel = value
     return model

@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from inferd.core.task import Pooling
-from inferd.plugin.backend import EmbeddingDefaults, LoadError, UnsupportedModelError
+from inferd.plugin.backend import EmbeddingDefaults, LoadError, Pooling, UnsupportedModelError
 from inferd.plugin.vocabulary import TokenKind
 
 TOKENIZER: Final = "tokenizer.ggml."

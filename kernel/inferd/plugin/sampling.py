@@ -3,21 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from inferd.core.sampling_defaults import SamplingDefaults, wrong_default
+from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.plugin.backend import LoadError
+from inferd.sampling import GREEDY, PARAMETERS, Form, defaults_of
 
-GGUF_KEYS: Mapping[str, str] = {
-    "temperature": "general.sampling.temp",
-    "top_k": "general.sampling.top_k",
-    "top_p": "general.sampling.top_p",
-    "min_p": "general.sampling.min_p",
-    "repetition_penalty": "general.sampling.penalty_repeat",
-}
+GGUF_KEYS: Mapping[str, str] = {name: f"general.sampling.{each.gguf}" for name, each in PARAMETERS.items() if each.gguf}
 """As llama.cpp writes them. Those of samplers that inferd does not have (XTC, Mirostat, an order of samplers) and
 `penalty_last_n` are not looked at: they advise, and what a task says goes before them anyway."""
-
-HF_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-HF_TOP_K = 50  # where a configuration samples and does not say
 
 
 def read_gguf_sampling(where: str, read: Callable[[str], Any]) -> SamplingDefaults:
@@ -40,16 +32,13 @@ def read_hf_sampling(where: str, configuration: Mapping[str, Any]) -> SamplingDe
         LoadError: A value is no number within its bounds.
     """
     samples = configuration.get("do_sample")
-    values = {name: configuration.get(name) for name in HF_NAMES}
-    if samples is False:
-        values |= {"temperature": 0, "top_k": None, "top_p": None, "min_p": None}
-    elif samples is True:
-        values |= {"temperature": _or(values["temperature"], 1.0), "top_k": _or(values["top_k"], HF_TOP_K)}
+    values = {name: configuration.get(name) for name in GGUF_KEYS}
+    for name, value in values.items():
+        if samples is False and PARAMETERS[name].draws:
+            values[name] = GREEDY.get(name)
+        elif samples is True and value is None:
+            values[name] = PARAMETERS[name].implied
     return _checked(where, {name: (name, value) for name, value in values.items()})
-
-
-def _or(value: Any, default: float) -> Any:
-    return default if value is None else value
 
 
 def _checked(where: str, values: Mapping[str, tuple[str, Any]]) -> SamplingDefaults:
@@ -59,8 +48,9 @@ def _checked(where: str, values: Mapping[str, tuple[str, Any]]) -> SamplingDefau
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise LoadError(f"{where}: {key!r} is {value!r}; it must be a number")
-        number = max(0, value) if name == "top_k" else value  # many files write "all" as -1
-        if expected := wrong_default(name, number):
+        parameter = PARAMETERS[name]
+        number = max(0, value) if parameter.form is Form.WHOLE else value  # many files write "all" as -1
+        if expected := parameter.wrong(number):
             raise LoadError(f"{where}: {key!r} is {value!r}; it must be {expected}")
         found[name] = number
-    return SamplingDefaults.of(found)
+    return defaults_of(found)

@@ -17,7 +17,7 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceState, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
-from inferd.core.task import TaskInput, TaskSpec
+from inferd.core.task import TaskSpec
 from inferd.core.vigil import WorkerTimes
 from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, WorkerDiedError
 from inferd.runtime.attendance import Attendance
@@ -305,7 +305,7 @@ class Driver:
         self._apply(events.DeleteModel(name))
 
     async def query(
-        self, name: ModelName, task_input: TaskInput, *, tenant: Tenant, lease_id: LeaseId = NO_LEASE
+        self, name: ModelName, given: object, *, tenant: Tenant, lease_id: LeaseId = NO_LEASE
     ) -> task_pb2.Answer:
         """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
 
@@ -324,7 +324,7 @@ class Driver:
             if not model.shared:
                 raise model.error or ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
         worker = self.supervisor.workers[instance.instance_id]
-        return await self._queries.ask(worker, task_input, Asker(tenant, name))
+        return await self._queries.ask(worker, given, Asker(tenant, name))
 
     # For the supervisor.
 

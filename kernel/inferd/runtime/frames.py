@@ -8,20 +8,11 @@ from inferd.core.host import name_of
 from inferd.core.ids import DeviceId, LeaseId
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
 from inferd.core.resources import MemoryNeed
-from inferd.core.sampling_defaults import SamplingDefaults
-from inferd.core.task import (
-    ChatInput,
-    FinishReason,
-    Outcome,
-    Sampling,
-    TaskInput,
-    TaskState,
-    TextInput,
-    Usage,
-)
+from inferd.core.task import FinishReason, Outcome, TaskState, Usage
 from inferd.core.task_events import Logprobs, PromptOutput
 from inferd.core.vigil import Doing, Pulse
 from inferd.errors import InferdError, from_reason
+from inferd.sampling import defaults_of
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -74,9 +65,7 @@ def submit_frame(
         handle=handle,
         task_id=spec.task_id,
         tenant=spec.tenant,
-        sampling=_sampling(spec.sampling),
-        prefix_cache=spec.prefix_cache,
-        adapter=spec.adapter,
+        work=spec.work,  # type: ignore[arg-type] # of a kind that only the worker knows
         priority=spec.priority.value,
         lease_id=spec.lease_id,
         fencing_token=order.fencing_token,
@@ -85,10 +74,6 @@ def submit_frame(
         continuation=continuation,
         alone=order.alone,
     )
-    if spec.embedding is not None:
-        submit.embedding.pooling = spec.embedding.pooling.value if spec.embedding.pooling else 0
-        submit.embedding.normalize = spec.embedding.normalize
-    _write_input(submit, spec.input)
     return wire.KernelFrame(submit=submit)
 
 
@@ -98,74 +83,9 @@ def hold_frame(lease_id: LeaseId, *, fencing_token: int, sequences: int, kv_toke
     return wire.KernelFrame(hold=hold)
 
 
-def query_frame(query_id: int, task_input: TaskInput) -> wire.KernelFrame:
+def query_frame(query_id: int, given: object) -> wire.KernelFrame:
     """The question for the tokens of a text or a conversation, or for the text of tokens."""
-    query = task_pb2.Query(query_id=query_id)
-    _write_input(query, task_input)
-    return wire.KernelFrame(query=query)
-
-
-def _write_input(into: task_pb2.Submit | task_pb2.Query, task_input: TaskInput) -> None:
-    match task_input:
-        case TextInput(prompt):
-            into.prompt = prompt
-        case ChatInput() as chat:
-            into.chat.CopyFrom(_chat(chat))
-        case other:
-            into.tokens.ids.extend(other.token_ids)
-
-
-def _chat(chat: ChatInput) -> task_pb2.Chat:
-    messages = [
-        task_pb2.Message(
-            role=m.role,
-            content=m.content,
-            name=m.name,
-            tool_calls_json=m.tool_calls_json,
-            tool_call_id=m.tool_call_id,
-            parts=m.parts,
-            reasoning_content=m.reasoning_content,
-        )
-        for m in chat.messages
-    ]
-    return task_pb2.Chat(
-        messages=messages,
-        tools_json=chat.tools_json,
-        variables_json=chat.variables_json,
-        no_generation_prompt=not chat.add_generation_prompt,
-        continue_final_message=chat.continue_final_message,
-        parse_control_tokens=chat.parse_control_tokens,
-    )
-
-
-def _sampling(s: Sampling) -> task_pb2.Sampling:
-    sampling = task_pb2.Sampling(
-        max_tokens=s.max_tokens,
-        temperature=s.temperature,
-        top_k=s.top_k,
-        top_p=s.top_p,
-        seed=s.seed,
-        stop=s.stop,
-        ignore_eos=s.ignore_eos,
-        min_p=s.min_p,
-        repetition_penalty=s.repetition_penalty,
-        frequency_penalty=s.frequency_penalty,
-        presence_penalty=s.presence_penalty,
-        logit_bias=dict(s.logit_bias),
-        bad_words=s.bad_words,
-        n=s.n,
-        logprobs=s.logprobs,
-        prompt_logprobs=s.prompt_logprobs,
-        min_tokens=s.min_tokens,
-        stop_token_ids=s.stop_token_ids,
-        echo=s.echo,
-        fit_max_tokens=s.fit_max_tokens,
-        unset=s.unset,
-    )
-    if s.grammar is not None:
-        grammar = task_pb2.Grammar(kind=s.grammar.kind.value, source=s.grammar.source, texts=s.grammar.texts)
-        sampling.grammar.CopyFrom(grammar)
-    return sampling
+    return wire.KernelFrame(query=task_pb2.Query(query_id=query_id, input=given))  # type: ignore[arg-type] # as above
 
 
 def read_logprobs(logprobs: step_pb2.Logprobs) -> Logprobs:
@@ -208,7 +128,7 @@ def read_facts(loaded: load_pb2.Loaded) -> InstanceFacts:
         description=loaded.description,
         memory_bytes=loaded.memory_bytes,
         kv_tokens=loaded.kv_tokens,
-        sampling=SamplingDefaults.of(loaded.sampling_defaults),
+        sampling=defaults_of(loaded.sampling_defaults),
     )
 
 

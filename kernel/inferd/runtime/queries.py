@@ -5,7 +5,6 @@ from collections import Counter
 from typing import NamedTuple
 
 from inferd.core.ids import InstanceId, ModelName, Tenant
-from inferd.core.task import TaskInput
 from inferd.errors import InferdError, LimitExceededError
 from inferd.plugin.patience import patience
 from inferd.runtime.frames import query_frame
@@ -40,7 +39,7 @@ class Queries:
         self._open: Counter[Asker | str] = Counter()
         self._asked = 0
 
-    async def ask(self, worker: Worker, task_input: TaskInput, asker: Asker) -> task_pb2.Answer:
+    async def ask(self, worker: Worker, given: object, asker: Asker) -> task_pb2.Answer:
         """Ask a worker for the tokens of a text or a conversation, or for the text of tokens.
 
         Raises:
@@ -54,7 +53,7 @@ class Queries:
         future: Pending = asyncio.get_running_loop().create_future()
         self._pending[key] = asker, future
         self._open.update(_counts(asker))
-        worker.send(query_frame(self._asked, task_input))
+        worker.send(query_frame(self._asked, given))
         try:
             async with patience(self._timeout_s):
                 return await future

@@ -66,7 +66,7 @@ class Relay:
         link.next_handle += 1
         dispatched = link.tasks[handle] = Dispatched(task_id, order.attempt, stream)
         if order.alone:
-            dispatched.silent = stream.continuation.unfinished(order.spec.sampling.n)
+            dispatched.silent = stream.continuation.unfinished(order.spec.demand.samples)
         link.handles[task_id] = handle
         return handle
 

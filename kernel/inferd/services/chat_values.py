@@ -6,9 +6,9 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from inferd.core.task import ChatInput, Message
 from inferd.errors import InvalidFieldError, LimitExceededError, UnsupportedInputError
 from inferd_api.v1 import task_pb2 as pb
+from inferd_api.worker.v1 import task_pb2 as work
 
 MOST_VARIABLES = 64
 VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -23,8 +23,8 @@ TAKEN = frozenset(
 """Names that a template has already, and those that its language has."""
 
 
-def read_chat(chat: pb.ChatPrompt, *, at: str) -> ChatInput:
-    """A conversation; `at` is what the paths of its fields begin with.
+def read_chat(chat: pb.ChatPrompt, *, at: str) -> work.Chat:
+    """A conversation for a worker; `at` is what the paths of its fields begin with.
 
     Raises:
         InvalidFieldError: A field is missing, contradicts another, or has a value outside what it allows.
@@ -37,17 +37,17 @@ def read_chat(chat: pb.ChatPrompt, *, at: str) -> ChatInput:
         message = "add_generation_prompt begins an answer and continue_final_message goes on with one; set one of them"
         raise InvalidFieldError(message, field=field)
     asked = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else not chat.continue_final_message
-    return ChatInput(
-        tuple(_read_message(message, f"{at}.messages[{n}]") for n, message in enumerate(chat.messages)),
-        chat.tools_json,
+    return work.Chat(
+        messages=[_read_message(message, f"{at}.messages[{n}]") for n, message in enumerate(chat.messages)],
+        tools_json=chat.tools_json,
         variables_json=_read_variables(chat, f"{at}.template_variables"),
-        add_generation_prompt=asked,
+        no_generation_prompt=not asked,
         continue_final_message=chat.continue_final_message,
         parse_control_tokens=chat.parse_control_tokens,
     )
 
 
-def _read_message(m: pb.ChatMessage, at: str) -> Message:
+def _read_message(m: pb.ChatMessage, at: str) -> work.Message:
     if not m.role:
         raise InvalidFieldError(f'{at}.role is empty; for example "user"', field=f"{at}.role")
     if not ROLE.fullmatch(m.role):
@@ -60,13 +60,13 @@ def _read_message(m: pb.ChatMessage, at: str) -> Message:
     if not says and not m.tool_call_id:  # the result of a tool may be nothing
         message = f"{at}.content is empty, and there are no parts and no tool calls; a message must say something"
         raise InvalidFieldError(message, field=f"{at}.content")
-    return Message(
-        m.role,
-        m.content,
+    return work.Message(
+        role=m.role,
+        content=m.content,
         name=m.name,
         tool_calls_json=m.tool_calls_json,
         tool_call_id=m.tool_call_id,
-        parts=tuple(_read_part(part, f"{at}.parts[{n}]") for n, part in enumerate(m.parts)),
+        parts=[_read_part(part, f"{at}.parts[{n}]") for n, part in enumerate(m.parts)],
         reasoning_content=m.reasoning_content if m.HasField("reasoning_content") else None,
     )
 

@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from inferd.config import Limits
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError
+from inferd.sampling import PARAMETERS
 from inferd.services.required import OUTPUT_ONLY, behaviours
 
 MOST_ENTRIES = 16  # of a list
@@ -29,10 +30,7 @@ COUNTS = {
     "inferd.v1.LeaseSpec.claims": (16, "claims"),
     "inferd.v1.KeepAliveLeasesRequest.lease_ids": (MOST_KEPT_ALIVE, "lease_ids in one message"),
     "inferd.v1.ChatMessage.parts": (MOST_PARTS, "parts"),
-    "inferd.v1.SamplingParams.stop": (16, "stop strings"),
-    "inferd.v1.SamplingParams.bad_words": (64, "bad words"),
-    "inferd.v1.SamplingParams.logit_bias": (1024, "tokens in logit_bias"),
-    "inferd.v1.SamplingParams.stop_token_ids": (64, "stop tokens"),
+    **{f"inferd.v1.SamplingParams.{name}": (each.most, each.nouns) for name, each in PARAMETERS.items() if each.most},
     "inferd.v1.Choice.texts": (MOST_CHOICES, "texts"),
     "inferd.v1.Model.settings": (64, "settings"),
     "inferd.v1.PlanLoadRequest.settings": (64, "settings"),
@@ -47,8 +45,8 @@ READ_BY_NAME = frozenset(
         *("ChatPrompt.tools_json", "ContentPart.text", "ImagePart.url"),
         *(f"ChatMessage.{name}" for name in ("role", "content", "name", "reasoning_content")),
         *("ChatMessage.tool_calls_json", "ChatMessage.tool_call_id"),
-        *("SamplingParams.stop", "SamplingParams.bad_words", "Choice.texts"),  # from here on bounds of their own
-        *("Grammar.json_schema", "Grammar.regex", "Grammar.lark"),
+        *(f"SamplingParams.{name}" for name, each in PARAMETERS.items() if each.characters),  # from here on bounds
+        *("Choice.texts", "Grammar.json_schema", "Grammar.regex", "Grammar.lark"),
         *("TaskSpec.labels", "LeaseSpec.labels", "Model.settings", "PlanLoadRequest.settings"),
         *("Model.name", "Model.source", "Model.adapters", "RunTaskRequest.request_id", "CreateLeaseRequest.request_id"),
     )

@@ -5,6 +5,7 @@ from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front.models import Models
+from inferd.sampling import ENGINE_DEFAULTS
 from inferd.services.sampling_values import write_sampling_defaults
 from inferd.services.status import status_of
 from inferd.services.times import duration, timestamp
@@ -52,7 +53,7 @@ def write_model(model: Model, models: Models) -> pb.Model:
         min_instances=spec.min_instances,
         max_instances=spec.max_instances,
         sampling_defaults=write_sampling_defaults(spec.sampling),
-        effective_sampling_defaults=write_sampling_defaults(model.effective_sampling),
+        effective_sampling_defaults=write_sampling_defaults(model.effective_sampling.over(ENGINE_DEFAULTS)),
     )
 
 

@@ -11,7 +11,7 @@ from inferd.services.calls import Call
 from inferd.services.model_values import read_bounds, write_model, write_plan
 from inferd.services.pages import name_of, size_of, token_of
 from inferd.services.sampling_values import read_sampling_defaults
-from inferd.services.token_values import read_text, read_token_ids
+from inferd.services.work_values import read_text, read_token_ids
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 

@@ -1,7 +1,6 @@
 """Tasks between the wire and the core."""
 
 import hashlib
-from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,24 +10,13 @@ from google.protobuf.message import Message as WireMessage
 from inferd.core import task_events as te
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import (
-    Embedding,
-    FinishReason,
-    Pooling,
-    SuspendReason,
-    Task,
-    TaskInput,
-    TaskSpec,
-    TextInput,
-    TokenInput,
-)
-from inferd.errors import InvalidFieldError, LimitExceededError, UnsupportedInputError
+from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec
+from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.runtime.clock import Clock
 from inferd.runtime.streams import Numbered, TaskStream
-from inferd.services.chat_values import read_chat
-from inferd.services.sampling_values import read_sampling
 from inferd.services.status import status_of
 from inferd.services.times import duration, read_seconds, timestamp
+from inferd.services.work_values import read_work
 from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import task_pb2 as tp
 
@@ -60,23 +48,20 @@ def read_spec(
         message = f"adapter is {spec.adapter!r} and no backend offers adapters; leave it out"
         raise UnsupportedInputError(message, field="spec.adapter")
     check_labels(spec.labels)
+    work, demand = read_work(spec, prompt_limit_bytes, contents=fingerprint(spec))
     return TaskSpec(
         task_id=TaskId(task_id),
         tenant=tenant,
         model=ModelName(spec.model),
-        input=read_input(spec, prompt_limit_bytes),
-        # A seed that is not given is drawn from the task's id, which is random: no second source of randomness.
-        sampling=read_sampling(spec.sampling, drawn_seed=int(task_id[-16:], 16)),
+        demand=demand,
+        work=work,
         labels=dict(spec.labels),
         deadline=deadline,
         detached=detached,
-        prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True,
-        embedding=_read_embedding(spec.embedding) if spec.HasField("embedding") else None,
         priority=read_priority(spec.priority),
         lease_id=lease_id,
         request_id=request_id,
         fingerprint=fingerprint(spec, lease_id) if request_id else b"",
-        digest=fingerprint(spec),
     )
 
 
@@ -107,32 +92,6 @@ def read_priority(number: int) -> Priority:
         raise InvalidFieldError(f"priority is {number}; it must be {known} or 0", field="spec.priority") from None
 
 
-def read_input(spec: tp.TaskSpec, limit_bytes: int, *, at: str = "spec.") -> TaskInput:
-    """What a task is given; `at` is what the paths of fields begin with.
-
-    Raises:
-        InvalidFieldError: There is none, or a part of it is missing.
-        LimitExceededError: It is longer than `limit_bytes`.
-    """
-    match spec.WhichOneof("input"):
-        case "prompt":
-            check_size(len(spec.prompt.encode()), limit_bytes)
-            return TextInput(spec.prompt)
-        case "chat":
-            chat = read_chat(spec.chat, at=f"{at}chat")
-            check_size(sum(len(text.encode()) for text in chat.texts), limit_bytes)
-            return chat
-        case "tokens":
-            if not spec.tokens.token_ids:
-                raise InvalidFieldError(
-                    f"{at}tokens.token_ids is empty; give one at least", field=f"{at}tokens.token_ids"
-                )
-            check_size(4 * len(spec.tokens.token_ids), limit_bytes)
-            return TokenInput(array("I", spec.tokens.token_ids))
-        case _:
-            raise InvalidFieldError("spec has no input; set one of prompt, chat and tokens", field="spec.input")
-
-
 def read_interval(span: Duration) -> float:
     """The least time between events with output, in seconds.
 
@@ -144,19 +103,6 @@ def read_interval(span: Duration) -> float:
         message = f"output_interval is {interval_s} s; it must be from 0 to {MOST_INTERVAL_S:g} s"
         raise InvalidFieldError(message, field="output_interval")
     return interval_s
-
-
-def check_size(size_bytes: int, limit_bytes: int) -> None:
-    """Refuse a prompt of more bytes than `limits.prompt_bytes`.
-
-    Raises:
-        LimitExceededError: It has more.
-    """
-    if size_bytes > limit_bytes:
-        facts = {"bound": "limits.prompt_bytes", "value": str(size_bytes), "limit": str(limit_bytes)}
-        raise LimitExceededError(
-            f"the prompt has {size_bytes} bytes and limits.prompt_bytes is {limit_bytes}", metadata=facts
-        )
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
@@ -172,17 +118,6 @@ def check_labels(labels: Mapping[str, str]) -> None:
                 f"{MOST_LABEL_KEY}, its value at most {MOST_LABEL_VALUE}",
                 field="spec.labels",
             )
-
-
-def _read_embedding(params: tp.EmbeddingParams) -> Embedding:
-    number = params.pooling
-    if number and number not in {pooling.value for pooling in Pooling}:
-        raise InvalidFieldError(
-            f"pooling is {number}; it must be from 0 to {max(each.value for each in Pooling)}",
-            field="spec.embedding.pooling",
-        )
-    pooling = Pooling(number) if number else None
-    return Embedding(pooling=pooling, normalize=params.normalize if params.HasField("normalize") else True)
 
 
 def write_event(task_id: str, numbered: Numbered) -> tp.TaskEvent:

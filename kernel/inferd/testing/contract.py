@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 
 from inferd.core.resources import HOST_DEVICE
-from inferd.core.task import Sampling
 from inferd.engine.limits import Bounds, EngineLimits
 from inferd.engine.sampler import Sampler
 from inferd.engine.tokenizer import Tokenizer
 from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
 from inferd.plugin.checks import check_backend, check_model, check_need, check_probe
 from inferd.plugin.session import TokenLimits
+from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute, copy_blocks, make_batch
 from inferd.testing.contents import find_dependence
 from inferd.testing.growth import ROUND, STEADY_BYTES, measure_growth, measure_repeats

@@ -15,13 +15,13 @@ from inferd.plugin import (
     MemoryNeed,
     ModelDescription,
     Probe,
-    SamplingDefaults,
     TokenLimits,
     UnsupportedModelError,
     Vocabulary,
 )
 from inferd.plugin.backend import ReportProgress
 from inferd.plugin.vocabulary import TokenKind
+from inferd.sampling import defaults_of
 from inferd.testing.fake_session import BYTES, END, FakeSession, Faults
 
 SPECIALS: Final = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
@@ -158,7 +158,7 @@ class FakeBackend:
             session=FakeSession(limits, model),
             vocabulary=VOCABULARY,
             description=description,
-            sampling=SamplingDefaults.of(model.sampling),
+            sampling=defaults_of(model.sampling),
         )
 
 

@@ -5,37 +5,42 @@ from __future__ import annotations
 import logging
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from inferd.core.ids import Tenant
 from inferd.core.resources import HOST_DEVICE, MemoryNeed
-from inferd.core.sampling_defaults import ENGINE_DEFAULTS, SamplingDefaults
-from inferd.core.task import (
-    ChatInput,
-    Embedding,
-    FinishReason,
-    Grammar,
-    GrammarKind,
-    Message,
-    Pooling,
-    Sampling,
-    TaskInput,
-    TextInput,
-    TokenInput,
-)
+from inferd.core.task import FinishReason
 from inferd.engine.cause import last_line
 from inferd.engine.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
-from inferd.engine.submission import Continuation, SampleSoFar
+from inferd.engine.submission import Continuation, SampleSoFar, Share, Submission
+from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
 from inferd.errors import InferdError, InternalError, LimitExceededError, is_failure
-from inferd.plugin import LoadRequest
+from inferd.plugin import LoadRequest, Pooling
+from inferd.sampling import (
+    ENGINE_DEFAULTS,
+    ONE_TOKEN,
+    PARAMETERS,
+    Form,
+    Grammar,
+    GrammarKind,
+    Sampling,
+    defaults_of,
+    fill,
+)
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from inferd.core.sampling_defaults import SamplingDefaults
     from inferd.core.task_events import Logprobs
     from inferd.core.vigil import Pulse
     from inferd.engine.intake import Intake
     from inferd.engine.output import Ended, StepOutput
     from inferd.plugin.backend import SettingValue
+    from inferd_api.v1.sampling_pb2 import Grammar as WireGrammar
+    from inferd_api.v1.sampling_pb2 import SamplingParams
 
 _LONGEST_TEXT: Final = 4000  # of an error: what a plugin says may be of any length
 _MOST_BYTES: Final = 1 << 60  # of a need: more than any device has, and less than a frame can tell
@@ -105,15 +110,37 @@ def pong_frame(nonce: int, memory_bytes: int, pulse: Pulse) -> wire.WorkerFrame:
     return wire.WorkerFrame(pong=pong)
 
 
-def read_input(submit: task_pb2.Submit | task_pb2.Query) -> TaskInput:
+def read_submission(submit: task_pb2.Submit, defaults: SamplingDefaults) -> Submission:
+    """A task for the engine; what it leaves open of sampling is the model's `defaults`."""
+    work, tenant = submit.work, Tenant(submit.tenant)
+    kind = work.WhichOneof("kind")
+    if kind is None:
+        raise ValueError(f"the kernel sent task {submit.task_id} with work of no kind that is known here")
+    return Submission(
+        handle=submit.handle,
+        task_input=read_input(work.input),
+        sampling=_read_sampling(work.generate.sampling, defaults, submit.task_id) if kind == "generate" else ONE_TOKEN,
+        embedding=_read_embedding(work.embed) if kind == "embed" else None,
+        salt=f"{len(tenant)} {tenant}".encode(),
+        prefix_cache=work.prefix_cache,
+        priority=submit.priority,
+        share=Share(tenant=tenant, expected_tokens=submit.expected_tokens, weight=submit.weight or 1.0),
+        lease_id=submit.lease_id,
+        fencing_token=submit.fencing_token,
+        continuation=read_continuation(submit),
+        alone=submit.alone,
+    )
+
+
+def read_input(given: task_pb2.Input) -> TaskInput:
     """What a task is given, or what is asked about."""
-    match submit.WhichOneof("input"):
+    match given.WhichOneof("kind"):
         case "chat":
-            return _read_chat(submit.chat)
+            return _read_chat(given.chat)
         case "tokens":
-            return TokenInput(array("I", submit.tokens.ids))
+            return TokenInput(array("I", given.tokens.ids))
         case _:
-            return TextInput(submit.prompt)
+            return TextInput(given.prompt)
 
 
 def _read_chat(chat: task_pb2.Chat) -> ChatInput:
@@ -139,51 +166,44 @@ def _read_message(message: task_pb2.Message) -> Message:
     )
 
 
-def read_sampling(s: task_pb2.Sampling) -> Sampling:
-    """How a task's tokens are chosen."""
-    return Sampling(
-        max_tokens=s.max_tokens if s.HasField("max_tokens") else None,
-        temperature=s.temperature,
-        top_k=s.top_k,
-        top_p=s.top_p,
-        seed=s.seed,
-        stop=tuple(s.stop),
-        ignore_eos=s.ignore_eos,
-        min_p=s.min_p,
-        repetition_penalty=s.repetition_penalty,
-        frequency_penalty=s.frequency_penalty,
-        presence_penalty=s.presence_penalty,
-        logit_bias=tuple(sorted(s.logit_bias.items())),
-        bad_words=tuple(s.bad_words),
-        n=s.n,
-        logprobs=s.logprobs if s.HasField("logprobs") else None,
-        prompt_logprobs=s.prompt_logprobs if s.HasField("prompt_logprobs") else None,
-        min_tokens=s.min_tokens,
-        stop_token_ids=tuple(s.stop_token_ids),
-        echo=s.echo,
-        grammar=_read_grammar(s.grammar) if s.HasField("grammar") else None,
-        fit_max_tokens=s.fit_max_tokens,
-        unset=tuple(s.unset),
-    )
+def _read_sampling(s: SamplingParams, defaults: SamplingDefaults, task_id: str) -> Sampling:
+    given = {field.name: value for field, value in s.ListFields()}
+    for name in _COMPOUND & given.keys():
+        given[name] = _READERS[PARAMETERS[name].form](given[name])
+    return fill(given, defaults, task_id=task_id)
 
 
 def read_defaults(load: load_pb2.Load, of_file: SamplingDefaults) -> SamplingDefaults:
     """What tasks take for what they leave unset; nothing is None."""
-    own = SamplingDefaults.of(load.sampling_defaults)
-    fallback = SamplingDefaults.of(load.fallback_sampling_defaults)
+    own = defaults_of(load.sampling_defaults)
+    fallback = defaults_of(load.fallback_sampling_defaults)
     return own.over(of_file).over(fallback).over(ENGINE_DEFAULTS)
 
 
-def _read_grammar(grammar: task_pb2.Grammar) -> Grammar:
-    return Grammar(GrammarKind(grammar.kind), grammar.source, tuple(grammar.texts))
+def _read_biases(biases: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    return tuple(sorted(biases.items()))
 
 
-def read_embedding(submit: task_pb2.Submit) -> Embedding | None:
-    """How the input becomes a vector; None when the task is to generate."""
-    if not submit.HasField("embedding"):
-        return None
-    number = submit.embedding.pooling
-    return Embedding(pooling=Pooling(number) if number else None, normalize=submit.embedding.normalize)
+def _read_grammar(grammar: WireGrammar) -> Grammar:
+    name = grammar.WhichOneof("kind") or ""
+    kind = GrammarKind[name.upper()]
+    texts = grammar.choice.texts
+    return Grammar(kind, texts=tuple(texts)) if kind is GrammarKind.CHOICE else Grammar(kind, getattr(grammar, name))
+
+
+_READERS: Final[Mapping[Form, Callable[[Any], Any]]] = {
+    Form.TEXTS: tuple,
+    Form.TOKENS: tuple,
+    Form.BIASES: _read_biases,
+    Form.GRAMMAR: _read_grammar,
+}
+"""How values are read that are no plain ones."""
+
+_COMPOUND: Final = frozenset(each.name for each in PARAMETERS.values() if each.form in _READERS)
+
+
+def _read_embedding(embed: task_pb2.Embed) -> Embedding:
+    return Embedding(pooling=Pooling(embed.pooling) if embed.pooling else None, normalize=embed.normalize)
 
 
 def read_continuation(submit: task_pb2.Submit) -> Continuation | None:
@@ -225,7 +245,7 @@ def answer_frame(intake: Intake, query: task_pb2.Query) -> wire.WorkerFrame:
     """The answer to a query."""
     answer = task_pb2.Answer(query_id=query.query_id)
     try:
-        match read_input(query):
+        match read_input(query.input):
             case TokenInput(token_ids):
                 answer.text = _bounded(intake.detokenize(token_ids))
             case given:

@@ -15,27 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from inferd import __version__, logs
-from inferd.core.ids import Tenant
-from inferd.core.sampling_defaults import ENGINE_DEFAULTS
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
 from inferd.engine.loop import Loop
-from inferd.engine.submission import Share
 from inferd.errors import ModelLoadError, is_failure
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
+from inferd.sampling import ENGINE_DEFAULTS
 from inferd.worker.frames import (
     answer_frame,
     failure,
     needs_frame,
     pong_frame,
-    read_continuation,
     read_defaults,
-    read_embedding,
-    read_input,
     read_load,
-    read_sampling,
+    read_submission,
     step_frame,
 )
 from inferd.worker.link import Link
@@ -186,26 +181,7 @@ class Worker:
         """Tell the engine what the kernel wants of it."""
         match frame.WhichOneof("kind"):
             case "submit":
-                submit = frame.submit
-                loop.submit(
-                    submit.handle,
-                    read_input(submit),
-                    self._defaults.fill(read_sampling(submit.sampling)),
-                    salt=f"{len(submit.tenant)} {submit.tenant} {submit.adapter}".encode(),
-                    prefix_cache=submit.prefix_cache,
-                    priority=submit.priority,
-                    share=Share(
-                        tenant=Tenant(submit.tenant),
-                        expected_tokens=submit.expected_tokens,
-                        weight=submit.weight or 1.0,
-                    ),
-                    embedding=read_embedding(submit),
-                    adapter=submit.adapter,
-                    lease_id=submit.lease_id,
-                    fencing_token=submit.fencing_token,
-                    continuation=read_continuation(submit),
-                    alone=submit.alone,
-                )
+                loop.submit(read_submission(frame.submit, self._defaults))
             case "query":
                 loop.consult(partial(self._answer, frame.query))
             case "cancel":

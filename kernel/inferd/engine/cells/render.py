@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from inferd.core.task import ChatInput, Message
 from inferd.engine.rendering import Renderer, TemplateTexts
 from inferd.engine.sandbox import make_environment
+from inferd.engine.work import ChatInput, Message
 from inferd.errors import InferdError
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from inferd.core.ids import InstanceId, ModelName
 from inferd.core.index import Page
 from inferd.core.model import Instance, Model, ModelSpec, ModelState
 from inferd.core.plan import LoadPlan
-from inferd.core.task import TaskInput, TokenInput
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.front.caller import Caller
@@ -115,8 +114,8 @@ class Models:
         """
         self._driver.delete_model(ModelName(name))
 
-    async def tokenize(self, name: str, given: TaskInput, caller: Caller) -> Sequence[int]:
-        """The tokens of a text or a conversation; loads the model if need be.
+    async def tokenize(self, name: str, given: object, caller: Caller) -> Sequence[int]:
+        """The tokens of a text or a conversation, which only the worker opens; loads the model if need be.
 
         Raises:
             InferdError: Loading failed, the model cannot take the input, or the answer did not come.
@@ -125,7 +124,7 @@ class Models:
         answer = await self._driver.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
         return answer.token_ids
 
-    async def detokenize(self, name: str, given: TokenInput, caller: Caller) -> str:
+    async def detokenize(self, name: str, given: object, caller: Caller) -> str:
         """The text of tokens; loads the model if need be.
 
         Raises:

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
 import builtins as _builtins
 import sys
@@ -138,196 +139,75 @@ class Tokens(_message.Message):
 Global___Tokens: _TypeAlias = Tokens  # noqa: Y015
 
 @_typing.final
-class Grammar(_message.Message):
-    """What an output must be."""
+class Input(_message.Message):
+    """What a task or a question is given."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    KIND_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    TEXTS_FIELD_NUMBER: _builtins.int
-    kind: _builtins.int
-    """A value of `inferd.core.task.GrammarKind`."""
-    source: _builtins.str
-    """The text of the grammar."""
+    PROMPT_FIELD_NUMBER: _builtins.int
+    CHAT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    """Plain text."""
     @_builtins.property
-    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The texts to choose from."""
+    def chat(self) -> Global___Chat:
+        """A conversation."""
+
+    @_builtins.property
+    def tokens(self) -> Global___Tokens:
+        """Token ids."""
 
     def __init__(
         self,
         *,
-        kind: _builtins.int = ...,
-        source: _builtins.str = ...,
-        texts: _abc.Iterable[_builtins.str] | None = ...,
+        prompt: _builtins.str = ...,
+        chat: Global___Chat | None = ...,
+        tokens: Global___Tokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "kind", b"kind", "prompt", b"prompt", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "source", b"source", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "kind", b"kind", "prompt", b"prompt", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Input: _TypeAlias = Input  # noqa: Y015
+
+@_typing.final
+class Generate(_message.Message):
+    """Go on with an input."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sampling(self) -> _sampling_pb2.SamplingParams:
+        """How tokens are chosen: as the client said it. What it left unset is the model's or `Sampling`'s default."""
+
+    def __init__(
+        self,
+        *,
+        sampling: _sampling_pb2.SamplingParams | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Grammar: _TypeAlias = Grammar  # noqa: Y015
+Global___Generate: _TypeAlias = Generate  # noqa: Y015
 
 @_typing.final
-class Sampling(_message.Message):
-    """How tokens are chosen; every field is set by the kernel except the optional ones."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class LogitBiasEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.int
-        value: _builtins.float
-        def __init__(
-            self,
-            *,
-            key: _builtins.int = ...,
-            value: _builtins.float = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    MAX_TOKENS_FIELD_NUMBER: _builtins.int
-    TEMPERATURE_FIELD_NUMBER: _builtins.int
-    TOP_K_FIELD_NUMBER: _builtins.int
-    TOP_P_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    STOP_FIELD_NUMBER: _builtins.int
-    IGNORE_EOS_FIELD_NUMBER: _builtins.int
-    MIN_P_FIELD_NUMBER: _builtins.int
-    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
-    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
-    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
-    LOGIT_BIAS_FIELD_NUMBER: _builtins.int
-    BAD_WORDS_FIELD_NUMBER: _builtins.int
-    N_FIELD_NUMBER: _builtins.int
-    LOGPROBS_FIELD_NUMBER: _builtins.int
-    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
-    MIN_TOKENS_FIELD_NUMBER: _builtins.int
-    STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    ECHO_FIELD_NUMBER: _builtins.int
-    GRAMMAR_FIELD_NUMBER: _builtins.int
-    FIT_MAX_TOKENS_FIELD_NUMBER: _builtins.int
-    UNSET_FIELD_NUMBER: _builtins.int
-    max_tokens: _builtins.int
-    """Most tokens to produce; unset: what is left of the context."""
-    temperature: _builtins.float
-    """0 is greedy."""
-    top_k: _builtins.int
-    """0 keeps all."""
-    top_p: _builtins.float
-    """1 keeps all."""
-    seed: _builtins.int
-    """Key of the random numbers."""
-    ignore_eos: _builtins.bool
-    """Go on past end-of-text tokens."""
-    min_p: _builtins.float
-    """0 keeps all."""
-    repetition_penalty: _builtins.float
-    """1 is none."""
-    frequency_penalty: _builtins.float
-    """0 is none."""
-    presence_penalty: _builtins.float
-    """0 is none."""
-    n: _builtins.int
-    """Independent samples of the prompt, at least 1."""
-    logprobs: _builtins.int
-    """How many of the likeliest tokens are told beside each output token; unset: no probabilities."""
-    prompt_logprobs: _builtins.int
-    """The same for the tokens of the prompt."""
-    min_tokens: _builtins.int
-    """No end-of-text or stop token before this many tokens."""
-    echo: _builtins.bool
-    """Give the prompt's own text and tokens first."""
-    fit_max_tokens: _builtins.bool
-    """Lower `max_tokens` to what fits."""
-    @_builtins.property
-    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Strings that end generation."""
-
-    @_builtins.property
-    def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """What is added to the logits of tokens, by id."""
-
-    @_builtins.property
-    def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that the output must not contain."""
-
-    @_builtins.property
-    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that end generation besides those of the model."""
-
-    @_builtins.property
-    def grammar(self) -> Global___Grammar:
-        """What the output must be; unset: anything."""
-
-    @_builtins.property
-    def unset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the fields above that the client left unset and a default of the model replaces."""
-
-    def __init__(
-        self,
-        *,
-        max_tokens: _builtins.int | None = ...,
-        temperature: _builtins.float = ...,
-        top_k: _builtins.int = ...,
-        top_p: _builtins.float = ...,
-        seed: _builtins.int = ...,
-        stop: _abc.Iterable[_builtins.str] | None = ...,
-        ignore_eos: _builtins.bool = ...,
-        min_p: _builtins.float = ...,
-        repetition_penalty: _builtins.float = ...,
-        frequency_penalty: _builtins.float = ...,
-        presence_penalty: _builtins.float = ...,
-        logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
-        bad_words: _abc.Iterable[_builtins.str] | None = ...,
-        n: _builtins.int = ...,
-        logprobs: _builtins.int | None = ...,
-        prompt_logprobs: _builtins.int | None = ...,
-        min_tokens: _builtins.int = ...,
-        stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        echo: _builtins.bool = ...,
-        grammar: Global___Grammar | None = ...,
-        fit_max_tokens: _builtins.bool = ...,
-        unset: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_prompt_logprobs", b"_prompt_logprobs", "grammar", b"grammar", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "prompt_logprobs", b"prompt_logprobs"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_prompt_logprobs", b"_prompt_logprobs", "bad_words", b"bad_words", "echo", b"echo", "fit_max_tokens", b"fit_max_tokens", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "unset", b"unset"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
-    _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
-    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
-    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
-    _WhichOneofReturnType__prompt_logprobs: _TypeAlias = _typing.Literal["prompt_logprobs"]  # noqa: Y015
-    _WhichOneofArgType__prompt_logprobs: _TypeAlias = _typing.Literal["_prompt_logprobs", b"_prompt_logprobs"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_logprobs) -> _WhichOneofReturnType__prompt_logprobs | None: ...
-
-Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
-
-@_typing.final
-class EmbeddingParams(_message.Message):
-    """How an input becomes a vector."""
+class Embed(_message.Message):
+    """Make a vector of an input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POOLING_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
     pooling: _builtins.int
-    """A value of `inferd.core.task.Pooling`; 0 for that of the model."""
+    """A value of `inferd.plugin.Pooling`; 0 for that of the model."""
     normalize: _builtins.bool
     """Scale the vector to length 1."""
     def __init__(
@@ -342,7 +222,49 @@ class EmbeddingParams(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___EmbeddingParams: _TypeAlias = EmbeddingParams  # noqa: Y015
+Global___Embed: _TypeAlias = Embed  # noqa: Y015
+
+@_typing.final
+class Work(_message.Message):
+    """What is to be done. The kernel checks it where it comes in, and carries it; only the worker opens it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHE_FIELD_NUMBER: _builtins.int
+    GENERATE_FIELD_NUMBER: _builtins.int
+    EMBED_FIELD_NUMBER: _builtins.int
+    prefix_cache: _builtins.bool
+    """Use and fill the prefix cache."""
+    @_builtins.property
+    def input(self) -> Global___Input:
+        """Of what."""
+
+    @_builtins.property
+    def generate(self) -> Global___Generate:
+        """Text."""
+
+    @_builtins.property
+    def embed(self) -> Global___Embed:
+        """An embedding."""
+
+    def __init__(
+        self,
+        *,
+        input: Global___Input | None = ...,
+        prefix_cache: _builtins.bool = ...,
+        generate: Global___Generate | None = ...,
+        embed: Global___Embed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "input", b"input", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Work: _TypeAlias = Work  # noqa: Y015
 
 @_typing.final
 class Submit(_message.Message):
@@ -353,13 +275,7 @@ class Submit(_message.Message):
     HANDLE_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
-    PROMPT_FIELD_NUMBER: _builtins.int
-    CHAT_FIELD_NUMBER: _builtins.int
-    TOKENS_FIELD_NUMBER: _builtins.int
-    SAMPLING_FIELD_NUMBER: _builtins.int
-    PREFIX_CACHE_FIELD_NUMBER: _builtins.int
-    ADAPTER_FIELD_NUMBER: _builtins.int
-    EMBEDDING_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
@@ -370,15 +286,9 @@ class Submit(_message.Message):
     handle: _builtins.int
     """Names this attempt of the task on this link."""
     task_id: _builtins.str
-    """Id of the task, for logs."""
+    """Id of the task; a seed that its client did not give follows from it."""
     tenant: _builtins.str
     """Whose task it is: the salt of everything that is shared between tasks."""
-    prompt: _builtins.str
-    """Plain text."""
-    prefix_cache: _builtins.bool
-    """Use and fill the prefix cache."""
-    adapter: _builtins.str
-    """Name of a LoRA adapter; empty for none."""
     priority: _builtins.int
     """A value of `inferd.core.task.Priority`: who goes first when KV blocks or steps are short."""
     lease_id: _builtins.str
@@ -392,20 +302,8 @@ class Submit(_message.Message):
     alone: _builtins.bool
     """Run it alone in its batch until each of its samples has told something new: workers have died while it ran."""
     @_builtins.property
-    def chat(self) -> Global___Chat:
-        """A conversation."""
-
-    @_builtins.property
-    def tokens(self) -> Global___Tokens:
-        """Token ids."""
-
-    @_builtins.property
-    def sampling(self) -> Global___Sampling:
-        """How tokens are chosen."""
-
-    @_builtins.property
-    def embedding(self) -> Global___EmbeddingParams:
-        """Give an embedding instead of generating."""
+    def work(self) -> Global___Work:
+        """What is to be done."""
 
     @_builtins.property
     def continuation(self) -> Global___Continuation:
@@ -417,13 +315,7 @@ class Submit(_message.Message):
         handle: _builtins.int = ...,
         task_id: _builtins.str = ...,
         tenant: _builtins.str = ...,
-        prompt: _builtins.str = ...,
-        chat: Global___Chat | None = ...,
-        tokens: Global___Tokens | None = ...,
-        sampling: Global___Sampling | None = ...,
-        prefix_cache: _builtins.bool = ...,
-        adapter: _builtins.str = ...,
-        embedding: Global___EmbeddingParams | None = ...,
+        work: Global___Work | None = ...,
         priority: _builtins.int = ...,
         lease_id: _builtins.str = ...,
         fencing_token: _builtins.int = ...,
@@ -432,13 +324,11 @@ class Submit(_message.Message):
         continuation: Global___Continuation | None = ...,
         alone: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "continuation", b"continuation", "embedding", b"embedding", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alone", b"alone", "chat", b"chat", "continuation", b"continuation", "embedding", b"embedding", "expected_tokens", b"expected_tokens", "fencing_token", b"fencing_token", "handle", b"handle", "input", b"input", "lease_id", b"lease_id", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "task_id", b"task_id", "tenant", b"tenant", "tokens", b"tokens", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "continuation", b"continuation", "expected_tokens", b"expected_tokens", "fencing_token", b"fencing_token", "handle", b"handle", "lease_id", b"lease_id", "priority", b"priority", "task_id", b"task_id", "tenant", b"tenant", "weight", b"weight", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
-    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Submit: _TypeAlias = Submit  # noqa: Y015
 
@@ -571,36 +461,24 @@ class Query(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUERY_ID_FIELD_NUMBER: _builtins.int
-    PROMPT_FIELD_NUMBER: _builtins.int
-    CHAT_FIELD_NUMBER: _builtins.int
-    TOKENS_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
     query_id: _builtins.int
     """Names it on this link."""
-    prompt: _builtins.str
-    """Plain text."""
     @_builtins.property
-    def chat(self) -> Global___Chat:
-        """A conversation."""
-
-    @_builtins.property
-    def tokens(self) -> Global___Tokens:
-        """Token ids."""
+    def input(self) -> Global___Input:
+        """What is turned."""
 
     def __init__(
         self,
         *,
         query_id: _builtins.int = ...,
-        prompt: _builtins.str = ...,
-        chat: Global___Chat | None = ...,
-        tokens: Global___Tokens | None = ...,
+        input: Global___Input | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt", "query_id", b"query_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "query_id", b"query_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
-    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Query: _TypeAlias = Query  # noqa: Y015
 

@@ -1,0 +1,76 @@
+"""What a task is given, as the engine reads it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inferd.plugin.backend import Pooling
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """Plain text, continued as it stands."""
+
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation; with `parts` its content is empty."""
+
+    role: str
+    content: str
+    name: str = ""
+    tool_calls_json: str = ""
+    tool_call_id: str = ""
+    parts: tuple[str, ...] = ()
+    reasoning_content: str | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that the client wrote."""
+        rest = (self.name, self.tool_calls_json, self.tool_call_id, self.reasoning_content or "")
+        return (self.content, *self.parts, *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInput:
+    """A conversation, oldest message first; the worker renders it with the model's template.
+
+    Attributes:
+        messages: What was said.
+        tools_json: A JSON array; "" for none.
+        variables_json: What the template sees besides, a JSON object; "" for none.
+        add_generation_prompt: End with what begins an answer.
+        continue_final_message: End with the content of the last message.
+        parse_control_tokens: Take the texts of control tokens for control tokens, whoever says them.
+    """
+
+    messages: tuple[Message, ...]
+    tools_json: str = ""
+    variables_json: str = ""
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    parse_control_tokens: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that the client wrote."""
+        return (*(text for message in self.messages for text in message.texts), self.tools_json, self.variables_json)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInput:
+    """Token ids of the model's vocabulary."""
+
+    token_ids: Sequence[int]  # an array from the wire: 4 bytes each
+
+
+TaskInput = TextInput | ChatInput | TokenInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """An embedding is wanted instead of a text."""
+
+    pooling: Pooling | None = None  # as the model's file says
+    normalize: bool = True

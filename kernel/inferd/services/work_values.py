@@ -1,0 +1,140 @@
+"""Work from the wire: checked, written for the worker that will open it, and what policy has to know of it."""
+
+from array import array
+from hashlib import blake2b
+
+from inferd.core.demand import Demand
+from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.services.chat_values import read_chat
+from inferd.services.sampling_values import check_sampling
+from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.worker.v1 import task_pb2 as wp
+
+AFFINITY_CHARACTERS = 1024  # of a prompt, or a quarter as many tokens, that make two prompts alike
+CHARACTERS_PER_TOKEN = 4
+MESSAGE_BYTES = 256  # of memory, that a message takes besides what it takes on the wire
+ENTRY_BYTES = 64  # the same of an entry of a list
+
+Given = tp.TaskSpec | ms.TokenizeRequest | ms.CountTokensRequest
+
+
+def read_work(spec: tp.TaskSpec, limit_bytes: int, *, contents: bytes) -> tuple[wp.Work, Demand]:
+    """What a task is to do, and what it asks for; `contents` are equal for equal specs.
+
+    Raises:
+        InvalidFieldError: A field has a value outside what it allows.
+        LimitExceededError: The prompt is longer than `limit_bytes`.
+    """
+    work = wp.Work(prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True)
+    prompt_tokens, begin = read_input(spec, work.input, limit_bytes)
+    given = check_sampling(spec.sampling)
+    if spec.HasField("embedding"):
+        _read_embedding(spec.embedding, work.embed)
+    else:
+        work.generate.sampling.CopyFrom(spec.sampling)
+    entries = sum([len(value) for value in given.values() if hasattr(value, "__len__")])
+    demand = Demand(
+        prompt_tokens=prompt_tokens,
+        most_output=given.get("max_tokens"),
+        samples=given.get("n", 1),
+        memory_bytes=_memory_bytes(work) + ENTRY_BYTES * entries,
+        affinity=blake2b(begin, digest_size=16).digest(),
+        contents=contents,
+    )
+    return work, demand
+
+
+def _memory_bytes(work: wp.Work) -> int:
+    """About what a message takes, from above: ids have 4 bytes there, and of each message of a conversation a frame."""
+    given = work.input
+    return work.ByteSize() + MESSAGE_BYTES * (2 + len(given.chat.messages)) + 4 * len(given.tokens.ids)
+
+
+def read_input(given: Given, into: wp.Input, limit_bytes: int, *, at: str = "spec.") -> tuple[int, bytes]:
+    """Read what a task is given; about how many tokens it has, and its beginning.
+
+    Args:
+        given: Has one of prompt, chat and tokens.
+        into: Where it is written.
+        limit_bytes: Most bytes that it may have, `limits.prompt_bytes`.
+        at: What the paths of fields begin with.
+
+    Raises:
+        InvalidFieldError: There is none, or a part of it is missing.
+        LimitExceededError: It is longer than `limit_bytes`.
+    """
+    match given.WhichOneof("input"):
+        case "prompt":
+            into.prompt = prompt = given.prompt
+            check_size(len(prompt.encode()), limit_bytes)
+            return len(prompt) // CHARACTERS_PER_TOKEN, prompt[:AFFINITY_CHARACTERS].encode()
+        case "chat":
+            into.chat.CopyFrom(read_chat(given.chat, at=f"{at}chat"))
+            texts = _texts_of(into.chat)
+            check_size(sum([len(text.encode()) for text in texts]), limit_bytes)
+            first = "".join(_texts_of_message(into.chat.messages[0]))
+            return sum(map(len, texts)) // CHARACTERS_PER_TOKEN, first[:AFFINITY_CHARACTERS].encode()
+        case "tokens" if isinstance(given, tp.TaskSpec):
+            ids = given.tokens.token_ids
+            if not ids:
+                raise InvalidFieldError(
+                    f"{at}tokens.token_ids is empty; give one at least", field=f"{at}tokens.token_ids"
+                )
+            check_size(4 * len(ids), limit_bytes)
+            into.tokens.ids.MergeFrom(ids)
+            return len(ids), array("I", ids[: AFFINITY_CHARACTERS // CHARACTERS_PER_TOKEN]).tobytes()
+        case _ if at:
+            raise InvalidFieldError("spec has no input; set one of prompt, chat and tokens", field=f"{at}input")
+        case _:
+            raise InvalidFieldError("the request has no input; set prompt or chat", field="input")
+
+
+def read_text(request: ms.TokenizeRequest | ms.CountTokensRequest, limit_bytes: int) -> wp.Input:
+    """The text or the conversation of a request; raises as `read_input`."""
+    given = wp.Input()
+    read_input(request, given, limit_bytes, at="")
+    return given
+
+
+def read_token_ids(request: ms.DetokenizeRequest, limit_bytes: int) -> wp.Input:
+    """The tokens of a request.
+
+    Raises:
+        LimitExceededError: They are longer than `limit_bytes`, at 4 bytes a token.
+    """
+    check_size(4 * len(request.token_ids), limit_bytes)
+    return wp.Input(tokens=wp.Tokens(ids=request.token_ids))
+
+
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Refuse a prompt of more bytes than `limits.prompt_bytes`.
+
+    Raises:
+        LimitExceededError: It has more.
+    """
+    if size_bytes > limit_bytes:
+        facts = {"bound": "limits.prompt_bytes", "value": str(size_bytes), "limit": str(limit_bytes)}
+        raise LimitExceededError(
+            f"the prompt has {size_bytes} bytes and limits.prompt_bytes is {limit_bytes}", metadata=facts
+        )
+
+
+def _texts_of(chat: wp.Chat) -> list[str]:
+    """All that the client wrote."""
+    texts = [text for message in chat.messages for text in _texts_of_message(message)]
+    return [*texts, chat.tools_json, chat.variables_json]
+
+
+def _texts_of_message(m: wp.Message) -> tuple[str, ...]:
+    return m.content, *m.parts, m.name, m.tool_calls_json, m.tool_call_id, m.reasoning_content
+
+
+def _read_embedding(params: tp.EmbeddingParams, into: wp.Embed) -> None:
+    if params.pooling not in tp.Pooling.values():
+        raise InvalidFieldError(
+            f"pooling is {params.pooling}; it must be from 0 to {max(tp.Pooling.values())}",
+            field="spec.embedding.pooling",
+        )
+    into.pooling = params.pooling
+    into.normalize = params.normalize if params.HasField("normalize") else True
