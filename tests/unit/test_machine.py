@@ -30,6 +30,7 @@ TENANT = Tenant("a")
 LIMITS = CoreLimits(
     tasks=TaskLimits(queued_tasks=3, retained_tasks=2, retention_s=60.0), backoff=Backoff(first_s=1.0, most_s=4.0)
 )
+WORK = object()
 HOST = DeviceCapacity(device_id=DeviceId("cpu:0"), memory_bytes=1000, cores=2)
 
 
@@ -42,7 +43,7 @@ def model_spec(**changes: Any) -> ModelSpec:
 
 
 def task_spec(name: str, **changes: Any) -> TaskSpec:
-    fields: dict[str, Any] = {"task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "work": object()}
+    fields: dict[str, Any] = {"task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "work": WORK}
     return TaskSpec(**(fields | changes))
 
 

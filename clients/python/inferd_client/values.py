@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from google.protobuf.descriptor import FieldDescriptor
+
 from inferd_api.v1.lease_pb2 import Claim, Lease
-from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults
+from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults, SamplingParams
 from inferd_api.v1.task_pb2 import EmbeddingParams
 from inferd_client.holding import HeldLease
 
@@ -132,6 +134,7 @@ LARGE: Final = _whole(MOST_64)
 TOKEN: Final = _whole(MOST_32)
 TEXTS: Final = Several(TEXT, "texts")
 TOKENS: Final = Several(TOKEN, "token ids")
+BIASES: Final = Pairs(TOKEN, NUMBER, "{1234: -5.0}")
 LABELS: Final = Pairs(TEXT, TEXT, '{"team": "search"}')
 ENDLESS: Final = Kind("a number of seconds, 0 or more", is_number, lambda value: value >= 0)  # NaN is not
 SECONDS: Final = Kind(
@@ -151,23 +154,39 @@ LEASE: Final = Kind("a lease or the id of one", lambda value: isinstance(value, 
 STATES: Final = Several(Kind("a state", is_whole), "states")
 TOOLS: Final = Several(Kind("a mapping", lambda value: isinstance(value, Mapping)), "mappings, each a tool")
 
+
+def _kind_of(field: FieldDescriptor) -> Kind | Several | Pairs:
+    """What values of a field of `SamplingParams` may be."""
+    if field.message_type is not None:
+        return BIASES if field.message_type.GetOptions().map_entry else GRAMMAR
+    one = _KINDS[field.type]
+    if field.is_repeated:
+        return TEXTS if one is TEXT else TOKENS
+    return one
+
+
+_KINDS: Final[Mapping[int, Kind]] = {
+    FieldDescriptor.TYPE_FLOAT: NUMBER,
+    FieldDescriptor.TYPE_UINT32: WHOLE,
+    FieldDescriptor.TYPE_UINT64: LARGE,
+    FieldDescriptor.TYPE_BOOL: FLAG,
+    FieldDescriptor.TYPE_STRING: TEXT,
+}
+
 OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
+    **{field.name: _kind_of(field) for field in SamplingParams.DESCRIPTOR.fields},
     **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
     **dict.fromkeys(("task_id", "lease_id", "request_id", "service", "address", "tenant"), TEXT),
-    **dict.fromkeys(("ignore_eos", "echo", "prefix_cache", "fit_max_tokens", "detach_on_disconnect"), FLAG),
+    **dict.fromkeys(("prefix_cache", "detach_on_disconnect"), FLAG),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
     **dict.fromkeys(("wait", "force", "mean", "normalize"), FLAG),
-    **dict.fromkeys(("temperature", "top_p", "min_p"), NUMBER),
-    **dict.fromkeys(("repetition_penalty", "frequency_penalty", "presence_penalty"), NUMBER),
-    **dict.fromkeys(("top_k", "n", "logprobs", "prompt_logprobs", "min_tokens"), WHOLE),
     **dict.fromkeys(("min_instances", "max_instances", "sequences", "kv_tokens", "count"), WHOLE),
-    **dict.fromkeys(("seed", "after_sequence", "size_bytes"), LARGE),
+    **dict.fromkeys(("after_sequence", "size_bytes"), LARGE),
     **dict.fromkeys(("timeout_s", "wait_timeout_s"), ENDLESS),
     **dict.fromkeys(("ttl_s", "output_interval_s", "interval_s"), SECONDS),
-    **dict.fromkeys(("stop", "bad_words", "lease_ids"), TEXTS),
-    **dict.fromkeys(("stop_token_ids", "token_ids"), TOKENS),
+    **dict.fromkeys(("lease_ids",), TEXTS),
+    **dict.fromkeys(("token_ids",), TOKENS),
     "max_tokens": _whole(MOST_32, "all"),
-    "logit_bias": Pairs(TOKEN, NUMBER, "{1234: -5.0}"),
     "labels": LABELS,
     "settings": Pairs(TEXT, SETTING, '{"threads": 4}'),
     "template_variables": Pairs(TEXT, ANYTHING, '{"enable_thinking": False}'),
@@ -175,7 +194,6 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "states": STATES,
     "claims": Several(_message(Claim, "inferd_client.claims makes them"), "claims"),
     "priority": CLASS,
-    "grammar": GRAMMAR,
     "embedding": _message(EmbeddingParams),
     "sampling_defaults": _message(SamplingDefaults),
     "lease": LEASE,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inferd.cli.inputs import MOST_BYTES, compose, read_text
-from inferd.cli.options import parse_most_tokens
+from inferd.cli.sampling import READERS, read_value
 from inferd.errors import suggestion
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _set(chat: Chat, argument: str) -> None:
         variables = dict(options.get("template_variables") or {})
         variables.pop(name.removeprefix(VARIABLE), None)
         if text:
-            variables[name.removeprefix(VARIABLE)] = _value(text)
+            variables[name.removeprefix(VARIABLE)] = read_value(text)
         options["template_variables"] = variables
     elif name in READERS:
         options[name] = _read(name, text) if text else None
@@ -113,31 +113,6 @@ def _read(name: str, text: str) -> Any:
         return READERS[name](text)
     except ValueError:
         raise BadCommandError(f"{text!r} is no value of {name}") from None
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _whole(most: int) -> Callable[[str], int]:
-    """Reads a whole number from 0 to `most`."""
-
-    def read(text: str) -> int:
-        number = int(text)
-        if not 0 <= number <= most:
-            raise ValueError(text)
-        return number
-
-    return read
-
-
-def _texts(text: str) -> list[str]:
-    """One text, or several as a JSON array."""
-    value = _value(text)
-    return [str(each) for each in value] if isinstance(value, list) else [text]
 
 
 def _file(chat: Chat, argument: str) -> None:
@@ -198,22 +173,6 @@ def _messages(data: bytes, path: Path) -> list[dict[str, str]]:
 def _exit(_: Chat, __: str) -> None:
     raise Leave
 
-
-READERS: Mapping[str, Callable[[str], Any]] = {
-    "max_tokens": parse_most_tokens,
-    "temperature": float,
-    "top_k": _whole(2**32 - 1),
-    "top_p": float,
-    "min_p": float,
-    "repetition_penalty": float,
-    "frequency_penalty": float,
-    "presence_penalty": float,
-    "seed": _whole(2**64 - 1),
-    "min_tokens": _whole(2**32 - 1),
-    "stop": _texts,
-    "bad_words": _texts,
-}
-"""What `/set` takes besides variables of the template, and how each is read."""
 
 COMMANDS: Mapping[str, Meaning] = {
     "help": Meaning("/help", "tell the commands", _help),

@@ -1,7 +1,8 @@
 """The commands of `inferd` and their options. Each loads what it needs when it is called, so that `--help` is quick."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,20 +18,22 @@ from inferd.cli.options import (
     Interval,
     LeaseOption,
     ModelOrPath,
-    MostTokens,
     Output,
     SetOption,
     TaskArgument,
     TemplateVariables,
     Tenant,
     data_dir,
-    parse_most_tokens,
     read_values,
     read_wanted,
     text_option,
 )
 from inferd.cli.output import Format, edge, open_streams
+from inferd.cli.sampling import read_options, with_sampling
 from inferd.cli.usage import Commands
+
+if TYPE_CHECKING:
+    from inferd_client import RunOptions
 
 app = typer.Typer(
     name="inferd",
@@ -93,6 +96,7 @@ def _serve(
 
 
 @app.command("run")
+@partial(with_sampling, before="json_schema")
 def _run(
     model: ModelOrPath,
     prompt: Annotated[
@@ -111,52 +115,6 @@ def _run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it stands, without the chat template.")
     ] = False,
-    max_tokens: MostTokens = "",
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            help="Softmax temperature; 0 always takes the likeliest token. Default: the model's.",
-            min=0,
-            max=100,
-            metavar="X",
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Keep the k likeliest tokens.", min=0, max=2**32 - 1, metavar="K")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep tokens up to this probability.", metavar="P")] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(help="Keep tokens at least this likely, relative to the likeliest.", min=0, max=1, metavar="P"),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None, typer.Option(help="Above 1, makes tokens that were there already less likely.", metavar="X")
-    ] = None,
-    frequency_penalty: Annotated[
-        float | None,
-        typer.Option(help="Is taken from a token's logit each time that it is produced.", min=-10, max=10, metavar="X"),
-    ] = None,
-    presence_penalty: Annotated[
-        float | None,
-        typer.Option(help="Is taken from a token's logit once it was produced.", min=-10, max=10, metavar="X"),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Key of the random numbers.", min=0, max=2**64 - 1, metavar="N")
-    ] = None,
-    min_tokens: Annotated[
-        int | None,
-        typer.Option(help="Least tokens to produce before the model may end.", min=0, max=2**32 - 1, metavar="N"),
-    ] = None,
-    bad_word: Annotated[
-        list[str] | None, typer.Option(help="Keep from this text; may be repeated.", metavar="TEXT")
-    ] = None,
-    logprobs: Annotated[
-        int | None,
-        typer.Option(help="With -o json: how likely each token was, and this many others.", min=0, max=20, metavar="N"),
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be repeated.", metavar="TEXT")
-    ] = None,
     json_schema: Annotated[
         str,
         text_option(help="Answer with JSON that is valid against this schema, or that of @FILE.", metavar="S"),
@@ -177,32 +135,20 @@ def _run(
     address: Address = ADDRESS,
     tenant: Tenant = "",
     output: Output = Format.TABLE,
+    **sampling: Any,
 ) -> None:
     """Ask a model. Without a kernel at the address, a private one runs for as long as the command."""
     with edge(output) as out:
         from inferd.cli.grammar import read_grammar
         from inferd.cli.run import run as run_model
-        from inferd_client import RunOptions
 
-        options = RunOptions(
-            max_tokens=parse_most_tokens(max_tokens),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty,
-            seed=seed,
-            min_tokens=min_tokens,
-            bad_words=bad_word or (),
-            logprobs=logprobs,
-            stop=stop or (),
-            grammar=read_grammar(json_schema=json_schema, regex=regex, choice=choice or ()),
-            template_variables=read_values(var, "--var"),
-            priority=priority.value if priority is not None else None,
-            lease=lease or None,
-        )
+        options: dict[str, Any] = {
+            **read_options(sampling),
+            "grammar": read_grammar(json_schema=json_schema, regex=regex, choice=choice or ()),
+            "template_variables": read_values(var, "--var"),
+            "priority": priority.value if priority is not None else None,
+            "lease": lease or None,
+        }
         run_model(
             out,
             read_wanted(model, backend=backend, device=device, settings=setting),
@@ -214,7 +160,7 @@ def _run(
             system=system,
             raw=raw,
             verbose=verbose,
-            options=options,
+            options=cast("RunOptions", options),
         )
 
 
