@@ -1,6 +1,7 @@
 """Reads the shape of a network from the metadata of its GGUF file (keys as in ggml's `docs/gguf.md`)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
@@ -19,8 +20,8 @@ _SCALINGS: Final[tuple[Scaling, ...]] = ("none", "linear", "yarn", "longrope")
 _LOCAL_BASE: Final = 10000.0  # of layers with a window, where they rotate in a way of their own
 
 
-def read_architecture(metadata: Metadata) -> Architecture:
-    """Read the shape.
+def read_architecture(metadata: Metadata, *, halves: bool = False) -> Architecture:
+    """Read the shape; `halves`: rotary pairs are (i, i + half), whatever files of the architecture have.
 
     Raises:
         LoadError: An architecture or a feature that is not supported, or a value that is missing, of the wrong type or
@@ -34,7 +35,7 @@ def read_architecture(metadata: Metadata) -> Architecture:
         raise metadata.error(
             "general.architecture", f"is {name!r}, which is not supported{hint} Supported: {', '.join(FAMILIES)}"
         )
-    return _Reader(metadata, name, family).read()
+    return _Reader(metadata, name, replace(family, interleaved=family.interleaved and not halves)).read()
 
 
 class _Reader:

@@ -62,21 +62,39 @@ class Tensor:
         return self.elements // self.format.block_elements * self.format.block_bytes
 
 
-class GgufFile:
-    """An open GGUF file. The mapping ends with the last reference to this object and to arrays from `blocks`.
+class ModelFile:
+    """The tensors and metadata of a model, memory-mapped. A mapping ends with the last reference to it.
 
     Attributes:
         path: Where it is, or its first part.
-        metadata: Its key-value pairs.
-        tensors: Its tensors by name, in the order of the file, or of its parts.
-
-    Raises:
-        LoadError: The file cannot be read, is not GGUF, or contradicts itself.
+        metadata: What it says of itself, with the keys of GGUF.
+        tensors: Its tensors by their names in GGUF.
     """
 
     path: Path
     metadata: Metadata
     tensors: Mapping[str, Tensor]
+    _mappings: list[mmap.mmap]
+
+    def blocks(self, tensor: Tensor) -> NDArray[np.uint8]:
+        """The stored blocks of a tensor, shape (blocks, block bytes), without a copy."""
+        form = tensor.format
+        raw = np.frombuffer(self._mappings[tensor.part], np.uint8, tensor.size_bytes, tensor.offset)
+        return raw.reshape(-1, form.block_bytes)
+
+    def release(self, tensor: Tensor) -> None:
+        """Let the memory of a tensor go that reading it took; it would be read from the file again."""
+        first, mapping = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE, self._mappings[tensor.part]
+        if hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_DONTNEED, first, tensor.offset + tensor.size_bytes - first)
+
+
+class GgufFile(ModelFile):
+    """An open GGUF file.
+
+    Raises:
+        LoadError: The file cannot be read, is not GGUF, or contradicts itself.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -117,22 +135,10 @@ class GgufFile:
             raise self.metadata.error("split.tensors.count", f"is {expected}, but the files have {found}")
         return tensors
 
-    def blocks(self, tensor: Tensor) -> NDArray[np.uint8]:
-        """The stored blocks of a tensor, shape (blocks, block bytes), without a copy."""
-        form = tensor.format
-        raw = np.frombuffer(self._mappings[tensor.part], np.uint8, tensor.size_bytes, tensor.offset)
-        return raw.reshape(-1, form.block_bytes)
-
-    def release(self, tensor: Tensor) -> None:
-        """Let the memory of a tensor go that reading it took; it would be read from the file again."""
-        first, mapping = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE, self._mappings[tensor.part]
-        if hasattr(mapping, "madvise"):
-            mapping.madvise(mmap.MADV_DONTNEED, first, tensor.offset + tensor.size_bytes - first)
-
 
 def _read_file(path: Path) -> tuple[mmap.mmap, Metadata, dict[str, Tensor]]:
     """The bytes of one file, its metadata and its tensors."""
-    mapping = _map_file(path)
+    mapping = map_file(path)
     cursor = Cursor(path, mapping)
     _check_version(cursor)
     shorter = _SHORTER_BYTES if cursor.short else (0, 0)
@@ -147,7 +153,12 @@ def _read_file(path: Path) -> tuple[mmap.mmap, Metadata, dict[str, Tensor]]:
     return mapping, metadata, tensors
 
 
-def _map_file(path: Path) -> mmap.mmap:
+def map_file(path: Path) -> mmap.mmap:
+    """The bytes of a file.
+
+    Raises:
+        LoadError: It cannot be read, or has none.
+    """
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from inferd.plugin import LoadError
-from inferd_cpu.gguf import GgufFile, Tensor
+from inferd_cpu.gguf import ModelFile, Tensor
 from inferd_cpu.shapes import Architecture, Latent, LayerShape, Routing
 
 
@@ -69,7 +69,7 @@ class Inventory:
         LoadError: A tensor is missing, has another shape than the metadata says, or has no place in the architecture.
     """
 
-    def __init__(self, file: GgufFile, architecture: Architecture, *, vocabulary_size: int) -> None:
+    def __init__(self, file: ModelFile, architecture: Architecture, *, vocabulary_size: int) -> None:
         self._path = file.path
         self._architecture = architecture
         self._vocabulary_size = vocabulary_size

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
-from inferd_cpu.gguf import GgufFile, Tensor
+from inferd_cpu.gguf import ModelFile, Tensor
 from inferd_cpu.inventory import Inventory, Part, Source
 from inferd_cpu.native import EXPERT_PARTS, LAYER_PARTS, MAX_GROUPS, NOT_FINITE, PARTS, VECTORS, W4, W4M, W8, Native
 from inferd_cpu.quants import FORMATS
@@ -114,7 +114,7 @@ class NativeWeights:
 
     def __init__(
         self,
-        file: GgufFile,
+        file: ModelFile,
         architecture: Architecture,
         inventory: Inventory,
         native: Native,
@@ -220,10 +220,11 @@ class NativeWeights:
             return None
         source = part.sources[-1]  # values, or up: their weights tell more than those of the others
         tensor, counts = source.tensor, np.empty(source.shape[1], np.float32)
+        blocks = rows_of(self._file, source)
         error = self._native.library.inferd_weigh_inputs(
             model,
             TYPES[tensor.format.name],
-            rows_of(self._file, source).ctypes.data,
+            blocks.ctypes.data,
             *source.shape,
             counts.ctypes.data,
         )

@@ -8,9 +8,9 @@ from inferd_cpu.supported import describe
 SPEC = BackendSpec(
     name="cpu",
     loader="inferd_cpu.backend:CpuBackend",
-    formats=("gguf",),
+    formats=("gguf", "hf"),
     supported=describe(),
-    description="GGUF models on the processor: llama, qwen, gemma, phi, gpt-oss, deepseek, encoders and others",
+    description="GGUF files and Hugging Face folders on the processor: llama, qwen, gemma, phi, gpt-oss and others",
     settings=(
         Setting(
             name="context_tokens",

@@ -11,12 +11,19 @@ from inferd.plugin import (
     Vocabulary,
     read_gguf_embedding,
     read_gguf_sampling,
+    read_hf_json,
+    read_hf_pooling,
+    read_hf_sampling,
+    read_hf_vocabulary,
     refuse_ignored,
 )
 from inferd_cpu.architecture import Architecture, read_architecture
-from inferd_cpu.gguf import GgufFile
+from inferd_cpu.gguf import GgufFile, ModelFile
+from inferd_cpu.hf_folder import CONFIG, HfFolder
 from inferd_cpu.inventory import Inventory
 from inferd_cpu.vocabulary import read_vocabulary
+
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,7 @@ class Source:
     """What is to be loaded: all of the file but its weights."""
 
     request: LoadRequest
-    file: GgufFile
+    file: ModelFile
     architecture: Architecture
     vocabulary: Vocabulary
     vocabulary_size: int
@@ -45,6 +52,29 @@ def read_source(request: LoadRequest) -> Source:
         LoadError: The file is not a sound GGUF model of a known architecture, or has metadata that changes results and
             is not supported.
     """
+    return _read_folder(request) if request.path.is_dir() else _read_file(request)
+
+
+def _read_folder(request: LoadRequest) -> Source:
+    """A Hugging Face folder."""
+    folder = HfFolder(request.path)
+    config, path = folder.config, request.path
+    generation = read_hf_json(path / GENERATION, required=False)
+    architecture = read_architecture(folder.metadata, halves=config.type.halves)
+    return Source(
+        request,
+        folder,
+        architecture,
+        read_hf_vocabulary(path, read_hf_json(path / CONFIG), generation),
+        config.vocabulary_size,
+        Inventory(folder, architecture, vocabulary_size=config.vocabulary_size),
+        read_hf_sampling(str(path / GENERATION), generation),
+        read_hf_pooling(path),
+    )
+
+
+def _read_file(request: LoadRequest) -> Source:
+    """A GGUF file."""
     file = GgufFile(request.path)
     architecture = read_architecture(file.metadata)
     vocabulary = read_vocabulary(file.metadata, str(request.settings.get("pre_tokenizer") or ""))

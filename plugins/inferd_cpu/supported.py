@@ -1,10 +1,11 @@
-"""What GGUF files may hold for this backend, by name: inert data for `inferd models --supported`."""
+"""What files and folders may hold for this backend, by name: inert data for `inferd models --supported`."""
 
 from collections.abc import Mapping
 from typing import Final
 
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.family import Family
+from inferd_cpu.hf_types import TYPES
 
 NUMBERS: Final = (
     *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
@@ -26,5 +27,6 @@ def describe() -> Mapping[str, tuple[str, ...]]:
         "GGUF architectures, with numpy": tuple(name for name, family in FAMILIES.items() if not is_compiled(family)),
         "GGUF numbers": NUMBERS,
         "GGUF tokenizers": ("gpt2", "llama", "bert", "t5"),
+        "Hugging Face types": tuple(TYPES),
         "GGUF rotations": ("none", "linear", "llama3 (rope_freqs)", "yarn", "longrope"),
     }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
-from inferd_cpu.gguf import GgufFile
+from inferd_cpu.gguf import ModelFile
 from inferd_cpu.inventory import Inventory, Source
 from inferd_cpu.shapes import Architecture
 
@@ -81,7 +81,7 @@ class Weights:
 
 
 def load_weights(
-    file: GgufFile,
+    file: ModelFile,
     architecture: Architecture,
     inventory: Inventory,
     report: Callable[[float], None],
@@ -120,7 +120,7 @@ def load_weights(
 class _Decoder:
     """Decodes tensors chunk by chunk and reports how much of all `elements` is done."""
 
-    def __init__(self, file: GgufFile, elements: int, report: Callable[[float], None]) -> None:
+    def __init__(self, file: ModelFile, elements: int, report: Callable[[float], None]) -> None:
         self._file = file
         self._elements = elements
         self._done = 0
@@ -164,7 +164,7 @@ def order_halves(head_rows: int, rope_width: int, rows: int) -> NDArray[np.intp]
     return (np.arange(0, rows, head_rows)[:, None] + order).reshape(-1)
 
 
-def rows_of(file: GgufFile, source: Source) -> NDArray[np.uint8]:
+def rows_of(file: ModelFile, source: Source) -> NDArray[np.uint8]:
     """The stored blocks of a source's rows, shape (blocks, block bytes), without a copy.
 
     Raises:
@@ -195,7 +195,7 @@ def order_rotary(source: Source, architecture: Architecture) -> NDArray[np.intp]
 
 
 def compute_frequencies(
-    file: GgufFile, a: Architecture, divisors: Mapping[str, Floats], *, context_tokens: int
+    file: ModelFile, a: Architecture, divisors: Mapping[str, Floats], *, context_tokens: int
 ) -> tuple[Floats, ...]:
     """Radians per position of each rotary pair of each rotation, scaled as the file says.
 

@@ -1,4 +1,4 @@
-"""A Hugging Face folder through everything: kernel, worker, engine, torch backend and client."""
+"""A Hugging Face folder through everything: kernel, worker, engine, both backends and client."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e]
 
 
 def test_a_folder_is_served(tmp_path: Path) -> None:
-    """A folder with a config.json goes to the torch backend, and its greedy answer is that of transformers."""
+    """A folder goes to the native engine, or by name to torch; either's greedy answer is that of transformers."""
     import torch  # noqa: PLC0415 - behind the check that it is there
 
     folder = tmp_path / "tiny-0.1"
@@ -25,8 +25,12 @@ def test_a_folder_is_served(tmp_path: Path) -> None:
     given = network.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12)
     expected = given[0, len(prompt) :].tolist()
     with kernel_process(tmp_path / "kernel") as kernel, Client(kernel.address) as client:
-        model = client.create_model("tiny", source=str(folder))
-        assert (model.backend, model.size_bytes) == ("torch", sum(f.stat().st_size for f in folder.iterdir()))
-        answer = client.generate("tiny", prompt, temperature=0.0, max_tokens=12, ignore_eos=True)
-        assert list(answer.token_ids) == expected
-        assert client.unload_model("tiny").returned_bytes > 1 << 20
+        size_bytes = sum(f.stat().st_size for f in folder.iterdir())
+        native = client.create_model("tiny", source=str(folder), settings={"compute": "exact"})
+        named = client.create_model("tiny-torch", source=str(folder), backend="torch")
+        assert (native.backend, native.size_bytes) == ("cpu", size_bytes)
+        assert (named.backend, named.size_bytes) == ("torch", size_bytes)
+        for name in ("tiny", "tiny-torch"):
+            answer = client.generate(name, prompt, temperature=0.0, max_tokens=12, ignore_eos=True)
+            assert list(answer.token_ids) == expected
+        assert client.unload_model("tiny-torch").returned_bytes > 1 << 20

@@ -10,10 +10,13 @@ from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.placement import place
 
 
-def report(name: str, rank: int, *formats: str) -> BackendReport:
-    spec = BackendSpec(name=name, loader="a:B", formats=formats, description="", rank=rank)
-    device = DeviceInfo(device_id="cpu:0", description="", memory_bytes=1)
-    return BackendReport(name=name, state=BackendState.READY, spec=spec, devices=(device,))
+def report(name: str, rank: int, *formats: str, device: str = "cpu:0") -> BackendReport:
+    """A backend; with a device of its own it goes first for folders."""
+    spec = BackendSpec(
+        name=name, loader="a:B", formats=formats, description="", rank=rank, accelerated={"hf": rank - 150}
+    )
+    device_info = DeviceInfo(device_id=device, description="", memory_bytes=1)
+    return BackendReport(name=name, state=BackendState.READY, spec=spec, devices=(device_info,))
 
 
 REPORTS = (report("cpu", 100, "gguf"), report("torch", 200, "hf", "gguf"))
@@ -36,6 +39,22 @@ def test_a_gguf_file_goes_to_the_lowest_rank(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF....")
     assert place(REPORTS, name="m", source=str(path)).backend == "cpu"
     assert place(REPORTS, name="m", source=str(path), backend="torch").backend == "torch"
+
+
+def test_a_folder_goes_to_the_device_that_is_there(tmp_path: Path) -> None:
+    """On a host without another device folders go to cpu; with one to torch, which is always there by name."""
+    (tmp_path / "config.json").write_text("{}")
+    both = (report("cpu", 100, "gguf", "hf"), report("torch", 200, "hf", "gguf"))
+    assert place(both, name="m", source=str(tmp_path)).backend == "cpu"
+    assert place(both, name="m", source=str(tmp_path)).alternatives == ("torch",)
+    assert place(both, name="m", source=str(tmp_path), backend="torch").backend == "torch"
+    fast = (both[0], report("torch", 200, "hf", "gguf", device="cuda:0"))
+    spec = place(fast, name="m", source=str(tmp_path))
+    assert (spec.backend, spec.devices) == ("torch", ("cuda:0",))
+    assert spec.backend_reason == "lowest rank of the READY backends for hf (torch 50, cpu 100)"
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF....")
+    assert place(fast, name="m", source=str(path)).backend == "cpu"
 
 
 @pytest.mark.parametrize(("name", "words"), [("empty", "folder without a config.json"), ("none", "does not exist")])

@@ -25,6 +25,7 @@ from inferd.plugin.gguf import (
     read_gguf_splitting,
     refuse_ignored,
 )
+from inferd.plugin.hf import list_hf_weights, read_hf_json, read_hf_pooling, read_hf_vocabulary
 from inferd.plugin.hookspecs import hookimpl, hookspec
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.plugin.session import (
@@ -65,10 +66,14 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "least_window_blocks",
+    "list_hf_weights",
     "read_gguf_embedding",
     "read_gguf_endings",
     "read_gguf_sampling",
     "read_gguf_splitting",
+    "read_hf_json",
+    "read_hf_pooling",
     "read_hf_sampling",
+    "read_hf_vocabulary",
     "refuse_ignored",
 ]

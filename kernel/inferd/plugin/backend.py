@@ -86,6 +86,7 @@ class BackendSpec:
         description: What it is, for people.
         settings: Settings that it understands.
         rank: Among backends that can load a format, the lowest rank is chosen; ties by name.
+        accelerated: By format, the rank where the first device is not the host's processor; else `rank`.
         extra: The extra of the distribution that brings its framework, for the advice in `inferd doctor`; or "".
         supported: What files may hold, by kind, for `inferd models --supported`; for example "GGUF architectures" and
             their names. Empty where that is not known beforehand.
@@ -97,6 +98,7 @@ class BackendSpec:
     description: str
     settings: tuple[Setting, ...] = ()
     rank: int = 100
+    accelerated: Mapping[str, int] = field(default_factory=dict)
     extra: str = ""
     supported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

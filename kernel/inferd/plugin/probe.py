@@ -105,6 +105,12 @@ def check_spec(spec: object) -> None:
     _check_fields(
         spec, name=str, loader=str, description=str, extra=str, rank=int, formats=tuple, settings=tuple, supported=dict
     )
+    _check_fields(spec, accelerated=dict)
+    for name, rank in spec.accelerated.items():
+        if name not in spec.formats or type(rank) is not int:
+            raise ValueError(
+                f"BackendSpec.accelerated has {name!r}: {rank!r}; it must have formats of the backend, and their ranks"
+            )
     _check_text("BackendSpec.name", spec.name, NAME)
     _check_text("BackendSpec.loader", spec.loader, LOADER)
     if not spec.formats:

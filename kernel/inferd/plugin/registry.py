@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from inferd.core.resources import HOST_DEVICE
 from inferd.errors import BackendNotFoundError, BackendUnavailableError, suggestion
 from inferd.plugin import child
 from inferd.plugin.backend import BackendSpec, DeviceInfo, Setting
@@ -153,19 +154,19 @@ def choose(
     if not pool:
         raise _unknown_backend(requested, sorted({r.name for r in reports}))
     refusals = [(report, _refusal(report, format=format, device=device)) for report in pool]
-    fit = sorted((report for report, refusal in refusals if not refusal), key=_rank)
+    fit = sorted((report for report, refusal in refusals if not refusal), key=lambda report: _rank(report, format))
     what = (format or "a file without an ending") + (f" on {device}" if device else "")
     if not fit:
         raise _unavailable(refusals, what=what, requested=requested)
     others = [refusal for r, refusal in refusals if refusal and r.spec is not None and format in r.spec.formats]
-    reason = "; ".join(["requested by name" if requested else _preference(fit, what=what), *others])
+    reason = "; ".join(["requested by name" if requested else _preference(fit, format, what=what), *others])
     return Choice(fit[0], (device,) if device else _alike(fit[0]), reason)
 
 
 def alternatives(reports: Sequence[BackendReport], choice: Choice, *, format: str) -> tuple[str, ...]:  # noqa: A002 - as in `choose`
     """Other backends that load files of a format, those that are READY first; of others what is missing."""
     others = [r for r in reports if r.spec is not None and r.name != choice.report.name and format in r.spec.formats]
-    ready = sorted((r for r in others if r.state is BackendState.READY), key=_rank)
+    ready = sorted((r for r in others if r.state is BackendState.READY), key=lambda r: _rank(r, format))
     lacking = [r for r in others if r.state is not BackendState.READY and r.fix]
     return (*(r.name for r in ready), *(f"{r.name} (is {r.state.name}; fix: {r.fix})" for r in lacking))
 
@@ -176,8 +177,13 @@ def _alike(report: BackendReport) -> tuple[str, ...]:
     return tuple(d.device_id for d in report.devices if d.device_id.rpartition(":")[0] == kind)
 
 
-def _rank(report: BackendReport) -> tuple[int, str]:
-    return (report.spec.rank if report.spec else 0, report.name)
+def _rank(report: BackendReport, format: str) -> tuple[int, str]:  # noqa: A002 - as in `choose`
+    """What goes first: with a device of its own a backend may have another rank for a format."""
+    spec = report.spec
+    if spec is None:
+        return (0, report.name)
+    own = bool(report.devices) and report.devices[0].device_id != HOST_DEVICE
+    return (spec.accelerated.get(format, spec.rank) if own else spec.rank, report.name)
 
 
 def _refusal(report: BackendReport, *, format: str, device: str) -> str:  # noqa: A002 - as in `choose`
@@ -192,10 +198,10 @@ def _refusal(report: BackendReport, *, format: str, device: str) -> str:  # noqa
     return ""
 
 
-def _preference(fit: list[BackendReport], *, what: str) -> str:
+def _preference(fit: list[BackendReport], format: str, *, what: str) -> str:  # noqa: A002 - as in `choose`
     if len(fit) == 1:
         return f"only READY backend for {what}"
-    ranks = ", ".join(f"{report.name} {_rank(report)[0]}" for report in fit)
+    ranks = ", ".join(f"{report.name} {_rank(report, format)[0]}" for report in fit)
     return f"lowest rank of the READY backends for {what} ({ranks})"
 
 

@@ -1,0 +1,142 @@
+"""What backends that read Hugging Face folders share: tokens, templates, endings, pooling. Nothing is executed."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from inferd.plugin.backend import EmbeddingDefaults, LoadError, Pooling
+from inferd.plugin.vocabulary import Vocabulary
+
+MAX_JSON_BYTES: Final = 64 << 20  # of a configuration or an index
+MAX_TOKENIZER_BYTES: Final = 256 << 20
+GENERATION: Final = "generation_config.json"
+POOLING: Final = "1_Pooling/config.json"  # of sentence-transformers
+POOLINGS: Final = {"mean_tokens": Pooling.MEAN, "cls_token": Pooling.FIRST, "lasttoken": Pooling.LAST}
+DEFAULT, MORE_TEMPLATES, LEGACY = "default", "additional_chat_templates", "chat_template.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_hf_json(path: Path, *, required: bool = True) -> dict[str, Any]:
+    """The object in a file; an empty one where it is not there and need not be.
+
+    Raises:
+        LoadError: It cannot be read, is too large, or holds something else.
+    """
+    if not required and not path.is_file():
+        return {}
+    try:
+        content = json.loads(_read_bytes(path, MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path}: it is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise LoadError(f"{path}: it holds a {type(content).__name__}; it must hold an object")
+    return content
+
+
+def list_hf_weights(path: Path) -> list[Path]:
+    """The files of a folder that have weights.
+
+    Raises:
+        LoadError: It has none that need no code to be read, or names one outside.
+    """
+    if (path / SINGLE).is_file():
+        return [path / SINGLE]
+    if not (path / INDEX).is_file():
+        pickles = sorted(p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")))
+        why = f"has {pickles[0]}, which is never loaded: unpickling executes code;" if pickles else "has no weights;"
+        raise LoadError(f"{path}: {why} save the model as safetensors ({SINGLE} or {INDEX})")
+    names = set(_object(read_hf_json(path / INDEX).get("weight_map")).values())
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise LoadError(f"{path / INDEX}: weight_map names {name!r}, which is no safetensors file of the folder")
+    return [path / name for name in sorted(names)]
+
+
+def read_hf_pooling(folder: Path) -> EmbeddingDefaults:
+    """How sentence-transformers wants embeddings to be made; the last token's state where nothing says it.
+
+    Raises:
+        LoadError: In a way that there is not here.
+    """
+    path = folder / POOLING
+    modes = {
+        name.removeprefix("pooling_mode_")
+        for name, on in read_hf_json(path, required=False).items()
+        if name.startswith("pooling_mode_") and on is True
+    }
+    if len(modes) > 1 or not modes <= POOLINGS.keys():
+        raise LoadError(
+            f"{path}: pooling by {sorted(modes)} is not supported; supported is one of {', '.join(POOLINGS)}"
+        )
+    return EmbeddingDefaults(pooling=POOLINGS[modes.pop()] if modes else Pooling.LAST)
+
+
+def read_hf_vocabulary(path: Path, config: dict[str, Any], generation: dict[str, Any]) -> Vocabulary:
+    """The tokens of a folder, with what its three configurations say of them.
+
+    Raises:
+        LoadError: A file is missing, damaged or too large.
+    """
+    definition = _read_bytes(path / "tokenizer.json", MAX_TOKENIZER_BYTES)
+    ids = _token_ids(path / "tokenizer.json", definition)
+    settings = read_hf_json(path / "tokenizer_config.json", required=False)
+    templates = _read_templates(path, settings)
+    endings = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
+    endings += [ids[text] for text in (_text(settings.get("eos_token")),) if text in ids]
+    return Vocabulary(
+        algorithm="json",
+        definition=definition,
+        bos_id=ids.get(_text(settings.get("bos_token")), next(iter(_ids(config.get("bos_token_id"))), None)),
+        eos_ids=tuple(dict.fromkeys(endings)),
+        chat_template=templates.get(DEFAULT),
+        tool_use_template=templates.get("tool_use"),
+    )
+
+
+def _token_ids(path: Path, definition: bytes) -> dict[str, int]:
+    """Control tokens and others that the author added, by their text."""
+    try:
+        added = json.loads(definition).get("added_tokens") or []
+        return {token["content"]: token["id"] for token in added}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LoadError(f"{path}: it is no tokenizer definition: {type(error).__name__}: {error}") from error
+
+
+def _read_templates(path: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """The chat templates by name, "default" the one for everything; a file of its own goes before the settings."""
+    given = settings.get("chat_template")
+    if not isinstance(given, list):
+        given = [
+            {"name": DEFAULT, "template": given or read_hf_json(path / LEGACY, required=False).get("chat_template")}
+        ]
+    found = {_object(item).get("name"): _object(item).get("template") for item in given}
+    files = {file.stem: file for file in sorted((path / MORE_TEMPLATES).glob("*.jinja"))}
+    if (path / "chat_template.jinja").is_file():
+        files[DEFAULT] = path / "chat_template.jinja"
+    found |= {name: _read_bytes(file, MAX_JSON_BYTES).decode(errors="replace") for name, file in files.items()}
+    return {str(name): template for name, template in found.items() if isinstance(template, str)}
+
+
+def _read_bytes(path: Path, limit_bytes: int) -> bytes:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > limit_bytes:
+            raise LoadError(f"{path} has {size_bytes} bytes; the limit is {limit_bytes}")
+        return path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error.strerror}; the folder is not complete") from error
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(token: Any) -> str:
+    """A token as it is written in a tokenizer_config.json: its text, or an object that holds it."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else ""
+
+
+def _ids(value: Any) -> list[int]:
+    """One id, a list of them, or nothing."""
+    return [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int) and n >= 0]

@@ -1,0 +1,139 @@
+"""A Hugging Face folder as a model file: its weights under the names of GGUF, in the formats that they have."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, read_hf_json
+from inferd_cpu.gguf import ModelFile, Tensor
+from inferd_cpu.hf_config import HfConfig
+from inferd_cpu.hf_types import EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES
+from inferd_cpu.quants import FORMATS
+from inferd_cpu.safetensors import read_safetensors
+
+Bytes = NDArray[np.uint8]
+CONFIG: Final = "config.json"
+_LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_EXPERT: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
+_EXPERTS: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(gate_up_proj|down_proj)")
+_LEFT_OUT: Final = re.compile(r".*\.rotary_emb\.inv_freq")  # worked out again
+_FLOAT: Final = FORMATS[0]
+
+
+class HfFolder(ModelFile):
+    """An open folder.
+
+    Attributes:
+        config: What its configuration says.
+
+    Raises:
+        LoadError: A file is missing or contradicts itself, or a setting is not supported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        settings = read_hf_json(path / CONFIG)
+        if settings.get("quantization_config"):
+            raise UnsupportedModelError(f"{path / CONFIG}: 'quantization_config' is not supported; take plain weights")
+        self.config = HfConfig(path / CONFIG, settings)
+        self.metadata = self.config.metadata
+        self._mappings = []
+        self._made: dict[str, Callable[[], Bytes]] = {}  # of tensors that lie elsewhere, or in several places
+        found: dict[str, Tensor] = {}
+        for file in list_hf_weights(path):
+            mapping, tensors = read_safetensors(file, len(self._mappings))
+            if twice := found.keys() & tensors.keys():
+                raise LoadError(f"{file}: tensor {min(twice)!r} is in another file, too")
+            self._mappings.append(mapping)
+            found |= tensors
+        self.tensors = self._name(found)
+
+    def blocks(self, tensor: Tensor) -> Bytes:
+        """The stored blocks of a tensor, shape (blocks, block bytes); a copy where they do not lie in one place."""
+        made = self._made.get(tensor.name)
+        raw = super().blocks(tensor) if made is None else made().reshape(-1, tensor.format.block_bytes)
+        return raw.copy() if made is None and tensor.offset % tensor.format.block_bytes else raw
+
+    def release(self, tensor: Tensor) -> None:
+        """Let the memory of a tensor go that reading it took."""
+        if tensor.name not in self._made:
+            super().release(tensor)
+
+    def _name(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors under the names of GGUF; what has no name there keeps its own, and is refused later."""
+        tensors: dict[str, Tensor] = {}
+        experts: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
+        for name, tensor in found.items():
+            expert, fused = _EXPERT.fullmatch(name), _EXPERTS.fullmatch(name)
+            if _LEFT_OUT.fullmatch(name):
+                continue
+            if expert is not None and expert[3] in EXPERT_NAMES:
+                experts[f"blk.{expert[1]}.{EXPERT_NAMES[expert[3]]}.weight"][int(expert[2])] = tensor
+            elif fused is not None:
+                tensors |= self._split_experts(f"blk.{fused[1]}.ffn_", fused[2], tensor)
+            elif (short := self._rename(name)) != "output.weight" or not self.config.tied:
+                tensors[short] = self._add_one(short, tensor) if self._is_one_less(short) else tensor
+        for name, parts in experts.items():
+            tensors[name] = self._stack(name, parts)
+        for name, numbers in self.config.divisors.items():
+            tensors[name] = self._keep(name, numbers)
+        return tensors
+
+    def _rename(self, name: str) -> str:
+        layer = _LAYER.fullmatch(name)
+        if layer is not None:
+            short = (LAYER_NAMES | self.config.type.names).get(layer[2])
+            return name if short is None else f"blk.{layer[1]}.{short}.{layer[3]}"
+        stem, _, ending = name.rpartition(".")
+        return f"{MODEL_NAMES[stem]}.{ending}" if stem in MODEL_NAMES else name
+
+    def _is_one_less(self, name: str) -> bool:
+        return self.config.type.one_more and name.endswith("norm.weight")
+
+    def _keep(self, name: str, numbers: NDArray[np.float32]) -> Tensor:
+        """A tensor that is in memory."""
+        self._made[name] = lambda: np.ascontiguousarray(numbers, np.float32).view(np.uint8)
+        return Tensor(name=name, shape=numbers.shape, format=_FLOAT, offset=0)
+
+    def _add_one(self, name: str, tensor: Tensor) -> Tensor:
+        numbers = tensor.format.decode(super().blocks(tensor)).reshape(tensor.shape) + np.float32(1)
+        return self._keep(name, numbers)
+
+    def _stack(self, name: str, parts: Mapping[int, Tensor]) -> Tensor:
+        """The experts of a layer, one behind the other."""
+        ordered = [parts[number] for number in sorted(parts)]
+        first, read = ordered[0], super().blocks
+        if sorted(parts) != list(range(len(parts))):
+            raise LoadError(f"{self.path}: of {name!r} there are experts {sorted(parts)}; none may be missing")
+        wrong = next((each for each in ordered if (each.shape, each.format) != (first.shape, first.format)), None)
+        if wrong is not None:
+            raise LoadError(
+                f"{self.path}: tensor {wrong.name!r} is {wrong.format.name} of shape {list(wrong.shape)}, and"
+                f" {first.name!r} {first.format.name} of shape {list(first.shape)}"
+            )
+        self._made[name] = lambda: np.concatenate([read(part) for part in ordered])
+        return Tensor(name=name, shape=(len(ordered), *first.shape), format=first.format, offset=first.offset)
+
+    def _split_experts(self, at: str, part: str, tensor: Tensor) -> dict[str, Tensor]:
+        """Experts that are stored as one: gates and ups of each are one below the other."""
+        if part == "down_proj":
+            return {f"{at}down_exps.weight": tensor}
+        if len(tensor.shape) != 3 or tensor.shape[1] % 2:  # noqa: PLR2004 - experts, outputs, inputs
+            raise LoadError(f"{self.path}: tensor {tensor.name!r} has shape {list(tensor.shape)}; it needs two halves")
+        count, both, inputs = tensor.shape
+        read, made = super().blocks, {}
+        for half, x in enumerate(("gate", "up")):
+            name = f"{at}{x}_exps.weight"
+
+            def take(half: int = half) -> Bytes:
+                each: Bytes = read(tensor).reshape(count, 2, -1)[:, half]
+                return np.ascontiguousarray(each)
+
+            self._made[name] = take
+            made[name] = Tensor(name=name, shape=(count, both // 2, inputs), format=tensor.format, offset=tensor.offset)
+        return made

@@ -1,0 +1,169 @@
+"""Which Hugging Face models the native engine takes: for each type what tells its folders from GGUF files.
+
+The names of weights and of settings that most types share are at the end; a type says what it has besides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+Renames = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HfType:
+    """One type of model.
+
+    Attributes:
+        architecture: Its name in `FAMILIES`.
+        halves: Rotary pairs are (i, i + half), though those of its GGUF files are neighbours.
+        names: Names of weights in a layer beside `LAYER_NAMES`, each as in a GGUF file.
+        one_more: Norms are stored one less than they are.
+        tied: The embedding is the head, unless the configuration says it.
+        partial: How much of a head is rotated, unless it says that.
+        activations: What it may call its activation, beside the usual names of that of its family.
+    """
+
+    architecture: str
+    halves: bool = False
+    names: Renames = field(default_factory=dict)
+    one_more: bool = False
+    tied: bool = False
+    partial: float = 1.0
+    activations: tuple[str, ...] = ()
+
+
+_POST_NORMS: Final = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_PLAIN_FEED: Final = {"mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+_GEMMA: Final = ("gelu",)  # its first configurations say so and mean the tanh, as transformers knows
+
+TYPES: Final[Mapping[str, HfType]] = {
+    "llama": HfType(architecture="llama", halves=True),
+    "mistral": HfType(architecture="llama", halves=True),
+    "mixtral": HfType(architecture="llama", halves=True),
+    "smollm3": HfType(architecture="smollm3", halves=True),
+    "arcee": HfType(architecture="arcee", halves=True),
+    "granite": HfType(architecture="granite", halves=True),
+    "ernie4_5": HfType(architecture="ernie4_5"),
+    "qwen2": HfType(architecture="qwen2"),
+    "qwen2_moe": HfType(architecture="qwen2moe"),
+    "qwen3": HfType(architecture="qwen3"),
+    "qwen3_moe": HfType(architecture="qwen3moe"),
+    "seed_oss": HfType(architecture="seed_oss", names={"post_attention_layernorm": "post_attention_norm"}),
+    "hunyuan_v1_dense": HfType(
+        architecture="hunyuan-dense",
+        names={"self_attn.query_layernorm": "attn_q_norm", "self_attn.key_layernorm": "attn_k_norm"},
+    ),
+    "gemma": HfType(architecture="gemma", one_more=True, tied=True, activations=_GEMMA),
+    "gemma2": HfType(architecture="gemma2", names=_POST_NORMS, one_more=True, tied=True, activations=_GEMMA),
+    "gemma3_text": HfType(architecture="gemma3", names=_POST_NORMS, one_more=True, tied=True),
+    "phi": HfType(architecture="phi2", names={"self_attn.dense": "attn_output", **_PLAIN_FEED}, partial=0.5),
+    "phi3": HfType(architecture="phi3", names={"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}),
+    "starcoder2": HfType(architecture="starcoder2", names=_PLAIN_FEED, tied=True),
+    "nemotron": HfType(architecture="nemotron", one_more=True, partial=0.5),
+    "cohere": HfType(architecture="command-r", tied=True),
+    "cohere2": HfType(architecture="cohere2", tied=True),
+    "olmo2": HfType(architecture="olmo2", names=_POST_NORMS),
+    "olmo3": HfType(architecture="olmo2", names=_POST_NORMS),
+    "olmoe": HfType(architecture="olmoe"),
+    "exaone4": HfType(architecture="exaone4", names=_POST_NORMS),
+    "glm4": HfType(
+        architecture="glm4",
+        names={
+            "post_self_attn_layernorm": "post_attention_norm",
+            "post_mlp_layernorm": "post_ffw_norm",
+            "mlp.gate_up_proj": "ffn_up",
+        },
+        partial=0.5,
+    ),
+}
+
+MODEL_NAMES: Final[Renames] = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "model.final_layernorm": "output_norm",
+    "lm_head": "output",
+}
+LAYER_NAMES: Final[Renames] = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+}
+EXPERT_NAMES: Final[Renames] = {
+    "gate_proj": "ffn_gate_exps",
+    "up_proj": "ffn_up_exps",
+    "down_proj": "ffn_down_exps",
+    "w1": "ffn_gate_exps",
+    "w3": "ffn_up_exps",
+    "w2": "ffn_down_exps",
+}
+ACTIVATIONS: Final[Mapping[str, str]] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu2": "relu2",
+}
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "context_length": ("max_position_embeddings",),
+    "embedding_length": ("hidden_size",),
+    "block_count": ("num_hidden_layers",),
+    "feed_forward_length": ("intermediate_size",),
+    "attention.head_count": ("num_attention_heads",),
+    "attention.head_count_kv": ("num_key_value_heads",),
+    "attention.key_length": ("head_dim",),
+    "attention.value_length": ("head_dim",),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "norm_epsilon", "norm_eps"),
+    "attention.scale": ("attention_multiplier",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+    "embedding_scale": ("embedding_multiplier",),
+    "residual_scale": ("residual_multiplier",),
+    "logit_scale": ("logit_scale", "logits_scaling"),
+    "expert_count": ("num_local_experts", "num_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
+    "expert_weights_norm": ("norm_topk_prob",),
+}
+"""By the key of a GGUF file, behind the architecture's name, the settings that may have it."""
+
+HARMLESS: Final = frozenset(
+    {
+        *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "name"),
+        *("auto_map", "license", "use_cache", "initializer_range", "initializer_factor", "pretraining_tp"),
+        *("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "residual_dropout", "embedding_dropout"),
+        *("attention_bias", "mlp_bias", "use_bias", "qkv_bias", "attention_out_bias", "use_qkv_bias", "use_qk_norm"),
+        *("is_decoder", "is_encoder_decoder", "return_dict", "output_hidden_states", "output_attentions"),
+        *("chunk_size_feed_forward", "problem_type", "id2label", "label2id", "task_specific_params", "tf_legacy_loss"),
+        *("router_aux_loss_coef", "router_jitter_noise", "output_router_logits", "vocab_size", "max_window_layers"),
+        *("use_sliding_window", "sliding_window", "layer_types", "sliding_window_pattern", "_sliding_window_pattern"),
+        *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rope_local_base_freq"),
+        *("original_max_position_embeddings", "tie_word_embeddings", "hidden_act", "hidden_activation", "cache"),
+        *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "min_length", "num_return_sequences"),
+        *("query_pre_attn_scalar", "no_rope_layers", "no_rope_layer_interval", "decoder_sparse_step", "max_length"),
+        *("head_dim", "rope_interleaved", "use_mrope", "cache_implementation", "org_vocab_size", "unsloth_version"),
+    }
+)
+"""Settings that are read where they count, that tell of the training, or that the weights say again."""

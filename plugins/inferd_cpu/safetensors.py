@@ -1,0 +1,97 @@
+"""Files of weights in the format of safetensors: a header in JSON, then the numbers. Every number is checked first.
+
+The header's length comes first, in eight bytes; the header names for each tensor its kind of numbers, its shape, and
+where it lies behind the header. Tensors follow each other without gaps to the end of the file.
+"""
+
+import json
+import mmap
+import struct
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+from inferd.plugin import LoadError
+from inferd_cpu.gguf import MAX_DIMENSIONS, Tensor, map_file
+from inferd_cpu.quants import FORMATS
+
+KINDS: Final = {"F32": FORMATS[0], "F16": FORMATS[1], "BF16": FORMATS[30]}
+MAX_HEADER_BYTES: Final = 100_000_000  # as the library of that name has it
+_LENGTH: Final = struct.Struct("<Q")
+
+
+def read_safetensors(path: Path, part: int) -> tuple[mmap.mmap, dict[str, Tensor]]:
+    """The bytes of a file, and its tensors, which get the number of the file.
+
+    Raises:
+        LoadError: The file cannot be read, contradicts itself, or has numbers of another kind.
+    """
+    mapping = map_file(path)
+    if len(mapping) < _LENGTH.size:
+        raise LoadError(f"{path}: it has {len(mapping)} bytes, too few for the length of its header: fetch it again")
+    (size_bytes,) = _LENGTH.unpack(mapping[: _LENGTH.size])
+    start = _LENGTH.size + size_bytes
+    if size_bytes > MAX_HEADER_BYTES or start > len(mapping):
+        raise LoadError(
+            f"{path}: the header needs {size_bytes} bytes; the file has {len(mapping)}, and {MAX_HEADER_BYTES} are"
+            " permitted: it is cut short or no safetensors file"
+        )
+    header = _parse(path, mapping[_LENGTH.size : start])
+    header.pop("__metadata__", None)
+    tensors = {name: _read_tensor(path, name, given, start=start, part=part) for name, given in header.items()}
+    _check_extents(path, tensors, start, len(mapping))
+    return mapping, tensors
+
+
+def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name is there twice")
+        return found
+
+    try:
+        header = json.loads(raw, object_pairs_hook=build)
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path}: the header is no JSON: {error}: the file is damaged; fetch it again") from None
+    if not isinstance(header, dict):
+        raise LoadError(f"{path}: the header is a {type(header).__name__}; it must be an object")
+    return header
+
+
+def _read_tensor(path: Path, name: str, given: Any, *, start: int, part: int) -> Tensor:
+    where = f"{path}: tensor {name!r}"
+    if not isinstance(given, Mapping):
+        raise LoadError(f"{where} is described by a {type(given).__name__}; it must be an object")
+    kind: Any = given.get("dtype")
+    shape: Any = given.get("shape")
+    extent: Any = given.get("data_offsets")
+    form = KINDS.get(kind) if isinstance(kind, str) else None
+    if form is None:
+        raise LoadError(f"{where} is of {kind!r}; supported are {', '.join(KINDS)}: save the model in one of these")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise LoadError(f"{where} has shape {shape!r}; it must be up to {MAX_DIMENSIONS} whole numbers")
+    wanted = prod(shape) * form.block_bytes
+    if not _are_sizes(extent) or len(extent) != 2 or extent[1] - extent[0] != wanted:  # noqa: PLR2004 - both ends
+        raise LoadError(f"{where} lies at {extent!r}; its {prod(shape)} numbers of {kind} take {wanted} bytes")
+    return Tensor(name=name, shape=tuple(shape), format=form, offset=start + extent[0], part=part)
+
+
+def _are_sizes(value: Any) -> bool:
+    """Whether it is a list of whole numbers from 0 on."""
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 1 << 62 for size in value)
+
+
+def _check_extents(path: Path, tensors: Mapping[str, Tensor], start: int, size_bytes: int) -> None:
+    """Tensors follow each other to the end of the file."""
+    end = start
+    for tensor in sorted(tensors.values(), key=lambda each: (each.offset, each.size_bytes)):
+        if tensor.offset != end:
+            raise LoadError(
+                f"{path}: tensor {tensor.name!r} begins at byte {tensor.offset}; the one before it ends at {end}:"
+                " the file is damaged; fetch it again"
+            )
+        end += tensor.size_bytes
+    if end != size_bytes:
+        raise LoadError(f"{path}: tensors end at byte {end} of {size_bytes}: the file is cut short or damaged")

@@ -1,0 +1,218 @@
+"""Hugging Face folders on the native engine: against transformers, and against the GGUF file of the same network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferd.plugin import LoadedModel, LoadError, LoadRequest, UnsupportedModelError
+from inferd.plugin.backend import read_settings
+from inferd.testing.batches import Part, compute
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.hf_types import TYPES
+from inferd_cpu.native import LIBRARY
+from inferd_cpu.plugin import SPEC
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+import tiny_families  # noqa: E402 - what is imported below needs both
+from greedy_ids import PROMPTS, generate, generate_with_transformers  # noqa: E402
+from network_to_gguf import make_network, write_network  # noqa: E402
+from tiny_family import rope  # noqa: E402
+from tiny_networks import write_tokenizer  # noqa: E402
+
+torch.set_num_threads(1)
+VL = {"qwen2vl", "qwen3vl", "qwen3vlmoe"}  # the same networks under other names
+NAMES = {
+    name: family
+    for name, family in tiny_families.FAMILIES.items()
+    if family.model_type in TYPES and family.architecture not in VL
+}
+GREEDY = ("llama", "gemma3", "phi3", "qwen2_moe", "glm4")
+IDS = PROMPTS.reshape(-1)[:60].tolist()
+Change = Callable[[dict[str, Any]], None]
+
+
+def save(network: Any, folder: Path, **changes: Any) -> Path:
+    """A folder with a network and a tokenizer of bytes; changes are of its config.json."""
+    network.save_pretrained(folder)
+    write_tokenizer(folder)
+    change(folder, lambda settings: settings.update(changes))
+    return folder
+
+
+def change(folder: Path, how: Change) -> None:
+    path = folder / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    how(settings)
+    path.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def load(path: Path, **settings: str) -> LoadedModel:
+    given = read_settings(SPEC, {"kv_tokens": "1024", "compute": "exact", **settings})
+    request = LoadRequest(path=path, device="cpu:0", settings=given, capacity_bytes=1 << 30)
+    return CpuBackend().load(request, lambda _: None)
+
+
+def read_logits(path: Path, **settings: str) -> np.ndarray[Any, Any]:
+    session = load(path, **settings).session
+    (logits,) = compute(session, Part(token_ids=IDS, blocks=range(4)))
+    result = np.array(logits)
+    session.close()
+    return result
+
+
+def check(network: Any, folder: Path) -> None:
+    with torch.inference_mode():
+        expected = network(input_ids=torch.tensor([IDS])).logits[0].numpy()
+    np.testing.assert_allclose(read_logits(folder), expected, atol=3e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
+    """Of each type that is offered, as transformers saves it."""
+    network = make_network(NAMES[name], 0.3)
+    check(network, save(network, tmp_path))
+
+
+def test_every_type_is_compared() -> None:
+    """No type is offered that nothing was compared with."""
+    assert {family.model_type for family in NAMES.values()} == set(TYPES)
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_greedy_ids_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
+    """Ten prompts, 32 tokens each."""
+    network = make_network(NAMES[name], 0.3)
+    model = load(save(network, tmp_path))
+    assert generate(model.session).tolist() == generate_with_transformers(network).tolist()
+    model.session.close()
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
+@pytest.mark.parametrize("name", ["llama", "gemma2", "phi3", "mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("quantization", ["auto", "4bit"])
+def test_native_logits_are_those_of_the_file(tmp_path: Path, name: str, quantization: str) -> None:
+    """Quantised on load, a folder gives the bits that the GGUF file of the same network gives."""
+    network = write_network(name, tmp_path / "tiny.gguf", spread=0.1)
+    folder = save(network, tmp_path / "folder")
+    chosen = {"compute": "native", "quantization": quantization}
+    expected = read_logits(tmp_path / "tiny.gguf", **chosen)
+    assert read_logits(folder, **chosen).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_of_sixteen_bits_in_several_files(tmp_path: Path, dtype: str) -> None:
+    """Weights keep what they are, and may be in shards."""
+    network = make_network(NAMES["qwen3"], 0.3).to(getattr(torch, dtype))
+    network.save_pretrained(tmp_path, max_shard_size="30KB")
+    write_tokenizer(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    model = load(tmp_path)
+    assert model.description.weight_format == {"bfloat16": "BF16", "float16": "F16"}[dtype]
+    model.session.close()
+    whole = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    check(whole.eval(), tmp_path)
+
+
+ROPES = {
+    "linear": rope(rope_type="linear", factor=4.0),
+    "llama3": rope(
+        rope_type="llama3",
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=16,
+    ),
+    "yarn": rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, attention_factor=1.3),
+    "dynamic": rope(rope_type="dynamic", factor=4.0),
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_rotations_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
+    """Each way of scaling; a configuration of older make says the same elsewhere."""
+    family = NAMES["qwen2"]
+    network = make_network(
+        type(family)(architecture="qwen2", model_type="qwen2", config={"rope_parameters": ROPES[kind]}), 0.3
+    )
+    folder = save(network, tmp_path)
+    check(network, folder)
+    logits = read_logits(folder)
+
+    def make_older(settings: dict[str, Any]) -> None:
+        given = settings.pop("rope_parameters")
+        settings["rope_theta"] = given.pop("rope_theta")
+        given["type"] = given.pop("rope_type")
+        settings["rope_scaling"] = given
+
+    change(folder, make_older)
+    assert read_logits(folder).tobytes() == logits.tobytes()
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(make_network(NAMES["qwen2"], 0.3), tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path) -> Path:
+    for file in sound.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "qwen9"}, "'model_type' is 'qwen9', which is not supported; supported: llama, mistral"),
+        ({"model_type": None}, "'model_type' is None"),
+        ({"hidden_act": "relu"}, "'hidden_act' is 'relu'; of this type silu is supported"),
+        ({"altup_factor": 3}, "'altup_factor' is 3, which is not supported and may change results"),
+        ({"layer_types": ["linear_attention"] * 4}, "'layer_types' is .*supported are lists of"),
+        ({"use_sliding_window": True, "layer_types": None}, "is true, but no layer_types say where"),
+        ({"rope_parameters": rope(rope_type="spiral")}, "'rope_type' is 'spiral'; supported: default"),
+        ({"rope_parameters": rope(rope_type="linear")}, "'factor' is missing in how positions are scaled"),
+        ({"rope_parameters": rope(rope_theta="x")}, "'rope_theta' is 'x'; it must be a number above 0"),
+        ({"rope_parameters": 7}, "'rope_scaling' is 7; it must be an object"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "'quantization_config' is not supported"),
+        ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0; it must be a whole number above 0|block_count"),
+        ({"num_hidden_layers": 3}, "tensors, .* among them, have no place"),
+        ({"num_hidden_layers": 5}, "tensor 'blk.4.attn_norm.weight' of shape .* is missing"),
+        ({"hidden_size": 128}, "has shape"),
+        ({"vocab_size": "many"}, "'vocab_size' is 'many'; it must be a whole number above 0"),
+        ({"rms_norm_eps": None}, "layer_norm_rms_epsilon' is missing"),
+        ({"num_attention_heads": [4]}, "'attention.head_count' is '\\[4\\]', which is not supported"),
+    ],
+    ids=str,
+)
+def test_what_is_not_supported_is_named(folder: Path, changes: dict[str, Any], words: str) -> None:
+    """A setting that changes results, or that contradicts the weights, is an error with its name and value."""
+    change(folder, lambda settings: settings.update(changes))
+    with pytest.raises(LoadError, match=words):
+        load(folder)
+
+
+def test_a_type_that_another_backend_may_know_is_said(folder: Path) -> None:
+    """An unknown type is of the kind of error to which the kernel adds who can load it."""
+    change(folder, lambda settings: settings.update(model_type="mamba"))
+    with pytest.raises(UnsupportedModelError, match="'mamba'"):
+        load(folder)
+
+
+def test_what_comes_with_a_folder(folder: Path) -> None:
+    """Tokens, endings and advice to sample are those of its files; a head that it ties is not read."""
+    (folder / "generation_config.json").write_text('{"eos_token_id": [9], "temperature": 0.6, "do_sample": true}')
+    model = load(folder)
+    assert model.vocabulary.definition == (folder / "tokenizer.json").read_bytes()
+    assert model.vocabulary.eos_ids[0] == 9
+    assert model.sampling.numbers["temperature"] == 0.6
+    model.session.close()
+    untied = read_logits(folder)
+    change(folder, lambda settings: settings.update(tie_word_embeddings=True))
+    assert np.abs(read_logits(folder) - untied).max() > 1e-3
