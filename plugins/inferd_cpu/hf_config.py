@@ -15,6 +15,8 @@ from inferd_cpu.metadata import Kind, Metadata, Value
 from inferd_cpu.rope import yarn_magnitude
 
 Floats = NDArray[np.float32]
+MAX_WIDTH: Final = 1 << 20  # of a head
+_LARGEST: Final = 1e30  # of a setting that is a number
 SLIDING, FULL = "sliding_attention", "full_attention"
 _DIVISORS: Final = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
 
@@ -79,8 +81,8 @@ class HfConfig:
         value = self._get(name) if of is None else of.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise self._error(name, f"is {value!r}; it must be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
+            raise self._error(name, f"is {str(value)[:80]!r}; it must be a number above 0 and below {_LARGEST:g}")
         return float(value)
 
     def _size(self, name: str) -> int:
@@ -111,7 +113,7 @@ class HfConfig:
     def _read_windows(self) -> None:
         """Which layers have a window: a list names the kind of each, or a pattern says it."""
         window, kinds = self._get("sliding_window"), self._get("layer_types")
-        if kinds is not None and not (isinstance(kinds, list) and set(kinds) <= {SLIDING, FULL}):
+        if kinds is not None and not (isinstance(kinds, list) and all(kind in (SLIDING, FULL) for kind in kinds)):
             raise self._error("layer_types", f"is {str(kinds)[:80]}; supported are lists of {SLIDING!r} and {FULL!r}")
         off = self._settings.get("use_sliding_window") is False
         if kinds is not None:
@@ -134,7 +136,7 @@ class HfConfig:
             raise self._error("rope_scaling", f"is {given!r}; it must be an object")
         local = given.get(SLIDING)
         if FULL in given:
-            given = given[FULL]
+            given = given[FULL] if isinstance(given[FULL], dict) else {}
         base = self._number("rope_theta", self._number("rope_theta", 10000.0), of=given)
         self._put("rope.freq_base", base)
         other = self._number("rope_local_base_freq")
@@ -153,14 +155,18 @@ class HfConfig:
         kind = given.get("rope_type", given.get("type", "default"))
         readers = {"linear": self._read_linear, "llama3": self._read_llama3, "yarn": self._read_yarn}
         readers |= {"longrope": self._read_longrope, "su": self._read_longrope}
-        if kind in readers:
+        if isinstance(kind, str) and kind in readers:
             readers[kind](given, rotated_width)
         elif kind not in ("default", "dynamic"):  # the dynamic one scales nothing in the context that is offered
             raise self._error("rope_type", f"is {kind!r}; supported: default, dynamic, {', '.join(readers)}")
 
     def _head_width(self) -> int:
-        own = self._get("head_dim")
-        return int(own) if type(own) is int else self._size("hidden_size") // self._size("num_attention_heads")
+        width = self._size("hidden_size") // self._size("num_attention_heads")
+        if self._get("head_dim") is not None:
+            width = self._size("head_dim")
+        if width > MAX_WIDTH:
+            raise self._error("head_dim", f"is {width}; it must be at most {MAX_WIDTH}")
+        return width
 
     def _read_linear(self, given: Mapping[str, Any], width: int) -> None:  # noqa: ARG002 - as the others
         self._put("rope.scaling.type", "linear")
@@ -176,6 +182,8 @@ class HfConfig:
         """Long waves are divided by the factor, short ones by nothing."""
         factor, low = self._need("factor", given), self._need("low_freq_factor", given)
         high, original = self._need("high_freq_factor", given), self._need("original_max_position_embeddings", given)
+        if high <= low:
+            raise self._error("high_freq_factor", f"is {high:g}; it must be above low_freq_factor, which is {low:g}")
         base = self._values[f"{self.type.architecture}.rope.freq_base"].content
         turns = original * base ** -(np.arange(0, width, 2) / width) / (2 * math.pi)  # within what was trained first
         smooth = np.clip((turns - low) / (high - low), 0, 1)
@@ -207,7 +215,7 @@ class HfConfig:
             numbers = given.get(name)
             if not isinstance(numbers, list) or len(numbers) != width // 2:
                 raise self._error(name, f"must be a list of {width // 2} numbers")
-            self.divisors[tensor] = np.array([self._number(name, of={name: x}) for x in numbers], np.float32)
+            self.divisors[tensor] = np.array([self._need(name, {name: x}) for x in numbers], np.float32)
         magnitude = self._number("attention_factor", of=given)
         if magnitude is None:
             factor = self._number("factor", most / original, of=given) or 1.0
@@ -219,8 +227,8 @@ class HfConfig:
     def _check_unrotated(self) -> None:
         """Layers that do not rotate stand in a fixed pattern, which the architecture says."""
         kinds, every = self._get("no_rope_layers"), self._family.unrotated
-        wanted = [int(not every or (i + 1) % every != 0) for i in range(self._size("num_hidden_layers"))]
-        if kinds and kinds != wanted:
+        count = len(kinds) if isinstance(kinds, list) else 0
+        if kinds and kinds != [int(not every or (i + 1) % every != 0) for i in range(count)]:
             wish = f"all but each {every}th layer rotate" if every else "all layers rotate"
             raise self._error("no_rope_layers", f"is {str(kinds)[:80]}; supported is that {wish}")
 

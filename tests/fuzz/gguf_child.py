@@ -1,4 +1,4 @@
-"""The process that loads damaged files, one after the other.
+"""The process that loads damaged files and folders, one after the other.
 
     python gguf_child.py FOLDER SEED FIRST [MODEL]
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from folder_seeds import damage_folder, write_folder
 from gguf_seeds import read_sound, write_seeds
 from gguf_wounds import damaged
 
@@ -29,12 +30,14 @@ from inferd_cpu.plugin import SPEC
 SETTINGS = {"kv_tokens": "64", "max_step_tokens": "16", "max_sequences": "2", "threads": "1"}
 MEMORY_BYTES = 1 << 30
 REAL_EVERY = 50
+FOLDER_EVERY = 5  # cases are of Hugging Face folders
 
 
 def main() -> None:
     """Go on until killed."""
     folder, seed, case = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     small = [read_sound(path) for path in write_seeds(folder)]
+    whole = write_folder(folder / "whole")
     real = [read_sound(Path(path)) for path in sys.argv[4:]]
     sets = find_sets()
     warnings.simplefilter("ignore")  # weights of random bits overflow
@@ -44,12 +47,15 @@ def main() -> None:
     while True:
         rng = np.random.default_rng([seed, case])
         sound = real[0] if real and case % REAL_EVERY == 0 else small[case % len(small)]
-        (folder / "case.gguf").write_bytes(damaged(sound, rng))
+        path = folder / "case.gguf"
+        path.write_bytes(damaged(sound, rng))
+        if case % FOLDER_EVERY == FOLDER_EVERY - 1:
+            path = damage_folder(whole, folder / "case", rng)
         if sound.size_bytes > len(sound.content):
             os.truncate(folder / "case.gguf", sound.size_bytes)
         sys.stdout.write(f"case {case}\n")
         sys.stdout.flush()
-        sys.stdout.write("loaded\n" if load(folder / "case.gguf", isa=str(rng.choice(sets))) else "refused\n")
+        sys.stdout.write("loaded\n" if load(path, isa=str(rng.choice(sets))) else "refused\n")
         sys.stdout.flush()
         case += 1
 
@@ -89,6 +95,7 @@ def compute(session: TokenSession) -> None:
         lengths=np.array([tokens], np.int32),
         block_tables=np.arange(-(-tokens // limits.block_tokens), dtype=np.int32)[None],
         logit_rows=np.array([tokens - 1], np.int32),
+        window_tables=np.zeros((1, -(-tokens // limits.block_tokens)), np.int32) if limits.window_blocks else None,
     )
     logits = session.step(batch).logits
     assert logits is not None

@@ -1,8 +1,9 @@
-"""A slice of `make fuzz`: damaged GGUF files through the reader, the packer and a step."""
+"""A slice of `make fuzz`: damaged GGUF files and Hugging Face folders through the reader, the packer and a step."""
 
 from pathlib import Path
 
 import pytest
+from folder_seeds import write_folder
 from gguf_child import find_sets, load
 from gguf_fuzz import fuzz
 from gguf_seeds import read_sound, write_seeds
@@ -17,6 +18,13 @@ def test_sound_files(tmp_path: Path) -> None:
         for isa in find_sets():
             assert load(path, isa=isa), (path.name, isa)
         assert read_sound(path).end <= min(tensor.offset for tensor in GgufFile(path).tensors.values())
+
+
+def test_a_sound_folder(tmp_path: Path) -> None:
+    """Undamaged, the folder of the fuzzer loads and computes on every path that runs here."""
+    folder = write_folder(tmp_path / "folder")
+    for isa in find_sets():
+        assert load(folder, isa=isa), isa
 
 
 @pytest.mark.timeout(300)

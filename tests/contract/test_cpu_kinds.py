@@ -1,0 +1,85 @@
+"""The conformance kit over windows in a pool of their own, and over Hugging Face folders."""
+
+from pathlib import Path
+
+import pytest
+import tiny_models as tiny
+
+from inferd.plugin import LoadRequest
+from inferd.plugin.backend import read_settings
+from inferd.testing.contract import BackendContract
+from inferd.testing.fake import VOCABULARY
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.native import LIBRARY
+from inferd_cpu.plugin import SPEC
+
+WINDOW = {"llama.attention.sliding_window": 20, "llama.attention.sliding_window_pattern": [True, False, True]}
+needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
+
+
+@pytest.fixture(scope="module")
+def backend() -> CpuBackend:
+    return CpuBackend()
+
+
+def make_request(path: Path, **settings: str) -> LoadRequest:
+    sizes = {"kv_tokens": "4096", "max_step_tokens": "112", "max_sequences": "6", "threads": "2"}
+    return LoadRequest(
+        path=path, device="cpu:0", settings=read_settings(SPEC, {**sizes, **settings}), capacity_bytes=1 << 30
+    )
+
+
+def write_windows(folder: Path) -> Path:
+    """A model with windows in two of three layers, of widths that the library takes."""
+    letters = [*VOCABULARY.tokens[: tiny.VOCABULARY_SIZE - 1], "HI"]
+    more = {**WINDOW, "tokenizer.ggml.tokens": letters, "tokenizer.ggml.merges": ["H I"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "WIDTH", 64)
+        patch.setattr(tiny, "HIDDEN", 96)
+        return tiny.write_model(tiny.MODELS["llama_linear"], folder / "tiny.gguf", more)
+
+
+class Windows(BackendContract):
+    """A pool of their own for windows."""
+
+    compute: str
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, tmp_path_factory: pytest.TempPathFactory, backend: CpuBackend) -> LoadRequest:
+        request = make_request(write_windows(tmp_path_factory.mktemp("windows")), compute=cls.compute)
+        session = backend.load(request, lambda _: None).session
+        assert 0 < session.limits.window_blocks < session.limits.blocks
+        session.close()
+        return request
+
+
+class TestExactWindows(Windows):
+    """The fp32 session passes."""
+
+    compute = "exact"
+
+
+@needs_library
+class TestNativeWindows(Windows):
+    """The native session passes, to the bit."""
+
+    tolerance = 0.0
+    compute = "native"
+
+
+@needs_library
+class TestFolder(BackendContract):
+    """A Hugging Face folder passes, to the bit."""
+
+    tolerance = 0.0
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
+        pytest.importorskip("torch")
+        import tiny_networks  # noqa: PLC0415 - it imports torch
+
+        folder = tmp_path_factory.mktemp("folder")
+        tiny_networks.write_network("mistral", folder)
+        return make_request(folder, compute="native")
