@@ -67,6 +67,12 @@ class HfConfig:
             self._put("attention.scale", scalar**-0.5)
         if (step := self._get("decoder_sparse_step")) not in (None, 1):
             self._put("interleave_moe_layer_step", step)
+        if (kind := self._get("position_embedding_type")) not in (None, "absolute", "rotary"):
+            raise self._error("position_embedding_type", f"is {str(kind)[:80]!r}, which is not supported")
+        if self.type.offset:
+            if (pad := self._settings.get("pad_token_id", 1)) != self.type.offset - 1:
+                raise self._error("pad_token_id", f"is {str(pad)[:80]}; it must be {self.type.offset - 1}")
+            self._put("context_length", self._size("max_position_embeddings") - self.type.offset)
         self._check_activation()
         self._read_windows()
         self._read_rope()
@@ -112,7 +118,7 @@ class HfConfig:
 
     def _read_windows(self) -> None:
         """Which layers have a window: a list names the kind of each, or a pattern says it."""
-        window, kinds = self._get("sliding_window"), self._get("layer_types")
+        window, kinds = self._get("sliding_window", "local_attention"), self._get("layer_types")
         if kinds is not None and not (isinstance(kinds, list) and all(kind in (SLIDING, FULL) for kind in kinds)):
             raise self._error("layer_types", f"is {str(kinds)[:80]}; supported are lists of {SLIDING!r} and {FULL!r}")
         off = self._settings.get("use_sliding_window") is False
@@ -123,7 +129,7 @@ class HfConfig:
         if window is None or off:
             return
         self._put("attention.sliding_window", window)
-        pattern = self._get("sliding_window_pattern", "_sliding_window_pattern")
+        pattern = self._get("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
         if kinds is not None:
             self._put("attention.sliding_window_pattern", np.array([kind == SLIDING for kind in kinds], np.bool_))
         elif pattern is not None:
@@ -137,9 +143,10 @@ class HfConfig:
         local = given.get(SLIDING)
         if FULL in given:
             given = given[FULL] if isinstance(given[FULL], dict) else {}
-        base = self._number("rope_theta", self._number("rope_theta", 10000.0), of=given)
+        older = self._number("rope_theta") or self._number("global_rope_theta", 10000.0)
+        base = self._number("rope_theta", older, of=given)
         self._put("rope.freq_base", base)
-        other = self._number("rope_local_base_freq")
+        other = self._number("rope_local_base_freq") or self._number("local_rope_theta")
         if isinstance(local, dict):
             if local.get("rope_type", "default") != "default":
                 raise self._error("rope_parameters", f"scale layers with a window, {local!r}, which is not supported")

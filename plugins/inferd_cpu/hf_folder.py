@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -10,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, read_hf_json
+from inferd_cpu.families import FAMILIES
 from inferd_cpu.gguf import ModelFile, Tensor
 from inferd_cpu.hf_config import HfConfig
-from inferd_cpu.hf_types import EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES
+from inferd_cpu.hf_types import ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES
 from inferd_cpu.quants import FORMATS
-from inferd_cpu.safetensors import read_safetensors
+from inferd_cpu.safetensors import OTHERS, read_safetensors
 
 Bytes = NDArray[np.uint8]
 CONFIG: Final = "config.json"
-_LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_LAYER: Final = re.compile(r"(?:encoder\.layers?|layers)\.(\d+)\.(.+)\.(weight|bias)")
+_PREFIX: Final = re.compile(r"(?:model|(?:nomic_)?bert|roberta)\.")  # of a network with a head
 _EXPERT: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
 _EXPERTS: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(gate_up_proj|down_proj)")
 _LEFT_OUT: Final = re.compile(r".*\.rotary_emb\.inv_freq")  # worked out again
@@ -68,15 +71,20 @@ class HfFolder(ModelFile):
         """The tensors under the names of GGUF; what has no name there keeps its own, and is refused later."""
         tensors: dict[str, Tensor] = {}
         experts: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
+        encodes = FAMILIES[self.config.type.architecture].encodes
         for name, tensor in found.items():
             expert, fused = _EXPERT.fullmatch(name), _EXPERTS.fullmatch(name)
-            if _LEFT_OUT.fullmatch(name):
+            if _LEFT_OUT.fullmatch(name) or (encodes and re.fullmatch(ENCODER_HEADS, name)):
                 continue
+            if tensor.format.name in OTHERS:
+                raise LoadError(f"{self.path}: tensor {name!r} is {tensor.format.name}, which no weight may be")
             if expert is not None and expert[3] in EXPERT_NAMES:
                 experts[f"blk.{expert[1]}.{EXPERT_NAMES[expert[3]]}.weight"][int(expert[2])] = tensor
             elif fused is not None:
                 tensors |= self._split_experts(f"blk.{fused[1]}.ffn_", fused[2], tensor)
-            elif (short := self._rename(name)) != "output.weight" or not self.config.tied:
+            elif (short := self._rename(name)) == "position_embd.weight":
+                tensors[short] = self._skip_rows(tensor, self.config.type.offset)
+            elif short != "output.weight" or not self.config.tied:
                 tensors[short] = self._add_one(short, tensor) if self._is_one_less(short) else tensor
         for name, parts in experts.items():
             tensors[name] = self._stack(name, parts)
@@ -85,12 +93,23 @@ class HfFolder(ModelFile):
         return tensors
 
     def _rename(self, name: str) -> str:
-        layer = _LAYER.fullmatch(name)
+        inner = _PREFIX.sub("", name, count=1) if _PREFIX.match(name) else name
+        layer = _LAYER.fullmatch(inner)
         if layer is not None:
             short = (LAYER_NAMES | self.config.type.names).get(layer[2])
             return name if short is None else f"blk.{layer[1]}.{short}.{layer[3]}"
-        stem, _, ending = name.rpartition(".")
+        stem, _, ending = inner.rpartition(".")
         return f"{MODEL_NAMES[stem]}.{ending}" if stem in MODEL_NAMES else name
+
+    def _skip_rows(self, tensor: Tensor, count: int) -> Tensor:
+        """Without its first rows."""
+        if len(tensor.shape) != 2 or tensor.shape[0] <= count:  # noqa: PLR2004 - positions and their numbers
+            shape = list(tensor.shape)
+            raise LoadError(
+                f"{self.path}: tensor {tensor.name!r} has shape {shape}; its first {count} rows are skipped"
+            )
+        skipped_bytes = count * tensor.shape[1] * tensor.format.block_bytes
+        return replace(tensor, shape=(tensor.shape[0] - count, tensor.shape[1]), offset=tensor.offset + skipped_bytes)
 
     def _is_one_less(self, name: str) -> bool:
         return self.config.type.one_more and name.endswith("norm.weight")

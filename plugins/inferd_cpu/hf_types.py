@@ -21,6 +21,7 @@ class HfType:
         one_more: Norms are stored one less than they are.
         tied: The embedding is the head, unless the configuration says it.
         partial: How much of a head is rotated, unless it says that.
+        offset: Positions are counted from here: the embeddings before it belong to none.
         activations: What it may call its activation, beside the usual names of that of its family.
     """
 
@@ -30,6 +31,7 @@ class HfType:
     one_more: bool = False
     tied: bool = False
     partial: float = 1.0
+    offset: int = 0
     activations: tuple[str, ...] = ()
 
 
@@ -39,6 +41,24 @@ _POST_NORMS: Final = {
     "post_feedforward_layernorm": "post_ffw_norm",
 }
 _PLAIN_FEED: Final = {"mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+_BERT: Final = {
+    **{f"attention.self.{x}": f"attn_{x[0]}" for x in ("query", "key", "value")},
+    "attention.output.dense": "attn_output",
+    "attention.output.LayerNorm": "attn_output_norm",
+    "intermediate.dense": "ffn_up",
+    "output.dense": "ffn_down",
+    "output.LayerNorm": "layer_output_norm",
+}
+_AFTER: Final = {
+    **{f"{x}.Wqkv": "attn_qkv" for x in ("attn", "mixer")},
+    **{f"{x}.out_proj": "attn_output" for x in ("attn", "mixer")},
+    "norm1": "attn_output_norm",
+    "norm2": "layer_output_norm",
+    "mlp.fc1": "ffn_up",
+    "mlp.fc11": "ffn_up",
+    "mlp.fc12": "ffn_gate",
+    "mlp.fc2": "ffn_down",
+}
 _GEMMA: Final = ("gelu",)  # its first configurations say so and mean the tanh, as transformers knows
 
 TYPES: Final[Mapping[str, HfType]] = {
@@ -80,13 +100,32 @@ TYPES: Final[Mapping[str, HfType]] = {
         },
         partial=0.5,
     ),
+    "bert": HfType(architecture="bert", names=_BERT),
+    "roberta": HfType(architecture="bert", names=_BERT, offset=2),
+    "xlm-roberta": HfType(architecture="bert", names=_BERT, offset=2),
+    "nomic_bert": HfType(architecture="nomic-bert", names=_AFTER),
+    "jina_embeddings_v3": HfType(architecture="jina-bert-v3", names=_AFTER),
+    "modernbert": HfType(
+        architecture="modern-bert",
+        names={"attn.Wqkv": "attn_qkv", "attn.Wo": "attn_output", "mlp_norm": "ffn_norm", "attn_norm": "attn_norm"}
+        | {"mlp.Wi": "ffn_up", "mlp.Wo": "ffn_down"},
+    ),
+    "eurobert": HfType(architecture="eurobert"),
 }
 
 MODEL_NAMES: Final[Renames] = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "model.final_layernorm": "output_norm",
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "final_layernorm": "output_norm",
     "lm_head": "output",
+    "embeddings.word_embeddings": "token_embd",
+    "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types",
+    "embeddings.LayerNorm": "token_embd_norm",
+    "emb_ln": "token_embd_norm",
+    "embeddings.tok_embeddings": "token_embd",
+    "embeddings.norm": "token_embd_norm",
+    "final_norm": "output_norm",
 }
 LAYER_NAMES: Final[Renames] = {
     "input_layernorm": "attn_norm",
@@ -149,6 +188,9 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """By the key of a GGUF file, behind the architecture's name, the settings that may have it."""
 
+ENCODER_HEADS: Final = r"(?:\w+\.)?pooler\..*|.*\.position_ids|cls\..*|head\..*|decoder\..*|lm_head\..*|classifier\..*"
+"""Weights of encoders that no embedding is made with."""
+
 HARMLESS: Final = frozenset(
     {
         *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "name"),
@@ -158,6 +200,11 @@ HARMLESS: Final = frozenset(
         *("is_decoder", "is_encoder_decoder", "return_dict", "output_hidden_states", "output_attentions"),
         *("chunk_size_feed_forward", "problem_type", "id2label", "label2id", "task_specific_params", "tf_legacy_loss"),
         *("router_aux_loss_coef", "router_jitter_noise", "output_router_logits", "vocab_size", "max_window_layers"),
+        *("local_attention", "global_attn_every_n_layers", "local_rope_theta", "global_rope_theta", "type_vocab_size"),
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "mlp_dropout", "norm_bias", "decoder_bias"),
+        *("classifier_dropout", "classifier_pooling", "classifier_bias", "classifier_activation", "num_labels"),
+        *("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad", "sparse_pred_ignore_index"),
+        *("sparse_prediction", "initializer_cutoff_factor", "gradient_checkpointing", "adapters", "finetuning_task"),
         *("use_sliding_window", "sliding_window", "layer_types", "sliding_window_pattern", "_sliding_window_pattern"),
         *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rope_local_base_freq"),
         *("original_max_position_embeddings", "tie_word_embeddings", "hidden_act", "hidden_activation", "cache"),

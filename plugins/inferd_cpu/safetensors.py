@@ -14,15 +14,16 @@ from typing import Any, Final
 
 from inferd.plugin import LoadError
 from inferd_cpu.gguf import MAX_DIMENSIONS, Tensor, map_file
-from inferd_cpu.quants import FORMATS
+from inferd_cpu.quants import FORMATS, Format
 
 KINDS: Final = {"F32": FORMATS[0], "F16": FORMATS[1], "BF16": FORMATS[30]}
+OTHERS: Final = {"F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes: of what is no weight
 MAX_HEADER_BYTES: Final = 100_000_000  # as the library of that name has it
 _LENGTH: Final = struct.Struct("<Q")
 
 
 def read_safetensors(path: Path, part: int) -> tuple[mmap.mmap, dict[str, Tensor]]:
-    """The bytes of a file, and its tensors, which get the number of the file.
+    """The bytes of a file, and its tensors, which get the number of the file; some may be of `OTHERS`.
 
     Raises:
         LoadError: The file cannot be read, contradicts itself, or has numbers of another kind.
@@ -67,7 +68,7 @@ def _read_tensor(path: Path, name: str, given: Any, *, start: int, part: int) ->
     kind: Any = given.get("dtype")
     shape: Any = given.get("shape")
     extent: Any = given.get("data_offsets")
-    form = KINDS.get(kind) if isinstance(kind, str) else None
+    form = _find_format(kind) if isinstance(kind, str) else None
     if form is None:
         raise LoadError(f"{where} is of {kind!r}; supported are {', '.join(KINDS)}: save the model in one of these")
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
@@ -76,6 +77,10 @@ def _read_tensor(path: Path, name: str, given: Any, *, start: int, part: int) ->
     if not _are_sizes(extent) or len(extent) != 2 or extent[1] - extent[0] != wanted:  # noqa: PLR2004 - both ends
         raise LoadError(f"{where} lies at {extent!r}; its {prod(shape)} numbers of {kind} take {wanted} bytes")
     return Tensor(name=name, shape=tuple(shape), format=form, offset=start + extent[0], part=part)
+
+
+def _find_format(kind: str) -> Format | None:
+    return Format(kind, 1, OTHERS[kind], KINDS["F32"].decode) if kind in OTHERS else KINDS.get(kind)
 
 
 def _are_sizes(value: Any) -> bool:

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from inferd.plugin import (
     EmbeddingDefaults,
     LoadRequest,
+    Pooling,
     SamplingDefaults,
+    UnsupportedModelError,
     Vocabulary,
     read_gguf_embedding,
     read_gguf_sampling,
@@ -69,8 +72,17 @@ def _read_folder(request: LoadRequest) -> Source:
         config.vocabulary_size,
         Inventory(folder, architecture, vocabulary_size=config.vocabulary_size),
         read_hf_sampling(str(path / GENERATION), generation),
-        read_hf_pooling(path),
+        _read_pooling(path, architecture),
     )
+
+
+def _read_pooling(path: Path, architecture: Architecture) -> EmbeddingDefaults:
+    """As sentence-transformers says it; of an encoder that it does not know the mean of all tokens."""
+    if more := next(path.glob("*_Dense"), None):
+        raise UnsupportedModelError(f"{more}: a layer behind the pooling is not supported and changes results")
+    if architecture.family.encodes and not (path / "1_Pooling").is_dir():
+        return EmbeddingDefaults(pooling=Pooling.MEAN)
+    return read_hf_pooling(path)
 
 
 def _read_file(request: LoadRequest) -> Source:
