@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.core.task import Pooling
 from inferd.engine.tokenizer import Tokenizer
 from inferd.plugin import LoadedModel, LoadError, LoadRequest, UnsupportedModelError
-from inferd.plugin.backend import read_settings
+from inferd.plugin.backend import Pooling, read_settings
 from inferd.testing.batches import Part, make_batch
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.families import FAMILIES
