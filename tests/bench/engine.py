@@ -9,7 +9,7 @@ from pathlib import Path
 from limits import Figure
 from workload import CASES, WARM, Case
 
-from inferd.engine.submission import Submission
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import TokenInput
 from inferd.sampling import Sampling
 
@@ -33,9 +33,9 @@ class Runner:
 
     def __init__(self, weights: Path) -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
-        from inferd.engine.limits import EngineLimits  # noqa: PLC0415 - numpy must see the environment
-        from inferd.engine.loop import Loop  # noqa: PLC0415 - as above
-        from inferd.engine.output import StepOutput  # noqa: PLC0415 - as above
+        from inferd.engine.token.limits import EngineLimits  # noqa: PLC0415 - numpy must see the environment
+        from inferd.engine.token.loop import Loop  # noqa: PLC0415 - as above
+        from inferd.engine.token.output import StepOutput  # noqa: PLC0415 - as above
         from inferd.plugin import LoadRequest  # noqa: PLC0415 - as above
         from inferd.plugin.backend import read_settings  # noqa: PLC0415 - as above
         from inferd_cpu.backend import CpuBackend  # noqa: PLC0415 - as above

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from limits import Figure
 
-from inferd.engine.limits import EngineLimits
-from inferd.engine.loop import Loop
-from inferd.engine.output import StepOutput
-from inferd.engine.submission import Submission
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.output import StepOutput
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import TokenInput
 from inferd.plugin import LoadRequest, StepResult, TokenBatch, TokenSession
 from inferd.sampling import Sampling

@@ -79,7 +79,7 @@ def figures(weights: Path, *, only: str, tokens: int = TOKENS) -> Iterator[Figur
 
 def encode(weights: Path, text: str) -> list[int]:
     """The text's token ids."""
-    from inferd.engine.tokenizer import Tokenizer  # noqa: PLC0415 - as above
+    from inferd.engine.text.tokenizer import Tokenizer  # noqa: PLC0415 - as above
     from inferd_cpu.gguf import GgufFile  # noqa: PLC0415 - as above
     from inferd_cpu.vocabulary import read_vocabulary  # noqa: PLC0415 - as above
 

@@ -12,10 +12,10 @@ from shared_cells import fake_cells
 
 from inferd.core.priority import Priority
 from inferd.core.task import FinishReason
-from inferd.engine.limits import EngineLimits
-from inferd.engine.loop import Loop
-from inferd.engine.places import NO_BLOCK
-from inferd.engine.submission import NO_SHARE, Continuation, SampleSoFar, Share, Submission
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.places import NO_BLOCK
+from inferd.engine.token.submission import NO_SHARE, Continuation, SampleSoFar, Share, Submission
 from inferd.engine.work import TokenInput
 from inferd.plugin import LoadRequest, least_window_blocks
 from inferd.sampling import Sampling
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.core.task_events import Logprobs, PromptOutput
-    from inferd.engine.output import Ended, StepOutput
-    from inferd.engine.places import Places
-    from inferd.engine.step import Step
+    from inferd.engine.token.output import Ended, StepOutput
+    from inferd.engine.token.places import Places
+    from inferd.engine.token.step import Step
     from inferd.engine.work import Embedding
     from inferd.plugin import LoadedModel
 

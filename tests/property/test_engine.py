@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from inferd.core.priority import Priority
 from inferd.core.task_events import PromptOutput
-from inferd.engine.limits import EngineLimits, GrammarLimits
-from inferd.engine.submission import Share
+from inferd.engine.token.limits import EngineLimits, GrammarLimits
+from inferd.engine.token.submission import Share
 from inferd.engine.work import Embedding
 from inferd.errors import LeaseEndedError
 from inferd.plugin import LoadedModel, LoadRequest, least_window_blocks

@@ -18,7 +18,7 @@ from beats import Engine, Task, greedy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferd.engine.limits import EngineLimits
+from inferd.engine.token.limits import EngineLimits
 from inferd.plugin import LoadedModel, LoadRequest
 from inferd.plugin.backend import read_settings
 from inferd.sampling import Sampling

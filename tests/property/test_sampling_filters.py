@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferd.engine.philox import uniform
-from inferd.engine.rules import Rules
-from inferd.engine.sampler import NOTHING_LEFT, Sampler
+from inferd.engine.token.philox import uniform
+from inferd.engine.token.rules import Rules
+from inferd.engine.token.sampler import NOTHING_LEFT, Sampler
 from inferd.sampling import Sampling
 
 MARGIN = 1e-5  # of a probability: closer to an edge than this, rounding to float32 may decide

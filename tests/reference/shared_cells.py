@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from inferd.engine.cells.cell import Cells
-from inferd.engine.limits import CELL_MEMORY_BYTES
+from inferd.engine.token.limits import CELL_MEMORY_BYTES
 from inferd.plugin import Vocabulary
 from inferd.testing.fake import VOCABULARY
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from shared_cells import fake_cells
 
-from inferd.engine.template import ChatTemplate
+from inferd.engine.text.template import ChatTemplate
 from inferd.engine.work import ChatInput
 
 

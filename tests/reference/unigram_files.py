@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.tokenizer import Tokenizer
 from inferd.plugin import Vocabulary
 from inferd_cpu.metadata import Kind, Metadata, Value
 from inferd_cpu.vocabulary import read_vocabulary

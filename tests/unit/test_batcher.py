@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from inferd.engine.batcher import Batcher
-from inferd.engine.detokenizer import Detokenizer
-from inferd.engine.limits import Bounds, EngineLimits
-from inferd.engine.places import NO_BLOCK
-from inferd.engine.sampler import Sampler
-from inferd.engine.sequence import Sequence
-from inferd.engine.step import Step
+from inferd.engine.text.detokenizer import Detokenizer
+from inferd.engine.token.batcher import Batcher
+from inferd.engine.token.limits import Bounds, EngineLimits
+from inferd.engine.token.places import NO_BLOCK
+from inferd.engine.token.sampler import Sampler
+from inferd.engine.token.sequence import Sequence
+from inferd.engine.token.step import Step
 from inferd.plugin import TokenBatch, TokenLimits
 from inferd.sampling import Sampling
 

@@ -4,15 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.engine.batcher import Batcher
-from inferd.engine.detokenizer import Detokenizer
-from inferd.engine.drafts import Drafter
-from inferd.engine.limits import Bounds
-from inferd.engine.prefix import PrefixChain
-from inferd.engine.sampler import Sampler
-from inferd.engine.samples import Samples
-from inferd.engine.sequence import WAITING, Sequence
-from inferd.engine.step import Step
+from inferd.engine.text.detokenizer import Detokenizer
+from inferd.engine.token.batcher import Batcher
+from inferd.engine.token.drafts import Drafter
+from inferd.engine.token.limits import Bounds
+from inferd.engine.token.prefix import PrefixChain
+from inferd.engine.token.sampler import Sampler
+from inferd.engine.token.samples import Samples
+from inferd.engine.token.sequence import WAITING, Sequence
+from inferd.engine.token.step import Step
 from inferd.plugin import TokenBatch
 from inferd.sampling import Sampling
 

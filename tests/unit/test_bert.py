@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.engine.limits import EngineLimits
-from inferd.engine.loop import Loop
-from inferd.engine.output import Ended, StepOutput
-from inferd.engine.submission import Submission
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.output import Ended, StepOutput
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import Embedding, TextInput
 from inferd.errors import UnsupportedInputError
 from inferd.plugin import LoadedModel, LoadError, LoadRequest

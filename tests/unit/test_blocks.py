@@ -1,6 +1,6 @@
 import pytest
 
-from inferd.engine.blocks import BlockPool
+from inferd.engine.token.blocks import BlockPool
 
 
 def test_released_blocks_come_back() -> None:

@@ -14,9 +14,9 @@ from shared_cells import cells_of
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from inferd.engine.detokenizer import Detokenizer
-from inferd.engine.intake import Intake
-from inferd.engine.limits import Bounds, EngineLimits
+from inferd.engine.text.detokenizer import Detokenizer
+from inferd.engine.token.intake import Intake
+from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import InvalidFieldError
 from inferd.plugin import TokenKind, TokenLimits, Vocabulary

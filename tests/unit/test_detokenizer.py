@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from inferd.engine.detokenizer import Detokenizer, Piece
+from inferd.engine.text.detokenizer import Detokenizer, Piece
 
 
 def push_all(pieces: list[Piece]) -> list[str]:

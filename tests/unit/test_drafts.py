@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from inferd.engine.drafts import Drafter
+from inferd.engine.token.drafts import Drafter
 
 MOST = 8
 

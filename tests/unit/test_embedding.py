@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from inferd.core.task import FinishReason
-from inferd.engine.embedding import PromptPool
-from inferd.engine.limits import EngineLimits
-from inferd.engine.loop import Loop
-from inferd.engine.submission import Submission
+from inferd.engine.token.embedding import PromptPool
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import Embedding, TokenInput
 from inferd.errors import BackendFailedError, UnsupportedInputError
 from inferd.plugin import LoadRequest, StepResult, TokenBatch
@@ -19,7 +19,7 @@ from inferd.testing.fake import FakeBackend
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
-    from inferd.engine.output import Ended, StepOutput
+    from inferd.engine.token.output import Ended, StepOutput
 
 DEADLINE_S = 60.0
 LAST = Embedding(pooling=Pooling.LAST, normalize=False)

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from inferd.core.ids import Tenant
-from inferd.engine.gate import MOST_PASSED, Gate, Standing, Ticket
-from inferd.engine.submission import Share
+from inferd.engine.token.gate import MOST_PASSED, Gate, Standing, Ticket
+from inferd.engine.token.submission import Share
 
 
 def ticket(tenant: str, priority: int = 2, weight: float = 1.0) -> Ticket:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny_models
 
-from inferd.engine.detokenizer import decode
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.detokenizer import decode
+from inferd.engine.text.tokenizer import Tokenizer
 from inferd.plugin import LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute

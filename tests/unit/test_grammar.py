@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from inferd.core.task import FinishReason
-from inferd.engine import grammar as grammar_module
+from inferd.engine.token import grammar as grammar_module
 from inferd.engine.cells.cell import Cells
-from inferd.engine.grammar import Following, Grammars
-from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
-from inferd.engine.loop import Loop
-from inferd.engine.room import Constraint, Room
-from inferd.engine.submission import Submission
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.grammar import Following, Grammars
+from inferd.engine.token.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.room import Constraint, Room
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, UnsupportedInputError
 from inferd.plugin import LoadRequest, Vocabulary
@@ -29,7 +29,7 @@ from inferd.testing.fake_session import END
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.output import StepOutput
 
 SIZE = 260
 ALL = 0xFFFFFFFF
@@ -86,7 +86,7 @@ class Follower:
     def __init__(self, cells: Cells, *, ends: Collection[int] = VOCABULARY.eos_ids, size: int = SIZE) -> None:
         self.grammars = Grammars(cells, ends=ends, vocabulary_size=size, limits=PATIENT)
         self.following = Following(rows=4, vocabulary_size=size, wait_s=DEADLINE_S)
-        self.following.settle = unexpected
+        self.following.hear_out = unexpected
 
     def open(self, grammar: Grammar, *, ignore_ends: bool = False) -> Constraint:
         found: queue.SimpleQueue[list[Constraint] | InferdError] = queue.SimpleQueue()

@@ -15,9 +15,9 @@ import pytest
 
 from inferd.core.task import FinishReason
 from inferd.engine.cells.cell import CellError, Cells
-from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
-from inferd.engine.loop import Loop
-from inferd.engine.submission import Submission
+from inferd.engine.token.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import TextInput
 from inferd.errors import BackendFailedError, InferdError, InternalError, InvalidFieldError
 from inferd.plugin import LoadRequest
@@ -26,7 +26,7 @@ from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.output import StepOutput
 
 DEADLINE_S = 60.0
 MOST = 2

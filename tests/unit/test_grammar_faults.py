@@ -19,9 +19,9 @@ import pytest
 from inferd.core.task import FinishReason
 from inferd.engine.cells import follow
 from inferd.engine.cells.cell import Cells
-from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
-from inferd.engine.loop import Loop
-from inferd.engine.submission import Continuation, SampleSoFar, Submission
+from inferd.engine.token.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.submission import Continuation, SampleSoFar, Submission
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import BackendFailedError, InferdError, LimitExceededError
 from inferd.plugin import LoadRequest
@@ -30,7 +30,7 @@ from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.output import StepOutput
 
 DEADLINE_S = 60.0
 END = FinishReason.END_OF_TEXT

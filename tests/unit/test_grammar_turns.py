@@ -13,10 +13,10 @@ import pytest
 from inferd.core.ids import Tenant
 from inferd.core.task import FinishReason
 from inferd.engine.cells.cell import Cells
-from inferd.engine.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
-from inferd.engine.loop import Loop
-from inferd.engine.rooms import EACH
-from inferd.engine.submission import Share, Submission
+from inferd.engine.token.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.rooms import EACH
+from inferd.engine.token.submission import Share, Submission
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import InferdError
 from inferd.plugin import LoadRequest
@@ -25,7 +25,7 @@ from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.output import StepOutput
 
 DEADLINE_S = 60.0
 END = FinishReason.END_OF_TEXT

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.tokenizer import Tokenizer
 from inferd.plugin import LoadedModel, LoadError, LoadRequest, UnsupportedModelError
 from inferd.plugin.backend import Pooling, read_settings
 from inferd.testing.batches import Part, make_batch

@@ -1,7 +1,7 @@
 import pytest
 
-from inferd.engine import holds
-from inferd.engine.holds import Hold, Holds
+from inferd.engine.token import holds
+from inferd.engine.token.holds import Hold, Holds
 from inferd.errors import LeaseEndedError
 
 

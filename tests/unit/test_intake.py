@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 from shared_cells import fake_cells
 
-from inferd.engine.intake import Intake
-from inferd.engine.limits import Bounds, EngineLimits
-from inferd.engine.sequence import Sequence
+from inferd.engine.token.intake import Intake
+from inferd.engine.token.limits import Bounds, EngineLimits
+from inferd.engine.token.sequence import Sequence
 from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
 from inferd.errors import (
     ChatTemplateError,

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from inferd.core.task_events import Logprobs
-from inferd.engine.logprobs import join, measure
-from inferd.engine.sampler import Sampler
-from inferd.engine.scores import PromptScores
+from inferd.engine.token.logprobs import join, measure
+from inferd.engine.token.sampler import Sampler
+from inferd.engine.token.scores import PromptScores
 from inferd.sampling import Sampling
 
 

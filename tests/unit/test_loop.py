@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from inferd.core.task import FinishReason, Usage
-from inferd.engine.limits import EngineLimits
-from inferd.engine.loop import Loop
-from inferd.engine.output import Ended, StepOutput
-from inferd.engine.step import Step
-from inferd.engine.submission import Submission
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.output import Ended, StepOutput
+from inferd.engine.token.step import Step
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import ChatInput, Message, TextInput, TokenInput
 from inferd.errors import BackendFailedError, InternalError, PromptTooLongError
 from inferd.plugin import LoadRequest, StepResult, TokenBatch

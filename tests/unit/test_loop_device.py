@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from beats import Engine, Task, greedy, make_engine
 
-from inferd.engine.limits import EngineLimits
+from inferd.engine.token.limits import EngineLimits
 from inferd.plugin import StepResult, TokenBatch
 from inferd.sampling import Sampling
 

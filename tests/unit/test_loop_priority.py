@@ -9,8 +9,8 @@ from beats import Engine, Task, greedy, make_engine
 
 from inferd.core.ids import Tenant
 from inferd.core.priority import Priority
-from inferd.engine.limits import EngineLimits
-from inferd.engine.submission import Share
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.submission import Share
 from inferd.sampling import Sampling
 
 LOW, NORMAL, HIGH = Priority

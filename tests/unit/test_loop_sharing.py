@@ -10,14 +10,14 @@ import pytest
 from beats import Engine, Task, greedy, make_engine
 
 from inferd.core.task import FinishReason, Usage
-from inferd.engine import loop
-from inferd.engine.limits import EngineLimits
+from inferd.engine.token import loop
+from inferd.engine.token.limits import EngineLimits
 from inferd.errors import BackendFailedError
 from inferd.plugin import StepResult, TokenBatch
 from inferd.sampling import Sampling, derive
 
 if TYPE_CHECKING:
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.output import StepOutput
 
 WORDS = tuple(97 + n % 23 for n in range(1024))
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from inferd.engine import control
-from inferd.engine.control import ControlTokens, Prompt, marks
-from inferd.engine.rendering import Renderer, TemplateTexts
-from inferd.engine.sandbox import make_environment
+from inferd.engine.text import control
+from inferd.engine.text.control import ControlTokens, Prompt, marks
+from inferd.engine.text.rendering import Renderer, TemplateTexts
+from inferd.engine.text.sandbox import make_environment
 from inferd.engine.work import ChatInput, Message
 
 TEXTS = {

@@ -16,7 +16,7 @@ import pytest
 import tiny_models as tiny
 from native_models import find_missing, load, part, write
 
-from inferd.engine.sampler import Sampler
+from inferd.engine.token.sampler import Sampler
 from inferd.plugin import TokenSession
 from inferd.testing.batches import make_batch
 from inferd_cpu.architecture import read_architecture

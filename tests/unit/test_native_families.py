@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.engine.sampler import Sampler
+from inferd.engine.token.sampler import Sampler
 from inferd.plugin import LoadError, LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.sampling import Sampling

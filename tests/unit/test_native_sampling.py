@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.engine.sampler import BAD_ROW, Sampler
+from inferd.engine.token.sampler import BAD_ROW, Sampler
 from inferd.sampling import Sampling
 from inferd_cpu.native import Native
 

@@ -11,7 +11,7 @@ import tiny_models as tiny
 from native_models import BLOCKS, find_missing, load, part, run_alone, set_widths, write
 from rounded_network import RoundedNetwork, Rounding
 
-from inferd.engine.sampler import Sampler
+from inferd.engine.token.sampler import Sampler
 from inferd.plugin import TokenSession
 from inferd.sampling import Sampling
 from inferd.testing.batches import compute, make_batch

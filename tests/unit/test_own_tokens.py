@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_templates import reference
 
-from inferd.engine.control import ControlTokens, Prompt
-from inferd.engine.own import kind, trace
-from inferd.engine.rendering import Renderer, TemplateTexts
-from inferd.engine.sandbox import make_environment
+from inferd.engine.text.control import ControlTokens, Prompt
+from inferd.engine.text.own import kind, trace
+from inferd.engine.text.rendering import Renderer, TemplateTexts
+from inferd.engine.text.sandbox import make_environment
 from inferd.engine.work import ChatInput, Message
 
 TOKENS = {

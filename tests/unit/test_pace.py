@@ -1,6 +1,6 @@
 import pytest
 
-from inferd.engine.pace import Pace
+from inferd.engine.token.pace import Pace
 
 
 def added_s(pace: Pace, *, prompt_s: float) -> float:

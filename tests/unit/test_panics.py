@@ -12,12 +12,12 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
 from inferd.core.task import FinishReason
-from inferd.engine.intake import Intake
-from inferd.engine.limits import Bounds, EngineLimits
-from inferd.engine.loop import Loop
-from inferd.engine.quickness import LINEAR_BYTES
-from inferd.engine.submission import Submission
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.quickness import LINEAR_BYTES
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.intake import Intake
+from inferd.engine.token.limits import Bounds, EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import TextInput
 from inferd.errors import BackendFailedError, InternalError, ModelLoadError, is_failure
 from inferd.plugin import LoadRequest, TokenLimits, Vocabulary
@@ -29,7 +29,7 @@ from inferd.worker.frames import answer_frame
 from inferd_api.worker.v1 import task_pb2
 
 if TYPE_CHECKING:
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.output import StepOutput
 
 DEADLINE_S = 60.0
 LIMITS = TokenLimits(

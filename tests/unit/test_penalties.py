@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.engine.logprobs import measure
-from inferd.engine.penalties import Penalties, penalize
-from inferd.engine.rules import RuledRow, Rules, change
-from inferd.engine.sampler import Sampler
+from inferd.engine.token.logprobs import measure
+from inferd.engine.token.penalties import Penalties, penalize
+from inferd.engine.token.rules import RuledRow, Rules, change
+from inferd.engine.token.sampler import Sampler
 from inferd.sampling import Sampling
 
 CASES = json.loads((Path(__file__).parents[1] / "reference" / "sampling.json").read_text(encoding="utf-8"))["cases"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from inferd.engine.philox import philox, uniform
+from inferd.engine.token.philox import philox, uniform
 
 # From the file kat_vectors of Random123, by the authors of the paper: counter, key, result.
 PUBLISHED = [

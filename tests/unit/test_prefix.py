@@ -1,6 +1,6 @@
 import numpy as np
 
-from inferd.engine.prefix import PrefixChain
+from inferd.engine.token.prefix import PrefixChain
 
 TOKENS = np.arange(12, dtype=np.int32)
 

@@ -10,11 +10,11 @@ from shared_cells import cells_of
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from inferd.engine.intake import Intake
-from inferd.engine.limits import Bounds, EngineLimits
-from inferd.engine.quickness import LINEAR_BYTES, SLOW_BYTES
-from inferd.engine.splitting import QWEN2, RULES, SUPERBPE
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.quickness import LINEAR_BYTES, SLOW_BYTES
+from inferd.engine.text.splitting import QWEN2, RULES, SUPERBPE
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.intake import Intake
+from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.work import ChatInput, Message, TextInput, TokenInput
 from inferd.errors import LimitExceededError
 from inferd.plugin import TokenLimits, Vocabulary

@@ -14,10 +14,10 @@ from shared_cells import fake_cells
 from inferd.core.ids import Tenant
 from inferd.core.task import FinishReason
 from inferd.engine.cells.pool import Pool
-from inferd.engine.limits import EngineLimits
-from inferd.engine.loop import Loop
-from inferd.engine.reception import AT_ONCE, EACH
-from inferd.engine.submission import Share, Submission
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.reception import AT_ONCE, EACH
+from inferd.engine.token.submission import Share, Submission
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import ChatTemplateError, InferdError
 from inferd.plugin import LoadRequest
@@ -26,7 +26,7 @@ from inferd.testing.fake import VOCABULARY, FakeBackend
 from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.output import StepOutput
 
 DEADLINE_S = 60.0
 HANGS = (
@@ -48,7 +48,7 @@ class Running:
             return cell
 
         monkeypatch.setattr(Pool, "_take", note)
-        monkeypatch.setattr("inferd.engine.reception.PATIENCE_S", 0.0)
+        monkeypatch.setattr("inferd.engine.token.reception.PATIENCE_S", 0.0)
         request = LoadRequest(path=write_fake_model(folder), device="fake:0", capacity_bytes=1 << 30)
         model = FakeBackend().load(request, lambda _: None)
         model = replace(model, vocabulary=replace(VOCABULARY, chat_template=HANGS))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inferd.engine.philox import uniform
-from inferd.engine.rules import Rules
-from inferd.engine.sampler import BAD_ROW, NOTHING_LEFT, Sampler, _find
+from inferd.engine.token.philox import uniform
+from inferd.engine.token.rules import Rules
+from inferd.engine.token.sampler import BAD_ROW, NOTHING_LEFT, Sampler, _find
 from inferd.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from inferd.core.task import FinishReason, Usage
-from inferd.engine.detokenizer import Detokenizer, Piece
-from inferd.engine.sequence import Sequence
+from inferd.engine.text.detokenizer import Detokenizer, Piece
+from inferd.engine.token.sequence import Sequence
 from inferd.sampling import Sampling
 
 END = 9

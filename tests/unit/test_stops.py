@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from inferd.engine.stops import StopFinder
+from inferd.engine.text.stops import StopFinder
 
 
 def push_all(stops: list[str], parts: list[str]) -> tuple[list[str], bool]:

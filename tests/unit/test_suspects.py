@@ -5,7 +5,7 @@ from pathlib import Path
 
 from beats import Engine, Task, greedy, make_engine
 
-from inferd.engine.limits import EngineLimits
+from inferd.engine.token.limits import EngineLimits
 from inferd.engine.work import Embedding
 from inferd.plugin.backend import Pooling
 from inferd.sampling import Sampling

@@ -3,8 +3,8 @@ import json
 import pytest
 from shared_cells import fake_cells, make_cells
 
-from inferd.engine.rendering import MAX_CHARACTERS
-from inferd.engine.template import ChatTemplate
+from inferd.engine.text.rendering import MAX_CHARACTERS
+from inferd.engine.text.template import ChatTemplate
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import ChatTemplateError, InvalidFieldError
 from inferd.testing.fake import VOCABULARY

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 from shared_cells import cells_of, fake_cells
 
-from inferd.engine.detokenizer import Detokenizer, decode
-from inferd.engine.intake import Intake
-from inferd.engine.limits import Bounds, EngineLimits
-from inferd.engine.loop import Loop
-from inferd.engine.quickness import LINEAR_BYTES
-from inferd.engine.reception import AT_ONCE
-from inferd.engine.submission import Submission
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.detokenizer import Detokenizer, decode
+from inferd.engine.text.quickness import LINEAR_BYTES
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.intake import Intake
+from inferd.engine.token.limits import Bounds, EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.reception import AT_ONCE
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import ChatInput, Message, TextInput
 from inferd.errors import ChatTemplateError, InferdError, LimitExceededError, PromptTooLongError
 from inferd.plugin import LoadRequest, TokenLimits, Vocabulary
@@ -29,7 +29,7 @@ from inferd.testing.kernel import write_fake_model
 
 if TYPE_CHECKING:
     from inferd.core.task import FinishReason
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.output import StepOutput
 
 DEADLINE_S = 60.0
 LONG = "aé " * 4 * LINEAR_BYTES

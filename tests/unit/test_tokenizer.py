@@ -10,10 +10,10 @@ from shared_cells import fake_cells
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
-from inferd.engine.detokenizer import Detokenizer
-from inferd.engine.splitting import RULES, splitter
-from inferd.engine.template import ChatTemplate
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.detokenizer import Detokenizer
+from inferd.engine.text.splitting import RULES, splitter
+from inferd.engine.text.template import ChatTemplate
+from inferd.engine.text.tokenizer import Tokenizer
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import ModelLoadError
 from inferd.plugin import Vocabulary

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd
 import tiny_networks as tiny
 import torch
 
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.tokenizer import Tokenizer
 from inferd.plugin import LoadedModel, LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute

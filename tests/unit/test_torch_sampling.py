@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from inferd.engine.sampler import BAD_ROW, Sampler
+from inferd.engine.token.sampler import BAD_ROW, Sampler
 from inferd.sampling import Sampling
 
 torch = pytest.importorskip("torch", reason="torch is not installed: it comes with the extra `torch`")

@@ -10,9 +10,9 @@ from beats import Engine, greedy, make_engine
 
 from inferd.core.ids import Tenant
 from inferd.core.priority import Priority
-from inferd.engine.limits import EngineLimits
-from inferd.engine.submission import Share
-from inferd.engine.turns import MOST_PASSED
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.submission import Share
+from inferd.engine.token.turns import MOST_PASSED
 
 STEP = 64  # tokens
 LONG = 1500

@@ -9,8 +9,8 @@ import pytest
 import unigram_files
 from unigram_files import check, read
 
-from inferd.engine.detokenizer import decode
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.detokenizer import decode
+from inferd.engine.text.tokenizer import Tokenizer
 from inferd.plugin import LoadError
 from inferd_cpu.metadata import Kind, Value
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from inferd.core import virtual_time
 from inferd.core.ids import Tenant
-from inferd.core.virtual_time import VirtualTime
+from inferd.engine.token import virtual_time
+from inferd.engine.token.virtual_time import VirtualTime
 
 FLOOD, QUIET = Tenant("flood"), Tenant("quiet")
 

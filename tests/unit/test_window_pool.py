@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.engine.limits import Bounds, EngineLimits
+from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.plugin import LoadRequest, TokenLimits, TokenSession, least_window_blocks
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute, make_batch

@@ -9,9 +9,9 @@ from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import FinishReason, TaskSpec, Usage
 from inferd.core.task_events import Logprobs, PromptOutput
-from inferd.engine.limits import EngineLimits, GrammarLimits
-from inferd.engine.output import Ended, PrefillProgress, SampleEnd, StepOutput
-from inferd.engine.submission import Submission
+from inferd.engine.token.limits import EngineLimits, GrammarLimits
+from inferd.engine.token.output import Ended, PrefillProgress, SampleEnd, StepOutput
+from inferd.engine.token.submission import Submission
 from inferd.engine.work import ChatInput, Embedding, Message, TextInput, TokenInput
 from inferd.errors import InvalidFieldError, PromptTooLongError
 from inferd.plugin import LoadRequest

@@ -157,7 +157,7 @@ class AsyncFollower:
         try:
             async for response in call:
                 spoke = True
-                self._take(response)
+                self._receive(response)
         except grpc.RpcError as error:
             return spoke, from_rpc(error, self._address)
         finally:
@@ -174,7 +174,7 @@ class AsyncFollower:
             if self._closed:
                 return
 
-    def _take(self, response: RunTasksResponse) -> None:
+    def _receive(self, response: RunTasksResponse) -> None:
         for update in response.updates:
             followed = self._orders.find(update)
             if followed is not None:
@@ -288,7 +288,7 @@ class Follower:
         try:
             for response in call:
                 spoke = True
-                self._take(response)
+                self._receive(response)
         except grpc.RpcError as error:
             return spoke, from_rpc(error, self._address)
         finally:
@@ -296,7 +296,7 @@ class Follower:
             call.cancel()
         return spoke, KernelUnreachableError(f"{self._address} ended the call")
 
-    def _take(self, response: RunTasksResponse) -> None:
+    def _receive(self, response: RunTasksResponse) -> None:
         with self._lock:
             for update in response.updates:
                 followed = self._orders.find(update)

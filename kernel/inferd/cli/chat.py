@@ -60,12 +60,12 @@ class Chat:
                 continue
             self._remember(message)
             try:
-                self._take(message)
+                self._read_line(message)
             except Leave:
                 return
         self.output.text("")
 
-    def _take(self, message: str) -> None:
+    def _read_line(self, message: str) -> None:
         """Do what a command says, or ask; what goes wrong does not end the conversation."""
         try:
             command = find(message)

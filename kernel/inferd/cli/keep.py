@@ -86,7 +86,7 @@ class Keeping:
                 pauses_s.append(PAUSE_S)
                 continue
             self._failing = False
-            pauses_s += [self._take(renewal, sent, once=once) for renewal in renewals]
+            pauses_s += [self._note(renewal, sent, once=once) for renewal in renewals]
         self.pause_s = max(SHORTEST_PAUSE_S, min(pauses_s, default=0.0))
 
     def _patience_s(self, chunk: Sequence[str]) -> float | None:
@@ -94,7 +94,7 @@ class Keeping:
         sure = [until for name in chunk if (until := self.left[name]) is not None]
         return max(PAUSE_S, (min(sure) - time.monotonic()) / RENEWALS) if sure else None
 
-    def _take(self, renewal: LeaseRenewal, sent: float, *, once: bool) -> float:
+    def _note(self, renewal: LeaseRenewal, sent: float, *, once: bool) -> float:
         """Take the answer about a lease and tell it; how long until it is to be kept alive again."""
         if self._output.json:
             self._output.line(plain(renewal))

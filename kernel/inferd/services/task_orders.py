@@ -72,18 +72,18 @@ class TaskOrders:
     async def _read(self) -> None:
         async with self._tasks.cut_short():
             while (request := await self._call.read()) is not grpc.aio.EOF:
-                await self._take_all(request)
+                await self._obey_all(request)
                 del request  # before the wait for the next one: it may hold prompts
 
-    async def _take_all(self, request: ts.RunTasksRequest) -> None:
+    async def _obey_all(self, request: ts.RunTasksRequest) -> None:
         if len(request.orders) > MOST_ORDERS:
             message = f"orders has {len(request.orders)} entries; at most {MOST_ORDERS} in one message"
             raise InvalidFieldError(message, field="orders")
         for order in request.orders:
-            await self._take(order)
+            await self._obey(order)
             await asyncio.sleep(0)  # however much the orders of a message hold, others go on between them
 
-    async def _take(self, order: ts.TaskOrder) -> None:
+    async def _obey(self, order: ts.TaskOrder) -> None:
         kind, tag = order.WhichOneof("kind"), order.tag
         if kind == "cancel":
             self._open.cancel(tag)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inferd.engine.results import Results, check_array
+from inferd.engine.token.results import Results, check_array
 from inferd.plugin import TokenBatch
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from inferd.core.resources import HOST_DEVICE
-from inferd.engine.limits import Bounds, EngineLimits
-from inferd.engine.sampler import Sampler
-from inferd.engine.tokenizer import Tokenizer
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.limits import Bounds, EngineLimits
+from inferd.engine.token.sampler import Sampler
 from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
 from inferd.plugin.checks import check_backend, check_model, check_need, check_probe
 from inferd.plugin.session import TokenLimits

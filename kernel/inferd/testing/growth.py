@@ -84,7 +84,7 @@ def _grown(before: tuple[int, int]) -> int:
 
 def main() -> None:
     """Measure, load, and tell."""
-    importlib.import_module("inferd.engine.loop")  # what a worker has loaded before
+    importlib.import_module("inferd.engine.token.loop")  # what a worker has loaded before
     loader, text = sys.argv[1:]
     fields = json.loads(text)
     request = LoadRequest(**{**fields, "path": Path(fields["path"])})

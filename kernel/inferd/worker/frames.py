@@ -11,8 +11,8 @@ from inferd.core.ids import Tenant
 from inferd.core.resources import HOST_DEVICE, MemoryNeed
 from inferd.core.task import FinishReason
 from inferd.engine.cause import last_line
-from inferd.engine.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
-from inferd.engine.submission import Continuation, SampleSoFar, Share, Submission
+from inferd.engine.token.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
+from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
 from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
 from inferd.errors import InferdError, InternalError, LimitExceededError, is_failure
 from inferd.plugin import LoadRequest, Pooling
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from inferd.core.sampling_defaults import SamplingDefaults
     from inferd.core.task_events import Logprobs
     from inferd.core.vigil import Pulse
-    from inferd.engine.intake import Intake
-    from inferd.engine.output import Ended, StepOutput
+    from inferd.engine.token.intake import Intake
+    from inferd.engine.token.output import Ended, StepOutput
     from inferd.plugin.backend import SettingValue
     from inferd_api.v1.sampling_pb2 import Grammar as WireGrammar
     from inferd_api.v1.sampling_pb2 import SamplingParams

@@ -18,7 +18,7 @@ from inferd import __version__, logs
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
-from inferd.engine.loop import Loop
+from inferd.engine.token.loop import Loop
 from inferd.errors import ModelLoadError, is_failure
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
@@ -40,8 +40,8 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 if TYPE_CHECKING:
     import socket
 
-    from inferd.engine.intake import Intake
-    from inferd.engine.output import StepOutput
+    from inferd.engine.token.intake import Intake
+    from inferd.engine.token.output import StepOutput
     from inferd.plugin import Backend, LoadedModel, ModelDescription
 
 _PROGRESS_S: Final = 0.05  # least time between two reports of load progress

@@ -30,7 +30,7 @@ class Board:
         self._beats += 1
         _BOARD.pack_into(self._memory, 0, self._beats, number)
 
-    def rest(self) -> None:
+    def idle(self) -> None:
         """The cell is at nothing that could take long."""
         self.begin(-1)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from inferd.engine.control import Prompt
+from inferd.engine.text.control import Prompt
 from inferd.errors import InferdError
 
 if TYPE_CHECKING:
     from inferd.engine.cells.channel import Channel
-    from inferd.engine.tokenizer import Tokenizer
+    from inferd.engine.text.tokenizer import Tokenizer
 
 
 class Encoder:

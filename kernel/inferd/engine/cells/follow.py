@@ -63,7 +63,7 @@ class Follower:
             for (number, _, _), ended in zip(entries, complete, strict=True):
                 board.begin(number)
                 errors.append("" if ended else self._outputs[number].fill(rows + number * mask_bytes, mask_bytes))
-            board.rest()
+            board.idle()
             channel.send(errors)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from inferd.engine.rendering import Renderer, TemplateTexts
-from inferd.engine.sandbox import make_environment
+from inferd.engine.text.rendering import Renderer, TemplateTexts
+from inferd.engine.text.sandbox import make_environment
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import InferdError
 
 if TYPE_CHECKING:
     from inferd.engine.cells.channel import Channel
-    from inferd.engine.tokenizer import Tokenizer
+    from inferd.engine.text.tokenizer import Tokenizer
 
 
 class Scribe:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from llguidance import LLTokenizer
 
-    from inferd.engine.tokenizer import Tokenizer
+    from inferd.engine.text.tokenizer import Tokenizer
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -85,7 +85,7 @@ class Stem:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        from inferd.engine.tokenizer import Tokenizer  # noqa: PLC0415 - as above
+        from inferd.engine.text.tokenizer import Tokenizer  # noqa: PLC0415 - as above
 
         message, data = self._vocabulary
         return Tokenizer(unpack_vocabulary(message, data), size=message["size"])

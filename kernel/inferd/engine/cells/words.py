@@ -10,7 +10,7 @@ from llguidance import LLTokenizer, TokenizerWrapper
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inferd.engine.tokenizer import Tokenizer
+    from inferd.engine.text.tokenizer import Tokenizer
 
 _SPECIAL: Final = b"\xff"  # llguidance's mark in front of the name of a token that gives no text
 _LONGEST_WORD: Final = 64  # bytes

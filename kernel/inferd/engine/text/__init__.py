@@ -1,0 +1,1 @@
+"""Texts to tokens and back: tokenizers, chat templates, control tokens, stop strings."""

@@ -1,0 +1,185 @@
+"""From a task's input to a sequence: template, tokenizer, and the checks of what the model can take."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from inferd.engine.text.bad_words import encode_bad_words
+from inferd.engine.text.detokenizer import Detokenizer, decode
+from inferd.engine.text.texts import Texts
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.embedding import PromptPool
+from inferd.engine.token.rules import Rules
+from inferd.engine.token.sequence import Sequence
+from inferd.engine.work import TextInput, TokenInput
+from inferd.errors import InvalidFieldError, UnsupportedInputError
+from inferd.plugin.backend import EMBEDDING_DEFAULTS, EmbeddingDefaults
+from inferd.sampling import ONE_TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
+
+    from inferd.engine.cells.cell import Cells
+    from inferd.engine.leash import Leash
+    from inferd.engine.token.limits import Bounds, EngineLimits
+    from inferd.engine.work import Embedding, TaskInput
+    from inferd.plugin import Vocabulary
+    from inferd.sampling import Sampling
+
+_QUICK: Final = 4096  # characters
+
+
+class Intake:
+    """Makes sequences for one model. `accept` is slow for long texts: it is not called from the thread of the steps.
+
+    Args:
+        vocabulary: The model's.
+        bounds: What the session can do.
+        cells: Where what may be slow is done.
+        limits: How long that may take.
+        embedding: How the model wants embeddings to be made.
+
+    Raises:
+        ModelLoadError: No tokenizer can be built from the vocabulary.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        bounds: Bounds,
+        *,
+        cells: Cells,
+        limits: EngineLimits,
+        embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS,
+    ) -> None:
+        self._bounds = bounds
+        self._pooling = embedding.pooling
+        self._closing = vocabulary.eos_ids[:1] if embedding.add_eos and vocabulary.algorithm != "json" else ()
+        self._tokenizer = Tokenizer(vocabulary, size=bounds.vocabulary_size)
+        self._ends = frozenset(vocabulary.eos_ids)
+        self._texts = Texts(
+            vocabulary,
+            self._tokenizer,
+            cells=cells,
+            template_timeout_s=limits.template_timeout_s,
+            text_timeout_s=limits.text_timeout_s,
+        )
+
+    def warm(self) -> None:
+        """Be ready for the first conversation."""
+        self._texts.warm()
+
+    def is_quick(self, task_input: TaskInput, sampling: Sampling) -> bool:
+        """Whether a task is prepared in some hundredths of a second, whatever it says."""
+        texts = list(sampling.bad_words)
+        if isinstance(task_input, TextInput):
+            texts.append(task_input.prompt)
+        elif not isinstance(task_input, TokenInput):
+            return False
+        return sum(map(len, texts)) <= _QUICK and all(map(self._texts.is_quick, texts))
+
+    def embed(self, handle: int, task_input: TaskInput, embedding: Embedding, leash: Leash | None = None) -> Sequence:
+        """The sequence of a task that wants an embedding: its prompt is computed, and what follows it is of no use.
+
+        Raises:
+            UnsupportedInputError: The session gives no hidden states; else as `accept`.
+        """
+        if not self._bounds.embedding_size:
+            raise UnsupportedInputError("the backend of this model gives no embeddings", field="spec.embedding")
+        if isinstance(task_input, TextInput) and self._closing:
+            ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
+            task_input = TokenInput([*ids, *(() if tuple(ids[-1:]) == self._closing else self._closing)])
+        sequence = self._make(handle, task_input, ONE_TOKEN, leash)
+        sequence.pool = PromptPool(
+            len(sequence.prompt), embedding, default=self._pooling, alone=self._bounds.whole_prompts
+        )
+        return sequence
+
+    def accept(self, handle: int, task_input: TaskInput, sampling: Sampling, leash: Leash | None = None) -> Sequence:
+        """The sequence of a task, without the constraint of its grammar; its leash ends this before.
+
+        Raises:
+            UnsupportedInputError: Messages for a model without a chat template, or a model that only makes embeddings.
+            ChatTemplateError: The template failed.
+            InvalidFieldError: No tokens, ids outside the vocabulary, or `max_tokens` outside its bounds.
+            PromptTooLongError: The prompt and its output do not fit.
+            LimitExceededError: Turning it into tokens takes too long, or too much memory.
+        """
+        if self._bounds.whole_prompts:
+            raise UnsupportedInputError("this model makes embeddings, and no text: ask for one", field="spec.embedding")
+        return self._make(handle, task_input, sampling, leash)
+
+    def _make(self, handle: int, task_input: TaskInput, sampling: Sampling, leash: Leash | None) -> Sequence:
+        ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
+        if not len(ids):
+            raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")
+        bounds = self._bounds
+        most = sampling.most_output(len(ids), context=bounds.sequence_tokens, most=bounds.max_output_tokens)
+        ends = self._ends_of(sampling)
+        sampling.check_prompt(len(ids))
+        return Sequence(
+            handle=handle,
+            prompt=np.array(ids, np.int32),
+            most_output=most,
+            sampling=sampling,
+            ends=ends,
+            rules=self._rules(sampling, ends, leash),
+            echo=self.detokenize(ids) if sampling.echo else None,
+            detokenizer=Detokenizer(self._tokenizer.pieces),
+        )
+
+    def ignores_ends(self, sampling: Sampling) -> bool:
+        """Whether a task goes on past the tokens that end a text."""
+        return sampling.ignore_eos
+
+    def _ends_of(self, sampling: Sampling) -> frozenset[int]:
+        """The tokens that end a sequence."""
+        self._check_ids(sampling.stop_token_ids, "spec.sampling.stop_token_ids")
+        return frozenset(sampling.stop_token_ids).union(() if self.ignores_ends(sampling) else self._ends)
+
+    def _rules(self, sampling: Sampling, ends: frozenset[int], leash: Leash | None) -> Rules | None:
+        phrases = encode_bad_words(sampling.bad_words, lambda text: self._texts.words(text, leash))
+        return Rules.of(sampling, phrases=phrases, ends=ends, check_ids=self._check_ids)
+
+    def tokenize(self, task_input: TaskInput) -> Items[int]:
+        """The tokens of an input.
+
+        Raises:
+            UnsupportedInputError: Messages for a model without a chat template.
+            ChatTemplateError: The template failed.
+            InvalidFieldError: Ids outside the vocabulary, or tools that are not a JSON array of objects.
+            LimitExceededError: It takes too long, or too much memory.
+        """
+        return self._tokens_of(task_input)
+
+    def _tokens_of(
+        self, task_input: TaskInput, leash: Leash | None = None, *, most_tokens: int | None = None
+    ) -> Items[int]:
+        if not isinstance(task_input, TokenInput):
+            return self._texts.tokenize(task_input, most_tokens=most_tokens, leash=leash)
+        self._check_ids(task_input.token_ids, "spec.tokens.token_ids")
+        return task_input.token_ids
+
+    def detokenize(self, token_ids: Items[int]) -> str:
+        """The text of tokens; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            InvalidFieldError: Ids outside the vocabulary.
+        """
+        self._check_ids(token_ids, "token_ids")
+        return decode(self._tokenizer.pieces, token_ids)
+
+    def _check_ids(self, token_ids: Items[int], field: str) -> None:
+        size = self._bounds.vocabulary_size
+        if isinstance(token_ids, array) and (not token_ids or max(token_ids) < size):
+            return  # there are many, and none is below 0
+        wrong = next((number for number in token_ids if not 0 <= number < size), None)
+        if wrong is not None:
+            raise InvalidFieldError(
+                f"token id {wrong} is outside the model's vocabulary of {size} tokens",
+                field=field,
+                metadata={"token_id": str(wrong), "vocabulary_size": str(size)},
+            )

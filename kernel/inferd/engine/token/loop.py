@@ -1,0 +1,387 @@
+"""The loop of the engine: schedule, step, postprocess."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from functools import partial
+from itertools import compress
+from typing import TYPE_CHECKING
+
+from inferd.core.vigil import Doing
+from inferd.engine.activity import Activity
+from inferd.engine.cause import placed_line
+from inferd.engine.cells.cell import Cells
+from inferd.engine.token.aside import Aside
+from inferd.engine.token.batcher import Batcher
+from inferd.engine.token.forward import Forward
+from inferd.engine.token.grammar import Following, Grammars, why_stuck
+from inferd.engine.token.intake import Intake
+from inferd.engine.token.limits import Bounds
+from inferd.engine.token.output import Ended, PrefillProgress, SampleEnd, StepOutput
+from inferd.engine.token.pace import Pace
+from inferd.engine.token.reception import Reception
+from inferd.engine.token.sampler import BAD_ROW, NOTHING_LEFT, Sampler
+from inferd.engine.token.suspects import Suspects
+from inferd.errors import BackendFailedError, InferdError, is_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from inferd.core.task import FinishReason
+    from inferd.core.task_events import Logprobs
+    from inferd.engine.token.limits import EngineLimits
+    from inferd.engine.token.samples import Samples
+    from inferd.engine.token.sequence import Sequence
+    from inferd.engine.token.step import Step
+    from inferd.engine.token.submission import Submission
+    from inferd.plugin import LoadedModel
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Runs the tasks of one model.
+
+    `run` belongs to the thread that loaded the session and is the only writer of batcher, sampler and sequences. Texts
+    become tokens in a thread of their own (`Reception`). `submit`, `cancel`, `hold` and `stop`
+    come from any thread and take effect between two steps, in their order.
+
+    Args:
+        model: The loaded model.
+        limits: Bounds of the kernel's configuration.
+        deliver: Called once per step with what it produced, from the thread of `run`. May block: then steps wait.
+        activity: Told what the thread of `run` is doing.
+        cells: Where foreign code runs; None for its own.
+
+    Attributes:
+        bounds: What the model can do under these limits.
+        steps: Steps computed so far.
+
+    Raises:
+        ModelLoadError: No tokenizer can be built from the model's vocabulary.
+        ValueError: The session states impossible limits.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        limits: EngineLimits,
+        deliver: Callable[[StepOutput], None],
+        *,
+        activity: Activity | None = None,
+        cells: Cells | None = None,
+    ) -> None:
+        self.bounds = Bounds.of(model.session.limits, limits)
+        self.steps = 0
+        self._deliver = deliver
+        self._session = model.session
+        self._activity = activity or Activity()
+        size, ends = self.bounds.vocabulary_size, model.vocabulary.eos_ids
+        sampler = Sampler(rows=self.bounds.rows, vocabulary_size=size)
+        self._batcher = Batcher(bounds=self.bounds, sampler=sampler)
+        self._places = self._batcher.places
+        self._cells = cells or Cells(model.vocabulary, size=size, memory_bytes=limits.cell_memory_bytes)
+        self._grammars = Grammars(self._cells, ends=ends, vocabulary_size=size, limits=limits.grammar)
+        following = Following(rows=self.bounds.rows, vocabulary_size=size, wait_s=limits.grammar.wait_s)
+        self._aside = Aside(self._grammars, following, self._places, command=self._command, go_on=self._go_on)
+        self._forward = Forward(
+            model.session,
+            self.bounds,
+            sampler=sampler,
+            following=following,
+            activity=self._activity,
+        )
+        self._suspects = Suspects(self._batcher, self._aside)
+        self._alone: int | None = None  # the task that was last told to run alone; None since a step for all
+        intake = Intake(model.vocabulary, self.bounds, cells=self._cells, limits=limits, embedding=model.embedding)
+        self._reception = Reception(intake, self.bounds, self._grammars, self._arrive)
+        self._pace = Pace(gap_s=limits.gap_s)
+        self._tasks: dict[int, Samples] = {}  # by handle: waiting or running
+        self._owed: set[Sequence] = set()  # those that still have to tell of their prompt
+        self._several = 0  # tasks with several samples
+        self._constrained = 0  # tasks with a grammar
+        self._refused: list[Ended] = []
+        self._stopping = False
+        # shared between threads
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+
+    def submit(self, submission: Submission) -> None:
+        """Run a task. Whatever becomes of it, its handle is in `StepOutput.ended` once, unless it is cancelled."""
+        self._reception.put(submission)
+
+    def cancel(self, handle: int) -> None:
+        """Forget a task: its place is free before the next step. A task that has ended is none of ours any more."""
+        if not self._reception.withdraw(handle):
+            self._command(partial(self._drop, handle))
+
+    def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
+        """Leave rows and KV blocks free for the tasks of a lease; a later hold of the lease replaces it.
+
+        Tasks of others are preempted where they have too much of that already. What is given back with zeros is free
+        for all; tasks that are still under the lease then are like those under none.
+
+        Args:
+            lease_id: The lease.
+            fencing_token: Of its grant. A hold with a smaller one than was seen is ignored.
+            sequences: Rows to hold.
+            kv_tokens: Tokens to hold, in whole blocks.
+
+        Raises:
+            ValueError: It is more than there is: a defect of the caller, who was told the bounds.
+        """
+        rows, room = self.bounds.rows, self.bounds.kv_tokens
+        if sequences > rows or kv_tokens > room:
+            raise ValueError(
+                f"lease {lease_id} is to hold {sequences} sequences and {kv_tokens} KV tokens; "
+                f"the model has {rows} and {room}"
+            )
+        blocks = self._places.pool.blocks_for(kv_tokens)
+        self._command(partial(self._places.holds.change, lease_id, fencing_token, rows=sequences, blocks=blocks))
+
+    def consult(self, query: Callable[[Intake], None]) -> None:
+        """Have `query` called where tasks are prepared, in turn with them; no step waits for it."""
+        self._reception.consult(query)
+
+    def stop(self) -> None:
+        """Let `run` return before its next step; what was submitted is forgotten."""
+        self._reception.withdraw_all()
+        self._command(self._stop)
+
+    def run(self) -> None:
+        """Compute steps until `stop`; sleeps while there is nothing to do."""
+        self._reception.consult(Intake.warm)
+        reception = threading.Thread(target=self._reception.run, name="reception", daemon=True)
+        reception.start()
+        try:
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._reception.close()
+            reception.join()
+            self._grammars.shut()
+            self._cells.close()
+
+    def _turn(self) -> None:
+        self._activity.begin(Doing.SCHEDULE)
+        self._wake.clear()  # before the commands are read: one that comes later wakes again
+        while self._commands:
+            self._commands.popleft()()
+        if self._stopping:
+            return
+        pace = self._pace
+        most = pace.prompt_tokens if self._places.decoding else None
+        step = self._suspects.schedule(
+            partial(self._batcher.schedule, prompt_tokens=most, alone_tokens=pace.alone_tokens)
+        )
+        if step is not None:
+            self._step(step)
+        elif self._refused:
+            self._send(StepOutput())
+        else:
+            self._activity.begin(Doing.IDLE)
+            self._wake.wait()
+
+    def _step(self, step: Step) -> None:
+        if step.alone != self._alone:
+            self._alone = step.alone
+            if step.alone is not None:
+                self._deliver(StepOutput(alone=step.alone))  # before the worker can die of it
+        started = time.perf_counter()
+        try:
+            ids, logits = self._forward.compute(step)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            _log.exception("the backend failed in a step with %d sequences", len(step.sequences))
+            self._fail(self._places.rows, placed_line(error, self._session))
+            self._send(StepOutput())
+            return
+        self.steps += 1
+        told = {} if logits is None else self._forward.measure(step, ids, logits)
+        verified = self._batcher.commit(step, ids)
+        self._suspects.told(step)
+        decode = step.decode_tokens
+        seconds = time.perf_counter() - started
+        self._pace.measure(seconds, decode=decode, prompt=len(step.batch.token_ids) - decode)
+        first = ids.tolist() if verified is None else [tokens[0] for tokens in verified]
+        output = self._collect(step, first, told, verified)
+        output.seconds = seconds
+        self._send(output)
+
+    def _collect(
+        self,
+        step: Step,
+        ids: list[int],
+        told: Mapping[Sequence, Logprobs],
+        verified: list[list[int]] | None = None,
+    ) -> StepOutput:
+        """Give each sequence its new token, or all those of `verified`, and gather what comes of it."""
+        sequences = step.sampled
+        embeddings = {}
+        if step.embeds or min(ids, default=0) < 0:
+            self._fail_bad(step, ids)
+            embeddings = self._finish_embeddings(sequences)
+            living = [s.handle in self._tasks and number >= 0 for s, number in zip(sequences, ids, strict=True)]
+            sequences, ids = list(compress(sequences, living)), list(compress(ids, living))
+            verified = None if verified is None else list(compress(verified, living))
+        if self._constrained:
+            self._aside.following.advance([sequence.constraint for sequence in sequences], ids)
+        output = StepOutput(handles=[sequence.handle for sequence in sequences], embeddings=embeddings)
+        if verified is None:
+            output.counts, output.token_ids = [1] * len(ids), ids
+            output.texts = [sequence.accept(number) for sequence, number in zip(sequences, ids, strict=True)]
+        else:
+            for sequence, tokens in zip(sequences, verified, strict=True):
+                count, text = sequence.accept_all(tokens)
+                output.counts.append(count)
+                output.token_ids += tokens[:count]
+                output.texts.append(text)
+        if told:
+            output.logprobs = {place: told[s] for place, s in enumerate(sequences) if s in told}
+        if self._owed:
+            output.prompts = {s.handle: s.tell_prompt() for s in sequences if s in self._owed}
+            self._owed.difference_update(sequences)
+        if self._several:
+            output.samples = [sequence.sample for sequence in sequences]
+        self._conclude(sequences, output)
+        output.begun_prompts = {s.handle: s.cached_tokens for s in step.begun}
+        output.prefills += [PrefillProgress(s.handle, fraction) for s, fraction in self._batcher.reading]
+        return output
+
+    def _conclude(self, sequences: list[Sequence], output: StepOutput) -> None:
+        """End those that have their last token, and put aside those of which that is not known yet."""
+        for sequence in sequences:
+            if sequence.finish is not None:
+                self._end(sequence, sequence.finish, output)
+        for sequence in sequences if self._constrained else ():  # asking each of them costs
+            if sequence.undecided:
+                self._aside.put(sequence)
+
+    def _fail_bad(self, step: Step, ids: list[int]) -> None:
+        """End the tasks of sequences that got no token."""
+        for place, (sequence, number) in enumerate(zip(step.sampled, ids, strict=True)):
+            if number == BAD_ROW:
+                where = f"row {step.logit_row(place)} of {len(step.batch.logit_rows)}"
+                self._fail([sequence], f"TokenSession.step gave logits that are not finite numbers in {where}")
+            elif number == NOTHING_LEFT and sequence.handle in self._tasks and not self._aside.put_if_waiting(sequence):
+                self._fail_task(sequence.handle, why_stuck(sequence))
+
+    def _finish_embeddings(self, sequences: list[Sequence]) -> dict[int, tuple[float, ...]]:
+        """End the tasks whose prompt was computed and that want an embedding; what they get, by handle."""
+        vectors = {}
+        for sequence in sequences:
+            if sequence.pool is not None and sequence.handle in self._tasks:
+                try:
+                    vectors[sequence.handle] = sequence.pool.vector()
+                except ValueError as error:
+                    self._fail([sequence], str(error))
+                else:
+                    self._forget(self._tasks[sequence.handle])
+                    self._refused.append(Ended(handle=sequence.handle, usage=sequence.usage))
+        return vectors
+
+    def _end(self, sequence: Sequence, reason: FinishReason, output: StepOutput) -> None:
+        """A sample has its last token; the last one of a task ends the task."""
+        task = self._tasks[sequence.handle]
+        self._places.remove(sequence)
+        self._aside.forget(sequence)
+        task.living.remove(sequence)
+        if task.several:
+            output.sample_ends.append(SampleEnd(sequence.handle, sequence.sample, reason))
+        if not task.living:
+            self._forget(task)
+            output.ended.append(Ended(handle=sequence.handle, reason=task.reason or reason, usage=task.usage))
+
+    def _go_on(self, sequence: Sequence) -> None:
+        """A sequence has no place, and may want one again."""
+        handle = sequence.handle
+        if handle not in self._tasks or not self._aside.decide(sequence):
+            return
+        if sequence.constraint is not None and sequence.constraint.failed:
+            self._fail_task(handle, why_stuck(sequence))
+            return
+        text = sequence.conclude()
+        if sequence.finish is None:
+            if self._suspects.may_join(handle):
+                self._places.add(sequence)
+            return
+        output = StepOutput(handles=[handle], counts=[0], texts=[text], samples=[sequence.sample])
+        self._end(sequence, sequence.finish, output)
+        self._send(output)
+
+    def _send(self, output: StepOutput) -> None:
+        output.ended += self._refused
+        self._refused = []
+        self._activity.begin(Doing.IDLE)  # the kernel may not read just now
+        self._deliver(output)
+
+    def _fail(self, sequences: list[Sequence], cause: str) -> None:
+        """End the tasks of some sequences."""
+        for handle in dict.fromkeys(sequence.handle for sequence in sequences):
+            error = BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause})
+            self._fail_task(handle, error)
+
+    def _fail_task(self, handle: int, error: InferdError) -> None:
+        """End a task that may have ended already, with another of its samples."""
+        if handle in self._tasks:
+            task = self._tasks[handle]
+            self._forget(task, failed=True)
+            self._refused.append(Ended(handle=handle, error=error, usage=task.usage))
+
+    def _forget(self, task: Samples, *, failed: bool = False) -> None:
+        del self._tasks[task.leader.handle]
+        self._owed.discard(task.leader)
+        self._suspects.drop(task.leader.handle)
+        self._several -= task.several
+        self._constrained -= task.constrained
+        usage = task.usage
+        self._places.settle(task.leader, task.share, usage.prompt_tokens + usage.output_tokens)
+        for sequence in task.living:
+            self._places.remove(sequence, failed=failed)
+            self._aside.forget(sequence)
+        if not self._tasks:
+            self._places.start_anew()
+
+    def _arrive(self, submission: Submission, task: Samples | InferdError) -> None:
+        self._command(partial(self._admit, submission, task))
+
+    def _command(self, command: Callable[[], None]) -> None:
+        """Have the thread of the steps do something before its next step."""
+        self._commands.append(command)
+        self._wake.set()
+
+    def _admit(self, submission: Submission, task: Samples | InferdError) -> None:
+        handle = submission.handle
+        try:
+            if isinstance(task, InferdError):
+                raise task
+            hold = self._places.holds.find(submission.lease_id, submission.fencing_token)
+        except InferdError as error:
+            self._refused.append(Ended(handle=handle, error=error))
+            for sequence in () if isinstance(task, InferdError) else task.living:
+                self._aside.forget(sequence)
+            return
+        for sequence in task.living:
+            sequence.hold = hold
+        self._tasks[handle] = task
+        task.share = submission.share
+        self._places.rank(task.living, task.share)
+        if task.leader.tells_prompt:
+            self._owed.add(task.leader)
+        self._several += task.several
+        self._constrained += task.constrained
+        if submission.alone:
+            self._suspects.add(task)
+        for sequence in task.ready:
+            self._go_on(sequence)
+
+    def _drop(self, handle: int) -> None:
+        if handle in self._tasks:
+            self._forget(self._tasks[handle])
+
+    def _stop(self) -> None:
+        self._stopping = True

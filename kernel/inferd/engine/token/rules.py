@@ -1,0 +1,140 @@
+"""What changes the logits of a sequence before its next token is chosen."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from inferd.engine.text.bad_words import completions
+from inferd.engine.token.penalties import Penalties, penalize
+from inferd.sampling import AT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from numpy.typing import NDArray
+
+    from inferd.plugin.session import Float32Array, Int32Array
+    from inferd.sampling import Sampling
+
+    Masks = NDArray[np.uint32]
+    CheckIds = Callable[[Sequence[int], str], None]
+
+ALL: Final = np.uint32(0xFFFFFFFF)
+"""A word of a mask that allows 32 tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a task asks for, in terms of tokens; the same for all its samples.
+
+    Attributes:
+        sampling: What it asks for.
+        bias_ids: Tokens whose logits get something added.
+        biases: What they get.
+        phrases: Sequences of tokens that are forbidden at their last one.
+        ends: Tokens that end it; forbidden until `sampling.min_tokens` were produced.
+    """
+
+    sampling: Sampling
+    bias_ids: Int32Array
+    biases: Float32Array
+    phrases: tuple[tuple[int, ...], ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        sampling: Sampling,
+        *,
+        phrases: Sequence[tuple[int, ...]] = (),
+        ends: Collection[int] = (),
+        check_ids: CheckIds = lambda _ids, _field: None,
+    ) -> Rules | None:
+        """The rules of a task; None where nothing changes its logits. `check_ids` refuses what are no tokens."""
+        biased = [token_id for token_id, _ in sampling.logit_bias]
+        check_ids(biased, f"{AT}logit_bias")
+        needed = _penalizes(sampling) or sampling.logit_bias or phrases or (sampling.min_tokens and ends)
+        if not needed:
+            return None
+        return cls(
+            sampling=sampling,
+            bias_ids=np.array(biased, np.int32),
+            biases=np.array([bias for _, bias in sampling.logit_bias], np.float32),
+            phrases=tuple(phrases),
+            ends=tuple(sorted(ends)) if sampling.min_tokens else (),
+        )
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether what they forbid or change depends on the tokens before."""
+        return _penalizes(self.sampling) or any(len(phrase) > 1 for phrase in self.phrases)
+
+
+def _penalizes(s: Sampling) -> bool:
+    return s.repetition_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0
+
+
+class RuledRow:
+    """The rules of one sequence and what they need of its history. One writer: the sampler.
+
+    Args:
+        rules: Those of its task.
+        tokens: Tokens of prompt and output so far, shape (T,).
+        prompt_tokens: How many of them are the prompt's.
+    """
+
+    __slots__ = ("_first_end", "_tail", "penalties", "rules")
+
+    def __init__(self, rules: Rules, *, tokens: Int32Array, prompt_tokens: int) -> None:
+        self.rules = rules
+        self.penalties: Penalties | None = None
+        s = rules.sampling
+        self._first_end = prompt_tokens + s.min_tokens  # where a token may end it, at the earliest
+        longest = max((len(phrase) for phrase in rules.phrases), default=1)
+        self._tail = deque(tokens[max(0, len(tokens) - longest + 1) :].tolist(), maxlen=longest - 1)
+        if _penalizes(s):
+            self.penalties = Penalties(
+                repetition=s.repetition_penalty,
+                frequency=s.frequency_penalty,
+                presence=s.presence_penalty,
+                prompt=tokens[:prompt_tokens],
+                output=tokens[prompt_tokens:],
+            )
+
+    def add(self, token_id: int) -> None:
+        """The output has a new token."""
+        self._tail.append(token_id)
+        if self.penalties is not None:
+            self.penalties.add(token_id)
+
+    def forbidden(self, position: int) -> list[int]:
+        """Tokens that must not be at `position`, the next one."""
+        found = list(completions(self.rules.phrases, list(self._tail)))
+        if position < self._first_end:
+            found += self.rules.ends
+        return found
+
+
+def change(logits: Float32Array, rows: Sequence[RuledRow | None], positions: Int32Array, masks: Masks | None) -> None:
+    """Change logits by the rules of each row: bias, penalties, then what is forbidden becomes minus infinity.
+
+    Args:
+        logits: Shape (R, V); changed.
+        rows: The rules of each row; None for none.
+        positions: Of the new tokens, shape (R,).
+        masks: Bits of the tokens that are allowed, lowest id first, shape (R, ceil(V / 32)); None for all.
+    """
+    ruled = [(place, row) for place, row in enumerate(rows) if row is not None]
+    for place, row in ruled:
+        logits[place, row.rules.bias_ids] += row.rules.biases
+    penalize(logits, [None if row is None else row.penalties for row in rows])
+    for place, row in ruled:
+        logits[place, row.forbidden(int(positions[place]))] = -np.inf
+    if masks is not None:
+        bytes_of_masks = np.ascontiguousarray(masks).view(np.uint8)
+        allowed = np.unpackbits(bytes_of_masks, axis=1, count=logits.shape[1], bitorder="little")
+        logits[allowed == 0] = -np.inf

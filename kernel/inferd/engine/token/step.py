@@ -1,0 +1,99 @@
+"""A step: which tokens are computed at once, for whom, and what is wanted of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
+
+    from inferd.engine.token.embedding import PromptPool
+    from inferd.engine.token.sampler import Ids
+    from inferd.engine.token.scores import PromptScores
+    from inferd.engine.token.sequence import Sequence
+    from inferd.plugin import TokenBatch
+    from inferd.plugin.session import Int32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Tokens of a prompt whose logits are wanted, for its scores: from position `begin` on, at `place` in the step."""
+
+    scores: PromptScores
+    begin: int
+    count: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """Tokens of a prompt whose hidden states are wanted, for its embedding: `count` of them, at `place` in the step."""
+
+    pool: PromptPool
+    place: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a batcher scheduled. Its arrays are valid until the next step is.
+
+    Attributes:
+        batch: What the session computes; a row for each of `sequences`.
+        sequences: Whose tokens it computes: those that decode, then those whose prompt is read.
+        sampled: Those that get a token, in the order of their logits: the first of `sequences`.
+        first_row: Row of the first of them among all that have one.
+        decode_tokens: Tokens of the batch that belong to sequences that decode.
+        picks: The tokens of the batch behind which a token is chosen: one for each of `sampled`, more with drafts.
+        drafts: What is guessed to follow, for each sequence that decodes; empty where nothing is for any.
+        scored: Whose prompts are scored.
+        pooled: Whose prompts are embedded.
+        embeds: Whether there is a prompt in it that becomes an embedding; what it gives to that may be nothing.
+        copies: KV blocks to copy before, each from its first to its second.
+        begun: Sequences whose prompt is begun.
+        alone: The task that has the step to itself because workers have died while it ran; None for none.
+    """
+
+    batch: TokenBatch
+    sequences: Items[Sequence]
+    sampled: list[Sequence]
+    first_row: int
+    decode_tokens: int
+    picks: Int32Array
+    drafts: Items[Int32Array]
+    scored: Items[Scored]
+    pooled: Items[Pooled]
+    embeds: bool
+    copies: list[tuple[int, int]]
+    begun: Items[Sequence]
+    alone: int | None = None
+
+    @property
+    def positions(self) -> Int32Array:
+        """Positions of the tokens that are chosen, in their sequences; one for each of `picks`."""
+        if self.drafts:
+            return self.batch.positions[self.picks] + 1
+        return self.batch.lengths[: len(self.sampled)]
+
+    @property
+    def owners(self) -> Ids | None:
+        """Places in `sampled` of the sequences that the tokens are chosen for; None without drafts: one for each."""
+        if not self.drafts:
+            return None
+        counts = [1 + len(draft) for draft in self.drafts]
+        return np.repeat(np.arange(len(self.sampled)), counts + [1] * (len(self.sampled) - len(counts)))
+
+    def logit_row(self, place: int) -> int:
+        """The row of the session's logits from which one of `sampled` gets its first token."""
+        owners = self.owners
+        pick = place if owners is None else int(np.searchsorted(owners, place))
+        return int(np.searchsorted(self.batch.logit_rows, self.picks[pick]))
+
+    @property
+    def rows(self) -> Ids | None:
+        """The rows of the sequences that the tokens are chosen for; None where those are the first, one for each."""
+        first = self.first_row
+        return np.arange(first, first + len(self.sampled)) if first else self.owners
