@@ -41,6 +41,7 @@ class Mirror:
         self._measured = dict[tuple[ModelName, DeviceId], int]()
         self._event: events.Event = events.Tick()
         self._lost: list[InstanceId] = []  # with this event, with their host
+        self._leaving = set[InstanceId]()  # as the machine says
 
     def learn(  # noqa: C901, PLR0912 - a table: a row for each event
         self, event: events.Event, now: float, asked: Sequence[commands.Reply]
@@ -192,6 +193,7 @@ class Mirror:
 
     def _go(self, instance_id: InstanceId) -> None:
         self._leave_line(instance_id)
+        self.devices.gone(instance_id)  # what was due may have given it something before it was noticed to be gone
         self.tasks.gone(instance_id)
 
     def check(self, now: float) -> None:
@@ -202,6 +204,7 @@ class Mirror:
         self.leases.check(now, self.machine.next_alarm())
         self.devices.check(self.machine.broker)
         instances = self.machine.fleet.instances.values()
+        self._leaving = {i.instance_id for i in instances if i.leaving}
         self.tasks.draining = {i.instance_id: None for i in instances if i.draining or not self._takes_tasks(i)}
         for place in filter(self.hosts.must_go, self.tasks.places.values()):
             if not self.leases.holds_part(place.model):
@@ -210,7 +213,7 @@ class Mirror:
         self.changes.check()
 
     def _takes_tasks(self, instance: Instance) -> bool:
-        return self.hosts.is_ready(instance.device_id)
+        return self.hosts.is_ready(instance.device_id) and not instance.leaving
 
     def check_placement(self, name: ModelName, plan: LoadPlan, done: tuple[commands.Reply, ...]) -> None:
         """A model is loaded on the device that the plan just before it said."""
@@ -225,7 +228,8 @@ class Mirror:
             return  # it does better elsewhere
         at_once = plan.need.total_bytes <= plan.free_bytes  # else it waits for those that are evicted or stop already
         proceeded = commands.ProceedLoad(place.instance_id) in done
-        stopped = tuple(c.instance_id for c in done if isinstance(c, commands.StopWorker))
+        asked = (c.instance_id for c in done if isinstance(c, commands.StopWorker))
+        stopped = tuple(i for i in asked if self.tasks.places[i].device_id == place.device_id)  # others for other ones
         refused = not plan.fits and place.instance_id in stopped
         if proceeded != at_once or (stopped != (plan.evicted if plan.fits else ()) and not refused):
             raise BrokenRuleError(Rule.PLAN, f"{plan.reason}; proceeded: {proceeded}, stopped: {stopped}")
@@ -273,9 +277,9 @@ class Mirror:
             self.hosts.check_open(command.device_id, instance_id, leased=bool(lease_id))
             self._check_place(place)
         self.tasks.places[instance_id] = model.places[instance_id] = place
-        shared = sum(
-            not p.lease_id and not p.stopping and self.hosts.is_ready(p.device_id) for p in model.places.values()
-        )
+        counted = (p for p in model.places.values() if not p.lease_id and not p.stopping)
+        counted = (p for p in counted if self.hosts.is_ready(p.device_id) and p.instance_id not in self._leaving)
+        shared = len([*counted])
         if shared > max(1, spec.max_instances):
             raise BrokenRuleError(Rule.INSTANCES, f"{spec.name} has {shared} instances, at most {spec.max_instances}")
 

@@ -156,6 +156,20 @@ def test_a_host_that_need_not_drain_takes_tasks_again() -> None:
     assert bench.states("t1", "t2") == ["RUNNING", "RUNNING"]
 
 
+def test_a_resumed_host_gives_a_model_no_more_instances_than_it_may_have() -> None:
+    """An instance that another one has replaced meanwhile goes on leaving; one that none has replaced stays."""
+    bench = Bench()
+    bench.submit("t1")
+    bench.come_up("m-1")
+    bench.tell(events.DrainHost(A))
+    bench.submit("t2")
+    bench.come_up("m-2")
+    bench.tell(events.ResumeHost(A))
+    assert len(bench.machine.views.model(MODEL).shared) == 1
+    found = bench.tell(events.CancelTask(TaskId("t1"), TENANT))
+    assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
+
+
 def test_a_host_that_drains_leaves_leases_what_they_hold() -> None:
     """What a lease keeps is used to its end, then it goes; nothing new is given of the host."""
     bench = Bench()

@@ -305,11 +305,12 @@ class Fleet:
                 self.stop(instance)
 
     def stay(self, instance: Instance) -> None:
-        """The host of an instance does not drain any more."""
-        if instance.leaving:
+        """The host of an instance does not drain any more: it stays, unless others have come in its place."""
+        model = self.models[instance.model]
+        if instance.leaving and len(model.shared) < max(1, model.spec.max_instances):
             instance.leaving = False
             self._register.touch(instance)
-            self.refresh(self.models[instance.model])
+            self.refresh(model)
 
     def refresh(self, model: Model) -> None:
         """See anew which instances of a model may be evicted: idle ones, as long as `min_instances` stay.
