@@ -13,7 +13,6 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec, ModelState
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import TaskSpec
-from inferd.engine.work import TextInput
 from inferd.errors import InvalidFieldError, ModelBusyError, WorkerDiedError
 
 A, B = HostId("a"), HostId("b")
@@ -44,7 +43,7 @@ class Bench:
         self.tell(events.InstanceLoaded(InstanceId(instance_id), facts), now)
 
     def submit(self, name: str, **more: Any) -> tuple[commands.Reply, ...]:
-        spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=MODEL, input=TextInput("hi"), **more)
+        spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=MODEL, work=object(), **more)
         return self.tell(events.SubmitTask(spec))
 
     def claim(self, *claims: Any, wait: bool = False) -> LeaseId:
