@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from inferd.core.task import FinishReason
-from inferd.engine.token import grammar as grammar_module
 from inferd.engine.cells.cell import Cells
 from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token import grammar as grammar_module
 from inferd.engine.token.grammar import Following, Grammars
 from inferd.engine.token.limits import CELL_MEMORY_BYTES, EngineLimits, GrammarLimits
 from inferd.engine.token.loop import Loop

@@ -74,7 +74,7 @@ class Reservation:
 
 
 @dataclass(slots=True)
-class Share:
+class Part:
     """What a lease holds of one device, and how much of that its instances have drawn."""
 
     size_bytes: int = 0
@@ -96,7 +96,7 @@ class Broker:
         self._reservations: dict[InstanceId, Reservation] = {}
         self._expected: dict[InstanceId, tuple[DeviceId, int]] = {}
         self.eased: dict[DeviceId, None] = {}
-        self._shares: dict[LeaseId, dict[DeviceId, Share]] = {}
+        self._shares: dict[LeaseId, dict[DeviceId, Part]] = {}
 
     def add(self, device: DeviceCapacity, *, is_open: bool) -> None:
         """Make a device known, or change its capacity."""
@@ -148,7 +148,7 @@ class Broker:
         """What an instance could be given now: of the device, or of the lease that it is loaded under."""
         if not lease_id:
             return self.devices[device_id].free_bytes
-        share = self._shares.get(lease_id, {}).get(device_id, Share())
+        share = self._shares.get(lease_id, {}).get(device_id, Part())
         return share.size_bytes - share.drawn_bytes
 
     def expect(self, instance_id: InstanceId, device_id: DeviceId, size_bytes: int) -> None:
@@ -252,7 +252,7 @@ class Broker:
         account = self.devices[device_id]
         room = size_bytes <= account.free_bytes and cores <= account.free_cores
         assert room, "claimed without room"  # noqa: S101 - a defect of the caller
-        share = self._shares.setdefault(lease_id, {}).setdefault(device_id, Share())
+        share = self._shares.setdefault(lease_id, {}).setdefault(device_id, Part())
         share.size_bytes += size_bytes
         share.cores += cores
         account.lease_bytes += size_bytes

@@ -204,7 +204,7 @@ class Capacity:
     def close(self, device_ids: Iterable[DeviceId]) -> None:
         """Nothing is given of some devices any more: nobody there drains for others."""
         for device_id in device_ids:
-            self._relief.rest(device_id)
+            self._relief.stop(device_id)
 
     def reopen(self, device_ids: Iterable[DeviceId], now: float) -> None:
         """Some devices give again what they have, or have more than before."""
@@ -329,7 +329,7 @@ class Capacity:
             self._relief.eased |= models
         lease = None if key is None else self._leases.known.get(LeaseId(key))
         if key is None or (lease is not None and self._lack(lease.spec, now).elsewhere):
-            self._relief.rest(device_id)
+            self._relief.stop(device_id)
         else:
             since = self._waiters.since(line, MOST_PASSING)
             self._relief.relieve(device_id, self._wants(key)[line], since, now)

@@ -24,7 +24,7 @@ class Owner(Protocol):
     def end_lease(self, lease: Lease, change: LeaseChange, error: InferdError | None = None) -> None:
         """End a lease, with all that hangs on it."""
 
-    def settle(self, model: Model) -> None:
+    def reconcile(self, model: Model) -> None:
         """Have workers brought up where somebody waits for them."""
 
     def free(self, name: ModelName) -> None:
@@ -44,7 +44,7 @@ class Hosting:
         self._owner = owner
         self._out = out
 
-    def take(self, event: events.HostEvent, now: float) -> None:
+    def tell(self, event: events.HostEvent, now: float) -> None:
         """Something happens to a host; what was heard of it too late changes nothing.
 
         Raises:
@@ -83,7 +83,7 @@ class Hosting:
         if host.state is HostState.JOINING:
             self._hosts.move(host, HostChange.JOIN, now)
         if host.state is HostState.READY:
-            self._settle_on(host, now)
+            self._reconcile_on(host, now)
 
     def _drain(self, host: Host, now: float) -> None:
         """No new instance, no new task but those of leases; who has nothing to do goes at once."""
@@ -95,7 +95,7 @@ class Hosting:
         for instance_id in tuple(host.instances):
             self._fleet.leave(self._fleet.instances[instance_id])
         for model in models:
-            self._owner.settle(model)
+            self._owner.reconcile(model)
 
     def _resume(self, host: Host, now: float) -> None:
         if host.state is HostState.READY:
@@ -106,7 +106,7 @@ class Hosting:
             instance = self._fleet.instances[instance_id]
             self._fleet.stay(instance)
             self._owner.free(instance.model)
-        self._settle_on(host, now)
+        self._reconcile_on(host, now)
 
     def _lose(self, host: Host, change: HostChange, why: str, now: float) -> None:
         """Whatever was there is no more: tasks go on elsewhere, and leases of what it had end."""
@@ -120,7 +120,7 @@ class Hosting:
             self._owner.end_lease(lease, LeaseChange.LOSE, LeaseUnavailableError(error.message))
         for model in models:
             self._owner.free(model.spec.name)
-            self._owner.settle(model)
+            self._owner.reconcile(model)
 
     def _leave(self, host: Host, now: float) -> None:
         """A host is gone for good: nobody waits for it any longer."""
@@ -140,12 +140,12 @@ class Hosting:
         names = dict.fromkeys(self._fleet.instances[i].model for i in host.instances)
         return [self._fleet.models[name] for name in names]
 
-    def _settle_on(self, host: Host, now: float) -> None:
+    def _reconcile_on(self, host: Host, now: float) -> None:
         """A host takes instances: those of models that waited for one; and leases get what they wait for."""
         self._capacity.reopen(host.devices, now)
         for model in self._fleet.models.values():
             if any(device_id in host.devices for device_id in model.spec.devices):
-                self._owner.settle(model)
+                self._owner.reconcile(model)
 
 
 def _check(host: Host, state: HostState) -> None:

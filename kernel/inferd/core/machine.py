@@ -105,14 +105,14 @@ class KernelMachine:
         self._now = max(self._now, now)
         self._ring()
         self._give_what_is_free()
-        self._take(event)
+        self._decide(event)
         self._give_what_is_free()
         self.leases.tell()
         done = tuple(self._out)
         self._out.clear()
         return done
 
-    def _take(self, event: events.Event) -> None:  # noqa: C901, PLR0912, PLR0915 - a table: one row for each event
+    def _decide(self, event: events.Event) -> None:  # noqa: C901, PLR0912, PLR0915 - a table: one row for each event
         match event:
             case events.SubmitTask():
                 self._submit(event.spec)
@@ -132,7 +132,7 @@ class KernelMachine:
             case events.ResumeTask():
                 task = self.tasks.get(event.task_id, event.tenant)
                 self.tasks.resume(task, self._now)
-                self.settle(self.fleet.models[task.spec.model])
+                self.reconcile(self.fleet.models[task.spec.model])
             case events.DetachTask():
                 self.tasks.detach(self.tasks.get(event.task_id, event.tenant), self._now)
             case events.CreateLease():
@@ -171,7 +171,7 @@ class KernelMachine:
                 | events.HostLost()
                 | events.HostLeft()
             ):
-                self._hosting.take(event, self._now)
+                self._hosting.tell(event, self._now)
             case events.ForeignMeasured():
                 self.broker.set_foreign(event.device_id, event.foreign_bytes)
             case events.MemoryMeasured():
@@ -211,7 +211,7 @@ class KernelMachine:
             late = LeaseUnavailableError(f"there was no room in {lease.spec.wait_s:g} s: {lease.waits_for}")
             self.end_lease(lease, LeaseChange.REFUSE, late)
         while (rested := self.fleet.retries.pop_due(now)) is not None:
-            self.settle(self.fleet.models[rested])
+            self.reconcile(self.fleet.models[rested])
         self._elastic.ring(now)
         self._capacity.ring(now)
 
@@ -227,7 +227,7 @@ class KernelMachine:
         elif not model.shared:
             admission.check_backoff(model, self._now)
         self.tasks.submit(spec, self._now)
-        self.settle(model)
+        self.reconcile(model)
 
     def _check_covered(self, spec: TaskSpec, model: Model) -> None:
         lease = self.leases.active(spec.lease_id, spec.tenant)
@@ -267,7 +267,7 @@ class KernelMachine:
         self.check_open()
         self.fleet.create(event.spec, self._now)
         self.tasks.add_model(event.spec.name)
-        self.settle(self.fleet.models[event.spec.name])
+        self.reconcile(self.fleet.models[event.spec.name])
 
     def _load(self, event: events.LoadModel) -> None:
         self.check_open()
@@ -296,9 +296,9 @@ class KernelMachine:
                 raise ModelBusyError(f"model {event.name!r} is being unloaded; ask again when it is UNLOADED")
             admission.check_backoff(model, self._now)
         model.asked = True
-        self.settle(model)
+        self.reconcile(model)
 
-    def settle(self, model: Model) -> None:
+    def reconcile(self, model: Model) -> None:
         """Have workers brought up where somebody waits for them."""
         if self._closed:
             return
@@ -364,7 +364,7 @@ class KernelMachine:
             return
         self._unloading.unload_instance(model, event.instance_id, self._now)
         self._freed[event.name] = None
-        self.settle(model)
+        self.reconcile(model)
 
     def _delete(self, name: ModelName) -> None:
         self.check_open()
@@ -386,7 +386,7 @@ class KernelMachine:
         if not told and instance.state is InstanceState.FAILED:
             self._give_up(instance)
         self._freed[instance.model] = None
-        self.settle(model)
+        self.reconcile(model)
 
     def _replace_leased(self, instance: Instance, model: Model) -> None:
         """Start another instance under a lease for one that died, if tasks wait for it to go on."""

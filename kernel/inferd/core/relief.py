@@ -72,7 +72,7 @@ class Relief:
             chosen = {}
         self._set(device_id, chosen)
 
-    def rest(self, device_id: DeviceId) -> None:
+    def stop(self, device_id: DeviceId) -> None:
         """Nobody waits on a device who could not go."""
         self._alarms.cancel(device_id)
         self._set(device_id, {})

@@ -116,7 +116,7 @@ class Pipe:
         os.set_blocking(self._read_end, False)
 
     async def __aenter__(self) -> Self:
-        asyncio.get_running_loop().add_reader(self._read_end, self._take)
+        asyncio.get_running_loop().add_reader(self._read_end, self._read_more)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -136,7 +136,7 @@ class Pipe:
             await asyncio.wait_for(self._ended.wait(), TRACE_S)
         return bytes(self._kept)
 
-    def _take(self) -> None:
+    def _read_more(self) -> None:
         data = os.read(self._read_end, 1 << 16)
         self._kept += data
         del self._kept[: -self._keep_bytes]

@@ -95,7 +95,7 @@ class Worker:
     async def run(self) -> str:
         """Live through the whole life of the process; return how it ended. Nothing of it is left afterwards."""
         try:
-            link = await self._launcher.launch(self.instance_id, on_frame=self._take, on_closed=self._note_closed)
+            link = await self._launcher.launch(self.instance_id, on_frame=self._receive, on_closed=self._note_closed)
         except OSError as error:
             return f"it could not be started: {error}"
         self._link = link
@@ -131,7 +131,7 @@ class Worker:
             async with asyncio.timeout(limit_s):
                 await self._signal.wait(self._signal.version)
 
-    def _take(self, frame: wire.WorkerFrame) -> None:
+    def _receive(self, frame: wire.WorkerFrame) -> None:
         self._vigil.hear(asyncio.get_running_loop().time())
         kind = frame.WhichOneof("kind")
         if kind == "pong":
