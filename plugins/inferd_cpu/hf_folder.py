@@ -14,7 +14,7 @@ from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, rea
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.gguf import ModelFile, Tensor
 from inferd_cpu.hf_config import HfConfig
-from inferd_cpu.hf_types import ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES
+from inferd_cpu.hf_types import ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES, HfType
 from inferd_cpu.quants import FORMATS
 from inferd_cpu.safetensors import OTHERS, read_safetensors
 
@@ -82,34 +82,27 @@ class HfFolder(ModelFile):
                 experts[f"blk.{expert[1]}.{EXPERT_NAMES[expert[3]]}.weight"][int(expert[2])] = tensor
             elif fused is not None:
                 tensors |= self._split_experts(f"blk.{fused[1]}.ffn_", fused[2], tensor)
-            elif (short := self._rename(name)) == "position_embd.weight":
+            elif (short := rename(self.config.type, name)) == "position_embd.weight":
                 tensors[short] = self._skip_rows(tensor, self.config.type.offset)
             elif short != "output.weight" or not self.config.tied:
-                tensors[short] = self._add_one(short, tensor) if self._is_one_less(short) else tensor
+                tensors[short] = (
+                    self._add_one(short, tensor) if self._is_one_less(short) else replace(tensor, name=short)
+                )
         for name, parts in experts.items():
             tensors[name] = self._stack(name, parts)
         for name, numbers in self.config.divisors.items():
             tensors[name] = self._keep(name, numbers)
         return tensors
 
-    def _rename(self, name: str) -> str:
-        inner = _PREFIX.sub("", name, count=1) if _PREFIX.match(name) else name
-        layer = _LAYER.fullmatch(inner)
-        if layer is not None:
-            short = (LAYER_NAMES | self.config.type.names).get(layer[2])
-            return name if short is None else f"blk.{layer[1]}.{short}.{layer[3]}"
-        stem, _, ending = inner.rpartition(".")
-        return f"{MODEL_NAMES[stem]}.{ending}" if stem in MODEL_NAMES else name
-
     def _skip_rows(self, tensor: Tensor, count: int) -> Tensor:
-        """Without its first rows."""
+        """Positions, without the first ones."""
         if len(tensor.shape) != 2 or tensor.shape[0] <= count:  # noqa: PLR2004 - positions and their numbers
-            shape = list(tensor.shape)
             raise LoadError(
-                f"{self.path}: tensor {tensor.name!r} has shape {shape}; its first {count} rows are skipped"
+                f"{self.path}: {tensor.name!r} has shape {list(tensor.shape)}; {count} rows of it are skipped"
             )
-        skipped_bytes = count * tensor.shape[1] * tensor.format.block_bytes
-        return replace(tensor, shape=(tensor.shape[0] - count, tensor.shape[1]), offset=tensor.offset + skipped_bytes)
+        rows, columns = tensor.shape
+        offset = tensor.offset + count * columns * tensor.format.block_bytes
+        return replace(tensor, name="position_embd.weight", shape=(rows - count, columns), offset=offset)
 
     def _is_one_less(self, name: str) -> bool:
         return self.config.type.one_more and name.endswith("norm.weight")
@@ -141,7 +134,7 @@ class HfFolder(ModelFile):
     def _split_experts(self, at: str, part: str, tensor: Tensor) -> dict[str, Tensor]:
         """Experts that are stored as one: gates and ups of each are one below the other."""
         if part == "down_proj":
-            return {f"{at}down_exps.weight": tensor}
+            return {f"{at}down_exps.weight": replace(tensor, name=f"{at}down_exps.weight")}
         if len(tensor.shape) != 3 or tensor.shape[1] % 2:  # noqa: PLR2004 - experts, outputs, inputs
             raise LoadError(f"{self.path}: tensor {tensor.name!r} has shape {list(tensor.shape)}; it needs two halves")
         count, both, inputs = tensor.shape
@@ -156,3 +149,14 @@ class HfFolder(ModelFile):
             self._made[name] = take
             made[name] = Tensor(name=name, shape=(count, both // 2, inputs), format=tensor.format, offset=tensor.offset)
         return made
+
+
+def rename(known: HfType, name: str) -> str:
+    """The name of a weight in GGUF; its own where it has none there."""
+    inner = _PREFIX.sub("", name, count=1) if _PREFIX.match(name) else name
+    layer = _LAYER.fullmatch(inner)
+    if layer is not None:
+        short = (LAYER_NAMES | known.names).get(layer[2])
+        return name if short is None else f"blk.{layer[1]}.{short}.{layer[3]}"
+    stem, _, ending = inner.rpartition(".")
+    return f"{MODEL_NAMES[stem]}.{ending}" if stem in MODEL_NAMES else name

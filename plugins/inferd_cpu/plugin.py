@@ -73,6 +73,20 @@ SPEC = BackendSpec(
             " the processor multiplies such numbers (AVX-512, AMX), else bf16",
         ),
         Setting(
+            name="adapter",
+            kind="str",
+            description="absolute path of a LoRA adapter, a GGUF file or a folder of the peft package: it is added to"
+            " the weights as they are loaded; what it changes gets 8 bits unless 'quantization' says otherwise",
+        ),
+        Setting(
+            name="adapter_scale",
+            kind="float",
+            default=1.0,
+            minimum=0.000001,
+            maximum=1000,
+            description="what the adapter's changes are multiplied with",
+        ),
+        Setting(
             name="pre_tokenizer",
             kind="str",
             description="how a byte-level vocabulary splits text, as `tokenizer.ggml.pre` names it: for GGUF files that"

@@ -20,6 +20,7 @@ from inferd.plugin import (
     read_hf_vocabulary,
     refuse_ignored,
 )
+from inferd_cpu.adapters import adapt
 from inferd_cpu.architecture import Architecture, read_architecture
 from inferd_cpu.gguf import GgufFile, ModelFile
 from inferd_cpu.hf_folder import CONFIG, HfFolder
@@ -64,16 +65,25 @@ def _read_folder(request: LoadRequest) -> Source:
     config, path = folder.config, request.path
     generation = read_hf_json(path / GENERATION, required=False)
     architecture = read_architecture(folder.metadata, halves=config.type.halves)
+    file = _adapt(request, folder, architecture)
     return Source(
         request,
-        folder,
+        file,
         architecture,
         read_hf_vocabulary(path, read_hf_json(path / CONFIG), generation),
         config.vocabulary_size,
-        Inventory(folder, architecture, vocabulary_size=config.vocabulary_size),
+        Inventory(file, architecture, vocabulary_size=config.vocabulary_size),
         read_hf_sampling(str(path / GENERATION), generation),
         _read_pooling(path, architecture),
     )
+
+
+def _adapt(request: LoadRequest, file: ModelFile, architecture: Architecture) -> ModelFile:
+    """The file with the adapter that the settings name."""
+    path = request.settings.get("adapter")
+    if not path:
+        return file
+    return adapt(file, architecture, Path(str(path)), float(request.settings.get("adapter_scale") or 1.0))
 
 
 def _read_pooling(path: Path, architecture: Architecture) -> EmbeddingDefaults:
@@ -92,13 +102,14 @@ def _read_file(request: LoadRequest) -> Source:
     vocabulary = read_vocabulary(file.metadata, str(request.settings.get("pre_tokenizer") or ""))
     size = len(file.metadata.texts("tokenizer.ggml.tokens"))
     where, read = str(request.path), file.metadata.content
+    adapted = _adapt(request, file, architecture)
     source = Source(
         request,
-        file,
+        adapted,
         architecture,
         vocabulary,
         size,
-        Inventory(file, architecture, vocabulary_size=size),
+        Inventory(adapted, architecture, vocabulary_size=size),
         read_gguf_sampling(where, read),
         read_gguf_embedding(where, read),
     )

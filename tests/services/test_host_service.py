@@ -59,7 +59,7 @@ async def test_backends_are_listed_with_their_settings(connection: Connection) -
     """Each plugin is listed with its state, its formats and the settings that it understands."""
     backends = {b.name: b for b in (await connection.hosts.ListBackends(hs.ListBackendsRequest())).backends}
     assert backends["fake"].state == backends["cpu"].state == hp.BACKEND_STATE_READY
-    assert list(backends["cpu"].formats) == ["gguf"]
+    assert list(backends["cpu"].formats) == ["gguf", "hf"]
     assert "context_tokens" in {s.name for s in backends["cpu"].settings}
 
 

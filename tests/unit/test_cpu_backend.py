@@ -38,7 +38,7 @@ def model(tmp_path: Path) -> Path:
 def test_offers_one_inert_backend() -> None:
     """The plugin offers one backend for GGUF files, and importing it loads neither numpy nor the backend."""
     assert [spec.name for spec in inferd_backends()] == ["cpu"]
-    assert (SPEC.formats, SPEC.loader) == (("gguf",), f"{CpuBackend.__module__}:CpuBackend")
+    assert (SPEC.formats, SPEC.loader) == (("gguf", "hf"), f"{CpuBackend.__module__}:CpuBackend")
     code = "import sys, inferd_cpu.plugin; print(*sorted({'numpy', 'inferd_cpu.backend'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == ""

@@ -1,0 +1,178 @@
+"""Adapters (LoRA, arXiv:2106.09685): products of two thin matrices that are added to weights as they are loaded."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferd.plugin import LoadError, UnsupportedModelError, read_hf_json
+from inferd_cpu.gguf import GgufFile, ModelFile, Tensor
+from inferd_cpu.hf_folder import HfFolder, rename
+from inferd_cpu.hf_types import TYPES
+from inferd_cpu.quants import FORMATS
+from inferd_cpu.safetensors import OTHERS, read_safetensors
+from inferd_cpu.shapes import Architecture
+from inferd_cpu.weights import order_halves
+
+Floats = NDArray[np.float32]
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_LARGEST: Final = 1e30  # of what changes are multiplied with
+_PEFT: Final = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+_PLAIN: Final[Mapping[str, tuple[Any, ...]]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "use_dora": (False, None),
+    "fan_in_fan_out": (False, None),
+    "lora_bias": (False, None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "modules_to_save": ([], None),
+    "layer_replication": ([], None),
+    "trainable_token_indices": ([], None),
+}
+"""Settings of an adapter, and the values that are supported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is added to a tensor of shape (outputs, inputs): `up` (outputs, rank) times `down` (rank, inputs)."""
+
+    down: Floats
+    up: Floats
+
+
+class AdaptedFile(ModelFile):
+    """A model file of which some tensors are changed; these are in fp32 then, whatever they are stored in."""
+
+    def __init__(self, file: ModelFile, changes: Mapping[str, Change]) -> None:
+        self.path, self.metadata = file.path, file.metadata
+        self._file, self._changes = file, changes
+        self.tensors = {
+            name: replace(tensor, format=FORMATS[0]) if name in changes else tensor
+            for name, tensor in file.tensors.items()
+        }
+
+    def blocks(self, tensor: Tensor) -> NDArray[np.uint8]:
+        """The stored blocks of a tensor, shape (blocks, block bytes); of a changed one its numbers."""
+        change = self._changes.get(tensor.name)
+        if change is None:
+            return self._file.blocks(tensor)
+        stored = self._file.tensors[tensor.name]
+        numbers = stored.format.decode(self._file.blocks(stored)).reshape(tensor.shape) + change.up @ change.down
+        return np.ascontiguousarray(numbers, np.float32).view(np.uint8).reshape(-1, 4)
+
+    def release(self, tensor: Tensor) -> None:
+        """Let the memory of a tensor go that reading it took."""
+        self._file.release(self._file.tensors[tensor.name])
+
+
+def adapt(file: ModelFile, a: Architecture, path: Path, scale: float) -> ModelFile:
+    """The file with an adapter, a GGUF file or a folder of the `peft` package, times `scale`.
+
+    Raises:
+        LoadError: It cannot be read, is for another model, or does more than adding to matrices.
+    """
+    if not path.is_absolute():
+        raise LoadError(f"{path}: setting 'adapter' must be an absolute path: it is read by another process")
+    in_file_order = not isinstance(file, HfFolder)
+    pairs, factor, own_order = _read_folder(path, a) if path.is_dir() else _read_gguf(path, a)
+    changes: dict[str, Change] = {}
+    for name, (down, up) in pairs.items():
+        base = file.tensors.get(name)
+        shape = (up.shape[0], down.shape[1])
+        if base is None or name == "token_embd.weight" or base.shape != shape or up.shape[1] != down.shape[0]:
+            found = "has none" if base is None else f"has {list(base.shape)}"
+            raise LoadError(
+                f"{path}: changes {name!r} by matrices of shapes {list(up.shape)} and {list(down.shape)}; {file.path}"
+                f" {found}: the adapter is for another model, or for a part that cannot be changed"
+            )
+        rows = _reorder(a, name, up, own_order, in_file_order)
+        changes[name] = Change(down, rows * np.float32(scale if factor is None else scale * factor / len(down)))
+    return AdaptedFile(file, changes)
+
+
+def _reorder(a: Architecture, name: str, up: Floats, given: bool, wanted: bool) -> Floats:  # noqa: FBT001 - as GGUF
+    """The rows of queries and keys in the order of the file's: rotary pairs are neighbours in some GGUF files."""
+    part = re.fullmatch(r"blk\.(\d+)\.attn_([qk])\.weight", name)
+    if (
+        given == wanted
+        or part is None
+        or not any(known.halves for known in TYPES.values() if known.architecture == a.name)
+    ):
+        return up
+    layer = a.layers[int(part[1])]
+    order = order_halves(layer.key_width, a.ropes[0].width, len(up))
+    if given:
+        return up[order]
+    turned = np.empty_like(up)
+    turned[order] = up
+    return turned
+
+
+def _pair_up(path: Path, halves: Mapping[str, dict[str, Floats]]) -> dict[str, tuple[Floats, Floats]]:
+    """Both matrices of each tensor, from those by their letters."""
+    pairs = {}
+    for name, found in halves.items():
+        if found.keys() != {"a", "b"} or any(each.ndim != 2 or not each.size for each in found.values()):  # noqa: PLR2004
+            shapes = {key: list(each.shape) for key, each in found.items()}
+            raise LoadError(f"{path}: of {name!r} there must be two matrices, a and b; there are {shapes}")
+        if not all(np.isfinite(each).all() for each in found.values()):
+            raise LoadError(f"{path}: of {name!r} there are numbers that are not finite: the file is damaged")
+        pairs[name] = (found["a"], found["b"])
+    if not pairs:
+        raise LoadError(f"{path}: it changes nothing; it is no adapter")
+    return pairs
+
+
+def _read_gguf(path: Path, a: Architecture) -> tuple[dict[str, tuple[Floats, Floats]], float | None, bool]:
+    """The matrices of a GGUF file, what they are multiplied with times their rank, and that rows are as in GGUF."""
+    file = GgufFile(path)
+    metadata = file.metadata
+    for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", a.name)):
+        if (given := metadata.text(key, "")) != wanted:
+            raise metadata.error(key, f"is {given!r}; of an adapter for this model it must be {wanted!r}")
+    halves: dict[str, dict[str, Floats]] = {}
+    for name, tensor in file.tensors.items():
+        base, _, letter = name.rpartition(".lora_")
+        if letter not in ("a", "b"):
+            raise LoadError(f"{path}: tensor {name!r} is no adapter's: its name must end with .lora_a or .lora_b")
+        numbers = tensor.format.decode(file.blocks(tensor)).reshape(tensor.shape)
+        halves.setdefault(base, {})[letter] = numbers.astype(np.float32)
+    alpha = metadata.positive("adapter.lora.alpha") if "adapter.lora.alpha" in metadata else None
+    return _pair_up(path, halves), alpha, True
+
+
+def _read_folder(path: Path, a: Architecture) -> tuple[dict[str, tuple[Floats, Floats]], float | None, bool]:
+    """The same of a folder of the `peft` package, whose rows are as in Hugging Face folders."""
+    settings = read_hf_json(path / SETTINGS)
+    for key, values in _PLAIN.items():
+        if settings.get(key, values[0]) not in values:
+            shown = str(settings[key])[:80]
+            raise UnsupportedModelError(f"{path / SETTINGS}: {key!r} is {shown}, which is not supported")
+    rank: Any = settings.get("r")
+    alpha: Any = settings.get("lora_alpha")
+    sound = type(rank) is int and rank > 0 and type(alpha) in (int, float) and 0 < alpha < _LARGEST
+    if not sound:
+        raise LoadError(f"{path / SETTINGS}: r is {rank!r} and lora_alpha {alpha!r}; both must be numbers above 0")
+    known = next((each for each in TYPES.values() if each.architecture == a.name), None)
+    if known is None:
+        raise UnsupportedModelError(f"{path}: adapters of peft are not supported for {a.name!r}; convert it to GGUF")
+    mapping, tensors = read_safetensors(path / WEIGHTS, 0)
+    halves: dict[str, dict[str, Floats]] = {}
+    for name, tensor in tensors.items():
+        match = _PEFT.fullmatch(name)
+        if match is None or tensor.format.name in OTHERS:
+            raise LoadError(
+                f"{path / WEIGHTS}: tensor {name!r} ({tensor.format.name}) is none that an adapter has here"
+            )
+        raw = np.frombuffer(mapping, np.uint8, tensor.size_bytes, tensor.offset).copy()
+        numbers = tensor.format.decode(raw.reshape(-1, tensor.format.block_bytes)).reshape(tensor.shape)
+        base = rename(known, f"{match[1]}.weight")
+        halves.setdefault(base, {})[match[2].lower()] = numbers.astype(np.float32)
+    factor = alpha * math.sqrt(rank) if settings.get("use_rslora") else float(alpha)
+    return _pair_up(path, halves), factor, False

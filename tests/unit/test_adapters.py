@@ -1,0 +1,173 @@
+"""Adapters that are added to weights as they are loaded, against transformers with the sums as weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from inferd.plugin import LoadError, LoadRequest
+from inferd.plugin.backend import read_settings
+from inferd.testing.batches import Part, compute
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.native import LIBRARY
+from inferd_cpu.plugin import SPEC
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+from greedy_ids import PROMPTS  # noqa: E402 - what is imported below needs both
+from network_to_gguf import write_network  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
+from tiny_networks import write_tokenizer  # noqa: E402
+
+torch.set_num_threads(1)
+IDS = PROMPTS.reshape(-1)[:50].tolist()
+RANK, ALPHA = 3, 6.0
+PARTS = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "mlp.down_proj": "ffn_down"}
+Floats = np.ndarray[Any, Any]
+
+
+def load(path: Path, **settings: str) -> Any:
+    given = read_settings(SPEC, {"kv_tokens": "1024", "compute": "exact", **settings})
+    request = LoadRequest(path=path, device="cpu:0", settings=given, capacity_bytes=1 << 30)
+    return CpuBackend().load(request, lambda _: None).session
+
+
+def read_logits(path: Path, **settings: str) -> Floats:
+    session = load(path, **settings)
+    (logits,) = compute(session, Part(token_ids=IDS, blocks=range(4)))
+    result = np.array(logits)
+    session.close()
+    return result
+
+
+def draw(network: Any) -> dict[str, tuple[Floats, Floats]]:
+    """Two thin matrices for some weights of a network, by their names there."""
+    rng, found = np.random.default_rng(8), {}
+    for name, weight in network.state_dict().items():
+        if any(f".{part}.weight" in name for part in PARTS):
+            rows, columns = weight.shape
+            down, up = rng.normal(size=(RANK, columns)) * 0.2, rng.normal(size=(rows, RANK)) * 0.2
+            found[name] = (down.astype(np.float32), up.astype(np.float32))
+    return found
+
+
+def write_gguf(network: Any, matrices: dict[str, tuple[Floats, Floats]], path: Path, **changes: str) -> Path:
+    """The file that the usual converter makes of an adapter: rows of queries and keys are neighbours by pairs."""
+    writer = gguf.GGUFWriter(path, changes.get("architecture", "llama"))
+    writer.add_type(changes.get("type", "adapter"))
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", ALPHA)
+    for name, (down, up) in matrices.items():
+        rows = up
+        layer, part = name.split(".")[2], ".".join(name.split(".")[3:5])
+        if part != "mlp.down_proj":
+            heads = network.config.num_attention_heads if "q_proj" in part else network.config.num_key_value_heads
+            rows = up.reshape(heads, 2, len(up) // heads // 2, -1).swapaxes(1, 2).reshape(up.shape)
+        writer.add_tensor(f"blk.{layer}.{PARTS[part]}.weight.lora_a", down)
+        writer.add_tensor(f"blk.{layer}.{PARTS[part]}.weight.lora_b", np.ascontiguousarray(rows))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_folder(matrices: dict[str, tuple[Floats, Floats]], folder: Path, **changes: Any) -> Path:
+    """As the `peft` package saves an adapter."""
+    folder.mkdir(exist_ok=True)
+    settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none", "target_modules": [*PARTS]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings | changes))
+    tensors = {}
+    for name, (down, up) in matrices.items():
+        stem = name.removesuffix(".weight")
+        tensors[f"base_model.model.{stem}.lora_A.weight"] = down
+        tensors[f"base_model.model.{stem}.lora_B.weight"] = up
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A network as a file and as a folder, an adapter as both, and the logits of their sum."""
+    at = tmp_path_factory.mktemp("adapters")
+    network = write_network("llama", at / "model.gguf", spread=0.1)
+    network.save_pretrained(at / "model")
+    write_tokenizer(at / "model")
+    matrices = draw(network)
+    found = {
+        "network": network,
+        "matrices": matrices,
+        "gguf": at / "model.gguf",
+        "folder": at / "model",
+        "adapter.gguf": write_gguf(network, matrices, at / "adapter.gguf"),
+        "adapter": write_folder(matrices, at / "adapter"),
+    }
+    for scale in (1.0, 0.5):
+        with torch.inference_mode():
+            for name, (down, up) in matrices.items():
+                network.get_parameter(name).add_(torch.from_numpy(up @ down) * (scale * ALPHA / RANK))
+            found[f"logits {scale}"] = network(input_ids=torch.tensor([IDS])).logits[0].numpy()
+            for name, (down, up) in matrices.items():
+                network.get_parameter(name).sub_(torch.from_numpy(up @ down) * (scale * ALPHA / RANK))
+    return found
+
+
+@pytest.mark.parametrize("adapter", ["adapter.gguf", "adapter"])
+@pytest.mark.parametrize("base", ["gguf", "folder"])
+def test_logits_are_those_of_the_sum(made: dict[str, Any], base: str, adapter: str) -> None:
+    """A file or a folder with an adapter that is either, whatever order rows have there; and half of an adapter."""
+    for scale in (1.0, 0.5):
+        expected = made[f"logits {scale}"]
+        logits = read_logits(made[base], adapter=str(made[adapter]), adapter_scale=str(scale))
+        np.testing.assert_allclose(logits, expected, atol=3e-4 * np.abs(expected).max())
+    assert np.abs(read_logits(made[base]) - made["logits 1.0"]).max() > 0.1
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
+def test_native_sums_do_not_depend_on_the_kind(made: dict[str, Any]) -> None:
+    """Quantised on load, a file and a folder with either adapter give the same bits, near those of fp32."""
+    expected = made["logits 1.0"]
+    bits = set()
+    for base in ("gguf", "folder"):
+        for adapter in ("adapter.gguf", "adapter"):
+            logits = read_logits(made[base], compute="native", adapter=str(made[adapter]))
+            bits.add(logits.tobytes())
+            assert np.sqrt(np.mean((logits - expected) ** 2)) < 0.06 * expected.std()
+    assert len(bits) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m, at: write_folder(m["matrices"], at, peft_type="IA3"), "'peft_type' is IA3, which is not supported"),
+        (lambda m, at: write_folder(m["matrices"], at, use_dora=True), "'use_dora' is True, which is not supported"),
+        (lambda m, at: write_folder(m["matrices"], at, rank_pattern={"q": 4}), "'rank_pattern' is"),
+        (lambda m, at: write_folder(m["matrices"], at, r="x"), "r is 'x' and lora_alpha 6.0"),
+        (lambda _, at: write_folder({}, at), "it changes nothing; it is no adapter"),
+        (
+            lambda m, at: write_gguf(m["network"], m["matrices"], at / "a.gguf", type="model"),
+            "'general.type' is 'model'",
+        ),
+        (
+            lambda m, at: write_gguf(m["network"], m["matrices"], at / "a.gguf", architecture="qwen2"),
+            "'general.architecture' is 'qwen2'; of an adapter for this model it must be 'llama'",
+        ),
+        (lambda m, _: m["gguf"], "'general.type' is ''; of an adapter"),
+        (
+            lambda m, at: write_folder({"model.layers.9.mlp.down_proj.weight": next(iter(m["matrices"].values()))}, at),
+            "changes 'blk.9.ffn_down.weight' by matrices of shapes .* has none: the adapter is for another model",
+        ),
+        (lambda _, at: at / "nothing", "cannot be read"),
+        (lambda *_: Path("adapter.gguf"), "must be an absolute path"),
+    ],
+)
+def test_what_is_no_adapter_of_the_model_is_said(
+    made: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any], Path], Path], words: str
+) -> None:
+    """Other kinds, other models and what is missing are errors with names."""
+    with pytest.raises(LoadError, match=words):
+        load(made["gguf"], adapter=str(change(made, tmp_path)))
