@@ -46,6 +46,19 @@ def test_the_comparison_with_llama_cpp_names_every_architecture() -> None:
     assert all((state == "compiled") == is_compiled(FAMILIES[name]) for name, state in rows.items() if state != "no")
 
 
+def test_the_comparison_says_what_is_lacking() -> None:
+    """Of what is not taken it names the tensors that nothing here has, and the formats without weights in them."""
+    lacking = compare_with_llama_cpp.lacking()
+    assert "ssm_in" in lacking["mamba"]
+    assert lacking["mpt"] == [tensor for tensor in lacking["mpt"] if tensor.startswith("ffn")]
+    assert not lacking.keys() & FAMILIES.keys()
+    assert {"I64", "Q8_K"} <= set(compare_with_llama_cpp.formats())
+    assert not {form.name for form in FORMATS.values()} & set(compare_with_llama_cpp.formats())
+    table = compare_with_llama_cpp.write()
+    assert "| gemma3 | compiled |  |" in table
+    assert "| mamba | no | " in table
+
+
 def test_the_readme_names_the_command() -> None:
     """README says how to see the table."""
     assert "inferd models --supported" in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
