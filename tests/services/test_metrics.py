@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inferd.errors import InvalidFieldError
 from inferd.testing.kernel import kernel_here
+from inferd_api.v1 import model_service_pb2 as ms
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
 
@@ -54,6 +55,30 @@ async def test_mechanisms_count_themselves(tmp_path: Path) -> None:
     assert told["inferd_step_seconds_sum", ("fake",)] > 0.1
     assert told["inferd_tasks", ("running",)] == 0
     assert not any("default" in labels for _, labels in told)
+
+
+async def test_a_forgotten_model_leaves_no_figures(tmp_path: Path) -> None:
+    """Every figure of a model is gone with it, whatever counted it, and those of another model stay."""
+    async with kernel_here(tmp_path, metrics_listen="127.0.0.1:0", scheduler={"suspect_deaths": 1}) as kernel:
+        connection = Connection(kernel, tmp_path)
+        for name in ("stays", "goes"):
+            await connection.create(name, step_s=0.005)
+            call = connection.endless(model=name, tokens=50)
+            await read_until(call, "output")
+            (worker,) = (w for w in kernel.driver.supervisor.workers.values() if f"{name}-" in w.instance_id)
+            os.kill(worker.pid, signal.SIGKILL)
+            await read_all(call)
+        before = await scrape(kernel.metrics_address)
+        await connection.models.UnloadModel(ms.UnloadModelRequest(name="goes"))
+        await connection.models.DeleteModel(ms.DeleteModelRequest(name="goes"))
+        after = await scrape(kernel.metrics_address)
+        await connection.channel.close()
+    counted = {family for family, labels in before if "goes" in labels}
+    assert {
+        f"inferd_{each}_total" for each in ("tasks_sent", "suspects_sent", "tasks_stopped", "worker_deaths")
+    } < counted
+    assert not [figure for figure in after if "goes" in figure[1]]
+    assert {family for family, labels in after if "stays" in labels} == counted
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9411", "9411", "unix:/tmp/metrics"])

@@ -28,33 +28,21 @@ class Metrics:
     """
 
     def __init__(self, machine: KernelMachine) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._machine = machine
-        self._sent = Counter(
-            "inferd_tasks_sent",
-            "Tasks handed to instances; `again` when they go on",
-            ["model", "again"],
-            registry=registry,
+        self._of_models: list[Counter | Histogram] = []
+        self._sent = self._counter("inferd_tasks_sent", "Tasks handed to instances; `again` when they go on", "again")
+        self._alone = self._counter("inferd_suspects_sent", "Tasks sent to run alone since workers died of them")
+        self._stopped = self._counter("inferd_tasks_stopped", "Tasks stopped to go on later, and why", "reason")
+        self._ended = self._counter("inferd_tasks_ended", "Tasks by how they ended", "state")
+        self._waits = self._histogram("inferd_queue_seconds", "Time that a task waited, each time", WAITS_S)
+        self._starts = self._counter("inferd_workers_started", "Workers started")
+        self._deaths = self._counter(
+            "inferd_worker_deaths", "Workers that ended without being told to stop, or were killed for what they did"
         )
-        self._alone = Counter(
-            "inferd_suspects_sent", "Tasks sent to run alone since workers died of them", ["model"], registry=registry
-        )
-        self._stopped = Counter(
-            "inferd_tasks_stopped", "Tasks stopped to go on later, and why", ["model", "reason"], registry=registry
-        )
-        self._ended = Counter("inferd_tasks_ended", "Tasks by how they ended", ["model", "state"], registry=registry)
-        self._waits = Histogram(
-            "inferd_queue_seconds", "Time that a task waited, each time", ["model"], registry=registry, buckets=WAITS_S
-        )
-        self._starts = Counter("inferd_workers_started", "Workers started", ["model"], registry=registry)
-        self._deaths = Counter(
-            "inferd_worker_deaths", "Workers that ended without being told to", ["model"], registry=registry
-        )
-        self._tokens = Counter("inferd_output_tokens", "Tokens produced", ["model"], registry=registry)
-        self._steps = Histogram(
-            "inferd_step_seconds", "Time that a step computed", ["model"], registry=registry, buckets=STEPS_S
-        )
-        registry.register(_Present(machine))
+        self._tokens = self._counter("inferd_output_tokens", "Tokens produced")
+        self._steps = self._histogram("inferd_step_seconds", "Time that a step computed", STEPS_S)
+        self.registry.register(_Present(machine))
 
     def count(self, command: commands.Command, now: float) -> None:
         """The core asks for something."""
@@ -74,6 +62,9 @@ class Metrics:
                 self._stopped.labels(change.model, change.reason.name.lower()).inc()
             elif change.end is not None:
                 self._ended.labels(change.model, change.state.name.lower()).inc()
+        elif isinstance(change, changes.ModelForgotten):
+            for metric in self._of_models:
+                metric.remove_by_labels({"model": change.name})
 
     def count_death(self, model: str) -> None:
         """A worker died."""
@@ -85,6 +76,18 @@ class Metrics:
             self._steps.labels(model).observe(step.seconds)
         if step.token_ids:
             self._tokens.labels(model).inc(len(step.token_ids))
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        """A counter by model; all of a model are gone when it is forgotten."""
+        made = Counter(name, documentation, ["model", *labels], registry=self.registry)
+        self._of_models.append(made)
+        return made
+
+    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
+        """A histogram by model; all of a model are gone when it is forgotten."""
+        made = Histogram(name, documentation, ["model"], registry=self.registry, buckets=buckets)
+        self._of_models.append(made)
+        return made
 
     def _task(self, command: commands.SendTask) -> Task:
         return self._machine.tasks.known[command.spec.task_id]
