@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from connection import Connection, read_all, read_until
+from connection import Connection, read_all, read_until, refusal
 from prometheus_client.parser import text_string_to_metric_families
 
 from inferd.errors import InvalidFieldError
@@ -57,6 +57,16 @@ async def test_mechanisms_count_themselves(tmp_path: Path) -> None:
     assert not any("default" in labels for _, labels in told)
 
 
+async def until_unloaded(connection: Connection, name: str) -> None:
+    """Wait until no worker of a model is left."""
+    watch = connection.models.WatchModel(ms.WatchModelRequest(name=name))
+    async for response in watch:
+        if not response.model.instances:
+            watch.cancel()
+            return
+    raise AssertionError(f"{name} keeps its instances")
+
+
 async def test_a_forgotten_model_leaves_no_figures(tmp_path: Path) -> None:
     """Every figure of a model is gone with it, whatever counted it, and those of another model stay."""
     async with kernel_here(tmp_path, metrics_listen="127.0.0.1:0", scheduler={"suspect_deaths": 1}) as kernel:
@@ -79,6 +89,19 @@ async def test_a_forgotten_model_leaves_no_figures(tmp_path: Path) -> None:
     } < counted
     assert not [figure for figure in after if "goes" in figure[1]]
     assert {family for family, labels in after if "stays" in labels} == counted
+
+
+async def test_a_load_that_is_refused_is_no_death(tmp_path: Path) -> None:
+    """A worker that says that it cannot load, and is stopped, was started and has not died."""
+    async with kernel_here(tmp_path, metrics_listen="127.0.0.1:0") as kernel:
+        connection = Connection(kernel, tmp_path)
+        await connection.create(load_error="no weights")
+        await refusal(connection.models.LoadModel(ms.LoadModelRequest(name="fake")))
+        await until_unloaded(connection, "fake")
+        told = await scrape(kernel.metrics_address)
+        await connection.channel.close()
+    assert told["inferd_workers_started_total", ("fake",)] == 1
+    assert ("inferd_worker_deaths_total", ("fake",)) not in told
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9411", "9411", "unix:/tmp/metrics"])

@@ -360,7 +360,7 @@ class Driver:
             f"worker of instance {instance_id!r} died: {why}", metadata={"cause": why, "log": log_path}
         )
         instance = self.views.find_instance(instance_id)
-        if instance is not None and instance.state is not InstanceState.STOPPING:
+        if instance is not None and instance.living:  # else it was told to stop, or said itself that it cannot load
             self.metrics.count_death(instance.model)
         self._queries.fail(instance_id, error)
         self._apply(events.WorkerExited(instance_id, error))
