@@ -95,6 +95,14 @@ class Limits(BaseModel):
     model_watchers: int = Field(100, ge=1, description="open WatchModel streams")
     host_watchers: int = Field(100, ge=1, description="open WatchHost streams")
     health_watchers: int = Field(1000, ge=1, description="open streams of grpc.health.v1.Health/Watch")
+    metrics_connections: int = Field(
+        16,
+        ge=1,
+        description="connections that read the metrics; for one more the one that asks nothing for longest goes",
+    )
+    metrics_timeout_s: Seconds = Field(
+        10.0, gt=0, description="a connection that reads the metrics is closed after so long"
+    )
     queries: int = Field(
         100,
         ge=1,

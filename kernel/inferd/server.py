@@ -4,8 +4,8 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -27,11 +27,11 @@ from inferd.core.vigil import WorkerTimes
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
+from inferd.runtime.exposition import ExpositionLimits, exposed
 from inferd.runtime.front import health, hosts, leases, models, tasks
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
 from inferd.runtime.library import Library
-from inferd.runtime.metrics import exposed
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
@@ -87,22 +87,20 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     async with _built(settings) as built:
         driver, server = built.driver, _server(settings, built.front)
         mode = int(settings.socket_mode, 8)
-        with (
-            _exposing(settings, driver) as metrics_address,
-            listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses,
-        ):
-            async with driver.running(), _measuring(built.meter):
-                await server.start()
-                try:
-                    yield Kernel(
-                        addresses=addresses,
-                        metrics_address=metrics_address,
-                        driver=driver,
-                        reports=built.plugins.reports,
-                    )
-                finally:
-                    driver.close()  # first, so that every stream ends with the end of its task
-                    await server.stop(STOP_GRACE_S)
+        async with _exposing(settings, driver) as metrics_address:
+            with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
+                async with driver.running(), _measuring(built.meter):
+                    await server.start()
+                    try:
+                        yield Kernel(
+                            addresses=addresses,
+                            metrics_address=metrics_address,
+                            driver=driver,
+                            reports=built.plugins.reports,
+                        )
+                    finally:
+                        driver.close()  # first, so that every stream ends with the end of its task
+                        await server.stop(STOP_GRACE_S)
 
 
 @asynccontextmanager
@@ -300,14 +298,17 @@ async def _measuring(meter: DeviceMeter) -> AsyncIterator[None]:
             await measuring
 
 
-@contextmanager
-def _exposing(settings: Settings, driver: Driver) -> Iterator[str]:
+@asynccontextmanager
+async def _exposing(settings: Settings, driver: Driver) -> AsyncIterator[str]:
     """Let Prometheus read until the block ends, if it is to."""
     if not settings.metrics_listen:
         yield ""
         return
     host, port = loopback_port(settings.metrics_listen)
-    with exposed(driver.metrics, host, port) as chosen:
+    limits = ExpositionLimits(
+        connections=settings.limits.metrics_connections, timeout_s=settings.limits.metrics_timeout_s
+    )
+    async with exposed(driver.metrics.registry, host, port, limits) as chosen:
         yield f"{settings.metrics_listen.rpartition(':')[0]}:{chosen}"
 
 

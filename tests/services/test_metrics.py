@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import threading
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from connection import Connection, read_all, read_until, refusal
 from prometheus_client.parser import text_string_to_metric_families
@@ -89,6 +91,21 @@ async def test_a_forgotten_model_leaves_no_figures(tmp_path: Path) -> None:
     } < counted
     assert not [figure for figure in after if "goes" in figure[1]]
     assert {family for family, labels in after if "stays" in labels} == counted
+
+
+async def test_idle_readers_keep_no_thread_and_no_descriptor(tmp_path: Path) -> None:
+    """Connections that ask nothing take what `limits.metrics_connections` says, and a kernel ends with them."""
+    limits = {"metrics_connections": 4, "metrics_timeout_s": 600.0}
+    async with kernel_here(tmp_path, metrics_listen="127.0.0.1:0", limits=limits) as kernel:
+        host, _, port = kernel.metrics_address.rpartition(":")
+        await scrape(kernel.metrics_address)
+        threads, descriptors = threading.active_count(), psutil.Process().num_fds()
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(60)]
+        assert ("inferd_tasks", ("queued",)) in await scrape(kernel.metrics_address)
+        assert threading.active_count() <= threads
+        assert psutil.Process().num_fds() - descriptors - len(idle) <= 4
+    for _, writer in idle:
+        writer.close()
 
 
 async def test_a_load_that_is_refused_is_no_death(tmp_path: Path) -> None:

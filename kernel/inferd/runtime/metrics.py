@@ -3,10 +3,9 @@
 No label is a tenant, a task or anything else that a client may choose without bound.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -120,19 +119,3 @@ class _Present(Collector):
             memory.add_metric([device_id, "instances"], account.instance_bytes)
             memory.add_metric([device_id, "leases"], account.lease_bytes)
         yield memory
-
-
-@contextmanager
-def exposed(metrics: Metrics, host: str, port: int) -> Iterator[int]:
-    """Let Prometheus read at `http://host:port/metrics` until the block ends; the port, where 0 chose one.
-
-    Raises:
-        OSError: The address cannot be bound.
-    """
-    server, thread = start_http_server(port, addr=host, registry=metrics.registry)
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
