@@ -154,13 +154,15 @@ class Workers(BaseModel):
     growth_told: Times = Field(
         0.25,
         ge=0,
-        description="a worker that takes more than it measured by this part of it, and growth_told_bytes, is told of",
+        description="a worker that takes more than it measured by this part of it, and growth_told_bytes, is told of; "
+        "watched is what workers that compute on the processor take of the host, not those of other devices",
     )
     growth_told_bytes: int = Field(256 << 20, ge=0, description="see growth_told; in bytes")
     growth_ended: Times = Field(
         1.0,
         ge=0,
-        description="a worker that exceeds what it measured by this part of it, and growth_ended_bytes, is killed",
+        description="a worker that exceeds what it measured by this part of it, and growth_ended_bytes, is killed; "
+        "watched as for growth_told: on the processor only",
     )
     growth_ended_bytes: int = Field(1 << 30, ge=0, description="see growth_ended; in bytes")
     query_timeout_s: Seconds = Field(30.0, gt=0, description="longest time of turning a text into tokens")
