@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from connection import Connection, memory, read_all, read_until, refusal, under
+from connection import Connection, memory, read_until, refusal, under
 
 from inferd.runtime.worker import Worker
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd.testing.pair import PAIR_PLUGIN
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1.task_service_pb2 import CancelTaskRequest
 
 MIB = 1 << 20
 SIZES = {"cpu:0": 1024 * MIB, "fake:0": 100 * MIB, "fake:1": 200 * MIB, "slow:0": 900 * MIB}
@@ -64,14 +65,18 @@ async def until(connection: Connection, name: str, state: int, instances: int) -
 
 async def test_a_model_uses_both_devices_under_load(connection: Connection) -> None:
     """Tasks that find no place have the model grow onto its second device, where they run; the receipts say so."""
-    model = await create(connection, "m", wanted={"max_instances": 2}, max_sequences=1, step_s=0.002)
+    slow = {"max_sequences": 1, "step_s": 0.01, "context_tokens": 10_000}
+    model = await create(connection, "m", wanted={"max_instances": 2}, **slow)
     assert (list(model.devices), model.device) == (["fake:0", "fake:1"], "")
-    calls = [connection.endless(model="m", tokens=400) for _ in range(2)]
+    calls = [connection.endless(model="m", tokens=8000) for _ in range(2)]
     grown = await until_ready(connection, "m", 2)
     assert [i.device for i in grown.instances] == ["fake:1", "fake:0"]
     assert grown.instances[0].device_reason == "210 MB is free, on fake:0 105 MB"
     assert grown.instances[1].device_reason == "it has 0 instances there, on fake:1 1"
-    ends = [(await read_all(call))[-1].finished for call in calls]
+    ids = [(await read_until(call, "started"))[-1].task_id for call in calls]  # else the first would be over too soon
+    for task_id in ids:
+        await connection.tasks.CancelTask(CancelTaskRequest(task_id=task_id))
+    ends = [(await read_until(call, "finished"))[-1].finished for call in calls]
     assert Counter(end.receipt.device for end in ends) == {"fake:0": 1, "fake:1": 1}
 
 
