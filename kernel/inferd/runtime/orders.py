@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from inferd.runtime.streams import Streams
     from inferd.runtime.supervisor import Supervisor
 
+Steering = commands.ProceedLoad | commands.StopWorker | commands.EndWorker | commands.AbandonWorker
+
 
 class Orders:
     """Obeys the commands that concern workers. One writer: the driver.
+
+    An order for a worker that has ended by itself is of no effect: the core hears of its end only after what is due.
 
     Attributes:
         group: Where the lives of workers are tasks of; None while the driver does not run.
@@ -47,17 +51,25 @@ class Orders:
                 self._hold(command)
             case commands.StartWorker():
                 self._start(command)
-            case commands.ProceedLoad():
-                self._supervisor.workers[command.instance_id].proceed()
-            case commands.StopWorker():
-                self._supervisor.workers[command.instance_id].stop()
-            case commands.EndWorker():
-                self._supervisor.workers[command.instance_id].end(command.why)
-            case commands.AbandonWorker():
-                self._relay.abandon(command.instance_id)
-                self._supervisor.workers[command.instance_id].end(command.why)
+            case commands.ProceedLoad() | commands.StopWorker() | commands.EndWorker() | commands.AbandonWorker():
+                self._steer(command)
             case _:
                 assert_never(command)
+
+    def _steer(self, command: Steering) -> None:
+        """Have a worker go on or end; nothing to do when it has ended by itself."""
+        if isinstance(command, commands.AbandonWorker):
+            self._relay.abandon(command.instance_id)
+        worker = self._supervisor.workers.get(command.instance_id)
+        if worker is None:
+            return  # it exits with this event, before which something fell due that concerns it
+        match command:
+            case commands.ProceedLoad():
+                worker.proceed()
+            case commands.StopWorker():
+                worker.stop()
+            case commands.EndWorker() | commands.AbandonWorker():
+                worker.end(command.why)
 
     def _start(self, command: commands.StartWorker) -> None:
         assert self.group is not None, "the driver is not running"  # noqa: S101 - a defect of the caller
