@@ -178,5 +178,5 @@ def test_conversations_at_their_bounds_are_read(chat: pb.ChatPrompt) -> None:
     read = read_chat(chat, at="spec.chat")
     assert len(read.messages) == len(chat.messages)
     assert sum(len(message.parts) for message in read.messages) == sum(len(each.parts) for each in chat.messages)
-    _, demand = read_work(pb.TaskSpec(model="x", chat=chat), 1 << 40, contents=b"")
+    _, demand = read_work(pb.TaskSpec(model="x", chat=chat), 1 << 40)
     assert demand.memory_bytes >= MESSAGE_BYTES * len(chat.messages)

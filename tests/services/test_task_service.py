@@ -8,7 +8,9 @@ import pytest
 from connection import Connection, info_of, kinds_of, read_all, read_failing, read_until, reason_of, text_of
 from google.protobuf.duration_pb2 import Duration
 
+from inferd.core.ids import ModelName
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
@@ -250,6 +252,32 @@ async def test_a_prompt_that_kills_its_workers_is_found_out(connection: Connecti
         assert text_of(first + await read_all(call)) == ("la" * 200)[:200]
     _, refused = await read_failing(connection.chat("a # b"))
     assert reason_of(refused)[0] == "POISON"
+
+
+async def test_poison_is_known_by_what_kills(connection: Connection) -> None:
+    """With other labels, class, seed or length it is refused at once, and no worker dies; another prompt runs."""
+    await connection.create(step_s=0.002, die_on_token=ord("#"))
+    spec = tp.TaskSpec(model="fake", prompt="a # b", sampling=sp.SamplingParams(max_tokens=20, temperature=1, seed=3))
+    await read_failing(connection.tasks.RunTask(ts.RunTaskRequest(spec=spec)))
+    model = connection.kernel.driver.machine.views.model(ModelName("fake"))
+    workers = model.instance_count
+    for other in (
+        tp.TaskSpec(labels={"a": "b"}),
+        tp.TaskSpec(priority=pp.PRIORITY_HIGH),
+        tp.TaskSpec(prefix_cache=False),
+        tp.TaskSpec(sampling=sp.SamplingParams(seed=4)),
+        tp.TaskSpec(sampling=sp.SamplingParams(max_tokens=21, n=2)),
+    ):
+        again = tp.TaskSpec()
+        again.CopyFrom(spec)
+        again.MergeFrom(other)
+        events, error = await read_failing(connection.tasks.RunTask(ts.RunTaskRequest(spec=again)))
+        assert (events, reason_of(error)[0]) == ([], "POISON"), other
+    assert model.instance_count == workers
+    spec.prompt = "a b"
+    assert (await read_all(connection.tasks.RunTask(ts.RunTaskRequest(spec=spec))))[
+        -1
+    ].finished.usage.output_tokens == 20
 
 
 async def test_an_error_inside_a_step_fails_its_tasks_and_nothing_else(connection: Connection) -> None:

@@ -62,7 +62,7 @@ async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front
 def spec(tokens: int = 900, **more: Any) -> TaskSpec:
     """A task of the default tenant, which the FakeBackend goes on with for so many tokens."""
     wanted = pb.TaskSpec(prompt="la", sampling=SamplingParams(max_tokens=tokens, temperature=0))
-    work, demand = read_work(wanted, 1 << 20, contents=b"")
+    work, demand = read_work(wanted, 1 << 20)
     return TaskSpec(
         task_id=TaskId(uuid.uuid4().hex),
         tenant=ANYONE.tenant,

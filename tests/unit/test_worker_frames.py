@@ -64,7 +64,7 @@ def test_inputs() -> None:
 
 def sent(spec: pb.TaskSpec, **more: Any) -> Submission:
     """What a task of a client is for the engine, on its way through the kernel."""
-    work, demand = read_work(spec, 1 << 20, contents=b"")
+    work, demand = read_work(spec, 1 << 20)
     told = TaskSpec(task_id=TaskId("t"), tenant=Tenant("x"), model=ModelName("m"), demand=demand, work=work, **more)
     submit = submit_frame(1, SendTask(InstanceId("i"), told, 1, fencing_token=2**63)).submit
     return read_submission(task_pb2.Submit.FromString(submit.SerializeToString()), ENGINE_DEFAULTS)

@@ -13,7 +13,7 @@ class Demand:
         samples: Outputs that it wants, each with what an output costs.
         memory_bytes: About what its work takes of the kernel's memory while it waits and runs.
         affinity: Equal for tasks of a tenant that have the beginning of their work in common; b"" for none.
-        contents: Equal for tasks with the same contents; b"" where that is not known.
+        contents: Equal for tasks of which a worker would die alike; b"" where that is not known.
     """
 
     prompt_tokens: int = 0

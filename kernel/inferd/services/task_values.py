@@ -48,7 +48,7 @@ def read_spec(
         message = f"adapter is {spec.adapter!r} and no backend offers adapters; leave it out"
         raise UnsupportedInputError(message, field="spec.adapter")
     check_labels(spec.labels)
-    work, demand = read_work(spec, prompt_limit_bytes, contents=fingerprint(spec))
+    work, demand = read_work(spec, prompt_limit_bytes)
     return TaskSpec(
         task_id=TaskId(task_id),
         tenant=tenant,

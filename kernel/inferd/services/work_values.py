@@ -1,10 +1,13 @@
 """Work from the wire: checked, written for the worker that will open it, and what policy has to know of it."""
 
 from array import array
-from hashlib import blake2b
+from collections.abc import Mapping
+from hashlib import blake2b, sha256
+from typing import Any
 
 from inferd.core.demand import Demand
 from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.sampling import PARAMETERS, Form
 from inferd.services.chat_values import read_chat
 from inferd.services.sampling_values import check_sampling
 from inferd_api.v1 import model_service_pb2 as ms
@@ -19,8 +22,8 @@ ENTRY_BYTES = 64  # the same of an entry of a list
 Given = tp.TaskSpec | ms.TokenizeRequest | ms.CountTokensRequest
 
 
-def read_work(spec: tp.TaskSpec, limit_bytes: int, *, contents: bytes) -> tuple[wp.Work, Demand]:
-    """What a task is to do, and what it asks for; `contents` are equal for equal specs.
+def read_work(spec: tp.TaskSpec, limit_bytes: int) -> tuple[wp.Work, Demand]:
+    """What a task is to do, and what it asks for.
 
     Raises:
         InvalidFieldError: A field has a value outside what it allows.
@@ -40,9 +43,24 @@ def read_work(spec: tp.TaskSpec, limit_bytes: int, *, contents: bytes) -> tuple[
         samples=given.get("n", 1),
         memory_bytes=_memory_bytes(work) + ENTRY_BYTES * entries,
         affinity=blake2b(begin, digest_size=16).digest(),
-        contents=contents,
+        contents=_contents(spec, work.input, given),
     )
     return work, demand
+
+
+def _contents(spec: tp.TaskSpec, given: wp.Input, sampling: Mapping[str, Any]) -> bytes:
+    """Equal for tasks of which a worker dies alike.
+
+    That is the same input, adapter, kind of work and grammar. Labels, class, seed, lengths and the like are left out:
+    who sends it again with other ones would kill as many workers again.
+    """
+    digest = sha256(b"embed" if spec.HasField("embedding") else b"generate")
+    followed = [value for name, value in sampling.items() if PARAMETERS[name].form is Form.GRAMMAR]
+    rules = [each.SerializeToString(deterministic=True) for each in followed]
+    for part in (spec.adapter.encode(), given.SerializeToString(deterministic=True), *rules):
+        digest.update(len(part).to_bytes(8))  # so that no part goes on in the next one
+        digest.update(part)
+    return digest.digest()
 
 
 def _memory_bytes(work: wp.Work) -> int:
