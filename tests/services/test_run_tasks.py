@@ -159,6 +159,28 @@ async def test_cancel_and_leave(connection: Connection) -> None:
     assert await ended(connection, ids[2]) == tp.TASK_STATE_SUCCEEDED
 
 
+async def test_a_tag_that_is_left_within_its_interval_ends_no_other(connection: Connection) -> None:
+    """`leave` of a tag whose output waits for its interval is the end of it; its next task gives its own."""
+    await connection.create(step_s=0.005)
+    call = Call(connection)
+    interval = Duration(nanos=300_000_000)
+    await call.order(run(1, tokens=900, output_interval=interval), run(2, "xyz", tokens=150))
+    await call.until(1, "output")
+    others = len(call.updates[2])
+    while len(call.updates[2]) < others + 5:  # steps, in which tag 1 has got output, too
+        await call.read()
+    del call.updates[1]
+    await call.order(ts.TaskOrder(tag=1, leave=ts.LeaveOrder()), run(1, "abc", tokens=150))
+    await call.drain()
+    assert await call.call.code() is grpc.StatusCode.OK
+    ended = {tag: call.end(tag).state for tag in (1, 2)}
+    assert ended == dict.fromkeys((1, 2), tp.TASK_STATE_SUCCEEDED)
+    own = next(
+        n for n, update in enumerate(call.updates[1]) if update.event.task_id
+    )  # what came before is the old one's
+    assert "".join(update.event.output.text for update in call.updates[1][own:]) == "abc" * 50
+
+
 async def test_a_broken_call_is_taken_up_again(connection: Connection) -> None:
     """A client whose call broke comes back to its tasks on another one and gets all events, none twice."""
     await connection.create(step_s=0.005)

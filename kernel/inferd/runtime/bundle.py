@@ -41,15 +41,19 @@ class Followed:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_at(self._due, self._wake, self)
 
+    def hush(self) -> None:
+        """Wait for no interval any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def read(self) -> list[Numbered]:
         """What was not given yet.
 
         Raises:
             EventsDroppedError: Some of that was dropped.
         """
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.hush()
         batch = self.stream.read(self.after)
         self.after = batch[-1].sequence if batch else self.after
         if self.interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
@@ -77,7 +81,8 @@ class Bundle:
         return self._followed[tag].stream
 
     def follow(self, followed: Followed) -> None:
-        """Give the events of a stream from now on, those that it has behind `after` first."""
+        """Give the events of a stream from now on, those that it has behind `after` first, and no other of its tag."""
+        self.leave(followed.tag)
         followed._wake = self._make_ready  # noqa: SLF001 - a part of this class
         self._followed[followed.tag] = followed
         followed.stream.listeners[followed] = None
@@ -103,6 +108,7 @@ class Bundle:
         followed = self._followed.pop(tag, None)
         if followed is not None:
             del followed.stream.listeners[followed]
+            followed.hush()
             self._ready.pop(followed, None)
         return followed
 
@@ -146,6 +152,6 @@ class Bundle:
             self._make_ready(followed)
 
     def _make_ready(self, followed: Followed) -> None:
-        if not followed.stopped:  # its timer may ring all the same
+        if not followed.stopped and self._followed.get(followed.tag) is followed:  # its timer may ring all the same
             self._ready[followed] = None
             self.wake()

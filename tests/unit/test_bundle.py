@@ -1,0 +1,79 @@
+import asyncio
+
+import pytest
+
+from inferd.core.ids import TaskId
+from inferd.core.task import Outcome, TaskState
+from inferd.core.task_events import Finished, Output, Receipt
+from inferd.runtime.bundle import Bundle, Followed
+from inferd.runtime.event_budget import EventBudget
+from inferd.runtime.streams import TaskStream
+
+INTERVAL_S = 0.01
+DONE = Finished(
+    Outcome(state=TaskState.SUCCEEDED),
+    Receipt(queue_s=0, first_token_s=None, run_s=0, backend="", device="", worker_memory_bytes=0),
+)
+
+
+def stream(text: str = "") -> TaskStream:
+    made = TaskStream(TaskId(f"task {text}"), 1 << 20, EventBudget(1 << 30))
+    if text:
+        made.tell(Output(text, (1,)))
+    return made
+
+
+def given(bundle: Bundle) -> list[tuple[int, str]]:
+    """The texts that are there to give, by tag."""
+    return [
+        (followed.tag, "".join(n.event.text for n in batch if isinstance(n.event, Output)))
+        for followed, batch in bundle.collect()[0]
+    ]
+
+
+async def waits_for_its_interval(bundle: Bundle, text: str) -> TaskStream:
+    """A stream under tag 1 whose second output is held back by a timer."""
+    followed = stream(text)
+    bundle.follow(Followed(tag=1, stream=followed, interval_s=INTERVAL_S))
+    assert given(bundle) == [(1, text)]
+    followed.tell(Output("more", (2,)))
+    assert given(bundle) == []
+    return followed
+
+
+async def interval_passes() -> None:
+    """Until every timer that was set before has rung."""
+    rung = asyncio.Event()
+    asyncio.get_running_loop().call_later(2 * INTERVAL_S, rung.set)
+    await asyncio.wait_for(rung.wait(), 10)
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_was_left_gives_nothing_when_its_interval_is_over(*, again: bool) -> None:
+    """A tag that is left while output waits for its interval gives no more of it, and a new stream under it its own."""
+    bundle = Bundle()
+    left = await waits_for_its_interval(bundle, "old")
+    bundle.leave(1)
+    assert not left.listeners
+    if again:
+        bundle.follow(Followed(tag=1, stream=stream("new")))
+        assert given(bundle) == [(1, "new")]
+    await interval_passes()
+    assert given(bundle) == []
+    assert len(bundle) == again
+
+
+async def test_what_is_followed_anew_gives_its_own_end() -> None:
+    """A stream that takes the place of another one under its tag is the only one heard, up to its own end."""
+    bundle = Bundle()
+    old = await waits_for_its_interval(bundle, "old")
+    new = stream("new")
+    bundle.follow(Followed(tag=1, stream=new))
+    assert not old.listeners
+    old.tell(DONE)
+    await interval_passes()
+    assert given(bundle) == [(1, "new")]
+    assert 1 in bundle
+    new.tell(DONE)
+    assert given(bundle) == [(1, "")]
+    assert not len(bundle)
