@@ -58,6 +58,37 @@ def messages(orders: Iterable[TaskOrder]) -> Iterator[RunTasksRequest]:
         yield request
 
 
+class _Outbox:
+    """The orders that one call has still to send. One writer: the event loop."""
+
+    def __init__(self, orders: Iterable[TaskOrder]) -> None:
+        self._orders = list(orders)
+        self._changed = asyncio.Event()
+        self._changed.set()
+        self._ended = False
+
+    def put(self, order: TaskOrder) -> None:
+        """Send it with those that wait."""
+        self._orders.append(order)
+        self._changed.set()
+
+    def end(self) -> None:
+        """Send what waits, and nothing after it."""
+        self._ended = True
+        self._changed.set()
+
+    async def requests(self) -> AsyncIterator[RunTasksRequest]:
+        """The orders, as many at once as there are, until the end."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            orders, self._orders = self._orders, []
+            for message in messages(orders):
+                yield message
+            if self._ended and not self._orders:
+                return
+
+
 class AsyncFollower:
     """Follows the tasks of an asynchronous client.
 
@@ -71,8 +102,7 @@ class AsyncFollower:
         self._address = address
         self._orders = Orders()
         self._inboxes: dict[int, asyncio.Queue[TaskEvent | InferdError]] = {}
-        self._outbox: list[TaskOrder] = []
-        self._changed = asyncio.Event()
+        self._outbox = _Outbox(())  # of the call, each of which has its own: nothing is left to one that is dead
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -89,7 +119,6 @@ class AsyncFollower:
         followed = self._orders.begin(run, watch)
         inbox = self._inboxes[followed.tag] = asyncio.Queue()
         if self._task is None or self._task.done():
-            self._outbox = []  # of a call that ended
             self._task = asyncio.create_task(self._run(), name="follower of tasks")
         else:
             self._send(followed.order())
@@ -118,17 +147,17 @@ class AsyncFollower:
         """Follow nothing any more: tasks that hang on the call end."""
         if self._task is None:
             return
-        self._outbox += self._orders.leave_all()
+        for order in self._orders.leave_all():
+            self._outbox.put(order)
         self._closed = True
-        self._changed.set()
+        self._outbox.end()
         await asyncio.wait([self._task], timeout=FAREWELL_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     def _send(self, order: TaskOrder | None) -> None:
         if order is not None:
-            self._outbox.append(order)
-            self._changed.set()
+            self._outbox.put(order)
 
     async def _run(self) -> None:
         """Serve calls until one cannot be taken up again."""
@@ -151,9 +180,10 @@ class AsyncFollower:
     async def _serve(self) -> tuple[bool, InferdError]:
         """One call, from its begin to its end; whether the kernel spoke, and why it ended."""
         spoke = False
-        self._outbox = [followed.order() for followed in self._orders.followed.values()]
-        self._changed.set()
-        call = self._dial(self._requests())
+        outbox = self._outbox = _Outbox(followed.order() for followed in self._orders.followed.values())
+        if self._closed:
+            outbox.end()
+        call = self._dial(outbox.requests())
         try:
             async for response in call:
                 spoke = True
@@ -161,18 +191,9 @@ class AsyncFollower:
         except grpc.RpcError as error:
             return spoke, from_rpc(error, self._address)
         finally:
+            outbox.end()
             call.cancel()
         return spoke, KernelUnreachableError(f"{self._address} ended the call")
-
-    async def _requests(self) -> AsyncIterator[RunTasksRequest]:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            orders, self._outbox = self._outbox, []
-            for message in messages(orders):
-                yield message
-            if self._closed:
-                return
 
     def _receive(self, response: RunTasksResponse) -> None:
         for update in response.updates:

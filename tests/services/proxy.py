@@ -1,0 +1,55 @@
+"""A way to a kernel whose connections can be broken."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Proxy:
+    """Passes bytes on to a kernel, until its connections are broken.
+
+    Attributes:
+        address: Where it listens.
+        connections: How many there were.
+    """
+
+    def __init__(self, behind: str) -> None:
+        self.address = ""
+        self.connections = 0
+        self._host, _, self._port = behind.rpartition(":")
+        self._live: set[asyncio.StreamWriter] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        self.connections += 1
+        there, back = await asyncio.open_connection(self._host, int(self._port))
+        self._live |= {writer, back}
+        await asyncio.gather(_pass(reader, back), _pass(there, writer))
+
+    def abort(self) -> None:
+        """Break every connection, without a word to either end."""
+        for writer in self._live:
+            writer.transport.abort()
+        self._live.clear()
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@asynccontextmanager
+async def proxy_to(address: str) -> AsyncIterator[Proxy]:
+    """A proxy before a kernel."""
+    proxy = Proxy(address)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    proxy.address = f"{host}:{port}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.abort()
