@@ -375,7 +375,12 @@ def _server(settings: Settings, front: Front) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(entrance,), options=channel_options(limits))
     prompt_limit_bytes = limits.prompt_bytes
     services = {
-        task_service_pb2: Tasks(front.tasks, prompt_limit_bytes=prompt_limit_bytes, extents=extents),
+        task_service_pb2: Tasks(
+            front.tasks,
+            prompt_limit_bytes=prompt_limit_bytes,
+            message_limit_bytes=limits.message_bytes,
+            extents=extents,
+        ),
         lease_service_pb2: Leases(front.leases),
         model_service_pb2: Models(front.models, prompt_limit_bytes=prompt_limit_bytes),
         host_service_pb2: Hosts(front.hosts, front.models),

@@ -181,6 +181,17 @@ async def test_a_tag_that_is_left_within_its_interval_ends_no_other(connection: 
     assert "".join(update.event.output.text for update in call.updates[1][own:]) == "abc" * 50
 
 
+async def test_a_refused_tag_that_is_left_says_nothing(connection: Connection) -> None:
+    """`leave` in the message in which its order was refused is the last word of a tag, which is free with that."""
+    await connection.create(step_s=0.001)
+    call = Call(connection)
+    leave = ts.TaskOrder(tag=5, leave=ts.LeaveOrder())
+    await call.order(watch(5, "0" * 32), leave, run(6, tokens=20), watch(5, "1" * 32), leave, run(5, "abc", tokens=20))
+    await call.drain()
+    assert {call.end(tag).state for tag in (5, 6)} == {tp.TASK_STATE_SUCCEEDED}
+    assert not any(update.HasField("error") for update in call.updates[5])
+
+
 async def test_a_broken_call_is_taken_up_again(connection: Connection) -> None:
     """A client whose call broke comes back to its tasks on another one and gets all events, none twice."""
     await connection.create(step_s=0.005)

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from inferd.core.task_events import Output
 from inferd.errors import InferdError
 from inferd.runtime.streams import Numbered, TaskStream, cost_bytes
 
 BATCH_BYTES = 1 << 20  # about what `collect` gives at most; one stream's events are not parted
+REFUSAL_BYTES = 4 << 10  # more than the status of an error takes on the wire
+MOST_REFUSALS = 1024  # that are not told yet; then no more orders are taken
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -62,12 +65,19 @@ class Followed:
 
 
 class Bundle:
-    """Streams by tag. One writer: the call that follows them."""
+    """Streams by tag. One writer: the call that follows them.
 
-    def __init__(self) -> None:
+    Args:
+        batch_bytes: About what `collect` gives at most.
+    """
+
+    def __init__(self, batch_bytes: int = BATCH_BYTES) -> None:
+        self._batch_bytes = batch_bytes
         self._followed: dict[int, Followed] = {}
         self._ready: dict[Followed, None] = {}  # in the order in which they had something to give
-        self._refused: list[tuple[int, InferdError]] = []
+        self._refused: dict[int, InferdError] = {}  # by tag, in their order; until they are given
+        self._room = asyncio.Event()  # for more of them
+        self._room.set()
         self._waiting: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -100,8 +110,18 @@ class Bundle:
 
     def refuse(self, tag: int, error: InferdError) -> None:
         """Give an error, the last word under a tag."""
-        self._refused.append((tag, error))
+        self._refused[tag] = error
+        if len(self._refused) >= MOST_REFUSALS:
+            self._room.clear()
         self.wake()
+
+    def refuses(self, tag: int) -> bool:
+        """Whether an error is still to be given under a tag."""
+        return tag in self._refused
+
+    async def room(self) -> None:
+        """Wait until fewer than `MOST_REFUSALS` errors are still to be given."""
+        await self._room.wait()
 
     def leave(self, tag: int) -> Followed | None:
         """Give nothing more of a tag; what was followed under it, if anything was."""
@@ -110,7 +130,13 @@ class Bundle:
             del followed.stream.listeners[followed]
             followed.hush()
             self._ready.pop(followed, None)
+        self._forgive(tag)
         return followed
+
+    def _forgive(self, tag: int) -> None:
+        self._refused.pop(tag, None)
+        if len(self._refused) < MOST_REFUSALS:
+            self._room.set()
 
     def wake(self) -> None:
         """Let `come` return, though there may be nothing."""
@@ -124,13 +150,17 @@ class Bundle:
             await self._waiting
 
     def collect(self) -> tuple[list[tuple[Followed, list[Numbered]]], list[tuple[int, InferdError]]]:
-        """What there is to give: events by stream, and errors by tag.
+        """What there is to give, as much as one message takes: events by stream, and errors by tag.
 
         A stream whose last event was given, or that lost events, is followed no longer; the caller finds the first by
         `Finished`, the second among the errors.
         """
         given: list[tuple[Followed, list[Numbered]]] = []
-        left_bytes = BATCH_BYTES
+        most = max(1, self._batch_bytes // REFUSAL_BYTES)
+        refused = list(islice(self._refused.items(), most))
+        for tag, _ in refused:
+            self._forgive(tag)
+        left_bytes = self._batch_bytes - REFUSAL_BYTES * len(refused)
         while self._ready and left_bytes > 0:
             followed = next(iter(self._ready))
             del self._ready[followed]
@@ -138,13 +168,13 @@ class Bundle:
                 batch = followed.read()
             except InferdError as error:
                 self.leave(followed.tag)
-                self._refused.append((followed.tag, error))
+                refused.append((followed.tag, error))
+                left_bytes -= REFUSAL_BYTES
                 continue
             left_bytes -= sum(cost_bytes(numbered.event) for numbered in batch)
             given.append((followed, batch))
             if followed.stream.finished is not None:
                 self.leave(followed.tag)
-        refused, self._refused = self._refused, []
         return given, refused
 
     def _look(self, followed: Followed) -> None:

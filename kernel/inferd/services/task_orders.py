@@ -8,6 +8,7 @@ import grpc
 
 from inferd.core.ids import TaskId
 from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError
+from inferd.runtime.bundle import BATCH_BYTES
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.open_tasks import OpenTasks, Told
 from inferd.runtime.front.tasks import Tasks
@@ -33,14 +34,17 @@ class TaskOrders:
         call: It.
         extents: What bounds the parts of requests.
         prompt_limit_bytes: Largest prompt.
+        message_limit_bytes: Largest message.
     """
 
-    def __init__(self, tasks: Tasks, call: Call, *, extents: Extents, prompt_limit_bytes: int) -> None:
+    def __init__(
+        self, tasks: Tasks, call: Call, *, extents: Extents, prompt_limit_bytes: int, message_limit_bytes: int
+    ) -> None:
         self._tasks = tasks
         self._call = call
         self._extents = extents
         self._prompt_limit_bytes = prompt_limit_bytes
-        self._open = OpenTasks(tasks, call.caller)
+        self._open = OpenTasks(tasks, call.caller, batch_bytes=min(BATCH_BYTES, message_limit_bytes))
 
     async def serve(self) -> None:
         """Take orders and tell what comes of them, until the client has no more and every tag is over.
@@ -74,20 +78,27 @@ class TaskOrders:
             while (request := await self._call.read()) is not grpc.aio.EOF:
                 await self._obey_all(request)
                 del request  # before the wait for the next one: it may hold prompts
+                await self._open.room()  # a client that does not read what is refused is not read either
 
     async def _obey_all(self, request: ts.RunTasksRequest) -> None:
         if len(request.orders) > MOST_ORDERS:
             message = f"orders has {len(request.orders)} entries; at most {MOST_ORDERS} in one message"
             raise InvalidFieldError(message, field="orders")
-        for order in request.orders:
-            await self._obey(order)
-            await asyncio.sleep(0)  # however much the orders of a message hold, others go on between them
+        refused: dict[int, InferdError] = {}  # told behind the last order: one of them may leave the tag
+        try:
+            for order in request.orders:
+                await self._obey(order, refused)
+                await asyncio.sleep(0)  # however much the orders of a message hold, others go on between them
+        finally:
+            for tag, error in refused.items():
+                self._open.refuse(tag, error)
 
-    async def _obey(self, order: ts.TaskOrder) -> None:
+    async def _obey(self, order: ts.TaskOrder, refused: dict[int, InferdError]) -> None:
         kind, tag = order.WhichOneof("kind"), order.tag
         if kind == "cancel":
             self._open.cancel(tag)
         elif kind == "leave":
+            refused.pop(tag, None)
             self._open.leave(tag, lingers=False)
         elif kind == "flow":
             self._open.stop(tag, stopped=order.flow.stopped)
@@ -95,13 +106,13 @@ class TaskOrders:
             raise InvalidFieldError(
                 "an order has no kind; set one of run, watch, cancel, leave and flow", field="orders.kind"
             )
-        elif tag in self._open:
+        elif tag in self._open or tag in refused:
             raise InvalidFieldError(f"tag {tag} is open; give each order one that is not", field="orders.tag")
         else:
             try:
                 await (self._run(tag, order.run) if kind == "run" else self._watch(tag, order.watch))
             except InferdError as error:
-                self._open.refuse(tag, error)
+                refused[tag] = error.with_traceback(None)  # whose frames hold what the client has sent
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
         interval_s, linger_s = read_interval(self._request_of(order).output_interval), _read_linger(order)

@@ -19,9 +19,12 @@ from inferd_api.v1 import task_service_pb2 as ts
 class Tasks:
     """Translates; see the proto for what each call means. Streams write to their call: no generator between."""
 
-    def __init__(self, tasks: front.Tasks, *, prompt_limit_bytes: int, extents: Extents) -> None:
+    def __init__(
+        self, tasks: front.Tasks, *, prompt_limit_bytes: int, message_limit_bytes: int, extents: Extents
+    ) -> None:
         self._tasks = tasks
         self._prompt_limit_bytes = prompt_limit_bytes
+        self._message_limit_bytes = message_limit_bytes
         self._extents = extents
 
     async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
@@ -45,7 +48,13 @@ class Tasks:
 
     async def RunTasks(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """Run and watch many tasks."""
-        orders = TaskOrders(self._tasks, call, extents=self._extents, prompt_limit_bytes=self._prompt_limit_bytes)
+        orders = TaskOrders(
+            self._tasks,
+            call,
+            extents=self._extents,
+            prompt_limit_bytes=self._prompt_limit_bytes,
+            message_limit_bytes=self._message_limit_bytes,
+        )
         await orders.serve()
 
     async def GetTask(self, request: ts.GetTaskRequest, call: Call) -> ts.GetTaskResponse:  # noqa: N802 - the wire's name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from inferd.core.ids import TaskId
 from inferd.core.task import TaskSpec
 from inferd.errors import InferdError
-from inferd.runtime.bundle import Bundle, Followed
+from inferd.runtime.bundle import BATCH_BYTES, Bundle, Followed
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.tasks import Tasks
 from inferd.runtime.streams import Numbered, TaskStream
@@ -40,23 +40,25 @@ class OpenTasks:
     Args:
         tasks: Runs them.
         caller: Whose they are.
+        batch_bytes: About what `collect` gives at most.
 
     Attributes:
         come: Waits until there is something to tell, or for `wake`.
+        room: Waits until there are few enough refusals that were not told yet.
         wake: Lets `come` return, though there may be nothing.
         left: How many tags there are of which something is to come.
     """
 
-    def __init__(self, tasks: Tasks, caller: Caller) -> None:
+    def __init__(self, tasks: Tasks, caller: Caller, *, batch_bytes: int = BATCH_BYTES) -> None:
         self._tasks = tasks
         self._caller = caller
-        self._bundle = Bundle()
+        self._bundle = Bundle(batch_bytes)
         self._open: dict[int, Open] = {}
-        self._refused: set[int] = set()  # not told yet
-        self.come, self.wake, self.left = self._bundle.come, self._bundle.wake, self._bundle.__len__
+        self.come, self.room, self.wake = self._bundle.come, self._bundle.room, self._bundle.wake
+        self.left = self._bundle.__len__
 
     def __contains__(self, tag: int) -> bool:
-        return tag in self._open or tag in self._refused
+        return tag in self._open or self._bundle.refuses(tag)
 
     async def run(self, tag: int, spec: TaskSpec, *, interval_s: float, linger_s: float) -> None:
         """Make a task, or find the one that the same `request_id` made, whose life hangs on this tag.
@@ -106,8 +108,7 @@ class OpenTasks:
 
     def refuse(self, tag: int, error: InferdError) -> None:
         """Tell an error under a tag that was not opened; until then it is not free."""
-        self._refused.add(tag)
-        self._bundle.refuse(tag, error.with_traceback(None))  # whose frames hold what the client has sent
+        self._bundle.refuse(tag, error)
 
     def leave(self, tag: int, *, lingers: bool = True) -> None:
         """Follow a tag no longer; the task under it may end with that."""
@@ -135,5 +136,4 @@ class OpenTasks:
                 self.leave(tag)
         for tag, _ in refused:  # before it was opened, or because it was too slow
             self.leave(tag)
-            self._refused.discard(tag)
         return told, refused

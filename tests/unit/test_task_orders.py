@@ -1,0 +1,75 @@
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from inferd.config import Limits
+from inferd.runtime.bundle import MOST_REFUSALS
+from inferd.runtime.front.caller import ANYONE
+from inferd.services.extents import Extents
+from inferd.services.task_orders import MOST_ORDERS, TaskOrders
+from inferd.testing.kernel import front_here
+from inferd_api.v1 import task_service_pb2 as ts
+
+MESSAGES = 8
+MESSAGE_BYTES = 64 << 10
+
+
+class UnreadCall:
+    """A call whose client orders what is refused, and reads when it is let.
+
+    Attributes:
+        caller: Who it is.
+        taken: Messages that were taken from it.
+        written: What it was told.
+        reads: Set when the client reads.
+    """
+
+    def __init__(self) -> None:
+        self.caller = ANYONE
+        self.taken = 0
+        self.written: list[ts.RunTasksResponse] = []
+        self.reads = asyncio.Event()
+
+    async def read(self) -> Any:
+        if self.taken == MESSAGES:
+            return grpc.aio.EOF
+        self.taken += 1
+        request = ts.RunTasksRequest()
+        for n in range(MOST_ORDERS):
+            request.orders.add(tag=self.taken * MOST_ORDERS + n).watch.request.task_id = "\0" * 1000
+        return request
+
+    async def write(self, response: ts.RunTasksResponse) -> None:
+        await self.reads.wait()
+        self.written.append(response)
+
+
+@pytest.fixture
+def _no_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERD_BACKENDS", "[]")
+
+
+@pytest.mark.usefixtures("_no_backends")
+async def test_refusals_that_are_not_read_are_bounded(tmp_path: Path) -> None:
+    """A client that reads no refusals is not read either, and gets all of them in messages of the allowed size."""
+    call = UnreadCall()
+    extents = Extents(Limits())
+    async with asyncio.timeout(60), front_here(tmp_path) as front, asyncio.TaskGroup() as group:
+        orders = TaskOrders(
+            front.tasks,
+            cast("Any", call),
+            extents=extents,
+            prompt_limit_bytes=1 << 20,
+            message_limit_bytes=MESSAGE_BYTES,
+        )
+        group.create_task(orders.serve())
+        for _ in range(2 * MESSAGES * MOST_ORDERS):  # turns of the loop: an order takes one
+            await asyncio.sleep(0)
+        assert call.taken <= 1 + MOST_REFUSALS // MOST_ORDERS + 1
+        call.reads.set()
+    tags = [update.tag for response in call.written for update in response.updates]
+    assert tags == list(range(MOST_ORDERS, (MESSAGES + 1) * MOST_ORDERS))
+    assert max(response.ByteSize() for response in call.written) <= MESSAGE_BYTES
