@@ -238,3 +238,33 @@ def test_a_forgotten_task_is_not_found() -> None:
     streams.forget(TASK)
     with pytest.raises(TaskNotFoundError):
         streams.get(TASK)
+
+
+def test_what_is_read_after_its_task_was_forgotten_is_bounded() -> None:
+    """Events of forgotten tasks count for as long as somebody holds them: beyond the bound the oldest are dropped."""
+    each = told(*outputs(10), DONE).size_bytes
+    streams = Streams(stream_bytes=1 << 20, retained_bytes=3 * each, events_bytes=1 << 20)
+
+    def end(name: str) -> TaskStream:
+        stream = streams.open(TaskId(name))
+        for event in outputs(10):
+            stream.tell(event)
+        streams.finish(stream.task_id, DONE)
+        return stream
+
+    held = [end(f"t{n}") for n in range(3)]
+    for stream in held:
+        streams.forget(stream.task_id)
+        assert stream.read(0)  # it is within the bound
+    held.append(end("t3"))
+    assert held[0].read(10)[-1].event == DONE
+    with pytest.raises(EventsDroppedError):
+        held[0].read(0)
+    assert sum(stream.size_bytes for stream in held[1:]) == 3 * each
+    del stream, held[1:3]  # nobody reads these any more
+    held += [end("t4"), end("t5")]
+    assert all(stream.read(0) for stream in held[1:])
+    streams.forget(TaskId("t3"))
+    end("t6")
+    with pytest.raises(EventsDroppedError):
+        held[1].read(0)

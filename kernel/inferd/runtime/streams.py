@@ -6,12 +6,13 @@ merged when it comes to read: adjacent outputs of the same sample become one, un
 
 import asyncio
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Protocol
+from weakref import ref
 
 from inferd.core.ids import TaskId
 from inferd.core.task_events import EmbeddingOutput, Finished, Logprobs, Output, PromptOutput, TaskEvent
@@ -232,8 +233,9 @@ class TaskStream:
 class Streams:
     """The streams of all tasks. One writer: the driver.
 
-    When the events of ended tasks cost more than `retained_bytes`, those of the task that ended first are dropped; when
-    those of others cost more than `events_bytes`, the task that holds the most loses the older half.
+    When the events of ended tasks cost more than `retained_bytes`, those of the task that ended first are dropped, also
+    of one that is forgotten and that somebody still reads; when those of others cost more than `events_bytes`, the task
+    that holds the most loses the older half.
     """
 
     def __init__(self, *, stream_bytes: int, retained_bytes: int, events_bytes: int) -> None:
@@ -241,8 +243,10 @@ class Streams:
         self._budget = EventBudget(events_bytes)
         self._retained_bytes = retained_bytes
         self._streams: dict[TaskId, TaskStream] = {}
-        self._ended: OrderedDict[TaskId, int] = OrderedDict()
+        self._ended: OrderedDict[TaskId, int] = OrderedDict()  # what each costs; those whose events were not dropped
         self._ended_bytes = 0
+        self._read: dict[TaskId, ref[TaskStream]] = {}  # of them, those that are forgotten and still held
+        self._released: deque[TaskId] = deque()  # of those, whom nobody holds any more
 
     def open(self, task_id: TaskId) -> TaskStream:
         """Make the stream of a new task."""
@@ -267,12 +271,28 @@ class Streams:
         stream.leave_budget()
         self._ended[task_id] = stream.size_bytes
         self._ended_bytes += stream.size_bytes
+        self._settle()
         while self._ended_bytes > self._retained_bytes and self._ended:
             oldest, size_bytes = self._ended.popitem(last=False)
             self._ended_bytes -= size_bytes
-            self._streams[oldest].drop_events()
+            held = self._read.pop(oldest, None)
+            ended = self._streams.get(oldest) if held is None else held()
+            if ended is not None:
+                ended.drop_events()
 
     def forget(self, task_id: TaskId) -> None:
-        """Drop a stream; its watchers still read to its end."""
-        self._streams.pop(task_id).leave_budget()
-        self._ended_bytes -= self._ended.pop(task_id, 0)
+        """Drop a stream; those who hold it read to its end, and its events count for as long as they do."""
+        stream = self._streams.pop(task_id)
+        stream.leave_budget()
+        if task_id in self._ended:
+            released = self._released
+            self._read[task_id] = ref(stream, lambda _: released.append(task_id))  # in whatever thread that is
+            del stream
+            self._settle()
+
+    def _settle(self) -> None:
+        """Count no more what nobody holds."""
+        while self._released:
+            task_id = self._released.popleft()
+            self._ended_bytes -= self._ended.pop(task_id, 0)
+            self._read.pop(task_id, None)
