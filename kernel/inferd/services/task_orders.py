@@ -8,7 +8,6 @@ import grpc
 
 from inferd.core.ids import TaskId
 from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError
-from inferd.runtime.bundle import BATCH_BYTES
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.open_tasks import OpenTasks, Told
 from inferd.runtime.front.tasks import Tasks
@@ -44,7 +43,7 @@ class TaskOrders:
         self._call = call
         self._extents = extents
         self._prompt_limit_bytes = prompt_limit_bytes
-        self._open = OpenTasks(tasks, call.caller, batch_bytes=min(BATCH_BYTES, message_limit_bytes))
+        self._open = OpenTasks(tasks, call.caller, message_limit_bytes=message_limit_bytes)
 
     async def serve(self) -> None:
         """Take orders and tell what comes of them, until the client has no more and every tag is over.

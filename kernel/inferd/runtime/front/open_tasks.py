@@ -40,7 +40,7 @@ class OpenTasks:
     Args:
         tasks: Runs them.
         caller: Whose they are.
-        batch_bytes: About what `collect` gives at most.
+        message_limit_bytes: Largest message; `collect` gives about `BATCH_BYTES` at most, and no more than that.
 
     Attributes:
         come: Waits until there is something to tell, or for `wake`.
@@ -49,10 +49,10 @@ class OpenTasks:
         left: How many tags there are of which something is to come.
     """
 
-    def __init__(self, tasks: Tasks, caller: Caller, *, batch_bytes: int = BATCH_BYTES) -> None:
+    def __init__(self, tasks: Tasks, caller: Caller, *, message_limit_bytes: int = BATCH_BYTES) -> None:
         self._tasks = tasks
         self._caller = caller
-        self._bundle = Bundle(batch_bytes)
+        self._bundle = Bundle(min(BATCH_BYTES, message_limit_bytes))
         self._open: dict[int, Open] = {}
         self.come, self.room, self.wake = self._bundle.come, self._bundle.room, self._bundle.wake
         self.left = self._bundle.__len__
