@@ -203,6 +203,21 @@ def test_list_tasks_passes_the_states(scripted: Any, client: Client) -> None:
     assert [list(request.states) for request in scripted.requests] == [[2, 1], [2, 1]]
 
 
+async def test_one_instance_is_unloaded(scripted: Any) -> None:
+    """`instance_id` reaches the kernel from either client; what could mean all instances, or end tasks, is refused."""
+    with Client(scripted.address) as sync:
+        sync.unload_model("echo", instance_id="echo-1")
+        for wrong in ({"instance_id": ""}, {"instance_id": "echo-1", "force": True}):
+            with pytest.raises(ValueError, match="instance_id"):
+                sync.unload_model("echo", **wrong)
+    async with AsyncClient(scripted.address) as client:
+        await client.unload_model("echo", instance_id="echo-2")
+        with pytest.raises(ValueError, match="instance_id"):
+            await client.unload_model("echo", instance_id="")
+    asked = [request for request in scripted.requests if request.DESCRIPTOR.name == "UnloadModelRequest"]
+    assert [request.instance_id for request in asked] == ["echo-1", "echo-2"]
+
+
 async def test_short_calls_of_both_clients(scripted: Any) -> None:
     """Each unary method returns its resource, from either client."""
     with Client(scripted.address) as sync:

@@ -115,13 +115,24 @@ class Models(Connection):
         request = PlanLoadRequest(name=name, settings=setting_texts(settings), backend=backend, device=device)
         return self._wait(self._models.PlanLoad, request, timeout_s).plan
 
-    def unload_model(self, name: str, *, force: bool = False, timeout_s: float | None = None) -> UnloadModelResponse:
+    def unload_model(
+        self, name: str, *, instance_id: str | None = None, force: bool = False, timeout_s: float | None = None
+    ) -> UnloadModelResponse:
         """Stop a model's instances; returns when their memory is given back, with how much that was.
 
+        Args:
+            name: Of the model.
+            instance_id: Stop only this instance: its tasks go on elsewhere. Default: all of them.
+            force: End the tasks of the model instead of refusing.
+            timeout_s: How long to wait, in seconds; default: as long as it takes.
+
         Raises:
-            InferdError: ModelNotFoundError; ModelBusyError when tasks wait or run and `force` is false.
+            InferdError: ModelNotFoundError; InvalidFieldError when the model has no such instance; ModelBusyError when
+                tasks wait or run and `force` is false, or when a lease holds the instance.
+            ValueError: The `instance_id` is empty, or there is one beside `force`.
         """
-        return self._wait(self._models.UnloadModel, UnloadModelRequest(name=name, force=force), timeout_s)
+        request = _unload_request(name, instance_id, force=force)
+        return self._wait(self._models.UnloadModel, request, timeout_s)
 
     def tokenize(
         self, model: str, text: Prompt, *, timeout_s: float | None = None, **options: Unpack[ChatOptions]
@@ -251,14 +262,11 @@ class AsyncModels(AsyncConnection):
         return (await self._wait(self._models.PlanLoad, request, timeout_s)).plan
 
     async def unload_model(
-        self, name: str, *, force: bool = False, timeout_s: float | None = None
+        self, name: str, *, instance_id: str | None = None, force: bool = False, timeout_s: float | None = None
     ) -> UnloadModelResponse:
-        """Stop a model's instances; returns when their memory is given back, with how much that was.
-
-        Raises:
-            InferdError: ModelNotFoundError; ModelBusyError when tasks wait or run and `force` is false.
-        """
-        return await self._wait(self._models.UnloadModel, UnloadModelRequest(name=name, force=force), timeout_s)
+        """Stop a model's instances, or one of them. As `unload_model` of `Models`."""
+        request = _unload_request(name, instance_id, force=force)
+        return await self._wait(self._models.UnloadModel, request, timeout_s)
 
     async def tokenize(
         self, model: str, text: Prompt, *, timeout_s: float | None = None, **options: Unpack[ChatOptions]
@@ -312,3 +320,11 @@ class AsyncModels(AsyncConnection):
                 yield response.model
         finally:
             await responses.aclose()
+
+
+def _unload_request(name: str, instance_id: str | None, *, force: bool) -> UnloadModelRequest:
+    if instance_id == "":
+        raise ValueError("instance_id is empty, and none means all instances; name one, or leave it out")
+    if instance_id is not None and force:
+        raise ValueError("force ends tasks, and those of one instance go on elsewhere; leave force or instance_id out")
+    return UnloadModelRequest(name=name, force=force, instance_id=instance_id or "")

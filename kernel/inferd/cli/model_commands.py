@@ -92,15 +92,18 @@ def _load(
 def _unload(
     model: ModelArgument,
     *,
+    instance: Annotated[
+        str | None, typer.Option("--instance", help="Only this one, see `inferd ps`; its tasks go on elsewhere.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="End its tasks instead of refusing.")] = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
-    """Unload a model and give its memory back."""
+    """Unload a model, or one of its instances, and give its memory back."""
     with edge(output) as out:
         from inferd.cli.models import unload
 
-        unload(out, address, model, force=force)
+        unload(out, address, model, instance_id=instance, force=force)
 
 
 @model_app.command("show")

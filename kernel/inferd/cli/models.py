@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import typer
+
 from inferd.cli.amounts import size, span
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
@@ -163,14 +165,17 @@ def load(
         )
 
 
-def unload(output: Output, address: str, name: str, *, force: bool) -> None:
-    """Unload a model and tell what the host has back."""
+def unload(output: Output, address: str, name: str, *, instance_id: str | None, force: bool) -> None:
+    """Unload a model, or one of its instances, and tell what the host has back."""
     with connected(address) as client:
-        answer = client.unload_model(name, force=force)
+        try:
+            answer = client.unload_model(name, instance_id=instance_id, force=force)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--instance") from None
     if output.json:
         output.document(plain(answer))
     else:
-        output.text(f"{name} is unloaded; {size(answer.returned_bytes)} are given back")
+        output.text(f"{instance_id or name} is unloaded; {size(answer.returned_bytes)} are given back")
 
 
 async def _load(output: Output, address: str, tenant: str, name: str, lease: str) -> Model:
