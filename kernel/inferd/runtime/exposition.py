@@ -23,7 +23,7 @@ PATH = "/metrics"
 METHODS = ("GET", "HEAD")
 HEAD_BYTES = 16 << 10  # of a request: its line and its headers
 LINGER_BYTES = 64 << 10  # read at once and thrown away of a request that was refused
-BACKLOG = 128
+BACKLOG = 1024  # a full one has those who come wait for seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
