@@ -9,13 +9,15 @@ from proxy import Proxy, proxy_to
 
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import task_pb2 as tp
-from inferd_client import AsyncClient, Client
+from inferd_client import AsyncClient, Client, channel
+from inferd_client.errors import KernelUnreachableError
 
 BREAKS = 4
 TASKS = 5
 TOKENS = 300
 BETWEEN = 50  # tokens that come before the next break
 PATIENCE_S = 30
+PAUSE_MS = 3000  # between two tries to connect
 
 
 class Reader:
@@ -108,6 +110,33 @@ async def test_a_client_outlives_its_kernel(tmp_path: Path, kind: str) -> None:
     sync.close()
     await other.close()
     assert texts == ["abcabc"] * 3
+
+
+async def test_a_kernel_that_has_come_back_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call of whatever kind is answered once a kernel is there, though the one before found none."""
+    pauses = {"grpc.initial_reconnect_backoff_ms": PAUSE_MS, "grpc.max_reconnect_backoff_ms": PAUSE_MS}
+    monkeypatch.setattr(channel, "OPTIONS", tuple({**dict(channel.OPTIONS), **pauses}.items()))
+    async with kernel_at(tmp_path / "first", "127.0.0.1:0") as first:
+        address = first.kernel.addresses[0]
+    syncs, others = [Client(address) for _ in range(3)], [AsyncClient(address) for _ in range(3)]
+    for sync, other in zip(syncs, others, strict=True):
+        with pytest.raises(KernelUnreachableError):
+            await asyncio.to_thread(sync.get_host)
+        with pytest.raises(KernelUnreachableError):
+            await other.get_host()
+    async with asyncio.timeout(PATIENCE_S), kernel_at(tmp_path / "second", address):
+        names = await asyncio.gather(
+            asyncio.to_thread(lambda: syncs[0].get_model("fake").name),
+            asyncio.to_thread(lambda: next(syncs[1].watch_model("fake")).name),
+            others[0].get_model("fake"),
+            anext(others[1].watch_model("fake")),
+            _generate(syncs[2], others[2], "sync"),
+            _generate(syncs[2], others[2], "async"),
+        )
+        assert [getattr(name, "name", name) for name in names] == ["fake"] * 4 + ["abcabc"] * 2
+        for sync, other in zip(syncs, others, strict=True):
+            sync.close()
+            await other.close()
 
 
 async def _generate(sync: Client, other: AsyncClient, kind: str) -> str:

@@ -300,18 +300,6 @@ def test_load_and_unload(inferd: Commands) -> None:
     assert "error: cut off" in inferd("load", "broken").stderr
 
 
-def test_unload_one_instance(scripted: Any, inferd: Commands) -> None:
-    """`--instance` reaches the kernel and is named in the answer; an empty one, or one beside `--force`, is refused."""
-    assert inferd("unload", "echo", "--instance", "echo-2").stdout.startswith("echo-2 is unloaded;")
-    assert (scripted.requests[-1].name, scripted.requests[-1].instance_id) == ("echo", "echo-2")
-    asked = len(scripted.requests)
-    for wrong in (["--instance", ""], ["--instance", "echo-2", "--force"]):
-        done = inferd("unload", "echo", *wrong)
-        assert done.exit_code == 2
-        assert "instance" in done.stderr
-    assert len(scripted.requests) == asked
-
-
 def test_tasks_cancel_and_watch(scripted: Any, inferd: Commands) -> None:
     """Tasks are listed, cancelled and watched by id, for the tenant that is named."""
     rows = inferd("tasks", "--tenant", "blue").stdout.splitlines()

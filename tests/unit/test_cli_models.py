@@ -247,3 +247,15 @@ def test_a_file_of_no_model_is_not_pulled(folders: Path) -> None:
     assert (done.exit_code, error["reason"]) == (1, "SOURCE_INVALID")
     assert "is no model file: it begins with b'# no'" in error["message"]
     assert not (folders / "data/models").exists()
+
+
+def test_unload_one_instance(scripted: Any, inferd: Commands) -> None:
+    """`--instance` reaches the kernel and is named in the answer; an empty one, or one beside `--force`, is refused."""
+    assert inferd("unload", "echo", "--instance", "echo-2").stdout.startswith("echo-2 is unloaded;")
+    assert (scripted.requests[-1].name, scripted.requests[-1].instance_id) == ("echo", "echo-2")
+    asked = len(scripted.requests)
+    for wrong in (["--instance", ""], ["--instance", "echo-2", "--force"]):
+        done = inferd("unload", "echo", *wrong)
+        assert done.exit_code == 2
+        assert "instance" in done.stderr
+    assert len(scripted.requests) == asked

@@ -11,6 +11,7 @@ import grpc.aio
 from inferd_client.errors import DEFAULT_ADDRESS, from_rpc
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
+from inferd_client.returning import is_back, is_back_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -159,10 +160,15 @@ class Connection(_Settings):
         timeout_s: float | None,
         lease: LeaseRef | None = None,
     ) -> Res:
-        try:
-            return method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.address) from None
+        while True:
+            try:
+                return method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
+            except grpc.RpcError as error:
+                if not self._is_back(error, timeout_s):
+                    raise from_rpc(error, self.address) from None
+
+    def _is_back(self, error: grpc.RpcError, timeout_s: float | None = None) -> bool:
+        return is_back(self._channel, self.address, error, timeout_s)
 
     def _pages(self, method: grpc.UnaryUnaryMultiCallable[PagedReq, PageRes], request: PagedReq) -> Generator[PageRes]:
         while True:
@@ -179,13 +185,17 @@ class Connection(_Settings):
         timeout_s: float | None = None,
         lease: LeaseRef | None = None,
     ) -> Generator[Res]:
-        call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.address) from None
-        finally:
-            call.cancel()
+        while True:
+            call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
+            try:
+                yield from call
+            except grpc.RpcError as error:
+                if not self._is_back(error, timeout_s):
+                    raise from_rpc(error, self.address) from None
+            else:
+                return
+            finally:
+                call.cancel()
 
 
 @strict
@@ -230,10 +240,15 @@ class AsyncConnection(_Settings):
         timeout_s: float | None,
         lease: LeaseRef | None = None,
     ) -> Res:
-        try:
-            return await method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.address) from None
+        while True:
+            try:
+                return await method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
+            except grpc.RpcError as error:
+                if not await self._is_back(error, timeout_s):
+                    raise from_rpc(error, self.address) from None
+
+    async def _is_back(self, error: grpc.RpcError, timeout_s: float | None = None) -> bool:
+        return await is_back_async(self._channel, self.address, error, timeout_s)
 
     async def _pages(
         self, method: grpc.aio.UnaryUnaryMultiCallable[PagedReq, PageRes], request: PagedReq
@@ -252,11 +267,15 @@ class AsyncConnection(_Settings):
         timeout_s: float | None = None,
         lease: LeaseRef | None = None,
     ) -> AsyncGenerator[Res]:
-        call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
-        try:
-            async for response in call:
-                yield response
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.address) from None
-        finally:
-            call.cancel()
+        while True:
+            call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
+            try:
+                async for response in call:
+                    yield response
+            except grpc.RpcError as error:
+                if not await self._is_back(error, timeout_s):
+                    raise from_rpc(error, self.address) from None
+            else:
+                return
+            finally:
+                call.cancel()

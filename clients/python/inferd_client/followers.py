@@ -21,7 +21,7 @@ from inferd_client.errors import InferdError, KernelUnreachableError, TaskExpire
 from inferd_client.orders import LINGER, Orders
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 
     from inferd_api.v1.task_pb2 import TaskEvent
     from inferd_api.v1.task_service_pb2 import RunOrder, TaskOrder, WatchTaskRequest
@@ -95,11 +95,18 @@ class AsyncFollower:
     Args:
         dial: Opens the call that sends such requests.
         address: Of the kernel, for errors.
+        is_back: Whether a call that failed would succeed now.
     """
 
-    def __init__(self, dial: Callable[[AsyncIterator[RunTasksRequest]], AsyncCall], address: str) -> None:
+    def __init__(
+        self,
+        dial: Callable[[AsyncIterator[RunTasksRequest]], AsyncCall],
+        address: str,
+        is_back: Callable[[grpc.RpcError], Awaitable[bool]],
+    ) -> None:
         self._dial = dial
         self._address = address
+        self._is_back = is_back
         self._orders = Orders()
         self._inboxes: dict[int, asyncio.Queue[TaskEvent | InferdError]] = {}
         self._outbox = _Outbox(())  # of the call, each of which has its own: nothing is left to one that is dead
@@ -178,7 +185,7 @@ class AsyncFollower:
                 inbox.put_nowait(error)
 
     async def _serve(self) -> tuple[bool, InferdError]:
-        """One call, from its begin to its end; whether the kernel spoke, and why it ended."""
+        """One call, from its begin to its end; whether the kernel is there, and why it ended."""
         spoke = False
         outbox = self._outbox = _Outbox(followed.order() for followed in self._orders.followed.values())
         if self._closed:
@@ -189,7 +196,7 @@ class AsyncFollower:
                 spoke = True
                 self._receive(response)
         except grpc.RpcError as error:
-            return spoke, from_rpc(error, self._address)
+            return spoke or await self._is_back(error), from_rpc(error, self._address)
         finally:
             outbox.end()
             call.cancel()
@@ -209,11 +216,18 @@ class Follower:
     Args:
         dial: Opens the call that sends such requests.
         address: Of the kernel, for errors.
+        is_back: Whether a call that failed would succeed now.
     """
 
-    def __init__(self, dial: Callable[[Iterator[RunTasksRequest]], Call], address: str) -> None:
+    def __init__(
+        self,
+        dial: Callable[[Iterator[RunTasksRequest]], Call],
+        address: str,
+        is_back: Callable[[grpc.RpcError], bool],
+    ) -> None:
         self._dial = dial
         self._address = address
+        self._is_back = is_back
         self._lock = threading.Lock()  # of all below
         self._orders = Orders()
         self._inboxes: dict[int, queue.SimpleQueue[TaskEvent | InferdError]] = {}
@@ -299,7 +313,7 @@ class Follower:
                     inbox.put(error)
 
     def _serve(self) -> tuple[bool, InferdError]:
-        """One call, from its begin to its end; whether the kernel spoke, and why it ended."""
+        """One call, from its begin to its end; whether the kernel is there, and why it ended."""
         spoke = False
         with self._lock:
             outbox = self._outbox = queue.SimpleQueue()
@@ -311,7 +325,7 @@ class Follower:
                 spoke = True
                 self._receive(response)
         except grpc.RpcError as error:
-            return spoke, from_rpc(error, self._address)
+            return spoke or self._is_back(error), from_rpc(error, self._address)
         finally:
             outbox.put(None)
             call.cancel()

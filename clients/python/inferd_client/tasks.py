@@ -124,7 +124,9 @@ class Tasks(Connection):
 
     def _make_follower(self) -> Follower:
         self._check_open()
-        return Follower(lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address)
+        return Follower(
+            lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address, self._is_back
+        )
 
     @contextmanager
     def _following(self, order: RunOrder) -> Iterator[Follower]:
@@ -247,7 +249,9 @@ class AsyncTasks(AsyncConnection):
 
     def _make_follower(self) -> AsyncFollower:
         self._check_open()
-        return AsyncFollower(lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address)
+        return AsyncFollower(
+            lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address, self._is_back
+        )
 
     @asynccontextmanager
     async def _following(self, order: RunOrder) -> AsyncIterator[AsyncFollower]:

@@ -1,0 +1,95 @@
+"""Kernels that have come back.
+
+gRPC waits longer and longer between its tries to connect, and fails every call meanwhile. So that nobody is told that
+no kernel answers while one does, the address itself is asked; where it answers, gRPC's next try is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Final
+
+import grpc
+import grpc.aio
+
+UNCONNECTED: Final = "failed to connect to all addresses"  # what gRPC says of a call that was not sent
+ASK_S: Final = 1.0  # how long the address is asked
+BACK_S: Final = 5.0  # more than the longest pause between two tries, `grpc.max_reconnect_backoff_ms`
+
+
+def is_back(channel: grpc.Channel, address: str, error: grpc.RpcError, timeout_s: float | None = None) -> bool:
+    """Whether a call that failed was not sent and would be now: there is a connection again.
+
+    Args:
+        channel: Of the call.
+        address: Of the kernel.
+        error: How the call ended.
+        timeout_s: How long to wait at most, in seconds; default: as long as gRPC pauses.
+    """
+    if not _is_unsent(error) or not _answers(address):
+        return False
+    ready = grpc.channel_ready_future(channel)
+    try:
+        ready.result(timeout=_patience_s(timeout_s))
+    except grpc.FutureTimeoutError:
+        ready.cancel()
+        return False
+    return True
+
+
+async def is_back_async(
+    channel: grpc.aio.Channel, address: str, error: grpc.RpcError, timeout_s: float | None = None
+) -> bool:
+    """As `is_back`."""
+    if not _is_unsent(error) or not await _answers_async(address):
+        return False
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(channel.channel_ready(), _patience_s(timeout_s))
+        return True
+    return False
+
+
+def _patience_s(timeout_s: float | None) -> float:
+    return BACK_S if timeout_s is None else min(BACK_S, timeout_s)
+
+
+def _is_unsent(error: grpc.RpcError) -> bool:
+    return error.code() is grpc.StatusCode.UNAVAILABLE and UNCONNECTED in (error.details() or "")
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody takes connections at an address."""
+    try:
+        if address.startswith("unix:"):
+            with socket.socket(socket.AF_UNIX) as asked:
+                asked.settimeout(ASK_S)
+                asked.connect(_path(address))
+        else:
+            socket.create_connection(_host_and_port(address), ASK_S).close()
+    except OSError:
+        return False
+    return True
+
+
+async def _answers_async(address: str) -> bool:
+    try:
+        async with asyncio.timeout(ASK_S):
+            if address.startswith("unix:"):
+                _, writer = await asyncio.open_unix_connection(_path(address))
+            else:
+                _, writer = await asyncio.open_connection(*_host_and_port(address))
+    except OSError:  # of which TimeoutError is one
+        return False
+    writer.close()
+    return True
+
+
+def _path(address: str) -> str:
+    return address.removeprefix("unix:").removeprefix("//")
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
