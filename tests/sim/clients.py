@@ -70,7 +70,15 @@ class Clients:
         world = self._world
         if isinstance(command, changes.TaskChanged) and command.reason is SuspendReason.CLIENT:
             tenant = world.mirror.tasks.known[command.task_id].spec.tenant
-            world.later(0.5, lambda: world.tell(events.ResumeTask(command.task_id, tenant)))
+            world.later(0.5, lambda: self._resume(command.task_id, tenant))
+
+    def _resume(self, task_id: TaskId, tenant: Tenant) -> None:
+        """Resume a task; again later while its model can be loaded nowhere."""
+        world = self._world
+        if not world.tell(events.ResumeTask(task_id, tenant)):
+            entry = world.mirror.tasks.known.get(task_id)
+            if entry is not None and entry.living:
+                world.later(5.0, lambda: self._resume(task_id, tenant))
 
     def operate(self, workers: Workers) -> None:
         """Load, unload, take memory, or have a worker crash; and again after a while."""

@@ -19,6 +19,7 @@ class HostBook:
 
     devices: DeviceBook
     states: dict[HostId, HostState] = field(default_factory=dict)
+    drains: dict[HostId, None] = field(default_factory=dict)  # also when they come back
 
     def take(self, event: events.HostEvent) -> None:
         """Something has happened to a host, and was not refused."""
@@ -27,13 +28,15 @@ class HostBook:
             case events.HostFound():
                 self.states[host_id] = JOINING if state in (None, LOST) else state
             case events.HostJoined():
-                self.states[host_id] = DRAINING if state is DRAINING else READY
+                self.states[host_id] = DRAINING if host_id in self.drains else READY
                 for device in event.devices:
                     self.devices.found(device_on(host_id, device.device_id), device)
             case events.DrainHost():
                 self.states[host_id] = DRAINING
+                self.drains[host_id] = None
             case events.ResumeHost():
                 self.states[host_id] = READY
+                self.drains.pop(host_id, None)
             case events.HostLost() | events.HostLeft() if state is not None:
                 self.states[host_id] = LOST
             case _:
@@ -43,6 +46,7 @@ class HostBook:
 
     def forget(self, host_id: HostId) -> None:
         """A host has left, with all that it had."""
+        self.drains.pop(host_id, None)
         if self.states.pop(host_id, None) is not None:
             for device_id in self.devices_of(host_id):
                 self.devices.forget(device_id)

@@ -36,9 +36,9 @@ class FakeHosts:
     def restore(self) -> None:
         """All hosts are there again."""
         for host_id in self._devices:
+            self._join(host_id)
             if self._state(host_id) is HostState.DRAINING:
                 self._world.tell(events.ResumeHost(host_id))
-            self._join(host_id)
 
     def _state(self, host_id: HostId) -> HostState | None:
         return self._world.mirror.hosts.states.get(host_id)

@@ -14,7 +14,7 @@ from inferd.core import changes, commands, events
 from inferd.core.census import NOTHING
 from inferd.core.host import host_of
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, ModelName, TaskId
-from inferd.core.lease import LeaseState
+from inferd.core.lease import LeaseState, ModelClaim
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import Instance
 from inferd.core.plan import LoadPlan
@@ -324,7 +324,7 @@ class Mirror:
         self.tasks.touched[place.model] = None
         left = sum(p.ready and not p.lease_id for p in model.places.values())
         ordered = isinstance(self._event, events.UnloadModel | events.Shutdown)
-        ordered |= not self.hosts.is_ready(place.device_id)
+        ordered |= not self.hosts.is_ready(place.device_id) or instance_id in self._leaving
         if was_ready and not place.lease_id and not ordered and left < model.spec.min_instances:
             raise BrokenRuleError(Rule.EVICTION, f"{place.model} has {left} instances left of its minimum")
 
@@ -426,7 +426,15 @@ class Mirror:
         left = isinstance(self._event, events.HostLost | events.HostLeft)
         claimed = self.leases.known[command.lease_id].shares()
         lost = left and any(not self.hosts.is_ready(device_id) for device_id in claimed)
+        claims = self.leases.known[command.lease_id].spec.claims
+        lost |= any(isinstance(c, ModelClaim) and self._is_stranded(c.model) for c in claims)
         self.leases.told(command.lease_id, now, released=released, lost=lost)
+
+    def _is_stranded(self, name: ModelName) -> bool:
+        """Whether a host leaves with all that a model may use, of what is left."""
+        event, known = self._event, self.devices.devices
+        left = event.host_id if isinstance(event, events.HostLeft) else None
+        return all(d not in known or host_of(d) == left for d in self.tasks.models[name].spec.devices)
 
     # Lines.
 

@@ -1,5 +1,6 @@
 """Hosts that join, drain, are lost, come back and leave, and what becomes of all that hangs on them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec, ModelState
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import TaskSpec
-from inferd.errors import InvalidFieldError, ModelBusyError, WorkerDiedError
+from inferd.errors import InvalidFieldError, ModelBusyError, ModelLoadError, WorkerDiedError
 
 A, B = HostId("a"), HostId("b")
 GPU = DeviceCapacity(device_id=DeviceId("gpu:0"), memory_bytes=1000, cores=4)
@@ -197,7 +198,7 @@ def test_leases_end_with_what_they_hold() -> None:
     assert "host 'a' is lost: no word for 10 s" in str(known[holds].error)
     bench.tell(events.HostLeft(A))
     assert known[waits].state is LeaseState.REFUSED
-    assert "has left" in str(known[waits].error)
+    assert "a/gpu:0 has left for good" in str(known[waits].error)
     assert ON_A not in bench.machine.views.devices
 
 
@@ -232,3 +233,108 @@ def test_minimum_instances_move_to_another_host() -> None:
     found = bench.tell(events.DrainHost(A))
     assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
     assert [c.device_id for c in of(found, commands.StartWorker)] == [ON_B]
+
+
+def smaller(memory_bytes: int, cores: int = 4) -> DeviceCapacity:
+    return DeviceCapacity(device_id=DeviceId("gpu:0"), memory_bytes=memory_bytes, cores=cores)
+
+
+def test_a_host_that_comes_back_without_a_device_has_it_no_more() -> None:
+    """What it does not name is forgotten: loads go to what is left, and leases that wait for it are refused."""
+    second = DeviceCapacity(device_id=DeviceId("gpu:1"), memory_bytes=5000, cores=4)
+    gone = DeviceId("a/gpu:1")
+    bench = Bench()
+    bench.tell(events.HostJoined((GPU, second), A))
+    spec = replace(bench.machine.views.model(MODEL).spec, name=ModelName("n"), devices=(gone, ON_A))
+    bench.tell(events.CreateModel(spec))
+    waits = [bench.claim(MemoryClaim(device_id=gone, memory_bytes=size), wait=True) for size in (5000, 1)]
+    bench.tell(events.HostLost(A, "no word"))
+    bench.tell(events.HostJoined((GPU,), A))
+    assert [*bench.machine.views.devices] == [ON_A, ON_B]
+    assert [bench.machine.leases.known[each].state for each in waits] == [LeaseState.EXPIRED, LeaseState.REFUSED]
+    found = bench.tell(events.LoadModel(ModelName("n")))
+    assert [c.device_id for c in of(found, commands.StartWorker)] == [ON_A]
+
+
+def test_a_host_that_drains_does_so_again_when_it_comes_back() -> None:
+    """Only an operator ends that: being lost and found is no reason to give it anything."""
+    bench = Bench(devices=(ON_A,))
+    bench.tell(events.DrainHost(A))
+    bench.tell(events.HostLost(A, "no word"))
+    bench.tell(events.HostFound(A))
+    bench.submit("t1")
+    assert not of(bench.tell(events.HostJoined((GPU,), A)), commands.StartWorker)
+    assert bench.machine.hosts.known[A].state is HostState.DRAINING
+    assert of(bench.tell(events.ResumeHost(A)), commands.StartWorker)
+    bench.tell(events.HostLost(A, "no word"))
+    bench.tell(events.HostJoined((GPU,), A))
+    assert bench.machine.hosts.known[A].state is HostState.READY
+
+
+@pytest.mark.parametrize("leaves", [events.HostLeft(A), events.HostJoined((), A)], ids=["left", "back without it"])
+def test_nobody_waits_for_a_model_whose_devices_are_gone(leaves: events.Event) -> None:
+    """Its tasks, leases and askers end with MODEL_LOAD_FAILED, and new ones are refused, until a device comes again."""
+    bench = Bench(devices=(ON_A,))
+    bench.tell(events.LoadModel(MODEL))
+    bench.come_up("m-1")
+    holds = bench.claim(ModelClaim(model=MODEL, sequences=1))
+    for name in ("runs", "asleep"):
+        bench.submit(name)
+    bench.submit("leased", lease_id=holds)
+    bench.tell(events.SuspendTask(TaskId("asleep"), TENANT))
+    bench.tell(events.HostLost(A, "no word"))
+    waits = bench.claim(ModelClaim(model=MODEL, sequences=1), wait=True)
+    bench.tell(events.AskModel(MODEL))
+    assert bench.states("runs", "asleep", "leased") == ["QUEUED", "SUSPENDED", "QUEUED"]
+    bench.tell(leaves)
+    assert bench.states("runs", "asleep", "leased") == ["FAILED", "SUSPENDED", "CANCELLED"]
+    known, model = bench.machine.leases.known, bench.machine.views.model(MODEL)
+    assert (known[holds].state, known[waits].state) == (LeaseState.EXPIRED, LeaseState.REFUSED)
+    assert (model.asked, type(model.error)) == (False, ModelLoadError)
+    later = LeaseSpec(lease_id=LeaseId("x"), tenant=TENANT, claims=(ModelClaim(model=MODEL, sequences=1),), wait=True)
+    late = TaskSpec(task_id=TaskId("late"), tenant=TENANT, model=MODEL, work=object())
+    for event in (
+        events.SubmitTask(late),
+        events.ResumeTask(TaskId("asleep"), TENANT),
+        events.CreateLease(later),
+        events.AskModel(MODEL),
+        events.LoadModel(MODEL),
+    ):
+        with pytest.raises(ModelLoadError, match="'m' can be loaded nowhere: a/gpu:0 has left for good"):
+            bench.tell(event)
+    bench.tell(events.HostJoined((GPU,), A))
+    assert of(bench.submit("again"), commands.StartWorker)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_host_with_less_than_before_refuses_what_it_can_never_give(lost: bool) -> None:  # noqa: FBT001
+    """A lease that waits for more than there is now ends and says so; nobody stands behind it in vain."""
+    bench = Bench()
+    holds = bench.claim(MemoryClaim(device_id=ON_A, memory_bytes=50), CoresClaim(device_id=ON_A, cores=4))
+    large = bench.claim(MemoryClaim(device_id=ON_A, memory_bytes=1000), wait=True)
+    wide = bench.claim(CoresClaim(device_id=ON_A, cores=3), wait=True)
+    small = bench.claim(MemoryClaim(device_id=ON_A, memory_bytes=60), wait=True)
+    if lost:
+        bench.tell(events.HostLost(A, "no word"))
+    bench.tell(events.HostJoined((smaller(100, cores=2),), A))
+    if not lost:
+        bench.tell(events.ReleaseLease(holds, TENANT))
+    known = bench.machine.leases.known
+    assert [known[each].state for each in (large, wide)] == [LeaseState.REFUSED] * 2
+    assert "1.0 kB of a/gpu:0 are claimed, which has 100 B to give" in str(known[large].error)
+    assert known[small].state is LeaseState.ACTIVE
+
+
+def test_a_load_that_waits_for_more_than_there_is_fails_or_goes_elsewhere() -> None:
+    """An instance in the line of a device that has become smaller goes where it fits, else its tasks end."""
+    for devices, state in (((ON_A,), "FAILED"), ((ON_A, ON_B), "QUEUED")):
+        bench = Bench(devices=devices)
+        for device_id in devices:
+            bench.claim(MemoryClaim(device_id=device_id, memory_bytes=900))
+        bench.submit("t1")
+        bench.tell(events.InstanceNeeds(InstanceId("m-1"), MemoryNeed(weights_bytes=300)))
+        place = bench.machine.fleet.instances[InstanceId("m-1")].device_id
+        found = bench.tell(events.HostJoined((smaller(100),), host_of(place)))
+        assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
+        assert bench.states("t1") == [state]
+        assert bench.places == ({} if len(devices) == 1 else {"m-2": ({ON_A, ON_B} - {place}).pop()})

@@ -196,6 +196,11 @@ async def test_bad_spec(write: Write, field: str, value: str, why: str) -> None:
         ("raise BackendUnavailable('no CUDA device', fix='buy one')", BackendState.SKIPPED, "no CUDA device"),
         ("raise OSError('libcuda.so: wrong ELF class')", BackendState.FAILED, "OSError: libcuda.so: wrong ELF class"),
         ("return Probe(devices=())", BackendState.FAILED, "Probe.devices is empty"),
+        (
+            "return Probe(devices=(DeviceInfo(device_id='pci/0:1', description='', memory_bytes=1),))",
+            BackendState.FAILED,
+            "DeviceInfo.device_id is 'pci/0:1'; it must match",
+        ),
         ("import torch_of_tomorrow", BackendState.FAILED, "No module named 'torch_of_tomorrow'"),
     ],
 )

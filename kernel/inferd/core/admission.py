@@ -1,10 +1,13 @@
 """Whether a task is accepted. Each refusal is one typed error, raised before anything changes."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
-from inferd.core.ids import ModelName
+from inferd.core.ids import DeviceId, ModelName
+from inferd.core.lease import ModelClaim
+from inferd.core.leases import Leases
 from inferd.core.model import Model
-from inferd.errors import InferdError, ModelNotFoundError, QueueFullError, suggestion
+from inferd.core.task import TaskSpec
+from inferd.errors import InferdError, InvalidFieldError, ModelLoadError, ModelNotFoundError, QueueFullError, suggestion
 
 RETRY_WHEN_FULL_S = 1.0
 
@@ -21,6 +24,28 @@ def find_model(models: Mapping[ModelName, Model], name: ModelName) -> Model:
     near = suggestion(name, list(models))
     hint = f"did you mean {near!r}?" if near else "`inferd models` lists the known ones"
     raise ModelNotFoundError(f"no model {name!r}; {hint}", metadata={"suggestion": near} if near else {}, field="model")
+
+
+def stranded(model: Model, devices: Container[DeviceId]) -> ModelLoadError | None:
+    """Why a model can be loaded nowhere any more: all that it may use is gone for good; None when some is known."""
+    if any(device_id in devices for device_id in model.spec.devices):
+        return None
+    where = " and ".join(model.spec.devices)
+    return ModelLoadError(
+        f"model {model.spec.name!r} can be loaded nowhere: {where} has left for good, and it may use nothing else;"
+        " delete it and create it anew on a device that is there",
+        metadata={"cause": f"{where} has left for good"},
+    )
+
+
+def check_stranded(model: Model, devices: Container[DeviceId]) -> None:
+    """Refuse what would wait for a model for ever.
+
+    Raises:
+        ModelLoadError: All devices that it may use are gone for good.
+    """
+    if (error := stranded(model, devices)) is not None:
+        raise error
 
 
 def check_queue(queued: int, limit: int) -> None:
@@ -61,4 +86,21 @@ def check_bound(name: str, value: int, limit: int, what: str) -> None:
             f"{what} has {value} waiting tasks and {name} is {limit}; try again later",
             metadata={"bound": name, "queued": str(value), "limit": str(limit)},
             retry_after_s=RETRY_WHEN_FULL_S,
+        )
+
+
+def check_covered(spec: TaskSpec, model: Model, leases: Leases) -> None:
+    """Refuse a task under a lease that holds nothing of its model.
+
+    Raises:
+        LeaseNotFoundError, LeaseEndedError: The lease does not hold.
+        InvalidFieldError: It holds neither a part of the model nor an instance of it.
+    """
+    lease = leases.active(spec.lease_id, spec.tenant)
+    claimed = any(isinstance(c, ModelClaim) and c.model == spec.model for c in lease.spec.claims)
+    if not claimed and not any(i.lease_id == spec.lease_id and i.living for i in model.instances.values()):
+        raise InvalidFieldError(
+            f"lease {spec.lease_id} holds nothing of model {spec.model!r}: claim a part of it, or load it under the"
+            " lease first",
+            field="inferd-lease",
         )

@@ -119,8 +119,7 @@ class Capacity:
         account = self._broker.devices[instance.device_id]
         plan = self._broker.plan(instance.device_id, need)
         if wanted > account.capacity_bytes or (not plan.fits and not may_wait):
-            error = no_memory(instance, wanted, account.free_bytes, account.capacity_bytes, plan.reason)
-            self._fleet.refused(instance, error, now)
+            self.refuse_load(instance, now)
             return
         self._broker.expect(instance.instance_id, instance.device_id, wanted)
         line = memory_line(instance.device_id)
@@ -215,11 +214,14 @@ class Capacity:
         """The leases that hold something of one of these devices."""
         return [self._leases.known[lease_id] for lease_id in self._broker.lessees(device_ids)]
 
-    def waiting_for(self, device_ids: Iterable[DeviceId]) -> list[Lease]:
-        """The leases that wait for something of one of these devices."""
-        lines = (line for device_id in device_ids for line in (memory_line(device_id), cores_line(device_id)))
-        keys = dict.fromkeys(LeaseId(key) for line in lines for key in self._waiters.line(line))
-        return [self._leases.known[key] for key in keys if key in self._leases.known]
+    def refuse_load(self, instance: Instance, now: float) -> None:
+        """An instance needs more than there is, or more than there is now and may not wait."""
+        need = instance.need
+        assert need is not None  # noqa: S101 - it is known what it needs
+        account, plan = self._broker.devices[instance.device_id], self._broker.plan(instance.device_id, need)
+        error = no_memory(instance, need.total_bytes, account.free_bytes, account.capacity_bytes, plan.reason)
+        self._fleet.refused(instance, error, now)
+        self._waiters.remove(instance.instance_id)
 
     def forget_devices(self, device_ids: Iterable[DeviceId]) -> None:
         """Some devices are gone for good."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from inferd.core.admission import find_model
+from inferd.core.admission import check_stranded, find_model
 from inferd.core.broker import Broker
 from inferd.core.claims import sums
 from inferd.core.ids import ModelName
@@ -18,6 +18,7 @@ def check_possible(spec: LeaseSpec, broker: Broker, models: Mapping[ModelName, M
     Raises:
         InvalidFieldError: It does, or a device is not known.
         ModelNotFoundError: A model is not known.
+        ModelLoadError: A model can be loaded nowhere any more.
     """
     memory, cores = sums(spec)
     for number, claim in enumerate(spec.claims):
@@ -39,14 +40,15 @@ def check_possible(spec: LeaseSpec, broker: Broker, models: Mapping[ModelName, M
                         field=f"{where}.cores.cores",
                     )
             case ModelClaim():
-                _check_model(claim, where, models)
+                _check_model(claim, where, models, broker)
                 if sum(isinstance(c, ModelClaim) and c.model == claim.model for c in spec.claims) > 1:
                     message = f"model {claim.model!r} is claimed twice; add the claims up"
                     raise InvalidFieldError(message, field=f"{where}.model.model")
 
 
-def _check_model(claim: ModelClaim, where: str, models: Mapping[ModelName, Model]) -> None:
+def _check_model(claim: ModelClaim, where: str, models: Mapping[ModelName, Model], broker: Broker) -> None:
     model = find_model(models, claim.model)
+    check_stranded(model, broker.devices)
     facts = next((i.facts for i in model.shared if i.facts is not None), None)
     if facts is None:
         return

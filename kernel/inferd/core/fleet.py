@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from inferd.core.admission import check_stranded, stranded
 from inferd.core.alarms import Alarms
 from inferd.core.broker import Broker
 from inferd.core.commands import Reply, StartWorker, StopWorker
@@ -113,9 +114,11 @@ class Fleet:
 
         Raises:
             ModelBusyError: The model is being unloaded, or no host of it takes instances.
+            ModelLoadError: All its hosts are gone for good.
         """
         if model.state is ModelState.UNLOADING:
             raise ModelBusyError(f"model {model.spec.name!r} is being unloaded; try again when it is UNLOADED")
+        check_stranded(model, self._broker.devices)
         if not self.devices_under(model, NO_LEASE):
             where = " or ".join(model.spec.devices)
             raise ModelBusyError(f"no host of {where} takes instances now, where model {model.spec.name!r} computes")
@@ -264,6 +267,14 @@ class Fleet:
             self._register.touch_model(model)
         for instance in tuple(model.instances.values()):
             self.stop(instance)
+
+    def strand(self, model: Model) -> InferdError | None:
+        """Why a model can be loaded nowhere any more, which is kept with it; None when that is not so."""
+        error = stranded(model, self._broker.devices)
+        if error is not None:
+            model.asked, model.error = False, error
+            self._register.touch_model(model)
+        return error
 
     def exited(self, instance: Instance, error: InferdError, now: float) -> None:
         """A worker is gone, asked for or not."""

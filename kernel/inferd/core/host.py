@@ -23,7 +23,7 @@ class HostChange(Enum):
     """What can happen to a host."""
 
     JOIN = 1  # it says which devices it has
-    DRAIN = 2
+    DRAIN = 2  # on JOINING: it says so, and is to drain as before it was lost
     RESUME = 3  # it is not to drain any more
     LOSE = 4
     RETURN = 5
@@ -33,6 +33,7 @@ class HostChange(Enum):
 HOST_TABLE: Table[HostState, HostChange] = {
     HostState.JOINING: {
         HostChange.JOIN: HostState.READY,
+        HostChange.DRAIN: HostState.DRAINING,
         HostChange.LOSE: HostState.LOST,
         HostChange.LEAVE: HostState.GONE,
     },
@@ -63,6 +64,7 @@ class Host:
         since: When it came to its state; kernel clock, seconds.
         devices: Those that it has, or had when it was lost.
         instances: Those whose worker may still live there.
+        drains: Whether it is to drain, also when it comes back, until it is resumed.
     """
 
     host_id: HostId
@@ -70,6 +72,7 @@ class Host:
     state: HostState = HostState.JOINING
     devices: dict[DeviceId, None] = field(default_factory=dict)
     instances: dict[InstanceId, None] = field(default_factory=dict)
+    drains: bool = False
 
 
 def device_on(host_id: HostId, name: str) -> DeviceId:

@@ -1,17 +1,20 @@
 """What becomes of all that hangs on a host when it comes, drains, is lost, comes back or leaves."""
 
+from collections.abc import Collection
 from typing import Protocol, assert_never
 
 from inferd.core import events
+from inferd.core.broker import Broker
 from inferd.core.capacity import Capacity
 from inferd.core.commands import AbandonWorker, Reply
 from inferd.core.fleet import Fleet
 from inferd.core.host import Host, HostChange, HostState
 from inferd.core.hosts import Hosts
-from inferd.core.ids import HostId, ModelName
+from inferd.core.ids import DeviceId, HostId, ModelName
 from inferd.core.lease import Lease, LeaseChange
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, Model
+from inferd.core.vain import claimants, too_large_leases, too_large_loads
 from inferd.errors import InferdError, InvalidFieldError, LeaseUnavailableError, WorkerDiedError
 
 
@@ -30,14 +33,29 @@ class Owner(Protocol):
     def free(self, name: ModelName) -> None:
         """A model may have places to give."""
 
+    def outgrow(self, instance: Instance) -> None:
+        """An instance waits for more than its device has at all any more."""
+
+    def fail_waiting(self, name: ModelName, error: InferdError) -> None:
+        """A model cannot be loaded: whatever waits for it ends."""
+
 
 class Hosting:
     """Carries out events of hosts. One writer: the kernel machine."""
 
     def __init__(
-        self, hosts: Hosts, fleet: Fleet, leases: Leases, capacity: Capacity, *, owner: Owner, out: list[Reply]
+        self,
+        hosts: Hosts,
+        fleet: Fleet,
+        leases: Leases,
+        capacity: Capacity,
+        *,
+        broker: Broker,
+        owner: Owner,
+        out: list[Reply],
     ) -> None:
         self._hosts = hosts
+        self._broker = broker
         self._fleet = fleet
         self._leases = leases
         self._capacity = capacity
@@ -79,9 +97,12 @@ class Hosting:
 
     def _joined(self, event: events.HostJoined, now: float) -> None:
         host = self._found(event.host_id, now)
-        self._hosts.equip(host, event.devices)
         if host.state is HostState.JOINING:
-            self._hosts.move(host, HostChange.JOIN, now)
+            self._forget_devices(host, self._hosts.missing(host, event.devices))
+        self._hosts.equip(host, event.devices)
+        self._refuse_too_large(host)
+        if host.state is HostState.JOINING:
+            self._hosts.move(host, HostChange.DRAIN if host.drains else HostChange.JOIN, now)
         if host.state is HostState.READY:
             self._reconcile_on(host, now)
 
@@ -90,6 +111,7 @@ class Hosting:
         if host.state is HostState.DRAINING:
             return
         _check(host, HostState.READY)
+        host.drains = True
         self._hosts.move(host, HostChange.DRAIN, now)
         models = self._close(host)
         for instance_id in tuple(host.instances):
@@ -101,6 +123,7 @@ class Hosting:
         if host.state is HostState.READY:
             return
         _check(host, HostState.DRAINING)
+        host.drains = False
         self._hosts.move(host, HostChange.RESUME, now)
         for instance_id in host.instances:
             instance = self._fleet.instances[instance_id]
@@ -128,11 +151,29 @@ class Hosting:
             self._hosts.move(host, HostChange.LEAVE, now)
         else:
             self._lose(host, HostChange.LEAVE, "it has left", now)
-        for lease in self._capacity.waiting_for(host.devices):
-            gone = LeaseUnavailableError(f"host {host.host_id!r} has left, of which it claims a part")
-            self._owner.end_lease(lease, LeaseChange.REFUSE, gone)
-        self._capacity.forget_devices(host.devices)
+        self._forget_devices(host, tuple(host.devices))
         self._hosts.forget(host)
+
+    def _forget_devices(self, host: Host, device_ids: Collection[DeviceId]) -> None:
+        """Some devices of a host that has no instances are gone for good: nobody waits for them any longer."""
+        for lease in claimants(device_ids, self._leases):
+            gone = LeaseUnavailableError(f"{' and '.join(device_ids)} has left for good, of which it claims a part")
+            self._owner.end_lease(lease, LeaseChange.REFUSE, gone)
+        self._capacity.forget_devices(device_ids)
+        self._hosts.strip(host, device_ids)
+        for model in self._fleet.models.values():
+            if not set(device_ids).isdisjoint(model.spec.devices) and (error := self._fleet.strand(model)) is not None:
+                for lease_id in tuple(model.leases):
+                    self._owner.end_lease(self._leases.known[lease_id], LeaseChange.LOSE, error)
+                self._owner.fail_waiting(model.spec.name, error)
+
+    def _refuse_too_large(self, host: Host) -> None:
+        """A host may have less than before: who waits for more than that waits in vain."""
+        among = (self._leases, self._broker, self._fleet)
+        for lease, why in too_large_leases(host.devices, *among):
+            self._owner.end_lease(lease, LeaseChange.REFUSE, LeaseUnavailableError(why))
+        for instance in too_large_loads(host.devices, *among):
+            self._owner.outgrow(instance)
 
     def _close(self, host: Host) -> list[Model]:
         """The devices of a host give nothing any more; the models that have instances there."""

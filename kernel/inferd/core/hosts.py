@@ -58,15 +58,28 @@ class Hosts:
         self._out.append(HostChanged(host.host_id, change, host.state, tuple(host.devices)))
 
     def equip(self, host: Host, devices: Iterable[DeviceCapacity]) -> None:
-        """A host has these devices, named as it calls them, besides those that are known; or so much of them."""
+        """A host has these devices, named as it calls them, besides those that are known; or so much of them.
+
+        The devices of one that comes back and does not name them are to be forgotten first, see `missing`.
+        """
         for device in devices:
             device_id = device_on(host.host_id, device.device_id)
             self._broker.add(replace(device, device_id=device_id), is_open=host.state is HostState.READY)
             host.devices[device_id] = None
 
+    def missing(self, host: Host, devices: Iterable[DeviceCapacity]) -> list[DeviceId]:
+        """What a host had, and has no more as it says."""
+        named = {device_on(host.host_id, device.device_id) for device in devices}
+        return [device_id for device_id in host.devices if device_id not in named]
+
+    def strip(self, host: Host, device_ids: Iterable[DeviceId]) -> None:
+        """A host has some devices no more; nothing is held there."""
+        for device_id in device_ids:
+            self._broker.remove(device_id)
+            del host.devices[device_id]
+
     def forget(self, host: Host) -> None:
         """A host is GONE, with its devices; nothing is held there any more."""
-        for device_id in host.devices:
-            self._broker.remove(device_id)
+        self.strip(host, tuple(host.devices))
         del self.known[host.host_id]
         self._out.append(HostForgotten(host.host_id))

@@ -69,7 +69,9 @@ class KernelMachine:
         self._elastic = Elastic(limits.elastic, self.fleet)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
         self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
-        self._hosting = Hosting(self.hosts, self.fleet, self.leases, self._capacity, owner=self, out=out)
+        self._hosting = Hosting(
+            self.hosts, self.fleet, self.leases, self._capacity, broker=self.broker, owner=self, out=out
+        )
         self.views = Views(self.tasks, self.fleet, self.leases, self.broker)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._closed = False
@@ -131,6 +133,8 @@ class KernelMachine:
                 self.tasks.suspend(task, self._now)
             case events.ResumeTask():
                 task = self.tasks.get(event.task_id, event.tenant)
+                if task.state is TaskState.SUSPENDED:
+                    admission.check_stranded(self.fleet.models[task.spec.model], self.broker.devices)
                 self.tasks.resume(task, self._now)
                 self.reconcile(self.fleet.models[task.spec.model])
             case events.DetachTask():
@@ -222,22 +226,13 @@ class KernelMachine:
             return
         self.check_open()
         model = self.views.model(spec.model)
+        admission.check_stranded(model, self.broker.devices)
         if spec.lease_id:
-            self._check_covered(spec, model)
+            admission.check_covered(spec, model, self.leases)
         elif not model.shared:
             admission.check_backoff(model, self._now)
         self.tasks.submit(spec, self._now)
         self.reconcile(model)
-
-    def _check_covered(self, spec: TaskSpec, model: Model) -> None:
-        lease = self.leases.active(spec.lease_id, spec.tenant)
-        claimed = any(isinstance(c, ModelClaim) and c.model == spec.model for c in lease.spec.claims)
-        if not claimed and not any(i.lease_id == spec.lease_id and i.living for i in model.instances.values()):
-            raise InvalidFieldError(
-                f"lease {spec.lease_id} holds nothing of model {spec.model!r}: claim a part of it, or load it under the"
-                " lease first",
-                field="inferd-lease",
-            )
 
     def _cancel(self, event: events.CancelTask) -> None:
         task = self.tasks.get(event.task_id, event.tenant)
@@ -291,6 +286,7 @@ class KernelMachine:
         model = self.views.model(event.name)
         if any(instance.state is InstanceState.READY for instance in model.shared):
             return
+        admission.check_stranded(model, self.broker.devices)
         if not model.shared:
             if model.state is ModelState.UNLOADING:
                 raise ModelBusyError(f"model {event.name!r} is being unloaded; ask again when it is UNLOADED")
@@ -315,15 +311,28 @@ class KernelMachine:
             return
         model = self.fleet.models[instance.model]
         self.fleet.needs(instance, event.need)
-        if self.fleet.is_misplaced(instance):
-            fresh = self.fleet.start_elsewhere(instance, self._now)
-            if instance.lease_id:
-                self.leases.known[instance.lease_id].instances[fresh.instance_id] = None
+        if self._moves(instance):
             return
         kept = model.leases or self._capacity.wanted(instance.model) or model.spec.min_instances > 0
         may_wait = self.tasks.wait_for(instance.model) or bool(kept)
         self._capacity.instance_needs(instance, event.need, self._now, may_wait=may_wait)
         if not instance.living:
+            self._give_up(instance)
+
+    def _moves(self, instance: Instance) -> bool:
+        """Whether an instance that has not begun to load does better elsewhere; then another one is started there."""
+        if not self.fleet.is_misplaced(instance):
+            return False
+        fresh = self.fleet.start_elsewhere(instance, self._now)
+        if instance.lease_id:
+            self.leases.known[instance.lease_id].instances[fresh.instance_id] = None
+        return True
+
+    def outgrow(self, instance: Instance) -> None:
+        """An instance waits for more than its device has at all any more: it goes elsewhere, or fails."""
+        waits = instance.state is InstanceState.WAITING and instance.need is not None
+        if waits and not self._moves(instance):
+            self._capacity.refuse_load(instance, self._now)
             self._give_up(instance)
 
     def _instance_loaded(self, event: events.InstanceLoaded) -> None:
@@ -342,9 +351,13 @@ class KernelMachine:
             return
         model.asked = False
         if model.state is ModelState.FAILED and error is not None:
-            waiting = [t for t in self.tasks.waiting(instance.model) if not self.tasks.known[t].spec.lease_id]
-            self.tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=error), self._now)
-            self._capacity.refuse_waiting(instance.model, error, self._now)
+            self.fail_waiting(instance.model, error)
+
+    def fail_waiting(self, name: ModelName, error: InferdError) -> None:
+        """A model cannot be loaded: whatever waits for it ends, but for what hangs on a lease."""
+        waiting = [t for t in self.tasks.waiting(name) if not self.tasks.known[t].spec.lease_id]
+        self.tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=error), self._now)
+        self._capacity.refuse_waiting(name, error, self._now)
 
     def _give_up_leased(self, instance: Instance, model: Model) -> None:
         """End what waits under a lease for an instance that is lost, unless another one serves the lease."""

@@ -156,14 +156,15 @@ class Views:
 
         Args:
             spec: A known model as it is, or as it would be otherwise.
-            needs: What it needs on each device that it may use.
+            needs: What it needs on each known device that it may use; there is one.
 
         Raises:
             ModelNotFoundError: There is no model of this name.
         """
         model = self.model(spec.name)
         devices = self._fleet.devices_under(model, NO_LEASE)
-        ready = [device_id for device_id in spec.devices if device_id in devices]
-        placement = self._fleet.place(model, needs.__getitem__, devices=ready or spec.devices)
+        known = [device_id for device_id in spec.devices if device_id in needs]
+        ready = [device_id for device_id in known if device_id in devices]
+        placement = self._fleet.place(model, needs.__getitem__, devices=ready or known)
         plan = self._broker.plan(placement.device_id, needs[placement.device_id])
         return replace(plan, device_reason=placement.reason)

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from inferd.core import commands, events
+from inferd.core.admission import check_stranded
 from inferd.core.changes import Change
 from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
@@ -232,9 +233,10 @@ class Driver:
         """What loading one more instance would take; workers are started to measure, and load nothing.
 
         Raises:
-            InferdError: The backend cannot say what the model needs.
+            InferdError: The backend cannot say what the model needs, or its devices are gone for good.
         """
-        capacities = {d: self.machine.broker.account(d).capacity_bytes for d in spec.devices}
+        check_stranded(self.views.model(spec.name), self.views.devices)
+        capacities = {d: self.views.devices[d].capacity_bytes for d in spec.devices if d in self.views.devices}
         needs = await self._inspections.inspect_all(spec, limits=self._engine_limits, capacities=capacities)
         if self.views.model(spec.name).spec is spec:
             self._apply(events.ModelMeasured(spec.name, needs))  # so that a load decides as the plan does
