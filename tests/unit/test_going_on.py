@@ -6,7 +6,7 @@ from task_bench import MODEL, Bench, sent, words
 from inferd.core import changes, events
 from inferd.core.demand import Demand
 from inferd.core.ids import InstanceId, TaskId, Tenant
-from inferd.errors import InvalidFieldError, PoisonError
+from inferd.errors import InvalidFieldError, ModelLoadError, PoisonError
 
 
 def test_the_last_word_of_an_attempt_that_was_stopped_comes_too_late() -> None:
@@ -46,6 +46,38 @@ def test_tasks_of_a_dead_worker_go_on_before_their_like() -> None:
     assert words(bench.die()) == ["StartWorker m-2"]
     assert bench.states("a", "b", "c") == ["QUEUED"] * 3
     assert words(bench.come_up("m-2")) == ["SendTask a", "SendTask b"]
+
+
+def test_a_task_that_has_begun_outlives_deaths_of_workers_that_load() -> None:
+    """It waits for the next try, with backoff, and goes on there; one that has not begun ends with the first death."""
+    bench = Bench()
+    bench.submit("begun")
+    bench.submit("new")
+    assert words(bench.die()) == ["StartWorker m-2"]
+    assert words(bench.die("m-2", 1.0)) == []
+    assert bench.states("begun", "new") == ["QUEUED", "FAILED"]
+    assert (at := bench.machine.next_alarm()) is not None
+    assert at > 1.0
+    assert words(bench.machine.handle(events.Tick(), at)) == ["StartWorker m-3"]
+    assert [(c.spec.task_id, c.attempt) for c in sent(bench.come_up("m-3", at))] == [("begun", 2)]
+    assert bench.machine.views.model(MODEL).failed_loads == 0
+
+
+def test_a_task_that_has_begun_does_not_wait_for_ever_for_a_load() -> None:
+    """It ends with the third death in a row that comes before the model is loaded, or when a load is refused."""
+    for refused in (False, True):
+        bench = Bench()
+        bench.submit("begun")
+        bench.die()
+        for n in (2, 3):
+            bench.die(f"m-{n}", 10.0 * n)
+            assert bench.states("begun") == ["QUEUED"]
+            bench.machine.handle(events.Tick(), 10.0 * n + 9.0)
+        if refused:
+            bench.machine.handle(events.InstanceRefused(InstanceId("m-4"), ModelLoadError("truncated")), 40.0)
+        else:
+            bench.die("m-4", 40.0)
+        assert bench.states("begun") == ["FAILED"]
 
 
 def test_a_task_that_was_present_at_two_deaths_runs_alone_and_is_cleared_when_it_passes() -> None:

@@ -240,6 +240,7 @@ class Fleet:
         self._register.move(instance, InstanceChange.LOADED)
         model = self.models[instance.model]
         model.loaded_on_demand = True
+        model.failed_loads = model.failed_loads if instance.lease_id else 0
         model.asked &= bool(instance.lease_id)  # one under a lease answers its holder only
         model.file_sampling = facts.sampling
         self.refresh(model)
@@ -355,5 +356,6 @@ class Fleet:
             model.error = error
         if not instance.lease_id:  # nobody but its holder waits for one under a lease
             model.failures += 1
+            model.failed_loads += loading
             model.retry_at = now + self._backoff.wait_s(model.failures - (not loading))
             model.loaded_on_demand = True

@@ -30,6 +30,7 @@ from inferd.errors import (
     LeaseUnavailableError,
     ModelBusyError,
     ShuttingDownError,
+    WorkerDiedError,
 )
 
 
@@ -74,6 +75,7 @@ class KernelMachine:
         )
         self.views = Views(self.tasks, self.fleet, self.leases, self.broker)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
+        self._suspect_deaths = limits.tasks.suspect_deaths
         self._closed = False
         self._now = 0.0
 
@@ -351,11 +353,16 @@ class KernelMachine:
             return
         model.asked = False
         if model.state is ModelState.FAILED and error is not None:
-            self.fail_waiting(instance.model, error)
+            again = isinstance(error, WorkerDiedError) and model.failed_loads <= self._suspect_deaths
+            self.fail_waiting(instance.model, error, keep_begun=again)
 
-    def fail_waiting(self, name: ModelName, error: InferdError) -> None:
-        """A model cannot be loaded: whatever waits for it ends, but for what hangs on a lease."""
-        waiting = [t for t in self.tasks.waiting(name) if not self.tasks.known[t].spec.lease_id]
+    def fail_waiting(self, name: ModelName, error: InferdError, *, keep_begun: bool = False) -> None:
+        """A model cannot be loaded: whatever waits for it ends, but for what hangs on a lease.
+
+        With `keep_begun` tasks that ran before wait for the next try: the model could be loaded then.
+        """
+        tasks = (self.tasks.known[task_id] for task_id in self.tasks.waiting(name))
+        waiting = [t.spec.task_id for t in tasks if not t.spec.lease_id and not (keep_begun and t.attempt)]
         self.tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=error), self._now)
         self._capacity.refuse_waiting(name, error, self._now)
 

@@ -299,6 +299,7 @@ class Model:
     created: float  # kernel clock, seconds
     error: InferdError | None = None
     failures: int = 0  # in a row; a task that succeeds ends the row
+    failed_loads: int = 0  # in a row; an instance that becomes READY ends the row
     retry_at: float = 0.0  # kernel clock; no start on demand before
     instances: dict[InstanceId, Instance] = field(default_factory=dict)  # those whose worker may still live
     instance_count: int = 0  # ever made; numbers the next one
