@@ -177,12 +177,12 @@ async def test_resident_memory(listener: Listener, tmp_path: Path, device: str, 
     load = load_frame(NAME, make_spec(tmp_path), LIMITS, device_id=DeviceId(device), capacity_bytes=1 << 30)
     supervisor = supervise(listener, tmp_path)
     worker = supervisor.make(NAME, load, on_frame=listener.worker_frame, on_memory=listener.worker_memory)
-    worker._take(pong(5000))
-    worker._take(wire.WorkerFrame(load_progress=load_pb2.LoadProgress(fraction=1)))
-    worker._take(pong(5000))
-    worker._take(wire.WorkerFrame(loaded=load_pb2.Loaded(memory_bytes=7)))
+    worker._receive(pong(5000))
+    worker._receive(wire.WorkerFrame(load_progress=load_pb2.LoadProgress(fraction=1)))
+    worker._receive(pong(5000))
+    worker._receive(wire.WorkerFrame(loaded=load_pb2.Loaded(memory_bytes=7)))
     for memory_bytes in (1000, 1010, 1011, 1001, 990):
-        worker._take(pong(memory_bytes))
+        worker._receive(pong(memory_bytes))
     assert listener.memory == told
     assert worker.memory_bytes == 990
 

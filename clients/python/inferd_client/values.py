@@ -176,7 +176,7 @@ _KINDS: Final[Mapping[int, Kind]] = {
 OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **{field.name: _kind_of(field) for field in SamplingParams.DESCRIPTOR.fields},
     **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
-    **dict.fromkeys(("task_id", "lease_id", "request_id", "service", "address", "tenant"), TEXT),
+    **dict.fromkeys(("task_id", "lease_id", "instance_id", "request_id", "service", "address", "tenant"), TEXT),
     **dict.fromkeys(("prefix_cache", "detach_on_disconnect"), FLAG),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
     **dict.fromkeys(("wait", "force", "mean", "normalize"), FLAG),
