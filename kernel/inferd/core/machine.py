@@ -78,6 +78,9 @@ class KernelMachine:
         self._suspect_deaths = limits.tasks.suspect_deaths
         self._closed = False
         self._now = 0.0
+        parts = (self.tasks, self.leases, self._elastic, self._capacity)
+        self._dues = (self.fleet.retries.next, *(part.next_alarm for part in parts))
+        self._alarm: float | None = None  # asked of them once an event
 
     @property
     def closed(self) -> bool:
@@ -95,9 +98,7 @@ class KernelMachine:
 
     def next_alarm(self) -> float | None:
         """When `Tick` is due, on the clock of `handle`; None when nothing is waited for."""
-        alarms = (self.tasks, self.leases, self._elastic, self._capacity)
-        times = [self.fleet.retries.next(), *(part.next_alarm() for part in alarms)]
-        return min((t for t in times if t is not None), default=None)
+        return self._alarm
 
     def handle(self, event: events.Event, now: float) -> tuple[commands.Reply, ...]:
         """Take an event at the time `now` (seconds, never falling); what is to be done and what has changed, in order.
@@ -107,10 +108,14 @@ class KernelMachine:
                 what came of that is returned by the next call.
         """
         self._now = max(self._now, now)
-        self._ring()
-        self._give_what_is_free()
-        self._decide(event)
-        self._give_what_is_free()
+        try:
+            if self._alarm is not None and self._alarm <= self._now:
+                self._ring()
+            self._give_what_is_free()
+            self._decide(event)
+            self._give_what_is_free()
+        finally:
+            self._alarm = min((at for due in self._dues if (at := due()) is not None), default=None)
         self.leases.tell()
         done = tuple(self._out)
         self._out.clear()
@@ -169,14 +174,9 @@ class KernelMachine:
                     self._give_up(instance)
             case events.WorkerExited():
                 self._worker_exited(event)
-            case (
-                events.HostFound()
-                | events.HostJoined()
-                | events.DrainHost()
-                | events.ResumeHost()
-                | events.HostLost()
-                | events.HostLeft()
-            ):
+            case events.HostFound() | events.HostJoined() | events.HostLost() | events.HostLeft():
+                self._hosting.tell(event, self._now)
+            case events.DrainHost() | events.ResumeHost():
                 self._hosting.tell(event, self._now)
             case events.ForeignMeasured():
                 self.broker.set_foreign(event.device_id, event.foreign_bytes)
