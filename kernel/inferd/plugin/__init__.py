@@ -9,6 +9,7 @@ from inferd.plugin.backend import (
     DeviceInfo,
     EmbeddingDefaults,
     LoadedModel,
+    LoadedTensorModel,
     LoadError,
     LoadRequest,
     ModelDescription,
@@ -36,6 +37,7 @@ from inferd.plugin.session import (
     TokenSession,
     least_window_blocks,
 )
+from inferd.plugin.tensor import ElementType, Signature, Tensor, TensorInfo, TensorSession, TensorState
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 __all__ = [
@@ -45,10 +47,12 @@ __all__ = [
     "BackendUnavailable",
     "DeviceInfo",
     "DeviceSampling",
+    "ElementType",
     "EmbeddingDefaults",
     "LoadError",
     "LoadRequest",
     "LoadedModel",
+    "LoadedTensorModel",
     "MemoryNeed",
     "ModelDescription",
     "Pooling",
@@ -56,7 +60,12 @@ __all__ = [
     "ReportProgress",
     "SamplingDefaults",
     "Setting",
+    "Signature",
     "StepResult",
+    "Tensor",
+    "TensorInfo",
+    "TensorSession",
+    "TensorState",
     "TokenBatch",
     "TokenKind",
     "TokenLimits",

@@ -10,6 +10,7 @@ from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import suggestion
 from inferd.plugin.session import TokenSession
+from inferd.plugin.tensor import TensorSession
 from inferd.plugin.vocabulary import Vocabulary
 
 SettingValue = int | float | bool | str
@@ -201,7 +202,7 @@ EMBEDDING_DEFAULTS = EmbeddingDefaults()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """What `Backend.load` returns.
+    """What `Backend.load` returns for a language model.
 
     Attributes:
         session: What computes.
@@ -216,6 +217,19 @@ class LoadedModel:
     description: ModelDescription
     sampling: SamplingDefaults = NO_DEFAULTS
     embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedTensorModel:
+    """What `Backend.load` returns for a model that turns tensors into tensors.
+
+    Attributes:
+        session: What computes.
+        description: What it is.
+    """
+
+    session: TensorSession
+    description: ModelDescription
 
 
 @runtime_checkable
@@ -240,7 +254,7 @@ class Backend(Protocol):
         """
         ...
 
-    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
+    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
         """Load a model; call `progress` with rising fractions from 0 to 1, at least once a second.
 
         Raises:

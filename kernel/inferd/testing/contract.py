@@ -381,7 +381,7 @@ class BackendContract:
 
     def test_load_and_close_again(self, backend: Backend, load_request: LoadRequest, texts: list[list[int]]) -> None:
         """A second session can be loaded, computes, and is closed without a word."""
-        session = backend.load(load_request, lambda _: None).session
+        session = check_model(backend.load(load_request, lambda _: None)).session
         self._alone(session, texts[-1])
         session.close()
 
