@@ -23,7 +23,7 @@ sim: .venv/.dev
 	@$(BIN)/python tests/sim/marathon.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TASKS),--tasks $(TASKS)) \
 		$(if $(LEASES),--leases $(LEASES)) $(if $(SEED),--seed $(SEED))
 
-# Workers are killed and stopped in mid-stream, so many as DEATHS says; each stream must be as it is undisturbed.
+# Workers are killed, stopped and starved of memory in mid-stream, so many as DEATHS says; each stream must be as it is undisturbed.
 chaos: .venv/.dev .venv/.native
 	@$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS)
 

@@ -9,16 +9,22 @@ import os
 import random
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from starving import starve
 
 from inferd_api.v1.sampling_pb2 import Grammar
 from inferd_api.v1.task_pb2 import TaskEvent
 from inferd_client import AsyncClient
 
 STREAMS = 32
-MANNERS: Mapping[str, signal.Signals] = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
+MANNERS: Mapping[str, Callable[[int], object]] = {
+    "killed": lambda pid: os.kill(pid, signal.SIGKILL),
+    "stopped": lambda pid: os.kill(pid, signal.SIGSTOP),
+    "starved": starve,
+}
 DEATHS = (1, 2)  # in a wave
 WAVE_S = 120.0
 TOPICS = ("the sea", "a wood in winter", "three bridges", "how to bake bread", "an old clock", "rain", "the number 7")
@@ -146,7 +152,7 @@ async def wave(
             await asyncio.wait((waiting, running[number]), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             for pid in await workers(client, model):
-                os.kill(pid, MANNERS[manner])
+                await asyncio.to_thread(MANNERS[manner], pid)
     return told
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos import DEATHS, MANNERS, STREAMS, Request, Told, requests, wave
+from starving import why_not
 
 from inferd.testing.kernel import kernel_process, write_fake_model
 from inferd_client import AsyncClient
@@ -31,6 +32,11 @@ SETTINGS = {
     "INFERD_WORKERS__RESTART_BACKOFF_MAX_S": "0.5",
 }
 OUTPUT_TOKENS = {"fake": 60, "smollm2": 24}
+
+
+def manners() -> list[str]:
+    """In which workers can be ended here."""
+    return [manner for manner in MANNERS if manner != "starved" or not why_not()]
 
 
 def quantile(values: Sequence[float], part: float) -> float:
@@ -79,14 +85,14 @@ class Tally:
     streams: int = 0
     resumed: int = 0
     wrong: list[str] = field(default_factory=list)
-    pauses: dict[str, list[float]] = field(default_factory=lambda: {manner: [] for manner in MANNERS})
+    pauses: dict[str, list[float]] = field(default_factory=lambda: {manner: [] for manner in manners()})
 
     async def add(self, client: AsyncClient, model: str, number: int, seed: int) -> None:
         """A wave without deaths, and one with some in each manner."""
         tasks = requests(seed, output_tokens=OUTPUT_TOKENS[model])
         wanted = await wave(client, model, tasks)
         count = DEATHS[number % len(DEATHS)]
-        for manner in MANNERS:
+        for manner in manners():
             told = await wave(client, model, tasks, manners=[manner] * count, seed=seed)
             self.wrong += differences(tasks, told, wanted)
             self.deaths[manner] += count
@@ -99,7 +105,7 @@ class Tally:
     def figures(self, base: dict[str, float]) -> dict[str, Any]:
         """As they are printed. For workers that hung, the time until that is noticed is not counted into the ratio."""
         least = sum(base.values())
-        unseen = {manner: HEARTBEAT_TIMEOUT_S if manner == "stopped" else 0.0 for manner in MANNERS}
+        unseen = {manner: HEARTBEAT_TIMEOUT_S if manner == "stopped" else 0.0 for manner in self.pauses}
         p99 = {manner: quantile(values, 0.99) for manner, values in self.pauses.items()}
         return {
             "deaths": dict(self.deaths),
@@ -151,6 +157,8 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=sorted(OUTPUT_TOKENS), default=["fake", "smollm2"])
     chosen = parser.parse_args()
     right = True
+    if reason := why_not():
+        print(f"no worker is ended because memory runs out: {reason}", file=sys.stderr)
     for model in chosen.models:
         with tempfile.TemporaryDirectory() as folder, kernel_process(Path(folder), environment=SETTINGS) as kernel:
             fake = model == "fake"

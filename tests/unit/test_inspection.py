@@ -14,6 +14,7 @@ from inferd.core.vigil import WorkerTimes
 from inferd.errors import ModelLoadError, WorkerDiedError
 from inferd.runtime.inspection import CONCURRENT_INSPECTIONS, Inspections
 from inferd.runtime.local_launcher import LocalLauncher
+from inferd.runtime.memory_group import MemoryGroup
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker import Worker
 from inferd.testing.kernel import write_fake_model
@@ -113,6 +114,27 @@ async def test_a_worker_that_dies(tmp_path: Path, made: list[Worker]) -> None:
     with pytest.raises(WorkerDiedError, match="model 'm' died: it was ended by signal 9") as caught:
         await inspect(supervisor, write_fake_model(tmp_path, die_in_measure=True))
     assert caught.value.metadata["log"].endswith(".log")
+    expect_gone(supervisor, made)
+
+
+@pytest.mark.parametrize(
+    ("groups", "why"),
+    [
+        (1, r"signal 9 \(SIGKILL\): memory ran out, and the system ended 1 of its processes"),
+        (0, r"signal 9 \(SIGKILL\), perhaps because memory ran out \(this kernel may make no control groups"),
+    ],
+    ids=["counted", "a guess"],
+)
+async def test_a_worker_that_the_system_ends(
+    tmp_path: Path, made: list[Worker], monkeypatch: pytest.MonkeyPatch, groups: int, why: str
+) -> None:
+    """That memory ran out is told where the worker's control group counts it, and said to be a guess where none is."""
+    counting = MemoryGroup(tmp_path, 1)
+    monkeypatch.setattr(counting, "ended_for_memory", lambda: 1)
+    monkeypatch.setattr(MemoryGroup, "make", lambda _: counting if groups else None)
+    supervisor = supervise(tmp_path)
+    with pytest.raises(WorkerDiedError, match=why):
+        await inspect(supervisor, write_fake_model(tmp_path, die_in_measure=True))
     expect_gone(supervisor, made)
 
 

@@ -35,6 +35,11 @@ def count_cores(root: Path = ROOT) -> int:
     return max(1, min(cores, *(int(share) for share in _core_limits(root)), cores))
 
 
+def memory_groups(root: Path = ROOT) -> list[tuple[Path, int]]:
+    """The folder and the version, 1 or 2, of each control group of memory of this process, its own one first."""
+    return [(folder, version) for folder, version in _groups(root, "memory") if (folder / "cgroup.procs").exists()]
+
+
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
     """(limit, use without pages of files) in bytes, of each control group that has a limit."""
     for folder, version in _groups(root, "memory"):

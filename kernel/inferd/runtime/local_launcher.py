@@ -16,11 +16,13 @@ import psutil
 from inferd.core.ids import InstanceId
 from inferd.plugin.child import abort
 from inferd.runtime.link import LocalLink
+from inferd.runtime.memory_group import MemoryGroup, sweep
 from inferd.runtime.worker_log import last_words, new_log
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LONGEST_LOG_NAME = 150  # characters; a file's name has at most 255 bytes
 ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
+GUESS = ", perhaps because memory ran out (this kernel may make no control groups, which would tell)"
 
 
 class LocalLauncher:
@@ -35,6 +37,7 @@ class LocalLauncher:
         self._log_dir = log_dir
         self._frame_limit_bytes = frame_limit_bytes
         log_dir.mkdir(parents=True, exist_ok=True)
+        sweep()
 
     def log_of(self, instance_id: InstanceId) -> str:
         """The path of the log of an instance's worker."""
@@ -56,10 +59,12 @@ class LocalLauncher:
         process, ours = await self._exec(log_path)
         worker = LocalWorker(process, log_path)
         try:
+            await worker.enter(await asyncio.to_thread(MemoryGroup.make, log_path.stem))
             worker.link = await LocalLink.connect(
                 ours, frame_limit_bytes=self._frame_limit_bytes, on_frame=on_frame, on_closed=on_closed
             )
         except BaseException:  # cancelled, too
+            ours.close()
             await worker.end(went=False, hangs=False)
             raise
         return worker
@@ -97,11 +102,18 @@ class LocalWorker:
         self.link: LocalLink | None = None
         self._process = process
         self._log_path = log_path
+        self._group: MemoryGroup | None = None
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    async def enter(self, group: MemoryGroup | None) -> None:
+        """Have it in a control group of its own, which it needs before it takes memory; None where there is none."""
+        self._group = group
+        if group is not None:
+            await asyncio.to_thread(group.add, self.pid)
 
     def send(self, frame: wire.KernelFrame) -> None:
         """Send a frame; lost when the worker is gone."""
@@ -126,12 +138,16 @@ class LocalWorker:
                 elif hangs:
                     await abort(process)
         finally:  # cancelled meanwhile, too
+            by_itself = process.returncode is not None
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
             await process.wait()
             if self.link is not None:
                 self.link.close()
-        return _ending(process.returncode or 0)
+            group, self._group = self._group, None
+            memory = "" if group is None else await asyncio.to_thread(_close, group)
+        guess = GUESS if by_itself and group is None and process.returncode == -signal.SIGKILL else ""
+        return f"{_ending(process.returncode or 0)}{memory or guess}"
 
 
 def _resident_bytes(pid: int) -> int:
@@ -139,6 +155,13 @@ def _resident_bytes(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.NoSuchProcess:
         return 0
+
+
+def _close(group: MemoryGroup) -> str:
+    """Remove it; what it counted, as a clause."""
+    count = group.ended_for_memory()
+    group.remove()
+    return f": memory ran out, and the system ended {count} of its processes" if count else ""
 
 
 def _ending(returncode: int) -> str:

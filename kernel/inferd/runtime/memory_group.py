@@ -1,0 +1,85 @@
+"""A worker's own control group of memory: only the system knows whether a process ended because memory ran out."""
+
+import logging
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from inferd.plugin.host import ROOT, memory_groups
+
+COUNTERS: Final = {1: "memory.oom_control", 2: "memory.events"}
+"""By version of control groups, the file that counts what the system ended in one because memory ran out."""
+
+_PREFIX: Final = "inferd-"
+_REMOVAL_S: Final = 1.0  # that processes which have been killed may take to be gone
+_RETRY_S: Final = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+class MemoryGroup:
+    """A control group below the one that this process is in. Blocking, each time for moments.
+
+    Attributes:
+        folder: Its folder.
+    """
+
+    def __init__(self, folder: Path, version: int) -> None:
+        self.folder = folder
+        self._counter = folder / COUNTERS[version]
+
+    @classmethod
+    def make(cls, name: str, *, root: Path = ROOT) -> "MemoryGroup | None":
+        """A new one; None where this process may make none, or none that counts.
+
+        Args:
+            name: Begins with the id of this process and a hyphen, by which `sweep` knows whose it was.
+            root: Holds `proc` and `sys`.
+        """
+        for parent, version in memory_groups(root):
+            folder = parent / f"{_PREFIX}{name}"
+            with suppress(OSError):
+                folder.mkdir()
+                group = cls(folder, version)
+                if group._counter.exists():
+                    return group
+                folder.rmdir()  # of version 2, where the controller is not handed down
+            return None  # in that of a parent the worker would be free of limits of ours
+        return None
+
+    def add(self, pid: int) -> None:
+        """Have a process in it, and all that it will start."""
+        with suppress(OSError):  # it is gone already, or may not be moved
+            (self.folder / "cgroup.procs").write_text(str(pid))
+
+    def ended_for_memory(self) -> int:
+        """How many of its processes the system has ended because memory ran out."""
+        with suppress(OSError):
+            if found := re.search(r"^oom_kill (\d+)$", self._counter.read_text(), re.MULTILINE):
+                return int(found[1])
+        return 0
+
+    def remove(self) -> None:
+        """Have it gone; its processes have been killed."""
+        deadline = time.monotonic() + _REMOVAL_S
+        while self.folder.exists():
+            try:
+                self.folder.rmdir()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    _log.warning("control group %s stays: %s", self.folder, error)
+                    return
+                time.sleep(_RETRY_S)
+
+
+def sweep(root: Path = ROOT) -> None:
+    """Remove what kernels left that could not remove it themselves."""
+    for parent, _ in memory_groups(root):
+        for folder in parent.glob(f"{_PREFIX}[0-9]*-*"):
+            pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                with suppress(OSError):  # a worker in it is not gone yet
+                    folder.rmdir()
+        return
