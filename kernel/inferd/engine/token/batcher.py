@@ -158,10 +158,11 @@ class Batcher:
             logit_rows=self._list_logits(picks, scored),
             hidden_rows=np.concatenate([self._index[p.place : p.place + p.count] for p in pooled]) if pooled else None,
         )
+        sequences = places.rows[first:rows]
         return Step(
             batch=batch,
-            sequences=places.rows[first:rows],
-            sampled=places.rows[first:complete],
+            sequences=sequences,
+            sampled=sequences if complete == rows else sequences[: complete - first],
             first_row=first,
             decode_tokens=decode_tokens,
             picks=picks,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from inferd.engine.activity import Activity
     from inferd.engine.token.grammar import Following
     from inferd.engine.token.limits import Bounds
+    from inferd.engine.token.room import Constraint
     from inferd.engine.token.sampler import Ids, Sampler
     from inferd.engine.token.sequence import Sequence
     from inferd.engine.token.step import Step
@@ -44,8 +45,12 @@ class Forward:
         self._following = following
         self._results = Results()
 
-    def compute(self, step: Step) -> tuple[Ids, Float32Array | None]:
+    def compute(self, step: Step, constraints: list[tuple[int, Constraint]]) -> tuple[Ids, Float32Array | None]:
         """The tokens of the sequences that are sampled, and the logits that they were chosen from if they came here.
+
+        Args:
+            step: What is computed.
+            constraints: What outputs of those that are sampled must be, by place; of the others anything.
 
         Raises:
             Exception: The session raised, or its result is not what was asked for.
@@ -55,7 +60,6 @@ class Forward:
             self._session.copy_blocks(step.copies)
         self._activity.begin(Doing.STEP, len(step.batch.token_ids))
         rows, positions = step.rows, step.positions
-        constraints = [(row, each.constraint) for row, each in enumerate(step.sampled) if each.constraint is not None]
         if self._samples and len(positions) and not constraints and not step.scored:
             sampling = self._sampler.for_device(positions, rows=rows)
             if sampling is not None:

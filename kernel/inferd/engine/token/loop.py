@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from inferd.core.task import FinishReason
     from inferd.core.task_events import Logprobs
     from inferd.engine.token.limits import EngineLimits
+    from inferd.engine.token.room import Constraint
     from inferd.engine.token.samples import Samples
     from inferd.engine.token.sequence import Sequence
     from inferd.engine.token.step import Step
@@ -103,6 +104,7 @@ class Loop:
         self._owed: set[Sequence] = set()  # those that still have to tell of their prompt
         self._several = 0  # tasks with several samples
         self._constrained = 0  # tasks with a grammar
+        self._measured = 0  # tasks that ask how likely their tokens were
         self._refused: list[Ended] = []
         self._stopping = False
         # shared between threads
@@ -192,7 +194,7 @@ class Loop:
                 self._deliver(StepOutput(alone=step.alone))  # before the worker can die of it
         started = time.perf_counter()
         try:
-            ids, logits = self._forward.compute(step)
+            ids, logits = self._forward.compute(step, self._constraints(step))
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -201,7 +203,7 @@ class Loop:
             self._send(StepOutput())
             return
         self.steps += 1
-        told = {} if logits is None else self._forward.measure(step, ids, logits)
+        told = self._forward.measure(step, ids, logits) if self._measured and logits is not None else {}
         verified = self._batcher.commit(step, ids)
         self._suspects.told(step)
         decode = step.decode_tokens
@@ -211,6 +213,12 @@ class Loop:
         output = self._collect(step, first, told, verified)
         output.seconds = seconds
         self._send(output)
+
+    def _constraints(self, step: Step) -> list[tuple[int, Constraint]]:
+        """What the outputs of those that are sampled must be, where it is not anything, by place."""
+        if not self._constrained:  # asking each of them costs
+            return []
+        return [(at, each.constraint) for at, each in enumerate(step.sampled) if each.constraint is not None]
 
     def _collect(
         self,
@@ -257,7 +265,7 @@ class Loop:
         for sequence in sequences:
             if sequence.finish is not None:
                 self._end(sequence, sequence.finish, output)
-        for sequence in sequences if self._constrained else ():  # asking each of them costs
+        for sequence in sequences if self._constrained else ():
             if sequence.undecided:
                 self._aside.put(sequence)
 
@@ -338,6 +346,7 @@ class Loop:
         self._suspects.drop(task.leader.handle)
         self._several -= task.several
         self._constrained -= task.constrained
+        self._measured -= task.measured
         usage = task.usage
         self._places.settle(task.leader, task.share, usage.prompt_tokens + usage.output_tokens)
         for sequence in task.living:
@@ -374,6 +383,7 @@ class Loop:
             self._owed.add(task.leader)
         self._several += task.several
         self._constrained += task.constrained
+        self._measured += task.measured
         if submission.alone:
             self._suspects.add(task)
         for sequence in task.ready:

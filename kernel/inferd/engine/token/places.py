@@ -212,6 +212,8 @@ class Places:
             row: That row.
             alone: The task that it must belong to, and that `seat_alone` was asked for; None for any.
         """
+        if row == len(self.rows) and not self._waiting:
+            return False
         if alone is not None:
             mine = next((each for each in self.rows[row:] if each.handle == alone), None) or self._waiting.of(alone)
             if mine is None or (mine.row == WAITING and not self._seat_waiting(mine)):

@@ -216,8 +216,9 @@ class Sampler:
         ids: Ids = logits.argmax(axis=1)
         peaks = logits[np.arange(len(ids)), ids]
         finite = np.isfinite(peaks)  # argmax finds NaN and +inf first, and -inf only where there is nothing else
-        drawn = np.flatnonzero((self._temperature[rows] > 0) & finite & ~np.bool_(skip))
-        if drawn.size:
+        temperatures = self._temperature[rows]
+        if temperatures.any():
+            drawn = np.flatnonzero((temperatures > 0) & finite & ~np.bool_(skip))
             points = uniform(self._seed[rows[drawn]], positions[drawn])
             group = max(1, _GROUP // self._vocabulary_size)
             for some in (slice(at, at + group) for at in range(0, len(drawn), group)):

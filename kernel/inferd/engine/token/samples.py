@@ -64,6 +64,11 @@ class Samples:
         return self.leader.constraint is not None
 
     @property
+    def measured(self) -> bool:
+        """Whether it is told how likely their tokens were."""
+        return self.leader.sampling.logprobs is not None
+
+    @property
     def ready(self) -> list[Sequence]:
         """Those of `living` that can have a place: until the first one has read the prompt it alone."""
         return [self.leader] if self.leader.followers else list(self.living)
