@@ -11,7 +11,7 @@ from inferd.core import admission, capacity, changes, commands, events, queues
 from inferd.core.bounds import TaskBounds
 from inferd.core.broker import Account, Broker
 from inferd.core.capacity import Capacity
-from inferd.core.census import Census, Holding
+from inferd.core.census import Census
 from inferd.core.dispatch import Dispatcher
 from inferd.core.elastic import Elastic
 from inferd.core.fleet import Fleet
@@ -272,7 +272,7 @@ def refuse_oddly(patch: Patch) -> None:
 def never_expire(patch: Patch) -> None:
     def careless(self: Tasks, task: Task, _: float) -> None:
         task.detached = True
-        self.census.take(task, Holding(detached=1))
+        self.census.detach(task)
 
     patch.setattr(Tasks, "_detach", careless)
 

@@ -1,4 +1,4 @@
-"""Alarms: at most one instant for each key, the earliest found in O(log n)."""
+"""Alarms: at most one instant for each key, the earliest found at once."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -35,8 +35,8 @@ class Alarms(Generic[K]):
 
     def next(self) -> float | None:
         """The earliest instant, or None."""
-        first = self._ranking.first()
-        return None if first is None else first[0]
+        heap = self._ranking.heap
+        return heap[0][0] if heap else None
 
     def pop_due(self, now: float) -> K | None:
         """Take the earliest key whose instant is not after `now`, or None."""

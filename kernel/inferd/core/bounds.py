@@ -34,7 +34,9 @@ class TaskBounds:
         most = limits.queued_tasks + (limits.queued_high if spec.priority is Priority.HIGH else 0)
         check_queue(census.all.queued, most)
         check_bound("scheduler.tenant_queued", of_tenant.queued, limits.tenant_queued, f"tenant {tenant!r}")
-        check_bound("scheduler.model_queued", census.of_model(spec.model), limits.model_queued, f"model {spec.model!r}")
+        check_bound(
+            "scheduler.model_queued", census.of_model(spec.model).queued, limits.model_queued, f"model {spec.model!r}"
+        )
         free = most - census.all.queued
         if of_tenant.queued + 1 > limits.tenant_share * free:
             raise QueueFullError(
@@ -68,7 +70,7 @@ class TaskBounds:
     def _check_living(self, spec: TaskSpec) -> None:
         """Each task takes memory of the kernel, also one that runs; the waiting ones have tighter bounds."""
         limits, census = self._limits, self._census
-        total, have = census.queued + census.running, census.living_of_tenant(spec.tenant)
+        total, have = census.all.living, census.of_tenant(spec.tenant).living
         free = limits.tasks - total
         if free < 1:
             raise QueueFullError(

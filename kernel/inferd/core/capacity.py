@@ -42,6 +42,9 @@ class Capacity:
     - when what it takes and what those before it want of the same things is all free: they wait for something else;
     - when it is a load, the first in line cannot go, and it fits what is free: what it takes comes back. It drains at
       once when the first could go without it (`Relief`), and no lease gets a part of it before.
+
+    Attributes:
+        dues: Each says when something is due.
     """
 
     def __init__(self, broker: Broker, fleet: Fleet, leases: Leases, drain_s: float, out: list[Reply]) -> None:
@@ -50,6 +53,7 @@ class Capacity:
         self._leases = leases
         self._waiters = leases.waiters
         self._relief = Relief(broker, fleet, drain_s)
+        self.dues = (self._relief.alarms.next,)
         self._drain_s = drain_s
         self._heads: dict[DeviceId, str | None] = {}  # who stood first in the line for the memory of a device
         self._loads: dict[DeviceId, dict[InstanceId, None]] = {}  # instances that wait for memory
@@ -177,10 +181,6 @@ class Capacity:
         """See anew who is to drain on the devices that may have more room than before, or less."""
         for device_id in self._broker.eased:
             self._relieve(memory_line(device_id), now)
-
-    def next_alarm(self) -> float | None:
-        """When something is due."""
-        return self._relief.next_alarm()
 
     def ring(self, now: float) -> None:
         """Have those instances drain that are to drain now."""

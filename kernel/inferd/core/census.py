@@ -1,126 +1,115 @@
 """How many tasks wait, are suspended and run, and what they hold: in all, by model, by tenant, by class."""
 
-from collections import Counter
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from inferd.core.ids import ModelName, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import Task, TaskState
 
+QUEUED, RUNNING, SUSPENDED = TaskState.QUEUED.value, TaskState.RUNNING.value, TaskState.SUSPENDED.value
+
 
 @dataclass(slots=True)
-class Holding:
-    """What tasks have that have not ended.
+class Tally:
+    """Tasks of a kind that have not ended, and what they have.
 
     Attributes:
-        queued: Those that wait, stopped ones for others too.
-        suspended: Those that their client has stopped.
+        living: How many there are.
         detached: Those that outlive their client's call.
         input_bytes: What their inputs take of memory.
+        states: How many are in which state, by its value.
     """
 
-    queued: int = 0
-    suspended: int = 0
+    living: int = 0
     detached: int = 0
     input_bytes: int = 0
-
-    def add(self, other: "Holding", sign: int) -> None:
-        """Add what another one has, or take it away."""
-        self.queued += sign * other.queued
-        self.suspended += sign * other.suspended
-        self.detached += sign * other.detached
-        self.input_bytes += sign * other.input_bytes
-
-
-NOTHING = Holding()
-HELD = {TaskState.QUEUED: Holding(queued=1), TaskState.SUSPENDED: Holding(suspended=1)}
-
-
-class Census:
-    """Counts of living tasks. One writer: `Tasks`.
-
-    Attributes:
-        all: What all of them have.
-        running: Tasks that run.
-        loads: Waiting and running tasks by tenant and class; only those with any. Suspended ones count as waiting.
-    """
-
-    def __init__(self) -> None:
-        self.all = Holding()
-        self.running = 0
-        self.loads = dict[tuple[Tenant, Priority], tuple[int, int]]()
-        self._tenants = dict[Tenant, Holding]()
-        self._models = Counter[ModelName]()
-        self._running = Counter[ModelName]()
-        self._suspended = Counter[ModelName]()
+    states: list[int] = field(default_factory=lambda: [0] * (1 + len(TaskState)))
 
     @property
     def queued(self) -> int:
-        """Tasks that do not run, suspended ones too."""
-        return self.all.queued + self.all.suspended
+        """Those that wait, stopped ones for others too."""
+        return self.states[QUEUED]
 
-    def of_tenant(self, tenant: Tenant) -> Holding:
-        """What a tenant's tasks have; not to be changed."""
+    @property
+    def running(self) -> int:
+        """Those that run."""
+        return self.states[RUNNING]
+
+    @property
+    def suspended(self) -> int:
+        """Those that their client has stopped."""
+        return self.states[SUSPENDED]
+
+
+NOTHING = Tally()
+
+
+class Census:
+    """Counts of living tasks. One writer: the register of tasks.
+
+    Attributes:
+        all: All of them; as what the methods give, not to be changed.
+    """
+
+    def __init__(self) -> None:
+        self.all = Tally()
+        self._models = defaultdict[ModelName, Tally](Tally)
+        self._tenants = defaultdict[Tenant, Tally](Tally)
+        self._classes = defaultdict[tuple[Tenant, Priority], Tally](Tally)
+
+    def of_tenant(self, tenant: Tenant) -> Tally:
+        """A tenant's."""
         return self._tenants.get(tenant, NOTHING)
 
-    def of_model(self, name: ModelName) -> int:
-        """Waiting tasks of a model."""
-        return self._models[name]
+    def of_model(self, name: ModelName) -> Tally:
+        """Those that a model is to compute."""
+        return self._models.get(name, NOTHING)
 
-    def running_of(self, name: ModelName) -> int:
-        """Running tasks of a model."""
-        return self._running[name]
-
-    def living_of(self, name: ModelName) -> int:
-        """Tasks of a model that have not ended."""
-        return self._models[name] + self._running[name] + self._suspended[name]
-
-    def living_of_tenant(self, tenant: Tenant) -> int:
-        """Tasks of a tenant that have not ended."""
-        return sum(sum(self.loads.get((tenant, priority), (0, 0))) for priority in Priority)
+    @property
+    def loads(self) -> Mapping[tuple[Tenant, Priority], tuple[int, int]]:
+        """Waiting and running ones by tenant and class; only those with any. Suspended ones count as waiting."""
+        return {who: (tally.living - tally.running, tally.running) for who, tally in self._classes.items()}
 
     def forget_model(self, name: ModelName) -> None:
         """A model is known no longer; none of its tasks lives."""
-        for counts in (self._models, self._running, self._suspended):
-            counts.pop(name, None)
+        self._models.pop(name, None)
 
-    def take(self, task: Task, held: Holding) -> None:
-        """A task has so much more from now on."""
-        self._change(task, held, +1)
+    def add(self, task: Task) -> None:
+        """A task was made."""
+        state, input_bytes = task.state._value_, task.spec.demand.memory_bytes
+        for tally in self._of(task):
+            tally.living += 1
+            tally.input_bytes += input_bytes
+            tally.states[state] += 1
 
-    def leave(self, task: Task, held: Holding) -> None:
-        """A task has so much less from now on."""
-        self._change(task, held, -1)
+    def detach(self, task: Task) -> None:
+        """A task outlives its client's call."""
+        for tally in self._of(task):
+            tally.detached += 1
 
     def move(self, task: Task, before: TaskState) -> None:
         """A task came from another state to the one that it has."""
-        for state, sign in ((before, -1), (task.state, +1)):
-            if state is TaskState.RUNNING:
-                self._run(task, sign)
-            elif (held := HELD.get(state)) is not None:
-                self._change(task, held, sign)
+        old, new = before._value_, task.state._value_
+        for tally in self._of(task):
+            tally.states[old] -= 1
+            tally.states[new] += 1
 
-    def _run(self, task: Task, count: int) -> None:
-        self.running += count
-        self._running[task.spec.model] += count
-        self._load(task, running=count)
+    def remove(self, task: Task) -> None:
+        """A task has ended."""
+        spec, state, input_bytes = task.spec, task.state._value_, task.spec.demand.memory_bytes
+        for tally in self._of(task):
+            tally.living -= 1
+            tally.input_bytes -= input_bytes
+            tally.detached -= task.detached
+            tally.states[state] -= 1
+        if not self._tenants[spec.tenant].living:
+            del self._tenants[spec.tenant]  # there may be any number of tenants
+        if not self._classes[spec.tenant, spec.priority].living:
+            del self._classes[spec.tenant, spec.priority]
 
-    def _change(self, task: Task, held: Holding, sign: int) -> None:
-        tenant = task.spec.tenant
-        self.all.add(held, sign)
-        self._models[task.spec.model] += sign * held.queued
-        self._suspended[task.spec.model] += sign * held.suspended
-        of_tenant = self._tenants.setdefault(tenant, Holding())
-        of_tenant.add(held, sign)
-        if of_tenant == NOTHING:
-            del self._tenants[tenant]  # there may be any number of tenants
-        self._load(task, waiting=sign * (held.queued + held.suspended))
-
-    def _load(self, task: Task, *, waiting: int = 0, running: int = 0) -> None:
-        key = task.spec.tenant, task.spec.priority
-        before = self.loads.get(key, (0, 0))
-        after = before[0] + waiting, before[1] + running
-        if any(after):
-            self.loads[key] = after
-        else:
-            self.loads.pop(key, None)
+    def _of(self, task: Task) -> tuple[Tally, Tally, Tally, Tally]:
+        """The tallies that a task is counted in."""
+        spec, tenant = task.spec, task.spec.tenant
+        return self.all, self._models[spec.model], self._tenants[tenant], self._classes[tenant, spec.priority]

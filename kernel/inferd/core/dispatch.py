@@ -29,6 +29,9 @@ class Owner(Protocol):
 class Dispatcher:
     """Hands waiting tasks to instances, and has tasks of lower classes give way. One writer: `Tasks`.
 
+    Attributes:
+        yields: When a class LOW gives way to a NORMAL one, by model; set from here.
+
     Args:
         limits: Bounds of tasks.
         known: All tasks by id.
@@ -57,19 +60,15 @@ class Dispatcher:
         self._elastic = elastic
         self._census = census
         self._owner = owner
-        self._yields: Alarms[ModelName] = Alarms()  # when a class LOW gives way to a NORMAL one
-
-    def next_alarm(self) -> float | None:
-        """When places may be given that may not be given now."""
-        return self._yields.next()
+        self.yields: Alarms[ModelName] = Alarms()
 
     def pop_due(self, now: float) -> ModelName | None:
         """Take a model whose places may be given now, or None."""
-        return self._yields.pop_due(now)
+        return self.yields.pop_due(now)
 
     def forget_model(self, name: ModelName) -> None:
         """A model is known no longer."""
-        self._yields.cancel(name)
+        self.yields.cancel(name)
 
     def dispatch(self, name: ModelName, now: float) -> None:
         """Hand waiting tasks to the instances of a model, as far as there are places."""
@@ -84,15 +83,16 @@ class Dispatcher:
 
     def _dispatch_one(self, line: Line, model: Model, now: float) -> bool:
         """Hand one task to an instance; False when there is none, or no place."""
-        if self._census.running_of(model.spec.name) >= self._limits.model_running:
+        if self._census.of_model(model.spec.name).running >= self._limits.model_running:
             return False
         if line.suspects and self._dispatch_suspect(line, model, now):
             return True
         shared = model.shared
-        priority = line.shared.priority(now)
+        free = sum([max(0, instance.open_places) for instance in shared])
+        may = free or choose_victim(shared, Priority.HIGH) is not None
+        priority = line.shared.priority(now) if may else None
         if priority is None:
             return False
-        free = sum(max(0, instance.open_places) for instance in shared)
         if not free:
             return self._take_place_for_first(line, [i for i in shared if not i.draining], priority, now)
         if priority is not Priority.HIGH and not self._allows(line, line.shared.peek(now), free):
@@ -177,7 +177,7 @@ class Dispatcher:
             return False
         due_at = task.waits_since + (0.0 if task.spec.priority is Priority.HIGH else self._limits.low_yields_s)
         if now < due_at:
-            self._yields.advance(task.spec.model, due_at)
+            self.yields.advance(task.spec.model, due_at)
             return False
         return self._preempt(instances, below, now)
 

@@ -18,13 +18,18 @@ class ElasticTimes:
 
 
 class Elastic:
-    """Grows models under pressure and shrinks idle ones. One writer: the kernel machine."""
+    """Grows models under pressure and shrinks idle ones. One writer: the kernel machine.
+
+    Attributes:
+        dues: Each says when something is due.
+    """
 
     def __init__(self, times: ElasticTimes, fleet: Fleet) -> None:
         self._times = times
         self._fleet = fleet
         self._pressed = Alarms[ModelName]()
         self._resting = Alarms[InstanceId]()
+        self.dues = (self._pressed.next, self._resting.next)
 
     def press(self, model: Model, *, pressed: bool, now: float) -> None:
         """Tasks of a model wait for a place, or none does."""
@@ -42,10 +47,6 @@ class Elastic:
     def forget(self, name: ModelName) -> None:
         """A model is known no longer."""
         self._pressed.cancel(name)
-
-    def next_alarm(self) -> float | None:
-        """When something is due."""
-        return min((t for t in (self._pressed.next(), self._resting.next()) if t is not None), default=None)
 
     def ring(self, now: float) -> None:
         """Start and stop the instances whose time has come."""

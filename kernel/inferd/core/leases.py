@@ -47,6 +47,7 @@ class Leases:
     Attributes:
         known: Pending, active and retained leases, in the order of their creation.
         waiters: Those that wait; instances that wait for memory stand in the same lines.
+        dues: Each says when something is due.
     """
 
     def __init__(self, limits: LeaseLimits, out: list[Reply]) -> None:
@@ -63,6 +64,7 @@ class Leases:
         self._requests: dict[tuple[Tenant, str], LeaseId] = {}
         self._expiries: Alarms[LeaseId] = Alarms()
         self._waits: Alarms[LeaseId] = Alarms()
+        self.dues = (self._expiries.next, self._waits.next)
         self._ended: OrderedDict[LeaseId, None] = OrderedDict()
         self._touched: dict[LeaseId, None] = {}  # their watchers are to hear of it with the end of the event
 
@@ -247,10 +249,6 @@ class Leases:
         self._ended[lease_id] = None
         if len(self._ended) > self._limits.retained:
             self._forget()
-
-    def next_alarm(self) -> float | None:
-        """When something is due."""
-        return min((t for t in (self._expiries.next(), self._waits.next()) if t is not None), default=None)
 
     def pop_expired(self, now: float) -> Lease | None:
         """Take a lease whose TTL is over, or None."""

@@ -79,7 +79,7 @@ class KernelMachine:
         self._closed = False
         self._now = 0.0
         parts = (self.tasks, self.leases, self._elastic, self._capacity)
-        self._dues = (self.fleet.retries.next, *(part.next_alarm for part in parts))
+        self._dues = (self.fleet.retries.next, *(due for part in parts for due in part.dues))
         self._alarm: float | None = None  # asked of them once an event
 
     @property
@@ -111,11 +111,11 @@ class KernelMachine:
         try:
             if self._alarm is not None and self._alarm <= self._now:
                 self._ring()
-            self._give_what_is_free()
+                self._give_what_is_free()
             self._decide(event)
             self._give_what_is_free()
         finally:
-            self._alarm = min((at for due in self._dues if (at := due()) is not None), default=None)
+            self._alarm = min([at for due in self._dues if (at := due()) is not None], default=None)
         self.leases.tell()
         done = tuple(self._out)
         self._out.clear()
@@ -300,12 +300,16 @@ class KernelMachine:
         """Have workers brought up where somebody waits for them."""
         if self._closed:
             return
-        name, now = model.spec.name, self._now
-        wanted = self.tasks.wait_for(name) or model.lacks_hold or self._capacity.wanted(name) or model.asked
-        if not model.shared and wanted:
-            self.fleet.start_on_demand(model, now)
-        for _ in range(model.spec.min_instances - len(model.shared)):
-            self.fleet.start_on_demand(model, now)
+        if not model.shared and self._wanted(model):
+            self.fleet.start_on_demand(model, self._now)
+        if model.spec.min_instances:
+            for _ in range(model.spec.min_instances - len(model.shared)):
+                self.fleet.start_on_demand(model, self._now)
+
+    def _wanted(self, model: Model) -> bool:
+        """Whether anything waits for an instance of a model."""
+        name = model.spec.name
+        return self.tasks.wait_for(name) or model.lacks_hold or self._capacity.wanted(name) or model.asked
 
     def _instance_needs(self, event: events.InstanceNeeds) -> None:
         instance = self._living(event.instance_id)

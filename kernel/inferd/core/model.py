@@ -265,7 +265,7 @@ class Instance:
     @property
     def free_places(self) -> int:
         """Tasks that it could take now, what it keeps for leases left out."""
-        return self.places - sum(hold.unused for hold in self.holds.values())
+        return self.places - sum([hold.unused for hold in self.holds.values()])
 
     @property
     def open_places(self) -> int:

@@ -57,6 +57,7 @@ class _Share:
 class _Line:
     """The waiting tasks of a tenant in a class, first to last, each with its number; the tokens of all."""
 
+    share: _Share
     tasks: OrderedDict[TaskId, int] = field(default_factory=OrderedDict)  # a dict's front costs O(n) after many pops
     tokens: float = 0.0
     last: int = 0
@@ -67,6 +68,14 @@ class _Line:
             return self.tasks[next(iter(self.tasks))] - 1
         self.last += 1
         return self.last
+
+    def before(self, counter: float) -> int:
+        """How many of them start while the tenant's counter is below this one."""
+        ahead = counter - self.share.counter
+        if ahead <= 0:
+            return 0
+        size, each = len(self.tasks), self.tokens / self.share.weight
+        return size if ahead >= each else ceil(ahead * size / each)
 
 
 @dataclass(slots=True)
@@ -135,7 +144,9 @@ class FairQueue:
         del now  # a class ages from when it is passed over
         share = self._join(tenant)
         group = self._classes[priority]
-        line = group.lines.setdefault(tenant, _Line())
+        line = group.lines.get(tenant)
+        if line is None:
+            line = group.lines[tenant] = _Line(share)
         line.tasks[task_id] = line.number(front=front)
         if front:
             line.tasks.move_to_end(task_id, last=False)
@@ -147,16 +158,18 @@ class FairQueue:
 
     def priority(self, now: float, *, aging: bool = True) -> Priority | None:
         """The class of the task that `pop` would take; None when no task may go."""
-        classes = [priority for priority in DESCENDING if self._classes[priority].open]
-        due = [
-            (passed + above * self._policy.aging_s, priority)
-            for above, priority in enumerate(classes)
-            if above and (passed := self._classes[priority].passed) is not None
-        ]
-        first = min(due, default=None)
-        if aging and first is not None and first[0] <= now:
-            return first[1]
-        return classes[0] if classes else None
+        highest: Priority | None = None
+        chosen: Priority | None = None
+        above, since = 0, now  # open classes above; when the chosen one was due
+        for priority, group in self._classes.items():
+            if not group.open.heap:
+                continue
+            if highest is None:
+                highest = chosen = priority
+            elif aging and group.passed is not None and group.passed + above * self._policy.aging_s <= since:
+                chosen, since = priority, group.passed + above * self._policy.aging_s
+            above += 1
+        return chosen
 
     def peek(self, now: float, *, aging: bool = True) -> TaskId | None:
         """The task that `pop` would take; None when no task may go."""
@@ -233,8 +246,9 @@ class FairQueue:
         before = line.tasks[task_id] - line.tasks[next(iter(line.tasks))]
         before = min(before, len(line.tasks) - 1)  # numbers have gaps where tasks were removed
         start = share.counter + before * line.tokens / len(line.tasks) / share.weight
-        looked = list(islice((item for item in group.lines.items() if item[0] != task.tenant), POSITION_TENANTS))
-        others = sum(self._before(start, other, tenant) for tenant, other in looked)
+        first = islice(group.lines.values(), POSITION_TENANTS + 1)
+        looked = [other for other in first if other is not line][:POSITION_TENANTS]
+        others = sum([other.before(start) for other in looked])
         if looked:
             others = round(others * (len(group.lines) - 1) / len(looked))
         above = sum(self._classes[priority].size for priority in DESCENDING if priority > task.priority)
@@ -311,15 +325,6 @@ class FairQueue:
                 group.open.put(tenant, share.counter)
             else:
                 group.open.drop(tenant)
-
-    def _before(self, start: float, line: _Line, tenant: Tenant) -> int:
-        """How many tasks of another tenant start while its counter is below `start`."""
-        share = self._shares[tenant]
-        each = line.tokens / len(line.tasks) / share.weight
-        ahead = start - share.counter
-        if ahead <= 0:
-            return 0
-        return min(len(line.tasks), ceil(ahead / each)) if each > 0 else len(line.tasks)
 
     def _starts(self, number: int, tenant: Tenant, line: _Line) -> Iterator[tuple[float, int, TaskId]]:
         """The tenant's tasks, each with the counter that it would start at."""

@@ -23,6 +23,7 @@ class Relief:
 
     Attributes:
         eased: Models that may take tasks again.
+        alarms: Devices where instances are to drain, and when; set from here.
     """
 
     def __init__(self, broker: Broker, fleet: Fleet, drain_s: float) -> None:
@@ -31,15 +32,11 @@ class Relief:
         self._fleet = fleet
         self._drain_s = drain_s
         self._draining: dict[DeviceId, dict[InstanceId, None]] = {}
-        self._alarms: Alarms[DeviceId] = Alarms()
-
-    def next_alarm(self) -> float | None:
-        """When something is due."""
-        return self._alarms.next()
+        self.alarms: Alarms[DeviceId] = Alarms()
 
     def pop_due(self, now: float) -> DeviceId | None:
         """A device where instances are to drain now, or None."""
-        return self._alarms.pop_due(now)
+        return self.alarms.pop_due(now)
 
     def relieve(self, device_id: DeviceId, wanted_bytes: int, since: float, now: float) -> None:
         """The first in the line of a device waits for so much: have those drain that are in its way.
@@ -50,7 +47,7 @@ class Relief:
             since: When the one came that has waited longest of the first in the line.
             now: The time.
         """
-        self._alarms.cancel(device_id)
+        self.alarms.cancel(device_id)
         evicted = self._broker.evictions(device_id, wanted_bytes)
         if evicted is not None:  # they are stopped with this event, unless they are given a task before that
             idle = (self._fleet.instances[instance_id] for instance_id in evicted)
@@ -68,13 +65,13 @@ class Relief:
         if lacking > 0:
             chosen = {}  # that would not be enough: it waits for leases or for other programs
         elif at > now:
-            self._alarms.set(device_id, at)
+            self.alarms.set(device_id, at)
             chosen = {}
         self._set(device_id, chosen)
 
     def stop(self, device_id: DeviceId) -> None:
         """Nobody waits on a device who could not go."""
-        self._alarms.cancel(device_id)
+        self.alarms.cancel(device_id)
         self._set(device_id, {})
 
     def _candidates(self, device_id: DeviceId, since: float) -> list[tuple[float, float, InstanceId]]:

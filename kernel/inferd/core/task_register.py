@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import replace
 
-from inferd.core.census import Census, Holding
+from inferd.core.census import Census
 from inferd.core.changes import TaskAccepted, TaskChanged, TaskDetached, TaskEnd, TaskForgotten
 from inferd.core.commands import Reply
 from inferd.core.demand import NO_DEMAND
@@ -46,7 +46,7 @@ class TaskRegister:
         self._out = out
         self._index: Index[Task] = Index()
         self._accepted = 0
-        self._ended: OrderedDict[TaskId, None] = OrderedDict()
+        self._ended: OrderedDict[TaskId, float] = OrderedDict()  # and when they are forgotten
         self._requests: dict[tuple[Tenant, str], TaskId] = {}
 
     def get(self, task_id: TaskId, tenant: Tenant) -> Task:
@@ -93,7 +93,7 @@ class TaskRegister:
         if spec.request_id:
             self._requests[spec.tenant, spec.request_id] = spec.task_id
         self._index.add(task)
-        self.census.take(task, Holding(queued=1, input_bytes=spec.demand.memory_bytes))
+        self.census.add(task)
         self._out.append(TaskAccepted(spec, task.number, now))
         return task
 
@@ -122,7 +122,7 @@ class TaskRegister:
         task.detached = True
         if task.expires is None:
             task.expires = default_expires
-        self.census.take(task, Holding(detached=1))
+        self.census.detach(task)
         self._out.append(TaskDetached(task.spec.task_id, task.expires))
 
     def end(self, task: Task, outcome: Outcome, now: float) -> None:
@@ -130,20 +130,19 @@ class TaskRegister:
         task.outcome, task.finished = outcome, now
         end = TaskEnd(outcome, task.device_id, task.created, task.started, now)
         self.move(task, CHANGE_OF[outcome.state], end=end)
-        self.census.leave(task, Holding(detached=int(task.detached), input_bytes=task.spec.demand.memory_bytes))
+        self.census.remove(task)
         task.spec = replace(task.spec, work=None, demand=NO_DEMAND)
-        self._ended[task.spec.task_id] = None
+        self._ended[task.spec.task_id] = now + self._retention_s
         if len(self._ended) > self._retained_tasks:
             self._forget()
 
-    def next_alarm(self) -> float | None:
+    def next_due(self) -> float | None:
         """When the next one is to be forgotten."""
-        oldest = next(iter(self._ended), None)
-        return None if oldest is None else (self.known[oldest].finished or 0.0) + self._retention_s
+        return next(iter(self._ended.values()), None)
 
     def forget(self, now: float) -> None:
         """Forget what was retained for long enough."""
-        while (alarm := self.next_alarm()) is not None and alarm <= now:
+        while (due := self.next_due()) is not None and due <= now:
             self._forget()
 
     def _forget(self) -> None:

@@ -27,6 +27,7 @@ class Tasks:
     Attributes:
         known: All of them by id, in the order of their creation; to be read.
         census: How many wait and run; to be read.
+        dues: Each says when something is due.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Tasks:
         )
         self._expiries: Alarms[TaskId] = Alarms()
         self._poisons = Poisons(limits.poison_s)
+        self.dues = (self._expiries.next, self._dispatcher.yields.next, self._register.next_due)
 
     def get(self, task_id: TaskId, tenant: Tenant) -> Task:
         """The tenant's task of this id.
@@ -80,11 +82,6 @@ class Tasks:
         """Whether tasks without a lease wait for a model."""
         line = self._queues[name]
         return len(line.shared) > 0 or any(not self.known[task_id].spec.lease_id for task_id in line.suspects)
-
-    def next_alarm(self) -> float | None:
-        """When something is due."""
-        times = (self._expiries.next(), self._dispatcher.next_alarm(), self._register.next_alarm())
-        return min((t for t in times if t is not None), default=None)
 
     def expire(self, now: float) -> tuple[ModelName, ...]:
         """End what has expired, forget what was retained for long enough; the models where places may be given now.

@@ -71,7 +71,7 @@ class Unloading:
             ModelBusyError: It has an instance, a task that has not ended, or a lease.
         """
         name = model.spec.name
-        tasks = self._tasks.census.living_of(name)
+        tasks = self._tasks.census.of_model(name).living
         if model.instances or model.asked or tasks or model.leases or self._capacity.wanted(name):
             counts = {"instances": len(model.instances), "tasks": tasks, "leases": len(model.leases)}
             raise ModelBusyError(

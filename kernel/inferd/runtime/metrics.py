@@ -103,7 +103,7 @@ class _Present(Collector):
         census, fleet, broker = self._machine.tasks.census, self._machine.fleet, self._machine.broker
         tasks = GaugeMetricFamily("inferd_tasks", "Tasks that have not ended", labels=["state"])
         tasks.add_metric(["queued"], census.all.queued)
-        tasks.add_metric(["running"], census.running)
+        tasks.add_metric(["running"], census.all.running)
         tasks.add_metric(["suspended"], census.all.suspended)
         yield tasks
         instances = GaugeMetricFamily("inferd_instances", "Instances of models", labels=["model", "state"])

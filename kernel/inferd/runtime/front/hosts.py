@@ -105,8 +105,8 @@ class Hosts:
                 for name in sorted(devices)
             ],
             loads=[(*who, *counts) for who, counts in sorted(census.loads.items())],
-            queued=census.queued,
-            running=census.running,
+            queued=census.all.living - census.all.running,
+            running=census.all.running,
             tokens_per_s=self._driver.tokens_per_s(),
             leases=views.living_leases,
         )
