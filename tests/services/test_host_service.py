@@ -12,6 +12,8 @@ from inferd.runtime.gauges import HostGauge, Reading
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import priority_pb2 as pp
 
 pytestmark = pytest.mark.usefixtures("_cpu_backend")
@@ -44,6 +46,20 @@ async def test_the_host_is_watched(connection: Connection) -> None:
     assert (load.tenant, load.priority, load.queued_tasks, load.running_tasks) == ("blue", pp.PRIORITY_LOW, 0, 1)
     assert second.host.tokens_per_second > 0
     task.cancel()
+
+
+async def test_a_watcher_of_the_host_hears_at_once_of_instances(connection: Connection) -> None:
+    """An instance that is started, loads and goes is told when that happens, and not at the end of the interval."""
+    async with asyncio.timeout(30):
+        await connection.create()
+        watch = aiter(connection.hosts.WatchHost(hs.WatchHostRequest(interval=Duration(seconds=60))))
+        assert not (await anext(watch)).instances
+        await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))
+        while not any(i.state == mp.INSTANCE_STATE_READY for i in (await anext(watch)).instances):
+            pass
+        await connection.models.UnloadModel(ms.UnloadModelRequest(name="fake"))
+        while (await anext(watch)).instances:
+            pass
 
 
 @pytest.mark.parametrize("seconds", [0, 61])

@@ -39,7 +39,7 @@ class Hosts(Connection):
         return self._call(self._host.GetHost, GetHostRequest()).host
 
     def watch_host(self, *, interval_s: float | None = None) -> Generator[WatchHostResponse]:
-        """The host and its instances as they are, then every `interval_s` (0.1 to 60 seconds, default 1)."""
+        """The host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
         yield from self._stream(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
 
     def list_backends(self) -> Generator[Backend]:
@@ -73,7 +73,7 @@ class AsyncHosts(AsyncConnection):
         return (await self._call(self._host.GetHost, GetHostRequest())).host
 
     async def watch_host(self, *, interval_s: float | None = None) -> AsyncGenerator[WatchHostResponse]:
-        """The host and its instances as they are, then every `interval_s` (0.1 to 60 seconds, default 1)."""
+        """The host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
         responses = self._stream(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
         try:
             async for response in responses:

@@ -300,16 +300,13 @@ class KernelMachine:
         """Have workers brought up where somebody waits for them."""
         if self._closed:
             return
-        if not model.shared and self._wanted(model):
-            self.fleet.start_on_demand(model, self._now)
-        if model.spec.min_instances:
-            for _ in range(model.spec.min_instances - len(model.shared)):
-                self.fleet.start_on_demand(model, self._now)
-
-    def _wanted(self, model: Model) -> bool:
-        """Whether anything waits for an instance of a model."""
         name = model.spec.name
-        return self.tasks.wait_for(name) or model.lacks_hold or self._capacity.wanted(name) or model.asked
+        if not model.shared and (
+            self.tasks.wait_for(name) or model.lacks_hold or self._capacity.wanted(name) or model.asked
+        ):
+            self.fleet.start_on_demand(model, self._now)
+        for _ in range(model.spec.min_instances - len(model.shared)):
+            self.fleet.start_on_demand(model, self._now)
 
     def _instance_needs(self, event: events.InstanceNeeds) -> None:
         instance = self._living(event.instance_id)

@@ -10,7 +10,7 @@ from inferd.core.task import TaskState, Usage
 from inferd.core.task_events import Finished, Queued, Resumed, Started, Suspended
 from inferd.core.views import Views
 from inferd.runtime.receipts import write_receipt
-from inferd.runtime.signal import Signals
+from inferd.runtime.signal import Signal, Signals
 from inferd.runtime.streams import Streams
 from inferd.runtime.supervisor import Supervisor
 
@@ -23,11 +23,13 @@ class Watchers:
     Attributes:
         models: Changes of models by name.
         leases: Changes of leases by id, and of the lines that they wait in by name, which is no id.
+        hosts: Changes of hosts, and of the instances on them.
     """
 
     def __init__(self, views: Views, streams: Streams, supervisor: Supervisor) -> None:
         self.models = Signals[ModelName]()
         self.leases = Signals[str]()
+        self.hosts = Signal()
         self._views = views
         self._streams = streams
         self._supervisor = supervisor
@@ -36,6 +38,7 @@ class Watchers:
         """Wake everyone: the kernel is shutting down."""
         self.models.notify_all()
         self.leases.notify_all()
+        self.hosts.notify()
 
     def tell(self, news: commands.News) -> None:
         """Tell what is no change of a record."""
@@ -61,6 +64,9 @@ class Watchers:
                 self.models.notify(name)
             case changes.InstanceChanged(model=name) | changes.InstanceForgotten(model=name):
                 self.models.notify(name)
+                self.hosts.notify()
+            case changes.HostChanged() | changes.HostForgotten():
+                self.hosts.notify()
 
     def _tell_task(self, change: changes.TaskChanged) -> None:
         if change.end is not None:

@@ -17,7 +17,7 @@ from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import priority_pb2 as pp
 
-LEAST_INTERVAL_S, MOST_INTERVAL_S, DEFAULT_INTERVAL_S = 0.1, 60.0, 1.0
+MOST_INTERVAL_S, DEFAULT_INTERVAL_S = 60.0, 1.0
 
 
 class Hosts:
@@ -34,9 +34,9 @@ class Hosts:
     async def WatchHost(self, request: hs.WatchHostRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch the host."""
         interval_s = read_seconds(request.interval, "interval") if request.HasField("interval") else DEFAULT_INTERVAL_S
-        if not LEAST_INTERVAL_S <= interval_s <= MOST_INTERVAL_S:
+        if not front.LEAST_GAP_S <= interval_s <= MOST_INTERVAL_S:
             raise InvalidFieldError(
-                f"interval is {interval_s:g} s; it must be from {LEAST_INTERVAL_S:g} s to {MOST_INTERVAL_S:g} s",
+                f"interval is {interval_s:g} s; it must be from {front.LEAST_GAP_S:g} s to {MOST_INTERVAL_S:g} s",
                 field="interval",
             )
         async with aclosing(self._hosts.watch(interval_s)) as reports:

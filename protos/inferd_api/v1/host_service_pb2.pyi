@@ -125,7 +125,9 @@ class WatchHostRequest(_message.Message):
     INTERVAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration:
-        """Time between two messages, 0.1 to 60 seconds. Default: one second."""
+        """Longest time between two messages, 0.1 to 60 seconds. What changes without a word, as memory, the numbers of tasks
+        and their speed do, is told so often. Default: one second.
+        """
 
     def __init__(
         self,

@@ -36,7 +36,9 @@ class HostServiceStub:
     GetHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.GetHostRequest, _host_service_pb2.GetHostResponse]
     """Read the host."""
     WatchHost: _grpc.UnaryStreamMultiCallable[_host_service_pb2.WatchHostRequest, _host_service_pb2.WatchHostResponse]
-    """Watch the host: as it stands now, then every `interval`."""
+    """Watch the host: as it stands now, when an instance changes, and every `interval`. A change is told within 0.1 s, and
+    no two messages come closer than that. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+    """
     ListBackends: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.ListBackendsRequest, _host_service_pb2.ListBackendsResponse]
     """List the plugins that are installed, working or not, by name. Once something was installed since the last look, they
     are looked for and probed anew, which takes seconds.
@@ -50,7 +52,9 @@ class HostServiceAsyncStub(HostServiceStub):
     GetHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.GetHostRequest, _host_service_pb2.GetHostResponse]  # type: ignore[assignment]
     """Read the host."""
     WatchHost: _aio.UnaryStreamMultiCallable[_host_service_pb2.WatchHostRequest, _host_service_pb2.WatchHostResponse]  # type: ignore[assignment]
-    """Watch the host: as it stands now, then every `interval`."""
+    """Watch the host: as it stands now, when an instance changes, and every `interval`. A change is told within 0.1 s, and
+    no two messages come closer than that. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+    """
     ListBackends: _aio.UnaryUnaryMultiCallable[_host_service_pb2.ListBackendsRequest, _host_service_pb2.ListBackendsResponse]  # type: ignore[assignment]
     """List the plugins that are installed, working or not, by name. Once something was installed since the last look, they
     are looked for and probed anew, which takes seconds.
@@ -73,7 +77,9 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_service_pb2.WatchHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_host_service_pb2.WatchHostResponse], _abc.AsyncIterator[_host_service_pb2.WatchHostResponse]]:
-        """Watch the host: as it stands now, then every `interval`."""
+        """Watch the host: as it stands now, when an instance changes, and every `interval`. A change is told within 0.1 s, and
+        no two messages come closer than that. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+        """
 
     @_abc_1.abstractmethod
     def ListBackends(

@@ -4,6 +4,7 @@ import asyncio
 import os
 import platform
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from inferd import __version__
@@ -17,6 +18,8 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
+
+LEAST_GAP_S = 0.1
 
 DeviceRow = tuple[DeviceInfo, Account | None, str]
 LoadRow = tuple[Tenant, Priority, int, int]
@@ -112,17 +115,28 @@ class Hosts:
         )
 
     async def watch(self, interval_s: float) -> AsyncGenerator[tuple[HostReport, list[tuple[Model, Instance]]], None]:
-        """The host with its instances, now and after each interval. Never ends by itself.
+        """The host with its instances: now, when one of them or a host changes, and after each interval.
+
+        Never ends by itself. Changes that come within `LEAST_GAP_S` of a report are told with the next one. Memory and
+        speeds change without a word: they are told with the rest.
+
+        Args:
+            interval_s: Longest time between two reports, no less than `LEAST_GAP_S`.
 
         Raises:
             LimitExceededError: As many watch as may.
             ShuttingDownError: The kernel is shutting down.
         """
+        changes = self._driver.watchers.hosts
         with self._watchers.place():
             while True:
+                seen = changes.version
                 yield self.read(), list(self._driver.views.instances())
                 async with self._driver.closing.cut_short():
-                    await asyncio.sleep(interval_s)
+                    await asyncio.sleep(LEAST_GAP_S)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(interval_s - LEAST_GAP_S):
+                            await changes.wait(seen)
 
     async def backends(self) -> Sequence[BackendReport]:
         """The plugins that are installed now."""
