@@ -101,6 +101,7 @@ def keep_cancelled(patch: Patch) -> None:
         end = changes.TaskEnd(outcome, None, task.created, task.started, now)
         told = changes.TaskChanged(
             event.task_id,
+            event.tenant,
             task.spec.model,
             TaskChange.CANCEL,
             TaskState.CANCELLED,

@@ -244,7 +244,7 @@ def test_ended_tasks_are_forgotten_by_count_and_by_time(machine: KernelMachine) 
     for n in range(3):
         machine.handle(events.SubmitTask(task_spec(f"t{n}", request_id=f"r{n}")), 0.0)
         asked = machine.handle(events.CancelTask(TaskId(f"t{n}"), TENANT), float(n))
-    assert changes.TaskForgotten(TaskId("t0")) in asked
+    assert changes.TaskForgotten(TaskId("t0"), TENANT) in asked
     assert list(machine.tasks.known) == ["t1", "t2"]
     assert machine.next_alarm() == 61.0
     assert kinds(machine.handle(events.Tick(), 62.0)) == ["TaskForgotten", "TaskForgotten"]
@@ -271,7 +271,7 @@ def test_more_ends_at_once_than_are_retained_are_all_told(machine: KernelMachine
     asked = machine.handle(events.Shutdown(), 1.0)
     told = [c.task_id for c in asked if isinstance(c, changes.TaskChanged) and c.end is not None]
     assert told == ["t0", "t1", "t2"]
-    forgotten = changes.TaskForgotten(TaskId("t0"))
+    forgotten = changes.TaskForgotten(TaskId("t0"), TENANT)
     assert asked.index(forgotten) > kinds(asked).index("task CANCELLED")
 
 

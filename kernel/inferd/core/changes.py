@@ -51,6 +51,7 @@ class TaskChanged(Change):
     """
 
     task_id: TaskId
+    tenant: Tenant
     model: ModelName
     change: TaskChange
     state: TaskState
@@ -65,6 +66,7 @@ class TaskDetached(Change):
     """A task outlives its client's call, and expires then."""
 
     task_id: TaskId
+    tenant: Tenant
     expires: float
 
 
@@ -73,6 +75,7 @@ class TaskForgotten(Change):
     """An ended task is known no longer."""
 
     task_id: TaskId
+    tenant: Tenant
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,9 @@ class TaskRegister:
         self.census.move(task, before)
         spec = task.spec
         self._out.append(
-            TaskChanged(spec.task_id, spec.model, change, state, task.attempt, task.instance_id, reason, end)
+            TaskChanged(
+                spec.task_id, spec.tenant, spec.model, change, state, task.attempt, task.instance_id, reason, end
+            )
         )
 
     def detach(self, task: Task, default_expires: float) -> None:
@@ -123,7 +125,7 @@ class TaskRegister:
         if task.expires is None:
             task.expires = default_expires
         self.census.detach(task)
-        self._out.append(TaskDetached(task.spec.task_id, task.expires))
+        self._out.append(TaskDetached(task.spec.task_id, task.spec.tenant, task.expires))
 
     def end(self, task: Task, outcome: Outcome, now: float) -> None:
         """Bring a task to its end; it has left wherever it waited or ran."""
@@ -150,4 +152,4 @@ class TaskRegister:
         task = self.known.pop(task_id)
         self._index.remove(task)
         self._requests.pop((task.spec.tenant, task.spec.request_id), None)
-        self._out.append(TaskForgotten(task_id))
+        self._out.append(TaskForgotten(task_id, task.spec.tenant))
