@@ -7,7 +7,8 @@ from itertools import islice
 
 from inferd.core.task_events import Output
 from inferd.errors import InferdError
-from inferd.runtime.streams import Numbered, TaskStream, cost_bytes
+from inferd.runtime.event_log import Numbered, cost_bytes
+from inferd.runtime.streams import TaskStream
 
 BATCH_BYTES = 1 << 20  # about what `collect` gives at most; one stream's events are not parted
 REFUSAL_BYTES = 4 << 10  # more than the status of an error takes on the wire
@@ -24,6 +25,7 @@ class Followed:
         after: Number of the last event that was given.
         interval_s: Least time from output to output, see `TaskStream.follow`.
         stopped: Whether its reader wants nothing for now.
+        ready: Whether it is among those that have something to give.
     """
 
     tag: int
@@ -31,13 +33,14 @@ class Followed:
     after: int = 0
     interval_s: float = 0.0
     stopped: bool = False
+    ready: bool = False
     _due: float = 0.0  # when output may be given again
     _timer: asyncio.TimerHandle | None = None
     _wake: Callable[["Followed"], None] = field(default=lambda _: None)
 
     def told(self, *, hurries: bool) -> None:
         """The stream has a new event: it is given at once, or when its interval is over."""
-        if self.stopped:
+        if self.ready or self.stopped:
             return
         if hurries or not self.interval_s:
             self._wake(self)
@@ -104,7 +107,7 @@ class Bundle:
         if followed is not None:
             followed.stopped = stopped
             if stopped:
-                self._ready.pop(followed, None)
+                self._make_unready(followed)
             else:
                 self._look(followed)
 
@@ -129,7 +132,7 @@ class Bundle:
         if followed is not None:
             del followed.stream.listeners[followed]
             followed.hush()
-            self._ready.pop(followed, None)
+            self._make_unready(followed)
         self._forgive(tag)
         return followed
 
@@ -163,7 +166,7 @@ class Bundle:
         left_bytes = self._batch_bytes - REFUSAL_BYTES * len(refused)
         while self._ready and left_bytes > 0:
             followed = next(iter(self._ready))
-            del self._ready[followed]
+            self._make_unready(followed)
             try:
                 batch = followed.read()
             except InferdError as error:
@@ -183,5 +186,10 @@ class Bundle:
 
     def _make_ready(self, followed: Followed) -> None:
         if not followed.stopped and self._followed.get(followed.tag) is followed:  # its timer may ring all the same
+            followed.ready = True
             self._ready[followed] = None
             self.wake()
+
+    def _make_unready(self, followed: Followed) -> None:
+        followed.ready = False
+        self._ready.pop(followed, None)

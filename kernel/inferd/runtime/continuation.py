@@ -44,6 +44,13 @@ class Continuation:
         elif isinstance(event, PromptOutput):
             self.prompt_told = True
 
+    def extend(self, token_ids: array[int]) -> None:
+        """Sample 0 has told more tokens."""
+        told = self.samples.get(0)
+        if told is None:
+            told = self.samples[0] = Told()
+        told.token_ids.extend(token_ids)
+
     def write(self) -> task_pb2.Continuation | None:
         """For the worker; None where nothing was begun."""
         if self.cached_tokens is None:

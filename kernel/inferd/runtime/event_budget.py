@@ -10,7 +10,7 @@ class Holder(Protocol):
     """What holds events."""
 
     def halve(self) -> None:
-        """Give up at least one event and half of what can be given up, the oldest first; and `count` what is left."""
+        """Give up at least one event and half of what can be given up, the oldest first; and tell of that `change`."""
 
 
 class EventBudget:
@@ -27,24 +27,22 @@ class EventBudget:
     def __init__(self, limit_bytes: int) -> None:
         self.held_bytes = 0
         self._limit_bytes = limit_bytes
-        self._counted: dict[Holder, tuple[int, int]] = {}  # what each costs, and its rank
+        self._ranked: dict[Holder, int] = {}
         self._ranks = [OrderedDict[Holder, None]() for _ in range(RANKS)]  # by binary digits of what they could give up
 
-    def count(self, holder: Holder, size_bytes: int, spare_bytes: int) -> None:
-        """A holder has so much now, and could give up so much of it."""
-        counted_bytes, before = self._counted.get(holder, (0, 0))
-        self.held_bytes += size_bytes - counted_bytes
+    def change(self, holder: Holder, by_bytes: int, spare_bytes: int) -> None:
+        """A holder has so much more, or less, and could now give up so much in all."""
+        self.held_bytes += by_bytes
         rank = spare_bytes.bit_length()
-        self._counted[holder] = size_bytes, rank
-        if rank != before:
-            self._ranks[before].pop(holder, None)
+        if rank != self._ranked.get(holder, 0):
+            self._ranks[self._ranked.get(holder, 0)].pop(holder, None)
             self._ranks[rank][holder] = None
+            self._ranked[holder] = rank
 
-    def leave(self, holder: Holder) -> None:
+    def leave(self, holder: Holder, held_bytes: int) -> None:
         """What a holder has counts no longer."""
-        size_bytes, rank = self._counted.pop(holder, (0, 0))
-        self.held_bytes -= size_bytes
-        self._ranks[rank].pop(holder, None)
+        self.held_bytes -= held_bytes
+        self._ranks[self._ranked.pop(holder, 0)].pop(holder, None)
 
     def enforce(self) -> None:
         """Let holders give up some of theirs until all is within the bound."""

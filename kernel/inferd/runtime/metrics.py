@@ -30,6 +30,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._machine = machine
         self._of_models: list[Counter | Histogram] = []
+        self._of_steps: dict[str, tuple[Histogram, Counter]] = {}  # what each step counts, by model
         self._sent = self._counter("inferd_tasks_sent", "Tasks handed to instances; `again` when they go on", "again")
         self._alone = self._counter("inferd_suspects_sent", "Tasks sent to run alone since workers died of them")
         self._stopped = self._counter("inferd_tasks_stopped", "Tasks stopped to go on later, and why", "reason")
@@ -62,6 +63,7 @@ class Metrics:
             elif change.end is not None:
                 self._ended.labels(change.model, change.state.name.lower()).inc()
         elif isinstance(change, changes.ModelForgotten):
+            self._of_steps.pop(change.name, None)
             for metric in self._of_models:
                 metric.remove_by_labels({"model": change.name})
 
@@ -71,10 +73,13 @@ class Metrics:
 
     def count_step(self, model: str, step: step_pb2.StepOutput) -> None:
         """A worker has computed a step."""
+        if (of_model := self._of_steps.get(model)) is None:  # looking them up costs more than counting
+            of_model = self._of_steps[model] = self._steps.labels(model), self._tokens.labels(model)
+        seconds, tokens = of_model
         if step.seconds:
-            self._steps.labels(model).observe(step.seconds)
+            seconds.observe(step.seconds)
         if step.token_ids:
-            self._tokens.labels(model).inc(len(step.token_ids))
+            tokens.inc(len(step.token_ids))
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         """A counter by model; all of a model are gone when it is forgotten."""

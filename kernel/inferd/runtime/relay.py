@@ -90,24 +90,26 @@ class Relay:
         passed = []
         tasks = self._links[instance_id].tasks
         self._tell_of_prompts(tasks, step)
-        token_ids = step.token_ids
+        token_ids = array("I", step.token_ids)
         details = _Details(step)
         now = self._clock.now()
         self.rate.add(len(token_ids), now)
         start = 0
         for place, (handle, count, text) in enumerate(zip(step.handles, step.counts, step.texts, strict=True)):
-            end = start + count
-            if (task := tasks.get(handle)) is not None:  # else cancelled while the frame was under way
-                if task.stream.first_output_at is None:
-                    task.stream.first_output_at = now
-                output = Output(text, tuple(token_ids[start:end]))
-                if details.any:
-                    output = details.add(place, output)
-                task.stream.tell(output)
-                if task.silent:
-                    task.silent.discard(output.sample)
-                    passed += [] if task.silent else [task]
-            start = end
+            ids = token_ids[start : start + count]
+            start += count
+            if (task := tasks.get(handle)) is None:
+                continue  # cancelled while the frame was under way
+            stream = task.stream
+            if stream.first_output_at is None:
+                stream.first_output_at = now
+            if details.any:
+                stream.tell(details.add(place, Output(text, tuple(ids))))
+            else:
+                stream.tell_tokens(text, ids)
+            if task.silent:
+                task.silent.discard(details.sample(place))
+                passed += [] if task.silent else [task]
         return passed
 
     def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput) -> None:
@@ -134,10 +136,13 @@ class _Details:
         self._ends = {(end.handle, end.sample): FinishReason(end.finish_reason) for end in step.sample_ends}
         self.any = bool(step.samples or self._ends or step.logprobs)
 
+    def sample(self, place: int) -> int:
+        """Whose the output at a place in the step is."""
+        return self._step.samples[place] if self._step.samples else 0
+
     def add(self, place: int, output: Output) -> Output:
         """The output at a place in the step, with all that is told of it."""
-        step = self._step
-        sample = step.samples[place] if step.samples else 0
+        step, sample = self._step, self.sample(place)
         return replace(
             output,
             sample=sample,

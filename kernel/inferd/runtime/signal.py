@@ -22,10 +22,11 @@ class Signal:
     def notify(self) -> None:
         """Tell of a change."""
         self.version += 1
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-        self._waiting.clear()
+        if self._waiting:  # seldom, and this is called for each task of each step
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+            self._waiting.clear()
 
     async def wait(self, seen: int) -> int:
         """Wait for a change after version `seen`; return the present version."""

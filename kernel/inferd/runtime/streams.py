@@ -4,28 +4,26 @@ A watcher is a position in the task's events. It costs the same whether it reads
 merged when it comes to read: adjacent outputs of the same sample become one, under the number of the last.
 """
 
+from __future__ import annotations
+
 import asyncio
-from array import array
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain, groupby
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
-from inferd.core.ids import TaskId
-from inferd.core.task_events import EmbeddingOutput, Finished, Logprobs, Output, PromptOutput, TaskEvent
-from inferd.errors import EventsDroppedError, TaskNotFoundError
+from inferd.core.task_events import Finished, Output, PromptOutput, TaskEvent
+from inferd.errors import TaskNotFoundError
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
+from inferd.runtime.event_log import EventLog, Numbered
 from inferd.runtime.signal import Signal
 
-FLOAT_BYTES = 4
-EVENT_BYTES = 200  # of the objects that hold one event, text and ids apart: measured with sys.getsizeof
-TOKEN_BYTES = 36  # of a number in a tuple
-ID_BYTES = 4  # of one in an array
-LOGPROB_BYTES = 8  # of a token's id and logarithm
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import AsyncIterator
+
+    from inferd.core.ids import TaskId
 
 
 class Listener(Protocol):
@@ -33,54 +31,6 @@ class Listener(Protocol):
 
     def told(self, *, hurries: bool) -> None:
         """There is one; `hurries` when it is not to wait for an interval."""
-
-
-@dataclass(frozen=True, slots=True)
-class Numbered:
-    """An event with its place in the task's sequence, counted from 1."""
-
-    sequence: int
-    event: TaskEvent
-
-
-def cost_bytes(event: TaskEvent) -> int:
-    """What holding an event costs, in bytes."""
-    if isinstance(event, Output | PromptOutput):
-        each = ID_BYTES if isinstance(event.token_ids, array) else TOKEN_BYTES
-        size_bytes = EVENT_BYTES + 4 * len(event.text) + each * len(event.token_ids)
-        if event.logprobs is not None:
-            size_bytes += LOGPROB_BYTES * (len(event.logprobs.token_ids) + len(event.logprobs.top_ids))
-        return size_bytes
-    if isinstance(event, EmbeddingOutput):
-        return EVENT_BYTES + FLOAT_BYTES * len(event.values)
-    return EVENT_BYTES
-
-
-def _kind(event: TaskEvent) -> tuple[type[TaskEvent], int]:
-    """Equal for events that are merged when they are adjacent and outputs."""
-    return (type(event), event.sample if type(event) is Output else 0)
-
-
-def _merge(outputs: Sequence[TaskEvent]) -> Output:
-    merged = [event for event in outputs if isinstance(event, Output)]
-    return Output(
-        "".join(event.text for event in merged),
-        tuple(i for event in merged for i in event.token_ids),
-        merged[0].sample,
-        _join([event.logprobs for event in merged if event.logprobs is not None]),
-        merged[-1].reason,
-    )
-
-
-def _join(logprobs: Sequence[Logprobs]) -> Logprobs | None:
-    if not logprobs:
-        return None
-    return Logprobs(
-        array("I", chain.from_iterable(some.token_ids for some in logprobs)),
-        array("f", chain.from_iterable(some.logprobs for some in logprobs)),
-        array("I", chain.from_iterable(some.top_ids for some in logprobs)),
-        array("f", chain.from_iterable(some.top_logprobs for some in logprobs)),
-    )
 
 
 class TaskStream:
@@ -95,7 +45,6 @@ class TaskStream:
         linger_s: For how long it goes on without any, as the last of them said.
         detached: Whether one of them asked that the task outlives them.
         finished: The last event, once it has been told.
-        size_bytes: What the held events cost.
         continuation: What the task needs to go on elsewhere; until its end.
         listeners: Told of each event, besides those who `follow`; in the order in which they came.
     """
@@ -109,14 +58,12 @@ class TaskStream:
         self.linger_s = 0.0
         self.detached = False
         self.finished: Finished | None = None
-        self.size_bytes = 0
         self.continuation = Continuation()
         self.listeners: dict[Listener, None] = {}
         self._limit_bytes = limit_bytes
-        self._newest_bytes = 0
         self._budget: EventBudget | None = budget  # until the task ends
-        self._events: list[TaskEvent] = []
-        self._dropped = 0
+        self._counted_bytes = 0  # by it
+        self._log = EventLog()
         self._signal = Signal()
         self._hurry = Signal()  # what comes between outputs is not to wait, nor what would be dropped unread
         self._calm_bytes = 0  # told since then
@@ -124,7 +71,12 @@ class TaskStream:
     @property
     def last_sequence(self) -> int:
         """Number of the newest event; 0 before the first."""
-        return self._dropped + len(self._events)
+        return self._log.last
+
+    @property
+    def size_bytes(self) -> int:
+        """What the held events cost."""
+        return self._log.size_bytes
 
     def tell(self, event: TaskEvent) -> None:
         """Add an event and wake the watchers; drop the oldest events beyond the bound."""
@@ -136,47 +88,50 @@ class TaskStream:
         elif isinstance(event, Finished):
             self.finished = event
             self.continuation = Continuation()
-        size_bytes = cost_bytes(event)
-        self._events.append(event)
-        self.size_bytes += size_bytes
+        self._wake(self._log.add(event), calm=isinstance(event, Output))
+
+    def tell_tokens(self, text: str, token_ids: array[int]) -> None:
+        """Tell an output of sample 0 of which there is nothing else to say: what most steps give, at little cost."""
+        self.output_tokens += len(token_ids)
+        self.continuation.extend(token_ids)
+        self._wake(self._log.add_tokens(text, token_ids), calm=True)
+
+    def _wake(self, size_bytes: int, *, calm: bool) -> None:
+        """There is an event of such a size; a `calm` one may wait for an interval."""
         self._calm_bytes += size_bytes
-        hurries = not isinstance(event, Output) or self._calm_bytes > self._limit_bytes // 4
+        hurries = not calm or self._calm_bytes > self._limit_bytes // 4
         if hurries:
             self._calm_bytes = 0
             self._hurry.notify()
-        self._newest_bytes = size_bytes
-        if self.size_bytes > self._limit_bytes:
-            self._drop(self._limit_bytes * 3 // 4)  # a quarter at once, so that the cost is spread over many events
+        if self._log.size_bytes > self._limit_bytes:
+            self._log.drop(self._limit_bytes * 3 // 4)  # a quarter at once, so that the cost is spread over many events
         if self._budget is not None:
-            self._budget.count(self, self.size_bytes, self.size_bytes - size_bytes)
+            self._count(self._budget)
             self._budget.enforce()
         self._signal.notify()
         for listener in self.listeners:
             listener.told(hurries=hurries)
 
+    def _count(self, budget: EventBudget) -> None:
+        size_bytes = self._log.size_bytes
+        budget.change(self, size_bytes - self._counted_bytes, size_bytes - self._log.newest_bytes)
+        self._counted_bytes = size_bytes
+
     def halve(self) -> None:
         """Forget the older half of all events but the last."""
-        self._drop((self.size_bytes + self._newest_bytes) // 2)
+        self._log.drop((self._log.size_bytes + self._log.newest_bytes) // 2)
         if self._budget is not None:
-            self._budget.count(self, self.size_bytes, self.size_bytes - self._newest_bytes)
+            self._count(self._budget)
 
     def leave_budget(self) -> None:
         """The task has ended, or never was: its events do not count with those of others any more."""
         if self._budget is not None:
-            self._budget.leave(self)
+            self._budget.leave(self, self._counted_bytes)
             self._budget = None
 
     def drop_events(self) -> None:
         """Forget every event but the last."""
-        self._drop(0)
-
-    def _drop(self, target_bytes: int) -> None:
-        count = 0
-        while self.size_bytes > target_bytes and count < len(self._events) - 1:
-            self.size_bytes -= cost_bytes(self._events[count])
-            count += 1
-        del self._events[:count]
-        self._dropped += count
+        self._log.drop(0)
 
     def read(self, after: int) -> list[Numbered]:
         """What is there behind number `after`, adjacent outputs of a sample merged.
@@ -184,25 +139,7 @@ class TaskStream:
         Raises:
             EventsDroppedError: Events behind `after` were dropped.
         """
-        if after < self._dropped:
-            first = self._dropped + 1
-            raise EventsDroppedError(
-                f"events {after + 1} to {self._dropped} are no longer held; the first one is {first}",
-                metadata={"first_sequence": str(first)},
-                field="after_sequence",
-            )
-        batch: list[Numbered] = []
-        number = after
-        for (kind, _), group in groupby(self._events[after - self._dropped :], _kind):
-            run = list(group)
-            if kind is Output and len(run) > 1:
-                number += len(run)
-                batch.append(Numbered(number, _merge(run)))
-                continue
-            for event in run:
-                number += 1
-                batch.append(Numbered(number, event))
-        return batch
+        return self._log.read(after)
 
     async def follow(self, after: int, interval_s: float = 0.0) -> AsyncIterator[list[Numbered]]:
         """All events behind number `after`, in batches as they come; ends after `Finished`.

@@ -152,10 +152,13 @@ class TaskOrders:
 
 def _write(told: list[Told], refused: list[tuple[int, InferdError]]) -> ts.RunTasksResponse:
     response = ts.RunTasksResponse()
+    add = response.updates.add
     for tag, task_id, events in told:
         name = task_id or ""
         for numbered in events:
-            response.updates.add(tag=tag, event=write_event(name, numbered))
+            update = add()
+            update.tag = tag
+            write_event(name, numbered, update.event)
             name = ""  # the first event of a tag says whose they are
     for tag, error in refused:
         response.updates.add(tag=tag, error=status_of(error))

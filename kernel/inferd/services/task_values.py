@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as WireMessage
@@ -13,7 +12,8 @@ from inferd.core.priority import Priority
 from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec
 from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.runtime.clock import Clock
-from inferd.runtime.streams import Numbered, TaskStream
+from inferd.runtime.event_log import Numbered
+from inferd.runtime.streams import TaskStream
 from inferd.services.status import status_of
 from inferd.services.times import duration, read_seconds, timestamp
 from inferd.services.work_values import read_work
@@ -120,27 +120,41 @@ def check_labels(labels: Mapping[str, str]) -> None:
             )
 
 
-def write_event(task_id: str, numbered: Numbered) -> tp.TaskEvent:
-    """An event of a task for the wire."""
-    kind: dict[str, Any]
-    match numbered.event:
-        case te.Output() | te.PromptOutput() | te.EmbeddingOutput() as output:
-            kind = {"output": _write_output(output)}
+def write_event(task_id: str, numbered: Numbered, into: tp.TaskEvent | None = None) -> tp.TaskEvent:
+    """An event of a task for the wire, in place `into` where that is given: a part of a message is not copied there."""
+    written = tp.TaskEvent() if into is None else into
+    if task_id:
+        written.task_id = task_id
+    written.sequence = numbered.sequence
+    event = numbered.event
+    if isinstance(event, te.Output):
+        _write_output(event, written.output)
+    else:
+        _write_other(event, written)
+    return written
+
+
+def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
+    match event:
+        case te.PromptOutput(text, token_ids, logprobs):
+            prompt = tp.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
+            written.output.CopyFrom(prompt)
+        case te.EmbeddingOutput(values):
+            written.output.CopyFrom(tp.Output(embedding=tp.Embedding(values=values)))
         case te.Queued(position, eta_s):
-            kind = {"queued": tp.Queued(position=position, eta=duration(eta_s))}
+            written.queued.CopyFrom(tp.Queued(position=position, eta=duration(eta_s)))
         case te.Started(instance_id, attempt):
-            kind = {"started": tp.Started(instance_id=instance_id, attempt=attempt)}
+            written.started.CopyFrom(tp.Started(instance_id=instance_id, attempt=attempt))
         case te.Suspended(reason):
             by_client = reason is SuspendReason.CLIENT
             number = tp.SuspendReason.ValueType(reason.value)
-            kind = {"suspended": tp.Suspended(by_client=by_client, reason=number)}
+            written.suspended.CopyFrom(tp.Suspended(by_client=by_client, reason=number))
         case te.Resumed(instance_id, attempt):
-            kind = {"resumed": tp.Resumed(instance_id=instance_id, attempt=attempt)}
+            written.resumed.CopyFrom(tp.Resumed(instance_id=instance_id, attempt=attempt))
         case te.Progress(phase, fraction):
-            kind = {"progress": tp.Progress(phase=tp.Phase.ValueType(phase.value), fraction=fraction)}
+            written.progress.CopyFrom(tp.Progress(phase=tp.Phase.ValueType(phase.value), fraction=fraction))
         case te.Finished() as finished:
-            kind = {"finished": write_finished(finished)}
-    return tp.TaskEvent(task_id=task_id, sequence=numbered.sequence, **kind)
+            written.finished.CopyFrom(write_finished(finished))
 
 
 def _write_logprobs(logprobs: te.Logprobs | None) -> list[tp.TokenLogprobs]:
@@ -156,19 +170,16 @@ def _write_logprobs(logprobs: te.Logprobs | None) -> list[tp.TokenLogprobs]:
     return written
 
 
-def _write_output(event: te.Output | te.PromptOutput | te.EmbeddingOutput) -> tp.Output:
-    match event:
-        case te.Output(text, token_ids, sample, logprobs, reason):
-            output = tp.Output(text=text, token_ids=token_ids)
-            if sample or logprobs is not None or reason is not FinishReason.UNSPECIFIED:
-                output.sample = sample
-                output.logprobs.extend(_write_logprobs(logprobs))
-                output.finish_reason = tp.FinishReason.ValueType(reason.value)
-            return output
-        case te.PromptOutput(text, token_ids, logprobs):
-            return tp.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
-        case te.EmbeddingOutput(values):
-            return tp.Output(embedding=tp.Embedding(values=values))
+def _write_output(output: te.Output, written: tp.Output) -> None:
+    """Field by field, for each task of each step: a constructor with names costs three times as much."""
+    written.text = output.text
+    written.token_ids.extend(output.token_ids)
+    if output.sample:
+        written.sample = output.sample
+    if output.logprobs is not None:
+        written.logprobs.extend(_write_logprobs(output.logprobs))
+    if output.reason is not FinishReason.UNSPECIFIED:
+        written.finish_reason = tp.FinishReason.ValueType(output.reason.value)
 
 
 def write_finished(finished: te.Finished) -> tp.Finished:

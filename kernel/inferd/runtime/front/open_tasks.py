@@ -8,9 +8,10 @@ from inferd.core.ids import TaskId
 from inferd.core.task import TaskSpec
 from inferd.errors import InferdError
 from inferd.runtime.bundle import BATCH_BYTES, Bundle, Followed
+from inferd.runtime.event_log import Numbered
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.tasks import Tasks
-from inferd.runtime.streams import Numbered, TaskStream
+from inferd.runtime.streams import TaskStream
 
 
 @dataclass(slots=True, kw_only=True)

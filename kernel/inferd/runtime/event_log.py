@@ -1,0 +1,205 @@
+"""The events of one task that are held, by number. Tokens that come step by step take columns, not an object a step."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from itertools import chain, groupby
+from typing import TYPE_CHECKING
+
+from inferd.core.task_events import EmbeddingOutput, Logprobs, Output, PromptOutput, TaskEvent
+from inferd.errors import EventsDroppedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FLOAT_BYTES = 4
+EVENT_BYTES = 200  # of the objects that hold one event, text and ids apart: measured with sys.getsizeof
+TOKEN_BYTES = 36  # of a number in a tuple
+ID_BYTES = 4  # of one in an array
+LOGPROB_BYTES = 8  # of a token's id and logarithm
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """An event with its place in the task's sequence, counted from 1."""
+
+    sequence: int
+    event: TaskEvent
+
+
+def cost_bytes(event: TaskEvent) -> int:
+    """What holding an event costs, in bytes."""
+    if isinstance(event, Output | PromptOutput):
+        each = ID_BYTES if isinstance(event.token_ids, array) else TOKEN_BYTES
+        size_bytes = EVENT_BYTES + 4 * len(event.text) + each * len(event.token_ids)
+        if event.logprobs is not None:
+            size_bytes += LOGPROB_BYTES * (len(event.logprobs.token_ids) + len(event.logprobs.top_ids))
+        return size_bytes
+    if isinstance(event, EmbeddingOutput):
+        return EVENT_BYTES + FLOAT_BYTES * len(event.values)
+    return EVENT_BYTES
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Outputs of sample 0 one after the other, each nothing but text and tokens. One writer: its log.
+
+    Attributes:
+        sequence: Number of the last one.
+        texts: Of each.
+        counts: How many of `token_ids` are each one's.
+        token_ids: Of all.
+    """
+
+    sequence: int
+    texts: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    token_ids: array[int] = field(default_factory=lambda: array("I"))
+
+    def cost_bytes(self, place: int) -> int:
+        """What one of them costs: no less than as an event of its own."""
+        return EVENT_BYTES + 4 * len(self.texts[place]) + TOKEN_BYTES * self.counts[place]
+
+    def behind(self, after: int) -> Output:
+        """Those behind number `after`, as one."""
+        start = max(0, len(self.texts) - (self.sequence - after))
+        if start == len(self.texts) - 1:
+            count = self.counts[-1]
+            return Output(self.texts[-1], tuple(self.token_ids[-count:]) if count else ())
+        skipped = sum(self.counts[:start]) if start else 0
+        return Output("".join(self.texts[start:]), tuple(self.token_ids[skipped:]))
+
+    def drop(self, count: int) -> None:
+        """Forget the first of them."""
+        del self.token_ids[: sum(self.counts[:count])]
+        del self.texts[:count]
+        del self.counts[:count]
+
+
+class EventLog:
+    """Events in their order. One writer: the stream.
+
+    Attributes:
+        dropped: How many of the oldest are held no more.
+        last: Number of the newest event; 0 before the first.
+        size_bytes: What those that are held cost.
+        newest_bytes: What the newest costs, which is never dropped.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.last = 0
+        self.size_bytes = 0
+        self.newest_bytes = 0
+        self._entries: list[Numbered | Run] = []
+        self._run: Run | None = None  # the last entry, if it is one
+
+    def add(self, event: TaskEvent) -> int:
+        """One more event; what it costs."""
+        self.last += 1
+        self._run = None
+        self._entries.append(Numbered(self.last, event))
+        size_bytes = self.newest_bytes = cost_bytes(event)
+        self.size_bytes += size_bytes
+        return size_bytes
+
+    def add_tokens(self, text: str, token_ids: array[int]) -> int:
+        """One more output of sample 0 of which nothing else is told; what it costs."""
+        self.last = last = self.last + 1
+        run = self._run
+        if run is None:
+            run = self._run = Run(last)
+            self._entries.append(run)
+        count = len(token_ids)
+        run.sequence = last
+        run.texts.append(text)
+        run.counts.append(count)
+        run.token_ids.extend(token_ids)
+        size_bytes = self.newest_bytes = EVENT_BYTES + 4 * len(text) + TOKEN_BYTES * count
+        self.size_bytes += size_bytes
+        return size_bytes
+
+    def read(self, after: int) -> list[Numbered]:
+        """What is there behind number `after`, adjacent outputs of a sample merged.
+
+        Raises:
+            EventsDroppedError: Events behind `after` were dropped.
+        """
+        if after < self.dropped:
+            first = self.dropped + 1
+            raise EventsDroppedError(
+                f"events {after + 1} to {self.dropped} are no longer held; the first one is {first}",
+                metadata={"first_sequence": str(first)},
+                field="after_sequence",
+            )
+        start = len(self._entries)
+        while start and self._entries[start - 1].sequence > after:
+            start -= 1
+        behind = [
+            Numbered(entry.sequence, entry.behind(after)) if isinstance(entry, Run) else entry
+            for entry in self._entries[start:]
+        ]
+        return behind if len(behind) < 2 else _merged(behind)  # noqa: PLR2004 - there is nothing to merge
+
+    def drop(self, target_bytes: int) -> None:
+        """Forget the oldest events until the others cost no more than so much, or only the newest is left."""
+        whole = 0
+        while self.size_bytes > target_bytes and self.dropped < self.last - 1:
+            entry = self._entries[whole]
+            if not isinstance(entry, Run):
+                self.size_bytes -= cost_bytes(entry.event)
+                self.dropped = entry.sequence
+            elif not self._shorten(entry, target_bytes):
+                break
+            whole += 1
+        del self._entries[:whole]
+
+    def _shorten(self, run: Run, target_bytes: int) -> bool:
+        """Forget the oldest of a run, as far as `drop` goes; whether that is all of it."""
+        count, most = 0, min(len(run.texts), self.last - 1 - self.dropped)
+        while self.size_bytes > target_bytes and count < most:
+            self.size_bytes -= run.cost_bytes(count)
+            count += 1
+        self.dropped += count
+        run.drop(count)
+        return not run.texts
+
+
+def _merged(events: Sequence[Numbered]) -> list[Numbered]:
+    batch: list[Numbered] = []
+    for (kind, _), group in groupby(events, _kind):
+        alike = list(group)
+        if kind is Output and len(alike) > 1:
+            batch.append(Numbered(alike[-1].sequence, _merge([numbered.event for numbered in alike])))
+        else:
+            batch += alike
+    return batch
+
+
+def _kind(numbered: Numbered) -> tuple[type[TaskEvent], int]:
+    """Equal for events that are merged when they are adjacent and outputs."""
+    event = numbered.event
+    return (type(event), event.sample if type(event) is Output else 0)
+
+
+def _merge(outputs: Sequence[TaskEvent]) -> Output:
+    merged = [event for event in outputs if isinstance(event, Output)]
+    return Output(
+        "".join(event.text for event in merged),
+        tuple(i for event in merged for i in event.token_ids),
+        merged[0].sample,
+        _join([event.logprobs for event in merged if event.logprobs is not None]),
+        merged[-1].reason,
+    )
+
+
+def _join(logprobs: Sequence[Logprobs]) -> Logprobs | None:
+    if not logprobs:
+        return None
+    return Logprobs(
+        array("I", chain.from_iterable(some.token_ids for some in logprobs)),
+        array("f", chain.from_iterable(some.logprobs for some in logprobs)),
+        array("I", chain.from_iterable(some.top_ids for some in logprobs)),
+        array("f", chain.from_iterable(some.top_logprobs for some in logprobs)),
+    )
