@@ -17,13 +17,13 @@ import grpc
 import grpc.aio
 
 from inferd_api.v1.task_service_pb2 import RunTasksRequest, RunTasksResponse
-from inferd_client.errors import InferdError, KernelUnreachableError, TaskExpiredError, from_rpc
-from inferd_client.orders import LINGER, Orders
+from inferd_client.errors import InferdError, KernelUnreachableError, TaskExpiredError, from_rpc, from_status
+from inferd_client.orders import FULL, LINGER, Orders
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 
-    from inferd_api.v1.task_pb2 import TaskEvent
+    from inferd_api.v1.task_pb2 import Finished, TaskEvent
     from inferd_api.v1.task_service_pb2 import RunOrder, TaskOrder, WatchTaskRequest
 
     AsyncCall: TypeAlias = "grpc.aio.StreamStreamCall[RunTasksRequest, RunTasksResponse]"
@@ -89,6 +89,30 @@ class _Outbox:
                 return
 
 
+class _Inbox:
+    """What came for one reader, in its order. One writer: the follower.
+
+    An `asyncio.Queue` with a timeout costs several times as much, and this is for each task of each step.
+    """
+
+    __slots__ = ("_waiting", "items")
+
+    def __init__(self) -> None:
+        self.items: deque[TaskEvent | InferdError] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def put(self, item: TaskEvent | InferdError) -> None:
+        """Let the reader have it."""
+        self.items.append(item)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def come(self) -> None:
+        """Wait until there is something."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+
+
 class AsyncFollower:
     """Follows the tasks of an asynchronous client.
 
@@ -96,6 +120,7 @@ class AsyncFollower:
         dial: Opens the call that sends such requests.
         address: Of the kernel, for errors.
         is_back: Whether a call that failed would succeed now.
+        check_open: Refuses to work when the client is closed.
     """
 
     def __init__(
@@ -103,12 +128,14 @@ class AsyncFollower:
         dial: Callable[[AsyncIterator[RunTasksRequest]], AsyncCall],
         address: str,
         is_back: Callable[[grpc.RpcError], Awaitable[bool]],
+        check_open: Callable[[], None],
     ) -> None:
         self._dial = dial
         self._address = address
         self._is_back = is_back
+        self._check_open = check_open
         self._orders = Orders()
-        self._inboxes: dict[int, asyncio.Queue[TaskEvent | InferdError]] = {}
+        self._inboxes: dict[int, _Inbox] = {}
         self._outbox = _Outbox(())  # of the call, each of which has its own: nothing is left to one that is dead
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -119,36 +146,41 @@ class AsyncFollower:
         """Order a task and give its events, up to the last one or to where the caller leaves.
 
         Raises:
-            InferdError: The order was refused, no kernel answers, or none said in time that the task has expired.
+            InferdError: The order was refused, no kernel answers, none said in time that the task has expired, or the
+                task that it made did not succeed: then after its last event was given.
         """
-        patience_s = _patience_s(run)
-        give_up = None if patience_s is None else asyncio.get_running_loop().time() + patience_s
-        followed = self._orders.begin(run, watch)
-        inbox = self._inboxes[followed.tag] = asyncio.Queue()
+        self._check_open()
+        followed, inbox = self._orders.begin(run, watch), _Inbox()
+        self._inboxes[followed.tag] = inbox
+        patience_s, alarm = _patience_s(run), None
+        if patience_s is not None:
+            alarm = asyncio.get_running_loop().call_later(patience_s, inbox.put, _late())
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="follower of tasks")
         else:
             self._send(followed.order())
-        last = False
+        finished: Finished | None = None
         try:
-            while not last:
-                try:
-                    async with asyncio.timeout_at(give_up):
-                        item = await inbox.get()
-                except TimeoutError:
-                    raise _late() from None
+            while finished is None:
+                if not inbox.items:
+                    await inbox.come()
+                item = inbox.items.popleft()
                 if isinstance(item, InferdError):
                     try:
                         raise item
                     finally:
                         del item  # it holds this frame, and with it the prompt
-                followed.waiting -= 1
-                self._send(followed.flow())
-                last = item.HasField("finished")
+                if followed.stopped:
+                    self._send(followed.flow(len(inbox.items)))
+                finished = item.finished if item.HasField("finished") else None
                 yield item
         finally:
+            if alarm is not None:
+                alarm.cancel()
             del self._inboxes[followed.tag]
             self._send(self._orders.leave(followed))
+        if run is not None and finished.HasField("error"):
+            raise from_status(finished.error)
 
     async def close(self) -> None:
         """Follow nothing any more: tasks that hang on the call end."""
@@ -182,7 +214,7 @@ class AsyncFollower:
         finally:
             for tag, inbox in self._inboxes.items():
                 self._orders.followed.pop(tag, None)
-                inbox.put_nowait(error)
+                inbox.put(error)
 
     async def _serve(self) -> tuple[bool, InferdError]:
         """One call, from its begin to its end; whether the kernel is there, and why it ended."""
@@ -204,10 +236,12 @@ class AsyncFollower:
 
     def _receive(self, response: RunTasksResponse) -> None:
         for update in response.updates:
-            followed = self._orders.find(update)
+            followed = self._orders.followed.get(update.tag)
             if followed is not None:
-                self._inboxes[followed.tag].put_nowait(followed.take(update))
-                self._send(followed.flow())
+                inbox, event = self._inboxes[followed.tag], followed.take(update)
+                if len(inbox.items) >= FULL - 1:
+                    self._send(followed.flow(len(inbox.items) + 1))
+                inbox.put(event)
 
 
 class Follower:
@@ -217,6 +251,7 @@ class Follower:
         dial: Opens the call that sends such requests.
         address: Of the kernel, for errors.
         is_back: Whether a call that failed would succeed now.
+        check_open: Refuses to work when the client is closed.
     """
 
     def __init__(
@@ -224,10 +259,12 @@ class Follower:
         dial: Callable[[Iterator[RunTasksRequest]], Call],
         address: str,
         is_back: Callable[[grpc.RpcError], bool],
+        check_open: Callable[[], None],
     ) -> None:
         self._dial = dial
         self._address = address
         self._is_back = is_back
+        self._check_open = check_open
         self._lock = threading.Lock()  # of all below
         self._orders = Orders()
         self._inboxes: dict[int, queue.SimpleQueue[TaskEvent | InferdError]] = {}
@@ -240,8 +277,9 @@ class Follower:
         """Order a task and give its events, up to the last one or to where the caller leaves.
 
         Raises:
-            InferdError: The order was refused, no kernel answers, or none said in time that the task has expired.
+            InferdError: As with `AsyncFollower`.
         """
+        self._check_open()
         patience_s = _patience_s(run)
         give_up = None if patience_s is None else time.monotonic() + patience_s
         inbox: queue.SimpleQueue[TaskEvent | InferdError] = queue.SimpleQueue()
@@ -253,11 +291,11 @@ class Follower:
             else:
                 self._thread = threading.Thread(target=self._run, name="follower of tasks", daemon=True)
                 self._thread.start()
-        last = False
+        finished: Finished | None = None
         try:
-            while not last:
+            while finished is None:
                 try:
-                    item = inbox.get(timeout=None if give_up is None else max(0.0, give_up - time.monotonic()))
+                    item = inbox.get() if give_up is None else inbox.get(timeout=max(0.0, give_up - time.monotonic()))
                 except queue.Empty:
                     raise _late() from None
                 if isinstance(item, InferdError):
@@ -265,15 +303,17 @@ class Follower:
                         raise item
                     finally:
                         del item  # it holds this frame, and with it the prompt
-                with self._lock:
-                    followed.waiting -= 1
-                    self._send(followed.flow())
-                last = item.HasField("finished")
+                if followed.stopped:  # it was before the item was put, see `_receive`
+                    with self._lock:
+                        self._send(followed.flow(inbox.qsize()))
+                finished = item.finished if item.HasField("finished") else None
                 yield item
         finally:
             with self._lock:
                 self._inboxes.pop(followed.tag, None)
                 self._send(self._orders.leave(followed))
+        if run is not None and finished.HasField("error"):
+            raise from_status(finished.error)
 
     def close(self) -> None:
         """Follow nothing any more: tasks that hang on the call end."""
@@ -334,10 +374,12 @@ class Follower:
     def _receive(self, response: RunTasksResponse) -> None:
         with self._lock:
             for update in response.updates:
-                followed = self._orders.find(update)
+                followed = self._orders.followed.get(update.tag)
                 if followed is not None:
-                    self._inboxes[followed.tag].put(followed.take(update))
-                    self._send(followed.flow())
+                    inbox, event = self._inboxes[followed.tag], followed.take(update)
+                    if inbox.qsize() >= FULL - 1:  # told before the reader can have read so much that it would go on
+                        self._send(followed.flow(inbox.qsize() + 1))
+                    inbox.put(event)
 
 
 def _patience_s(run: RunOrder | None) -> float | None:

@@ -40,7 +40,6 @@ class Followed:
         watch: The order to watch it; None where it was created.
         task_id: Its id, once it is known.
         sequence: Number of the last event that came.
-        waiting: Events that came and were not read.
         stopped: Whether the kernel was asked to hold the others back.
         over: Whether the last update came.
     """
@@ -50,7 +49,6 @@ class Followed:
     watch: WatchTaskRequest | None = None
     task_id: str = ""
     sequence: int = 0
-    waiting: int = 0
     stopped: bool = False
     over: bool = False
 
@@ -75,7 +73,6 @@ class Followed:
 
     def take(self, update: TaskUpdate) -> TaskEvent | InferdError:
         """What an update of it says to its reader."""
-        self.waiting += 1
         if update.HasField("error"):
             self.over = True
             return from_status(update.error)
@@ -86,11 +83,11 @@ class Followed:
         self.over = event.HasField("finished")
         return event
 
-    def flow(self) -> TaskOrder | None:
-        """What the kernel is to be told as its reader falls behind, or has caught up; None for nothing."""
-        if not self.over and not self.stopped and self.waiting >= FULL:
+    def flow(self, waiting: int) -> TaskOrder | None:
+        """What the kernel is to be told as so many events wait for their reader; None for nothing."""
+        if not self.over and not self.stopped and waiting >= FULL:
             self.stopped = True
-        elif self.stopped and self.waiting <= EMPTY:
+        elif self.stopped and waiting <= EMPTY:
             self.stopped = False
         else:
             return None
@@ -113,10 +110,6 @@ class Orders:
         self._last += 1
         followed = self.followed[self._last] = Followed(self._last, run, watch)
         return followed
-
-    def find(self, update: TaskUpdate) -> Followed | None:
-        """Whose an update is; None when its reader has left."""
-        return self.followed.get(update.tag)
 
     def leave(self, followed: Followed) -> TaskOrder | None:
         """End following; what the kernel is to be told, if anything."""

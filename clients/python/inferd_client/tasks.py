@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +31,6 @@ from inferd_api.v1.task_service_pb2 import (
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection, bounded_s
 from inferd_client.claims import class_number, span
-from inferd_client.errors import from_status
 from inferd_client.followers import MESSAGE_BYTES, AsyncFollower, Follower
 from inferd_client.generations import Generation, collect
 from inferd_client.holding import lease_id_of
@@ -49,7 +48,7 @@ from inferd_client.prompts import Prompt, write_prompt
 from inferd_client.values import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Generator, Iterable
     from typing import Unpack
 
     from inferd_api.v1.task_service_pb2_grpc import TaskServiceAsyncStub
@@ -101,6 +100,10 @@ def run_order(model: str, prompt: Prompt, options: RunOptions) -> RunOrder:
     )
 
 
+def _is_large(order: RunOrder) -> bool:
+    return order.ByteSize() > MESSAGE_BYTES
+
+
 def _embedding_params(*, mean: bool | None, normalize: bool) -> EmbeddingParams:
     asked = {None: Pooling.POOLING_UNSPECIFIED, False: Pooling.POOLING_LAST, True: Pooling.POOLING_MEAN}
     return EmbeddingParams(pooling=asked[mean], normalize=normalize)
@@ -125,20 +128,19 @@ class Tasks(Connection):
     def _make_follower(self) -> Follower:
         self._check_open()
         return Follower(
-            lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address, self._is_back
+            lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata),
+            self.address,
+            self._is_back,
+            self._check_open,
         )
 
-    @contextmanager
-    def _following(self, order: RunOrder) -> Iterator[Follower]:
-        """Who follows a task: for a large one a call of its own, which the kernel may refuse for its size alone."""
-        if order.ByteSize() <= MESSAGE_BYTES:
-            yield self._follower
-            return
-        alone = self._make_follower()
+    def _alone(self, order: RunOrder) -> Generator[TaskEvent]:
+        """The events of a large task, on a call of its own: the kernel may refuse it for its size alone."""
+        follower = self._make_follower()
         try:
-            yield alone
+            yield from follower.events(run=order)
         finally:
-            alone.close()
+            follower.close()
 
     def close(self) -> None:
         """Close the connection; tasks that hang on it end."""
@@ -156,11 +158,7 @@ class Tasks(Connection):
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
         order = run_order(model, prompt, bounded(options))
-        with self._following(order) as follower, closing(follower.events(run=order)) as events:
-            for event in events:
-                yield event
-                if event.finished.HasField("error"):
-                    raise from_status(event.finished.error)
+        return self._alone(order) if _is_large(order) else self._follower.events(run=order)
 
     def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generator[str]:
         """Run a task and give its text as it comes. Raises as `run`.
@@ -250,19 +248,21 @@ class AsyncTasks(AsyncConnection):
     def _make_follower(self) -> AsyncFollower:
         self._check_open()
         return AsyncFollower(
-            lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata), self.address, self._is_back
+            lambda requests: self._tasks.RunTasks(requests, metadata=self._metadata),
+            self.address,
+            self._is_back,
+            self._check_open,
         )
 
-    @asynccontextmanager
-    async def _following(self, order: RunOrder) -> AsyncIterator[AsyncFollower]:
-        if order.ByteSize() <= MESSAGE_BYTES:
-            yield self._follower
-            return
-        alone = self._make_follower()
+    async def _alone(self, order: RunOrder) -> AsyncGenerator[TaskEvent]:
+        """The events of a large task, on a call of its own: the kernel may refuse it for its size alone."""
+        follower = self._make_follower()
         try:
-            yield alone
+            async with aclosing(follower.events(run=order)) as events:
+                async for event in events:
+                    yield event
         finally:
-            await alone.close()
+            await follower.close()
 
     async def close(self) -> None:
         """Close the connection; tasks that hang on it end."""
@@ -270,7 +270,7 @@ class AsyncTasks(AsyncConnection):
             await self._follower.close()
         await super().close()
 
-    async def run(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[TaskEvent]:
+    def run(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[TaskEvent]:
         """Run a task and give its events; `Finished` is the last one.
 
         The task starts with the first event asked for. Closing the generator before the last one, or cancelling the
@@ -281,11 +281,7 @@ class AsyncTasks(AsyncConnection):
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
         order = run_order(model, prompt, bounded(options))
-        async with self._following(order) as follower, aclosing(follower.events(run=order)) as events:
-            async for event in events:
-                yield event
-                if event.finished.HasField("error"):
-                    raise from_status(event.finished.error)
+        return self._alone(order) if _is_large(order) else self._follower.events(run=order)
 
     async def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[str]:
         """Run a task and give its text as it comes. Raises as `run`, warns as `stream` of `Tasks`."""

@@ -1,0 +1,142 @@
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from inferd_api.v1 import task_pb2 as pb
+from inferd_api.v1 import task_service_pb2 as ts
+from inferd_client.errors import TaskExpiredError
+from inferd_client.followers import AsyncFollower, Follower
+from inferd_client.orders import EMPTY, FULL
+from inferd_client.tasks import run_order
+
+OUTPUTS = 2 * FULL
+
+
+def response(*events: pb.TaskEvent) -> ts.RunTasksResponse:
+    return ts.RunTasksResponse(updates=[ts.TaskUpdate(tag=1, event=event) for event in events])
+
+
+def output(number: int) -> pb.TaskEvent:
+    return pb.TaskEvent(task_id="t" if number == 1 else "", sequence=number, output=pb.Output(token_ids=[number]))
+
+
+def finished(number: int) -> pb.TaskEvent:
+    return pb.TaskEvent(sequence=number, finished=pb.Finished(state=pb.TaskState.TASK_STATE_SUCCEEDED))
+
+
+class Wire:
+    """A call of a client with a thread, whose kernel is the test."""
+
+    def __init__(self) -> None:
+        self.orders: queue.SimpleQueue[ts.TaskOrder] = queue.SimpleQueue()
+        self.responses: queue.SimpleQueue[ts.RunTasksResponse | None] = queue.SimpleQueue()
+
+    def dial(self, requests: Iterator[ts.RunTasksRequest]) -> "Wire":
+        threading.Thread(target=self._take, args=[requests], daemon=True).start()
+        return self
+
+    def _take(self, requests: Iterator[ts.RunTasksRequest]) -> None:
+        for request in requests:
+            for order in request.orders:
+                self.orders.put(order)
+
+    def __iter__(self) -> Iterator[ts.RunTasksResponse]:
+        yield from iter(self.responses.get, None)
+
+    def cancel(self) -> None:
+        self.responses.put(None)
+
+    def order(self) -> ts.TaskOrder:
+        return self.orders.get(timeout=10)
+
+
+class AsyncWire:
+    """A call of an asynchronous client, whose kernel is the test."""
+
+    def __init__(self) -> None:
+        self.orders: asyncio.Queue[ts.TaskOrder] = asyncio.Queue()
+        self.responses: asyncio.Queue[ts.RunTasksResponse] = asyncio.Queue()
+        self._taking: asyncio.Task[None] | None = None
+
+    def dial(self, requests: AsyncIterator[ts.RunTasksRequest]) -> Any:
+        self._taking = asyncio.create_task(self._take(requests))
+        return self
+
+    async def _take(self, requests: AsyncIterator[ts.RunTasksRequest]) -> None:
+        async for request in requests:
+            for order in request.orders:
+                self.orders.put_nowait(order)
+
+    async def __aiter__(self) -> AsyncIterator[ts.RunTasksResponse]:
+        while True:
+            yield await self.responses.get()
+
+    def cancel(self) -> None:
+        """Nobody waits for it."""
+
+    async def order(self) -> ts.TaskOrder:
+        return await asyncio.wait_for(self.orders.get(), 10)
+
+
+def threaded(wire: Wire) -> Follower:
+    return Follower(wire.dial, "here", lambda _: False, lambda: None)
+
+
+def asynchronous(wire: AsyncWire) -> AsyncFollower:
+    async def is_back(_: object) -> bool:
+        return False
+
+    return AsyncFollower(wire.dial, "here", is_back, lambda: None)
+
+
+def test_a_reader_that_is_behind_holds_its_task_back_and_lets_it_go_on() -> None:
+    """A thread that does not read stops its task's events at so many, reads all of them, and asks for more in time."""
+    wire = Wire()
+    follower = threaded(wire)
+    events = follower.events(run=run_order("m", "x", {}))
+    wire.responses.put(response(output(1)))
+    assert next(events).task_id == "t"
+    assert wire.order().HasField("run")
+    wire.responses.put(response(*(output(number) for number in range(2, OUTPUTS))))
+    assert wire.order().flow.stopped
+    read = [next(events) for _ in range(2, OUTPUTS - EMPTY)]
+    assert [event.sequence for event in read] == list(range(2, OUTPUTS - EMPTY))
+    order = wire.order()
+    assert order.HasField("flow")
+    assert not order.flow.stopped
+    wire.responses.put(response(finished(OUTPUTS)))
+    assert [event.sequence for event in events] == list(range(OUTPUTS - EMPTY, OUTPUTS + 1))
+    follower.close()
+
+
+async def test_an_asynchronous_reader_that_is_behind_holds_its_task_back() -> None:
+    """The same without threads: stopped once at so many events, let go on once when few are left, and none is lost."""
+    wire = AsyncWire()
+    follower = asynchronous(wire)
+    events = follower.events(run=run_order("m", "x", {}))
+    wire.responses.put_nowait(response(output(1)))
+    assert (await anext(events)).task_id == "t"
+    assert (await wire.order()).HasField("run")
+    wire.responses.put_nowait(response(*(output(number) for number in range(2, OUTPUTS))))
+    assert (await wire.order()).flow.stopped
+    wire.responses.put_nowait(response(finished(OUTPUTS)))
+    assert [event.sequence async for event in events] == list(range(2, OUTPUTS + 1))
+    await follower.close()
+
+
+async def test_a_kernel_that_says_nothing_at_the_deadline() -> None:
+    """Behind the deadline of a task its reader is told, what came before it first, though the kernel never said so."""
+    wire = AsyncWire()
+    follower = asynchronous(wire)
+    order = run_order("m", "x", {"timeout_s": 1.0})
+    order.timeout.FromNanoseconds(-4_990_000_000)  # as long before now as the follower would wait, but for a moment
+    events = follower.events(run=order)
+    wire.responses.put_nowait(response(output(1)))
+    assert (await anext(events)).sequence == 1
+    with pytest.raises(TaskExpiredError, match="the kernel did not say so in time"):
+        await asyncio.wait_for(anext(events), 10)
+    await follower.close()
