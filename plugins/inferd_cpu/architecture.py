@@ -9,7 +9,7 @@ from inferd_cpu.families import FAMILIES
 from inferd_cpu.family import Family, Gating
 from inferd_cpu.metadata import Kind, Metadata
 from inferd_cpu.rope import Rope, Scaling, yarn_magnitude
-from inferd_cpu.shapes import Architecture, Latent, LayerShape, Routing
+from inferd_cpu.shapes import Architecture, DeltaNet, Latent, LayerShape, Routing
 
 __all__ = ["FAMILIES", "Architecture", "read_architecture"]
 
@@ -17,11 +17,17 @@ MAX_WIDTH: Final = 1 << 20
 MAX_LAYERS: Final = 1 << 12
 _GATINGS: Final[dict[int, Gating]] = {1: "softmax", 2: "sigmoid", 3: "chosen"}
 _SCALINGS: Final[tuple[Scaling, ...]] = ("none", "linear", "yarn", "longrope")
+STATE_WINDOW: Final = 2  # what is kept of a sequence behind the token before, and behind this one
 _LOCAL_BASE: Final = 10000.0  # of layers with a window, where they rotate in a way of their own
 
 
-def read_architecture(metadata: Metadata, *, halves: bool = False) -> Architecture:
-    """Read the shape; `halves`: rotary pairs are (i, i + half), whatever files of the architecture have.
+def read_architecture(metadata: Metadata, *, halves: bool = False, grouped: bool = False) -> Architecture:
+    """Read the shape.
+
+    Args:
+        metadata: Of the file.
+        halves: Rotary pairs are (i, i + half), whatever files of the architecture have.
+        grouped: So are heads of gated delta nets: those that share a key head are neighbours.
 
     Raises:
         LoadError: An architecture or a feature that is not supported, or a value that is missing, of the wrong type or
@@ -35,7 +41,8 @@ def read_architecture(metadata: Metadata, *, halves: bool = False) -> Architectu
         raise metadata.error(
             "general.architecture", f"is {name!r}, which is not supported{hint} Supported: {', '.join(FAMILIES)}"
         )
-    return _Reader(metadata, name, replace(family, interleaved=family.interleaved and not halves)).read()
+    family = replace(family, interleaved=family.interleaved and not halves)
+    return _Reader(metadata, name, replace(family, delta="grouped") if family.delta and grouped else family).read()
 
 
 class _Reader:
@@ -81,6 +88,7 @@ class _Reader:
             logit_cap=self._number("final_logit_softcapping"),
             routing=routing,
             latent=latent,
+            delta=self._read_delta() if family.delta else None,
             convolution=self._size("shortconv.l_cache", minimum=2) if family.convolutions else 0,
             farther=self._size("nextn_predict_layers", 0, minimum=0),
         )
@@ -137,16 +145,18 @@ class _Reader:
         routed = self._find_routed(count, routing)
         feeds = self._sizes("feed_forward_length", count, None if not all(routed) else 1, minimum=0)
         windows = self._read_windows(count)
+        recurrent = self._find_recurrent(count)
         layers = tuple(
             LayerShape(
                 heads=heads[i],
-                kv_heads=kv_heads[i],
+                kv_heads=0 if recurrent[i] else kv_heads[i],
                 key_width=key_width,
                 value_width=value_width,
                 feed_width=0 if routed[i] else feeds[i],
-                window=windows[i],
+                window=STATE_WINDOW if recurrent[i] else windows[i],
                 rope=self._choose_rope(i, windows),
                 routed=routed[i],
+                recurrent=recurrent[i],
             )
             for i in range(count)
         )
@@ -155,7 +165,7 @@ class _Reader:
         return layers
 
     def _check_layer(self, index: int, layer: LayerShape) -> None:
-        if not layer.convolves and layer.heads % layer.kv_heads:
+        if layer.attends and layer.heads % layer.kv_heads:
             raise self._metadata.error(
                 self._key("attention.head_count_kv"),
                 f"is {layer.kv_heads}, which does not divide the {layer.heads} heads",
@@ -164,6 +174,15 @@ class _Reader:
             raise self._metadata.error(
                 self._key("feed_forward_length"), f"is 0 in layer {index}; it must be at least 1"
             )
+
+    def _find_recurrent(self, count: int) -> list[bool]:
+        """All layers but every so manieth, or those that the file names."""
+        if not self._family.delta:
+            return [False] * count
+        if (flags := self._read_flags("attention.recurrent_layers", count)) is not None:
+            return flags
+        interval = self._size("full_attention_interval", 4)
+        return [(i + 1) % interval != 0 for i in range(count)]
 
     def _find_routed(self, count: int, routing: Routing | None) -> list[bool]:
         if routing is None:
@@ -177,17 +196,22 @@ class _Reader:
         window = self._size("attention.sliding_window", 0, minimum=0, maximum=2**31 - 1)
         if window == 0:
             return [0] * count
-        name = self._key("attention.sliding_window_pattern")
-        value = self._metadata.get(name)
-        if value is not None and value.kind is Kind.ARRAY:
-            self._metadata.used.add(name)
-            flags = value.content
-            if value.item not in (Kind.BOOL, Kind.U32, Kind.I32, Kind.U8) or len(flags) < count:
-                raise self._metadata.error(name, f"must have true or false for each of {count} layers")
-            return [window if flags[i] else 0 for i in range(count)]
+        if (flags := self._read_flags("attention.sliding_window_pattern", count)) is not None:
+            return [window if flag else 0 for flag in flags]
         pattern = self._size("attention.sliding_window_pattern", self._family.window_pattern)
         whole = 0 if self._family.window_first else pattern - 1
         return [window if pattern == 1 or i % pattern != whole else 0 for i in range(count)]
+
+    def _read_flags(self, key: str, count: int) -> list[bool] | None:
+        """True or false for each layer; None where the file has no array of them."""
+        name = self._key(key)
+        value = self._metadata.get(name)
+        if value is None or value.kind is not Kind.ARRAY:
+            return None
+        self._metadata.used.add(name)
+        if value.item not in (Kind.BOOL, Kind.U32, Kind.I32, Kind.U8) or len(value.content) < count:
+            raise self._metadata.error(name, f"must have true or false for each of {count} layers")
+        return [bool(flag) for flag in value.content[:count]]
 
     def _choose_rope(self, layer: int, windows: Sequence[int]) -> int:
         family = self._family
@@ -293,6 +317,23 @@ class _Reader:
             rank=rank,
             key_width=key_width - rotated,
             value_width=self._size("attention.value_length_mla", self._size("attention.value_length")),
+        )
+
+    def _read_delta(self) -> DeltaNet:
+        key_heads, value_heads = self._size("ssm.group_count"), self._size("ssm.time_step_rank")
+        inner = self._size("ssm.inner_size")
+        for key, size, whole in (
+            ("ssm.group_count", key_heads, value_heads),
+            ("ssm.time_step_rank", value_heads, inner),
+        ):
+            if whole % size:
+                raise self._metadata.error(self._key(key), f"is {size}, which does not divide {whole}")
+        return DeltaNet(
+            key_heads=key_heads,
+            value_heads=value_heads,
+            key_width=self._size("ssm.state_size"),
+            value_width=inner // value_heads,
+            taps=self._size("ssm.conv_kernel", minimum=2, maximum=64),
         )
 
     def _read_routing(self) -> Routing | None:

@@ -14,6 +14,7 @@ DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SEQUENCE_TOKENS = 512  # for each sequence of the KV pool
 DEFAULT_POOL_BYTES = 1 << 30
 DEFAULT_POOL_SHARE = 4  # at most one part in so many of what the weights leave
+LEAST_STATE_TOKENS = 64  # in a block, where each has a state of its sequence: there are fewer of those then
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,10 @@ class KvBytes:
     windows: int
 
     @classmethod
-    def of(cls, a: Architecture) -> "KvBytes":
-        """In fp32."""
-        return cls(a.kv_token_bytes - a.window_token_bytes, a.window_token_bytes)
+    def of(cls, a: Architecture, block_tokens: int = 1) -> "KvBytes":
+        """In fp32. A state of a sequence, one in each block, counts for the tokens of the block."""
+        state_bytes = -(-a.state_bytes // block_tokens)
+        return cls(a.kv_token_bytes - a.window_token_bytes, a.window_token_bytes + state_bytes)
 
     def pool(self, limits: TokenLimits) -> int:
         """Bytes of both pools, or of one where all layers are in it."""
@@ -72,8 +74,10 @@ def derive_limits(
     Raises:
         LoadError: A setting contradicts the model or another setting.
     """
-    block_tokens: int = settings["block_tokens"]
-    max_sequences: int = settings["max_sequences"]
+    block_tokens = choose_block_tokens(architecture, settings)
+    kv = kv or KvBytes.of(architecture, block_tokens)
+    share_bytes = min(DEFAULT_POOL_BYTES, max(capacity_bytes - weights_bytes, 0) // DEFAULT_POOL_SHARE)
+    max_sequences = _count_sequences(architecture, settings, share_bytes)
     wanted: int | None = settings["context_tokens"]
     if wanted is not None and wanted > architecture.context_tokens:
         raise LoadError(
@@ -81,11 +85,10 @@ def derive_limits(
             f" {architecture.context_tokens}: lower the setting"
         )
     context_tokens = wanted or min(architecture.context_tokens, DEFAULT_CONTEXT_TOKENS)
-    window_blocks = _count_window_blocks(architecture, settings)
+    window_blocks = _count_window_blocks(architecture, settings, max_sequences)
     kv_tokens: int | None = settings["kv_tokens"]
     if kv_tokens is None:
-        share_bytes = min(DEFAULT_POOL_BYTES, max(capacity_bytes - weights_bytes, 0) // DEFAULT_POOL_SHARE)
-        affordable = (kv or KvBytes.of(architecture)).afford(share_bytes, window_blocks * block_tokens)
+        affordable = kv.afford(share_bytes, window_blocks * block_tokens)
         kv_tokens = min(max(max_sequences * DEFAULT_SEQUENCE_TOKENS, context_tokens), affordable)
         kv_tokens = max(kv_tokens, wanted or block_tokens)
     elif wanted is not None and wanted > kv_tokens:
@@ -106,19 +109,36 @@ def derive_limits(
         embedding_size=architecture.width,
         samples=samples,
         whole_prompts=architecture.family.encodes,
+        forward_only=architecture.state_bytes > 0,
         window_tokens=architecture.window if window_blocks else 0,
         window_blocks=window_blocks,
     )
 
 
-def _count_window_blocks(a: Architecture, settings: Mapping[str, Any]) -> int:
+def choose_block_tokens(a: Architecture, settings: Mapping[str, Any]) -> int:
+    """Tokens in a block: as the settings say, unless blocks have states and nothing says how many there are."""
+    block_tokens: int = settings["block_tokens"]
+    chosen = a.state_bytes and settings["kv_tokens"] is None
+    return max(block_tokens, LEAST_STATE_TOKENS) if chosen else block_tokens
+
+
+def _count_sequences(a: Architecture, settings: Mapping[str, Any], share_bytes: int) -> int:
+    """Sequences in a step: where each has a state, so many that all states take half of what the pool may."""
+    most: int = settings["max_sequences"]
+    if not a.state_bytes or settings["kv_tokens"] is not None:
+        return most
+    affordable = share_bytes // 2 // a.state_bytes
+    return next((n for n in range(most, 1, -1) if _count_window_blocks(a, settings, n) <= affordable), 1)
+
+
+def _count_window_blocks(a: Architecture, settings: Mapping[str, Any], sequences: int) -> int:
     """Blocks that windows take at most; 0 where no layer has one, or tokens see those behind them."""
     if not a.window or a.family.encodes:
         return 0
     return least_window_blocks(
         window_tokens=a.window,
-        block_tokens=settings["block_tokens"],
-        sequences=min(settings["max_sequences"], settings["max_step_tokens"]),
+        block_tokens=choose_block_tokens(a, settings),
+        sequences=min(sequences, settings["max_step_tokens"]),
         step_tokens=settings["max_step_tokens"],
     )
 
@@ -127,7 +147,7 @@ def derive_need(a: Architecture, limits: TokenLimits, *, weights_bytes: int) -> 
     """What a session in fp32 with these limits takes."""
     return MemoryNeed(
         weights_bytes=weights_bytes,
-        kv_bytes=KvBytes.of(a).pool(limits),
+        kv_bytes=KvBytes.of(a, limits.block_tokens).pool(limits),
         workspace_bytes=sum(4 * prod(shape) for shape in compute_shapes(a, limits).values()),
     )
 

@@ -12,6 +12,8 @@ _GEMMA_NORMS: Final = replace(
     _GEMMA, attention_post_norm=_POST_NORMS.attention_post_norm, feed_post_norm=_POST_NORMS.feed_post_norm
 )
 _GEMMA3: Final = replace(_GEMMA_NORMS, head_norms="head", window_pattern=6, window_rope="plain", wide_scale=62)
+_QWEN_DELTA: Final = Family(head_norms="head", feed_norm="post_attention_norm", output_gated=True, delta="tiled")
+_QWEN_EXPERTS: Final = Experts(normalised=True, shared="gated")
 _PLAIN_FEED: Final = Family(norm="layer", activation="gelu_tanh", gated=False)
 _ENCODER: Final = Family(
     norm="layer",
@@ -42,6 +44,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "qwen3vl": Family(head_norms="head", sections=True),
     "qwen3moe": Family(head_norms="head", experts=Experts(normalised=True)),
     "qwen3vlmoe": Family(head_norms="head", sections=True, experts=Experts(normalised=True)),
+    "qwen3next": replace(_QWEN_DELTA, delta="grouped", experts=_QWEN_EXPERTS),
+    "qwen35": replace(_QWEN_DELTA, sections=True),
+    "qwen35moe": replace(_QWEN_DELTA, sections=True, experts=_QWEN_EXPERTS),
     "seed_oss": Family(feed_norm="post_attention_norm"),
     "hunyuan-dense": Family(head_norms="head", head_norms_optional=True, head_norms_after=True),
     "hunyuan-moe": Family(

@@ -18,6 +18,9 @@ x * sigmoid(1.702 x) of gates up to 7, times 1 more than the ups, which are kept
 HeadNorms = Literal["", "head", "heads", "row"]
 """Of queries and keys. head: each head with the same weights; heads: with weights of its own; row: all heads as one."""
 
+Delta = Literal["", "grouped", "tiled"]
+"""Of gated delta nets: value heads that share a key head are neighbours, or as many apart as there are key heads."""
+
 Gating = Literal["softmax", "sigmoid", "chosen"]
 """How logits of experts become weights. chosen: softmax over those that were chosen."""
 
@@ -65,6 +68,10 @@ class Family:
         gated: It has gates.
         sinks: Each head has a score that belongs to no key (arXiv:2309.17453).
         convolutions: Layers without key heads are short convolutions.
+        delta: All but every so manieth layer keep a matrix for each head instead of keys and values (gated delta nets,
+            arXiv:2412.06464).
+        output_gated: What attention gives is multiplied with the sigmoid of gates; those of a head are behind its
+            queries.
         encodes: Tokens see those behind them, too, and no text is generated (BERT, arXiv:1810.04805). Of a window one
             half is behind them.
         sum_norms: Norms after attention and feed-forward part are of the sum, not of what is added.
@@ -102,6 +109,8 @@ class Family:
     gated: bool = True
     sinks: bool = False
     convolutions: bool = False
+    delta: Delta = ""
+    output_gated: bool = False
     encodes: bool = False
     sum_norms: bool = False
     embedded: bool = False

@@ -17,7 +17,7 @@ from inferd_cpu.rope import yarn_magnitude
 Floats = NDArray[np.float32]
 MAX_WIDTH: Final = 1 << 20  # of a head
 _LARGEST: Final = 1e30  # of a setting that is a number
-SLIDING, FULL = "sliding_attention", "full_attention"
+SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
 _DIVISORS: Final = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
 
 
@@ -75,6 +75,7 @@ class HfConfig:
             self._put("context_length", self._size("max_position_embeddings") - self.type.offset)
         self._check_activation()
         self._read_windows()
+        self._read_delta()
         self._read_rope()
         self._check_unrotated()
 
@@ -119,8 +120,9 @@ class HfConfig:
     def _read_windows(self) -> None:
         """Which layers have a window: a list names the kind of each, or a pattern says it."""
         window, kinds = self._get("sliding_window", "local_attention"), self._get("layer_types")
-        if kinds is not None and not (isinstance(kinds, list) and all(kind in (SLIDING, FULL) for kind in kinds)):
-            raise self._error("layer_types", f"is {str(kinds)[:80]}; supported are lists of {SLIDING!r} and {FULL!r}")
+        other = LINEAR if self._family.delta else SLIDING
+        if kinds is not None and not (isinstance(kinds, list) and all(kind in (other, FULL) for kind in kinds)):
+            raise self._error("layer_types", f"is {str(kinds)[:80]}; supported are lists of {other!r} and {FULL!r}")
         off = self._settings.get("use_sliding_window") is False
         if kinds is not None:
             off = off or SLIDING not in kinds
@@ -134,6 +136,14 @@ class HfConfig:
             self._put("attention.sliding_window_pattern", np.array([kind == SLIDING for kind in kinds], np.bool_))
         elif pattern is not None:
             self._put("attention.sliding_window_pattern", pattern)
+
+    def _read_delta(self) -> None:
+        """Which layers keep a state, and how wide the values of all heads are."""
+        if not self._family.delta:
+            return
+        self._put("ssm.inner_size", self._size("linear_num_value_heads") * self._size("linear_value_head_dim"))
+        if isinstance(kinds := self._get("layer_types"), list):
+            self._put("attention.recurrent_layers", np.array([kind == LINEAR for kind in kinds], np.bool_))
 
     def _read_rope(self) -> None:
         """How layers rotate; those with a window may do so in a way of their own."""

@@ -14,7 +14,7 @@ from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, rea
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.gguf import ModelFile, Tensor
 from inferd_cpu.hf_config import HfConfig
-from inferd_cpu.hf_types import ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES, HfType
+from inferd_cpu.hf_types import BARE_NAMES, ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES, HfType
 from inferd_cpu.quants import FORMATS
 from inferd_cpu.safetensors import OTHERS, read_safetensors
 
@@ -24,7 +24,8 @@ _LAYER: Final = re.compile(r"(?:encoder\.layers?|layers)\.(\d+)\.(.+)\.(weight|b
 _PREFIX: Final = re.compile(r"(?:model|(?:nomic_)?bert|roberta)\.")  # of a network with a head
 _EXPERT: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
 _EXPERTS: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(gate_up_proj|down_proj)")
-_LEFT_OUT: Final = re.compile(r".*\.rotary_emb\.inv_freq")  # worked out again
+_BARE: Final = re.compile(r"layers\.(\d+)\.(.+)")
+_LEFT_OUT: Final = re.compile(r".*\.rotary_emb\.inv_freq|mtp\..*")  # worked out again; tokens farther ahead
 _FLOAT: Final = FORMATS[0]
 
 
@@ -82,17 +83,23 @@ class HfFolder(ModelFile):
                 experts[f"blk.{expert[1]}.{EXPERT_NAMES[expert[3]]}.weight"][int(expert[2])] = tensor
             elif fused is not None:
                 tensors |= self._split_experts(f"blk.{fused[1]}.ffn_", fused[2], tensor)
-            elif (short := rename(self.config.type, name)) == "position_embd.weight":
-                tensors[short] = self._skip_rows(tensor, self.config.type.offset)
-            elif short != "output.weight" or not self.config.tied:
-                tensors[short] = (
-                    self._add_one(short, tensor) if self._is_one_less(short) else replace(tensor, name=short)
-                )
+            elif (short := rename(self.config.type, name)) != "output.weight" or not self.config.tied:
+                tensors[short] = self._store(short, tensor)
         for name, parts in experts.items():
             tensors[name] = self._stack(name, parts)
         for name, numbers in self.config.divisors.items():
             tensors[name] = self._keep(name, numbers)
         return tensors
+
+    def _store(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor under its name in GGUF, as a file has it."""
+        if name == "position_embd.weight":
+            return self._skip_rows(tensor, self.config.type.offset)
+        if name.endswith(".ssm_a"):
+            return self._keep(name, -np.exp(self._read_numbers(tensor)))
+        if self._is_one_less(name):
+            return self._keep(name, self._read_numbers(tensor) + np.float32(1))
+        return replace(tensor, name=name)
 
     def _skip_rows(self, tensor: Tensor, count: int) -> Tensor:
         """Positions, without the first ones."""
@@ -105,16 +112,15 @@ class HfFolder(ModelFile):
         return replace(tensor, name="position_embd.weight", shape=(rows - count, columns), offset=offset)
 
     def _is_one_less(self, name: str) -> bool:
-        return self.config.type.one_more and name.endswith("norm.weight")
+        return self.config.type.one_more and name.endswith("norm.weight") and not name.endswith(".ssm_norm.weight")
 
     def _keep(self, name: str, numbers: NDArray[np.float32]) -> Tensor:
         """A tensor that is in memory."""
         self._made[name] = lambda: np.ascontiguousarray(numbers, np.float32).view(np.uint8)
         return Tensor(name=name, shape=numbers.shape, format=_FLOAT, offset=0)
 
-    def _add_one(self, name: str, tensor: Tensor) -> Tensor:
-        numbers = tensor.format.decode(super().blocks(tensor)).reshape(tensor.shape) + np.float32(1)
-        return self._keep(name, numbers)
+    def _read_numbers(self, tensor: Tensor) -> NDArray[np.float32]:
+        return tensor.format.decode(super().blocks(tensor)).reshape(tensor.shape)
 
     def _stack(self, name: str, parts: Mapping[int, Tensor]) -> Tensor:
         """The experts of a layer, one behind the other."""
@@ -158,5 +164,7 @@ def rename(known: HfType, name: str) -> str:
     if layer is not None:
         short = (LAYER_NAMES | known.names).get(layer[2])
         return name if short is None else f"blk.{layer[1]}.{short}.{layer[3]}"
+    if (bare := _BARE.fullmatch(inner)) is not None and bare[2] in BARE_NAMES:
+        return f"blk.{bare[1]}.{BARE_NAMES[bare[2]]}"
     stem, _, ending = inner.rpartition(".")
     return f"{MODEL_NAMES[stem]}.{ending}" if stem in MODEL_NAMES else name

@@ -59,6 +59,18 @@ _AFTER: Final = {
     "mlp.fc12": "ffn_gate",
     "mlp.fc2": "ffn_down",
 }
+_DELTA: Final = {
+    "post_attention_layernorm": "post_attention_norm",
+    "linear_attn.in_proj_qkvz": "ssm_in",
+    "linear_attn.in_proj_ba": "ssm_ba",
+    "linear_attn.in_proj_qkv": "attn_qkv",
+    "linear_attn.in_proj_z": "attn_gate",
+    "linear_attn.in_proj_b": "ssm_beta",
+    "linear_attn.in_proj_a": "ssm_alpha",
+    "linear_attn.conv1d": "ssm_conv1d",
+    "linear_attn.norm": "ssm_norm",
+    "linear_attn.out_proj": "ssm_out",
+}
 _GEMMA: Final = ("gelu",)  # its first configurations say so and mean the tanh, as transformers knows
 
 TYPES: Final[Mapping[str, HfType]] = {
@@ -73,6 +85,9 @@ TYPES: Final[Mapping[str, HfType]] = {
     "qwen2_moe": HfType(architecture="qwen2moe"),
     "qwen3": HfType(architecture="qwen3"),
     "qwen3_moe": HfType(architecture="qwen3moe"),
+    "qwen3_next": HfType(architecture="qwen3next", names=_DELTA, one_more=True, partial=0.25),
+    "qwen3_5_text": HfType(architecture="qwen35", names=_DELTA, one_more=True, partial=0.25),
+    "qwen3_5_moe_text": HfType(architecture="qwen35moe", names=_DELTA, one_more=True, partial=0.25),
     "seed_oss": HfType(architecture="seed_oss", names={"post_attention_layernorm": "post_attention_norm"}),
     "hunyuan_v1_dense": HfType(
         architecture="hunyuan-dense",
@@ -185,8 +200,16 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "expert_feed_forward_length": ("moe_intermediate_size",),
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
     "expert_weights_norm": ("norm_topk_prob",),
+    "ssm.conv_kernel": ("linear_conv_kernel_dim",),
+    "ssm.state_size": ("linear_key_head_dim",),
+    "ssm.group_count": ("linear_num_key_heads",),
+    "ssm.time_step_rank": ("linear_num_value_heads",),
+    "full_attention_interval": ("full_attention_interval",),
 }
 """By the key of a GGUF file, behind the architecture's name, the settings that may have it."""
+
+BARE_NAMES: Final[Renames] = {"linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias"}
+"""Numbers of a layer that have no ending."""
 
 ENCODER_HEADS: Final = r"(?:\w+\.)?pooler\..*|.*\.position_ids|cls\..*|head\..*|decoder\..*|lm_head\..*|classifier\..*"
 """Weights of encoders that no embedding is made with."""

@@ -7,7 +7,7 @@ from math import prod
 
 from inferd.plugin import LoadError
 from inferd_cpu.gguf import ModelFile, Tensor
-from inferd_cpu.shapes import Architecture, Latent, LayerShape, Routing
+from inferd_cpu.shapes import Architecture, DeltaNet, Latent, LayerShape, Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,9 @@ class Inventory:
             layer == 0 and family.first_unnormed and f"blk.0.{family.attention_norm}.weight" not in self._left
         ):
             yield from self._find_norm("attention_norm", f"blk.{layer}.{family.attention_norm}", width, layer)
-        if shape.convolves:
+        if shape.recurrent and a.delta:
+            yield from self._find_delta(layer, a.delta)
+        elif shape.convolves:
             yield from self._find_convolution(layer)
         elif a.latent:
             yield from self._find_latent(layer, shape, a.latent)
@@ -181,6 +183,11 @@ class Inventory:
                     sources.append(Source(tensor, rotary[x], first=first, rows=count))
                     first += count
                 yield self._part(field, *sources, layer=layer)
+            elif ending == "weight" and family.output_gated:
+                queries, gates = self._split_gates(layer, shape)
+                others = [self._take(name(f"attn_{x}.weight"), rows[x], *inputs) for x in "kv"]
+                yield self._part(field, *queries, *others, layer=layer)
+                yield self._part("output_gate", *gates, layer=layer)
             elif ending == "weight" or name("attn_q.bias") in self._left:
                 qkv = [self._take(name(f"attn_{x}.{ending}"), rows[x], *inputs, rotary_heads=rotary[x]) for x in "qkv"]
                 yield self._part(field, *qkv, layer=layer)
@@ -194,6 +201,13 @@ class Inventory:
         yield from self._find_output(layer, shape.mixed_width)
         if family.sinks:
             yield self._part("sinks", self._take(name("attn_sinks.weight"), shape.heads), layer=layer)
+
+    def _split_gates(self, layer: int, shape: LayerShape) -> tuple[list[Source], list[Source]]:
+        """Queries and gates, of which a file has those of a head one behind the other."""
+        width, rows = shape.key_width, 2 * shape.heads * shape.key_width
+        both = self._take(f"blk.{layer}.attn_q.weight", rows, self._architecture.width).tensor
+        each = [Source(both, first=first, rows=width) for first in range(0, rows, width)]
+        return each[::2], each[1::2]
 
     def _find_output(self, layer: int, inputs: int) -> Iterator[Part]:
         yield from self._find_matrix("mix", f"blk.{layer}.attn_output", (self._architecture.width, inputs), layer)
@@ -240,6 +254,39 @@ class Inventory:
         if name("conv.bias") in self._left:
             yield self._part("convolution_bias", self._take(name("conv.bias"), a.width), layer=layer)
         yield from self._find_matrix("convolution_out", name("out_proj"), (a.width, a.width), layer)
+
+    def _find_delta(self, layer: int, delta: DeltaNet) -> Iterator[Part]:
+        a, name, left = self._architecture, f"blk.{layer}.{{}}".format, self._left
+        key, value = delta.key_width, delta.values_width // delta.key_heads  # rows of a key head
+        if name("ssm_in.weight") in left:  # each key head with all that belongs to it
+            rows = delta.convolved_width + delta.values_width
+            inputs = self._split_heads(name("ssm_in.weight"), rows, delta.key_heads, (key, key, value, value))
+        else:
+            inputs = [self._take(name("attn_qkv.weight"), delta.convolved_width, a.width)]
+            inputs.append(self._take(name("attn_gate.weight"), delta.values_width, a.width))
+        yield self._part("delta_in", *inputs, layer=layer)
+        heads, each = delta.value_heads, delta.value_heads // delta.key_heads
+        if name("ssm_ba.weight") in left:
+            rates = self._split_heads(name("ssm_ba.weight"), 2 * heads, delta.key_heads, (each, each))
+        else:
+            rates = [self._take(name(f"ssm_{x}.weight"), heads, a.width) for x in ("beta", "alpha")]
+        yield self._part("delta_rates", *rates, layer=layer)
+        kernel = name("ssm_conv1d.weight")
+        plain = kernel not in left or left[kernel].shape != (delta.convolved_width, 1, delta.taps)
+        shape = (delta.convolved_width, delta.taps) if plain else (delta.convolved_width, 1, delta.taps)
+        yield self._part("delta_convolution", self._take(kernel, *shape), layer=layer)
+        yield self._part("delta_decay", self._take(name("ssm_a"), heads), layer=layer)
+        yield self._part("delta_step", self._take(name("ssm_dt.bias"), heads), layer=layer)
+        yield self._part("delta_norm", self._take(name("ssm_norm.weight"), delta.value_width), layer=layer)
+        yield self._part("delta_out", self._take(name("ssm_out.weight"), a.width, delta.values_width), layer=layer)
+
+    def _split_heads(self, name: str, rows: int, heads: int, parts: tuple[int, ...]) -> list[Source]:
+        """The parts of a matrix, each over all heads, where a file has all parts of a head one behind the other."""
+        tensor, sources = self._take(name, rows, self._architecture.width).tensor, []
+        for at, count in enumerate(parts):
+            begin = sum(parts[:at])
+            sources += [Source(tensor, first=head * sum(parts) + begin, rows=count) for head in range(heads)]
+        return sources
 
     def _find_feed(self, layer: int, feed: int) -> Iterator[Part]:
         width, name = self._architecture.width, f"blk.{layer}.{{}}".format

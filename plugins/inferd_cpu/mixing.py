@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd_cpu.attention import attend
+from inferd_cpu.delta import DeltaMixer
 from inferd_cpu.norms import multiply, normalize
 from inferd_cpu.plan import Plan
 from inferd_cpu.shapes import Architecture, Latent, LayerShape
@@ -21,6 +22,8 @@ Floats = NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class Place:
     """What a layer keeps: keys (blocks, B, H, D) and values (blocks, B, H, E); what a convolution keeps is its keys.
+
+    What a recurrent layer keeps of a sequence is its keys, too: of shape (blocks, numbers).
 
     `apart`: in blocks of the pool of layers with a window.
     """
@@ -52,6 +55,10 @@ class Mixer:
         self._plan: Plan
         self._turns: list[tuple[Floats, Floats]] = []
         self._temperatures: Floats | None = None
+        self._delta: DeltaMixer | None = None
+        if (delta := architecture.delta) is not None:
+            tiled = architecture.family.delta == "tiled"
+            self._delta = DeltaMixer(delta, tiled=tiled, epsilon=architecture.epsilon)
 
     def begin(self, plan: Plan, frequencies: tuple[Floats, ...]) -> None:
         """Work out what all layers of a step share."""
@@ -69,7 +76,9 @@ class Mixer:
     def mix(self, index: int, layer: Layer, place: Place, normed: Floats, *, out: Floats) -> None:
         """Set `out` to what the block's mixing makes of `normed`, both of shape (T, width)."""
         shape = self._architecture.layers[index]
-        if shape.convolves:
+        if shape.recurrent and self._delta:
+            self._delta.mix(self._plan, layer, place.keys, normed, apart=place.apart, out=out)
+        elif shape.convolves:
             self._convolve(layer, place, normed, out=out)
         elif self._architecture.latent:
             self._attend_latent(self._architecture.latent, shape, layer, place, normed, out=out)
@@ -96,6 +105,9 @@ class Mixer:
         values = qkv[:, shape.qk_width :].reshape(rows, shape.kv_heads, shape.value_width)
         place.put(self._plan, keys, values)
         mixed = self._over_keys(shape, layer, queries, place.keys, place.values)
+        if "output_gate" in layer:
+            gates = multiply(normed, layer["output_gate"], out=np.empty_like(mixed))
+            mixed /= 1 + np.exp(-gates)
         multiply(mixed, layer["mix"], layer.get("mix_bias"), out=out)
 
     def _over_keys(

@@ -45,6 +45,9 @@ class Plan:
         groups: By the window of layers, 0 for none: every row is in one of a window's.
         logit_rows: Shape (R,).
         tables: The blocks of each row's sequence, shape (T, blocks).
+        starts: Where each sequence's rows begin, and the end of all; shape (S + 1,).
+        sequence_tables: The blocks of each sequence, shape (S, blocks).
+        sequence_window_tables: The same in the pool of layers with a window, where there is one.
         block_tokens: Tokens in a block.
     """
 
@@ -55,6 +58,9 @@ class Plan:
     groups: Mapping[int, tuple[Group, ...]]
     logit_rows: Indices
     tables: Indices
+    starts: Indices
+    sequence_tables: NDArray[np.int32]
+    sequence_window_tables: NDArray[np.int32]
     block_tokens: int
 
     def slots_before(self, back: int) -> tuple[Indices, NDArray[np.bool_]]:
@@ -106,6 +112,9 @@ def make_plan(
         },
         logit_rows=batch.logit_rows.astype(np.intp),
         tables=tables,
+        starts=starts,
+        sequence_tables=batch.block_tables,
+        sequence_window_tables=windowed,
         block_tokens=limits.block_tokens,
     )
 

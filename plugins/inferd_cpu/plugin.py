@@ -32,7 +32,13 @@ SPEC = BackendSpec(
             name="max_step_tokens", kind="int", default=512, minimum=1, maximum=65536, description="tokens in a step"
         ),
         Setting(
-            name="block_tokens", kind="int", default=16, minimum=1, maximum=4096, description="tokens in a KV block"
+            name="block_tokens",
+            kind="int",
+            default=16,
+            minimum=1,
+            maximum=4096,
+            description="tokens in a KV block; where layers keep a state of a sequence at least 64, unless 'kv_tokens'"
+            " is set, too",
         ),
         Setting(
             name="compute",

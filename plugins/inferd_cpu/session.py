@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import StepResult, TokenBatch, TokenLimits
+from inferd_cpu.delta import check_states
 from inferd_cpu.feeds import feed
 from inferd_cpu.mixing import Mixer, Place
 from inferd_cpu.norms import multiply, normalize
@@ -26,8 +27,9 @@ class CpuSession:
         self._limits = limits
         self._workspace = make_workspace(a, limits)
         self._mixer = Mixer(a, self._workspace)
-        self._windows = sorted({layer.window for layer in a.layers})
+        self._windows = sorted({layer.window for layer in a.layers if not layer.recurrent})
         self._places = [self._make_place(index) for index in range(len(a.layers))]
+        self._state = next((p for p, each in zip(self._places, a.layers, strict=True) if each.recurrent), None)
 
     @property
     def limits(self) -> TokenLimits:
@@ -49,6 +51,8 @@ class CpuSession:
             windows=self._windows,
             causal=not a.family.encodes,
         )
+        if (state := self._state) is not None:
+            check_states(plan, state.keys, apart=state.apart)
         residual = work.residual[: len(plan.token_ids)]
         np.take(weights.embedding, plan.token_ids, axis=0, out=residual, mode="clip")
         if a.embedding_scale != 1:
@@ -84,7 +88,7 @@ class CpuSession:
 
     def close(self) -> None:
         """Give the memory back."""
-        del self._weights, self._workspace, self._mixer, self._places
+        del self._weights, self._workspace, self._mixer, self._places, self._state
 
     def _make_place(self, index: int) -> Place:
         # Zeros, not leftovers: a row multiplies values that it must not see with 0, and 0 times NaN is not 0.
@@ -92,6 +96,11 @@ class CpuSession:
         shape, heads = a.layers[index], max(a.layers[index].kv_heads, 1)
         keys, values = a.kept_widths(index)
         apart = limits.window_blocks > 0 and shape.window > 0
+        if shape.recurrent and a.delta:
+            count = limits.window_blocks if apart else limits.blocks
+            return Place(
+                np.zeros((count, a.delta.state_floats), np.float32), np.zeros((count, 0), np.float32), apart=apart
+            )
         blocks = (limits.window_blocks if apart else limits.blocks, limits.block_tokens, heads)
         return Place(
             np.zeros((*blocks, keys // heads), np.float32),

@@ -24,6 +24,50 @@ class Latent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaNet:
+    """A layer that keeps a matrix for each head of a sequence (gated delta nets, arXiv:2412.06464).
+
+    Attributes:
+        key_heads: Heads of queries and of keys; each serves `value_heads / key_heads` value heads.
+        value_heads: Heads of values.
+        key_width: Numbers of a query and of a key.
+        value_width: Numbers of a value.
+        taps: Tokens that the convolution before it sees.
+    """
+
+    key_heads: int
+    value_heads: int
+    key_width: int
+    value_width: int
+    taps: int
+
+    @property
+    def keys_width(self) -> int:
+        """Numbers of the keys of all heads."""
+        return self.key_heads * self.key_width
+
+    @property
+    def values_width(self) -> int:
+        """Numbers of the values of all heads."""
+        return self.value_heads * self.value_width
+
+    @property
+    def convolved_width(self) -> int:
+        """Numbers of the queries, keys and values of all heads, which are convolved."""
+        return 2 * self.keys_width + self.values_width
+
+    @property
+    def matrix_floats(self) -> int:
+        """Numbers in the matrices of all heads."""
+        return self.value_heads * self.key_width * self.value_width
+
+    @property
+    def state_floats(self) -> int:
+        """Numbers that are kept of a sequence: the matrices, the last tokens that are convolved, and their count."""
+        return self.matrix_floats + (self.taps - 1) * self.convolved_width + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
     """How rows find their experts.
 
@@ -57,14 +101,16 @@ class LayerShape:
     """One decoder block.
 
     Attributes:
-        heads: Query heads; 0 where the block convolves instead of attending.
-        kv_heads: Key and value heads; each serves `heads / kv_heads` query heads.
+        heads: Query heads.
+        kv_heads: Key and value heads; each serves `heads / kv_heads` query heads; 0 where it does not attend.
         key_width: Numbers in a query and in a key of one head, as they are kept.
         value_width: Numbers in a value of one head, as it is kept.
         feed_width: Numbers inside the feed-forward part, where it has no experts.
-        window: A token sees so many tokens, itself among them; 0 for all.
+        window: A token sees so many tokens, itself among them; 0 for all. Where it is recurrent it is made of the
+            token before it and itself.
         rope: The number of the rotation in `Architecture.ropes`; -1 for none.
         routed: Its feed-forward part has experts.
+        recurrent: It keeps a state of the sequence, and nothing of its tokens.
     """
 
     heads: int
@@ -75,11 +121,17 @@ class LayerShape:
     window: int = 0
     rope: int = 0
     routed: bool = False
+    recurrent: bool = False
+
+    @property
+    def attends(self) -> bool:
+        """Whether it has keys and values."""
+        return self.kv_heads > 0
 
     @property
     def convolves(self) -> bool:
         """Whether it is a short convolution."""
-        return self.kv_heads == 0
+        return not self.attends and not self.recurrent
 
     @property
     def qk_width(self) -> int:
@@ -122,6 +174,7 @@ class Architecture:
         logit_cap: Logits become cap * tanh(logit / cap); 0 for no cap.
         routing: Of layers with experts.
         latent: Of keys and values that are kept as one row.
+        delta: Of recurrent layers.
         farther: Blocks behind the last layer that predict tokens farther ahead; they are not used.
         convolution: Tokens that a short convolution sees; 0 where there is none.
     """
@@ -146,12 +199,15 @@ class Architecture:
     logit_cap: float = 0.0
     routing: Routing | None = None
     latent: Latent | None = None
+    delta: DeltaNet | None = None
     convolution: int = 0
     farther: int = 0
 
     def kept_widths(self, layer: int) -> tuple[int, int]:
         """Numbers that are kept for each token in a layer: of keys, and of values."""
         shape = self.layers[layer]
+        if shape.recurrent:
+            return 0, 0
         if shape.convolves:
             return self.width, 0
         return shape.kv_heads * shape.key_width, 0 if self.latent else shape.kv_heads * shape.value_width
@@ -165,6 +221,11 @@ class Architecture:
     def window_token_bytes(self) -> int:
         """Of them, those of layers with a window."""
         return 4 * sum(sum(self.kept_widths(i)) for i, layer in enumerate(self.layers) if layer.window)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that are kept of a sequence, whatever its length, over all recurrent layers."""
+        return 4 * self.delta.state_floats * sum(layer.recurrent for layer in self.layers) if self.delta else 0
 
     @property
     def window(self) -> int:

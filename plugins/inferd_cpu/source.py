@@ -64,7 +64,7 @@ def _read_folder(request: LoadRequest) -> Source:
     folder = HfFolder(request.path)
     config, path = folder.config, request.path
     generation = read_hf_json(path / GENERATION, required=False)
-    architecture = read_architecture(folder.metadata, halves=config.type.halves)
+    architecture = read_architecture(folder.metadata, halves=config.type.halves, grouped=True)
     file = _adapt(request, folder, architecture)
     return Source(
         request,

@@ -17,7 +17,7 @@ NUMBERS: Final = (
 
 def is_compiled(family: Family) -> bool:
     """Whether the library computes all parts of a family."""
-    return not (family.convolutions or family.latent or family.encodes)
+    return not (family.convolutions or family.delta or family.latent or family.encodes)
 
 
 def describe() -> Mapping[str, tuple[str, ...]]:

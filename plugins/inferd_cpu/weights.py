@@ -56,6 +56,18 @@ of latent keys and values:
     kv_up                                    (heads * (key width + value width), rank), or instead of it
     key_up; value_up                         (heads, rank, key width); (heads, value width, rank)
 
+of attention whose output has gates:
+
+    output_gate                              (heads * value width, W)
+
+of gated delta nets, with C numbers of queries, keys and values, V of values and H value heads:
+
+    delta_in                                 (C + V, W): queries, keys, values, and gates of the output
+    delta_rates                              (2H, W): how much is written, how much is kept
+    delta_convolution                        (C, taps), or with a 1 between
+    delta_decay, delta_step; delta_norm      (H,); (value width,)
+    delta_out                                (W, V)
+
 and of convolutions:
 
     convolution_in; convolution_out          (3W, W); (W, W)

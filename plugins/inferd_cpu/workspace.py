@@ -37,7 +37,7 @@ def compute_shapes(a: Architecture, limits: TokenLimits) -> Mapping[str, tuple[i
     """The shape of each array of the workspace."""
     tokens, block_tokens = limits.max_step_tokens, limits.block_tokens
     blocks = count_blocks(limits)
-    attending = [layer for layer in a.layers if not layer.convolves]
+    attending = [layer for layer in a.layers if layer.attends]
     feed = max([layer.feed_width for layer in a.layers] + ([a.routing.shared_width] if a.routing else []))
     heads = max(layer.heads for layer in a.layers)
     return {

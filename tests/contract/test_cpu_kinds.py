@@ -1,4 +1,4 @@
-"""The conformance kit over windows in a pool of their own, and over Hugging Face folders."""
+"""The conformance kit over windows in a pool of their own, over states of sequences, and over Hugging Face folders."""
 
 from pathlib import Path
 
@@ -66,6 +66,24 @@ class TestNativeWindows(Windows):
 
     tolerance = 0.0
     compute = "native"
+
+
+class TestStates(BackendContract):
+    """Layers that keep a state of each sequence pass: their blocks are shared, copied and found as others are."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, tmp_path_factory: pytest.TempPathFactory, backend: CpuBackend) -> LoadRequest:
+        pytest.importorskip("torch")
+        import tiny_networks  # noqa: PLC0415 - it imports torch
+
+        folder = tmp_path_factory.mktemp("states")
+        tiny_networks.write_network("qwen3_5", folder)
+        request = make_request(folder, compute="exact")
+        limits = backend.load(request, lambda _: None).session.limits
+        assert limits.forward_only
+        assert 0 < limits.window_blocks < limits.blocks
+        return request
 
 
 @needs_library

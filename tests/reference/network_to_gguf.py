@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tiny_families import FAMILIES
 from tiny_family import BASE, CONTEXT, VOCABULARY, WINDOW, TinyFamily
 from tiny_older import convert_fused
+from tiny_recurrent import convert_delta
 from transformers import AutoConfig, AutoModelForCausalLM
 
 Floats = NDArray[np.float32]
@@ -23,7 +24,15 @@ SPREAD = 0.3  # wide, so that the best token is rarely a near-tie
 LAYERED = (  # their norms are layer norms
     *("gpt2", "starcoder", "gptneox", "falcon", "phi2", "starcoder2", "nemotron", "stablelm", "command-r", "cohere2"),
 )
-ONE_MORE = ("gemma", "gemma2", "gemma3", "nemotron")  # norms whose weights are stored one less
+ONE_MORE = (
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "nemotron",
+    "qwen3next",
+    "qwen35",
+    "qwen35moe",
+)  # norms whose weights are stored one less
 
 
 def make_network(family: TinyFamily, spread: float) -> Any:
@@ -90,6 +99,8 @@ def _rename(names: Any, key: str) -> str:
 
 def _convert(family: TinyFamily, config: Any, key: str, weight: Floats) -> list[tuple[str, Floats]]:
     """A weight under its name in transformers, or under that of the file, as the file stores it."""
+    if (made := convert_delta(family, key, weight)) is not None:
+        return made
     block = re.match(r"model\.layers\.(\d+)\.(.*)", key)
     if block is not None:
         made = _convert_experts(family, f"blk.{block[1]}.", block[2], weight)

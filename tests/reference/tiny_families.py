@@ -2,6 +2,7 @@
 
 import tiny_experts
 import tiny_older
+import tiny_recurrent
 from tiny_family import WINDOW, YARN, YARN_KEYS, TinyFamily, rope, windows
 
 FAMILIES: dict[str, TinyFamily] = (
@@ -249,4 +250,5 @@ FAMILIES: dict[str, TinyFamily] = (
     }
     | tiny_experts.FAMILIES
     | tiny_older.FAMILIES
+    | tiny_recurrent.FAMILIES
 )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
-from transformers.models import gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3, qwen3_moe
+from transformers.models import gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3, qwen3_5, qwen3_moe
 
 SEED = 41
 VOCABULARY = 320
@@ -42,13 +42,25 @@ CONFIGS: dict[str, Any] = {
         **COMMON, head_dim=16, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2
     ),
 }
+# Of them the native engine has a reference.
+STATES: dict[str, Any] = {
+    "qwen3_5": lambda: qwen3_5.Qwen3_5TextConfig(
+        **COMMON,
+        head_dim=16,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+        linear_key_head_dim=16,
+        linear_value_head_dim=8,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+    )
+}
 # Served only without what sets them apart.
 REFUSED: dict[str, Any] = {"gemma2": lambda: gemma2.Gemma2Config(**COMMON, head_dim=16)}
 
 
 def make_network(name: str, **changes: Any) -> Any:
     """A network in fp32 with weights that depend on `SEED` only."""
-    config = (CONFIGS | REFUSED)[name]()
+    config = (CONFIGS | STATES | REFUSED)[name]()
     for key, value in changes.items():
         setattr(config, key, value)
     torch.manual_seed(SEED)

@@ -36,6 +36,8 @@ class TokenLimits:
         samples: Whether it can choose tokens itself, on its device; see `DeviceSampling`.
         whole_prompts: Its tokens see those behind them, too: a sequence is computed in one step, none is gone on with,
             and only hidden states are of use; its logits may be zeros.
+        forward_only: What it keeps of a sequence is behind its last token: of a block that was begun no token is
+            computed again, and none is taken back. A block's state is copied with it.
         window_tokens: A token sees so many in layers with a window, itself among them; of use with `window_blocks`.
         window_blocks: KV blocks of a pool of their own for layers with a window, at least `least_window_blocks`; 0
             where those are in the pool of all layers.
@@ -50,6 +52,7 @@ class TokenLimits:
     embedding_size: int = 0
     samples: bool = False
     whole_prompts: bool = False
+    forward_only: bool = False
     window_tokens: int = 0
     window_blocks: int = 0
 

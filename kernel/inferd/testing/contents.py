@@ -62,7 +62,8 @@ def find_dependence(
         alone = compute(session, Part(token_ids=some, blocks=blocks))[0]
         for half in halves:
             for decoy in (some[::-1], *tried):
-                compute(session, Part(token_ids=decoy, blocks=blocks, wanted=[]))
+                before = decoy[:half] if session.limits.forward_only else decoy
+                compute(session, Part(token_ids=before, blocks=blocks, wanted=[]))
                 behind = compute(session, Part(token_ids=some[half:], begin=half, blocks=blocks))[0]
                 if np.abs(behind - alone[half:]).max() > 2 * tolerance:
                     return Dependence(some, half, decoy, alone[half:])

@@ -72,6 +72,7 @@ class Bounds:
         draft_tokens: Most tokens that are guessed for a sequence in a step.
         embedding_size: Width of an embedding; 0 where the session gives none.
         whole_prompts: The session makes embeddings only, of sequences that are computed in one step each.
+        forward_only: No token of a block that was begun is computed again.
         window_tokens: Tokens that layers with a window see, where those have a pool of their own.
         window_blocks: KV blocks of that pool; 0 where there is none.
     """
@@ -86,6 +87,7 @@ class Bounds:
     draft_tokens: int = 0
     embedding_size: int = 0
     whole_prompts: bool = False
+    forward_only: bool = False
     window_tokens: int = 0
     window_blocks: int = 0
 
@@ -129,9 +131,10 @@ class Bounds:
             block_tokens=session.block_tokens,
             blocks=session.blocks,
             vocabulary_size=session.vocabulary_size,
-            draft_tokens=engine.draft_tokens,
+            draft_tokens=0 if session.forward_only else engine.draft_tokens,
             embedding_size=session.embedding_size,
             whole_prompts=session.whole_prompts,
+            forward_only=session.forward_only,
             window_tokens=session.window_tokens,
             window_blocks=session.window_blocks,
         )

@@ -77,6 +77,7 @@ class Places:
         self.preempted = 0
         self._all_tables = (self.tables,) if self.windows is None else (self.tables, self.windows.tables)
         self._most_rows = bounds.rows
+        self._forward_only = bounds.forward_only
         self._admission = Admission(self.rows, self.pool, self.holds, self.windows, bounds=bounds)
         self._sampler = sampler
         self._waiting = Waiting(self.turns)
@@ -356,7 +357,7 @@ class Places:
             self.begun.append(sequence)
         if leader is None or leader.row == WAITING or self.computed[leader.row] <= last:
             return tokens
-        if found != last // self.pool.block_tokens or tokens == last:
+        if found != last // self.pool.block_tokens or tokens == last or self._forward_only:
             return tokens
         # The rest of the prompt is in a block that its leader goes on to write: take over a copy.
         if self.windows is not None:
