@@ -11,6 +11,7 @@ from pathlib import Path
 
 import core
 import engine
+import experts
 import fair
 import features
 import limits
@@ -26,7 +27,7 @@ from limits import Figure
 
 REAL = (
     *("served.", "served8.", "gathered.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
-    *("mixed.", "prefix.", "gap.", "speculation.", "native.", "fair."),
+    *("mixed.", "prefix.", "gap.", "speculation.", "native.", "fair.", "experts."),
 )
 
 
@@ -43,6 +44,7 @@ def figures(only: str) -> Iterator[Figure]:
         yield from roofline.shares(served.model_figures(weights, only=only), weights)
         yield from roofline.shares(served.wide_figures(weights, only=only), weights, bits=8)
         yield from engine.figures(weights, only=only)
+        yield from experts.figures(weights, only=only)
         yield from features.figures(weights, only=only)
         yield from mixed.figures(weights, only=only)
         yield from fair.figures(weights, only=only)
