@@ -45,6 +45,12 @@ def test_rules_hold(seed: int) -> None:
     Simulation(seed, tasks=400, leases=400).run()
 
 
+@pytest.mark.parametrize("seed", [5, 13])
+def test_what_was_due_is_judged_by_what_held_before_the_event(seed: int) -> None:
+    """What a late event finds due is given by what was free, and to hosts that were READY, before the event itself."""
+    Simulation(seed, tasks=1000, leases=2000).run()
+
+
 def test_the_seeds_reach_everything() -> None:
     """The random runs are not idle: together they meet each end, each refusal, each command and each fault."""
     refusals, seen = Counter[str](), Counter[str]()
