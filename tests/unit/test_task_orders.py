@@ -9,7 +9,7 @@ from inferd.config import Limits
 from inferd.runtime.bundle import MOST_REFUSALS
 from inferd.runtime.front.caller import ANYONE
 from inferd.services.extents import Extents
-from inferd.services.task_orders import MOST_ORDERS, TaskOrders
+from inferd.services.task_orders import MOST_ORDERS, MOST_REST_S, TaskOrders
 from inferd.testing.kernel import front_here
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -73,3 +73,45 @@ async def test_refusals_that_are_not_read_are_bounded(tmp_path: Path) -> None:
     tags = [update.tag for response in call.written for update in response.updates]
     assert tags == list(range(MOST_ORDERS, (MESSAGES + 1) * MOST_ORDERS))
     assert max(response.ByteSize() for response in call.written) <= MESSAGE_BYTES
+
+
+class BusyCall(UnreadCall):
+    """A call each of whose messages takes a while to be written."""
+
+    async def read(self) -> Any:
+        request = await super().read()
+        if request is not grpc.aio.EOF:
+            del request.orders[1:]
+        return request
+
+    async def write(self, response: ts.RunTasksResponse) -> None:
+        written = asyncio.Event()
+        asyncio.get_running_loop().call_later(2 * MOST_REST_S, written.set)
+        await written.wait()
+        self.written.append(response)
+
+
+@pytest.mark.usefixtures("_no_backends")
+async def test_messages_leave_time_for_what_they_tell_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind each message comes a rest, however long that took of the same bounded length at most."""
+    rests: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(delay_s: float) -> None:
+        if delay_s:
+            rests.append(delay_s)
+        await sleep(0)
+
+    call = BusyCall()
+    async with asyncio.timeout(60), front_here(tmp_path) as front:
+        orders = TaskOrders(
+            front.tasks,
+            cast("Any", call),
+            extents=Extents(Limits()),
+            prompt_limit_bytes=1 << 20,
+            message_limit_bytes=MESSAGE_BYTES,
+        )
+        monkeypatch.setattr("inferd.services.task_orders.asyncio.sleep", note)
+        await orders.serve()
+    assert sum(len(response.updates) for response in call.written) == MESSAGES
+    assert rests.count(MOST_REST_S) == len(call.written)

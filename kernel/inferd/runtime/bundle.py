@@ -1,6 +1,7 @@
 """The streams that one call follows: what came of all of them since the call last looked, at once."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -59,7 +60,8 @@ class Followed:
         Raises:
             EventsDroppedError: Some of that was dropped.
         """
-        self.hush()
+        if self._timer is not None:
+            self.hush()
         batch = self.stream.read(self.after)
         self.after = batch[-1].sequence if batch else self.after
         if self.interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
@@ -77,7 +79,7 @@ class Bundle:
     def __init__(self, batch_bytes: int = BATCH_BYTES) -> None:
         self._batch_bytes = batch_bytes
         self._followed: dict[int, Followed] = {}
-        self._ready: dict[Followed, None] = {}  # in the order in which they had something to give
+        self._ready: deque[Followed] = deque()  # in their order; and some that are not any more
         self._refused: dict[int, InferdError] = {}  # by tag, in their order; until they are given
         self._room = asyncio.Event()  # for more of them
         self._room.set()
@@ -107,7 +109,7 @@ class Bundle:
         if followed is not None:
             followed.stopped = stopped
             if stopped:
-                self._make_unready(followed)
+                followed.ready = False
             else:
                 self._look(followed)
 
@@ -132,7 +134,7 @@ class Bundle:
         if followed is not None:
             del followed.stream.listeners[followed]
             followed.hush()
-            self._make_unready(followed)
+            followed.ready = False
         self._forgive(tag)
         return followed
 
@@ -165,8 +167,10 @@ class Bundle:
             self._forgive(tag)
         left_bytes = self._batch_bytes - REFUSAL_BYTES * len(refused)
         while self._ready and left_bytes > 0:
-            followed = next(iter(self._ready))
-            self._make_unready(followed)
+            followed = self._ready.popleft()
+            if not followed.ready:
+                continue
+            followed.ready = False
             try:
                 batch = followed.read()
             except InferdError as error:
@@ -174,7 +178,8 @@ class Bundle:
                 refused.append((followed.tag, error))
                 left_bytes -= REFUSAL_BYTES
                 continue
-            left_bytes -= sum(cost_bytes(numbered.event) for numbered in batch)
+            for numbered in batch:
+                left_bytes -= cost_bytes(numbered.event)
             given.append((followed, batch))
             if followed.stream.finished is not None:
                 self.leave(followed.tag)
@@ -185,11 +190,9 @@ class Bundle:
             self._make_ready(followed)
 
     def _make_ready(self, followed: Followed) -> None:
-        if not followed.stopped and self._followed.get(followed.tag) is followed:  # its timer may ring all the same
+        if followed.stopped or followed.ready:
+            return
+        if self._followed.get(followed.tag) is followed:  # its timer may ring all the same
             followed.ready = True
-            self._ready[followed] = None
+            self._ready.append(followed)
             self.wake()
-
-    def _make_unready(self, followed: Followed) -> None:
-        followed.ready = False
-        self._ready.pop(followed, None)

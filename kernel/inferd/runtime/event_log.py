@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from inferd.core.task_events import EmbeddingOutput, Logprobs, Output, PromptOutput, TaskEvent
 from inferd.errors import EventsDroppedError
@@ -20,8 +20,7 @@ ID_BYTES = 4  # of one in an array
 LOGPROB_BYTES = 8  # of a token's id and logarithm
 
 
-@dataclass(frozen=True, slots=True)
-class Numbered:
+class Numbered(NamedTuple):
     """An event with its place in the task's sequence, counted from 1."""
 
     sequence: int
@@ -133,6 +132,8 @@ class EventLog:
                 metadata={"first_sequence": str(first)},
                 field="after_sequence",
             )
+        if (run := self._run) is not None and run.sequence - after <= len(run.texts):  # as in most steps of most tasks
+            return [Numbered(run.sequence, run.behind(after))] if after < run.sequence else []
         start = len(self._entries)
         while start and self._entries[start - 1].sequence > after:
             start -= 1

@@ -23,6 +23,7 @@ from inferd_api.v1 import task_service_pb2 as ts
 MOST_ORDERS = 1024
 MOST_LINGER_S = 60.0
 MOST_TIMEOUT_S = 3_153_600_000  # a hundred years
+MOST_REST_S = 0.005
 
 
 class TaskOrders:
@@ -52,15 +53,19 @@ class TaskOrders:
             InvalidFieldError: An order has no kind, or a tag that is open.
             ShuttingDownError: The kernel ends; what the tasks had to tell has been told.
         """
+        loop = asyncio.get_running_loop()
         reading = asyncio.create_task(self._read(), name="orders")  # ends with this block
         reading.add_done_callback(lambda _: self._open.wake())
         try:
             while not self._is_over(reading):
                 await self._open.come()
+                begun = loop.time()
                 response = _write(*self._open.collect())
                 if response.updates:
                     await self._call.write(response)
                 del response  # before the wait for the next one
+                # Messages take a third of the time at most: when steps come faster than that, some share a message.
+                await asyncio.sleep(min(2 * (loop.time() - begun), MOST_REST_S))
             reading.result()
         finally:
             reading.cancel()
