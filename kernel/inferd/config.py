@@ -75,6 +75,12 @@ class Limits(BaseModel):
         ge=1,
         description="values in the `template_variables` of one conversation, lists and objects in them included",
     )
+    tensors: int = Field(256, ge=1, description="tensors that one task is given, and those that it asks for")
+    tensor_rank: int = Field(32, ge=0, le=64, description="dimensions of one tensor; numpy has at most 64")
+    tensor_elements: int = Field(
+        1 << 32, ge=1, le=1 << 48, description="elements of one tensor, as its sizes say that are not 0"
+    )
+    tensor_strings: int = Field(65_536, ge=1, description="elements of one tensor of texts")
     request_bytes: int = Field(
         256 << 20,
         ge=4096,
@@ -118,6 +124,11 @@ class Limits(BaseModel):
     def frame_limit_bytes(self) -> int:
         """`frame_bytes`, or its default."""
         return self.frame_bytes or max(LEAST_FRAME_BYTES, self.message_bytes + FRAME_MARGIN_BYTES)
+
+    @property
+    def output_bytes(self) -> int:
+        """Most of a set of tensors that a task gives, so that it fits into a message with its event."""
+        return max(self.message_bytes // 2, self.message_bytes - FRAME_MARGIN_BYTES)
 
     @model_validator(mode="after")
     def _check_frames(self) -> Self:
@@ -171,6 +182,16 @@ class Workers(BaseModel):
     grammar_compile_s: Seconds = Field(5.0, gt=0, description="longest time of compiling a grammar")
     grammar_step_s: Seconds = Field(1.0, gt=0, description="longest time of a grammar for one token of its output")
     grammar_wait_s: Seconds = Field(0.05, ge=0, description="most that grammars hold up a step; later ones miss it")
+    batch_rows: int = Field(
+        64, ge=1, description="rows of several tasks that a model of tensors computes as one, where it can do so many"
+    )
+    batch_delay_s: Seconds = Field(
+        0.0, ge=0, description="how long a task of tensors waits for others to be computed with, in seconds"
+    )
+    sequences: int = Field(1024, ge=1, description="sequences whose state a worker keeps for a model of tensors")
+    sequence_idle_s: Seconds = Field(
+        60.0, gt=0, description="a sequence of tensors without a task for so long is given up"
+    )
     grammars: int = Field(64, ge=1, description="grammars that a worker keeps compiled, each in a process of its own")
     cell_memory_bytes: int = Field(
         512 << 20, ge=1 << 20, description="most memory that a grammar, a template or a long text may take, in bytes"

@@ -227,6 +227,13 @@ class TaskStateError(InferdError):
     code = "FAILED_PRECONDITION"
 
 
+class SequenceNotFoundError(InferdError):
+    """A sequence of tensor requests was not started, or is not kept any more."""
+
+    reason = "SEQUENCE_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 def is_failure(error: BaseException) -> bool:
     """Whether this is how foreign code fails: an exception, or a panic of Rust code.
 

@@ -253,6 +253,13 @@ def _driver(settings: Settings) -> Driver:
                 gap_s=workers.max_gap_s,
                 draft_tokens=workers.draft_tokens,
                 cell_memory_bytes=workers.cell_memory_bytes,
+                tensor=load_pb2.TensorLimits(
+                    batch_rows=workers.batch_rows,
+                    batch_delay_s=workers.batch_delay_s,
+                    sequences=workers.sequences,
+                    sequence_idle_s=workers.sequence_idle_s,
+                    output_bytes=limits.output_bytes,
+                ),
                 grammar=load_pb2.GrammarLimits(
                     compile_s=workers.grammar_compile_s,
                     step_s=workers.grammar_step_s,

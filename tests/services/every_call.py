@@ -22,7 +22,7 @@ from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
-MODEL, PULLED = "fake", "pulled"
+MODEL, PULLED, TENSORS = "fake", "pulled", "tensors"
 SPEC = tp.TaskSpec(model=MODEL, prompt="la", sampling=sp.SamplingParams(max_tokens=5))
 
 
@@ -54,6 +54,7 @@ class Client:
     async def create(self) -> None:
         path = write_fake_model(self.folder, MODEL, step_s=0.02)
         await self.connection.models.CreateModel(ms.CreateModelRequest(model=mp.Model(name=MODEL, source=str(path))))
+        await self.connection.create(TENSORS, tensor="identity")
 
     async def run(self) -> None:
         call = self.connection.endless(tokens=900, detach_on_disconnect=True)
@@ -122,6 +123,9 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     ),
     "inferd.v1.ModelService/Detokenize": lambda c: c.connection.models.Detokenize(
         ms.DetokenizeRequest(model=MODEL, token_ids=[97])
+    ),
+    "inferd.v1.ModelService/GetModelSignature": lambda c: c.connection.models.GetModelSignature(
+        ms.GetModelSignatureRequest(model=TENSORS)
     ),
     "inferd.v1.TaskService/RunTask": lambda c: c.run(),
     "inferd.v1.TaskService/WatchTask": lambda c: first(

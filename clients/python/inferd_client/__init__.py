@@ -9,16 +9,17 @@ claim is made by `inferd_client.claims`.
 """
 
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
+from inferd_api.v1.tensor_pb2 import InferSequence
 from inferd_client.claims import LeaseOptions
 from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError
 from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
+from inferd_client.inferences import AsyncInferences, Inferences
 from inferd_client.leases import AsyncLeases, Leases
 from inferd_client.models import AsyncModels, Models
-from inferd_client.options import ChatOptions, DefaultLimitWarning, RunOptions, TaskOptions
+from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions, RunOptions, TaskOptions
 from inferd_client.prompts import Message, Prompt
-from inferd_client.tasks import AsyncTasks, Tasks
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -30,6 +31,8 @@ __all__ = [
     "Generation",
     "Grammar",
     "HeldLease",
+    "InferOptions",
+    "InferSequence",
     "InferdError",
     "KernelUnreachableError",
     "LeaseLostError",
@@ -42,9 +45,9 @@ __all__ = [
 ]
 
 
-class Client(Tasks, Models, Leases, Hosts):
+class Client(Inferences, Models, Leases, Hosts):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
-class AsyncClient(AsyncTasks, AsyncModels, AsyncLeases, AsyncHosts):
+class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

@@ -257,6 +257,13 @@ class TaskStateError(InferdError):
     code = "FAILED_PRECONDITION"
 
 
+class SequenceNotFoundError(InferdError):
+    """A sequence of tensors is not there; `metadata["why"]` says why. Send its first request with `start` again."""
+
+    reason = "SEQUENCE_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__() if kind.reason}
 """Every error class by its reason."""
 

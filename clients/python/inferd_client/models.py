@@ -12,6 +12,7 @@ from inferd_api.v1.model_service_pb2 import (
     DeleteModelRequest,
     DetokenizeRequest,
     GetModelRequest,
+    GetModelSignatureRequest,
     ListModelsRequest,
     LoadModelRequest,
     LoadPlan,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from inferd_api.v1.sampling_pb2 import SamplingDefaults
+    from inferd_api.v1.tensor_pb2 import ModelSignature
     from inferd_client.holding import LeaseRef
     from inferd_client.options import ChatOptions
     from inferd_client.prompts import Prompt
@@ -133,6 +135,15 @@ class Models(Connection):
         """
         request = _unload_request(name, instance_id, force=force)
         return self._wait(self._models.UnloadModel, request, timeout_s)
+
+    def model_signature(self, model: str, *, timeout_s: float | None = None) -> ModelSignature:
+        """What a model of tensors takes and gives; loads it if need be.
+
+        Raises:
+            InferdError: ModelNotFoundError, UnsupportedInputError for a language model, and those of `load_model`.
+        """
+        request = GetModelSignatureRequest(model=model)
+        return self._wait(self._models.GetModelSignature, request, timeout_s).signature
 
     def tokenize(
         self, model: str, text: Prompt, *, timeout_s: float | None = None, **options: Unpack[ChatOptions]
@@ -267,6 +278,11 @@ class AsyncModels(AsyncConnection):
         """Stop a model's instances, or one of them. As `unload_model` of `Models`."""
         request = _unload_request(name, instance_id, force=force)
         return await self._wait(self._models.UnloadModel, request, timeout_s)
+
+    async def model_signature(self, model: str, *, timeout_s: float | None = None) -> ModelSignature:
+        """What a model of tensors takes and gives; loads it if need be. As `model_signature` of `Models`."""
+        request = GetModelSignatureRequest(model=model)
+        return (await self._wait(self._models.GetModelSignature, request, timeout_s)).signature
 
     async def tokenize(
         self, model: str, text: Prompt, *, timeout_s: float | None = None, **options: Unpack[ChatOptions]

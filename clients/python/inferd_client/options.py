@@ -60,6 +60,16 @@ class TaskOptions(ChatOptions, total=False):
     timeout_s: float | None
 
 
+class InferOptions(TypedDict, total=False):
+    """Keywords of tasks of tensors; None is the same as leaving it out. They are as in `TaskOptions`."""
+
+    labels: Mapping[str, str]
+    priority: Class | None
+    lease: LeaseRef | None
+    request_id: str
+    timeout_s: float | None
+
+
 class RunOptions(TaskOptions, total=False):
     """Keywords of `run`, `stream` and `generate`; None is the same as leaving it out.
 
@@ -132,7 +142,7 @@ def _hint(name: str, known: Collection[str]) -> str:
 
 
 KINDS: Final[Mapping[str, type]] = {
-    kind.__name__: kind for kind in (ChatOptions, TaskOptions, RunOptions, LeaseOptions)
+    kind.__name__: kind for kind in (ChatOptions, TaskOptions, InferOptions, RunOptions, LeaseOptions)
 }
 Kind = TypeVar("Kind", bound=type)
 

@@ -134,6 +134,10 @@ class Tasks(Connection):
             self._check_open,
         )
 
+    def _follow(self, order: RunOrder) -> Generator[TaskEvent]:
+        """The events of a new task, and the error that it ended with."""
+        return self._alone(order) if _is_large(order) else self._follower.events(run=order)
+
     def _alone(self, order: RunOrder) -> Generator[TaskEvent]:
         """The events of a large task, on a call of its own: the kernel may refuse it for its size alone."""
         follower = self._make_follower()
@@ -157,8 +161,7 @@ class Tasks(Connection):
         Raises:
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
-        order = run_order(model, prompt, bounded(options))
-        return self._alone(order) if _is_large(order) else self._follower.events(run=order)
+        return self._follow(run_order(model, prompt, bounded(options)))
 
     def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Generator[str]:
         """Run a task and give its text as it comes. Raises as `run`.
@@ -254,6 +257,9 @@ class AsyncTasks(AsyncConnection):
             self._check_open,
         )
 
+    def _follow(self, order: RunOrder) -> AsyncGenerator[TaskEvent]:
+        return self._alone(order) if _is_large(order) else self._follower.events(run=order)
+
     async def _alone(self, order: RunOrder) -> AsyncGenerator[TaskEvent]:
         """The events of a large task, on a call of its own: the kernel may refuse it for its size alone."""
         follower = self._make_follower()
@@ -280,8 +286,7 @@ class AsyncTasks(AsyncConnection):
         Raises:
             InferdError: The task was refused, or did not succeed: then after its `Finished` event was given.
         """
-        order = run_order(model, prompt, bounded(options))
-        return self._alone(order) if _is_large(order) else self._follower.events(run=order)
+        return self._follow(run_order(model, prompt, bounded(options)))
 
     async def stream(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> AsyncGenerator[str]:
         """Run a task and give its text as it comes. Raises as `run`, warns as `stream` of `Tasks`."""

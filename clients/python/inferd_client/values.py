@@ -14,6 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from inferd_api.v1.lease_pb2 import Claim, Lease
 from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults, SamplingParams
 from inferd_api.v1.task_pb2 import EmbeddingParams
+from inferd_api.v1.tensor_pb2 import InferSequence
 from inferd_client.holding import HeldLease
 
 MOST_32: Final = (1 << 32) - 1
@@ -195,6 +196,9 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "claims": Several(_message(Claim, "inferd_client.claims makes them"), "claims"),
     "priority": CLASS,
     "embedding": _message(EmbeddingParams),
+    "inputs": Pairs(TEXT, ANYTHING, '{"x": array}'),
+    "outputs": TEXTS,
+    "sequence": _message(InferSequence, 'write InferSequence(id="…", start=True)'),
     "sampling_defaults": _message(SamplingDefaults),
     "lease": LEASE,
 }

@@ -88,6 +88,13 @@ class EmbeddingOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorOutput:
+    """A set of tensors, written by the worker: nobody opens it before it is told."""
+
+    written: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """New tokens of a sample and the text that they complete; why it ended, told where there are several samples."""
 
@@ -118,4 +125,7 @@ class Finished:
     receipt: Receipt
 
 
-TaskEvent = Queued | Started | Suspended | Resumed | Progress | PromptOutput | EmbeddingOutput | Output | Finished
+TaskOutput = PromptOutput | EmbeddingOutput | TensorOutput | Output
+"""What a task gives."""
+
+TaskEvent = Queued | Started | Suspended | Resumed | Progress | TaskOutput | Finished

@@ -1,19 +1,22 @@
 """What a plugin gives, held against the interface: each error names the method, what it gave and what it must give."""
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import fields
 from operator import index
 from typing import Any
 
 from inferd.core.resources import MemoryNeed
 from inferd.errors import suggestion
-from inferd.plugin.backend import Backend, LoadedModel, ModelDescription, Probe, one_of
+from inferd.plugin.backend import Backend, LoadedModel, LoadedTensorModel, ModelDescription, Probe, one_of
 from inferd.plugin.session import TokenLimits, TokenSession
+from inferd.plugin.tensor import Signature
 from inferd.plugin.vocabulary import ALGORITHMS, TokenKind, Vocabulary
 from inferd.sampling import NAMES
 
 BACKEND_METHODS = ("probe", "measure", "load")
 SESSION_METHODS = ("step", "copy_blocks", "close")
+TENSOR_SESSION_METHODS = ("predict", "close")
 
 
 def check_backend(value: Any, loader: str) -> Backend:
@@ -59,26 +62,87 @@ def _bytes(name: str, value: Any) -> int:
     return number
 
 
-def check_model(value: Any) -> LoadedModel:
+def check_model(value: Any) -> LoadedModel | LoadedTensorModel:
     """What `Backend.load` gave.
 
     Raises:
-        TypeError: It is no `LoadedModel`, or a part of it is not what it must be.
+        TypeError, ValueError: It is neither kind of model, or a part of it is not what it must be.
+    """
+    return check_tensor_model(value) if isinstance(value, LoadedTensorModel) else check_language_model(value)
+
+
+def check_language_model(value: Any) -> LoadedModel:
+    """What `Backend.load` gave for a language model.
+
+    Raises:
+        TypeError, ValueError: It is no `LoadedModel`, or a part of it is not what it must be.
     """
     if not isinstance(value, LoadedModel):
-        _wrong("Backend.load", value, "a LoadedModel")
+        _wrong("Backend.load", value, "a LoadedModel or a LoadedTensorModel")
     for name, kind in (("vocabulary", Vocabulary), ("description", ModelDescription)):
         if not isinstance(getattr(value, name), kind):
             _wrong("Backend.load", getattr(value, name), f"a {kind.__name__}", field=f"LoadedModel.{name}")
     session = value.session
-    lacking = [f"TokenSession.{name}" for name in SESSION_METHODS if not callable(getattr(session, name, None))]
-    if lacking:
-        raise TypeError(f"the session that Backend.load gave, {_kind(session)}, lacks {', '.join(lacking)}")
+    _check_methods(session, "TokenSession", SESSION_METHODS)
     if unknown := value.sampling.numbers.keys() - set(NAMES):
         raise TypeError(f"LoadedModel.sampling has {', '.join(sorted(unknown))}; it may have {', '.join(NAMES)}")
     check_vocabulary(value.vocabulary, check_limits(session))
     model: LoadedModel = value
     return model
+
+
+def check_tensor_model(value: Any) -> LoadedTensorModel:
+    """What `Backend.load` gave for a model of tensors.
+
+    Raises:
+        TypeError, ValueError: It is no `LoadedTensorModel`, or a part of it is not what it must be.
+    """
+    if not isinstance(value, LoadedTensorModel):
+        _wrong("Backend.load", value, "a LoadedTensorModel")
+    if not isinstance(value.description, ModelDescription):
+        _wrong("Backend.load", value.description, "a ModelDescription", field="LoadedTensorModel.description")
+    _check_methods(value.session, "TensorSession", TENSOR_SESSION_METHODS)
+    signature: Any = getattr(value.session, "signature", None)
+    if not isinstance(signature, Signature):
+        _wrong("TensorSession.signature", signature, "a Signature")
+    check_signature(signature)
+    model: LoadedTensorModel = value
+    return model
+
+
+def _check_methods(session: Any, kind: str, methods: Sequence[str]) -> None:
+    lacking = [f"{kind}.{name}" for name in methods if not callable(getattr(session, name, None))]
+    if lacking:
+        raise TypeError(f"the session that Backend.load gave, {_kind(session)}, lacks {', '.join(lacking)}")
+
+
+def check_signature(signature: Signature) -> None:
+    """What a session says of itself.
+
+    Raises:
+        ValueError: It contradicts itself; the message names the field and both numbers.
+    """
+    for field in ("inputs", "outputs"):
+        names = [info.name for info in getattr(signature, field)]
+        if twice := {name for name in names if names.count(name) > 1 or not name}:
+            raise ValueError(
+                f"Signature.{field} names {min(twice)!r} twice or is empty; each must have a name of its own"
+            )
+    for field in ("most_batch", "threads"):
+        if (value := getattr(signature, field)) < 1:
+            raise ValueError(f"Signature.{field} is {value}; it must be at least 1")
+    inputs, outputs = ({i.name: i for i in infos} for infos in (signature.inputs, signature.outputs))
+    for state in signature.states:
+        if state.input_name not in inputs or state.output_name not in outputs:
+            raise ValueError(
+                f"Signature.states goes from output {state.output_name!r} to input {state.input_name!r}; "
+                f"there are outputs {', '.join(outputs)} and inputs {', '.join(inputs)}"
+            )
+        kinds = inputs[state.input_name].element_type, outputs[state.output_name].element_type
+        if kinds[0] is not kinds[1]:
+            raise ValueError(
+                f"Signature.states goes from {kinds[1].name} to {kinds[0].name}; they must be the same type"
+            )
 
 
 def check_vocabulary(vocabulary: Vocabulary, limits: TokenLimits) -> None:

@@ -148,9 +148,11 @@ class Signature:
     Attributes:
         inputs: In the model's order.
         outputs: In the model's order.
-        most_batch: Most requests that are computed as one, joined along the first dimension of every input and output,
-            which must be free; 1 where the model does not batch. A request may have several rows itself.
-        states: What sequences carry on; empty for a model without state.
+        most_batch: Most rows that requests have together that are computed as one, joined along the first dimension of
+            every input and output, which must be free; 1 where the model does not batch. A request has one row or
+            several; one that has more than this by itself is computed alone.
+        states: What sequences carry on; empty for a model without state. A request outside a sequence gives these
+            inputs itself.
         threads: Calls of `predict` that may run at once, from as many threads.
     """
 
@@ -176,11 +178,12 @@ class TensorSession(Protocol):
         """Compute the outputs of these names. Long computations release the GIL.
 
         The engine has held types, ranks and sizes against the signature. A model that gives several sets of outputs,
-        one after the other, returns an iterator; its requests are never batched.
+        one after the other, returns an iterator; its `most_batch` must be 1. What is left of it when the client goes
+        is not asked for; an iterator that has a `close` is closed.
 
         Raises:
             ValueError: The model does not take these inputs; the message is for the client. Only this request fails.
-            Exception: Whatever else; the requests of the batch are tried one by one, and those that raise fail.
+            Exception: Whatever else; of several requests each is tried alone, and those that raise again fail.
         """
         ...
 

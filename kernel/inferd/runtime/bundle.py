@@ -11,7 +11,7 @@ from inferd.errors import InferdError
 from inferd.runtime.event_log import Numbered, cost_bytes
 from inferd.runtime.streams import TaskStream
 
-BATCH_BYTES = 1 << 20  # about what `collect` gives at most; one stream's events are not parted
+BATCH_BYTES = 1 << 20  # what `collect` gives at most; more where one event has more
 REFUSAL_BYTES = 4 << 10  # more than the status of an error takes on the wire
 MOST_REFUSALS = 1024  # that are not told yet; then no more orders are taken
 
@@ -54,26 +54,35 @@ class Followed:
             self._timer.cancel()
             self._timer = None
 
-    def read(self) -> list[Numbered]:
-        """What was not given yet.
+    def read(self, most_bytes: int, *, least: int) -> list[Numbered]:
+        """What was not given yet: events that cost so much together, but so many in any case.
 
         Raises:
             EventsDroppedError: Some of that was dropped.
         """
         if self._timer is not None:
             self.hush()
-        batch = self.stream.read(self.after)
+        batch = _within(self.stream.read(self.after), most_bytes, least)
         self.after = batch[-1].sequence if batch else self.after
         if self.interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
             self._due = asyncio.get_running_loop().time() + self.interval_s
         return batch
 
 
+def _within(batch: list[Numbered], most_bytes: int, least: int) -> list[Numbered]:
+    size_bytes = 0
+    for place, numbered in enumerate(batch):
+        size_bytes += cost_bytes(numbered.event)
+        if place >= least and size_bytes > most_bytes:
+            return batch[:place]
+    return batch
+
+
 class Bundle:
     """Streams by tag. One writer: the call that follows them.
 
     Args:
-        batch_bytes: About what `collect` gives at most.
+        batch_bytes: What `collect` gives at most, but for a single event that has more.
     """
 
     def __init__(self, batch_bytes: int = BATCH_BYTES) -> None:
@@ -172,7 +181,7 @@ class Bundle:
                 continue
             followed.ready = False
             try:
-                batch = followed.read()
+                batch = followed.read(left_bytes, least=0 if given or refused else 1)
             except InferdError as error:
                 self.leave(followed.tag)
                 refused.append((followed.tag, error))
@@ -180,7 +189,11 @@ class Bundle:
                 continue
             for numbered in batch:
                 left_bytes -= cost_bytes(numbered.event)
-            given.append((followed, batch))
+            if batch:
+                given.append((followed, batch))
+            if followed.after < followed.stream.last_sequence:
+                self._make_ready(followed)  # for the rest, in the next message
+                break
             if followed.stream.finished is not None:
                 self.leave(followed.tag)
         return given, refused

@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from inferd.core.task import FinishReason
-from inferd.core.task_events import Output, PromptOutput, TaskEvent
+from inferd.core.task_events import Output, PromptOutput, TaskEvent, TensorOutput
 from inferd_api.worker.v1 import task_pb2
 
 
@@ -26,11 +26,13 @@ class Continuation:
         samples: By number; only those that have told something.
         prompt_told: Whether what was asked to be told of the prompt has been told.
         cached_tokens: Tokens of the prompt that were found in the prefix cache when it was begun; None until then.
+        outputs: Sets of tensors that were told.
     """
 
     samples: dict[int, Told] = field(default_factory=dict)
     prompt_told: bool = False
     cached_tokens: int | None = None
+    outputs: int = 0
 
     def take(self, event: TaskEvent) -> None:
         """The task has told something."""
@@ -43,6 +45,8 @@ class Continuation:
                 told.reason = event.reason
         elif isinstance(event, PromptOutput):
             self.prompt_told = True
+        elif isinstance(event, TensorOutput):
+            self.outputs += 1
 
     def extend(self, token_ids: array[int]) -> None:
         """Sample 0 has told more tokens."""
@@ -53,9 +57,11 @@ class Continuation:
 
     def write(self) -> task_pb2.Continuation | None:
         """For the worker; None where nothing was begun."""
-        if self.cached_tokens is None:
+        if self.cached_tokens is None and not self.outputs:
             return None
-        written = task_pb2.Continuation(prompt_told=self.prompt_told, cached_tokens=self.cached_tokens)
+        written = task_pb2.Continuation(
+            prompt_told=self.prompt_told, cached_tokens=self.cached_tokens, outputs=self.outputs
+        )
         for number, told in self.samples.items():
             written.samples.add(sample=number, token_ids=told.token_ids, finish_reason=told.reason.value)
         return written

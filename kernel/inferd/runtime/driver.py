@@ -20,7 +20,7 @@ from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
 from inferd.core.task import TaskSpec
 from inferd.core.vigil import WorkerTimes
-from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, WorkerDiedError
+from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, UnsupportedInputError, WorkerDiedError
 from inferd.runtime.attendance import Attendance
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
@@ -38,6 +38,7 @@ from inferd.runtime.relay import Relay
 from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.watchers import Watchers
+from inferd.runtime.worker import Worker
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -316,6 +317,23 @@ class Driver:
         Raises:
             InferdError: Loading failed, the model cannot take the input, or the answer did not come.
         """
+        worker = await self._answering(name, lease_id)
+        return await self._queries.ask(worker, given, Asker(tenant, name))
+
+    async def signature(self, name: ModelName, *, lease_id: LeaseId = NO_LEASE) -> bytes:
+        """What a model of tensors takes and gives, as its worker wrote it; loads it if need be.
+
+        Raises:
+            InferdError: Loading failed, or it is a language model.
+        """
+        worker = await self._answering(name, lease_id)
+        if not worker.signature:
+            message = f"model {name!r} reads text and has no signature; give it a prompt, a chat or tokens"
+            raise UnsupportedInputError(message, field="model")
+        return worker.signature
+
+    async def _answering(self, name: ModelName, lease_id: LeaseId) -> Worker:
+        """A worker that answers questions about a model, which is loaded for that if need be."""
         model = self.views.model(name)
         while (instance := answering(model, lease_id)) is None:
             self._apply(events.AskModel(name))
@@ -325,8 +343,7 @@ class Driver:
             self.check_open()
             if not model.shared:
                 raise model.error or ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
-        worker = self.supervisor.workers[instance.instance_id]
-        return await self._queries.ask(worker, given, Asker(tenant, name))
+        return self.supervisor.workers[instance.instance_id]
 
     # For the supervisor.
 

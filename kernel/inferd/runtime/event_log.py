@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from inferd.core.task_events import EmbeddingOutput, Logprobs, Output, PromptOutput, TaskEvent
+from inferd.core.task_events import EmbeddingOutput, Logprobs, Output, PromptOutput, TaskEvent, TensorOutput
 from inferd.errors import EventsDroppedError
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def cost_bytes(event: TaskEvent) -> int:
         return size_bytes
     if isinstance(event, EmbeddingOutput):
         return EVENT_BYTES + FLOAT_BYTES * len(event.values)
+    if isinstance(event, TensorOutput):
+        return EVENT_BYTES + len(event.written)
     return EVENT_BYTES
 
 

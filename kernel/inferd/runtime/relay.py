@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from inferd.core.commands import SendTask
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import FinishReason
-from inferd.core.task_events import EmbeddingOutput, Output, Phase, Progress
+from inferd.core.task_events import EmbeddingOutput, Output, Phase, Progress, TensorOutput
 from inferd.runtime.clock import Clock
 from inferd.runtime.frames import read_logprobs, read_prompt
 from inferd.runtime.rate import Rate
@@ -87,9 +87,10 @@ class Relay:
         Returns:
             Tasks that ran alone, and of which each sample has told something new now.
         """
-        passed = []
+        passed: list[Dispatched] = []
         tasks = self._links[instance_id].tasks
         self._tell_of_prompts(tasks, step)
+        passed += self._tell_tensors(tasks, step)
         token_ids = array("I", step.token_ids)
         details = _Details(step)
         now = self._clock.now()
@@ -126,6 +127,20 @@ class Relay:
             if (embedded := tasks.get(embedding.handle)) is not None:
                 embedded.stream.first_output_at = self._clock.now()
                 embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
+
+    def _tell_tensors(self, tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput) -> list[Dispatched]:
+        """Sets of tensors; those tasks that ran alone and have told something new with that."""
+        passed = []
+        for given in step.tensors:
+            if (task := tasks.get(given.handle)) is None:
+                continue
+            if task.stream.first_output_at is None:
+                task.stream.first_output_at = self._clock.now()
+            task.stream.tell(TensorOutput(given.outputs))
+            if task.silent:
+                task.silent.clear()
+                passed.append(task)
+        return passed
 
 
 class _Details:

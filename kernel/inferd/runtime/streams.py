@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
-from inferd.core.task_events import Finished, Output, PromptOutput, TaskEvent
+from inferd.core.task_events import Finished, Output, PromptOutput, TaskEvent, TensorOutput
 from inferd.errors import TaskNotFoundError
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
@@ -83,7 +83,7 @@ class TaskStream:
         if isinstance(event, Output):
             self.output_tokens += len(event.token_ids)
             self.continuation.take(event)
-        elif isinstance(event, PromptOutput):
+        elif isinstance(event, PromptOutput | TensorOutput):
             self.continuation.take(event)
         elif isinstance(event, Finished):
             self.finished = event

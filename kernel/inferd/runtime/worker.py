@@ -29,6 +29,7 @@ class Worker:
         log_path: Where its standard output and error go, for people.
         memory_bytes: Its resident memory when it last said.
         load_fraction: How much of loading is done, 0 to 1.
+        signature: What its model of tensors takes and gives, as the worker wrote it; b"" for others.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Worker:
         self.log_path = launcher.log_of(instance_id)
         self.memory_bytes = 0
         self.load_fraction = 0.0
+        self.signature = b""
         self._launcher = launcher
         self._load = load
         self._times = times
@@ -154,6 +156,7 @@ class Worker:
             self._allow_silence(self._times.heartbeat_timeout_s)
             self.load_fraction = 1.0
             self.memory_bytes = frame.loaded.memory_bytes
+            self.signature = frame.loaded.signature
             self._loaded = True
         self._on_frame(self.instance_id, frame)
 

@@ -7,6 +7,7 @@ has the bound of all others.
 from collections.abc import Iterator
 from enum import Enum
 from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -34,6 +35,10 @@ COUNTS = {
     "inferd.v1.Choice.texts": (MOST_CHOICES, "texts"),
     "inferd.v1.Model.settings": (64, "settings"),
     "inferd.v1.PlanLoadRequest.settings": (64, "settings"),
+    "inferd.v1.InferInput.inputs": (MOST_ENTRIES, "inputs"),  # from here on bounds of the configuration
+    "inferd.v1.InferInput.outputs": (MOST_ENTRIES, "outputs"),
+    "inferd.v1.Tensor.shape": (MOST_ENTRIES, "sizes"),
+    "inferd.v1.StringElements.values": (MOST_ENTRIES, "texts"),
 }
 """Most entries of lists, by the full name of the field, and what they are."""
 
@@ -46,6 +51,7 @@ READ_BY_NAME = frozenset(
         *(f"ChatMessage.{name}" for name in ("role", "content", "name", "reasoning_content")),
         *("ChatMessage.tool_calls_json", "ChatMessage.tool_call_id"),
         *(f"SamplingParams.{name}" for name, each in PARAMETERS.items() if each.characters),  # from here on bounds
+        "StringElements.values",  # as long as a message may be
         *("Choice.texts", "Grammar.json_schema", "Grammar.regex", "Grammar.lark"),
         *("TaskSpec.labels", "LeaseSpec.labels", "Model.settings", "PlanLoadRequest.settings"),
         *("Model.name", "Model.source", "Model.adapters", "RunTaskRequest.request_id", "CreateLeaseRequest.request_id"),
@@ -59,6 +65,7 @@ class _Kind(Enum):
     TEXT = 2
     MESSAGE = 3
     VARIABLES = 4
+    SHAPE = 5
 
 
 class _Rule(NamedTuple):
@@ -98,7 +105,14 @@ class Extents:
     @cached_property
     def _named(self) -> dict[str, tuple[str, int]]:
         """Bounds of the configuration by the field that they bound."""
-        return {"inferd.v1.ChatPrompt.messages": ("limits.chat_messages", self._limits.chat_messages)}
+        limits = self._limits
+        return {
+            "inferd.v1.ChatPrompt.messages": ("limits.chat_messages", limits.chat_messages),
+            "inferd.v1.InferInput.inputs": ("limits.tensors", limits.tensors),
+            "inferd.v1.InferInput.outputs": ("limits.tensors", limits.tensors),
+            "inferd.v1.Tensor.shape": ("limits.tensor_rank", limits.tensor_rank),
+            "inferd.v1.StringElements.values": ("limits.tensor_strings", limits.tensor_strings),
+        }
 
     def check(self, request: Message) -> None:
         """Refuse a request in which a list or a text is too long; its time depends on the bounds, not on the request.
@@ -124,10 +138,8 @@ class Extents:
         match rule.kind:
             case _Kind.TEXT:
                 return _long(name, value, repeated=rule.repeated)
-            case _Kind.VARIABLES:
-                most = self._limits.chat_values
-                count = _count(value, most)
-                return _Excess(name, count, most, "values or more", "limits.chat_values") if count > most else None
+            case _Kind.VARIABLES | _Kind.SHAPE:
+                return self._large(name, value, rule.kind)
             case _Kind.MESSAGE if rule.repeated:
                 return self._entries(name, value)
             case _Kind.MESSAGE:
@@ -135,6 +147,15 @@ class Extents:
                 return None if excess is None else excess.under(name)
             case _:
                 return None
+
+    def _large(self, name: str, value: Any, kind: _Kind) -> _Excess | None:
+        """How many values variables hold, or elements a shape says, where that is too many."""
+        if kind is _Kind.SHAPE:
+            count, most = prod(size for size in value if size > 0), self._limits.tensor_elements
+            return _Excess(name, count, most, "elements", "limits.tensor_elements") if count > most else None
+        most = self._limits.chat_values
+        count = _count(value, most)
+        return _Excess(name, count, most, "values or more", "limits.chat_values") if count > most else None
 
     def _entries(self, name: str, value: Any) -> _Excess | None:
         parts, most = 0, self._limits.chat_parts
@@ -162,6 +183,8 @@ class Extents:
         kind = _Kind.PLAIN
         if nested is not None and nested.full_name == Struct.DESCRIPTOR.full_name:
             kind = _Kind.VARIABLES
+        elif field.full_name == "inferd.v1.Tensor.shape":
+            kind = _Kind.SHAPE
         elif nested is not None and not nested.GetOptions().map_entry:
             kind = _Kind.MESSAGE
         elif not named and any(

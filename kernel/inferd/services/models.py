@@ -14,6 +14,7 @@ from inferd.services.sampling_values import read_sampling_defaults
 from inferd.services.work_values import read_text, read_token_ids
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1.tensor_pb2 import ModelSignature
 
 NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 MOST_SETTING = 4096  # characters of a setting, its name, or a source
@@ -99,6 +100,11 @@ class Models:
         except InvalidFieldError as error:  # a worker knows the input as a task's
             field = error.field.removeprefix("spec.")
             raise InvalidFieldError(error.message, metadata=error.metadata, field=field) from None
+
+    async def GetModelSignature(self, request: ms.GetModelSignatureRequest, call: Call) -> ms.GetModelSignatureResponse:  # noqa: N802 - the wire's name
+        """What a model of tensors takes and gives."""
+        written = await self._models.signature(request.model, call.caller)
+        return ms.GetModelSignatureResponse(signature=ModelSignature.FromString(written))
 
     async def WatchModel(self, request: ms.WatchModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""

@@ -141,6 +141,8 @@ def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
             written.output.CopyFrom(prompt)
         case te.EmbeddingOutput(values):
             written.output.CopyFrom(tp.Output(embedding=tp.Embedding(values=values)))
+        case te.TensorOutput(tensors):
+            written.output.infer.MergeFromString(tensors)
         case te.Queued(position, eta_s):
             written.queued.CopyFrom(tp.Queued(position=position, eta=duration(eta_s)))
         case te.Started(instance_id, attempt):

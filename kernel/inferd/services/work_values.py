@@ -10,6 +10,7 @@ from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.sampling import PARAMETERS, Form
 from inferd.services.chat_values import read_chat
 from inferd.services.sampling_values import check_sampling
+from inferd.services.tensor_values import check_infer, digest_infer
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.worker.v1 import task_pb2 as wp
@@ -29,6 +30,8 @@ def read_work(spec: tp.TaskSpec, limit_bytes: int) -> tuple[wp.Work, Demand]:
         InvalidFieldError: A field has a value outside what it allows.
         LimitExceededError: The prompt is longer than `limit_bytes`.
     """
+    if spec.HasField("infer"):
+        return _read_infer(spec)
     work = wp.Work(prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True)
     prompt_tokens, begin = read_input(spec, work.input, limit_bytes)
     given = check_sampling(spec.sampling)
@@ -44,6 +47,22 @@ def read_work(spec: tp.TaskSpec, limit_bytes: int) -> tuple[wp.Work, Demand]:
         memory_bytes=_memory_bytes(work) + ENTRY_BYTES * entries,
         affinity=blake2b(begin, digest_size=16).digest(),
         contents=_contents(spec, work.input, given),
+    )
+    return work, demand
+
+
+def _read_infer(spec: tp.TaskSpec) -> tuple[wp.Work, Demand]:
+    """Tensors: each task counts the same in the share of its tenant, as one token of output."""
+    check_infer(spec)
+    given = spec.infer
+    entries = sum(len(tensor.shape) + len(tensor.strings.values) for tensor in given.inputs)
+    sequence = given.sequence.id.encode() if given.HasField("sequence") else b""
+    work = wp.Work(infer=given)
+    demand = Demand(
+        most_output=1,
+        memory_bytes=work.ByteSize() + MESSAGE_BYTES * (2 + len(given.inputs)) + ENTRY_BYTES * entries,
+        affinity=blake2b(b"sequence" + sequence, digest_size=16).digest() if sequence else b"",
+        contents=digest_infer(given),
     )
     return work, demand
 
@@ -103,7 +122,7 @@ def read_input(given: Given, into: wp.Input, limit_bytes: int, *, at: str = "spe
             into.tokens.ids.MergeFrom(ids)
             return len(ids), array("I", ids[: AFFINITY_CHARACTERS // CHARACTERS_PER_TOKEN]).tobytes()
         case _ if at:
-            raise InvalidFieldError("spec has no input; set one of prompt, chat and tokens", field=f"{at}input")
+            raise InvalidFieldError("spec has no input; set one of prompt, chat, tokens and infer", field=f"{at}input")
         case _:
             raise InvalidFieldError("the request has no input; set prompt or chat", field="input")
 

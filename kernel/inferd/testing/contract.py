@@ -24,7 +24,7 @@ from inferd.engine.text.tokenizer import Tokenizer
 from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.sampler import Sampler
 from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
-from inferd.plugin.checks import check_backend, check_model, check_need, check_probe
+from inferd.plugin.checks import check_backend, check_language_model, check_need, check_probe
 from inferd.plugin.session import TokenLimits
 from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute, copy_blocks, make_batch
@@ -59,7 +59,7 @@ class BackendContract:
     @classmethod
     def model(cls, backend: Backend, load_request: LoadRequest, progress: list[float]) -> Any:
         """The loaded model."""
-        model = check_model(backend.load(load_request, progress.append))
+        model = check_language_model(backend.load(load_request, progress.append))
         yield model
         model.session.close()
 
@@ -384,7 +384,7 @@ class BackendContract:
 
     def test_load_and_close_again(self, backend: Backend, load_request: LoadRequest, texts: list[list[int]]) -> None:
         """A second session can be loaded, computes, and is closed without a word."""
-        session = check_model(backend.load(load_request, lambda _: None)).session
+        session = check_language_model(backend.load(load_request, lambda _: None)).session
         self._alone(session, texts[-1])
         session.close()
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from inferd.plugin import (
     DeviceInfo,
     LoadedModel,
+    LoadedTensorModel,
     LoadError,
     LoadRequest,
     MemoryNeed,
@@ -23,6 +24,7 @@ from inferd.plugin.backend import ReportProgress
 from inferd.plugin.vocabulary import TokenKind
 from inferd.sampling import defaults_of
 from inferd.testing.fake_session import BYTES, END, FakeSession, Faults
+from inferd.testing.fake_tensor import KINDS, make_tensor_session
 
 SPECIALS: Final = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 TEMPLATE: Final = (
@@ -78,6 +80,9 @@ class FakeModel(Faults):
         load_error: Loading ends with this error.
         unsupported: Measuring ends with this error, and another backend may load it.
         sampling: How it advises to sample, by the names of `SamplingDefaults`.
+        tensor: It is a model of tensors, of this name in `inferd.testing.fake_tensor`; "" for a language model.
+        most_batch: See `Signature`, as the next one; of a model of tensors.
+        threads: See there.
     """
 
     context_tokens: int = 1024
@@ -98,6 +103,9 @@ class FakeModel(Faults):
     load_error: str = ""
     unsupported: str = ""
     sampling: dict[str, float] = field(default_factory=dict)
+    tensor: str = ""
+    most_batch: int = 1
+    threads: int = 1
 
 
 class FakeBackend:
@@ -128,7 +136,7 @@ class FakeBackend:
         kv_bytes = model.kv_bytes + int(request.capacity_bytes * model.kv_share)
         return MemoryNeed(weights_bytes=model.weights_bytes, kv_bytes=kv_bytes, workspace_bytes=model.workspace_bytes)
 
-    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
+    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
         """Load a `.fake` file.
 
         Raises:
@@ -142,6 +150,9 @@ class FakeBackend:
         if model.load_error:
             raise LoadError(model.load_error)
         progress(1.0)
+        description = ModelDescription(architecture="fake", parameters=0, weight_format="none", compute_format="none")
+        if model.tensor:
+            return LoadedTensorModel(session=make_tensor_session(model), description=description)
         limits = TokenLimits(
             vocabulary_size=BYTES + len(SPECIALS),
             context_tokens=model.context_tokens,
@@ -153,7 +164,6 @@ class FakeBackend:
             window_tokens=model.window_tokens,
             window_blocks=model.window_blocks,
         )
-        description = ModelDescription(architecture="fake", parameters=0, weight_format="none", compute_format="none")
         return LoadedModel(
             session=FakeSession(limits, model),
             vocabulary=VOCABULARY,
@@ -166,6 +176,8 @@ def _read(request: LoadRequest) -> FakeModel:
     try:
         given = json.loads(request.path.read_text())
         model = FakeModel(**given)
+        if model.tensor not in ("", *KINDS):
+            raise ValueError(f"tensor is {model.tensor!r}; it must be one of {', '.join(KINDS)}")  # noqa: TRY301
     except (OSError, ValueError, TypeError) as error:
         known = ", ".join(field.name for field in fields(FakeModel))
         raise LoadError(f"{request.path}: {error}; a .fake file is a JSON object of: {known}") from error

@@ -35,7 +35,7 @@ _NOTHING: Final = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """What goes wrong, and when. A token acts when a step computes it.
+    """What goes wrong, and when. A token acts when a step computes it, a number when it is in an input.
 
     Attributes:
         step_s: How long a step takes, in seconds.

@@ -14,7 +14,7 @@ from inferd.engine.cause import last_line
 from inferd.engine.token.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
 from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
-from inferd.errors import InferdError, InternalError, LimitExceededError, is_failure
+from inferd.errors import InferdError, InternalError, LimitExceededError, UnsupportedInputError, is_failure
 from inferd.plugin import LoadRequest, Pooling
 from inferd.sampling import (
     ENGINE_DEFAULTS,
@@ -111,9 +111,16 @@ def pong_frame(nonce: int, memory_bytes: int, pulse: Pulse) -> wire.WorkerFrame:
 
 
 def read_submission(submit: task_pb2.Submit, defaults: SamplingDefaults) -> Submission:
-    """A task for the engine; what it leaves open of sampling is the model's `defaults`."""
+    """A task for the engine; what it leaves open of sampling is the model's `defaults`.
+
+    Raises:
+        UnsupportedInputError: It is one for a model of tensors.
+    """
     work, tenant = submit.work, Tenant(submit.tenant)
     kind = work.WhichOneof("kind")
+    if kind == "infer":
+        message = "the model reads text and takes no tensors; give it a prompt, a chat or tokens instead of spec.infer"
+        raise UnsupportedInputError(message, field="spec.infer")
     if kind is None:
         raise ValueError(f"the kernel sent task {submit.task_id} with work of no kind that is known here")
     return Submission(
@@ -269,7 +276,7 @@ def step_frame(output: StepOutput) -> wire.WorkerFrame:
     step.token_ids.extend(output.token_ids)
     step.texts.extend(output.texts)
     for ended in output.ended:
-        step.ended.append(_ended(ended))
+        step.ended.append(ended_message(ended))
     for prefill in output.prefills:
         step.prefills.add(handle=prefill.handle, fraction=prefill.fraction)
     step.samples.extend(output.samples)
@@ -298,7 +305,8 @@ def _logprobs(logprobs: Logprobs) -> step_pb2.Logprobs:
     )
 
 
-def _ended(ended: Ended) -> step_pb2.Ended:
+def ended_message(ended: Ended) -> step_pb2.Ended:
+    """How a task ended."""
     return step_pb2.Ended(
         handle=ended.handle,
         finish_reason=ended.reason.value,

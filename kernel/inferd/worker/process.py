@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,31 +17,20 @@ from inferd import __version__, logs
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
-from inferd.engine.token.loop import Loop
 from inferd.errors import ModelLoadError, is_failure
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
-from inferd.sampling import ENGINE_DEFAULTS
-from inferd.worker.frames import (
-    answer_frame,
-    failure,
-    needs_frame,
-    pong_frame,
-    read_defaults,
-    read_load,
-    read_submission,
-    step_frame,
-)
+from inferd.worker.desk import make_desk
+from inferd.worker.frames import failure, needs_frame, pong_frame, read_load
 from inferd.worker.link import Link
-from inferd_api.worker.v1 import load_pb2, task_pb2
+from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
     import socket
 
-    from inferd.engine.token.intake import Intake
-    from inferd.engine.token.output import StepOutput
-    from inferd.plugin import Backend, LoadedModel, ModelDescription
+    from inferd.plugin import Backend, LoadedModel, LoadedTensorModel, ModelDescription
+    from inferd.worker.desk import Desk
 
 _PROGRESS_S: Final = 0.05  # least time between two reports of load progress
 
@@ -61,7 +49,7 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Holds one instance.
 
-    The main thread loads the model and runs the steps. A second one reads the link, so that heartbeats are answered
+    The main thread loads the model and runs its engine. A second one reads the link, so that heartbeats are answered
     and the end of the kernel is noticed in the middle of a step.
 
     Args:
@@ -73,9 +61,8 @@ class Worker:
         self._link = Link(sock, frame_limit_bytes=frame_limit_bytes)
         self._loads: queue.SimpleQueue[load_pb2.Load] = queue.SimpleQueue()
         self._reserved = threading.Event()  # what the model needs: it may be loaded
-        self._loop: Loop | None = None
+        self._desk: Desk | None = None
         self._activity = Activity()
-        self._defaults = ENGINE_DEFAULTS
         self._reported_at = 0.0
         self._reported = -1.0  # the largest fraction
 
@@ -89,17 +76,17 @@ class Worker:
         with suppress(ConnectionError):  # the kernel is gone: nobody is left to serve
             self._link.send(wire.WorkerFrame(hello=wire.Hello(version=__version__, pid=os.getpid())))
             model = self._load(self._loads.get())
-            if model is not None and self._loop is not None:
+            if model is not None and self._desk is not None:
                 logs.install(logging.INFO)  # from now on what fails may have to do with what tasks say
                 threading.excepthook = _die
-                self._loop.run()
+                self._desk.engine.run()
                 self._activity.begin(Doing.CLOSE)
                 model.session.close()
 
-    def _load(self, load: load_pb2.Load) -> LoadedModel | None:
+    def _load(self, load: load_pb2.Load) -> LoadedModel | LoadedTensorModel | None:
         backend: Backend | None = None
         try:
-            request, limits = read_load(load)
+            request, _ = read_load(load)
             self._activity.begin(Doing.IMPORT)
             backend = import_loader(load.loader)()
             self._activity.begin(Doing.MEASURE)
@@ -109,9 +96,8 @@ class Worker:
             self._reserved.wait()
             self._activity.begin(Doing.LOAD)
             model = check_model(backend.load(request, self._report))
-            self._defaults = read_defaults(load, model.sampling)
             self._activity.begin(Doing.PREPARE)
-            self._loop = Loop(model, limits, self._deliver, activity=self._activity)
+            self._desk = make_desk(model, load, self._link, self._activity)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -124,14 +110,8 @@ class Worker:
             return None
         gc.collect()
         gc.freeze()  # what a model brings never becomes garbage: do not look through it again
-        loaded = load_pb2.Loaded(
-            max_tasks=self._loop.bounds.rows,
-            context_tokens=self._loop.bounds.sequence_tokens,
-            description=_describe(model.description),
-            memory_bytes=_resident_bytes(),
-            kv_tokens=self._loop.bounds.kv_tokens,
-            sampling_defaults=model.sampling.numbers,
-        )
+        loaded = self._desk.loaded()
+        loaded.description, loaded.memory_bytes = _describe(model.description), _resident_bytes()
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
         return model
@@ -145,12 +125,6 @@ class Worker:
         if fraction >= 1 or now - self._reported_at >= _PROGRESS_S:
             self._reported_at = now
             self._link.send(wire.WorkerFrame(load_progress=load_pb2.LoadProgress(fraction=fraction)))
-
-    def _deliver(self, output: StepOutput) -> None:
-        self._link.send(step_frame(output))
-
-    def _answer(self, query: task_pb2.Query, intake: Intake) -> None:
-        self._link.send(answer_frame(intake, query))
 
     def _read(self) -> None:
         """The reading thread. The end of the link is the end of the process, whatever the main thread is doing."""
@@ -166,29 +140,29 @@ class Worker:
             case "proceed":
                 self._reserved.set()
             case "ping":
-                pulse = self._activity.pulse(0 if self._loop is None else self._loop.steps)
+                pulse = self._activity.pulse(0) if self._desk is None else self._desk.engine.pulse()
                 self._link.send(pong_frame(frame.ping.nonce, _resident_bytes(), pulse))
-            case "stop" if self._loop is not None:
-                self._loop.stop()
+            case "stop" if self._desk is not None:
+                self._desk.engine.stop()
             case "stop":
                 os._exit(0)  # nothing is loaded that would have to be closed
-            case kind if self._loop is None:
+            case kind if self._desk is None:
                 raise ValueError(f"the kernel sent {kind} before the model was loaded")
             case _:
-                self._direct(self._loop, frame)
+                self._direct(self._desk, frame)
 
-    def _direct(self, loop: Loop, frame: wire.KernelFrame) -> None:
+    def _direct(self, desk: Desk, frame: wire.KernelFrame) -> None:
         """Tell the engine what the kernel wants of it."""
         match frame.WhichOneof("kind"):
             case "submit":
-                loop.submit(read_submission(frame.submit, self._defaults))
+                desk.submit(frame.submit)
             case "query":
-                loop.consult(partial(self._answer, frame.query))
+                desk.answer(frame.query)
             case "cancel":
-                loop.cancel(frame.cancel.handle)
+                desk.engine.cancel(frame.cancel.handle)
             case "hold":
                 hold = frame.hold
-                loop.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)
+                desk.engine.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)
             case kind:
                 raise ValueError(f"the kernel sent {kind}, which is no order")
 

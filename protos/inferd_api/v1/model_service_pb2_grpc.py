@@ -95,6 +95,11 @@ class ModelServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.PlanLoadRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.PlanLoadResponse.FromString,
                 _registered_method=True)
+        self.GetModelSignature = channel.unary_unary(
+                '/inferd.v1.ModelService/GetModelSignature',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -194,6 +199,14 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModelSignature(self, request, context):
+        """What a model of tensors takes and gives: names, types, shapes, batching and state; loads the model if need be.
+        Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT for a model that reads text, and those of loading.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -251,6 +264,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.PlanLoad,
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.PlanLoadRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_model__service__pb2.PlanLoadResponse.SerializeToString,
+            ),
+            'GetModelSignature': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelSignature,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -556,6 +574,33 @@ class ModelService:
             '/inferd.v1.ModelService/PlanLoad',
             inferd__api_dot_v1_dot_model__service__pb2.PlanLoadRequest.SerializeToString,
             inferd__api_dot_v1_dot_model__service__pb2.PlanLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelSignature(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.ModelService/GetModelSignature',
+            inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,10 @@ class ModelServiceStub:
     Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs), and those of `CreateModel` for
     what is given in place of the model's own.
     """
+    GetModelSignature: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelSignatureRequest, _model_service_pb2.GetModelSignatureResponse]
+    """What a model of tensors takes and gives: names, types, shapes, batching and state; loads the model if need be.
+    Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT for a model that reads text, and those of loading.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -132,6 +136,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
     Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs), and those of `CreateModel` for
     what is given in place of the model's own.
+    """
+    GetModelSignature: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelSignatureRequest, _model_service_pb2.GetModelSignatureResponse]  # type: ignore[assignment]
+    """What a model of tensors takes and gives: names, types, shapes, batching and state; loads the model if need be.
+    Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT for a model that reads text, and those of loading.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -248,6 +256,16 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """What loading one more instance of a model would take, decided by the same code as a load, without doing it.
         Errors: MODEL_NOT_FOUND, MODEL_LOAD_FAILED (the backend cannot say what it needs), and those of `CreateModel` for
         what is given in place of the model's own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetModelSignature(
+        self,
+        request: _model_service_pb2.GetModelSignatureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.GetModelSignatureResponse, _abc.Awaitable[_model_service_pb2.GetModelSignatureResponse]]:
+        """What a model of tensors takes and gives: names, types, shapes, batching and state; loads the model if need be.
+        Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT for a model that reads text, and those of loading.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

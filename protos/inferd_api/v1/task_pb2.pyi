@@ -14,6 +14,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
+from inferd_api.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -417,6 +418,7 @@ class TaskSpec(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    INFER_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     PREFIX_CACHE_FIELD_NUMBER: _builtins.int
@@ -444,6 +446,12 @@ class TaskSpec(_message.Message):
         """Token ids."""
 
     @_builtins.property
+    def infer(self) -> _tensor_pb2.InferInput:
+        """Tensors, of a model that turns tensors into tensors; `sampling`, `embedding` and `adapter` are INVALID_FIELD then.
+        Errors: UNSUPPORTED_INPUT for a model that reads text, and for one of tensors with any other input.
+        """
+
+    @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingParams:
         """How the output is generated."""
 
@@ -462,6 +470,7 @@ class TaskSpec(_message.Message):
         prompt: _builtins.str = ...,
         chat: Global___ChatPrompt | None = ...,
         tokens: Global___TokenPrompt | None = ...,
+        infer: _tensor_pb2.InferInput | None = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         prefix_cache: _builtins.bool | None = ...,
@@ -469,13 +478,13 @@ class TaskSpec(_message.Message):
         embedding: Global___EmbeddingParams | None = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "chat", b"chat", "embedding", b"embedding", "input", b"input", "prefix_cache", b"prefix_cache", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "chat", b"chat", "embedding", b"embedding", "infer", b"infer", "input", b"input", "prefix_cache", b"prefix_cache", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "input", b"input", "labels", b"labels", "model", b"model", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "infer", b"infer", "input", b"input", "labels", b"labels", "model", b"model", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prefix_cache: _TypeAlias = _typing.Literal["prefix_cache"]  # noqa: Y015
     _WhichOneofArgType__prefix_cache: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache"]  # noqa: Y015
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens", "infer"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prefix_cache) -> _WhichOneofReturnType__prefix_cache | None: ...
@@ -841,6 +850,7 @@ class Output(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    INFER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text that these tokens complete; whole characters only, so it may be empty."""
     sample: _builtins.int
@@ -863,6 +873,10 @@ class Output(_message.Message):
     def embedding(self) -> Global___Embedding:
         """The embedding of the input; the only output of a task that asks for one."""
 
+    @_builtins.property
+    def infer(self) -> _tensor_pb2.InferOutput:
+        """Tensors, of a task that was given tensors; of some models several, one after the other."""
+
     def __init__(
         self,
         *,
@@ -873,10 +887,11 @@ class Output(_message.Message):
         prompt_logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         embedding: Global___Embedding | None = ...,
+        infer: _tensor_pb2.InferOutput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "infer", b"infer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "sample", b"sample", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "finish_reason", b"finish_reason", "infer", b"infer", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "sample", b"sample", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from inferd.core.task import FinishReason
     from inferd.core.task_events import Logprobs
+    from inferd.core.vigil import Pulse
     from inferd.engine.token.limits import EngineLimits
     from inferd.engine.token.room import Constraint
     from inferd.engine.token.samples import Samples
@@ -147,6 +148,10 @@ class Loop:
     def consult(self, query: Callable[[Intake], None]) -> None:
         """Have `query` called where tasks are prepared, in turn with them; no step waits for it."""
         self._reception.consult(query)
+
+    def pulse(self) -> Pulse:
+        """What the thread of the steps is doing now."""
+        return self._activity.pulse(self.steps)
 
     def stop(self) -> None:
         """Let `run` return before its next step; what was submitted is forgotten."""

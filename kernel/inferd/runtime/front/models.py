@@ -134,6 +134,15 @@ class Models:
         answer = await self._driver.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
         return answer.text
 
+    async def signature(self, name: str, caller: Caller) -> bytes:
+        """What a model of tensors takes and gives, as its worker wrote it; loads the model if need be.
+
+        Raises:
+            InferdError: Loading failed, or it is a language model.
+        """
+        await self._shelf.look_for(name)
+        return await self._driver.signature(ModelName(name), lease_id=caller.lease_id)
+
     def worker(self, instance: Instance) -> Worker | None:
         """The worker of an instance, as long as it lives."""
         return self._driver.supervisor.workers.get(instance.instance_id)

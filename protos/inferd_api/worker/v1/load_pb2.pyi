@@ -192,6 +192,7 @@ class EngineLimits(_message.Message):
     CELL_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     TEXT_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    TENSOR_FIELD_NUMBER: _builtins.int
     step_tokens: _builtins.int
     """Most tokens that one step computes."""
     template_timeout_s: _builtins.float
@@ -210,6 +211,10 @@ class EngineLimits(_message.Message):
     def grammar(self) -> Global___GrammarLimits:
         """Bounds of grammars; unset for the engine's defaults."""
 
+    @_builtins.property
+    def tensor(self) -> Global___TensorLimits:
+        """Bounds of models of tensors."""
+
     def __init__(
         self,
         *,
@@ -221,14 +226,53 @@ class EngineLimits(_message.Message):
         cell_memory_bytes: _builtins.int = ...,
         grammar: Global___GrammarLimits | None = ...,
         text_timeout_s: _builtins.float = ...,
+        tensor: Global___TensorLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "tensor", b"tensor", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineLimits: _TypeAlias = EngineLimits  # noqa: Y015
+
+@_typing.final
+class TensorLimits(_message.Message):
+    """Bounds of models that turn tensors into tensors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    BATCH_DELAY_S_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    SEQUENCE_IDLE_S_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    batch_rows: _builtins.int
+    """Most rows that are computed as one."""
+    batch_delay_s: _builtins.float
+    """Most seconds that a request waits for others to be computed with."""
+    sequences: _builtins.int
+    """Most sequences whose state is kept."""
+    sequence_idle_s: _builtins.float
+    """A sequence without a request for so long is given up, in seconds."""
+    output_bytes: _builtins.int
+    """Most bytes of a set of outputs."""
+    def __init__(
+        self,
+        *,
+        batch_rows: _builtins.int = ...,
+        batch_delay_s: _builtins.float = ...,
+        sequences: _builtins.int = ...,
+        sequence_idle_s: _builtins.float = ...,
+        output_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_delay_s", b"batch_delay_s", "batch_rows", b"batch_rows", "output_bytes", b"output_bytes", "sequence_idle_s", b"sequence_idle_s", "sequences", b"sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorLimits: _TypeAlias = TensorLimits  # noqa: Y015
 
 @_typing.final
 class GrammarLimits(_message.Message):
@@ -364,6 +408,7 @@ class Loaded(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     KV_TOKENS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     max_tasks: _builtins.int
     """Tasks that can run at once."""
@@ -375,6 +420,8 @@ class Loaded(_message.Message):
     """Resident memory in bytes."""
     kv_tokens: _builtins.int
     """Tokens that fit into the KV pool."""
+    signature: _builtins.bytes
+    """A serialised `inferd.v1.ModelSignature`; empty for a language model."""
     @_builtins.property
     def sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Defaults of sampling that the file names."""
@@ -387,11 +434,12 @@ class Loaded(_message.Message):
         description: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         kv_tokens: _builtins.int = ...,
+        signature: _builtins.bytes = ...,
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "sampling_defaults", b"sampling_defaults", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

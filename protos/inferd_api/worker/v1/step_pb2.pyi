@@ -62,6 +62,7 @@ class StepOutput(_message.Message):
     BEGUN_PROMPTS_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
     alone: _builtins.int
     """The task that runs alone in its batch from now on, until each of its samples has told something; 0 for none. Told
     before the first step of that.
@@ -116,6 +117,10 @@ class StepOutput(_message.Message):
     def begun_prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___BegunPrompt]:
         """Tasks whose prompt was begun."""
 
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorOutput]:
+        """Sets of tensors, in their order."""
+
     def __init__(
         self,
         *,
@@ -133,14 +138,41 @@ class StepOutput(_message.Message):
         begun_prompts: _abc.Iterable[Global___BegunPrompt] | None = ...,
         alone: _builtins.int = ...,
         seconds: _builtins.float = ...,
+        tensors: _abc.Iterable[Global___TensorOutput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "begun_prompts", b"begun_prompts", "counts", b"counts", "embeddings", b"embeddings", "ended", b"ended", "handles", b"handles", "logprobs", b"logprobs", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "begun_prompts", b"begun_prompts", "counts", b"counts", "embeddings", b"embeddings", "ended", b"ended", "handles", b"handles", "logprobs", b"logprobs", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepOutput: _TypeAlias = StepOutput  # noqa: Y015
+
+@_typing.final
+class TensorOutput(_message.Message):
+    """A set of tensors that a task gives."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    handle: _builtins.int
+    """The task."""
+    outputs: _builtins.bytes
+    """A serialised `inferd.v1.InferOutput`: the kernel carries it and does not open it."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.int = ...,
+        outputs: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorOutput: _TypeAlias = TensorOutput  # noqa: Y015
 
 @_typing.final
 class BegunPrompt(_message.Message):

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
+from inferd_api.v1 import tensor_pb2 as _tensor_pb2
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
 import builtins as _builtins
 import sys
@@ -234,11 +235,12 @@ class Work(_message.Message):
     PREFIX_CACHE_FIELD_NUMBER: _builtins.int
     GENERATE_FIELD_NUMBER: _builtins.int
     EMBED_FIELD_NUMBER: _builtins.int
+    INFER_FIELD_NUMBER: _builtins.int
     prefix_cache: _builtins.bool
     """Use and fill the prefix cache."""
     @_builtins.property
     def input(self) -> Global___Input:
-        """Of what."""
+        """Of what; unset for tensors."""
 
     @_builtins.property
     def generate(self) -> Global___Generate:
@@ -248,6 +250,10 @@ class Work(_message.Message):
     def embed(self) -> Global___Embed:
         """An embedding."""
 
+    @_builtins.property
+    def infer(self) -> _tensor_pb2.InferInput:
+        """Tensors of tensors: as the client said it, sizes checked."""
+
     def __init__(
         self,
         *,
@@ -255,12 +261,13 @@ class Work(_message.Message):
         prefix_cache: _builtins.bool = ...,
         generate: Global___Generate | None = ...,
         embed: Global___Embed | None = ...,
+        infer: _tensor_pb2.InferInput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "input", b"input", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -341,10 +348,13 @@ class Continuation(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     PROMPT_TOLD_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     prompt_told: _builtins.bool
     """What was asked of the prompt (its text, its tokens, how likely they were) has been told."""
     cached_tokens: _builtins.int
     """Tokens of the prompt that came from the prefix cache when it was begun first; unset: it never was."""
+    outputs: _builtins.int
+    """Sets of tensors that it has told."""
     @_builtins.property
     def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleSoFar]:
         """By sample; only those that have told something."""
@@ -355,10 +365,11 @@ class Continuation(_message.Message):
         samples: _abc.Iterable[Global___SampleSoFar] | None = ...,
         prompt_told: _builtins.bool = ...,
         cached_tokens: _builtins.int | None = ...,
+        outputs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "prompt_told", b"prompt_told", "samples", b"samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "outputs", b"outputs", "prompt_told", b"prompt_told", "samples", b"samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cached_tokens: _TypeAlias = _typing.Literal["cached_tokens"]  # noqa: Y015
     _WhichOneofArgType__cached_tokens: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens"]  # noqa: Y015

@@ -1,0 +1,145 @@
+"""Tasks of tensors. `Inferences` and `AsyncInferences` differ in `await` only."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from inferd_api.v1.task_pb2 import TaskSpec
+from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest
+from inferd_api.v1.tensor_pb2 import InferInput, InferSequence
+from inferd_client.channel import bounded_s
+from inferd_client.claims import class_number, span
+from inferd_client.holding import lease_id_of
+from inferd_client.options import InferOptions, strict
+from inferd_client.orders import LINGER
+from inferd_client.tasks import AsyncTasks, Tasks
+from inferd_client.tensors import to_arrays, to_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+    from typing import Unpack
+
+    from inferd_client.tensors import AnyArray
+
+
+def infer_order(
+    model: str,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[str],
+    sequence: InferSequence | None,
+    options: InferOptions,
+) -> RunOrder:
+    """The order that runs a task of tensors.
+
+    Raises:
+        TypeError: An input cannot be a tensor.
+    """
+    given = InferInput(
+        inputs=[to_tensor(name, value) for name, value in inputs.items()], outputs=outputs, sequence=sequence
+    )
+    spec = TaskSpec(
+        model=model,
+        infer=given,
+        labels=options.get("labels", {}),
+        priority=class_number(options.get("priority")),
+    )
+    lease = options.get("lease")
+    return RunOrder(
+        request=RunTaskRequest(spec=spec, request_id=options.get("request_id") or uuid.uuid4().hex),
+        timeout=span(bounded_s(options.get("timeout_s"))),
+        lease_id="" if lease is None else lease_id_of(lease),
+        linger=LINGER,
+    )
+
+
+def _only(sets: Sequence[dict[str, AnyArray]]) -> dict[str, AnyArray]:
+    if len(sets) != 1:
+        raise ValueError(f"the model gave {len(sets)} sets of outputs; infer_stream gives one after the other")
+    return sets[0]
+
+
+@strict
+class Inferences(Tasks):
+    """Tasks of tensors of a synchronous client."""
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] = (),
+        sequence: InferSequence | None = None,
+        **options: Unpack[InferOptions],
+    ) -> dict[str, AnyArray]:
+        """Give a model of tensors its inputs and wait for its outputs.
+
+        Args:
+            model: Its name; `model_signature` tells what it takes.
+            inputs: By name: arrays, what numpy makes arrays of, or messages `Tensor`. Types must be the model's own.
+            outputs: Names of those that are wanted. Default: all, without those that a sequence carries on.
+            sequence: What it belongs to, for a model with state: `InferSequence(id="…", start=True)` at first.
+            options: Of the task.
+
+        Returns:
+            Arrays by name, see `inferd_client.tensors.to_array`.
+
+        Raises:
+            InferdError: The task was refused, or did not succeed.
+            TypeError: An input cannot be a tensor.
+            ValueError: The model gave none or several sets of outputs.
+        """
+        return _only(list(self.infer_stream(model, inputs, outputs=outputs, sequence=sequence, **options)))
+
+    def infer_stream(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] = (),
+        sequence: InferSequence | None = None,
+        **options: Unpack[InferOptions],
+    ) -> Generator[dict[str, AnyArray]]:
+        """As `infer`, for a model that gives several sets of outputs: each as it comes.
+
+        The task starts with the first set asked for. Closing the generator before the last one cancels it.
+        """
+        for event in self._follow(infer_order(model, inputs, outputs, sequence, options)):
+            if event.output.HasField("infer"):
+                yield to_arrays(event.output.infer)
+
+
+@strict
+class AsyncInferences(AsyncTasks):
+    """Tasks of tensors of an asynchronous client; each method is as its namesake in `Inferences`."""
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] = (),
+        sequence: InferSequence | None = None,
+        **options: Unpack[InferOptions],
+    ) -> dict[str, AnyArray]:
+        """Give a model of tensors its inputs and wait for its outputs. As `infer` of `Inferences`."""
+        sets = self.infer_stream(model, inputs, outputs=outputs, sequence=sequence, **options)
+        return _only([each async for each in sets])
+
+    async def infer_stream(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] = (),
+        sequence: InferSequence | None = None,
+        **options: Unpack[InferOptions],
+    ) -> AsyncGenerator[dict[str, AnyArray]]:
+        """As `infer`, for a model that gives several sets of outputs: each as it comes."""
+        events = self._follow(infer_order(model, inputs, outputs, sequence, options))
+        try:
+            async for event in events:
+                if event.output.HasField("infer"):
+                    yield to_arrays(event.output.infer)
+        finally:
+            await events.aclose()

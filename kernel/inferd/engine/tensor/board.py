@@ -1,0 +1,152 @@
+"""What waits to be computed, and what is computed next: by class, then in the order in which it came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from inferd.engine.tensor.entry import Entry, can_join
+from inferd.errors import InferdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from inferd.engine.tensor.sequences import Sequences
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """What is computed as one.
+
+    Attributes:
+        entries: Of one key.
+        alone: Nothing else is computed beside it.
+    """
+
+    entries: list[Entry]
+    alone: bool = False
+
+
+@dataclass(slots=True)
+class Board:
+    """The requests that wait. One writer: the loop, under its lock.
+
+    A suspect is computed alone, when nothing else is, and behind something else if something else waited.
+
+    Args:
+        sequences: Of the instance.
+        most: Most rows of a batch.
+        delay_s: How long a request waits for others.
+
+    Attributes:
+        refused: Those whose turn came and that cannot be computed, and why; whoever tells it takes it out.
+        due: When something that waits for others may be taken; None for nothing.
+        running: Batches that are being computed.
+    """
+
+    sequences: Sequences
+    most: int
+    delay_s: float
+    refused: list[tuple[Entry, InferdError]] = field(default_factory=list)
+    due: float | None = None
+    running: int = 0
+    _waiting: dict[int, Entry] = field(default_factory=dict)  # by handle, in the order in which they came
+    _alone: Batch | None = None  # the suspect that is computed, until it has told something
+    _rested: bool = True  # whether others had a turn since the last suspect
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, entry: Entry) -> None:
+        """A request waits."""
+        self._waiting[entry.handle] = entry
+        if entry.request.sequence is not None:
+            self.sequences.join(entry, entry.request.sequence)
+
+    def remove(self, entry: Entry) -> None:
+        """A request waits no longer."""
+        self._waiting.pop(entry.handle, None)
+
+    def take(self, now: float) -> Batch | None:
+        """What is to be computed now; None for nothing, see `due`."""
+        self.due = None
+        if self._alone is not None:
+            return None
+        suspect = next((e for e in self._by_class(alone=True) if self._is_ready(e)), None)
+        if suspect is not None and self._rested:
+            return None if self.running else self._begin(Batch(entries=[suspect], alone=True))
+        batch = self._take_ordinary(now)
+        if batch is None and suspect is not None and not self.running:
+            return self._begin(Batch(entries=[suspect], alone=True))
+        self._rested = self._rested or batch is not None
+        return None if batch is None else self._begin(batch)
+
+    def told(self, batch: Batch) -> None:
+        """A batch has told something, or will never: a suspect need not be alone any more."""
+        if self._alone is batch:
+            self._alone, self._rested = None, False
+
+    def end(self, batch: Batch) -> None:
+        """A batch is not computed any more."""
+        self.running -= 1
+        self.told(batch)
+
+    def _begin(self, batch: Batch) -> Batch:
+        self.running += 1
+        for entry in batch.entries:
+            del self._waiting[entry.handle]
+        self._alone = batch if batch.alone else None
+        return batch
+
+    def _take_ordinary(self, now: float) -> Batch | None:
+        seen = set()
+        for lead in self._by_class(alone=False):
+            if not self._is_ready(lead):
+                continue
+            if self.most == 1 or not can_join(lead) or lead.rows >= self.most:
+                return Batch(entries=[lead])
+            key = lead.key()
+            if key in seen:
+                continue
+            seen.add(key)
+            entries, full = self._gather(lead)
+            due = lead.arrived + self.delay_s
+            if full or not self.delay_s or now >= due:
+                return Batch(entries=entries)
+            self.due = due if self.due is None else min(due, self.due)
+        return None
+
+    def _gather(self, lead: Entry) -> tuple[list[Entry], bool]:
+        """A request and those that can be computed with it; whether no other one has room."""
+        entries, rows, key = [lead], lead.rows, lead.key()
+        full = False
+        for other in self._by_class(alone=False):
+            if other is lead or not self._is_ready(other) or not can_join(other) or other.key() != key:
+                continue
+            if rows + other.rows > self.most:
+                full = True
+                continue
+            entries.append(other)
+            rows += other.rows
+        return entries, full or rows >= self.most
+
+    def _by_class(self, *, alone: bool) -> Iterator[Entry]:
+        found = [entry for entry in self._waiting.values() if entry.request.alone is alone]
+        return iter(sorted(found, key=lambda entry: -entry.request.priority))
+
+    def _is_ready(self, entry: Entry) -> bool:
+        """Whether a request can be computed; one whose sequence is not there is refused."""
+        step = entry.request.sequence
+        if entry.ready or step is None:
+            entry.ready = True
+            return True
+        if entry.handle not in self._waiting or not self.sequences.is_first(entry, step):
+            return False
+        try:
+            entry.inputs.update(self.sequences.states(entry, step))
+        except InferdError as error:
+            del self._waiting[entry.handle]
+            self.refused.append((entry, error))
+            return False
+        entry.ready = True
+        return True

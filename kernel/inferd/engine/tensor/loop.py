@@ -1,0 +1,351 @@
+"""The loop of the tensor engine: take what belongs together, have it computed, tell each request what is its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from inferd.core.vigil import Doing, Pulse
+from inferd.engine.activity import Activity
+from inferd.engine.cause import placed_line
+from inferd.engine.tensor.board import Batch, Board
+from inferd.engine.tensor.checks import check_inputs, check_outputs, choose_outputs
+from inferd.engine.tensor.entry import Entry, join, split, told_bytes
+from inferd.engine.tensor.request import Request, TensorLimits, TensorResult
+from inferd.engine.tensor.sequences import Sequences
+from inferd.engine.token.holds import Holds
+from inferd.engine.token.output import Ended
+from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, is_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from inferd.plugin import LoadedTensorModel, Tensor
+
+_log = logging.getLogger(__name__)
+
+AHEAD: Final = 1
+"""Batches that wait while others are computed: so a thread never waits for the kernel."""
+
+
+class TensorLoop:
+    """Runs the tasks of one model of tensors.
+
+    `run` belongs to the thread that loaded the session, and starts `Signature.threads` less one more. `submit`,
+    `cancel`, `hold` and `stop` come from any thread. All of the state below is written under one lock; what is told is
+    told outside of it.
+
+    Args:
+        model: The loaded model.
+        limits: Bounds of the kernel's configuration.
+        deliver: Called with what was computed, from any of the threads. May block: then that thread waits.
+        activity: Told what the thread of `run` is doing.
+        now: A monotonic clock, in seconds.
+
+    Attributes:
+        signature: Of the model.
+        most_batch: Most rows that are computed as one.
+        places: Tasks that it can have at once, those that are computed and one batch ahead.
+        steps: Calls of `predict` so far.
+    """
+
+    def __init__(
+        self,
+        model: LoadedTensorModel,
+        limits: TensorLimits,
+        deliver: Callable[[TensorResult], None],
+        *,
+        activity: Activity | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.signature = model.session.signature
+        self.most_batch = min(self.signature.most_batch, limits.batch_rows)
+        self.places = self.most_batch * (self.signature.threads + AHEAD)
+        self.steps = 0
+        self._session = model.session
+        self._limits = limits
+        self._deliver = deliver
+        self._now = now
+        self._activities = [activity or Activity(), *(Activity() for _ in range(self.signature.threads - 1))]
+        self._sequences = Sequences(self.signature, limits)
+        self._board = Board(self._sequences, self.most_batch, limits.batch_delay_s)
+        self._holds = Holds(rows=self.places, blocks=0)
+        self._entries: dict[int, Entry] = {}  # by handle: those that wait or are computed
+        self._stopping = False
+        self._changed = threading.Condition()
+
+    def submit(self, request: Request) -> None:
+        """Run a task. Whatever becomes of it, its handle is in `TensorResult.ended` once, unless it is cancelled."""
+        try:
+            entry = self._accept(request)
+            with self._changed:
+                self._holds.find(request.lease_id, request.fencing_token)
+                self._entries[request.handle] = entry
+                self._board.add(entry)
+                self._changed.notify()
+        except InferdError as error:
+            self._deliver(TensorResult(ended=[Ended(handle=request.handle, error=error)]))
+
+    def cancel(self, handle: int) -> None:
+        """Forget a task: what is still computed of it is told to nobody; one that has ended is not known any more."""
+        with self._changed:
+            if (entry := self._entries.get(handle)) is not None:
+                entry.dropped = True
+                self._forget(entry)
+
+    def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
+        """Note the grant of a lease, which its tasks must name; the kernel itself leaves their places free.
+
+        Raises:
+            ValueError: It is more than there is: a defect of the caller, who was told the bounds.
+        """
+        if sequences > self.places or kv_tokens:
+            raise ValueError(
+                f"lease {lease_id} is to hold {sequences} sequences and {kv_tokens} KV tokens; "
+                f"the model has {self.places} and 0"
+            )
+        with self._changed:
+            self._holds.change(lease_id, fencing_token, rows=sequences, blocks=0)
+
+    def stop(self) -> None:
+        """Let `run` return when what is computed now is done; the rest is forgotten."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Compute until `stop`; sleeps while there is nothing to do."""
+        first, *others = self._activities
+        threads = [
+            threading.Thread(target=self._work, args=(activity,), name=f"predict {n}", daemon=True)
+            for n, activity in enumerate(others, start=1)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._work(first)
+        finally:
+            self.stop()
+            for thread in threads:
+                thread.join()
+
+    def pulse(self) -> Pulse:
+        """What the threads are doing: that of those that compute which has done so for longest."""
+        pulses = [activity.pulse(self.steps) for activity in self._activities]
+        most = len(pulses)
+        place, pulse = max(enumerate(pulses), key=lambda each: (each[1].doing is Doing.STEP, each[1].seconds))
+        return Pulse(
+            doing=pulse.doing,
+            turn=pulse.turn * most + place,
+            seconds=pulse.seconds,
+            usual_s=pulse.usual_s,
+            steps=pulse.steps,
+        )
+
+    def _accept(self, request: Request) -> Entry:
+        within = request.sequence is not None
+        carried = self._sequences.inputs if within else frozenset()
+        check_inputs(request.inputs, self.signature, carried=carried)
+        wanted = choose_outputs(
+            request.outputs, self.signature, carried=self._sequences.outputs if within else frozenset()
+        )
+        states = self._sequences.outputs.difference(wanted) if within else ()
+        return Entry(
+            request=request,
+            wanted=wanted,
+            asked=(*wanted, *sorted(states)),
+            arrived=self._now(),
+            inputs=dict(request.inputs),
+        )
+
+    def _work(self, activity: Activity) -> None:
+        """The life of a thread."""
+        while (batch := self._next(activity)) is not None:
+            if batch.alone:
+                self._deliver(TensorResult(alone=batch.entries[0].handle))  # before the worker can die of it
+            try:
+                self._compute(batch, activity)
+            finally:
+                with self._changed:
+                    self._board.end(batch)
+                    self._changed.notify_all()
+
+    def _next(self, activity: Activity) -> Batch | None:
+        """Wait for what is to be computed next; None when there will be nothing."""
+        while True:
+            with self._changed:
+                if self._stopping:
+                    return None
+                now = self._now()
+                self._sequences.expire(now)
+                batch = self._board.take(now)
+                refused, self._board.refused = self._board.refused, []
+                for entry, _ in refused:
+                    self._forget(entry)
+                if batch is not None and not refused:
+                    if len(self._board):
+                        self._changed.notify()  # another thread may take some of the rest
+                    return batch
+                if batch is None and not refused:
+                    activity.begin(Doing.IDLE)
+                    self._changed.wait(self._patience_s(now))
+            if refused:
+                self._tell(activity, ended=[Ended(handle=entry.handle, error=error) for entry, error in refused])
+            if batch is not None:
+                return batch
+
+    def _patience_s(self, now: float) -> float | None:
+        """How long nothing is due, in seconds; None for ever."""
+        dues = [due for due in (self._board.due, self._sequences.next_expiry()) if due is not None]
+        return max(0.0, min(dues) - now) if dues else None
+
+    def _compute(self, batch: Batch, activity: Activity) -> None:
+        entries = [entry for entry in batch.entries if not entry.dropped]
+        if len(entries) > 1 and self._compute_together(entries, activity):
+            return
+        for entry in entries:
+            self._compute_alone(entry, batch, activity)
+
+    def _compute_together(self, entries: list[Entry], activity: Activity) -> bool:
+        """Compute several requests as one; whether that went well."""
+        started = time.perf_counter()
+        try:
+            given = self._predict(entries, activity)
+            rows = sum(entry.rows for entry in entries)
+            parts = split(check_outputs(given, entries[0].asked, rows), entries)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            _log.exception("the backend failed with %d requests as one; each is tried alone", len(entries))
+            return False
+        seconds = time.perf_counter() - started
+        with self._changed:
+            result = TensorResult(seconds=seconds)
+            for entry, part in zip(entries, parts, strict=True):
+                self._finish(entry, part, result)
+        self._tell_result(activity, result)
+        return True
+
+    def _compute_alone(self, entry: Entry, batch: Batch, activity: Activity) -> None:
+        """Compute one request; whatever comes of it is its own."""
+        started = time.perf_counter()
+        try:
+            given = self._predict([entry], activity)
+            if not isinstance(given, Mapping):
+                self._stream(entry, iter(given), batch, activity)
+                return
+            outputs = check_outputs(given, entry.asked, None)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._fail(entry, error, activity)
+            return
+        with self._changed:
+            result = TensorResult(seconds=time.perf_counter() - started)
+            self._finish(entry, outputs, result)
+        self._tell_result(activity, result)
+
+    def _predict(self, entries: list[Entry], activity: Activity) -> Any:
+        inputs = join(entries)
+        activity.begin(Doing.STEP, sum(entry.size_bytes for entry in entries))
+        try:
+            return self._session.predict(inputs, entries[0].asked)
+        finally:
+            with self._changed:
+                self.steps += 1
+
+    def _stream(self, entry: Entry, sets: Iterator[Any], batch: Batch, activity: Activity) -> None:
+        """Tell one set of outputs after the other, as they come, until the last one or until nobody waits for more."""
+        last: dict[str, Tensor] = {}
+        try:
+            while not entry.dropped:
+                started = time.perf_counter()
+                given = next(sets, None)
+                if given is None:
+                    break
+                last = check_outputs(given, entry.asked, None)
+                result = TensorResult(seconds=time.perf_counter() - started)
+                self._check_size(entry, last)
+                with self._changed:
+                    self.steps += 1
+                    if entry.pass_on():
+                        result.outputs.append((entry.handle, {name: last[name] for name in entry.wanted}))
+                    self._board.told(batch)
+                    self._changed.notify_all()
+                self._tell_result(activity, result)
+                activity.begin(Doing.STEP, entry.size_bytes)
+        finally:
+            if callable(close := getattr(sets, "close", None)):
+                close()
+        with self._changed:
+            result = TensorResult()
+            if not entry.dropped:
+                self._conclude(entry, last)
+                result.ended.append(Ended(handle=entry.handle))
+        self._tell_result(activity, result)
+
+    def _finish(self, entry: Entry, outputs: dict[str, Tensor], result: TensorResult) -> None:
+        """A request was computed: what is told of it, unless nobody waits for it any more."""
+        if entry.dropped:
+            return
+        try:
+            self._check_size(entry, outputs)
+        except LimitExceededError as error:
+            self._forget(entry)
+            result.ended.append(Ended(handle=entry.handle, error=error))
+            return
+        if entry.pass_on():
+            result.outputs.append((entry.handle, {name: outputs[name] for name in entry.wanted}))
+        self._conclude(entry, outputs)
+        result.ended.append(Ended(handle=entry.handle))
+
+    def _conclude(self, entry: Entry, outputs: Mapping[str, Tensor]) -> None:
+        """A request has succeeded: its sequence goes on from it."""
+        step = entry.request.sequence
+        if step is not None and (outputs or step.end):
+            self._sequences.commit(step, outputs, self._now())
+        self._forget(entry)
+
+    def _check_size(self, entry: Entry, outputs: Mapping[str, Tensor]) -> None:
+        sizes = {name: told_bytes(outputs[name]) for name in entry.wanted}
+        total, most = sum(sizes.values()), self._limits.output_bytes
+        if total > most:
+            largest = max(sizes, key=lambda name: sizes[name])
+            raise LimitExceededError(
+                f"the outputs have {total} bytes, the largest, {largest!r}, {sizes[largest]}, and at most {most} are"
+                " told of a task at once; ask for fewer outputs, or raise limits.message_bytes of the kernel",
+                metadata={"bound": "limits.message_bytes", "value": str(total), "limit": str(most)},
+            )
+
+    def _fail(self, entry: Entry, error: BaseException, activity: Activity) -> None:
+        if isinstance(error, InferdError):
+            told = error
+        elif isinstance(error, ValueError):
+            told = InvalidFieldError(f"the model does not take these inputs: {error}", field="spec.infer.inputs")
+        else:
+            _log.error("the backend failed with one request", exc_info=error)
+            cause = placed_line(error, self._session)
+            told = BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause})
+        with self._changed:
+            if entry.dropped:
+                return
+            self._forget(entry)
+        self._tell(activity, ended=[Ended(handle=entry.handle, error=told)])
+
+    def _forget(self, entry: Entry) -> None:
+        del self._entries[entry.handle]
+        self._board.remove(entry)
+        if entry.request.sequence is not None:
+            self._sequences.leave(entry, entry.request.sequence, self._now())
+            self._changed.notify_all()  # it may be the turn of the next one
+
+    def _tell(self, activity: Activity, *, ended: list[Ended]) -> None:
+        self._tell_result(activity, TensorResult(ended=ended))
+
+    def _tell_result(self, activity: Activity, result: TensorResult) -> None:
+        if result.outputs or result.ended or result.seconds:
+            activity.begin(Doing.IDLE)  # the kernel may not read just now
+            self._deliver(result)

@@ -1,0 +1,132 @@
+"""What stands between the frames of the link and an engine: one desk for each kind of session."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from inferd.engine.cause import last_line
+from inferd.engine.tensor.loop import TensorLoop
+from inferd.engine.tensor.request import TensorResult
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.output import Ended, StepOutput
+from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
+from inferd.plugin import LoadedTensorModel
+from inferd.worker.frames import answer_frame, failure, read_defaults, read_load, read_submission, step_frame
+from inferd.worker.tensor_frames import read_request, read_tensor_limits, tensor_step_frames, write_signature
+from inferd_api.worker.v1 import load_pb2, task_pb2
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+if TYPE_CHECKING:
+    from inferd.engine.activity import Activity
+    from inferd.engine.engine import Engine
+    from inferd.engine.token.intake import Intake
+    from inferd.plugin import LoadedModel
+    from inferd.worker.link import Link
+
+_log = logging.getLogger(__name__)
+
+
+class Desk(Protocol):
+    """Translates for one engine. `submit` and `answer` belong to the thread that reads the link."""
+
+    @property
+    def engine(self) -> Engine:
+        """For whom it translates."""
+        ...
+
+    def submit(self, submit: task_pb2.Submit) -> None:
+        """Have a task run, or tell why it cannot be."""
+
+    def answer(self, query: task_pb2.Query) -> None:
+        """Have a question answered."""
+
+    def loaded(self) -> load_pb2.Loaded:
+        """What the engine can do."""
+        ...
+
+
+def make_desk(model: LoadedModel | LoadedTensorModel, load: load_pb2.Load, link: Link, activity: Activity) -> Desk:
+    """An engine for a model, and who translates for it."""
+    if isinstance(model, LoadedTensorModel):
+        return TensorDesk(model, load, link, activity)
+    return TokenDesk(model, load, link, activity)
+
+
+class TokenDesk:
+    """For a language model."""
+
+    def __init__(self, model: LoadedModel, load: load_pb2.Load, link: Link, activity: Activity) -> None:
+        _, limits = read_load(load)
+        self._link = link
+        self._model = model
+        self._defaults = read_defaults(load, model.sampling)
+        self.engine = Loop(model, limits, self._deliver, activity=activity)
+
+    def submit(self, submit: task_pb2.Submit) -> None:
+        """Have a task run; one of tensors is refused."""
+        try:
+            submission = read_submission(submit, self._defaults)
+        except UnsupportedInputError as error:
+            self._deliver(StepOutput(ended=[Ended(handle=submit.handle, error=error)]))
+        else:
+            self.engine.submit(submission)
+
+    def answer(self, query: task_pb2.Query) -> None:
+        """Have a question answered, in turn with tasks that are prepared."""
+        self.engine.consult(lambda intake: self._answer(query, intake))
+
+    def loaded(self) -> load_pb2.Loaded:
+        """What the engine can do."""
+        bounds = self.engine.bounds
+        return load_pb2.Loaded(
+            max_tasks=bounds.rows,
+            context_tokens=bounds.sequence_tokens,
+            kv_tokens=bounds.kv_tokens,
+            sampling_defaults=self._model.sampling.numbers,
+        )
+
+    def _answer(self, query: task_pb2.Query, intake: Intake) -> None:
+        self._link.send(answer_frame(intake, query))
+
+    def _deliver(self, output: StepOutput) -> None:
+        self._link.send(step_frame(output))
+
+
+class TensorDesk:
+    """For a model of tensors."""
+
+    def __init__(self, model: LoadedTensorModel, load: load_pb2.Load, link: Link, activity: Activity) -> None:
+        self._link = link
+        self.engine = TensorLoop(model, read_tensor_limits(load.limits), self._deliver, activity=activity)
+
+    def submit(self, submit: task_pb2.Submit) -> None:
+        """Have a task run; one of text is refused."""
+        try:
+            self.engine.submit(read_request(submit))
+        except InferdError as error:
+            self._refuse(submit.handle, error)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            _log.exception("a task could not be taken in")
+            self._refuse(submit.handle, InternalError(f"the inputs cannot be prepared: {last_line(error)}"))
+
+    def answer(self, query: task_pb2.Query) -> None:
+        """Refuse a question: there are no tokens."""
+        error = UnsupportedInputError(
+            "the model turns tensors into tensors and has no tokens; GetModelSignature tells what it takes",
+            field="spec.model",
+        )
+        self._link.send(wire.WorkerFrame(answer=task_pb2.Answer(query_id=query.query_id, failure=failure(error))))
+
+    def loaded(self) -> load_pb2.Loaded:
+        """What the engine can do."""
+        return load_pb2.Loaded(max_tasks=self.engine.places, signature=write_signature(self.engine.signature))
+
+    def _refuse(self, handle: int, error: InferdError) -> None:
+        self._deliver(TensorResult(ended=[Ended(handle=handle, error=error)]))
+
+    def _deliver(self, result: TensorResult) -> None:
+        for frame in tensor_step_frames(result):
+            self._link.send(frame)
