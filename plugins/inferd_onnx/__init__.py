@@ -1,0 +1,17 @@
+"""The `onnx` backend: graphs that ONNX Runtime computes, on the processor and on CUDA.
+
+How a model comes to run, file by file:
+
+    plugin.py      what is offered, as inert data; loads no framework
+    backend.py     probe the host, measure a model, load it
+    devices.py     the devices, found without the runtime
+    wire.py        the fields of a protobuf message
+    model_file.py  a file -> its weights and types, checked before the runtime sees it
+    external.py    weights in other files: inside the model's folder, or refused
+    capacity.py    what is needed
+    providers.py   what computes: chosen, and held against what the runtime says
+    loading.py     a checked file -> a session, with signs of life from pulse.py
+    signature.py   what a graph takes and gives; whether it batches; its states
+    values.py      tensors of the interface <-> values of the runtime
+    session.py     one call
+"""

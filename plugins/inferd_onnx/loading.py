@@ -1,0 +1,155 @@
+"""From a checked file to a session: options, the provider, the load itself."""
+
+from collections.abc import Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from inferd.plugin import (
+    LoadedTensorModel,
+    LoadError,
+    LoadRequest,
+    ModelDescription,
+    ReportProgress,
+    UnsupportedModelError,
+)
+from inferd.plugin.host import count_cores
+from inferd_onnx.capacity import check_need, derive_need, derive_workspace
+from inferd_onnx.devices import CPU
+from inferd_onnx.model_file import ModelFile
+from inferd_onnx.providers import NAMES, check_providers, choose_provider, overheard, provider_list
+from inferd_onnx.pulse import Pulse
+from inferd_onnx.session import OnnxSession, tell
+from inferd_onnx.signature import Bound, describe
+
+ERROR, FATAL = 3, 4  # severities of the runtime's log, which goes to standard error: these and worse
+LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+NAME_CHARACTERS = 100
+
+
+def load(file: ModelFile, request: LoadRequest, progress: ReportProgress) -> LoadedTensorModel:
+    """Load a model whose file is checked.
+
+    Raises:
+        LoadError: The runtime refuses it, a setting contradicts it, or it needs more memory than may be given.
+    """
+    progress(0.0)
+    settings = request.settings
+    need = derive_need(file, request)
+    check_need(file, need, capacity_bytes=request.capacity_bytes)
+    available = ort.get_available_providers()
+    provider = choose_provider(request.device, str(settings["provider"]), available)
+    limit_bytes = file.weights_bytes + derive_workspace(file, request)
+    providers = provider_list(provider, request.device, limit_bytes=limit_bytes, available=available)
+    with Pulse(progress, expected_bytes=need.weights_bytes):
+        session = _open(file, make_options(settings, provider), providers, provider)
+    bound = Bound(
+        max_batch=None if settings["max_batch"] is None else int(settings["max_batch"]),
+        states=str(settings["states"]),
+        optional_inputs=bool(settings["optional_inputs"]),
+        threads=int(settings["threads"] or 1),
+    )
+    try:
+        signature = describe(session, unranked=None if is_ort(file.path) else file.unranked, bound=bound)
+    except LoadError as error:
+        raise type(error)(f"{file.path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise LoadError(
+            f"{file.path}: a name of an input, an output or a size is not Unicode: {error.reason}"
+        ) from None
+    progress(1.0)
+    return LoadedTensorModel(
+        session=OnnxSession(session, signature, binds=request.device != CPU, profiles=bool(settings["profile"])),
+        description=ModelDescription(
+            architecture=(file.name or file.path.stem)[:NAME_CHARACTERS],
+            parameters=file.parameters,
+            weight_format=file.weight_format,
+            compute_format=f"ONNX Runtime {ort.__version__}, {_count_nodes(session)}",
+        ),
+    )
+
+
+def is_ort(path: Path) -> bool:
+    """Whether a file is of the runtime's own format."""
+    return path.suffix.lower() == ".ort"
+
+
+def make_options(settings: Mapping[str, Any], provider: str) -> ort.SessionOptions:
+    """The runtime's options for a model's settings.
+
+    On the processor the runtime's log is silent: all that it would tell is in the exception. Elsewhere it alone tells
+    why a provider cannot be used.
+
+    Raises:
+        LoadError: The folder for profiles is none.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL if provider == "cpu" else ERROR
+    options.graph_optimization_level = LEVELS[settings["optimization"]]
+    options.enable_cpu_mem_arena = settings["arena"]
+    options.enable_mem_pattern = settings["memory_pattern"]
+    options.intra_op_num_threads = settings["intra_threads"] or max(1, ceil(count_cores() / settings["threads"]))
+    options.inter_op_num_threads = settings["inter_threads"]
+    if settings["inter_threads"] > 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    spinning = "1" if settings["spinning"] else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if settings["profile"]:
+        folder = Path(settings["profile"])
+        if not folder.is_absolute() or not folder.is_dir():
+            raise LoadError(f"setting 'profile' is {str(folder)!r}; it must be the absolute path of a folder")
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / "inferd-onnx")
+    return options
+
+
+def _open(
+    file: ModelFile, options: ort.SessionOptions, providers: list[tuple[str, dict[str, Any]]], provider: str
+) -> ort.InferenceSession:
+    """Load, and check that nothing else computes than what was asked for.
+
+    Raises:
+        LoadError: As `load`.
+    """
+    said: list[str] = []
+    try:
+        if provider == "cpu":
+            session = _make(file, options, providers)
+        else:
+            with overheard(said):
+                session = _make(file, options, providers)
+    except state.NotImplemented as error:
+        raise UnsupportedModelError(f"{file.path}: {tell(error)}") from None
+    except state.EPFail as error:
+        raise LoadError(f"provider {provider!r} cannot be used here: {tell(error)}") from None
+    except Exception as error:  # noqa: BLE001 - whatever the runtime raises, the file is why: it was told nothing else
+        raise LoadError(f"{file.path}: {tell(error)}") from None
+    check_providers(provider, session.get_providers(), said[0] if said else "")
+    return session
+
+
+def _make(
+    file: ModelFile, options: ort.SessionOptions, providers: list[tuple[str, dict[str, Any]]]
+) -> ort.InferenceSession:
+    """From its path, so that external data is looked for beside it and weights are not held twice."""
+    return ort.InferenceSession(str(file.path), options, providers=providers, enable_fallback=0)
+
+
+def _count_nodes(session: ort.InferenceSession) -> str:
+    """Which provider computes how many operators: "cuda 212, cpu 7"."""
+    counts = dict.fromkeys(session.get_providers(), 0)
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    names = {long: short for short, long in NAMES.items()}
+    told = any(counts.values())  # of .ort files the runtime does not say it
+    return ", ".join(names.get(name, name) + (f" {count} operators" if told else "") for name, count in counts.items())

@@ -1,0 +1,114 @@
+"""The session: one loaded graph."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from inferd.plugin import Signature, Tensor
+from inferd_onnx.values import PLAIN, from_array, from_value, to_array, to_value
+
+FATAL = 4  # severity of the runtime's log: what it would write of a failed call is in the exception
+TEXT_CHARACTERS = 500
+BY_SHAPES = ("shape", "dimension", "broadcast", "rank", "index", "indices", "axis", "axes", "size", "reshape", "length")
+BY_MEMORY = ("alloc", "memory", "cuda", "cudnn", "cublas")
+"""Words by which a failed operator's cause is told apart: the runtime gives both as the same exception."""
+
+
+class OnnxSession:
+    """A graph that ONNX Runtime has loaded."""
+
+    def __init__(self, session: Any, signature: Signature, *, binds: bool, profiles: bool) -> None:
+        """`binds`: inputs and outputs are bound, so that a device copies them once."""
+        self._session = session
+        self._signature = signature
+        self._binds = binds
+        self._profiles = profiles
+        self._input_types = {each.name: each.element_type for each in signature.inputs}
+        self._output_types = {each.name: each.element_type for each in signature.outputs}
+        self._plain = {*self._input_types.values(), *self._output_types.values()} <= PLAIN
+        self._may_miss = tuple(node.name for node in session.get_inputs() if node.type.startswith("optional("))
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = FATAL
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        return self._signature
+
+    def predict(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Mapping[str, Tensor]:
+        """Compute the outputs of these names.
+
+        Raises:
+            ValueError: The model does not take these inputs.
+            Exception: Whatever else the runtime says.
+        """
+        self._check(inputs, outputs)
+        try:
+            return self._run(inputs, outputs)
+        except state.InvalidArgument as error:
+            raise ValueError(tell(error)) from None
+        except (state.Fail, state.RuntimeException) as error:
+            text = str(error).lower()
+            if any(word in text for word in BY_MEMORY) or not any(word in text for word in BY_SHAPES):
+                raise
+            raise ValueError(tell(error)) from None
+
+    def close(self) -> None:
+        """Give the memory back, and complete the profile."""
+        session, self._session = self._session, None
+        if session is not None and self._profiles:
+            sys.stderr.write(f"profile: {session.end_profiling()}\n")
+
+    def _check(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> None:
+        for name, tensor in inputs.items():
+            known = self._input_types.get(name)
+            if known is not tensor.element_type:
+                what = f"is {tensor.element_type.name}; it must be {known.name}" if known else "is not known"
+                raise ValueError(f"input {name!r} {what}")
+        for name in outputs:
+            if name not in self._output_types:
+                raise ValueError(f"output {name!r} is not known; the model has {', '.join(self._output_types)}")
+        for each in self._signature.inputs:
+            if each.name not in inputs and not each.optional:
+                raise ValueError(f"input {each.name!r} is missing")
+
+    def _run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Mapping[str, Tensor]:
+        names, types = list(outputs), self._output_types
+        if not names:
+            return {}
+        if self._plain and not self._binds:
+            feed: dict[str, Any] = {name: to_array(name, tensor) for name, tensor in inputs.items()}
+            feed.update((name, None) for name in self._may_miss if name not in feed)
+            found = self._session.run(names, feed, self._options)
+            return {name: from_array(types[name], each) for name, each in zip(names, found, strict=True)}
+        values = {name: to_value(name, tensor) for name, tensor in inputs.items()}
+        for name in self._may_miss:
+            if name not in values:
+                raise ValueError(f"input {name!r} is missing: the runtime takes no absent one beside packed types")
+        found = (
+            self._bind(values, names)
+            if self._binds
+            else self._session.run_with_ort_values(names, values, self._options)
+        )
+        return {name: from_value(types[name], each) for name, each in zip(names, found, strict=True)}
+
+    def _bind(self, values: Mapping[str, Any], names: Sequence[str]) -> Sequence[Any]:
+        """Run with inputs that the device copies itself, and outputs that come back to the processor together."""
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding, self._options)
+        outputs: Sequence[Any] = binding.get_outputs()
+        return outputs
+
+
+def tell(error: Exception) -> str:
+    """What the runtime says, in one line, without places in its own source, and bounded."""
+    words = [word for word in str(error).split() if "onnxruntime_src/" not in word]
+    text = " ".join(words).removeprefix("[ONNXRuntimeError] : ")
+    return text if len(text) <= TEXT_CHARACTERS else f"{text[: TEXT_CHARACTERS - 1]}…"
