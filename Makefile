@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: chaos property sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: onnx-cases chaos property sim demo test bench fuzz sanitize native lint stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -30,6 +30,10 @@ chaos: .venv/.dev .venv/.native
 # Random schedules of the engine, so many as EXAMPLES says; `make test` tries 80.
 property: .venv/.dev
 	@INFERD_EXAMPLES=$(or $(EXAMPLES),1500) $(BIN)/python -m pytest -q --timeout 7200 tests/property/test_engine.py $(ARGS)
+
+# The cases of the onnx package for every operator, and its models, by the onnx backend: how many pass, and why not.
+onnx-cases: .venv/.dev
+	@$(BIN)/python tests/reference/onnx_cases.py
 
 # Damaged model files, for as long as SECONDS says; make sanitize: the native library under sanitizers, for SANITIZERS.
 fuzz: .venv/.dev .venv/.native

@@ -1,5 +1,6 @@
 """The session: one loaded graph."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,9 @@ from inferd_onnx.values import PLAIN, from_array, from_value, to_array, to_value
 
 FATAL = 4  # severity of the runtime's log: what it would write of a failed call is in the exception
 TEXT_CHARACTERS = 500
+CODE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : "
+)  # in front of each of its errors; behind it stands the same in words
 BY_SHAPES = ("shape", "dimension", "broadcast", "rank", "index", "indices", "axis", "axes", "size", "reshape", "length")
 BY_MEMORY = ("alloc", "memory", "cuda", "cudnn", "cublas")
 """Words by which a failed operator's cause is told apart: the runtime gives both as the same exception."""
@@ -110,5 +114,5 @@ class OnnxSession:
 def tell(error: Exception) -> str:
     """What the runtime says, in one line, without places in its own source, and bounded."""
     words = [word for word in str(error).split() if "onnxruntime_src/" not in word]
-    text = " ".join(words).removeprefix("[ONNXRuntimeError] : ")
+    text = CODE.sub("", " ".join(words))
     return text if len(text) <= TEXT_CHARACTERS else f"{text[: TEXT_CHARACTERS - 1]}…"

@@ -225,7 +225,7 @@ def test_a_profile_is_written(path: Path, tmp_path: Path, capfd: pytest.CaptureF
 
 
 def test_measure(path: Path) -> None:
-    """The need is the weights and a workspace that the setting replaces; a load that needs more than may be is refused."""
+    """The need is the weights and a workspace that the setting replaces; a load that needs more is refused."""
     need = check_need(OnnxBackend().measure(models.request(save_product(path, 512))))
     assert need.weights_bytes == pytest.approx(512 * 512 * 4, abs=100)
     less = OnnxBackend().measure(models.request(path, workspace_mib="1"))
