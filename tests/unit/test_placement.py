@@ -33,6 +33,26 @@ def test_a_folder_with_a_configuration_is_a_model(tmp_path: Path) -> None:
     assert (spec.format, spec.backend, spec.path, spec.size_bytes) == ("hf", "torch", str(folder), 7)
 
 
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["model.onnx"], "onnx"),
+        (["model.onnx", "weights.bin"], "onnx"),
+        (["model.onnx", "config.json", "tokenizer.json"], "onnx"),
+        (["model.onnx", "config.json", "model-00001-of-00002.safetensors"], "hf"),
+        (["config.json"], "hf"),
+        (["model.safetensors", "model.onnx"], "onnx"),
+    ],
+)
+def test_a_folder_with_an_onnx_model(tmp_path: Path, files: list[str], kind: str) -> None:
+    """A folder with a model.onnx is one of ONNX, unless it is a Hugging Face folder with weights of its own."""
+    for name in files:
+        (tmp_path / name).write_bytes(b"{}")
+    spec = place((*REPORTS, report("onnx", 100, "onnx")), name="m", source=str(tmp_path))
+    assert (spec.format, spec.size_bytes) == (kind, 2 * len(files))
+    assert (spec.backend == "onnx") == (kind == "onnx")
+
+
 def test_a_gguf_file_goes_to_the_lowest_rank(tmp_path: Path) -> None:
     """A GGUF file is loaded by cpu unless torch is asked for by name."""
     path = tmp_path / "model.bin"
@@ -57,7 +77,9 @@ def test_a_folder_goes_to_the_device_that_is_there(tmp_path: Path) -> None:
     assert place(fast, name="m", source=str(path)).backend == "cpu"
 
 
-@pytest.mark.parametrize(("name", "words"), [("empty", "folder without a config.json"), ("none", "does not exist")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("empty", "folder without a config.json or model.onnx"), ("none", "does not exist")]
+)
 def test_what_is_no_model(tmp_path: Path, name: str, words: str) -> None:
     """Another folder, and nothing at all, are refused by the field of the source."""
     (tmp_path / "empty").mkdir()

@@ -134,7 +134,8 @@ Address = Annotated[
 ]
 Tenant = Annotated[str, text_option("--tenant", envvar="INFERD_TENANT", help="Whose tasks are meant.", metavar="T")]
 ModelOrPath = Annotated[
-    str, typer.Argument(help="Name of a model, or path of a .gguf file or model folder.", metavar="MODEL")
+    str,
+    typer.Argument(help="Name of a model, or path of a .gguf or .onnx file, or of a model folder.", metavar="MODEL"),
 ]
 SetOption = Annotated[
     list[str] | None,

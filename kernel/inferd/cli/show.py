@@ -13,7 +13,7 @@ from inferd.cli.kernel import connected, reachable
 from inferd.cli.models import is_pulled, pairs
 from inferd.cli.output import CommandError, screen, table_of
 from inferd.cli.plain import plain
-from inferd.cli.wanted import FOLDER_MARK, not_known
+from inferd.cli.wanted import not_known
 from inferd.plugin.backend import LoadError
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.runtime.catalogue import catalogue_sampling
@@ -123,7 +123,7 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, A
         templates = {str(each["name"]): str(each["template"]) for each in found if {"name", "template"} <= set(each)}
     if (file := path / "chat_template.jinja").is_file():
         templates["default"] = file.read_text(encoding="utf-8", errors="replace")
-    return _json(path / FOLDER_MARK), templates, read_hf_sampling(str(advice), _json(advice)).numbers
+    return _json(path / "config.json"), templates, read_hf_sampling(str(advice), _json(advice)).numbers
 
 
 def _advice(model: Model | None, file: Mapping[str, Any], path: Path, size_bytes: int) -> dict[str, tuple[float, str]]:

@@ -13,6 +13,7 @@ from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.output import CommandError
 from inferd.cli.source import model_name
 from inferd.errors import suggestion
+from inferd.runtime.formats import folder_format, lacks
 from inferd.runtime.library import Library
 from inferd_client.errors import InferdError, ModelExistsError, ModelNotFoundError
 
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
 TAG_CHARACTERS = 8
 NAME_CHARACTERS = 128
-FOLDER_MARK = "config.json"  # of a Hugging Face folder
 PATH_STARTS = ("/", "./", "../", "~")
-PATH_ENDS = (".gguf", ".safetensors", ".onnx")
+PATH_ENDS = (".gguf", ".safetensors", ".onnx", ".ort")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +56,12 @@ class Wanted:
             CommandError: It is a path where no model is.
         """
         path = Path(self.name).expanduser()
-        if path.is_file() or (path / FOLDER_MARK).is_file():
+        if path.is_file() or folder_format(path):
             if not os.access(path, os.R_OK):
                 raise CommandError(f"{path} cannot be read: you have no permission", reason="MODEL_NOT_FOUND")
             return path.absolute()
         if path.is_dir() and self.name.startswith(PATH_STARTS):
-            message = f"{path} is a folder without a {FOLDER_MARK}; name a file of it, or a folder that has one"
+            message = f"{lacks(path)}; name a file of it, or a folder that has one"
             raise CommandError(message, reason="MODEL_NOT_FOUND")
         if self.name.startswith(PATH_STARTS) or self.name.endswith(PATH_ENDS):
             raise CommandError(f"there is no file {path}", reason="MODEL_NOT_FOUND")

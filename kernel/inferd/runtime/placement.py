@@ -13,9 +13,7 @@ from inferd.errors import InferdError, InvalidFieldError
 from inferd.plugin.backend import Setting, read_settings
 from inferd.plugin.registry import BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
-
-MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
-FOLDER_FORMAT, FOLDER_MARK = "hf", "config.json"  # the format of a folder, and the file by which it is one
+from inferd.runtime.formats import file_format, folder_format, lacks
 
 ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
     Setting(
@@ -111,21 +109,17 @@ def _find_file(source: str) -> Path:
         raise InvalidFieldError(f"source {source!r} is not a file of this host; {fix}", field="model.source")
     if not path.is_absolute():
         raise InvalidFieldError(f"source {source!r} is not an absolute path", field="model.source")
-    if not path.is_file() and not (path / FOLDER_MARK).is_file():
-        what = f"is a folder without a {FOLDER_MARK}" if path.is_dir() else "does not exist"
-        raise InvalidFieldError(f"source {source!r} {what}", field="model.source")
+    if not path.is_file() and folder_format(path) is None:
+        what = lacks(path) if path.is_dir() else f"{path} does not exist"
+        raise InvalidFieldError(f"source {what}", field="model.source")
     return path
 
 
 def _format(path: Path) -> str:
-    if path.is_dir():
-        return FOLDER_FORMAT
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
+        return folder_format(path) or file_format(path)
     except OSError as error:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
-    return MAGICS.get(magic, path.suffix.removeprefix(".").lower())
 
 
 def _stat(path: Path) -> tuple[int, str]:

@@ -1,0 +1,31 @@
+"""Of which format a model's file or folder is. Nothing of it is parsed."""
+
+from pathlib import Path
+
+MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
+FOLDER_MARKS = {"config.json": "hf", "model.onnx": "onnx"}  # the format of a folder, by the file that makes it one
+HF_WEIGHTS = "*.safetensors"  # a Hugging Face folder that has an ONNX model beside its own weights stays one
+
+
+def folder_format(path: Path) -> str | None:
+    """The format of a folder; None where it is none, or no model's."""
+    found = [kind for mark, kind in FOLDER_MARKS.items() if (path / mark).is_file()]
+    if len(found) > 1 and not any(path.glob(HF_WEIGHTS)):
+        return found[-1]
+    return found[0] if found else None
+
+
+def file_format(path: Path) -> str:
+    """The format of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        magic = file.read(4)
+    return MAGICS.get(magic, path.suffix.removeprefix(".").lower())
+
+
+def lacks(path: Path) -> str:
+    """What a folder that is no model's lacks, for errors."""
+    return f"{path} is a folder without a {' or '.join(FOLDER_MARKS)}"
