@@ -224,9 +224,14 @@ class Sampling:
         return (self, *(derive(self, sample) for sample in range(1, self.n)))
 
     @property
+    def measured(self) -> bool:
+        """Whether it is told how likely the tokens of the output were."""
+        return self.logprobs is not None
+
+    @property
     def steady(self) -> bool:
         """Whether nothing is told or compiled token by token: then several tokens may come of one step."""
-        return self.grammar is None and self.logprobs is None
+        return self.grammar is None and not self.measured
 
     def most_output(self, prompt: int, *, context: int, most: int) -> int:
         """Most tokens to produce behind a prompt of `prompt` tokens.

@@ -66,7 +66,7 @@ class Samples:
     @property
     def measured(self) -> bool:
         """Whether it is told how likely their tokens were."""
-        return self.leader.sampling.logprobs is not None
+        return self.leader.sampling.measured
 
     @property
     def ready(self) -> list[Sequence]:
