@@ -287,9 +287,9 @@ class Engine:
         rows, blocks = defaultdict[str, int](int), defaultdict[str, set[int]](set)
         for sequence in self.places.rows:
             for lease_id, hold in self.places.holds._leases.items():
-                if sequence.hold is hold:
+                if sequence.place.hold is hold:
                     rows[lease_id] += 1
-                    blocks[lease_id].update(sequence.blocks)
+                    blocks[lease_id].update(sequence.place.blocks)
         kept_rows = sum(max(0, held.rows - rows[lease_id]) for lease_id, held in self.held.items())
         kept_blocks = sum(max(0, held.blocks - len(blocks[lease_id])) for lease_id, held in self.held.items())
         assert self.places.holds.kept_rows == kept_rows

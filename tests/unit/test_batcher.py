@@ -11,7 +11,7 @@ from inferd.engine.token.batcher import Batcher
 from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.places import NO_BLOCK
 from inferd.engine.token.sampler import Sampler
-from inferd.engine.token.sequence import Sequence
+from inferd.engine.token.sequence import Origin, Sequence
 from inferd.engine.token.step import Step
 from inferd.plugin import TokenBatch, TokenLimits
 from inferd.sampling import Sampling
@@ -41,7 +41,7 @@ def make_batcher(**changes: int) -> Watched:
 def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8) -> Sequence:
     """A sequence whose prompt is 0, 1, 2 and so on."""
     return Sequence(
-        handle=handle,
+        Origin(handle),
         prompt=np.arange(prompt, dtype=np.int32) % 10,
         most_output=max_tokens,
         sampling=Sampling(temperature=0),
@@ -227,7 +227,7 @@ def test_blocks_grow_with_the_sequence() -> None:
     held = []
     for _ in range(7):
         step(batcher)
-        held.append(len(sequence.blocks))
+        held.append(len(sequence.place.blocks))
     assert held == [1, 1, 2, 2, 2, 2, 3]
     batcher.places.remove(sequence)
     assert batcher.places.pool.free == 64

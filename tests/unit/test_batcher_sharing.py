@@ -8,10 +8,11 @@ from inferd.engine.text.detokenizer import Detokenizer
 from inferd.engine.token.batcher import Batcher
 from inferd.engine.token.drafts import Drafter
 from inferd.engine.token.limits import Bounds
+from inferd.engine.token.place import WAITING
 from inferd.engine.token.prefix import PrefixChain
 from inferd.engine.token.sampler import Sampler
 from inferd.engine.token.samples import Samples
-from inferd.engine.token.sequence import WAITING, Sequence
+from inferd.engine.token.sequence import Origin, Sequence
 from inferd.engine.token.step import Step
 from inferd.plugin import TokenBatch
 from inferd.sampling import Sampling
@@ -45,20 +46,38 @@ def make_batcher(**changes: int) -> Watched:
 
 
 def make_sequence(
-    handle: int, *, prompt: int, max_tokens: int = 20, salt: bytes = b"t", lasting: bool = True, priority: int = 0
+    handle: int,
+    *,
+    prompt: int,
+    max_tokens: int = 20,
+    salt: bytes = b"t",
+    lasting: bool = True,
+    shares: bool = True,
+    priority: int = 0,
+    sample: int = 0,
+    drafter: Drafter | None = None,
 ) -> Sequence:
     """A sequence whose prompt is 0, 1, 2 and so on."""
-    sequence = Sequence(
-        handle=handle,
+    chain = PrefixChain(salt=salt, block_tokens=4, lasting=lasting) if shares else None
+    return Sequence(
+        Origin(handle, sample, priority, chain),
         prompt=np.arange(prompt, dtype=np.int32) % 10,
         most_output=max_tokens,
         sampling=Sampling(temperature=0),
         ends=frozenset(),
         detokenizer=Detokenizer([""] * 10),
+        drafter=drafter,
     )
-    sequence.rank = (-priority, 0.0, handle, 0)
-    sequence.chain = PrefixChain(salt=salt, block_tokens=4, lasting=lasting)
-    return sequence
+
+
+def read_together(batcher: Watched, samples: list[Sequence]) -> list[int]:
+    """Let the first sample of a task read the prompt, and the others wait to take it over; what the step computed."""
+    task = Samples(samples)
+    batcher.places.add(task.leader)
+    counts = computed(step(batcher))
+    for follower in task.release():
+        batcher.places.follow(follower, task.leader)
+    return counts
 
 
 def step(batcher: Watched, *, token: int = 9) -> TokenBatch:
@@ -110,8 +129,8 @@ def test_sequences_share_while_both_run() -> None:
     step(batcher)
     batcher.places.add(second)
     assert computed(step(batcher)) == [1, 2]
-    assert first.blocks[:2] == second.blocks[:2]
-    assert first.blocks[2] != second.blocks[2]
+    assert first.place.blocks[:2] == second.place.blocks[:2]
+    assert first.place.blocks[2] != second.place.blocks[2]
     batcher.places.remove(first)
     batcher.places.remove(second)
     assert batcher.places.pool.free == 16
@@ -146,19 +165,19 @@ def test_what_is_not_found(how: str) -> None:
 def test_youngest_of_the_lowest_priority_gives_way() -> None:
     """Where no block is free, sequences lose theirs in the order of priority, then of age, the first one never."""
     batcher = make_batcher(blocks=6)
-    old, young, low = (make_sequence(1, prompt=4), make_sequence(2, prompt=4), make_sequence(0, prompt=4, priority=-1))
+    old, young = (make_sequence(handle, prompt=4, shares=False) for handle in (1, 2))
+    low = make_sequence(0, prompt=4, shares=False, priority=-1)
     for sequence in (old, young, low):
-        sequence.chain = None
         batcher.places.add(sequence)
     step(batcher)  # three prompts of a block each; three blocks are left
     for _ in range(4):
         step(batcher)  # they take a second one each
     assert batcher.places.pool.free == 0
     step(batcher)
-    assert (old.row != WAITING, young.row != WAITING, low.row) == (True, True, WAITING)
+    assert (old.place.row != WAITING, young.place.row != WAITING, low.place.row) == (True, True, WAITING)
     for _ in range(4):
         step(batcher)
-    assert (old.row != WAITING, young.row) == (True, WAITING)
+    assert (old.place.row != WAITING, young.place.row) == (True, WAITING)
     assert batcher.places.preempted == 2
     for _ in range(9):
         step(batcher)
@@ -197,20 +216,16 @@ def test_priority_goes_before_age() -> None:
 def test_samples_take_over_the_prompt(prompt: int, copies: int) -> None:
     """The other samples share full blocks, copy the block that is written on, and compute the last token alone."""
     batcher = make_batcher()
-    samples = [make_sequence(1, prompt=prompt) for _ in range(3)]
-    for number, sequence in enumerate(samples):
-        sequence.rank = (0, 0.0, 1, number)
-    Samples(samples)
-    batcher.places.add(samples[0])
-    assert computed(step(batcher)) == [prompt]
+    samples = [make_sequence(1, prompt=prompt, sample=sample) for sample in range(3)]
+    assert read_together(batcher, samples) == [prompt]
     assert computed(step(batcher)) == [1, 1, 1]
     assert len(batcher.last.copies) == copies
     shared = (prompt - 1) // 4
     for sequence in samples[1:]:
-        assert sequence.blocks[:shared] == samples[0].blocks[:shared]
+        assert sequence.place.blocks[:shared] == samples[0].place.blocks[:shared]
         if copies:
-            assert (samples[0].blocks[shared], sequence.blocks[shared]) in batcher.last.copies
-    assert len({sequence.blocks[shared] for sequence in samples}) == 3
+            assert (samples[0].place.blocks[shared], sequence.place.blocks[shared]) in batcher.last.copies
+    assert len({sequence.place.blocks[shared] for sequence in samples}) == 3
     step(batcher)
     assert batcher.last.copies == []
     for sequence in samples:
@@ -221,11 +236,8 @@ def test_samples_take_over_the_prompt(prompt: int, copies: int) -> None:
 def test_samples_without_their_leader() -> None:
     """Samples whose leader has ended before there was a place for them read what they do not find themselves."""
     batcher = make_batcher()
-    samples = [make_sequence(1, prompt=10) for _ in range(2)]
-    samples[1].rank = (0, 0.0, 1, 1)
-    Samples(samples)
-    batcher.places.add(samples[0])
-    step(batcher)
+    samples = [make_sequence(1, prompt=10, sample=sample) for sample in range(2)]
+    read_together(batcher, samples)
     batcher.places.remove(samples[0])
     assert computed(step(batcher)) == [2]
     assert batcher.last.copies == []
@@ -235,18 +247,17 @@ def test_samples_without_their_leader() -> None:
 def test_blocks_of_wrong_guesses_come_back(right: int, blocks: int) -> None:
     """A guess of two tokens needs a third block, which stays as far as the guess was right."""
     batcher = make_batcher(draft_tokens=2)
-    sequence = make_sequence(1, prompt=7)
+    sequence = make_sequence(1, prompt=7, drafter=Drafter(most=2))
     sequence.tokens[:7] = [0, 1, 2, 0, 1, 2, 0]
-    sequence.drafter = Drafter(most=2)
     batcher.places.add(sequence)
     step(batcher, token=1)
     scheduled = batcher.schedule()
     assert scheduled is not None
     assert scheduled.batch.token_ids.tolist() == [1, 2, 0]
-    assert len(sequence.blocks) == 3
+    assert len(sequence.place.blocks) == 3
     chosen = [2, 0, 1][:right] + [9] * (3 - right)
     assert batcher.commit(scheduled, np.array(chosen)) == [chosen[: right + 1]]
-    assert len(sequence.blocks) == blocks
+    assert len(sequence.place.blocks) == blocks
     assert np.count_nonzero(batcher.places.tables >= 0) == blocks
     assert batcher.places.pool.free == 16 - blocks
 

@@ -5,7 +5,7 @@ from shared_cells import fake_cells
 
 from inferd.engine.token.intake import Intake
 from inferd.engine.token.limits import Bounds, EngineLimits
-from inferd.engine.token.sequence import Sequence
+from inferd.engine.token.sequence import Origin, Sequence
 from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
 from inferd.errors import (
     ChatTemplateError,
@@ -35,7 +35,7 @@ def accept(
 ) -> Sequence:
     limits = EngineLimits(max_output_tokens=max_output_tokens, template_timeout_s=60)
     intake = Intake(vocabulary, Bounds.of(session, limits), cells=fake_cells(), limits=limits)
-    return intake.accept(5, task_input, sampling or Sampling())
+    return intake.accept(Origin(5), task_input, sampling or Sampling())
 
 
 def test_text() -> None:
@@ -154,7 +154,7 @@ def test_more_prompt_logprobs_than_a_message_holds() -> None:
     with pytest.raises(InvalidFieldError, match="210000 log probabilities; at most 200000") as caught:
         accept(ids, Sampling(prompt_logprobs=20), session=many)
     assert caught.value.field == "spec.sampling.prompt_logprobs"
-    assert accept(ids, Sampling(prompt_logprobs=19), session=many).scores is not None
+    assert accept(ids, Sampling(prompt_logprobs=19), session=many).report.scores is not None
 
 
 def test_words_are_kept_out_in_both_spellings() -> None:
@@ -171,10 +171,10 @@ def test_texts_to_embed_end_as_the_model_wants() -> None:
     for adds, expected in ((True, [*b"hi", 259]), (False, [*b"hi"])):
         defaults = EmbeddingDefaults(pooling=Pooling.MEAN, add_eos=adds)
         intake = Intake(closing, bounds, cells=fake_cells(), limits=EngineLimits(), embedding=defaults)
-        assert intake.embed(5, TextInput("hi"), Embedding()).prompt.tolist() == expected
-        assert intake.embed(5, TokenInput((1, 2)), Embedding()).prompt.tolist() == [1, 2]
-        assert intake.accept(5, TextInput("hi"), Sampling()).prompt.tolist() == [*b"hi"]
+        assert intake.embed(Origin(5), TextInput("hi"), Embedding()).prompt.tolist() == expected
+        assert intake.embed(Origin(5), TokenInput((1, 2)), Embedding()).prompt.tolist() == [1, 2]
+        assert intake.accept(Origin(5), TextInput("hi"), Sampling()).prompt.tolist() == [*b"hi"]
         for pooling, whole in ((None, True), (Pooling.LAST, False), (Pooling.MEAN, True)):
-            pool = intake.embed(5, TextInput("hi"), Embedding(pooling=pooling)).pool
+            pool = intake.embed(Origin(5), TextInput("hi"), Embedding(pooling=pooling)).pool
             assert pool is not None
             assert pool.whole is whole

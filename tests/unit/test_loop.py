@@ -14,6 +14,7 @@ from inferd.core.task import FinishReason, Usage
 from inferd.engine.token.limits import EngineLimits
 from inferd.engine.token.loop import Loop
 from inferd.engine.token.output import Ended, StepOutput
+from inferd.engine.token.sequence import Origin
 from inferd.engine.token.step import Step
 from inferd.engine.token.submission import Submission
 from inferd.engine.work import ChatInput, Message, TextInput, TokenInput
@@ -80,12 +81,12 @@ def hold_intake(
     waits, go = threading.Event(), threading.Event()
     accept = running.loop._reception._intake.accept
 
-    def held(number: int, *rest: Any) -> Any:
-        running.prepared.append(number)
-        if number == handle:
+    def held(origin: Origin, *rest: Any) -> Any:
+        running.prepared.append(origin.handle)
+        if origin.handle == handle:
             waits.set()
             assert go.wait(DEADLINE_S)
-        return accept(number, *rest)
+        return accept(origin, *rest)
 
     monkeypatch.setattr(running.loop._reception._intake, "accept", held)
     return waits, go
@@ -316,10 +317,10 @@ def test_preparation_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     running = Running(tmp_path)
     accept = running.loop._reception._intake.accept
 
-    def broken(handle: int, *rest: Any) -> Any:
-        if handle == 1:
+    def broken(origin: Origin, *rest: Any) -> Any:
+        if origin.handle == 1:
             raise KeyError("oh")
-        return accept(handle, *rest)
+        return accept(origin, *rest)
 
     monkeypatch.setattr(running.loop._reception._intake, "accept", broken)
     with running.thread():

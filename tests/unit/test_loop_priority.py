@@ -52,7 +52,7 @@ def test_prompts_are_read_by_class(tmp_path: Path) -> None:
         submit(engine, handle, priority, prompt=20)
         submit(engine, handle + 10, priority, prompt=20)
         engine.step()
-        read.append({s.handle: int(engine.places.computed[s.row]) for s in engine.places.rows})
+        read.append({s.handle: int(engine.places.computed[s.place.row]) for s in engine.places.rows})
     assert read == [{0: 8}, {1: 8, 0: 8}, {2: 8, 1: 8, 0: 8}]
     first: list[int] = []
     while engine.step():
@@ -219,7 +219,7 @@ def test_all_samples_of_high_start(tmp_path: Path) -> None:
     engine.submit(4, Task(prompt=(101,) * 5, sampling=sampling, priority=HIGH))
     engine.step()
     engine.step()
-    assert [(s.handle, s.sample) for s in sorted(engine.places.rows, key=lambda s: s.rank)] == [
+    assert [(s.handle, s.sample) for s in sorted(engine.places.rows, key=lambda s: s.place.rank)] == [
         (4, 0),
         (4, 1),
         (4, 2),

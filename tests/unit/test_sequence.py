@@ -3,7 +3,7 @@ import pytest
 
 from inferd.core.task import FinishReason, Usage
 from inferd.engine.text.detokenizer import Detokenizer, Piece
-from inferd.engine.token.sequence import Sequence
+from inferd.engine.token.sequence import Origin, Sequence
 from inferd.sampling import Sampling
 
 END = 9
@@ -12,7 +12,7 @@ PIECES: list[Piece] = ["a", "b", "c", b"\xe6", b"\x97", b"\xa5", "STO", "P!", "x
 
 def sequence(*, max_tokens: int = 100, stop: tuple[str, ...] = (), ends: frozenset[int] = frozenset({END})) -> Sequence:
     return Sequence(
-        handle=1,
+        Origin(1),
         prompt=np.array([7, 7, 7], np.int32),
         most_output=max_tokens,
         sampling=Sampling(stop=stop),

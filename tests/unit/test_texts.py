@@ -18,6 +18,7 @@ from inferd.engine.token.intake import Intake
 from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.loop import Loop
 from inferd.engine.token.reception import AT_ONCE
+from inferd.engine.token.sequence import Origin
 from inferd.engine.token.submission import Submission
 from inferd.engine.work import ChatInput, Message, TextInput
 from inferd.errors import ChatTemplateError, InferdError, LimitExceededError, PromptTooLongError
@@ -62,7 +63,7 @@ def test_a_prompt_that_cannot_fit_is_refused_by_its_bytes(monkeypatch: pytest.Mo
     monkeypatch.setattr(Tokenizer, "encode", encode)
     for given in (TextInput("x" * (1 << 20)), ChatInput((Message("user", "x" * (1 << 20)),))):
         with pytest.raises(PromptTooLongError, match=r"1048[0-9]{3} bytes, .* context of 100 tokens") as caught:
-            taken.accept(1, given, Sampling())
+            taken.accept(Origin(1), given, Sampling())
         facts = caught.value.metadata
         longest = max(map(len, VOCABULARY.tokens))
         assert int(facts["prompt_tokens"]) == -(-int(facts["prompt_bytes"]) // longest)
@@ -72,7 +73,7 @@ def test_a_prompt_that_cannot_fit_is_refused_by_its_bytes(monkeypatch: pytest.Mo
 def test_what_may_fit_is_encoded() -> None:
     """A text at the bound of its bytes is encoded, and refused by its tokens if at all."""
     with pytest.raises(PromptTooLongError, match="the prompt has 792 tokens"):
-        intake(context_tokens=100).accept(1, TextInput("x" * 99 * 8), Sampling())
+        intake(context_tokens=100).accept(Origin(1), TextInput("x" * 99 * 8), Sampling())
 
 
 def spm(*, fallback: bool) -> Vocabulary:

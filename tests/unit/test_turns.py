@@ -39,7 +39,7 @@ def submit(
 
 def read(engine: Engine, handle: int) -> int:
     """Tokens of a prompt that were read."""
-    return next((int(engine.places.computed[s.row]) for s in engine.places.rows if s.handle == handle), 0)
+    return next((int(engine.places.computed[s.place.row]) for s in engine.places.rows if s.handle == handle), 0)
 
 
 def test_a_short_prompt_shares_the_next_step_with_a_long_one(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_equal_prompts_of_a_tenant_keep_their_order(tmp_path: Path) -> None:
     for handle in range(4):
         submit(engine, handle, prompt=2 * STEP + 1, tenant="a")
     while engine.step():
-        assert sum(s.row >= engine.places.decoding for s in engine.places.rows) <= 1
+        assert sum(s.place.row >= engine.places.decoding for s in engine.places.rows) <= 1
     assert sorted(engine.ended) == list(engine.ended)
 
 

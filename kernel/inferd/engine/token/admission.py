@@ -36,7 +36,7 @@ class Admission:
 
     def has_row(self, sequence: Sequence, *, more: int = 0) -> bool:
         """Whether there is a row that a waiting sequence may take, if so many more were free."""
-        return self._holds.open_rows(self._bounds.rows - len(self._rows) + more, sequence.hold) > 0
+        return self._holds.open_rows(self._bounds.rows - len(self._rows) + more, sequence.place.hold) > 0
 
     def find_room(self, sequence: Sequence, *, own: bool = False, more: int = 0) -> list[int] | None:
         """The cached blocks of a waiting sequence if there are free ones for the rest of it; else None.
@@ -46,7 +46,7 @@ class Admission:
             own: Only blocks that are kept for its lease count.
             more: So many more count as free.
         """
-        free = self._holds.open_blocks(self._pool.free + more, sequence.hold, own=own)
+        free = self._holds.open_blocks(self._pool.free + more, sequence.place.hold, own=own)
         if free < 1:
             return None
         found = self._find(sequence)
@@ -54,14 +54,14 @@ class Admission:
 
     def fits_alone(self, sequence: Sequence) -> bool:
         """Whether there would be room for a sequence if all was free that is not held for others."""
-        most_blocks, most_rows = self._holds.most_blocks(sequence.hold), self._holds.most_rows(sequence.hold)
-        return self.least_blocks(sequence) <= most_blocks and most_rows > 0
+        hold = sequence.place.hold
+        return self.least_blocks(sequence) <= self._holds.most_blocks(hold) and self._holds.most_rows(hold) > 0
 
     def fits_beside(self, sequence: Sequence, others: Items[Sequence]) -> bool:
         """Whether there would be room for a waiting sequence if only `others` had places, whatever is cached."""
-        taken = {block for each in others for block in each.blocks}
-        rows = self._holds.open_rows(self._bounds.rows - len(others), sequence.hold)
-        blocks = self._holds.open_blocks(self._bounds.blocks - len(taken), sequence.hold)
+        taken = {block for each in others for block in each.place.blocks}
+        rows = self._holds.open_rows(self._bounds.rows - len(others), sequence.place.hold)
+        blocks = self._holds.open_blocks(self._bounds.blocks - len(taken), sequence.place.hold)
         return rows > 0 and self.least_blocks(sequence) <= blocks
 
     def least_blocks(self, sequence: Sequence) -> int:
@@ -70,7 +70,7 @@ class Admission:
 
     def _find(self, sequence: Sequence) -> list[int]:
         """Cached blocks of a sequence's tokens; its last token is computed in any case, for its logits."""
-        whole = sequence.scores is not None or (sequence.pool is not None and sequence.pool.whole)
+        whole = sequence.report.scores is not None or (sequence.pool is not None and sequence.pool.whole)
         if sequence.chain is None or whole:
             return []
         most = (sequence.length - 1) // self._pool.block_tokens

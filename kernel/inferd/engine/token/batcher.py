@@ -54,7 +54,7 @@ class Batcher:
         """The sequences whose prompt is being read for the first time, and how much of it has been, 0 to 1."""
         places = self.places
         rows = [sequence for sequence in places.rows[places.decoding :] if not sequence.output_tokens]
-        return [(s, int(places.computed[s.row]) / len(s.prompt)) for s in rows if s.leader is None]
+        return [(s, int(places.computed[s.place.row]) / len(s.prompt)) for s in rows if s.place.leader is None]
 
     def schedule(self, *, prompt_tokens: int | None = None, alone_tokens: int = 0) -> Step | None:
         """The next step, or None when there is nothing to compute.
@@ -65,7 +65,6 @@ class Batcher:
             alone_tokens: Most tokens of a prompt for which those that decode wait.
         """
         places = self.places
-        places.copies, places.begun = [], []
         places.make_room()
         most = self._bounds.step_tokens
         if prompt_tokens is not None:
@@ -80,7 +79,6 @@ class Batcher:
     def schedule_alone(self, handle: int) -> Step | None:
         """A step for the prompts of one task and nothing else, or None when there is no room for any of them."""
         places = self.places
-        places.copies, places.begun = [], []
         if not places.seat_alone(handle):
             return None
         first = places.decoding
@@ -100,10 +98,6 @@ class Batcher:
         for sequence in places.rows[places.decoding : scheduled]:
             places.publish(sequence)
             places.trim(sequence)
-        for sequence in places.rows[places.decoding : sampled]:
-            for follower in sequence.followers:
-                places.add(follower)
-            sequence.followers = []
         places.decoding = sampled
         return verified
 
@@ -142,7 +136,7 @@ class Batcher:
                 self._logit_rows[picked] = tokens - 1
                 picked += 1
                 complete += 1
-                ending += taken if sequence.turn is None else sequence.turn.read
+                ending += taken if sequence.place.turn is None else sequence.place.turn.read
             rows += 1
             self._starts[rows] = tokens
         if rows == first:
@@ -230,7 +224,7 @@ class Batcher:
 
     def _widen(self, sequence: Sequence, count: int) -> int:
         """Make room in free blocks for `count` tokens behind a sequence's next one; for how many there is some."""
-        places, row = self.places, sequence.row
+        places, row = self.places, sequence.place.row
         while places.room[row] <= places.computed[row] + count and places.can_grow(sequence):
             places.grow(sequence)
         return min(count, int(places.room[row] - places.computed[row]) - 1)
@@ -268,16 +262,16 @@ class Batcher:
         """Take back the tokens that were guessed wrong, and the blocks that only they needed."""
         if sequence.drafter is not None:
             sequence.drafter.learn(drafted=drafted, accepted=accepted)
-        self.places.computed[sequence.row] -= drafted - accepted
+        self.places.computed[sequence.place.row] -= drafted - accepted
         self.places.shrink(sequence)
 
     def _place_prompt(self, sequence: Sequence, *, at: int, most: int) -> int:
         """Put at most `most` of a sequence's tokens into the step; return how many."""
-        places, row = self.places, sequence.row
+        places, row = self.places, sequence.place.row
         begin = int(places.computed[row])
         end = min(sequence.length, begin + most)
         old, new = places.pool.blocks_for(begin), places.pool.blocks_for(end)
-        places.tables[row, old:new] = sequence.blocks[old:new]
+        places.tables[row, old:new] = sequence.place.blocks[old:new]
         if places.windows is not None:
             places.windows.cover(sequence, end)
         taken = end - begin
@@ -297,7 +291,7 @@ class Batcher:
 
 def _score(sequence: Sequence, begin: int, *, at: int, most: int) -> list[Scored]:
     """What is wanted for the scores of a prompt, whose next tokens go into the step at `at`."""
-    scores = sequence.scores
+    scores = sequence.report.scores
     count = 0 if scores is None else scores.count(begin, begin + most)
     return [Scored(scores, begin, count, at)] if scores is not None and count else []
 

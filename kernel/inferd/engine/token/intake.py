@@ -11,6 +11,7 @@ from inferd.engine.text.bad_words import encode_bad_words
 from inferd.engine.text.detokenizer import Detokenizer, decode
 from inferd.engine.text.texts import Texts
 from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.drafts import Drafter
 from inferd.engine.token.embedding import PromptPool
 from inferd.engine.token.rules import Rules
 from inferd.engine.token.sequence import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from inferd.engine.cells.cell import Cells
     from inferd.engine.leash import Leash
     from inferd.engine.token.limits import Bounds, EngineLimits
+    from inferd.engine.token.sequence import Origin
     from inferd.engine.work import Embedding, TaskInput
     from inferd.plugin import Vocabulary
     from inferd.sampling import Sampling
@@ -81,7 +83,9 @@ class Intake:
             return False
         return sum(map(len, texts)) <= _QUICK and all(map(self._texts.is_quick, texts))
 
-    def embed(self, handle: int, task_input: TaskInput, embedding: Embedding, leash: Leash | None = None) -> Sequence:
+    def embed(
+        self, origin: Origin, task_input: TaskInput, embedding: Embedding, leash: Leash | None = None
+    ) -> Sequence:
         """The sequence of a task that wants an embedding: its prompt is computed, and what follows it is of no use.
 
         Raises:
@@ -92,13 +96,9 @@ class Intake:
         if isinstance(task_input, TextInput) and self._closing:
             ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
             task_input = TokenInput([*ids, *(() if tuple(ids[-1:]) == self._closing else self._closing)])
-        sequence = self._make(handle, task_input, ONE_TOKEN, leash)
-        sequence.pool = PromptPool(
-            len(sequence.prompt), embedding, default=self._pooling, alone=self._bounds.whole_prompts
-        )
-        return sequence
+        return self._make(origin, task_input, ONE_TOKEN, leash, embedding)
 
-    def accept(self, handle: int, task_input: TaskInput, sampling: Sampling, leash: Leash | None = None) -> Sequence:
+    def accept(self, origin: Origin, task_input: TaskInput, sampling: Sampling, leash: Leash | None = None) -> Sequence:
         """The sequence of a task, without the constraint of its grammar; its leash ends this before.
 
         Raises:
@@ -110,9 +110,16 @@ class Intake:
         """
         if self._bounds.whole_prompts:
             raise UnsupportedInputError("this model makes embeddings, and no text: ask for one", field="spec.embedding")
-        return self._make(handle, task_input, sampling, leash)
+        return self._make(origin, task_input, sampling, leash)
 
-    def _make(self, handle: int, task_input: TaskInput, sampling: Sampling, leash: Leash | None) -> Sequence:
+    def _make(
+        self,
+        origin: Origin,
+        task_input: TaskInput,
+        sampling: Sampling,
+        leash: Leash | None,
+        embedding: Embedding | None = None,
+    ) -> Sequence:
         ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
         if not len(ids):
             raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")
@@ -120,16 +127,29 @@ class Intake:
         most = sampling.most_output(len(ids), context=bounds.sequence_tokens, most=bounds.max_output_tokens)
         ends = self._ends_of(sampling)
         sampling.check_prompt(len(ids))
+        rules = self._rules(sampling, ends, leash)
         return Sequence(
-            handle=handle,
+            origin,
             prompt=np.array(ids, np.int32),
             most_output=most,
             sampling=sampling,
             ends=ends,
-            rules=self._rules(sampling, ends, leash),
+            rules=rules,
+            drafter=self._drafter(sampling, rules),
+            pool=None if embedding is None else self._pool(embedding, len(ids)),
             echo=self.detokenize(ids) if sampling.echo else None,
             detokenizer=Detokenizer(self._tokenizer.pieces),
         )
+
+    def _drafter(self, sampling: Sampling, rules: Rules | None) -> Drafter | None:
+        """Guesses for a sequence whose tokens depend on logits and position alone: then one step can verify them."""
+        bound_by_history = rules is not None and rules.reads_history
+        if not self._bounds.draft_tokens or bound_by_history or not sampling.steady:
+            return None
+        return Drafter(most=self._bounds.draft_tokens)
+
+    def _pool(self, embedding: Embedding, prompt_tokens: int) -> PromptPool:
+        return PromptPool(prompt_tokens, embedding, default=self._pooling, alone=self._bounds.whole_prompts)
 
     def ignores_ends(self, sampling: Sampling) -> bool:
         """Whether a task goes on past the tokens that end a text."""

@@ -210,6 +210,8 @@ class Loop:
         self.steps += 1
         told = self._forward.measure(step, ids, logits) if self._measured and logits is not None else {}
         verified = self._batcher.commit(step, ids)
+        if self._several:
+            self._release_followers(step)
         self._suspects.told(step)
         decode = step.decode_tokens
         seconds = time.perf_counter() - started
@@ -218,6 +220,13 @@ class Loop:
         output = self._collect(step, first, told, verified)
         output.seconds = seconds
         self._send(output)
+
+    def _release_followers(self, step: Step) -> None:
+        """Let samples have places whose prompt was read."""
+        for leader in step.sampled:
+            if leader.sample == 0:
+                for follower in self._tasks[leader.handle].release():
+                    self._places.follow(follower, leader)
 
     def _constraints(self, step: Step) -> list[tuple[int, Constraint]]:
         """What the outputs of those that are sampled must be, where it is not anything, by place."""
@@ -256,12 +265,12 @@ class Loop:
         if told:
             output.logprobs = {place: told[s] for place, s in enumerate(sequences) if s in told}
         if self._owed:
-            output.prompts = {s.handle: s.tell_prompt() for s in sequences if s in self._owed}
+            output.prompts = {s.handle: s.report.tell() for s in sequences if s in self._owed}
             self._owed.difference_update(sequences)
         if self._several:
             output.samples = [sequence.sample for sequence in sequences]
         self._conclude(sequences, output)
-        output.begun_prompts = {s.handle: s.cached_tokens for s in step.begun}
+        output.begun_prompts = {s.handle: s.place.cached_tokens for s in step.begun}
         output.prefills += [PrefillProgress(s.handle, fraction) for s, fraction in self._batcher.reading]
         return output
 
@@ -327,7 +336,7 @@ class Loop:
         self._send(output)
 
     def _send(self, output: StepOutput) -> None:
-        output.ended += self._refused
+        output.ended.extend(self._refused)
         self._refused = []
         self._activity.begin(Doing.IDLE)  # the kernel may not read just now
         self._deliver(output)
@@ -379,12 +388,9 @@ class Loop:
             for sequence in () if isinstance(task, InferdError) else task.living:
                 self._aside.forget(sequence)
             return
-        for sequence in task.living:
-            sequence.hold = hold
         self._tasks[handle] = task
-        task.share = submission.share
-        self._places.rank(task.living, task.share)
-        if task.leader.tells_prompt:
+        self._places.join(task.living, task.share, hold=hold)
+        if task.leader.report.wanted:
             self._owed.add(task.leader)
         self._several += task.several
         self._constrained += task.constrained

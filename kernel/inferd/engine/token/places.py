@@ -11,7 +11,7 @@ from inferd.core.priority import Priority
 from inferd.engine.token.admission import Admission
 from inferd.engine.token.blocks import BlockPool
 from inferd.engine.token.holds import Holds
-from inferd.engine.token.sequence import WAITING, Sequence
+from inferd.engine.token.place import WAITING
 from inferd.engine.token.turns import Turns
 from inferd.engine.token.virtual_time import VirtualTime
 from inferd.engine.token.waiting import Waiting
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Sequence as Items
 
+    from inferd.engine.token.holds import Hold
     from inferd.engine.token.limits import Bounds
     from inferd.engine.token.sampler import Sampler
+    from inferd.engine.token.sequence import Sequence
     from inferd.engine.token.submission import Share
 
-_rank = attrgetter("rank")
+_rank = attrgetter("place.rank")
 
 
 class Places:
@@ -84,22 +86,28 @@ class Places:
         self._times: dict[int, VirtualTime] = {}  # by class
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence that fits the bounds. Its followers come after it when its prompt has been read."""
+        """Queue a sequence that fits the bounds."""
         self._waiting.add(sequence)
 
-    def rank(self, sequences: Items[Sequence], share: Share) -> None:
-        """Give the samples of a task that comes their rank in its class, and their turn."""
-        time = self._times.setdefault(sequences[0].priority, VirtualTime())
+    def follow(self, sequence: Sequence, leader: Sequence) -> None:
+        """Queue a sequence to take over the KV of another one's prompt, which is the same and has been read."""
+        sequence.place.follow(leader)
+        self.add(sequence)
+
+    def join(self, sequences: Items[Sequence], share: Share, *, hold: Hold | None = None) -> None:
+        """Give the samples of a task that comes their rank in its class and their turn; they draw on a hold."""
+        leader = sequences[0]
+        time = self._times.setdefault(leader.priority, VirtualTime())
         start = time.start(share.tenant, share.expected_tokens / share.weight)
+        turn = self.turns.join(leader.priority, share, len(leader.prompt))
         for sequence in sequences:
-            sequence.rank = (sequence.rank[0], start, *sequence.rank[2:])
-        self.turns.join(sequences, share)
+            sequence.place.join(start=start, turn=turn, hold=hold)
 
     def settle(self, leader: Sequence, share: Share, tokens: int) -> None:
-        """The task of `leader`, which was ranked, has ended and cost so many tokens."""
+        """The task of `leader`, which joined, has ended and cost so many tokens."""
         time = self._times[leader.priority]
         if leader.begun:  # else those that rank before it may not be either
-            time.end(leader.rank[1])
+            time.end(leader.place.rank[1])
         time.settle(share.tenant, (share.expected_tokens - tokens) / share.weight)
         self.turns.leave(leader, tokens)
 
@@ -115,11 +123,11 @@ class Places:
             sequence: It need not have a place.
             failed: What it computed is not to be trusted, and found by nobody.
         """
-        if sequence.row == WAITING:
+        if sequence.place.row == WAITING:
             self._waiting.remove(sequence)  # unless it waits for its leader
             return
         if failed or sequence.chain is None or not sequence.chain.lasting:
-            self.pool.withdraw(sequence.blocks)
+            self.pool.withdraw(sequence.place.blocks)
             if self.windows is not None:
                 self.windows.withdraw(sequence)
         else:
@@ -130,12 +138,13 @@ class Places:
         """Take a sequence's row and blocks; it waits to compute its tokens again, as far as they are not found."""
         self.publish(sequence)
         self._vacate(sequence)
-        sequence.interruptions += 1
+        sequence.place.interrupt()
         self.preempted += 1
         self.add(sequence)
 
     def make_room(self) -> None:
         """Before a step: give each decoding sequence the block that its next token needs, and keep what is held."""
+        self._begin_step()
         if self._waiting or len(self.rows) > self.decoding:
             begun = [sequence.priority for sequence in self.rows[self.decoding :]]
             self.turns.pass_over((*self._waiting.classes, *begun))
@@ -144,9 +153,9 @@ class Places:
         if len(growing) > self.pool.free - self.holds.kept_blocks:
             growing.sort(key=_rank)
         for sequence in growing:
-            while sequence.row != WAITING and not self.can_grow(sequence):
+            while sequence.place.row != WAITING and not self.can_grow(sequence):
                 self.preempt(self._give_way(sequence))
-            if sequence.row != WAITING:
+            if sequence.place.row != WAITING:
                 self.publish(sequence)
                 self.grow(sequence)
         self._make_way()
@@ -154,33 +163,34 @@ class Places:
 
     def can_grow(self, sequence: Sequence) -> bool:
         """Whether there is a block that a sequence may take."""
-        return self.holds.open_blocks(self.pool.free, sequence.hold) > 0
+        return self.holds.open_blocks(self.pool.free, sequence.place.hold) > 0
 
     def grow(self, sequence: Sequence) -> None:
         """Give a sequence its next block."""
-        block = self.pool.take()
-        self.tables[sequence.row, len(sequence.blocks)] = block
-        self.room[sequence.row] += self.pool.block_tokens
-        sequence.blocks.append(block)
-        if sequence.hold is not None:
-            self.holds.take(sequence.hold, [block])
+        place, block = sequence.place, self.pool.take()
+        self.tables[place.row, len(place.blocks)] = block
+        self.room[place.row] += self.pool.block_tokens
+        place.blocks.append(block)
+        if place.hold is not None:
+            self.holds.take(place.hold, [block])
         if self.windows is not None:
             self.trim(sequence)
-            self.windows.cover(sequence, int(self.room[sequence.row]))
+            self.windows.cover(sequence, int(self.room[place.row]))
 
     def trim(self, sequence: Sequence) -> None:
         """Let a running sequence give back what layers with a window do not see any more, which others may find."""
         if self.windows is not None:
             self.publish(sequence)
-            self.windows.trim(sequence, int(self.computed[sequence.row]))
+            self.windows.trim(sequence, int(self.computed[sequence.place.row]))
 
     def shrink(self, sequence: Sequence) -> None:
         """Take back the blocks of a sequence that hold nothing computed."""
-        used = self.pool.blocks_for(int(self.computed[sequence.row]))
-        blocks = sequence.blocks[used:]
-        self.tables[sequence.row, used:] = NO_BLOCK
-        self.room[sequence.row] = used * self.pool.block_tokens
-        del sequence.blocks[used:]
+        place = sequence.place
+        used = self.pool.blocks_for(int(self.computed[place.row]))
+        blocks = place.blocks[used:]
+        self.tables[place.row, used:] = NO_BLOCK
+        self.room[place.row] = used * self.pool.block_tokens
+        del place.blocks[used:]
         self._release(sequence, blocks)
         if self.windows is not None:
             self.windows.shrink(sequence, used)
@@ -191,13 +201,14 @@ class Places:
         Its own samples that have told something give way last: there may be fewer rows than samples. Where it would
         have no room even so, nobody gives way.
         """
+        self._begin_step()
         if any(sequence.handle == handle for sequence in self.rows[self.decoding :]):
             return True
         sequence = self._waiting.of(handle)
         if sequence is None or not self._admission.fits_beside(sequence, self._staying(handle)):
             return False
         while not self._seat_waiting(sequence):
-            others = (each for each in self.rows if each.hold is None or each.handle == handle)
+            others = (each for each in self.rows if each.place.hold is None or each.handle == handle)
             last = max(others, key=lambda each: (each.handle != handle, _rank(each)), default=None)
             if last is None:
                 return False
@@ -217,9 +228,9 @@ class Places:
             return False
         if alone is not None:
             mine = next((each for each in self.rows[row:] if each.handle == alone), None) or self._waiting.of(alone)
-            if mine is None or (mine.row == WAITING and not self._seat_waiting(mine)):
+            if mine is None or (mine.place.row == WAITING and not self._seat_waiting(mine)):
                 return False
-            self._swap(mine.row, row)
+            self._swap(mine.place.row, row)
             return True
         key = self.turns.key
         begun = min(self.rows[row:], key=key) if row < len(self.rows) else None
@@ -230,21 +241,24 @@ class Places:
                 begun = new
         if begun is None:
             return False
-        self._swap(begun.row, row)
+        self._swap(begun.place.row, row)
         return True
 
     def publish(self, sequence: Sequence) -> None:
         """Let the full blocks of a running sequence be found."""
-        chain = sequence.chain
+        chain, place = sequence.chain, sequence.place
         if chain is None:
             return
-        full = int(self.computed[sequence.row]) // self.pool.block_tokens
-        for place in range(chain.published, full):
-            digest = chain.digest(sequence.tokens, place)
-            self.pool.publish(sequence.blocks[place], digest)
+        full = int(self.computed[place.row]) // self.pool.block_tokens
+        for block in range(place.published, full):
+            digest = chain.digest(sequence.tokens, block)
+            self.pool.publish(place.blocks[block], digest)
             if self.windows is not None:
-                self.windows.publish(sequence, place, digest)
-        chain.published = full
+                self.windows.publish(sequence, block, digest)
+        place.publish(full)
+
+    def _begin_step(self) -> None:
+        self.begun, self.copies = [], []
 
     def _keep_holds(self) -> None:
         """Take back what others have of what is held."""
@@ -262,7 +276,7 @@ class Places:
 
     def _give_way(self, growing: Sequence) -> Sequence:
         """Who is preempted for a sequence that may take no block: the last of those whose blocks it could have."""
-        others = (each for each in self.rows if each.hold is growing.hold or _exceeds_blocks(each))
+        others = (each for each in self.rows if each.place.hold is growing.place.hold or _exceeds_blocks(each))
         return max(others, key=_rank)
 
     def _make_way(self) -> None:
@@ -270,8 +284,9 @@ class Places:
         highs = tuple(self._waiting.in_turn(least=Priority.HIGH)) if self._waiting else ()
         if not highs:
             return
-        lower = sorted((each for each in self.rows if each.priority < Priority.HIGH and each.hold is None), key=_rank)
-        blocks = sum(len(each.blocks) for each in lower)  # that they would free if they shared none
+        free_of_leases = (each for each in self.rows if each.place.hold is None)
+        lower = sorted((each for each in free_of_leases if each.priority < Priority.HIGH), key=_rank)
+        blocks = sum(len(each.place.blocks) for each in lower)  # that they would free if they shared none
         rows_taken = blocks_taken = 0
         admission = self._admission
         for high in highs:
@@ -284,7 +299,7 @@ class Places:
                 admission.has_row(high, more=-rows_taken) and admission.find_room(high, more=-blocks_taken) is not None
             ):
                 last = lower.pop()
-                blocks -= len(last.blocks)
+                blocks -= len(last.place.blocks)
                 self.preempt(last)
             rows_taken += 1
             blocks_taken += admission.least_blocks(high) - len(found) + self.pool.idle(found)
@@ -297,7 +312,7 @@ class Places:
         held = bool(self.holds.rows or self.holds.blocks)
         wanted = False
         for sequence in self._waiting.in_turn():
-            if wanted and sequence.hold is None:
+            if wanted and sequence.place.hold is None:
                 continue
             row = self._admission.has_row(sequence)
             found = self._admission.find_room(sequence, own=wanted) if row else None
@@ -320,16 +335,15 @@ class Places:
 
     def _staying(self, handle: int) -> list[Sequence]:
         """Those that no suspect makes give way: others under leases."""
-        return [each for each in self.rows if each.hold is not None and each.handle != handle]
+        return [each for each in self.rows if each.place.hold is not None and each.handle != handle]
 
     def _seat(self, sequence: Sequence, found: list[int]) -> None:
         """Give a waiting sequence the last row, the blocks that were found, and free ones for its other tokens."""
-        need = self.pool.blocks_for(sequence.length)
+        need, row, place = self.pool.blocks_for(sequence.length), len(self.rows), sequence.place
         self.pool.share(found)
-        sequence.blocks = [*found, *(self.pool.take() for _ in range(need - len(found)))]
-        if sequence.hold is not None:
-            self.holds.take(sequence.hold, sequence.blocks, rows=1)
-        row = sequence.row = len(self.rows)
+        place.seat(row, [*found, *(self.pool.take() for _ in range(need - len(found)))], found=len(found))
+        if place.hold is not None:
+            self.holds.take(place.hold, place.blocks, rows=1)
         self.rows.append(sequence)
         if self.windows is not None:
             self.windows.seat(sequence, len(found))
@@ -337,7 +351,7 @@ class Places:
         used = self.pool.blocks_for(begin)
         self.computed[row] = begin
         self.room[row] = need * self.pool.block_tokens
-        self.tables[row, :used] = sequence.blocks[:used]
+        self.tables[row, :used] = place.blocks[:used]
         self._sampler.assign(
             row,
             sequence.sampling,
@@ -349,13 +363,11 @@ class Places:
     def _begin(self, sequence: Sequence, *, found: int) -> int:
         """The first token that an admitted sequence computes, with `found` blocks from the cache."""
         tokens = found * self.pool.block_tokens
-        if sequence.chain is not None:
-            sequence.chain.published = found
-        leader, last = sequence.leader, len(sequence.prompt) - 1
-        if leader is None and not sequence.interruptions:
-            sequence.cached_tokens = tokens
+        leader, last = sequence.place.leader, len(sequence.prompt) - 1
+        if leader is None and not sequence.place.interruptions:
+            sequence.place.begin(tokens)
             self.begun.append(sequence)
-        if leader is None or leader.row == WAITING or self.computed[leader.row] <= last:
+        if leader is None or leader.place.row == WAITING or self.computed[leader.place.row] <= last:
             return tokens
         if found != last // self.pool.block_tokens or tokens == last or self._forward_only:
             return tokens
@@ -364,16 +376,16 @@ class Places:
             if (pair := self.windows.copy(leader, sequence, found)) is None:
                 return tokens
             self.copies.append(pair)
-        self.copies.append((leader.blocks[found], sequence.blocks[found]))
+        self.copies.append((leader.place.blocks[found], sequence.place.blocks[found]))
         return last
 
     def _vacate(self, sequence: Sequence) -> None:
         """Free a sequence's row and its blocks."""
-        row, blocks = sequence.row, sequence.blocks
+        row, blocks = sequence.place.row, sequence.place.blocks
         self.tables[row, : len(blocks)] = NO_BLOCK
         if self.windows is not None:
             self.windows.vacate(sequence)
-        sequence.row, sequence.blocks = WAITING, []
+        sequence.place.leave()
         self._release(sequence, blocks, rows=1)
         if row < self.decoding:  # keep the decoding rows together, then all rows
             self.decoding -= 1
@@ -384,15 +396,15 @@ class Places:
 
     def _release(self, sequence: Sequence, blocks: list[int], *, rows: int = 0) -> None:
         self.pool.release(blocks)
-        if sequence.hold is not None:
-            self.holds.release(sequence.hold, blocks, rows=rows)
+        if sequence.place.hold is not None:
+            self.holds.release(sequence.place.hold, blocks, rows=rows)
 
     def _move(self, source: int, target: int) -> None:
         """Move what a row holds to another row that holds nothing any more."""
         if source == target:
             return
         sequence = self.rows[target] = self.rows[source]
-        sequence.row = target
+        sequence.place.move(target)
         self._sampler.move(source, target)
         for column in (self.computed, self.room, self.next):
             column[target] = column[source]
@@ -406,7 +418,8 @@ class Places:
             return
         rows = self.rows
         rows[one], rows[other] = rows[other], rows[one]
-        rows[one].row, rows[other].row = one, other
+        rows[one].place.move(one)
+        rows[other].place.move(other)
         self._sampler.swap(one, other)
         for column in (self.computed, self.room, self.next, *self._all_tables):
             column[[one, other]] = column[[other, one]]
@@ -414,9 +427,11 @@ class Places:
 
 def _exceeds_rows(sequence: Sequence) -> bool:
     """Whether a sequence has, alone or with others of its lease, more rows than are held for it."""
-    return sequence.hold is None or sequence.hold.taken_rows > sequence.hold.rows
+    hold = sequence.place.hold
+    return hold is None or hold.taken_rows > hold.rows
 
 
 def _exceeds_blocks(sequence: Sequence) -> bool:
     """Whether a sequence has, alone or with others of its lease, more blocks than are held for it."""
-    return sequence.hold is None or len(sequence.hold.shares) > sequence.hold.blocks
+    hold = sequence.place.hold
+    return hold is None or len(hold.shares) > hold.blocks

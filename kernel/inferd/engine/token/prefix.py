@@ -24,14 +24,12 @@ class PrefixChain:
 
     Attributes:
         lasting: See above.
-        published: Blocks of the sequence that the pool was told of.
     """
 
-    __slots__ = ("_block_tokens", "_digests", "lasting", "published")
+    __slots__ = ("_block_tokens", "_digests", "lasting")
 
     def __init__(self, *, salt: bytes, block_tokens: int, lasting: bool = True) -> None:
         self.lasting = lasting
-        self.published = 0
         self._block_tokens = block_tokens
         self._digests = [blake2b(salt, digest_size=_DIGEST_BYTES).digest()]
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from inferd.engine.cause import last_line
 from inferd.engine.leash import Leash
-from inferd.engine.token.drafts import Drafter
 from inferd.engine.token.gate import NO_STANDING, Gate, Standing, Ticket
 from inferd.engine.token.prefix import PrefixChain
 from inferd.engine.token.samples import Samples
+from inferd.engine.token.sequence import Origin
 from inferd.engine.token.submission import Submission
 from inferd.engine.work import TokenInput
 from inferd.errors import InferdError, InternalError, is_failure
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from inferd.engine.token.intake import Intake
     from inferd.engine.token.limits import Bounds
     from inferd.engine.token.room import Constraint
-    from inferd.engine.token.sequence import Sequence
 
 PATIENCE_S: Final = 0.05
 """How long a task that is slow to prepare delays the next one."""
@@ -268,32 +267,30 @@ class Reception:
 
     def _accept(self, submission: Submission, leash: Leash) -> Samples:
         """The samples of a task; their prompt is tokenised once."""
-        handle = submission.handle
+        origin = self._origin(submission)
         if submission.embedding is not None:
-            sequences = [self._intake.embed(handle, submission.task_input, submission.embedding, leash)]
+            sequences = [self._intake.embed(origin, submission.task_input, submission.embedding, leash)]
         else:
             first, *others = submission.sampling.samples
-            sequences = [self._intake.accept(handle, submission.task_input, first, leash)]
+            sequences = [self._intake.accept(origin, submission.task_input, first, leash)]
             if others:
                 prompt = TokenInput(array("I", sequences[0].prompt.tobytes()))
-                sequences += [self._intake.accept(handle, prompt, each, leash) for each in others]
-        # A task that does not share has a salt that no other has: so its samples, and it itself when it is preempted,
-        # still find what it computed.
-        salt = b"shared" + submission.salt if submission.prefix_cache else b"own" + handle.to_bytes(8, "little")
-        for sample, sequence in enumerate(sequences):
-            sequence.rank = (-submission.priority, 0.0, handle, sample)
-            sequence.drafter = self._drafter(sequence)
-            sequence.chain = PrefixChain(
-                salt=salt, block_tokens=self._bounds.block_tokens, lasting=submission.prefix_cache
-            )
-        samples = Samples(sequences)
+                sequences += [
+                    self._intake.accept(self._origin(submission, sample), prompt, each, leash)
+                    for sample, each in enumerate(others, start=1)
+                ]
+        samples = Samples(sequences, submission.share)
         if submission.continuation is not None:
             samples.restore(submission.continuation)
         return samples
 
-    def _drafter(self, sequence: Sequence) -> Drafter | None:
-        """Guesses for a sequence whose tokens depend on logits and position alone: then one step can verify them."""
-        bound_by_history = sequence.rules is not None and sequence.rules.reads_history
-        if not self._bounds.draft_tokens or bound_by_history or not sequence.sampling.steady:
-            return None
-        return Drafter(most=self._bounds.draft_tokens)
+    def _origin(self, submission: Submission, sample: int = 0) -> Origin:
+        """Whose a sample is.
+
+        A task that does not share has a salt that no other has: so its samples, and it itself when it is preempted,
+        still find what it computed.
+        """
+        handle, shares = submission.handle, submission.prefix_cache
+        salt = b"shared" + submission.salt if shares else b"own" + handle.to_bytes(8, "little")
+        chain = PrefixChain(salt=salt, block_tokens=self._bounds.block_tokens, lasting=shares)
+        return Origin(handle, sample, submission.priority, chain)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from inferd.core.task import FinishReason, Usage
     from inferd.engine.token.sequence import Sequence
-    from inferd.engine.token.submission import Continuation
+    from inferd.engine.token.submission import Continuation, Share
 
 
 class Samples:
@@ -20,24 +20,23 @@ class Samples:
 
     Args:
         sequences: One for each sample, in their order.
+        share: See below.
 
     Attributes:
         leader: The first sample.
+        followers: The samples that wait until it has read the prompt.
         living: The samples that have not ended.
         share: Whose it is, and what it was expected to cost.
     """
 
-    __slots__ = ("_all", "leader", "living", "share")
+    __slots__ = ("_all", "followers", "leader", "living", "share")
 
-    def __init__(self, sequences: Items[Sequence]) -> None:
+    def __init__(self, sequences: Items[Sequence], share: Share = NO_SHARE) -> None:
         self._all = tuple(sequences)
         self.leader = self._all[0]
         self.living = list(self._all)
-        self.share = NO_SHARE
-        for number, sequence in enumerate(self._all[1:], start=1):
-            sequence.sample = number
-            sequence.leader = self.leader
-        self.leader.followers = list(self._all[1:])
+        self.share = share
+        self.followers = list(self._all[1:])
 
     def restore(self, continuation: Continuation) -> None:
         """Take what the task told in an engine that lost it; samples that have told something read the prompt again."""
@@ -45,13 +44,16 @@ class Samples:
             self._all[number].restore(told)
         self.living = [sequence for sequence in self._all if sequence.finish is None]
         if continuation.cached_tokens is not None:
-            self.leader.cached_tokens = continuation.cached_tokens
-            self.leader.interruptions = 1
+            self.leader.place.resume(continuation.cached_tokens)
         if continuation.prompt_told:
-            self.leader.prompt_told, self.leader.scores = True, None
+            self.leader.report.pass_over()
         if continuation.samples:
-            for sequence in self._all:
-                sequence.leader, sequence.followers = None, []
+            self.followers = []
+
+    def release(self) -> list[Sequence]:
+        """The first sample has read the prompt: those that waited for that."""
+        followers, self.followers = self.followers, []
+        return followers
 
     @property
     def several(self) -> bool:
@@ -71,7 +73,7 @@ class Samples:
     @property
     def ready(self) -> list[Sequence]:
         """Those of `living` that can have a place: until the first one has read the prompt it alone."""
-        return [self.leader] if self.leader.followers else list(self.living)
+        return [self.leader] if self.followers else list(self.living)
 
     @property
     def reason(self) -> FinishReason | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from inferd.core.task import FinishReason, Usage
-from inferd.core.task_events import PromptOutput
 from inferd.engine.text.stops import StopFinder
-from inferd.engine.token.scores import PromptScores
+from inferd.engine.token.place import Place
+from inferd.engine.token.report import PromptReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
@@ -19,24 +18,37 @@ if TYPE_CHECKING:
     from inferd.engine.text.detokenizer import Detokenizer
     from inferd.engine.token.drafts import Drafter
     from inferd.engine.token.embedding import PromptPool
-    from inferd.engine.token.holds import Hold
     from inferd.engine.token.prefix import PrefixChain
     from inferd.engine.token.room import Constraint
     from inferd.engine.token.rules import Rules
     from inferd.engine.token.submission import SampleSoFar
-    from inferd.engine.token.turns import Turn
     from inferd.plugin.session import Int32Array
     from inferd.sampling import Sampling
 
-WAITING = -1
-"""The row of a sequence that has none."""
+
+class Origin(NamedTuple):
+    """Whose a sequence is.
+
+    Attributes:
+        handle: Names its task on the link to the kernel.
+        sample: Which of the samples of its task it is.
+        priority: Its class: of those that wait the highest comes first.
+        chain: Finds its KV blocks in the prefix cache; None: it shares with nobody.
+    """
+
+    handle: int
+    sample: int = 0
+    priority: int = 0
+    chain: PrefixChain | None = None
 
 
 class Sequence:
-    """The state of one sequence. One writer: the thread that runs the steps.
+    """The tokens of one sequence, and what follows from them. One writer: the thread that runs the steps.
+
+    What it has of the engine, and what it tells of its prompt, are records of their own: `place` and `report`.
 
     Args:
-        handle: Names its task on the link to the kernel.
+        origin: Whose it is.
         prompt: Token ids, shape (P,), at least one.
         most_output: Most tokens to produce, at least 1.
         sampling: How tokens are chosen.
@@ -44,69 +56,44 @@ class Sequence:
         detokenizer: Its own.
         constraint: What the output must be; its own. None for anything.
         rules: What changes its logits; None for nothing.
+        drafter: Guesses its next tokens; None for no guesses.
+        pool: Makes the embedding of its prompt, which is asked for instead of an output; None for none.
         echo: The text of its prompt, where that is to be told; None where it is not.
 
     Attributes:
         tokens: Token ids of prompt and output; those of the first `length` places exist.
         length: Tokens of prompt and output.
-        sample: Which of the samples of its task it is.
-        rank: Its class with a minus in front, its virtual start, its handle, its sample: of those that run the last is
-            preempted first.
-        turn: Where it stands among those whose prompts are to be read; None: behind those of its class before it.
-        hold: What is held for its lease; None for nothing.
-        chain: Finds its KV blocks in the prefix cache; None: it shares with nobody.
-        cached_tokens: Tokens of the prompt whose KV was found in the prefix cache.
-        leader: The sample whose prompt's KV it takes over; None when it reads the prompt itself.
-        followers: The samples that wait until this one has read the prompt.
-        interruptions: How often it lost its blocks.
-        drafter: Guesses its next tokens; None for no guesses.
-        row: Its row in the batcher's tables, or `WAITING`.
-        prompt_told: Whether what was asked of its prompt was told before, in an engine that lost it.
-        pool: Makes the embedding of its prompt, which is asked for instead of an output; None for none.
-        scores: How likely the tokens of its prompt were; None where it is not to be told.
-        blocks: KV blocks that it holds, in the order of its tokens.
-        window: The same of layers that see the last tokens only, see `Windows`.
-        output_tokens: Tokens produced.
         finish: Why it ended; None while it has not.
+        place: Its row and blocks, and where it stands among those who want them.
+        report: What it tells of its prompt.
     """
 
     __slots__ = (
         "_detokenizer",
         "_ends",
+        "_most_length",
         "_stops",
-        "blocks",
-        "cached_tokens",
         "chain",
         "constraint",
         "drafter",
-        "echo",
         "finish",
-        "followers",
         "handle",
-        "hold",
-        "interruptions",
-        "leader",
         "length",
         "most_output",
-        "output_tokens",
+        "place",
         "pool",
         "prompt",
-        "prompt_told",
-        "rank",
-        "row",
+        "report",
         "rules",
         "sample",
         "sampling",
-        "scores",
         "tokens",
-        "turn",
-        "window",
     )
 
     def __init__(
         self,
+        origin: Origin,
         *,
-        handle: int,
         prompt: Int32Array,
         most_output: int,
         sampling: Sampling,
@@ -114,65 +101,48 @@ class Sequence:
         detokenizer: Detokenizer,
         constraint: Constraint | None = None,
         rules: Rules | None = None,
+        drafter: Drafter | None = None,
+        pool: PromptPool | None = None,
         echo: str | None = None,
     ) -> None:
-        self.handle = handle
+        self.handle, self.sample, priority, self.chain = origin
         self.prompt = prompt
         self.most_output = most_output
         self.sampling = sampling
         self.constraint = constraint
         self.rules = rules
-        self.echo = echo
-        self.prompt_told = False
-        self.pool: PromptPool | None = None
-        top = sampling.prompt_logprobs
-        self.scores = None if top is None else PromptScores(prompt, top)
+        self.drafter = drafter
+        self.pool = pool
+        self.report = PromptReport(prompt, echo=echo, top=sampling.prompt_logprobs)
+        self.place = Place(rank=(-priority, 0.0, self.handle, self.sample))
         self.tokens = np.empty(len(prompt) + most_output, np.int32)
         self.tokens[: len(prompt)] = prompt
         self.length = len(prompt)
-        self.sample = 0
-        self.rank = (0, 0.0, handle, 0)
-        self.turn: Turn | None = None
-        self.hold: Hold | None = None
-        self.chain: PrefixChain | None = None
-        self.cached_tokens = 0
-        self.leader: Sequence | None = None
-        self.followers: list[Sequence] = []
-        self.interruptions = 0
-        self.drafter: Drafter | None = None
-        self.row = WAITING
-        self.blocks: list[int] = []
-        self.window: list[int] = []
-        self.output_tokens = 0
         self.finish: FinishReason | None = None
+        self._most_length = len(self.tokens)
         self._ends = ends
         self._detokenizer = detokenizer
         self._stops = StopFinder(sampling.stop) if sampling.stop else None
 
     @property
     def begun(self) -> bool:
-        """Whether it has a row, or had one."""
-        return self.row != WAITING or self.interruptions > 0 or self.output_tokens > 0
+        """Whether something was computed of it, or is."""
+        return self.place.begun or self.output_tokens > 0
 
     @property
     def priority(self) -> int:
         """Its class: of those that wait the highest comes first."""
-        return -self.rank[0]
+        return -self.place.rank[0]
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens produced."""
+        return self.length - len(self.prompt)
 
     @property
     def most_tokens(self) -> int:
         """Tokens whose KV it needs at most: the last token that it produces is never computed."""
         return len(self.prompt) + self.most_output - 1
-
-    @property
-    def tells_prompt(self) -> bool:
-        """Whether something is told of its prompt, before its first token."""
-        return not self.prompt_told and (self.echo is not None or self.scores is not None)
-
-    def tell_prompt(self) -> PromptOutput:
-        """What is told of its prompt."""
-        ids = array("I", self.prompt.tobytes()) if self.echo is not None else ()
-        return PromptOutput(self.echo or "", ids, None if self.scores is None else self.scores.tell())
 
     @property
     def undecided(self) -> bool:
@@ -185,7 +155,7 @@ class Sequence:
         drafter = self.drafter
         return Usage(
             prompt_tokens=len(self.prompt),
-            cached_tokens=self.cached_tokens,
+            cached_tokens=self.place.cached_tokens,
             output_tokens=self.output_tokens,
             drafted_tokens=0 if drafter is None else drafter.drafted,
             accepted_tokens=0 if drafter is None else drafter.accepted,
@@ -199,7 +169,6 @@ class Sequence:
         """
         self.tokens[self.length] = token_id
         self.length += 1
-        self.output_tokens += 1
         if token_id in self._ends:
             self.finish = FinishReason.END_OF_TEXT
             return self._flush()
@@ -210,7 +179,7 @@ class Sequence:
                 self.finish = FinishReason.STOP_STRING
                 return text
         constraint = self.constraint
-        if constraint is None and self.output_tokens < self.most_output:
+        if constraint is None and self.length < self._most_length:
             return text
         if constraint is not None and constraint.pending:
             return text  # and `conclude`, later
@@ -221,7 +190,7 @@ class Sequence:
         if self.constraint is not None and self.constraint.complete:
             self.finish = FinishReason.END_OF_TEXT
             return self._flush()
-        if self.output_tokens == self.most_output:
+        if self.length == self._most_length:
             self.finish = FinishReason.MAX_TOKENS
             return self._flush()
         return ""

@@ -8,7 +8,6 @@ from inferd.engine.token.virtual_time import VirtualTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from collections.abc import Sequence as Items
 
     from inferd.core.ids import Tenant
     from inferd.engine.token.sequence import Sequence
@@ -25,18 +24,18 @@ class Turn:
 
     Attributes:
         share: Whose it is.
-        place: Among the prompts of its tenant, lowest first.
+        order: Among the prompts of its tenant, lowest first.
         read: Tokens of its prompt that went into steps, those that were computed again too.
         charged: Tokens that its tenant was charged for it.
         begun: The virtual start of the first part of its prompt; None before that.
         ended: Whether its prompt has been read once.
     """
 
-    __slots__ = ("begun", "charged", "ended", "place", "read", "share")
+    __slots__ = ("begun", "charged", "ended", "order", "read", "share")
 
-    def __init__(self, share: Share, place: float) -> None:
+    def __init__(self, share: Share, order: float) -> None:
         self.share = share
-        self.place = place
+        self.order = order
         self.read = 0
         self.charged = 0.0
         self.begun: float | None = None
@@ -74,18 +73,15 @@ class Turns:
         self._readers: dict[tuple[int, Tenant], _Reader] = {}
         self._passed: dict[int, int] = {}
 
-    def join(self, sequences: Items[Sequence], share: Share) -> None:
-        """The samples of a task come, to have their prompt read."""
-        leader = sequences[0]
-        reader = self._readers.setdefault((leader.priority, share.tenant), _Reader())
+    def join(self, priority: int, share: Share, prompt_tokens: int) -> Turn:
+        """A task comes, to have its prompt read: its turn."""
+        reader = self._readers.setdefault((priority, share.tenant), _Reader())
         reader.tasks += 1
-        turn = Turn(share, reader.read + len(leader.prompt))
-        for sequence in sequences:
-            sequence.turn = turn
+        return Turn(share, reader.read + prompt_tokens)
 
     def leave(self, leader: Sequence, tokens: int) -> None:
         """The task of `leader`, which joined, has ended and cost so many tokens."""
-        turn, priority = leader.turn, leader.priority
+        turn, priority = leader.place.turn, leader.priority
         if turn is None:
             return
         whose = priority, turn.share.tenant
@@ -103,11 +99,11 @@ class Turns:
 
     def key(self, sequence: Sequence) -> Key:
         """Where a sequence stands, lowest first."""
-        order, tag, place = self.group(sequence.priority), 0.0, 0.0
-        turn = sequence.turn
+        group, tag, order = self.group(sequence.priority), 0.0, 0.0
+        turn = sequence.place.turn
         if turn is not None:
-            tag, place = self.tag(sequence.priority, turn.share.tenant), turn.place
-        return (order, tag, place, sequence.handle, sequence.sample)
+            tag, order = self.tag(sequence.priority, turn.share.tenant), turn.order
+        return (group, tag, order, sequence.handle, sequence.sample)
 
     def group(self, priority: int) -> float:
         """Where a class stands, lowest first."""
@@ -120,7 +116,7 @@ class Turns:
 
     def read(self, sequence: Sequence, tokens: int, *, ends: bool) -> None:
         """So many tokens of a sequence go into the step; `ends` when no more are to be read."""
-        turn, priority = sequence.turn, sequence.priority
+        turn, priority = sequence.place.turn, sequence.priority
         self._passed.pop(priority, None)
         if turn is None:
             return

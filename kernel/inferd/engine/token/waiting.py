@@ -69,8 +69,10 @@ class Waiting:
 
 
 def _tenant(sequence: Sequence) -> Tenant:
-    return NOBODY if sequence.turn is None else sequence.turn.share.tenant
+    turn = sequence.place.turn
+    return NOBODY if turn is None else turn.share.tenant
 
 
 def _place(sequence: Sequence) -> tuple[float, int, int]:
-    return 0.0 if sequence.turn is None else sequence.turn.place, sequence.handle, sequence.sample
+    turn = sequence.place.turn
+    return 0.0 if turn is None else turn.order, sequence.handle, sequence.sample

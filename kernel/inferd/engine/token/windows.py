@@ -9,7 +9,6 @@ import numpy as np
 from inferd.engine.token.blocks import BlockPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from collections.abc import Sequence as Items
 
     from inferd.engine.token.limits import Bounds
@@ -37,6 +36,7 @@ class Windows:
         self.pool = BlockPool(blocks=bounds.window_blocks, block_tokens=bounds.block_tokens)
         self.tables = np.full((bounds.rows, self.pool.blocks_for(bounds.sequence_tokens)), NO_BLOCK, np.int32)
         self._window = bounds.window_tokens
+        self._held: dict[Sequence, list[int]] = {}  # of those that have a row, in the order of their tokens
         self._number = bounds.blocks  # of the first block here, where blocks of both pools are copied
 
     def reach(self, digests: Items[bytes]) -> int:
@@ -50,65 +50,66 @@ class Windows:
 
     def seat(self, sequence: Sequence, count: int) -> None:
         """Give a sequence that gets a row what is seen behind its first blocks, so many as `reach` has said."""
+        self._held[sequence] = []
         if sequence.chain is None or not count:
             return
         first = self._first(count * self.pool.block_tokens)
         found = self.pool.find(sequence.chain.digests(sequence.tokens, count)[first:])
         self.pool.share(found)
-        sequence.window = [NO_BLOCK] * first + found
-        self.tables[sequence.row, :count] = sequence.window
+        self._held[sequence] += [NO_BLOCK] * first + found
+        self.tables[sequence.place.row, :count] = self._held[sequence]
 
     def cover(self, sequence: Sequence, end: int) -> None:
         """Give a sequence blocks for its tokens before position `end`."""
-        held = sequence.window
+        held = self._held[sequence]
         for place in range(len(held), self.pool.blocks_for(end)):
             held.append(self.pool.take())
-            self.tables[sequence.row, place] = held[-1]
+            self.tables[sequence.place.row, place] = held[-1]
 
     def trim(self, sequence: Sequence, computed: int) -> None:
         """Give back the blocks that no token of a sequence sees from position `computed` on."""
-        held, gone = sequence.window, []
+        held, gone = self._held[sequence], []
         for place in range(self._first(computed) - 1, -1, -1):
             if held[place] == NO_BLOCK:
                 break
             gone.append(held[place])
-            held[place] = self.tables[sequence.row, place] = NO_BLOCK
+            held[place] = self.tables[sequence.place.row, place] = NO_BLOCK
         if sequence.chain is None or not sequence.chain.lasting:
             self.pool.withdraw(gone)
         self.pool.release(gone[::-1])
 
     def shrink(self, sequence: Sequence, used: int) -> None:
         """Take back the blocks of a sequence behind the first `used`."""
-        self.pool.release(sequence.window[used:])
-        del sequence.window[used:]
-        self.tables[sequence.row, used:] = NO_BLOCK
+        self.pool.release(self._held[sequence][used:])
+        del self._held[sequence][used:]
+        self.tables[sequence.place.row, used:] = NO_BLOCK
 
     def publish(self, sequence: Sequence, place: int, digest: bytes) -> None:
         """Let a full block of a sequence be found, if it still has that."""
-        if sequence.window[place] != NO_BLOCK:
-            self.pool.publish(sequence.window[place], digest)
+        if self._held[sequence][place] != NO_BLOCK:
+            self.pool.publish(self._held[sequence][place], digest)
 
     def withdraw(self, sequence: Sequence) -> None:
         """Let the blocks of a sequence be found no more."""
-        self.pool.withdraw(self._held(sequence))
+        self.pool.withdraw(filter(_is_block, self._held[sequence]))
 
     def vacate(self, sequence: Sequence) -> None:
         """Free the blocks of a sequence that loses its row."""
-        self.tables[sequence.row, : len(sequence.window)] = NO_BLOCK
-        self.pool.release(self._held(sequence))
-        sequence.window = []
+        held = self._held.pop(sequence)
+        self.tables[sequence.place.row, : len(held)] = NO_BLOCK
+        self.pool.release(filter(_is_block, held))
 
     def copy(self, source: Sequence, target: Sequence, place: int) -> tuple[int, int] | None:
         """The pair that takes a block of one sequence over into another, which gets one; None if that is gone."""
-        if source.window[place] == NO_BLOCK:
+        if self._held[source][place] == NO_BLOCK:
             return None
         self.cover(target, (place + 1) * self.pool.block_tokens)
-        return self._number + source.window[place], self._number + target.window[place]
+        return self._number + self._held[source][place], self._number + self._held[target][place]
 
     def _first(self, position: int) -> int:
         """The first block that the token at a position sees."""
         return max(0, position + 1 - self._window) // self.pool.block_tokens
 
-    @staticmethod
-    def _held(sequence: Sequence) -> Iterator[int]:
-        return (block for block in sequence.window if block != NO_BLOCK)
+
+def _is_block(block: int) -> bool:
+    return block != NO_BLOCK
