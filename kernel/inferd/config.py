@@ -256,7 +256,7 @@ class Scheduler(BaseModel):
         2, ge=1, description="a task that was present when so many workers died runs alone in its batch next"
     )
     poison_s: Days = Field(600.0, ge=0, description="a task like one that workers died of is refused for so long")
-    tenant_streams: int = Field(1000, ge=1, description="open RunTask and WatchTask streams of one tenant")
+    tenant_streams: int = Field(1000, ge=1, description="open RunTask, WatchTask and WatchTasks streams of one tenant")
     tenant_calls: int = Field(5000, ge=1, description="calls of one tenant that are open at once")
     model_queued: int = Field(1000, ge=1, description="waiting tasks of one model")
     model_running: int = Field(10_000, ge=1, description="running tasks of one model, over all its instances")

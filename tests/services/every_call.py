@@ -134,6 +134,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.TaskService/RunTasks": lambda c: c.run_many(),
     "inferd.v1.TaskService/GetTask": lambda c: c.connection.tasks.GetTask(ts.GetTaskRequest(task_id=c.task_id)),
     "inferd.v1.TaskService/ListTasks": lambda c: c.connection.tasks.ListTasks(ts.ListTasksRequest()),
+    "inferd.v1.TaskService/WatchTasks": lambda c: first(c.connection.tasks.WatchTasks(ts.WatchTasksRequest())),
     "inferd.v1.TaskService/SuspendTask": lambda c: c.connection.tasks.SuspendTask(
         ts.SuspendTaskRequest(task_id=c.task_id)
     ),

@@ -18,6 +18,7 @@ from inferd.server import running_kernel
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1.host_service_pb2 import WatchHostRequest
 from inferd_api.v1.lease_service_pb2 import KeepAliveLeasesRequest
+from inferd_api.v1.task_service_pb2 import WatchTasksRequest
 
 DEADLINE_S = 30.0
 
@@ -81,8 +82,9 @@ async def one_and_no_more() -> AsyncIterator[KeepAliveLeasesRequest]:
     [
         lambda connection: connection.leases.KeepAliveLeases(one_and_no_more()),
         lambda connection: connection.hosts.WatchHost(WatchHostRequest(interval=Duration(seconds=60))),
+        lambda connection: connection.tasks.WatchTasks(WatchTasksRequest()),
     ],
-    ids=["keep alive", "watch host"],
+    ids=["keep alive", "watch host", "watch tasks"],
 )
 async def test_open_streams_end_at_once_with_the_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_stream: Callable[[Connection], Any]

@@ -188,6 +188,13 @@ class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
         ]
         return task_service_pb2.ListTasksResponse(tasks=tasks, next_page_token="2" if first else "")
 
+    def WatchTasks(self, request: Any, context: Any) -> Iterator[Any]:
+        self.kernel.note(request, context)
+        tasks = [tp.Task(task_id=name, model="echo", state=tp.TASK_STATE_RUNNING) for name in ("t-2", "t-1")]
+        yield task_service_pb2.WatchTasksResponse(anew=True, tasks=tasks)
+        failed = tp.Task(task_id="t-1", model="echo", state=tp.TASK_STATE_FAILED, finished=tp.Finished(error=DIED))
+        yield task_service_pb2.WatchTasksResponse(tasks=[failed], forgotten_task_ids=["t-2"])
+
     def CancelTask(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
         task = tp.Task(task_id=request.task_id, model="echo", state=tp.TASK_STATE_CANCELLED)

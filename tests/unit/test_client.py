@@ -255,6 +255,19 @@ async def test_watch_model_gives_the_present_state_first(scripted: Any) -> None:
     assert await asyncio.to_thread(scripted.ended.wait, 10)
 
 
+async def test_watch_tasks_gives_the_list_and_its_changes(scripted: Any) -> None:
+    """`watch_tasks` asks for states and gives messages as they come, in both clients."""
+    states = (tp.TASK_STATE_RUNNING,)
+    with Client(scripted.address) as sync:
+        told = list(sync.watch_tasks(states=states))
+    async with AsyncClient(scripted.address) as client, aclosing(client.watch_tasks(states=states)) as parts:
+        assert [part async for part in parts] == told
+    assert [[task.task_id for task in part.tasks] for part in told] == [["t-2", "t-1"], ["t-1"]]
+    assert [part.anew for part in told] == [True, False]
+    asked = scripted.requests[-1]
+    assert list(asked.states) == list(states)
+
+
 def test_the_tenant_travels_as_metadata(scripted: Any) -> None:
     """Every kind of call names the tenant; without one nothing is sent."""
     with Client(scripted.address, tenant="blue") as client:

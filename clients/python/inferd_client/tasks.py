@@ -27,6 +27,8 @@ from inferd_api.v1.task_service_pb2 import (
     RunTaskRequest,
     SuspendTaskRequest,
     WatchTaskRequest,
+    WatchTasksRequest,
+    WatchTasksResponse,
 )
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection, bounded_s
@@ -219,6 +221,10 @@ class Tasks(Connection):
         for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states)):
             yield from page.tasks
 
+    def watch_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> Generator[WatchTasksResponse]:
+        """The tasks in one of `states` (default: any), then each change, until the generator is closed."""
+        yield from self._stream(self._tasks.WatchTasks, WatchTasksRequest(states=states))
+
     def cancel_task(self, task_id: str) -> Task:
         """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""
         return self._call(self._tasks.CancelTask, CancelTaskRequest(task_id=task_id)).task
@@ -349,6 +355,15 @@ class AsyncTasks(AsyncConnection):
         async for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states)):
             for task in page.tasks:
                 yield task
+
+    async def watch_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> AsyncGenerator[WatchTasksResponse]:
+        """The tasks in one of `states` (default: any), then each change, until the generator is closed."""
+        responses = self._stream(self._tasks.WatchTasks, WatchTasksRequest(states=states))
+        try:
+            async for response in responses:
+                yield response
+        finally:
+            await responses.aclose()
 
     async def cancel_task(self, task_id: str) -> Task:
         """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""

@@ -165,12 +165,18 @@ def _run(
 
 
 @app.command("tasks")
-def _tasks(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
+def _tasks(
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Tell each change, too, until Ctrl-C.")] = False,
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
     """List tasks, newest first."""
     with edge(output) as out:
-        from inferd.cli.tasks import list_tasks
+        from inferd.cli.tasks import list_tasks, watch_list
 
-        list_tasks(out, address, tenant)
+        (watch_list if watch else list_tasks)(out, address, tenant)
 
 
 @app.command("watch")

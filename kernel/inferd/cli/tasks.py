@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING
 
 from inferd.cli.amounts import span
@@ -45,6 +45,18 @@ def list_tasks(output: Output, address: str, tenant: str) -> None:
     output.table(
         ("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"), rows, empty="no tasks", gives_way="ERROR"
     )
+
+
+def watch_list(output: Output, address: str, tenant: str) -> None:
+    """Show the tenant's tasks as they stand, newest first, and each change of one; until Ctrl-C."""
+    with connected(address, tenant) as client, closing(client.watch_tasks()) as parts:
+        for part in parts:
+            if output.json:
+                output.line(plain(part))
+                continue
+            for task in part.tasks:
+                told = (time.strftime("%H:%M:%S"), task.task_id, task.model, state(task), task.finished.error.message)
+                output.text(" · ".join(each for each in told if each))
 
 
 def cancel(output: Output, address: str, tenant: str, task_id: str) -> None:

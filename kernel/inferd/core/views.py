@@ -37,6 +37,10 @@ class Views:
         """
         return self._tasks.get(task_id, tenant)
 
+    def find_task(self, task_id: TaskId) -> Task | None:
+        """The task of this id, or None."""
+        return self._tasks.known.get(task_id)
+
     def tasks(
         self, tenant: Tenant, states: Collection[TaskState] = (), *, after: int | None = None, size: int
     ) -> Page[Task]:

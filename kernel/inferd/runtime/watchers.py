@@ -13,6 +13,7 @@ from inferd.runtime.receipts import write_receipt
 from inferd.runtime.signal import Signal, Signals
 from inferd.runtime.streams import Streams
 from inferd.runtime.supervisor import Supervisor
+from inferd.runtime.task_lists import TaskLists
 
 log = structlog.get_logger()
 
@@ -21,12 +22,14 @@ class Watchers:
     """Wakes those who watch a thing with each change of that thing. One writer: the driver.
 
     Attributes:
+        tasks: Tasks that have changed, by tenant.
         models: Changes of models by name.
         leases: Changes of leases by id, and of the lines that they wait in by name, which is no id.
         hosts: Changes of hosts, and of the instances on them.
     """
 
     def __init__(self, views: Views, streams: Streams, supervisor: Supervisor) -> None:
+        self.tasks = TaskLists()
         self.models = Signals[ModelName]()
         self.leases = Signals[str]()
         self.hosts = Signal()
@@ -36,6 +39,7 @@ class Watchers:
 
     def close(self) -> None:
         """Wake everyone: the kernel is shutting down."""
+        self.tasks.notify_all()
         self.models.notify_all()
         self.leases.notify_all()
         self.hosts.notify()
@@ -52,10 +56,16 @@ class Watchers:
     def wake(self, change: changes.Change) -> None:
         """Tell those who watch what has changed."""
         match change:
+            case changes.TaskAccepted(spec):
+                self.tasks.note(spec.tenant, spec.task_id)
             case changes.TaskChanged():
                 self._tell_task(change)
-            case changes.TaskForgotten(task_id):
+                self.tasks.note(change.tenant, change.task_id)
+            case changes.TaskDetached(task_id, tenant):
+                self.tasks.note(tenant, task_id)
+            case changes.TaskForgotten(task_id, tenant):
                 self._streams.forget(task_id)
+                self.tasks.note(tenant, task_id)
             case changes.LeaseChanged(lease_id) | changes.LeaseForgotten(lease_id):
                 self.leases.notify(lease_id)
             case changes.LineChanged(line):

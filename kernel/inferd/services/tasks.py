@@ -1,5 +1,7 @@
 """`inferd.v1.TaskService`."""
 
+from collections.abc import Collection
+from contextlib import aclosing
 from typing import Any
 
 from inferd.core.ids import TaskId
@@ -63,12 +65,23 @@ class Tasks:
 
     async def ListTasks(self, request: ts.ListTasksRequest, call: Call) -> ts.ListTasksResponse:  # noqa: N802 - the wire's name
         """List the tenant's tasks, newest first."""
-        states = _read_states(request)
+        states = _read_states(request.states)
         after, size = number_of(request.page_token), size_of(request.page_size)
         page = self._tasks.list(call.caller, states, after=after, size=size)
         return ts.ListTasksResponse(
             tasks=[self._write(task) for task in page.records], next_page_token=token_of(page, lambda task: task.number)
         )
+
+    async def WatchTasks(self, request: ts.WatchTasksRequest, call: Call) -> None:  # noqa: N802 - the wire's name
+        """Watch the tenant's tasks."""
+        async with aclosing(self._tasks.watch_list(call.caller, _read_states(request.states))) as parts:
+            async for part in parts:
+                tasks = [self._write(task) for task in part.tasks]
+                await call.write(
+                    ts.WatchTasksResponse(
+                        anew=part.anew, tasks=tasks, forgotten_task_ids=part.forgotten, more=part.more
+                    )
+                )
 
     async def CancelTask(self, request: ts.CancelTaskRequest, call: Call) -> ts.CancelTaskResponse:  # noqa: N802 - the wire's name
         """End a task."""
@@ -86,8 +99,8 @@ class Tasks:
         return write_task(task, self._tasks.stream(task), self._tasks.clock)
 
 
-def _read_states(request: ts.ListTasksRequest) -> set[TaskState]:
+def _read_states(states: Collection[int]) -> set[TaskState]:
     try:
-        return {TaskState(state) for state in request.states}
+        return {TaskState(state) for state in states}
     except ValueError:
-        raise InvalidFieldError(f"states {list(request.states)} has an unknown one", field="states") from None
+        raise InvalidFieldError(f"states {list(states)} has an unknown one", field="states") from None

@@ -57,6 +57,11 @@ class TaskServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.WatchTasks = channel.unary_stream(
+                '/inferd.v1.TaskService/WatchTasks',
+                request_serializer=inferd__api_dot_v1_dot_task__service__pb2.WatchTasksRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.WatchTasksResponse.FromString,
+                _registered_method=True)
         self.CancelTask = channel.unary_unary(
                 '/inferd.v1.TaskService/CancelTask',
                 request_serializer=inferd__api_dot_v1_dot_task__service__pb2.CancelTaskRequest.SerializeToString,
@@ -116,6 +121,16 @@ class TaskServiceServicer:
 
     def ListTasks(self, request, context):
         """List tasks, newest first. Errors: INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTasks(self, request, context):
+        """Watch the tenant's tasks: first those that there are, newest first, then each that is made, comes to another state,
+        is detached or is forgotten. What changes while the client does not read is merged: a task is told as it stands then,
+        once. What a task produces is no change of it; see `WatchTask`. Never ends by itself.
+        Errors: INVALID_FIELD, LIMIT_EXCEEDED (`scheduler.tenant_streams`), SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,6 +196,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ListTasks,
                     request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.ListTasksRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_task__service__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'WatchTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTasks,
+                    request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.WatchTasksRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_task__service__pb2.WatchTasksResponse.SerializeToString,
             ),
             'CancelTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTask,
@@ -314,6 +334,33 @@ class TaskService:
             '/inferd.v1.TaskService/ListTasks',
             inferd__api_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
             inferd__api_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inferd.v1.TaskService/WatchTasks',
+            inferd__api_dot_v1_dot_task__service__pb2.WatchTasksRequest.SerializeToString,
+            inferd__api_dot_v1_dot_task__service__pb2.WatchTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

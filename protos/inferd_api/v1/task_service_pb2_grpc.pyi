@@ -54,6 +54,12 @@ class TaskServiceStub:
     """Read a task. Errors: TASK_NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
     """List tasks, newest first. Errors: INVALID_FIELD."""
+    WatchTasks: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]
+    """Watch the tenant's tasks: first those that there are, newest first, then each that is made, comes to another state,
+    is detached or is forgotten. What changes while the client does not read is merged: a task is told as it stands then,
+    once. What a task produces is no change of it; see `WatchTask`. Never ends by itself.
+    Errors: INVALID_FIELD, LIMIT_EXCEEDED (`scheduler.tenant_streams`), SHUTTING_DOWN.
+    """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]
     """End a task now. A task that has ended already is returned as it is. Errors: TASK_NOT_FOUND."""
     SuspendTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.SuspendTaskRequest, _task_service_pb2.SuspendTaskResponse]
@@ -102,6 +108,12 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Read a task. Errors: TASK_NOT_FOUND."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
     """List tasks, newest first. Errors: INVALID_FIELD."""
+    WatchTasks: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
+    """Watch the tenant's tasks: first those that there are, newest first, then each that is made, comes to another state,
+    is detached or is forgotten. What changes while the client does not read is merged: a task is told as it stands then,
+    once. What a task produces is no change of it; see `WatchTask`. Never ends by itself.
+    Errors: INVALID_FIELD, LIMIT_EXCEEDED (`scheduler.tenant_streams`), SHUTTING_DOWN.
+    """
     CancelTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
     """End a task now. A task that has ended already is returned as it is. Errors: TASK_NOT_FOUND."""
     SuspendTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.SuspendTaskRequest, _task_service_pb2.SuspendTaskResponse]  # type: ignore[assignment]
@@ -171,6 +183,18 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
         """List tasks, newest first. Errors: INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def WatchTasks(
+        self,
+        request: _task_service_pb2.WatchTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_task_service_pb2.WatchTasksResponse], _abc.AsyncIterator[_task_service_pb2.WatchTasksResponse]]:
+        """Watch the tenant's tasks: first those that there are, newest first, then each that is made, comes to another state,
+        is detached or is forgotten. What changes while the client does not read is merged: a task is told as it stands then,
+        once. What a task produces is no change of it; see `WatchTask`. Never ends by itself.
+        Errors: INVALID_FIELD, LIMIT_EXCEEDED (`scheduler.tenant_streams`), SHUTTING_DOWN.
+        """
 
     @_abc_1.abstractmethod
     def CancelTask(

@@ -1,7 +1,7 @@
 """What may be done with tasks."""
 
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Page
@@ -9,6 +9,7 @@ from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.task_list import Part, TaskList
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.streams import TaskStream
 
@@ -95,6 +96,18 @@ class Tasks:
         stream = self.find(task_id, caller, after=after)
         with self.streams.place(caller.tenant):
             yield stream
+
+    async def watch_list(self, caller: Caller, states: Collection[TaskState]) -> AsyncGenerator[Part, None]:
+        """The tenant's tasks in one of these states, none for all: those that there are, then each change.
+
+        Raises:
+            LimitExceededError: The tenant has as many streams as it may have.
+            ShuttingDownError: The kernel is shutting down.
+        """
+        with self.streams.place(caller.tenant):
+            async with aclosing(TaskList(self._driver, caller.tenant, states).follow()) as parts:
+                async for part in parts:
+                    yield part
 
     def find(self, task_id: TaskId, caller: Caller, *, after: int) -> TaskStream:
         """The events of a task, to be read from behind number `after`.

@@ -1,0 +1,86 @@
+"""A tenant's tasks as one list that is followed."""
+
+from collections.abc import AsyncGenerator, Collection, Iterator
+from dataclasses import dataclass, field
+
+from inferd.core.ids import TaskId, Tenant
+from inferd.core.task import Task, TaskState
+from inferd.runtime.driver import Driver
+
+PART = 100  # most tasks of a part: so many are written at once, with labels as long as they may be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a watcher of tasks is told at once.
+
+    Attributes:
+        anew: Whether the list begins anew: what was told before is void.
+        tasks: Tasks as they stand.
+        forgotten: Tasks that were told and are known no longer.
+        more: Whether another part follows at once.
+    """
+
+    anew: bool = False
+    tasks: list[Task] = field(default_factory=list)
+    forgotten: list[TaskId] = field(default_factory=list)
+    more: bool = False
+
+
+class TaskList:
+    """Follows the tasks of a tenant that are in some states, none for all. One writer: its watcher.
+
+    What changes while the watcher is busy is merged: a task is told as it stands then, once.
+    """
+
+    def __init__(self, driver: Driver, tenant: Tenant, states: Collection[TaskState]) -> None:
+        self._driver = driver
+        self._tenant = tenant
+        self._states = states
+        self._told: set[TaskId] = set()  # that were in those states when they were told last
+
+    async def follow(self) -> AsyncGenerator[Part, None]:
+        """The tasks that there are, newest first; then each that is made or changes. Never ends by itself.
+
+        Raises:
+            ShuttingDownError: The kernel is shutting down.
+        """
+        with self._driver.watchers.tasks.watch(self._tenant) as untold:
+            while True:
+                self._driver.check_open()
+                seen, changed = untold.version, untold.take()
+                if changed is None:
+                    for part in self._all():
+                        yield part
+                elif changed:
+                    for start in range(0, len(changed), PART):
+                        part = self._changed(changed[start : start + PART], more=start + PART < len(changed))
+                        if part.tasks or part.forgotten:
+                            yield part
+                else:
+                    await untold.wait(seen)
+
+    def _all(self) -> Iterator[Part]:
+        """The list from its beginning; each part as things stand when it is asked for."""
+        self._told.clear()
+        anew, after, more = True, None, True
+        while more:
+            page = self._driver.views.tasks(self._tenant, self._states, after=after, size=PART)
+            more = page.more
+            self._told.update(task.spec.task_id for task in page.records)
+            after = page.records[-1].number if page.records else None
+            yield Part(anew=anew, tasks=page.records, more=more)
+            anew = False
+
+    def _changed(self, task_ids: list[TaskId], *, more: bool) -> Part:
+        """Those of some tasks that are in the list, leave it or are forgotten."""
+        part = Part(more=more)
+        for task_id in task_ids:
+            task, told = self._driver.views.find_task(task_id), task_id in self._told
+            listed = task is not None and (not self._states or task.state in self._states)
+            (self._told.add if listed else self._told.discard)(task_id)
+            if task is not None and (listed or told):
+                part.tasks.append(task)
+            elif told:
+                part.forgotten.append(task_id)
+        return part

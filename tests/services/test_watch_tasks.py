@@ -1,0 +1,71 @@
+"""`WatchTasks`: the list of a tenant's tasks, followed over the wire."""
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+
+import grpc
+from connection import Connection, read_all, read_failing, read_until, reason_of
+
+from inferd.testing.kernel import kernel_here
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
+from inferd_client import AsyncClient
+
+
+async def test_a_tenant_follows_its_tasks_and_no_others(connection: Connection) -> None:
+    """What there is comes first, then each state of each task to its end; other tenants' tasks never come."""
+    await connection.create()
+    done = (await read_all(connection.chat("before")))[0].task_id
+    await read_all(connection.chat("secret", metadata=(("inferd-tenant", "other"),)))
+    client = AsyncClient(connection.kernel.addresses[0])
+    async with asyncio.timeout(30), client, aclosing(client.watch_tasks()) as parts:
+        first = await anext(parts)
+        assert (first.anew, [task.task_id for task in first.tasks]) == (True, [done])
+        assert first.tasks[0].state == tp.TASK_STATE_SUCCEEDED
+        call = connection.endless()
+        await read_until(call, "output")
+        await read_all(connection.chat("secret", metadata=(("inferd-tenant", "other"),)))
+        call.cancel()
+        states, ids = list[int](), set[str]()
+        while tp.TASK_STATE_CANCELLED not in states:
+            for task in (await anext(parts)).tasks:
+                ids.add(task.task_id)
+                states.append(task.state)
+    assert len(ids) == 1
+    assert states == sorted(set(states), key=states.index)  # none is told twice
+    assert tp.TASK_STATE_RUNNING in states
+
+
+async def test_only_tasks_in_some_states_are_followed(connection: Connection) -> None:
+    """A watcher of running tasks hears when one begins to run and once more when it does not any longer."""
+    await connection.create()
+    await read_all(connection.chat("before"))
+    watch = connection.tasks.WatchTasks(ts.WatchTasksRequest(states=[tp.TASK_STATE_RUNNING]))
+    async with asyncio.timeout(30):
+        assert await watch.read() == ts.WatchTasksResponse(anew=True)
+        call = connection.endless()
+        await read_until(call, "output")
+        assert [task.state for task in (await watch.read()).tasks] == [tp.TASK_STATE_RUNNING]
+        call.cancel()
+        assert [task.state for task in (await watch.read()).tasks] == [tp.TASK_STATE_CANCELLED]
+    watch.cancel()
+
+
+async def test_a_watch_of_tasks_is_bounded_and_checked(tmp_path: Path) -> None:
+    """It takes a place among the streams of its tenant; a state that does not exist is refused by name."""
+    async with asyncio.timeout(30), kernel_here(tmp_path, scheduler={"tenant_streams": 1}) as kernel:
+        connection = Connection(kernel, tmp_path)
+        _, error = await read_failing(connection.tasks.WatchTasks(ts.WatchTasksRequest(states=[99])))
+        assert reason_of(error)[0] == "INVALID_FIELD"
+        assert "99" in str(error.details())
+        open_one = connection.tasks.WatchTasks(ts.WatchTasksRequest())
+        await open_one.read()
+        _, error = await read_failing(connection.tasks.WatchTasks(ts.WatchTasksRequest()))
+        assert reason_of(error)[0] == "LIMIT_EXCEEDED"
+        assert "scheduler.tenant_streams" in str(error.details())
+        open_one.cancel()
+        other = connection.tasks.WatchTasks(ts.WatchTasksRequest(), metadata=(("inferd-tenant", "other"),))
+        assert (await other.read()) is not grpc.aio.EOF
+        other.cancel()
+        await connection.channel.close()
