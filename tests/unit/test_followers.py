@@ -83,14 +83,20 @@ class AsyncWire:
 
 
 def threaded(wire: Wire) -> Follower:
-    return Follower(wire.dial, "here", lambda _: False, lambda: None)
+    def singly(*_: object) -> Any:
+        raise AssertionError("the kernel has the call")
+
+    return Follower(wire.dial, "here", lambda _: False, lambda: None, singly)
 
 
 def asynchronous(wire: AsyncWire) -> AsyncFollower:
     async def is_back(_: object) -> bool:
         return False
 
-    return AsyncFollower(wire.dial, "here", is_back, lambda: None)
+    def singly(*_: object) -> Any:
+        raise AssertionError("the kernel has the call")
+
+    return AsyncFollower(wire.dial, "here", is_back, lambda: None, singly)
 
 
 def test_a_reader_that_is_behind_holds_its_task_back_and_lets_it_go_on() -> None:

@@ -12,10 +12,12 @@ from inferd_client.errors import DEFAULT_ADDRESS, from_rpc
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
 from inferd_client.returning import is_back, is_back_async
+from inferd_client.versions import is_lacking, is_newer, too_old, version_of, version_of_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+    from inferd_client.errors import InferdError
     from inferd_client.holding import LeaseRef
 
 CALL_TIMEOUT_S = 30.0
@@ -165,7 +167,13 @@ class Connection(_Settings):
                 return method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
             except grpc.RpcError as error:
                 if not self._is_back(error, timeout_s):
-                    raise from_rpc(error, self.address) from None
+                    raise self._failure(error, request) from None
+
+    def _failure(self, error: grpc.RpcError, request: object) -> InferdError:
+        """What a call that failed raises."""
+        if is_newer(request) and is_lacking(error):
+            return too_old(request, version_of(self._channel, self._metadata), self.address)
+        return from_rpc(error, self.address)
 
     def _is_back(self, error: grpc.RpcError, timeout_s: float | None = None) -> bool:
         return is_back(self._channel, self.address, error, timeout_s)
@@ -191,7 +199,7 @@ class Connection(_Settings):
                 yield from call
             except grpc.RpcError as error:
                 if not self._is_back(error, timeout_s):
-                    raise from_rpc(error, self.address) from None
+                    raise self._failure(error, request) from None
             else:
                 return
             finally:
@@ -245,7 +253,13 @@ class AsyncConnection(_Settings):
                 return await method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
             except grpc.RpcError as error:
                 if not await self._is_back(error, timeout_s):
-                    raise from_rpc(error, self.address) from None
+                    raise await self._failure(error, request) from None
+
+    async def _failure(self, error: grpc.RpcError, request: object) -> InferdError:
+        """What a call that failed raises."""
+        if is_newer(request) and is_lacking(error):
+            return too_old(request, await version_of_async(self._channel, self._metadata), self.address)
+        return from_rpc(error, self.address)
 
     async def _is_back(self, error: grpc.RpcError, timeout_s: float | None = None) -> bool:
         return await is_back_async(self._channel, self.address, error, timeout_s)
@@ -274,7 +288,7 @@ class AsyncConnection(_Settings):
                     yield response
             except grpc.RpcError as error:
                 if not await self._is_back(error, timeout_s):
-                    raise from_rpc(error, self.address) from None
+                    raise await self._failure(error, request) from None
             else:
                 return
             finally:

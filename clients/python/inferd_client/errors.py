@@ -1,4 +1,4 @@
-"""What a call can raise: a class per `inferd.v1.ErrorReason`, and four for what the kernel itself cannot say.
+"""What a call can raise: a class per `inferd.v1.ErrorReason`, and five for what the kernel itself cannot say.
 
 Every class derives from `InferdError`; branch on the class or on `reason`, the message is for people.
 """
@@ -60,6 +60,13 @@ class KernelUnreachableError(InferdError):
 
 class StatusError(InferdError):
     """The call ended with a status that names no reason of inferd, for example one of gRPC itself."""
+
+
+class KernelTooOldError(StatusError):
+    """The kernel has no such call yet; see `metadata["call"]`, `metadata["version"]` and `metadata["needed"]`."""
+
+    reason = "KERNEL_TOO_OLD"
+    code = "UNIMPLEMENTED"
 
 
 class InternalError(InferdError):

@@ -2,6 +2,7 @@
 
 A call that breaks is taken up again on another one, where each task goes on behind the last event that came: nothing is
 lost, and nothing comes twice. When that does not succeed for as long as tasks outlive their call, every reader is told.
+A kernel that has no such call yet is asked for each task with a call of its own, which ends when its connection does.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ import asyncio
 import queue
 import threading
 import time
-from collections import deque
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
 
-from inferd_api.v1.task_service_pb2 import RunTasksRequest, RunTasksResponse
-from inferd_client.errors import InferdError, KernelUnreachableError, TaskExpiredError, from_rpc, from_status
+from inferd_client.errors import InferdError, KernelUnreachableError, StatusError, from_rpc, from_status
+from inferd_client.mailboxes import AsyncInbox, AsyncOutbox, Inbox, patience_s, requests
 from inferd_client.orders import FULL, LINGER, Orders
+from inferd_client.versions import is_lacking
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 
     from inferd_api.v1.task_pb2 import Finished, TaskEvent
-    from inferd_api.v1.task_service_pb2 import RunOrder, TaskOrder, WatchTaskRequest
+    from inferd_api.v1.task_service_pb2 import RunOrder, RunTasksRequest, RunTasksResponse, TaskOrder, WatchTaskRequest
+    from inferd_client.orders import Followed
 
     AsyncCall: TypeAlias = "grpc.aio.StreamStreamCall[RunTasksRequest, RunTasksResponse]"
 
@@ -38,79 +41,8 @@ class Call(Protocol):
         """End it."""
 
 
-MESSAGE_BYTES: Final = 1 << 20  # orders of more than so much are sent in several messages
-MESSAGE_ORDERS: Final = 1000  # and no more of them in one; a kernel takes a few more
-LATE_S: Final = 5.0  # so much later than its deadline the end of a task is waited for
 FAREWELL_S: Final = 1.0  # how long closing waits for the kernel to hear of it
 PAUSE_S: Final = 0.1  # between two tries to take a broken call up
-
-
-def messages(orders: Iterable[TaskOrder]) -> Iterator[RunTasksRequest]:
-    """The orders in as few messages as their size and number allow."""
-    request, size_bytes = RunTasksRequest(), 0
-    for order in orders:
-        size_bytes += order.ByteSize()
-        if request.orders and (size_bytes > MESSAGE_BYTES or len(request.orders) == MESSAGE_ORDERS):
-            yield request
-            request, size_bytes = RunTasksRequest(), order.ByteSize()
-        request.orders.append(order)
-    if request.orders:
-        yield request
-
-
-class _Outbox:
-    """The orders that one call has still to send. One writer: the event loop."""
-
-    def __init__(self, orders: Iterable[TaskOrder]) -> None:
-        self._orders = list(orders)
-        self._changed = asyncio.Event()
-        self._changed.set()
-        self._ended = False
-
-    def put(self, order: TaskOrder) -> None:
-        """Send it with those that wait."""
-        self._orders.append(order)
-        self._changed.set()
-
-    def end(self) -> None:
-        """Send what waits, and nothing after it."""
-        self._ended = True
-        self._changed.set()
-
-    async def requests(self) -> AsyncIterator[RunTasksRequest]:
-        """The orders, as many at once as there are, until the end."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            orders, self._orders = self._orders, []
-            for message in messages(orders):
-                yield message
-            if self._ended and not self._orders:
-                return
-
-
-class _Inbox:
-    """What came for one reader, in its order. One writer: the follower.
-
-    An `asyncio.Queue` with a timeout costs several times as much, and this is for each task of each step.
-    """
-
-    __slots__ = ("_waiting", "items")
-
-    def __init__(self) -> None:
-        self.items: deque[TaskEvent | InferdError] = deque()
-        self._waiting: asyncio.Future[None] | None = None
-
-    def put(self, item: TaskEvent | InferdError) -> None:
-        """Let the reader have it."""
-        self.items.append(item)
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
-    async def come(self) -> None:
-        """Wait until there is something."""
-        self._waiting = asyncio.get_running_loop().create_future()
-        await self._waiting
 
 
 class AsyncFollower:
@@ -121,6 +53,7 @@ class AsyncFollower:
         address: Of the kernel, for errors.
         is_back: Whether a call that failed would succeed now.
         check_open: Refuses to work when the client is closed.
+        singly: Follows a task on a call of its own.
     """
 
     def __init__(
@@ -129,18 +62,21 @@ class AsyncFollower:
         address: str,
         is_back: Callable[[grpc.RpcError], Awaitable[bool]],
         check_open: Callable[[], None],
+        singly: Callable[[RunOrder | None, WatchTaskRequest | None], AsyncGenerator[TaskEvent]],
     ) -> None:
         self._dial = dial
         self._address = address
         self._is_back = is_back
         self._check_open = check_open
+        self._singly = singly
+        self._lacking = False  # the kernel has no such call
         self._orders = Orders()
-        self._inboxes: dict[int, _Inbox] = {}
-        self._outbox = _Outbox(())  # of the call, each of which has its own: nothing is left to one that is dead
+        self._inboxes: dict[int, AsyncInbox] = {}
+        self._outbox = AsyncOutbox(())  # of the call, each of which has its own: nothing is left to one that is dead
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def events(
+    def events(
         self, *, run: RunOrder | None = None, watch: WatchTaskRequest | None = None
     ) -> AsyncGenerator[TaskEvent]:
         """Order a task and give its events, up to the last one or to where the caller leaves.
@@ -149,38 +85,43 @@ class AsyncFollower:
             InferdError: The order was refused, no kernel answers, none said in time that the task has expired, or the
                 task that it made did not succeed: then after its last event was given.
         """
+        return self._singly(run, watch) if self._lacking else self._events(run, watch)
+
+    async def _events(self, run: RunOrder | None, watch: WatchTaskRequest | None) -> AsyncGenerator[TaskEvent]:
         self._check_open()
-        followed, inbox = self._orders.begin(run, watch), _Inbox()
-        self._inboxes[followed.tag] = inbox
-        patience_s, alarm = _patience_s(run), None
-        if patience_s is not None:
-            alarm = asyncio.get_running_loop().call_later(patience_s, inbox.put, _late())
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="follower of tasks")
-        else:
-            self._send(followed.order())
+        followed, inbox = self._begin(run, watch)
         finished: Finished | None = None
         try:
             while finished is None:
                 if not inbox.items:
                     await inbox.come()
-                item = inbox.items.popleft()
-                if isinstance(item, InferdError):
-                    try:
-                        raise item
-                    finally:
-                        del item  # it holds this frame, and with it the prompt
+                event = inbox.take()
                 if followed.stopped:
                     self._send(followed.flow(len(inbox.items)))
-                finished = item.finished if item.HasField("finished") else None
-                yield item
+                finished = event.finished if event.HasField("finished") else None
+                yield event
+        except StatusError:
+            if not self._lacking or followed.sequence:  # what was told once is not told again
+                raise
         finally:
-            if alarm is not None:
-                alarm.cancel()
+            inbox.close()
             del self._inboxes[followed.tag]
             self._send(self._orders.leave(followed))
-        if run is not None and finished.HasField("error"):
+        if finished is None:
+            async with aclosing(self._singly(run, watch)) as events:
+                async for event in events:
+                    yield event
+        elif run is not None and finished.HasField("error"):
             raise from_status(finished.error)
+
+    def _begin(self, run: RunOrder | None, watch: WatchTaskRequest | None) -> tuple[Followed, AsyncInbox]:
+        followed = self._orders.begin(run, watch)
+        inbox = self._inboxes[followed.tag] = AsyncInbox(patience_s(run))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="follower of tasks")
+        else:
+            self._send(followed.order())
+        return followed, inbox
 
     async def close(self) -> None:
         """Follow nothing any more: tasks that hang on the call end."""
@@ -219,7 +160,7 @@ class AsyncFollower:
     async def _serve(self) -> tuple[bool, InferdError]:
         """One call, from its begin to its end; whether the kernel is there, and why it ended."""
         spoke = False
-        outbox = self._outbox = _Outbox(followed.order() for followed in self._orders.followed.values())
+        outbox = self._outbox = AsyncOutbox(followed.order() for followed in self._orders.followed.values())
         if self._closed:
             outbox.end()
         call = self._dial(outbox.requests())
@@ -228,6 +169,7 @@ class AsyncFollower:
                 spoke = True
                 self._receive(response)
         except grpc.RpcError as error:
+            self._lacking = is_lacking(error)
             return spoke or await self._is_back(error), from_rpc(error, self._address)
         finally:
             outbox.end()
@@ -252,6 +194,7 @@ class Follower:
         address: Of the kernel, for errors.
         is_back: Whether a call that failed would succeed now.
         check_open: Refuses to work when the client is closed.
+        singly: Follows a task on a call of its own.
     """
 
     def __init__(
@@ -260,14 +203,17 @@ class Follower:
         address: str,
         is_back: Callable[[grpc.RpcError], bool],
         check_open: Callable[[], None],
+        singly: Callable[[RunOrder | None, WatchTaskRequest | None], Generator[TaskEvent]],
     ) -> None:
         self._dial = dial
         self._address = address
         self._is_back = is_back
         self._check_open = check_open
+        self._singly = singly
+        self._lacking = False  # the kernel has no such call
         self._lock = threading.Lock()  # of all below
         self._orders = Orders()
-        self._inboxes: dict[int, queue.SimpleQueue[TaskEvent | InferdError]] = {}
+        self._inboxes: dict[int, Inbox] = {}
         self._outbox: queue.SimpleQueue[TaskOrder | None] = queue.SimpleQueue()
         self._call: Call | None = None
         self._thread: threading.Thread | None = None  # while there is one
@@ -279,10 +225,34 @@ class Follower:
         Raises:
             InferdError: As with `AsyncFollower`.
         """
+        return self._singly(run, watch) if self._lacking else self._events(run, watch)
+
+    def _events(self, run: RunOrder | None, watch: WatchTaskRequest | None) -> Generator[TaskEvent]:
         self._check_open()
-        patience_s = _patience_s(run)
-        give_up = None if patience_s is None else time.monotonic() + patience_s
-        inbox: queue.SimpleQueue[TaskEvent | InferdError] = queue.SimpleQueue()
+        followed, inbox = self._begin(run, watch)
+        finished: Finished | None = None
+        try:
+            while finished is None:
+                event = inbox.take()
+                if followed.stopped:  # it was before the event was put, see `_receive`
+                    with self._lock:
+                        self._send(followed.flow(inbox.items.qsize()))
+                finished = event.finished if event.HasField("finished") else None
+                yield event
+        except StatusError:
+            if not self._lacking or followed.sequence:  # what was told once is not told again
+                raise
+        finally:
+            with self._lock:
+                self._inboxes.pop(followed.tag, None)
+                self._send(self._orders.leave(followed))
+        if finished is None:
+            yield from self._singly(run, watch)
+        elif run is not None and finished.HasField("error"):
+            raise from_status(finished.error)
+
+    def _begin(self, run: RunOrder | None, watch: WatchTaskRequest | None) -> tuple[Followed, Inbox]:
+        inbox = Inbox(patience_s(run))
         with self._lock:
             followed = self._orders.begin(run, watch)
             self._inboxes[followed.tag] = inbox
@@ -291,29 +261,7 @@ class Follower:
             else:
                 self._thread = threading.Thread(target=self._run, name="follower of tasks", daemon=True)
                 self._thread.start()
-        finished: Finished | None = None
-        try:
-            while finished is None:
-                try:
-                    item = inbox.get() if give_up is None else inbox.get(timeout=max(0.0, give_up - time.monotonic()))
-                except queue.Empty:
-                    raise _late() from None
-                if isinstance(item, InferdError):
-                    try:
-                        raise item
-                    finally:
-                        del item  # it holds this frame, and with it the prompt
-                if followed.stopped:  # it was before the item was put, see `_receive`
-                    with self._lock:
-                        self._send(followed.flow(inbox.qsize()))
-                finished = item.finished if item.HasField("finished") else None
-                yield item
-        finally:
-            with self._lock:
-                self._inboxes.pop(followed.tag, None)
-                self._send(self._orders.leave(followed))
-        if run is not None and finished.HasField("error"):
-            raise from_status(finished.error)
+        return followed, inbox
 
     def close(self) -> None:
         """Follow nothing any more: tasks that hang on the call end."""
@@ -350,7 +298,7 @@ class Follower:
                 self._thread = None
                 for tag, inbox in self._inboxes.items():
                     self._orders.followed.pop(tag, None)
-                    inbox.put(error)
+                    inbox.items.put(error)
 
     def _serve(self) -> tuple[bool, InferdError]:
         """One call, from its begin to its end; whether the kernel is there, and why it ended."""
@@ -359,12 +307,13 @@ class Follower:
             outbox = self._outbox = queue.SimpleQueue()
             for followed in self._orders.followed.values():
                 outbox.put(followed.order())
-            call = self._call = self._dial(_requests(outbox))
+            call = self._call = self._dial(requests(outbox))
         try:
             for response in call:
                 spoke = True
                 self._receive(response)
         except grpc.RpcError as error:
+            self._lacking = is_lacking(error)
             return spoke or self._is_back(error), from_rpc(error, self._address)
         finally:
             outbox.put(None)
@@ -377,32 +326,8 @@ class Follower:
                 followed = self._orders.followed.get(update.tag)
                 if followed is not None:
                     inbox, event = self._inboxes[followed.tag], followed.take(update)
-                    if inbox.qsize() >= FULL - 1:  # told before the reader can have read so much that it would go on
-                        self._send(followed.flow(inbox.qsize() + 1))
-                    inbox.put(event)
-
-
-def _patience_s(run: RunOrder | None) -> float | None:
-    """How long to wait for the end of a task that has a deadline: the kernel tells of it, unless it hangs."""
-    if run is None or not run.HasField("timeout"):
-        return None
-    return run.timeout.seconds + run.timeout.nanos / 1e9 + LATE_S
-
-
-def _late() -> TaskExpiredError:
-    return TaskExpiredError("the task's deadline passed, and the kernel did not say so in time")
-
-
-def _requests(outbox: queue.SimpleQueue[TaskOrder | None]) -> Iterator[RunTasksRequest]:
-    """The orders of a queue, as many at once as there are, until None."""
-    while True:
-        orders: deque[TaskOrder] = deque()
-        item = outbox.get()
-        while item is not None:
-            orders.append(item)
-            if outbox.empty():
-                break
-            item = outbox.get()
-        yield from messages(orders)
-        if item is None:
-            return
+                    if (
+                        inbox.items.qsize() >= FULL - 1
+                    ):  # told before the reader can have read so much that it would go on
+                        self._send(followed.flow(inbox.items.qsize() + 1))
+                    inbox.items.put(event)

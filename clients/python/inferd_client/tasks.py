@@ -33,9 +33,10 @@ from inferd_api.v1.task_service_pb2 import (
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection, bounded_s
 from inferd_client.claims import class_number, span
-from inferd_client.followers import MESSAGE_BYTES, AsyncFollower, Follower
+from inferd_client.followers import AsyncFollower, Follower
 from inferd_client.generations import Generation, collect
 from inferd_client.holding import lease_id_of
+from inferd_client.mailboxes import MESSAGE_BYTES
 from inferd_client.options import (
     DEFAULT_MAX_TOKENS,
     DefaultLimitWarning,
@@ -47,6 +48,7 @@ from inferd_client.options import (
 )
 from inferd_client.orders import LINGER
 from inferd_client.prompts import Prompt, write_prompt
+from inferd_client.singly import singly, singly_async
 from inferd_client.values import check_values
 
 if TYPE_CHECKING:
@@ -134,6 +136,7 @@ class Tasks(Connection):
             self.address,
             self._is_back,
             self._check_open,
+            lambda run, watch: singly(self._stream, self._tasks, run, watch),
         )
 
     def _follow(self, order: RunOrder) -> Generator[TaskEvent]:
@@ -261,6 +264,7 @@ class AsyncTasks(AsyncConnection):
             self.address,
             self._is_back,
             self._check_open,
+            lambda run, watch: singly_async(self._stream, self._tasks, run, watch),
         )
 
     def _follow(self, order: RunOrder) -> AsyncGenerator[TaskEvent]:

@@ -1,0 +1,66 @@
+"""Kernels that are older than this client: which calls they lack, and what is said of that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import grpc.aio
+
+from inferd_api.v1.host_service_pb2 import GetHostRequest
+from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
+from inferd_client.errors import DETAILS_KEY, KernelTooOldError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from inferd_api.v1.host_service_pb2_grpc import HostServiceAsyncStub
+
+SINCE: Final[Mapping[str, str]] = {"DeleteModel": "0.2.0", "RunTasks": "0.2.0"}
+"""The version of the kernel that first had a call, of those that 0.1.0 lacked."""
+ASK_S: Final = 5.0  # how long a kernel is asked for its version
+
+
+def is_lacking(error: grpc.RpcError) -> bool:
+    """Whether a call ended as there is no such call: what the kernel itself refuses has details."""
+    pairs: Any = error.trailing_metadata() or ()
+    return error.code() is grpc.StatusCode.UNIMPLEMENTED and all(key != DETAILS_KEY for key, _ in pairs)
+
+
+def version_of(channel: grpc.Channel, metadata: Sequence[tuple[str, str]]) -> str:
+    """The version of a kernel; "" where it does not tell."""
+    try:
+        return HostServiceStub(channel).GetHost(GetHostRequest(), metadata=tuple(metadata), timeout=ASK_S).host.version
+    except grpc.RpcError:
+        return ""
+
+
+async def version_of_async(channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]]) -> str:
+    """As `version_of`."""
+    stub: HostServiceAsyncStub = HostServiceStub(channel)
+    try:
+        return (await stub.GetHost(GetHostRequest(), metadata=tuple(metadata), timeout=ASK_S)).host.version
+    except grpc.RpcError:
+        return ""
+
+
+def too_old(request: Any, version: str, address: str) -> KernelTooOldError:
+    """What is said of a kernel that lacks the call of a request."""
+    call = _call_of(request)
+    needed = SINCE[call]
+    return KernelTooOldError(
+        f"this kernel is {version or 'of an unknown version'}; {call} needs {needed} or newer; "
+        f"update the kernel at {address}",
+        metadata={"call": call, "version": version, "needed": needed},
+    )
+
+
+def is_newer(request: object) -> bool:
+    """Whether there are kernels that lack the call of a request."""
+    return _call_of(request) in SINCE
+
+
+def _call_of(request: Any) -> str:
+    """Each call has a request of its own name."""
+    name: str = request.DESCRIPTOR.name
+    return name.removesuffix("Request")
