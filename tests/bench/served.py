@@ -21,6 +21,7 @@ UNARY_CALLS = 500
 IDLE_TASKS = 20
 STREAMS = 64
 STREAM_TOKENS = 500
+PAIRS = 5
 
 
 @contextmanager
@@ -40,16 +41,19 @@ def wide_figures(weights: Path, *, only: str) -> Iterator[Figure]:
 
 
 def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
-    """`served.*`, `gathered.*`, `ttft.idle`, `itl.*` and `rss.*` with a real model."""
+    """`served.*`, `gathered.*`, `ttft.idle`, `itl.*`, `rss.*` and `served.streamed_over_whole` with a real model."""
     wanted = [case for case in CASES if f"served.{case.name}".startswith(only)]
     gathered = [case for case in CASES if case.output_tokens > 1 and f"gathered.{case.name}".startswith(only)]
     rest = any(name.startswith(only) for name in ("ttft.idle", "itl.p50", "itl.p99", "rss.kernel", "rss.worker"))
-    if not wanted and not gathered and not rest:
+    ratio = "served.streamed_over_whole".startswith(only)
+    if not wanted and not gathered and not rest and not ratio:
         return
     with kernel() as process, Client(process.address) as client:
         detail = _load(client, weights)
         yield from _cases("served", process.address, wanted, f"each token streamed; {detail}")
         yield from _cases("gathered", process.address, gathered, f"by `generate`; {detail}", gathers=True)
+        if ratio:
+            yield _streamed_over_whole(process.address, detail)
         if "ttft.idle".startswith(only):
             yield _first_token(client, detail)
         if any(name.startswith(only) for name in ("itl.p50", "itl.p99")):
@@ -71,6 +75,24 @@ def _cases(name: str, address: str, cases: list[Case], detail: str, *, gathers: 
         tokens, unit = case.figure
         seconds, _ = asyncio.run(run_case(address, case, gathers=gathers))
         yield Figure(name=f"{name}.{case.name}", value=round(tokens / seconds, 1), unit=unit, detail=detail)
+
+
+def _streamed_over_whole(address: str, detail: str) -> Figure:
+    """What is left of the rate of whole outputs when every token is streamed, many tasks on one connection."""
+    case = Case("pair", STREAMS, 16, 64)
+    asyncio.run(run_case(address, WARM))
+    ratios = []
+    for number in range(PAIRS):
+        first_gathers = (
+            number % 2 == 0
+        )  # who goes first changes, lest a machine that gets slower counts for one of them
+        first, _ = asyncio.run(run_case(address, case, gathers=first_gathers))
+        second, _ = asyncio.run(run_case(address, case, gathers=not first_gathers))
+        ratios.append(first / second if first_gathers else second / first)
+    value = round(statistics.median(ratios), 3)
+    spread = f"median of {PAIRS} pairs, {min(ratios):.3f} to {max(ratios):.3f}"
+    detail = f"{STREAMS} tasks on one connection, {spread}; {detail}"
+    return Figure(name="served.streamed_over_whole", value=value, unit="ratio", detail=detail)
 
 
 async def run_case(
