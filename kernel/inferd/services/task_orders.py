@@ -53,19 +53,22 @@ class TaskOrders:
             InvalidFieldError: An order has no kind, or a tag that is open.
             ShuttingDownError: The kernel ends; what the tasks had to tell has been told.
         """
-        loop = asyncio.get_running_loop()
+        loop, rested = asyncio.get_running_loop(), 0.0
         reading = asyncio.create_task(self._read(), name="orders")  # ends with this block
         reading.add_done_callback(lambda _: self._open.wake())
         try:
             while not self._is_over(reading):
                 await self._open.come()
+                if (rest_s := rested - loop.time()) > 0:
+                    await asyncio.sleep(rest_s)
                 begun = loop.time()
                 response = _write(*self._open.collect())
                 if response.updates:
                     await self._call.write(response)
                 del response  # before the wait for the next one
                 # Messages take a third of the time at most: when steps come faster than that, some share a message.
-                await asyncio.sleep(min(2 * (loop.time() - begun), MOST_REST_S))
+                ended = loop.time()
+                rested = ended + min(2 * (ended - begun), MOST_REST_S)
             reading.result()
         finally:
             reading.cancel()
