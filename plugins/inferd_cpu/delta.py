@@ -68,7 +68,7 @@ class DeltaMixer:
         wide = multiply(normed, layer["delta_in"], out=np.empty((rows, len(layer["delta_in"])), np.float32))
         given, gates = wide[:, : delta.convolved_width], wide[:, delta.convolved_width :]
         rates = multiply(normed, layer["delta_rates"], out=np.empty((rows, 2 * delta.value_heads), np.float32))
-        betas = 1 / (1 + np.exp(-rates[:, : delta.value_heads]))
+        betas = np.asarray(1 / (1 + np.exp(-rates[:, : delta.value_heads])), np.float32)
         steps = np.logaddexp(np.float32(0), rates[:, delta.value_heads :] + layer["delta_step"])
         decays = np.asarray(layer["delta_decay"] * steps, np.float32)
         mixed = np.empty((rows, delta.value_heads, delta.value_width), np.float32)

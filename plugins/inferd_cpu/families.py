@@ -12,6 +12,9 @@ _GEMMA_NORMS: Final = replace(
     _GEMMA, attention_post_norm=_POST_NORMS.attention_post_norm, feed_post_norm=_POST_NORMS.feed_post_norm
 )
 _GEMMA3: Final = replace(_GEMMA_NORMS, head_norms="head", window_pattern=6, window_rope="plain", wide_scale=62)
+_GEMMA3N: Final = replace(
+    _GEMMA3, wide_scale=0, window_pattern=5, value_norm=True, unscaled=True, shared_keys=True, layer_inputs=True
+)
 _QWEN_DELTA: Final = Family(head_norms="head", feed_norm="post_attention_norm", output_gated=True, delta="tiled")
 _QWEN_EXPERTS: Final = Experts(normalised=True, shared="gated")
 _PLAIN_FEED: Final = Family(norm="layer", activation="gelu_tanh", gated=False)
@@ -58,6 +61,10 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA_NORMS, window_pattern=2, wide_scale=46),
     "gemma3": _GEMMA3,
+    "gemma3n": replace(_GEMMA3N, streams=True),
+    "gemma4": replace(
+        _GEMMA3N, window_pattern=6, divided=True, experts=Experts(normalised=True, optional=True, beside=True)
+    ),
     "phi2": replace(_PLAIN_FEED, parallel=True, feed_norm=""),
     "phi3": Family(),
     "gpt2": replace(_PLAIN_FEED, unrotated=1, positions=True),

@@ -36,6 +36,7 @@ class Experts:
             "may" where the file says whether there are.
         optional: The file may have no experts at all.
         choice_bias: A bias may be added to the weights for the choice alone (arXiv:2408.15664).
+        beside: They stand beside a dense feed-forward part, each with norms of its own.
     """
 
     gating: Gating = "softmax"
@@ -43,6 +44,7 @@ class Experts:
     shared: Literal["", "plain", "gated", "may"] = ""
     optional: bool = False
     choice_bias: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,12 @@ class Family:
         parallel: Attention and feed-forward part both start from what the block was given; None: the file says it.
         activation: Of the feed-forward part.
         gated: It has gates.
+        value_norm: Values have a norm without weights.
+        unscaled: Scores are not scaled, unless the file says it.
+        shared_keys: The last layers may read the keys and values of earlier ones of their kind.
+        layer_inputs: Each token has numbers for each layer, which may be none.
+        streams: There are several hidden states of a token, of which layers compute one (AltUp, arXiv:2301.13310), and
+            a short way around attention (LAuReL, arXiv:2411.07501).
         sinks: Each head has a score that belongs to no key (arXiv:2309.17453).
         convolutions: Layers without key heads are short convolutions.
         delta: All but every so manieth layer keep a matrix for each head instead of keys and values (gated delta nets,
@@ -84,6 +92,7 @@ class Family:
         window_rope: How layers with a window rotate: "same", or "plain" for a base of their own and no scaling.
         full_rope: Layers without a window rotate, where others have one.
         unrotated: Every so manieth layer does not rotate; 0 for none, 1 for all.
+        divided: The file must say what frequencies are divided by.
         sections: Rotated pairs may belong to time, height and width, which are the same for all tokens of a text.
         yarn_truncates: The borders of YaRN's ramp are whole numbers.
         embedding_root: Embeddings are multiplied with the root of the width.
@@ -107,6 +116,11 @@ class Family:
     parallel: bool | None = False
     activation: Activation = "silu"
     gated: bool = True
+    value_norm: bool = False
+    unscaled: bool = False
+    shared_keys: bool = False
+    layer_inputs: bool = False
+    streams: bool = False
     sinks: bool = False
     convolutions: bool = False
     delta: Delta = ""
@@ -121,6 +135,7 @@ class Family:
     window_rope: Literal["same", "plain"] = "same"
     full_rope: bool = True
     unrotated: int = 0
+    divided: bool = False
     sections: bool = False
     yarn_truncates: bool = True
     embedding_root: bool = False

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd_cpu.family import Activation
-from inferd_cpu.norms import multiply
+from inferd_cpu.norms import multiply, normalize
 from inferd_cpu.shapes import Architecture, LayerShape, Routing
 from inferd_cpu.weights import Layer
 from inferd_cpu.workspace import Workspace
@@ -55,13 +55,14 @@ def _erf(x: Floats) -> Floats:
 
 def feed(a: Architecture, shape: LayerShape, layer: Layer, normed: Floats, work: Workspace, *, out: Floats) -> None:
     """Set `out` to what the feed-forward part makes of `normed`, both of shape (rows, width)."""
-    if shape.routed and a.routing:
+    if shape.routed and a.routing and not shape.feed_width:
         _feed_experts(a, a.routing, layer, normed, work, out=out)
         return
     rows, width = len(normed), shape.feed_width
     gated = work.gated[: rows * width].reshape(rows, width)
     if "gate_up" in layer:
-        _gate(a.activation, layer["gate_up"], layer.get("gate_up_bias"), normed, work, out=gated)
+        bias, sparsity = layer.get("gate_up_bias"), shape.sparsity
+        _gate(a.activation, layer["gate_up"], bias, normed, work, out=gated, sparsity=sparsity)
     else:
         up = work.gate_up[: rows * width].reshape(rows, width)
         activate(a.activation, multiply(normed, layer["up"], layer.get("up_bias"), out=up), None, out=gated)
@@ -69,13 +70,24 @@ def feed(a: Architecture, shape: LayerShape, layer: Layer, normed: Floats, work:
 
 
 def _gate(
-    kind: Activation, matrix: Floats, bias: Floats | None, normed: Floats, work: Workspace, *, out: Floats
+    kind: Activation,
+    matrix: Floats,
+    bias: Floats | None,
+    normed: Floats,
+    work: Workspace,
+    *,
+    out: Floats,
+    sparsity: float | None = None,
 ) -> None:
     """Gates and ups from one matrix (arXiv:2002.05202)."""
     rows, width = out.shape
     both = work.gate_up[: rows * 2 * width].reshape(rows, 2 * width)
     multiply(normed, matrix, bias, out=both)
-    activate(kind, both[:, :width], both[:, width:], out=out)
+    gates = both[:, :width]
+    if sparsity is not None:  # as many as a normal distribution has above that
+        cutoff = gates.mean(axis=-1, keepdims=True) + gates.std(axis=-1, keepdims=True) * np.float32(sparsity)
+        np.maximum(gates - cutoff, 0, out=gates)
+    activate(kind, gates, both[:, width:], out=out)
 
 
 def route(routing: Routing, logits: Floats, bias: Floats | None) -> tuple[NDArray[np.intp], Floats]:
@@ -117,14 +129,37 @@ def _keep_groups(routing: Routing, choice: Floats) -> Floats:
     return np.asarray(np.where(kept[..., None], each, -np.inf), np.float32).reshape(choice.shape)
 
 
-def _feed_experts(
-    a: Architecture, routing: Routing, layer: Layer, normed: Floats, work: Workspace, *, out: Floats
+def add_experts_beside(
+    a: Architecture, routing: Routing, layer: Layer, residual: Floats, work: Workspace, *, out: Floats
 ) -> None:
-    """Rows that share an expert are computed together."""
+    """Make the sum, in `out`, of what the dense part gave and of what experts make of `residual`."""
+    normalize(out, layer["dense_post_norm"], kind="rms", epsilon=a.epsilon, out=out)
+    routed = normalize(residual, layer["router_scale"], kind="rms", epsilon=a.epsilon, out=np.empty_like(residual))
+    routed *= np.float32(a.width**-0.5)
+    given = normalize(residual, layer["expert_norm"], kind="rms", epsilon=a.epsilon, out=np.empty_like(residual))
+    added = np.empty_like(residual)
+    _feed_experts(a, routing, layer, given, work, out=added, routed=routed)
+    out += normalize(added, layer["expert_post_norm"], kind="rms", epsilon=a.epsilon, out=added)
+
+
+def _feed_experts(
+    a: Architecture,
+    routing: Routing,
+    layer: Layer,
+    normed: Floats,
+    work: Workspace,
+    *,
+    out: Floats,
+    routed: Floats | None = None,
+) -> None:
+    """Rows that share an expert are computed together; `routed`: by what they are chosen, if not by `normed`."""
+    by = normed if routed is None else routed
     logits = multiply(
-        normed, layer["router"], layer.get("router_bias"), out=np.empty((len(normed), routing.count), np.float32)
+        by, layer["router"], layer.get("router_bias"), out=np.empty((len(normed), routing.count), np.float32)
     )
     chosen, weights = route(routing, logits, layer.get("choice_bias"))
+    if "expert_scale" in layer:
+        weights *= layer["expert_scale"][chosen]
     out[:] = 0
     for expert in np.unique(chosen):
         rows, places = np.nonzero(chosen == expert)
@@ -135,8 +170,12 @@ def _feed_experts(
             None if each is None else each[expert]
             for each in (layer.get("expert_gate_bias"), layer.get("expert_up_bias"), layer.get("expert_down_bias"))
         ]
-        multiply(some, layer["expert_gate"][expert], biases[0], out=gate)
-        multiply(some, layer["expert_up"][expert], biases[1], out=up)
+        if "expert_both" in layer:
+            both = multiply(some, layer["expert_both"][expert], out=np.empty((len(rows), 2 * width), np.float32))
+            gate, up = both[:, :width], both[:, width:]
+        else:
+            multiply(some, layer["expert_gate"][expert], biases[0], out=gate)
+            multiply(some, layer["expert_up"][expert], biases[1], out=up)
         activate(a.activation, gate, up, out=gated)
         down = multiply(gated, layer["expert_down"][expert], biases[2], out=np.empty_like(some))
         out[rows] += down * weights[rows, places][:, None]

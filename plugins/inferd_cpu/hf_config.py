@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from inferd.plugin import UnsupportedModelError
 from inferd_cpu.families import FAMILIES
-from inferd_cpu.hf_types import ACTIVATIONS, HARMLESS, KEYS, TYPES, HfType
+from inferd_cpu.hf_types import ACTIVATIONS, HARMLESS, KEYS, TYPES, WRAPPED, HfType
 from inferd_cpu.metadata import Kind, Metadata, Value
 from inferd_cpu.rope import yarn_magnitude
 
 Floats = NDArray[np.float32]
 MAX_WIDTH: Final = 1 << 20  # of a head
 _LARGEST: Final = 1e30  # of a setting that is a number
+_NEVER: Final = 1e30  # divides the frequency of a pair that does not rotate
 SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
 _DIVISORS: Final = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
 
@@ -45,9 +47,15 @@ class HfConfig:
         self._settings = settings
         self._used: set[str] = set()
         named = settings.get("model_type")
+        if isinstance(named, str) and named in WRAPPED and isinstance(text := settings.get("text_config"), dict):
+            tied = settings.get("tie_word_embeddings")
+            settings = text if tied is None else text | {"tie_word_embeddings": tied}
+            named, self._settings = WRAPPED[named], settings
         known = TYPES.get(named) if isinstance(named, str) else None
         if known is None:
-            raise self._error("model_type", f"is {named!r}, which is not supported; supported: {', '.join(TYPES)}")
+            raise self._error(
+                "model_type", f"is {named!r}, which is not supported; supported: {', '.join((*TYPES, *WRAPPED))}"
+            )
         self.type: HfType = known
         self._family = FAMILIES[known.architecture]
         self._values: dict[str, Value] = {"general.architecture": Value(Kind.STRING, known.architecture)}
@@ -76,6 +84,7 @@ class HfConfig:
         self._check_activation()
         self._read_windows()
         self._read_delta()
+        self._read_gemma()
         self._read_rope()
         self._check_unrotated()
 
@@ -101,8 +110,11 @@ class HfConfig:
     def _put(self, key: str, value: Any) -> None:
         kinds = {bool: Kind.BOOL, int: Kind.I64, float: Kind.F64, str: Kind.STRING}
         name = f"{self.type.architecture}.{key}"
+        if isinstance(value, list) and value and all(type(item) is int for item in value):
+            value = np.array(value, np.int64)
         if isinstance(value, np.ndarray):
-            self._values[name] = Value(Kind.ARRAY, value, Kind.BOOL)
+            items = {"b": Kind.BOOL, "i": Kind.I64, "f": Kind.F32}
+            self._values[name] = Value(Kind.ARRAY, value, items[value.dtype.kind])
         elif (kind := kinds.get(type(value))) is None:
             raise self._error(key, f"is {str(value)[:80]!r}, which is not supported")
         else:
@@ -145,6 +157,62 @@ class HfConfig:
         if isinstance(kinds := self._get("layer_types"), list):
             self._put("attention.recurrent_layers", np.array([kind == LINEAR for kind in kinds], np.bool_))
 
+    def _read_gemma(self) -> None:
+        """What Gemma 3n and 4 say of single layers."""
+        if not self._family.shared_keys:
+            return
+        if (kind := self._get("use_bidirectional_attention")) not in (None, "vision"):  # that is of pictures
+            raise self._error("use_bidirectional_attention", f"is {str(kind)[:80]!r}, which is not supported")
+        if self._get("altup_correct_scale") is False:
+            raise self._error("altup_correct_scale", "is false, which is not supported")
+        if (shares := self._get("activation_sparsity_pattern")) is not None:
+            given = shares if isinstance(shares, list) else [shares]
+            if not all(isinstance(share, int | float) and 0 <= share < 1 for share in given):
+                raise self._error("activation_sparsity_pattern", f"is {str(shares)[:80]}; it must be from 0 to below 1")
+            cutoffs = [NormalDist().inv_cdf(share) if share else -math.inf for share in given]
+            self._put("activation_sparsity_scale", np.array(cutoffs, np.float32))
+        if self.type.architecture == "gemma4":
+            self._read_gemma4(self._settings.get("layer_types"))
+
+    def _read_gemma4(self, kinds: Any) -> None:
+        """Layers that see all have other heads; those that read the keys of others may be twice as wide."""
+        if not isinstance(kinds, list):
+            raise self._error("layer_types", f"is {str(kinds)[:80]}; it must be a list")
+        whole = self._read_whole()
+        self._used.update(("per_layer_config", "global_head_dim"))
+        narrow, wide = self._size("head_dim"), whole["head_dim"]
+        for key, size in (("key_length", wide), ("value_length", wide), ("key_length_swa", narrow)):
+            self._put(f"attention.{key}", size)
+        self._put("attention.value_length_swa", narrow)
+        self._put("rope.dimension_count_swa", narrow)
+        kv_heads = {SLIDING: self._size("num_key_value_heads"), FULL: whole["num_key_value_heads"]}
+        self._put("attention.head_count_kv", np.array([kv_heads[kind] for kind in kinds], np.int64))
+        feed, shared = self._size("intermediate_size"), self._get("num_kv_shared_layers") or 0
+        if self._get("use_double_wide_mlp"):
+            own = len(kinds) - int(shared)
+            self._put("feed_forward_length", np.array([feed * (1 + (i >= own)) for i in range(len(kinds))], np.int64))
+        if not self._get("enable_moe_block"):
+            self._put("expert_count", 0)
+
+    def _read_whole(self) -> dict[str, int]:
+        """Heads of layers that see all: all are alike."""
+        kv_heads = self._get("num_global_key_value_heads") if self._get("attention_k_eq_v") else None
+        whole = {
+            "head_dim": self._get("global_head_dim") or 512,
+            "num_key_value_heads": kv_heads or self._size("num_key_value_heads"),
+        }
+        layers = self._get("per_layer_config") or {}
+        each = list(layers.values()) if isinstance(layers, dict) else [layers]
+        if each and any(other != each[0] for other in each):
+            raise self._error("per_layer_config", "has layers that differ, which is not supported")
+        if each and (not isinstance(each[0], dict) or set(each[0]) - set(whole)):
+            raise self._error("per_layer_config", f"is {str(layers)[:80]}; supported are {', '.join(whole)}")
+        whole |= each[0] if each else {}
+        for name, size in whole.items():
+            if type(size) is not int or not 0 < size <= MAX_WIDTH:
+                raise self._error(name, f"is {str(size)[:80]}; it must be a whole number from 1 to {MAX_WIDTH}")
+        return whole
+
     def _read_rope(self) -> None:
         """How layers rotate; those with a window may do so in a way of their own."""
         given = self._get("rope_parameters") or self._get("rope_scaling") or {}
@@ -172,6 +240,12 @@ class HfConfig:
         kind = given.get("rope_type", given.get("type", "default"))
         readers = {"linear": self._read_linear, "llama3": self._read_llama3, "yarn": self._read_yarn}
         readers |= {"longrope": self._read_longrope, "su": self._read_longrope}
+        if kind == "proportional":  # the others do not rotate, and a rotated pair is as if all did
+            self.divisors["rope_freqs.weight"] = np.where(
+                np.arange(width // 2) < rotated_width // 2, np.float32(1), np.float32(_NEVER)
+            )
+            self._put("rope.dimension_count", width)
+            return
         if isinstance(kind, str) and kind in readers:
             readers[kind](given, rotated_width)
         elif kind not in ("default", "dynamic"):  # the dynamic one scales nothing in the context that is offered
@@ -181,6 +255,8 @@ class HfConfig:
         width = self._size("hidden_size") // self._size("num_attention_heads")
         if self._get("head_dim") is not None:
             width = self._size("head_dim")
+        if (whole := self._values.get(f"{self.type.architecture}.attention.key_length")) is not None:
+            width = whole.content
         if width > MAX_WIDTH:
             raise self._error("head_dim", f"is {width}; it must be at most {MAX_WIDTH}")
         return width

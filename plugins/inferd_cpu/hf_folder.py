@@ -14,7 +14,7 @@ from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, rea
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.gguf import ModelFile, Tensor
 from inferd_cpu.hf_config import HfConfig
-from inferd_cpu.hf_types import BARE_NAMES, ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES, HfType
+from inferd_cpu.hf_types import BARE_NAMES, ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES, PICTURES, HfType
 from inferd_cpu.quants import FORMATS
 from inferd_cpu.safetensors import OTHERS, read_safetensors
 
@@ -23,7 +23,9 @@ CONFIG: Final = "config.json"
 _LAYER: Final = re.compile(r"(?:encoder\.layers?|layers)\.(\d+)\.(.+)\.(weight|bias)")
 _PREFIX: Final = re.compile(r"(?:model|(?:nomic_)?bert|roberta)\.")  # of a network with a head
 _EXPERT: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
-_EXPERTS: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(gate_up_proj|down_proj)")
+_EXPERTS: Final = re.compile(r"model\.layers\.(\d+)\.(?:(?:mlp|block_sparse_moe)\.)?experts\.(gate_up_proj|down_proj)")
+_STREAMS: Final = re.compile(r"model\.altup_(unembed_)?projections\.(\d+)\.weight")
+_WRAP: Final = re.compile(r"^(?:(model\.)language_model\.|language_model\.(?=model\.|lm_head\.))")  # of a text's part
 _BARE: Final = re.compile(r"layers\.(\d+)\.(.+)")
 _LEFT_OUT: Final = re.compile(r".*\.rotary_emb\.inv_freq|mtp\..*")  # worked out again; tokens farther ahead
 _FLOAT: Final = FORMATS[0]
@@ -73,14 +75,20 @@ class HfFolder(ModelFile):
         tensors: dict[str, Tensor] = {}
         experts: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
         encodes = FAMILIES[self.config.type.architecture].encodes
-        for name, tensor in found.items():
-            expert, fused = _EXPERT.fullmatch(name), _EXPERTS.fullmatch(name)
-            if _LEFT_OUT.fullmatch(name) or (encodes and re.fullmatch(ENCODER_HEADS, name)):
+        for name, tensor in ((_WRAP.sub(r"\1", each), found[each]) for each in found):
+            expert, fused, stream = _EXPERT.fullmatch(name), _EXPERTS.fullmatch(name), _STREAMS.fullmatch(name)
+            if (
+                _LEFT_OUT.fullmatch(name)
+                or re.fullmatch(PICTURES, name)
+                or (encodes and re.fullmatch(ENCODER_HEADS, name))
+            ):
                 continue
             if tensor.format.name in OTHERS:
                 raise LoadError(f"{self.path}: tensor {name!r} is {tensor.format.name}, which no weight may be")
             if expert is not None and expert[3] in EXPERT_NAMES:
                 experts[f"blk.{expert[1]}.{EXPERT_NAMES[expert[3]]}.weight"][int(expert[2])] = tensor
+            elif stream is not None:
+                experts["altup_unembd_proj.weight" if stream[1] else "altup_proj.weight"][int(stream[2])] = tensor
             elif fused is not None:
                 tensors |= self._split_experts(f"blk.{fused[1]}.ffn_", fused[2], tensor)
             elif (short := rename(self.config.type, name)) != "output.weight" or not self.config.tied:

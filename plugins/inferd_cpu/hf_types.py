@@ -71,6 +71,23 @@ _DELTA: Final = {
     "linear_attn.norm": "ssm_norm",
     "linear_attn.out_proj": "ssm_out",
 }
+_GEMMA3N: Final = {
+    **_POST_NORMS,
+    "per_layer_input_gate": "inp_gate",
+    "per_layer_projection": "proj",
+    "post_per_layer_input_norm": "post_norm",
+    "altup.correction_coefs": "altup_correct_coef",
+    "altup.prediction_coefs": "altup_predict_coef",
+    "altup.modality_router": "altup_router",
+    "altup.router_norm": "altup_router_norm",
+    "laurel.linear_left": "laurel_l",
+    "laurel.linear_right": "laurel_r",
+    "laurel.post_laurel_norm": "laurel_post_norm",
+    "router.proj": "ffn_gate_inp",
+    "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
+    "post_feedforward_layernorm_1": "post_ffw_norm_1",
+    "post_feedforward_layernorm_2": "post_ffw_norm_2",
+}
 _GEMMA: Final = ("gelu",)  # its first configurations say so and mean the tanh, as transformers knows
 
 TYPES: Final[Mapping[str, HfType]] = {
@@ -96,6 +113,8 @@ TYPES: Final[Mapping[str, HfType]] = {
     "gemma": HfType(architecture="gemma", one_more=True, tied=True, activations=_GEMMA),
     "gemma2": HfType(architecture="gemma2", names=_POST_NORMS, one_more=True, tied=True, activations=_GEMMA),
     "gemma3_text": HfType(architecture="gemma3", names=_POST_NORMS, one_more=True, tied=True),
+    "gemma3n_text": HfType(architecture="gemma3n", names=_GEMMA3N, tied=True),
+    "gemma4_text": HfType(architecture="gemma4", names=_GEMMA3N, tied=True),
     "phi": HfType(architecture="phi2", names={"self_attn.dense": "attn_output", **_PLAIN_FEED}, partial=0.5),
     "phi3": HfType(architecture="phi3", names={"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}),
     "starcoder2": HfType(architecture="starcoder2", names=_PLAIN_FEED, tied=True),
@@ -128,11 +147,26 @@ TYPES: Final[Mapping[str, HfType]] = {
     "eurobert": HfType(architecture="eurobert"),
 }
 
+WRAPPED: Final[Mapping[str, str]] = {
+    "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
+    "gemma4": "gemma4_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
+"""Models of texts and pictures, by the type of their part for texts, which is taken alone."""
+
+PICTURES: Final = r"(?:model\.)?(?:visual|vision_tower|multi_modal_projector|audio_tower|embed_vision|embed_audio)\..*"
+"""Weights of what is not for texts."""
+
 MODEL_NAMES: Final[Renames] = {
     "embed_tokens": "token_embd",
     "norm": "output_norm",
     "final_layernorm": "output_norm",
     "lm_head": "output",
+    "embed_tokens_per_layer": "per_layer_token_embd",
+    "per_layer_model_projection": "per_layer_model_proj",
+    "per_layer_projection_norm": "per_layer_proj_norm",
     "embeddings.word_embeddings": "token_embd",
     "embeddings.position_embeddings": "position_embd",
     "embeddings.token_type_embeddings": "token_types",
@@ -196,7 +230,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "residual_scale": ("residual_multiplier",),
     "logit_scale": ("logit_scale", "logits_scaling"),
     "expert_count": ("num_local_experts", "num_experts"),
-    "expert_used_count": ("num_experts_per_tok",),
+    "expert_used_count": ("num_experts_per_tok", "top_k_experts"),
     "expert_feed_forward_length": ("moe_intermediate_size",),
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
     "expert_weights_norm": ("norm_topk_prob",),
@@ -205,10 +239,21 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "ssm.group_count": ("linear_num_key_heads",),
     "ssm.time_step_rank": ("linear_num_value_heads",),
     "full_attention_interval": ("full_attention_interval",),
+    "embedding_length_per_layer_input": ("hidden_size_per_layer_input",),
+    "attention.shared_kv_layers": ("num_kv_shared_layers",),
+    "altup.num_inputs": ("altup_num_inputs",),
+    "altup.active_idx": ("altup_active_idx",),
 }
 """By the key of a GGUF file, behind the architecture's name, the settings that may have it."""
 
-BARE_NAMES: Final[Renames] = {"linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias"}
+BARE_NAMES: Final[Renames] = {
+    "linear_attn.A_log": "ssm_a",
+    "linear_attn.dt_bias": "ssm_dt.bias",
+    "altup.correct_output_scale": "altup_correct_scale.weight",
+    "layer_scalar": "layer_output_scale.weight",
+    "router.scale": "ffn_gate_inp.scale",
+    "router.per_expert_scale": "ffn_down_exps.scale",
+}
 """Numbers of a layer that have no ending."""
 
 ENCODER_HEADS: Final = r"(?:\w+\.)?pooler\..*|.*\.position_ids|cls\..*|head\..*|decoder\..*|lm_head\..*|classifier\..*"
@@ -233,6 +278,7 @@ HARMLESS: Final = frozenset(
         *("original_max_position_embeddings", "tie_word_embeddings", "hidden_act", "hidden_activation", "cache"),
         *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "min_length", "num_return_sequences"),
         *("query_pre_attn_scalar", "no_rope_layers", "no_rope_layer_interval", "decoder_sparse_step", "max_length"),
+        *("vocab_size_per_layer_input", "altup_coef_clip", "laurel_rank", "num_global_key_value_heads"),
         *("head_dim", "rope_interleaved", "use_mrope", "cache_implementation", "org_vocab_size", "unsloth_version"),
     }
 )

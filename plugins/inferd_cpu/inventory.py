@@ -2,64 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from inferd.plugin import LoadError
-from inferd_cpu.gguf import ModelFile, Tensor
-from inferd_cpu.shapes import Architecture, DeltaNet, Latent, LayerShape, Routing
+from inferd_cpu.finder import Part, Source
+from inferd_cpu.gguf import ModelFile
+from inferd_cpu.rare_parts import RareParts
+from inferd_cpu.shapes import Architecture, Latent, LayerShape, Routing
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A tensor, or some of its rows.
-
-    Attributes:
-        tensor: Where the rows are.
-        rotary_heads: The number of heads in the rows when they must be reordered for the rotation; else 0.
-        rotary_from: The first row of a head that is rotated.
-        first: The first of the rows.
-        rows: How many they are; 0 for all.
-        flat: The tensor's numbers are taken as one row.
-    """
-
-    tensor: Tensor
-    rotary_heads: int = 0
-    rotary_from: int = 0
-    first: int = 0
-    rows: int = 0
-    flat: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the array."""
-        if self.flat:
-            return (self.tensor.elements,)
-        return (self.rows or self.tensor.shape[0], *self.tensor.shape[1:])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One array of the weights.
-
-    Attributes:
-        layer: The decoder block that it belongs to; None for the rest of the model.
-        field: Its name in `Layer` or `Weights`.
-        sources: Tensors with equal columns, whose rows it has one below the other.
-    """
-
-    layer: int | None
-    field: str
-    sources: tuple[Source, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        shapes = [source.shape for source in self.sources]
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
-class Inventory:
+class Inventory(RareParts):
     """The parts of a model, each tensor found and its shape checked.
 
     Attributes:
@@ -70,10 +23,8 @@ class Inventory:
     """
 
     def __init__(self, file: ModelFile, architecture: Architecture, *, vocabulary_size: int) -> None:
-        self._path = file.path
-        self._architecture = architecture
+        super().__init__(file.path, architecture, dict(file.tensors))
         self._vocabulary_size = vocabulary_size
-        self._left = dict(file.tensors)
         self._skip_farther_blocks()
         self.parts = tuple(self._find_parts())
         if self._left:
@@ -117,6 +68,7 @@ class Inventory:
             if (types := self._left.get("token_types.weight")) is not None:
                 yield self._part("types", self._take("token_types.weight", types.shape[0], a.width))
             yield from self._find_norm("embedding_norm", "token_embd_norm", (a.width,), None)
+        yield from self._find_inputs(vocabulary)
         for index, shape in enumerate(a.layers):
             yield from self._find_layer(index, shape)
         if a.family.final_norm:
@@ -131,7 +83,7 @@ class Inventory:
             ("long_divisors", "rope_factors_long.weight"),
             ("short_divisors", "rope_factors_short.weight"),
         ):
-            if name in self._left:
+            if name in self._left or (field == "rope_divisors" and a.family.divided):
                 yield self._part(field, self._take(name, pairs))
 
     def _named_norm(self) -> str:
@@ -163,16 +115,15 @@ class Inventory:
         may_lack = family.parallel is None and a.parallel  # then the one before attention serves both
         if family.feed_norm and not (may_lack and f"blk.{layer}.{family.feed_norm}.weight" not in self._left):
             yield from self._find_norm("feed_norm", f"blk.{layer}.{family.feed_norm}", width, layer)
-        if shape.routed and a.routing:
-            yield from self._find_experts(layer, a.routing)
-        else:
-            yield from self._find_feed(layer, shape.feed_width)
+        yield from self._find_feeds(layer, shape)
         if family.feed_post_norm:
             yield from self._find_norm("feed_post_norm", f"blk.{layer}.{family.feed_post_norm}", width, layer)
+        yield from self._find_additions(layer)
 
     def _find_attention(self, layer: int, shape: LayerShape) -> Iterator[Part]:
         a, family, name = self._architecture, self._architecture.family, f"blk.{layer}.{{}}".format
-        heads = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
+        heads = {"q": shape.heads, "k": shape.own_heads, "v": shape.own_heads}
+        self._skip_shared(layer, shape)
         rows = {x: heads[x] * (shape.value_width if x == "v" else shape.key_width) for x in heads}
         rotary = {x: heads[x] if family.interleaved and x != "v" else 0 for x in heads}
         for field, ending, inputs in (("qkv", "weight", (a.width,)), ("qkv_bias", "bias", ())):
@@ -189,10 +140,11 @@ class Inventory:
                 yield self._part(field, *queries, *others, layer=layer)
                 yield self._part("output_gate", *gates, layer=layer)
             elif ending == "weight" or name("attn_q.bias") in self._left:
-                qkv = [self._take(name(f"attn_{x}.{ending}"), rows[x], *inputs, rotary_heads=rotary[x]) for x in "qkv"]
-                yield self._part(field, *qkv, layer=layer)
+                yield self._part(field, *self._take_qkv(layer, rows, rotary, ending, inputs), layer=layer)
         if family.head_norms and (not family.head_norms_optional or name("attn_q_norm.weight") in self._left):
             for field, x in (("query_norm", "q"), ("key_norm", "k")):
+                if not rows[x]:
+                    continue
                 shapes = {"head": (shape.key_width,), "heads": (heads[x], shape.key_width), "row": (rows[x],)}
                 norm = self._take(name(f"attn_{x}_norm.weight"), *shapes[family.head_norms])
                 each = 1 if family.head_norms == "head" else heads[x]
@@ -201,6 +153,21 @@ class Inventory:
         yield from self._find_output(layer, shape.mixed_width)
         if family.sinks:
             yield self._part("sinks", self._take(name("attn_sinks.weight"), shape.heads), layer=layer)
+
+    def _take_qkv(
+        self, layer: int, rows: dict[str, int], rotary: dict[str, int], ending: str, inputs: tuple[int, ...]
+    ) -> list[Source]:
+        """Queries, keys and values, where there are some; keys serve as values that a file has not."""
+        name = f"blk.{layer}.attn_{{}}.{ending}".format
+        as_keys = self._architecture.family.value_norm and name("v") not in self._left
+        taken = [x for x in "qkv" if rows[x] and not (x == "v" and as_keys)]
+        sources = [self._take(name(x), rows[x], *inputs, rotary_heads=rotary[x]) for x in taken]
+        return [*sources, sources[-1]] if as_keys and rows["v"] else sources
+
+    def _skip_shared(self, layer: int, shape: LayerShape) -> None:
+        """Files may have keys and values of layers that read those of others; nothing is made of them."""
+        for x in ("attn_k", "attn_v", "attn_k_norm", "attn_v_norm") if shape.shares >= 0 else ():
+            self._left.pop(f"blk.{layer}.{x}.weight", None)
 
     def _split_gates(self, layer: int, shape: LayerShape) -> tuple[list[Source], list[Source]]:
         """Queries and gates, of which a file has those of a head one behind the other."""
@@ -243,50 +210,12 @@ class Inventory:
             yield self._part("value_up", values, layer=layer)
         yield from self._find_output(layer, shape.heads * latent.value_width)
 
-    def _find_convolution(self, layer: int) -> Iterator[Part]:
-        a, name = self._architecture, f"blk.{layer}.shortconv.{{}}".format
-        yield from self._find_matrix("convolution_in", name("in_proj"), (3 * a.width, a.width), layer)
-        kernel = name("conv.weight")
-        shape: tuple[int, ...] = (a.width, a.convolution)
-        if kernel in self._left and self._left[kernel].shape == (a.width, 1, a.convolution):
-            shape = (a.width, 1, a.convolution)
-        yield self._part("convolution", self._take(kernel, *shape), layer=layer)
-        if name("conv.bias") in self._left:
-            yield self._part("convolution_bias", self._take(name("conv.bias"), a.width), layer=layer)
-        yield from self._find_matrix("convolution_out", name("out_proj"), (a.width, a.width), layer)
-
-    def _find_delta(self, layer: int, delta: DeltaNet) -> Iterator[Part]:
-        a, name, left = self._architecture, f"blk.{layer}.{{}}".format, self._left
-        key, value = delta.key_width, delta.values_width // delta.key_heads  # rows of a key head
-        if name("ssm_in.weight") in left:  # each key head with all that belongs to it
-            rows = delta.convolved_width + delta.values_width
-            inputs = self._split_heads(name("ssm_in.weight"), rows, delta.key_heads, (key, key, value, value))
-        else:
-            inputs = [self._take(name("attn_qkv.weight"), delta.convolved_width, a.width)]
-            inputs.append(self._take(name("attn_gate.weight"), delta.values_width, a.width))
-        yield self._part("delta_in", *inputs, layer=layer)
-        heads, each = delta.value_heads, delta.value_heads // delta.key_heads
-        if name("ssm_ba.weight") in left:
-            rates = self._split_heads(name("ssm_ba.weight"), 2 * heads, delta.key_heads, (each, each))
-        else:
-            rates = [self._take(name(f"ssm_{x}.weight"), heads, a.width) for x in ("beta", "alpha")]
-        yield self._part("delta_rates", *rates, layer=layer)
-        kernel = name("ssm_conv1d.weight")
-        plain = kernel not in left or left[kernel].shape != (delta.convolved_width, 1, delta.taps)
-        shape = (delta.convolved_width, delta.taps) if plain else (delta.convolved_width, 1, delta.taps)
-        yield self._part("delta_convolution", self._take(kernel, *shape), layer=layer)
-        yield self._part("delta_decay", self._take(name("ssm_a"), heads), layer=layer)
-        yield self._part("delta_step", self._take(name("ssm_dt.bias"), heads), layer=layer)
-        yield self._part("delta_norm", self._take(name("ssm_norm.weight"), delta.value_width), layer=layer)
-        yield self._part("delta_out", self._take(name("ssm_out.weight"), a.width, delta.values_width), layer=layer)
-
-    def _split_heads(self, name: str, rows: int, heads: int, parts: tuple[int, ...]) -> list[Source]:
-        """The parts of a matrix, each over all heads, where a file has all parts of a head one behind the other."""
-        tensor, sources = self._take(name, rows, self._architecture.width).tensor, []
-        for at, count in enumerate(parts):
-            begin = sum(parts[:at])
-            sources += [Source(tensor, first=head * sum(parts) + begin, rows=count) for head in range(heads)]
-        return sources
+    def _find_feeds(self, layer: int, shape: LayerShape) -> Iterator[Part]:
+        """Experts, a dense part, or one beside the other."""
+        if shape.routed and self._architecture.routing:
+            yield from self._find_experts(layer, self._architecture.routing)
+        if shape.feed_width:
+            yield from self._find_feed(layer, shape.feed_width)
 
     def _find_feed(self, layer: int, feed: int) -> Iterator[Part]:
         width, name = self._architecture.width, f"blk.{layer}.{{}}".format
@@ -313,12 +242,22 @@ class Inventory:
         kinds = self._architecture.family.experts
         if kinds and kinds.choice_bias and (bias := name("exp_probs_b.bias")) in self._left:
             yield self._part("choice_bias", self._take(bias, count), layer=layer)
-        for field, x, shape in (
-            ("expert_gate", "gate", (count, feed, width)),
-            ("expert_up", "up", (count, feed, width)),
-            ("expert_down", "down", (count, width, feed)),
-        ):
-            yield from self._find_matrix(field, name(f"ffn_{x}_exps"), shape, layer)
+        if kinds and kinds.beside:
+            for field, tensor in (
+                ("dense_post_norm", "post_ffw_norm_1"),
+                ("expert_norm", "pre_ffw_norm_2"),
+                ("expert_post_norm", "post_ffw_norm_2"),
+            ):
+                yield from self._find_norm(field, name(tensor), (width,), layer)
+            yield self._part("router_scale", self._take(name("ffn_gate_inp.scale"), width), layer=layer)
+            if (scale := name("ffn_down_exps.scale")) in self._left:
+                yield self._part("expert_scale", self._take(scale, count), layer=layer)
+        parts = {"gate": (count, feed, width), "up": (count, feed, width), "down": (count, width, feed)}
+        if name("ffn_gate_up_exps.weight") in self._left:
+            yield from self._find_matrix("expert_both", name("ffn_gate_up_exps"), (count, 2 * feed, width), layer)
+            parts = {"down": parts["down"]}
+        for x, shape in parts.items():
+            yield from self._find_matrix(f"expert_{x}", name(f"ffn_{x}_exps"), shape, layer)
         if routing.shared_width == 0:
             return
         if routing.shared_gated:
@@ -327,34 +266,3 @@ class Inventory:
             yield self._part("shared_router", self._take(shared, *gate), layer=layer)
         yield from self._find_gated("shared_gate_up", layer, ("ffn_gate_shexp", "ffn_up_shexp"), routing.shared_width)
         yield from self._find_matrix("shared_down", name("ffn_down_shexp"), (width, routing.shared_width), layer)
-
-    def _find_matrix(
-        self, field: str, name: str, shape: tuple[int, ...], layer: int, *, halves: bool = False
-    ) -> Iterator[Part]:
-        """A matrix and, where the file has one, its bias. `halves`: as two sources of equally many rows."""
-        for ending, some in (("weight", shape), ("bias", shape[:-1])):
-            if ending == "weight" or f"{name}.bias" in self._left:
-                source = self._take(f"{name}.{ending}", *some)
-                half = some[0] // 2
-                parts = [Source(source.tensor, first=i * half, rows=half) for i in range(2)] if halves else [source]
-                yield self._part(field if ending == "weight" else f"{field}_bias", *parts, layer=layer)
-
-    def _find_norm(self, field: str, name: str, shape: tuple[int, ...], layer: int | None) -> Iterator[Part]:
-        """A norm's weights and, where the file has one, its bias."""
-        yield self._part(field, self._take(f"{name}.weight", *shape), layer=layer)
-        if f"{name}.bias" in self._left:
-            yield self._part(f"{field}_bias", self._take(f"{name}.bias", *shape), layer=layer)
-
-    def _take(self, name: str, *shape: int, rotary_heads: int = 0, rotary_from: int = 0) -> Source:
-        tensor = self._left.pop(name, None)
-        if tensor is None:
-            raise LoadError(f"{self._path}: tensor {name!r} of shape {list(shape)} is missing")
-        if tensor.shape != shape:
-            raise LoadError(
-                f"{self._path}: tensor {name!r} has shape {list(tensor.shape)}; the metadata says {list(shape)}"
-            )
-        return Source(tensor, rotary_heads if self._architecture.family.interleaved else 0, rotary_from)
-
-    @staticmethod
-    def _part(field: str, *sources: Source, layer: int | None = None) -> Part:
-        return Part(layer=layer, field=field, sources=sources)

@@ -102,8 +102,11 @@ class Mixer:
         queries *= np.float32(a.attention_scale)
         if self._temperatures is not None:
             queries *= self._temperatures
-        values = qkv[:, shape.qk_width :].reshape(rows, shape.kv_heads, shape.value_width)
-        place.put(self._plan, keys, values)
+        if shape.shares < 0:
+            values = qkv[:, shape.qk_width :].reshape(rows, shape.kv_heads, shape.value_width)
+            if a.family.value_norm:
+                normalize(values, None, kind="rms", epsilon=a.epsilon, out=values)
+            place.put(self._plan, keys, values)
         mixed = self._over_keys(shape, layer, queries, place.keys, place.values)
         if "output_gate" in layer:
             gates = multiply(normed, layer["output_gate"], out=np.empty_like(mixed))

@@ -11,7 +11,7 @@ MAX_SINGLE_ROWS = 2  # up to here reading the weights once a row is faster than 
 
 def normalize(
     numbers: Floats,
-    weight: Floats,
+    weight: Floats | None,
     bias: Floats | None = None,
     *,
     kind: Literal["rms", "layer"],
@@ -24,7 +24,8 @@ def normalize(
         numbers = out
     square = np.vecdot(numbers, numbers)[..., None] / np.float32(numbers.shape[-1])
     np.divide(numbers, np.sqrt(square + np.float32(epsilon)), out=out)
-    out *= weight
+    if weight is not None:
+        out *= weight
     if bias is not None:
         out += bias
     return out

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from inferd.plugin import StepResult, TokenBatch, TokenLimits
 from inferd_cpu.delta import check_states
-from inferd_cpu.feeds import feed
+from inferd_cpu.feeds import add_experts_beside, feed
+from inferd_cpu.layer_inputs import make_layer_inputs
 from inferd_cpu.mixing import Mixer, Place
 from inferd_cpu.norms import multiply, normalize
 from inferd_cpu.plan import check_pairs, make_plan
 from inferd_cpu.shapes import Architecture
+from inferd_cpu.streams import Streams
 from inferd_cpu.weights import Layer, Weights
 from inferd_cpu.workspace import count_blocks, make_workspace
 
@@ -28,7 +30,10 @@ class CpuSession:
         self._workspace = make_workspace(a, limits)
         self._mixer = Mixer(a, self._workspace)
         self._windows = sorted({layer.window for layer in a.layers if not layer.recurrent})
-        self._places = [self._make_place(index) for index in range(len(a.layers))]
+        self._places: list[Place] = []
+        for index, shape in enumerate(a.layers):
+            self._places.append(self._places[shape.shares] if shape.shares >= 0 else self._make_place(index))
+        self._streams = Streams(a, weights)
         self._state = next((p for p, each in zip(self._places, a.layers, strict=True) if each.recurrent), None)
 
     @property
@@ -64,8 +69,17 @@ class CpuSession:
         self._normalize(residual, weights.embedding_norm, weights.embedding_norm_bias)
         self._mixer.begin(plan, weights.frequencies)
         with np.errstate(over="ignore"):  # exp of a large number is inf, and a gate divided by that is 0, as it should
+            inputs = make_layer_inputs(a, weights, plan.token_ids, residual)
+            hidden_states = self._streams.begin(residual)
             for index, layer in enumerate(weights.layers):
-                self._add_block(index, layer, residual)
+                active = self._streams.predict(layer, hidden_states)
+                self._add_block(index, layer, active)
+                self._streams.correct(layer, hidden_states, active)
+                if inputs is not None:
+                    self._streams.add_inputs(layer, hidden_states, inputs[index])
+                if "output_scale" in layer:
+                    active *= layer["output_scale"]
+            residual = self._streams.end(hidden_states)
         hidden = None
         if batch.hidden_rows is not None:
             hidden = self._normalize(residual[batch.hidden_rows], weights.norm, weights.norm_bias)
@@ -88,7 +102,7 @@ class CpuSession:
 
     def close(self) -> None:
         """Give the memory back."""
-        del self._weights, self._workspace, self._mixer, self._places, self._state
+        del self._weights, self._workspace, self._mixer, self._places, self._state, self._streams
 
     def _make_place(self, index: int) -> Place:
         # Zeros, not leftovers: a row multiplies values that it must not see with 0, and 0 times NaN is not 0.
@@ -113,13 +127,19 @@ class CpuSession:
         a, rows = self._architecture, len(residual)
         normed, delta = self._workspace.normed[:rows], self._workspace.delta[:rows]
         self._prepare(residual, layer.get("attention_norm"), layer.get("attention_norm_bias"), out=normed)
+        around = self._streams.go_around(layer, normed)
         self._mixer.mix(index, layer, self._places[index], normed, out=delta)
         if a.parallel and "feed_norm" in layer:
             self._prepare(residual, layer.get("feed_norm"), layer.get("feed_norm_bias"), out=normed)
         self._add(residual, delta, layer.get("attention_post_norm"), layer.get("attention_post_norm_bias"))
+        if around is not None:
+            residual += around
+            residual *= np.float32(0.5**0.5)
         if not a.parallel:
             self._prepare(residual, layer.get("feed_norm"), layer.get("feed_norm_bias"), out=normed)
         feed(a, a.layers[index], layer, normed, self._workspace, out=delta)
+        if a.routing and "expert_norm" in layer:
+            add_experts_beside(a, a.routing, layer, residual, self._workspace, out=delta)
         self._add(residual, delta, layer.get("feed_post_norm"), layer.get("feed_post_norm_bias"))
 
     def _prepare(self, residual: Floats, weight: Floats | None, bias: Floats | None, *, out: Floats) -> None:

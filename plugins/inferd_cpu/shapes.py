@@ -111,6 +111,9 @@ class LayerShape:
         rope: The number of the rotation in `Architecture.ropes`; -1 for none.
         routed: Its feed-forward part has experts.
         recurrent: It keeps a state of the sequence, and nothing of its tokens.
+        shares: The layer whose keys and values it reads; -1 for its own.
+        sparsity: Gates are counted from so many standard deviations above their mean, and below that are 0; None: they
+            are taken as they are.
     """
 
     heads: int
@@ -122,6 +125,13 @@ class LayerShape:
     rope: int = 0
     routed: bool = False
     recurrent: bool = False
+    shares: int = -1
+    sparsity: float | None = None
+
+    @property
+    def own_heads(self) -> int:
+        """Key and value heads that it makes itself."""
+        return 0 if self.shares >= 0 else self.kv_heads
 
     @property
     def attends(self) -> bool:
@@ -136,12 +146,12 @@ class LayerShape:
     @property
     def qk_width(self) -> int:
         """Numbers in the queries and keys of all heads."""
-        return (self.heads + self.kv_heads) * self.key_width
+        return (self.heads + self.own_heads) * self.key_width
 
     @property
     def qkv_width(self) -> int:
         """Numbers in the queries, keys and values of all heads."""
-        return self.qk_width + self.kv_heads * self.value_width
+        return self.qk_width + self.own_heads * self.value_width
 
     @property
     def mixed_width(self) -> int:
@@ -176,6 +186,9 @@ class Architecture:
         latent: Of keys and values that are kept as one row.
         delta: Of recurrent layers.
         farther: Blocks behind the last layer that predict tokens farther ahead; they are not used.
+        layer_inputs: Numbers of a token for each layer; 0 for none.
+        streams: Hidden states of a token; 1 where it has no others beside that which layers compute.
+        stream: The one of them that layers compute.
         convolution: Tokens that a short convolution sees; 0 where there is none.
     """
 
@@ -200,13 +213,16 @@ class Architecture:
     routing: Routing | None = None
     latent: Latent | None = None
     delta: DeltaNet | None = None
+    layer_inputs: int = 0
+    streams: int = 1
+    stream: int = 0
     convolution: int = 0
     farther: int = 0
 
     def kept_widths(self, layer: int) -> tuple[int, int]:
         """Numbers that are kept for each token in a layer: of keys, and of values."""
         shape = self.layers[layer]
-        if shape.recurrent:
+        if shape.recurrent or shape.shares >= 0:
             return 0, 0
         if shape.convolves:
             return self.width, 0

@@ -5,7 +5,7 @@ from typing import Final
 
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.family import Family
-from inferd_cpu.hf_types import TYPES
+from inferd_cpu.hf_types import TYPES, WRAPPED
 
 NUMBERS: Final = (
     *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
@@ -17,7 +17,7 @@ NUMBERS: Final = (
 
 def is_compiled(family: Family) -> bool:
     """Whether the library computes all parts of a family."""
-    return not (family.convolutions or family.delta or family.latent or family.encodes)
+    return not (family.convolutions or family.delta or family.latent or family.encodes or family.value_norm)
 
 
 def describe() -> Mapping[str, tuple[str, ...]]:
@@ -26,7 +26,8 @@ def describe() -> Mapping[str, tuple[str, ...]]:
         "GGUF architectures, compiled": tuple(name for name, family in FAMILIES.items() if is_compiled(family)),
         "GGUF architectures, with numpy": tuple(name for name, family in FAMILIES.items() if not is_compiled(family)),
         "GGUF numbers": NUMBERS,
-        "GGUF tokenizers": ("gpt2", "llama", "bert", "t5"),
+        "GGUF tokenizers": ("gpt2", "llama", "bert", "t5", "gemma4"),
         "Hugging Face types": tuple(TYPES),
+        "Hugging Face types, of which the text": tuple(WRAPPED),
         "GGUF rotations": ("none", "linear", "llama3 (rope_freqs)", "yarn", "longrope"),
     }

@@ -16,8 +16,8 @@ from inferd.plugin import TokenKind, Vocabulary, read_gguf_endings
 from inferd_cpu.metadata import Kind, Metadata
 
 _PREFIX: Final = "tokenizer.ggml."
-_SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"
-_UNUSED: Final = "\ue000{}"  # no text has that: pieces that are not used are not found
+SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"
+UNUSED: Final = "\ue000{}"  # no text has that: pieces that are not used are not found
 _MAX_TABLE_BYTES: Final = 1 << 24
 _ADDED: Final = (TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.USER_DEFINED)
 
@@ -31,7 +31,7 @@ def read_unigram(
         LoadError: A key has the wrong type, or a token that is needed is not there.
     """
     unknown = _find_unknown(metadata, kinds)
-    pieces = [_UNUSED.format(n) if kinds[n] == TokenKind.UNUSED else token for n, token in enumerate(tokens)]
+    pieces = [UNUSED.format(n) if kinds[n] == TokenKind.UNUSED else token for n, token in enumerate(tokens)]
     ends = {
         name: metadata.integer(f"{_PREFIX}{name}_token_id", maximum=len(tokens) - 1)
         for name, default in (("bos", False), ("eos", True))
@@ -39,29 +39,20 @@ def read_unigram(
     }
     definition = {
         "version": "1.0",
-        "added_tokens": [
-            {
-                "id": number,
-                "content": piece,
-                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
-                "special": kinds[number] != TokenKind.USER_DEFINED,
-            }
-            for number, piece in enumerate(pieces)
-            if kinds[number] in _ADDED
-        ],
+        "added_tokens": add_tokens(pieces, kinds),
         "normalizer": {"type": "Sequence", "normalizers": _read_normalizers(metadata)},
         "pre_tokenizer": {
             "type": "Metaspace",
-            "replacement": _SPACE,
+            "replacement": SPACE,
             "prepend_scheme": "always" if metadata.flag(f"{_PREFIX}add_space_prefix", True) else "never",
-            "split": not any(_SPACE in piece[1:] for piece in pieces),
+            "split": not any(SPACE in piece[1:] for piece in pieces),
         },
-        "post_processor": _place(ends, pieces) if ends else None,
+        "post_processor": place_ends(ends, pieces) if ends else None,
         "decoder": {
             "type": "Sequence",
             "decoders": [
                 {"type": "ByteFallback"},
-                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
             ],
         },
         "model": {
@@ -77,6 +68,20 @@ def read_unigram(
         bos_id=ends.get("bos"),
         eos_ids=read_gguf_endings(str(metadata.path), metadata.content, tokens, kinds),
     )
+
+
+def add_tokens(pieces: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:
+    """Tokens that are found in a text before it is split."""
+    return [
+        {
+            "id": number,
+            "content": piece,
+            **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+            "special": kinds[number] != TokenKind.USER_DEFINED,
+        }
+        for number, piece in enumerate(pieces)
+        if kinds[number] in _ADDED
+    ]
 
 
 def _find_unknown(metadata: Metadata, kinds: Sequence[int]) -> int:
@@ -109,7 +114,7 @@ def _read_normalizers(metadata: Metadata) -> list[dict[str, Any]]:
     return steps
 
 
-def _place(ends: dict[str, int], pieces: Sequence[str]) -> dict[str, Any]:
+def place_ends(ends: dict[str, int], pieces: Sequence[str]) -> dict[str, Any]:
     """Puts tokens around a text."""
     around = {
         name: [{"SpecialToken": {"id": pieces[ends[name]], "type_id": 0}}] if name in ends else []

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 from inferd.plugin import GGUF_BOS_RULES, Vocabulary, read_gguf_endings, read_gguf_splitting
 from inferd_cpu.metadata import Metadata
+from inferd_cpu.spaced_pieces import read_spaced_pieces
 from inferd_cpu.unigram import read_unigram
 from inferd_cpu.word_pieces import read_word_pieces
 
 _PREFIX = "tokenizer.ggml."
-MODELS = ("gpt2", "llama", "bert", "t5")
+MODELS = ("gpt2", "llama", "bert", "t5", "gemma4")
 _TEMPLATE = "tokenizer.chat_template"  # others have their names behind it, see gguf's `add_chat_template`
 _MAX_KIND = 6  # BYTE
 
 
 def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
-    """Read the vocabulary: "gpt2" becomes "bpe", "llama" becomes "spm", "bert" and "t5" a definition.
+    """Read the vocabulary: "gpt2" becomes "bpe", "llama" becomes "spm", others a definition.
 
     Args:
         metadata: Of the file.
@@ -34,6 +35,8 @@ def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
         return read_word_pieces(metadata, tokens, _read_kinds(metadata, len(tokens)))
     if metadata.flag(f"{_PREFIX}add_eos_token", False):  # what ends a text; the other stands between two
         metadata.used.add(f"{_PREFIX}add_sep_token")
+    if model == "gemma4":
+        return read_spaced_pieces(metadata, tokens, _read_kinds(metadata, len(tokens)))
     bpe = model == "gpt2"
     given = metadata.text(f"{_PREFIX}pre", "")
     rule = read_gguf_splitting(str(metadata.path), lambda _: given, pre_tokenizer) if bpe else ""

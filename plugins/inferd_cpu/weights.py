@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
+from inferd_cpu.finder import Source
 from inferd_cpu.gguf import ModelFile
-from inferd_cpu.inventory import Inventory, Source
+from inferd_cpu.inventory import Inventory
 from inferd_cpu.shapes import Architecture
 
 Floats = NDArray[np.float32]
@@ -68,10 +69,29 @@ of gated delta nets, with C numbers of queries, keys and values, V of values and
     delta_decay, delta_step; delta_norm      (H,); (value width,)
     delta_out                                (W, V)
 
-and of convolutions:
+of tokens with numbers for each layer, I of them:
+
+    input_gate; input_projection             (I, W); (W, I)
+    input_post_norm                          (W,)
+
+of N hidden states of a token, and of the way around attention:
+
+    stream_router; stream_router_norm        (N, W); (W,)
+    stream_predict; stream_correct           (N * N, N); (N, N)
+    stream_scale                             (W,)
+    around_left; around_right; around_norm   (rank, W); (W, rank); (W,)
+
+of experts beside a dense part:
+
+    dense_post_norm, expert_norm, expert_post_norm, router_scale    (W,)
+    expert_scale                             (X,)
+    expert_both, or expert_gate and expert_up    (X, 2E, W)
+
+and of convolutions, and of what a layer gives:
 
     convolution_in; convolution_out          (3W, W); (W, W)
     convolution                              (W, tokens), or with a 1 between
+    output_scale                             (1,)
 """
 
 
@@ -81,6 +101,11 @@ class Weights:
 
     embedding: Floats  # (V, W)
     layers: tuple[Layer, ...]
+    input_embedding: Floats | None = None  # (tokens, layers * I): what a token has for each layer
+    input_model: Floats | None = None  # (layers * I, W)
+    input_norm: Floats | None = None  # (I,)
+    streams_in: Floats | None = None  # (N - 1, W, W)
+    streams_out: Floats | None = None  # (N - 1, W, W)
     positions: Floats | None = None  # (context, W)
     types: Floats | None = None  # (types of tokens, W)
     embedding_norm: Floats | None = None  # (W,)

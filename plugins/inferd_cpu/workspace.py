@@ -45,7 +45,7 @@ def compute_shapes(a: Architecture, limits: TokenLimits) -> Mapping[str, tuple[i
         "normed": (tokens, a.width),
         "delta": (tokens, a.width),
         "qkv": (tokens * max(layer.qkv_width for layer in attending),),
-        "rotated": (tokens * max((x.heads + x.kv_heads) * a.ropes[0].width for x in attending),),
+        "rotated": (tokens * max(x.heads + x.kv_heads for x in attending) * max(rope.width for rope in a.ropes),),
         "mixed": (tokens * max(layer.mixed_width for layer in attending),),
         "gate_up": (tokens * 2 * feed,),
         "gated": (tokens * feed,),

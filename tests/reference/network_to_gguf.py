@@ -4,6 +4,7 @@ Names come from the tables of the `gguf` package. What its converter does beside
 """
 
 import re
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tiny_families import FAMILIES
 from tiny_family import BASE, CONTEXT, VOCABULARY, WINDOW, TinyFamily
+from tiny_gemma import convert_gemma, stack_streams
 from tiny_older import convert_fused
 from tiny_recurrent import convert_delta
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -45,7 +47,7 @@ def make_network(family: TinyFamily, spread: float) -> Any:
             if weight.dim() == 1 or "norm" in key:
                 weight.add_(torch.randn_like(weight) * 0.2)
         for key, buffer in network.named_buffers():
-            if "e_score_correction_bias" in key:
+            if "e_score_correction_bias" in key or key.endswith("layer_scalar"):
                 buffer.add_(torch.randn_like(buffer) * 0.2)
     return network
 
@@ -63,7 +65,7 @@ def write_network(name: str, path: Path, *, spread: float = SPREAD, window: int 
     architecture = next(key for key, known in gguf.MODEL_ARCH_NAMES.items() if known == family.architecture)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     weights = {key: weight.numpy() for key, weight in network.state_dict().items()}
-    for key, weight in (weights | _stack_head_norms(weights)).items():
+    for key, weight in (weights | _stack_head_norms(weights) | stack_streams(weights)).items():
         if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
         for some, stored in _convert(family, config, key, weight):
@@ -72,6 +74,8 @@ def write_network(name: str, path: Path, *, spread: float = SPREAD, window: int 
     if family.architecture == "phi3" and rope.get("rope_type") == "longrope":
         writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
         writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
+    if family.architecture == "gemma4":  # a quarter of the pairs of the wider heads are rotated
+        writer.add_tensor("rope_freqs.weight", np.array([1.0] * 4 + [1e30] * 12, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -90,7 +94,7 @@ def _stack_head_norms(weights: dict[str, Floats]) -> dict[str, Floats]:
 
 
 def _rename(names: Any, key: str) -> str:
-    if key.startswith(("blk.", "token_embd_norm")):
+    if key.startswith(("blk.", "token_embd_norm", "per_layer_", "altup_")):
         return key
     found = names.get_name(key, try_suffixes=(".weight", ".bias"))
     assert found is not None, key
@@ -99,7 +103,8 @@ def _rename(names: Any, key: str) -> str:
 
 def _convert(family: TinyFamily, config: Any, key: str, weight: Floats) -> list[tuple[str, Floats]]:
     """A weight under its name in transformers, or under that of the file, as the file stores it."""
-    if (made := convert_delta(family, key, weight)) is not None:
+    made = convert_delta(family, key, weight) or convert_gemma(family, config, key, weight)
+    if made is not None:
         return made
     block = re.match(r"model\.layers\.(\d+)\.(.*)", key)
     if block is not None:
@@ -163,7 +168,15 @@ def _find_theta(rope: dict[str, Any]) -> float:
     return float(rope.get("full_attention", rope)["rope_theta"])
 
 
+def _find_feed(config: Any) -> int:
+    size = config.intermediate_size
+    return int(size[0]) if isinstance(size, list) else int(size)
+
+
 def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> None:
+    if family.architecture == "gemma4":  # what differs from layer to layer is in the family's own keys
+        config = copy(config)
+        config.allow_global_per_layer_attribute_access = True
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     epsilon = next(
         getattr(config, name)
@@ -174,7 +187,7 @@ def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> N
         "context_length": CONTEXT,
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size,
+        "feed_forward_length": _find_feed(config),
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.key_length": head,

@@ -1,6 +1,7 @@
 """A tiny random network of each architecture in transformers, and the metadata that its GGUF file would have."""
 
 import tiny_experts
+import tiny_gemma
 import tiny_older
 import tiny_recurrent
 from tiny_family import WINDOW, YARN, YARN_KEYS, TinyFamily, rope, windows
@@ -251,4 +252,5 @@ FAMILIES: dict[str, TinyFamily] = (
     | tiny_experts.FAMILIES
     | tiny_older.FAMILIES
     | tiny_recurrent.FAMILIES
+    | tiny_gemma.FAMILIES
 )

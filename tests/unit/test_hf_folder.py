@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from inferd.plugin import LoadedModel, LoadError, LoadRequest, UnsupportedModelError
 from inferd.plugin.backend import read_settings
@@ -218,3 +219,25 @@ def test_what_comes_with_a_folder(folder: Path) -> None:
     untied = read_logits(folder)
     change(folder, lambda settings: settings.update(tie_word_embeddings=True))
     assert np.abs(read_logits(folder) - untied).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "gemma4"])
+def test_of_texts_and_pictures_the_text_is_taken(tmp_path: Path, name: str) -> None:
+    """What is not for texts is left out, whether names are as they are now or as they were."""
+    network = make_network(NAMES[name], 0.3)
+    folder = save(network, tmp_path)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for prefix in ("model.language_model.", "language_model.model."):
+        renamed = {key.replace("model.", prefix, 1): weight for key, weight in weights.items()}
+        save_file(renamed | {"model.visual.patch_embed.weight": np.ones((2, 2), np.float32)}, file)
+        change(folder, lambda settings: wrap(settings, name))
+        check(network, folder)
+
+
+def wrap(settings: dict[str, Any], name: str) -> None:
+    """Settings of a text as those of one part of more."""
+    if "text_config" not in settings:
+        text = dict(settings)
+        settings.clear()
+        settings.update(model_type=name, text_config=text, vision_config={"depth": 3}, image_token_id=5)
