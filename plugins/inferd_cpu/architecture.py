@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from inferd_cpu.families import FAMILIES
+from inferd_cpu.families import FAMILIES, REFUSED
 from inferd_cpu.family import Gating
 from inferd_cpu.metadata import Kind, Metadata
 from inferd_cpu.rope import yarn_magnitude
@@ -19,6 +19,7 @@ __all__ = ["FAMILIES", "Architecture", "read_architecture"]
 
 MAX_LAYERS: Final = 1 << 12
 _GATINGS: Final[dict[int, Gating]] = {1: "softmax", 2: "sigmoid", 3: "chosen"}
+DEFAULT_SLOPE_BIAS: Final = 8.0
 STATE_WINDOW: Final = 2  # what is kept of a sequence behind the token before, and behind this one
 
 
@@ -37,6 +38,8 @@ def read_architecture(metadata: Metadata, *, halves: bool = False, grouped: bool
     name = metadata.text("general.architecture")
     family = FAMILIES.get(name)
     if family is None:
+        if why := REFUSED.get(name):
+            raise metadata.error("general.architecture", f"is {name!r}, {why}")
         near = get_close_matches(name, FAMILIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise metadata.error(
@@ -61,6 +64,8 @@ class _Reader(RopeKeys):
         widest = max(layers, key=lambda layer: layer.heads)
         scale = self._read_attention_scale(width, widest, count, latent)
         key = "layer_norm_epsilon" if family.norm == "layer" else "layer_norm_rms_epsilon"
+        if self.key(f"attention.{key}") not in metadata:  # files of phimoe say that of the other norm
+            key = "layer_norm_rms_epsilon"
         logit_scale = self.number("logit_scale", 1.0)
         temperature = self.number("attention.temperature_scale")
         return Architecture(
@@ -73,6 +78,7 @@ class _Reader(RopeKeys):
             ropes=ropes,
             attention_scale=scale,
             attention_cap=self.number("attn_logit_softcapping"),
+            slope_bias=self.number("attention.max_alibi_bias", DEFAULT_SLOPE_BIAS) if family.slopes else 0.0,
             clamp=self.number("attention.clamp_kqv"),
             temperature_scale=temperature,
             temperature_tokens=self._read_temperature_tokens() if temperature else 0,

@@ -19,6 +19,7 @@ def attend(
     out: Floats,
     cap: float = 0.0,
     sinks: Floats | None = None,
+    slopes: Floats | None = None,
 ) -> None:
     """Scaled-dot-product attention (arXiv:1706.03762), grouped queries (arXiv:2305.13245), paged (arXiv:2309.06180).
 
@@ -34,6 +35,7 @@ def attend(
         out: Shape (T, H, G, E); the rows of the group are set.
         cap: Scores s become cap * tanh(s / cap); 0 for no cap.
         sinks: A score of each head that belongs to no key, shape (H, G).
+        slopes: By how much the scores of each head fall with each token between, shape (H, G).
     """
     (sequences, rows), (heads, shared, width) = group.rows.shape, queries.shape[1:]
     gathered_keys = _gather(keys, group, workspace.keys)
@@ -49,6 +51,10 @@ def attend(
         scores /= np.float32(cap)
         np.tanh(scores, out=scores)
         scores *= np.float32(cap)
+    if slopes is not None:
+        between = group.positions[:, :, None] - group.first_keys[:, None, None] - np.arange(group.keys)
+        distances = np.abs(between).astype(np.float32)[:, None, :, None]
+        scores.reshape(shape)[...] -= slopes[None, :, None, :, None] * distances
     scores.reshape(shape)[..., group.masked_from :] += group.mask[:, None, :, None, :]
     most = scores.max(axis=-1, keepdims=True)
     if sinks is not None:
@@ -60,6 +66,14 @@ def attend(
     total = scores.sum(axis=-1, keepdims=True)
     mixed /= total if sinks is None else total + np.exp(sunk - most)
     out[group.rows] = mixed.reshape(sequences, heads, rows, shared, -1).transpose(0, 2, 1, 3, 4)
+
+
+def make_slopes(heads: int, bias: float) -> Floats:
+    """The slope of each head (ALiBi, arXiv:2108.12409): a geometric series, and between its terms the rest of them."""
+    whole = 1 << (heads.bit_length() - 1)
+    series = 2.0 ** (-bias * np.arange(1, whole + 1) / whole)
+    rest = 2.0 ** (-bias * np.arange(1, 2 * whole, 2) / (2 * whole))
+    return np.concatenate([series, rest])[:heads].astype(np.float32)
 
 
 def _gather(pool: Floats, group: Group, buffer: Floats) -> Floats:

@@ -3,11 +3,12 @@
 import struct
 from mmap import mmap
 from pathlib import Path
+from typing import Literal
 
 from inferd.plugin import LoadError
 
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
+_U32 = {"<": struct.Struct("<I"), ">": struct.Struct(">I")}
+_U64 = {"<": struct.Struct("<Q"), ">": struct.Struct(">Q")}
 
 
 class Cursor:
@@ -19,12 +20,14 @@ class Cursor:
     Attributes:
         offset: The byte that is read next.
         short: Lengths and counts have four bytes, as in version 1 of GGUF.
+        order: Of the bytes of numbers: "<" where the last of them counts most, or ">".
     """
 
     def __init__(self, path: Path, data: mmap) -> None:
         self.path = path
         self.offset = 0
         self.short = False
+        self.order: Literal["<", ">"] = "<"
         self._field_offset = 0
         self._data = data
 
@@ -41,11 +44,11 @@ class Cursor:
 
     def u32(self, what: str) -> int:
         """The next four bytes as an unsigned number."""
-        return int(_U32.unpack(self.take(4, what))[0])
+        return int(_U32[self.order].unpack(self.take(4, what))[0])
 
     def u64(self, what: str) -> int:
         """The next eight bytes as an unsigned number."""
-        return int(_U64.unpack(self.take(8, what))[0])
+        return int(_U64[self.order].unpack(self.take(8, what))[0])
 
     def size(self, what: str) -> int:
         """A length or a count."""

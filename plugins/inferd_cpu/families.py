@@ -67,6 +67,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "phi2": replace(_PLAIN_FEED, parallel=True, feed_norm=""),
     "phi3": Family(),
+    "phimoe": Family(norm="layer", experts=Experts(gating="mixer")),
+    "mpt": replace(_PLAIN_FEED, activation="gelu", unrotated=1, slopes=True),
+    "bloom": replace(_PLAIN_FEED, unrotated=1, slopes=True, embedding_normed=True),
     "gpt2": replace(_PLAIN_FEED, unrotated=1, positions=True),
     "starcoder": replace(_PLAIN_FEED, unrotated=1, positions=True),
     "starcoder2": _PLAIN_FEED,
@@ -130,3 +133,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
         experts=Experts(gating="sigmoid", normalised=True, choice_bias=True),
     ),
 }
+
+REFUSED: Final[Mapping[str, str]] = {
+    "jina-bert-v2": "whose results could not be compared: no package that is maintained computes it",
+}
+"""Architectures that could be described, and why they are not."""

@@ -21,8 +21,12 @@ HeadNorms = Literal["", "head", "heads", "row"]
 Delta = Literal["", "grouped", "tiled"]
 """Of gated delta nets: value heads that share a key head are neighbours, or as many apart as there are key heads."""
 
-Gating = Literal["softmax", "sigmoid", "chosen"]
-"""How logits of experts become weights. chosen: softmax over those that were chosen."""
+Gating = Literal["softmax", "sigmoid", "chosen", "mixer"]
+"""How logits of experts become weights.
+
+chosen: softmax over those that were chosen; mixer: of each that is chosen its softmax among those that are nearly as
+good and were not chosen before it (SparseMixer, arXiv:2409.12136).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,7 @@ class Family:
             half is behind them.
         sum_norms: Norms after attention and feed-forward part are of the sum, not of what is added.
         embedded: Embeddings have that of the first type of token added, where a file has types, and a norm.
+        embedding_normed: Embeddings have a norm.
         positions: Each position has an embedding, which is added.
         latent: Keys and values are kept as one short row for all heads (MLA, arXiv:2405.04434).
         window_pattern: Every so manieth layer sees all tokens, the others a window, where the file has one; 1: all
@@ -91,6 +96,8 @@ class Family:
         window_first: The first of so many sees all, not the last.
         window_rope: How layers with a window rotate: "same", or "plain" for a base of their own and no scaling.
         full_rope: Layers without a window rotate, where others have one.
+        slopes: Scores fall with the distance, in each head by a slope of its own (ALiBi, arXiv:2108.12409), as far as
+            the file says it.
         unrotated: Every so manieth layer does not rotate; 0 for none, 1 for all.
         divided: The file must say what frequencies are divided by.
         sections: Rotated pairs may belong to time, height and width, which are the same for all tokens of a text.
@@ -128,12 +135,14 @@ class Family:
     encodes: bool = False
     sum_norms: bool = False
     embedded: bool = False
+    embedding_normed: bool = False
     positions: bool = False
     latent: bool = False
     window_pattern: int = 1
     window_first: bool = False
     window_rope: Literal["same", "plain"] = "same"
     full_rope: bool = True
+    slopes: bool = False
     unrotated: int = 0
     divided: bool = False
     sections: bool = False

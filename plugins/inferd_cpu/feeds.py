@@ -11,6 +11,7 @@ from inferd_cpu.workspace import Workspace
 
 Floats = NDArray[np.float32]
 _CLAMP, _SLOPE = np.float32(7.0), np.float32(1.702)
+_NEARLY = 0.02  # of the better logit, or of the other where that is larger
 _ROOT_2_PI, _CUBE = np.float32(0.7978845608028654), np.float32(0.044715)
 # Abramowitz and Stegun 7.1.26, and the sum of its polynomial, are good to 1.5e-7.
 _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
@@ -98,6 +99,8 @@ def route(routing: Routing, logits: Floats, bias: Floats | None) -> tuple[NDArra
     elif routing.gating == "softmax":
         weights = _softmax(logits)
     choice = weights if bias is None else np.add(weights, bias)
+    if routing.gating == "mixer":
+        return _mix_sparsely(routing, logits)
     if routing.groups > 1:
         choice = _keep_groups(routing, choice)
     chosen = np.argsort(-choice, axis=-1, kind="stable")[:, : routing.used]
@@ -107,6 +110,23 @@ def route(routing: Routing, logits: Floats, bias: Floats | None) -> tuple[NDArra
     if routing.normalised:
         taken = np.divide(taken, np.maximum(taken.sum(axis=-1, keepdims=True), np.float32(1e-20)))
     return chosen, np.multiply(taken, np.float32(routing.scale))
+
+
+def _mix_sparsely(routing: Routing, logits: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """One expert after the other; each with its softmax among those that are nearly as good."""
+    left = logits.copy()
+    rows = np.arange(len(logits))
+    chosen = np.empty((len(logits), routing.used), np.intp)
+    weights = np.empty(chosen.shape, np.float32)
+    for place in range(routing.used):
+        best = left.argmax(axis=-1)
+        most = left[rows, best][:, None]
+        far = (most - logits) / np.maximum(np.abs(logits), most) > np.float32(_NEARLY)
+        near = np.where(far, -np.inf, left)
+        weights[:, place] = _softmax(near)[rows, best]
+        chosen[:, place] = best
+        left[rows, best] = -np.inf
+    return chosen, weights * np.float32(routing.scale)
 
 
 def _sigmoid(logits: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """A GGUF file: metadata and an index of its tensors, memory-mapped.
 
-Versions 1 to 3, little-endian, as ggml's `docs/gguf.md` describes them: a header, key-value pairs, tensor descriptions,
-padding, and the tensors' data. Every number is checked against the file before it is used. A model may be in several
+Versions 1 to 3, of either byte order, as ggml's `docs/gguf.md` describes them: a header, key-value pairs, tensor
+descriptions, padding, and the tensors' data. Every number is checked against the file before it is used. A model may be in several
 files, `NAME-00001-of-00003.gguf` and so on: the first has the metadata, and each has tensors.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, UnsupportedModelError
+from inferd_cpu.byte_order import SWAPPED, swap
 from inferd_cpu.cursor import Cursor
 from inferd_cpu.metadata import Metadata, Value, read_value
 from inferd_cpu.quants import FORMATS, UNSUPPORTED, Format
@@ -75,12 +76,14 @@ class ModelFile:
     metadata: Metadata
     tensors: Mapping[str, Tensor]
     _mappings: list[mmap.mmap]
+    _big: frozenset[int] = frozenset()  # the parts whose byte order is not that of this reader
 
     def blocks(self, tensor: Tensor) -> NDArray[np.uint8]:
-        """The stored blocks of a tensor, shape (blocks, block bytes), without a copy."""
+        """The stored blocks of a tensor, shape (blocks, block bytes); without a copy, unless they are big-endian."""
         form = tensor.format
         raw = np.frombuffer(self._mappings[tensor.part], np.uint8, tensor.size_bytes, tensor.offset)
-        return raw.reshape(-1, form.block_bytes)
+        blocks = raw.reshape(-1, form.block_bytes)
+        return swap(form, blocks) if tensor.part in self._big else blocks
 
     def release(self, tensor: Tensor) -> None:
         """Let the memory of a tensor go that reading it took; it would be read from the file again."""
@@ -98,8 +101,9 @@ class GgufFile(ModelFile):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        mapping, self.metadata, first = _read_file(path)
+        mapping, self.metadata, first, big = _read_file(path)
         self._mappings = [mapping]
+        self._big = frozenset({0} if big else ())
         self.tensors = first
         parts = self.metadata.integer("split.count", 1, maximum=MAX_PARTS)
         if parts > 1:
@@ -119,7 +123,7 @@ class GgufFile(ModelFile):
             path = self.path.with_name(f"{named['name']}-{part + 1:05}-of-{count:05}{named['ending']}")
             if not path.exists():
                 raise LoadError(f"{path}: part {part + 1} of {count} of the model is missing; fetch it, too")
-            mapping, metadata, some = _read_file(path)
+            mapping, metadata, some, big = _read_file(path)
             if metadata.integer("split.no") != part or metadata.integer("split.count") != count:
                 raise metadata.error(
                     "split.no", f"says that the file is not part {part + 1} of {count}: fetch it again"
@@ -128,6 +132,7 @@ class GgufFile(ModelFile):
             if twice is not None:
                 raise LoadError(f"{path}: tensor {twice!r} is in another part of the model, too")
             self._mappings.append(mapping)
+            self._big |= {part} if big else set()
             tensors |= {name: replace(tensor, part=part) for name, tensor in some.items()}
         found = len(self.tensors) + len(tensors)
         expected = self.metadata.integer("split.tensors.count", found)
@@ -136,8 +141,8 @@ class GgufFile(ModelFile):
         return tensors
 
 
-def _read_file(path: Path) -> tuple[mmap.mmap, Metadata, dict[str, Tensor]]:
-    """The bytes of one file, its metadata and its tensors."""
+def _read_file(path: Path) -> tuple[mmap.mmap, Metadata, dict[str, Tensor], bool]:
+    """The bytes of one file, its metadata and its tensors, and whether it is big-endian."""
     mapping = map_file(path)
     cursor = Cursor(path, mapping)
     _check_version(cursor)
@@ -150,7 +155,14 @@ def _read_file(path: Path) -> tuple[mmap.mmap, Metadata, dict[str, Tensor]]:
         raise metadata.error("general.alignment", f"is {alignment}; it must be a power of 2")
     tensors = _read_tensors(cursor, tensor_count, alignment)
     _check_extents(path, list(tensors.values()), len(mapping))
-    return mapping, metadata, tensors
+    big = cursor.order == ">"
+    strange = next((t for t in tensors.values() if big and t.format.name not in SWAPPED), None)
+    if strange is not None:
+        raise UnsupportedModelError(
+            f"{path}: the file is big-endian, and tensor {strange.name!r} is {strange.format.name}, which is known in"
+            " little-endian files only: convert it where it was made"
+        )
+    return mapping, metadata, tensors, big
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -173,12 +185,14 @@ def _check_version(cursor: Cursor) -> None:
     if magic != MAGIC:
         raise LoadError(f"{cursor.path}: not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
     version = cursor.u32("version")
-    if version in VERSIONS:
-        cursor.short = version == 1
-        return
-    swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-    why = "the file is big-endian; convert it to little-endian" if swapped in VERSIONS else "convert it again"
-    raise LoadError(f"{cursor.path}: version {version} at byte 4; supported are {VERSIONS[0]} to {VERSIONS[-1]}: {why}")
+    if version not in VERSIONS and (swapped := int.from_bytes(version.to_bytes(4, "little"), "big")) in VERSIONS:
+        cursor.order, version = ">", swapped
+    if version not in VERSIONS:
+        raise LoadError(
+            f"{cursor.path}: version {version} at byte 4; supported are {VERSIONS[0]} to {VERSIONS[-1]}: convert it"
+            " again"
+        )
+    cursor.short = version == 1
 
 
 def _read_pairs(cursor: Cursor, count: int) -> dict[str, Value]:

@@ -18,6 +18,7 @@ from inferd_cpu.rope import yarn_magnitude
 Floats = NDArray[np.float32]
 MAX_WIDTH: Final = 1 << 20  # of a head
 _LARGEST: Final = 1e30  # of a setting that is a number
+NEARLY: Final = 0.01  # what SparseMixer is trained with
 _NEVER: Final = 1e30  # divides the frequency of a pair that does not rotate
 SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
 _DIVISORS: Final = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
@@ -57,6 +58,7 @@ class HfConfig:
                 "model_type", f"is {named!r}, which is not supported; supported: {', '.join((*TYPES, *WRAPPED))}"
             )
         self.type: HfType = known
+        self._settings = settings = _name_usually(known, settings)
         self._family = FAMILIES[known.architecture]
         self._values: dict[str, Value] = {"general.architecture": Value(Kind.STRING, known.architecture)}
         self.divisors: dict[str, Floats] = {}
@@ -85,6 +87,7 @@ class HfConfig:
         self._read_windows()
         self._read_delta()
         self._read_gemma()
+        self._read_own()
         self._read_rope()
         self._check_unrotated()
 
@@ -173,6 +176,27 @@ class HfConfig:
             self._put("activation_sparsity_scale", np.array(cutoffs, np.float32))
         if self.type.architecture == "gemma4":
             self._read_gemma4(self._settings.get("layer_types"))
+
+    def _read_own(self) -> None:
+        """What single types say in a way of their own."""
+        if (
+            self._family.experts
+            and self._family.experts.gating == "mixer"
+            and self._get("router_jitter_noise") != NEARLY
+        ):
+            raise self._error("router_jitter_noise", f"is not {NEARLY}, which is not supported")
+        if self._get("expansion_ratio") not in (None, 4):
+            raise self._error("expansion_ratio", "is not 4, which is not supported")
+        own = self._get("attn_config") if self._family.slopes else None
+        if isinstance(own, dict):
+            if not own.get("alibi"):
+                raise self._error("attn_config", "has no 'alibi', without which it is not supported")
+            for name in ("qk_ln", "prefix_lm", "softmax_scale", "attn_uses_sequence_id"):
+                if own.get(name):
+                    raise self._error("attn_config", f"has {name!r}, which is not supported")
+            for name, key in (("alibi_bias_max", "max_alibi_bias"), ("clip_qkv", "clamp_kqv")):
+                if (value := self._number(name, of=own)) is not None:
+                    self._put(f"attention.{key}", value)
 
     def _read_gemma4(self, kinds: Any) -> None:
         """Layers that see all have other heads; those that read the keys of others may be twice as wide."""
@@ -309,7 +333,10 @@ class HfConfig:
             if not isinstance(numbers, list) or len(numbers) != width // 2:
                 raise self._error(name, f"must be a list of {width // 2} numbers")
             self.divisors[tensor] = np.array([self._need(name, {name: x}) for x in numbers], np.float32)
-        magnitude = self._number("attention_factor", of=given)
+        scales = [self._number(f"{name}_mscale", of=given) for name in ("short", "long")]
+        if scales[0] != scales[1]:
+            raise self._error("long_mscale", f"is {scales[1]}; it must be short_mscale, which is {scales[0]}")
+        magnitude = scales[0] if scales[0] is not None else self._number("attention_factor", of=given)
         if magnitude is None:
             factor = self._number("factor", most / original, of=given) or 1.0
             magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
@@ -331,3 +358,13 @@ class HfConfig:
             if value and name not in self._used and name not in HARMLESS and not name.endswith("_token_id"):
                 shown = str(value)[:80]
                 raise self._error(name, f"is {shown}, which is not supported and may change results")
+
+
+def _name_usually(known: HfType, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings under the names that most types share."""
+    usual: dict[str, Any] = {**known.defaults}
+    for name, value in settings.items():
+        usual[known.aliases.get(name, name)] = value
+    if known.four and isinstance(width := usual.get("hidden_size"), int):
+        usual["intermediate_size"] = 4 * width
+    return usual

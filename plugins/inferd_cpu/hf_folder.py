@@ -20,8 +20,8 @@ from inferd_cpu.safetensors import OTHERS, read_safetensors
 
 Bytes = NDArray[np.uint8]
 CONFIG: Final = "config.json"
-_LAYER: Final = re.compile(r"(?:encoder\.layers?|layers)\.(\d+)\.(.+)\.(weight|bias)")
-_PREFIX: Final = re.compile(r"(?:model|(?:nomic_)?bert|roberta)\.")  # of a network with a head
+_LAYER: Final = re.compile(r"(?:encoder\.layers?|layers|h|blocks)\.(\d+)\.(.+)\.(weight|bias)")
+_PREFIX: Final = re.compile(r"(?:model|transformer|(?:nomic_)?bert|roberta)\.")  # of a network with a head
 _EXPERT: Final = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
 _EXPERTS: Final = re.compile(r"model\.layers\.(\d+)\.(?:(?:mlp|block_sparse_moe)\.)?experts\.(gate_up_proj|down_proj)")
 _STREAMS: Final = re.compile(r"model\.altup_(unembed_)?projections\.(\d+)\.weight")

@@ -23,6 +23,9 @@ class HfType:
         partial: How much of a head is rotated, unless it says that.
         offset: Positions are counted from here: the embeddings before it belong to none.
         activations: What it may call its activation, beside the usual names of that of its family.
+        aliases: Its own names of settings, each with the usual one.
+        defaults: Of settings that it need not say.
+        four: Feed-forward parts are four times as wide as the hidden state.
     """
 
     architecture: str
@@ -33,6 +36,9 @@ class HfType:
     partial: float = 1.0
     offset: int = 0
     activations: tuple[str, ...] = ()
+    aliases: Renames = field(default_factory=dict)
+    defaults: Mapping[str, int] = field(default_factory=dict)
+    four: bool = False
 
 
 _POST_NORMS: Final = {
@@ -117,6 +123,26 @@ TYPES: Final[Mapping[str, HfType]] = {
     "gemma4_text": HfType(architecture="gemma4", names=_GEMMA3N, tied=True),
     "phi": HfType(architecture="phi2", names={"self_attn.dense": "attn_output", **_PLAIN_FEED}, partial=0.5),
     "phi3": HfType(architecture="phi3", names={"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}),
+    "phimoe": HfType(architecture="phimoe"),
+    "mpt": HfType(
+        architecture="mpt",
+        names={"norm_1": "attn_norm", "norm_2": "ffn_norm", "attn.Wqkv": "attn_qkv", "attn.out_proj": "attn_output"}
+        | {"ffn.up_proj": "ffn_up", "ffn.down_proj": "ffn_down"},
+        tied=True,
+        aliases={"d_model": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers"}
+        | {"max_seq_len": "max_position_embeddings"},
+        four=True,
+    ),
+    "bloom": HfType(
+        architecture="bloom",
+        names={"self_attention.query_key_value": "attn_qkv_heads", "self_attention.dense": "attn_output"}
+        | {"mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down"},
+        tied=True,
+        aliases={"n_embed": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}
+        | {"seq_length": "max_position_embeddings"},
+        defaults={"max_position_embeddings": 2048},
+        four=True,
+    ),
     "starcoder2": HfType(architecture="starcoder2", names=_PLAIN_FEED, tied=True),
     "nemotron": HfType(architecture="nemotron", one_more=True, partial=0.5),
     "cohere": HfType(architecture="command-r", tied=True),
@@ -164,6 +190,11 @@ MODEL_NAMES: Final[Renames] = {
     "norm": "output_norm",
     "final_layernorm": "output_norm",
     "lm_head": "output",
+    "word_embeddings": "token_embd",
+    "word_embeddings_layernorm": "token_embd_norm",
+    "ln_f": "output_norm",
+    "wte": "token_embd",
+    "norm_f": "output_norm",
     "embed_tokens_per_layer": "per_layer_token_embd",
     "per_layer_model_projection": "per_layer_model_proj",
     "per_layer_projection_norm": "per_layer_proj_norm",
@@ -222,7 +253,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "attention.key_length": ("head_dim",),
     "attention.value_length": ("head_dim",),
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
-    "attention.layer_norm_epsilon": ("layer_norm_eps", "norm_epsilon", "norm_eps"),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "norm_epsilon", "norm_eps", "layer_norm_epsilon"),
     "attention.scale": ("attention_multiplier",),
     "attn_logit_softcapping": ("attn_logit_softcapping",),
     "final_logit_softcapping": ("final_logit_softcapping",),
@@ -279,7 +310,10 @@ HARMLESS: Final = frozenset(
         *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "min_length", "num_return_sequences"),
         *("query_pre_attn_scalar", "no_rope_layers", "no_rope_layer_interval", "decoder_sparse_step", "max_length"),
         *("vocab_size_per_layer_input", "altup_coef_clip", "laurel_rank", "num_global_key_value_heads"),
-        *("head_dim", "rope_interleaved", "use_mrope", "cache_implementation", "org_vocab_size", "unsloth_version"),
+        *("emb_pdrop", "init_device", "learned_pos_emb", "no_bias", "norm_type", "embedding_fraction", "lm_head_bias"),
+        *("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "offset_alibi", "skip_bias_add"),
+        *("slow_but_exact", "input_jitter_noise", "head_dim", "rope_interleaved", "use_mrope"),
+        *("cache_implementation", "org_vocab_size", "unsloth_version"),
     }
 )
 """Settings that are read where they count, that tell of the training, or that the weights say again."""

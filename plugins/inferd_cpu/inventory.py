@@ -62,7 +62,7 @@ class Inventory(RareParts):
     def _find_parts(self) -> Iterator[Part]:
         a, vocabulary = self._architecture, self._vocabulary_size
         yield self._part("embedding", self._take("token_embd.weight", vocabulary, a.width))
-        if a.family.positions:
+        if a.family.positions or (a.family.slopes and "position_embd.weight" in self._left):
             yield self._part("positions", self._take("position_embd.weight", a.context_tokens, a.width))
         if a.family.embedded:
             if (types := self._left.get("token_types.weight")) is not None:
@@ -121,26 +121,12 @@ class Inventory(RareParts):
         yield from self._find_additions(layer)
 
     def _find_attention(self, layer: int, shape: LayerShape) -> Iterator[Part]:
-        a, family, name = self._architecture, self._architecture.family, f"blk.{layer}.{{}}".format
+        family, name = self._architecture.family, f"blk.{layer}.{{}}".format
         heads = {"q": shape.heads, "k": shape.own_heads, "v": shape.own_heads}
         self._skip_shared(layer, shape)
         rows = {x: heads[x] * (shape.value_width if x == "v" else shape.key_width) for x in heads}
         rotary = {x: heads[x] if family.interleaved and x != "v" else 0 for x in heads}
-        for field, ending, inputs in (("qkv", "weight", (a.width,)), ("qkv_bias", "bias", ())):
-            if (whole := name(f"attn_qkv.{ending}")) in self._left:
-                tensor = self._take(whole, sum(rows.values()), *inputs).tensor
-                first, sources = 0, []
-                for x, count in rows.items():
-                    sources.append(Source(tensor, rotary[x], first=first, rows=count))
-                    first += count
-                yield self._part(field, *sources, layer=layer)
-            elif ending == "weight" and family.output_gated:
-                queries, gates = self._split_gates(layer, shape)
-                others = [self._take(name(f"attn_{x}.weight"), rows[x], *inputs) for x in "kv"]
-                yield self._part(field, *queries, *others, layer=layer)
-                yield self._part("output_gate", *gates, layer=layer)
-            elif ending == "weight" or name("attn_q.bias") in self._left:
-                yield self._part(field, *self._take_qkv(layer, rows, rotary, ending, inputs), layer=layer)
+        yield from self._find_qkv(layer, shape, rows, rotary)
         if family.head_norms and (not family.head_norms_optional or name("attn_q_norm.weight") in self._left):
             for field, x in (("query_norm", "q"), ("key_norm", "k")):
                 if not rows[x]:
@@ -153,6 +139,28 @@ class Inventory(RareParts):
         yield from self._find_output(layer, shape.mixed_width)
         if family.sinks:
             yield self._part("sinks", self._take(name("attn_sinks.weight"), shape.heads), layer=layer)
+
+    def _find_qkv(self, layer: int, shape: LayerShape, rows: dict[str, int], rotary: dict[str, int]) -> Iterator[Part]:
+        a, family, name = self._architecture, self._architecture.family, f"blk.{layer}.{{}}".format
+        for field, ending, inputs in (("qkv", "weight", (a.width,)), ("qkv_bias", "bias", ())):
+            if (whole := name(f"attn_qkv.{ending}")) in self._left:
+                tensor = self._take(whole, sum(rows.values()), *inputs).tensor
+                first, sources = 0, []
+                for x, count in rows.items():
+                    sources.append(Source(tensor, rotary[x], first=first, rows=count))
+                    first += count
+                yield self._part(field, *sources, layer=layer)
+            elif (mixed := name(f"attn_qkv_heads.{ending}")) in self._left:
+                parts = (shape.key_width, shape.key_width, shape.value_width)
+                sources = self._split_heads(mixed, sum(rows.values()), shape.heads, parts, inputs)
+                yield self._part(field, *sources, layer=layer)
+            elif ending == "weight" and family.output_gated:
+                queries, gates = self._split_gates(layer, shape)
+                others = [self._take(name(f"attn_{x}.weight"), rows[x], *inputs) for x in "kv"]
+                yield self._part(field, *queries, *others, layer=layer)
+                yield self._part("output_gate", *gates, layer=layer)
+            elif ending == "weight" or name("attn_q.bias") in self._left:
+                yield self._part(field, *self._take_qkv(layer, rows, rotary, ending, inputs), layer=layer)
 
     def _take_qkv(
         self, layer: int, rows: dict[str, int], rotary: dict[str, int], ending: str, inputs: tuple[int, ...]

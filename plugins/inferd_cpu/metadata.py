@@ -73,7 +73,7 @@ def read_value(cursor: Cursor, key: str) -> Value:
     if kind is Kind.STRING:
         return Value(kind, cursor.text(what))
     if kind is not Kind.ARRAY:
-        form = struct.Struct(_FORMATS[kind])
+        form = struct.Struct(_FORMATS[kind].replace("<", cursor.order))
         return Value(kind, form.unpack(cursor.take(form.size, what))[0])
     item = _read_kind(cursor, f"item type of {key!r}")
     if item is Kind.ARRAY:
@@ -83,7 +83,8 @@ def read_value(cursor: Cursor, key: str) -> Value:
         return Value(kind, [cursor.text(what) for _ in range(count)], item)
     dtype = np.dtype(_FORMATS[item])
     count = cursor.count(f"length of {key!r}", item_bytes=dtype.itemsize)
-    return Value(kind, np.frombuffer(cursor.take(count * dtype.itemsize, what), dtype), item)
+    raw = np.frombuffer(cursor.take(count * dtype.itemsize, what), dtype.newbyteorder(cursor.order))
+    return Value(kind, raw.astype(dtype, copy=False), item)
 
 
 def _read_kind(cursor: Cursor, what: str) -> Kind:

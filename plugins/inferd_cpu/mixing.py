@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd_cpu.attention import attend
+from inferd_cpu.attention import attend, make_slopes
 from inferd_cpu.delta import DeltaMixer
 from inferd_cpu.norms import multiply, normalize
 from inferd_cpu.plan import Plan
@@ -121,6 +121,9 @@ class Mixer:
         mixed = self._work.mixed[: rows * shape.mixed_width].reshape(rows, shape.mixed_width)
         grouped = queries.reshape(rows, shape.kv_heads, shared, shape.key_width)
         out = mixed.reshape(rows, shape.kv_heads, shared, shape.value_width)
+        slopes = None
+        if bias := self._architecture.slope_bias:
+            slopes = make_slopes(shape.heads, bias).reshape(shape.kv_heads, shared)
         sinks = layer["sinks"].reshape(shape.kv_heads, shared) if "sinks" in layer else None
         for group in self._plan.groups[shape.window]:
             attend(
@@ -132,6 +135,7 @@ class Mixer:
                 out=out,
                 cap=self._architecture.attention_cap,
                 sinks=sinks,
+                slopes=slopes,
             )
         return mixed
 

@@ -78,6 +78,8 @@ def _find_unknown(a: Architecture, inventory: Inventory) -> str:
     fields = [part.field for part in inventory.parts]
     if (unknown := next((field for field in fields if field not in known), None)) is not None:
         return f"the library has no {unknown.replace('_', ' ')}"
+    if a.slope_bias or (a.routing and a.routing.gating == "mixer"):
+        return f"it has {'slopes of scores' if a.slope_bias else 'SparseMixer'}, which the library does not know"
     if a.family.encodes:
         return "its tokens see those behind them, which the library does not know"
     same = {replace(layer, window=0, rope=0, routed=False, feed_width=0) for layer in a.layers}

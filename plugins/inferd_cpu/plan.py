@@ -21,6 +21,8 @@ class Group:
         blocks: KV blocks of each sequence, from the first that a row sees, shape (S, blocks); behind a sequence's last
             one any valid block.
         keys: L.
+        first_keys: The position of the first of these keys, shape (S,).
+        positions: Those of the rows, shape (S, N).
         masked_from: All rows see all keys of these blocks before this one.
         mask: Added to the scores of the keys from `masked_from` to L: 0, or -inf for those that a row must not see;
             shape (S, N, L - masked_from).
@@ -29,6 +31,8 @@ class Group:
     rows: Indices
     blocks: Indices
     keys: int
+    first_keys: Indices
+    positions: Indices
     masked_from: int
     mask: Floats
 
@@ -183,7 +187,15 @@ def _make_group(  # noqa: PLR0917 - all of one step
     places = np.minimum(skipped[:, None] + np.arange(bounds.blocks(keys)), tables.shape[1] - 1)
     blocks = np.take_along_axis(tables, places, axis=1).astype(np.intp)
     mask = np.where(visible, np.float32(0), np.float32(-np.inf))
-    return Group(rows=rows, blocks=np.maximum(blocks, 0), keys=keys, masked_from=masked_from, mask=mask)
+    return Group(
+        rows=rows,
+        blocks=np.maximum(blocks, 0),
+        keys=keys,
+        first_keys=begin[:, 0],
+        positions=batch.positions[rows].astype(np.intp),
+        masked_from=masked_from,
+        mask=mask,
+    )
 
 
 def check_batch(batch: TokenBatch, limits: TokenLimits) -> None:

@@ -12,6 +12,8 @@ class RareParts(Finder):
     def _find_inputs(self, vocabulary: int) -> Iterator[Part]:
         """What becomes of tokens besides their embeddings."""
         a = self._architecture
+        if a.family.embedding_normed:
+            yield from self._find_norm("embedding_norm", "token_embd_norm", (a.width,), None)
         if a.layer_inputs:
             yield from self._find_layer_inputs(len(a.layers) * a.layer_inputs, vocabulary)
         if a.streams > 1:
@@ -91,9 +93,12 @@ class RareParts(Finder):
         yield self._part("delta_norm", self._take(name("ssm_norm.weight"), delta.value_width), layer=layer)
         yield self._part("delta_out", self._take(name("ssm_out.weight"), a.width, delta.values_width), layer=layer)
 
-    def _split_heads(self, name: str, rows: int, heads: int, parts: tuple[int, ...]) -> list[Source]:
+    def _split_heads(
+        self, name: str, rows: int, heads: int, parts: tuple[int, ...], inputs: tuple[int, ...] | None = None
+    ) -> list[Source]:
         """The parts of a matrix, each over all heads, where a file has all parts of a head one behind the other."""
-        tensor, sources = self._take(name, rows, self._architecture.width).tensor, []
+        columns = (self._architecture.width,) if inputs is None else inputs
+        tensor, sources = self._take(name, rows, *columns).tensor, []
         for at, count in enumerate(parts):
             begin = sum(parts[:at])
             sources += [Source(tensor, first=head * sum(parts) + begin, rows=count) for head in range(heads)]

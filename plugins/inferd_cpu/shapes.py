@@ -173,6 +173,7 @@ class Architecture:
         ropes: The rotations of its layers: that of layers without a window first.
         attention_scale: Scores are multiplied with it.
         attention_cap: Scores s become cap * tanh(s / cap); 0 for no cap.
+        slope_bias: What the slopes of scores follow from; 0 for none.
         clamp: Queries, keys and values are kept within plus and minus this; 0 for no bounds.
         temperature_scale: Queries grow by so much for each e-fold of their position, counted in
         temperature_tokens: tokens (arXiv:2501.19399); 0 for not at all.
@@ -201,6 +202,7 @@ class Architecture:
     ropes: tuple[Rope, ...]
     attention_scale: float
     attention_cap: float = 0.0
+    slope_bias: float = 0.0
     clamp: float = 0.0
     temperature_scale: float = 0.0
     temperature_tokens: int = 0

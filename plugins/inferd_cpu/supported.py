@@ -17,7 +17,8 @@ NUMBERS: Final = (
 
 def is_compiled(family: Family) -> bool:
     """Whether the library computes all parts of a family."""
-    return not (family.convolutions or family.delta or family.latent or family.encodes or family.value_norm)
+    only_numpy = family.convolutions or family.delta or family.latent or family.encodes or family.value_norm
+    return not (only_numpy or family.slopes or (family.experts and family.experts.gating == "mixer"))
 
 
 def describe() -> Mapping[str, tuple[str, ...]]:

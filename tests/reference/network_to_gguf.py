@@ -18,12 +18,14 @@ from tiny_family import BASE, CONTEXT, VOCABULARY, WINDOW, TinyFamily
 from tiny_gemma import convert_gemma, stack_streams
 from tiny_older import convert_fused
 from tiny_recurrent import convert_delta
+from tiny_slopes import convert_heads
 from transformers import AutoConfig, AutoModelForCausalLM
 
 Floats = NDArray[np.float32]
 SEED = 41
 SPREAD = 0.3  # wide, so that the best token is rarely a near-tie
 LAYERED = (  # their norms are layer norms
+    *("mpt", "bloom"),
     *("gpt2", "starcoder", "gptneox", "falcon", "phi2", "starcoder2", "nemotron", "stablelm", "command-r", "cohere2"),
 )
 ONE_MORE = (
@@ -96,7 +98,10 @@ def _stack_head_norms(weights: dict[str, Floats]) -> dict[str, Floats]:
 def _rename(names: Any, key: str) -> str:
     if key.startswith(("blk.", "token_embd_norm", "per_layer_", "altup_")):
         return key
-    found = names.get_name(key, try_suffixes=(".weight", ".bias"))
+    endings = (".weight", ".bias")
+    found = names.get_name(key, try_suffixes=endings)
+    if found is None:
+        found = names.get_name(key.removeprefix("transformer."), try_suffixes=endings)
     assert found is not None, key
     return str(found)
 
@@ -111,7 +116,7 @@ def _convert(family: TinyFamily, config: Any, key: str, weight: Floats) -> list[
         made = _convert_experts(family, f"blk.{block[1]}.", block[2], weight)
         if made is not None:
             return made
-    weight = convert_fused(family, config, key, weight)
+    weight = convert_heads(family, config, key, convert_fused(family, config, key, weight))
     if family.permuted and re.search(r"\.[qk]_proj\.", key):
         heads = config.num_attention_heads if ".q_proj" in key else config.num_key_value_heads
         weight = weight.reshape(heads, 2, len(weight) // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
@@ -169,7 +174,7 @@ def _find_theta(rope: dict[str, Any]) -> float:
 
 
 def _find_feed(config: Any) -> int:
-    size = config.intermediate_size
+    size = getattr(config, "intermediate_size", 0)  # others say it in the family's own keys
     return int(size[0]) if isinstance(size, list) else int(size)
 
 

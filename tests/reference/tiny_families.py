@@ -4,6 +4,7 @@ import tiny_experts
 import tiny_gemma
 import tiny_older
 import tiny_recurrent
+import tiny_slopes
 from tiny_family import WINDOW, YARN, YARN_KEYS, TinyFamily, rope, windows
 
 FAMILIES: dict[str, TinyFamily] = (
@@ -253,4 +254,5 @@ FAMILIES: dict[str, TinyFamily] = (
     | tiny_older.FAMILIES
     | tiny_recurrent.FAMILIES
     | tiny_gemma.FAMILIES
+    | tiny_slopes.FAMILIES
 )

@@ -96,6 +96,7 @@ def test_linear_scaling() -> None:
     ("name", "overrides", "message"),
     [
         ("lama", {}, "'lama', which is not supported; did you mean 'llama'[?] Supported: llama, "),
+        ("jina-bert-v2", {}, "'jina-bert-v2', whose results could not be compared: no package that is maintained "),
         ("rwkv6", {}, "'rwkv6', which is not supported. Supported: llama, "),
         ("qwen2", {"expert_count": 8}, "'qwen2.expert_count' is 8; experts are not supported in 'qwen2'"),
         ("llama", {"expert_count": 8}, "'llama.expert_used_count' is missing"),

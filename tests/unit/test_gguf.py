@@ -86,7 +86,7 @@ BROKEN = {
     "cut in the header": (gguf()[:10], "tensor count at byte 8 needs 8 bytes, but the file ends after 2"),
     "version 4": (gguf(version=4), "version 4 at byte 4; supported are 1 to 3"),
     "version 99": (gguf(version=99), "version 99 at byte 4"),
-    "big-endian": (gguf(version=3 << 24), "big-endian"),
+    "big-endian, version 4": (gguf(version=4 << 24), f"version {4 << 24} at byte 4; supported are 1 to 3"),
     "wild tensor count": (gguf(tensor_count=WILD), f"tensor count = {WILD} at byte 8 needs"),
     "wild metadata count": (gguf(pair_count=WILD), f"metadata count = {WILD} at byte 16 needs"),
     "wild key": (gguf(struct.pack("<Q", WILD), data=b"12345"), f"metadata key 0 of 1 at byte 24 needs {WILD} bytes"),

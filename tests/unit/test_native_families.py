@@ -25,11 +25,19 @@ import tiny_families  # noqa: E402 - what is imported below needs both
 import tiny_family  # noqa: E402
 import tiny_gemma  # noqa: E402
 import tiny_recurrent  # noqa: E402
+import tiny_slopes  # noqa: E402
 from network_to_gguf import write_network  # noqa: E402
 
 torch.set_num_threads(1)  # of small products, more only wait for each other
 ISAS = ("plain", "avx2", "avx512", "amx", "neon")
-EXACT_ONLY = {"lfm2", "deepseek_v2", "deepseek_v3", *tiny_recurrent.FAMILIES, *tiny_gemma.FAMILIES}
+EXACT_ONLY = {
+    "lfm2",
+    "deepseek_v2",
+    "deepseek_v3",
+    *tiny_recurrent.FAMILIES,
+    *tiny_gemma.FAMILIES,
+    *tiny_slopes.FAMILIES,
+}
 NATIVE = [name for name in tiny_families.FAMILIES if name not in EXACT_ONLY]
 SPREAD = 0.1  # of weights: with wider ones small errors choose other keys
 QUANTISATION = 0.06  # of the spread of logits: what 8-bit weights and activations of tiny models may change
