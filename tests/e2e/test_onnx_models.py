@@ -1,0 +1,145 @@
+"""Real ONNX models through a kernel: the examples find what is in their inputs, and streams keep their states apart."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'inferd[onnx]'")
+
+import file_types
+import melody
+import real_onnx as real
+import speech
+
+from inferd.testing.kernel import KernelProcess, kernel_process
+from inferd_client import AsyncClient, Client, InferSequence
+
+pytestmark = [pytest.mark.e2e, pytest.mark.model]
+
+Packaged = Callable[[str, str], Path]
+LINES = ("inferd reads 16 models", "Hello, World!", "capacity 42 GiB")
+EXAMPLES = Path(file_types.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def onnx_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
+    """A kernel that has the backend, whether or not its entry point is installed."""
+    environment = {"INFERD_PLUGIN_MODULES": json.dumps(["inferd_onnx.plugin"])}
+    with kernel_process(tmp_path_factory.mktemp("kernel"), environment=environment) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(onnx_kernel: KernelProcess) -> Iterator[Client]:
+    with Client(onnx_kernel.address) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def silero(client: Client, packaged: Packaged) -> str:
+    path = packaged("silero-vad", "6.2.3") / "silero_vad/data/silero_vad.onnx"
+    client.create_model("silero-vad", source=str(path), settings=speech.SETTINGS)
+    return "silero-vad"
+
+
+def write_sound(path: Path, sound: np.ndarray, rate: int) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((sound * 32767).astype("<i2").tobytes())
+    return path
+
+
+def run_example(kernel: KernelProcess, name: str, *arguments: Path) -> list[str]:
+    """The lines that an example prints, run as its first lines say."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "INFERD_ADDRESS": kernel.address},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_types_of_files(client: Client, packaged: Packaged) -> None:
+    """The classifier magika names the type of each of twelve files, all of which go as rows of one request."""
+    folder = packaged("magika", "1.0.3") / "magika/models/standard_v3_3"
+    client.create_model("magika", source=str(folder))
+    labels = json.loads((folder / "config.min.json").read_text())["target_labels_space"]
+    files = real.files_of_ten_types()
+    found = file_types.classify(client, "magika", labels, list(files.values()))
+    assert [label for label, _ in found] == list(files)
+
+
+def test_notes_of_a_melody(client: Client, packaged: Packaged) -> None:
+    """basic-pitch hears the notes that are played, in their order and at their time."""
+    path = packaged("basic-pitch", "0.4.0") / "basic_pitch/saved_models/icassp_2022/nmp.onnx"
+    client.create_model("basic-pitch", source=str(path))
+    numbers = [60, 64, 67, 72]
+    heard = melody.hear(client, "basic-pitch", real.melody(numbers, melody.RATE))
+    assert [number for _, number in heard] == numbers
+    np.testing.assert_allclose([begin_s for begin_s, _ in heard], 0.05 + 0.45 * np.arange(4), atol=0.1)
+
+
+def test_text_of_a_picture(onnx_kernel: KernelProcess, packaged: Packaged, tmp_path: Path) -> None:
+    """Three models of rapidocr find, turn and read the lines that were drawn, one of them upside down."""
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    drawing, fonts = pytest.importorskip("PIL.ImageDraw"), pytest.importorskip("PIL.ImageFont")
+    picture = pillow.new("RGB", (640, 320), "white")
+    for place, line in enumerate(LINES):
+        strip = pillow.new("RGB", (640, 80), "white")
+        drawing.Draw(strip).text((40, 10), line, fill="black", font=fonts.load_default(40))
+        picture.paste(strip.rotate(180) if place == 1 else strip, (0, 20 + 95 * place))
+    picture.save(tmp_path / "letter.png")
+    folder = packaged("rapidocr", "3.10.0") / "rapidocr/models"
+    assert run_example(onnx_kernel, "read_text.py", folder, tmp_path / "letter.png") == list(LINES)
+
+
+@pytest.mark.parametrize("rate", speech.RATES)
+def test_speech_in_a_stream(onnx_kernel: KernelProcess, packaged: Packaged, tmp_path: Path, rate: int) -> None:
+    """silero-vad, whose state the kernel carries, tells when speech begins and ends."""
+    path = write_sound(tmp_path / "talk.wav", real.speech(rate), rate)
+    model = packaged("silero-vad", "6.2.3") / "silero_vad/data/silero_vad.onnx"
+    (began, what), (ended, then) = (line.split(" s  ") for line in run_example(onnx_kernel, "speech.py", model, path))
+    assert (what, then) == ("speech", "silence")
+    np.testing.assert_allclose([float(began), float(ended)], real.SPEECH_S, atol=0.15)
+
+
+async def test_a_hundred_streams(onnx_kernel: KernelProcess, silero: str) -> None:
+    """A hundred streams at once, of both rates and all different, have each the answers that it has alone."""
+    streams, windows = 100, 6
+    spoken = {rate: real.speech(rate) for rate in speech.RATES}
+    sounds = {}
+    for number in range(streams):
+        rate = speech.RATES[number % 2]
+        size = 576 * rate // 16000
+        begin = rate + number * 37
+        sound = spoken[rate][begin : begin + windows * size] * (0.5 + number / streams)
+        sounds[number] = (rate, sound.reshape(windows, 1, size))
+
+    async def listen(client: AsyncClient, number: int, name: str) -> list[bytes]:
+        rate, sound = sounds[number]
+        told = []
+        for place, window in enumerate(sound):
+            here = InferSequence(id=name, start=place == 0, end=place == windows - 1)
+            outputs = await client.infer(silero, {"input": window, "sr": np.array(rate)}, sequence=here)
+            told.append(outputs["output"].tobytes())
+        return told
+
+    async with AsyncClient(onnx_kernel.address) as together:
+        found = await asyncio.gather(*(listen(together, number, f"stream {number}") for number in range(streams)))
+        alone = [await listen(together, number, f"alone {number}") for number in range(0, streams, 9)]
+    assert [found[number] for number in range(0, streams, 9)] == alone
+    assert len({b"".join(told) for told in found}) == streams
