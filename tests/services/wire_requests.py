@@ -24,6 +24,7 @@ METHODS: list[MethodDescriptor] = [
 ]
 
 
+PLAIN = {FieldDescriptor.TYPE_STRING: "x", FieldDescriptor.TYPE_BYTES: b"x"}  # what must be given; other numbers are 1
 IN_ORDER = re.compile(r"^orders\[0\]\.\w+\.(request\.)?")
 
 
@@ -110,7 +111,7 @@ class Maker:
 
     def _give(self, message: Any, field: FieldDescriptor) -> None:
         if field.message_type is None:
-            _put(message, field, self._values.get(field.full_name, "x" if _is_text(field) else 1))
+            _put(message, field, self._values.get(field.full_name, PLAIN.get(field.type, 1)))
             return
         value = getattr(message, field.name)
         target = value.add() if field.is_repeated else value
@@ -122,10 +123,6 @@ class Maker:
                 self._give(target, choice.fields[0])
         if not field.is_repeated:
             target.SetInParent()
-
-
-def _is_text(field: FieldDescriptor) -> bool:
-    return bool(field.type == FieldDescriptor.TYPE_STRING)
 
 
 def _put(message: Any, field: FieldDescriptor, value: Any) -> None:
