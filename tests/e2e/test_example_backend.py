@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inferd.plugin.registry import BackendState, discover
@@ -45,7 +46,9 @@ def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.mark.usefixtures("installed")
 async def test_discovered() -> None:
     """Discovery finds the package by its entry point and probes its backend."""
-    report = next(report for report in await discover(allow=("txtlm",)) if report.name == "txtlm")
+    reports = {report.name: report for report in await discover(allow=("txtlm",))}
+    assert reports["matrix"].state is BackendState.READY
+    report = reports["txtlm"]
     assert (report.state, report.why) == (BackendState.READY, "")
     assert report.package == "inferd-txtlm 0.1.0"
     assert report.devices[0].device_id == "cpu:0"
@@ -94,4 +97,8 @@ def test_served(tmp_path: Path) -> None:
         model = client.create_model("tale", source=str(tmp_path / "tale.txtlm"))
         assert model.backend_reason == "only READY backend for txtlm"
         answer = client.generate("tale", "Once u", temperature=0.0)
+        np.save(tmp_path / "turn.npy", np.array([[0, 1], [-1, 0]], np.float32))
+        client.create_model("turn", source=str(tmp_path / "turn.npy"))
+        turned = client.infer("turn", {"x": np.array([[1, 2], [3, 4]], np.float32)})["y"]
     assert answer.text == TALE.removeprefix("Once u")
+    assert turned.tolist() == [[-2, 1], [-4, 3]]

@@ -10,35 +10,30 @@ class TestMine(BackendContract):
         return LoadRequest(path=…, device="mine:0", settings={…}, capacity_bytes=1 << 30)
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from inferd.core.resources import HOST_DEVICE
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.sampler import Sampler
-from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSession
-from inferd.plugin.checks import check_backend, check_language_model, check_need, check_probe
+from inferd.plugin import Backend, LoadedModel, LoadRequest, TokenSession
+from inferd.plugin.checks import check_language_model
 from inferd.plugin.session import TokenLimits
 from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute, copy_blocks, make_batch
 from inferd.testing.contents import find_dependence
-from inferd.testing.growth import ROUND, STEADY_BYTES, measure_growth, measure_repeats
+from inferd.testing.growth import ROUND, STEADY_BYTES, measure_repeats
+from inferd.testing.loading_contract import LoadingContract, expect, refused
 
 SEED = 2011
-MORE_THAN_MEASURED = 1.15  # most that a load may take, as a part of what was measured
-NOISE_BYTES = 32 << 20  # by which the resident memory of a process differs from one run to the next
 BEHIND = 5  # tokens of a text behind its first block, and places in that, where copies are looked at
 SAME_TOKENS = 0.98  # the rest may lie where two sums that differ in their last bit meet
 
 
-class BackendContract:
+class BackendContract(LoadingContract):
     """What every backend with token sessions must do.
 
     The fixtures `backend` and `load_request` come from the file of the subclass, with class scope or wider.
@@ -48,20 +43,6 @@ class BackendContract:
     """
 
     tolerance: ClassVar[float] = 2e-3
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def progress(cls) -> list[float]:
-        """What the load reported, in order."""
-        return []
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls, backend: Backend, load_request: LoadRequest, progress: list[float]) -> Any:
-        """The loaded model."""
-        model = check_language_model(backend.load(load_request, progress.append))
-        yield model
-        model.session.close()
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -84,57 +65,18 @@ class BackendContract:
         lengths = [n for n in (2 * size + 3, 1, size, size + 1, 2 * size - 1) if n <= limits.context_tokens]
         return [generator.integers(limits.vocabulary_size, size=n).tolist() for n in lengths[: limits.max_sequences]]
 
-    def test_probe_finds_devices(self, backend: Backend, load_request: LoadRequest) -> None:
-        """Probing finds at least one device with memory, and the one to load on is among those found."""
-        check_backend(backend, type(backend).__qualname__)
-        devices = check_probe(backend.probe()).devices
-        _expect(
-            load_request.device in [d.device_id for d in devices],
-            f"Backend.probe found {devices}, {load_request.device} not",
-        )
-        _expect(all(d.memory_bytes > 0 for d in devices), f"Backend.probe found a device without memory: {devices}")
-
-    @pytest.mark.usefixtures("model")
-    def test_measures_the_same_again(self, backend: Backend, load_request: LoadRequest) -> None:
-        """What a model needs is told without loading it, and is the same whatever is loaded meanwhile."""
-        need = check_need(backend.measure(load_request))
-        _expect(need.total_bytes > 0, "Backend.measure says that the model needs no memory at all")
-        again = backend.measure(replace(load_request, settings=dict(load_request.settings)))
-        _expect(again == need, f"Backend.measure gave {need}, and {again} when it was asked again")
-
-    def test_takes_no_more_than_measured(self, backend: Backend, load_request: LoadRequest) -> None:
-        """On the processor, a fresh process does not grow by more than the need and 15 % when it loads the model."""
-        if load_request.device != HOST_DEVICE:
-            pytest.skip(f"what it takes of {load_request.device} is not seen from outside")
-        growth = measure_growth(backend, load_request)
-        bound = growth.need.total_bytes * MORE_THAN_MEASURED + NOISE_BYTES
-        _expect(
-            growth.grown_bytes <= bound,
-            f"Backend.load took {growth.grown_bytes} bytes; Backend.measure gave {growth.need}",
-        )
-
-    @pytest.mark.usefixtures("model")
-    def test_progress_rises_to_one(self, progress: list[float]) -> None:
-        """Loading reports rising fractions from 0 to 1, and 1 at the end."""
-        _expect(progress != [], "Backend.load never calls progress")
-        _expect(
-            progress == sorted(progress) and progress[0] >= 0,
-            f"the progress of Backend.load does not rise from 0: {progress}",
-        )
-        _expect(progress[-1] == 1, f"the progress of Backend.load ends with {progress[-1]}, not with 1")
-
     def test_limits_are_possible(self, session: TokenSession) -> None:
         """The engine accepts the limits, and none changes from one reading to the next."""
         limits = session.limits
         Bounds.of(limits, EngineLimits())  # raises ValueError
-        _expect(session.limits == limits, "TokenSession.limits gives others when it is asked again")
+        expect(session.limits == limits, "TokenSession.limits gives others when it is asked again")
 
     def test_vocabulary_makes_a_tokenizer(self, model: LoadedModel, limits: TokenLimits) -> None:
         """The vocabulary gives a tokenizer whose tokens, and the tokens that end a text, have logits."""
         ids = Tokenizer(model.vocabulary, size=limits.vocabulary_size).encode("Hello, world!")
-        _expect(ids != [], "with LoadedModel.vocabulary of Backend.load a text has no tokens")
+        expect(ids != [], "with LoadedModel.vocabulary of Backend.load a text has no tokens")
         outside = [n for n in (*ids, *model.vocabulary.eos_ids) if not 0 <= n < limits.vocabulary_size]
-        _expect(
+        expect(
             not outside, f"tokens {outside} of LoadedModel.vocabulary are outside the {limits.vocabulary_size} logits"
         )
 
@@ -159,15 +101,15 @@ class BackendContract:
         for row in range(count):
             sampler.assign(row, Sampling(seed=row, **kinds[row % len(kinds)]))
         logits = session.step(batch).logits
-        _expect(logits is not None, "TokenSession.step gave no logits, though TokenBatch.sampling was None")
+        expect(logits is not None, "TokenSession.step gave no logits, though TokenBatch.sampling was None")
         expected = sampler.choose(np.array(logits), batch.positions)
         result = session.step(replace(batch, sampling=sampler.for_device(batch.positions)))
-        _expect(
+        expect(
             result.token_ids is not None,
             "TokenSession.step gave no token_ids, though TokenBatch.sampling asked for them",
         )
         same = float(np.mean(np.array(result.token_ids) == expected))
-        _expect(same >= SAME_TOKENS, f"only {same:.0%} of the token_ids of TokenSession.step are those of its logits")
+        expect(same >= SAME_TOKENS, f"only {same:.0%} of the token_ids of TokenSession.step are those of its logits")
 
     @pytest.mark.parametrize("border", [-1, 0, 1])
     def test_chunks_equal_one_step(self, session: TokenSession, texts: list[list[int]], border: int) -> None:
@@ -243,7 +185,7 @@ class BackendContract:
             copy_blocks(session, [(old[0], new[0])])
 
         grown = measure_repeats(repeat)
-        _expect(
+        expect(
             sorted(grown)[len(grown) // 2] < STEADY_BYTES,
             f"the process grew by {grown} bytes in {len(grown)} rounds of at most {ROUND} equal calls of "
             "TokenSession.step and copy_blocks; what a step takes has to be given back or used again",
@@ -299,7 +241,7 @@ class BackendContract:
             for text, some in zip(texts, wanted, strict=True)
         ]
         for one, text, some in zip(compute(session, *parts), texts, wanted, strict=True):
-            _expect(
+            expect(
                 one.shape == (len(some), size),
                 f"TokenSession.step gave logits of shape {one.shape}, not {(len(some), size)}",
             )
@@ -307,7 +249,7 @@ class BackendContract:
         nothing = compute(
             session, Part(token_ids=texts[0], blocks=_Blocks(session.limits).take(len(texts[0])), wanted=[])
         )
-        _expect(nothing[0].shape == (0, size), f"no logits were wanted, TokenSession.step gave {nothing[0].shape}")
+        expect(nothing[0].shape == (0, size), f"no logits were wanted, TokenSession.step gave {nothing[0].shape}")
 
     def test_most_sequences(self, session: TokenSession, limits: TokenLimits) -> None:
         """A step takes as many sequences as the limits say."""
@@ -335,7 +277,7 @@ class BackendContract:
     def test_same_step_same_bits(self, session: TokenSession, texts: list[list[int]]) -> None:
         """The same step gives the same bits."""
         one, two = self._alone(session, texts[0]), self._alone(session, texts[0])
-        _expect(
+        expect(
             np.array_equal(one, two),
             f"twice the same TokenSession.step: the logits differ by up to {np.abs(one - two).max()}",
         )
@@ -343,8 +285,8 @@ class BackendContract:
     def test_logits_are_float32(self, session: TokenSession, texts: list[list[int]]) -> None:
         """Logits are finite float32 numbers."""
         logits = self._alone(session, texts[0])
-        _expect(logits.dtype == np.float32, f"TokenSession.step gave logits of {logits.dtype}, not float32")
-        _expect(bool(np.isfinite(logits).all()), "TokenSession.step gave logits that are not finite")
+        expect(logits.dtype == np.float32, f"TokenSession.step gave logits of {logits.dtype}, not float32")
+        expect(bool(np.isfinite(logits).all()), "TokenSession.step gave logits that are not finite")
 
     @pytest.mark.parametrize("outside", ["above", "below"])
     def test_wrong_ids_leave_the_session_usable(
@@ -353,7 +295,7 @@ class BackendContract:
         """A token outside the vocabulary is an exception, after which the session computes as before."""
         expected = self._alone(session, texts[-1])
         wrong = session.limits.vocabulary_size if outside == "above" else -1
-        with _refused("TokenSession.step", f"token {wrong}"):
+        with refused("TokenSession.step", f"token {wrong}"):
             self._alone(session, [*texts[-1][:1], wrong])
         self._same(self._alone(session, texts[-1]), expected)
 
@@ -364,23 +306,9 @@ class BackendContract:
         blocks = _Blocks(session.limits)
         own, other = blocks.take(len(text)), blocks.take(2)
         compute(session, Part(token_ids=text[:half], blocks=own, wanted=[]))
-        with _refused("TokenSession.step", f"token {session.limits.vocabulary_size}"):
+        with refused("TokenSession.step", f"token {session.limits.vocabulary_size}"):
             compute(session, Part(token_ids=[texts[-1][0], session.limits.vocabulary_size], blocks=other))
         self._same(compute(session, Part(token_ids=text[half:], begin=half, blocks=own))[0], expected[half:])
-
-    @pytest.mark.parametrize("contents", [None, b"", b"\x00\xff no model \xfe" * 9])
-    def test_what_is_no_model_is_a_load_error(
-        self, backend: Backend, load_request: LoadRequest, tmp_path: Path, contents: bytes | None
-    ) -> None:
-        """A file that is missing, empty or of something else is a `LoadError` with a message."""
-        path = tmp_path / f"wrong{load_request.path.suffix}"
-        if contents is not None:
-            path.write_bytes(contents)
-        request = replace(load_request, path=path)
-        with _refused("Backend.measure", "a file that is no model", LoadError):
-            backend.measure(request)
-        with _refused("Backend.load", "a file that is no model", LoadError):
-            backend.load(request, lambda _: None)
 
     def test_load_and_close_again(self, backend: Backend, load_request: LoadRequest, texts: list[list[int]]) -> None:
         """A second session can be loaded, computes, and is closed without a word."""
@@ -410,21 +338,3 @@ class _Blocks:
         if self.taken > self._limits.blocks:
             pytest.skip(f"the pool of {self._limits.blocks} blocks is too small for this check")
         return list(range(first, self.taken))
-
-
-def _expect(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads like assert, which is not for shipped code
-    if not condition:
-        pytest.fail(otherwise)
-
-
-@contextmanager
-def _refused(method: str, what: str, kind: type[Exception] = Exception) -> Iterator[None]:
-    """The block must raise an error of a kind, with a message; by default any."""
-    try:
-        yield
-    except kind as error:
-        _expect(kind is Exception or any(map(str.isalnum, str(error))), f"{method} raised {error!r} without a message")
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-        pytest.fail(f"{method} raised {type(error).__name__} for {what}; it must raise {kind.__name__}: {error}")
-    else:
-        pytest.fail(f"{method} raised nothing for {what}; it must raise {kind.__name__}")
