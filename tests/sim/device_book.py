@@ -17,7 +17,7 @@ class Device:
     leased_bytes: int = 0
     leased_cores: int = 0
     foreign_bytes: int = 0
-    late_bytes: int = 0  # that this event says to be taken: what was due before it was given with them free
+    foreign_before_bytes: int = 0
     open: bool = True  # its host is READY
     gained: bool = False
 
@@ -78,8 +78,7 @@ class DeviceBook:
 
     def foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
         device = self.devices[device_id]
-        device.late_bytes += max(0, foreign_bytes - device.foreign_bytes)
-        device.foreign_bytes = foreign_bytes
+        device.foreign_before_bytes, device.foreign_bytes = device.foreign_bytes, foreign_bytes
         self.touched[device_id] = None
 
     def take(
@@ -106,7 +105,6 @@ class DeviceBook:
         held = self.holdings.get(instance_id)
         if held is not None and not held.lease_id and booked_bytes > held.size_bytes:
             self.devices[held.device_id].held_bytes += booked_bytes - held.size_bytes
-            self.devices[held.device_id].late_bytes += booked_bytes - held.size_bytes
             held.size_bytes = booked_bytes
             self.touched[held.device_id] = None
 
@@ -159,14 +157,14 @@ class DeviceBook:
         for device_id in self.touched:
             device = self.devices[device_id]
             given = device.held_bytes + device.leased_bytes
-            foreign = max(0, device.foreign_bytes - device.late_bytes) if device.gained else 0
+            foreign = min(device.foreign_bytes, device.foreign_before_bytes) if device.gained else 0
             if given + foreign > device.memory_bytes:
                 text = f"{given} bytes of {device_id} are held, {foreign} by others; it has {device.memory_bytes}"
                 raise BrokenRuleError(Rule.MEMORY, text)
             if device.leased_cores > device.cores:
                 text = f"leases hold {device.leased_cores} cores of {device_id}, which has {device.cores}"
                 raise BrokenRuleError(Rule.CORES, text)
-            device.gained, device.late_bytes = False, 0
+            device.gained, device.foreign_before_bytes = False, device.foreign_bytes
             account = broker.account(device_id)
             told = (account.free_bytes, account.lease_bytes, account.leased_cores)
             if told != (device.free_bytes, device.leased_bytes, device.leased_cores):

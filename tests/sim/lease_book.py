@@ -272,7 +272,7 @@ class LeaseBook:
         device = self._devices.devices[DeviceId(name)]
         wants = [self.want(key, DeviceId(name)) for key in keys]
         if what == "memory":
-            return sum(share.size_bytes for share in wants) <= device.free_bytes + device.late_bytes
+            return sum(share.size_bytes for share in wants) <= device.free_bytes
         return sum(share.cores for share in wants) <= device.free_cores
 
     def want(self, key: str, device_id: DeviceId) -> Share:

@@ -12,7 +12,7 @@ from task_entries import Place, Waiting
 
 from inferd.core import changes, commands, events
 from inferd.core.census import NOTHING
-from inferd.core.host import HostChange, host_of
+from inferd.core.host import host_of
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, ModelName, TaskId
 from inferd.core.lease import LeaseState, ModelClaim
 from inferd.core.machine import CoreLimits, KernelMachine
@@ -51,7 +51,7 @@ class Mirror:
         match event:
             case events.HostLost() | events.HostLeft():
                 self._lose(event)
-            case events.HostFound() | events.HostJoined() | events.ResumeHost():
+            case events.HostFound() | events.HostJoined() | events.DrainHost() | events.ResumeHost():
                 self.hosts.take(event)
             case events.ForeignMeasured():
                 self.devices.foreign(event.device_id, event.foreign_bytes)
@@ -139,8 +139,6 @@ class Mirror:
                 self._check_living(command.task_id)
             case changes.TaskForgotten():
                 self.tasks.forgotten(command.task_id)
-            case changes.HostChanged(change=HostChange.DRAIN) if isinstance(self._event, events.DrainHost):
-                self.hosts.take(self._event)  # what was due before could still go there
             case changes.LeaseChanged():
                 self._tell_lease(command, now)
             case changes.LeaseForgotten():
@@ -163,8 +161,6 @@ class Mirror:
                 self._go(event.instance_id)
             case events.HostLost() | events.HostLeft():
                 self._settle_lost(event)
-            case events.DrainHost():
-                self.hosts.take(event)
             case events.InstanceNeeds() if (need := self._needs.get(event.instance_id)) is not None:
                 place = self.tasks.places[event.instance_id]
                 if place.lease_id or place.stopping:

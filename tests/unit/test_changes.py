@@ -95,7 +95,7 @@ def test_a_stream_tells_the_states_of_its_task_in_their_order(driver: Driver, mo
     driver.machine.fleet.start(driver.views.model(MODEL), 0.0)
     bring_up(driver, 2)
     driver._apply(events.WorkerExited(InstanceId("m-1"), WorkerDiedError("gone")))
-    assert [type(event) for event in stream._events] == [Started, Suspended, Resumed]
+    assert [type(told.event) for told in stream.read(0)] == [Started, Suspended, Resumed]
     assert driver.views.task(TaskId("t"), TENANT).state is TaskState.RUNNING
 
 
@@ -130,5 +130,5 @@ def test_a_worker_that_is_lost_with_its_host_tells_no_stream_any_more(
     driver._step(InstanceId("m-1"), step)
     driver._apply(events.HostLost(HostId("a"), "no word"))
     driver._step(InstanceId("m-1"), step)
-    assert [type(event) for event in stream._events] == [Started, Output, Suspended]
+    assert [type(told.event) for told in stream.read(0)] == [Started, Output, Suspended]
     assert ended == ["host 'a' is lost: no word"]
