@@ -1,7 +1,7 @@
 """The streams that one call follows: what came of all of them since the call last looked, at once."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -54,28 +54,29 @@ class Followed:
             self._timer.cancel()
             self._timer = None
 
-    def read(self, most_bytes: int, *, least: int) -> list[Numbered]:
-        """What was not given yet: events that cost so much together, but so many in any case.
+    def read(self, most_bytes: int, *, least: int) -> tuple[list[Numbered], int]:
+        """What was not given yet, and what it costs: so much together at most, but so many events in any case.
 
         Raises:
             EventsDroppedError: Some of that was dropped.
         """
         if self._timer is not None:
             self.hush()
-        batch = _within(self.stream.read(self.after), most_bytes, least)
+        batch, size_bytes = _within(self.stream.read(self.after), most_bytes, least)
         self.after = batch[-1].sequence if batch else self.after
         if self.interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
             self._due = asyncio.get_running_loop().time() + self.interval_s
-        return batch
+        return batch, size_bytes
 
 
-def _within(batch: list[Numbered], most_bytes: int, least: int) -> list[Numbered]:
+def _within(batch: list[Numbered], most_bytes: int, least: int) -> tuple[list[Numbered], int]:
     size_bytes = 0
     for place, numbered in enumerate(batch):
-        size_bytes += cost_bytes(numbered.event)
-        if place >= least and size_bytes > most_bytes:
-            return batch[:place]
-    return batch
+        more_bytes = cost_bytes(numbered.event)
+        if place >= least and size_bytes + more_bytes > most_bytes:
+            return batch[:place], size_bytes
+        size_bytes += more_bytes
+    return batch, size_bytes
 
 
 class Bundle:
@@ -88,7 +89,7 @@ class Bundle:
     def __init__(self, batch_bytes: int = BATCH_BYTES) -> None:
         self._batch_bytes = batch_bytes
         self._followed: dict[int, Followed] = {}
-        self._ready: deque[Followed] = deque()  # in their order; and some that are not any more
+        self._ready: OrderedDict[Followed, None] = OrderedDict()  # in the order in which they had something to give
         self._refused: dict[int, InferdError] = {}  # by tag, in their order; until they are given
         self._room = asyncio.Event()  # for more of them
         self._room.set()
@@ -118,7 +119,7 @@ class Bundle:
         if followed is not None:
             followed.stopped = stopped
             if stopped:
-                followed.ready = False
+                self._make_unready(followed)
             else:
                 self._look(followed)
 
@@ -143,7 +144,7 @@ class Bundle:
         if followed is not None:
             del followed.stream.listeners[followed]
             followed.hush()
-            followed.ready = False
+            self._make_unready(followed)
         self._forgive(tag)
         return followed
 
@@ -176,19 +177,16 @@ class Bundle:
             self._forgive(tag)
         left_bytes = self._batch_bytes - REFUSAL_BYTES * len(refused)
         while self._ready and left_bytes > 0:
-            followed = self._ready.popleft()
-            if not followed.ready:
-                continue
+            followed, _ = self._ready.popitem(last=False)
             followed.ready = False
             try:
-                batch = followed.read(left_bytes, least=0 if given or refused else 1)
+                batch, size_bytes = followed.read(left_bytes, least=0 if given or refused else 1)
             except InferdError as error:
                 self.leave(followed.tag)
                 refused.append((followed.tag, error))
                 left_bytes -= REFUSAL_BYTES
                 continue
-            for numbered in batch:
-                left_bytes -= cost_bytes(numbered.event)
+            left_bytes -= size_bytes
             if batch:
                 given.append((followed, batch))
             if followed.after < followed.stream.last_sequence:
@@ -207,5 +205,9 @@ class Bundle:
             return
         if self._followed.get(followed.tag) is followed:  # its timer may ring all the same
             followed.ready = True
-            self._ready.append(followed)
+            self._ready[followed] = None
             self.wake()
+
+    def _make_unready(self, followed: Followed) -> None:
+        followed.ready = False
+        self._ready.pop(followed, None)

@@ -65,11 +65,8 @@ class Run:
     def behind(self, after: int) -> Output:
         """Those behind number `after`, as one."""
         start = max(0, len(self.texts) - (self.sequence - after))
-        if start == len(self.texts) - 1:
-            count = self.counts[-1]
-            return Output(self.texts[-1], tuple(self.token_ids[-count:]) if count else ())
-        skipped = sum(self.counts[:start]) if start else 0
-        return Output("".join(self.texts[start:]), tuple(self.token_ids[skipped:]))
+        count = sum(self.counts[start:])  # from the end: a reader is seldom far behind, and a run may be long
+        return Output("".join(self.texts[start:]), tuple(self.token_ids[-count:]) if count else ())
 
     def drop(self, count: int) -> None:
         """Forget the first of them."""
