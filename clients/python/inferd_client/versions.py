@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from inferd_api.v1.host_service_pb2_grpc import HostServiceAsyncStub
 
-SINCE: Final[Mapping[str, str]] = {"DeleteModel": "0.2.0", "RunTasks": "0.2.0", "GetModelSignature": "0.3.0"}
+SINCE: Final[Mapping[str, str]] = {
+    "DeleteModel": "0.2.0",
+    "RunTasks": "0.2.0",
+    "GetModelSignature": "0.3.0",
+    "WatchTasks": "0.3.0",
+}
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
 ASK_S: Final = 5.0  # how long a kernel is asked for its version
 
