@@ -1,5 +1,6 @@
 """The commands of `inferd` that deal with models, and their options."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from inferd.cli.options import (
     ADDRESS,
     Address,
     BackendOption,
+    Class,
     DeviceOption,
     LeaseOption,
     ModelArgument,
@@ -17,6 +19,7 @@ from inferd.cli.options import (
     SetOption,
     Tenant,
     data_dir,
+    read_pairs,
     read_wanted,
     text_option,
 )
@@ -176,3 +179,49 @@ def _tokenize(
         from inferd.cli.tokens import tokenize
 
         tokenize(out, read_wanted(model), text, address=address, data_dir=data_dir, chat=chat)
+
+
+@model_app.command("infer")
+def _infer(
+    model: ModelOrPath,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Each as NAME=VALUE: 1,2,3, a text, a JSON list, or @FILE of numpy (of text, for a text).",
+            metavar="NAME=VALUE...",
+        ),
+    ] = None,
+    *,
+    only: Annotated[list[str] | None, typer.Option("--only", help="An output to ask for.", metavar="NAME")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the outputs to this file of numpy.", metavar="NPZ")] = None,
+    sequence: Annotated[str, text_option(help="The sequence that it belongs to.", metavar="ID")] = "",
+    start: Annotated[bool, typer.Option("--start", help="It is the first of its sequence.")] = False,
+    end: Annotated[bool, typer.Option("--end", help="It is the last of its sequence.")] = False,
+    setting: SetOption = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
+    priority: Annotated[Class | None, typer.Option(help="Its class: a higher one goes first.")] = None,
+    lease: LeaseOption = "",
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Give a model of tensors its inputs and show its outputs; `inferd show` tells what it takes."""
+    with edge(output) as out:
+        from inferd.cli.infer import infer
+        from inferd_client import InferSequence
+
+        if (start or end) and not sequence:
+            raise typer.BadParameter("there is no sequence; name one", param_hint="--sequence")
+        infer(
+            out,
+            read_wanted(model, backend=backend, device=device, settings=setting),
+            read_pairs(inputs, "NAME=VALUE"),
+            address=address,
+            tenant=tenant,
+            data_dir=data_dir,
+            outputs=only or (),
+            sequence=InferSequence(id=sequence, start=start, end=end) if sequence else None,
+            save=save,
+            options={"priority": priority.value if priority is not None else None, "lease": lease or None},
+        )

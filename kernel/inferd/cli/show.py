@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.json_format import ParseDict
+
 from inferd.cli.amounts import size
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
@@ -20,7 +22,8 @@ from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.library import Library
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd_api.v1.model_pb2 import ModelState
-from inferd_client.errors import ModelNotFoundError
+from inferd_api.v1.tensor_pb2 import ModelSignature
+from inferd_client.errors import ModelNotFoundError, UnsupportedInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,6 +50,9 @@ def show(output: Output, address: str, wanted: Wanted, data_dir: Path, *, digest
     if document["metadata"]:
         output.text("")
         screen().print(table_of(("METADATA", ""), ((key, _short(v)) for key, v in document["metadata"].items())))
+    if document["signature"] is not None:
+        output.text("")
+        screen().print(table_of(("SIGNATURE", ""), _signature_rows(document["signature"])))
     for name, template in document["chat_templates"].items():
         output.text(f"\nCHAT TEMPLATE {name}\n{template.rstrip()}")
 
@@ -89,6 +95,7 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, digest:
         "metadata": metadata,
         "chat_templates": templates,
         "model": plain(model) if model is not None else None,
+        "signature": _signature(client, model),
     }
 
 
@@ -164,6 +171,16 @@ def _json(path: Path) -> dict[str, Any]:
     return document
 
 
+def _signature(client: Client | None, model: Model | None) -> dict[str, Any] | None:
+    """What a model of tensors takes and gives; None where it is not loaded, since showing it loads nothing."""
+    if client is None or model is None or model.state != ModelState.MODEL_STATE_READY:
+        return None
+    try:
+        return plain(client.model_signature(model.name))
+    except UnsupportedInputError:  # a language model
+        return None
+
+
 def _known(client: Client | None, name: str) -> Model | None:
     try:
         return client.get_model(name) if client is not None else None
@@ -205,6 +222,18 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "backend": f"{model['backend']} on {devices}: {model['backend_reason']}",
         }
     yield from ((name, fact) for name, fact in facts.items() if fact)
+
+
+def _signature_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What it takes and gives, in the words that errors use."""
+    from inferd.cli.tensors import describe  # noqa: PLC0415 - it takes numpy
+
+    signature = ParseDict(dict(document), ModelSignature())
+    yield from (("input", describe(info)) for info in signature.inputs)
+    yield from (("output", describe(info)) for info in signature.outputs)
+    yield from (("state", f"{state.output_name} becomes {state.input_name}") for state in signature.states)
+    if signature.most_batch > 1:
+        yield "batch", f"up to {signature.most_batch} rows of several tasks at once"
 
 
 def _short(value: Any) -> str:

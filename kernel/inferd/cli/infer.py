@@ -1,0 +1,72 @@
+"""`inferd infer`: give a model of tensors its inputs, and show what it gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inferd.cli.kernel import connected_or_private
+from inferd.cli.tensors import nested, read_inputs, shown
+from inferd.cli.wanted import check, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd.cli.wanted import Wanted
+    from inferd_client import InferOptions, InferSequence
+
+
+def infer(
+    output: Output,
+    wanted: Wanted,
+    given: Mapping[str, str],
+    *,
+    address: str,
+    tenant: str,
+    data_dir: Callable[[], Path],
+    outputs: Sequence[str],
+    sequence: InferSequence | None,
+    save: Path | None,
+    options: InferOptions,
+) -> None:
+    """Run a task of tensors; `given` are its inputs as texts, which the model's signature says how to read."""
+    wanted.path()
+    sets: list[dict[str, Any]] = []
+    with connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir)) as client:
+        name = resolve(client, wanted, data_dir)
+        inputs = read_inputs(given, client.model_signature(name))
+        for arrays in client.infer_stream(name, inputs, outputs=outputs, sequence=sequence, **options):
+            if save is not None:
+                sets.append(arrays)
+            _show(output, arrays)
+    if save is not None:
+        _save(save, sets)
+        output.note(f"saved to {save}")
+
+
+def _show(output: Output, arrays: Mapping[str, Any]) -> None:
+    if output.json:
+        told = {n: {"type": str(a.dtype), "shape": list(a.shape), "values": nested(a)} for n, a in arrays.items()}
+        output.line({"outputs": told})
+        return
+    rows = [(name, _type(array), str(list(array.shape)), shown(array)) for name, array in arrays.items()]
+    output.table(("OUTPUT", "TYPE", "SHAPE", "VALUES"), rows, empty="the model gave no outputs")
+
+
+def _type(array: Any) -> str:
+    return "text" if array.dtype == object else str(array.dtype)
+
+
+def _save(path: Path, sets: Sequence[Mapping[str, Any]]) -> None:
+    """All outputs in one file of numpy; where there are several sets, under their numbers."""
+    several = len(sets) > 1
+    arrays = {
+        f"{number}.{name}" if several else name: array.astype(str) if array.dtype == object else array
+        for number, each in enumerate(sets)
+        for name, array in each.items()
+    }
+    with path.open("wb") as file:
+        np.savez(file, **arrays)

@@ -1,0 +1,143 @@
+"""`inferd infer`, and the signature in `inferd show`, against a kernel with the fake backend."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from inferd.cli import main
+from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
+from inferd_client import Client
+
+pytestmark = pytest.mark.e2e
+
+Commands = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
+    """A kernel that knows a model of each kind by its name."""
+    folder = tmp_path_factory.mktemp("kernel")
+    with kernel_process(folder) as kernel, Client(kernel.address) as client:
+        for name in ("add", "accumulate", "repeat", "types"):
+            client.create_model(name, source=str(write_fake_model(folder, name, tensor=name)))
+        client.create_model("text", source=str(write_fake_model(folder, "text")))
+        yield kernel
+
+
+@pytest.fixture
+def inferd(served: KernelProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Runs commands against it."""
+    monkeypatch.setenv("INFERD_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setenv("INFERD_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(main.app, [*arguments, "--address", served.address])
+
+
+def values(done: Result) -> dict[str, object]:
+    """The outputs of a command with `-o json`."""
+    assert done.exit_code == 0, done.stdout + done.stderr
+    return {name: each["values"] for name, each in json.loads(done.stdout)["outputs"].items()}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "total"),
+    [
+        ("1,2,3", "10,20,30", [[11, 22, 33]]),
+        ("1", "-2.5e1", [[-24]]),
+        ("[[1, 2], [3, 4]]", "[[1, 1], [1, 1]]", [[2, 3], [4, 5]]),
+        ("[1, 2]", "nan,-inf", [["NaN", "-Infinity"]]),
+        ("@a.npy", "@b.npy", [[1, 2]]),
+    ],
+)
+def test_values_are_read_by_the_signature(inferd: Commands, tmp_path: Path, a: str, b: str, total: object) -> None:
+    """Numbers with commas, JSON lists and files of numpy become what the model takes, in its type and rank."""
+    np.save(tmp_path / "a.npy", np.array([[1, 2]], np.int16))
+    np.save(tmp_path / "b.npy", np.zeros((1, 2), np.float64))
+    assert values(inferd("infer", "add", f"a={a}", f"b={b}", "--only", "sum", "-o", "json")) == {"sum": total}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("string", "héllo, wörld", ["héllo, wörld"]),
+        ("string", '["a", "b"]', ["a", "b"]),
+        ("string", "@words.txt", ["some\nwords"]),
+        ("bool", "true,0,FALSE,1", [True, False, False, True]),
+        ("int64", f"{2**63 - 1}, -0x10", [2**63 - 1, -16]),
+        ("uint8", "255", [255]),
+        ("complex64", "1+2j", [[1.0, 2.0]]),
+        ("float16", "[[0.5], [1]]", [[0.5], [1.0]]),
+        ("float", "[]", []),
+    ],
+)
+def test_types(inferd: Commands, tmp_path: Path, name: str, text: str, expected: object) -> None:
+    """Each type is written as it is read; a text is one element as it stands."""
+    (tmp_path / "words.txt").write_text("some\nwords")
+    assert values(inferd("infer", "types", f"{name}={text}", "--only", name, "-o", "json")) == {name: expected}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("add", "c=1"), "no input 'c'"),
+        (("add", "a=1,x", "b=1"), "'1,x' is no value of a FLOAT[batch, width]"),
+        (("accumulate", "x=1,2,3", "before=0,0"), "3 elements do not make x FLOAT[batch, 2]"),
+        (("types", "uint8=256"), "no value of uint8"),
+        (("types", "int8=[1.5]"), "float64; the model takes int8 INT8"),
+        (("types", "bfloat16=1"), "numpy does not have"),
+        (("add", "a=@words.txt", "b=1"), "no array of numpy"),
+        (("add", "a=1"), "'b' is missing"),
+        (("text", "a=1"), "reads text"),
+    ],
+)
+def test_mistakes_are_told(inferd: Commands, tmp_path: Path, arguments: tuple[str, ...], why: str) -> None:
+    """What cannot be a value of an input is an error with both, and exit code 1."""
+    (tmp_path / "words.txt").write_text("words")
+    done = inferd("infer", *arguments)
+    assert done.exit_code == 1, done.stdout
+    assert why in " ".join(done.stderr.split())
+
+
+def test_a_table_a_file_and_a_stream(inferd: Commands, tmp_path: Path) -> None:
+    """Outputs are shown as a table, sets of them one after the other, and saved as a file of numpy."""
+    done = inferd("infer", "add", "a=1,2", "b=3,4", "--save", "out.npz")
+    assert done.exit_code == 0, done.stderr
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["OUTPUT", "TYPE", "SHAPE", "VALUES"],
+        ["sum", "float32", "[1,", "2]", "4.0,", "6.0"],
+        ["rows", "float32", "[1]", "1.0"],
+    ]
+    with np.load(tmp_path / "out.npz") as saved:
+        assert {name: saved[name].tolist() for name in saved} == {"sum": [[4, 6]], "rows": [1]}
+    done = inferd("infer", "repeat", "count=3", "--save", "sets.npz", "-o", "json")
+    told = [json.loads(line)["outputs"]["y"]["values"] for line in done.stdout.splitlines()]
+    assert told == [0, 1, 2]
+    with np.load(tmp_path / "sets.npz") as saved:
+        assert [saved[f"{n}.y"].item() for n in range(3)] == [0, 1, 2]
+
+
+def test_sequences(inferd: Commands) -> None:
+    """A sequence is begun, gone on with and ended from command to command."""
+    options = ("infer", "accumulate", "x=1,2", "-o", "json", "--sequence", "s")
+    assert values(inferd(*options, "--start")) == {"total": [[1, 2]]}
+    assert values(inferd(*options)) == {"total": [[2, 4]]}
+    assert values(inferd(*options, "--end")) == {"total": [[3, 6]]}
+    assert "it has ended" in inferd(*options).stdout
+    assert inferd("infer", "accumulate", "x=1,2", "--start").exit_code == 2
+
+
+def test_show_tells_the_signature(inferd: Commands) -> None:
+    """A loaded model of tensors is shown with what it takes and gives; for one that is not loaded nothing is loaded."""
+    inferd("load", "accumulate")
+    lines = " ".join(inferd("show", "accumulate").stdout.split())
+    for part in ("input x FLOAT[batch, 2]", "output total FLOAT[batch, 2]", "state after becomes before"):
+        assert part in lines
+    assert json.loads(inferd("show", "accumulate", "-o", "json").stdout)["signature"]["most_batch"] == 1
+    inferd("unload", "accumulate")
+    assert json.loads(inferd("show", "accumulate", "-o", "json").stdout)["signature"] is None
+    inferd("load", "text")
+    assert json.loads(inferd("show", "text", "-o", "json").stdout)["signature"] is None
