@@ -222,6 +222,10 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
     def GetModel(self, request: Any, context: Any) -> Any:
         return model_service_pb2.GetModelResponse(model=self.found(request.name, context))
 
+    def GetModelSignature(self, request: Any, context: Any) -> Any:
+        self.found(request.model, context)
+        abort(context, status(grpc.StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_INPUT", "the model reads text"))
+
     def ListModels(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
         names = sorted(self.kernel.models)

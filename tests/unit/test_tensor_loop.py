@@ -2,120 +2,19 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from tensor_sessions import DEADLINE_S, FLOAT, Session, entry, failing, floats, info, request, running
 
-from inferd.core.ids import Tenant
 from inferd.core.vigil import Doing
 from inferd.engine.tensor.board import Board
-from inferd.engine.tensor.entry import Entry
-from inferd.engine.tensor.loop import TensorLoop
-from inferd.engine.tensor.request import Request, SequenceStep, TensorLimits, TensorResult
+from inferd.engine.tensor.request import Request, TensorLimits
 from inferd.engine.tensor.sequences import Sequences
-from inferd.errors import BackendFailedError, InvalidFieldError, LimitExceededError, SequenceNotFoundError
-from inferd.plugin import (
-    ElementType,
-    LoadedTensorModel,
-    ModelDescription,
-    Signature,
-    Tensor,
-    TensorInfo,
-    TensorState,
-)
-
-DEADLINE_S = 30.0
-FLOAT = ElementType.FLOAT
-DESCRIPTION = ModelDescription(architecture="t", parameters=0, weight_format="", compute_format="")
-
-
-def info(name: str, *shape: int | str) -> TensorInfo:
-    return TensorInfo(name=name, element_type=FLOAT, shape=shape)
-
-
-def floats(array: Any) -> Tensor:
-    array = np.asarray(array, np.float32)
-    return Tensor(element_type=FLOAT, shape=array.shape, array=array)
-
-
-def request(handle: int, rows: Any = 1.0, **more: Any) -> Request:
-    """One row of a number, or rows."""
-    return Request(handle=handle, inputs={"x": floats([[rows]] if isinstance(rows, float) else rows)}, **more)
-
-
-class Session:
-    """Doubles `x`; its calls wait at a gate, and are kept."""
-
-    def __init__(self, *, compute: Callable[[Any], Any] = lambda x: 2 * x, **signature: Any) -> None:
-        self.signature = Signature(
-            **{"inputs": (info("x", "b", "w"),), "outputs": (info("y", "b", "w"),), "most_batch": 8, **signature}
-        )
-        self.calls: list[list[float]] = []
-        self.came = threading.Semaphore(0)
-        self.gate = threading.Semaphore(0)
-        self._compute = compute
-
-    def predict(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
-        self.calls.append(inputs["x"].array.ravel().tolist())
-        self.came.release()
-        assert self.gate.acquire(timeout=DEADLINE_S)
-        given = self._compute(inputs["x"].array)
-        return given if not isinstance(given, np.ndarray) else {name: floats(given) for name in outputs}
-
-    def close(self) -> None: ...
-
-    def wait(self) -> list[float]:
-        """What the next call is given."""
-        assert self.came.acquire(timeout=DEADLINE_S)
-        return self.calls[-1]
-
-
-class Told:
-    """What a loop tells."""
-
-    def __init__(self) -> None:
-        self.results: list[TensorResult] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, result: TensorResult) -> None:
-        with self._changed:
-            self.results.append(result)
-            self._changed.notify_all()
-
-    def outputs(self) -> dict[int, list[Any]]:
-        told: dict[int, list[Any]] = {}
-        for result in self.results:
-            for handle, outputs in result.outputs:
-                told.setdefault(handle, []).append(next(iter(outputs.values())).array.tolist())
-        return told
-
-    def ended(self) -> dict[int, type | None]:
-        return {e.handle: e.error and type(e.error) for result in self.results for e in result.ended}
-
-    def until(self, *handles: int) -> dict[int, type | None]:
-        """How these ended, once they have."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: set(handles) <= set(self.ended()), DEADLINE_S)
-        return self.ended()
-
-
-@contextmanager
-def running(session: Any, **limits: Any) -> Iterator[tuple[TensorLoop, Told]]:
-    """A loop of a session."""
-    told = Told()
-    loop = TensorLoop(LoadedTensorModel(session=session, description=DESCRIPTION), TensorLimits(**limits), told)
-    thread = threading.Thread(target=loop.run, daemon=True)
-    thread.start()
-    try:
-        yield loop, told
-    finally:
-        loop.stop()
-        session.gate.release(1000)
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
+from inferd.errors import BackendFailedError, InvalidFieldError, LimitExceededError
+from inferd.plugin import Tensor
 
 
 def test_what_came_meanwhile_is_computed_as_one() -> None:
@@ -186,11 +85,6 @@ def board(session: Session, delay_s: float) -> Board:
     return Board(Sequences(session.signature, TensorLimits()), 4, delay_s)
 
 
-def entry(handle: int, arrived: float = 0.0, rows: Any = 1.0, **more: Any) -> Entry:
-    made = request(handle, rows, **more)
-    return Entry(request=made, wanted=("y",), asked=("y",), arrived=arrived, inputs=dict(made.inputs))
-
-
 def taken(from_board: Board, now: float) -> list[int]:
     batch = from_board.take(now)
     return [] if batch is None else [each.handle for each in batch.entries]
@@ -244,14 +138,6 @@ def test_a_suspect_is_told_of_before_it_is_computed() -> None:
         assert [result.alone for result in told.results] == [1]
         session.gate.release(1)
         told.until(1)
-
-
-def failing(x: Any) -> Any:
-    if 13 in x:
-        raise RuntimeError("unlucky")
-    if 7 in x:
-        raise ValueError("not taken")
-    return 2 * x
 
 
 def test_of_a_batch_that_fails_each_is_tried_alone() -> None:
@@ -387,107 +273,3 @@ def test_outputs_have_a_bound() -> None:
         session.gate.release(2)
         assert told.until(1, 2, 3) == {1: None, 2: LimitExceededError, 3: None}
         assert len(session.calls) == 2
-
-
-STATEFUL: dict[str, Any] = {
-    "inputs": (info("x", "b", 1), info("s", "b", 1)),
-    "outputs": (info("y", "b", 1), info("t", "b", 1)),
-    "states": (TensorState(input_name="s", output_name="t", start_shape=(1,)),),
-}
-
-
-class Counter(Session):
-    """Adds `x` to its state."""
-
-    def __init__(self, **signature: Any) -> None:
-        super().__init__(**{**STATEFUL, **signature})
-
-    def predict(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
-        self.calls.append(inputs["x"].array.ravel().tolist())
-        self.came.release()
-        assert self.gate.acquire(timeout=DEADLINE_S)
-        total = floats(failing(inputs["x"].array) / 2 + inputs["s"].array)
-        return dict.fromkeys(outputs, total)
-
-
-def step(name: str = "a", tenant: str = "t", **more: bool) -> SequenceStep:
-    return SequenceStep(tenant=Tenant(tenant), name=name, **more)
-
-
-def test_a_sequence_is_computed_in_order() -> None:
-    """Requests of one sequence go one after the other, those of several as one batch; classes change no order in it."""
-    session = Counter()
-    with running(session) as (loop, told):
-        loop.submit(request(1, 1.0, sequence=step("a", start=True)))
-        session.wait()
-        loop.submit(request(2, 2.0, sequence=step("a"), priority=1))
-        loop.submit(request(3, 3.0, sequence=step("a"), priority=3))
-        loop.submit(request(4, 40.0, sequence=step("b", start=True)))
-        loop.submit(request(5, 50.0, sequence=step("a", tenant="u", start=True)))
-        session.gate.release(100)
-        told.until(1, 2, 3, 4, 5)
-        assert told.outputs() == {1: [[[1]]], 2: [[[3]]], 3: [[[6]]], 4: [[[40]]], 5: [[[50]]]}
-        assert len(session.calls[1]) == 3
-
-
-@pytest.mark.parametrize("end", ["cancelled", "failed"])
-def test_a_sequence_goes_on_from_where_it_was(end: str) -> None:
-    """A request that failed, or was cancelled while it was computed, has changed nothing of its sequence."""
-    session = Counter()
-    with running(session) as (loop, told):
-        loop.submit(request(1, 1.0, sequence=step(start=True)))
-        session.wait()
-        loop.submit(request(2, 13.0 if end == "failed" else 100.0, sequence=step()))
-        session.gate.release(1)
-        session.wait()
-        loop.submit(request(3, 2.0, sequence=step()))
-        if end == "cancelled":
-            loop.cancel(2)
-        session.gate.release(2)
-        assert told.until(3)[3] is None
-        assert told.outputs()[3] == [[[3]]]
-
-
-def test_a_start_that_failed_started_nothing() -> None:
-    """What follows the first request of a sequence that failed is told that the sequence is not there."""
-    session = Counter()
-    with running(session) as (loop, told):
-        session.gate.release(100)
-        loop.submit(request(1, 13.0, sequence=step(start=True)))
-        loop.submit(request(2, 1.0, sequence=step()))
-        assert told.until(1, 2) == {1: BackendFailedError, 2: SequenceNotFoundError}
-
-
-def test_idle_sequences_are_given_up() -> None:
-    """A sequence is kept for the setting's time behind its last request, as long as none waits; why is told then."""
-    limits = TensorLimits(sequence_idle_s=10.0, sequences=2)
-    sequences = Sequences(Signature(**STATEFUL, most_batch=8), limits)
-    outputs = {"y": floats([[1]]), "t": floats([[1]])}
-    assert sequences.next_expiry() is None
-    for name, now in (("a", 0.0), ("b", 5.0)):
-        sequences.commit(step(name), outputs, now)
-    assert sequences.next_expiry() == 10.0
-    waiting = entry(1, sequence=step("a"))
-    sequences.join(waiting, step("a"))
-    sequences.expire(12.0)
-    assert sequences.states(waiting, step("a"))["s"] is outputs["t"]
-    with pytest.raises(LimitExceededError, match=r"workers\.sequences is 2"):
-        sequences.states(waiting, step("c", start=True))
-    sequences.leave(waiting, step("a"), 12.0)
-    sequences.expire(15.0)
-    with pytest.raises(SequenceNotFoundError, match=r"idle for 10 s \(workers\.sequence_idle_s\)"):
-        sequences.states(waiting, step("b"))
-    assert sequences.next_expiry() == 22.0
-    sequences.expire(22.0)
-    with pytest.raises(SequenceNotFoundError, match="idle"):
-        sequences.states(waiting, step("a"))
-    assert sequences.next_expiry() is None
-
-
-def test_zeros_at_the_start_have_the_rows_of_the_request() -> None:
-    """The state of a new sequence is zeros, with as many rows as its request where the model batches, else as it is."""
-    rows = entry(1, rows=[[1.0]] * 3)
-    for most_batch, shape in ((8, (3, 1)), (1, (1,))):
-        states = Sequences(Signature(**STATEFUL, most_batch=most_batch), TensorLimits()).states(rows, step(start=True))
-        assert states["s"].shape == shape
-        assert not states["s"].array.any()
