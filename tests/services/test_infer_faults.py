@@ -16,7 +16,7 @@ from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import tensor_pb2 as pb
-from inferd_client import AsyncClient, claims
+from inferd_client import AsyncClient, Client, claims
 from inferd_client.errors import (
     BackendFailedError,
     InvalidFieldError,
@@ -205,3 +205,17 @@ async def test_leases_hold_places(connection: Connection, client: AsyncClient) -
         assert (await client.infer("m", {"x": X}))["y"].tolist() == X.tolist()
     with pytest.raises(LeaseEndedError):
         await client.infer("m", {"x": X}, lease=lease)
+
+
+async def test_inputs_that_are_too_large(connection: Connection, client: AsyncClient) -> None:
+    """Tensors of more bytes than a message may have are refused with both numbers and the setting, in both clients."""
+    await connection.create("m", tensor="identity")
+    array = np.zeros((1, 1_100_000), "f4")
+    with pytest.raises(LimitExceededError, match=r"limits\.message_bytes.* raise that setting") as caught:
+        await client.infer("m", {"x": array})
+    facts = caught.value.metadata
+    assert (facts["bound"], facts["limit"]) == ("limits.message_bytes", str(4 << 20))
+    assert array.nbytes < int(facts["value"]) < array.nbytes + 1000
+    with Client(connection.kernel.addresses[0]) as other, pytest.raises(LimitExceededError, match=str(4 << 20)):
+        await asyncio.to_thread(other.infer, "m", {"x": array})
+    assert (await client.infer("m", {"x": X}))["y"].tolist() == X.tolist()

@@ -5,6 +5,7 @@ Every class derives from `InferdError`; branch on the class or on `reason`, the 
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -302,6 +303,8 @@ WHY: Mapping[str, str] = {
 }
 """What the transport says, in short; its own words name the address again, twice."""
 LONGEST_WHY = 120
+TOO_LARGE = re.compile(r"(?:(CLIENT|SERVER): )?\w+ message larger than max \((\d+) vs\. (\d+)\)")
+"""What gRPC says of a message beyond the bound of either end."""
 
 
 def _nobody(address: str, details: str | None) -> str:
@@ -312,6 +315,17 @@ def _nobody(address: str, details: str | None) -> str:
     if local and address != DEFAULT_ADDRESS:
         return f"no kernel answers{brackets}; start one with: inferd serve --listen {shlex.quote(address)}"
     return f"no kernel answers at {address}{brackets}" + ("; start one with: inferd serve" if local else "")
+
+
+def _too_large(address: str, who: str | None, value: str, limit: str) -> LimitExceededError:
+    """That a message is larger than one of both ends takes: gRPC tells the sizes, and not the setting."""
+    own = who == "CLIENT"
+    bound = "" if own else "limits.message_bytes"
+    whose = "this client takes and sends" if own else f"the kernel at {address} takes (limits.message_bytes)"
+    fix = "give less at once" if own else "give less at once, or raise that setting of the kernel"
+    facts = {"value": value, "limit": limit, **({"bound": bound} if bound else {})}
+    message = f"a message has {value} bytes, and {limit} is the most that {whose}; {fix}"
+    return LimitExceededError(message, metadata=facts)
 
 
 def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
@@ -329,6 +343,8 @@ def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
         bound = "limits.concurrent_streams"
         message = f"this connection to {address} has as many calls open as the kernel allows ({bound}); close some"
         return LimitExceededError(f"{message}, or open another client", metadata={"bound": bound}, retry_after_s=1.0)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := TOO_LARGE.search(details or "")):
+        return _too_large(address, *sizes.groups())
     if code is grpc.StatusCode.UNAVAILABLE:
         return KernelUnreachableError(_nobody(address, details))
     failed = StatusError(f"the call to {address} ended with {code.name}: {details}")
