@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from connection import Connection, kinds_of, read_failing, read_until, reason_of
 
-from inferd.testing.kernel import kernel_here
+from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import tensor_pb2 as pb
-from inferd_client import AsyncClient, Client, claims
+from inferd_api.v1.model_pb2 import InstanceState
+from inferd_client import AsyncClient, Client, InferSequence, claims
 from inferd_client.errors import (
     BackendFailedError,
     InvalidFieldError,
@@ -219,3 +220,28 @@ async def test_inputs_that_are_too_large(connection: Connection, client: AsyncCl
     with Client(connection.kernel.addresses[0]) as other, pytest.raises(LimitExceededError, match=str(4 << 20)):
         await asyncio.to_thread(other.infer, "m", {"x": array})
     assert (await client.infer("m", {"x": X}))["y"].tolist() == X.tolist()
+
+
+async def test_sequences_on_several_instances(connection: Connection, client: AsyncClient) -> None:
+    """Each sequence keeps to the instance that has its state, however many there are and however full they are."""
+    path = write_fake_model(connection.folder, "m", tensor="accumulate", step_s=0.01)
+    await client.create_model("m", source=str(path), min_instances=2, max_instances=2)
+    async with asyncio.timeout(DEADLINE_S):
+        async for model in client.watch_model("m"):
+            if sum(instance.state == InstanceState.INSTANCE_STATE_READY for instance in model.instances) == 2:
+                break
+
+    async def live(number: int) -> float:
+        for count in range(6):
+            step = InferSequence(id=f"s{number}", start=count == 0)
+            given = await client.infer("m", {"x": np.full((1, 2), number, "f4")}, sequence=step)
+        total: float = given["total"][0, 0].item()
+        return total
+
+    async def crowd() -> None:
+        for _ in range(30):
+            zeros = np.zeros((1, 2), "f4")
+            await client.infer("m", {"x": zeros, "before": zeros})
+
+    *_, totals = await asyncio.gather(crowd(), crowd(), crowd(), asyncio.gather(*(live(n) for n in range(1, 9))))
+    assert totals == [6 * number for number in range(1, 9)]

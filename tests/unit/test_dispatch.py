@@ -270,3 +270,27 @@ def test_prompts_with_the_same_beginning_go_to_the_same_instance() -> None:
     assert bench.machine.tasks.known[TaskId("second")].instance_id == home
     bench.submit("third", demand=Demand(affinity=b"another"), now=4.0)
     assert bench.machine.tasks.known[TaskId("third")].instance_id != home
+
+
+def test_what_needs_its_instance_goes_there_or_waits() -> None:
+    """A task that needs what another left goes to its instance however full, waits for it, and not once it is gone."""
+    bench = Bench(places=4, instances=2)
+    step = Demand(affinity=b"a sequence", sticky=True)
+    bench.submit("first", demand=step)  # while there is one instance only
+    home = bench.machine.tasks.known[TaskId("first")].instance_id
+    for number in range(4):
+        bench.submit(f"warm{number}")
+    bench.machine.handle(events.Tick(), 2.0)
+    bench.come_up("m-2", 2.0)
+    bench.end("first", 3.0)
+    bench.submit("second", demand=step, now=3.0)
+    assert bench.machine.tasks.known[TaskId("second")].instance_id == home
+    bench.submit("third", demand=step, now=4.0)
+    assert bench.states("third") == ["QUEUED"]
+    bench.end("second", 5.0)
+    assert bench.machine.tasks.known[TaskId("third")].instance_id == home
+    for number in range(4):
+        bench.end(f"warm{number}", 5.5)
+    bench.die("m-1", 6.0)
+    bench.submit("fourth", demand=step, now=7.0)
+    assert bench.machine.tasks.known[TaskId("fourth")].instance_id == "m-2"

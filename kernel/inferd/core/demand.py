@@ -13,6 +13,8 @@ class Demand:
         samples: Outputs that it wants, each with what an output costs.
         memory_bytes: About what its work takes of the kernel's memory while it waits and runs.
         affinity: Equal for tasks of a tenant that have the beginning of their work in common; b"" for none.
+        sticky: It needs what the last task of its affinity left: it goes to the same instance as long as that is
+            there, and waits for a place there rather than go to another.
         contents: Equal for tasks of which a worker would die alike; b"" where that is not known.
     """
 
@@ -21,6 +23,7 @@ class Demand:
     samples: int = 1
     memory_bytes: int = 0
     affinity: bytes = b""
+    sticky: bool = False
     contents: bytes = b""
 
 

@@ -95,15 +95,19 @@ class Dispatcher:
             return False
         if not free:
             return self._take_place_for_first(line, [i for i in shared if not i.draining], priority, now)
-        if priority is not Priority.HIGH and not self._allows(line, line.shared.peek(now), free):
+        next_id = line.shared.peek(now)
+        if self._must_wait(line, shared, next_id) or (
+            priority is not Priority.HIGH and not self._allows(line, next_id, free)
+        ):
             return False
         highest = line.shared.priority(now, aging=False)
         task = self._known[line.shared.pop(now)]
         task.protected = highest is not None and priority < highest
+        sticky = task.spec.demand.sticky
         preferred = line.affinity.find(task.spec) if len(shared) > 1 else None
-        chosen = choose_instance(shared, preferred)
+        chosen = choose_instance(shared, preferred, sticky=sticky)
         assert chosen is not None  # noqa: S101 - one has a free place
-        if len(shared) > 1:
+        if len(shared) > 1 or sticky:
             line.affinity.remember(task.spec, chosen.instance_id)
         self._owner.run(task, chosen, now)
         return True
@@ -128,6 +132,14 @@ class Dispatcher:
             return model.shared
         leased = self._leased_instance(model, lease_id)
         return [i for i in (leased,) if i is not None and self._may_run_leased(line, i, lease_id, now)]
+
+    def _must_wait(self, line: Line, shared: list[Instance], next_id: TaskId | None) -> bool:
+        """Whether the next task has to go to an instance that has no place now."""
+        spec = self._known[next_id].spec if next_id is not None else None
+        if spec is None or not spec.demand.sticky or len(shared) < 2:  # noqa: PLR2004 - there is nowhere else
+            return False
+        home = line.affinity.find(spec)
+        return any(instance.instance_id == home and instance.open_places <= 0 for instance in shared)
 
     def _allows(self, line: Line, next_id: TaskId | None, free: int) -> bool:
         """Whether the next task may take a place, or its tenant has to leave the last ones to others."""

@@ -37,8 +37,16 @@ class Affinity:
             self._instances.popitem(last=False)
 
 
-def choose_instance(instances: Iterable[Instance], preferred: InstanceId | None = None) -> Instance | None:
-    """The least loaded instance with a free place, or the preferred one if it is not much fuller; None without any."""
+def choose_instance(
+    instances: Iterable[Instance], preferred: InstanceId | None = None, *, sticky: bool = False
+) -> Instance | None:
+    """The least loaded instance with a free place, or the preferred one if it is not much fuller; None without any.
+
+    Args:
+        instances: To choose from.
+        preferred: One that has something for the task.
+        sticky: Whether that is taken however full it is.
+    """
     best: Instance | None = None
     liked: Instance | None = None
     for instance in instances:
@@ -48,7 +56,7 @@ def choose_instance(instances: Iterable[Instance], preferred: InstanceId | None 
             best = instance
         if instance.instance_id == preferred:
             liked = instance
-    if best is not None and liked is not None and _load(liked) <= _load(best) + AFFINITY_LOAD:
+    if best is not None and liked is not None and (sticky or _load(liked) <= _load(best) + AFFINITY_LOAD):
         return liked
     return best
 

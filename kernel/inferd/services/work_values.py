@@ -62,6 +62,7 @@ def _read_infer(spec: tp.TaskSpec) -> tuple[wp.Work, Demand]:
         most_output=1,
         memory_bytes=work.ByteSize() + MESSAGE_BYTES * (2 + len(given.inputs)) + ENTRY_BYTES * entries,
         affinity=blake2b(b"sequence" + sequence, digest_size=16).digest() if sequence else b"",
+        sticky=bool(sequence),
         contents=digest_infer(given),
     )
     return work, demand
