@@ -203,3 +203,21 @@ async def test_what_an_older_kernel_lacks_is_told_with_both_versions(connection:
 
         with pytest.raises(KernelTooOldError, match=said):
             await asyncio.wait_for(asyncio.to_thread(delete), 60)
+
+
+async def test_tensors_for_an_older_kernel(connection: Connection) -> None:
+    """A kernel that does not know tensors is told as too old, instead of that the task has no input."""
+    said = r"this kernel is 0\.1\.0; (a task of tensors|GetModelSignature) needs 0\.2\.0 or newer"
+    async with old_kernel(connection, "0.1.0") as (_, address):
+        async with AsyncClient(address) as client:
+            with pytest.raises(KernelTooOldError, match=said):
+                await client.infer("fake", {"x": 1.0})
+            with pytest.raises(KernelTooOldError, match=said):
+                await client.model_signature("fake")
+
+        def infer() -> None:
+            with Client(address) as client:
+                client.infer("fake", {"x": 1.0})
+
+        with pytest.raises(KernelTooOldError, match=said):
+            await asyncio.wait_for(asyncio.to_thread(infer), 60)

@@ -10,11 +10,13 @@ from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest
 from inferd_api.v1.tensor_pb2 import InferInput, InferSequence
 from inferd_client.channel import bounded_s
 from inferd_client.claims import class_number, span
+from inferd_client.errors import InvalidFieldError
 from inferd_client.holding import lease_id_of
 from inferd_client.options import InferOptions, strict
 from inferd_client.orders import LINGER
 from inferd_client.tasks import AsyncTasks, Tasks
 from inferd_client.tensors import to_arrays, to_tensor
+from inferd_client.versions import NO_INPUT, too_old_for_tensors, version_of, version_of_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
@@ -104,9 +106,14 @@ class Inferences(Tasks):
 
         The task starts with the first set asked for. Closing the generator before the last one cancels it.
         """
-        for event in self._follow(infer_order(model, inputs, outputs, sequence, options)):
-            if event.output.HasField("infer"):
-                yield to_arrays(event.output.infer)
+        try:
+            for event in self._follow(infer_order(model, inputs, outputs, sequence, options)):
+                if event.output.HasField("infer"):
+                    yield to_arrays(event.output.infer)
+        except InvalidFieldError as error:
+            if error.field != NO_INPUT:
+                raise
+            raise too_old_for_tensors(version_of(self._channel, self._metadata), self.address) from None
 
 
 @strict
@@ -141,5 +148,9 @@ class AsyncInferences(AsyncTasks):
             async for event in events:
                 if event.output.HasField("infer"):
                     yield to_arrays(event.output.infer)
+        except InvalidFieldError as error:
+            if error.field != NO_INPUT:
+                raise
+            raise too_old_for_tensors(await version_of_async(self._channel, self._metadata), self.address) from None
         finally:
             await events.aclose()

@@ -23,6 +23,10 @@ SINCE: Final[Mapping[str, str]] = {
     "WatchTasks": "0.3.0",
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
+TENSORS: Final = "a task of tensors"
+TENSORS_SINCE: Final = "0.3.0"
+NO_INPUT: Final = "spec.input"
+"""The field of the error of a kernel that finds no input in a task: it does not know the one that is there."""
 ASK_S: Final = 5.0  # how long a kernel is asked for its version
 
 
@@ -52,7 +56,15 @@ async def version_of_async(channel: grpc.aio.Channel, metadata: Sequence[tuple[s
 def too_old(request: Any, version: str, address: str) -> KernelTooOldError:
     """What is said of a kernel that lacks the call of a request."""
     call = _call_of(request)
-    needed = SINCE[call]
+    return _too_old(call, SINCE[call], version, address)
+
+
+def too_old_for_tensors(version: str, address: str) -> KernelTooOldError:
+    """What is said of a kernel that does not know tensors."""
+    return _too_old(TENSORS, TENSORS_SINCE, version, address)
+
+
+def _too_old(call: str, needed: str, version: str, address: str) -> KernelTooOldError:
     return KernelTooOldError(
         f"this kernel is {version or 'of an unknown version'}; {call} needs {needed} or newer; "
         f"update the kernel at {address}",

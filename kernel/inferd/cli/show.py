@@ -23,7 +23,7 @@ from inferd.runtime.library import Library
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd_api.v1.model_pb2 import ModelState
 from inferd_api.v1.tensor_pb2 import ModelSignature
-from inferd_client.errors import ModelNotFoundError, UnsupportedInputError
+from inferd_client.errors import KernelTooOldError, ModelNotFoundError, UnsupportedInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -177,7 +177,7 @@ def _signature(client: Client | None, model: Model | None) -> dict[str, Any] | N
         return None
     try:
         return plain(client.model_signature(model.name))
-    except UnsupportedInputError:  # a language model
+    except (UnsupportedInputError, KernelTooOldError):  # a language model, or a kernel that knows no others
         return None
 
 
