@@ -12,6 +12,7 @@ How a model comes to run, file by file:
     providers.py   what computes: chosen, and held against what the runtime says
     loading.py     a checked file -> a session, with signs of life from pulse.py
     signature.py   what a graph takes and gives; whether it batches; its states
+    trial.py       whether the rows of a batch are computed each for itself, which no file says
     values.py      tensors of the interface <-> values of the runtime
     session.py     one call
 """

@@ -23,7 +23,8 @@ from inferd_onnx.model_file import ModelFile
 from inferd_onnx.providers import NAMES, check_providers, choose_provider, overheard, provider_list
 from inferd_onnx.pulse import Pulse
 from inferd_onnx.session import OnnxSession, tell
-from inferd_onnx.signature import Bound, describe
+from inferd_onnx.signature import Bound, describe, names_batch
+from inferd_onnx.trial import try_rows
 
 ERROR, FATAL = 3, 4  # severities of the runtime's log, which goes to standard error: these and worse
 LEVELS = {
@@ -50,31 +51,52 @@ def load(file: ModelFile, request: LoadRequest, progress: ReportProgress) -> Loa
     limit_bytes = file.weights_bytes + derive_workspace(file, request)
     providers = provider_list(provider, request.device, limit_bytes=limit_bytes, available=available)
     with Pulse(progress, expected_bytes=need.weights_bytes):
-        session = _open(file, make_options(settings, provider), providers, provider)
+        loaded = _open(file, make_options(settings, provider), providers, provider)
+        session = _describe(file, loaded, request, tries=provider != "tensorrt")  # which builds engines for each shape
+    progress(1.0)
+    return LoadedTensorModel(
+        session=session,
+        description=ModelDescription(
+            architecture=(file.name or file.path.stem)[:NAME_CHARACTERS],
+            parameters=file.parameters,
+            weight_format=file.weight_format,
+            compute_format=f"ONNX Runtime {ort.__version__}, {_count_nodes(loaded)}",
+        ),
+    )
+
+
+def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadRequest, *, tries: bool) -> OnnxSession:
+    """The session of a graph; whether it batches is tried, where no setting says it.
+
+    Raises:
+        LoadError: As `describe`.
+    """
+    settings, wanted = request.settings, request.settings["max_batch"]
     bound = Bound(
-        max_batch=None if settings["max_batch"] is None else int(settings["max_batch"]),
+        max_batch=None if wanted is None else int(wanted),
         states=str(settings["states"]),
         optional_inputs=bool(settings["optional_inputs"]),
         threads=int(settings["threads"] or 1),
     )
+    unranked = None if is_ort(file.path) else file.unranked
+
+    def make(bound: Bound) -> OnnxSession:
+        signature = describe(loaded, unranked=unranked, bound=bound)
+        return OnnxSession(loaded, signature, binds=request.device != CPU, profiles=bool(settings["profile"]))
+
     try:
-        signature = describe(session, unranked=None if is_ort(file.path) else file.unranked, bound=bound)
+        session = make(bound)
+        if wanted is None and session.signature.most_batch > 1:
+            alike = try_rows(session, session.signature) if tries else None
+            if alike is False or (alike is None and not names_batch(session.signature)):
+                session = make(bound._replace(max_batch=1))
     except LoadError as error:
         raise type(error)(f"{file.path}: {error}") from None
     except UnicodeDecodeError as error:
         raise LoadError(
             f"{file.path}: a name of an input, an output or a size is not Unicode: {error.reason}"
         ) from None
-    progress(1.0)
-    return LoadedTensorModel(
-        session=OnnxSession(session, signature, binds=request.device != CPU, profiles=bool(settings["profile"])),
-        description=ModelDescription(
-            architecture=(file.name or file.path.stem)[:NAME_CHARACTERS],
-            parameters=file.parameters,
-            weight_format=file.weight_format,
-            compute_format=f"ONNX Runtime {ort.__version__}, {_count_nodes(session)}",
-        ),
-    )
+    return session
 
 
 def is_ort(path: Path) -> bool:

@@ -27,7 +27,7 @@ SPEC = BackendSpec(
             minimum=1,
             maximum=65536,
             description="most requests that are computed as one; default: 64 where the first size of every input and"
-            " output is free and named like a batch or not at all, else 1",
+            " output is free, named like a batch or not at all, and two rows give the same together as alone, else 1",
         ),
         Setting(
             name="states",

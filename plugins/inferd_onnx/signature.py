@@ -71,7 +71,8 @@ def derive_most_batch(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo
     """How many requests may be joined along the first dimension.
 
     It must be free in every input and output, and the same one. Whether rows are computed each for itself no file
-    says: without `wanted` it must be called like a batch, or have no name and lead at least two sizes of each input.
+    says: without `wanted` it must be called like a batch, or have no name and lead at least two sizes of each input;
+    and then it is tried, see `trial.py`.
 
     Raises:
         LoadError: More than one is wanted, and it is not free.
@@ -93,6 +94,11 @@ def derive_most_batch(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo
             f" {why}; leave the setting out"
         )
     return 1
+
+
+def names_batch(signature: Signature) -> bool:
+    """Whether the first size of an input has a name that says that it is a batch."""
+    return any(BATCH.fullmatch(_own_name(each.shape[0])) for each in signature.inputs if each.shape)
 
 
 def _own_name(size: int | str) -> str:

@@ -313,3 +313,47 @@ def test_threads_follow_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert make_options({**settings, "threads": 4}, "cpu").intra_op_num_threads == 2
     assert make_options({**settings, "intra_threads": 3, "spinning": True}, "cpu").intra_op_num_threads == 3
+
+
+@pytest.mark.parametrize(
+    ("operator", "settings", "most"),
+    [
+        ("Softmax", {"axis": 1}, 64),
+        ("Softmax", {"axis": 0}, 1),
+        ("CumSum", {}, 1),
+        ("MeanVarianceNormalization", {"axes": [1]}, 64),
+        ("MeanVarianceNormalization", {"axes": [0, 1]}, 1),
+    ],
+)
+@pytest.mark.parametrize("name", ["batch", None])
+def test_rows_that_depend_on_each_other_are_no_batch(
+    path: Path, operator: str, settings: dict[str, object], most: int, name: str | None
+) -> None:
+    """Whatever the first size is called: where two rows together do not give what each gives alone, none are joined."""
+    axis = helper.make_tensor("axis", TensorProto.INT64, [], [0])
+    needed, weights = (["x", "axis"], [axis]) if operator == "CumSum" else (["x"], [])
+    node = helper.make_node(operator, needed, ["y"], **settings)
+    x, y = (models.value(each, 1, [name, 4]) for each in "xy")
+    models.save(path, [node], [x], [y], weights)
+    assert models.load(path).session.signature.most_batch == most
+    assert models.load(path, max_batch="8").session.signature.most_batch == 8
+
+
+def test_outputs_with_other_rows_are_no_batch(path: Path) -> None:
+    """A model that gives as many rows as it finds something is not one whose rows are those of its input."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["found"]),
+        helper.make_node("Transpose", ["found"], ["y"], perm=[1, 0]),
+    ]
+    models.save(path, nodes, [models.value("x", 1, [None, 4])], [models.value("y", TensorProto.INT64, [None, 2])])
+    assert models.load(path).session.signature.most_batch == 1
+
+
+def test_a_trial_that_cannot_be_made(path: Path) -> None:
+    """Where random inputs make no sense to a model, a first size that is named like a batch is one, another is not."""
+    kernel = helper.make_tensor("kernel", 1, [1, 1, 999, 1], [1.0] * 999)
+    node = helper.make_node("Conv", ["x", "kernel"], ["y"])
+    for name, most in (("batch", 64), (None, 1)):
+        x, y = (models.value(each, 1, [name, 1, None, None]) for each in "xy")
+        models.save(path, [node], [x], [y], [kernel])
+        assert models.load(path).session.signature.most_batch == most
