@@ -27,6 +27,7 @@ SPARSE_TENSORS = (1, 2)
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 1, 2, 8, 13
 ENTRY = (1, 2)  # its key and its value
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_SHAPE = 1, 2, 1, 2
+COMPILED_MARK, COMPILED_MARK_AT = b"ORTM", 4  # of FlatBuffers: which kind it is stands behind the root's offset
 COMPILED = "EPContext"  # a node whose engine was compiled by a provider, from its attributes or another file
 
 
@@ -80,8 +81,7 @@ def read_model_file(path: Path) -> ModelFile:
             raise LoadError(f"{file} is empty")
         found = ModelFile(path=file, size_bytes=size_bytes)
         if file.suffix.lower() == ".ort":
-            found.weights_bytes = size_bytes  # a FlatBuffer, weights included, which the runtime verifies
-            return found
+            return _read_compiled(found)
         with (
             file.open("rb") as opened,
             mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -92,6 +92,20 @@ def read_model_file(path: Path) -> ModelFile:
         raise LoadError(f"{file} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise LoadError(f"{file} is no sound ONNX file: {error}") from None
+    return found
+
+
+def _read_compiled(found: ModelFile) -> ModelFile:
+    """A FlatBuffer with weights and all, which the runtime verifies; here only whether it is one.
+
+    Raises:
+        ValueError: It is not.
+    """
+    with found.path.open("rb") as file:
+        head = file.read(len(COMPILED_MARK) + COMPILED_MARK_AT)
+    if head[COMPILED_MARK_AT:] != COMPILED_MARK:
+        raise ValueError(f"bytes {COMPILED_MARK_AT} to 7 of an .ort file are {COMPILED_MARK!r}")
+    found.weights_bytes = found.size_bytes
     return found
 
 

@@ -203,6 +203,17 @@ def test_damage_is_told(tmp_path: Path, content: bytes, why: str) -> None:
         models.load(path)
 
 
+def test_what_is_no_file_of_the_runtime(tmp_path: Path) -> None:
+    """An .ort file that does not begin as one is refused before it is loaded, and one that is cut off when it is."""
+    path = tmp_path / "model.ort"
+    path.write_bytes(b"hello, world")
+    with pytest.raises(LoadError, match=f"{path} is no sound ONNX file: bytes 4 to 7 of an .ort file are b'ORTM'"):
+        OnnxBackend().measure(models.request(path))
+    path.write_bytes(onnx_seeds.to_ort(onnx_seeds.linear())[:-100])
+    with pytest.raises(LoadError, match=f"{path}"):
+        models.load(path)
+
+
 def test_other_refusals(tmp_path: Path) -> None:
     """Graphs that nest too deep, sizes below zero, compiled engines and folders without a model are refused."""
     path = tmp_path / "model.onnx"
