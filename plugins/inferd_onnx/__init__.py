@@ -14,5 +14,6 @@ How a model comes to run, file by file:
     signature.py   what a graph takes and gives; whether it batches; its states
     trial.py       whether the rows of a batch are computed each for itself, which no file says
     values.py      tensors of the interface <-> values of the runtime
+    texts.py       texts as values of the runtime
     session.py     one call
 """

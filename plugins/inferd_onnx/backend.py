@@ -5,7 +5,7 @@ Importing it loads no framework, so that probing costs nothing.
 
 from inferd.plugin import LoadedTensorModel, LoadRequest, MemoryNeed, Probe, ReportProgress
 from inferd_onnx.capacity import derive_need
-from inferd_onnx.devices import check_device, find_devices
+from inferd_onnx.devices import check_device, find_devices, read_clash
 from inferd_onnx.model_file import read_model_file
 
 
@@ -13,12 +13,14 @@ class OnnxBackend:
     """Runs ONNX models through ONNX Runtime."""
 
     def probe(self) -> Probe:
-        """CUDA devices first, then the processor.
+        """CUDA devices first, then the processor; and whether two builds of the runtime are installed over each other.
 
         Raises:
             ModuleNotFoundError: The runtime is not installed.
         """
-        return Probe(devices=find_devices())
+        devices = find_devices()
+        why, fix = read_clash()
+        return Probe(devices=devices, why=why, fix=fix)
 
     def measure(self, request: LoadRequest) -> MemoryNeed:
         """Read all of a model's file but its weights.

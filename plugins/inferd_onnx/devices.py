@@ -1,6 +1,7 @@
 """The devices of this host, and what computes on each. The runtime is not imported here."""
 
 import ctypes
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from inferd.plugin.host import count_cores, read_memory
 CPU = "cpu:0"
 CUDA = "cuda"
 FRAMEWORK = "onnxruntime"
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")  # of the same module
 CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"  # a build of the runtime for CUDA has it
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 DRIVER_LIBRARY = "libcuda.so.1"
@@ -30,6 +32,15 @@ def find_devices() -> tuple[DeviceInfo, ...]:
     )
     cuda = _find_cuda() if NVIDIA_DRIVER.exists() and (library / CUDA_LIBRARY).exists() else ()
     return (*cuda, processor)
+
+
+def read_clash() -> tuple[str, str]:
+    """What is wrong with what is installed, and the command that mends it; "" where nothing is."""
+    found = [name for name in DISTRIBUTIONS if any(metadata.distributions(name=name))]
+    if len(found) < 2:  # noqa: PLR2004 - one is right
+        return "", ""
+    why = f"{' and '.join(found)} are both installed, and each overwrites files of the other"
+    return why, f"pip uninstall -y {' '.join(found)} && pip install 'inferd[onnx-gpu]'"
 
 
 def find_library() -> Path:

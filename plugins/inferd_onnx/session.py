@@ -8,7 +8,8 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from inferd.plugin import Signature, Tensor
+from inferd.plugin import ElementType, Signature, Tensor
+from inferd_onnx.texts import make_texts
 from inferd_onnx.values import PLAIN, from_array, from_value, to_array, to_value
 
 FATAL = 4  # severity of the runtime's log: what it would write of a failed call is in the exception
@@ -32,7 +33,6 @@ class OnnxSession:
         self._profiles = profiles
         self._input_types = {each.name: each.element_type for each in signature.inputs}
         self._output_types = {each.name: each.element_type for each in signature.outputs}
-        self._plain = {*self._input_types.values(), *self._output_types.values()} <= PLAIN
         self._may_miss = tuple(node.name for node in session.get_inputs() if node.type.startswith("optional("))
         self._options = ort.RunOptions()
         self._options.log_severity_level = FATAL
@@ -54,7 +54,7 @@ class OnnxSession:
             return self._run(inputs, outputs)
         except state.InvalidArgument as error:
             raise ValueError(tell(error)) from None
-        except (state.Fail, state.RuntimeException) as error:
+        except (state.Fail, state.RuntimeException, RuntimeError) as error:  # the last one where values are bound
             text = str(error).lower()
             if any(word in text for word in BY_MEMORY) or not any(word in text for word in BY_SHAPES):
                 raise
@@ -83,20 +83,27 @@ class OnnxSession:
         names, types = list(outputs), self._output_types
         if not names:
             return {}
-        if self._plain and not self._binds:
-            feed: dict[str, Any] = {name: to_array(name, tensor) for name, tensor in inputs.items()}
+        if not self._binds and all(types[name] in PLAIN for name in names):
+            feed: dict[str, Any] = {
+                name: (to_array if tensor.element_type in PLAIN else to_value)(name, tensor)
+                for name, tensor in inputs.items()
+            }
             feed.update((name, None) for name in self._may_miss if name not in feed)
             found = self._session.run(names, feed, self._options)
             return {name: from_array(types[name], each) for name, each in zip(names, found, strict=True)}
-        values = {name: to_value(name, tensor) for name, tensor in inputs.items()}
-        for name in self._may_miss:
-            if name not in values:
-                raise ValueError(f"input {name!r} is missing: the runtime takes no absent one beside packed types")
-        found = (
-            self._bind(values, names)
-            if self._binds
-            else self._session.run_with_ort_values(names, values, self._options)
-        )
+        if missing := [name for name in self._may_miss if name not in inputs]:
+            raise ValueError(f"input {missing[0]!r} is missing: none may be beside outputs of types that numpy lacks")
+        values, holds = {}, []
+        for name, tensor in inputs.items():
+            if tensor.element_type is ElementType.STRING:
+                values[name], session = make_texts(to_array(name, tensor))
+                holds.append(session)
+            else:
+                values[name] = to_value(name, tensor)
+        if self._binds:
+            found = self._bind(values, names)
+        else:
+            found = self._session.run_with_ort_values(names, values, self._options)
         return {name: from_value(types[name], each) for name, each in zip(names, found, strict=True)}
 
     def _bind(self, values: Mapping[str, Any], names: Sequence[str]) -> Sequence[Any]:

@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from inferd.plugin import ElementType, LoadError, Signature, TensorInfo, TensorState, UnsupportedModelError
+from inferd.plugin.tensor import BITS
 
 DEFAULT_MAX_BATCH = 64
+BYTE_BITS = 8
 TENSOR = re.compile(r"(?P<optional>optional\()?tensor\((?P<element>\w+)\)\)?")
 NAMELESS = re.compile(r"unk_+\d+|DynamicDimension\.\d+|\w+_dynamic_axes_\d+|\w+_o\d+__d\d+|s\d+|None|\?|-?\d*")
 """Names that exporters make up, of sizes that have none: of tf2onnx, Paddle, torch."""
@@ -81,7 +83,8 @@ def derive_most_batch(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo
     blocking = next((each for each in tensors if not each.shape or isinstance(each.shape[0], int)), None)
     names = {_own_name(each.shape[0]) for each in tensors if each.shape} - {""}
     elsewhere = {size for each in tensors for size in (each.shape or ())[1:]} & names
-    if blocking is None and len(names) <= 1 and not elsewhere:
+    packed = next((each for each in tensors if BITS.get(each.element_type, BYTE_BITS) < BYTE_BITS), None)
+    if blocking is None and packed is None and len(names) <= 1 and not elsewhere:
         if wanted is not None:
             return wanted
         named = all(BATCH.fullmatch(name) for name in names)
@@ -89,6 +92,8 @@ def derive_most_batch(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo
         return DEFAULT_MAX_BATCH if named and deep and not any(each.optional for each in inputs) else 1
     if wanted is not None and wanted > 1:
         why = f"{blocking.name!r} has the shape {blocking.shape}" if blocking is not None else f"it is {sorted(names)}"
+        if packed is not None:
+            why = f"{packed.name!r} is {packed.element_type.name}, whose rows do not begin at bytes"
         raise LoadError(
             f"setting 'max_batch' is {wanted}, but the first size of every input and output must be the same free one:"
             f" {why}; leave the setting out"

@@ -42,7 +42,7 @@ def to_array(name: str, tensor: Tensor) -> NDArray[Any]:
 
 
 def to_value(name: str, tensor: Tensor) -> Any:
-    """A tensor of any type as a value of the runtime's own.
+    """A tensor of any type but texts as a value of the runtime's own.
 
     Raises:
         ValueError: As `to_array`, or there are fewer or more bytes than its shape says.

@@ -76,3 +76,18 @@ def _read_varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
         if byte < 128:  # noqa: PLR2004 - the last one
             return value & ((1 << 64) - 1), at + count + 1
     raise ValueError(f"a number at byte {at} does not end")
+
+
+def write_field(number: int, content: bytes | int) -> bytes:
+    """A field: a number that is not negative, or bytes, which may be a text or a message."""
+    if isinstance(content, int):
+        return _write_varint(number << 3 | VARINT) + _write_varint(content)
+    return _write_varint(number << 3 | BYTES) + _write_varint(len(content)) + content
+
+
+def _write_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:  # noqa: PLR2004 - seven bits a byte
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])

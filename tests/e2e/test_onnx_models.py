@@ -16,11 +16,17 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 
 import file_types
 import melody
+import onnx_models as models
 import real_onnx as real
 import speech
+from onnx import TensorProto, helper
 
+from inferd.plugin.tensor import BITS, size_bytes
+from inferd.plugin.tensor import ElementType as Kind
 from inferd.testing.kernel import KernelProcess, kernel_process
+from inferd_api.v1.tensor_pb2 import StringElements, Tensor
 from inferd_client import AsyncClient, Client, InferSequence
+from inferd_client.tensors import to_array
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model]
 
@@ -143,3 +149,35 @@ async def test_a_hundred_streams(onnx_kernel: KernelProcess, silero: str) -> Non
         alone = [await listen(together, number, f"alone {number}") for number in range(0, streams, 9)]
     assert [found[number] for number in range(0, streams, 9)] == alone
     assert len({b"".join(told) for told in found}) == streams
+
+
+def test_every_type_goes_through_the_kernel(client: Client, tmp_path: Path) -> None:
+    """A tensor of every type that the runtime has comes back from a model as it went: each bit, texts, and shapes."""
+    missing = {Kind.COMPLEX64, Kind.COMPLEX128, Kind.FLOAT4E2M1, Kind.FLOAT8E8M0}  # the runtime gives none back
+    kinds, shape = [kind for kind in Kind if kind not in missing], (5, 3)
+    nodes, given = [], {}
+    random = np.random.default_rng(1)
+    for kind in kinds:
+        tensor = Tensor(element_type=int(kind), shape=shape)
+        if kind is Kind.STRING:
+            tensor.strings.CopyFrom(StringElements(values=["", "zwölf", "🗼", *"abcdefghijkl"]))
+        else:
+            raw = random.integers(0, 2 if kind is Kind.BOOL else 256, size_bytes(kind, shape), np.uint8)
+            raw[-1] &= 0x03 if BITS[kind] < 8 else 0xFF  # behind the last element are zeros
+            tensor.data = raw.tobytes()
+        given[f"in {kind.name}"] = tensor
+        if BITS.get(kind, 8) < 8:  # the runtime has no Identity for those
+            nodes.append(helper.make_node("Cast", [f"in {kind.name}"], [f"wide {kind.name}"], to=TensorProto.INT8))
+            nodes.append(helper.make_node("Cast", [f"wide {kind.name}"], [f"out {kind.name}"], to=int(kind)))
+        else:
+            nodes.append(helper.make_node("Identity", [f"in {kind.name}"], [f"out {kind.name}"]))
+    inputs, outputs = (
+        [models.value(f"{side} {kind.name}", int(kind), ["rows", 3]) for kind in kinds] for side in ("in", "out")
+    )
+    client.create_model("types", source=str(models.save(tmp_path / "types.onnx", nodes, inputs, outputs)))
+    found = client.infer("types", given)
+    assert len(found) == len(kinds) == 22
+    for kind in kinds:
+        expected = to_array(given[f"in {kind.name}"])
+        assert found[f"out {kind.name}"].dtype == expected.dtype
+        assert found[f"out {kind.name}"].tolist() == expected.tolist()

@@ -85,6 +85,19 @@ def test_probe() -> None:
     assert processor.cores > 0
 
 
+def test_two_builds_of_the_runtime_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the builds for the processor and for CUDA are both installed, the probe says so and how to mend it."""
+    assert (OnnxBackend().probe().why, OnnxBackend().probe().fix) == ("", "")
+    for name in devices.DISTRIBUTIONS:
+        folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    probe = OnnxBackend().probe()
+    assert probe.why.startswith("onnxruntime and onnxruntime-gpu are both installed")
+    assert probe.fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ")
+
+
 def test_cuda_devices_are_what_the_driver_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a build for CUDA and a driver, its devices come first, with name, memory and uuid; without either, none."""
 

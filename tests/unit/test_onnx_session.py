@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from inferd.plugin import ElementType, LoadError, Tensor, TensorSession, TensorState, UnsupportedModelError
 from inferd.plugin.tensor import BITS, NUMPY, size_bytes
 from inferd_onnx.loading import make_options
-from inferd_onnx.session import TEXT_CHARACTERS
+from inferd_onnx.session import TEXT_CHARACTERS, OnnxSession
 
 MISSING = {ElementType.COMPLEX64, ElementType.COMPLEX128, ElementType.FLOAT4E2M1, ElementType.FLOAT8E8M0}
 """What ONNX Runtime has no Identity for. (FLOAT8E8M0 it can cast from.)"""
@@ -72,6 +72,9 @@ def test_elements_of_part_of_a_byte(path: Path, kind: ElementType) -> None:
     assert found["wide"].array.tolist() == plain.reshape(3, 3).tolist()
     assert (found["y"].shape, found["y"].array.dtype) == ((3, 3), np.uint8)
     assert found["y"].array.tolist() == packed.tolist()
+    assert session.signature.most_batch == 1
+    with pytest.raises(LoadError, match=r"'max_batch' is 2, .*whose rows do not begin at bytes"):
+        models.load(path, max_batch="2")
     with pytest.raises(ValueError, match=r"input 'x' has 1 bytes; its shape \(3, 3\) takes"):
         session.predict({**given, "x": Tensor(element_type=kind, shape=(3, 3), array=packed[:1])}, ["y"])
 
@@ -104,6 +107,49 @@ def test_texts(path: Path) -> None:
         session.predict({"x": models.tensor([["a", 3]], ElementType.STRING)}, ["y"])
     with pytest.raises(ValueError, match="'x' holds a text that is not Unicode: surrogates not allowed"):
         session.predict({"x": models.tensor([["a", "\ud800"]], ElementType.STRING)}, ["y"])
+
+
+def test_texts_beside_other_types(path: Path) -> None:
+    """Texts, and numbers of types that numpy lacks, go through the same model, whichever outputs are asked for."""
+    nodes = [helper.make_node("Identity", [f"{name}_in"], [name]) for name in ("text", "number")]
+    kinds = {"text": TensorProto.STRING, "number": TensorProto.BFLOAT16}
+    inputs = [models.value(f"{name}_in", kind, ["n", 2]) for name, kind in kinds.items()]
+    outputs = [models.value(name, kind, ["n", 2]) for name, kind in kinds.items()]
+    session = models.load(models.save(path, nodes, inputs, outputs)).session
+    for texts in ([["", "zwölf 🗼"], ["a\0b", "x" * 1000]], np.empty((0, 2))):
+        text = models.tensor(texts, ElementType.STRING)
+        number = random_tensor(ElementType.BFLOAT16, text.shape)
+        for wanted in (["text"], ["number"], ["text", "number"]):
+            found = session.predict({"text_in": text, "number_in": number}, wanted)
+            assert list(found) == wanted
+            assert all(each.shape == text.shape for each in found.values())
+            assert "text" not in found or found["text"].array.tolist() == text.array.tolist()
+            assert "number" not in found or found["number"].array.tobytes() == number.array.tobytes()
+    with pytest.raises(ValueError, match="'text_in' holds a float; it must hold texts"):
+        session.predict({"text_in": models.tensor([[0.5, "a"]], ElementType.STRING), "number_in": number}, ["number"])
+
+
+def test_bound_values(path: Path) -> None:
+    """As on CUDA, where inputs and outputs are bound: the same outputs of every type, texts too."""
+    nodes = [helper.make_node("Identity", [f"{name}_in"], [name]) for name in ("text", "small", "plain")]
+    kinds = {"text": ElementType.STRING, "small": ElementType.FLOAT8E5M2, "plain": ElementType.INT64}
+    inputs = [models.value(f"{name}_in", int(kind), ["n"]) for name, kind in kinds.items()]
+    outputs = [models.value(name, int(kind), ["n"]) for name, kind in kinds.items()]
+    free = models.load(models.save(path, nodes, inputs, outputs)).session
+    assert isinstance(free, OnnxSession)
+    bound = OnnxSession(free._session, free.signature, binds=True, profiles=False)
+    given = {
+        "text_in": models.tensor(["a", "b"], ElementType.STRING),
+        "small_in": random_tensor(ElementType.FLOAT8E5M2, (2,)),
+        "plain_in": models.tensor([1, 2], ElementType.INT64),
+    }
+    for wanted in (["plain"], ["text"], ["small", "plain"], ["plain", "text", "small"]):
+        one, other = free.predict(given, wanted), bound.predict(given, wanted)
+        assert {name: each.array.tolist() for name, each in one.items()} == {
+            name: each.array.tolist() for name, each in other.items()
+        }
+    with pytest.raises(ValueError, match="Invalid rank for input: plain_in"):
+        bound.predict({**given, "plain_in": models.tensor([[1, 2]], ElementType.INT64)}, ["plain"])
 
 
 def test_layouts(path: Path) -> None:
