@@ -32,8 +32,9 @@ property: .venv/.dev
 	@INFERD_EXAMPLES=$(or $(EXAMPLES),1500) $(BIN)/python -m pytest -q --timeout 7200 tests/property/test_engine.py $(ARGS)
 
 # The cases of the onnx package for every operator, and its models, by the onnx backend: how many pass, and why not.
+# `make onnx-cases KERNEL=60` asks a kernel so many of them, or all, a second each.
 onnx-cases: .venv/.dev
-	@$(BIN)/python tests/reference/onnx_cases.py
+	@$(BIN)/python tests/reference/$(if $(KERNEL),onnx_kernel_cases.py $(KERNEL),onnx_cases.py)
 
 # Damaged model files, for as long as SECONDS says, and as many damaged tensors as REQUESTS says; make sanitize: the native library under sanitizers, for SANITIZERS.
 fuzz: .venv/.dev .venv/.native
