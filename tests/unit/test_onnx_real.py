@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'inferd[onnx]'")
 
+import bert_to_onnx
 import onnx_models as models
 import onnxruntime as ort
 import real_onnx as real
@@ -103,3 +104,32 @@ def test_joined_requests_are_as_each_alone(
         for name, other in zip(given, expected, strict=True):
             np.testing.assert_allclose(alone[name].array, other, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(together[name].array[place], other[0], rtol=1e-3, atol=1e-4)
+
+
+def test_sentences_as_vectors(minilm: Path, tmp_path: Path, torch: Any) -> None:
+    """MiniLM as a graph gives the vectors that transformers gives, alone and padded beside others."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    texts = ["A cat sits on the mat.", "Kernel", "The quick brown fox jumps over the lazy dog, twice and again."]
+    encodings = [tokenizers.Tokenizer.from_file(str(minilm / "tokenizer.json")).encode(text) for text in texts]
+    rows = [[each for each, real in zip(e.ids, e.attention_mask, strict=True) if real] for e in encodings]
+    width = max(map(len, rows))
+    ids = np.array([row + [0] * (width - len(row)) for row in rows])
+    mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    session = models.load(bert_to_onnx.convert(minilm, tmp_path / "minilm.onnx"), intra_threads="1").session
+    assert session.signature.most_batch == 64
+
+    def embed(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        given = {"input_ids": ids, "attention_mask": mask}
+        inputs = {name: models.tensor(array, ElementType.INT64) for name, array in given.items()}
+        return session.predict(inputs, ["embedding"])["embedding"].array
+
+    together = embed(ids, mask)
+    network = transformers.AutoModel.from_pretrained(minilm, attn_implementation="eager").eval()
+    for place, row in enumerate(rows):
+        with torch.no_grad():
+            hidden = network(torch.tensor([row])).last_hidden_state[0].mean(0)
+        expected = (hidden / hidden.norm()).numpy()
+        alone = embed(np.array([row]), np.ones((1, len(row)), np.int64))[0]
+        np.testing.assert_allclose(alone, expected, atol=1e-4)
+        np.testing.assert_allclose(together[place], expected, atol=1e-4)
