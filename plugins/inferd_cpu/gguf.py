@@ -1,8 +1,8 @@
 """A GGUF file: metadata and an index of its tensors, memory-mapped.
 
 Versions 1 to 3, of either byte order, as ggml's `docs/gguf.md` describes them: a header, key-value pairs, tensor
-descriptions, padding, and the tensors' data. Every number is checked against the file before it is used. A model may be in several
-files, `NAME-00001-of-00003.gguf` and so on: the first has the metadata, and each has tensors.
+descriptions, padding, and the tensors' data. Every number is checked against the file before it is used. A model may be
+in several files, `NAME-00001-of-00003.gguf` and so on: the first has the metadata, and each has tensors.
 """
 
 import mmap

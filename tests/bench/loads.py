@@ -20,7 +20,7 @@ def figures(weights: Path, *, only: str) -> Iterator[Figure]:
     if not any(name.startswith(only) for name in names):
         return
     weights.read_bytes()  # warms the page cache
-    runs = [_run(weights) for _ in range(RUNS)]
+    runs = [run(weights) for _ in range(RUNS)]
     size = weights.stat().st_size
     detail = f"median of {RUNS} processes; {weights.name}, {runs[0]['compute_format']}"
     memory = f"of {size / 2**20:.0f} MiB, with workspace; {detail}"
@@ -38,7 +38,8 @@ def figures(weights: Path, *, only: str) -> Iterator[Figure]:
             yield Figure(name=name, value=round(value, 3), unit=unit, detail=said)
 
 
-def _run(weights: Path) -> dict[str, float]:
+def run(weights: Path) -> dict[str, float]:
+    """What a process of its own says of a load."""
     done = subprocess.run([sys.executable, __file__, str(weights)], check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result

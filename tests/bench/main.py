@@ -14,6 +14,7 @@ import engine
 import experts
 import fair
 import features
+import large
 import limits
 import loads
 import mixed
@@ -27,7 +28,7 @@ from limits import Figure
 
 REAL = (
     *("served.", "served8.", "gathered.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
-    *("mixed.", "prefix.", "gap.", "speculation.", "native.", "fair.", "experts."),
+    *("large.", "mixed.", "prefix.", "gap.", "speculation.", "native.", "fair.", "experts."),
 )
 
 
@@ -49,6 +50,7 @@ def figures(only: str) -> Iterator[Figure]:
         yield from mixed.figures(weights, only=only)
         yield from fair.figures(weights, only=only)
         yield from loads.figures(weights, only=only)
+        yield from large.figures(weights, only=only)
         yield from perplexity.figures(weights, only=only)
 
 
