@@ -5,6 +5,7 @@ that are named there, and drops every field that is not, on both ways.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -207,7 +208,8 @@ async def test_what_an_older_kernel_lacks_is_told_with_both_versions(connection:
 
 async def test_tensors_for_an_older_kernel(connection: Connection) -> None:
     """A kernel that does not know tensors is told as too old, instead of that the task has no input."""
-    said = r"this kernel is 0\.1\.0; (a task of tensors|GetModelSignature) needs 0\.2\.0 or newer"
+    needed = re.escape(SINCE["GetModelSignature"])
+    said = rf"this kernel is 0\.1\.0; (a task of tensors|GetModelSignature) needs {needed} or newer"
     async with old_kernel(connection, "0.1.0") as (_, address):
         async with AsyncClient(address) as client:
             with pytest.raises(KernelTooOldError, match=said):
