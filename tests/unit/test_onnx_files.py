@@ -214,6 +214,14 @@ def test_what_is_no_file_of_the_runtime(tmp_path: Path) -> None:
         models.load(path)
 
 
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+    """A size, an input or an output whose name is not UTF-8 cannot be told to anybody, and is refused at the load."""
+    path = models.save_identity(tmp_path / "model.onnx", shape=["length", 2])
+    path.write_bytes(path.read_bytes().replace(b"length", b"\xe3\xff\xfength"[:6]))
+    with pytest.raises(LoadError, match=f"{path}: a name of an input, an output or a size is not Unicode"):
+        models.load(path)
+
+
 def test_other_refusals(tmp_path: Path) -> None:
     """Graphs that nest too deep, sizes below zero, compiled engines and folders without a model are refused."""
     path = tmp_path / "model.onnx"

@@ -319,11 +319,12 @@ def test_what_a_client_does_wrong(path: Path) -> None:
     assert session.predict(good, ["y"])["y"].array.tolist() == [[4.0, 6.0]]
 
 
-def test_what_the_model_does_wrong_is_no_fault_of_the_client(path: Path) -> None:
+@pytest.mark.parametrize("arena", ["true", "false"])
+def test_what_the_model_does_wrong_is_no_fault_of_the_client(path: Path, arena: str) -> None:
     """A failure that no shape of an input explains stays the runtime's own error."""
     node = helper.make_node("Expand", ["x", "shape"], ["y"])
     inputs = [models.value("x", 1, [1]), models.value("shape", TensorProto.INT64, [2])]
-    session = models.load(models.save(path, [node], inputs, [models.value("y", 1, ["a", "b"])]), arena="false").session
+    session = models.load(models.save(path, [node], inputs, [models.value("y", 1, ["a", "b"])]), arena=arena).session
     vast = models.tensor([1 << 30, 1 << 30], ElementType.INT64)
     with pytest.raises(Exception, match=r"alloc|memory") as caught:
         session.predict({"x": models.tensor([1.0]), "shape": vast}, ["y"])
