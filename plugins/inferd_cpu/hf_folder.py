@@ -36,6 +36,7 @@ class HfFolder(ModelFile):
 
     Attributes:
         config: What its configuration says.
+        heads: Weights of encoders that no embedding is made with, under their own names.
 
     Raises:
         LoadError: A file is missing or contradicts itself, or a setting is not supported.
@@ -57,6 +58,7 @@ class HfFolder(ModelFile):
                 raise LoadError(f"{file}: tensor {min(twice)!r} is in another file, too")
             self._mappings.append(mapping)
             found |= tensors
+        self.heads = {name: tensor for name, tensor in found.items() if re.fullmatch(ENCODER_HEADS, name)}
         self.tensors = self._name(found)
 
     def blocks(self, tensor: Tensor) -> Bytes:

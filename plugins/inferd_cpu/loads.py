@@ -60,7 +60,9 @@ class ExactLoad:
             progress,
             context_tokens=self.limits.context_tokens,
         )
-        return CpuSession(architecture=source.architecture, weights=weights, limits=self.limits)
+        return CpuSession(
+            architecture=source.architecture, weights=weights, limits=self.limits, separator=source.separator
+        )
 
 
 class NativeLoad:

@@ -11,7 +11,7 @@ from inferd_cpu.feeds import add_experts_beside, feed
 from inferd_cpu.layer_inputs import make_layer_inputs
 from inferd_cpu.mixing import Mixer, Place
 from inferd_cpu.norms import multiply, normalize
-from inferd_cpu.plan import check_pairs, make_plan
+from inferd_cpu.plan import Plan, check_pairs, make_plan
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.streams import Streams
 from inferd_cpu.weights import Layer, Weights
@@ -23,10 +23,13 @@ Floats = NDArray[np.float32]
 class CpuSession:
     """A loaded model and its pool of KV blocks."""
 
-    def __init__(self, *, architecture: Architecture, weights: Weights, limits: TokenLimits) -> None:
+    def __init__(
+        self, *, architecture: Architecture, weights: Weights, limits: TokenLimits, separator: int = -1
+    ) -> None:
         a = self._architecture = architecture
         self._weights = weights
         self._limits = limits
+        self._separator = separator
         self._workspace = make_workspace(a, limits)
         self._mixer = Mixer(a, self._workspace)
         self._windows = sorted({layer.window for layer in a.layers if not layer.recurrent})
@@ -65,7 +68,7 @@ class CpuSession:
         if weights.positions is not None:
             residual += weights.positions[plan.positions]
         if weights.types is not None:
-            residual += weights.types[0]
+            residual += weights.types[self._find_types(plan)]
         self._normalize(residual, weights.embedding_norm, weights.embedding_norm_bias)
         self._mixer.begin(plan, weights.frequencies)
         with np.errstate(over="ignore"):  # exp of a large number is inf, and a gate divided by that is 0, as it should
@@ -103,6 +106,17 @@ class CpuSession:
     def close(self) -> None:
         """Give the memory back."""
         del self._weights, self._workspace, self._mixer, self._places, self._state, self._streams
+
+    def _find_types(self, plan: Plan) -> NDArray[np.intp]:
+        """The type of each token, shape (T,): 1 behind the first separator of its sequence, where there are types."""
+        types = np.zeros(len(plan.token_ids), np.intp)
+        if self._weights.types is None or len(self._weights.types) == 1:
+            return types
+        for first, end in zip(plan.starts[:-1], plan.starts[1:], strict=True):
+            found = np.flatnonzero(plan.token_ids[first:end] == self._separator)
+            if len(found):
+                types[first + found[0] + 1 : end] = 1
+        return types
 
     def _make_place(self, index: int) -> Place:
         # Zeros, not leftovers: a row multiplies values that it must not see with 0, and 0 times NaN is not 0.

@@ -1,7 +1,7 @@
 """A file that is sound as far as it has been read, and how it was asked for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from inferd.plugin import (
 from inferd_cpu.adapters import adapt
 from inferd_cpu.architecture import Architecture, read_architecture
 from inferd_cpu.gguf import GgufFile, ModelFile
+from inferd_cpu.heads import CLASSIFIES, GGUF_TENSORS, is_ranked, read_gguf_head, read_hf_head, read_tensors
 from inferd_cpu.hf_folder import CONFIG, HfFolder
 from inferd_cpu.inventory import Inventory
 from inferd_cpu.vocabulary import read_vocabulary
@@ -42,6 +43,7 @@ class Source:
     inventory: Inventory
     sampling: SamplingDefaults
     embedding: EmbeddingDefaults
+    separator: int = -1  # the token between two texts that are scored, of which the second is of another type
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -63,18 +65,34 @@ def _read_folder(request: LoadRequest) -> Source:
     """A Hugging Face folder."""
     folder = HfFolder(request.path)
     config, path = folder.config, request.path
-    generation = read_hf_json(path / GENERATION, required=False)
+    generation, settings = read_hf_json(path / GENERATION, required=False), read_hf_json(path / CONFIG)
     architecture = read_architecture(folder.metadata, halves=config.type.halves, grouped=True)
+    embedding = _read_pooling(path, architecture)
+    if architecture.family.encodes and str((settings.get("architectures") or [""])[0]).endswith(CLASSIFIES):
+        head = read_hf_head(str(path), read_tensors(folder, folder.heads), settings, width=architecture.width)
+        embedding = replace(embedding, pooling=Pooling.RANK, head=head)
     file = _adapt(request, folder, architecture)
     return Source(
         request,
         file,
         architecture,
-        read_hf_vocabulary(path, read_hf_json(path / CONFIG), generation),
+        read_hf_vocabulary(path, settings, generation),
         config.vocabulary_size,
         Inventory(file, architecture, vocabulary_size=config.vocabulary_size),
         read_hf_sampling(str(path / GENERATION), generation),
-        _read_pooling(path, architecture),
+        embedding,
+        _read_separator(path) if embedding.head else -1,
+    )
+
+
+def _read_separator(path: Path) -> int:
+    """The token between two texts; -1 where there is none."""
+    named = read_hf_json(path / "tokenizer_config.json", required=False).get("sep_token")
+    content = named.get("content") if isinstance(named, dict) else named
+    added = read_hf_json(path / "tokenizer.json").get("added_tokens")
+    found = (each for each in added if isinstance(each, dict)) if isinstance(added, list) else ()
+    return next(
+        (int(each["id"]) for each in found if each.get("content") == content and type(each.get("id")) is int), -1
     )
 
 
@@ -102,6 +120,15 @@ def _read_file(request: LoadRequest) -> Source:
     vocabulary = read_vocabulary(file.metadata, str(request.settings.get("pre_tokenizer") or ""))
     size = len(file.metadata.texts("tokenizer.ggml.tokens"))
     where, read = str(request.path), file.metadata.content
+    ranked = is_ranked(read(f"{architecture.name}.pooling_type"))
+    embedding = EmbeddingDefaults()
+    if ranked:
+        file.metadata.used.add(f"{architecture.name}.classifier.output_labels")  # names of the scores
+        head = read_gguf_head(where, read_tensors(file, file.tensors), width=architecture.width)
+        embedding = EmbeddingDefaults(pooling=Pooling.RANK, head=head)
+        file.tensors = {name: each for name, each in file.tensors.items() if name not in GGUF_TENSORS}
+    else:
+        embedding = read_gguf_embedding(where, read)
     adapted = _adapt(request, file, architecture)
     source = Source(
         request,
@@ -111,7 +138,8 @@ def _read_file(request: LoadRequest) -> Source:
         size,
         Inventory(adapted, architecture, vocabulary_size=size),
         read_gguf_sampling(where, read),
-        read_gguf_embedding(where, read),
+        embedding,
+        file.metadata.integer("tokenizer.ggml.seperator_token_id", size) if ranked else -1,
     )
     refuse_ignored(
         where,

@@ -124,7 +124,7 @@ def place_ends(ends: dict[str, int], pieces: Sequence[str]) -> dict[str, Any]:
     return {
         "type": "TemplateProcessing",
         "single": [*around["bos"], *text, *around["eos"]],
-        "pair": [*text, {"Sequence": {"id": "B", "type_id": 0}}],
+        "pair": [*around["bos"], *text, *around["eos"] * 2, {"Sequence": {"id": "B", "type_id": 0}}, *around["eos"]],
         "special_tokens": {
             pieces[number]: {"id": pieces[number], "ids": [number], "tokens": [pieces[number]]}
             for number in ends.values()

@@ -62,7 +62,10 @@ def read_word_pieces(metadata: Metadata, tokens: Sequence[str], kinds: Sequence[
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [_place(ends[0]), {"Sequence": {"id": "A", "type_id": 0}}, _place(ends[1])],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "pair": [
+                *(_place(ends[0]), {"Sequence": {"id": "A", "type_id": 0}}, _place(ends[1])),
+                *({"Sequence": {"id": "B", "type_id": 0}}, _place(ends[1])),
+            ],
             "special_tokens": {
                 piece: {"id": piece, "ids": [number], "tokens": [piece]}
                 for piece, number in zip(ends, (first, last), strict=True)

@@ -48,3 +48,25 @@ async def test_what_a_backend_does_not_offer(connection: Connection) -> None:
             CreateModelRequest(model=Model(name="x", source="/x", adapters={"poet": "/poet"}))
         )
     assert reason_of(caught.value)[0] == "INVALID_FIELD"
+
+
+async def test_scores_are_of_models_that_give_some(connection: Connection) -> None:
+    """A model without a head has no scores, and a query is for scores of a prompt only."""
+    await connection.create()
+    rank = EmbeddingParams(pooling=Pooling.POOLING_RANK, query="which")
+    for spec, reason, field in (
+        (TaskSpec(model="fake", prompt="abc", embedding=rank), "UNSUPPORTED_INPUT", "spec.embedding.pooling"),
+        (
+            TaskSpec(model="fake", prompt="abc", embedding=EmbeddingParams(query="which")),
+            "INVALID_FIELD",
+            "spec.embedding.query",
+        ),
+        (
+            TaskSpec(model="fake", tokens={"token_ids": [1]}, embedding=rank),
+            "INVALID_FIELD",
+            "spec.embedding.query",
+        ),
+    ):
+        _, error = await read_failing(connection.tasks.RunTask(RunTaskRequest(spec=spec)))
+        assert reason_of(error)[0] == reason
+        assert field in str(error.trailing_metadata())

@@ -20,6 +20,7 @@ from inferd_client.leases import AsyncLeases, Leases
 from inferd_client.models import AsyncModels, Models
 from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions, RunOptions, TaskOptions
 from inferd_client.prompts import Message, Prompt
+from inferd_client.rankings import Ranked
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -39,6 +40,7 @@ __all__ = [
     "LeaseOptions",
     "Message",
     "Prompt",
+    "Ranked",
     "RunOptions",
     "Sample",
     "TaskOptions",

@@ -48,11 +48,12 @@ from inferd_client.options import (
 )
 from inferd_client.orders import LINGER
 from inferd_client.prompts import Prompt, write_prompt
+from inferd_client.rankings import Ranked
 from inferd_client.singly import singly, singly_async
 from inferd_client.values import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable
+    from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
     from typing import Unpack
 
     from inferd_api.v1.task_service_pb2_grpc import TaskServiceAsyncStub
@@ -111,6 +112,10 @@ def _is_large(order: RunOrder) -> bool:
 def _embedding_params(*, mean: bool | None, normalize: bool) -> EmbeddingParams:
     asked = {None: Pooling.POOLING_UNSPECIFIED, False: Pooling.POOLING_LAST, True: Pooling.POOLING_MEAN}
     return EmbeddingParams(pooling=asked[mean], normalize=normalize)
+
+
+def _ranking(scores: Iterable[tuple[int, list[float]]]) -> list[Ranked]:
+    return sorted((Ranked(index, values[0]) for index, values in scores), key=lambda each: -each.score)
 
 
 def _embedding(events: Iterable[TaskEvent]) -> list[float]:
@@ -202,6 +207,16 @@ class Tasks(Connection):
         """
         params = _embedding_params(mean=mean, normalize=normalize)
         return _embedding(self.run(model, prompt, embedding=params, **options))
+
+    def rerank(self, model: str, query: str, documents: Sequence[str], **options: Unpack[TaskOptions]) -> list[Ranked]:
+        """The documents in the order of their scores for a query, best first; scores are as the model gives them.
+
+        Raises:
+            InferdError: As `run`; UnsupportedInputError where the model has no head that gives scores.
+        """
+        params = EmbeddingParams(pooling=Pooling.POOLING_RANK, query=query)
+        scores = (_embedding(self.run(model, text, embedding=params, **options)) for text in documents)
+        return _ranking(enumerate(scores))
 
     def watch(
         self, task_id: str, after_sequence: int = 0, *, output_interval_s: float | None = None
@@ -332,6 +347,21 @@ class AsyncTasks(AsyncConnection):
         """
         params = _embedding_params(mean=mean, normalize=normalize)
         return _embedding([event async for event in self.run(model, prompt, embedding=params, **options)])
+
+    async def rerank(
+        self, model: str, query: str, documents: Sequence[str], **options: Unpack[TaskOptions]
+    ) -> list[Ranked]:
+        """The documents in the order of their scores for a query, best first; scores are as the model gives them.
+
+        Raises:
+            InferdError: As `run`; UnsupportedInputError where the model has no head that gives scores.
+        """
+        params = EmbeddingParams(pooling=Pooling.POOLING_RANK, query=query)
+        scores = [
+            _embedding([event async for event in self.run(model, text, embedding=params, **options)])
+            for text in documents
+        ]
+        return _ranking(enumerate(scores))
 
     async def watch(
         self, task_id: str, after_sequence: int = 0, *, output_interval_s: float | None = None

@@ -74,3 +74,4 @@ class Embedding:
 
     pooling: Pooling | None = None  # as the model's file says
     normalize: bool = True
+    query: str = ""  # the first text of a pair, whose second one is the input

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
@@ -181,6 +181,25 @@ class Pooling(Enum):
     LAST = 1
     MEAN = 2
     FIRST = 3
+    RANK = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RankHead:
+    """What makes scores of a hidden state: matrices, one after the other.
+
+    Attributes:
+        pooling: How hidden states become the one that it is given.
+        layers: Each a matrix (outputs, inputs) in fp32, its bias (outputs,) or None, and what becomes of the result:
+            "tanh", "gelu" (with the error function), or "" for nothing.
+        norm: Weights and biases of a layer norm before the last matrix; None for none.
+        epsilon: Of that norm.
+    """
+
+    pooling: Pooling
+    layers: tuple[tuple[Any, Any, Literal["", "tanh", "gelu"]], ...]
+    norm: tuple[Any, Any] | None = None
+    epsilon: float = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,10 +210,12 @@ class EmbeddingDefaults:
         pooling: How the hidden states of tokens become one vector.
         add_eos: Whether a text gets the first of `Vocabulary.eos_ids` behind it. Not for algorithm "json", whose
             definition says itself what is put around a text.
+        head: What `Pooling.RANK` makes scores with; None where the model has none.
     """
 
     pooling: Pooling = Pooling.LAST
     add_eos: bool = False
+    head: RankHead | None = None
 
 
 EMBEDDING_DEFAULTS = EmbeddingDefaults()

@@ -36,7 +36,8 @@ def read_work(spec: tp.TaskSpec, limit_bytes: int) -> tuple[wp.Work, Demand]:
     prompt_tokens, begin = read_input(spec, work.input, limit_bytes)
     given = check_sampling(spec.sampling)
     if spec.HasField("embedding"):
-        _read_embedding(spec.embedding, work.embed)
+        _read_embedding(spec, work.embed, limit_bytes)
+        prompt_tokens += len(work.embed.query.encode()) // 4
     else:
         work.generate.sampling.CopyFrom(spec.sampling)
     entries = sum([len(value) for value in given.values() if hasattr(value, "__len__")])
@@ -77,7 +78,12 @@ def _contents(spec: tp.TaskSpec, given: wp.Input, sampling: Mapping[str, Any]) -
     digest = sha256(b"embed" if spec.HasField("embedding") else b"generate")
     followed = [value for name, value in sampling.items() if PARAMETERS[name].form is Form.GRAMMAR]
     rules = [each.SerializeToString(deterministic=True) for each in followed]
-    for part in (spec.adapter.encode(), given.SerializeToString(deterministic=True), *rules):
+    for part in (
+        spec.adapter.encode(),
+        spec.embedding.query.encode(),
+        given.SerializeToString(deterministic=True),
+        *rules,
+    ):
         digest.update(len(part).to_bytes(8))  # so that no part goes on in the next one
         digest.update(part)
     return digest.digest()
@@ -168,11 +174,22 @@ def _texts_of_message(m: wp.Message) -> tuple[str, ...]:
     return m.content, *m.parts, m.name, m.tool_calls_json, m.tool_call_id, m.reasoning_content
 
 
-def _read_embedding(params: tp.EmbeddingParams, into: wp.Embed) -> None:
+def _read_embedding(spec: tp.TaskSpec, into: wp.Embed, limit_bytes: int) -> None:
+    params = spec.embedding
     if params.pooling not in tp.Pooling.values():
         raise InvalidFieldError(
             f"pooling is {params.pooling}; it must be from 0 to {max(tp.Pooling.values())}",
             field="spec.embedding.pooling",
         )
+    if params.query and (params.pooling != tp.Pooling.POOLING_RANK or spec.WhichOneof("input") != "prompt"):
+        raise InvalidFieldError(
+            "a query is for pooling POOLING_RANK and an input that is a prompt; leave it out, or set both",
+            field="spec.embedding.query",
+        )
+    if (size := len(params.query.encode())) > limit_bytes:
+        raise LimitExceededError(
+            f"the query has {size} bytes; limits.prompt_bytes allows {limit_bytes}", field="spec.embedding.query"
+        )
+    into.query = params.query
     into.pooling = params.pooling
     into.normalize = params.normalize if params.HasField("normalize") else True

@@ -210,7 +210,9 @@ _COMPOUND: Final = frozenset(each.name for each in PARAMETERS.values() if each.f
 
 
 def _read_embedding(embed: task_pb2.Embed) -> Embedding:
-    return Embedding(pooling=Pooling(embed.pooling) if embed.pooling else None, normalize=embed.normalize)
+    return Embedding(
+        pooling=Pooling(embed.pooling) if embed.pooling else None, normalize=embed.normalize, query=embed.query
+    )
 
 
 def read_continuation(submit: task_pb2.Submit) -> Continuation | None:

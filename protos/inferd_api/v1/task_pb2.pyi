@@ -136,6 +136,10 @@ class _PoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pooling.Value
     """The mean over all tokens."""
     POOLING_FIRST: _Pooling.ValueType  # 3
     """The hidden state of the first token: the one that encoders put in front of a text for this."""
+    POOLING_RANK: _Pooling.ValueType  # 4
+    """The scores of the model's classification head, as they are: one number for each of its labels, of a reranker one.
+    UNSUPPORTED_INPUT for a model that has no head.
+    """
 
 class Pooling(_Pooling, metaclass=_PoolingEnumTypeWrapper):
     """How the hidden states of the tokens become one vector."""
@@ -148,6 +152,10 @@ POOLING_MEAN: Pooling.ValueType  # 2
 """The mean over all tokens."""
 POOLING_FIRST: Pooling.ValueType  # 3
 """The hidden state of the first token: the one that encoders put in front of a text for this."""
+POOLING_RANK: Pooling.ValueType  # 4
+"""The scores of the model's classification head, as they are: one number for each of its labels, of a reranker one.
+UNSUPPORTED_INPUT for a model that has no head.
+"""
 Global___Pooling: _TypeAlias = Pooling  # noqa: Y015
 
 class _SuspendReason:
@@ -501,19 +509,25 @@ class EmbeddingParams(_message.Message):
 
     POOLING_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
     pooling: Global___Pooling.ValueType
     """How tokens become one vector."""
     normalize: _builtins.bool
-    """Scale the vector to length 1. Default true."""
+    """Scale the vector to length 1. Default true. Scores are not scaled."""
+    query: _builtins.str
+    """What the input is scored for: the model is given this text, and the input, which is a prompt then, as the second of
+    a pair. INVALID_FIELD with another pooling than POOLING_RANK, or another input. Default: the input alone is scored.
+    """
     def __init__(
         self,
         *,
         pooling: Global___Pooling.ValueType = ...,
         normalize: _builtins.bool | None = ...,
+        query: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "normalize", b"normalize"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "normalize", b"normalize", "pooling", b"pooling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "normalize", b"normalize", "pooling", b"pooling", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__normalize: _TypeAlias = _typing.Literal["normalize"]  # noqa: Y015
     _WhichOneofArgType__normalize: _TypeAlias = _typing.Literal["_normalize", b"_normalize"]  # noqa: Y015

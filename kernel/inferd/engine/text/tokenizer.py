@@ -8,6 +8,7 @@ are recognised: see `control`.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,18 @@ _QUICK: Final = 1024  # characters that are encoded in less time than it takes t
 _COMPOSED: Final = 3  # bytes that become one at most when a text is composed (Unicode, NFC)
 _KEEPING: Final = frozenset({"ByteLevel", "Digits", "Metaspace", "Split"})  # pre-tokenizers that leave nothing out
 _SILENT: Final = frozenset({TokenKind.CONTROL, TokenKind.UNKNOWN})  # tokens that give no text
+
+
+_ENDS: Final = 2  # tokens around a text: one before and one behind it
+
+
+@dataclass(frozen=True, slots=True)
+class PairFrame:
+    """Tokens around two texts and between them."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
 
 
 class Tokenizer:
@@ -94,6 +107,16 @@ class Tokenizer:
         if prompt.own is None:
             return self.encode(prompt.text, template=True)
         return self._guarded.encode(prompt)
+
+    @cached_property
+    def pair_frame(self) -> PairFrame | None:
+        """What stands around two texts and between them; None where nothing does."""
+        if not self._adds:
+            return None
+        one, two = self._inner.encode("").ids, self._inner.encode("", "").ids
+        if len(one) != _ENDS or len(two) <= _ENDS or (two[0], two[-1]) != tuple(one):
+            return None
+        return PairFrame(before=one[:1], between=two[1:-1], after=one[1:])
 
     @property
     def added(self) -> dict[str, bool]:

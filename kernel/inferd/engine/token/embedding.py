@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import erf, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from inferd.engine.work import Embedding
+    from inferd.plugin.backend import RankHead
     from inferd.plugin.session import Float32Array
 
 
@@ -22,6 +24,7 @@ class PromptPool:
         prompt_tokens: Tokens of the prompt.
         embedding: What is asked for.
         default: How tokens become one vector, if that is not asked for.
+        head: Makes scores of it where those are asked for.
         alone: A token's state depends on those behind it, so that none of another sequence is the same.
 
     Attributes:
@@ -29,9 +32,17 @@ class PromptPool:
     """
 
     def __init__(
-        self, prompt_tokens: int, embedding: Embedding, *, default: Pooling = Pooling.LAST, alone: bool = False
+        self,
+        prompt_tokens: int,
+        embedding: Embedding,
+        *,
+        default: Pooling = Pooling.LAST,
+        head: RankHead | None = None,
+        alone: bool = False,
     ) -> None:
         pooling = embedding.pooling or default
+        self._head = head if pooling is Pooling.RANK else None
+        pooling = self._head.pooling if self._head is not None else pooling
         self.whole = pooling is not Pooling.LAST or alone
         self._normalize = embedding.normalize
         self._next = prompt_tokens - 1 if pooling is Pooling.LAST else 0  # the first position that is still wanted
@@ -59,5 +70,23 @@ class PromptPool:
         if self._sum is None or not np.isfinite(self._sum).all():
             raise ValueError("TokenSession.step gave hidden states that are not finite numbers")
         mean = self._sum / self._count
+        if self._head is not None:
+            return _score(self._head, mean)
         length = float(np.linalg.norm(mean)) if self._normalize else 1.0
         return tuple((mean / (length or 1.0)).astype(np.float32).tolist())
+
+
+def _score(head: RankHead, state: NDArray[np.float64]) -> tuple[float, ...]:
+    """What a head makes of a hidden state, shape (W,)."""
+    for index, (matrix, bias, activation) in enumerate(head.layers):
+        if head.norm is not None and index == len(head.layers) - 1:
+            centred = state - state.mean()
+            state = centred / np.sqrt(np.mean(centred * centred) + head.epsilon) * head.norm[0]
+            state = state if head.norm[1] is None else state + head.norm[1]
+        state = matrix @ state
+        state = state if bias is None else state + bias
+        if activation == "tanh":
+            state = np.tanh(state)
+        elif activation == "gelu":
+            state *= 0.5 * (1 + np.array([erf(x) for x in state / sqrt(2)]))
+    return tuple(state.astype(np.float32).tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from inferd.engine.token.rules import Rules
 from inferd.engine.token.sequence import Sequence
 from inferd.engine.work import TextInput, TokenInput
 from inferd.errors import InvalidFieldError, UnsupportedInputError
-from inferd.plugin.backend import EMBEDDING_DEFAULTS, EmbeddingDefaults
+from inferd.plugin.backend import EMBEDDING_DEFAULTS, EmbeddingDefaults, Pooling
 from inferd.sampling import ONE_TOKEN
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Intake:
     ) -> None:
         self._bounds = bounds
         self._pooling = embedding.pooling
+        self._head = embedding.head
         self._closing = vocabulary.eos_ids[:1] if embedding.add_eos and vocabulary.algorithm != "json" else ()
         self._tokenizer = Tokenizer(vocabulary, size=bounds.vocabulary_size)
         self._ends = frozenset(vocabulary.eos_ids)
@@ -93,10 +95,27 @@ class Intake:
         """
         if not self._bounds.embedding_size:
             raise UnsupportedInputError("the backend of this model gives no embeddings", field="spec.embedding")
-        if isinstance(task_input, TextInput) and self._closing:
+        ranks = (embedding.pooling or self._pooling) is Pooling.RANK
+        if ranks and self._head is None:
+            raise UnsupportedInputError("this model has no head that gives scores", field="spec.embedding.pooling")
+        if embedding.query and isinstance(task_input, TextInput):
+            task_input = TokenInput(self._pair(embedding.query, task_input, leash))
+        elif isinstance(task_input, TextInput) and self._closing:
             ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
             task_input = TokenInput([*ids, *(() if tuple(ids[-1:]) == self._closing else self._closing)])
         return self._make(origin, task_input, ONE_TOKEN, leash, embedding)
+
+    def _pair(self, query: str, task_input: TextInput, leash: Leash | None) -> list[int]:
+        """Both texts, as the model's tokenizer puts them together."""
+        frame = self._tokenizer.pair_frame
+        if frame is None:
+            raise UnsupportedInputError("the tokenizer of this model knows no pairs", field="spec.embedding.query")
+        most = self._bounds.sequence_tokens - 1
+        first, second = (
+            list(self._tokens_of(text, leash, most_tokens=most))[len(frame.before) : -len(frame.after)]
+            for text in (replace(task_input, prompt=query), task_input)
+        )
+        return [*frame.before, *first, *frame.between, *second, *frame.after]
 
     def accept(self, origin: Origin, task_input: TaskInput, sampling: Sampling, leash: Leash | None = None) -> Sequence:
         """The sequence of a task, without the constraint of its grammar; its leash ends this before.
@@ -149,7 +168,9 @@ class Intake:
         return Drafter(most=self._bounds.draft_tokens)
 
     def _pool(self, embedding: Embedding, prompt_tokens: int) -> PromptPool:
-        return PromptPool(prompt_tokens, embedding, default=self._pooling, alone=self._bounds.whole_prompts)
+        return PromptPool(
+            prompt_tokens, embedding, default=self._pooling, head=self._head, alone=self._bounds.whole_prompts
+        )
 
     def ignores_ends(self, sampling: Sampling) -> bool:
         """Whether a task goes on past the tokens that end a text."""

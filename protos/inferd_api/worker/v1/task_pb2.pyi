@@ -207,19 +207,23 @@ class Embed(_message.Message):
 
     POOLING_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
     pooling: _builtins.int
     """A value of `inferd.plugin.Pooling`; 0 for that of the model."""
     normalize: _builtins.bool
     """Scale the vector to length 1."""
+    query: _builtins.str
+    """The first text of a pair, whose second one is the input; empty for none."""
     def __init__(
         self,
         *,
         pooling: _builtins.int = ...,
         normalize: _builtins.bool = ...,
+        query: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["normalize", b"normalize", "pooling", b"pooling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["normalize", b"normalize", "pooling", b"pooling", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,57 @@
+"""Scores of a query and a document: encoders with a classification head, against transformers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.token.embedding import PromptPool
+from inferd.engine.work import Embedding
+from inferd.plugin import LoadedModel, LoadRequest
+from inferd.plugin.backend import Pooling, read_settings
+from inferd.testing.batches import Part, make_batch
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.plugin import SPEC
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+from tiny_rankers import HEADS, WORDS, write  # noqa: E402 - it needs both
+
+torch.set_num_threads(1)
+PAIRS = [("who makes the grass wet", "the rain makes it wet"), ("what is sun", "it is"), ("rain", "when who")]
+
+
+def load(path: Path) -> LoadedModel:
+    settings = read_settings(SPEC, {"kv_tokens": "2048"})
+    request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=1 << 30)
+    return CpuBackend().load(request, lambda _: None)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_scores_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
+    """With the tokens of the folder's tokenizer, and the type of the second text where there are types."""
+    network = write(kind, tmp_path)
+    model = load(tmp_path)
+    assert model.embedding.pooling is Pooling.RANK
+    ours = Tokenizer(model.vocabulary, size=len(WORDS) + 4)
+    public = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    frame = ours.pair_frame
+    assert frame is not None
+    for query, document in PAIRS:
+        given = public(query, document, return_tensors="pt", return_token_type_ids=True)
+        first, second = (ours.encode(text)[1:-1] for text in (query, document))
+        ids = [*frame.before, *first, *frame.between, *second, *frame.after]
+        assert ids == given["input_ids"][0].tolist()
+        types = {"token_type_ids": given["token_type_ids"]} if kind == "bert" else {}
+        with torch.inference_mode():
+            expected = network(input_ids=given["input_ids"], **types).logits[0].numpy()
+        pool = PromptPool(len(ids), Embedding(), default=Pooling.RANK, head=model.embedding.head, alone=True)
+        batch = make_batch([Part(token_ids=ids, blocks=range(2), wanted=[])])
+        rows = np.array(pool.wanted(0, len(ids)), np.int32)
+        hidden = model.session.step(replace(batch, hidden_rows=rows)).hidden
+        assert hidden is not None
+        pool.add(hidden)
+        np.testing.assert_allclose(pool.vector(), expected, atol=3e-4 * max(1, np.abs(expected).max()))
+    model.session.close()
