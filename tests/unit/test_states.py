@@ -13,7 +13,7 @@ from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.prefix import PrefixChain
 from inferd.engine.token.sampler import Sampler
 from inferd.engine.token.samples import Samples
-from inferd.engine.token.sequence import Sequence
+from inferd.engine.token.sequence import Origin, Sequence
 from inferd.plugin import LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.sampling import Sampling
@@ -68,22 +68,21 @@ class Engine:
         self.computed = 0  # tokens
 
     def make(self, handle: int, ids: list[int], number: int = 0) -> Sequence:
-        sequence = Sequence(
-            handle=handle,
+        chain = PrefixChain(salt=b"t", block_tokens=self.bounds.block_tokens)
+        return Sequence(
+            Origin(handle, number, 0, chain),
             prompt=np.array(ids, np.int32),
             most_output=OUTPUT,
             sampling=Sampling(temperature=0),
             ends=frozenset(),
             detokenizer=Detokenizer([""] * self._vocabulary_size),
         )
-        sequence.rank = (0, 0.0, handle, number)
-        sequence.chain = PrefixChain(salt=b"t", block_tokens=self.bounds.block_tokens)
-        return sequence
 
     def run(self, sequences: list[Sequence]) -> list[list[int]]:
         """The output of each."""
         output: dict[int, list[int]] = {id(each): [] for each in sequences}
-        self.batcher.places.add(sequences[0])
+        task = Samples(sequences)
+        self.batcher.places.add(task.leader)
         for _ in range(4 * OUTPUT):
             step = self.batcher.schedule()
             if step is None:
@@ -95,6 +94,9 @@ class Engine:
             for sequence, token in zip(list(step.sampled), chosen.tolist(), strict=True):
                 sequence.accept(token)
                 output[id(sequence)].append(token)
+                if sequence is task.leader and len(output[id(sequence)]) == 1:
+                    for follower in task.release():
+                        self.batcher.places.follow(follower, task.leader)
                 if len(output[id(sequence)]) == OUTPUT:
                     self.batcher.places.remove(sequence)
         return [output[id(each)] for each in sequences]
@@ -116,7 +118,6 @@ def test_samples_and_later_tasks_share_states(session: TokenSession, network: tu
     ids = IDS[:prompt].tolist()
     expected = continue_with_transformers(network[1], ids)
     three = [engine.make(1, ids, number) for number in range(3)]
-    Samples(three)
     assert engine.run(three) == [expected] * 3
     engine.computed = 0
     assert engine.run([engine.make(2, ids)]) == [expected]
