@@ -25,7 +25,7 @@ from inferd.errors import BY_REASON, InferdError
 
 MOST_STEPS = 200_000  # until all rests, once clients and faults are over
 NEVER = float("inf")
-TAKES_AWAY = (events.DrainHost, events.ForeignMeasured, events.MemoryMeasured, events.WorkerExited)
+APART = (events.DrainHost, events.ForeignMeasured, events.MemoryMeasured, events.TaskEnded, events.WorkerExited)
 
 
 def draw_need(device: DeviceCapacity, first: DeviceCapacity, share: float, pool_share: float, rest: int) -> MemoryNeed:
@@ -86,11 +86,11 @@ class Simulation:
     def tell(self, event: events.Event) -> bool:
         """Tell the machine of an event and do what it asks for; whether it was accepted. Then all rules must hold.
 
-        What is due comes before the event. The mirror books an event first, so that one that takes something away,
-        which what is due could still be given, is told apart from that.
+        What is due comes before the event, but the mirror books the event first, and asks only after it who drains.
+        Where that matters, as what is due could be given what the event takes away, the two are told apart.
         """
         alarm = self.machine.next_alarm()
-        if isinstance(event, TAKES_AWAY) and alarm is not None and alarm <= self.now:
+        if isinstance(event, APART) and alarm is not None and alarm <= self.now:
             self.tell(events.Tick())
         self.events += 1
         try:

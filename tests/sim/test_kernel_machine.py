@@ -45,7 +45,7 @@ def test_rules_hold(seed: int) -> None:
     Simulation(seed, tasks=400, leases=400).run()
 
 
-@pytest.mark.parametrize(("seed", "tasks"), [(5, 1000), (13, 1000), (57, 8000)])
+@pytest.mark.parametrize(("seed", "tasks"), [(5, 1000), (13, 1000), (57, 8000), (94, 8000)])
 def test_what_was_due_is_judged_by_what_held_before_the_event(seed: int, tasks: int) -> None:
     """What a late event finds due is given by what was free, on hosts and workers that were there, before the event."""
     Simulation(seed, tasks=tasks, leases=2000).run()
