@@ -1,15 +1,17 @@
 """Sequences of the tensor engine: their order, and the state that is carried on."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-from tensor_sessions import DEADLINE_S, Session, entry, failing, floats, info, request, running
+from tensor_sessions import DEADLINE_S, Session, Told, entry, failing, floats, info, request, running
 
 from inferd.core.ids import Tenant
 from inferd.engine.tensor.request import SequenceStep, TensorLimits
 from inferd.engine.tensor.sequences import Sequences
-from inferd.errors import BackendFailedError, LimitExceededError, SequenceNotFoundError
+from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, SequenceNotFoundError
 from inferd.plugin import Signature, Tensor, TensorState
 
 STATEFUL: dict[str, Any] = {
@@ -93,7 +95,7 @@ def test_idle_sequences_are_given_up() -> None:
     waiting = entry(1, sequence=step("a"))
     sequences.join(waiting, step("a"))
     sequences.expire(12.0)
-    assert sequences.states(waiting, step("a"))["s"] is outputs["t"]
+    assert sequences.states(waiting, step("a"))["s"].array.tolist() == [[1]]
     with pytest.raises(LimitExceededError, match=r"workers\.sequences is 2"):
         sequences.states(waiting, step("c", start=True))
     sequences.leave(waiting, step("a"), 12.0)
@@ -114,3 +116,64 @@ def test_zeros_at_the_start_have_the_rows_of_the_request() -> None:
         states = Sequences(Signature(**STATEFUL, most_batch=most_batch), TensorLimits()).states(rows, step(start=True))
         assert states["s"].shape == shape
         assert not states["s"].array.any()
+
+
+def error_of(told: Told, handle: int) -> InferdError:
+    (error,) = [ended.error for result in told.results for ended in result.ended if ended.handle == handle]
+    assert error is not None
+    return error
+
+
+def test_rows_of_a_sequence_stay_as_many() -> None:
+    """A step of other rows than its sequence is refused with both numbers, and mixes no states of a batch."""
+    session = Counter()
+    with running(session) as (loop, told):
+        session.gate.release(3)
+        loop.submit(request(1, [[1.0], [2.0]], sequence=step("two", start=True)))
+        loop.submit(request(2, 1000.0, sequence=step("victim", tenant="u", start=True)))
+        loop.submit(request(3, 0.0, sequence=step("one", start=True)))
+        told.until(1, 2, 3)
+        while session.came.acquire(timeout=0):
+            pass
+        while session.gate.acquire(timeout=0):
+            pass
+        loop.submit(request(4, 0.0, sequence=step("b", start=True)))
+        session.wait()
+        loop.submit(request(5, 0.0, sequence=step("two")))
+        loop.submit(request(6, 1.0, sequence=step("victim", tenant="u")))
+        loop.submit(request(7, [[0.0], [0.0]], sequence=step("one")))
+        session.gate.release(100)
+        assert told.until(5, 6, 7) == {**dict.fromkeys((1, 2, 3, 4, 6)), 5: InvalidFieldError, 7: InvalidFieldError}
+        assert told.outputs()[6] == [[[1001]]]
+        assert re.search("has 1 rows and sequence 'two' has 2", error_of(told, 5).message)
+        loop.submit(request(8, [[0.0]] * 3, sequence=step("victim", tenant="u")))
+        assert told.until(8)[8] is InvalidFieldError
+        loop.submit(request(9, [[1.0], [2.0]], sequence=step("two")))
+        told.until(9)
+        assert told.outputs()[9] == [[[2], [4]]]
+
+
+def test_a_state_has_the_rows_of_its_request() -> None:
+    """A session that gives a state of other rows fails the request as the backend's fault, and the state stays."""
+
+    class Shrinking(Counter):
+        def predict(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
+            given = super().predict(inputs, outputs)
+            return {**given, "t": floats(given["t"].array[:1])}
+
+    session = Shrinking()
+    with running(session) as (loop, told):
+        session.gate.release(2)
+        loop.submit(request(1, [[1.0], [2.0]], sequence=step(start=True)))
+        assert told.until(1) == {1: BackendFailedError}
+
+
+def test_a_state_is_a_copy() -> None:
+    """What is kept of a sequence is its own rows, not the memory of the batch that it was computed in."""
+    sequences = Sequences(Signature(**STATEFUL, most_batch=8), TensorLimits())
+    batch = floats([[1.0]] * 1000)
+    part = Tensor(element_type=batch.element_type, shape=(1, 1), array=batch.array[:1])
+    sequences.commit(step(), {"y": part, "t": part}, 0.0)
+    kept = sequences.states(entry(1), step())["s"].array
+    assert kept.base is None
+    assert not np.shares_memory(kept, batch.array)

@@ -11,7 +11,7 @@ from inferd.errors import InvalidFieldError, suggestion
 from inferd.plugin.tensor import BITS, NUMPY, ElementType, Tensor, size_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from inferd.plugin import Signature, TensorInfo
 
@@ -67,13 +67,17 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"the model has no {what} {name[:80]!r}{hint} It has: {shown or 'none'}"
 
 
-def check_outputs(given: Any, wanted: Sequence[str], rows: int | None) -> dict[str, Tensor]:
+def check_outputs(
+    given: Any, wanted: Sequence[str], rows: int | None, *, state_rows: int | None = None, states: Container[str] = ()
+) -> dict[str, Tensor]:
     """What `TensorSession.predict` gave, by the names that were wanted.
 
     Args:
         given: That.
         wanted: The names.
         rows: The first dimension that each must have; None for any.
+        state_rows: The same for those among `states`.
+        states: Outputs that a sequence carries on.
 
     Raises:
         TypeError: It is not what it must be: no defect of the inputs, whatever else a ValueError says.
@@ -85,9 +89,10 @@ def check_outputs(given: Any, wanted: Sequence[str], rows: int | None) -> dict[s
             raise TypeError(
                 f"TensorSession.predict gave {type(tensor).__name__} as output {name!r}; it must be a Tensor"
             )
-        if rows is not None and (not tensor.shape or tensor.shape[0] != rows):
+        must = state_rows if name in states else rows
+        if must is not None and tensor.shape[:1] != (must,):
             raise TypeError(
-                f"TensorSession.predict gave output {name!r} of shape {list(tensor.shape)} for {rows} rows; "
+                f"TensorSession.predict gave output {name!r} of shape {list(tensor.shape)} for {must} rows; "
                 "its first dimension must be the rows, or Signature.most_batch 1"
             )
         outputs[name] = _checked(name, tensor)

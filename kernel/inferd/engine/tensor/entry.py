@@ -69,9 +69,10 @@ class Entry:
 
 
 def can_join(entry: Entry) -> bool:
-    """Whether its inputs can be put behind those of others: whole bytes, and at least one row."""
-    whole = all(tensor.array.shape == tensor.shape for tensor in entry.inputs.values())  # not packed
-    return whole and entry.rows > 0
+    """Whether its inputs can be put behind those of others: whole bytes, of as many rows each, and at least one."""
+    rows = entry.rows
+    each = entry.inputs.values()  # states, too: else one would be given rows of another
+    return rows > 0 and all(t.array.shape == t.shape and t.shape[:1] == (rows,) for t in each)
 
 
 def join(entries: Sequence[Entry]) -> dict[str, Tensor]:

@@ -237,7 +237,7 @@ class TensorLoop:
             if not isinstance(given, Mapping):
                 self._stream(entry, iter(given), batch, activity)
                 return
-            outputs = check_outputs(given, entry.asked, None)
+            outputs = self._checked(entry, given)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -257,6 +257,12 @@ class TensorLoop:
             with self._changed:
                 self.steps += 1
 
+    def _checked(self, entry: Entry, given: Any) -> dict[str, Tensor]:
+        """What the session gave for one request: of any shape, but states have its rows."""
+        carries = entry.request.sequence is not None and self.signature.most_batch > 1
+        states = self._sequences.outputs if carries else frozenset()
+        return check_outputs(given, entry.asked, None, state_rows=entry.rows, states=states)
+
     def _stream(self, entry: Entry, sets: Iterator[Any], batch: Batch, activity: Activity) -> None:
         """Tell one set of outputs after the other, as they come, until the last one or until nobody waits for more."""
         last: dict[str, Tensor] = {}
@@ -266,7 +272,7 @@ class TensorLoop:
                 given = next(sets, None)
                 if given is None:
                     break
-                last = check_outputs(given, entry.asked, None)
+                last = self._checked(entry, given)
                 result = TensorResult(seconds=time.perf_counter() - started)
                 self._check_size(entry, last)
                 with self._changed:

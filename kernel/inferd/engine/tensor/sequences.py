@@ -6,8 +6,9 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from inferd.engine.tensor.checks import zeros
-from inferd.errors import LimitExceededError, SequenceNotFoundError
+from inferd.engine.tensor.checks import AT, zeros
+from inferd.errors import InvalidFieldError, LimitExceededError, SequenceNotFoundError
+from inferd.plugin import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from inferd.core.ids import Tenant
     from inferd.engine.tensor.entry import Entry
     from inferd.engine.tensor.request import SequenceStep, TensorLimits
-    from inferd.plugin import Signature, Tensor
+    from inferd.plugin import Signature
 
     Key = tuple[Tenant, str]
 
@@ -68,6 +69,7 @@ class Sequences:
 
         Raises:
             SequenceNotFoundError: Its sequence is not kept.
+            InvalidFieldError: It has other rows than the sequence.
             LimitExceededError: It would be one too many.
         """
         kept = self._kept.get(step.key)
@@ -86,6 +88,7 @@ class Sequences:
                 f"sequence {step.name[:80]!r} is not there: {why}; send its first request with start again",
                 metadata={"sequence": step.name[:80], "why": why},
             )
+        self._check_rows(entry.rows, kept, step)
         return kept.states
 
     def commit(self, step: SequenceStep, outputs: Mapping[str, Tensor], now: float) -> None:
@@ -94,7 +97,7 @@ class Sequences:
             self._kept.pop(step.key, None)
             self._remember(step.key, "it has ended")
             return
-        states = {state.input_name: outputs[state.output_name] for state in self.signature.states}
+        states = {state.input_name: _copy(outputs[state.output_name]) for state in self.signature.states}
         self._kept[step.key] = _Kept(states, now)
         self._kept.move_to_end(step.key)
 
@@ -129,8 +132,26 @@ class Sequences:
             for state in self.signature.states
         }
 
+    def _check_rows(self, rows: int, kept: _Kept, step: SequenceStep) -> None:
+        """Each row of a state belongs to a row of the inputs: the model must not get one without the other."""
+        if self.signature.most_batch == 1:
+            return
+        for name, state in kept.states.items():
+            if state.shape[:1] != (rows,):
+                have = state.shape[0] if state.shape else 0
+                raise InvalidFieldError(
+                    f"the request has {rows} rows and sequence {step.name[:80]!r} has {have}, in its state {name!r}; "
+                    "send as many as at its start, or start it again",
+                    field=AT,
+                )
+
     def _remember(self, key: Key, why: str) -> None:
         self._gone[key] = why
         self._gone.move_to_end(key)
         if len(self._gone) > REMEMBERED:
             self._gone.popitem(last=False)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A part of a batch would keep the whole batch, and a session may use its memory again."""
+    return Tensor(element_type=tensor.element_type, shape=tensor.shape, array=tensor.array.copy())
