@@ -189,6 +189,20 @@ class Workers(BaseModel):
         0.0, ge=0, description="how long a task of tensors waits for others to be computed with, in seconds"
     )
     sequences: int = Field(1024, ge=1, description="sequences whose state a worker keeps for a model of tensors")
+    sequences_per_tenant: int = Field(
+        0,
+        ge=0,
+        le=1 << 31,
+        description="sequences of those that one tenant may have; 0 for half of them, but at least one",
+    )
+    sequence_bytes: int = Field(64 << 20, ge=1, le=1 << 62, description="most bytes of the state of a sequence")
+    all_sequences_bytes: int = Field(
+        512 << 20,
+        ge=1,
+        le=1 << 62,
+        description="most bytes of the states that a worker keeps; one tenant may have the same part of it as of the "
+        "sequences",
+    )
     sequence_idle_s: Seconds = Field(
         60.0, gt=0, description="a sequence of tensors without a task for so long is given up"
     )

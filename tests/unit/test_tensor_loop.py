@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from inferd.engine.tensor.board import Board
 from inferd.engine.tensor.request import Request, TensorLimits
 from inferd.engine.tensor.sequences import Sequences
 from inferd.errors import BackendFailedError, InvalidFieldError, LimitExceededError
-from inferd.plugin import Tensor
+from inferd.plugin import ElementType, Tensor
 
 
 def test_what_came_meanwhile_is_computed_as_one() -> None:
@@ -273,3 +274,30 @@ def test_outputs_have_a_bound() -> None:
         session.gate.release(2)
         assert told.until(1, 2, 3) == {1: None, 2: LimitExceededError, 3: None}
         assert len(session.calls) == 2
+
+
+def undecodable(_: Any) -> Any:
+    b"\xff".decode()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_texts_that_are_none_are_the_backends_fault(*, alone: bool) -> None:
+    """A text of an output that is no Unicode ends its request as the backend's fault, and no worker."""
+    surrogates = np.array([["\ud800"]], object)
+    lone = Tensor(element_type=ElementType.STRING, shape=(1, 1), array=surrogates)
+
+    def compute(x: Any) -> Any:
+        if 7 in x:
+            undecodable(x)
+        return {"y": lone} if len(x) == 1 else {"y": replace(lone, shape=x.shape, array=surrogates.repeat(len(x), 0))}
+
+    session = Session(compute=compute)
+    with running(session) as (loop, told):
+        session.gate.release(100)
+        loop.submit(request(1, 7.0, alone=alone))
+        loop.submit(request(2, alone=alone))
+        loop.submit(request(3, alone=alone))
+        assert told.until(1, 2, 3) == dict.fromkeys((1, 2, 3), BackendFailedError)
+        errors = {e.handle: e.error.message for r in told.results for e in r.ended if e.error is not None}
+        assert "UnicodeDecodeError" in errors[1]
+        assert "output 'y' has a text that is no Unicode" in errors[2]

@@ -2,16 +2,25 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from tensor_sessions import DEADLINE_S, Session, Told, entry, failing, floats, info, request, running
+from tensor_sessions import DEADLINE_S, FLOAT, Session, Told, entry, failing, floats, info, request, running
 
+import inferd.engine.tensor.sequences as sequences_module
 from inferd.core.ids import Tenant
 from inferd.engine.tensor.request import SequenceStep, TensorLimits
 from inferd.engine.tensor.sequences import Sequences
-from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, SequenceNotFoundError
+from inferd.errors import (
+    BackendFailedError,
+    InferdError,
+    InternalError,
+    InvalidFieldError,
+    LimitExceededError,
+    SequenceNotFoundError,
+)
 from inferd.plugin import Signature, Tensor, TensorState
 
 STATEFUL: dict[str, Any] = {
@@ -85,7 +94,7 @@ def test_a_start_that_failed_started_nothing() -> None:
 
 def test_idle_sequences_are_given_up() -> None:
     """A sequence is kept for the setting's time behind its last request, as long as none waits; why is told then."""
-    limits = TensorLimits(sequence_idle_s=10.0, sequences=2)
+    limits = TensorLimits(sequence_idle_s=10.0, sequences=2, sequences_per_tenant=2)
     sequences = Sequences(Signature(**STATEFUL, most_batch=8), limits)
     outputs = {"y": floats([[1]]), "t": floats([[1]])}
     assert sequences.next_expiry() is None
@@ -177,3 +186,80 @@ def test_a_state_is_a_copy() -> None:
     kept = sequences.states(entry(1), step())["s"].array
     assert kept.base is None
     assert not np.shares_memory(kept, batch.array)
+
+
+def test_a_state_that_is_too_large_is_made_for_nobody() -> None:
+    """A start whose zeros would exceed the bound of a sequence is refused with both numbers; others go on."""
+    session = Counter(inputs=(info("x", "b", ""), info("s", "b", 1)))
+    session.gate.release(100)
+    nothing = Tensor(element_type=FLOAT, shape=(1 << 31, 0), array=np.zeros((1 << 31, 0), np.float32))
+    with running(session) as (loop, told):
+        for handle, end in ((1, False), (2, True)):
+            loop.submit(replace(request(handle, sequence=step(start=True, end=end)), inputs={"x": nothing}))
+        assert told.until(1, 2) == dict.fromkeys((1, 2), LimitExceededError)
+        assert re.search(f"has {1 << 33} bytes and workers.sequence_bytes is {64 << 20}", error_of(told, 1).message)
+        loop.submit(request(3, sequence=step(start=True)))
+        assert told.until(3)[3] is None
+
+
+def test_what_a_start_raises_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that cannot be made, for whatever reason, ends the request that asked for it, and no thread."""
+
+    def none_left(*_: Any) -> Tensor:
+        raise MemoryError("none left")
+
+    session = Counter()
+    session.gate.release(100)
+    with running(session) as (loop, told), monkeypatch.context() as patch:
+        patch.setattr(sequences_module, "zeros", none_left)
+        loop.submit(request(1, sequence=step(start=True)))
+        assert told.until(1) == {1: InternalError}
+        patch.undo()
+        loop.submit(request(2, sequence=step(start=True)))
+        assert told.until(2)[2] is None
+
+
+def test_states_have_bounds_in_bytes() -> None:
+    """What all states take, and those of a tenant, is counted; the request that would exceed it is told the numbers."""
+    limits = TensorLimits(sequences=4, sequence_bytes=400, all_sequences_bytes=1000)
+    sequences = Sequences(Signature(**STATEFUL, most_batch=256), limits)
+
+    def commit(name: str, rows: int, tenant: str = "t", **more: bool) -> None:
+        outputs = dict.fromkeys(("y", "t"), floats([[1.0]] * rows))
+        sequences.commit(step(name, tenant, **more), outputs, 0.0)
+
+    with pytest.raises(LimitExceededError, match=r"has 404 bytes and workers\.sequence_bytes is 400"):
+        commit("a", 101)
+    commit("a", 100)
+    with pytest.raises(
+        LimitExceededError, match=r"tenant 't' would have 504 bytes .* workers\.all_sequences_bytes is 500"
+    ):
+        commit("b", 26)
+    commit("b", 25)
+    commit("a", 100)
+    commit("c", 100, "u")
+    with pytest.raises(LimitExceededError, match=r"all sequences would have 1004 bytes .* is 1000") as caught:
+        commit("d", 26, "v")
+    assert caught.value.metadata["bound"] == "workers.all_sequences_bytes"
+    commit("a", 100, end=True)
+    commit("d", 26, "v")
+
+
+def test_a_tenant_leaves_sequences_to_others() -> None:
+    """A tenant has half of the sequences, with those that begin at once; one that starts and ends takes no place."""
+    session = Counter()
+    with running(session, sequences=4) as (loop, told):
+        for handle in (1, 2, 3):
+            loop.submit(request(handle, sequence=step(str(handle), start=True)))
+        loop.submit(request(4, sequence=step("4", start=True, end=True)))
+        loop.submit(request(5, sequence=step("5", "u", start=True)))
+        session.gate.release(100)
+        assert told.until(1, 2, 3, 4, 5) == {**dict.fromkeys((1, 2, 4, 5)), 3: LimitExceededError}
+        assert "workers.sequences_per_tenant is 2" in error_of(told, 3).message
+        loop.submit(request(6, sequence=step("1", end=True)))
+        told.until(6)
+        loop.submit(request(7, sequence=step("7", start=True)))
+        loop.submit(request(8, 13.0, sequence=step("8", "u", start=True)))
+        assert told.until(7, 8)[7] is None
+        loop.submit(request(9, sequence=step("9", "u", start=True)))
+        assert told.until(9)[9] is None  # one that failed to begin holds nothing

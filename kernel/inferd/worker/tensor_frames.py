@@ -28,13 +28,17 @@ FRAME_BYTES: Final = 1 << 20
 
 def read_tensor_limits(limits: load_pb2.EngineLimits) -> TensorLimits:
     """The bounds of the engine; its own defaults where the kernel gives none."""
+    own = TensorLimits()
     if not limits.HasField("tensor"):
-        return TensorLimits()
+        return own
     told = limits.tensor
     return TensorLimits(
         batch_rows=told.batch_rows,
         batch_delay_s=told.batch_delay_s,
         sequences=told.sequences,
+        sequences_per_tenant=told.sequences_per_tenant,
+        sequence_bytes=told.sequence_bytes or own.sequence_bytes,
+        all_sequences_bytes=told.all_sequences_bytes or own.all_sequences_bytes,
         sequence_idle_s=told.sequence_idle_s,
         output_bytes=told.output_bytes,
     )

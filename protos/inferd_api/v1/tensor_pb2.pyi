@@ -257,7 +257,9 @@ Global___InferInput: _TypeAlias = InferInput  # noqa: Y015
 class InferSequence(_message.Message):
     """Requests that follow each other, for which a model's state is carried on from one to the next. They are computed in
     the order in which they are taken; a client that wants to be sure of it sends the next one when it has the answer. A
-    request that fails, is cancelled or expires leaves the state as it was.
+    request that fails, is cancelled or expires leaves the state as it was. Errors: INVALID_FIELD, a request has other
+    rows than the first one; LIMIT_EXCEEDED, sequences beyond `workers.sequences` or `workers.sequences_per_tenant`, or
+    states beyond `workers.sequence_bytes` or `workers.all_sequences_bytes`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from inferd.engine.cause import last_line
 from inferd.engine.tensor.entry import Entry, can_join
-from inferd.errors import InferdError
+from inferd.errors import InferdError, InternalError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from inferd.engine.tensor.sequences import Sequences
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,7 +148,12 @@ class Board:
             return False
         try:
             entry.inputs.update(self.sequences.states(entry, step))
-        except InferdError as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            if not isinstance(error, InferdError):
+                _log.exception("the state of a sequence could not be given")
+                error = InternalError(f"the state of the sequence cannot be made: {last_line(error)}")
             del self._waiting[entry.handle]
             self.refused.append((entry, error))
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,6 +163,11 @@ def _told(info: TensorInfo) -> str:
         return f"{info.element_type.name} of any shape"
     sizes = ", ".join(str(size) or "?" for size in info.shape)
     return f"{info.element_type.name} of shape [{sizes}]"
+
+
+def zeros_bytes(kind: ElementType, shape: tuple[int, ...]) -> int:
+    """What `zeros` takes."""
+    return prod(shape) * np.dtype(object).itemsize if kind is ElementType.STRING else size_bytes(kind, shape)
 
 
 def zeros(kind: ElementType, shape: tuple[int, ...]) -> Tensor:

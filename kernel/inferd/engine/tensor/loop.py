@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.vigil import Doing, Pulse
 from inferd.engine.activity import Activity
-from inferd.engine.cause import placed_line
+from inferd.engine.cause import last_line, placed_line
 from inferd.engine.tensor.board import Batch, Board
 from inferd.engine.tensor.checks import check_inputs, check_outputs, choose_outputs
 from inferd.engine.tensor.entry import Entry, join, split, told_bytes
@@ -21,7 +22,7 @@ from inferd.engine.token.output import Ended
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, is_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from inferd.plugin import LoadedTensorModel, Tensor
 
@@ -252,7 +253,8 @@ class TensorLoop:
         inputs = join(entries)
         activity.begin(Doing.STEP, sum(entry.size_bytes for entry in entries))
         try:
-            return self._session.predict(inputs, entries[0].asked)
+            with _refusals():
+                return self._session.predict(inputs, entries[0].asked)
         finally:
             with self._changed:
                 self.steps += 1
@@ -269,7 +271,8 @@ class TensorLoop:
         try:
             while not entry.dropped:
                 started = time.perf_counter()
-                given = next(sets, None)
+                with _refusals():
+                    given = next(sets, None)
                 if given is None:
                     break
                 last = self._checked(entry, given)
@@ -299,13 +302,15 @@ class TensorLoop:
             return
         try:
             self._check_size(entry, outputs)
-        except LimitExceededError as error:
+            self._conclude(entry, outputs)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             self._forget(entry)
-            result.ended.append(Ended(handle=entry.handle, error=error))
+            result.ended.append(Ended(handle=entry.handle, error=self._typed(error)))
             return
         if entry.pass_on():
             result.outputs.append((entry.handle, {name: outputs[name] for name in entry.wanted}))
-        self._conclude(entry, outputs)
         result.ended.append(Ended(handle=entry.handle))
 
     def _conclude(self, entry: Entry, outputs: Mapping[str, Tensor]) -> None:
@@ -316,7 +321,7 @@ class TensorLoop:
         self._forget(entry)
 
     def _check_size(self, entry: Entry, outputs: Mapping[str, Tensor]) -> None:
-        sizes = {name: told_bytes(outputs[name]) for name in entry.wanted}
+        sizes = {name: _told_bytes(name, outputs[name]) for name in entry.wanted}
         total, most = sum(sizes.values()), self._limits.output_bytes
         if total > most:
             largest = max(sizes, key=lambda name: sizes[name])
@@ -327,19 +332,20 @@ class TensorLoop:
             )
 
     def _fail(self, entry: Entry, error: BaseException, activity: Activity) -> None:
-        if isinstance(error, InferdError):
-            told = error
-        elif isinstance(error, ValueError):
-            told = InvalidFieldError(f"the model does not take these inputs: {error}", field="spec.infer.inputs")
-        else:
-            _log.error("the backend failed with one request", exc_info=error)
-            cause = placed_line(error, self._session)
-            told = BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause})
+        told = self._typed(error)
         with self._changed:
             if entry.dropped:
                 return
             self._forget(entry)
         self._tell(activity, ended=[Ended(handle=entry.handle, error=told)])
+
+    def _typed(self, error: BaseException) -> InferdError:
+        """What a request is told of an error."""
+        if isinstance(error, InferdError):
+            return error
+        _log.error("the backend failed with one request", exc_info=error)
+        cause = placed_line(error, self._session)
+        return BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause})
 
     def _forget(self, entry: Entry) -> None:
         del self._entries[entry.handle]
@@ -355,3 +361,23 @@ class TensorLoop:
         if result.outputs or result.ended or result.seconds:
             activity.begin(Doing.IDLE)  # the kernel may not read just now
             self._deliver(result)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A ValueError that a session raises is the client's fault; not that of texts which it cannot read or write."""
+    try:
+        yield
+    except UnicodeError:
+        raise
+    except ValueError as error:
+        message = f"the model does not take these inputs: {error}"
+        raise InvalidFieldError(message, field="spec.infer.inputs") from error
+
+
+def _told_bytes(name: str, tensor: Tensor) -> int:
+    try:
+        return told_bytes(tensor)
+    except UnicodeError as error:
+        cause = f"output {name!r} has a text that is no Unicode: {last_line(error)}"
+        raise BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause}) from None

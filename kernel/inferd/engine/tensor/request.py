@@ -21,6 +21,9 @@ class TensorLimits:
         batch_rows: Most rows that are computed as one.
         batch_delay_s: Most seconds that a request waits for others to be computed with.
         sequences: Most sequences whose state is kept.
+        sequences_per_tenant: Most of those of one tenant; 0 for half of them.
+        sequence_bytes: Most bytes of a sequence's state.
+        all_sequences_bytes: Most bytes of all states; of one tenant's the same part as of the sequences.
         sequence_idle_s: A sequence without a request for so long is given up.
         output_bytes: Most bytes of a set of outputs.
     """
@@ -28,8 +31,16 @@ class TensorLimits:
     batch_rows: int = 64
     batch_delay_s: float = 0.0
     sequences: int = 1024
+    sequences_per_tenant: int = 0
+    sequence_bytes: int = 64 << 20
+    all_sequences_bytes: int = 512 << 20
     sequence_idle_s: float = 60.0
     output_bytes: int = 4 << 20
+
+    @property
+    def tenant_sequences(self) -> int:
+        """Most sequences of one tenant."""
+        return min(self.sequences, self.sequences_per_tenant or max(1, self.sequences // 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,9 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from inferd.engine.tensor.checks import AT, zeros
-from inferd.errors import InvalidFieldError, LimitExceededError, SequenceNotFoundError
+from inferd.engine.tensor.checks import AT, zeros, zeros_bytes
+from inferd.engine.tensor.ledger import Ledger, kept_bytes
+from inferd.errors import InvalidFieldError, SequenceNotFoundError
 from inferd.plugin import Tensor
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Sequences:
     _kept: OrderedDict[Key, _Kept] = field(default_factory=OrderedDict)  # the one that was used last is the last
     _lines: dict[Key, deque[Entry]] = field(default_factory=dict)  # those that wait or are computed, in their order
     _gone: OrderedDict[Key, str] = field(default_factory=OrderedDict)  # why
+    _ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is kept yet."""
+        self._ledger = Ledger(self.limits)
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -70,18 +76,11 @@ class Sequences:
         Raises:
             SequenceNotFoundError: Its sequence is not kept.
             InvalidFieldError: It has other rows than the sequence.
-            LimitExceededError: It would be one too many.
+            LimitExceededError: It would be one too many, or too large.
         """
         kept = self._kept.get(step.key)
         if step.start:
-            if kept is None and len(self._kept) >= self.limits.sequences:
-                most = self.limits.sequences
-                raise LimitExceededError(
-                    f"{len(self._kept)} sequences are kept and workers.sequences is {most}; end some, or wait until"
-                    f" some have been idle for {self.limits.sequence_idle_s:g} s",
-                    metadata={"bound": "workers.sequences", "value": str(len(self._kept)), "limit": str(most)},
-                )
-            return self._start(entry.rows)
+            return self._start(entry, step)
         if kept is None:
             why = self._gone.get(step.key, "it was not started here; it may have gone with its worker")
             raise SequenceNotFoundError(
@@ -92,24 +91,36 @@ class Sequences:
         return kept.states
 
     def commit(self, step: SequenceStep, outputs: Mapping[str, Tensor], now: float) -> None:
-        """A request was computed: what it gave is the state of the next one."""
+        """A request was computed: what it gave is the state of the next one.
+
+        Raises:
+            LimitExceededError: The state is larger than a bound; nothing has changed.
+        """
         if step.end:
             self._kept.pop(step.key, None)
+            self._ledger.drop(step.key)
             self._remember(step.key, "it has ended")
             return
-        states = {state.input_name: _copy(outputs[state.output_name]) for state in self.signature.states}
+        given = {state.input_name: outputs[state.output_name] for state in self.signature.states}
+        size = sum(kept_bytes(tensor) for tensor in given.values())
+        self._ledger.check_one(size)
+        states = {name: _copy(tensor) for name, tensor in given.items()}
+        self._ledger.put(step.key, size)
         self._kept[step.key] = _Kept(states, now)
         self._kept.move_to_end(step.key)
 
     def leave(self, entry: Entry, step: SequenceStep, now: float) -> None:
         """A request has ended, or was dropped."""
         line = self._lines[step.key]
+        first = line[0] is entry
         line.remove(entry)
         if not line:
             del self._lines[step.key]
         if (kept := self._kept.get(step.key)) is not None:
             kept.used_at = now
             self._kept.move_to_end(step.key)
+        elif first:
+            self._ledger.drop(step.key)  # it did not begin
 
     def expire(self, now: float) -> None:
         """Give up those that were idle for too long."""
@@ -117,6 +128,7 @@ class Sequences:
         for key in [key for key, kept in self._kept.items() if now - kept.used_at >= idle_s]:
             if key not in self._lines:
                 del self._kept[key]
+                self._ledger.drop(key)
                 self._remember(key, f"it was idle for {idle_s:g} s (workers.sequence_idle_s)")
 
     def next_expiry(self) -> float | None:
@@ -124,13 +136,16 @@ class Sequences:
         idle = [kept.used_at for key, kept in self._kept.items() if key not in self._lines]
         return min(idle) + self.limits.sequence_idle_s if idle else None
 
-    def _start(self, rows: int) -> dict[str, Tensor]:
+    def _start(self, entry: Entry, step: SequenceStep) -> dict[str, Tensor]:
+        """Zeros. One that is to be kept has its place from now on: several that begin at once do not get the same."""
         kinds = {info.name: info.element_type for info in self.signature.inputs}
-        batch = (rows,) if self.signature.most_batch > 1 else ()
-        return {
-            state.input_name: zeros(kinds[state.input_name], (*batch, *state.start_shape))
-            for state in self.signature.states
-        }
+        batch = (entry.rows,) if self.signature.most_batch > 1 else ()
+        shapes = {state.input_name: (*batch, *state.start_shape) for state in self.signature.states}
+        size = sum(zeros_bytes(kinds[name], shape) for name, shape in shapes.items())
+        self._ledger.check_one(size)
+        if not step.end and step.key not in self._kept:
+            self._ledger.put(step.key, size)
+        return {name: zeros(kinds[name], shape) for name, shape in shapes.items()}
 
     def _check_rows(self, rows: int, kept: _Kept, step: SequenceStep) -> None:
         """Each row of a state belongs to a row of the inputs: the model must not get one without the other."""

@@ -247,6 +247,9 @@ class TensorLimits(_message.Message):
     SEQUENCES_FIELD_NUMBER: _builtins.int
     SEQUENCE_IDLE_S_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    SEQUENCES_PER_TENANT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_BYTES_FIELD_NUMBER: _builtins.int
+    ALL_SEQUENCES_BYTES_FIELD_NUMBER: _builtins.int
     batch_rows: _builtins.int
     """Most rows that are computed as one."""
     batch_delay_s: _builtins.float
@@ -257,6 +260,12 @@ class TensorLimits(_message.Message):
     """A sequence without a request for so long is given up, in seconds."""
     output_bytes: _builtins.int
     """Most bytes of a set of outputs."""
+    sequences_per_tenant: _builtins.int
+    """Most sequences of one tenant whose state is kept; 0 for half of them."""
+    sequence_bytes: _builtins.int
+    """Most bytes of the state of a sequence; 0 for the engine's default."""
+    all_sequences_bytes: _builtins.int
+    """Most bytes of all states; 0 for the engine's default."""
     def __init__(
         self,
         *,
@@ -265,10 +274,13 @@ class TensorLimits(_message.Message):
         sequences: _builtins.int = ...,
         sequence_idle_s: _builtins.float = ...,
         output_bytes: _builtins.int = ...,
+        sequences_per_tenant: _builtins.int = ...,
+        sequence_bytes: _builtins.int = ...,
+        all_sequences_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_delay_s", b"batch_delay_s", "batch_rows", b"batch_rows", "output_bytes", b"output_bytes", "sequence_idle_s", b"sequence_idle_s", "sequences", b"sequences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_sequences_bytes", b"all_sequences_bytes", "batch_delay_s", b"batch_delay_s", "batch_rows", b"batch_rows", "output_bytes", b"output_bytes", "sequence_bytes", b"sequence_bytes", "sequence_idle_s", b"sequence_idle_s", "sequences", b"sequences", "sequences_per_tenant", b"sequences_per_tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
