@@ -68,6 +68,10 @@ def _measure(model: Path, location: str, what: str) -> int:
             raise LoadError(f"{what}: a symbolic link leads out of the model's folder; put the file itself there")
         if not file.is_file():
             raise LoadError(f"{what}: that is not a file")
-        return file.stat().st_size
+        status = file.stat()
     except OSError as error:
         raise LoadError(f"{what} cannot be read: {error.strerror or error}") from None
+    if status.st_nlink > 1:
+        names = f"that file has {status.st_nlink} names (hard links), and others may be outside of the folder"
+        raise LoadError(f"{what}: {names}; put a copy there")
+    return status.st_size

@@ -101,7 +101,7 @@ def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadReques
 
 def is_ort(path: Path) -> bool:
     """Whether a file is of the runtime's own format."""
-    return path.suffix.lower() == ".ort"
+    return path.suffix == ".ort"
 
 
 def make_options(settings: Mapping[str, Any], provider: str) -> ort.SessionOptions:

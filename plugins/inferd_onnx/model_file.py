@@ -13,15 +13,17 @@ from pathlib import Path
 from inferd.plugin import ElementType, LoadError
 from inferd.plugin.tensor import BITS
 from inferd_onnx.external import check_external
-from inferd_onnx.wire import Field, read_fields, read_numbers, read_text, signed
+from inferd_onnx.wire import Field, read_contents, read_fields, read_numbers, read_text, signed
 
 MAX_DEPTH = 32  # of graphs in attributes of nodes in graphs; protobuf itself reads 100 messages in each other
 MAX_DIMS = 64
+MAX_MESSAGES = 500_000  # nodes, their attributes, weights and what is in them: some ten times those of large models
+MAX_PLACES = 32  # what is said of one weight's place; known are five
 OWN_FILE = "model.onnx"  # of a folder
 MODEL_GRAPH, MODEL_TRAINING, MODEL_FUNCTION, MODEL_IR = 7, 20, 25, 1
 TRAINING_GRAPHS = (1, 2)
 GRAPH_NODE, GRAPH_NAME, GRAPH_TENSOR, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE = 1, 2, 5, 11, 12, 15
-NODE_OP, NODE_ATTRIBUTE, FUNCTION_NODE = 4, 5, 7
+NODE_OP, NODE_ATTRIBUTE, FUNCTION_NODE, FUNCTION_ATTRIBUTE = 4, 5, 7, 11
 ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 SPARSE_TENSORS = (1, 2)
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 1, 2, 8, 13
@@ -80,7 +82,7 @@ def read_model_file(path: Path) -> ModelFile:
         if not size_bytes:
             raise LoadError(f"{file} is empty")
         found = ModelFile(path=file, size_bytes=size_bytes)
-        if file.suffix.lower() == ".ort":
+        if file.suffix == ".ort":  # in other letters the runtime reads it as ONNX
             return _read_compiled(found)
         with (
             file.open("rb") as opened,
@@ -116,6 +118,7 @@ class _Reader:
         self._data = data
         self._found = found
         self._external_bytes: dict[str, int] = {}
+        self._messages = 0
 
     def read(self) -> None:
         """All of the model.
@@ -131,8 +134,8 @@ class _Reader:
                 self._read_signature(each)
                 self._read_graph(each, 0)
             elif each.number == MODEL_FUNCTION and each.end:
-                for inner in self._inside(each, FUNCTION_NODE):
-                    self._read_node(inner, 0)
+                for inner in self._inside(each, FUNCTION_NODE, FUNCTION_ATTRIBUTE):
+                    (self._read_node if inner.number == FUNCTION_NODE else self._read_attribute)(inner, 0)
             elif each.number == MODEL_TRAINING and each.end:
                 for graph in self._inside(each, *TRAINING_GRAPHS):
                     self._read_graph(graph, 0)
@@ -141,9 +144,11 @@ class _Reader:
 
     def _inside(self, outer: Field, *numbers: int) -> Iterator[Field]:
         """The messages and texts of these numbers in a message."""
-        for each in read_fields(self._data, outer.value, outer.end):
-            if each.number in numbers and each.end:
-                yield each
+        for each in read_contents(self._data, outer.value, outer.end, frozenset(numbers)):
+            self._messages += 1
+            if self._messages > MAX_MESSAGES:
+                raise ValueError(f"it has more than {MAX_MESSAGES} nodes, attributes and weights")
+            yield each
 
     def _read_signature(self, graph: Field) -> None:
         for value in self._inside(graph, GRAPH_INPUT, GRAPH_OUTPUT):
@@ -176,15 +181,17 @@ class _Reader:
                 if read_text(self._data, each) == COMPILED:
                     why = f"holds an engine that was compiled for one machine ({COMPILED}); load what it was made of"
                     raise LoadError(f"{self._found.path} {why}")
-                continue
-            inner = (*ATTRIBUTE_TENSORS, *ATTRIBUTE_GRAPHS, *ATTRIBUTE_SPARSE)
-            for value in self._inside(each, *inner):
-                if value.number in ATTRIBUTE_TENSORS:
-                    self._read_tensor(value)
-                elif value.number in ATTRIBUTE_GRAPHS:
-                    self._read_graph(value, depth + 1)
-                else:
-                    self._read_sparse(value)
+            else:
+                self._read_attribute(each, depth)
+
+    def _read_attribute(self, attribute: Field, depth: int) -> None:
+        for value in self._inside(attribute, *ATTRIBUTE_TENSORS, *ATTRIBUTE_GRAPHS, *ATTRIBUTE_SPARSE):
+            if value.number in ATTRIBUTE_TENSORS:
+                self._read_tensor(value)
+            elif value.number in ATTRIBUTE_GRAPHS:
+                self._read_graph(value, depth + 1)
+            else:
+                self._read_sparse(value)
 
     def _read_sparse(self, sparse: Field) -> None:
         for tensor in self._inside(sparse, *SPARSE_TENSORS):
@@ -204,8 +211,7 @@ class _Reader:
             elif each.number == TENSOR_NAME and each.end:
                 name = read_text(self._data, each)
             elif each.number == TENSOR_EXTERNAL and each.end:
-                entry = {part.number: read_text(self._data, part) for part in self._inside(each, *ENTRY)}
-                places[entry.get(ENTRY[0], "")] = entry.get(ENTRY[1], "")
+                self._read_place(each, places)
         known = ElementType(kind) if kind in set(ElementType) else None
         size_bytes = tensor.end - tensor.value
         if places:
@@ -215,3 +221,13 @@ class _Reader:
         self._found.weights_bytes += size_bytes
         if known:
             self._found.weight_bytes_by_type[known] += size_bytes
+
+    def _read_place(self, entry: Field, places: dict[str, str]) -> None:
+        """What is said of a weight's place, exactly: a file's name that was mended would be that of another file."""
+        parts = {part.number: bytes(self._data[part.value : part.end]) for part in self._inside(entry, *ENTRY)}
+        try:
+            places[parts.get(ENTRY[0], b"").decode()] = parts.get(ENTRY[1], b"").decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"where a weight is said to be at byte {entry.value}, that is no UTF-8") from None
+        if len(places) > MAX_PLACES:
+            raise ValueError(f"more than {MAX_PLACES} things are said of a weight's place")

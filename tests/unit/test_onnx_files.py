@@ -71,10 +71,51 @@ def save_sparse(path: Path, weight: TensorProto) -> Path:
     return path
 
 
+def save_default(path: Path, weight: TensorProto) -> Path:
+    """The same, with the weight as what an attribute of a function is where it is not given."""
+    opsets = [helper.make_opsetid("", models.OPSET)]
+    constant = helper.make_node("Constant", [], ["inner"])
+    constant.attribute.add(name="value", ref_attr_name="chosen", type=onnx.AttributeProto.TENSOR)
+    node = helper.make_node("Add", ["a", "inner"], ["b"])
+    default = helper.make_attribute("chosen", weight)
+    function = helper.make_function("own", "Shift", ["a"], ["b"], [constant, node], opsets, attribute_protos=[default])
+    graph = helper.make_graph(
+        [helper.make_node("Shift", ["x"], ["y"], domain="own")],
+        "small",
+        [models.value("x", 1, [4, 2])],
+        [models.value("y", 1, [4, 2])],
+    )
+    opsets = [*opsets, helper.make_opsetid("own", 1)]
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=models.IR, functions=[function]).SerializeToString()
+    )
+    return path
+
+
+def message(number: int, content: bytes, above: int = 0) -> bytes:
+    """A field that holds bytes, with bits of its key above the 32 that there are."""
+    return varint((number << 3 | 2) + (above << 32)) + varint(len(content)) + content
+
+
+def save_raw(path: Path, places: bytes) -> Path:
+    """A model with a weight that is elsewhere, of which `places` is what the file says."""
+    weight = TensorProto(name="weight", data_type=1, dims=(4, 2), data_location=TensorProto.EXTERNAL)
+    graph = message(5, weight.SerializeToString() + places)
+    path.write_bytes(b"\x08\x0a" + message(7, graph))
+    return path
+
+
 def varint(number: int) -> bytes:
     """A number as protobuf writes it."""
     low, rest = number & 127, number >> 7
     return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+
+def refusal(path: Path) -> str:
+    """Why a file is refused."""
+    with pytest.raises(LoadError) as caught:
+        read_model_file(path)
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -99,7 +140,7 @@ def test_external_data(folder: Path) -> None:
         assert found.array.tolist() == WEIGHT[[2, 0]].tolist()
 
 
-@pytest.mark.parametrize("save", [save_gather, save_hidden, save_sparse])
+@pytest.mark.parametrize("save", [save_gather, save_hidden, save_sparse, save_default])
 @pytest.mark.parametrize(
     ("location", "why"),
     [
@@ -115,6 +156,10 @@ def test_external_data(folder: Path) -> None:
         ("weights.bin\0/../../secret", "that is no path of a file"),
         ("*/_ORT_MEM_ADDR_/*", "that is no path of a file"),
         ("gone.bin", "cannot be read: No such file"),
+        (
+            "hard.bin",
+            "that file has 2 names \\(hard links\\), and others may be outside of the folder; put a copy there",
+        ),
     ],
 )
 def test_external_data_stays_in_the_folder(
@@ -123,6 +168,7 @@ def test_external_data_stays_in_the_folder(
     """A path out of the model's folder is refused before the runtime opens anything, wherever in the file it stands."""
     (folder / "link").symlink_to(folder.parent / "secret")
     (folder / "away").symlink_to(folder.parent)
+    (folder / "hard.bin").hardlink_to(folder.parent / "secret")
     (folder / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
     (folder / "*" / "_ORT_MEM_ADDR_" / "*").write_bytes(WEIGHT.tobytes())
     path = save(folder / "model.onnx", external(location))
@@ -130,6 +176,49 @@ def test_external_data_stays_in_the_folder(
         with pytest.raises(LoadError, match=why) as caught:
             ask(path)
         assert str(caught.value).startswith(f"{path}: the data of tensor 'weight' in ")
+
+
+def test_keys_that_libraries_cut_off(folder: Path) -> None:
+    """A field whose key has more than 32 bits is refused: the runtime would see another one, and follow it."""
+    place = message(1, b"location") + message(2, b"../secret")
+    assert "leaves the model's folder" in refusal(save_raw(folder / "model.onnx", message(13, place)))
+    for above in (1, 8, 1 << 20):
+        path = save_raw(folder / "model.onnx", message(13, place, above))
+        assert "it must be from 1 to 536870911" in refusal(path)
+    for key in (b"\x02\x00", b"\x00\x00", b"\x82\x00\x00"):
+        assert "has the number 0" in refusal(save_raw(path, key))
+
+
+def test_names_that_are_no_utf8(folder: Path) -> None:
+    """Where data is must be said in UTF-8: another file's name is not made of what is not."""
+    (folder / "\ufffdx").write_bytes(WEIGHT.tobytes())
+    (folder / os.fsdecode(b"\xffx")).symlink_to("../secret")
+    path = save_raw(folder / "model.onnx", message(13, message(1, b"location") + message(2, b"\xffx")))
+    assert "that is no UTF-8" in refusal(path)
+
+
+def test_ort_in_capital_letters(folder: Path) -> None:
+    """A file that is named .ORT, which the runtime reads as ONNX, is looked through, whatever it begins with."""
+    place = message(13, message(1, b"location") + message(2, b"../secret"))
+    path = save_raw(folder / "model.ORT", place)
+    path.write_bytes(message(2, b"__ORTM") + path.read_bytes())
+    assert path.read_bytes()[4:8] == b"ORTM"
+    assert "leaves the model's folder" in refusal(path)
+
+
+def test_many_entries(folder: Path) -> None:
+    """Nodes, and what is said of a weight's place, are bounded; numbers and texts of a graph are gone over quickly."""
+    path = folder / "model.onnx"
+    path.write_bytes(message(7, b"\x0a\x00" * 500_001))
+    assert "it has more than 500000 nodes, attributes and weights" in refusal(path)
+    assert "more than 32 things" in refusal(
+        save_raw(path, b"".join(message(13, message(1, b"%d" % n)) for n in range(40)))
+    )
+    trees = b"\x3d\x00\x00\x80\x3f" * 600_000 + b"\x40\xff\x01" * 600_000 + b"\x4a\x02no" * 600_000
+    path.write_bytes(message(7, message(1, message(5, trees + b"\xa0\x01\x06"))))
+    assert read_model_file(path).nodes == 1
+    path.write_bytes(message(7, message(1, message(5, trees + b"\x3d\x00\x00"))))
+    assert "is cut off" in refusal(path)
 
 
 @pytest.mark.parametrize(
