@@ -50,13 +50,16 @@ _DTYPES: Final[Mapping[str, str]] = {
 _PACKED: Final[Mapping[str, int]] = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
 _SIGNED: Final = frozenset({"INT4", "INT2"})
 _BYTE: Final = 8
+_TEXTS: Final = "USTO"
+"""Kinds of arrays that may hold texts: of a width each, of any width, and objects."""
 
 
 def to_tensor(name: str, value: Any) -> Tensor:
     """A tensor of an array, of whatever numpy makes an array of, or of a tensor, which is named.
 
     Raises:
-        TypeError: No array can be made of it, or one of a type that tensors do not have.
+        TypeError: No array can be made of it, or one of a type that tensors do not have; or some of it is masked, or is
+            no text though the rest is, or bytes that are no UTF-8.
     """
     import numpy as np  # noqa: PLC0415 - the package itself needs the wire only
 
@@ -66,10 +69,10 @@ def to_tensor(name: str, value: Any) -> Tensor:
         named.name = name
         return named
     try:
-        array = np.asarray(value)
+        array = _as_array(value)
     except ValueError as error:
         raise TypeError(f"input {name!r} cannot be an array: {error}") from None
-    if array.dtype.kind in "USO":
+    if array.dtype.kind in _TEXTS:
         return Tensor(name=name, element_type=_number("STRING"), shape=array.shape, strings=_texts(name, array))
     kind = NUMPY.get(array.dtype.name)
     if kind is None:
@@ -111,12 +114,49 @@ def _number(kind: str) -> ElementType.ValueType:
     return ElementType.Value(f"ELEMENT_TYPE_{kind}")
 
 
+def _as_array(value: Any) -> AnyArray:
+    """What numpy makes of it, but texts as they are: its own arrays of texts are as wide as the longest and end at NUL.
+
+    Raises:
+        ValueError: numpy makes nothing of it, or would drop what marks a value as missing.
+    """
+    import numpy as np  # noqa: PLC0415 - as above
+
+    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, str | bytes):
+        if np.ma.is_masked(value):
+            raise ValueError("some of its values are masked; give those that the model is to see, as by filled()")
+        return np.asarray(value)
+    array = np.asarray(value, object if _has_texts(value) else None)
+    return np.asarray(value, object) if array.dtype.kind in "US" else array
+
+
+def _has_texts(value: Any) -> bool:
+    """Whether there is a text in what may be lists in each other.
+
+    Raises:
+        ValueError: There is something masked.
+    """
+    import numpy as np  # noqa: PLC0415 - as above
+
+    if not isinstance(value, list | tuple):
+        return isinstance(value, str | bytes)
+    kinds = set(map(type, value))
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds) and any(map(np.ma.is_masked, value)):
+        raise ValueError("some of its values are masked; give those that the model is to see, as by filled()")
+    if any(issubclass(kind, str | bytes) for kind in kinds):
+        return True
+    return any(issubclass(kind, list | tuple) for kind in kinds) and any(map(_has_texts, value))
+
+
 def _texts(name: str, array: AnyArray) -> StringElements:
-    texts = [text.decode() if isinstance(text, bytes) else text for text in array.ravel().tolist()]
+    texts = array.ravel().tolist()
     for text in texts:
-        if not isinstance(text, str):
+        if not isinstance(text, str | bytes):
             raise TypeError(f"input {name!r} holds {text!r:.80}, a {type(text).__name__}, among objects; give texts")
-    return StringElements(values=texts)
+    try:
+        return StringElements(values=[text.decode() if isinstance(text, bytes) else text for text in texts])
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise TypeError(f"input {name!r} holds a text that is no UTF-8: {error.reason!s:.80}") from None
 
 
 def _pack(codes: AnyArray, bits: int) -> bytes:
