@@ -277,8 +277,33 @@ async def test_one_after_the_other(client: AsyncClient) -> None:
     sets = [each["y"].item() async for each in client.infer_stream("repeat", {"count": np.float32(5)})]
     assert sets == [0, 1, 2, 3, 4]
     assert [each async for each in client.infer_stream("repeat", {"count": np.float32(0)})] == []
-    with pytest.raises(ValueError, match="gave 2 sets of outputs; infer_stream"):
+    with pytest.raises(ValueError, match="gave more than one set of outputs; infer_stream"):
         await client.infer("repeat", {"count": np.float32(2)})
+    with pytest.raises(ValueError, match="gave no set of outputs"):
+        await client.infer("repeat", {"count": np.float32(0)})
+    assert (await client.infer("repeat", {"count": np.float32(1)}))["y"].item() == 0
+
+
+async def test_one_of_a_stream_without_end(served: Connection, client: AsyncClient) -> None:
+    """Who waits for one set of a model that never ends is told at the second one, and the task is cancelled."""
+    endless = {"count": np.float32(1e9)}
+
+    def wait() -> None:
+        with Client(served.kernel.addresses[0]) as other:
+            other.infer("repeat", endless, labels={"kind": "endless"})
+
+    for waiting in (client.infer("repeat", endless, labels={"kind": "endless"}), asyncio.to_thread(wait)):
+        with pytest.raises(ValueError, match="more than one set of outputs"):
+            await asyncio.wait_for(waiting, DEADLINE_S)
+    found = [
+        task.task_id
+        for task in (await served.tasks.ListTasks(ts.ListTasksRequest(page_size=1000))).tasks
+        if task.labels.get("kind") == "endless"
+    ]
+    assert len(found) == 2
+    for task_id in found:
+        events = await read_all(served.tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id), timeout=DEADLINE_S))
+        assert events[-1].finished.state == tp.TASK_STATE_CANCELLED
 
 
 async def test_many_large_outputs_on_one_call(client: AsyncClient) -> None:

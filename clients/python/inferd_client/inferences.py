@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any
 
 from inferd_api.v1.task_pb2 import TaskSpec
@@ -55,10 +56,8 @@ def infer_order(
     )
 
 
-def _only(sets: Sequence[dict[str, AnyArray]]) -> dict[str, AnyArray]:
-    if len(sets) != 1:
-        raise ValueError(f"the model gave {len(sets)} sets of outputs; infer_stream gives one after the other")
-    return sets[0]
+NONE = "the model gave no set of outputs"
+SEVERAL = "the model gave more than one set of outputs; infer_stream gives one after the other"
 
 
 @strict
@@ -89,9 +88,18 @@ class Inferences(Tasks):
         Raises:
             InferdError: The task was refused, or did not succeed.
             TypeError: An input cannot be a tensor.
-            ValueError: The model gave none or several sets of outputs.
+            ValueError: The model gave no set of outputs, or a second one: then the task is cancelled.
         """
-        return _only(list(self.infer_stream(model, inputs, outputs=outputs, sequence=sequence, **options)))
+        sets = self.infer_stream(model, inputs, outputs=outputs, sequence=sequence, **options)
+        with closing(sets):
+            only: dict[str, AnyArray] | None = None
+            for each in sets:
+                if only is not None:
+                    raise ValueError(SEVERAL)
+                only = each
+        if only is None:
+            raise ValueError(NONE)
+        return only
 
     def infer_stream(
         self,
@@ -131,7 +139,15 @@ class AsyncInferences(AsyncTasks):
     ) -> dict[str, AnyArray]:
         """Give a model of tensors its inputs and wait for its outputs. As `infer` of `Inferences`."""
         sets = self.infer_stream(model, inputs, outputs=outputs, sequence=sequence, **options)
-        return _only([each async for each in sets])
+        async with aclosing(sets):
+            only: dict[str, AnyArray] | None = None
+            async for each in sets:
+                if only is not None:
+                    raise ValueError(SEVERAL)
+                only = each
+        if only is None:
+            raise ValueError(NONE)
+        return only
 
     async def infer_stream(
         self,
