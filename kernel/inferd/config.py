@@ -154,7 +154,10 @@ class Workers(BaseModel):
         20.0, gt=0, description="a step is a hang after 10 times the slowest of its size, not before so long"
     )
     step_ceiling_s: Seconds = Field(
-        300.0, gt=0, description="a step is a hang after so long, and so is the first of its size; its worker is killed"
+        300.0,
+        gt=0,
+        description="a step is a hang after so long, and so is the first of its size, and any call of a model of tensors;"
+        " its worker is killed",
     )
     stop_timeout_s: Seconds = Field(3.0, gt=0, description="time to end in order before it is killed")
     restart_backoff_s: Seconds = Field(

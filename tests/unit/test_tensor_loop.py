@@ -211,6 +211,21 @@ def test_as_many_threads_as_the_session_takes() -> None:
         assert loop.steps == 5
 
 
+def test_a_long_call_after_short_ones() -> None:
+    """How long a call may last is not taken from calls before it of as many bytes: its values may say that it is long."""
+    session = Session(most_batch=1)
+    with running(session) as (loop, told):
+        session.gate.release(5)
+        for handle in range(1, 6):
+            loop.submit(request(handle))
+            told.until(handle)
+            session.wait()
+        loop.submit(request(6))
+        session.wait()
+        pulse = loop.pulse()
+        assert (pulse.doing, pulse.usual_s) == (Doing.STEP, None)
+
+
 def test_what_nobody_waits_for_is_told_to_nobody() -> None:
     """A task that is cancelled while it waits is never computed, one that is computed is never told of."""
     session = Session(most_batch=1)

@@ -66,7 +66,8 @@ class Pulse:
         doing: What it is doing.
         turn: Rises whenever it begins something, or gets on with it.
         seconds: For how long this turn has lasted.
-        usual_s: The slowest of the last turns of this kind and size; None when there was none.
+        usual_s: The slowest of the last turns of this kind and size; None when there was none, or when turns of a size
+            may take any time.
         steps: Steps that were computed.
     """
 

@@ -134,7 +134,11 @@ class TensorLoop:
                 thread.join()
 
     def pulse(self) -> Pulse:
-        """What the threads are doing: that of those that compute which has done so for longest."""
+        """What the threads are doing: that of those that compute which has done so for longest.
+
+        How long calls of a size last usually is not told: their time is in the values, too, such as a loop's rounds, so
+        that a long one after short ones is no hang. It has the ceiling.
+        """
         pulses = [activity.pulse(self.steps) for activity in self._activities]
         most = len(pulses)
         place, pulse = max(enumerate(pulses), key=lambda each: (each[1].doing is Doing.STEP, each[1].seconds))
@@ -142,7 +146,7 @@ class TensorLoop:
             doing=pulse.doing,
             turn=pulse.turn * most + place,
             seconds=pulse.seconds,
-            usual_s=pulse.usual_s,
+            usual_s=None,
             steps=pulse.steps,
         )
 
@@ -251,7 +255,7 @@ class TensorLoop:
 
     def _predict(self, entries: list[Entry], activity: Activity) -> Any:
         inputs = join(entries)
-        activity.begin(Doing.STEP, sum(entry.size_bytes for entry in entries))
+        activity.begin(Doing.STEP)
         try:
             with _refusals():
                 return self._session.predict(inputs, entries[0].asked)
@@ -285,7 +289,7 @@ class TensorLoop:
                     self._board.told(batch)
                     self._changed.notify_all()
                 self._tell_result(activity, result)
-                activity.begin(Doing.STEP, entry.size_bytes)
+                activity.begin(Doing.STEP)
         finally:
             if callable(close := getattr(sets, "close", None)):
                 close()
