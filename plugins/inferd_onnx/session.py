@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,7 @@ class OnnxSession:
         self._input_types = {each.name: each.element_type for each in signature.inputs}
         self._output_types = {each.name: each.element_type for each in signature.outputs}
         self._may_miss = tuple(node.name for node in session.get_inputs() if node.type.startswith("optional("))
-        self._options = ort.RunOptions()
-        self._options.log_severity_level = FATAL
+        self._calls: dict[int, Any] = {}  # options of each call, by its thread
 
     @property
     def signature(self) -> Signature:
@@ -50,8 +50,10 @@ class OnnxSession:
             Exception: Whatever else the runtime says.
         """
         self._check(inputs, outputs)
+        options = self._calls[threading.get_ident()] = ort.RunOptions()
+        options.log_severity_level = FATAL
         try:
-            return self._run(inputs, outputs)
+            return self._run(inputs, outputs, options)
         except state.InvalidArgument as error:
             raise ValueError(tell(error)) from None
         except (state.Fail, state.RuntimeException, RuntimeError) as error:  # the last one where values are bound
@@ -59,6 +61,13 @@ class OnnxSession:
             if any(word in text for word in BY_MEMORY) or not any(word in text for word in BY_SHAPES):
                 raise
             raise ValueError(tell(error)) from None
+        finally:
+            del self._calls[threading.get_ident()]
+
+    def stop(self, thread: int) -> None:
+        """End the call that this thread is in, before its next operator."""
+        if (options := self._calls.get(thread)) is not None:
+            options.terminate = True
 
     def close(self) -> None:
         """Give the memory back, and complete the profile."""
@@ -79,7 +88,7 @@ class OnnxSession:
             if each.name not in inputs and not each.optional:
                 raise ValueError(f"input {each.name!r} is missing")
 
-    def _run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Mapping[str, Tensor]:
+    def _run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str], options: Any) -> Mapping[str, Tensor]:
         names, types = list(outputs), self._output_types
         if not names:
             return {}
@@ -89,7 +98,7 @@ class OnnxSession:
                 for name, tensor in inputs.items()
             }
             feed.update((name, None) for name in self._may_miss if name not in feed)
-            found = self._session.run(names, feed, self._options)
+            found = self._session.run(names, feed, options)
             return {name: from_array(types[name], each) for name, each in zip(names, found, strict=True)}
         if missing := [name for name in self._may_miss if name not in inputs]:
             raise ValueError(f"input {missing[0]!r} is missing: none may be beside outputs of types that numpy lacks")
@@ -101,19 +110,19 @@ class OnnxSession:
             else:
                 values[name] = to_value(name, tensor)
         if self._binds:
-            found = self._bind(values, names)
+            found = self._bind(values, names, options)
         else:
-            found = self._session.run_with_ort_values(names, values, self._options)
+            found = self._session.run_with_ort_values(names, values, options)
         return {name: from_value(types[name], each) for name, each in zip(names, found, strict=True)}
 
-    def _bind(self, values: Mapping[str, Any], names: Sequence[str]) -> Sequence[Any]:
+    def _bind(self, values: Mapping[str, Any], names: Sequence[str], options: Any) -> Sequence[Any]:
         """Run with inputs that the device copies itself, and outputs that come back to the processor together."""
         binding = self._session.io_binding()
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
         for name in names:
             binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding, self._options)
+        self._session.run_with_iobinding(binding, options)
         outputs: Sequence[Any] = binding.get_outputs()
         return outputs
 

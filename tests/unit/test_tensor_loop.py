@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -212,7 +212,7 @@ def test_as_many_threads_as_the_session_takes() -> None:
 
 
 def test_a_long_call_after_short_ones() -> None:
-    """How long a call may last is not taken from calls before it of as many bytes: its values may say that it is long."""
+    """How long a call may last is not taken from those before it of as many bytes: its values may make it long."""
     session = Session(most_batch=1)
     with running(session) as (loop, told):
         session.gate.release(5)
@@ -241,6 +241,66 @@ def test_what_nobody_waits_for_is_told_to_nobody() -> None:
         assert told.until(3) == {3: None}
         assert set(told.outputs()) == {3}
         assert len(session.calls) == 2
+
+
+class Stoppable(Session):
+    """Its calls end with an error when they are told to stop, if they have begun."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.stops: list[int] = []
+        self.deaf = False
+
+    def predict(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
+        given = super().predict(inputs, outputs)
+        if self.stops:
+            raise RuntimeError("stopped")
+        return given
+
+    def stop(self, thread: int) -> None:
+        if not self.deaf:
+            self.stops.append(thread)
+            self.gate.release()
+
+
+def test_a_call_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    """A running batch is stopped when its last request is cancelled, not before; nothing is computed or told of it."""
+    session = Stoppable()
+    with running(session) as (loop, told):
+        loop.submit(request(1))
+        session.wait()
+        for handle in (2, 3):
+            loop.submit(request(handle, float(handle)))
+        session.gate.release()
+        told.until(1)
+        assert session.wait() == [2, 3]
+        loop.cancel(2)
+        assert session.stops == []
+        loop.cancel(3)
+        assert len(session.stops) == 1
+        session.stops.clear()
+        loop.submit(request(4, 4.0))
+        assert session.wait() == [4]
+        session.gate.release()
+        assert told.until(4) == {1: None, 4: None}
+        assert session.calls == [[1], [2, 3], [4]]
+    assert not caplog.records
+
+
+def test_a_stop_that_came_too_early_is_told_again() -> None:
+    """A call that had not begun when it was told to stop is told again when the kernel asks what is being done."""
+    session = Stoppable()
+    with running(session) as (loop, told):
+        loop.submit(request(1))
+        session.wait()
+        loop.pulse()
+        assert session.stops == []
+        session.deaf = True
+        loop.cancel(1)
+        session.deaf = False
+        loop.pulse()
+        assert len(session.stops) == 1
+        assert told.ended() == {}
 
 
 def test_a_cancelled_stream_is_asked_for_no_more() -> None:

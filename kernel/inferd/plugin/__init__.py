@@ -38,7 +38,15 @@ from inferd.plugin.session import (
     TokenSession,
     least_window_blocks,
 )
-from inferd.plugin.tensor import ElementType, Signature, Tensor, TensorInfo, TensorSession, TensorState
+from inferd.plugin.tensor import (
+    ElementType,
+    Signature,
+    StoppableSession,
+    Tensor,
+    TensorInfo,
+    TensorSession,
+    TensorState,
+)
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 __all__ = [
@@ -64,6 +72,7 @@ __all__ = [
     "Setting",
     "Signature",
     "StepResult",
+    "StoppableSession",
     "Tensor",
     "TensorInfo",
     "TensorSession",

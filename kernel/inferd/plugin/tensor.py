@@ -190,3 +190,19 @@ class TensorSession(Protocol):
     def close(self) -> None:
         """Give the memory back. Nothing is called afterwards."""
         ...
+
+
+@runtime_checkable
+class StoppableSession(Protocol):
+    """What a `TensorSession` may have besides: calls that can be stopped when nobody waits for them any more."""
+
+    def stop(self, thread: int) -> None:
+        """End the call that this thread is in, as soon as that is possible: it may raise whatever it likes.
+
+        Called from any thread, more than once for one call; there may be none in that thread yet, or any more. Returns
+        at once.
+
+        Args:
+            thread: As `threading.get_ident()` says it in `predict`, or in what steps its iterator.
+        """
+        ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -45,6 +45,7 @@ class FakeTensorSession:
     def __init__(self, model: FakeModel) -> None:
         self._faults = model
         self._calls = 0
+        self._stopped: dict[int, threading.Event] = {}  # by thread
         self.signature = Signature(
             inputs=self.inputs,
             outputs=self.outputs,
@@ -70,6 +71,11 @@ class FakeTensorSession:
         """All of its outputs."""
         return {"y": inputs["x"]}
 
+    def stop(self, thread: int) -> None:
+        """End the wait of its call."""
+        if (stopped := self._stopped.get(thread)) is not None:
+            stopped.set()
+
     def close(self) -> None:
         """Nothing to give back."""
         self._faults.hang("close")
@@ -77,7 +83,10 @@ class FakeTensorSession:
     def _fail(self, inputs: Mapping[str, Tensor]) -> None:
         faults = self._faults
         self._calls += 1
-        time.sleep(faults.step_s)  # stands for the time that a real model takes
+        stopped = self._stopped.setdefault(threading.get_ident(), threading.Event())
+        stopped.clear()
+        if stopped.wait(faults.step_s):  # stands for the time that a real model takes
+            raise RuntimeError("the call was stopped")
         faults.hang("step")
         if self._calls == faults.fail_step:
             raise RuntimeError(f"step {self._calls} fails, as the file says")

@@ -20,6 +20,7 @@ from inferd.engine.tensor.sequences import Sequences
 from inferd.engine.token.holds import Holds
 from inferd.engine.token.output import Ended
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, is_failure
+from inferd.plugin import StoppableSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,7 @@ class TensorLoop:
         self._board = Board(self._sequences, self.most_batch, limits.batch_delay_s)
         self._holds = Holds(rows=self.places, blocks=0)
         self._entries: dict[int, Entry] = {}  # by handle: those that wait or are computed
+        self._running: dict[int, list[Entry]] = {}  # by thread: what it computes as one
         self._stopping = False
         self._changed = threading.Condition()
 
@@ -96,6 +98,7 @@ class TensorLoop:
             if (entry := self._entries.get(handle)) is not None:
                 entry.dropped = True
                 self._forget(entry)
+                self._stop_unwanted()
 
     def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
         """Note the grant of a lease, which its tasks must name; the kernel itself leaves their places free.
@@ -139,6 +142,9 @@ class TensorLoop:
         How long calls of a size last usually is not told: their time is in the values, too, such as a loop's rounds, so
         that a long one after short ones is no hang. It has the ceiling.
         """
+        if any(map(_unwanted, list(self._running.values()))):  # it had not begun when it was told to stop
+            with self._changed:
+                self._stop_unwanted()
         pulses = [activity.pulse(self.steps) for activity in self._activities]
         most = len(pulses)
         place, pulse = max(enumerate(pulses), key=lambda each: (each[1].doing is Doing.STEP, each[1].seconds))
@@ -212,18 +218,47 @@ class TensorLoop:
         if len(entries) > 1 and self._compute_together(entries, activity):
             return
         for entry in entries:
-            self._compute_alone(entry, batch, activity)
+            if not entry.dropped:
+                self._compute_alone(entry, batch, activity)
+
+    def _stop_unwanted(self) -> None:
+        """Have the session stop what is computed for nobody. Under the lock: so the call is still that one."""
+        if not isinstance(self._session, StoppableSession):
+            return
+        for thread, entries in self._running.items():
+            if _unwanted(entries):
+                try:
+                    self._session.stop(thread)
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
+                    _log.exception("the backend failed to stop a call")
+
+    @contextmanager
+    def _runs(self, entries: list[Entry]) -> Iterator[None]:
+        """This thread computes these as one meanwhile."""
+        thread = threading.get_ident()
+        with self._changed:
+            self._running[thread] = entries
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._running[thread]
 
     def _compute_together(self, entries: list[Entry], activity: Activity) -> bool:
         """Compute several requests as one; whether that went well."""
         started = time.perf_counter()
         try:
-            given = self._predict(entries, activity)
+            with self._runs(entries):
+                given = self._predict(entries, activity)
             rows = sum(entry.rows for entry in entries)
             parts = split(check_outputs(given, entries[0].asked, rows), entries)
         except BaseException as error:
             if not is_failure(error):
                 raise
+            if _unwanted(entries):
+                return True
             _log.exception("the backend failed with %d requests as one; each is tried alone", len(entries))
             return False
         seconds = time.perf_counter() - started
@@ -238,10 +273,11 @@ class TensorLoop:
         """Compute one request; whatever comes of it is its own."""
         started = time.perf_counter()
         try:
-            given = self._predict([entry], activity)
-            if not isinstance(given, Mapping):
-                self._stream(entry, iter(given), batch, activity)
-                return
+            with self._runs([entry]):
+                given = self._predict([entry], activity)
+                if not isinstance(given, Mapping):
+                    self._stream(entry, iter(given), batch, activity)
+                    return
             outputs = self._checked(entry, given)
         except BaseException as error:
             if not is_failure(error):
@@ -336,6 +372,8 @@ class TensorLoop:
             )
 
     def _fail(self, entry: Entry, error: BaseException, activity: Activity) -> None:
+        if entry.dropped:  # most likely it was stopped
+            return
         told = self._typed(error)
         with self._changed:
             if entry.dropped:
@@ -385,3 +423,7 @@ def _told_bytes(name: str, tensor: Tensor) -> int:
     except UnicodeError as error:
         cause = f"output {name!r} has a text that is no Unicode: {last_line(error)}"
         raise BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause}) from None
+
+
+def _unwanted(entries: list[Entry]) -> bool:
+    return all(entry.dropped for entry in entries)
