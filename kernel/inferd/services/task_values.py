@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as WireMessage
 
 from inferd.core import task_events as te
+from inferd.core.demand import Demand
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec
@@ -61,15 +62,17 @@ def read_spec(
         priority=read_priority(spec.priority),
         lease_id=lease_id,
         request_id=request_id,
-        fingerprint=fingerprint(spec, lease_id) if request_id else b"",
+        fingerprint=_fingerprint(spec, demand.contents, lease_id) if request_id else b"",
     )
 
 
-def request_bytes(spec: tp.TaskSpec) -> int:
+def request_bytes(spec: tp.TaskSpec, demand: Demand) -> int:
     """About how many bytes a request with this spec takes as long as its call is open: as it came, and as it was read.
 
-    Texts are held once more, ids with 4 bytes each in buffers that grew by doubling.
+    Texts are held once more, ids with 4 bytes each in buffers that grew by doubling. Tensors were counted already.
     """
+    if spec.HasField("infer"):
+        return 2 * (demand.memory_bytes + sum(len(key) + len(text) for key, text in spec.labels.items()))
     size_bytes = spec.ByteSize()
     return size_bytes + max(size_bytes, 8 * len(spec.tokens.token_ids))
 
@@ -77,6 +80,25 @@ def request_bytes(spec: tp.TaskSpec) -> int:
 def fingerprint(spec: WireMessage, lease_id: str = "") -> bytes:
     """Equal for the same contents under the same lease."""
     return hashlib.sha256(spec.SerializeToString(deterministic=True) + lease_id.encode()).digest()
+
+
+def _fingerprint(spec: tp.TaskSpec, contents: bytes, lease_id: str) -> bytes:
+    """As `fingerprint`; what `contents` says of the input already, which may be large, is not gone through again."""
+    if spec.HasField("chat"):  # of which it says what was read
+        return fingerprint(spec, lease_id)
+    rest = tp.TaskSpec()
+    for known, value in spec.ListFields():
+        if known.name == "infer":
+            rest.infer.outputs.MergeFrom(value.outputs)  # in their order
+            if value.HasField("sequence"):
+                rest.infer.sequence.CopyFrom(value.sequence)
+        elif known.name == "tokens":
+            rest.tokens.SetInParent()
+        elif hasattr(value, "MergeFrom"):
+            getattr(rest, known.name).MergeFrom(value)
+        elif known.name != "prompt":
+            setattr(rest, known.name, value)
+    return hashlib.sha256(contents + rest.SerializeToString(deterministic=True) + lease_id.encode()).digest()
 
 
 def read_priority(number: int) -> Priority:

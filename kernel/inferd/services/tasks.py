@@ -33,7 +33,7 @@ class Tasks:
         """Create a task and watch it."""
         interval_s, write = read_interval(request.output_interval), call.write
         spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes)
-        running = self._tasks.run(spec, size_bytes=request_bytes(request.spec))
+        running = self._tasks.run(spec, size_bytes=request_bytes(request.spec, spec.demand))
         del spec  # it stays with the core, for as long as that needs it
         async with running as stream:
             async for batch in stream.follow(0, interval_s):

@@ -34,14 +34,18 @@ def check_infer(spec: tp.TaskSpec) -> None:
         _check_tensor(tensor, f"{AT}.inputs[{number}]")
 
 
-def digest_infer(given: pb.InferInput) -> bytes:
-    """Equal for the same inputs and wanted outputs, of whatever sequence."""
-    digest = sha256(b"infer")
+def digest_infer(given: pb.InferInput) -> tuple[bytes, int]:
+    """Equal for the same inputs and wanted outputs, of whatever sequence; and how many bytes those have on the wire.
+
+    Both at once: to count the bytes of a message, it is written as well.
+    """
+    digest, size_bytes = sha256(b"infer"), 0
     for part in (*given.inputs, pb.InferInput(outputs=sorted(given.outputs))):
         written = part.SerializeToString(deterministic=True)
         digest.update(len(written).to_bytes(8))
         digest.update(written)
-    return digest.digest()
+        size_bytes += len(written)
+    return digest.digest(), size_bytes
 
 
 def _check_names(names: list[str] | object, field: str) -> None:

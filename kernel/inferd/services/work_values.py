@@ -59,12 +59,13 @@ def _read_infer(spec: tp.TaskSpec) -> tuple[wp.Work, Demand]:
     entries = sum(len(tensor.shape) + len(tensor.strings.values) for tensor in given.inputs)
     sequence = given.sequence.id.encode() if given.HasField("sequence") else b""
     work = wp.Work(infer=given)
+    contents, size_bytes = digest_infer(given)
     demand = Demand(
         most_output=1,
-        memory_bytes=work.ByteSize() + MESSAGE_BYTES * (2 + len(given.inputs)) + ENTRY_BYTES * entries,
+        memory_bytes=size_bytes + len(sequence) + MESSAGE_BYTES * (2 + len(given.inputs)) + ENTRY_BYTES * entries,
         affinity=blake2b(b"sequence" + sequence, digest_size=16).digest() if sequence else b"",
         sticky=bool(sequence),
-        contents=digest_infer(given),
+        contents=contents,
     )
     return work, demand
 
