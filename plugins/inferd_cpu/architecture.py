@@ -214,7 +214,8 @@ class _Reader(RopeKeys):
         family = self.family
         if family.unrotated and (layer + 1) % family.unrotated == 0:
             return -1
-        if not family.full_rope and any(windows) and not windows[layer]:
+        windowed = not family.full_rope and self.size("attention.sliding_window", 0, minimum=0, maximum=2**31 - 1) > 0
+        if windowed and not windows[layer]:
             return -1
         return int(family.window_rope == "plain" and windows[layer] > 0)
 

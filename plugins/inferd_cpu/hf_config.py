@@ -7,24 +7,18 @@ from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from inferd.plugin import UnsupportedModelError
 from inferd_cpu.families import FAMILIES
+from inferd_cpu.hf_rope import FULL, MAX_WIDTH, SLIDING, HfRope
+from inferd_cpu.hf_settings import DEFAULTS, FALSY, OWN, WINDOWED
 from inferd_cpu.hf_types import ACTIVATIONS, HARMLESS, KEYS, TYPES, WRAPPED, HfType
 from inferd_cpu.metadata import Kind, Metadata, Value
-from inferd_cpu.rope import yarn_magnitude
 
-Floats = NDArray[np.float32]
-MAX_WIDTH: Final = 1 << 20  # of a head
-_LARGEST: Final = 1e30  # of a setting that is a number
 NEARLY: Final = 0.01  # what SparseMixer is trained with
-_NEVER: Final = 1e30  # divides the frequency of a pair that does not rotate
-SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
-_DIVISORS: Final = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
+LINEAR: Final = "linear_attention"
 
 
-class HfConfig:
+class HfConfig(HfRope):
     """Reads the settings of one model.
 
     Args:
@@ -46,7 +40,7 @@ class HfConfig:
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self._path = path
         self._settings = settings
-        self._used: set[str] = set()
+        self._used = set()
         named = settings.get("model_type")
         if isinstance(named, str) and named in WRAPPED and isinstance(text := settings.get("text_config"), dict):
             tied = settings.get("tie_word_embeddings")
@@ -57,13 +51,15 @@ class HfConfig:
             raise self._error(
                 "model_type", f"is {named!r}, which is not supported; supported: {', '.join((*TYPES, *WRAPPED))}"
             )
-        self.type: HfType = known
-        self._settings = settings = _name_usually(known, settings)
+        self.type = known
+        self._named = str(named)
+        self._settings = settings = _name_usually(known, settings, DEFAULTS.get(self._named, {}))
         self._family = FAMILIES[known.architecture]
-        self._values: dict[str, Value] = {"general.architecture": Value(Kind.STRING, known.architecture)}
-        self.divisors: dict[str, Floats] = {}
+        self._values = {"general.architecture": Value(Kind.STRING, known.architecture)}
+        self.divisors = {}
         self.vocabulary_size = self._size("vocab_size")
-        self.tied = bool(settings.get("tie_word_embeddings", known.tied))
+        self.tied = self._flag("tie_word_embeddings", default=known.tied)
+        self._refuse_foreign()
         self._read()
         self._refuse_unknown()
         self.metadata = Metadata(path, self._values)
@@ -91,41 +87,6 @@ class HfConfig:
         self._read_rope()
         self._check_unrotated()
 
-    def _get(self, *names: str) -> Any:
-        """The first of these settings that has a value."""
-        self._used.update(names)
-        return next((self._settings[name] for name in names if self._settings.get(name) is not None), None)
-
-    def _number(self, name: str, default: float | None = None, *, of: Mapping[str, Any] | None = None) -> float | None:
-        value = self._get(name) if of is None else of.get(name)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
-            raise self._error(name, f"is {str(value)[:80]!r}; it must be a number above 0 and below {_LARGEST:g}")
-        return float(value)
-
-    def _size(self, name: str) -> int:
-        value = self._get(name)
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise self._error(name, f"is {value!r}; it must be a whole number above 0")
-        return value
-
-    def _put(self, key: str, value: Any) -> None:
-        kinds = {bool: Kind.BOOL, int: Kind.I64, float: Kind.F64, str: Kind.STRING}
-        name = f"{self.type.architecture}.{key}"
-        if isinstance(value, list) and value and all(type(item) is int for item in value):
-            value = np.array(value, np.int64)
-        if isinstance(value, np.ndarray):
-            items = {"b": Kind.BOOL, "i": Kind.I64, "f": Kind.F32}
-            self._values[name] = Value(Kind.ARRAY, value, items[value.dtype.kind])
-        elif (kind := kinds.get(type(value))) is None:
-            raise self._error(key, f"is {str(value)[:80]!r}, which is not supported")
-        else:
-            self._values[name] = Value(kind, value)
-
-    def _error(self, name: str, why: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{self._path}: setting {name!r} {why}")
-
     def _check_activation(self) -> None:
         name = self._get("hidden_activation", "hidden_act")
         wanted = self._family.activation
@@ -138,13 +99,17 @@ class HfConfig:
         other = LINEAR if self._family.delta else SLIDING
         if kinds is not None and not (isinstance(kinds, list) and all(kind in (other, FULL) for kind in kinds)):
             raise self._error("layer_types", f"is {str(kinds)[:80]}; supported are lists of {other!r} and {FULL!r}")
-        off = self._settings.get("use_sliding_window") is False
-        if kinds is not None:
-            off = off or SLIDING not in kinds
-        elif self._settings.get("use_sliding_window") is True:
+        chosen, slides = self._flag("use_sliding_window", default=True), kinds is not None and SLIDING in kinds
+        if slides and (window is None or not chosen or self._named not in WINDOWED):
+            raise self._error("layer_types", f"has {SLIDING!r}, but its type or its settings give layers no window")
+        if chosen and kinds is None and self._settings.get("use_sliding_window") is True:
             raise self._error("use_sliding_window", "is true, but no layer_types say where")
-        if window is None or off:
+        if window is None and not self._family.full_rope and self._named == "cohere2":
+            raise self._error("sliding_window", "is null; this type needs one")
+        if window is None or not chosen or self._named not in WINDOWED:
             return
+        if kinds is not None and not slides and self._family.full_rope:
+            return  # else the window says that layers without one do not rotate
         self._put("attention.sliding_window", window)
         pattern = self._get("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
         if kinds is not None:
@@ -237,132 +202,42 @@ class HfConfig:
                 raise self._error(name, f"is {str(size)[:80]}; it must be a whole number from 1 to {MAX_WIDTH}")
         return whole
 
-    def _read_rope(self) -> None:
-        """How layers rotate; those with a window may do so in a way of their own."""
-        given = self._get("rope_parameters") or self._get("rope_scaling") or {}
-        if not isinstance(given, dict):
-            raise self._error("rope_scaling", f"is {given!r}; it must be an object")
-        local = given.get(SLIDING)
-        if FULL in given:
-            given = given[FULL] if isinstance(given[FULL], dict) else {}
-        older = self._number("rope_theta") or self._number("global_rope_theta", 10000.0)
-        base = self._number("rope_theta", older, of=given)
-        self._put("rope.freq_base", base)
-        other = self._number("rope_local_base_freq") or self._number("local_rope_theta")
-        if isinstance(local, dict):
-            if local.get("rope_type", "default") != "default":
-                raise self._error("rope_parameters", f"scale layers with a window, {local!r}, which is not supported")
-            other = self._number("rope_theta", base, of=local)
-        if other is not None and self._family.window_rope == "plain":
-            self._put("rope.freq_base_swa", other)
-        elif other is not None and other != base:
-            raise self._error("rope_parameters", f"rotate layers with a window by base {other:g}, others by {base:g}")
-        rotated = self._number("partial_rotary_factor", self._number("partial_rotary_factor"), of=given)
-        width = self._head_width()
-        rotated_width = int(width * (self.type.partial if rotated is None else rotated))
-        self._put("rope.dimension_count", rotated_width)
-        kind = given.get("rope_type", given.get("type", "default"))
-        readers = {"linear": self._read_linear, "llama3": self._read_llama3, "yarn": self._read_yarn}
-        readers |= {"longrope": self._read_longrope, "su": self._read_longrope}
-        if kind == "proportional":  # the others do not rotate, and a rotated pair is as if all did
-            self.divisors["rope_freqs.weight"] = np.where(
-                np.arange(width // 2) < rotated_width // 2, np.float32(1), np.float32(_NEVER)
-            )
-            self._put("rope.dimension_count", width)
-            return
-        if isinstance(kind, str) and kind in readers:
-            readers[kind](given, rotated_width)
-        elif kind not in ("default", "dynamic"):  # the dynamic one scales nothing in the context that is offered
-            raise self._error("rope_type", f"is {kind!r}; supported: default, dynamic, {', '.join(readers)}")
-
-    def _head_width(self) -> int:
-        width = self._size("hidden_size") // self._size("num_attention_heads")
-        if self._get("head_dim") is not None:
-            width = self._size("head_dim")
-        if (whole := self._values.get(f"{self.type.architecture}.attention.key_length")) is not None:
-            width = whole.content
-        if width > MAX_WIDTH:
-            raise self._error("head_dim", f"is {width}; it must be at most {MAX_WIDTH}")
-        return width
-
-    def _read_linear(self, given: Mapping[str, Any], width: int) -> None:  # noqa: ARG002 - as the others
-        self._put("rope.scaling.type", "linear")
-        self._put("rope.scaling.factor", self._need("factor", given))
-
-    def _need(self, name: str, given: Mapping[str, Any]) -> float:
-        value = self._number(name, of=given)
-        if value is None:
-            raise self._error(name, "is missing in how positions are scaled")
-        return value
-
-    def _read_llama3(self, given: Mapping[str, Any], width: int) -> None:
-        """Long waves are divided by the factor, short ones by nothing."""
-        factor, low = self._need("factor", given), self._need("low_freq_factor", given)
-        high, original = self._need("high_freq_factor", given), self._need("original_max_position_embeddings", given)
-        if high <= low:
-            raise self._error("high_freq_factor", f"is {high:g}; it must be above low_freq_factor, which is {low:g}")
-        base = self._values[f"{self.type.architecture}.rope.freq_base"].content
-        turns = original * base ** -(np.arange(0, width, 2) / width) / (2 * math.pi)  # within what was trained first
-        smooth = np.clip((turns - low) / (high - low), 0, 1)
-        self.divisors["rope_freqs.weight"] = (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
-
-    def _read_yarn(self, given: Mapping[str, Any], width: int) -> None:  # noqa: ARG002 - as the others
-        for name in ("mscale", "mscale_all_dim"):
-            if given.get(name):
-                raise self._error(name, f"is {given[name]!r}, which is not supported")
-        if given.get("truncate", True) != self._family.yarn_truncates:
-            raise self._error("truncate", f"is {given.get('truncate')!r}, which is not supported")
-        factor = self._need("factor", given)
-        self._put("rope.scaling.type", "yarn")
-        self._put("rope.scaling.factor", factor)
-        original = given.get("original_max_position_embeddings") or self._get("original_max_position_embeddings")
-        self._put("rope.scaling.original_context_length", original or self._size("max_position_embeddings"))
-        for name, default in (("beta_fast", 32.0), ("beta_slow", 1.0)):
-            self._put(f"rope.scaling.yarn_{name}", self._number(name, default, of=given))
-        if (magnitude := self._number("attention_factor", of=given)) is not None:
-            self._put("rope.scaling.attn_factor", magnitude / yarn_magnitude(factor))
-
-    def _read_longrope(self, given: Mapping[str, Any], width: int) -> None:
-        """Frequencies are divided by lists, one for texts up to what was trained first, and one for longer ones."""
-        original = self._get("original_max_position_embeddings") or given.get("original_max_position_embeddings")
-        most = self._size("max_position_embeddings")
-        if type(original) is not int or original < 2:  # noqa: PLR2004 - of which the logarithm divides
-            raise self._error("original_max_position_embeddings", f"is {original!r}; it must be a number above 1")
-        for name, tensor in _DIVISORS.items():
-            numbers = given.get(name)
-            if not isinstance(numbers, list) or len(numbers) != width // 2:
-                raise self._error(name, f"must be a list of {width // 2} numbers")
-            self.divisors[tensor] = np.array([self._need(name, {name: x}) for x in numbers], np.float32)
-        scales = [self._number(f"{name}_mscale", of=given) for name in ("short", "long")]
-        if scales[0] != scales[1]:
-            raise self._error("long_mscale", f"is {scales[1]}; it must be short_mscale, which is {scales[0]}")
-        magnitude = scales[0] if scales[0] is not None else self._number("attention_factor", of=given)
-        if magnitude is None:
-            factor = self._number("factor", most / original, of=given) or 1.0
-            magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-        self._put("rope.scaling.type", "longrope")
-        self._put("rope.scaling.original_context_length", original)
-        self._put("rope.scaling.attn_factor", magnitude)
-
     def _check_unrotated(self) -> None:
         """Layers that do not rotate stand in a fixed pattern, which the architecture says."""
         kinds, every = self._get("no_rope_layers"), self._family.unrotated
-        count = len(kinds) if isinstance(kinds, list) else 0
-        if kinds and kinds != [int(not every or (i + 1) % every != 0) for i in range(count)]:
+        count = min(self._size("num_hidden_layers"), MAX_WIDTH)
+        if kinds is None and every > 1 and self._get("no_rope_layer_interval") is not None:
+            interval = self._size("no_rope_layer_interval")
+            kinds = [int((i + 1) % interval != 0) for i in range(count)]
+        if kinds is not None and kinds != [int(not every or (i + 1) % every != 0) for i in range(count)]:
             wish = f"all but each {every}th layer rotate" if every else "all layers rotate"
             raise self._error("no_rope_layers", f"is {str(kinds)[:80]}; supported is that {wish}")
 
+    def _refuse_foreign(self) -> None:
+        """What other types apply, and this one does not; and which way tokens see each other."""
+        for name, types in OWN.items():
+            value = self._get(name)
+            if value not in (None, 1) and self._named not in types:
+                raise self._error(name, f"is {str(value)[:80]}, which is not supported of {self._named!r}")
+            self._number(name)
+        encodes = self._family.encodes
+        if self._flag("is_causal", default=not encodes) == encodes:
+            raise self._error("is_causal", f"is {encodes}, which is not supported of {self._named!r}")
+        if self._flag("is_encoder_decoder", default=False) or (encodes and self._flag("is_decoder", default=False)):
+            raise self._error("is_decoder", "is true, which is not supported: tokens see those behind them")
+
     def _refuse_unknown(self) -> None:
-        """A setting that nobody has looked at, and that says something, may change results."""
+        """A setting that nobody has looked at may change results, whatever it says but null."""
         for name, value in self._settings.items():
-            if value and name not in self._used and name not in HARMLESS and not name.endswith("_token_id"):
+            known = name in self._used or name in HARMLESS or name.endswith("_token_id")
+            if value is not None and not known and (value or name not in FALSY):
                 shown = str(value)[:80]
                 raise self._error(name, f"is {shown}, which is not supported and may change results")
 
 
-def _name_usually(known: HfType, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings under the names that most types share."""
-    usual: dict[str, Any] = {**known.defaults}
+def _name_usually(known: HfType, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings under the names that most types share, and what absent ones mean."""
+    usual: dict[str, Any] = {**known.defaults, **defaults}
     for name, value in settings.items():
         usual[known.aliases.get(name, name)] = value
     if known.four and isinstance(width := usual.get("hidden_size"), int):

@@ -47,6 +47,7 @@ _FORMATS: Mapping[Kind, str] = {
 }
 _INTEGERS = frozenset({Kind.U8, Kind.I8, Kind.U16, Kind.I16, Kind.U32, Kind.I32, Kind.U64, Kind.I64})
 _NUMBERS = _INTEGERS | {Kind.F32, Kind.F64}
+_LARGEST = 1 << 64  # of a whole number of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,8 @@ class Metadata(Mapping[str, Value]):
 
     def positive(self, key: str, default: float | None = None) -> float:
         """A finite number above zero."""
-        number = float(self._read(key, default, _NUMBERS, "a number"))
+        given = self._read(key, default, _NUMBERS, "a number")
+        number = math.inf if isinstance(given, int) and abs(given) > _LARGEST else float(given)
         if not (math.isfinite(number) and number > 0):
             raise self.error(key, f"is {number}; it must be a finite number above 0")
         return number

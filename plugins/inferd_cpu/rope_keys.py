@@ -61,6 +61,8 @@ class RopeKeys(Keys):
             )
         if kind == "longrope":
             return Rope(width=width, base=base, scaling="longrope", magnitude=magnitude)
+        if base <= 1:
+            raise self.metadata.error(self.key("rope.freq_base"), f"is {base:g}; of yarn it must be above 1")
         original = self.size("rope.scaling.original_context_length", maximum=2**31 - 1)
         for part in ("ext", "attn"):
             name = self.key(f"rope.scaling.yarn_{part}_factor")
