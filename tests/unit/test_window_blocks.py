@@ -4,6 +4,7 @@ from pathlib import Path
 
 from beats import Engine, Task
 
+from inferd.engine.token.limits import EngineLimits
 from inferd.plugin import LoadedModel, LoadRequest, least_window_blocks
 from inferd.sampling import Sampling
 from inferd.testing.fake import FakeBackend
@@ -55,6 +56,20 @@ def test_samples_share_a_prompt(tmp_path: Path) -> None:
     outputs = [engine.outputs[0, sample] for sample in range(4)]
     assert outputs == [outputs[0]] * 4
     assert sum(len(step.batch.token_ids) for step in engine.steps) < 2 * 50
+
+
+def test_guesses_leave_no_window_full(tmp_path: Path) -> None:
+    """A sequence that guessed right through several blocks gives back those out of its window before others need them."""
+    sizes = {"block_tokens": 3, "max_sequences": 1, "max_step_tokens": 5}
+    blocks = least_window_blocks(window_tokens=1, block_tokens=3, sequences=1, step_tokens=5)
+    path = write_fake_model(tmp_path, **sizes, blocks=40, window_tokens=1, window_blocks=blocks)
+    model = FakeBackend().load(LoadRequest(path=path, device="fake:0", capacity_bytes=1 << 30), lambda _: None)
+    for length in range(2, 20):
+        engine = Engine(model, EngineLimits(draft_tokens=5))  # it holds each step's windows against their bound
+        sampling = Sampling(temperature=0, max_tokens=16, ignore_eos=True)
+        engine.submit(0, Task(prompt=(97, 98) * length, sampling=sampling, prefix_cache=False))
+        engine.finish()
+        assert len(engine.outputs[0, 0]) == 16
 
 
 def test_what_is_not_to_be_found_later_is_not(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from inferd.engine.token.place import WAITING
 from inferd.engine.token.places import Places
 from inferd.engine.token.step import Pooled, Scored, Step
 from inferd.plugin import TokenBatch
@@ -40,6 +41,7 @@ class Batcher:
         self.places = Places(bounds=bounds, sampler=sampler)
         self._bounds = bounds
         self._waited = 0  # tokens of the last step, if those that decode waited for it
+        self._guessed: list[Sequence] = []  # in the last step; their windows hold what they do not see any more
         # of the step that is being scheduled
         rows, tokens = bounds.rows, bounds.step_tokens
         self._index = np.arange(tokens + 1, dtype=np.int32)
@@ -65,6 +67,7 @@ class Batcher:
             alone_tokens: Most tokens of a prompt for which those that decode wait.
         """
         places = self.places
+        self._trim_guessed()  # before others need the blocks
         places.make_room()
         most = self._bounds.step_tokens
         if prompt_tokens is not None:
@@ -79,6 +82,7 @@ class Batcher:
     def schedule_alone(self, handle: int) -> Step | None:
         """A step for the prompts of one task and nothing else, or None when there is no room for any of them."""
         places = self.places
+        self._trim_guessed()
         if not places.seat_alone(handle):
             return None
         first = places.decoding
@@ -264,6 +268,14 @@ class Batcher:
             sequence.drafter.learn(drafted=drafted, accepted=accepted)
         self.places.computed[sequence.place.row] -= drafted - accepted
         self.places.shrink(sequence)
+        self._guessed.append(sequence)
+
+    def _trim_guessed(self) -> None:
+        """Guesses may have taken several blocks at once: those out of the windows go back."""
+        for sequence in self._guessed:
+            if sequence.place.row != WAITING:
+                self.places.trim(sequence)
+        self._guessed.clear()
 
     def _place_prompt(self, sequence: Sequence, *, at: int, most: int) -> int:
         """Put at most `most` of a sequence's tokens into the step; return how many."""
