@@ -25,6 +25,7 @@ from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.vigil import WorkerTimes
 from inferd.plugin.registry import BackendReport
+from inferd.runtime.allocator import give_large_back
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.exposition import ExpositionLimits, exposed
@@ -153,6 +154,7 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     async with running_kernel(settings) as kernel:
+        give_large_back()
         _spare_collector()
         logs.install()  # from now on what fails may have to do with what clients say
         loop.set_exception_handler(logs.tell_loop)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -86,6 +87,21 @@ def test_refused_tasks_leave_nothing_behind(kernel: KernelProcess) -> None:
 
         begun = refuse(9)  # buffers are there now
         assert refuse(60) - begun < 40 * MIB
+
+
+def test_large_tensors_leave_nothing_behind(tmp_path: Path) -> None:
+    """Requests and answers of 1 MiB leave a kernel within 16 MiB of where it was, what it retains of them included."""
+    environment = {"INFERD_LIMITS__RETAINED_BYTES": str(4 * MIB)}
+    with kernel_process(tmp_path, environment=environment) as kernel, Client(kernel.address) as client:
+        client.create_model("t", source=str(write_fake_model(tmp_path, "t", tensor="identity")))
+
+        def infer(count: int, width: int) -> int:
+            for _ in range(count):
+                client.infer("t", {"x": np.zeros((1, width), np.float32)})
+            return int(psutil.Process(kernel.pid).memory_full_info().uss)
+
+        begun = infer(1, 1)
+        assert infer(40, MIB // 4) - begun < 16 * MIB
 
 
 def fill(make: Callable[[int], Any], limit: int, bound: str) -> list[Any]:
