@@ -6,7 +6,7 @@ from typing import Final
 M_TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h, as the next one
 M_MMAP_THRESHOLD: Final = -3
 LARGE_BYTES: Final = 256 << 10
-KEPT_BYTES: Final = 4 << 20
+KEPT_BYTES: Final = 1 << 20
 """Free at the end of the heap: less would be given back and taken again all the time."""
 
 
