@@ -13,7 +13,7 @@ from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_client import AsyncClient
-from inferd_client.errors import StatusError
+from inferd_client.errors import LimitExceededError
 
 
 class Call:
@@ -340,7 +340,7 @@ async def test_a_request_that_is_too_large_ends_alone(tmp_path: Path) -> None:
         async with AsyncClient(kernel.addresses[0]) as client:
             beside = aiter(client.run("fake", "la", max_tokens=300))
             first = [await anext(beside) for _ in range(3)]
-            with pytest.raises(StatusError, match="larger"):
+            with pytest.raises(LimitExceededError, match=r"limits\.message_bytes"):
                 await client.generate("fake", "x" * (6 << 20), max_tokens=1)
             events = [*first, *[event async for event in beside]]
             assert text_of(events) == "la" * 150

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensor_sessions import DEADLINE_S, FLOAT, Session, Told, entry, failing, floats, info, request, running
+from tensor_counter import STATEFUL, Counter, step
+from tensor_sessions import FLOAT, Told, entry, floats, info, request, running
 
 import inferd.engine.tensor.sequences as sequences_module
-from inferd.core.ids import Tenant
-from inferd.engine.tensor.request import SequenceStep, TensorLimits
+from inferd.engine.tensor.request import TensorLimits
 from inferd.engine.tensor.sequences import Sequences
 from inferd.errors import (
     BackendFailedError,
@@ -21,31 +21,7 @@ from inferd.errors import (
     LimitExceededError,
     SequenceNotFoundError,
 )
-from inferd.plugin import Signature, Tensor, TensorState
-
-STATEFUL: dict[str, Any] = {
-    "inputs": (info("x", "b", 1), info("s", "b", 1)),
-    "outputs": (info("y", "b", 1), info("t", "b", 1)),
-    "states": (TensorState(input_name="s", output_name="t", start_shape=(1,)),),
-}
-
-
-class Counter(Session):
-    """Adds `x` to its state."""
-
-    def __init__(self, **signature: Any) -> None:
-        super().__init__(**{**STATEFUL, **signature})
-
-    def predict(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
-        self.calls.append(inputs["x"].array.ravel().tolist())
-        self.came.release()
-        assert self.gate.acquire(timeout=DEADLINE_S)
-        total = floats(failing(inputs["x"].array) / 2 + inputs["s"].array)
-        return dict.fromkeys(outputs, total)
-
-
-def step(name: str = "a", tenant: str = "t", **more: bool) -> SequenceStep:
-    return SequenceStep(tenant=Tenant(tenant), name=name, **more)
+from inferd.plugin import Signature, Tensor
 
 
 def test_a_sequence_is_computed_in_order() -> None:

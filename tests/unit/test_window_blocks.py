@@ -59,7 +59,7 @@ def test_samples_share_a_prompt(tmp_path: Path) -> None:
 
 
 def test_guesses_leave_no_window_full(tmp_path: Path) -> None:
-    """A sequence that guessed right through several blocks gives back those out of its window before others need them."""
+    """A sequence that guessed right through several blocks gives back those out of its window in time."""
     sizes = {"block_tokens": 3, "max_sequences": 1, "max_step_tokens": 5}
     blocks = least_window_blocks(window_tokens=1, block_tokens=3, sequences=1, step_tokens=5)
     path = write_fake_model(tmp_path, **sizes, blocks=40, window_tokens=1, window_blocks=blocks)

@@ -70,10 +70,11 @@ class SendTask:
 
 @dataclass(frozen=True, slots=True)
 class DropTask:
-    """Have an instance forget a task; its place counts as free from now on."""
+    """Have an instance forget a task; its place counts as free from now on. It may be sent `again`."""
 
     instance_id: InstanceId
     task_id: TaskId
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

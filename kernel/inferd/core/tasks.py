@@ -278,7 +278,7 @@ class Tasks:
             now: The time.
             dropped: Whether its instance, if it runs, still holds it.
         """
-        self._withdraw(task, now, used=task.charged_tokens + task.expected_tokens, dropped=dropped)
+        self._withdraw(task, now, used=task.charged_tokens + task.expected_tokens, dropped=dropped, again=True)
         if task.state is TaskState.RUNNING:
             task.charged_tokens += task.expected_tokens
             task.expected_tokens = 0.0
@@ -308,13 +308,13 @@ class Tasks:
         for task_id in tuple(task_ids):
             self.finish(self.known[task_id], outcome, now, dropped=dropped)
 
-    def _withdraw(self, task: Task, now: float, *, used: float, dropped: bool) -> None:
-        """Take a task out of wherever it waits or runs; it cost `used` tokens in all, if it runs."""
+    def _withdraw(self, task: Task, now: float, *, used: float, dropped: bool, again: bool = False) -> None:
+        """Take a task out of wherever it waits or runs, to run `again` or not; it cost `used` tokens, if it runs."""
         instance = self._queues.home(task)
         self._queues.withdraw(task, used=used)
         if instance is not None:
             if dropped:
-                self._out.append(commands.DropTask(instance.instance_id, task.spec.task_id))
+                self._out.append(commands.DropTask(instance.instance_id, task.spec.task_id, again))
             instance.used = now
             if instance.idle:
                 self._fleet.refresh(self._fleet.models[instance.model])

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """Runs the tasks of one model. `run` belongs to the thread that loaded the session, all else comes from any."""
 
-    def cancel(self, handle: int) -> None:
-        """Forget a task; one that has ended is none of ours any more."""
+    def cancel(self, handle: int, *, again: bool = False) -> None:
+        """Forget a task, which may be submitted `again`; one that has ended is none of ours any more."""
 
     def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
         """Leave so much free for the tasks of a lease; a later hold of the lease replaces it, zeros give it back."""

@@ -46,7 +46,8 @@ class Orders:
                 self._submit(command)
             case commands.DropTask():
                 handle = self._relay.drop(command.instance_id, command.task_id)
-                self._send_frame(command.instance_id, wire.KernelFrame(cancel=task_pb2.Cancel(handle=handle)))
+                cancel = task_pb2.Cancel(handle=handle, again=command.again)
+                self._send_frame(command.instance_id, wire.KernelFrame(cancel=cancel))
             case commands.HoldCapacity():
                 self._hold(command)
             case commands.StartWorker():

@@ -159,7 +159,7 @@ class Worker:
             case "query":
                 desk.answer(frame.query)
             case "cancel":
-                desk.engine.cancel(frame.cancel.handle)
+                desk.engine.cancel(frame.cancel.handle, again=frame.cancel.again)
             case "hold":
                 hold = frame.hold
                 desk.engine.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)

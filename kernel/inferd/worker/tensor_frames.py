@@ -63,6 +63,7 @@ def read_request(submit: task_pb2.Submit) -> Request:
     inputs = {tensor.name: _read(tensor, f"spec.infer.inputs[{n}]") for n, tensor in enumerate(given.inputs)}
     return Request(
         handle=submit.handle,
+        task_id=submit.task_id,
         inputs=inputs,
         outputs=tuple(given.outputs),
         sequence=_read_sequence(given, Tenant(submit.tenant)),

@@ -259,7 +259,9 @@ class InferSequence(_message.Message):
     the order in which they are taken; a client that wants to be sure of it sends the next one when it has the answer. A
     request that fails, is cancelled or expires leaves the state as it was. Errors: INVALID_FIELD, a request has other
     rows than the first one; LIMIT_EXCEEDED, sequences beyond `workers.sequences` or `workers.sequences_per_tenant`, or
-    states beyond `workers.sequence_bytes` or `workers.all_sequences_bytes`.
+    states beyond `workers.sequence_bytes` or `workers.all_sequences_bytes`. While one is suspended those behind it are
+    refused with TASK_STATE, until it has ended or `start` begins anew; one that comes again when others have been computed
+    after it is, too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

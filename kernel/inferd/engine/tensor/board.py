@@ -61,10 +61,10 @@ class Board:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, entry: Entry) -> None:
-        """A request waits."""
+    def add(self, entry: Entry, *, joins: bool = True) -> None:
+        """A request waits; it `joins` the line of its sequence unless it is there."""
         self._waiting[entry.handle] = entry
-        if entry.request.sequence is not None:
+        if joins and entry.request.sequence is not None:
             self.sequences.join(entry, entry.request.sequence)
 
     def remove(self, entry: Entry) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Entry:
         inputs: What the session is given; with the states of its sequence, once it is its turn there.
         ready: Whether all of `inputs` is there.
         skipped: Sets of outputs that were left out since they had been told before.
+        passed: Sets of outputs that were told.
         dropped: Nobody waits for it any more.
     """
 
@@ -38,6 +39,7 @@ class Entry:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     ready: bool = False
     skipped: int = 0
+    passed: int = 0
     dropped: bool = False
 
     @property
@@ -65,7 +67,14 @@ class Entry:
         if self.skipped < self.request.told:
             self.skipped += 1
             return False
+        self.passed += 1
         return True
+
+    def anew(self) -> Entry:
+        """The same, as if nothing had been computed of it; what it has told is left out."""
+        request = replace(self.request, told=max(self.request.told, self.skipped + self.passed))
+        inputs = dict(request.inputs)
+        return Entry(request=request, wanted=self.wanted, asked=self.asked, arrived=self.arrived, inputs=inputs)
 
 
 def can_join(entry: Entry) -> bool:

@@ -13,14 +13,15 @@ from inferd.core.vigil import Doing, Pulse
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
 from inferd.engine.tensor.board import Batch, Board
+from inferd.engine.tensor.calls import Calls, unwanted
 from inferd.engine.tensor.checks import check_inputs, check_outputs, choose_outputs
 from inferd.engine.tensor.entry import Entry, join, split, told_bytes
 from inferd.engine.tensor.request import Request, TensorLimits, TensorResult
+from inferd.engine.tensor.returns import suspended
 from inferd.engine.tensor.sequences import Sequences
 from inferd.engine.token.holds import Holds
 from inferd.engine.token.output import Ended
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, is_failure
-from inferd.plugin import StoppableSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,9 +77,9 @@ class TensorLoop:
         self._board = Board(self._sequences, self.most_batch, limits.batch_delay_s)
         self._holds = Holds(rows=self.places, blocks=0)
         self._entries: dict[int, Entry] = {}  # by handle: those that wait or are computed
-        self._running: dict[int, list[Entry]] = {}  # by thread: what it computes as one
         self._stopping = False
         self._changed = threading.Condition()
+        self._calls = Calls(model.session, self._changed)
 
     def submit(self, request: Request) -> None:
         """Run a task. Whatever becomes of it, its handle is in `TensorResult.ended` once, unless it is cancelled."""
@@ -86,19 +87,28 @@ class TensorLoop:
             entry = self._accept(request)
             with self._changed:
                 self._holds.find(request.lease_id, request.fencing_token)
+                if request.sequence is not None:
+                    self._sequences.returns.check(request, request.sequence, self._now())
                 self._entries[request.handle] = entry
                 self._board.add(entry)
                 self._changed.notify()
         except InferdError as error:
             self._deliver(TensorResult(ended=[Ended(handle=request.handle, error=error)]))
 
-    def cancel(self, handle: int) -> None:
-        """Forget a task: what is still computed of it is told to nobody; one that has ended is not known any more."""
+    def cancel(self, handle: int, *, again: bool = False) -> None:
+        """Forget a task, which may be submitted `again`: what is still computed of it is told to nobody.
+
+        Nobody has the answer of one that has ended: what it did to its sequence is undone.
+        """
         with self._changed:
-            if (entry := self._entries.get(handle)) is not None:
-                entry.dropped = True
-                self._forget(entry)
-                self._stop_unwanted()
+            entry = self._entries.get(handle)
+            refused = self._drop(entry, again=again) if entry is not None else self._undo(handle, again=again)
+            for each, _ in refused:
+                each.dropped = True
+                self._forget(each)
+            self._calls.stop_unwanted()
+        if refused:
+            self._deliver(TensorResult(ended=[Ended(handle=each.handle, error=error) for each, error in refused]))
 
     def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
         """Note the grant of a lease, which its tasks must name; the kernel itself leaves their places free.
@@ -142,9 +152,9 @@ class TensorLoop:
         How long calls of a size last usually is not told: their time is in the values, too, such as a loop's rounds, so
         that a long one after short ones is no hang. It has the ceiling.
         """
-        if any(map(_unwanted, list(self._running.values()))):  # it had not begun when it was told to stop
+        if self._calls.any_unwanted:  # it had not begun when it was told to stop
             with self._changed:
-                self._stop_unwanted()
+                self._calls.stop_unwanted()
         pulses = [activity.pulse(self.steps) for activity in self._activities]
         most = len(pulses)
         place, pulse = max(enumerate(pulses), key=lambda each: (each[1].doing is Doing.STEP, each[1].seconds))
@@ -155,6 +165,34 @@ class TensorLoop:
             usual_s=None,
             steps=pulse.steps,
         )
+
+    def _drop(self, entry: Entry, *, again: bool) -> list[tuple[Entry, InferdError]]:
+        """Forget what waits or is computed; those that must not go before it."""
+        step, task_id = entry.request.sequence, entry.request.task_id
+        refused: list[tuple[Entry, InferdError]] = []
+        if again and step is not None:
+            refused = [(each, suspended(step, task_id)) for each in self._sequences.behind(entry, step.key)]
+            self._sequences.returns.expect(step.key, task_id, self._now())
+        entry.dropped = True
+        self._forget(entry)
+        return refused
+
+    def _undo(self, handle: int, *, again: bool) -> list[tuple[Entry, InferdError]]:
+        """Undo what was computed; those that must not go before it. What goes on is given the states that are left."""
+        key, task_id = self._sequences.undo(handle, self._now(), again=again)
+        if key is None:
+            return []
+        behind = self._sequences.behind(None, key)
+        if again:
+            return [(each, suspended(each.request.sequence, task_id)) for each in behind if each.request.sequence]
+        for each in behind[:1]:
+            if each.ready and each.request.sequence is not None:
+                each.dropped = True
+                self._board.remove(each)
+                self._entries[each.handle] = anew = self._sequences.exchange(each, each.request.sequence)
+                self._board.add(anew, joins=False)
+                self._changed.notify_all()
+        return []
 
     def _accept(self, request: Request) -> Entry:
         within = request.sequence is not None
@@ -221,43 +259,18 @@ class TensorLoop:
             if not entry.dropped:
                 self._compute_alone(entry, batch, activity)
 
-    def _stop_unwanted(self) -> None:
-        """Have the session stop what is computed for nobody. Under the lock: so the call is still that one."""
-        if not isinstance(self._session, StoppableSession):
-            return
-        for thread, entries in self._running.items():
-            if _unwanted(entries):
-                try:
-                    self._session.stop(thread)
-                except BaseException as error:
-                    if not is_failure(error):
-                        raise
-                    _log.exception("the backend failed to stop a call")
-
-    @contextmanager
-    def _runs(self, entries: list[Entry]) -> Iterator[None]:
-        """This thread computes these as one meanwhile."""
-        thread = threading.get_ident()
-        with self._changed:
-            self._running[thread] = entries
-        try:
-            yield
-        finally:
-            with self._changed:
-                del self._running[thread]
-
     def _compute_together(self, entries: list[Entry], activity: Activity) -> bool:
         """Compute several requests as one; whether that went well."""
         started = time.perf_counter()
         try:
-            with self._runs(entries):
+            with self._calls.running(entries):
                 given = self._predict(entries, activity)
             rows = sum(entry.rows for entry in entries)
             parts = split(check_outputs(given, entries[0].asked, rows), entries)
         except BaseException as error:
             if not is_failure(error):
                 raise
-            if _unwanted(entries):
+            if unwanted(entries):
                 return True
             _log.exception("the backend failed with %d requests as one; each is tried alone", len(entries))
             return False
@@ -273,7 +286,7 @@ class TensorLoop:
         """Compute one request; whatever comes of it is its own."""
         started = time.perf_counter()
         try:
-            with self._runs([entry]):
+            with self._calls.running([entry]):
                 given = self._predict([entry], activity)
                 if not isinstance(given, Mapping):
                     self._stream(entry, iter(given), batch, activity)
@@ -357,7 +370,8 @@ class TensorLoop:
         """A request has succeeded: its sequence goes on from it."""
         step = entry.request.sequence
         if step is not None and (outputs or step.end):
-            self._sequences.commit(step, outputs, self._now())
+            handle, task_id = entry.handle, entry.request.task_id
+            self._sequences.commit(step, outputs, self._now(), handle=handle, task_id=task_id)
         self._forget(entry)
 
     def _check_size(self, entry: Entry, outputs: Mapping[str, Tensor]) -> None:
@@ -423,7 +437,3 @@ def _told_bytes(name: str, tensor: Tensor) -> int:
     except UnicodeError as error:
         cause = f"output {name!r} has a text that is no Unicode: {last_line(error)}"
         raise BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause}) from None
-
-
-def _unwanted(entries: list[Entry]) -> bool:
-    return all(entry.dropped for entry in entries)

@@ -64,6 +64,7 @@ class Request:
 
     Attributes:
         handle: Names it; rises with each task.
+        task_id: Of its task, the same when it is submitted again; "" where that never happens.
         inputs: By name.
         outputs: Those that are wanted; empty for all.
         sequence: Which it belongs to; None for none.
@@ -83,6 +84,7 @@ class Request:
     fencing_token: int = 0
     told: int = 0
     alone: bool = False
+    task_id: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

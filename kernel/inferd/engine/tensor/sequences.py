@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from inferd.engine.tensor.checks import AT, zeros, zeros_bytes
 from inferd.engine.tensor.ledger import Ledger, kept_bytes
+from inferd.engine.tensor.returns import Returns, remember
 from inferd.errors import InvalidFieldError, SequenceNotFoundError
 from inferd.plugin import Tensor
 
@@ -21,15 +23,22 @@ if TYPE_CHECKING:
 
     Key = tuple[Tenant, str]
 
-REMEMBERED: Final = 1024  # sequences that ended, of which it is known why
+UNDONE: Final = 64  # sequences that ended, of which the last request may be undone
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A sequence that was started: its states by input, and when its last request ended."""
+    """A sequence that was started: its states by input, and when its last request ended.
 
-    states: dict[str, Tensor]
+    Attributes:
+        handle: Of the request that changed it last; 0 when that was undone.
+        before: The states before that; None where there were none.
+    """
+
+    states: Mapping[str, Tensor]
     used_at: float
+    handle: int = 0
+    before: Mapping[str, Tensor] | None = None
 
 
 @dataclass(slots=True)
@@ -46,11 +55,15 @@ class Sequences:
     _kept: OrderedDict[Key, _Kept] = field(default_factory=OrderedDict)  # the one that was used last is the last
     _lines: dict[Key, deque[Entry]] = field(default_factory=dict)  # those that wait or are computed, in their order
     _gone: OrderedDict[Key, str] = field(default_factory=OrderedDict)  # why
+    _done: OrderedDict[int, tuple[Key, str]] = field(default_factory=OrderedDict)  # the last ones, by handle
+    _ended: OrderedDict[Key, _Kept] = field(default_factory=OrderedDict)  # by their last request, which may be undone
+    returns: Returns = field(init=False)
     _ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         """Nothing is kept yet."""
         self._ledger = Ledger(self.limits)
+        self.returns = Returns(self.limits.sequence_idle_s)
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -90,24 +103,69 @@ class Sequences:
         self._check_rows(entry.rows, kept, step)
         return kept.states
 
-    def commit(self, step: SequenceStep, outputs: Mapping[str, Tensor], now: float) -> None:
+    def behind(self, entry: Entry | None, key: Key) -> list[Entry]:
+        """Those of a sequence that come behind one, or all, up to one that starts it anew."""
+        line = list(self._lines.get(key, ()))
+        rest = line[line.index(entry) + 1 :] if entry is not None else line
+        return list(takewhile(lambda each: each.request.sequence is None or not each.request.sequence.start, rest))
+
+    def exchange(self, entry: Entry, step: SequenceStep) -> Entry:
+        """Put another entry for the same request in the place of one, as if nothing had been computed of it."""
+        line, anew = self._lines[step.key], entry.anew()
+        line[line.index(entry)] = anew
+        return anew
+
+    def undo(self, handle: int, now: float, *, again: bool) -> tuple[Key | None, str]:
+        """What a request did is undone: nobody has its answer. No key where it did nothing, or where that is too late.
+
+        The kernel forgets a task that it suspends, cancels or lets expire, and drops an answer that is under way.
+        """
+        key, task_id = self._done.pop(handle, (None, ""))
+        if key is None:
+            return None, task_id
+        last = self._kept.get(key) or self._ended.get(key)
+        if last is None or last.handle != handle:
+            if again:
+                self.returns.miss(task_id)
+            return None, task_id
+        self._kept.pop(key, None)
+        self._ended.pop(key, None)
+        self._ledger.drop(key)
+        if last.before is None:
+            self._remember(key, "its first request was cancelled or suspended")
+        else:
+            self._ledger.put(key, sum(kept_bytes(tensor) for tensor in last.before.values()), force=True)
+            self._kept[key] = _Kept(last.before, now)
+        if again:
+            self.returns.expect(key, task_id, now)
+        return key, task_id
+
+    def commit(
+        self, step: SequenceStep, outputs: Mapping[str, Tensor], now: float, *, handle: int = 0, task_id: str = ""
+    ) -> None:
         """A request was computed: what it gave is the state of the next one.
 
         Raises:
             LimitExceededError: The state is larger than a bound; nothing has changed.
         """
+        last = self._kept.get(step.key)
+        before = None if last is None else last.states
         if step.end:
             self._kept.pop(step.key, None)
             self._ledger.drop(step.key)
             self._remember(step.key, "it has ended")
+            remember(self._done, handle, (step.key, task_id))
+            self._keep_ended(step.key, _Kept({}, now, handle, before))
             return
         given = {state.input_name: outputs[state.output_name] for state in self.signature.states}
         size = sum(kept_bytes(tensor) for tensor in given.values())
         self._ledger.check_one(size)
         states = {name: _copy(tensor) for name, tensor in given.items()}
         self._ledger.put(step.key, size)
-        self._kept[step.key] = _Kept(states, now)
+        self._ended.pop(step.key, None)
+        self._kept[step.key] = _Kept(states, now, handle, before)
         self._kept.move_to_end(step.key)
+        remember(self._done, handle, (step.key, task_id))
 
     def leave(self, entry: Entry, step: SequenceStep, now: float) -> None:
         """A request has ended, or was dropped."""
@@ -160,11 +218,17 @@ class Sequences:
                     field=AT,
                 )
 
+    def _keep_ended(self, key: Key, ended: _Kept) -> None:
+        """Keep what may be undone of sequences that ended: of a few, and as much as one may have."""
+        self._ended[key] = ended
+        self._ended.move_to_end(key)
+        sizes = [sum(kept_bytes(t) for t in (each.before or {}).values()) for each in self._ended.values()]
+        while len(sizes) > UNDONE or sum(sizes) > self.limits.sequence_bytes:
+            self._ended.popitem(last=False)
+            del sizes[0]
+
     def _remember(self, key: Key, why: str) -> None:
-        self._gone[key] = why
-        self._gone.move_to_end(key)
-        if len(self._gone) > REMEMBERED:
-            self._gone.popitem(last=False)
+        remember(self._gone, key, why)
 
 
 def _copy(tensor: Tensor) -> Tensor:

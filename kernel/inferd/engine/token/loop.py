@@ -116,7 +116,7 @@ class Loop:
         """Run a task. Whatever becomes of it, its handle is in `StepOutput.ended` once, unless it is cancelled."""
         self._reception.put(submission)
 
-    def cancel(self, handle: int) -> None:
+    def cancel(self, handle: int, *, again: bool = False) -> None:  # noqa: ARG002 - it goes on by its continuation
         """Forget a task: its place is free before the next step. A task that has ended is none of ours any more."""
         if not self._reception.withdraw(handle):
             self._command(partial(self._drop, handle))
