@@ -107,6 +107,18 @@ def test_a_batch_waits_for_others() -> None:
     assert taken(waiting, 11.0) == [8]
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_low_class_gets_its_turn(width: int) -> None:
+    """A request that eight batches of a higher class have passed over goes first, with whatever else has waited."""
+    waiting = board(Session(), 0.0)
+    waiting.add(entry(1, rows=[[1.0] * width], priority=1))
+    for handle in range(2, 62):
+        waiting.add(entry(handle, priority=3))
+    batches = [taken(waiting, 0.0) for _ in range(12)]
+    assert [place for place, handles in enumerate(batches) if 1 in handles] == [8]
+    assert batches[:2] == [[2, 3, 4, 5], [6, 7, 8, 9]]
+
+
 def test_suspects_have_turns_of_their_own() -> None:
     """A suspect is computed when nothing else is, and nothing beside it until it has told something."""
     waiting = board(Session(), 0.0)

@@ -1,10 +1,10 @@
-"""What waits to be computed, and what is computed next: by class, then in the order in which it came."""
+"""What waits to be computed, and what is computed next: by class and age, then in the order in which it came."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from inferd.engine.cause import last_line
 from inferd.engine.tensor.entry import Entry, can_join
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from inferd.engine.tensor.sequences import Sequences
 
 _log = logging.getLogger(__name__)
+
+
+PASSED: Final = 8
+"""A request that so many batches have passed over goes first, whatever its class: the kernel let it in by its age."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,6 +103,8 @@ class Board:
         self.running += 1
         for entry in batch.entries:
             del self._waiting[entry.handle]
+        for entry in self._waiting.values():
+            entry.passed_over += self._has_turn(entry)
         self._alone = batch if batch.alone else None
         return batch
 
@@ -136,7 +142,11 @@ class Board:
 
     def _by_class(self, *, alone: bool) -> Iterator[Entry]:
         found = [entry for entry in self._waiting.values() if entry.request.alone is alone]
-        return iter(sorted(found, key=lambda entry: -entry.request.priority))
+        return iter(sorted(found, key=_rank))
+
+    def _has_turn(self, entry: Entry) -> bool:
+        step = entry.request.sequence
+        return step is None or self.sequences.is_first(entry, step)
 
     def _is_ready(self, entry: Entry) -> bool:
         """Whether a request can be computed; one whose sequence is not there is refused."""
@@ -144,7 +154,7 @@ class Board:
         if entry.ready or step is None:
             entry.ready = True
             return True
-        if entry.handle not in self._waiting or not self.sequences.is_first(entry, step):
+        if entry.handle not in self._waiting or not self._has_turn(entry):
             return False
         try:
             entry.inputs.update(self.sequences.states(entry, step))
@@ -159,3 +169,9 @@ class Board:
             return False
         entry.ready = True
         return True
+
+
+def _rank(entry: Entry) -> tuple[bool, int]:
+    """Those that were passed over too often by age alone: else a high class, as old, would be before them again."""
+    young = entry.passed_over < PASSED
+    return young, -entry.request.priority if young else 0

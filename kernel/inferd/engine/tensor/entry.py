@@ -29,6 +29,7 @@ class Entry:
         ready: Whether all of `inputs` is there.
         skipped: Sets of outputs that were left out since they had been told before.
         passed: Sets of outputs that were told.
+        passed_over: Batches that were taken while it could have been.
         dropped: Nobody waits for it any more.
     """
 
@@ -40,6 +41,7 @@ class Entry:
     ready: bool = False
     skipped: int = 0
     passed: int = 0
+    passed_over: int = 0
     dropped: bool = False
 
     @property
