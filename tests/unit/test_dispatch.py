@@ -1,5 +1,7 @@
 """How tasks find their places: classes, tenants, stops and further instances. The words are those of test_leases."""
 
+from collections.abc import Iterable
+
 import pytest
 from task_bench import CPU, Bench, words
 
@@ -272,6 +274,10 @@ def test_prompts_with_the_same_beginning_go_to_the_same_instance() -> None:
     assert bench.machine.tasks.known[TaskId("third")].instance_id != home
 
 
+def sent_of(found: Iterable[object]) -> list[commands.SendTask]:
+    return [each for each in found if isinstance(each, commands.SendTask)]
+
+
 def test_what_needs_its_instance_goes_there_or_waits() -> None:
     """A task that needs what another left goes to its instance however full, waits for it, and not once it is gone."""
     bench = Bench(places=4, instances=2)
@@ -291,6 +297,8 @@ def test_what_needs_its_instance_goes_there_or_waits() -> None:
     assert bench.machine.tasks.known[TaskId("third")].instance_id == home
     for number in range(4):
         bench.end(f"warm{number}", 5.5)
-    bench.die("m-1", 6.0)
-    bench.submit("fourth", demand=step, now=7.0)
+    died = bench.die("m-1", 6.0)
+    assert [sent.moved for sent in sent_of(died) if sent.spec.task_id == "third"] == [True]  # m-2 may have an old state
+    fourth = bench.submit("fourth", demand=step, now=7.0)
     assert bench.machine.tasks.known[TaskId("fourth")].instance_id == "m-2"
+    assert [sent.moved for sent in sent_of(fourth)] == [False]

@@ -96,3 +96,16 @@ def test_what_cannot_be_undone_is_not_done_again() -> None:
         loop.cancel(2, again=True)
         assert answer(loop, told, 4, 2.0, "suspended") is TaskStateError
         assert answer(loop, told, 5) == 5
+
+
+def test_an_old_state_is_never_used() -> None:
+    """A sequence whose last request went to another worker has no state here, until it starts again."""
+    session = Counter()
+    session.gate.release(100)
+    with running(session) as (loop, told):
+        assert answer(loop, told, 1, start=True) == 1
+        loop.submit(request(2, sequence=step(), moved=True))
+        assert told.until(2)[2] is SequenceNotFoundError
+        loop.submit(request(3, 2.0, sequence=step(start=True), moved=True))
+        told.until(3)
+        assert answer(loop, told, 4) == 3

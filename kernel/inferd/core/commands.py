@@ -57,6 +57,7 @@ class SendTask:
     Attributes:
         attempt: From 1.
         alone: It is to run alone in its batch until it has told something new.
+        moved: The last task of its sequence went to another instance: what is left of that here is old.
     """
 
     instance_id: InstanceId
@@ -66,6 +67,7 @@ class SendTask:
     fencing_token: int = 0  # of the lease that it runs under
     expected_tokens: float = 0.0  # that it costs, prompt and output
     weight: float = 1.0  # of its tenant
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

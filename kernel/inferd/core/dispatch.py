@@ -107,7 +107,7 @@ class Dispatcher:
         preferred = line.affinity.find(task.spec) if len(shared) > 1 else None
         chosen = choose_instance(shared, preferred, sticky=sticky)
         assert chosen is not None  # noqa: S101 - one has a free place
-        if len(shared) > 1 or sticky:
+        if len(shared) > 1 and not sticky:  # else whoever runs it does so
             line.affinity.remember(task.spec, chosen.instance_id)
         self._owner.run(task, chosen, now)
         return True

@@ -180,6 +180,10 @@ class Tasks:
         if len(instance.running) == 1:
             self._fleet.refresh(self._fleet.models[instance.model])
         lease = self._leases.known.get(spec.lease_id)
+        affinity = self._queues[spec.model].affinity
+        moved = spec.demand.sticky and affinity.find(spec) not in (None, instance.instance_id)
+        if spec.demand.sticky:
+            affinity.remember(spec, instance.instance_id)
         self._out.append(
             commands.SendTask(
                 instance.instance_id,
@@ -189,6 +193,7 @@ class Tasks:
                 fencing_token=0 if lease is None else lease.fencing_token,
                 expected_tokens=task.expected_tokens,
                 weight=self._limits.policy.weights.get(spec.tenant, 1.0),
+                moved=moved,
             )
         )
 

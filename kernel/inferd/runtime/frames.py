@@ -73,6 +73,7 @@ def submit_frame(
         weight=order.weight,
         continuation=continuation,
         alone=order.alone,
+        moved=order.moved,
     )
     return wire.KernelFrame(submit=submit)
 

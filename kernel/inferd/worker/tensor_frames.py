@@ -72,6 +72,7 @@ def read_request(submit: task_pb2.Submit) -> Request:
         fencing_token=submit.fencing_token,
         told=submit.continuation.outputs,
         alone=submit.alone,
+        moved=submit.moved,
     )
 
 

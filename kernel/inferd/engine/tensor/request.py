@@ -73,6 +73,7 @@ class Request:
         fencing_token: Of the lease's grant; another one than that of the hold ends the task with LeaseEndedError.
         told: Sets of outputs that it has told before, in an engine that lost it: so many are left out.
         alone: Compute it alone, with nothing else beside it: workers have died while it ran.
+        moved: The last request of its sequence went elsewhere: what is kept of that is old.
     """
 
     handle: int
@@ -85,6 +86,7 @@ class Request:
     told: int = 0
     alone: bool = False
     task_id: str = ""
+    moved: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

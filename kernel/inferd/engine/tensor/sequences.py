@@ -180,6 +180,13 @@ class Sequences:
         elif first:
             self._ledger.drop(step.key)  # it did not begin
 
+    def leave_behind(self, key: Key) -> None:
+        """A sequence went on elsewhere: its state here is old."""
+        if self._kept.pop(key, None) is not None:
+            self._ledger.drop(key)
+        self._ended.pop(key, None)
+        self._remember(key, "it went on in another worker, which may be gone")
+
     def expire(self, now: float) -> None:
         """Give up those that were idle for too long."""
         idle_s = self.limits.sequence_idle_s

@@ -294,6 +294,7 @@ class Submit(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     CONTINUATION_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Names this attempt of the task on this link."""
     task_id: _builtins.str
@@ -312,6 +313,8 @@ class Submit(_message.Message):
     """Of its tenant, above 0: prompts of a class are begun in an order that shares tokens out in proportion to it."""
     alone: _builtins.bool
     """Run it alone in its batch until each of its samples has told something new: workers have died while it ran."""
+    moved: _builtins.bool
+    """The last task of its sequence went to another worker: the state that this one has of it is old, and not to be used."""
     @_builtins.property
     def work(self) -> Global___Work:
         """What is to be done."""
@@ -334,10 +337,11 @@ class Submit(_message.Message):
         weight: _builtins.float = ...,
         continuation: Global___Continuation | None = ...,
         alone: _builtins.bool = ...,
+        moved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "continuation", b"continuation", "expected_tokens", b"expected_tokens", "fencing_token", b"fencing_token", "handle", b"handle", "lease_id", b"lease_id", "priority", b"priority", "task_id", b"task_id", "tenant", b"tenant", "weight", b"weight", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "continuation", b"continuation", "expected_tokens", b"expected_tokens", "fencing_token", b"fencing_token", "handle", b"handle", "lease_id", b"lease_id", "moved", b"moved", "priority", b"priority", "task_id", b"task_id", "tenant", b"tenant", "weight", b"weight", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
