@@ -88,9 +88,7 @@ class TensorLoop:
             with self._changed:
                 self._holds.find(request.lease_id, request.fencing_token)
                 if request.sequence is not None:
-                    if request.moved:
-                        self._sequences.leave_behind(request.sequence.key)
-                    self._sequences.returns.check(request, request.sequence, self._now())
+                    self._sequences.admit(request, request.sequence, self._now())
                 self._entries[request.handle] = entry
                 self._board.add(entry)
                 self._changed.notify()

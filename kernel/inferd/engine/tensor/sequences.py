@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from inferd.core.ids import Tenant
     from inferd.engine.tensor.entry import Entry
-    from inferd.engine.tensor.request import SequenceStep, TensorLimits
+    from inferd.engine.tensor.request import Request, SequenceStep, TensorLimits
     from inferd.plugin import Signature
 
     Key = tuple[Tenant, str]
@@ -180,7 +180,17 @@ class Sequences:
         elif first:
             self._ledger.drop(step.key)  # it did not begin
 
-    def leave_behind(self, key: Key) -> None:
+    def admit(self, request: Request, step: SequenceStep, now: float) -> None:
+        """A request comes.
+
+        Raises:
+            TaskStateError: Its sequence has gone on without it, or waits for another task.
+        """
+        if request.moved:
+            self._leave_behind(step.key)
+        self.returns.check(request, step, now)
+
+    def _leave_behind(self, key: Key) -> None:
         """A sequence went on elsewhere: its state here is old."""
         if self._kept.pop(key, None) is not None:
             self._ledger.drop(key)
