@@ -10,7 +10,6 @@ from inferd.plugin import (
     LoadRequest,
     Pooling,
     SamplingDefaults,
-    UnsupportedModelError,
     Vocabulary,
     read_gguf_embedding,
     read_gguf_sampling,
@@ -106,11 +105,7 @@ def _adapt(request: LoadRequest, file: ModelFile, architecture: Architecture) ->
 
 def _read_pooling(path: Path, architecture: Architecture) -> EmbeddingDefaults:
     """As sentence-transformers says it; of an encoder that it does not know the mean of all tokens."""
-    if more := next(path.glob("*_Dense"), None):
-        raise UnsupportedModelError(f"{more}: a layer behind the pooling is not supported and changes results")
-    if architecture.family.encodes and not (path / "1_Pooling").is_dir():
-        return EmbeddingDefaults(pooling=Pooling.MEAN)
-    return read_hf_pooling(path)
+    return read_hf_pooling(path, default=Pooling.MEAN if architecture.family.encodes else Pooling.LAST)
 
 
 def _read_file(request: LoadRequest) -> Source:

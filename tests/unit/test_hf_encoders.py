@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inferd.engine.text.tokenizer import Tokenizer
-from inferd.plugin import LoadedModel, LoadError, LoadRequest, UnsupportedModelError
+from inferd.plugin import LoadedModel, LoadError, LoadRequest, UnsupportedModelError, read_hf_pooling
 from inferd.plugin.backend import Pooling, read_settings
 from inferd.testing.batches import Part, make_batch
 from inferd_cpu.backend import CpuBackend
@@ -91,6 +91,7 @@ def test_what_is_not_supported_is_named(tmp_path: Path) -> None:
     sound = json.loads((tmp_path / "config.json").read_text())
     for changes, words in (
         ({"position_embedding_type": "relative_key"}, "'position_embedding_type' is 'relative_key'"),
+        ({"is_decoder": True}, "'is_decoder' is true"),
         ({"pad_token_id": 0}, "'pad_token_id' is 0; it must be 1"),
         ({"max_position_embeddings": 64}, "has shape"),
     ):
@@ -101,6 +102,70 @@ def test_what_is_not_supported_is_named(tmp_path: Path) -> None:
     (tmp_path / "2_Dense").mkdir()
     with pytest.raises(UnsupportedModelError, match="2_Dense: a layer behind the pooling is not supported"):
         load(tmp_path)
+
+
+def name_modules(folder: Path, *named: str) -> None:
+    """A folder of sentence-transformers: of each module the place and the type."""
+    listed = [dict(zip(("path", "type"), each.split(":"), strict=True)) for each in named]
+    (folder / "modules.json").write_text(json.dumps(listed))
+
+
+def write_pooling(folder: Path, settings: dict[str, Any], name: str = "1_Pooling") -> None:
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / "config.json").write_text(json.dumps(settings))
+
+
+POOLED = [
+    ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, Pooling.MEAN),
+    ({"pooling_mode_cls_token": 1, "pooling_mode_mean_tokens": 0}, Pooling.FIRST),
+    ({"pooling_mode": "mean", "embedding_dimension": 64, "include_prompt": True}, Pooling.MEAN),
+    ({"pooling_mode": "cls"}, Pooling.FIRST),
+    ({"pooling_mode": ["lasttoken"]}, Pooling.LAST),
+    ({"pooling_mode": "weightedmean"}, "pooling by \\['weightedmean'\\] is not supported"),
+    ({"pooling_mode": ["cls", "mean"]}, "pooling by \\['cls_token', 'mean_tokens'\\]"),
+    ({"pooling_mode": "max"}, "pooling by \\['max_tokens'\\]"),
+    ({"pooling_mode": 3}, "pooling by \\['3'\\]"),
+    ({"pooling_mode_max_tokens": True}, "pooling by \\['max_tokens'\\]"),
+    ({"pooling_mode_mean_tokens": "yes"}, "'pooling_mode_mean_tokens' is yes; it must be true or false"),
+    ({"pooling_mode_mean_tokens": False}, "pooling by \\[\\]"),
+    ({"pooling_mode": "mean", "weights": [1]}, "'weights' is .* may change results"),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), POOLED, ids=str)
+def test_pooling_is_that_of_the_folder_or_refused(
+    tmp_path: Path, settings: dict[str, Any], expected: Pooling | str
+) -> None:
+    """As both writings of sentence-transformers say it; what they do not say is not guessed."""
+    write_pooling(tmp_path, settings)
+    if isinstance(expected, Pooling):
+        assert read_hf_pooling(tmp_path).pooling is expected
+    else:
+        with pytest.raises(LoadError, match=expected):
+            read_hf_pooling(tmp_path)
+
+
+def test_modules_are_computed_or_refused(tmp_path: Path) -> None:
+    """The pooling is in the folder that modules.json names; a module that is not computed is named."""
+    st = "sentence_transformers.models"
+    write_pooling(tmp_path, {"pooling_mode_mean_tokens": True})
+    write_pooling(tmp_path, {"pooling_mode_cls_token": True}, "2_Pooling")
+    name_modules(tmp_path, f":{st}.Transformer", f"2_Pooling:{st}.Pooling", f"3_Normalize:{st}.Normalize")
+    assert read_hf_pooling(tmp_path).pooling is Pooling.FIRST
+    name_modules(tmp_path, f":{st}.Transformer")
+    assert read_hf_pooling(tmp_path, default=Pooling.MEAN).pooling is Pooling.MEAN
+    for named, words in (
+        ((f":{st}.Transformer", f"1_Pooling:{st}.Pooling", f"2_Dense_1024:{st}.Dense"), "Dense' in '2_Dense_1024'"),
+        ((f"1_Pooling:{st}.WeightedLayerPooling",), "WeightedLayerPooling'"),
+        (("1_Pooling:own.Pooling",), "'own.Pooling'"),
+        ((f"0_Transformer:{st}.Transformer",), "is in '0_Transformer', which is no place for it"),
+        ((f"../1_Pooling:{st}.Pooling",), "no place for it"),
+        ((f"9_Pooling:{st}.Pooling",), "it names poolings in \\['9_Pooling'\\]"),
+        ((f"1_Pooling:{st}.Pooling", f"2_Pooling:{st}.Pooling"), "there must be one"),
+    ):
+        name_modules(tmp_path, *named)
+        with pytest.raises(LoadError, match=words):
+            read_hf_pooling(tmp_path)
 
 
 @pytest.mark.model

@@ -4,14 +4,18 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from inferd.plugin.backend import EmbeddingDefaults, LoadError, Pooling
+from inferd.plugin.backend import EmbeddingDefaults, LoadError, Pooling, UnsupportedModelError
 from inferd.plugin.vocabulary import Vocabulary
 
 MAX_JSON_BYTES: Final = 64 << 20  # of a configuration or an index
 MAX_TOKENIZER_BYTES: Final = 256 << 20
 GENERATION: Final = "generation_config.json"
-POOLING: Final = "1_Pooling/config.json"  # of sentence-transformers
+CONFIG: Final = "config.json"
+MODULES, POOLING = "modules.json", "1_Pooling"  # of sentence-transformers
 POOLINGS: Final = {"mean_tokens": Pooling.MEAN, "cls_token": Pooling.FIRST, "lasttoken": Pooling.LAST}
+_SHORT: Final = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}  # the others are called the same
+_MODULES: Final = ("Transformer", "Pooling", "Normalize")
+_OF_POOLING: Final = ("word_embedding_dimension", "embedding_dimension", "include_prompt")  # of prompts that it adds
 DEFAULT, MORE_TEMPLATES, LEGACY = "default", "additional_chat_templates", "chat_template.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -52,23 +56,63 @@ def list_hf_weights(path: Path) -> list[Path]:
     return [path / name for name in sorted(names)]
 
 
-def read_hf_pooling(folder: Path) -> EmbeddingDefaults:
-    """How sentence-transformers wants embeddings to be made; the last token's state where nothing says it.
+def read_hf_pooling(folder: Path, *, default: Pooling = Pooling.LAST) -> EmbeddingDefaults:
+    """How sentence-transformers wants embeddings to be made; `default` where nothing says it.
 
     Raises:
         LoadError: In a way that there is not here.
     """
-    path = folder / POOLING
-    modes = {
-        name.removeprefix("pooling_mode_")
-        for name, on in read_hf_json(path, required=False).items()
-        if name.startswith("pooling_mode_") and on is True
-    }
-    if len(modes) > 1 or not modes <= POOLINGS.keys():
+    named = _find_pooling(folder)
+    if named is None or not (folder / named).is_dir():
+        return EmbeddingDefaults(pooling=default)
+    path = folder / named / CONFIG
+    settings = read_hf_json(path)
+    modes = set[str]()
+    given = settings.get("pooling_mode", [])  # since version 5.4
+    for mode in given if isinstance(given, list) else [given]:
+        modes.add(_SHORT.get(mode, mode) if isinstance(mode, str) else repr(mode))
+    for name, on in settings.items():
+        if name.startswith("pooling_mode_") and on not in (True, False):  # 0 and 1 equal them
+            raise LoadError(f"{path}: {name!r} is {str(on)[:80]}; it must be true or false")
+        if name.startswith("pooling_mode_") and on:
+            modes.add(name.removeprefix("pooling_mode_"))
+        elif not name.startswith("pooling_mode") and name not in _OF_POOLING:
+            raise LoadError(f"{path}: {name!r} is {str(on)[:80]}, which is not supported and may change results")
+    if len(modes) != 1 or not modes <= POOLINGS.keys():
         raise LoadError(
             f"{path}: pooling by {sorted(modes)} is not supported; supported is one of {', '.join(POOLINGS)}"
         )
-    return EmbeddingDefaults(pooling=POOLINGS[modes.pop()] if modes else Pooling.LAST)
+    return EmbeddingDefaults(pooling=POOLINGS[modes.pop()])
+
+
+def _find_pooling(folder: Path) -> str | None:
+    """The folder of the pooling; every module of sentence-transformers must be one that is computed here."""
+    path = folder / MODULES
+    if not path.is_file():
+        if more := next(folder.glob("*_Dense*"), None):
+            raise UnsupportedModelError(f"{more}: a layer behind the pooling is not supported and changes results")
+        return POOLING
+    try:
+        modules = json.loads(_read_bytes(path, MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path}: it is no JSON: {error}") from error
+    if not isinstance(modules, list):
+        raise LoadError(f"{path}: it holds a {type(modules).__name__}; it must hold a list")
+    found: list[str] = []
+    for module in modules:
+        kind, at = str(_object(module).get("type")), _object(module).get("path", "")
+        short = kind.rpartition(".")[2]
+        if short not in _MODULES or (short != "Transformer" and not kind.startswith("sentence_transformers.")):
+            raise UnsupportedModelError(
+                f"{path}: module {kind[:80]!r} in {str(at)[:80]!r} is not supported and changes results;"
+                f" supported are {', '.join(_MODULES)}"
+            )
+        if not isinstance(at, str) or (at and Path(at).name != at) or (short == "Transformer" and at):
+            raise LoadError(f"{path}: module {kind[:80]!r} is in {str(at)[:80]!r}, which is no place for it")
+        found += [at] if short == "Pooling" else []
+    if len(found) > 1 or (found and not (folder / found[0] / CONFIG).is_file()):
+        raise LoadError(f"{path}: it names poolings in {found}; there must be one, with its {CONFIG}")
+    return found[0] if found else None
 
 
 def read_hf_vocabulary(path: Path, config: dict[str, Any], generation: dict[str, Any]) -> Vocabulary:
