@@ -34,8 +34,21 @@ _PLAIN: Final[Mapping[str, tuple[Any, ...]]] = {
     "modules_to_save": ([], None),
     "layer_replication": ([], None),
     "trainable_token_indices": ([], None),
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),  # others change the model, too
+    "target_parameters": ([], None),
+    "alora_invocation_tokens": ([], None),
 }
 """Settings of an adapter, and the values that are supported."""
+_HARMLESS: Final = frozenset(
+    {
+        *("auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "task_type"),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "peft_version", "r"),
+        *("lora_alpha", "use_rslora", "loftq_config", "eva_config", "corda_config", "megatron_config"),
+        *("megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
+    }
+)
+"""Settings that are read, that tell of the training, or that count only with one that is refused."""
+_TASK: Final = "adapter.lora.task_name"  # changes nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +157,16 @@ def _read_gguf(path: Path, a: Architecture) -> tuple[dict[str, tuple[Floats, Flo
         numbers = tensor.format.decode(file.blocks(tensor)).reshape(tensor.shape)
         halves.setdefault(base, {})[letter] = numbers.astype(np.float32)
     alpha = metadata.positive("adapter.lora.alpha") if "adapter.lora.alpha" in metadata else None
+    for key in metadata:
+        if key.startswith(("adapter.", f"{a.name}.")) and key not in metadata.used and key != _TASK:
+            raise metadata.error(key, f"is {str(metadata[key].content)[:80]}, which may change results")
     return _pair_up(path, halves), alpha, True
 
 
 def _read_folder(path: Path, a: Architecture) -> tuple[dict[str, tuple[Floats, Floats]], float | None, bool]:
     """The same of a folder of the `peft` package, whose rows are as in Hugging Face folders."""
     settings = read_hf_json(path / SETTINGS)
-    for key, values in _PLAIN.items():
-        if settings.get(key, values[0]) not in values:
-            shown = str(settings[key])[:80]
-            raise UnsupportedModelError(f"{path / SETTINGS}: {key!r} is {shown}, which is not supported")
+    _check_settings(path / SETTINGS, settings)
     rank: Any = settings.get("r")
     alpha: Any = settings.get("lora_alpha")
     sound = type(rank) is int and rank > 0 and type(alpha) in (int, float) and 0 < alpha < _LARGEST
@@ -170,9 +183,34 @@ def _read_folder(path: Path, a: Architecture) -> tuple[dict[str, tuple[Floats, F
             raise LoadError(
                 f"{path / WEIGHTS}: tensor {name!r} ({tensor.format.name}) is none that an adapter has here"
             )
+        _check_target(path / SETTINGS, settings, match[1])
+        if len(tensor.shape) == 2 and tensor.shape[0 if match[2] == "A" else 1] != rank:  # noqa: PLR2004 - a matrix
+            raise LoadError(f"{path / WEIGHTS}: tensor {name!r} has shape {list(tensor.shape)}, but r is {rank}")
         raw = np.frombuffer(mapping, np.uint8, tensor.size_bytes, tensor.offset).copy()
         numbers = tensor.format.decode(raw.reshape(-1, tensor.format.block_bytes)).reshape(tensor.shape)
         base = rename(known, f"{match[1]}.weight")
         halves.setdefault(base, {})[match[2].lower()] = numbers.astype(np.float32)
     factor = alpha * math.sqrt(rank) if settings.get("use_rslora") else float(alpha)
     return _pair_up(path, halves), factor, False
+
+
+def _check_target(path: Path, settings: Mapping[str, Any], module: str) -> None:
+    """A matrix of a module that the settings leave out would be dropped by the package."""
+    named, layers = settings.get("target_modules"), settings.get("layers_to_transform")
+    if isinstance(named, list) and not any(module == each or module.endswith(f".{each}") for each in named):
+        raise LoadError(f"{path}: 'target_modules' lacks {module!r}, of which there are matrices")
+    layer, chosen = re.search(r"\.(\d+)\.", module), layers if isinstance(layers, list) else [layers]
+    if layers is not None and layers != [] and (layer is None or int(layer[1]) not in chosen):
+        raise LoadError(f"{path}: 'layers_to_transform' is {str(layers)[:80]}; there are matrices of {module!r}")
+
+
+def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """A setting that nobody has looked at may change results, unless it says nothing or no."""
+    for key, values in _PLAIN.items():
+        if settings.get(key, values[0]) not in values:
+            shown = str(settings[key])[:80]
+            raise UnsupportedModelError(f"{path}: {key!r} is {shown}, which is not supported")
+    for key, value in settings.items():
+        if key not in _PLAIN and key not in _HARMLESS and value is not None and value is not False:
+            shown = str(value)[:80]
+            raise UnsupportedModelError(f"{path}: {key!r} is {shown}, which may change results")

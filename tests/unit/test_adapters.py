@@ -61,6 +61,8 @@ def write_gguf(network: Any, matrices: dict[str, tuple[Floats, Floats]], path: P
     writer.add_type(changes.get("type", "adapter"))
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", ALPHA)
+    if "extra" in changes:
+        writer.add_uint32(changes["extra"], 5)
     for name, (down, up) in matrices.items():
         rows = up
         layer, part = name.split(".")[2], ".".join(name.split(".")[3:5])
@@ -147,6 +149,21 @@ def test_native_sums_do_not_depend_on_the_kind(made: dict[str, Any]) -> None:
         (lambda m, at: write_folder(m["matrices"], at, use_dora=True), "'use_dora' is True, which is not supported"),
         (lambda m, at: write_folder(m["matrices"], at, rank_pattern={"q": 4}), "'rank_pattern' is"),
         (lambda m, at: write_folder(m["matrices"], at, r="x"), "r is 'x' and lora_alpha 6.0"),
+        (lambda m, at: write_folder(m["matrices"], at, r=RANK + 1), f"but r is {RANK + 1}"),
+        (lambda m, at: write_folder(m["matrices"], at, init_lora_weights="pissa"), "'init_lora_weights' is pissa"),
+        (lambda m, at: write_folder(m["matrices"], at, init_lora_weights="loftq"), "'init_lora_weights' is loftq"),
+        (lambda m, at: write_folder(m["matrices"], at, alora_invocation_tokens=[5]), "'alora_invocation_tokens' is"),
+        (lambda m, at: write_folder(m["matrices"], at, use_qalora=True), "'use_qalora' is True, which may change"),
+        (lambda m, at: write_folder(m["matrices"], at, use_bdlora={"nblocks": 2}), "'use_bdlora' is"),
+        (lambda m, at: write_folder(m["matrices"], at, arrow_config={"top_k": 2}), "'arrow_config' is"),
+        (lambda m, at: write_folder(m["matrices"], at, target_parameters=["a"]), "'target_parameters' is"),
+        (lambda m, at: write_folder(m["matrices"], at, scales_twice=2), "'scales_twice' is 2"),
+        (lambda m, at: write_folder(m["matrices"], at, layers_to_transform=[0]), "'layers_to_transform' is \\[0\\]"),
+        (lambda m, at: write_folder(m["matrices"], at, target_modules=["q_proj"]), "'target_modules' lacks"),
+        (
+            lambda m, at: write_gguf(m["network"], m["matrices"], at / "a.gguf", extra="adapter.alora.tokens"),
+            "'adapter.alora.tokens' is 5, which may change results",
+        ),
         (lambda _, at: write_folder({}, at), "it changes nothing; it is no adapter"),
         (
             lambda m, at: write_gguf(m["network"], m["matrices"], at / "a.gguf", type="model"),
