@@ -10,7 +10,7 @@ import numpy as np
 
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.hf_rope import FULL, MAX_WIDTH, SLIDING, HfRope
-from inferd_cpu.hf_settings import DEFAULTS, FALSY, OWN, WINDOWED
+from inferd_cpu.hf_settings import ALWAYS_BIASED, DEFAULTS, FALSY, OWN, WINDOWED
 from inferd_cpu.hf_types import ACTIVATIONS, HARMLESS, KEYS, TYPES, WRAPPED, HfType
 from inferd_cpu.metadata import Kind, Metadata, Value
 
@@ -86,6 +86,17 @@ class HfConfig(HfRope):
         self._read_own()
         self._read_rope()
         self._check_unrotated()
+
+    @property
+    def generates(self) -> bool:
+        """Whether there must be a head: a network that is saved without one makes embeddings alone."""
+        named = self._settings.get("architectures")
+        bare = isinstance(named, list) and bool(named) and str(named[0]).endswith("Model")
+        return not (self._family.encodes or bare)
+
+    def denies(self, setting: str) -> bool:
+        """Whether the configuration says no, and its type reads that."""
+        return self._named not in ALWAYS_BIASED and self._settings.get(setting) is False
 
     def _check_activation(self) -> None:
         name = self._get("hidden_activation", "hidden_act")

@@ -29,6 +29,15 @@ _WRAP: Final = re.compile(r"^(?:(model\.)language_model\.|language_model\.(?=mod
 _BARE: Final = re.compile(r"layers\.(\d+)\.(.+)")
 _LEFT_OUT: Final = re.compile(r".*\.rotary_emb\.inv_freq|mtp\..*")  # worked out again; tokens farther ahead
 _FLOAT: Final = FORMATS[0]
+_COMPARED_BYTES: Final = 1 << 24  # at once
+_SAID: Final[Mapping[str, str]] = {
+    "attention_bias": r"blk\.\d+\.attn_(?:q|k|v|qkv)\.bias",
+    "attention_out_bias": r"blk\.\d+\.attn_output\.bias",
+    "mlp_bias": r"blk\.\d+\.ffn_(?:gate|up|down)\.bias",
+    "use_bias": r"blk\.\d+\.(?:attn_(?:q|k|v|output)|ffn_(?:gate|up|down))\.bias",
+    "use_qk_norm": r"blk\.\d+\.attn_[qk]_norm\.weight",
+}
+"""Weights that there are only where a setting is true."""
 
 
 class HfFolder(ModelFile):
@@ -93,13 +102,39 @@ class HfFolder(ModelFile):
                 experts["altup_unembd_proj.weight" if stream[1] else "altup_proj.weight"][int(stream[2])] = tensor
             elif fused is not None:
                 tensors |= self._split_experts(f"blk.{fused[1]}.ffn_", fused[2], tensor)
-            elif (short := rename(self.config.type, name)) != "output.weight" or not self.config.tied:
+            elif (short := rename(self.config.type, name)) in tensors:
+                raise LoadError(f"{self.path}: tensor {name!r} is there twice, once under another prefix")
+            else:
                 tensors[short] = self._store(short, tensor)
         for name, parts in experts.items():
             tensors[name] = self._stack(name, parts)
         for name, numbers in self.config.divisors.items():
             tensors[name] = self._keep(name, numbers)
+        self._check_head(tensors)
+        self._check_said(tensors)
         return tensors
+
+    def _check_head(self, tensors: dict[str, Tensor]) -> None:
+        """A head beside the embedding that it is said to be is left out where it is the same, and else it counts."""
+        embedding, head = tensors.get("token_embd.weight"), tensors.get("output.weight")
+        if self.config.tied and embedding is not None and head is not None and self._are_same(embedding, head):
+            del tensors["output.weight"]
+        if not self.config.tied and head is None and self.config.generates:
+            raise LoadError(f"{self.path}: 'tie_word_embeddings' is false, and there is no 'lm_head.weight'")
+
+    def _are_same(self, one: Tensor, other: Tensor) -> bool:
+        if (one.shape, one.format) != (other.shape, other.format):
+            return False
+        left, right = super().blocks(one), super().blocks(other)
+        step = max(1, _COMPARED_BYTES // one.format.block_bytes)
+        return all(np.array_equal(left[i : i + step], right[i : i + step]) for i in range(0, len(left), step))
+
+    def _check_said(self, tensors: Mapping[str, Tensor]) -> None:
+        """Weights that the configuration says are not used, and the reference drops."""
+        for setting, names in _SAID.items():
+            found = (name for name in tensors if self.config.denies(setting) and re.fullmatch(names, name))
+            if (name := next(found, None)) is not None:
+                raise LoadError(f"{self.path}: {setting!r} is false, but there is {name!r}; one of them is wrong")
 
     def _store(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor under its name in GGUF, as a file has it."""

@@ -61,6 +61,9 @@ OWN: Final[Mapping[str, frozenset[str]]] = {
 }
 """Settings that change results, by the types that apply them; of others they must be 1 or absent."""
 
+ALWAYS_BIASED: Final = frozenset({"qwen2", "qwen2_moe", "phi"})
+"""Types whose attention has biases, whatever the file says."""
+
 WINDOWED: Final = frozenset(
     {"mistral", "mixtral", "smollm3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "starcoder2", "modernbert", "olmo3"}
     | {"gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "phi3", "phimoe", "cohere2", "exaone4"}

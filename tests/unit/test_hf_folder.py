@@ -166,16 +166,47 @@ def test_a_type_that_another_backend_may_know_is_said(folder: Path) -> None:
 
 
 def test_what_comes_with_a_folder(folder: Path) -> None:
-    """Tokens, endings and advice to sample are those of its files; a head that it ties is not read."""
+    """Tokens, endings and advice to sample are those of its files."""
     (folder / "generation_config.json").write_text('{"eos_token_id": [9], "temperature": 0.6, "do_sample": true}')
     model = load(folder)
     assert model.vocabulary.definition == (folder / "tokenizer.json").read_bytes()
     assert model.vocabulary.eos_ids[0] == 9
     assert model.sampling.numbers["temperature"] == 0.6
     model.session.close()
-    untied = read_logits(folder)
+
+
+def test_a_head_that_is_not_the_embedding_counts(folder: Path) -> None:
+    """As in transformers: a head that is said to be the embedding, and is not, is used; one that is the same is not."""
+    untied, file = read_logits(folder), folder / "model.safetensors"
     change(folder, lambda settings: settings.update(tie_word_embeddings=True))
-    assert np.abs(read_logits(folder) - untied).max() > 1e-3
+    assert read_logits(folder).tobytes() == untied.tobytes()
+    weights = load_file(file)
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}, file)
+    same = read_logits(folder)
+    assert np.abs(same - untied).max() > 1e-3
+    del weights["lm_head.weight"]
+    save_file(weights, file)
+    assert read_logits(folder).tobytes() == same.tobytes()
+    change(folder, lambda settings: settings.update(tie_word_embeddings=False))
+    with pytest.raises(LoadError, match="'tie_word_embeddings' is false, and there is no"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["norm.weight", "layers.0.self_attn.q_proj.weight"])
+def test_a_weight_that_is_there_twice_is_refused(folder: Path, name: str) -> None:
+    """Under two prefixes of a network: neither is taken."""
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {name: weights[f"model.{name}"] * 3}, folder / "model.safetensors")
+    with pytest.raises(LoadError, match=f"'(?:model.)?{name}' is there twice"):
+        load(folder)
+
+
+def test_biases_that_settings_deny_are_refused(tmp_path: Path) -> None:
+    """The configuration says that there are none: transformers drops them."""
+    folder = save(make_network(NAMES["llama"], 0.3), tmp_path, attention_bias=False)
+    assert "model.layers.0.self_attn.q_proj.bias" in load_file(folder / "model.safetensors")
+    with pytest.raises(LoadError, match=r"'attention_bias' is false, but there is 'blk\.0\.attn_"):
+        load(folder)
 
 
 @pytest.mark.parametrize("name", ["qwen3_5", "gemma4"])
