@@ -43,6 +43,7 @@ def read_word_pieces(metadata: Metadata, tokens: Sequence[str], kinds: Sequence[
         if not metadata.flag(f"{_PREFIX}{key}", True):
             raise metadata.error(f"{_PREFIX}{key}", "is false, which is not supported with this tokenizer")
     lowercase = metadata.flag(f"{_PREFIX}normalizer.lowercase", True)
+    accents = f"{_PREFIX}normalizer.strip_accents"
     ends = [pieces[first], pieces[last]]
     definition = {
         "version": "1.0",
@@ -55,7 +56,7 @@ def read_word_pieces(metadata: Metadata, tokens: Sequence[str], kinds: Sequence[
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": True,
-            "strip_accents": None,  # as lowercase says
+            "strip_accents": metadata.flag(accents) if accents in metadata else None,  # None: as lowercase says
             "lowercase": lowercase,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},

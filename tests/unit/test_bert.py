@@ -20,7 +20,9 @@ from inferd.plugin.backend import Pooling, read_settings
 from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_cpu.backend import CpuBackend
+from inferd_cpu.metadata import Kind, Metadata, Value
 from inferd_cpu.plugin import SPEC
+from inferd_cpu.word_pieces import read_word_pieces
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -179,6 +181,19 @@ def test_first_is_what_a_file_may_say(tiny: tuple[Path, Any], tmp_path: Path) ->
     engine = Engine(load(tmp_path / "first.gguf"))
     engine.run("the cat", embedding=Embedding(pooling=None, normalize=False))
     np.testing.assert_allclose(engine.vectors[0], states(network, [2, 5, 6, 3])[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("strips", "expected"), [(None, "cafe"), (True, "cafe"), (False, "caf\u00e9")])
+@pytest.mark.parametrize("lowers", [True, False])
+def test_accents_go_as_the_file_says(strips: bool | None, expected: str, lowers: bool) -> None:  # noqa: FBT001 - of pytest
+    """Whatever it says of capitals; where it says nothing, accents go with capitals."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581cafe", "\u2581caf\u00e9"]
+    said = {"lowercase": lowers, "strip_accents": strips}
+    values = {f"normalizer.{name}": Value(Kind.BOOL, value) for name, value in said.items() if value is not None}
+    metadata = Metadata(Path("a.gguf"), {f"tokenizer.ggml.{name}": value for name, value in values.items()})
+    vocabulary = read_word_pieces(metadata, tokens, [3, 3, 3, 3, 1, 1])
+    wanted = expected if lowers or strips is not None else "caf\u00e9"
+    assert Tokenizer(vocabulary, size=len(tokens)).encode("caf\u00e9") == [2, tokens.index("\u2581" + wanted), 3]
 
 
 def test_text_is_refused(tiny: tuple[Path, Any]) -> None:
