@@ -1,5 +1,6 @@
 """Hugging Face folders on the native engine: against transformers, and against the GGUF file of the same network."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from inferd.plugin import LoadError, UnsupportedModelError
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.plugin import LoadError, UnsupportedModelError, read_hf_vocabulary
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.hf_types import TYPES
 from inferd_cpu.native import LIBRARY
@@ -173,6 +175,24 @@ def test_what_comes_with_a_folder(folder: Path) -> None:
     assert model.vocabulary.eos_ids[0] == 9
     assert model.sampling.numbers["temperature"] == 0.6
     model.session.close()
+
+
+def test_tokens_that_only_the_settings_have_are_added(folder: Path) -> None:
+    """Texts become the ids that transformers gives; a number that the definition cannot give is refused."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"eos_token": "<end>"}
+    flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+    definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    end = max(token["id"] for token in definition["added_tokens"]) + 1
+    token = {"content": "<extra>", "special": True, **flags}
+    listed = {str(each["id"]): each for each in definition["added_tokens"]} | {str(end): token}
+    path.write_text(json.dumps(settings | {"added_tokens_decoder": listed}), encoding="utf-8")
+    vocabulary = read_hf_vocabulary(folder, {}, {})
+    library = transformers.AutoTokenizer.from_pretrained(folder)
+    assert Tokenizer(vocabulary, size=end + 1).encode("a<extra>b") == library("a<extra>b")["input_ids"]
+    path.write_text(json.dumps(settings | {"added_tokens_decoder": {str(end + 7): token}}), encoding="utf-8")
+    with pytest.raises(LoadError, match=f"'<extra>', which is {end + 7} in tokenizer_config"):
+        read_hf_vocabulary(folder, {}, {})
 
 
 def test_a_head_that_is_not_the_embedding_counts(folder: Path) -> None:

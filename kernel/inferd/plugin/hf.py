@@ -122,8 +122,9 @@ def read_hf_vocabulary(path: Path, config: dict[str, Any], generation: dict[str,
         LoadError: A file is missing, damaged or too large.
     """
     definition = _read_bytes(path / "tokenizer.json", MAX_TOKENIZER_BYTES)
-    ids = _token_ids(path / "tokenizer.json", definition)
     settings = read_hf_json(path / "tokenizer_config.json", required=False)
+    definition = _add_tokens(path / "tokenizer.json", definition, _object(settings.get("added_tokens_decoder")))
+    ids = _token_ids(path / "tokenizer.json", definition)
     templates = _read_templates(path, settings)
     endings = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
     endings += [ids[text] for text in (_text(settings.get("eos_token")),) if text in ids]
@@ -144,6 +145,30 @@ def _token_ids(path: Path, definition: bytes) -> dict[str, int]:
         return {token["content"]: token["id"] for token in added}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LoadError(f"{path}: it is no tokenizer definition: {type(error).__name__}: {error}") from error
+
+
+def _add_tokens(path: Path, definition: bytes, more: dict[str, Any]) -> bytes:
+    """The definition with the tokens that only tokenizer_config.json has; as it is where there are none."""
+    ids = _token_ids(path, definition)
+    if all(_text(token) in ids for token in more.values()):
+        return definition
+    whole = json.loads(definition)
+    pieces = _object(whole.get("model")).get("vocab") or ()
+    known = pieces if isinstance(pieces, dict) else {piece[0]: number for number, piece in enumerate(pieces)}
+    end = max([*known.values(), *ids.values()], default=-1) + 1
+    added = whole.setdefault("added_tokens", [])
+    for number, token in sorted((int(name), more[name]) for name in more if name.isdecimal()):
+        text = _text(token)
+        if not text or ids.get(text) == number:
+            continue
+        if ids.get(text, known.get(text, end)) != number:
+            raise LoadError(
+                f"{path}: of token {text[:80]!r}, which is {number} in tokenizer_config.json, it says another number"
+            )
+        end = max(end, number + 1)
+        flags = {name: bool(token.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+        added.append({"id": number, "content": text, **flags})
+    return json.dumps(whole).encode()
 
 
 def _read_templates(path: Path, settings: dict[str, Any]) -> dict[str, str]:
