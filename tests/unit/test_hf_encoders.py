@@ -123,7 +123,7 @@ POOLED = [
     ({"pooling_mode": ["lasttoken"]}, Pooling.LAST),
     ({"pooling_mode": "weightedmean"}, "pooling by \\['weightedmean'\\] is not supported"),
     ({"pooling_mode": ["cls", "mean"]}, "pooling by \\['cls_token', 'mean_tokens'\\]"),
-    ({"pooling_mode": "max"}, "pooling by \\['max_tokens'\\]"),
+    ({"pooling_mode": "max"}, "pooling by \\['max'\\]"),
     ({"pooling_mode": 3}, "pooling by \\['3'\\]"),
     ({"pooling_mode_max_tokens": True}, "pooling by \\['max_tokens'\\]"),
     ({"pooling_mode_mean_tokens": "yes"}, "'pooling_mode_mean_tokens' is yes; it must be true or false"),
