@@ -1,3 +1,3 @@
 """inferd: a model kernel. See ARCHITECTURE.md for the life of a task."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
