@@ -119,7 +119,8 @@ def _read_file(request: LoadRequest) -> Source:
     embedding = EmbeddingDefaults()
     if ranked:
         file.metadata.used.add(f"{architecture.name}.classifier.output_labels")  # names of the scores
-        head = read_gguf_head(where, read_tensors(file, file.tensors), width=architecture.width)
+        key = f"{where}: '{architecture.name}.pooling_type' is {Pooling.RANK.value}"
+        head = read_gguf_head(key, read_tensors(file, file.tensors), width=architecture.width)
         embedding = EmbeddingDefaults(pooling=Pooling.RANK, head=head)
         file.tensors = {name: each for name, each in file.tensors.items() if name not in GGUF_TENSORS}
     else:
