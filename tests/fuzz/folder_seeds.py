@@ -27,6 +27,7 @@ CONFIG: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "hidden_act": "silu",
     "tie_word_embeddings": True,
+    "use_sliding_window": True,
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
     "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 32},
