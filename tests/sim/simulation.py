@@ -25,7 +25,15 @@ from inferd.errors import BY_REASON, InferdError
 
 MOST_STEPS = 200_000  # until all rests, once clients and faults are over
 NEVER = float("inf")
-APART = (events.DrainHost, events.ForeignMeasured, events.MemoryMeasured, events.TaskEnded, events.WorkerExited)
+APART = (
+    events.DrainHost,
+    events.ForeignMeasured,
+    events.HostLeft,
+    events.HostLost,
+    events.MemoryMeasured,
+    events.TaskEnded,
+    events.WorkerExited,
+)
 
 
 def draw_need(device: DeviceCapacity, first: DeviceCapacity, share: float, pool_share: float, rest: int) -> MemoryNeed:
@@ -73,6 +81,12 @@ class Simulation:
         self._drain()
         self.mirror.check_over()
         return self
+
+    def run_first(self, count: int) -> None:
+        """Let the first `count` events of a run happen, and no more: it is not seen how it ends."""
+        self._begin()
+        while self.events < count and (self._clients.left or self._holders.left):
+            self._step()
 
     def later(self, mean_s: float, action: Callable[[], object]) -> None:
         """Have something happen after a random time, `mean_s` in the mean."""

@@ -51,6 +51,14 @@ def test_what_was_due_is_judged_by_what_held_before_the_event(seed: int, tasks: 
     Simulation(seed, tasks=tasks, leases=2000).run()
 
 
+@pytest.mark.parametrize(("seed", "count"), [(104, 1000), (141, 4400)])
+def test_what_was_due_comes_to_a_host_before_it_is_lost_or_leaves(seed: int, count: int) -> None:
+    """Tasks and leases that are due when a host is found to be gone come to it first, and then go with it."""
+    simulation = Simulation(seed, tasks=8000, leases=2000)
+    simulation.run_first(count)
+    assert simulation.events >= count
+
+
 def test_the_seeds_reach_everything() -> None:
     """The random runs are not idle: together they meet each end, each refusal, each command and each fault."""
     refusals, seen = Counter[str](), Counter[str]()
