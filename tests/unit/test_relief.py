@@ -105,6 +105,58 @@ def test_overlapping_traffic_does_not_keep_another_model_waiting() -> None:
     assert bench.exit("b-1", 8.5) == ["load a-2", "send a3 to a-2"]
 
 
+def test_turns_of_two_models_do_not_keep_a_claim_waiting_for_both() -> None:
+    """An idle instance that must go with a busy one takes no task before that one is idle; one that may stay does."""
+    bench = Bench()
+    for name in ("a1", "c1", "d1"):
+        bench.submit(name, 0.0)
+    bench.end("c1", 0.5)
+    bench.end("d1", 0.5)
+    large = bench.claim("large", memory(800), now=1.0)
+    bench.tick(6.0)
+    assert bench.submit("c2", 6.5) == bench.submit("a2", 6.5) == []
+    assert bench.submit("d2", 6.5) == ["send d2 to d-1"]
+    assert bench.end("a1", 7.0) == ["stop c-1", "stop a-1"]
+    bench.exit("a-1", 7.5)
+    bench.exit("c-1", 7.5)
+    assert large.state is LeaseState.ACTIVE
+    assert bench.submit("d3", 8.0) == ["send d3 to d-1"]
+
+
+def test_an_idle_instance_takes_tasks_until_the_claim_has_waited_for_long() -> None:
+    """For five seconds idle and busy instances alike take tasks beside a claim that needs both; then neither does."""
+    bench = Bench()
+    bench.submit("a1", 0.0)
+    bench.submit("c1", 0.0)
+    bench.end("c1", 0.5)
+    bench.claim("large", memory(900), now=1.0)
+    assert bench.submit("c2", 5.5) == ["send c2 to c-1"]
+    bench.end("c2", 5.75)
+    bench.tick(6.0)
+    assert bench.submit("c3", 6.5) == bench.submit("a2", 6.5) == []
+    bench.tell(events.ReleaseLease(LeaseId("large"), TENANT), 7.0)
+    for task in ("c3", "a2"):
+        assert bench.machine.tasks.known[TaskId(task)].state is TaskState.RUNNING
+
+
+def test_an_idle_instance_that_was_ready_late_takes_tasks_until_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that became ready after the claim came is held back five seconds after that, not with the busy one before."""
+    bench = Bench()
+    bench.submit("a1", 0.0)
+    with monkeypatch.context() as slow:
+        slow.setattr(Bench, "_load", lambda *_: [])
+        assert bench.submit("c1", 0.5) == ["start c-1", "load c-1"]
+    bench.claim("large", memory(900), now=1.0)
+    assert bench._load(InstanceId("c-1"), 3.0) == ["send c1 to c-1"]
+    bench.end("c1", 3.5)
+    bench.tick(6.0)
+    assert bench.submit("a2", 6.5) == []
+    assert bench.machine.next_alarm() == 8.0
+    bench.tick(8.0)
+    assert bench.submit("c2", 8.5) == []
+    assert bench.end("a1", 9.0) == ["stop c-1", "stop a-1"]
+
+
 def test_what_was_stopped_goes_on_where_an_instance_drains() -> None:
     """A task that was stopped for another waits like all others; where its instance drains it goes on elsewhere."""
     bench = Bench()

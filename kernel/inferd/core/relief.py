@@ -3,7 +3,7 @@
 Who waits for memory that busy instances hold would wait as long as their traffic goes on. So when the first in the line
 of a device, or one shortly behind it, has waited for `drain_s`, as many instances as it needs take no new tasks: first
 those that were given memory after it came, and these at once, for they passed it because they fitted while it could not
-go.
+go. Idle ones that must go with busy ones take no tasks either.
 """
 
 from inferd.core.alarms import Alarms
@@ -53,7 +53,7 @@ class Relief:
             idle = (self._fleet.instances[instance_id] for instance_id in evicted)
             self._set(device_id, {i.instance_id: None for i in idle if self._due(i, since)[0] <= now})
             return
-        lacking = self._broker.shortfall_bytes(device_id, wanted_bytes)
+        lacking, freed_bytes = self._broker.shortfall_bytes(device_id, wanted_bytes), 0
         chosen: dict[InstanceId, None] = {}
         at = now
         for due, _, instance_id in sorted(self._candidates(device_id, since)):
@@ -61,18 +61,35 @@ class Relief:
                 break
             chosen[instance_id] = None
             at = max(at, due)
+            freed_bytes += self._broker.reserved_bytes(instance_id)
             lacking -= self._broker.reserved_bytes(instance_id)
         if lacking > 0:
             chosen = {}  # that would not be enough: it waits for leases or for other programs
         elif at > now:
             self.alarms.set(device_id, at)
             chosen = {}
+        else:
+            chosen |= self._counted(device_id, wanted_bytes - freed_bytes, since, now)
         self._set(device_id, chosen)
 
     def stop(self, device_id: DeviceId) -> None:
         """Nobody waits on a device who could not go."""
         self.alarms.cancel(device_id)
         self._set(device_id, {})
+
+    def _counted(self, device_id: DeviceId, wanted_bytes: int, since: float, now: float) -> dict[InstanceId, None]:
+        """The idle instances that are to go with busy ones: they take no task until those have ended theirs.
+
+        Otherwise some would be busy whenever others are idle, and the first in line would wait without an end.
+        """
+        counted: dict[InstanceId, None] = {}
+        for instance_id in self._broker.evictions(device_id, wanted_bytes) or ():
+            due, _ = self._due(self._fleet.instances[instance_id], since)
+            if due <= now:
+                counted[instance_id] = None
+            else:
+                self.alarms.advance(device_id, due)
+        return counted
 
     def _candidates(self, device_id: DeviceId, since: float) -> list[tuple[float, float, InstanceId]]:
         """The instances that could drain, each with when it is due, those that passed the first in line before all."""
