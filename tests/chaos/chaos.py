@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,9 +152,18 @@ async def wave(
             waiting = asyncio.create_task(flowing[number].wait())
             await asyncio.wait((waiting, running[number]), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
-            for pid in await workers(client, model):
-                await asyncio.to_thread(MANNERS[manner], pid)
+            await end_worker(client, model, manner)
     return told
+
+
+async def end_worker(client: AsyncClient, model: str, manner: str) -> None:
+    """End the workers of a model; one that is gone before it can be is none of them."""
+    ended = 0
+    while not ended:
+        for pid in await workers(client, model):
+            with suppress(ProcessLookupError, FileNotFoundError):
+                await asyncio.to_thread(MANNERS[manner], pid)
+                ended += 1
 
 
 async def workers(client: AsyncClient, model: str) -> list[int]:

@@ -18,7 +18,6 @@ BALLOON = """
 import sys, time
 from pathlib import Path
 pid, group, size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-Path(f"/proc/{pid}/oom_score_adj").write_text("1000")  # the system must choose that one
 (group / "cgroup.procs").write_text("0")
 held, deadline = [], time.monotonic() + 20
 while time.monotonic() < deadline:
@@ -57,11 +56,18 @@ def why_not() -> str:
 
 
 def starve(pid: int) -> None:
-    """Have memory run out for a worker, to its end; something else in its group takes what is left."""
+    """Have memory run out for a worker, to its end; something else in its group takes what is left.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: It is gone already.
+    """
+    if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+        raise ProcessLookupError(f"worker {pid} has ended")
     group, controller = group_of(pid)
+    Path(f"/proc/{pid}/oom_score_adj").write_text("1000")  # the system must choose that one
     used = int((group / USES[controller]).read_text())
     (group / LIMITS[controller]).write_text(str(used + SPARE_BYTES))
     for name, most in SWAP.items():
         if (group / name).exists():
             (group / name).write_text(str(most or used + SPARE_BYTES))
-    subprocess.run([sys.executable, "-c", BALLOON, str(pid), str(group), str(BALLOON_BYTES)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", BALLOON, str(pid), str(group), str(BALLOON_BYTES)], check=False, timeout=60)
