@@ -21,6 +21,7 @@ from typing import Any
 from chaos import DEATHS, MANNERS, STREAMS, Request, Told, requests, wave
 from starving import why_not
 
+from inferd.plugin.child import TRACE_S
 from inferd.testing.kernel import kernel_process, write_fake_model
 from inferd_client import AsyncClient
 
@@ -103,9 +104,9 @@ class Tally:
                 self.pauses[manner] += again
 
     def figures(self, base: dict[str, float]) -> dict[str, Any]:
-        """As they are printed. For workers that hung, the time until that is noticed is not counted into the ratio."""
+        """As they are printed. For workers that hung, the time until that is noticed, and in which they may say where, is no part of the ratio."""
         least = sum(base.values())
-        unseen = {manner: HEARTBEAT_TIMEOUT_S if manner == "stopped" else 0.0 for manner in self.pauses}
+        unseen = {manner: HEARTBEAT_TIMEOUT_S + TRACE_S if manner == "stopped" else 0.0 for manner in self.pauses}
         p99 = {manner: quantile(values, 0.99) for manner, values in self.pauses.items()}
         return {
             "deaths": dict(self.deaths),
@@ -146,7 +147,7 @@ def smollm2() -> str:
     done = subprocess.run(
         [sys.executable, "-m", "inferd", "pull", "smollm2", "-o", "json"], check=True, stdout=subprocess.PIPE, text=True
     )
-    return str(json.loads(done.stdout.splitlines()[-1])["path"])
+    return str(json.loads(done.stdout)["path"])
 
 
 def main() -> int:
