@@ -104,7 +104,10 @@ class Tally:
                 self.pauses[manner] += again
 
     def figures(self, base: dict[str, float]) -> dict[str, Any]:
-        """As they are printed. For workers that hung, the time until that is noticed, and in which they may say where, is no part of the ratio."""
+        """As they are printed.
+
+        Of workers that hung, the time until that is noticed, and in which they may say where, is no part of the ratio.
+        """
         least = sum(base.values())
         unseen = {manner: HEARTBEAT_TIMEOUT_S + TRACE_S if manner == "stopped" else 0.0 for manner in self.pauses}
         p99 = {manner: quantile(values, 0.99) for manner, values in self.pauses.items()}
