@@ -16,6 +16,7 @@ from inferd_cpu.metadata import Kind, Metadata, Value
 
 NEARLY: Final = 0.01  # what SparseMixer is trained with
 LINEAR: Final = "linear_attention"
+SPARSE: Final = 10  # layers of Gemma 3n of which few activations are kept, where its settings do not say
 
 
 class HfConfig(HfRope):
@@ -144,7 +145,11 @@ class HfConfig(HfRope):
             raise self._error("use_bidirectional_attention", f"is {str(kind)[:80]!r}, which is not supported")
         if self._get("altup_correct_scale") is False:
             raise self._error("altup_correct_scale", "is false, which is not supported")
-        if (shares := self._get("activation_sparsity_pattern")) is not None:
+        shares = self._get("activation_sparsity_pattern")
+        if shares is None and self.type.architecture == "gemma3n":
+            count = self._size("num_hidden_layers")
+            shares = [0.95 if count > SPARSE and layer < SPARSE else 0.0 for layer in range(min(count, MAX_WIDTH))]
+        if shares is not None:
             given = shares if isinstance(shares, list) else [shares]
             if not all(isinstance(share, int | float) and 0 <= share < 1 for share in given):
                 raise self._error("activation_sparsity_pattern", f"is {str(shares)[:80]}; it must be from 0 to below 1")

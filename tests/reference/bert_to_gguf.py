@@ -12,10 +12,11 @@ import torch
 BEGIN = "\N{LOWER ONE EIGHTH BLOCK}"
 MEAN = 1
 LEFT_OUT = ("pooler.", "embeddings.position_ids")
+HEAD = {"bert.pooler.dense": "cls", "classifier": "cls.output"}
 
 
 def write_bert(network: Any, tokens: Sequence[str], path: Path, *, pooling: int = MEAN) -> None:
-    """Write a network whose vocabulary is `tokens`, as BERT's own list has them."""
+    """Write a network whose vocabulary is `tokens`, as BERT's own list has them; one with a head gives scores."""
     config = network.config
     nomic = config.model_type == "nomic_bert"
     architecture = gguf.MODEL_ARCH.NOMIC_BERT if nomic else gguf.MODEL_ARCH.BERT
@@ -43,7 +44,11 @@ def write_bert(network: Any, tokens: Sequence[str], path: Path, *, pooling: int 
     ):
         add(tokens.index(name))
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    for key, weight in _join(network.state_dict()).items():
+    weights = network.state_dict()
+    for part in HEAD if "classifier.weight" in weights else ():
+        for kind in ("weight", "bias"):
+            writer.add_tensor(f"{HEAD[part]}.{kind}", weights.pop(f"{part}.{kind}").numpy())
+    for key, weight in _join({key.removeprefix("bert."): weight for key, weight in weights.items()}).items():
         if not key.startswith(LEFT_OUT):
             name = key if key.startswith("blk.") else names.get_name(key, try_suffixes=(".weight", ".bias"))
             assert name is not None, key

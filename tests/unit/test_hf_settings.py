@@ -149,3 +149,14 @@ def test_an_absent_setting_is_what_transformers_takes(name: str) -> None:
     dropped = {*COMPARED, *ROPE, "sliding_window", "rope_local_base_freq", "tie_word_embeddings"}
     few = {key: value for key, value in whole.items() if key not in dropped}
     assert read_defaults(few) == read_defaults(whole)
+
+
+@pytest.mark.parametrize("layers", [4, 35])
+def test_the_first_layers_of_gemma3n_are_sparse(layers: int) -> None:
+    """Where nothing is said of it, those of a large model are, as transformers takes it."""
+    whole = CONFIG_MAPPING["gemma3n_text"](num_hidden_layers=layers, num_kv_shared_layers=1).to_dict()
+    whole["model_type"] = "gemma3n_text"
+    few = {key: value for key, value in whole.items() if key != "activation_sparsity_pattern"}
+    key = "gemma3n.activation_sparsity_scale"
+    absent, said = (HfConfig(Path("config.json"), each).metadata[key].content for each in (few, whole))
+    np.testing.assert_array_equal(absent, said)

@@ -41,6 +41,16 @@ def test_a_group_that_does_not_count_is_none(tmp_path: Path) -> None:
     assert MemoryGroup.make(NAME, root=tmp_path / "nothing") is None
 
 
+def test_limits_are_not_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a group whose limits do not hold for those in it there is none; where they do, there is."""
+    parent = tree(tmp_path, V1, "memory/pod/cgroup.procs")
+    monkeypatch.setitem(COUNTERS, 1, ".")  # the folder itself: nothing else comes into being by itself here
+    (parent / "memory.use_hierarchy").write_text("0\n")
+    assert MemoryGroup.make(NAME, root=tmp_path) is None
+    (parent / "memory.use_hierarchy").write_text("1\n")
+    assert MemoryGroup.make(NAME, root=tmp_path) is not None
+
+
 def test_what_dead_kernels_left_is_swept(tmp_path: Path) -> None:
     """Groups of kernels that are gone go; those of living ones and of others stay."""
     parent = tree(tmp_path, V1, "memory/pod/cgroup.procs")

@@ -17,9 +17,11 @@ from inferd_cpu.plugin import SPEC
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+from bert_to_gguf import write_bert  # noqa: E402 - it needs both
 from tiny_rankers import HEADS, WORDS, write  # noqa: E402 - it needs both
 
 torch.set_num_threads(1)
+RANK = 4  # `pooling_type` of a GGUF file
 PAIRS = [("who makes the grass wet", "the rain makes it wet"), ("what is sun", "it is"), ("rain", "when who")]
 
 
@@ -29,11 +31,13 @@ def load(path: Path) -> LoadedModel:
     return CpuBackend().load(request, lambda _: None)
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", [*HEADS, "gguf"])
 def test_scores_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
     """With the tokens of the folder's tokenizer, and the type of the second text where there are types."""
-    network = write(kind, tmp_path)
-    model = load(tmp_path)
+    network = write("bert" if kind == "gguf" else kind, tmp_path)
+    if kind == "gguf":
+        write_bert(network, [*WORDS, *(f"[unused{n}]" for n in range(4))], tmp_path / "bert.gguf", pooling=RANK)
+    model = load(tmp_path / "bert.gguf" if kind == "gguf" else tmp_path)
     assert model.embedding.pooling is Pooling.RANK
     ours = Tokenizer(model.vocabulary, size=len(WORDS) + 4)
     public = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
@@ -44,7 +48,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
         first, second = (ours.encode(text)[1:-1] for text in (query, document))
         ids = [*frame.before, *first, *frame.between, *second, *frame.after]
         assert ids == given["input_ids"][0].tolist()
-        types = {"token_type_ids": given["token_type_ids"]} if kind == "bert" else {}
+        types = {"token_type_ids": given["token_type_ids"]} if kind in ("bert", "gguf") else {}
         with torch.inference_mode():
             expected = network(input_ids=given["input_ids"], **types).logits[0].numpy()
         pool = PromptPool(len(ids), Embedding(), default=Pooling.RANK, head=model.embedding.head, alone=True)

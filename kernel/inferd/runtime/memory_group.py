@@ -39,6 +39,8 @@ class MemoryGroup:
             root: Holds `proc` and `sys`.
         """
         for parent, version in memory_groups(root):
+            if not _passes_limits_on(parent):
+                return None
             folder = parent / f"{_PREFIX}{name}"
             with suppress(OSError):
                 folder.mkdir()
@@ -72,6 +74,13 @@ class MemoryGroup:
                     _log.warning("control group %s stays: %s", self.folder, error)
                     return
                 time.sleep(_RETRY_S)
+
+
+def _passes_limits_on(parent: Path) -> bool:
+    """Whether the limits of a group hold for those in it: of version 1, a setting that old systems leave off."""
+    with suppress(OSError):
+        return (parent / "memory.use_hierarchy").read_text().strip() != "0"
+    return True
 
 
 def sweep(root: Path = ROOT) -> None:

@@ -54,11 +54,6 @@ class Entry:
         """The first dimension of its inputs, where the model batches; 0 where it has none."""
         return next((tensor.shape[0] for tensor in self.request.inputs.values() if tensor.shape), 0)
 
-    @property
-    def size_bytes(self) -> int:
-        """What it is given."""
-        return sum(tensor.array.nbytes for tensor in self.inputs.values())
-
     def key(self) -> tuple[Any, ...]:
         """Equal for requests that can be computed as one: same names, types, sizes but the first, and outputs."""
         shapes = tuple(sorted((name, t.element_type, t.shape[1:]) for name, t in self.inputs.items()))

@@ -6,22 +6,21 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.vigil import Doing, Pulse
 from inferd.engine.activity import Activity
-from inferd.engine.cause import last_line, placed_line
+from inferd.engine.tensor.answers import check_size, refusals, typed
 from inferd.engine.tensor.board import Batch, Board
 from inferd.engine.tensor.calls import Calls, unwanted
 from inferd.engine.tensor.checks import check_inputs, check_outputs, choose_outputs
-from inferd.engine.tensor.entry import Entry, join, split, told_bytes
+from inferd.engine.tensor.entry import Entry, join, split
 from inferd.engine.tensor.request import Request, TensorLimits, TensorResult
 from inferd.engine.tensor.returns import suspended
 from inferd.engine.tensor.sequences import Sequences
 from inferd.engine.token.holds import Holds
 from inferd.engine.token.output import Ended
-from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, is_failure
+from inferd.errors import InferdError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -306,7 +305,7 @@ class TensorLoop:
         inputs = join(entries)
         activity.begin(Doing.STEP)
         try:
-            with _refusals():
+            with refusals():
                 return self._session.predict(inputs, entries[0].asked)
         finally:
             with self._changed:
@@ -324,13 +323,13 @@ class TensorLoop:
         try:
             while not entry.dropped:
                 started = time.perf_counter()
-                with _refusals():
+                with refusals():
                     given = next(sets, None)
                 if given is None:
                     break
                 last = self._checked(entry, given)
                 result = TensorResult(seconds=time.perf_counter() - started)
-                self._check_size(entry, last)
+                check_size(entry, last, self._limits.output_bytes)
                 with self._changed:
                     self.steps += 1
                     if entry.pass_on():
@@ -354,13 +353,13 @@ class TensorLoop:
         if entry.dropped:
             return
         try:
-            self._check_size(entry, outputs)
+            check_size(entry, outputs, self._limits.output_bytes)
             self._conclude(entry, outputs)
         except BaseException as error:
             if not is_failure(error):
                 raise
             self._forget(entry)
-            result.ended.append(Ended(handle=entry.handle, error=self._typed(error)))
+            result.ended.append(Ended(handle=entry.handle, error=typed(error, self._session)))
             return
         if entry.pass_on():
             result.outputs.append((entry.handle, {name: outputs[name] for name in entry.wanted}))
@@ -374,34 +373,15 @@ class TensorLoop:
             self._sequences.commit(step, outputs, self._now(), handle=handle, task_id=task_id)
         self._forget(entry)
 
-    def _check_size(self, entry: Entry, outputs: Mapping[str, Tensor]) -> None:
-        sizes = {name: _told_bytes(name, outputs[name]) for name in entry.wanted}
-        total, most = sum(sizes.values()), self._limits.output_bytes
-        if total > most:
-            largest = max(sizes, key=lambda name: sizes[name])
-            raise LimitExceededError(
-                f"the outputs have {total} bytes, the largest, {largest!r}, {sizes[largest]}, and at most {most} are"
-                " told of a task at once; ask for fewer outputs, or raise limits.message_bytes of the kernel",
-                metadata={"bound": "limits.message_bytes", "value": str(total), "limit": str(most)},
-            )
-
     def _fail(self, entry: Entry, error: BaseException, activity: Activity) -> None:
         if entry.dropped:  # most likely it was stopped
             return
-        told = self._typed(error)
+        told = typed(error, self._session)
         with self._changed:
             if entry.dropped:
                 return
             self._forget(entry)
         self._tell(activity, ended=[Ended(handle=entry.handle, error=told)])
-
-    def _typed(self, error: BaseException) -> InferdError:
-        """What a request is told of an error."""
-        if isinstance(error, InferdError):
-            return error
-        _log.error("the backend failed with one request", exc_info=error)
-        cause = placed_line(error, self._session)
-        return BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause})
 
     def _forget(self, entry: Entry) -> None:
         del self._entries[entry.handle]
@@ -417,23 +397,3 @@ class TensorLoop:
         if result.outputs or result.ended or result.seconds:
             activity.begin(Doing.IDLE)  # the kernel may not read just now
             self._deliver(result)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """A ValueError that a session raises is the client's fault; not that of texts which it cannot read or write."""
-    try:
-        yield
-    except UnicodeError:
-        raise
-    except ValueError as error:
-        message = f"the model does not take these inputs: {error}"
-        raise InvalidFieldError(message, field="spec.infer.inputs") from error
-
-
-def _told_bytes(name: str, tensor: Tensor) -> int:
-    try:
-        return told_bytes(tensor)
-    except UnicodeError as error:
-        cause = f"output {name!r} has a text that is no Unicode: {last_line(error)}"
-        raise BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause}) from None

@@ -200,7 +200,7 @@ class Sequences:
     def expire(self, now: float) -> None:
         """Give up those that were idle for too long."""
         idle_s = self.limits.sequence_idle_s
-        for key in [key for key, kept in self._kept.items() if now - kept.used_at >= idle_s]:
+        for key in list(takewhile(lambda key: now - self._kept[key].used_at >= idle_s, self._kept)):
             if key not in self._lines:
                 del self._kept[key]
                 self._ledger.drop(key)
@@ -208,8 +208,8 @@ class Sequences:
 
     def next_expiry(self) -> float | None:
         """When one may have been idle for too long; None while nothing is kept that is idle."""
-        idle = [kept.used_at for key, kept in self._kept.items() if key not in self._lines]
-        return min(idle) + self.limits.sequence_idle_s if idle else None
+        idle = next((kept.used_at for key, kept in self._kept.items() if key not in self._lines), None)
+        return None if idle is None else idle + self.limits.sequence_idle_s
 
     def _start(self, entry: Entry, step: SequenceStep) -> dict[str, Tensor]:
         """Zeros. One that is to be kept has its place from now on: several that begin at once do not get the same."""
