@@ -127,8 +127,9 @@ class Limits(BaseModel):
 
     @property
     def output_bytes(self) -> int:
-        """Most of a set of tensors that a task gives, so that it fits into a message with its event."""
-        return max(self.message_bytes // 2, self.message_bytes - FRAME_MARGIN_BYTES)
+        """Most of a set of tensors that a task gives, so that its event is held and fits into a message."""
+        most = min(self.message_bytes, self.stream_bytes)
+        return max(most // 2, most - FRAME_MARGIN_BYTES)
 
     @model_validator(mode="after")
     def _check_frames(self) -> Self:

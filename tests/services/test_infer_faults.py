@@ -184,6 +184,20 @@ async def test_outputs_that_are_too_large(tmp_path: Path) -> None:
         await connection.channel.close()
 
 
+async def test_outputs_beyond_what_is_held_of_a_task(tmp_path: Path) -> None:
+    """Where messages may be larger than what is held of a task, its outputs are refused by that, and never dropped."""
+    limits = {"message_bytes": 2 << 20, "stream_bytes": 1 << 20}
+    async with kernel_here(tmp_path, limits=limits) as kernel:
+        connection = Connection(kernel, tmp_path)
+        await connection.create("m", tensor="identity")
+        async with AsyncClient(kernel.addresses[0]) as client:
+            array = np.ones((1, 240_000), "f4")
+            assert (await client.infer("m", {"x": array}))["y"].nbytes == array.nbytes
+            with pytest.raises(LimitExceededError, match=r"limits\.stream_bytes"):
+                await client.infer("m", {"x": np.ones((1, 300_000), "f4")})
+        await connection.channel.close()
+
+
 async def test_a_hung_predict(tmp_path: Path) -> None:
     """A `predict` that never returns is seen, its worker is ended, and the task is found to be the cause."""
     workers = {"heartbeat_s": 0.05, "step_floor_s": 0.3, "step_ceiling_s": 0.3, "restart_backoff_s": 0.01}

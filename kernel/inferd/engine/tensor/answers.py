@@ -32,7 +32,8 @@ def check_size(entry: Entry, outputs: Mapping[str, Tensor], most: int) -> None:
         largest = max(sizes, key=lambda name: sizes[name])
         raise LimitExceededError(
             f"the outputs have {total} bytes, the largest, {largest!r}, {sizes[largest]}, and at most {most} are"
-            " told of a task at once; ask for fewer outputs, or raise limits.message_bytes of the kernel",
+            " told of a task at once; ask for fewer outputs, or raise limits.message_bytes and limits.stream_bytes of"
+            " the kernel",
             metadata={"bound": "limits.message_bytes", "value": str(total), "limit": str(most)},
         )
 
