@@ -12,7 +12,6 @@ from inferd_cpu.gguf import ModelFile, Tensor
 Floats = NDArray[np.float32]
 Read = Callable[[str], Floats | None]
 HeadLayer = tuple[Floats | None, Floats | None, Literal["", "tanh", "gelu"]]
-CLASSIFIES: Final = "ForSequenceClassification"
 GGUF_TENSORS: Final = ("cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias")
 _RANK: Final = 4  # pooling_type of a GGUF file
 

@@ -16,13 +16,15 @@ from inferd.plugin import (
     read_hf_json,
     read_hf_pooling,
     read_hf_sampling,
+    read_hf_separator,
     read_hf_vocabulary,
     refuse_ignored,
 )
+from inferd.plugin.hf import CLASSIFIES
 from inferd_cpu.adapters import adapt
 from inferd_cpu.architecture import Architecture, read_architecture
 from inferd_cpu.gguf import GgufFile, ModelFile
-from inferd_cpu.heads import CLASSIFIES, GGUF_TENSORS, is_ranked, read_gguf_head, read_hf_head, read_tensors
+from inferd_cpu.heads import GGUF_TENSORS, is_ranked, read_gguf_head, read_hf_head, read_tensors
 from inferd_cpu.hf_folder import CONFIG, HfFolder
 from inferd_cpu.inventory import Inventory
 from inferd_cpu.vocabulary import read_vocabulary
@@ -80,18 +82,7 @@ def _read_folder(request: LoadRequest) -> Source:
         Inventory(file, architecture, vocabulary_size=config.vocabulary_size),
         read_hf_sampling(str(path / GENERATION), generation),
         embedding,
-        _read_separator(path) if embedding.head else -1,
-    )
-
-
-def _read_separator(path: Path) -> int:
-    """The token between two texts; -1 where there is none."""
-    named = read_hf_json(path / "tokenizer_config.json", required=False).get("sep_token")
-    content = named.get("content") if isinstance(named, dict) else named
-    added = read_hf_json(path / "tokenizer.json").get("added_tokens")
-    found = (each for each in added if isinstance(each, dict)) if isinstance(added, list) else ()
-    return next(
-        (int(each["id"]) for each in found if each.get("content") == content and type(each.get("id")) is int), -1
+        read_hf_separator(path) if embedding.head else -1,
     )
 
 

@@ -16,4 +16,6 @@ How a model comes to run, file by file:
     values.py      tensors of the interface <-> values of the runtime
     texts.py       texts as values of the runtime
     session.py     one call
+    encoder.py     a folder with a tokenizer -> an encoder of texts, which embeddings and scores are made with
+    encoder_session.py  its session: texts of a step, padded to each other
 """

@@ -3,7 +3,7 @@
 Importing it loads no framework, so that probing costs nothing.
 """
 
-from inferd.plugin import LoadedTensorModel, LoadRequest, MemoryNeed, Probe, ReportProgress
+from inferd.plugin import LoadedModel, LoadedTensorModel, LoadRequest, MemoryNeed, Probe, ReportProgress
 from inferd_onnx.capacity import derive_need
 from inferd_onnx.devices import check_device, find_devices, read_clash
 from inferd_onnx.model_file import read_model_file
@@ -31,7 +31,7 @@ class OnnxBackend:
         check_device(request.device)
         return derive_need(read_model_file(request.path), request)
 
-    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedTensorModel:
+    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
         """Check all that can be checked before memory is taken, then load.
 
         Raises:

@@ -9,6 +9,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from inferd.plugin import (
+    LoadedModel,
     LoadedTensorModel,
     LoadError,
     LoadRequest,
@@ -19,6 +20,7 @@ from inferd.plugin import (
 from inferd.plugin.host import count_cores
 from inferd_onnx.capacity import check_need, derive_need, derive_workspace
 from inferd_onnx.devices import CPU
+from inferd_onnx.encoder import load_encoder, may_encode
 from inferd_onnx.model_file import ModelFile
 from inferd_onnx.providers import NAMES, check_providers, choose_provider, overheard, provider_list
 from inferd_onnx.pulse import Pulse
@@ -34,10 +36,11 @@ LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 NAME_CHARACTERS = 100
+ALONE = Bound(max_batch=1, states="", optional_inputs=False, threads=1)
 
 
-def load(file: ModelFile, request: LoadRequest, progress: ReportProgress) -> LoadedTensorModel:
-    """Load a model whose file is checked.
+def load(file: ModelFile, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
+    """Load a model whose file is checked: an encoder of texts, or whatever else it is as tensors.
 
     Raises:
         LoadError: The runtime refuses it, a setting contradicts it, or it needs more memory than may be given.
@@ -52,17 +55,33 @@ def load(file: ModelFile, request: LoadRequest, progress: ReportProgress) -> Loa
     providers = provider_list(provider, request.device, limit_bytes=limit_bytes, available=available)
     with Pulse(progress, expected_bytes=need.weights_bytes):
         loaded = _open(file, make_options(settings, provider), providers, provider)
-        session = _describe(file, loaded, request, tries=provider != "tensorrt")  # which builds engines for each shape
-    progress(1.0)
-    return LoadedTensorModel(
-        session=session,
-        description=ModelDescription(
+        description = ModelDescription(
             architecture=(file.name or file.path.stem)[:NAME_CHARACTERS],
             parameters=file.parameters,
             weight_format=file.weight_format,
             compute_format=f"ONNX Runtime {ort.__version__}, {_count_nodes(loaded)}",
-        ),
-    )
+        )
+        tries = provider != "tensorrt"  # which builds engines for each shape
+        model = _find_encoder(file, loaded, request, description) or LoadedTensorModel(
+            session=_describe(file, loaded, request, tries=tries), description=description
+        )
+    progress(1.0)
+    return model
+
+
+def _find_encoder(
+    file: ModelFile, loaded: ort.InferenceSession, request: LoadRequest, description: ModelDescription
+) -> LoadedModel | None:
+    """The encoder of texts that a model is; None for others."""
+    if not may_encode(request) and request.settings["serves"] != "embeddings":
+        return None
+    settings = request.settings
+    try:
+        signature = describe(loaded, unranked=None if is_ort(file.path) else file.unranked, bound=ALONE)
+    except (UnsupportedModelError, UnicodeDecodeError):  # told of it as a model of tensors
+        return None
+    graph = OnnxSession(loaded, signature, binds=request.device != CPU, profiles=bool(settings["profile"]))
+    return load_encoder(graph, request, description)
 
 
 def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadRequest, *, tries: bool) -> OnnxSession:

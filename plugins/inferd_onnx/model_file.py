@@ -19,7 +19,8 @@ MAX_DEPTH = 32  # of graphs in attributes of nodes in graphs; protobuf itself re
 MAX_DIMS = 64
 MAX_MESSAGES = 500_000  # nodes, their attributes, weights and what is in them: some ten times those of large models
 MAX_PLACES = 32  # what is said of one weight's place; known are five
-OWN_FILE = "model.onnx"  # of a folder
+OWN_FILE = "model.onnx"  # of a folder, or of one of this name in it
+INNER = "onnx"
 MODEL_GRAPH, MODEL_TRAINING, MODEL_FUNCTION, MODEL_IR = 7, 20, 25, 1
 TRAINING_GRAPHS = (1, 2)
 GRAPH_NODE, GRAPH_NAME, GRAPH_TENSOR, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE = 1, 2, 5, 11, 12, 15
@@ -67,7 +68,10 @@ class ModelFile:
 
 def find_file(path: Path) -> Path:
     """The file of a model that is a file or a folder."""
-    return path / OWN_FILE if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    inner = path / INNER / OWN_FILE
+    return inner if inner.is_file() and not (path / OWN_FILE).exists() else path / OWN_FILE
 
 
 def read_model_file(path: Path) -> ModelFile:

@@ -22,6 +22,14 @@ SPEC = BackendSpec(
             description="what computes; auto: cpu on the processor, cuda on CUDA. Another one is never taken instead",
         ),
         Setting(
+            name="serves",
+            kind="str",
+            default="auto",
+            choices=("auto", "embeddings", "tensors"),
+            description="what tasks ask of it; auto: embeddings or scores of texts of a folder with a tokenizer.json,"
+            " whose graph takes their tokens and gives hidden states, vectors or a classifier's logits; else tensors",
+        ),
+        Setting(
             name="max_batch",
             kind="int",
             minimum=1,

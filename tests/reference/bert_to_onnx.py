@@ -1,6 +1,7 @@
 """An encoder of BERT's kind from a Hugging Face folder as an ONNX graph: ids of texts in, a vector for each out.
 
-The mean of the hidden states of all tokens that are not padding, made as long as 1, as sentence-transformers has it.
+That is the mean of the hidden states of all tokens that are not padding, made as long as 1, as sentence-transformers
+has it; or the graph gives the hidden states, or the logits of a classifier.
 """
 
 import json
@@ -18,7 +19,8 @@ FAR = -1e9  # added to the logits of padding
 class _Graph:
     """Nodes and weights, as they come."""
 
-    def __init__(self, weights: dict[str, np.ndarray]) -> None:
+    def __init__(self, weights: dict[str, np.ndarray], prefix: str = "") -> None:
+        self._prefix = prefix
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self._weights = weights
@@ -37,7 +39,7 @@ class _Graph:
 
     def weight(self, name: str, *, turned: bool = False) -> str:
         """A weight of the folder."""
-        array = self._weights[name]
+        array = self._weights[name if name in self._weights else self._prefix + name]
         self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array.T if turned else array), name)
         return name
 
@@ -52,18 +54,26 @@ class _Graph:
         return self.add("LayerNormalization", x, scale, bias, epsilon=epsilon)
 
 
-def convert(folder: Path, path: Path) -> Path:
-    """Write the graph of a folder to a file."""
+def convert(folder: Path, path: Path, *, gives: str = "embedding", types: bool = False) -> Path:
+    """Write the graph of a folder to a file.
+
+    Args:
+        folder: Of transformers.
+        path: Where to.
+        gives: Its output: "embedding", "last_hidden_state" or "logits".
+        types: Whether the types of tokens are an input, too.
+    """
     config = json.loads((folder / "config.json").read_text())
     epsilon, heads, width = config["layer_norm_eps"], config["num_attention_heads"], config["hidden_size"]
-    g = _Graph(load_file(folder / "model.safetensors"))
+    g = _Graph(load_file(folder / "model.safetensors"), prefix="bert.")
     zero, one = g.constant([0], np.int64), g.constant([1], np.int64)
     shape = g.add("Shape", "input_ids")
     tokens = g.add("Squeeze", g.add("Slice", shape, one, g.constant([2], np.int64)))
     ends = (g.constant(0, np.int64), tokens, g.constant(1, np.int64))
     x = g.add("Gather", g.weight("embeddings.word_embeddings.weight"), "input_ids")
     x = g.add("Add", x, g.add("Gather", g.weight("embeddings.position_embeddings.weight"), g.add("Range", *ends)))
-    x = g.add("Add", x, g.add("Gather", g.weight("embeddings.token_type_embeddings.weight"), zero))
+    kind = "token_type_ids" if types else zero
+    x = g.add("Add", x, g.add("Gather", g.weight("embeddings.token_type_embeddings.weight"), kind))
     x = g.norm("embeddings.LayerNorm", x, epsilon)
     mask = g.add("Cast", "attention_mask", to=TensorProto.FLOAT)
     hidden = g.add("Mul", g.add("Sub", g.constant(1.0), mask), g.constant(FAR))
@@ -86,14 +96,27 @@ def convert(folder: Path, path: Path) -> Path:
         x = g.norm(f"{at}.attention.output.LayerNorm", g.add("Add", x, attended), epsilon)
         wide = g.add("Gelu", g.linear(f"{at}.intermediate.dense", x))
         x = g.norm(f"{at}.output.LayerNorm", g.add("Add", x, g.linear(f"{at}.output.dense", wide)), epsilon)
-    counted = g.add("Mul", x, g.add("Unsqueeze", mask, g.constant([2], np.int64)))
-    total = g.add("ReduceSum", counted, one, keepdims=0)
-    g.nodes.append(helper.make_node("LpNormalization", [total], ["embedding"], axis=-1, p=2))
+    sizes: list[str | int] = ["batch", width]
+    if gives == "embedding":
+        counted = g.add("Mul", x, g.add("Unsqueeze", mask, g.constant([2], np.int64)))
+        total = g.add("ReduceSum", counted, one, keepdims=0)
+        g.nodes.append(helper.make_node("LpNormalization", [total], [gives], axis=-1, p=2))
+    elif gives == "logits":
+        first = g.add("Gather", x, g.constant(0, np.int64), axis=1)
+        sizes = ["batch", "scores"]
+        g.nodes.append(helper.make_node("Identity", [g.linear("classifier", _pool(g, first))], [gives]))
+    else:
+        sizes.insert(1, "tokens")
+        g.nodes.append(helper.make_node("Identity", [x], [gives]))
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
-        for name in ("input_ids", "attention_mask")
+        for name in ("input_ids", "attention_mask", *(["token_type_ids"] if types else []))
     ]
-    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", width])]
+    outputs = [helper.make_tensor_value_info(gives, TensorProto.FLOAT, sizes)]
     graph = helper.make_graph(g.nodes, "bert", inputs, outputs, initializer=list(g.initializers.values()))
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR), path)
     return path
+
+
+def _pool(g: _Graph, first: str) -> str:
+    return g.add("Tanh", g.linear("pooler.dense", first))

@@ -27,7 +27,7 @@ from inferd.plugin.gguf import (
     read_gguf_splitting,
     refuse_ignored,
 )
-from inferd.plugin.hf import list_hf_weights, read_hf_json, read_hf_pooling, read_hf_vocabulary
+from inferd.plugin.hf import list_hf_weights, read_hf_json, read_hf_pooling, read_hf_separator, read_hf_vocabulary
 from inferd.plugin.hookspecs import hookimpl, hookspec
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.plugin.session import (
@@ -94,6 +94,7 @@ __all__ = [
     "read_hf_json",
     "read_hf_pooling",
     "read_hf_sampling",
+    "read_hf_separator",
     "read_hf_vocabulary",
     "refuse_ignored",
 ]

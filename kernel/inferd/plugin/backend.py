@@ -83,7 +83,8 @@ class BackendSpec:
         name: Its name, for example "cpu".
         loader: Dotted path of its `Backend` class, "package.module:Class"; imported in a worker or in a probing child.
         formats: Formats that it loads: the endings of the files, without the dot, for example ("gguf",); "hf" is a
-            folder with a config.json; one with a model.onnx and no *.safetensors is of the format "onnx".
+            folder with a config.json; one with a model.onnx (or onnx/model.onnx) and no *.safetensors is of the format
+            "onnx".
         description: What it is, for people.
         settings: Settings that it understands.
         rank: Among backends that can load a format, the lowest rank is chosen; ties by name.
@@ -211,11 +212,14 @@ class EmbeddingDefaults:
         add_eos: Whether a text gets the first of `Vocabulary.eos_ids` behind it. Not for algorithm "json", whose
             definition says itself what is put around a text.
         head: What `Pooling.RANK` makes scores with; None where the model has none.
+        pooled: The session gives the same vector, that of the whole text, for each of its tokens: other poolings than
+            `pooling` are refused.
     """
 
     pooling: Pooling = Pooling.LAST
     add_eos: bool = False
     head: RankHead | None = None
+    pooled: bool = False
 
 
 EMBEDDING_DEFAULTS = EmbeddingDefaults()

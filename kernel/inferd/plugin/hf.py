@@ -11,6 +11,7 @@ MAX_JSON_BYTES: Final = 64 << 20  # of a configuration or an index
 MAX_TOKENIZER_BYTES: Final = 256 << 20
 GENERATION: Final = "generation_config.json"
 CONFIG: Final = "config.json"
+CLASSIFIES: Final = "ForSequenceClassification"  # how the architectures of networks end that give scores
 MODULES, POOLING = "modules.json", "1_Pooling"  # of sentence-transformers
 POOLINGS: Final = {"mean_tokens": Pooling.MEAN, "cls_token": Pooling.FIRST, "lasttoken": Pooling.LAST}
 _SHORT: Final = {"mean": "mean_tokens", "cls": "cls_token"}  # the others are called the same
@@ -135,6 +136,17 @@ def read_hf_vocabulary(path: Path, config: dict[str, Any], generation: dict[str,
         eos_ids=tuple(dict.fromkeys(endings)),
         chat_template=templates.get(DEFAULT),
         tool_use_template=templates.get("tool_use"),
+    )
+
+
+def read_hf_separator(path: Path) -> int:
+    """The token between two texts, as the tokenizer of a folder says it; -1 where there is none."""
+    named = read_hf_json(path / "tokenizer_config.json", required=False).get("sep_token")
+    content = named.get("content") if isinstance(named, dict) else named
+    added = read_hf_json(path / "tokenizer.json").get("added_tokens")
+    found = (each for each in added if isinstance(each, dict)) if isinstance(added, list) else ()
+    return next(
+        (int(each["id"]) for each in found if each.get("content") == content and type(each.get("id")) is int), -1
     )
 
 

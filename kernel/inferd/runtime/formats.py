@@ -4,12 +4,13 @@ from pathlib import Path
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
 FOLDER_MARKS = {"config.json": "hf", "model.onnx": "onnx"}  # the format of a folder, by the file that makes it one
+INNER_MARKS = {"onnx/model.onnx": "onnx"}  # where sentence-transformers and others put it
 HF_WEIGHTS = "*.safetensors"  # a Hugging Face folder that has an ONNX model beside its own weights stays one
 
 
 def folder_format(path: Path) -> str | None:
     """The format of a folder; None where it is none, or no model's."""
-    found = [kind for mark, kind in FOLDER_MARKS.items() if (path / mark).is_file()]
+    found = [kind for mark, kind in (FOLDER_MARKS | INNER_MARKS).items() if (path / mark).is_file()]
     if len(found) > 1 and not any(path.glob(HF_WEIGHTS)):
         return found[-1]
     return found[0] if found else None

@@ -61,6 +61,7 @@ class Intake:
         self._bounds = bounds
         self._pooling = embedding.pooling
         self._head = embedding.head
+        self._pooled = embedding.pooled
         self._closing = vocabulary.eos_ids[:1] if embedding.add_eos and vocabulary.algorithm != "json" else ()
         self._tokenizer = Tokenizer(vocabulary, size=bounds.vocabulary_size)
         self._ends = frozenset(vocabulary.eos_ids)
@@ -95,6 +96,11 @@ class Intake:
         """
         if not self._bounds.embedding_size:
             raise UnsupportedInputError("the backend of this model gives no embeddings", field="spec.embedding")
+        if self._pooled and embedding.pooling not in (None, self._pooling):
+            raise UnsupportedInputError(
+                f"this model pools by itself, and not by {embedding.pooling.name}: leave the pooling out",
+                field="spec.embedding.pooling",
+            )
         ranks = (embedding.pooling or self._pooling) is Pooling.RANK
         if ranks and self._head is None:
             raise UnsupportedInputError("this model has no head that gives scores", field="spec.embedding.pooling")
