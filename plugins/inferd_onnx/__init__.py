@@ -12,7 +12,7 @@ How a model comes to run, file by file:
     providers.py   what computes: chosen, and held against what the runtime says
     loading.py     a checked file -> a session, with signs of life from pulse.py
     signature.py   what a graph takes and gives; whether it batches; its states
-    trial.py       whether the rows of a batch are computed each for itself, which no file says
+    trial.py       whether rows are computed each for itself, and filled up without harm, which no file says
     values.py      tensors of the interface <-> values of the runtime
     texts.py       texts as values of the runtime
     session.py     one call

@@ -16,6 +16,7 @@ from inferd.plugin import (
     ModelDescription,
     ReportProgress,
     UnsupportedModelError,
+    read_batching,
 )
 from inferd.plugin.host import count_cores
 from inferd_onnx.capacity import check_need, derive_need, derive_workspace
@@ -26,7 +27,7 @@ from inferd_onnx.providers import NAMES, check_providers, choose_provider, overh
 from inferd_onnx.pulse import Pulse
 from inferd_onnx.session import OnnxSession, tell
 from inferd_onnx.signature import Bound, describe, names_batch
-from inferd_onnx.trial import try_rows
+from inferd_onnx.trial import try_paddings, try_rows
 
 ERROR, FATAL = 3, 4  # severities of the runtime's log, which goes to standard error: these and worse
 LEVELS = {
@@ -109,6 +110,9 @@ def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadReques
             alike = try_rows(session, session.signature) if tries else None
             if alike is False or (alike is None and not names_batch(session.signature)):
                 session = make(bound._replace(max_batch=1))
+        session = session.with_signature(read_batching(session.signature, settings))
+        if tries:
+            _check_paddings(session, str(settings["padding"]))
     except LoadError as error:
         raise type(error)(f"{file.path}: {error}") from None
     except UnicodeDecodeError as error:
@@ -116,6 +120,20 @@ def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadReques
             f"{file.path}: a name of an input, an output or a size is not Unicode: {error.reason}"
         ) from None
     return session
+
+
+def _check_paddings(session: OnnxSession, text: str) -> None:
+    """Refuse rules by which requests that are filled up would be told something else.
+
+    Raises:
+        LoadError: They would.
+    """
+    if session.signature.batching.paddings and (changed := try_paddings(session, session.signature)):
+        raise LoadError(
+            f"setting 'padding' is {text!r}, but output {changed!r} of a request that is filled up is not what the"
+            " request gives alone: fill up with a value that changes nothing, cut back every output that has the size,"
+            " or leave the setting out"
+        )
 
 
 def is_ort(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from inferd.plugin import BackendSpec, Setting, hookimpl
+from inferd.plugin import BATCH_SETTINGS, BackendSpec, Setting, hookimpl
 
 SPEC = BackendSpec(
     name="onnx",
@@ -37,6 +37,7 @@ SPEC = BackendSpec(
             description="most requests that are computed as one; default: 64 where the first size of every input and"
             " output is free, named like a batch or not at all, and two rows give the same together as alone, else 1",
         ),
+        *BATCH_SETTINGS,
         Setting(
             name="states",
             kind="str",

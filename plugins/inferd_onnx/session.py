@@ -42,6 +42,10 @@ class OnnxSession:
         """What it takes and gives."""
         return self._signature
 
+    def with_signature(self, signature: Signature) -> "OnnxSession":
+        """The same graph, of which more is known."""
+        return OnnxSession(self._session, signature, binds=self._binds, profiles=self._profiles)
+
     def predict(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Mapping[str, Tensor]:
         """Compute the outputs of these names.
 

@@ -1,4 +1,4 @@
-"""A trial of what no file says: whether the rows of a batch are computed each for itself."""
+"""Trials of what no file says: whether rows are computed each for itself, and what filling them up changes."""
 
 from collections.abc import Mapping
 from math import prod
@@ -45,6 +45,76 @@ def try_rows(session: TensorSession, signature: Signature) -> bool | None:
     return None
 
 
+def try_paddings(session: TensorSession, signature: Signature) -> str:
+    """Compute a short random request alone, and filled up beside a longer one.
+
+    Returns:
+        The output that is not the same both ways; "" for none, and where the model computes no random inputs.
+    """
+    if not {each.element_type for each in (*signature.inputs, *signature.outputs)} <= PLAIN:
+        return ""
+    names = [each.name for each in signature.outputs]
+    for size in FREE_SIZES:
+        short = size // 2 + 1
+        rows = _make_inputs(signature, size)
+        if rows is None:
+            return ""
+        longer, own = _row(rows, 1), _shorten(_row(rows, 0), signature, short)
+        filled = _fill_up(own, signature, size)
+        joined = {name: _joined(filled[name], longer[name]) for name in filled}
+        try:
+            together, alone = session.predict(joined, names), session.predict(own, names)
+        except Exception:  # noqa: BLE001, S112 - as above
+            continue
+        assert isinstance(together, Mapping)  # noqa: S101 - a graph gives one set
+        assert isinstance(alone, Mapping)  # noqa: S101 - as above
+        cut = {name: _cut_back(name, each.array, signature, short) for name, each in together.items()}
+        return next((name for name in names if not _is_same(cut[name], 0, alone[name].array)), "")
+    return ""
+
+
+def _shorten(inputs: Mapping[str, Tensor], signature: Signature, size: int) -> dict[str, Tensor]:
+    """Every dimension that a rule fills up cut to a size."""
+    arrays = {name: each.array for name, each in inputs.items()}
+    for padding in signature.batching.paddings:
+        for fill in padding.fills:
+            arrays[fill.input_name] = arrays[fill.input_name].take(range(size), axis=fill.dimension)
+    return _tensors(inputs, arrays)
+
+
+def _fill_up(inputs: Mapping[str, Tensor], signature: Signature, size: int) -> dict[str, Tensor]:
+    """Every dimension that a rule fills up brought to a size."""
+    arrays = {name: each.array for name, each in inputs.items()}
+    for padding in signature.batching.paddings:
+        for fill in padding.fills:
+            array = arrays[fill.input_name]
+            shape = list(array.shape)
+            shape[fill.dimension] = size - shape[fill.dimension]
+            more = np.full(shape, fill.value, array.dtype)
+            arrays[fill.input_name] = np.concatenate([array, more], axis=fill.dimension)
+    return _tensors(inputs, arrays)
+
+
+def _cut_back(name: str, array: NDArray[Any], signature: Signature, size: int) -> NDArray[Any]:
+    for padding in signature.batching.paddings:
+        for cut in padding.cuts:
+            if cut.output_name == name:
+                array = array.take(range(min(size, array.shape[cut.dimension])), axis=cut.dimension)
+    return array
+
+
+def _tensors(like: Mapping[str, Tensor], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    return {
+        name: Tensor(element_type=like[name].element_type, shape=array.shape, array=array)
+        for name, array in arrays.items()
+    }
+
+
+def _joined(one: Tensor, other: Tensor) -> Tensor:
+    array = np.concatenate([one.array, other.array])
+    return Tensor(element_type=one.element_type, shape=array.shape, array=array)
+
+
 def _make_inputs(signature: Signature, size: int) -> dict[str, Tensor] | None:
     """Random inputs of so many rows, all free sizes but those alike; None where they would be large."""
     random = np.random.default_rng(0)
@@ -72,11 +142,7 @@ def _fill(kind: ElementType, shape: tuple[int, ...], random: np.random.Generator
 
 
 def _row(inputs: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
-    rows = {name: each.array[row : row + 1] for name, each in inputs.items()}
-    return {
-        name: Tensor(element_type=inputs[name].element_type, shape=array.shape, array=array)
-        for name, array in rows.items()
-    }
+    return _tensors(inputs, {name: each.array[row : row + 1] for name, each in inputs.items()})
 
 
 def _is_same(together: NDArray[Any], place: int, alone: NDArray[Any]) -> bool:

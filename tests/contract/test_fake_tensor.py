@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from inferd.plugin import Backend, LoadRequest, Signature, Tensor, TensorInfo
+from inferd.plugin import Backend, Batching, Cut, Fill, LoadRequest, Padding, Signature, Tensor, TensorInfo
 from inferd.plugin.tensor import ElementType
 from inferd.testing.fake import FakeBackend
 from inferd.testing.kernel import write_fake_model
@@ -58,20 +58,41 @@ class TestIdentity(OfFake):
     behaviour: ClassVar = {"tensor": "identity", "most_batch": 4, "threads": 2}
 
 
+class TestStretch(OfFake):
+    """One that takes rows of several widths at once."""
+
+    behaviour: ClassVar = {"tensor": "stretch", "most_batch": 4}
+
+    def test_only_wanted_outputs(self, session: Any, inputs: Any) -> None:
+        """As for TestAdd."""
+        alone = session.predict(inputs[0], ["y", "sum"])
+        self._same(alone, session.predict(inputs[0], ["y", "sum", "rows"]))
+
+    def _same(self, one: Any, other: Any) -> None:
+        """All outputs but `rows`, which tells how many there were."""
+        super()._same({name: each for name, each in one.items() if name != "rows"}, other)
+
+
 class TestAccumulate(OfFake):
     """One with state, which a request without a sequence gives itself."""
 
     behaviour: ClassVar = {"tensor": "accumulate"}
 
 
+FILLED = Batching(
+    paddings=(Padding(fills=(Fill(input_name="x", dimension=1),), cuts=(Cut(output_name="y", dimension=1),)),)
+)
+
+
 class Wrong:
     """A session that doubles, and does one thing wrong."""
 
     signature = Signature(
-        inputs=(TensorInfo(name="x", element_type=ElementType.FLOAT, shape=("b", 2)),),
-        outputs=(TensorInfo(name="y", element_type=ElementType.FLOAT, shape=("b", 2)),),
+        inputs=(TensorInfo(name="x", element_type=ElementType.FLOAT, shape=("b", "w")),),
+        outputs=(TensorInfo(name="y", element_type=ElementType.FLOAT, shape=("b", "w")),),
         most_batch=8,
         threads=2,
+        batching=FILLED,
     )
 
     def __init__(self, compute: Callable[[Any], Any]) -> None:
@@ -84,7 +105,7 @@ class Wrong:
     def close(self) -> None: ...
 
 
-BUFFER = np.zeros((8, 2), np.float32)
+BUFFER = np.zeros((8, 3), np.float32)
 CALLS: list[Any] = []
 
 
@@ -105,8 +126,11 @@ def keep(x: Any) -> Any:
         (keep, "test_calls_do_not_add_up_in_memory"),
         (lambda x: 2 * x[::-1], "test_batch_equals_single_runs"),
         (lambda x: 2 * x[:1], "test_batch_equals_single_runs"),
+        (lambda x: x / x.shape[1], "test_what_is_filled_up_equals_single_runs"),
+        (lambda x: 2 * x[:, ::-1], "test_what_is_filled_up_equals_single_runs"),
+        (lambda x: 2 * x[:, :1], "test_what_is_filled_up_equals_single_runs"),
         (lambda x: 2.0 * x.astype("f8"), "test_outputs_are_those_of_the_signature"),
-        (lambda x: 2 * x[:, :1], "test_outputs_are_those_of_the_signature"),
+        (lambda x: 2 * x[:, 0], "test_outputs_are_those_of_the_signature"),
         (lambda x: 2 * x + np.float32(len(CALLS) or CALLS.append(x) or 0), "test_same_inputs_same_outputs"),
     ],
 )

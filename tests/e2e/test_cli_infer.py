@@ -24,6 +24,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
     with kernel_process(folder) as kernel, Client(kernel.address) as client:
         for name in ("add", "accumulate", "repeat", "types"):
             client.create_model(name, source=str(write_fake_model(folder, name, tensor=name)))
+        path = write_fake_model(folder, "stretch", tensor="stretch", most_batch=8)
+        client.create_model("stretch", source=str(path))
         client.create_model("text", source=str(write_fake_model(folder, "text")))
         yield kernel
 
@@ -137,6 +139,10 @@ def test_show_tells_the_signature(inferd: Commands) -> None:
     for part in ("input x FLOAT[batch, 2]", "output total FLOAT[batch, 2]", "state after becomes before"):
         assert part in lines
     assert json.loads(inferd("show", "accumulate", "-o", "json").stdout)["signature"]["most_batch"] == 1
+    inferd("load", "stretch")
+    lines = " ".join(inferd("show", "stretch").stdout.split())
+    assert "batch up to 8 rows of several tasks at once, 8 of them without waiting, each waits 2 ms at most" in lines
+    assert "padding x:1 with 0; cut back: y:1" in lines
     inferd("unload", "accumulate")
     assert json.loads(inferd("show", "accumulate", "-o", "json").stdout)["signature"] is None
     inferd("load", "text")

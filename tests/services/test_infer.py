@@ -28,6 +28,7 @@ DEADLINE_S = 60.0
 MODELS: dict[str, dict[str, Any]] = {
     "text": {},
     **{name: {"tensor": name} for name in ("identity", "add", "accumulate", "repeat", "types")},
+    "stretch": {"tensor": "stretch", "most_batch": 8},
     "accumulate8": {"tensor": "accumulate", "most_batch": 8},
     "unloaded": {"tensor": "identity"},
 }
@@ -135,6 +136,27 @@ async def test_signature(client: AsyncClient) -> None:
     assert (signature.most_batch, signature.threads) == (8, 1)
     with pytest.raises(UnsupportedInputError, match="prompt"):
         await client.model_signature("text")
+
+
+async def test_signature_of_batches(client: AsyncClient) -> None:
+    """A model tells what is filled up and cut back, how long tasks wait, and what waits for nothing."""
+    batching = (await client.model_signature("stretch")).batching
+    assert (list(batching.preferred_batches), batching.delay.ToTimedelta().total_seconds()) == ([8], 0.002)
+    fill, cut = pb.TensorFill(input_name="x", dimension=1, whole=0), pb.TensorCut(output_name="y", dimension=1)
+    assert list(batching.paddings) == [pb.TensorPadding(fills=[fill], cuts=[cut])]
+    assert batching.padding_times == 4.0
+    assert not (await client.model_signature("identity")).HasField("batching")
+
+
+async def test_tasks_of_several_widths_are_one_call(client: AsyncClient) -> None:
+    """Tasks whose rows are not equally wide are computed together, and each has the answer that is its own."""
+    widths = [1, 2, 3, 4, 3, 2, 1, 2]
+    rows = [np.arange(1, width + 1, dtype=np.float32)[None] for width in widths]
+    found = await asyncio.gather(*(client.infer("stretch", {"x": row}) for row in rows))
+    for row, outputs in zip(rows, found, strict=True):
+        assert outputs["y"].tolist() == (2 * row).tolist()
+        assert outputs["sum"].tolist() == row.sum(1).tolist()
+    assert max(outputs["rows"].item() for outputs in found) > 1
 
 
 async def test_work_of_the_other_kind(client: AsyncClient) -> None:

@@ -22,7 +22,7 @@ from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.library import Library
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd_api.v1.model_pb2 import ModelState
-from inferd_api.v1.tensor_pb2 import ModelSignature
+from inferd_api.v1.tensor_pb2 import ModelSignature, TensorFill, TensorPadding
 from inferd_client.errors import KernelTooOldError, ModelNotFoundError, UnsupportedInputError
 
 if TYPE_CHECKING:
@@ -233,7 +233,37 @@ def _signature_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from (("output", describe(info)) for info in signature.outputs)
     yield from (("state", f"{state.output_name} becomes {state.input_name}") for state in signature.states)
     if signature.most_batch > 1:
-        yield "batch", f"up to {signature.most_batch} rows of several tasks at once"
+        yield "batch", _batch_row(signature)
+        yield from (("padding", _padding_row(padding)) for padding in signature.batching.paddings)
+    if signature.threads > 1:
+        yield "threads", f"{signature.threads} batches at once"
+
+
+def _batch_row(signature: ModelSignature) -> str:
+    """How many rows are computed as one, and what they wait for."""
+    parts = [f"up to {signature.most_batch} rows of several tasks at once"]
+    if preferred := [str(size) for size in signature.batching.preferred_batches]:
+        parts.append(f"{' or '.join(preferred)} of them without waiting")
+    if delay_s := signature.batching.delay.ToTimedelta().total_seconds():
+        parts.append(f"each waits {delay_s * 1000:g} ms at most")
+    return ", ".join(parts)
+
+
+def _padding_row(padding: TensorPadding) -> str:
+    """A size that is filled up, in words."""
+    fills = [f"{each.input_name}:{each.dimension} with {_fill_value(each)}" for each in padding.fills]
+    cuts = [f"{each.output_name}:{each.dimension}" for each in padding.cuts]
+    return f"{', '.join(fills)}; cut back: {', '.join(cuts) or 'nothing'}"
+
+
+def _fill_value(fill: TensorFill) -> str:
+    match fill.WhichOneof("value"):
+        case "text":
+            return json.dumps(fill.text, ensure_ascii=False)
+        case "number":
+            return f"{fill.number:g}"
+        case _:
+            return str(fill.whole)
 
 
 def _short(value: Any) -> str:

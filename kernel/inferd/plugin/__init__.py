@@ -20,6 +20,8 @@ from inferd.plugin.backend import (
     Setting,
     UnsupportedModelError,
 )
+from inferd.plugin.batch_settings import BATCH_SETTINGS, read_batching
+from inferd.plugin.batching import Batching, Cut, Fill, Padding
 from inferd.plugin.gguf import (
     GGUF_BOS_RULES,
     read_gguf_embedding,
@@ -50,20 +52,25 @@ from inferd.plugin.tensor import (
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 __all__ = [
+    "BATCH_SETTINGS",
     "GGUF_BOS_RULES",
     "Backend",
     "BackendSpec",
     "BackendUnavailable",
+    "Batching",
+    "Cut",
     "DeviceInfo",
     "DeviceSampling",
     "ElementType",
     "EmbeddingDefaults",
+    "Fill",
     "LoadError",
     "LoadRequest",
     "LoadedModel",
     "LoadedTensorModel",
     "MemoryNeed",
     "ModelDescription",
+    "Padding",
     "Pooling",
     "Probe",
     "RankHead",
@@ -87,6 +94,7 @@ __all__ = [
     "hookspec",
     "least_window_blocks",
     "list_hf_weights",
+    "read_batching",
     "read_gguf_embedding",
     "read_gguf_endings",
     "read_gguf_sampling",

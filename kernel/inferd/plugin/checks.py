@@ -9,6 +9,7 @@ from typing import Any
 from inferd.core.resources import MemoryNeed
 from inferd.errors import suggestion
 from inferd.plugin.backend import Backend, LoadedModel, LoadedTensorModel, ModelDescription, Probe, one_of
+from inferd.plugin.batch_checks import check_batching
 from inferd.plugin.session import TokenLimits, TokenSession
 from inferd.plugin.tensor import Signature
 from inferd.plugin.vocabulary import ALGORITHMS, TokenKind, Vocabulary
@@ -143,6 +144,7 @@ def check_signature(signature: Signature) -> None:
             raise ValueError(
                 f"Signature.states goes from {kinds[1].name} to {kinds[0].name}; they must be the same type"
             )
+    check_batching(signature)
 
 
 def check_vocabulary(vocabulary: Vocabulary, limits: TokenLimits) -> None:

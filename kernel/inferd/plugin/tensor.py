@@ -6,10 +6,12 @@ session owns weights and turns one set of tensors into another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
+
+from inferd.plugin.batching import Batching
 
 if TYPE_CHECKING:  # the kernel process reads this module and must not load numpy
     from collections.abc import Iterator, Mapping, Sequence
@@ -154,6 +156,7 @@ class Signature:
         states: What sequences carry on; empty for a model without state. A request outside a sequence gives these
             inputs itself.
         threads: Calls of `predict` that may run at once, from as many threads.
+        batching: What else is to be known of batches: which sizes may be filled up, and how long requests wait.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -161,6 +164,7 @@ class Signature:
     most_batch: int = 1
     states: tuple[TensorState, ...] = ()
     threads: int = 1
+    batching: Batching = field(default_factory=Batching)
 
 
 @runtime_checkable

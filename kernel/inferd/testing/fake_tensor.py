@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from inferd.plugin import ElementType, Signature, Tensor, TensorInfo, TensorState
+from inferd.plugin import Batching, Cut, ElementType, Fill, Padding, Signature, Tensor, TensorInfo, TensorState
 from inferd.plugin.tensor import NUMPY
 from inferd.testing.hangs import hang
 
@@ -41,6 +41,7 @@ class FakeTensorSession:
     inputs: tuple[TensorInfo, ...] = (_info("x", "batch", "width"),)
     outputs: tuple[TensorInfo, ...] = (_info("y", "batch", "width"),)
     states: tuple[TensorState, ...] = ()
+    batching: Batching = Batching()
 
     def __init__(self, model: FakeModel) -> None:
         self._faults = model
@@ -52,6 +53,7 @@ class FakeTensorSession:
             states=self.states,
             most_batch=model.most_batch,
             threads=model.threads,
+            batching=self.batching,
         )
 
     def predict(
@@ -113,6 +115,25 @@ class FakeAdder(FakeTensorSession):
         return {"sum": _float(a + b), "rows": _float(np.full(len(a), len(a)))}
 
 
+class FakeStretcher(FakeTensorSession):
+    """Doubles rows of several widths at once, `x` as `y`; `sum` is of each row; `rows` as FakeAdder's."""
+
+    outputs = (_info("y", "batch", "width"), _info("sum", "batch"), _info("rows", "batch"))
+
+    def __init__(self, model: FakeModel) -> None:
+        fill, cut = Fill(input_name="x", dimension=1), Cut(output_name="y", dimension=1)
+        if model.most_batch > 1:
+            self.batching = Batching(
+                paddings=(Padding(fills=(fill,), cuts=(cut,)),), preferred=(model.most_batch,), delay_s=0.002
+            )
+        super().__init__(model)
+
+    def compute(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All three."""
+        x = inputs["x"].array
+        return {"y": _float(2 * x), "sum": _float(x.sum(1)), "rows": _float(np.full(len(x), len(x)))}
+
+
 class FakeAccumulator(FakeTensorSession):
     """`total` is the sum of all `x` of a sequence so far."""
 
@@ -165,6 +186,7 @@ def _nothing(kind: ElementType) -> Tensor:
 KINDS: Final[Mapping[str, type[FakeTensorSession]]] = {
     "identity": FakeTensorSession,
     "add": FakeAdder,
+    "stretch": FakeStretcher,
     "accumulate": FakeAccumulator,
     "repeat": FakeRepeater,
     "types": FakeTypes,

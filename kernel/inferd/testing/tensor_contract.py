@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from inferd.engine.tensor.checks import check_inputs, check_outputs
+from inferd.engine.tensor.entry import Entry
+from inferd.engine.tensor.filling import Filling
+from inferd.engine.tensor.request import Request
 from inferd.plugin import Backend, ElementType, LoadedTensorModel, LoadRequest, Tensor, TensorSession
 from inferd.plugin.checks import check_tensor_model
 from inferd.plugin.tensor import BITS, NUMPY, size_bytes
@@ -107,6 +110,19 @@ class TensorContract(LoadingContract):
             self._same(parts, self._predict(session, each))
             begin += size
 
+    def test_what_is_filled_up_equals_single_runs(self, session: TensorSession, inputs: list[Inputs]) -> None:
+        """A shorter request, filled up by the session's rules beside a longer one, gives what it gives alone."""
+        if not session.signature.batching.paddings:
+            pytest.skip("nothing of the model is filled up")
+        filling = Filling(session.signature)
+        entries = [_entry(_shorten(inputs[0], session), session), _entry(inputs[1], session)]
+        for entry in entries:
+            filling.measure(entry)
+        expect(entries[0].key == entries[1].key, "the inputs of these tests differ in more than may be filled up")
+        together = self._predict(session, filling.join(entries), rows=sum(entry.rows for entry in entries))
+        for entry, part in zip(entries, filling.split(together, entries), strict=True):
+            self._same(part, self._predict(session, entry.inputs))
+
     def test_threads_do_not_disturb_each_other(self, session: TensorSession, inputs: list[Inputs]) -> None:
         """As many calls at once as the signature permits give each what it gives alone."""
         threads = session.signature.threads
@@ -165,6 +181,23 @@ def _compare(name: str, one: Tensor, other: Tensor, tolerance: float) -> None:
     else:
         same = bool((one.array == other.array).all())
         expect(same, f"TensorSession.predict gave other elements as output {name!r}")
+
+
+def _shorten(inputs: Inputs, session: TensorSession) -> dict[str, Tensor]:
+    """Inputs with one element less in every dimension that is filled up, if they have several."""
+    shorter = dict(inputs)
+    for padding in session.signature.batching.paddings:
+        for fill in padding.fills:
+            if (tensor := shorter.get(fill.input_name)) is not None:
+                size = max(1, tensor.shape[fill.dimension] - 1)
+                array = _frozen(tensor.array.take(range(size), axis=fill.dimension))
+                shorter[fill.input_name] = Tensor(element_type=tensor.element_type, shape=array.shape, array=array)
+    return shorter
+
+
+def _entry(inputs: Inputs, session: TensorSession) -> Entry:
+    names = tuple(info.name for info in session.signature.outputs)
+    return Entry(request=Request(handle=1, inputs=inputs), wanted=names, asked=names, arrived=0.0, inputs=dict(inputs))
 
 
 def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:

@@ -122,7 +122,9 @@ class TensorDesk:
 
     def loaded(self) -> load_pb2.Loaded:
         """What the engine can do."""
-        return load_pb2.Loaded(max_tasks=self.engine.places, signature=write_signature(self.engine.signature))
+        engine = self.engine
+        signature = write_signature(engine.signature, most_batch=engine.most_batch, delay_s=engine.delay_s)
+        return load_pb2.Loaded(max_tasks=engine.places, signature=signature)
 
     def _refuse(self, handle: int, error: InferdError) -> None:
         self._deliver(TensorResult(ended=[Ended(handle=handle, error=error)]))

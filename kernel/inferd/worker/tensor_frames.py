@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from inferd.engine.tensor.request import TensorResult
-    from inferd.plugin import Signature, TensorInfo
+    from inferd.plugin import Batching, Signature, TensorInfo
 
 FRAME_BYTES: Final = 1 << 20
 """Outputs that go into one frame; one set of them that has more goes alone."""
@@ -135,19 +136,48 @@ def _write_outputs(outputs: Mapping[str, Tensor]) -> bytes:
     return written.SerializeToString()
 
 
-def write_signature(signature: Signature) -> bytes:
-    """What a model takes and gives, as the kernel carries it to clients."""
+def write_signature(signature: Signature, *, most_batch: int, delay_s: float) -> bytes:
+    """What a model takes and gives, as the kernel carries it to clients.
+
+    Args:
+        signature: It.
+        most_batch: Rows that are computed as one, within the bounds of the configuration.
+        delay_s: How long a request waits for others, in seconds.
+    """
     written = pb.ModelSignature(
         inputs=[_write_info(info) for info in signature.inputs],
         outputs=[_write_info(info) for info in signature.outputs],
-        most_batch=signature.most_batch,
+        most_batch=most_batch,
         threads=signature.threads,
         states=[
             pb.TensorState(input_name=s.input_name, output_name=s.output_name, start_shape=s.start_shape)
             for s in signature.states
         ],
     )
+    if most_batch > 1:
+        written.batching.CopyFrom(_write_batching(signature.batching, most_batch, delay_s))
     return written.SerializeToString()
+
+
+def _write_batching(batching: Batching, most_batch: int, delay_s: float) -> pb.TensorBatching:
+    written = pb.TensorBatching(
+        preferred_batches=[size for size in batching.preferred if size <= most_batch],
+        padding_times=batching.filled_times,
+    )
+    written.delay.FromTimedelta(timedelta(seconds=delay_s))
+    for padding in batching.paddings:
+        into = written.paddings.add()
+        for fill in padding.fills:
+            place = into.fills.add(input_name=fill.input_name, dimension=fill.dimension)
+            if isinstance(fill.value, str):
+                place.text = fill.value
+            elif isinstance(fill.value, int) and -(1 << 63) <= fill.value < 1 << 63:
+                place.whole = fill.value
+            else:
+                place.number = fill.value
+        for cut in padding.cuts:
+            into.cuts.add(output_name=cut.output_name, dimension=cut.dimension)
+    return written
 
 
 def _write_info(info: TensorInfo) -> pb.TensorInfo:

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -327,6 +328,7 @@ class ModelSignature(_message.Message):
     MOST_BATCH_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    BATCHING_FIELD_NUMBER: _builtins.int
     most_batch: _builtins.int
     """Rows that are computed as one, those of several tasks too: the first dimension of every input and output. 1 where
     the model does not batch.
@@ -345,6 +347,10 @@ class ModelSignature(_message.Message):
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorState]:
         """What a sequence carries from one request to the next; empty for a model without state."""
 
+    @_builtins.property
+    def batching(self) -> Global___TensorBatching:
+        """How tasks come to be computed as one; unset where the model does not batch."""
+
     def __init__(
         self,
         *,
@@ -353,14 +359,151 @@ class ModelSignature(_message.Message):
         most_batch: _builtins.int = ...,
         states: _abc.Iterable[Global___TensorState] | None = ...,
         threads: _builtins.int = ...,
+        batching: Global___TensorBatching | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "most_batch", b"most_batch", "outputs", b"outputs", "states", b"states", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "inputs", b"inputs", "most_batch", b"most_batch", "outputs", b"outputs", "states", b"states", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelSignature: _TypeAlias = ModelSignature  # noqa: Y015
+
+@_typing.final
+class TensorBatching(_message.Message):
+    """How tasks come to be computed as one, from the model's settings and the kernel's configuration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFERRED_BATCHES_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    PADDINGS_FIELD_NUMBER: _builtins.int
+    PADDING_TIMES_FIELD_NUMBER: _builtins.int
+    padding_times: _builtins.float
+    """Tasks that are filled up have together at most so many times the elements that they gave; 1 or more."""
+    @_builtins.property
+    def preferred_batches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of rows that are computed at once, without waiting for more."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """How long a task waits for others at most."""
+
+    @_builtins.property
+    def paddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorPadding]:
+        """Sizes in which tasks may differ and are computed as one nevertheless. All others must be equal."""
+
+    def __init__(
+        self,
+        *,
+        preferred_batches: _abc.Iterable[_builtins.int] | None = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        paddings: _abc.Iterable[Global___TensorPadding] | None = ...,
+        padding_times: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "padding_times", b"padding_times", "paddings", b"paddings", "preferred_batches", b"preferred_batches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorBatching: _TypeAlias = TensorBatching  # noqa: Y015
+
+@_typing.final
+class TensorPadding(_message.Message):
+    """A size in which tasks may differ: the shorter ones are filled up behind their end, and told what they would be alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILLS_FIELD_NUMBER: _builtins.int
+    CUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fills(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorFill]:
+        """The dimensions of inputs that have it."""
+
+    @_builtins.property
+    def cuts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorCut]:
+        """The dimensions of outputs that have it; each task is told as much as it gave."""
+
+    def __init__(
+        self,
+        *,
+        fills: _abc.Iterable[Global___TensorFill] | None = ...,
+        cuts: _abc.Iterable[Global___TensorCut] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cuts", b"cuts", "fills", b"fills"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorPadding: _TypeAlias = TensorPadding  # noqa: Y015
+
+@_typing.final
+class TensorFill(_message.Message):
+    """A dimension of an input that is filled up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_NAME_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    input_name: _builtins.str
+    """The input."""
+    dimension: _builtins.int
+    """Which, from 1 on; 0 is the batch."""
+    whole: _builtins.int
+    """Of whole numbers; 0 or 1 for BOOL."""
+    number: _builtins.float
+    """Of others, infinite ones too."""
+    text: _builtins.str
+    """Of STRING."""
+    def __init__(
+        self,
+        *,
+        input_name: _builtins.str = ...,
+        dimension: _builtins.int = ...,
+        whole: _builtins.int = ...,
+        number: _builtins.float = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "value", b"value", "whole", b"whole"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "input_name", b"input_name", "number", b"number", "text", b"text", "value", b"value", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["whole", "number", "text"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___TensorFill: _TypeAlias = TensorFill  # noqa: Y015
+
+@_typing.final
+class TensorCut(_message.Message):
+    """A dimension of an output that is cut back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_NAME_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    output_name: _builtins.str
+    """The output."""
+    dimension: _builtins.int
+    """Which, from 1 on."""
+    def __init__(
+        self,
+        *,
+        output_name: _builtins.str = ...,
+        dimension: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "output_name", b"output_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorCut: _TypeAlias = TensorCut  # noqa: Y015
 
 @_typing.final
 class TensorInfo(_message.Message):

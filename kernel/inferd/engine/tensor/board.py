@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from inferd.engine.cause import last_line
 from inferd.engine.tensor.entry import Entry, can_join
+from inferd.engine.tensor.filling import Extent, Filling
 from inferd.errors import InferdError, InternalError, is_failure
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Board:
         refused: Those whose turn came and that cannot be computed, and why; whoever tells it takes it out.
         due: When something that waits for others may be taken; None for nothing.
         running: Batches that are being computed.
+        filling: Which requests belong together, and how.
     """
 
     sequences: Sequences
@@ -58,9 +60,13 @@ class Board:
     refused: list[tuple[Entry, InferdError]] = field(default_factory=list)
     due: float | None = None
     running: int = 0
+    filling: Filling = field(init=False)
     _waiting: dict[int, Entry] = field(default_factory=dict)  # by handle, in the order in which they came
     _alone: Batch | None = None  # the suspect that is computed, until it has told something
     _rested: bool = True  # whether others had a turn since the last suspect
+
+    def __post_init__(self) -> None:
+        self.filling = Filling(self.sequences.signature)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -115,30 +121,39 @@ class Board:
                 continue
             if self.most == 1 or not can_join(lead) or lead.rows >= self.most:
                 return Batch(entries=[lead])
-            key = lead.key()
-            if key in seen:
+            if lead.key in seen:
                 continue
-            seen.add(key)
+            seen.add(lead.key)
             entries, full = self._gather(lead)
+            preferred = [] if full else self._prefer(entries)
             due = lead.arrived + self.delay_s
-            if full or not self.delay_s or now >= due:
-                return Batch(entries=entries)
+            if full or preferred or not self.delay_s or now >= due:
+                return Batch(entries=preferred or entries)
             self.due = due if self.due is None else min(due, self.due)
         return None
 
     def _gather(self, lead: Entry) -> tuple[list[Entry], bool]:
         """A request and those that can be computed with it; whether no other one has room."""
-        entries, rows, key = [lead], lead.rows, lead.key()
-        full = False
+        entries, rows, full = [lead], lead.rows, False
+        extent = Extent(self.sequences.signature.batching.filled_times)
+        extent.add(lead)
         for other in self._by_class(alone=False):
-            if other is lead or not self._is_ready(other) or not can_join(other) or other.key() != key:
+            if other is lead or not self._is_ready(other) or other.key != lead.key or not can_join(other):
                 continue
             if rows + other.rows > self.most:
                 full = True
-                continue
-            entries.append(other)
-            rows += other.rows
+            elif extent.add(other):
+                entries.append(other)
+                rows += other.rows
         return entries, full or rows >= self.most
+
+    def _prefer(self, entries: list[Entry]) -> list[Entry]:
+        """The first of these that have together the largest number of rows that is preferred; empty for none."""
+        preferred, rows, most = self.sequences.signature.batching.preferred, 0, 0
+        for count, entry in enumerate(entries, start=1) if preferred else ():
+            rows += entry.rows
+            most = count if rows in preferred else most
+        return entries[:most]
 
     def _by_class(self, *, alone: bool) -> Iterator[Entry]:
         found = [entry for entry in self._waiting.values() if entry.request.alone is alone]
@@ -151,9 +166,10 @@ class Board:
     def _is_ready(self, entry: Entry) -> bool:
         """Whether a request can be computed; one whose sequence is not there is refused."""
         step = entry.request.sequence
-        if entry.ready or step is None:
-            entry.ready = True
+        if entry.ready:
             return True
+        if step is None:
+            return self._make_ready(entry)
         if entry.handle not in self._waiting or not self._has_turn(entry):
             return False
         try:
@@ -167,6 +183,11 @@ class Board:
             del self._waiting[entry.handle]
             self.refused.append((entry, error))
             return False
+        return self._make_ready(entry)
+
+    def _make_ready(self, entry: Entry) -> bool:
+        """All of its inputs are there."""
+        self.filling.measure(entry)
         entry.ready = True
         return True
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from inferd.plugin import Tensor
 from inferd.plugin.tensor import ElementType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from inferd.engine.tensor.request import Request
+    from inferd.plugin import Tensor
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -31,6 +27,9 @@ class Entry:
         passed: Sets of outputs that were told.
         passed_over: Batches that were taken while it could have been.
         dropped: Nobody waits for it any more.
+        key: Equal for requests that can be computed as one, once it is ready: same names, types, outputs, and sizes
+            but the first and those that may be filled up. Written by the board, as `sizes`.
+        sizes: Its own sizes that may be filled up, by rule; empty where it follows none.
     """
 
     request: Request
@@ -43,6 +42,8 @@ class Entry:
     passed: int = 0
     passed_over: int = 0
     dropped: bool = False
+    key: tuple[Any, ...] | None = None
+    sizes: tuple[int, ...] = ()
 
     @property
     def handle(self) -> int:
@@ -53,11 +54,6 @@ class Entry:
     def rows(self) -> int:
         """The first dimension of its inputs, where the model batches; 0 where it has none."""
         return next((tensor.shape[0] for tensor in self.request.inputs.values() if tensor.shape), 0)
-
-    def key(self) -> tuple[Any, ...]:
-        """Equal for requests that can be computed as one: same names, types, sizes but the first, and outputs."""
-        shapes = tuple(sorted((name, t.element_type, t.shape[1:]) for name, t in self.inputs.items()))
-        return shapes, frozenset(self.asked)
 
     def pass_on(self) -> bool:
         """Whether the next set of outputs is to be told, or was told before."""
@@ -79,34 +75,6 @@ def can_join(entry: Entry) -> bool:
     rows = entry.rows
     each = entry.inputs.values()  # states, too: else one would be given rows of another
     return rows > 0 and all(t.array.shape == t.shape and t.shape[:1] == (rows,) for t in each)
-
-
-def join(entries: Sequence[Entry]) -> dict[str, Tensor]:
-    """The inputs of several requests of one key, one behind the other."""
-    if len(entries) == 1:
-        return entries[0].inputs
-    joined = {}
-    for name, first in entries[0].inputs.items():
-        array = np.concatenate([entry.inputs[name].array for entry in entries])
-        joined[name] = Tensor(element_type=first.element_type, shape=array.shape, array=array)
-    return joined
-
-
-def split(outputs: Mapping[str, Tensor], entries: Sequence[Entry]) -> list[dict[str, Tensor]]:
-    """The outputs of each of several requests that were computed as one."""
-    parts, begin = [], 0
-    for entry in entries:
-        end = begin + entry.rows
-        parts.append({name: _rows(tensor, begin, end) for name, tensor in outputs.items()})
-        begin = end
-    return parts
-
-
-def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:
-    if tensor.array.shape != tensor.shape:
-        raise ValueError(f"an output of {tensor.element_type.name}, several elements in a byte, cannot be parted")
-    array = tensor.array[begin:end]
-    return Tensor(element_type=tensor.element_type, shape=array.shape, array=array)
 
 
 def told_bytes(tensor: Tensor) -> int:

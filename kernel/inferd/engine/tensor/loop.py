@@ -14,7 +14,7 @@ from inferd.engine.tensor.answers import check_size, refusals, typed
 from inferd.engine.tensor.board import Batch, Board
 from inferd.engine.tensor.calls import Calls, unwanted
 from inferd.engine.tensor.checks import check_inputs, check_outputs, choose_outputs
-from inferd.engine.tensor.entry import Entry, join, split
+from inferd.engine.tensor.entry import Entry
 from inferd.engine.tensor.request import Request, TensorLimits, TensorResult
 from inferd.engine.tensor.returns import suspended
 from inferd.engine.tensor.sequences import Sequences
@@ -50,6 +50,7 @@ class TensorLoop:
     Attributes:
         signature: Of the model.
         most_batch: Most rows that are computed as one.
+        delay_s: Most seconds that a request waits for others.
         places: Tasks that it can have at once, those that are computed and one batch ahead.
         steps: Calls of `predict` so far.
     """
@@ -65,6 +66,7 @@ class TensorLoop:
     ) -> None:
         self.signature = model.session.signature
         self.most_batch = min(self.signature.most_batch, limits.batch_rows)
+        self.delay_s = limits.delay_s(self.signature)
         self.places = self.most_batch * (self.signature.threads + AHEAD)
         self.steps = 0
         self._session = model.session
@@ -73,7 +75,7 @@ class TensorLoop:
         self._now = now
         self._activities = [activity or Activity(), *(Activity() for _ in range(self.signature.threads - 1))]
         self._sequences = Sequences(self.signature, limits)
-        self._board = Board(self._sequences, self.most_batch, limits.batch_delay_s)
+        self._board = Board(self._sequences, self.most_batch, self.delay_s)
         self._holds = Holds(rows=self.places, blocks=0)
         self._entries: dict[int, Entry] = {}  # by handle: those that wait or are computed
         self._stopping = False
@@ -148,8 +150,8 @@ class TensorLoop:
     def pulse(self) -> Pulse:
         """What the threads are doing: that of those that compute which has done so for longest.
 
-        How long calls of a size last usually is not told: their time is in the values, too, such as a loop's rounds, so
-        that a long one after short ones is no hang. It has the ceiling.
+        How long calls of a size last usually is not told: their time is in the values, too, so that a long one after
+        short ones is no hang. It has the ceiling.
         """
         if self._calls.any_unwanted:  # it had not begun when it was told to stop
             with self._changed:
@@ -157,13 +159,8 @@ class TensorLoop:
         pulses = [activity.pulse(self.steps) for activity in self._activities]
         most = len(pulses)
         place, pulse = max(enumerate(pulses), key=lambda each: (each[1].doing is Doing.STEP, each[1].seconds))
-        return Pulse(
-            doing=pulse.doing,
-            turn=pulse.turn * most + place,
-            seconds=pulse.seconds,
-            usual_s=None,
-            steps=pulse.steps,
-        )
+        turn = pulse.turn * most + place
+        return Pulse(doing=pulse.doing, turn=turn, seconds=pulse.seconds, usual_s=None, steps=pulse.steps)
 
     def _drop(self, entry: Entry, *, again: bool) -> list[tuple[Entry, InferdError]]:
         """Forget what waits or is computed; those that must not go before it."""
@@ -265,7 +262,7 @@ class TensorLoop:
             with self._calls.running(entries):
                 given = self._predict(entries, activity)
             rows = sum(entry.rows for entry in entries)
-            parts = split(check_outputs(given, entries[0].asked, rows), entries)
+            parts = self._board.filling.split(check_outputs(given, entries[0].asked, rows), entries)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -302,7 +299,7 @@ class TensorLoop:
         self._tell_result(activity, result)
 
     def _predict(self, entries: list[Entry], activity: Activity) -> Any:
-        inputs = join(entries)
+        inputs = self._board.filling.join(entries)
         activity.begin(Doing.STEP)
         try:
             with refusals():

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from inferd.core.ids import Tenant
     from inferd.engine.token.output import Ended
-    from inferd.plugin import Tensor
+    from inferd.plugin import Signature, Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,11 @@ class TensorLimits:
     def tenant_sequences(self) -> int:
         """Most sequences of one tenant."""
         return min(self.sequences, self.sequences_per_tenant or max(1, self.sequences // 2))
+
+    def delay_s(self, signature: Signature) -> float:
+        """Most seconds that a request of a model waits for others."""
+        own = signature.batching.delay_s
+        return self.batch_delay_s if own is None else own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
