@@ -114,6 +114,7 @@ async def test_a_refused_model_is_told_which_backends_may_run_it(connection: Con
         ({"settings": {"context_token": "1"}}, "INVALID_FIELD", "context_tokens"),
         ({"settings": {"context_tokens": "many"}}, "INVALID_FIELD", "int"),
         ({"settings": {"draft_tokens": "65"}}, "INVALID_FIELD", "64"),
+        ({"settings": {"queued_tasks": "0"}}, "INVALID_FIELD", "queued_tasks"),
         ({"min_instances": 2}, "INVALID_FIELD", "min_instances is 2 and max_instances is 1"),
         ({"max_instances": 0}, "INVALID_FIELD", "max_instances is 0"),
         ({"max_instances": 65}, "INVALID_FIELD", "1 to 64"),

@@ -1,9 +1,10 @@
 """How tasks find their places: classes, tenants, stops and further instances. The words are those of test_leases."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
-from task_bench import CPU, Bench, words
+from task_bench import CPU, MODEL, Bench, words
 
 from inferd.core import commands, events
 from inferd.core.demand import Demand
@@ -207,6 +208,17 @@ def test_bounds_of_tenant_and_model_are_refused_by_name() -> None:
     bench.submit("other", tenant=Tenant("b"))
     with pytest.raises(QueueFullError, match=r"scheduler.model_queued is 2"):
         bench.submit("third", tenant=Tenant("c"))
+
+
+@pytest.mark.parametrize(("own", "bound"), [(2, "setting 'queued_tasks' is 2"), (9, "scheduler.model_queued is 3")])
+def test_a_model_bounds_its_own_queue(own: int, bound: str) -> None:
+    """A model's setting is the bound of those that wait for it, where it is below that of the kernel."""
+    bench = Bench(model_queued=3)
+    bench.machine.fleet.models[MODEL].spec = replace(bench.machine.fleet.models[MODEL].spec, queued_tasks=own)
+    for number in range(1 + min(own, 3)):
+        bench.submit(f"t{number}")
+    with pytest.raises(QueueFullError, match=f"model 'm' has {min(own, 3)} waiting tasks and {bound}"):
+        bench.submit("beyond")
 
 
 def test_a_tenant_at_its_bound_of_running_tasks_blocks_nobody() -> None:

@@ -20,8 +20,12 @@ class TaskBounds:
         self._limits = limits
         self._census = census
 
-    def check_new(self, spec: TaskSpec) -> None:
+    def check_new(self, spec: TaskSpec, *, queued: int | None = None) -> None:
         """Refuse a task that is one too many.
+
+        Args:
+            spec: It.
+            queued: Most that wait for its model, by that one's settings; None for the kernel's bound alone.
 
         Raises:
             QueueFullError: Too many tasks live or wait, at all, of the tenant or for the model, or their inputs are too
@@ -34,9 +38,10 @@ class TaskBounds:
         most = limits.queued_tasks + (limits.queued_high if spec.priority is Priority.HIGH else 0)
         check_queue(census.all.queued, most)
         check_bound("scheduler.tenant_queued", of_tenant.queued, limits.tenant_queued, f"tenant {tenant!r}")
-        check_bound(
-            "scheduler.model_queued", census.of_model(spec.model).queued, limits.model_queued, f"model {spec.model!r}"
-        )
+        own = queued is not None and queued < limits.model_queued
+        name = "setting 'queued_tasks'" if own else "scheduler.model_queued"
+        bound = queued if queued is not None and own else limits.model_queued
+        check_bound(name, census.of_model(spec.model).queued, bound, f"model {spec.model!r}")
         free = most - census.all.queued
         if of_tenant.queued + 1 > limits.tenant_share * free:
             raise QueueFullError(

@@ -133,6 +133,7 @@ class ModelSpec:
         settings: Settings of the backend, as the client gave them.
         values: Every setting of the backend, checked and converted; None where the backend derives a default.
         draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
+        queued_tasks: Most tasks that wait for it; None for the kernel's bound, which holds in any case.
         min_instances: Fewest instances that stay loaded.
         max_instances: Most instances.
         sampling: Defaults of its tasks that go before those of its file.
@@ -153,6 +154,7 @@ class ModelSpec:
     settings: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, SettingValue | None] = field(default_factory=dict)
     draft_tokens: int | None = None
+    queued_tasks: int | None = None
     min_instances: int = 0
     max_instances: int = 1
     sampling: SamplingDefaults = NO_DEFAULTS
@@ -167,7 +169,7 @@ class ModelSpec:
     @property
     def wanted(self) -> tuple[object, ...]:
         """What its client asked for: what the file is, and why its backend was chosen, may change under it."""
-        how = (self.backend, self.device, self.settings, self.values, self.draft_tokens)
+        how = (self.backend, self.device, self.settings, self.values, self.draft_tokens, self.queued_tasks)
         return (self.source, self.path, *how, self.min_instances, self.max_instances, self.sampling)
 
 

@@ -120,7 +120,7 @@ class Tasks:
             PoisonError: Workers died of one like it.
         """
         line = self._queues[spec.model]
-        self._bounds.check_new(spec)
+        self._bounds.check_new(spec, queued=self._fleet.models[spec.model].spec.queued_tasks)
         self._poisons.check(spec, now)
         line.headroom.see(spec.tenant, now)
         if spec.deadline is not None and spec.deadline <= now:

@@ -23,6 +23,13 @@ ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because
         maximum=64,
         description="most tokens guessed in a step; 0 for none, default: workers.draft_tokens of the kernel",
     ),
+    Setting(
+        name="queued_tasks",
+        kind="int",
+        minimum=1,
+        maximum=1_000_000,
+        description="tasks that wait for the model; default and most: scheduler.model_queued of the kernel",
+    ),
 )
 
 
@@ -56,7 +63,7 @@ def place(
         values = read_settings(replace(spec, settings=(*spec.settings, *ENGINE_SETTINGS)), settings or {})
     except ValueError as error:
         raise InvalidFieldError(str(error), field="model.settings") from None
-    drafts = values.pop("draft_tokens")
+    drafts, queued = values.pop("draft_tokens"), values.pop("queued_tasks")
     size_bytes, version = _stat(path)
     return ModelSpec(
         name=ModelName(name),
@@ -72,6 +79,7 @@ def place(
         settings=dict(settings or {}),
         values=values,
         draft_tokens=None if drafts is None else int(drafts),
+        queued_tasks=None if queued is None else int(queued),
         min_instances=min_instances,
         max_instances=max_instances,
         sampling=sampling,
