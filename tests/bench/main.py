@@ -24,6 +24,7 @@ import perplexity
 import roofline
 import served
 import starts
+import tensors
 from limits import Figure
 
 REAL = (
@@ -40,6 +41,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from core.figures(only=only)
     yield from served.fake_figures(only=only)
     yield from overload.figures(only=only)
+    yield from tensors.figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
         yield from roofline.shares(served.model_figures(weights, only=only), weights)
