@@ -72,12 +72,14 @@ class Metrics:
         self._deaths.labels(model).inc()
 
     def count_step(self, model: str, step: step_pb2.StepOutput) -> None:
-        """A worker has computed a step."""
+        """A worker has computed a step, or several that are told as one."""
         if (of_model := self._of_steps.get(model)) is None:  # looking them up costs more than counting
             of_model = self._of_steps[model] = self._steps.labels(model), self._tokens.labels(model)
         seconds, tokens = of_model
         if step.seconds:
             seconds.observe(step.seconds)
+        for each_seconds in step.each_seconds:
+            seconds.observe(each_seconds)
         if step.token_ids:
             tokens.inc(len(step.token_ids))
 

@@ -63,6 +63,7 @@ class StepOutput(_message.Message):
     ALONE_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
+    EACH_SECONDS_FIELD_NUMBER: _builtins.int
     alone: _builtins.int
     """The task that runs alone in its batch from now on, until each of its samples has told something; 0 for none. Told
     before the first step of that.
@@ -121,6 +122,10 @@ class StepOutput(_message.Message):
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorOutput]:
         """Sets of tensors, in their order."""
 
+    @_builtins.property
+    def each_seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How long each of several steps computed that are told as one, in seconds; then `seconds` is 0."""
+
     def __init__(
         self,
         *,
@@ -139,10 +144,11 @@ class StepOutput(_message.Message):
         alone: _builtins.int = ...,
         seconds: _builtins.float = ...,
         tensors: _abc.Iterable[Global___TensorOutput] | None = ...,
+        each_seconds: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "begun_prompts", b"begun_prompts", "counts", b"counts", "embeddings", b"embeddings", "ended", b"ended", "handles", b"handles", "logprobs", b"logprobs", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "begun_prompts", b"begun_prompts", "counts", b"counts", "each_seconds", b"each_seconds", "embeddings", b"embeddings", "ended", b"ended", "handles", b"handles", "logprobs", b"logprobs", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,60 @@
+"""Steps of an engine that were read together, told as one: what each stream takes then costs once, not for each."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from inferd_api.worker.v1 import step_pb2
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+_S = step_pb2.StepOutput
+PLAIN = {
+    _S.HANDLES_FIELD_NUMBER,
+    _S.COUNTS_FIELD_NUMBER,
+    _S.TOKEN_IDS_FIELD_NUMBER,
+    _S.TEXTS_FIELD_NUMBER,
+    _S.SECONDS_FIELD_NUMBER,
+}
+"""What a step tells that gave each of its tasks one token, and nothing else."""
+
+
+def is_plain(frame: wire.WorkerFrame) -> bool:
+    """Whether a frame is a step that gave each of its tasks one token, and nothing else."""
+    step = frame.step
+    count = len(step.handles)
+    return (
+        0 < count == len(step.token_ids)
+        and max(step.counts) == 1
+        and all(field.number in PLAIN for field, _ in step.ListFields())
+    )
+
+
+def merged(frames: Iterable[wire.WorkerFrame]) -> Iterator[wire.WorkerFrame]:
+    """The frames of one worker in their order, plain steps that follow each other with the same tasks as one.
+
+    A part of it has the tokens of all of them, one after the other, and is one event of its task.
+    """
+    alike: list[wire.WorkerFrame] = []
+    for frame in frames:
+        plain = is_plain(frame)
+        if alike and not (plain and frame.step.handles == alike[0].step.handles):
+            yield _one(alike)
+            alike = []
+        if plain:
+            alike.append(frame)
+        else:
+            yield frame
+    if alike:
+        yield _one(alike)
+
+
+def _one(frames: list[wire.WorkerFrame]) -> wire.WorkerFrame:
+    if len(frames) == 1:
+        return frames[0]
+    frame, steps = wire.WorkerFrame(), [frame.step for frame in frames]
+    one, first = frame.step, steps[0]
+    one.handles.extend(first.handles)
+    one.counts.extend([len(steps)] * len(first.handles))
+    one.token_ids.extend(chain.from_iterable(zip(*(step.token_ids for step in steps), strict=True)))
+    one.texts.extend(map("".join, zip(*(step.texts for step in steps), strict=True)))
+    one.each_seconds.extend(step.seconds for step in steps)
+    return frame

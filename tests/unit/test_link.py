@@ -1,0 +1,160 @@
+"""The kernel's end of the local link: steps that are read together are told as one, and nothing of them is lost."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from inferd.runtime import link as links
+from inferd.runtime.link import HEADER, LocalLink
+from inferd.runtime.step_runs import merged
+from inferd_api.worker.v1 import step_pb2
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+LIMIT_BYTES = 1 << 20
+
+
+def step(*parts: tuple[int, int, str], seconds: float = 0.5, **more: object) -> wire.WorkerFrame:
+    """A step that gave one token to each of some tasks: handle, token, text."""
+    columns = {
+        "handles": [handle for handle, _, _ in parts],
+        "counts": [1] * len(parts),
+        "token_ids": [token for _, token, _ in parts],
+        "texts": [text for _, _, text in parts],
+    }
+    return wire.WorkerFrame(step=step_pb2.StepOutput(**{**columns, "seconds": seconds, **more}))  # type: ignore[arg-type]
+
+
+def outputs(frames: list[wire.WorkerFrame]) -> list[tuple[int, list[int], str]]:
+    """The parts of steps, one after the other: handle, tokens, text."""
+    parts = []
+    for frame in frames:
+        start = 0
+        for handle, count, text in zip(frame.step.handles, frame.step.counts, frame.step.texts, strict=True):
+            parts.append((handle, list(frame.step.token_ids[start : start + count]), text))
+            start += count
+    return parts
+
+
+def wire_bytes(frame: wire.WorkerFrame) -> bytes:
+    data = frame.SerializeToString()
+    return HEADER.pack(len(data)) + data
+
+
+def test_plain_steps_of_the_same_tasks_are_one() -> None:
+    """Steps of the same tasks become one, each task with all its tokens and texts in their order, each time counted."""
+    frames = [step((7, 1, "a"), (9, 2, "x"), seconds=0.25), step((7, 3, "b"), (9, 4, ""), seconds=0.5)]
+    (one,) = merged([*frames, step((7, 5, "c"), (9, 6, "z"), seconds=1.0)])
+    assert outputs([one]) == [(7, [1, 3, 5], "abc"), (9, [2, 4, 6], "xz")]
+    assert list(one.step.each_seconds) == [0.25, 0.5, 1.0]
+    assert one.step.seconds == 0
+
+
+OTHERS = (
+    step((7, 1, "a"), alone=7),
+    step((7, 1, "a"), ended=[step_pb2.Ended(handle=7)]),
+    step((7, 1, "a"), samples=[1]),
+    step((7, 1, "a"), logprobs={0: step_pb2.Logprobs(token_ids=[1])}),
+    step((7, 1, "a"), begun_prompts=[step_pb2.BegunPrompt(handle=8)]),
+    step((7, 1, "a"), prefills=[step_pb2.PrefillProgress(handle=8, fraction=0.5)]),
+    step((7, 1, "a"), counts=[0], token_ids=[]),
+    step((7, 1, "a"), counts=[2], token_ids=[1, 2]),
+    step((7, 1, "a"), (8, 1, "a"), counts=[2, 0]),
+    step((8, 1, "a")),
+    step((8, 1, "a"), (7, 2, "b")),
+    step(),
+    wire.WorkerFrame(pong=wire.Pong(nonce=1)),
+)
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda frame: str(frame).replace("\n", " "))
+def test_what_is_no_plain_step_of_the_same_tasks_stands_alone(other: wire.WorkerFrame) -> None:
+    """A frame that says anything else, or is of other tasks, comes as it is, between what came before and after."""
+    before, after = step((7, 3, "b")), step((7, 4, "c"))
+    assert list(merged([before, other, after])) == [before, other, after]
+    assert list(merged([other])) == [other]
+
+
+class Kernel:
+    """A link, and what came of it.
+
+    Attributes:
+        frames: What it handed on.
+        closed: Set at its end.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[wire.WorkerFrame] = []
+        self.closed = asyncio.Event()
+        self.came = asyncio.Event()
+
+    async def connect(self, sock: socket.socket) -> LocalLink:
+        """Take over one end."""
+        return await LocalLink.connect(
+            sock, frame_limit_bytes=LIMIT_BYTES, on_frame=self._take, on_closed=lambda _: self.closed.set()
+        )
+
+    def _take(self, frame: wire.WorkerFrame) -> None:
+        self.frames.append(frame)
+        self.came.set()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a link."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+async def test_steps_that_come_during_a_rest_are_told_together(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent while the link rests is read behind it, its steps as one, before the end of the worker is told."""
+    monkeypatch.setattr(links, "REST", 1e9)
+    monkeypatch.setattr(links, "MOST_REST_S", 3600.0)
+    kernel = Kernel()
+    link = await kernel.connect(ends[0])
+    ends[1].sendall(wire_bytes(step((7, 0, "a"))))
+    await asyncio.wait_for(kernel.came.wait(), 10)  # from now on it rests
+    for number in range(1, 5):
+        ends[1].sendall(wire_bytes(step((7, number, "b"))))
+        for _ in range(5):
+            await asyncio.sleep(0)  # it could be read now
+    ends[1].sendall(wire_bytes(step((7, 5, "c"), ended=[step_pb2.Ended(handle=7)])))
+    ends[1].close()
+    link._go_on()  # the rest is over
+    await asyncio.wait_for(kernel.closed.wait(), 10)
+    assert outputs(kernel.frames) == [(7, [0], "a"), (7, [1, 2, 3, 4], "bbbb"), (7, [5], "c")]
+
+
+async def test_a_rest_ends_by_itself(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that rests reads again without being told."""
+    monkeypatch.setattr(links, "LEAST_REST_S", 0.0)
+    kernel = Kernel()
+    await kernel.connect(ends[0])
+    for number in range(3):
+        kernel.came.clear()
+        ends[1].sendall(wire_bytes(step((7, number, "a"))))
+        await asyncio.wait_for(kernel.came.wait(), 10)
+    ends[1].close()
+    await asyncio.wait_for(kernel.closed.wait(), 10)
+    assert outputs(kernel.frames) == [(7, [0], "a"), (7, [1], "a"), (7, [2], "a")]
+
+
+async def test_frames_in_pieces_lose_nothing(ends: tuple[socket.socket, socket.socket]) -> None:
+    """However the bytes of frames are cut on their way, each token is told once and in its order."""
+    kernel = Kernel()
+    await kernel.connect(ends[0])
+    data = b"".join(wire_bytes(step((7, number, str(number)), (8, number, "."))) for number in range(40))
+    for start in range(0, len(data), 33):
+        ends[1].sendall(data[start : start + 33])
+        await asyncio.sleep(0)
+    ends[1].close()
+    await asyncio.wait_for(kernel.closed.wait(), 10)
+    told = [token for handle, tokens, _ in outputs(kernel.frames) for token in tokens if handle == 7]
+    assert told == list(range(40))
+    assert "".join(text for handle, _, text in outputs(kernel.frames) if handle == 7) == "".join(map(str, range(40)))
