@@ -1,6 +1,7 @@
 """Fixtures of all tests: the real models, and kernels."""
 
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -33,6 +34,12 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     # Threads of one process that wait for each other by spinning take the cores from the tests beside them.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+
+
+def pytest_collection_finish() -> None:
+    """What the tests and their libraries brought is there to stay: a collection need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

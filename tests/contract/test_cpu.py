@@ -2,13 +2,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from native_models import find_missing, write_with_letters
 
 from inferd.plugin import LoadRequest
 from inferd.plugin.backend import read_settings
 from inferd.testing.contract import BackendContract
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.native import Native as NativeLibrary
-from inferd_cpu.native import NativeMissing
 from inferd_cpu.plugin import inferd_backends
 
 
@@ -27,14 +26,14 @@ def make_request(path: Path, **settings: str) -> LoadRequest:
     )
 
 
-@pytest.mark.model
 class TestExact(BackendContract):
-    """The fp32 session passes the suite with a real model."""
+    """The fp32 session passes the suite; its numbers for a real model are those of the reference in test_smollm2."""
 
     @pytest.fixture(scope="class")
     @classmethod
-    def load_request(cls, smollm2: Path) -> LoadRequest:
-        return make_request(smollm2, compute="exact")
+    def load_request(cls, tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
+        path = write_with_letters("llama", tmp_path_factory.mktemp("exact") / "tiny.gguf")
+        return make_request(path, compute="exact", max_step_tokens="512")
 
 
 class Native(BackendContract):
@@ -46,18 +45,25 @@ class Native(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
     def load_request(cls, smollm2: Path) -> LoadRequest:
-        try:
-            NativeLibrary(cls.settings.get("isa", "auto"))
-        except NativeMissing as missing:
-            pytest.skip(str(missing))
-        return make_request(smollm2, compute="native", **cls.settings)
+        return cls.request_for(smollm2)
+
+    @classmethod
+    def request_for(cls, path: Path) -> LoadRequest:
+        """A request with the settings of the class."""
+        if missing := find_missing(cls.settings.get("isa", "auto")):
+            pytest.skip(missing)
+        return make_request(path, compute="native", **cls.settings)
 
 
-@pytest.mark.model
 class TestPlain(Native):
-    """The portable path passes the suite with a real model, keys and values in 8 bits."""
+    """The portable path passes, keys and values in 8 bits; a real model would take it two minutes."""
 
     settings: ClassVar = {"isa": "plain", "max_step_tokens": "104", "kv_format": "i8", "block_tokens": "8"}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
+        return cls.request_for(write_with_letters("llama", tmp_path_factory.mktemp("plain") / "tiny.gguf"))
 
 
 @pytest.mark.model

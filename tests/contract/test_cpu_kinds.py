@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-import tiny_models as tiny
+from native_models import write_with_letters
 
 from inferd.plugin import LoadRequest
 from inferd.plugin.backend import read_settings
 from inferd.testing.contract import BackendContract
-from inferd.testing.fake import VOCABULARY
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.native import LIBRARY
 from inferd_cpu.plugin import SPEC
@@ -29,16 +28,6 @@ def make_request(path: Path, **settings: str) -> LoadRequest:
     )
 
 
-def write_windows(folder: Path) -> Path:
-    """A model with windows in two of three layers, of widths that the library takes."""
-    letters = [*VOCABULARY.tokens[: tiny.VOCABULARY_SIZE - 1], "HI"]
-    more = {**WINDOW, "tokenizer.ggml.tokens": letters, "tokenizer.ggml.merges": ["H I"]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "WIDTH", 64)
-        patch.setattr(tiny, "HIDDEN", 96)
-        return tiny.write_model(tiny.MODELS["llama_linear"], folder / "tiny.gguf", more)
-
-
 class Windows(BackendContract):
     """A pool of their own for windows."""
 
@@ -47,7 +36,10 @@ class Windows(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
     def load_request(cls, tmp_path_factory: pytest.TempPathFactory, backend: CpuBackend) -> LoadRequest:
-        request = make_request(write_windows(tmp_path_factory.mktemp("windows")), compute=cls.compute)
+        request = make_request(
+            write_with_letters("llama_linear", tmp_path_factory.mktemp("windows") / "tiny.gguf", WINDOW),
+            compute=cls.compute,
+        )
         session = backend.load(request, lambda _: None).session
         assert 0 < session.limits.window_blocks < session.limits.blocks
         session.close()

@@ -1,5 +1,6 @@
 """Tiny models whose widths the native library can run, and sessions of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tiny_models as tiny
 from inferd.plugin import LoadedModel, LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute
+from inferd.testing.fake import VOCABULARY
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.native import Native, NativeMissing
 from inferd_cpu.plugin import SPEC
@@ -44,6 +46,15 @@ def write(name: str, path: Path, *, head_width: int = tiny.HEAD_WIDTH) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         set_widths(patch, head_width=head_width)
         return tiny.write_model(tiny.MODELS[name], path)
+
+
+def write_with_letters(name: str, path: Path, more: Mapping[str, Any] | None = None) -> Path:
+    """As `write`, with a vocabulary that has tokens for texts, and perhaps more metadata."""
+    letters = [*VOCABULARY.tokens[: tiny.VOCABULARY_SIZE - 1], "HI"]
+    words = {"tokenizer.ggml.tokens": letters, "tokenizer.ggml.merges": ["H I"]}
+    with pytest.MonkeyPatch.context() as patch:
+        set_widths(patch)
+        return tiny.write_model(tiny.MODELS[name], path, {**words, **(more or {})})
 
 
 def load(path: Path, **settings: str) -> LoadedModel:
