@@ -28,7 +28,7 @@ void Forward::run() {
     }
     multiply(index, part_mix, mixed_rows(), m_.work_.delta, shape_.delta_stride());
     meet();
-    const Addition mixed = {true, vectors[vector_mix_bias], vectors[vector_attention_post_norm],
+    const Addition mixed = {m_.work_.delta, vectors[vector_mix_bias], vectors[vector_attention_post_norm],
                             vectors[vector_attention_post_norm_bias]};
     const Vector norm = shape_.parallel && !vectors[vector_feed_norm] ? vector_attention_norm : vector_feed_norm;
     prepare(mixed, vectors[norm], vectors[norm + 1], false, layer.routed);
@@ -45,7 +45,8 @@ void Forward::run() {
       multiply(index, part_down, feed_rows(), m_.work_.delta, shape_.delta_stride());
       meet();
     }
-    fed = {true, vectors[vector_down_bias], vectors[vector_feed_post_norm], vectors[vector_feed_post_norm_bias]};
+    fed = {layer.routed && single_row() ? desk_.fed : m_.work_.delta, vectors[vector_down_bias],
+           vectors[vector_feed_post_norm], vectors[vector_feed_post_norm_bias]};
   }
   finish(fed);
 }
@@ -86,12 +87,12 @@ void Forward::normalize(const float* x, const float* weight, const float* bias, 
 }
 
 // Adds what the last product gave to a residual, after what belongs to it.
-void Forward::add_delta(int row, const float* bias, const float* norm, const float* norm_bias) {
-  const float* from = delta(row);
-  if (bias || norm) {  // with few rows other threads read the same
+void Forward::add_delta(int row, const Addition& added) {
+  const float* from = added.rows + size_t(row) * shape_.delta_stride();
+  if (added.bias || added.norm) {  // with few rows other threads read the same
     memcpy(desk_.delta, from, sizeof(float) * shape_.width);
-    if (bias) m_.norms_.add(bias, shape_.width, desk_.delta);
-    if (norm) normalize(desk_.delta, norm, norm_bias, desk_.delta);
+    if (added.bias) m_.norms_.add(added.bias, shape_.width, desk_.delta);
+    if (added.norm) normalize(desk_.delta, added.norm, added.norm_bias, desk_.delta);
     from = desk_.delta;
   }
   if (shape_.residual_scale == 1.0f) {
@@ -113,9 +114,9 @@ void Forward::prepare(const Addition& before, const float* norm, const float* no
     const int count = std::min(kTileRows, own.end - first);
     for (int i = 0; i < count; i++) {
       const int row = first + i;
-      if (before.some && !later) add_delta(row, before.bias, before.norm, before.norm_bias);
+      if (before.rows && !later) add_delta(row, before);
       normalize(residual(row), norm, norm_bias, desk_.rows + i * width);
-      if (later) add_delta(row, before.bias, before.norm, before.norm_bias);
+      if (later) add_delta(row, before);
     }
     m_.kernels_.quantize(desk_.rows, width, first - base(), count, &out);
     if (keeps && (!m_.few_ || thread_ == 0))
@@ -123,26 +124,6 @@ void Forward::prepare(const Addition& before, const float* norm, const float* no
     if (!twice) continue;
     for (int i = 0; i < count; i++) m_.norms_.subtract(out, first + i, desk_.rows + i * width, desk_.rows + i * width);
     m_.kernels_.quantize(desk_.rows, width, s_.tokens + first, count, &out);
-  }
-}
-
-// Does `count` outputs of a product in pieces, `work(piece)`: half of what is left of this thread's share, again and
-// again, then what others have left of theirs one by one. Equal shares do not take equal times.
-template <class Work>
-void Forward::share_out(int layer, Part part, int count, const Work& work) {
-  if (m_.apart_) return work(Share{0, count});
-  for (int turn = 0; turn < shape_.threads; turn++) {
-    const int owner = (thread_ + turn) % shape_.threads;
-    const Share share = share_of(count, owner, shape_.threads);
-    std::atomic<uint64_t>& taken = m_.work_.taken[(layer * part_head + part) * shape_.threads + owner].count;
-    for (uint64_t seen = taken.load();;) {
-      const int done = seen >> 32 == m_.steps_ ? static_cast<int>(seen & 0xffffffff) : 0;  // else of another step
-      const int left = share.end - share.begin - done, some = turn == 0 ? (left + 1) / 2 : 1;
-      if (left == 0) break;
-      if (!taken.compare_exchange_weak(seen, uint64_t{m_.steps_} << 32 | static_cast<uint32_t>(done + some))) continue;
-      work(Share{share.begin + done, share.begin + done + some});
-      seen = taken.load();
-    }
   }
 }
 
@@ -154,18 +135,21 @@ void Forward::multiply(int layer, Part part, const Rows& rows, float* out, size_
 }
 
 // Gates and ups of as many blocks as the scratch holds, multiplied and quantised while they are in the cache.
-void Forward::feed(int layer) {
+void Forward::feed_blocks(const Matrix& matrix, const Rows& rows, Share own, const Rows& out) {
   static_assert(kPanelOutputs == kBlock, "a panel of gates, and one of ups, make one block of inputs");
-  const Matrix& matrix = m_.layers_[layer].matrices[part_gate_up];
-  const size_t each = m_.kernels_.inner_floats(width_rows().rows, 2);
+  const size_t each = m_.kernels_.inner_floats(rows.rows, 2);
   const int most = std::max(1, static_cast<int>(scratch_floats(shape_, m_.kernels_) / each));
-  share_out(layer, part_gate_up, shape_.feed_width / kBlock, [&](Share own) {
-    for (int block = own.begin; block < own.end; block += most) {
-      const int end = std::min(block + most, own.end);
-      m_.kernels_.multiply_inner(matrix, width_rows(), desk_.scratch, 2 * block, 2 * end, desk_.multiply);
-      m_.norms_.gate(desk_.scratch, block, end - block, feed_rows());
-    }
-  });
+  for (int block = own.begin; block < own.end; block += most) {
+    const int end = std::min(block + most, own.end);
+    m_.kernels_.multiply_inner(matrix, rows, desk_.scratch, 2 * block, 2 * end, desk_.multiply);
+    m_.norms_.gate(desk_.scratch, block, end - block, out);
+  }
+}
+
+void Forward::feed(int layer) {
+  const Matrix& matrix = m_.layers_[layer].matrices[part_gate_up];
+  share_out(layer, part_gate_up, shape_.feed_width / kBlock,
+            [&](Share own) { feed_blocks(matrix, width_rows(), own, feed_rows()); });
 }
 
 // The same through memory, of any activation: all outputs first, then whole rows.
@@ -187,7 +171,7 @@ void Forward::feed_plain(int layer) {
 
 void Forward::finish(const Addition& fed) {
   const Share own = rows();
-  for (int row = own.begin; row < own.end; row++) add_delta(row, fed.bias, fed.norm, fed.norm_bias);
+  for (int row = own.begin; row < own.end; row++) add_delta(row, fed);
   if (!m_.few_) m_.pool_.meet();
   write_hidden();
   if (s_.logit_count == 0) return;

@@ -7,10 +7,9 @@
 
 namespace inferd {
 
-// What is to be added to the residuals before the next norm: the last product, with what comes after it.
+// What is to be added to the residuals before the next norm: the last product, with what comes after it. Null: nothing.
 struct Addition {
-  bool some;
-  const float *bias, *norm, *norm_bias;
+  const float *rows, *bias, *norm, *norm_bias;
 };
 
 constexpr int kFewRows = 4;          // up to here each thread does for itself what belongs to rows, and waits less
@@ -38,7 +37,8 @@ class Forward {
     if (!m_.few_ && !m_.apart_) m_.pool_.meet();
   }
   float* residual(int row) const { return (m_.few_ ? desk_.residual : m_.work_.residual) + size_t(row) * shape_.width; }
-  const float* delta(int row) const { return m_.work_.delta + size_t(row) * shape_.delta_stride(); }
+  // Decoding of one sequence: each thread then finds out for itself which experts are chosen, and adds up what they give.
+  bool single_row() const { return m_.few_ && s_.tokens == 1; }
   bool alone() const { return m_.few_ || m_.apart_; }  // has activations of its own
   const Rows& width_rows() const { return alone() ? m_.own_width_rows_[thread_] : m_.width_rows_; }
   const Rows& fine_rows() const { return alone() ? m_.own_fine_rows_[thread_] : m_.fine_rows_; }
@@ -48,7 +48,7 @@ class Forward {
 
   void embed();
   void normalize(const float* x, const float* weight, const float* bias, float* out) const;
-  void add_delta(int row, const float* bias, const float* norm, const float* norm_bias);
+  void add_delta(int row, const Addition& added);
   void prepare(const Addition& before, const float* norm, const float* norm_bias, bool fine, bool keeps = false);
   static int panels_of(const Matrix& matrix) { return (matrix.n + kPanelOutputs - 1) / kPanelOutputs; }
   template <class Work>
@@ -74,17 +74,25 @@ class Forward {
   void attend_few(const Layer& layer, int index);
   void fold_few(const Layer& layer);
   void quantize_mixed(Share rows);
+  void feed_blocks(const Matrix& matrix, const Rows& rows, Share own, const Rows& out);
   void feed(int layer);
   void feed_plain(int layer);
   void feed_experts(const Layer& layer, int index);
-  void route(const Layer& layer, int row);
+  void route_one(const Layer& layer);
+  void route_rows(const Layer& layer);
+  float score(const Layer& layer, const float* normed, int expert) const;
+  void choose(const Layer& layer, const float* scores, int32_t* chosen, float* shares);
   void keep_groups(float* choice) const;
   void group_rows();
   Matrix expert_matrix(const Layer& layer, Part part, int expert) const;
-  void multiply_experts(const Layer& layer, Part part, bool feeds, float* out, size_t stride);
+  const std::vector<ExpertRows>& groups() const { return single_row() ? desk_.groups : m_.expert_rows_; }
+  template <class Work>
+  void share_experts(const Layer& layer, int index, Part part, int each, const Work& work);
   template <class Work>
   void each_member(const Work& work);
-  void sum_experts(const Layer& layer, int row);
+  void feed_gates(const Layer& layer, int index);
+  void feed_ups(const Layer& layer, int index);
+  void sum_experts(const Layer& layer, int row, float* out);
   void finish(const Addition& fed);
   void write_hidden();
   void write_logits();
@@ -100,5 +108,25 @@ class Forward {
   const Desk& desk_;
   const int thread_;
 };
+
+// Does `count` outputs of a product in pieces, `work(piece)`: half of what is left of this thread's share, again and
+// again, then what others have left of theirs one by one. Equal shares do not take equal times.
+template <class Work>
+void Forward::share_out(int layer, Part part, int count, const Work& work) {
+  if (m_.apart_) return work(Share{0, count});
+  for (int turn = 0; turn < shape_.threads; turn++) {
+    const int owner = (thread_ + turn) % shape_.threads;
+    const Share share = share_of(count, owner, shape_.threads);
+    std::atomic<uint64_t>& taken = m_.work_.taken[(layer * part_head + part) * shape_.threads + owner].count;
+    for (uint64_t seen = taken.load();;) {
+      const int done = seen >> 32 == m_.steps_ ? static_cast<int>(seen & 0xffffffff) : 0;  // else of another step
+      const int left = share.end - share.begin - done, some = turn == 0 ? (left + 1) / 2 : 1;
+      if (left == 0) break;
+      if (!taken.compare_exchange_weak(seen, uint64_t{m_.steps_} << 32 | static_cast<uint32_t>(done + some))) continue;
+      work(Share{share.begin + done, share.begin + done + some});
+      seen = taken.load();
+    }
+  }
+}
 
 }  // namespace inferd

@@ -108,6 +108,7 @@ void Model::divide_experts(const Shape& s, const Kernels& k, Division& from, Wor
   const int apart = static_cast<int>(std::min<size_t>(s.experts, all));  // groups of rows, each in tiles of its own
   auto rows_bytes = [&](int width) { return k.rows_bytes(static_cast<int>(all) + 17 * apart, width) + 512 * apart; };
   w->normed = from.take<float>(tokens * s.width);
+  w->scores = from.take<float>(s.experts);
   w->shares = from.take<float>(all);
   w->expert_ups = from.take<float>(all * padded(2 * s.expert_width));
   w->expert_outs = from.take<float>(all * s.delta_stride());
@@ -121,6 +122,12 @@ void Model::divide_experts(const Shape& s, const Kernels& k, Division& from, Wor
   w->expert_width_rows = from.take<uint8_t>(rows_bytes(s.width));
   w->expert_feed_rows = from.take<uint8_t>(rows_bytes(s.expert_width));
   w->shared_rows = from.take<uint8_t>(s.shared_width ? k.rows_bytes(s.max_step_tokens, s.shared_width) : 0);
+  for (Desk& desk : w->desks) {
+    desk.chosen = from.take<int32_t>(s.experts_used);
+    desk.shares = from.take<float>(s.experts_used);
+    desk.fed = from.take<float>(s.width);
+    desk.groups.reserve(s.experts_used);
+  }
 }
 
 size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspace* w) {

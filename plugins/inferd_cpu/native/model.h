@@ -162,6 +162,9 @@ struct Desk {
   Best* best;        // of each row of logits
   float* weights;    // of a vocabulary
   int32_t* order;
+  int32_t* chosen;   // experts of the only row of a step, their shares, and what they give
+  float *shares, *fed;
+  mutable std::vector<ExpertRows> groups;
 };
 
 // How much of something is taken in a step: the step's number, and below it a count, so that no step has to clear it.
@@ -179,6 +182,7 @@ struct Workspace {
   float* cosines;     // [ropes][T][rope_width / 2]
   float* sines;
   float* normed;      // [T][width], with experts; P is T times the experts of a row
+  float* scores;      // [experts], of the only row of a step
   float *shares, *expert_ups, *expert_outs;          // [P], [P][padded(2 * expert_width)], [P][delta_stride]
   float *shared_ups, *shared_outs;                   // [T][padded(2 * shared_width)], [T][delta_stride]
   int32_t *chosen, *members, *places;                // [P]: experts by row; rows by expert; where a row's experts are
