@@ -15,9 +15,11 @@ REST = 4.0
 """Of what taking frames with tokens cost: so long no other is read, so that they take a fifth of the time at most."""
 LEAST_REST_S = 0.0005  # a timer is no more exact than that
 MOST_REST_S = 0.005
+ROOM_BYTES = 256 << 10
+"""Read at once, into a place that stays: asyncio's own for each read is as large as what is mapped anew each time."""
 
 
-class LocalLink(asyncio.Protocol):
+class LocalLink(asyncio.BufferedProtocol):
     """The kernel's end of a socketpair. Made by `connect`.
 
     `on_frame` is called for each frame in order; `on_closed` once, after the last frame, with the reason.
@@ -32,6 +34,7 @@ class LocalLink(asyncio.Protocol):
         self._limit_bytes = frame_limit_bytes
         self._on_frame = on_frame
         self._on_closed = on_closed
+        self._room = memoryview(bytearray(ROOM_BYTES))
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._reason = "the worker closed its link"
@@ -67,11 +70,15 @@ class LocalLink(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows the type; a socket gives nothing else
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop; hands on every frame that is complete."""
+    def get_buffer(self, _: int) -> memoryview:
+        """Called by the loop: where to put what comes."""
+        return self._room
+
+    def buffer_updated(self, count: int) -> None:
+        """Called by the loop, which has put so many bytes there; hands on every frame that is complete."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        frames = self._read(data)
+        frames = self._read(self._room[:count])
         for frame in merged(frames) if len(frames) > 1 else frames:
             self._on_frame(frame)
         if frames and is_plain(frames[-1]):
@@ -87,7 +94,7 @@ class LocalLink(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _read(self, data: bytes) -> list[wire.WorkerFrame]:
+    def _read(self, data: memoryview) -> list[wire.WorkerFrame]:
         """The frames that are complete with this; none after one that is too large or no frame."""
         buffer, frames = self._buffer, list[wire.WorkerFrame]()
         buffer += data
@@ -102,7 +109,8 @@ class LocalLink(asyncio.Protocol):
             if len(buffer) < end:
                 break
             try:
-                frames.append(wire.WorkerFrame.FromString(bytes(buffer[start + HEADER.size : end])))
+                with memoryview(buffer) as view, view[start + HEADER.size : end] as written:
+                    frames.append(wire.WorkerFrame.FromString(bytes(written)))
             except DecodeError as error:
                 self._reason = f"a frame cannot be decoded: {error}"
                 self.close()
