@@ -38,12 +38,12 @@ class Skipped(Exception):  # noqa: N818 - no defect: the figure cannot be had he
     """Why a figure cannot be measured on this machine."""
 
 
-def measure(only: str = "") -> Iterator[Figure]:
-    """Measure the limits whose names begin with `only`, about a second each."""
+def measure(only: str = "", *, read_bytes: int = READ_BYTES) -> Iterator[Figure]:
+    """Measure the limits whose names begin with `only`, about a second each; memory by reading so much in turn."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "limits"
         measurements: dict[tuple[str, str], Callable[[], tuple[float, str]]] = {
-            ("limit.memory_read", "GB/s"): lambda: run_program(program, "memory_read"),
+            ("limit.memory_read", "GB/s"): lambda: run_program(program, "memory_read", read_bytes),
             ("limit.gemm_fp32", "GFLOP/s"): multiply_fp32,
             ("limit.gemm_bf16", "GFLOP/s"): lambda: run_program(program, "gemm_bf16"),
             ("limit.gemm_int8", "GOP/s"): lambda: run_program(program, "gemm_int8"),
@@ -71,7 +71,7 @@ def multiply_fp32() -> tuple[float, str]:
     return 2 * ORDER**3 / best_s / 1e9, f"numpy {np.__version__}, {ORDER} x {ORDER}, best product"
 
 
-def run_program(program: Path, figure: str) -> tuple[float, str]:
+def run_program(program: Path, figure: str, read_bytes: int = READ_BYTES) -> tuple[float, str]:
     """A rate of `limits.c` in 1e9 a second, on all cores that this process may use.
 
     Raises:
@@ -80,7 +80,7 @@ def run_program(program: Path, figure: str) -> tuple[float, str]:
     if not program.exists():
         compile_program(program)
     threads = len(os.sched_getaffinity(0))
-    read_bytes = min(READ_BYTES, psutil.virtual_memory().available // 2)
+    read_bytes = min(read_bytes, psutil.virtual_memory().available // 2)
     call = [str(program), figure, str(threads), str(SECONDS), str(read_bytes)]
     result = subprocess.run(call, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     if result.returncode != 0:
