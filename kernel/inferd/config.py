@@ -207,6 +207,13 @@ class Workers(BaseModel):
         description="most bytes of the states that a worker keeps; one tenant may have the same part of it as of the "
         "sequences",
     )
+    image_pixels: int = Field(
+        40_000_000,
+        ge=1,
+        le=1 << 40,
+        description="most pixels of a picture that a recipe decodes, or makes of it",
+    )
+    audio_s: Seconds = Field(600.0, gt=0, description="most seconds of a sound that a recipe decodes")
     sequence_idle_s: Seconds = Field(
         60.0, gt=0, description="a sequence of tensors without a task for so long is given up"
     )

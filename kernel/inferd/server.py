@@ -262,6 +262,8 @@ def _driver(settings: Settings) -> Driver:
                     sequences_per_tenant=workers.sequences_per_tenant,
                     sequence_bytes=workers.sequence_bytes,
                     all_sequences_bytes=workers.all_sequences_bytes,
+                    image_pixels=workers.image_pixels,
+                    audio_s=workers.audio_s,
                     sequence_idle_s=workers.sequence_idle_s,
                     output_bytes=limits.output_bytes,
                 ),

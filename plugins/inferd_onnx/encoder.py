@@ -29,6 +29,7 @@ from inferd.plugin import (
     read_hf_vocabulary,
 )
 from inferd.plugin.hf import CLASSIFIES, CONFIG, MODULES, POOLING
+from inferd.plugin.recipe_file import find_recipe
 from inferd_onnx.encoder_session import FLOATS, INTEGERS, EncoderGraph, EncoderSession
 from inferd_onnx.session import OnnxSession
 
@@ -98,10 +99,11 @@ def load_encoder(graph: OnnxSession, request: LoadRequest, description: ModelDes
 def may_encode(request: LoadRequest) -> bool:
     """Whether a model is a folder with a tokenizer, and nothing says that it is to be one of tensors."""
     serves = request.settings["serves"]
-    given = request.settings["states"] or request.settings["max_batch"] is not None
+    settings = request.settings
+    given = settings["states"] or settings.get("padding") or settings["max_batch"] is not None
     if serves == "tensors" or (given and serves == "auto"):
         return False
-    return request.path.is_dir() and (request.path / TOKENIZER).is_file()
+    return request.path.is_dir() and (request.path / TOKENIZER).is_file() and not find_recipe(request.path).is_file()
 
 
 def _refuse_inputs(inputs: Mapping[str, TensorInfo]) -> str:

@@ -104,6 +104,25 @@ def test_mistakes_are_told(inferd: Commands, tmp_path: Path, arguments: tuple[st
     assert why in " ".join(done.stderr.split())
 
 
+def test_files_as_a_recipe_takes_them(inferd: Commands, served: KernelProcess, tmp_path: Path) -> None:
+    """A model of any backend with a recipe beside it takes files as they are, shows that, and saves one array."""
+    path = write_fake_model(tmp_path, "ends", tensor="identity")
+    (tmp_path / "ends.recipe.toml").write_text('[input.any]\ntakes = "file"\ngives = "x"\nlast = 3\n')
+    with Client(served.address) as client:
+        client.create_model("ends", source=str(path))
+    np.save(tmp_path / "a.npy", np.array([1, 2], np.uint8))
+    assert values(inferd("infer", "ends", "any=@a.npy", "-o", "json")) == {"y": [[10.0, 1.0, 2.0]]}
+    assert values(inferd("infer", "ends", "any=1,2,3,4", "-o", "json")) == {"y": [[2.0, 3.0, 4.0]]}
+    assert "any UINT8[bytes]" in inferd("show", "ends").stdout
+    assert inferd("infer", "ends", "any=@a.npy", "--save", "out.npy").exit_code == 0
+    assert np.load(tmp_path / "out.npy").tolist() == [[10, 1, 2]]
+    done = inferd("infer", "add", "a=1", "b=1", "--save", "out.npy")
+    assert (done.exit_code, "the model gave 2" in " ".join(done.stderr.split())) == (1, True)
+    (tmp_path / "ends.recipe.toml").write_text('[input.any]\ntakes = "fiel"\n')
+    done = inferd("infer", str(path), "any=1")
+    assert "recipe.toml:2: 'input.any.takes' is 'fiel'" in " ".join(done.stderr.split())
+
+
 def test_a_table_a_file_and_a_stream(inferd: Commands, tmp_path: Path) -> None:
     """Outputs are shown as a table, sets of them one after the other, and saved as a file of numpy."""
     done = inferd("infer", "add", "a=1,2", "b=3,4", "--save", "out.npz")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import wave
@@ -79,22 +80,28 @@ def run_example(kernel: KernelProcess, name: str, *arguments: Path) -> list[str]
     return done.stdout.splitlines()
 
 
-def test_types_of_files(client: Client, packaged: Packaged) -> None:
-    """The classifier magika names the type of each of twelve files, all of which go as rows of one request."""
-    folder = packaged("magika", "1.0.3") / "magika/models/standard_v3_3"
-    client.create_model("magika", source=str(folder))
-    labels = json.loads((folder / "config.min.json").read_text())["target_labels_space"]
-    files = real.files_of_ten_types()
-    found = file_types.classify(client, "magika", labels, list(files.values()))
-    assert [label for label, _ in found] == list(files)
+def test_types_of_files(onnx_kernel: KernelProcess, packaged: Packaged, tmp_path: Path) -> None:
+    """The classifier magika, given files as they are by its recipe, names the type of each of twelve."""
+    folder = shutil.copytree(packaged("magika", "1.0.3") / "magika/models/standard_v3_3", tmp_path / "magika")
+    shutil.copy(EXAMPLES / "recipes" / "magika.toml", folder / "recipe.toml")
+    paths = []
+    for name, content in real.files_of_ten_types().items():
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(content)
+    lines = run_example(onnx_kernel, "file_types.py", folder, *paths)
+    assert [line.split()[1] for line in lines] == [path.name for path in paths]
 
 
-def test_notes_of_a_melody(client: Client, packaged: Packaged) -> None:
-    """basic-pitch hears the notes that are played, in their order and at their time."""
+@pytest.mark.parametrize("rate", [22050, 48000])
+def test_notes_of_a_melody(client: Client, packaged: Packaged, tmp_path: Path, rate: int) -> None:
+    """basic-pitch hears the notes that are played in a file of any rate, in their order and at their time."""
     path = packaged("basic-pitch", "0.4.0") / "basic_pitch/saved_models/icassp_2022/nmp.onnx"
-    client.create_model("basic-pitch", source=str(path))
+    shutil.copy(path, tmp_path / "nmp.onnx")
+    shutil.copy(EXAMPLES / "recipes" / "basic-pitch.toml", tmp_path / "nmp.recipe.toml")
+    client.create_model(f"basic-pitch-{rate}", source=str(tmp_path / "nmp.onnx"))
     numbers = [60, 64, 67, 72]
-    heard = melody.hear(client, "basic-pitch", real.melody(numbers, melody.RATE))
+    sound = write_sound(tmp_path / "tune.wav", real.melody(numbers, rate), rate)
+    heard = melody.hear(client, f"basic-pitch-{rate}", sound.read_bytes())
     assert [number for _, number in heard] == numbers
     np.testing.assert_allclose([begin_s for begin_s, _ in heard], 0.05 + 0.45 * np.arange(4), atol=0.1)
 
@@ -109,7 +116,7 @@ def test_text_of_a_picture(onnx_kernel: KernelProcess, packaged: Packaged, tmp_p
         drawing.Draw(strip).text((40, 10), line, fill="black", font=fonts.load_default(40))
         picture.paste(strip.rotate(180) if place == 1 else strip, (0, 20 + 95 * place))
     picture.save(tmp_path / "letter.png")
-    folder = packaged("rapidocr", "3.10.0") / "rapidocr/models"
+    folder = shutil.copytree(packaged("rapidocr", "3.10.0") / "rapidocr/models", tmp_path / "models")
     assert run_example(onnx_kernel, "read_text.py", folder, tmp_path / "letter.png") == list(LINES)
 
 

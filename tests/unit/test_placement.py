@@ -77,6 +77,25 @@ def test_a_folder_goes_to_the_device_that_is_there(tmp_path: Path) -> None:
     assert place(fast, name="m", source=str(path)).backend == "cpu"
 
 
+def test_what_counts_as_the_same_model(tmp_path: Path) -> None:
+    """A recipe beside a file and a model in a folder of the folder change what a source is; sizes are the model's."""
+    reports, path = (report("onnx", 100, "onnx"),), tmp_path / "a.onnx"
+    path.write_bytes(b"model")
+    before = place(reports, name="m", source=str(path))
+    (tmp_path / "a.recipe.toml").write_text("[input.x]")
+    after = place(reports, name="m", source=str(path))
+    assert before.file_version != after.file_version
+    assert before.size_bytes == after.size_bytes == 5
+    folder = tmp_path / "folder"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx" / "model.onnx").write_bytes(b"model")
+    before = place(reports, name="m", source=str(folder))
+    (folder / "onnx" / "model.onnx").write_bytes(b"another")
+    after = place(reports, name="m", source=str(folder))
+    assert before.file_version != after.file_version
+    assert (before.size_bytes, after.size_bytes) == (5, 7)
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("empty", "folder without a config.json or model.onnx"), ("none", "does not exist")]
 )

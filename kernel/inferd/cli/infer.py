@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inferd.cli.kernel import connected_or_private
+from inferd.cli.output import CommandError
 from inferd.cli.tensors import nested, read_inputs, shown
 from inferd.cli.wanted import check, resolve
 
@@ -61,7 +62,18 @@ def _type(array: Any) -> str:
 
 
 def _save(path: Path, sets: Sequence[Mapping[str, Any]]) -> None:
-    """All outputs in one file of numpy; where there are several sets, under their numbers."""
+    """All outputs in one file of numpy; where there are several sets, under their numbers.
+
+    Raises:
+        CommandError: A .npy file holds one array, and there are more or none.
+    """
+    if path.suffix == ".npy":
+        found = [array for each in sets for array in each.values()]
+        if len(found) != 1:
+            message = f"{path} holds one array, and the model gave {len(found)}: name one output with --only, or a .npz"
+            raise CommandError(message, reason="USAGE")
+        np.save(path, found[0].astype(str) if found[0].dtype == object else found[0])
+        return
     several = len(sets) > 1
     arrays = {
         f"{number}.{name}" if several else name: array.astype(str) if array.dtype == object else array

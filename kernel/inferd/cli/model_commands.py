@@ -187,13 +187,17 @@ def _infer(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Each as NAME=VALUE: 1,2,3, a text, a JSON list, or @FILE of numpy (of text, for a text).",
+            help="Each as NAME=VALUE: 1,2,3, a text, a JSON list, or @FILE: of numpy, of text for a text, or what the"
+            " model's recipe takes: a picture, a sound.",
             metavar="NAME=VALUE...",
         ),
     ] = None,
     *,
     only: Annotated[list[str] | None, typer.Option("--only", help="An output to ask for.", metavar="NAME")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the outputs to this file of numpy.", metavar="NPZ")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write the outputs here: a .npz of numpy, or a .npy for one.", metavar="FILE"),
+    ] = None,
     sequence: Annotated[str, text_option(help="The sequence that it belongs to.", metavar="ID")] = "",
     start: Annotated[bool, typer.Option("--start", help="It is the first of its sequence.")] = False,
     end: Annotated[bool, typer.Option("--end", help="It is the last of its sequence.")] = False,

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from inferd_api.v1.tensor_pb2 import ModelSignature
 
 SHOWN: Final = 8  # values of an output in a table
+FILE: Final = "bytes"  # the dimension of an input that is a file
 FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
 def read_inputs(given: Mapping[str, str], signature: ModelSignature) -> dict[str, Any]:
     """Arrays of what was given as NAME=VALUE.
 
-    A value is `@FILE`, a file of numpy or for texts one of text; a JSON list, nested as the tensor is; or elements with
-    commas between them. A text is a single element as it stands.
+    A value is `@FILE`, a file of numpy, for texts one of text, and for the bytes of a file whatever it is; a JSON list,
+    nested as the tensor is; or elements with commas between them. A text is a single element as it stands.
 
     Raises:
         CommandError: The model has no such input, or the value cannot be one.
@@ -118,6 +119,8 @@ def _json(text: str) -> list[Any] | None:
 
 
 def _read_file(info: TensorInfo, kind: str, path: Path) -> Any:
+    if _is_file(info, kind):
+        return np.frombuffer(path.read_bytes(), np.uint8)
     if kind == "STRING" and path.suffix != ".npy":
         return _shaped(info, np.array([path.read_text(encoding="utf-8")], object))
     try:
@@ -127,6 +130,11 @@ def _read_file(info: TensorInfo, kind: str, path: Path) -> Any:
     if not isinstance(array, np.ndarray):
         raise _wrong(f"{path} holds {len(array.files)} arrays; give a .npy file, which holds one")
     return array if kind == "STRING" else _cast(info, array, _dtype(info, kind))
+
+
+def _is_file(info: TensorInfo, kind: str) -> bool:
+    """Whether an input is the bytes of a file, as a recipe takes them."""
+    return kind == "UINT8" and [size.name for size in info.shape] == [FILE]
 
 
 def _cast(info: TensorInfo, array: Any, dtype: Any) -> Any:

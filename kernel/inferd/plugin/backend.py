@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import suggestion
+from inferd.plugin.recipe import Recipe
 from inferd.plugin.session import TokenSession
 from inferd.plugin.tensor import TensorSession
 from inferd.plugin.vocabulary import Vocabulary
@@ -251,10 +252,13 @@ class LoadedTensorModel:
     Attributes:
         session: What computes.
         description: What it is.
+        recipe: How files and texts of clients become its inputs, and its outputs answers; None where the recipe beside
+            the model says it, if there is one.
     """
 
     session: TensorSession
     description: ModelDescription
+    recipe: Recipe | None = None
 
 
 @runtime_checkable

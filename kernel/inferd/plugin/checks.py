@@ -10,6 +10,7 @@ from inferd.core.resources import MemoryNeed
 from inferd.errors import suggestion
 from inferd.plugin.backend import Backend, LoadedModel, LoadedTensorModel, ModelDescription, Probe, one_of
 from inferd.plugin.batch_checks import check_batching
+from inferd.plugin.recipe import Recipe
 from inferd.plugin.session import TokenLimits, TokenSession
 from inferd.plugin.tensor import Signature
 from inferd.plugin.vocabulary import ALGORITHMS, TokenKind, Vocabulary
@@ -102,6 +103,8 @@ def check_tensor_model(value: Any) -> LoadedTensorModel:
         _wrong("Backend.load", value, "a LoadedTensorModel")
     if not isinstance(value.description, ModelDescription):
         _wrong("Backend.load", value.description, "a ModelDescription", field="LoadedTensorModel.description")
+    if value.recipe is not None and not isinstance(value.recipe, Recipe):
+        _wrong("Backend.load", value.recipe, "a Recipe or None", field="LoadedTensorModel.recipe")
     _check_methods(value.session, "TensorSession", TENSOR_SESSION_METHODS)
     signature: Any = getattr(value.session, "signature", None)
     if not isinstance(signature, Signature):

@@ -11,9 +11,10 @@ from inferd.core.model import ModelSpec
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import InferdError, InvalidFieldError
 from inferd.plugin.backend import Setting, read_settings
+from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
-from inferd.runtime.formats import file_format, folder_format, lacks
+from inferd.runtime.formats import INNER_MARKS, file_format, folder_format, lacks
 
 ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
     Setting(
@@ -130,12 +131,21 @@ def _format(path: Path) -> str:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
 
 
+def _files(path: Path) -> list[Path]:
+    """A file itself, or those of a folder and of one in it that has the model."""
+    if path.is_file():
+        return [path]
+    inner = [path / mark for mark in INNER_MARKS if (path / mark).is_file()]
+    folders = [path, *(each.parent for each in inner)]
+    return [each for folder in folders for each in sorted(folder.iterdir()) if each.is_file()]
+
+
 def _stat(path: Path) -> tuple[int, str]:
     """The size of a file, or of a folder's files, in bytes, and what differs once any of them has changed."""
     try:
-        files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if entry.is_file())
-        facts = [(file.name, file.stat()) for file in files]
+        facts = [(file.name, file.stat()) for file in _files(path)]
+        recipe = [] if path.is_dir() or not (beside := find_recipe(path)).is_file() else [(beside.name, beside.stat())]
     except OSError as error:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
-    version = [f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for name, stat in facts]
+    version = [f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for name, stat in [*facts, *recipe]]
     return sum(stat.st_size for _, stat in facts), hashlib.sha256("\n".join(version).encode()).hexdigest()

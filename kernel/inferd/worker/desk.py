@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
 
 from inferd.engine.cause import last_line
+from inferd.engine.recipe.engine import RecipeEngine
+from inferd.engine.recipe.preparation import Preparation
 from inferd.engine.tensor.loop import TensorLoop
 from inferd.engine.tensor.request import TensorResult
 from inferd.engine.token.loop import Loop
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
 from inferd.plugin import LoadedTensorModel
+from inferd.plugin.host import count_cores
+from inferd.plugin.recipe_file import read_recipe
 from inferd.worker.frames import answer_frame, failure, read_defaults, read_load, read_submission, step_frame
-from inferd.worker.tensor_frames import read_request, read_tensor_limits, tensor_step_frames, write_signature
+from inferd.worker.tensor_frames import (
+    read_recipe_limits,
+    read_request,
+    read_tensor_limits,
+    tensor_step_frames,
+    write_signature,
+)
 from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -24,6 +35,7 @@ if TYPE_CHECKING:
     from inferd.plugin import LoadedModel
     from inferd.worker.link import Link
 
+PREPARING: Final = 4  # threads that prepare requests, at most
 _log = logging.getLogger(__name__)
 
 
@@ -98,7 +110,14 @@ class TensorDesk:
 
     def __init__(self, model: LoadedTensorModel, load: load_pb2.Load, link: Link, activity: Activity) -> None:
         self._link = link
-        self.engine = TensorLoop(model, read_tensor_limits(load.limits), self._deliver, activity=activity)
+        self._loop = loop = TensorLoop(model, read_tensor_limits(load.limits), self._deliver, activity=activity)
+        self.engine: TensorLoop | RecipeEngine = loop
+        self._signature = loop.signature
+        recipe = model.recipe or read_recipe(Path(load.path))
+        if recipe is not None:
+            preparation = Preparation(recipe, loop.signature, read_recipe_limits(load.limits))
+            self._signature = preparation.signature
+            self.engine = RecipeEngine(loop, preparation, self._deliver, threads=min(count_cores(), PREPARING))
 
     def submit(self, submit: task_pb2.Submit) -> None:
         """Have a task run; one of text is refused."""
@@ -122,9 +141,9 @@ class TensorDesk:
 
     def loaded(self) -> load_pb2.Loaded:
         """What the engine can do."""
-        engine = self.engine
-        signature = write_signature(engine.signature, most_batch=engine.most_batch, delay_s=engine.delay_s)
-        return load_pb2.Loaded(max_tasks=engine.places, signature=signature)
+        loop = self._loop
+        signature = write_signature(self._signature, most_batch=loop.most_batch, delay_s=loop.delay_s)
+        return load_pb2.Loaded(max_tasks=loop.places, signature=signature)
 
     def _refuse(self, handle: int, error: InferdError) -> None:
         self._deliver(TensorResult(ended=[Ended(handle=handle, error=error)]))

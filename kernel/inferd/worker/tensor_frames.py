@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from inferd.core.ids import Tenant
+from inferd.engine.recipe.limits import RecipeLimits
 from inferd.engine.tensor.request import Request, SequenceStep, TensorLimits
 from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.plugin import ElementType, Tensor
@@ -43,6 +44,12 @@ def read_tensor_limits(limits: load_pb2.EngineLimits) -> TensorLimits:
         sequence_idle_s=told.sequence_idle_s,
         output_bytes=told.output_bytes,
     )
+
+
+def read_recipe_limits(limits: load_pb2.EngineLimits) -> RecipeLimits:
+    """The bounds of recipes; its own defaults where the kernel gives none."""
+    own, told = RecipeLimits(), limits.tensor
+    return RecipeLimits(image_pixels=told.image_pixels or own.image_pixels, audio_s=told.audio_s or own.audio_s)
 
 
 def read_request(submit: task_pb2.Submit) -> Request:

@@ -13,20 +13,19 @@ from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, Li
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from inferd.engine.tensor.entry import Entry
     from inferd.plugin import Tensor
 
 _log = logging.getLogger(__name__)
 
 
-def check_size(entry: Entry, outputs: Mapping[str, Tensor], most: int) -> None:
+def check_size(outputs: Mapping[str, Tensor], most: int) -> None:
     """Refuse outputs that are together larger than `most` bytes.
 
     Raises:
         LimitExceededError: They are.
         BackendFailedError: One has a text that is no Unicode.
     """
-    sizes = {name: _told_bytes(name, outputs[name]) for name in entry.wanted}
+    sizes = {name: _told_bytes(name, tensor) for name, tensor in outputs.items()}
     total = sum(sizes.values())
     if total > most:
         largest = max(sizes, key=lambda name: sizes[name])

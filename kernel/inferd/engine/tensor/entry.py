@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from inferd.plugin.tensor import ElementType
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from inferd.engine.tensor.request import Request
     from inferd.plugin import Tensor
 
@@ -54,6 +56,16 @@ class Entry:
     def rows(self) -> int:
         """The first dimension of its inputs, where the model batches; 0 where it has none."""
         return next((tensor.shape[0] for tensor in self.request.inputs.values() if tensor.shape), 0)
+
+    def prepare(self) -> None:
+        """Make what the model is given, of a request that waited with that."""
+        if self.request.prepare is not None:
+            self.inputs = dict(self.request.prepare())
+
+    def shown(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is told of the model's outputs."""
+        wanted = {name: outputs[name] for name in self.wanted}
+        return wanted if self.request.finish is None else self.request.finish(self.inputs, wanted)
 
     def pass_on(self) -> bool:
         """Whether the next set of outputs is to be told, or was told before."""

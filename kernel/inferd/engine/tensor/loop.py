@@ -193,7 +193,8 @@ class TensorLoop:
     def _accept(self, request: Request) -> Entry:
         within = request.sequence is not None
         carried = self._sequences.inputs if within else frozenset()
-        check_inputs(request.inputs, self.signature, carried=carried)
+        if request.prepare is None:
+            check_inputs(request.inputs, self.signature, carried=carried)
         wanted = choose_outputs(
             request.outputs, self.signature, carried=self._sequences.outputs if within else frozenset()
         )
@@ -263,6 +264,7 @@ class TensorLoop:
                 given = self._predict(entries, activity)
             rows = sum(entry.rows for entry in entries)
             parts = self._board.filling.split(check_outputs(given, entries[0].asked, rows), entries)
+            shown = [self._show(entry, part) for entry, part in zip(entries, parts, strict=True)]
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -273,8 +275,8 @@ class TensorLoop:
         seconds = time.perf_counter() - started
         with self._changed:
             result = TensorResult(seconds=seconds)
-            for entry, part in zip(entries, parts, strict=True):
-                self._finish(entry, part, result)
+            for entry, part, told in zip(entries, parts, shown, strict=True):
+                self._finish(entry, part, told, result)
         self._tell_result(activity, result)
         return True
 
@@ -283,11 +285,15 @@ class TensorLoop:
         started = time.perf_counter()
         try:
             with self._calls.running([entry]):
+                if entry.request.prepare is not None:
+                    entry.prepare()
+                    check_inputs(entry.inputs, self.signature, carried=frozenset())
                 given = self._predict([entry], activity)
                 if not isinstance(given, Mapping):
                     self._stream(entry, iter(given), batch, activity)
                     return
             outputs = self._checked(entry, given)
+            told = self._show(entry, outputs)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -295,7 +301,7 @@ class TensorLoop:
             return
         with self._changed:
             result = TensorResult(seconds=time.perf_counter() - started)
-            self._finish(entry, outputs, result)
+            self._finish(entry, outputs, told, result)
         self._tell_result(activity, result)
 
     def _predict(self, entries: list[Entry], activity: Activity) -> Any:
@@ -326,11 +332,12 @@ class TensorLoop:
                     break
                 last = self._checked(entry, given)
                 result = TensorResult(seconds=time.perf_counter() - started)
-                check_size(entry, last, self._limits.output_bytes)
+                told = entry.shown(last)
+                check_size(told, self._limits.output_bytes)
                 with self._changed:
                     self.steps += 1
                     if entry.pass_on():
-                        result.outputs.append((entry.handle, {name: last[name] for name in entry.wanted}))
+                        result.outputs.append((entry.handle, told))
                     self._board.told(batch)
                     self._changed.notify_all()
                 self._tell_result(activity, result)
@@ -345,21 +352,40 @@ class TensorLoop:
                 result.ended.append(Ended(handle=entry.handle))
         self._tell_result(activity, result)
 
-    def _finish(self, entry: Entry, outputs: dict[str, Tensor], result: TensorResult) -> None:
+    def _show(self, entry: Entry, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor] | BaseException:
+        """What is to be told of a request that was computed, or why nothing can be: that is nobody else's affair."""
+        try:
+            told = entry.shown(outputs)
+            check_size(told, self._limits.output_bytes)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            return error
+        return told
+
+    def _finish(
+        self,
+        entry: Entry,
+        outputs: dict[str, Tensor],
+        told: Mapping[str, Tensor] | BaseException,
+        result: TensorResult,
+    ) -> None:
         """A request was computed: what is told of it, unless nobody waits for it any more."""
         if entry.dropped:
             return
         try:
-            check_size(entry, outputs, self._limits.output_bytes)
-            self._conclude(entry, outputs)
+            if not isinstance(told, BaseException):
+                self._conclude(entry, outputs)
         except BaseException as error:
             if not is_failure(error):
                 raise
+            told = error
+        if isinstance(told, BaseException):
             self._forget(entry)
-            result.ended.append(Ended(handle=entry.handle, error=typed(error, self._session)))
+            result.ended.append(Ended(handle=entry.handle, error=typed(told, self._session)))
             return
         if entry.pass_on():
-            result.outputs.append((entry.handle, {name: outputs[name] for name in entry.wanted}))
+            result.outputs.append((entry.handle, told))
         result.ended.append(Ended(handle=entry.handle))
 
     def _conclude(self, entry: Entry, outputs: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from inferd.core.ids import Tenant
     from inferd.engine.token.output import Ended
@@ -79,6 +79,8 @@ class Request:
         told: Sets of outputs that it has told before, in an engine that lost it: so many are left out.
         alone: Compute it alone, with nothing else beside it: workers have died while it ran.
         moved: The last request of its sequence went elsewhere: what is kept of that is old.
+        prepare: Makes what the model is given, when it is computed; None where `inputs` are that.
+        finish: Makes what is told, of what the model was given and of its outputs; None for those as they are.
     """
 
     handle: int
@@ -92,6 +94,8 @@ class Request:
     alone: bool = False
     task_id: str = ""
     moved: bool = False
+    prepare: Callable[[], Mapping[str, Tensor]] | None = None
+    finish: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
 
 
 @dataclass(slots=True, kw_only=True)

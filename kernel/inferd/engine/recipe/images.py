@@ -1,0 +1,154 @@
+"""Pictures: from the bytes of a file to rows of pixels. Pillow decodes, once the size that the file says is known."""
+
+from __future__ import annotations
+
+import io
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from inferd.errors import is_failure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from inferd.plugin.recipe import ImageInput
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # that are decoded; Pillow knows many that nobody looks after
+DEEP: Final = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # of grey with 16 bits, which Pillow would cut off at 255
+SHARES: Final = 2  # both sides of a margin
+
+
+class Pictures:
+    """Decodes pictures as a recipe says. May be called from several threads.
+
+    Args:
+        step: Of the recipe.
+        most_pixels: Of a picture, as its file says and as it becomes.
+
+    Raises:
+        ImportError: Pillow is not installed.
+    """
+
+    def __init__(self, step: ImageInput, *, most_pixels: int) -> None:
+        self._step = step
+        self._most_pixels = most_pixels
+        pillow: Any = import_module("PIL.Image")
+        pillow.MAX_IMAGE_PIXELS = None  # it would warn at its own bound; ours is held before anything is decoded
+        self._pillow = pillow
+        self._ops: Any = import_module("PIL.ImageOps")
+        self._filter = pillow.Resampling[step.filter.upper()]
+
+    def read(self, content: bytes) -> NDArray[np.float32]:
+        """The row of a file, in the order of the recipe's layout.
+
+        Raises:
+            ValueError: It is no picture, damaged, or too large.
+        """
+        picture = self._arrange(self._decode(content))
+        return self._to_numbers(np.asarray(picture, np.float32))
+
+    def _decode(self, content: bytes) -> Any:
+        try:
+            picture = self._pillow.open(io.BytesIO(content), formats=FORMATS)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            known = ", ".join(FORMATS)
+            raise ValueError(f"is no picture that can be read ({known}): {_cause(error)}") from None
+        self._check(picture.size, "has")
+        try:
+            picture.load()
+            return self._flatten(self._ops.exif_transpose(picture))
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise ValueError(f"is a damaged {picture.format}: {_cause(error)}") from None
+
+    def _flatten(self, picture: Any) -> Any:
+        """In the colors of the recipe, without transparent parts."""
+        mode = "L" if self._step.colors == "gray" else "RGB"
+        if picture.mode in DEEP:
+            deep = np.asarray(picture).astype(np.int64)
+            picture = self._pillow.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8))
+        if picture.has_transparency_data:
+            over = picture.convert("RGBA")
+            under = self._pillow.new("RGBA", over.size, (*[self._step.fill] * 3, 255))
+            picture = self._pillow.alpha_composite(under, over)
+        return picture.convert(mode)
+
+    def _arrange(self, picture: Any) -> Any:
+        step = self._step
+        if step.resize:
+            picture = self._resize(picture)
+        if step.most:
+            high, wide = (min(size, most or size) for size, most in zip(picture.size[::-1], step.most, strict=True))
+            picture = self._stretch(picture, high, wide)
+        if step.crop:
+            picture = self._cut(picture, *step.crop)
+        if step.multiple > 1:
+            wide, high = (-(-size // step.multiple) * step.multiple for size in picture.size)
+            picture = self._place(picture, high, wide, middle=False)
+        return picture
+
+    def _resize(self, picture: Any) -> Any:
+        wide, high = picture.size
+        if len(self._step.resize) == 1:
+            factor = self._step.resize[0] / min(wide, high)
+            return self._stretch(picture, round(high * factor), round(wide * factor))
+        to_high, to_wide = self._step.resize
+        if not to_high or not to_wide:
+            factor = to_high / high if to_high else to_wide / wide
+            return self._stretch(picture, to_high or round(high * factor), to_wide or round(wide * factor))
+        if self._step.fit == "stretch":
+            return self._stretch(picture, to_high, to_wide)
+        factors = to_high / high, to_wide / wide
+        factor = max(factors) if self._step.fit == "cover" else min(factors)
+        scaled = self._stretch(picture, round(high * factor), round(wide * factor))
+        return self._cut(scaled, to_high, to_wide)
+
+    def _stretch(self, picture: Any, high: int, wide: int) -> Any:
+        size = max(1, wide), max(1, high)
+        self._check(size, "becomes")
+        return picture if size == picture.size else picture.resize(size, self._filter)
+
+    def _cut(self, picture: Any, high: int, wide: int) -> Any:
+        """The middle; what a picture lacks is filled up around it."""
+        if picture.width < wide or picture.height < high:
+            picture = self._place(picture, max(high, picture.height), max(wide, picture.width), middle=True)
+        left, top = (picture.width - wide) // SHARES, (picture.height - high) // SHARES
+        return picture.crop((left, top, left + wide, top + high))
+
+    def _place(self, picture: Any, high: int, wide: int, *, middle: bool) -> Any:
+        """On a larger ground."""
+        self._check((wide, high), "becomes")
+        fill = self._step.fill if picture.mode == "L" else (self._step.fill,) * 3
+        ground = self._pillow.new(picture.mode, (wide, high), fill)
+        at = ((wide - picture.width) // SHARES, (high - picture.height) // SHARES) if middle else (0, 0)
+        ground.paste(picture, at)
+        return ground
+
+    def _to_numbers(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pixels (h, w) or (h, w, c) as the model takes them."""
+        step = self._step
+        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels  # noqa: PLR2004 - grey ones
+        if step.colors == "bgr":
+            pixels = pixels[:, :, ::-1]
+        numbers = (pixels * np.float32(step.scale) - np.array(step.mean, np.float32)) / np.array(step.std, np.float32)
+        whole = numbers[None] if "c" in step.layout else numbers[None, :, :, 0]
+        order = "nhwc" if "c" in step.layout else "nhw"
+        return np.ascontiguousarray(whole.transpose([order.index(letter) for letter in step.layout]))
+
+    def _check(self, size: tuple[int, int], what: str) -> None:
+        if size[0] * size[1] > self._most_pixels:
+            raise ValueError(
+                f"{what} {size[0]} x {size[1]} pixels, and workers.image_pixels allows {self._most_pixels}"
+            )
+
+
+def _cause(error: BaseException) -> str:
+    """What a library says, in one line, without the address of what it was given."""
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "its first bytes are of none of them"
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -1,0 +1,169 @@
+"""Sounds: from the bytes of a file to samples of one channel at the rate that a model takes.
+
+WAV is read here; source: Microsoft's "Multimedia Programming Interface and Data Specifications 1.0" (RIFF) and
+WAVEFORMATEXTENSIBLE. Other formats need soundfile.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from importlib import import_module
+from importlib.util import find_spec
+from math import gcd
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from inferd.errors import is_failure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from inferd.plugin.recipe import AudioInput
+
+    Floats = NDArray[np.float32]
+
+PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
+HEAD_BYTES, FORMAT_BYTES, EXTENDED_BYTES = 12, 16, 26
+RATES, MOST_CHANNELS = range(1000, 768_001), 64
+READERS: Final = {(PCM, 8): "u1", (PCM, 16): "<i2", (PCM, 32): "<i4", (FLOAT, 32): "<f4", (FLOAT, 64): "<f8"}
+GATHERED: Final = 1 << 22  # samples that are put side by side at once
+ZERO_CROSSINGS: Final = 16  # of the kernel that samples again, on each side
+
+
+class Sounds:
+    """Reads sounds as a recipe says. May be called from several threads."""
+
+    def __init__(self, step: AudioInput, *, most_s: float) -> None:
+        self._step = step
+        self._most_s = most_s
+
+    def read(self, content: bytes) -> Floats:
+        """The rows of a file, in the order of the recipe's layout.
+
+        Raises:
+            ValueError: It is no sound, damaged, or too long.
+        """
+        samples, rate = _read_wav(content) if content[:4] == b"RIFF" else self._read_other(content)
+        self._check(len(samples), rate)
+        if not len(samples):
+            raise ValueError("is a sound without samples")
+        if not np.isfinite(samples).all():
+            raise ValueError("has samples that are not finite numbers")
+        mono = samples.mean(1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+        sound = resample(mono, rate, self._step.rate) * np.float32(self._step.scale)
+        window = self._step.window or len(sound)
+        rows = -(-len(sound) // window)
+        sound = np.pad(sound, (0, rows * window - len(sound))).reshape(rows, window)
+        order = self._step.layout
+        whole = sound[:, :, None] if "c" in order else sound
+        return np.ascontiguousarray(whole.transpose(["nsc".index(letter) for letter in order]))
+
+    def _check(self, samples: int, rate: int) -> None:
+        if rate not in RATES:
+            raise ValueError(f"has {rate} samples a second; from {RATES[0]} to {RATES[-1]} are taken")
+        if samples > self._most_s * rate:
+            raise ValueError(f"lasts {samples / rate:.1f} s, and workers.audio_s allows {self._most_s:g}")
+
+    def _read_other(self, content: bytes) -> tuple[Floats, int]:
+        """A sound that soundfile reads."""
+        if find_spec("soundfile") is None:
+            raise ValueError(
+                "is no WAV file (RIFF); of other formats FLAC, Ogg and MP3 are read where soundfile is installed:"
+                " pip install 'inferd[files]'"
+            )
+        library: Any = import_module("soundfile")
+        try:
+            with library.SoundFile(io.BytesIO(content)) as file:
+                rate, channels = int(file.samplerate), int(file.channels)
+                if channels > MOST_CHANNELS:
+                    raise ValueError(f"it has {channels} channels; at most {MOST_CHANNELS} are taken")  # noqa: TRY301 - told below
+                most = int(self._most_s * rate) + 1
+                return file.read(most, dtype="float32", always_2d=True), rate
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise ValueError(f"is no sound that can be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def _read_wav(content: bytes) -> tuple[Floats, int]:
+    """The samples (frames, channels) of a WAV file, and its rate.
+
+    Raises:
+        ValueError: It is damaged, or of a form that is not known.
+    """
+    form: tuple[int, int, int, int] | None = None  # its tag, channels, rate, bits
+    at = HEAD_BYTES
+    if content[8:12] != b"WAVE":
+        raise ValueError("is a RIFF file, but no WAV file")
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], struct.unpack_from("<I", content, at + 4)[0]
+        begin, at = at + 8, at + 8 + size + size % 2
+        if name == b"fmt ":
+            form = _read_form(content[begin : begin + size])
+        elif name == b"data":
+            if form is None:
+                raise ValueError("is a WAV file whose samples stand before their form")
+            return _read_samples(content[begin : begin + size], form), form[2]
+    raise ValueError("is a WAV file without samples, or one that is cut off")
+
+
+def _read_form(head: bytes) -> tuple[int, int, int, int]:
+    if len(head) < FORMAT_BYTES:
+        raise ValueError(f"is a WAV file whose form has {len(head)} bytes; it must have {FORMAT_BYTES}")
+    tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", head)
+    if tag == EXTENSIBLE and len(head) >= EXTENDED_BYTES:
+        tag = struct.unpack_from("<H", head, EXTENDED_BYTES - 2)[0]
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise ValueError(f"is a WAV file of {channels} channels; 1 to {MOST_CHANNELS} are taken")
+    return tag, channels, rate, bits
+
+
+def _read_samples(data: bytes, form: tuple[int, int, int, int]) -> Floats:
+    tag, channels, _, bits = form
+    frame = channels * (bits // 8)
+    data = data[: len(data) // frame * frame] if frame else b""
+    if (tag, bits) == (PCM, 24):
+        bytes_ = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        whole = np.zeros((len(bytes_), 4), np.uint8)
+        whole[:, 1:] = bytes_
+        numbers: NDArray[Any] = whole.view("<i4")[:, 0]
+        bits = 32
+    elif (tag, bits) in READERS:
+        numbers = np.frombuffer(data, READERS[tag, bits])
+    else:
+        known = "PCM of 8, 16, 24 and 32 bits and floats of 32 and 64 bits"
+        raise ValueError(f"is a WAV file of form {tag} with {bits} bits; read are {known}")
+    floats = numbers.astype(np.float32)
+    if tag == PCM:
+        floats = (floats - np.float32(128)) / np.float32(128) if bits == 8 else floats / np.float32(1 << (bits - 1))  # noqa: PLR2004 - without sign
+    return floats.reshape(-1, channels)
+
+
+def resample(sound: Floats, rate: int, to: int) -> Floats:
+    """A sound at another rate, by a sinc under a Hann window that takes off what the lower rate cannot hold.
+
+    Source: J. O. Smith, "Digital Audio Resampling Home Page"; here for each phase of the ratio by itself.
+    """
+    if rate == to:
+        return sound
+    up, down = to // gcd(rate, to), rate // gcd(rate, to)
+    cut = min(1.0, to / rate)  # of the frequencies that the old rate holds
+    half = int(np.ceil(ZERO_CROSSINGS / cut))
+    count = -(-len(sound) * up // down)
+    padded = np.pad(sound, (half, half + 1))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half)
+    out = np.empty(count, np.float32)
+    for phase in range(min(up, count)):
+        places = np.arange(phase, count, up)
+        whole, part = np.divmod(places * down, up)
+        offset = np.arange(-half, half) - part[0] / up
+        offset += 1  # the window begins one sample behind half of it
+        kernel = cut * np.sinc(cut * offset) * (0.5 + 0.5 * np.cos(np.pi * offset / half))
+        kernel[np.abs(offset) > half] = 0
+        step = max(1, GATHERED // len(kernel))
+        for first in range(0, len(places), step):
+            at = slice(first, first + step)
+            out[places[at]] = windows[whole[at] + 1] @ kernel.astype(np.float32)
+    return out

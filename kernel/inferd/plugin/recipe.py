@@ -1,0 +1,204 @@
+"""A recipe: how files and texts become the inputs of a model of tensors, and its outputs what clients asked for.
+
+It is a file beside the model, `recipe.toml` in its folder or `NAME.recipe.toml` beside a file, and works for every
+backend that gives a `TensorSession`: the worker does what it says before and behind `predict`. `recipe_file` reads it.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInput:
+    """A picture in a file (PNG, JPEG, WebP, GIF, BMP), as one row of pixels.
+
+    Its orientation is what the file says (EXIF), transparent parts are laid over `fill`, and of several pictures the
+    first one is taken. Steps go in this order: `resize`, `crop`, `multiple`, then numbers.
+
+    Attributes:
+        name: What clients call it.
+        gives: The input of the model.
+        colors: "rgb", "bgr" or "gray".
+        resize: Height and width, of which one may be 0: then it follows from the other. One number is that of the
+            shorter side. Empty to leave the size.
+        fit: Where `resize` says both: "stretch"; "cover", which cuts what is too much; or "contain", which fills up.
+        crop: Height and width that are cut from the middle; empty for nothing.
+        most: Most height and width after `resize`, 0 for any: what is larger is stretched into it. Empty for any.
+        multiple: Height and width are filled up to a multiple of it, to the right and below.
+        fill: The grey, from 0 to 255, of what is filled up and of what shines through.
+        filter: How pixels between pixels are found: "nearest", "box", "bilinear", "bicubic" or "lanczos".
+        scale: What pixels from 0 to 255 are multiplied by first.
+        mean: Taken off then; one number, or one for each color.
+        std: What that is divided by; as `mean`.
+        layout: Order of the dimensions: n, c, h and w.
+    """
+
+    name: str
+    gives: str
+    colors: str = "rgb"
+    resize: tuple[int, ...] = ()
+    fit: str = "stretch"
+    crop: tuple[int, ...] = ()
+    most: tuple[int, ...] = ()
+    multiple: int = 1
+    fill: int = 255
+    filter: str = "bilinear"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: str = "nchw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioInput:
+    """A sound in a file (WAV; FLAC, Ogg and MP3 where soundfile is installed), as numbers from -1 to 1.
+
+    Attributes:
+        name: What clients call it.
+        gives: The input of the model.
+        rate: Samples a second; sounds of another rate are sampled again.
+        window: Samples of a row: the sound is cut into so many rows, and the last one is filled up with zeros. 0 for
+            one row with all.
+        scale: What samples are multiplied by.
+        layout: Order of the dimensions: n, s (samples), and perhaps c (one channel, in which all are mixed).
+    """
+
+    name: str
+    gives: str
+    rate: int
+    window: int = 0
+    scale: float = 1.0
+    layout: str = "ns"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextInput:
+    """Texts, as the ids of their tokens, one row each.
+
+    Attributes:
+        name: What clients call it.
+        gives: The input of the model that gets the ids.
+        tokenizer: A file of Hugging Face tokenizers in the folder of the recipe.
+        mask: The input that tells tokens from padding; "" for none.
+        types: The input of the types of tokens; "" for none.
+        length: Most tokens of a text; a longer one is refused.
+        multiple: Rows are filled up to a multiple of it, so that more requests are computed as one.
+        padding: The id that they are filled up with.
+    """
+
+    name: str
+    gives: str
+    tokenizer: str = "tokenizer.json"
+    mask: str = ""
+    types: str = ""
+    length: int = 512
+    multiple: int = 16
+    padding: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BytesInput:
+    """A file of any kind, as numbers of its first and its last bytes, one row.
+
+    Attributes:
+        name: What clients call it.
+        gives: The input of the model.
+        first: Bytes of its begin; what is missing is filled up behind them.
+        last: Bytes of its end; what is missing is filled up before them.
+        padding: The number that is filled up with.
+        strip: So many bytes at each end are looked at, and white space there is left out; 0 to leave it in.
+    """
+
+    name: str
+    gives: str
+    first: int = 0
+    last: int = 0
+    padding: int = 0
+    strip: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelOutput:
+    """The likeliest labels of each row, best first: texts under its name, and their scores under `NAME_score`.
+
+    Attributes:
+        name: What clients call it.
+        takes: The output of the model, [rows, labels].
+        labels: One for each number.
+        top: How many are told.
+        activation: What makes scores of numbers: "none", "softmax" or "sigmoid".
+    """
+
+    name: str
+    takes: str
+    labels: tuple[str, ...]
+    top: int = 1
+    activation: str = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpelledOutput:
+    """What each row spells, step by step: the likeliest label of each, repetitions once (CTC; Graves et al., 2006).
+
+    Attributes:
+        name: What clients call it.
+        takes: The output of the model, [rows, steps, labels].
+        labels: One for each number.
+        blank: The number that stands for nothing, and between two equal labels.
+    """
+
+    name: str
+    takes: str
+    labels: tuple[str, ...]
+    blank: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorOutput:
+    """One vector of each row.
+
+    Attributes:
+        name: What clients call it.
+        takes: The output of the model, [rows, tokens, width].
+        pooling: "mean" of the tokens that are no padding, "first" or "last" of them.
+        mask: The input of the model that tells tokens from padding; "" where there is none.
+        normalize: Whether its length becomes 1.
+    """
+
+    name: str
+    takes: str
+    pooling: str = "mean"
+    mask: str = ""
+    normalize: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainOutput:
+    """An output of the model as it is.
+
+    Attributes:
+        name: What clients call it.
+        takes: The output of the model.
+    """
+
+    name: str
+    takes: str
+
+
+RecipeInput: TypeAlias = ImageInput | AudioInput | TextInput | BytesInput
+RecipeOutput: TypeAlias = LabelOutput | SpelledOutput | VectorOutput | PlainOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is done before and behind a model of tensors.
+
+    Attributes:
+        where: Its file, for errors.
+        inputs: Those that clients give as files and texts; the model's other inputs they give as tensors.
+        outputs: What clients get; empty for all outputs of the model as they are.
+    """
+
+    where: str
+    inputs: tuple[RecipeInput, ...] = ()
+    outputs: tuple[RecipeOutput, ...] = ()

@@ -1,0 +1,120 @@
+"""Sounds of a recipe: the forms of WAV files, other rates, windows, and which files are refused."""
+
+import io
+import struct
+import wave
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferd.engine.recipe.sounds import Sounds, resample
+from inferd.plugin import AudioInput
+
+RATE = 8000
+TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)).astype(np.float32)
+
+
+def wav(data: bytes, *, tag: int = 1, channels: int = 1, rate: int = RATE, bits: int = 16, more: bytes = b"") -> bytes:
+    """A WAV file of some form, written here."""
+    form = struct.pack("<HHIIHH", tag, channels, rate, 0, 0, bits) + more  # sums of these that nobody needs
+    body = b"WAVE" + b"LIST\x03\x00\x00\x00abc\x00" + b"fmt " + struct.pack("<I", len(form)) + form
+    body += b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def read(content: bytes, most_s: float = 10.0, **step: Any) -> np.ndarray:
+    return Sounds(AudioInput(name="sound", gives="x", **{"rate": RATE, **step}), most_s=most_s).read(content)
+
+
+def test_as_the_library_writes_it() -> None:
+    """A file of the standard library, two channels mixed, is what went into it."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setnchannels(2)
+        written.setsampwidth(2)
+        written.setframerate(RATE)
+        written.writeframes(np.stack([TONE * 32767, TONE * 0], 1).astype("<i2").tobytes())
+    np.testing.assert_allclose(read(file.getvalue()), TONE[None] / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "form", "error"),
+    [
+        ((TONE * 127 + 128).astype("u1").tobytes(), {"bits": 8}, 0.02),
+        ((TONE * 32767).astype("<i2").tobytes(), {}, 1e-4),
+        ((TONE * (2**31 - 1)).astype("<i4").view("u1").reshape(-1, 4)[:, 1:].tobytes(), {"bits": 24}, 1e-6),
+        ((TONE.astype("f8") * (2**31 - 1)).astype("<i4").tobytes(), {"bits": 32}, 1e-6),
+        (TONE.astype("<f4").tobytes(), {"bits": 32, "tag": 3}, 0),
+        (TONE.astype("<f8").tobytes(), {"bits": 64, "tag": 3}, 0),
+        (
+            TONE.astype("<f4").tobytes(),
+            {"bits": 32, "tag": 0xFFFE, "more": struct.pack("<HHIH", 22, 32, 4, 3) + b"\x00" * 14},
+            0,
+        ),
+    ],
+    ids=["8", "16", "24", "32", "float", "double", "extensible"],
+)
+def test_forms(data: bytes, form: dict[str, Any], error: float) -> None:
+    """Samples of each form become the same numbers."""
+    np.testing.assert_allclose(read(wav(data, **form)), TONE[None], atol=error)
+
+
+@pytest.mark.parametrize(("rate", "to"), [(44100, 16000), (8000, 16000), (48000, 16000), (16000, 22050), (11025, 8000)])
+def test_other_rates(rate: int, to: int) -> None:
+    """A tone keeps its height and loudness at another rate; one that the new rate cannot hold is gone."""
+    time, new = np.arange(rate) / rate, np.arange(to) / to
+    made = resample(np.sin(2 * np.pi * 440 * time).astype(np.float32), rate, to)
+    assert len(made) == to
+    inner = slice(to // 20, -to // 20)
+    np.testing.assert_allclose(made[inner], np.sin(2 * np.pi * 440 * new)[inner], atol=2e-3)
+    if to < rate:
+        high = resample(np.sin(2 * np.pi * 0.47 * rate * time).astype(np.float32), rate, to)
+        assert np.abs(high[inner]).max() < 0.02
+
+
+def test_windows_and_order() -> None:
+    """A sound is cut into rows, of which the last is filled up with zeros; the dimensions are as the recipe says."""
+    content = wav((np.arange(1, 8) * 4096).astype("<i2").tobytes())
+    rows = read(content, window=3, scale=8, layout="nsc")
+    np.testing.assert_array_equal(rows[:, :, 0], [[1, 2, 3], [4, 5, 6], [7, 0, 0]])
+    assert read(content, window=3, layout="ncs").shape == (3, 1, 3)
+    assert read(content, layout="sn").shape == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is no WAV file"),
+        (b"RIFF\x00\x00\x00\x00AVI ", "is a RIFF file, but no WAV file"),
+        (wav(b"")[:20], "without samples, or one that is cut off"),
+        (wav(b""), "is a sound without samples"),
+        (wav(b"\x00\x00", channels=0), "is a WAV file of 0 channels; 1 to 64"),
+        (wav(b"\x00\x00", channels=65535), "of 65535 channels"),
+        (wav(b"\x00\x00", bits=12), "of form 1 with 12 bits; read are"),
+        (wav(b"\x00\x00", bits=0), "of form 1 with 0 bits"),
+        (wav(b"\x00\x00", tag=7), "of form 7 with 16 bits"),
+        (wav(b"\x00\x00", rate=0), "has 0 samples a second; from 1000"),
+        (wav(b"\x00\x00", rate=2**32 - 1), "has 4294967295 samples a second"),
+        (wav(b"\x00\x00\xc0\x7f", tag=3, bits=32), "not finite numbers"),
+        (b"RIFF\x00\x00\x00\x00WAVEdata\x02\x00\x00\x00\x00\x00", "samples stand before their form"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt \x02\x00\x00\x00\x00\x00", "whose form has 2 bytes"),
+        (wav(bytes(2 * RATE * 11)), "lasts 11.0 s, and workers.audio_s allows 10"),
+    ],
+)
+def test_what_is_refused(content: bytes, words: str) -> None:
+    """Files that are no sound, damaged or too long are ValueErrors that say what they are."""
+    with pytest.raises(ValueError, match=words):
+        read(content)
+
+
+def test_damaged_sounds() -> None:
+    """Whatever is changed in the head of a file, it is read or a ValueError, and nothing else."""
+    sound, draw = wav((TONE[:50] * 32767).astype("<i2").tobytes()), np.random.default_rng(4)
+    for _ in range(400):
+        content = bytearray(sound)
+        for _ in range(int(draw.integers(1, 5))):
+            content[int(draw.integers(60))] = int(draw.integers(256))
+        with suppress(ValueError):
+            assert read(bytes(content)).ndim == 2
