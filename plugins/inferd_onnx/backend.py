@@ -3,14 +3,25 @@
 Importing it loads no framework, so that probing costs nothing.
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from inferd.plugin import LoadedModel, LoadedTensorModel, LoadRequest, MemoryNeed, Probe, ReportProgress
 from inferd_onnx.capacity import derive_need
 from inferd_onnx.devices import check_device, find_devices, read_clash
-from inferd_onnx.model_file import read_model_file
+from inferd_onnx.model_file import INNER, OWN_FILE, read_model_file
+
+if TYPE_CHECKING:
+    from inferd_onnx.decoder.loading import Examined
+
+GGUF = b"GGUF"
 
 
 class OnnxBackend:
-    """Runs ONNX models through ONNX Runtime."""
+    """Runs ONNX models, and language models of the Llama family, through ONNX Runtime."""
+
+    def __init__(self) -> None:
+        self._measured: tuple[LoadRequest, Examined] | None = None  # so that the load that follows need not read again
 
     def probe(self) -> Probe:
         """CUDA devices first, then the processor; and whether two builds of the runtime are installed over each other.
@@ -29,6 +40,10 @@ class OnnxBackend:
             LoadError: It is not sound, or names data outside its folder.
         """
         check_device(request.device)
+        if is_language_model(request.path):
+            found = _examine(request)
+            self._measured = (request, found)
+            return found.need
         return derive_need(read_model_file(request.path), request)
 
     def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
@@ -37,7 +52,31 @@ class OnnxBackend:
         Raises:
             LoadError: As `measure`, or the runtime refuses it, or a setting contradicts it.
         """
+        check_device(request.device)
+        if is_language_model(request.path):
+            from inferd_onnx.decoder.loading import load as load_decoder  # noqa: PLC0415 - it imports the runtime
+
+            measured, self._measured = self._measured, None
+            found = measured[1] if measured is not None and measured[0] == request else _examine(request)
+            return load_decoder(found, request, progress)
         from inferd_onnx.loading import load  # noqa: PLC0415 - it imports the runtime
 
-        check_device(request.device)
         return load(read_model_file(request.path), request, progress)
+
+
+def is_language_model(path: Path) -> bool:
+    """Whether a file or folder is of those whose graph we make; what cannot be read is none."""
+    if path.is_dir():
+        graphs = (path / OWN_FILE, path / INNER / OWN_FILE)
+        return (path / "config.json").is_file() and not any(graph.is_file() for graph in graphs)
+    try:
+        with path.open("rb") as file:
+            return file.read(len(GGUF)) == GGUF or path.suffix == ".gguf"
+    except OSError:
+        return path.suffix == ".gguf"
+
+
+def _examine(request: LoadRequest) -> "Examined":
+    from inferd_onnx.decoder.loading import examine  # noqa: PLC0415 - it imports the runtime
+
+    return examine(request)

@@ -3,13 +3,16 @@
 from collections.abc import Iterable
 
 from inferd.plugin import BATCH_SETTINGS, BackendSpec, Setting, hookimpl
+from inferd_onnx.decoder.settings import ARCHITECTURES, SETTINGS
 
 SPEC = BackendSpec(
     name="onnx",
     loader="inferd_onnx.backend:OnnxBackend",
-    formats=("onnx", "ort"),
-    description="ONNX models, with external data or as .ort files, through ONNX Runtime on the processor or on CUDA",
+    formats=("onnx", "ort", "gguf", "hf"),
+    description="ONNX models, with external data or as .ort files, through ONNX Runtime on the processor or on CUDA;"
+    " on the processor also GGUF files and Hugging Face folders of the Llama family",
     supported={
+        "GGUF and Hugging Face architectures": ARCHITECTURES,
         "ONNX graphs": ("of every operator that the installed ONNX Runtime computes",),
         "ONNX inputs and outputs": ("tensors and optional tensors of every type that it has, strings included",),
     },
@@ -110,8 +113,9 @@ SPEC = BackendSpec(
             description="absolute path of a folder where the time of each operator is written as JSON, complete when"
             " the model is unloaded",
         ),
+        *SETTINGS,
     ),
-    rank=100,
+    rank=300,  # of GGUF files and folders behind the backends that compute all architectures
     extra="onnx",
 )
 

@@ -1,0 +1,25 @@
+"""Language models behind `TokenSession`: our own graph for the Llama family, made when a model is loaded.
+
+How a model comes to run, file by file:
+
+    shape.py       what a network is: sizes, rotation, parts
+    gguf_file.py   a GGUF file -> its metadata and its index of weights
+    gguf_model.py  these -> shape, vocabulary, weights by what they are
+    hf_folder.py   a Hugging Face folder -> the same
+    model.py       all of that together, checked
+    sources.py     weights as they lie on disk, read in slabs
+    packing.py     weights -> blocks of 8 or 4 bits, as MatMulNBits takes them
+    proto.py       an ONNX model as bytes
+    graph.py       a shape -> the graph
+    capacity.py    how much fits, and what it takes
+    copies.py      whether the runtime reads packed weights again, which nothing says
+    loading.py     from a request to a session
+    area.py        keys and values of sequences, each at one place, where GroupQueryAttention writes them
+    slots.py       which sequence is at which place, and what is there already
+    plan.py        a batch, checked, and split into runs
+    session.py     the forward pass
+
+Keys and values are kept twice. The pool holds them in the engine's blocks and is what counts. Attention wants those of
+a sequence in one piece, sequences of a run side by side: that is the area, a cache of the pool, whose places are filled
+from it when a sequence is first seen and then written to by the graph itself.
+"""

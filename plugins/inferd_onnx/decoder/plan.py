@@ -1,0 +1,96 @@
+"""One step: the batch, checked, and split into runs of the graph.
+
+GroupQueryAttention takes sequences with one token each side by side, whatever their lengths. Several tokens behind
+others it takes of one sequence alone; so each prompt is a run of its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferd.plugin import TokenBatch, TokenLimits
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """Sequences that are computed together, each with the same number of tokens.
+
+    Attributes:
+        rows: Of the batch, shape (S, N).
+        tables: Block tables, shape (S, W).
+        begins: Tokens of each sequence before the run, shape (S,).
+        lengths: The same after it.
+    """
+
+    rows: Indices
+    tables: Indices
+    begins: Indices
+    lengths: Indices
+
+    def reorder(self, order: Indices) -> None:
+        """Put the sequences in another order."""
+        self.rows, self.tables = self.rows[order], self.tables[order]
+        self.begins, self.lengths = self.begins[order], self.lengths[order]
+
+
+def split(batch: TokenBatch, *, most_tokens: int) -> Iterator[Run]:
+    """The runs of a checked batch; the sequences of one have at most so many tokens in all, if they are several."""
+    starts, lengths = batch.starts.astype(np.int64), batch.lengths.astype(np.int64)
+    counts, tables = np.diff(starts), batch.block_tables.astype(np.int64)
+    singles = np.flatnonzero(counts == 1)
+    parts = np.cumsum(lengths[singles]) // max(most_tokens, 1) if len(singles) else singles
+    groups = list(_fit(singles, lengths, most_tokens)) if len(parts) and parts[-1] else [singles]
+    groups += [np.array([sequence]) for sequence in np.flatnonzero(counts > 1)]
+    for some in groups:
+        if len(some):
+            yield Run(
+                rows=starts[some, None] + np.arange(counts[some[0]]),
+                tables=tables[some],
+                begins=lengths[some] - counts[some],
+                lengths=lengths[some],
+            )
+
+
+def check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
+    """Check all that would read or write outside the model or the pool.
+
+    Raises:
+        ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits.
+    """
+    tokens, sequences = len(batch.token_ids), len(batch.lengths)
+    _demand_within("number of tokens", np.array([tokens]), 1, limits.max_step_tokens)
+    _demand_within("number of sequences", np.array([sequences]), 1, limits.max_sequences)
+    counts = np.diff(batch.starts)
+    if batch.starts[0] != 0 or batch.starts[-1] != tokens or len(counts) != sequences or (counts < 1).any():
+        raise ValueError(f"bad batch: starts {batch.starts.tolist()}; {sequences + 1} must rise from 0 to {tokens}")
+    _demand_within("token id", batch.token_ids, 0, limits.vocabulary_size - 1)
+    _demand_within("length", batch.lengths, 1, limits.context_tokens)
+    expected = np.repeat(batch.lengths - batch.starts[1:], counts) + np.arange(tokens)
+    if not np.array_equal(batch.positions, expected) or (expected < 0).any():
+        raise ValueError("bad batch: positions are not consecutive up to the sequence's length less 1")
+    used, width = -(-batch.lengths // limits.block_tokens), batch.block_tables.shape[1]
+    _demand_within("blocks of a sequence", used, 1, width)
+    _demand_within("block", batch.block_tables[np.arange(width) < used[:, None]], 0, limits.blocks - 1)
+    for what, rows in (("logit row", batch.logit_rows), ("hidden row", batch.hidden_rows)):
+        if rows is not None:
+            _demand_within(what, rows, 0, tokens - 1)
+
+
+def _fit(singles: NDArray[np.intp], lengths: Indices, most_tokens: int) -> Iterator[NDArray[np.intp]]:
+    begin, taken = 0, 0
+    for place, sequence in enumerate(singles):
+        if taken + lengths[sequence] > most_tokens and place > begin:
+            yield singles[begin:place]
+            begin, taken = place, 0
+        taken += int(lengths[sequence])
+    yield singles[begin:]
+
+
+def _demand_within(what: str, numbers: NDArray[np.integer], low: int, high: int) -> None:
+    wrong = (numbers < low) | (numbers > high)
+    if wrong.any():
+        raise ValueError(f"bad batch: {what} {int(numbers[wrong][0])}; it must be from {low} to {high}")
