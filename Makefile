@@ -38,9 +38,10 @@ property: .venv/.dev
 onnx-cases: .venv/.dev
 	@$(BIN)/python tests/reference/$(if $(KERNEL),onnx_kernel_cases.py $(KERNEL),onnx_cases.py)
 
-# Damaged model files, for as long as SECONDS says, and as many damaged tensors as REQUESTS says; make sanitize: the native library under sanitizers, for SANITIZERS.
+# Damaged model files, for as long as SECONDS says, as many of ONNX as FILES says, LOADS of them by a kernel, and as many damaged tensors as REQUESTS says; make sanitize: the native library under sanitizers, for SANITIZERS.
 fuzz: .venv/.dev .venv/.native
 	@$(BIN)/python tests/fuzz/gguf_fuzz.py $(or $(SECONDS),60)
+	@$(BIN)/python tests/fuzz/onnx_fuzz.py $(or $(FILES),10000) $(or $(LOADS),300)
 	@$(BIN)/python tests/fuzz/infer_fuzz.py $(or $(REQUESTS),5000)
 sanitize: .venv/.dev
 	@$(BIN)/python tests/fuzz/sanitize.py $(or $(SANITIZERS),address,undefined) $(ARGS)

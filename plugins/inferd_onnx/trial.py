@@ -1,13 +1,15 @@
 """Trials of what no file says: whether rows are computed each for itself, and what filling them up changes."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd.plugin import ElementType, Signature, Tensor, TensorInfo, TensorSession
+from inferd.plugin import ElementType, Signature, StoppableSession, Tensor, TensorInfo, TensorSession
 from inferd.plugin.tensor import NUMPY
 from inferd_onnx.values import PLAIN
 
@@ -15,6 +17,9 @@ ROWS = 2
 FREE_SIZES = (16, 64)  # tried for sizes that are free; networks of pictures need the larger one
 MOST_ELEMENTS = 1 << 22  # of an input's row
 TOLERANCE = 0.01  # of an output's largest number: joined rows are summed in another order, and rounded in small types
+
+TRIAL_S = 10.0  # a trial takes no longer: a loop of the graph may have no end
+AGAIN_S = 0.05
 
 
 def try_rows(session: TensorSession, signature: Signature) -> bool | None:
@@ -30,16 +35,13 @@ def try_rows(session: TensorSession, signature: Signature) -> bool | None:
         inputs = _make_inputs(signature, size)
         if inputs is None:
             return None
-        try:
-            together = session.predict(inputs, names)
-            alone = [session.predict(_row(inputs, row), names) for row in range(ROWS)]
-        except Exception:  # noqa: BLE001, S112 - random inputs may be senseless: the next size, or nobody knows
+        calls = [inputs, *(_row(inputs, row) for row in range(ROWS))]
+        if (given := _compute(session, calls, names)) is None:  # the next size, or nobody knows
             continue
-        assert isinstance(together, Mapping)  # noqa: S101 - a graph gives one set
+        together, *alone = given
         return all(
             _is_same(together[name].array, place, each[name].array)
             for place, each in enumerate(alone)
-            if isinstance(each, Mapping)
             for name in names
         )
     return None
@@ -62,15 +64,48 @@ def try_paddings(session: TensorSession, signature: Signature) -> str:
         longer, own = _row(rows, 1), _shorten(_row(rows, 0), signature, short)
         filled = _fill_up(own, signature, size)
         joined = {name: _joined(filled[name], longer[name]) for name in filled}
-        try:
-            together, alone = session.predict(joined, names), session.predict(own, names)
-        except Exception:  # noqa: BLE001, S112 - as above
+        if (given := _compute(session, [joined, own], names)) is None:
             continue
-        assert isinstance(together, Mapping)  # noqa: S101 - a graph gives one set
-        assert isinstance(alone, Mapping)  # noqa: S101 - as above
+        together, alone = given
         cut = {name: _cut_back(name, each.array, signature, short) for name, each in together.items()}
         return next((name for name in names if not _is_same(cut[name], 0, alone[name].array)), "")
     return ""
+
+
+def _compute(
+    session: TensorSession, calls: list[dict[str, Tensor]], names: list[str]
+) -> list[Mapping[str, Tensor]] | None:
+    """What each call gives; None where one fails, as random inputs may be senseless, or takes too long."""
+    given = []
+    try:
+        with _bounded(session):
+            for inputs in calls:
+                outputs = session.predict(inputs, names)
+                assert isinstance(outputs, Mapping)  # noqa: S101 - a graph gives one set
+                given.append(outputs)
+    except Exception:  # noqa: BLE001 - whatever it is, the trial tells nothing
+        return None
+    return given
+
+
+@contextmanager
+def _bounded(session: TensorSession) -> Iterator[None]:
+    """Calls of this thread are stopped when they have taken too long together."""
+    thread, left = threading.get_ident(), threading.Event()
+
+    def watch() -> None:
+        late = not left.wait(TRIAL_S)
+        while late and isinstance(session, StoppableSession):
+            session.stop(thread)  # there may be none just now
+            late = not left.wait(AGAIN_S)
+
+    watcher = threading.Thread(target=watch, name="trial", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        left.set()
+        watcher.join()
 
 
 def _shorten(inputs: Mapping[str, Tensor], signature: Signature, size: int) -> dict[str, Tensor]:

@@ -1,43 +1,36 @@
 """Loads damaged ONNX files, one after the other, in one process: python onnx_child.py FOLDER SEED FIRST CASES.
 
 Each is a sound file of `onnx_seeds` with some wounds. A line on standard output says what became of it; only a
-LoadError that names it may refuse it, and what loads is closed again. The file that is being tried lies in FOLDER.
+LoadError that names it may refuse it, and what loads computes once and is closed again. The file that is being tried
+lies in FOLDER. Memory is limited: a file of a kilobyte is no reason to take gigabytes.
 """
 
 import random
+import resource
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import onnx_seeds
+import psutil
+from onnx_wounds import wound_bytes, wound_message
 
-from inferd.plugin import LoadError, LoadRequest
+from inferd.plugin import ElementType, LoadError, LoadRequest, Tensor, TensorInfo, TensorSession
 from inferd.plugin.backend import read_settings
+from inferd.plugin.tensor import NUMPY
 from inferd_onnx.backend import OnnxBackend
 from inferd_onnx.plugin import SPEC
+from inferd_onnx.session import OnnxSession
+from inferd_onnx.values import PLAIN
 
 CAPACITY_BYTES = 1 << 30
+MEMORY_BYTES = 4 << 30
+CALL_S = 5.0  # a loop may have been damaged into one that takes for ever: then it is stopped
+FREE, MOST_ELEMENTS = 2, 1 << 20
 WOUNDS = (1, 1, 1, 2, 3, 6)
-
-
-def wound(data: bytearray, rng: random.Random) -> None:
-    """Damage a file in one place."""
-    at = rng.randrange(len(data))
-    size = min(1 << rng.randrange(6), len(data) - at)
-    match rng.randrange(6):
-        case 0:
-            data[at] ^= 1 << rng.randrange(8)
-        case 1:
-            data[at : at + size] = rng.randbytes(size)
-        case 2:
-            del data[at : at + size]
-        case 3:
-            data[at:at] = data[at : at + size]
-        case 4:
-            data[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
-        case _:
-            other = rng.randrange(len(data))
-            data[at : at + size] = data[other : other + size]
 
 
 def cases(seed: int, first: int, count: int) -> Iterator[tuple[int, str, bytes]]:
@@ -46,15 +39,46 @@ def cases(seed: int, first: int, count: int) -> Iterator[tuple[int, str, bytes]]
     for case in range(first, first + count):
         rng = random.Random(f"{seed} {case}")
         ending, content = rng.choice(sound)
+        wounds = rng.choice(WOUNDS)
         data = bytearray(content)
-        for _ in range(rng.choice(WOUNDS)):
+        if ending == ".onnx" and rng.randrange(4):
+            data = bytearray(wound_message(content, rng, wounds))
+            wounds = 0
+        for _ in range(wounds):
             if data:
-                wound(data, rng)
+                wound_bytes(data, rng)
         yield case, ending, bytes(data)
+
+
+def compute(session: TensorSession) -> None:
+    """One call with zeros, whatever comes of it but the end of the process."""
+    inputs = {}
+    for info in session.signature.inputs:
+        if info.element_type not in PLAIN or (made := _zeros(info)) is None:
+            return
+        inputs[info.name] = made
+    assert isinstance(session, OnnxSession)
+    timer = threading.Timer(CALL_S, session.stop, (threading.get_ident(),))
+    timer.start()
+    with suppress(Exception):
+        session.predict(inputs, [info.name for info in session.signature.outputs])
+    timer.cancel()
+    timer.join()
+
+
+def _zeros(info: TensorInfo) -> Tensor | None:
+    shape = tuple(size if isinstance(size, int) else FREE for size in info.shape or ())
+    if np.prod(shape, dtype=float) > MOST_ELEMENTS:
+        return None
+    kind = info.element_type
+    array = np.full(shape, "") if kind is ElementType.STRING else np.zeros(shape, NUMPY[kind])
+    return Tensor(element_type=kind, shape=shape, array=array.astype(NUMPY[kind]))
 
 
 def main() -> None:
     """Try them."""
+    limit_bytes = psutil.Process().memory_info().vms + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
     folder, seed, first, count = Path(sys.argv[1]), *map(int, sys.argv[2:5])
     backend, settings = OnnxBackend(), read_settings(SPEC, {"intra_threads": "1"})
     for case, ending, data in cases(seed, first, count):
@@ -63,7 +87,9 @@ def main() -> None:
         request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=CAPACITY_BYTES)
         try:
             backend.measure(request)
-            backend.load(request, lambda _: None).session.close()
+            session = backend.load(request, lambda _: None).session
+            compute(session)
+            session.close()
         except LoadError as error:
             if str(path) not in str(error):
                 raise

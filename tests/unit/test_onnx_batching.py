@@ -10,6 +10,7 @@ import onnx_models as models
 from onnx import TensorProto, helper
 
 from inferd.plugin import Batching, Cut, Fill, LoadError, Padding
+from inferd_onnx import trial
 
 FLOAT = TensorProto.FLOAT
 RULE = "x:1=0>y:1"
@@ -91,3 +92,21 @@ def test_a_padding_is_tried(path: Path, operator: str, rule: str, *, right: bool
         return
     with pytest.raises(LoadError, match=f"'padding' is '{rule}', but output 'y' of a request that is filled up is not"):
         models.load(path, padding=rule)
+
+
+def test_a_trial_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that computes random inputs for ever is loaded nevertheless; whether it batches its names tell then."""
+    monkeypatch.setattr(trial, "TRIAL_S", 0.05)
+    counted = [models.value("step", TensorProto.INT64, []), models.value("on", TensorProto.BOOL, [])]
+    nodes = [
+        helper.make_node("Identity", ["on"], ["still"]),
+        helper.make_node("Sin", ["carried"], ["next"]),
+    ]
+    outputs = [models.value("still", TensorProto.BOOL, []), models.value("next", FLOAT, None)]
+    body = helper.make_graph(nodes, "body", [*counted, models.value("carried", FLOAT, None)], outputs)
+    times = helper.make_tensor("times", TensorProto.INT64, [], [1 << 60])
+    loop = helper.make_node("Loop", ["times", "", "x"], ["y"], body=body)
+    for name, most in (("batch", 64), (None, 1)):
+        x, y = (models.value(each, FLOAT, [name, "width"]) for each in "xy")
+        models.save(path, [loop], [x], [y], [times])
+        assert models.load(path).session.signature.most_batch == most
