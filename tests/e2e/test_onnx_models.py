@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'inferd[onnx]'")
 
 import file_types
 import melody
+import onnx_fuzz
 import onnx_models as models
 import real_onnx as real
 import speech
@@ -33,6 +35,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.model]
 
 Packaged = Callable[[str, str], Path]
 LINES = ("inferd reads 16 models", "Hello, World!", "capacity 42 GiB")
+OF_THE_INTERPRETER = 128 << 20  # and of what a worker imports, which is no need of a model
 EXAMPLES = Path(file_types.__file__).parent
 
 
@@ -158,6 +161,23 @@ async def test_a_hundred_streams(onnx_kernel: KernelProcess, silero: str) -> Non
     assert len({b"".join(told) for told in found}) == streams
 
 
+def test_memory_is_measured_and_given_back(client: Client, tmp_path: Path) -> None:
+    """What a model needs is read off its file, its worker's most is told, and unloading tells what it gives back."""
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, [4096, 4096], bytes(64 << 20), raw=True)
+    nodes = [helper.make_node("MatMul", ["x", "weight"], ["y"])]
+    x, y = (models.value(name, TensorProto.FLOAT, ["rows", 4096]) for name in "xy")
+    client.create_model("large", source=str(models.save(tmp_path / "large.onnx", nodes, [x], [y], [weight])))
+    planned = client.plan_load("large").need
+    assert 64 << 20 <= planned.weights_bytes < 65 << 20
+    (instance,) = client.load_model("large").instances
+    client.infer("large", {"x": np.ones((1, 4096), np.float32)})
+    assert instance.need == planned
+    assert client.get_model("large").instances[0].peak_bytes >= 64 << 20
+    given_back = client.unload_model("large").returned_bytes
+    assert 64 << 20 <= given_back <= instance.reserved_bytes + OF_THE_INTERPRETER
+    assert not psutil.pid_exists(instance.pid)
+
+
 def test_every_type_goes_through_the_kernel(client: Client, tmp_path: Path) -> None:
     """A tensor of every type that the runtime has comes back from a model as it went: each bit, texts, and shapes."""
     missing = {Kind.COMPLEX64, Kind.COMPLEX128, Kind.FLOAT4E2M1, Kind.FLOAT8E8M0}  # the runtime gives none back
@@ -188,3 +208,11 @@ def test_every_type_goes_through_the_kernel(client: Client, tmp_path: Path) -> N
         expected = to_array(given[f"in {kind.name}"])
         assert found[f"out {kind.name}"].dtype == expected.dtype
         assert found[f"out {kind.name}"].tolist() == expected.tolist()
+
+
+def test_damaged_files_through_a_kernel(tmp_path: Path) -> None:
+    """A kernel refuses damaged files with typed errors that name them, and computes afterwards as before."""
+    tally = onnx_fuzz.through_a_kernel(tmp_path, seed=3, cases=6)
+    assert not tally.findings, "\n".join(tally.findings)
+    assert tally.cases == 6
+    assert 0 < tally.outcomes["loaded"] < 6

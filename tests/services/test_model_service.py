@@ -132,6 +132,17 @@ async def test_a_wrong_model_is_refused_by_name(
     assert words in str(caught.value.details()) + str(reason_of(caught.value)[1])
 
 
+async def test_a_model_that_failed_to_load_can_be_deleted_once_unloaded(connection: Connection) -> None:
+    """Unloading waits for the worker of a load that failed, too, so that what follows finds nothing left of it."""
+    await connection.create("broken", load_error="cut short")
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await connection.models.LoadModel(ms.LoadModelRequest(name="broken"))
+        answer = await connection.models.UnloadModel(ms.UnloadModelRequest(name="broken"))
+        assert not answer.model.instances
+    await connection.models.DeleteModel(ms.DeleteModelRequest(name="broken"))
+
+
 async def test_creating_a_model_is_idempotent(connection: Connection) -> None:
     """The same model again is returned; the same name with another file is MODEL_EXISTS."""
     await connection.create()

@@ -237,6 +237,7 @@ class Fleet:
     def loaded(self, instance: Instance, facts: InstanceFacts, now: float) -> None:
         """A worker can take tasks."""
         instance.facts, instance.ready, instance.used = facts, now, now
+        instance.peak_bytes = max(instance.peak_bytes, facts.peak_bytes)
         self._register.move(instance, InstanceChange.LOADED)
         model = self.models[instance.model]
         model.loaded_on_demand = True

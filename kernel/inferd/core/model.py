@@ -182,6 +182,7 @@ class InstanceFacts:
         context_tokens: Tokens of prompt and output that one task can have.
         description: Architecture, parameters, weight format, for people.
         memory_bytes: Resident memory of the worker.
+        peak_bytes: Most that it had, while it loaded too; 0 for unknown.
         kv_tokens: Tokens that fit into its KV pool.
         sampling: Defaults of its tasks that its file names.
     """
@@ -191,6 +192,7 @@ class InstanceFacts:
     description: str
     memory_bytes: int
     kv_tokens: int = 0
+    peak_bytes: int = 0
     sampling: SamplingDefaults = NO_DEFAULTS
 
 

@@ -294,7 +294,7 @@ class Driver:
         meant = [i for i in model.instances if instance_id in (None, i) and i in self.supervisor.workers]
         self._apply(events.UnloadModel(name, force, instance_id))
         with self.watchers.models.watch(name) as changed:
-            while any(i in model.instances and model.instances[i].state is InstanceState.STOPPING for i in meant):
+            while any(i in model.instances and not model.instances[i].living for i in meant):
                 await changed.wait(changed.version)
         return sum(before.get(i, 0) for i in meant)
 

@@ -128,6 +128,7 @@ def read_facts(loaded: load_pb2.Loaded) -> InstanceFacts:
         context_tokens=loaded.context_tokens,
         description=loaded.description,
         memory_bytes=loaded.memory_bytes,
+        peak_bytes=max(loaded.peak_bytes, loaded.memory_bytes),
         kv_tokens=loaded.kv_tokens,
         sampling=defaults_of(loaded.sampling_defaults),
     )

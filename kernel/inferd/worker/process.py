@@ -112,6 +112,7 @@ class Worker:
         gc.freeze()  # what a model brings never becomes garbage: do not look through it again
         loaded = self._desk.loaded()
         loaded.description, loaded.memory_bytes = _describe(model.description), _resident_bytes()
+        loaded.peak_bytes = _peak_bytes()
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
         return model
@@ -188,6 +189,14 @@ def _load_error(error: BaseException, doing: Doing, backend: Backend | None) -> 
 def _describe(model: ModelDescription) -> str:
     size = f"{model.parameters / 1e6:.0f} M parameters"
     return f"{model.architecture}, {size}, weights {model.weight_format}, computed in {model.compute_format}"
+
+
+def _peak_bytes() -> int:
+    """Most resident memory of this process so far, in bytes; see proc(5)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 def _resident_bytes() -> int:

@@ -430,6 +430,7 @@ class Loaded(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
     max_tasks: _builtins.int
     """Tasks that can run at once."""
     context_tokens: _builtins.int
@@ -442,6 +443,8 @@ class Loaded(_message.Message):
     """Tokens that fit into the KV pool."""
     signature: _builtins.bytes
     """A serialised `inferd.v1.ModelSignature`; empty for a language model."""
+    peak_bytes: _builtins.int
+    """Most resident memory so far, that of the load too, in bytes; 0 where the system does not tell."""
     @_builtins.property
     def sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Defaults of sampling that the file names."""
@@ -456,10 +459,11 @@ class Loaded(_message.Message):
         kv_tokens: _builtins.int = ...,
         signature: _builtins.bytes = ...,
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        peak_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "sampling_defaults", b"sampling_defaults", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "sampling_defaults", b"sampling_defaults", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
