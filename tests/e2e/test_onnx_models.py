@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import wave
@@ -20,21 +21,25 @@ import file_types
 import melody
 import onnx_fuzz
 import onnx_models as models
+import onnxruntime as ort
 import real_onnx as real
 import speech
 from onnx import TensorProto, helper
+from onnx_cases import quiet
 
 from inferd.plugin.tensor import BITS, size_bytes
 from inferd.plugin.tensor import ElementType as Kind
 from inferd.testing.kernel import KernelProcess, kernel_process
 from inferd_api.v1.tensor_pb2 import StringElements, Tensor
 from inferd_client import AsyncClient, Client, InferSequence
+from inferd_client.errors import SequenceNotFoundError
 from inferd_client.tensors import to_array
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model]
 
 Packaged = Callable[[str, str], Path]
 LINES = ("inferd reads 16 models", "Hello, World!", "capacity 42 GiB")
+WINDOWS = int(os.environ.get("INFERD_WINDOWS", "6"))
 OF_THE_INTERPRETER = 128 << 20  # and of what a worker imports, which is no need of a model
 EXAMPLES = Path(file_types.__file__).parent
 
@@ -133,32 +138,65 @@ def test_speech_in_a_stream(onnx_kernel: KernelProcess, packaged: Packaged, tmp_
     np.testing.assert_allclose([float(began), float(ended)], real.SPEECH_S, atol=0.15)
 
 
-async def test_a_hundred_streams(onnx_kernel: KernelProcess, silero: str) -> None:
-    """A hundred streams at once, of both rates and all different, have each the answers that it has alone."""
-    streams, windows = 100, 6
+def make_streams(count: int, windows: int) -> list[tuple[int, np.ndarray]]:
+    """The rates and windows of speech, of both rates in turn, each from another place on and of another loudness."""
     spoken = {rate: real.speech(rate) for rate in speech.RATES}
-    sounds = {}
-    for number in range(streams):
+    made = []
+    for number in range(count):
         rate = speech.RATES[number % 2]
         size = 576 * rate // 16000
-        begin = rate + number * 37
-        sound = spoken[rate][begin : begin + windows * size] * (0.5 + number / streams)
-        sounds[number] = (rate, sound.reshape(windows, 1, size))
+        sound = np.resize(spoken[rate][(rate + number * 37) % len(spoken[rate]) :], windows * size)
+        made.append((rate, (sound * np.float32(0.5 + number / count)).reshape(windows, 1, size)))
+    return made
 
-    async def listen(client: AsyncClient, number: int, name: str) -> list[bytes]:
-        rate, sound = sounds[number]
+
+def hear_alone(session: ort.InferenceSession, rate: int, sound: np.ndarray) -> list[float]:
+    """What the bare runtime says of a stream, window by window."""
+    told, state = [], np.zeros((2, 1, 128), np.float32)
+    for window in sound:
+        output, state = session.run(None, {"input": window, "state": state, "sr": np.array(rate)})
+        told.append(output.item())
+    return told
+
+
+async def test_a_hundred_streams(onnx_kernel: KernelProcess, client: Client, silero: str) -> None:
+    """A hundred streams at once, of both rates and all different, have each the answers that it has alone.
+
+    INFERD_WINDOWS=500 listens for longer.
+    """
+    streams = make_streams(100, WINDOWS)
+
+    async def listen(client: AsyncClient, number: int) -> list[float]:
+        rate, sound = streams[number]
         told = []
         for place, window in enumerate(sound):
-            here = InferSequence(id=name, start=place == 0, end=place == windows - 1)
+            here = InferSequence(id=f"stream {number}", start=place == 0, end=place == len(sound) - 1)
             outputs = await client.infer(silero, {"input": window, "sr": np.array(rate)}, sequence=here)
-            told.append(outputs["output"].tobytes())
+            told.append(outputs["output"].item())
         return told
 
     async with AsyncClient(onnx_kernel.address) as together:
-        found = await asyncio.gather(*(listen(together, number, f"stream {number}") for number in range(streams)))
-        alone = [await listen(together, number, f"alone {number}") for number in range(0, streams, 9)]
-    assert [found[number] for number in range(0, streams, 9)] == alone
-    assert len({b"".join(told) for told in found}) == streams
+        found = np.array(await asyncio.gather(*(listen(together, number) for number in range(len(streams)))))
+    path = client.get_model(silero).source
+    session = ort.InferenceSession(path, quiet(), providers=["CPUExecutionProvider"])
+    alone = np.array([hear_alone(session, rate, sound) for rate, sound in streams])
+    np.testing.assert_allclose(found, alone, atol=1e-6)
+    others = np.abs(alone[:, None] - alone[None]).max(2) + np.eye(len(streams))
+    assert others.min() > 1e-5, "two streams are alike, so that one could stand for the other"
+
+
+def test_a_stream_whose_worker_dies(client: Client, silero: str) -> None:
+    """The next window of a stream whose worker has died is refused by name; begun anew, it is as it was at first."""
+    ((rate, sound),) = make_streams(1, 2)
+    window = {"input": sound[0], "sr": np.array(rate)}
+    first = client.infer(silero, window, sequence=InferSequence(id="dies", start=True))["output"]
+    (instance,) = client.get_model(silero).instances
+    os.kill(instance.pid, signal.SIGKILL)
+    with pytest.raises(SequenceNotFoundError, match=r"worker.*; send its first request with start again") as told:
+        client.infer(silero, {"input": sound[1], "sr": np.array(rate)}, sequence=InferSequence(id="dies"))
+    assert told.value.metadata["sequence"] == "dies"
+    again = client.infer(silero, window, sequence=InferSequence(id="dies", start=True, end=True))["output"]
+    assert again.tobytes() == first.tobytes()
 
 
 def test_memory_is_measured_and_given_back(client: Client, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from inferd_client.errors import (
     LeaseEndedError,
     LimitExceededError,
     PoisonError,
+    SequenceNotFoundError,
     TaskExpiredError,
 )
 
@@ -259,3 +260,22 @@ async def test_sequences_on_several_instances(connection: Connection, client: As
 
     *_, totals = await asyncio.gather(crowd(), crowd(), crowd(), asyncio.gather(*(live(n) for n in range(1, 9))))
     assert totals == [6 * number for number in range(1, 9)]
+
+
+async def test_an_idle_sequence_ends(tmp_path: Path) -> None:
+    """A sequence without a task for `workers.sequence_idle_s` makes room for another one, and its next task is told."""
+    async with kernel_here(tmp_path, workers={"sequence_idle_s": 0.2, "sequences": 1}) as kernel:
+        connection = Connection(kernel, tmp_path)
+        await connection.create("m", tensor="accumulate")
+        async with AsyncClient(kernel.addresses[0]) as client, asyncio.timeout(DEADLINE_S):
+            await client.infer("m", {"x": X[:1]}, sequence=InferSequence(id="idle", start=True))
+            refused = True
+            while refused:
+                try:
+                    await client.infer("m", {"x": X[:1]}, sequence=InferSequence(id="next", start=True))
+                    refused = False
+                except LimitExceededError as error:
+                    refused = error.metadata["bound"] == "workers.sequences"
+            with pytest.raises(SequenceNotFoundError, match=r"idle for 0\.2 s \(workers\.sequence_idle_s\)"):
+                await client.infer("m", {"x": X[:1]}, sequence=InferSequence(id="idle"))
+        await connection.channel.close()
