@@ -55,7 +55,7 @@ def load(file: ModelFile, request: LoadRequest, progress: ReportProgress) -> Loa
     limit_bytes = file.weights_bytes + derive_workspace(file, request)
     providers = provider_list(provider, request.device, limit_bytes=limit_bytes, available=available)
     with Pulse(progress, expected_bytes=need.weights_bytes):
-        loaded = _open(file, make_options(settings, provider), providers, provider)
+        loaded = _open(file, make_options(settings, provider, cores=request.cores), providers, provider)
         description = ModelDescription(
             architecture=(file.name or file.path.stem)[:NAME_CHARACTERS],
             parameters=file.parameters,
@@ -141,8 +141,8 @@ def is_ort(path: Path) -> bool:
     return path.suffix == ".ort"
 
 
-def make_options(settings: Mapping[str, Any], provider: str) -> ort.SessionOptions:
-    """The runtime's options for a model's settings.
+def make_options(settings: Mapping[str, Any], provider: str, *, cores: int = 0) -> ort.SessionOptions:
+    """The runtime's options for a model's settings, and the cores that it was given; 0 for those of this process.
 
     On the processor the runtime's log is silent: all that it would tell is in the exception. Elsewhere it alone tells
     why a provider cannot be used.
@@ -155,7 +155,8 @@ def make_options(settings: Mapping[str, Any], provider: str) -> ort.SessionOptio
     options.graph_optimization_level = LEVELS[settings["optimization"]]
     options.enable_cpu_mem_arena = settings["arena"]
     options.enable_mem_pattern = settings["memory_pattern"]
-    options.intra_op_num_threads = settings["intra_threads"] or max(1, ceil(count_cores() / settings["threads"]))
+    own = min(cores or count_cores(), count_cores())
+    options.intra_op_num_threads = settings["intra_threads"] or max(1, ceil(own / settings["threads"]))
     options.inter_op_num_threads = settings["inter_threads"]
     if settings["inter_threads"] > 1:
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL

@@ -63,7 +63,8 @@ SPEC = BackendSpec(
             kind="int",
             minimum=1,
             maximum=1024,
-            description="threads that share one operator; default: the cores that this process may use",
+            description="threads that share one operator; default: the cores that no lease held when it was loaded,"
+            " shared by the calls at once",
         ),
         Setting(
             name="inter_threads",

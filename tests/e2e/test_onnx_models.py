@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.model]
 
 Packaged = Callable[[str, str], Path]
 LINES = ("inferd reads 16 models", "Hello, World!", "capacity 42 GiB")
-WINDOWS = int(os.environ.get("INFERD_WINDOWS", "6"))
+WINDOWS = int(os.environ.get("STREAM_WINDOWS", "6"))
 OF_THE_INTERPRETER = 128 << 20  # and of what a worker imports, which is no need of a model
 EXAMPLES = Path(file_types.__file__).parent
 
@@ -162,7 +162,7 @@ def hear_alone(session: ort.InferenceSession, rate: int, sound: np.ndarray) -> l
 async def test_a_hundred_streams(onnx_kernel: KernelProcess, client: Client, silero: str) -> None:
     """A hundred streams at once, of both rates and all different, have each the answers that it has alone.
 
-    INFERD_WINDOWS=500 listens for longer.
+    STREAM_WINDOWS=500 listens for longer.
     """
     streams = make_streams(100, WINDOWS)
 

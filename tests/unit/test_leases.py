@@ -331,6 +331,22 @@ def test_cores_are_counted(bench: Bench) -> None:
     assert bench.lease("n", CoresClaim(cores=1)).state is LeaseState.ACTIVE
 
 
+def test_a_worker_is_given_the_cores_that_no_lease_holds(bench: Bench) -> None:
+    """A model computes on what is left of the cores, one at least; under a lease that holds some, on those."""
+
+    def cores(name: str, event: events.LoadModel) -> list[int]:
+        bench.model(name, need=10)
+        return [command.cores for command in asked(bench.machine.handle(event, 0.0), commands.StartWorker)]
+
+    assert cores("all", events.LoadModel(ModelName("all"))) == [4]
+    bench.lease("l", CoresClaim(cores=3), memory(100))
+    assert cores("rest", events.LoadModel(ModelName("rest"))) == [1]
+    bench.lease("n", CoresClaim(cores=1))
+    assert cores("least", events.LoadModel(ModelName("least"))) == [1]
+    leased = events.LoadModel(ModelName("leased"), TENANT, LeaseId("l"))
+    assert cores("leased", leased) == [3]
+
+
 def test_a_lease_of_another_tenant_is_not_known(bench: Bench) -> None:
     """Neither to be read, kept alive, released nor used."""
     bench.lease("l", memory(1))

@@ -352,13 +352,16 @@ def test_calls_at_once(path: Path) -> None:
 
 
 def test_threads_follow_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without settings an operator has the cores of this process, shared by the calls at once, and none spins."""
+    """Without settings an operator has the cores that it was given, or the process has, shared by the calls at once."""
     monkeypatch.setattr("inferd_onnx.loading.count_cores", lambda: 6)
     settings = models.request(Path("none.onnx")).settings
     options = make_options(settings, "cpu")
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (6, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert make_options({**settings, "threads": 4}, "cpu").intra_op_num_threads == 2
+    assert make_options(settings, "cpu", cores=3).intra_op_num_threads == 3
+    assert make_options(settings, "cpu", cores=9).intra_op_num_threads == 6
+    assert make_options({**settings, "threads": 2}, "cpu", cores=1).intra_op_num_threads == 1
     assert make_options({**settings, "intra_threads": 3, "spinning": True}, "cpu").intra_op_num_threads == 3
 
 

@@ -247,6 +247,16 @@ class Broker:
 
     # Leases.
 
+    def cores(self, device_id: DeviceId, lease_id: LeaseId) -> int:
+        """Cores on which an instance computes: those that its lease holds, else those that none does, but one at least.
+
+        0 for a device that has none.
+        """
+        account = self.devices[device_id]
+        part = self._shares.get(lease_id, {}).get(device_id)
+        own = part.cores if part is not None else 0
+        return own or (max(1, account.cores - account.leased_cores) if account.cores else 0)
+
     def claim(self, lease_id: LeaseId, device_id: DeviceId, *, size_bytes: int = 0, cores: int = 0) -> None:
         """Give a lease a share of a device; the caller has seen that there is room."""
         account = self.devices[device_id]

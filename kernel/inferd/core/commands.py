@@ -10,12 +10,16 @@ from inferd.core.task import TaskSpec
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Start a worker process and have it tell what the model needs of the `capacity_bytes` of a device."""
+    """Start a worker process and have it tell what the model needs of the `capacity_bytes` of a device.
+
+    It computes on so many `cores` of that, those that no lease holds; 0 where they are not counted.
+    """
 
     instance_id: InstanceId
     spec: ModelSpec
     device_id: DeviceId
     capacity_bytes: int
+    cores: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,8 @@ class Fleet:
             self._broker.expect(instance_id, device_id, model.need_on(device_id).total_bytes)
         account = self._broker.account(device_id)
         capacity_bytes = self._broker.room_bytes(device_id, lease_id) if lease_id else account.capacity_bytes
-        self._out.append(StartWorker(instance_id, model.spec, device_id, capacity_bytes))
+        cores = self._broker.cores(device_id, lease_id)
+        self._out.append(StartWorker(instance_id, model.spec, device_id, capacity_bytes, cores))
         self._register.add(instance)
         return instance
 

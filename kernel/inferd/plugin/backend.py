@@ -152,12 +152,14 @@ class LoadRequest:
         settings: Every setting of the spec by name, checked and converted; None where a derived default applies.
         capacity_bytes: What may be used of the device's memory at all. Defaults are derived from it and not from what
             is free just now, so that the same model needs the same memory whenever it is loaded.
+        cores: Cores of the processor that no lease holds, on which it is to compute; 0 for all that this process has.
     """
 
     path: Path
     device: str
     settings: Mapping[str, SettingValue | None] = field(default_factory=dict)
     capacity_bytes: int
+    cores: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

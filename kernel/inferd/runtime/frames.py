@@ -18,9 +18,18 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 
 
 def load_frame(
-    instance_id: str, spec: ModelSpec, limits: load_pb2.EngineLimits, *, device_id: DeviceId, capacity_bytes: int
+    instance_id: str,
+    spec: ModelSpec,
+    limits: load_pb2.EngineLimits,
+    *,
+    device_id: DeviceId,
+    capacity_bytes: int,
+    cores: int = 0,
 ) -> wire.KernelFrame:
-    """The order to tell what a model needs of a device, of which `capacity_bytes` may be given, and then to load it."""
+    """The order to tell what a model needs of a device, of which `capacity_bytes` may be given, and then to load it.
+
+    It computes on so many `cores`; 0 for all that its process may use.
+    """
     load = load_pb2.Load(
         instance_id=instance_id,
         loader=spec.loader,
@@ -29,6 +38,7 @@ def load_frame(
         settings={name: _setting(value) for name, value in spec.values.items()},
         limits=limits,
         capacity_bytes=capacity_bytes,
+        cores=cores,
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )

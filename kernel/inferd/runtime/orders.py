@@ -81,6 +81,7 @@ class Orders:
             self._engine_limits,
             device_id=command.device_id,
             capacity_bytes=command.capacity_bytes,
+            cores=command.cores,
         )
         self._supervisor.start(self.group, command.instance_id, load, host_id=host_of(command.device_id))
 

@@ -58,6 +58,7 @@ def read_load(load: load_pb2.Load) -> tuple[LoadRequest, EngineLimits]:
         device=load.device,
         settings={name: _read_setting(value) for name, value in load.settings.items()},
         capacity_bytes=load.capacity_bytes,
+        cores=load.cores,
     )
     limits = EngineLimits(
         step_tokens=load.limits.step_tokens,
