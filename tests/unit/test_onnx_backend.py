@@ -41,8 +41,9 @@ def save_product(path: Path, width: int) -> Path:
 
 
 def test_offers_one_inert_backend() -> None:
-    """The plugin offers one backend, for ONNX and ORT files; probing it imports neither the runtime nor numpy."""
-    assert [(each.name, each.formats, each.extra) for each in inferd_backends()] == [("onnx", ("onnx", "ort"), "onnx")]
+    """The plugin offers one backend; probing it imports neither the runtime nor numpy."""
+    formats = ("onnx", "ort", "gguf", "hf")
+    assert [(each.name, each.formats, each.extra) for each in inferd_backends()] == [("onnx", formats, "onnx")]
     assert f"{OnnxBackend.__module__}:{OnnxBackend.__name__}" == SPEC.loader
     code = (
         "import sys, inferd_onnx.backend as b; b.OnnxBackend().probe()\n"
