@@ -38,6 +38,7 @@ IDS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "
 TAKEN: Final = frozenset({IDS, MASK, TYPES, POSITIONS})
 HIDDEN: Final = ("last_hidden_state", "token_embeddings", "hidden_states", "hidden_state", "output_0")
 POOLED: Final = ("sentence_embedding", "sentence_embeddings", "embedding", "embeddings", "text_embeds", "pooler_output")
+TENSOR_SETTINGS: Final = ("states", "max_batch", "padding", "preferred_batches", "batch_delay_ms")
 SCORES: Final = "logits"
 TOKENS, NUMBERS = 3, 2  # sizes of an output with numbers for each token, and for each text
 FIRST_POSITION: Final = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "xmod"})
@@ -68,6 +69,11 @@ def load_encoder(graph: OnnxSession, request: LoadRequest, description: ModelDes
             where = request.path / TOKENIZER if request.path.is_dir() else f"a folder beside it, not {request.path},"
             raise LoadError(f"setting 'serves' is 'embeddings', but {where} is not there: texts need a tokenizer")
         return None
+    if given := _of_tensors(request):
+        raise LoadError(
+            f"{request.path}: setting {given[0]!r} is for models of tensors, and 'serves' is 'embeddings': texts are"
+            " computed together as they come; leave one of the two out"
+        )
     inputs = {each.name: each for each in graph.signature.inputs}
     why = _refuse_inputs(inputs)
     output = None if why else _choose_output(graph.signature.outputs)
@@ -99,11 +105,14 @@ def load_encoder(graph: OnnxSession, request: LoadRequest, description: ModelDes
 def may_encode(request: LoadRequest) -> bool:
     """Whether a model is a folder with a tokenizer, and nothing says that it is to be one of tensors."""
     serves = request.settings["serves"]
-    settings = request.settings
-    given = settings["states"] or settings.get("padding") or settings["max_batch"] is not None
-    if serves == "tensors" or (given and serves == "auto"):
+    if serves == "tensors" or (serves == "auto" and _of_tensors(request)):
         return False
     return request.path.is_dir() and (request.path / TOKENIZER).is_file() and not find_recipe(request.path).is_file()
+
+
+def _of_tensors(request: LoadRequest) -> list[str]:
+    """Settings that say something of a model of tensors alone."""
+    return [name for name in TENSOR_SETTINGS if request.settings[name] not in (None, "")]
 
 
 def _refuse_inputs(inputs: Mapping[str, TensorInfo]) -> str:

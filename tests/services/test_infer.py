@@ -144,7 +144,7 @@ async def test_signature_of_batches(client: AsyncClient) -> None:
     assert (list(batching.preferred_batches), batching.delay.ToTimedelta().total_seconds()) == ([8], 0.002)
     fill, cut = pb.TensorFill(input_name="x", dimension=1, whole=0), pb.TensorCut(output_name="y", dimension=1)
     assert list(batching.paddings) == [pb.TensorPadding(fills=[fill], cuts=[cut])]
-    assert batching.padding_times == 4.0
+    assert batching.padding_times == 2.0
     assert not (await client.model_signature("identity")).HasField("batching")
 
 

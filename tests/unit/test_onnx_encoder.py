@@ -144,6 +144,11 @@ def test_what_serves_what(tmp_path: Path) -> None:
     """An encoder is a model of tensors when that is asked for; what is no encoder is one, unless it must be none."""
     write_folder(tmp_path)
     assert isinstance(models.load(tmp_path, serves="tensors"), LoadedTensorModel)
+    padding = "input_ids:1=0,attention_mask:1=0>last_hidden_state:1"
+    for name, value in (("padding", padding), ("batch_delay_ms", "1"), ("preferred_batches", "2")):
+        assert isinstance(models.load(tmp_path, **{name: value}), LoadedTensorModel)
+        with pytest.raises(LoadError, match=f"setting '{name}' is for models of tensors, and 'serves' is 'embeddings'"):
+            models.load(tmp_path, serves="embeddings", **{name: value})
     assert isinstance(models.load(tmp_path, max_batch="4"), LoadedTensorModel)
     with pytest.raises(LoadError, match=r"tokenizer.json is not there|not .*model.onnx, is not there"):
         models.load(tmp_path / "model.onnx", serves="embeddings")

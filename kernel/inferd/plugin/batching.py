@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FILLED_TIMES = 4.0
+FILLED_TIMES = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
