@@ -32,13 +32,13 @@ from inferd.plugin.hf import CLASSIFIES, CONFIG, MODULES, POOLING
 from inferd.plugin.recipe_file import find_recipe
 from inferd_onnx.encoder_session import FLOATS, INTEGERS, EncoderGraph, EncoderSession
 from inferd_onnx.session import OnnxSession
+from inferd_onnx.signature import find_tensor_settings
 
 TOKENIZER: Final = "tokenizer.json"
 IDS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "position_ids"
 TAKEN: Final = frozenset({IDS, MASK, TYPES, POSITIONS})
 HIDDEN: Final = ("last_hidden_state", "token_embeddings", "hidden_states", "hidden_state", "output_0")
 POOLED: Final = ("sentence_embedding", "sentence_embeddings", "embedding", "embeddings", "text_embeds", "pooler_output")
-TENSOR_SETTINGS: Final = ("states", "max_batch", "padding", "preferred_batches", "batch_delay_ms")
 SCORES: Final = "logits"
 TOKENS, NUMBERS = 3, 2  # sizes of an output with numbers for each token, and for each text
 FIRST_POSITION: Final = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "xmod"})
@@ -69,7 +69,7 @@ def load_encoder(graph: OnnxSession, request: LoadRequest, description: ModelDes
             where = request.path / TOKENIZER if request.path.is_dir() else f"a folder beside it, not {request.path},"
             raise LoadError(f"setting 'serves' is 'embeddings', but {where} is not there: texts need a tokenizer")
         return None
-    if given := _of_tensors(request):
+    if given := find_tensor_settings(request.settings):
         raise LoadError(
             f"{request.path}: setting {given[0]!r} is for models of tensors, and 'serves' is 'embeddings': texts are"
             " computed together as they come; leave one of the two out"
@@ -105,14 +105,9 @@ def load_encoder(graph: OnnxSession, request: LoadRequest, description: ModelDes
 def may_encode(request: LoadRequest) -> bool:
     """Whether a model is a folder with a tokenizer, and nothing says that it is to be one of tensors."""
     serves = request.settings["serves"]
-    if serves == "tensors" or (serves == "auto" and _of_tensors(request)):
+    if serves == "tensors" or (serves == "auto" and find_tensor_settings(request.settings)):
         return False
     return request.path.is_dir() and (request.path / TOKENIZER).is_file() and not find_recipe(request.path).is_file()
-
-
-def _of_tensors(request: LoadRequest) -> list[str]:
-    """Settings that say something of a model of tensors alone."""
-    return [name for name in TENSOR_SETTINGS if request.settings[name] not in (None, "")]
 
 
 def _refuse_inputs(inputs: Mapping[str, TensorInfo]) -> str:

@@ -18,6 +18,14 @@ SPELLINGS = {"float": ElementType.FLOAT}  # the runtime's words for types are ON
 TYPES: Mapping[str, ElementType] = {**{each.name.lower(): each for each in ElementType}, **SPELLINGS}
 
 
+TENSOR_SETTINGS = ("states", "max_batch", "padding", "preferred_batches", "batch_delay_ms")
+
+
+def find_tensor_settings(settings: Mapping[str, Any]) -> list[str]:
+    """Settings that are given and say something of models of tensors alone: others would pass over them."""
+    return [name for name in TENSOR_SETTINGS if settings[name] not in (None, "")]
+
+
 class Bound(NamedTuple):
     """What a model's settings say of its signature."""
 

@@ -82,6 +82,16 @@ def test_heads_that_the_runtime_does_not_compute_are_refused(tmp_path: Path) -> 
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("padding", "ids:1=0"), ("max_batch", "4"), ("batch_delay_ms", "0"), ("states", "a=b")]
+)
+def test_settings_of_tensors_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    """What says something of models of tensors alone is refused by its name for a language model."""
+    network_to_gguf.write_network("llama", tmp_path / "tiny.gguf")
+    with pytest.raises(LoadError, match=f"tiny.gguf: setting '{name}' is for models of tensors, .* leave it out"):
+        load(tmp_path / "tiny.gguf", **{name: value})
+
+
 def test_a_window_bounds_the_context(tmp_path: Path) -> None:
     """Of a model with a window a sequence is as long as the window, so that a token sees all before it."""
     tiny_networks.write_network("mistral", tmp_path)

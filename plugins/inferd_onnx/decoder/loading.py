@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 
@@ -17,6 +16,7 @@ from inferd_onnx.decoder.session import DecoderSession
 from inferd_onnx.devices import CPU
 from inferd_onnx.loading import make_options
 from inferd_onnx.session import tell
+from inferd_onnx.signature import find_tensor_settings
 
 PACKING = 0.8  # part of a load in which weights are packed; then the runtime makes its copies
 
@@ -46,6 +46,11 @@ def examine(request: LoadRequest) -> Examined:
         raise LoadError(
             f"{request.path}: device {request.device!r}: language models are computed by the backend 'onnx' on {CPU}"
             " only: name that device, or take the backend 'torch'"
+        )
+    if given := find_tensor_settings(request.settings):
+        raise LoadError(
+            f"{request.path}: setting {given[0]!r} is for models of tensors, and this is a language model, whose"
+            " sequences are computed together as they come; leave it out"
         )
     model = read_model(request.path, str(request.settings["pre_tokenizer"] or ""))
     sizes = measure_weights(model, request.settings)
@@ -77,7 +82,7 @@ def load(found: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
     progress(0.0)
     check_need(request.path, found.need, found.limits, capacity_bytes=request.capacity_bytes)
     model, settings = found.model, request.settings
-    session = _make_session(found, settings, progress)
+    session = _make_session(found, request, progress)
     progress(1.0)
     return LoadedModel(
         session=session,
@@ -93,8 +98,8 @@ def load(found: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
     )
 
 
-def _make_session(found: Examined, settings: Any, progress: ReportProgress) -> DecoderSession:
-    model, limits = found.model, found.limits
+def _make_session(found: Examined, request: LoadRequest, progress: ReportProgress) -> DecoderSession:
+    model, limits, settings = found.model, found.limits, request.settings
     done = 0
 
     def count(numbers: int) -> None:
@@ -111,7 +116,7 @@ def _make_session(found: Examined, settings: Any, progress: ReportProgress) -> D
     )
     graph = builder.build()
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in builder.weights.items()}
-    options = make_options({**settings, "threads": 1}, "cpu")
+    options = make_options({**settings, "threads": 1}, "cpu", cores=request.cores)
     options.add_external_initializers(list(values), list(values.values()))
     try:
         runtime = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
