@@ -208,7 +208,7 @@ class Workers(BaseModel):
         "sequences",
     )
     image_pixels: int = Field(
-        40_000_000,
+        24_000_000,
         ge=1,
         le=1 << 40,
         description="most pixels of a picture that a recipe decodes, or makes of it",

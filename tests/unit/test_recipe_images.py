@@ -12,6 +12,7 @@ import pytest
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
 from inferd.engine.recipe.images import Pictures  # noqa: E402 - behind the check that its library is there
+from inferd.engine.recipe.room import Room  # noqa: E402 - as above
 from inferd.plugin import ImageInput  # noqa: E402 - as above
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (6, 10, 3), np.uint8)
@@ -32,7 +33,9 @@ def encode(array: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def read(content: bytes, most_pixels: int = 10_000, **step: Any) -> np.ndarray:
-    return Pictures(ImageInput(name="image", gives="x", **step), most_pixels=most_pixels).read(content)
+    return Pictures(ImageInput(name="image", gives="x", **step), most_pixels=most_pixels, room=Room(1 << 20)).read(
+        content
+    )
 
 
 def test_numbers_and_their_order() -> None:

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import sys
+import threading
 import wave
 from contextlib import suppress
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inferd.engine.recipe.room import Room
 from inferd.engine.recipe.sounds import Sounds, resample
 from inferd.plugin import AudioInput
 
@@ -25,7 +28,9 @@ def wav(data: bytes, *, tag: int = 1, channels: int = 1, rate: int = RATE, bits:
 
 
 def read(content: bytes, most_s: float = 10.0, **step: Any) -> np.ndarray:
-    return Sounds(AudioInput(name="sound", gives="x", **{"rate": RATE, **step}), most_s=most_s).read(content)
+    return Sounds(
+        AudioInput(name="sound", gives="x", **{"rate": RATE, **step}), most_s=most_s, room=Room(1 << 20)
+    ).read(content)
 
 
 def test_as_the_library_writes_it() -> None:
@@ -86,7 +91,7 @@ def test_windows_and_order() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is no WAV file"),
+        (b"", "is no WAV file|is no sound that can be read: Format not recognised"),
         (b"RIFF\x00\x00\x00\x00AVI ", "is a RIFF file, but no WAV file"),
         (wav(b"")[:20], "without samples, or one that is cut off"),
         (wav(b""), "is a sound without samples"),
@@ -100,13 +105,54 @@ def test_windows_and_order() -> None:
         (wav(b"\x00\x00\xc0\x7f", tag=3, bits=32), "not finite numbers"),
         (b"RIFF\x00\x00\x00\x00WAVEdata\x02\x00\x00\x00\x00\x00", "samples stand before their form"),
         (b"RIFF\x00\x00\x00\x00WAVEfmt \x02\x00\x00\x00\x00\x00", "whose form has 2 bytes"),
-        (wav(bytes(2 * RATE * 11)), "lasts 11.0 s, and workers.audio_s allows 10"),
+        (wav(bytes(2 * RATE * 11)), "lasts 11.0 s at 8000 samples a second, and workers.audio_s allows 10 s"),
+        (wav(bytes(2 * 96000 * 6), rate=96000), r"lasts 6\.0 s at 96000 .* allows 10 s of up to 48000"),
     ],
 )
 def test_what_is_refused(content: bytes, words: str) -> None:
     """Files that are no sound, damaged or too long are ValueErrors that say what they are."""
     with pytest.raises(ValueError, match=words):
         read(content)
+
+
+def test_other_formats() -> None:
+    """FLAC and Ogg are read where soundfile is installed, and long ones refused by their head."""
+    soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: pip install 'inferd[files]'")
+    for kind, error in (("FLAC", 1e-4), ("OGG", 0.05)):
+        file = io.BytesIO()
+        soundfile.write(file, np.stack([TONE, TONE], 1), RATE, format=kind)
+        np.testing.assert_allclose(read(file.getvalue()), TONE[None], atol=error)
+        with pytest.raises(ValueError, match=r"lasts 1\.0 s at 8000"):
+            read(file.getvalue(), most_s=0.5)
+        with pytest.raises(ValueError, match=r"is no sound that can be read|is a damaged sound|lasts|without samples"):
+            read(file.getvalue()[:40])
+
+
+def test_what_is_missing_for_other_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where soundfile is not installed, its files are refused with what would read them."""
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(ValueError, match=r"pip install 'inferd\[files\]'"):
+        read(b"fLaC" + b"\x00" * 40)
+
+
+def test_files_share_one_room() -> None:
+    """Of files that are read at once one waits until there is room; one that needs more than there is has it alone."""
+    room, done, inside = Room(10), threading.Event(), threading.Event()
+
+    def second() -> None:
+        with room.taken(100):
+            inside.set()
+        done.set()
+
+    thread = threading.Thread(target=second)
+    with room.taken(4), room.taken(6):
+        thread.start()
+        assert not inside.is_set()
+        assert not done.is_set()
+    thread.join(30)
+    assert inside.is_set()
+    with room.taken(10):
+        pass
 
 
 def test_damaged_sounds() -> None:

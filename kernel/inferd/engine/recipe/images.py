@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from inferd.engine.recipe.limits import PIXEL_BYTES
 from inferd.errors import is_failure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from inferd.engine.recipe.room import Room
     from inferd.plugin.recipe import ImageInput
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # that are decoded; Pillow knows many that nobody looks after
@@ -26,13 +28,15 @@ class Pictures:
     Args:
         step: Of the recipe.
         most_pixels: Of a picture, as its file says and as it becomes.
+        room: For those that are decoded at once.
 
     Raises:
         ImportError: Pillow is not installed.
     """
 
-    def __init__(self, step: ImageInput, *, most_pixels: int) -> None:
+    def __init__(self, step: ImageInput, *, most_pixels: int, room: Room) -> None:
         self._step = step
+        self._room = room
         self._most_pixels = most_pixels
         pillow: Any = import_module("PIL.Image")
         pillow.MAX_IMAGE_PIXELS = None  # it would warn at its own bound; ours is held before anything is decoded
@@ -46,10 +50,18 @@ class Pictures:
         Raises:
             ValueError: It is no picture, damaged, or too large.
         """
-        picture = self._arrange(self._decode(content))
-        return self._to_numbers(np.asarray(picture, np.float32))
+        picture = self._open(content)
+        wide, high = picture.size
+        scaled_high, scaled_wide = self._scale(high, wide)
+        with self._room.taken(PIXEL_BYTES * max(wide * high, scaled_high * scaled_wide)):
+            picture = self._decode(picture)  # each step lets go what the one before made
+            picture = self._arrange(picture)
+            pixels = np.asarray(picture)
+            del picture
+            return self._to_numbers(pixels)
 
-    def _decode(self, content: bytes) -> Any:
+    def _open(self, content: bytes) -> Any:
+        """A picture whose size is known and taken, and nothing else."""
         try:
             picture = self._pillow.open(io.BytesIO(content), formats=FORMATS)
         except BaseException as error:
@@ -58,9 +70,13 @@ class Pictures:
             known = ", ".join(FORMATS)
             raise ValueError(f"is no picture that can be read ({known}): {_cause(error)}") from None
         self._check(picture.size, "has")
+        return picture
+
+    def _decode(self, picture: Any) -> Any:
         try:
             picture.load()
-            return self._flatten(self._ops.exif_transpose(picture))
+            self._ops.exif_transpose(picture, in_place=True)
+            return self._flatten(picture)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -73,10 +89,10 @@ class Pictures:
             deep = np.asarray(picture).astype(np.int64)
             picture = self._pillow.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8))
         if picture.has_transparency_data:
-            over = picture.convert("RGBA")
-            under = self._pillow.new("RGBA", over.size, (*[self._step.fill] * 3, 255))
-            picture = self._pillow.alpha_composite(under, over)
-        return picture.convert(mode)
+            over = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+            picture = self._pillow.new("RGB", over.size, (self._step.fill,) * 3)
+            picture.paste(over, mask=over.getchannel("A"))
+        return picture if picture.mode == mode else picture.convert(mode)
 
     def _arrange(self, picture: Any) -> Any:
         step = self._step
@@ -93,20 +109,26 @@ class Pictures:
         return picture
 
     def _resize(self, picture: Any) -> Any:
-        wide, high = picture.size
-        if len(self._step.resize) == 1:
-            factor = self._step.resize[0] / min(wide, high)
-            return self._stretch(picture, round(high * factor), round(wide * factor))
-        to_high, to_wide = self._step.resize
-        if not to_high or not to_wide:
-            factor = to_high / high if to_high else to_wide / wide
-            return self._stretch(picture, to_high or round(high * factor), to_wide or round(wide * factor))
-        if self._step.fit == "stretch":
-            return self._stretch(picture, to_high, to_wide)
-        factors = to_high / high, to_wide / wide
-        factor = max(factors) if self._step.fit == "cover" else min(factors)
-        scaled = self._stretch(picture, round(high * factor), round(wide * factor))
-        return self._cut(scaled, to_high, to_wide)
+        scaled = self._stretch(picture, *self._scale(picture.height, picture.width))
+        if self._step.fit == "stretch" or not all(self._step.resize) or len(self._step.resize) == 1:
+            return scaled
+        return self._cut(scaled, *self._step.resize)
+
+    def _scale(self, high: int, wide: int) -> tuple[int, int]:
+        """Height and width to which a picture is stretched."""
+        resize = self._step.resize
+        if not resize:
+            return high, wide
+        if len(resize) == 1:
+            factor = resize[0] / min(wide, high)
+        elif not all(resize):
+            factor = resize[0] / high if resize[0] else resize[1] / wide
+        elif self._step.fit == "stretch":
+            return resize[0], resize[1]
+        else:
+            factors = resize[0] / high, resize[1] / wide
+            factor = max(factors) if self._step.fit == "cover" else min(factors)
+        return round(high * factor), round(wide * factor)
 
     def _stretch(self, picture: Any, high: int, wide: int) -> Any:
         size = max(1, wide), max(1, high)
@@ -129,16 +151,21 @@ class Pictures:
         ground.paste(picture, at)
         return ground
 
-    def _to_numbers(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _to_numbers(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (h, w) or (h, w, c) as the model takes them."""
         step = self._step
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels  # noqa: PLR2004 - grey ones
         if step.colors == "bgr":
             pixels = pixels[:, :, ::-1]
-        numbers = (pixels * np.float32(step.scale) - np.array(step.mean, np.float32)) / np.array(step.std, np.float32)
-        whole = numbers[None] if "c" in step.layout else numbers[None, :, :, 0]
-        order = "nhwc" if "c" in step.layout else "nhw"
-        return np.ascontiguousarray(whole.transpose([order.index(letter) for letter in step.layout]))
+        order = ["nhwc".index(letter) for letter in (step.layout if "c" in step.layout else f"{step.layout}c")]
+        numbers = np.ascontiguousarray(pixels[None].transpose(order), np.float32)
+        numbers *= np.float32(step.scale)
+        for change, values, nothing in ((np.subtract, step.mean, 0), (np.divide, step.std, 1)):
+            if set(values) == {nothing}:
+                continue
+            by_color = np.broadcast_to(np.array(values, np.float32), pixels.shape[2])[None, None, None]
+            change(numbers, by_color.transpose(order), out=numbers)
+        return numbers if "c" in step.layout else numbers[..., 0]
 
     def _check(self, size: tuple[int, int], what: str) -> None:
         if size[0] * size[1] > self._most_pixels:

@@ -11,6 +11,7 @@ import numpy as np
 from inferd.engine.recipe.answers import describe_output, tell
 from inferd.engine.recipe.files import read_bytes
 from inferd.engine.recipe.images import Pictures
+from inferd.engine.recipe.room import Room
 from inferd.engine.recipe.sounds import Sounds
 from inferd.engine.recipe.texts import Tokens
 from inferd.engine.tensor.checks import AT, check_inputs, choose_outputs
@@ -52,6 +53,7 @@ class Preparation:
     def __init__(self, recipe: Recipe, signature: Signature, limits: RecipeLimits) -> None:
         self._recipe = recipe
         self._inner = signature
+        self._room = Room(limits.room_bytes)
         self._steps = {step.name: step for step in recipe.inputs}
         self._told_names: dict[str, tuple[str, ...]] = {}  # by output of the recipe
         self._check_inputs()
@@ -147,9 +149,9 @@ class Preparation:
         try:
             match step:
                 case ImageInput():
-                    return Pictures(step, most_pixels=limits.image_pixels).read
+                    return Pictures(step, most_pixels=limits.image_pixels, room=self._room).read
                 case AudioInput():
-                    return Sounds(step, most_s=limits.audio_s).read
+                    return Sounds(step, most_s=limits.audio_s, room=self._room).read
                 case TextInput():
                     return Tokens(step, Path(self._recipe.where).parent).read
                 case BytesInput():

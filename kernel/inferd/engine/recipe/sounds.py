@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from inferd.engine.recipe.limits import COUNTED_RATE, SAMPLE_BYTES
 from inferd.errors import is_failure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from inferd.engine.recipe.room import Room
     from inferd.plugin.recipe import AudioInput
 
     Floats = NDArray[np.float32]
@@ -28,16 +30,24 @@ PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 HEAD_BYTES, FORMAT_BYTES, EXTENDED_BYTES = 12, 16, 26
 RATES, MOST_CHANNELS = range(1000, 768_001), 64
 READERS: Final = {(PCM, 8): "u1", (PCM, 16): "<i2", (PCM, 32): "<i4", (FLOAT, 32): "<f4", (FLOAT, 64): "<f8"}
+PART: Final = 1 << 16  # samples of each channel that soundfile reads at once
 GATHERED: Final = 1 << 22  # samples that are put side by side at once
 ZERO_CROSSINGS: Final = 16  # of the kernel that samples again, on each side
 
 
 class Sounds:
-    """Reads sounds as a recipe says. May be called from several threads."""
+    """Reads sounds as a recipe says. May be called from several threads.
 
-    def __init__(self, step: AudioInput, *, most_s: float) -> None:
+    Args:
+        step: Of the recipe.
+        most_s: Seconds of a sound.
+        room: For those that are read at once.
+    """
+
+    def __init__(self, step: AudioInput, *, most_s: float, room: Room) -> None:
         self._step = step
         self._most_s = most_s
+        self._room = room
 
     def read(self, content: bytes) -> Floats:
         """The rows of a file, in the order of the recipe's layout.
@@ -45,13 +55,23 @@ class Sounds:
         Raises:
             ValueError: It is no sound, damaged, or too long.
         """
-        samples, rate = _read_wav(content) if content[:4] == b"RIFF" else self._read_other(content)
-        self._check(len(samples), rate)
-        if not len(samples):
+        if content[:4] == b"RIFF":
+            with self._room.taken(SAMPLE_BYTES * len(content)):
+                samples, rate = _read_wav(content)
+                self._check(len(samples), rate)
+                return self._to_rows(_mix(samples), rate)
+        with self._open_other(content) as file:
+            rate = int(file.samplerate)
+            self._check(len(file), rate)
+            with self._room.taken(SAMPLE_BYTES * len(file)):
+                return self._to_rows(self._read_other(file), rate)
+
+    def _to_rows(self, mono: Floats, rate: int) -> Floats:
+        """The rows of a sound of one channel."""
+        if not len(mono):
             raise ValueError("is a sound without samples")
-        if not np.isfinite(samples).all():
+        if not np.isfinite(mono).all():
             raise ValueError("has samples that are not finite numbers")
-        mono = samples.mean(1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
         sound = resample(mono, rate, self._step.rate) * np.float32(self._step.scale)
         window = self._step.window or len(sound)
         rows = -(-len(sound) // window)
@@ -63,11 +83,14 @@ class Sounds:
     def _check(self, samples: int, rate: int) -> None:
         if rate not in RATES:
             raise ValueError(f"has {rate} samples a second; from {RATES[0]} to {RATES[-1]} are taken")
-        if samples > self._most_s * rate:
-            raise ValueError(f"lasts {samples / rate:.1f} s, and workers.audio_s allows {self._most_s:g}")
+        if samples > self._most_s * min(rate, COUNTED_RATE):
+            raise ValueError(
+                f"lasts {samples / rate:.1f} s at {rate} samples a second, and workers.audio_s allows"
+                f" {self._most_s:g} s of up to {COUNTED_RATE}"
+            )
 
-    def _read_other(self, content: bytes) -> tuple[Floats, int]:
-        """A sound that soundfile reads."""
+    def _open_other(self, content: bytes) -> Any:
+        """A sound that soundfile reads, of which only the head is read."""
         if find_spec("soundfile") is None:
             raise ValueError(
                 "is no WAV file (RIFF); of other formats FLAC, Ogg and MP3 are read where soundfile is installed:"
@@ -75,16 +98,39 @@ class Sounds:
             )
         library: Any = import_module("soundfile")
         try:
-            with library.SoundFile(io.BytesIO(content)) as file:
-                rate, channels = int(file.samplerate), int(file.channels)
-                if channels > MOST_CHANNELS:
-                    raise ValueError(f"it has {channels} channels; at most {MOST_CHANNELS} are taken")  # noqa: TRY301 - told below
-                most = int(self._most_s * rate) + 1
-                return file.read(most, dtype="float32", always_2d=True), rate
+            file: Any = library.SoundFile(io.BytesIO(content))
         except BaseException as error:
             if not is_failure(error):
                 raise
-            raise ValueError(f"is no sound that can be read: {' '.join(str(error).split())[:200]}") from None
+            raise ValueError(f"is no sound that can be read: {_cause(error)}") from None
+        if file.channels > MOST_CHANNELS:
+            file.close()
+            raise ValueError(f"has {file.channels} channels; at most {MOST_CHANNELS} are taken")
+        return file
+
+    def _read_other(self, file: Any) -> Floats:
+        """Its samples, part by part, since a short file may have many channels."""
+        parts, count, most = [], 0, len(file)
+        try:
+            while count < most and len(part := file.read(PART, dtype="float32", always_2d=True)):
+                parts.append(_mix(part))
+                count += len(part)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise ValueError(f"is a damaged sound: {_cause(error)}") from None
+        return np.concatenate(parts)[:most] if parts else np.empty(0, np.float32)
+
+
+def _cause(error: BaseException) -> str:
+    """What soundfile says, in one line, without the address of what it was given."""
+    return " ".join(str(getattr(error, "error_string", "") or error).split())[:200]
+
+
+def _mix(samples: Floats) -> Floats:
+    """One channel of all, of samples (frames, channels)."""
+    mixed: Floats = samples.mean(1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    return mixed
 
 
 def _read_wav(content: bytes) -> tuple[Floats, int]:
