@@ -191,6 +191,7 @@ def test_labels() -> None:
     assert told(output, [[1, 4, 3], [2, 2, 2]]) == {"l": [["bee", "cat"], ["ant", "bee"]], "l_score": [[4, 3], [2, 2]]}
     shares = LabelOutput(name="l", takes="y", labels=LABELS, top=3, activation="softmax")
     assert told(shares, [[1000, 1000, 0]]) == {"l": [["ant", "bee", "cat"]], "l_score": [[0.5, 0.5, 0]]}
+    assert told(output, [[[[1]], [[4]], [[3]]]])["l"] == [["bee", "cat"]]
     each = LabelOutput(name="l", takes="y", labels=LABELS, activation="sigmoid")
     assert told(each, [[0, -1e9, -3]]) == {"l": [["ant"]], "l_score": [[0.5]]}
     with pytest.raises(TypeError, match=r"output 'y' has shape \[1, 2\]; its labels are for \['any', 3\]"):

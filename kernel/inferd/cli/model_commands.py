@@ -181,6 +181,27 @@ def _tokenize(
         tokenize(out, read_wanted(model), text, address=address, data_dir=data_dir, chat=chat)
 
 
+@model_app.command("embed")
+def _embed(
+    model: ModelOrPath,
+    texts: Annotated[list[str] | None, typer.Argument(help="The texts. Default: stdin.", metavar="TEXT...")] = None,
+    *,
+    raw: Annotated[bool, typer.Option("--raw", help="Leave a vector as long as it is, instead of 1.")] = False,
+    setting: SetOption = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Show the embeddings of texts, pooled as the model's file says."""
+    with edge(output) as out:
+        from inferd.cli.embed import embed
+
+        wanted = read_wanted(model, backend=backend, device=device, settings=setting)
+        embed(out, wanted, texts or (), address=address, tenant=tenant, data_dir=data_dir, normalize=not raw)
+
+
 @model_app.command("infer")
 def _infer(
     model: ModelOrPath,

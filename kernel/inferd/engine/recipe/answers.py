@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -113,6 +114,8 @@ def _tell_vector(output: VectorOutput, states: NDArray[Any], inputs: Mapping[str
 
 
 def _sized(output: LabelOutput | SpelledOutput, array: NDArray[Any], dimensions: int) -> NDArray[Any]:
+    if array.ndim > dimensions and prod(array.shape[dimensions:]) == 1:  # what pooling over a picture leaves
+        array = array.reshape(array.shape[:dimensions])
     if array.ndim != dimensions or array.shape[-1] != len(output.labels):
         shape = [*["any"] * (dimensions - 1), len(output.labels)]
         raise TypeError(f"output {output.takes!r} has shape {list(array.shape)}; its labels are for {shape}")
@@ -129,8 +132,9 @@ def _expect(source: TensorInfo, dimensions: int, labels: int | None) -> None:
     """That an output has a number of dimensions, and the last one as many numbers as there are labels."""
     if source.shape is None:
         return
-    last = source.shape[-1] if source.shape else ""
-    if len(source.shape) != dimensions or (labels is not None and isinstance(last, int) and last != labels):
+    shape = source.shape[:dimensions] if set(source.shape[dimensions:]) == {1} and labels else source.shape
+    last = shape[-1] if shape else ""
+    if len(shape) != dimensions or (labels is not None and isinstance(last, int) and last != labels):
         many = "" if labels is None else f", and the last one as many as there are labels, {labels}"
         must = f"{dimensions} dimensions{many}"
         raise ValueError(f"takes output {source.name!r} of shape {list(source.shape)}; it must have {must}")

@@ -1,0 +1,52 @@
+"""`inferd embed`: vectors of texts, or scores where the model gives some."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from inferd.cli.inputs import read_stdin
+from inferd.cli.kernel import connected_or_private
+from inferd.cli.wanted import check, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd.cli.wanted import Wanted
+
+SHOWN_NUMBERS: Final = 6
+SHOWN_CHARACTERS: Final = 40
+
+
+def embed(
+    output: Output,
+    wanted: Wanted,
+    texts: Sequence[str],
+    *,
+    address: str,
+    tenant: str,
+    data_dir: Callable[[], Path],
+    normalize: bool,
+) -> None:
+    """Show the embedding of each text, or of stdin where there is none."""
+    given = list(texts) or [read_stdin(output)]
+    wanted.path()
+    with connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir)) as client:
+        name = resolve(client, wanted, data_dir)
+        vectors = [client.embed(name, text, normalize=normalize) for text in given]
+    if output.json:
+        output.document({"model": name, "embeddings": vectors})
+        return
+    rows = [(_shorten(text), str(len(vector)), _show(vector)) for text, vector in zip(given, vectors, strict=True)]
+    output.table(("TEXT", "SIZE", "VALUES"), rows, empty="no texts")
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
+
+
+def _show(vector: Sequence[float]) -> str:
+    more = ", …" if len(vector) > SHOWN_NUMBERS else ""
+    return ", ".join(f"{number:.5g}" for number in vector[:SHOWN_NUMBERS]) + more
