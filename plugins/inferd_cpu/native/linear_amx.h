@@ -16,7 +16,7 @@ namespace ISA {
 constexpr char kName[] = "amx";
 constexpr char kDescription[] = "BF16 activations, AMX";
 constexpr bool kOffsetQuants = true;
-constexpr int kAheadBytes = 2048;  // how far ahead of a product its weights are asked for
+constexpr int kAheadBytes = 4096;  // how far ahead of a product its weights are asked for
 constexpr int kTileNumbers = kHalfPanel * kBlock;  // of 16 outputs and a block of inputs
 
 // The compiler must see that tiles read and write memory; those of its own header do not say so.
