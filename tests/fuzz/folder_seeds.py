@@ -82,16 +82,16 @@ def damage_folder(sound: Path, folder: Path, rng: np.random.Generator) -> Path:
     settings, header = (sound / SETTINGS).read_bytes(), weights[8 : 8 + size]
     wounds = min(3, int(rng.geometric(0.6)))
     if rng.integers(0, 2):
-        settings = _wound(settings, wounds, rng)
+        settings = wound_document(settings, wounds, rng)
     else:
-        header = _wound(header, wounds, rng)
+        header = wound_document(header, wounds, rng)
     length = len(header) if rng.integers(0, 8) else int(rng.choice([0, size - 1, size + 1, 1 << 40, (1 << 63) - 1]))
     (folder / SETTINGS).write_bytes(settings)
     (folder / WEIGHTS).write_bytes(struct.pack("<Q", length) + header + weights[8 + size :])
     return folder
 
 
-def _wound(raw: bytes, wounds: int, rng: np.random.Generator) -> bytes:
+def wound_document(raw: bytes, wounds: int, rng: np.random.Generator) -> bytes:
     """A document with other bytes, or other values."""
     if rng.integers(0, 4) == 0:
         out = bytearray(raw)
@@ -101,6 +101,8 @@ def _wound(raw: bytes, wounds: int, rng: np.random.Generator) -> bytes:
     document = json.loads(raw)
     for _ in range(wounds):
         place = document
+        if not place:
+            break
         while True:
             keys = list(place) if isinstance(place, dict) else list(range(len(place)))
             key = keys[int(rng.integers(0, len(keys)))]
@@ -109,8 +111,6 @@ def _wound(raw: bytes, wounds: int, rng: np.random.Generator) -> bytes:
             place = place[key]
         if isinstance(place, dict) and rng.integers(0, 6) == 0:
             del place[key]
-            if not document:
-                break
         else:
             place[key] = deepcopy(WILD[int(rng.integers(0, len(WILD)))])
     return json.dumps(document).encode()

@@ -1,4 +1,4 @@
-"""The process that loads damaged files and folders, one after the other.
+"""The process that loads damaged files, folders and adapters, one after the other.
 
     python gguf_child.py FOLDER SEED FIRST [MODEL]
 
@@ -20,7 +20,10 @@ import psutil
 from folder_seeds import damage_folder, write_folder
 from gguf_seeds import read_sound, write_seeds
 from gguf_wounds import damaged
+from other_seeds import Case, Others
 
+from inferd.engine.text.tokenizer import Tokenizer
+from inferd.errors import ModelLoadError
 from inferd.plugin import LoadError, LoadRequest, TokenBatch, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd_cpu.backend import CpuBackend
@@ -30,14 +33,14 @@ from inferd_cpu.plugin import SPEC
 SETTINGS = {"kv_tokens": "64", "max_step_tokens": "16", "max_sequences": "2", "threads": "1"}
 MEMORY_BYTES = 1 << 30
 REAL_EVERY = 50
-FOLDER_EVERY = 5  # cases are of Hugging Face folders
+FOLDER_EVERY = 5  # cases are of Hugging Face folders; as many of models of several files and of adapters
 
 
 def main() -> None:
     """Go on until killed."""
     folder, seed, case = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     small = [read_sound(path) for path in write_seeds(folder)]
-    whole = write_folder(folder / "whole")
+    whole, others = write_folder(folder / "whole"), Others(folder)
     real = [read_sound(Path(path)) for path in sys.argv[4:]]
     sets = find_sets()
     warnings.simplefilter("ignore")  # weights of random bits overflow
@@ -47,15 +50,17 @@ def main() -> None:
     while True:
         rng = np.random.default_rng([seed, case])
         sound = real[0] if real and case % REAL_EVERY == 0 else small[case % len(small)]
-        path = folder / "case.gguf"
-        path.write_bytes(damaged(sound, rng))
+        tried = Case(folder / "case.gguf")
+        tried.path.write_bytes(damaged(sound, rng))
         if case % FOLDER_EVERY == FOLDER_EVERY - 1:
-            path = damage_folder(whole, folder / "case", rng)
+            tried = Case(damage_folder(whole, folder / "case", rng))
+        elif case % FOLDER_EVERY == FOLDER_EVERY - 2:
+            tried = others.damage(rng)
         if sound.size_bytes > len(sound.content):
             os.truncate(folder / "case.gguf", sound.size_bytes)
         sys.stdout.write(f"case {case}\n")
         sys.stdout.flush()
-        sys.stdout.write("loaded\n" if load(path, isa=str(rng.choice(sets))) else "refused\n")
+        sys.stdout.write("loaded\n" if load(*tried, isa=str(rng.choice(sets))) else "refused\n")
         sys.stdout.flush()
         case += 1
 
@@ -69,18 +74,21 @@ def find_sets() -> list[str]:
     return runs
 
 
-def load(path: Path, *, isa: str = "auto") -> bool:
-    """Whether the file loads; a model that does computes a step."""
-    settings = read_settings(SPEC, {**SETTINGS, "isa": isa})
+def load(path: Path, adapter: Path | None = None, *, isa: str = "auto") -> bool:
+    """Whether the file loads; a model that does takes a text and computes a step."""
+    given = {**SETTINGS, "isa": isa} | ({"adapter": str(adapter)} if adapter else {})
+    settings = read_settings(SPEC, given)
     request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=4 << 30)
     try:
-        session = CpuBackend().load(request, lambda _: None).session
+        model = CpuBackend().load(request, lambda _: None)
     except LoadError:
         return False
     try:
-        compute(session)
+        with suppress(ModelLoadError):
+            Tokenizer(model.vocabulary, size=model.session.limits.vocabulary_size).encode("A text, of 2 parts.")
+        compute(model.session)
     finally:
-        session.close()
+        model.session.close()
     return True
 
 

@@ -54,7 +54,7 @@ def write_seeds(folder: Path) -> list[Path]:
     """A file for each format that is understood, the architectures in turn."""
     architectures = ("llama", "qwen2", "qwen3")
     return [
-        _write(folder / f"{architectures[n % 3]}-{stored.name}.gguf", architectures[n % 3], stored)
+        write_model(folder / f"{architectures[n % 3]}-{stored.name}.gguf", architectures[n % 3], stored)
         for n, stored in enumerate(FORMATS.values())
     ]
 
@@ -103,11 +103,13 @@ class _Walk:
             self.number(NUMBER_BYTES[kind])
 
 
-def _write(path: Path, architecture: str, stored: Format) -> Path:
-    """A model of one layer; K-quants need rows of 256 numbers, the others go with 64."""
+def write_model(path: Path, architecture: str, stored: Format, *, parts: int = 1) -> Path:
+    """A model of one layer; K-quants need rows of 256 numbers, the others go with 64. Gives the first of its parts."""
+    path.parent.mkdir(exist_ok=True)
     width = max(64, stored.block_elements)
     head = width // HEADS
-    writer = gguf.GGUFWriter(path, architecture)
+    names = [*_matrices(width, head), *_vectors(architecture, width, head)]
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=-(-len(names) // parts) if parts > 1 else 0)
     _add_metadata(writer, width, head)
     rng = np.random.default_rng(stored.block_bytes)
     for name, rows, columns in _matrices(width, head):
@@ -119,7 +121,7 @@ def _write(path: Path, architecture: str, stored: Format) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return path if parts == 1 else path.with_name(f"{path.stem}-00001-of-{parts:05}{path.suffix}")
 
 
 def _random_blocks(rng: np.random.Generator, stored: Format, rows: int, columns: int) -> Any:

@@ -1,5 +1,6 @@
 """A slice of `make fuzz`: damaged GGUF files and Hugging Face folders through the reader, the packer and a step."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from folder_seeds import write_folder
 from gguf_child import find_sets, load
 from gguf_fuzz import fuzz
 from gguf_seeds import read_sound, write_seeds
+from other_seeds import Others
 
+from inferd.plugin import LoadError, list_hf_weights
 from inferd_cpu.gguf import GgufFile
 
 
@@ -34,3 +37,21 @@ def test_damaged_files() -> None:
     assert not tally.findings, "\n".join(tally.findings)
     assert tally.cases == 3000
     assert 0 < tally.loaded < tally.cases
+
+
+@pytest.mark.parametrize("name", ["adapter", "peft", "sharded folder", "shards"])
+def test_sound_models_of_several_files(tmp_path: Path, name: str) -> None:
+    """Undamaged, the fuzzer's shards and adapters load and compute on every path that runs here."""
+    others = Others(tmp_path)
+    assert name in others.sound
+    for isa in find_sets():
+        assert load(*others.sound[name], isa=isa), isa
+
+
+@pytest.mark.parametrize("named", [[], {}, ["x"], None, 1, "", "../x.safetensors", "x.safetensors\0"], ids=repr)
+def test_an_index_that_names_no_files(tmp_path: Path, named: object) -> None:
+    """Whatever an index of weights names instead of a file of the folder is refused, also what is no text."""
+    index = {"weight_map": {"model.norm.weight": "model.safetensors", "lm_head.weight": named}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(LoadError, match=r"is no safetensors file of the folder"):
+        list_hf_weights(tmp_path)

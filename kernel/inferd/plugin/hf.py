@@ -50,11 +50,11 @@ def list_hf_weights(path: Path) -> list[Path]:
         pickles = sorted(p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")))
         why = f"has {pickles[0]}, which is never loaded: unpickling executes code;" if pickles else "has no weights;"
         raise LoadError(f"{path}: {why} save the model as safetensors ({SINGLE} or {INDEX})")
-    names = set(_object(read_hf_json(path / INDEX).get("weight_map")).values())
+    names = list(_object(read_hf_json(path / INDEX).get("weight_map")).values())
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise LoadError(f"{path / INDEX}: weight_map names {name!r}, which is no safetensors file of the folder")
-    return [path / name for name in sorted(names)]
+    return [path / name for name in sorted(set(names))]
 
 
 def read_hf_pooling(folder: Path, *, default: Pooling = Pooling.LAST) -> EmbeddingDefaults:
