@@ -51,6 +51,16 @@ def test_plain_steps_of_the_same_tasks_are_one() -> None:
     assert one.step.seconds == 0
 
 
+def test_steps_of_the_same_samples_are_one() -> None:
+    """Where tasks have several samples, each sample's tokens stay its own; others than those of before stand alone."""
+    frames = [step((7, n, "a"), (7, n + 10, "b"), samples=[0, 2]) for n in range(2)]
+    other = step((7, 3, "a"), (7, 13, "b"), samples=[0, 1])
+    one, alone = merged([*frames, other])
+    assert outputs([one]) == [(7, [0, 1], "aa"), (7, [10, 11], "bb")]
+    assert list(one.step.samples) == [0, 2]
+    assert alone == other
+
+
 OTHERS = (
     step((7, 1, "a"), alone=7),
     step((7, 1, "a"), ended=[step_pb2.Ended(handle=7)]),

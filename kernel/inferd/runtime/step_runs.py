@@ -12,13 +12,14 @@ PLAIN = {
     _S.COUNTS_FIELD_NUMBER,
     _S.TOKEN_IDS_FIELD_NUMBER,
     _S.TEXTS_FIELD_NUMBER,
+    _S.SAMPLES_FIELD_NUMBER,
     _S.SECONDS_FIELD_NUMBER,
 }
-"""What a step tells that gave each of its tasks one token, and nothing else."""
+"""What a step tells that gave each sample of its tasks one token, and nothing else."""
 
 
 def is_plain(frame: wire.WorkerFrame) -> bool:
-    """Whether a frame is a step that gave each of its tasks one token, and nothing else."""
+    """Whether a frame is a step that gave each sample of its tasks one token, and nothing else."""
     step = frame.step
     count = len(step.handles)
     return (
@@ -29,14 +30,14 @@ def is_plain(frame: wire.WorkerFrame) -> bool:
 
 
 def merged(frames: Iterable[wire.WorkerFrame]) -> Iterator[wire.WorkerFrame]:
-    """The frames of one worker in their order, plain steps that follow each other with the same tasks as one.
+    """The frames of one worker in their order, plain steps that follow each other with the same samples as one.
 
     A part of it has the tokens of all of them, one after the other, and is one event of its task.
     """
     alike: list[wire.WorkerFrame] = []
     for frame in frames:
         plain = is_plain(frame)
-        if alike and not (plain and frame.step.handles == alike[0].step.handles):
+        if alike and not (plain and _of_same(frame.step, alike[0].step)):
             yield _one(alike)
             alike = []
         if plain:
@@ -47,12 +48,17 @@ def merged(frames: Iterable[wire.WorkerFrame]) -> Iterator[wire.WorkerFrame]:
         yield _one(alike)
 
 
+def _of_same(step: step_pb2.StepOutput, other: step_pb2.StepOutput) -> bool:
+    return step.handles == other.handles and step.samples == other.samples
+
+
 def _one(frames: list[wire.WorkerFrame]) -> wire.WorkerFrame:
     if len(frames) == 1:
         return frames[0]
     frame, steps = wire.WorkerFrame(), [frame.step for frame in frames]
     one, first = frame.step, steps[0]
     one.handles.extend(first.handles)
+    one.samples.extend(first.samples)
     one.counts.extend([len(steps)] * len(first.handles))
     one.token_ids.extend(chain.from_iterable(zip(*(step.token_ids for step in steps), strict=True)))
     one.texts.extend(map("".join, zip(*(step.texts for step in steps), strict=True)))
