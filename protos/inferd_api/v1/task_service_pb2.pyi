@@ -48,7 +48,8 @@ class RunTaskRequest(_message.Message):
     def output_interval(self) -> _duration_pb2.Duration:
         """Least time from one event with output to the next one. Adjacent outputs of a sample that come meanwhile come as one
         event; other events, the last above all, do not wait. Each event takes processor time of kernel and client: ask for
-        a second or more where nobody looks at single tokens. 0 to 10 s. Default 0: what each step gives comes at once.
+        a second or more where nobody looks at single tokens. 0 to 10 s. Default 0: what each step gives comes at once;
+        steps of less than a few milliseconds that come faster than the kernel takes them may share an event.
         """
 
     def __init__(
