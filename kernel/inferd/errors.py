@@ -143,6 +143,13 @@ class PoisonError(InferdError):
     code = "FAILED_PRECONDITION"
 
 
+class StoreUnavailableError(InferdError):
+    """The store, in which the kernel keeps what outlives it, cannot be written or read now."""
+
+    reason = "STORE_UNAVAILABLE"
+    code = "UNAVAILABLE"
+
+
 class BackendFailedError(InferdError):
     """The backend raised inside a step."""
 

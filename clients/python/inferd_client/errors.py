@@ -258,6 +258,13 @@ class PoisonError(InferdError):
     code = "FAILED_PRECONDITION"
 
 
+class StoreUnavailableError(InferdError):
+    """The store, in which the kernel keeps what outlives it, cannot be written or read now."""
+
+    reason = "STORE_UNAVAILABLE"
+    code = "UNAVAILABLE"
+
+
 class TaskStateError(InferdError):
     """The task cannot be suspended or resumed where it stands; see `metadata["state"]`."""
 

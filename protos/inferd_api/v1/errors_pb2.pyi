@@ -91,6 +91,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     contents is refused for a while (FAILED_PRECONDITION). RetryInfo says for how long. Metadata: `cause`, `deaths`,
     `log`.
     """
+    ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 41
+    """The store, in which the kernel keeps what outlives it, cannot be written or read now: its disk is full, it is read
+    only, it is damaged, or another kernel has it. What was asked for is not kept, or not known to be (UNAVAILABLE; see
+    RetryInfo). Metadata: `cause`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -166,5 +171,10 @@ ERROR_REASON_POISON: ErrorReason.ValueType  # 40
 """Workers die of this task: it was present at several deaths, and alone at the last one. Another one with the same
 contents is refused for a while (FAILED_PRECONDITION). RetryInfo says for how long. Metadata: `cause`, `deaths`,
 `log`.
+"""
+ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 41
+"""The store, in which the kernel keeps what outlives it, cannot be written or read now: its disk is full, it is read
+only, it is damaged, or another kernel has it. What was asked for is not kept, or not known to be (UNAVAILABLE; see
+RetryInfo). Metadata: `cause`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,1 @@
+"""Durable state: what outlives the kernel. One interface, and what stands behind it."""

@@ -1,0 +1,273 @@
+"""A store in one file, by SQLite (https://www.sqlite.org): WAL, `synchronous=FULL`, one connection.
+
+The library comes with its wheel: versions before 3.51.3 can damage a file in WAL mode
+(https://www.sqlite.org/wal.html#walresetbug), and systems have such.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import apsw
+import structlog
+
+from inferd.errors import StoreUnavailableError
+from inferd.store.codec import Codec, PlainCodec
+from inferd.store.lock import StoreLock
+from inferd.store.store import Append, Drop, Kind, Put, Record, Write
+
+LEAST_VERSION = (3, 51, 3)
+APPLICATION = 0x1F_E2_D0_01  # marks the file as ours
+MIGRATIONS = (
+    # 1
+    """
+    CREATE TABLE records (
+      tenant TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
+      PRIMARY KEY (kind, tenant, key)
+    );
+    CREATE TABLE pieces (
+      tenant TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, number INTEGER NOT NULL, value BLOB NOT NULL,
+      PRIMARY KEY (kind, tenant, key, number)
+    );
+    """,
+)
+"""What brings a file from each version of its schema to the next one; the version is how many were done."""
+BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
+FAMILY = ("", "-wal", "-shm")
+CACHE_KIB = 8192
+DAMAGED = (apsw.CorruptError, apsw.NotADBError, ValueError)
+
+log = structlog.get_logger()
+
+
+def _nothing(_: str) -> None:
+    """At no point anything is done."""
+
+
+class SqliteStore:
+    """As `Store`. A file that is damaged when it is opened is set aside, with a note that says why.
+
+    Args:
+        path: The file; made where there is none.
+        codec: Writes and reads values.
+        at_point: Told where a write is, for tests.
+
+    Raises:
+        StoreUnavailableError: It cannot be opened, another process has it, or a newer kernel has written it.
+    """
+
+    def __init__(self, path: Path, *, codec: Codec | None = None, at_point: Callable[[str], None] = _nothing) -> None:
+        check_library(apsw.sqlite_lib_version())
+        self._path = path
+        self._codec: Codec = PlainCodec() if codec is None else codec
+        self._at_point = at_point
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)  # what SQLite makes beside it has the same permissions
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"the store {path} cannot be made: {error.strerror}",
+                metadata={"cause": str(error.strerror)},
+            ) from None
+        self._lock = StoreLock(path.with_name(path.name + ".lock"))
+        try:
+            try:
+                self._database = _open(path)
+            except DAMAGED as error:
+                set_aside(path, str(error))
+                self._database = _open(path)
+        except apsw.Error as error:
+            self._lock.release()
+            raise _unavailable(path, error) from None
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """As `Store.write`."""
+        database = self._database
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                for each in writes:
+                    self._write(database, each)
+                self._at_point(BEFORE_COMMIT)
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:  # SQLite has ended it by itself after some errors
+                    with suppress(apsw.Error):
+                        database.execute("ROLLBACK")
+                raise
+        except apsw.Error as error:
+            raise _unavailable(self._path, error) from None
+        self._at_point(AFTER_COMMIT)
+
+    def _write(self, database: Any, write: Write) -> None:
+        tenant, kind, key = write.tenant, write.kind.value, write.key
+        match write:
+            case Put():
+                value = self._codec.write(_place(tenant, kind, key), write.value)
+                database.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", (tenant, kind, key, value))
+            case Append(number=number):
+                value = self._codec.write(_place(tenant, kind, key, number), write.value)
+                database.execute(
+                    "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?)", (tenant, kind, key, number, value)
+                )
+            case Drop():
+                for table in ("records", "pieces"):
+                    database.execute(
+                        f"DELETE FROM {table} WHERE kind = ? AND tenant = ? AND key = ?",  # noqa: S608 - ours
+                        (kind, tenant, key),
+                    )
+
+    def records(self, kind: Kind) -> Iterator[Record]:
+        """As `Store.records`."""
+        rows = self._read("SELECT tenant, key, value FROM records WHERE kind = ? ORDER BY tenant, key", (kind.value,))
+        for tenant, key, value in rows:
+            yield Record(tenant, key, self._value(_place(tenant, kind.value, key), value))
+
+    def pieces(self, tenant: str, kind: Kind, key: str) -> Iterator[bytes]:
+        """As `Store.pieces`."""
+        rows = self._read(
+            "SELECT number, value FROM pieces WHERE kind = ? AND tenant = ? AND key = ? ORDER BY number",
+            (kind.value, tenant, key),
+        )
+        for number, value in rows:
+            yield self._value(_place(tenant, kind.value, key, number), value)
+
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:
+        try:
+            yield from self._database.execute(query, values)
+        except apsw.Error as error:
+            raise _unavailable(self._path, error) from None
+
+    def _value(self, place: bytes, written: bytes) -> bytes:
+        try:
+            return self._codec.read(place, written)
+        except ValueError as error:
+            cause = f"{place.decode(errors='replace')!r}: {error}"
+            raise StoreUnavailableError(f"the store {self._path}: {cause}", metadata={"cause": str(error)}) from None
+
+    def check(self) -> list[str]:
+        """As `Store.check`."""
+        wrong = [str(row[0]) for row in self._read("PRAGMA integrity_check(100)") if row[0] != "ok"]
+        values = [
+            *((_place(t, k, key), value) for t, k, key, value in self._read("SELECT * FROM records")),
+            *((_place(t, k, key, n), value) for t, k, key, n, value in self._read("SELECT * FROM pieces")),
+        ]
+        for place, value in values:
+            try:
+                self._codec.read(place, value)
+            except ValueError as error:
+                wrong.append(f"{place.decode(errors='replace')!r}: {error}")
+        return wrong
+
+    def compact(self) -> None:
+        """As `Store.compact`."""
+        for _ in (*self._read("VACUUM"), *self._read("PRAGMA wal_checkpoint(TRUNCATE)")):
+            pass
+
+    def size_bytes(self) -> int:
+        """As `Store.size_bytes`."""
+        paths = [self._path.with_name(self._path.name + ending) for ending in FAMILY]
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    def close(self) -> None:
+        """As `Store.close`."""
+        with suppress(apsw.Error):  # what was committed is on the disk
+            self._database.close()
+        self._lock.release()
+
+
+def check_library(version: str) -> None:
+    """Refuse a library that can damage files.
+
+    Raises:
+        StoreUnavailableError: It is older than 3.51.3.
+    """
+    if tuple(int(part) for part in version.split(".")[:3]) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise StoreUnavailableError(
+            f"SQLite {version} can damage a store and {least} is the first that cannot; install a newer apsw",
+            metadata={"cause": f"SQLite {version}"},
+        )
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a damaged file and what belongs to it; a note beside says why. Where it is now."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    for count in range(1000):
+        aside = path.with_name(f"{path.name}.damaged-{stamp}{f'-{count}' if count else ''}")
+        if not aside.exists():
+            break
+    for ending in FAMILY:
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
+    aside.with_name(aside.name + ".txt").write_text(f"{why}\n", encoding="utf-8")
+    log.error("the store was damaged and set aside: what it held is not known to this kernel", path=str(aside), why=why)
+    return aside
+
+
+def _open(path: Path) -> Any:
+    """The database, migrated.
+
+    Raises:
+        apsw.Error: It cannot be opened, or is damaged.
+        ValueError: It is a database of something else, or damaged.
+        StoreUnavailableError: A newer kernel has written it.
+    """
+    database = apsw.Connection(str(path))
+    try:
+        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        database.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+        version = _version(database, path)
+        with database:
+            for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+                database.execute(f"{statements}; PRAGMA user_version = {number}; PRAGMA application_id = {APPLICATION}")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _version(database: Any, path: Path) -> int:
+    """Of the schema of a file that is whole, and ours; raises as `_open`."""
+    (version,) = next(database.execute("PRAGMA user_version"))
+    (mark,) = next(database.execute("PRAGMA application_id"))
+    (tables,) = next(database.execute("SELECT count(*) FROM sqlite_schema"))
+    if mark != APPLICATION and (mark or tables):
+        raise ValueError(f"it is a database of another program (application_id {mark:#x})")
+    if version > len(MIGRATIONS):
+        raise StoreUnavailableError(
+            f"the store {path} has schema {version} and this kernel knows {len(MIGRATIONS)}: a newer kernel has"
+            " written it; start that one, or name another store.path",
+            metadata={"cause": "newer schema", "schema": str(version), "known": str(len(MIGRATIONS))},
+        )
+    (found,) = next(database.execute("PRAGMA quick_check(1)"))
+    if found != "ok":
+        raise ValueError(found)
+    return int(version)
+
+
+def _place(*parts: object) -> bytes:
+    return "\0".join(map(str, parts)).encode()
+
+
+def _unavailable(path: Path, error: Exception) -> StoreUnavailableError:
+    """What to say of an error of SQLite; https://www.sqlite.org/rescode.html."""
+    causes = {
+        apsw.FullError: "its disk is full; make room",
+        apsw.ReadOnlyError: "it cannot be written; let this user write the file and its folder",
+        apsw.CantOpenError: "it cannot be opened; let this user write the file and its folder",
+        apsw.IOError: "its disk does not take it, or is full",
+        apsw.CorruptError: "it is damaged; a restart sets it aside",
+        apsw.BusyError: "another program has locked it",
+    }
+    cause = next((text for kind, text in causes.items() if isinstance(error, kind)), str(error))
+    return StoreUnavailableError(
+        f"the store {path}: {cause} ({error})",
+        metadata={"cause": f"{type(error).__name__}: {error}"},
+        retry_after_s=1.0,
+    )

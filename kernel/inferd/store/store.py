@@ -1,0 +1,88 @@
+"""What a store is: records by kind and key, pieces of a record in their order, and writes that hold together."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+NO_TENANT = ""
+"""Of records that are everybody's."""
+
+
+class Kind(Enum):
+    """What a record is; the values are what is written."""
+
+    TASK = "task"  # what a task is to do; never changes
+    PROGRESS = "progress"  # where it stands
+    MODEL = "model"
+    LEASE = "lease"
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A record is made, or takes the place of the one before."""
+
+    tenant: str
+    kind: Kind
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A record is kept no longer, nor are its pieces; nothing where there is none."""
+
+    tenant: str
+    kind: Kind
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A piece of a record; their numbers rise."""
+
+    tenant: str
+    kind: Kind
+    key: str
+    number: int
+    value: bytes
+
+
+Write = Put | Drop | Append
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record, as it is read."""
+
+    tenant: str
+    key: str
+    value: bytes
+
+
+class Store(Protocol):
+    """Keeps records. Used by one thread at a time, which may be another one each time.
+
+    Each method raises StoreUnavailableError when it cannot be done now, and may be tried again.
+    """
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """Do all of it, in its order, or nothing; what was done when this returns survives a loss of power."""
+
+    def records(self, kind: Kind) -> Iterator[Record]:
+        """All records of a kind, of all tenants."""
+
+    def pieces(self, tenant: str, kind: Kind, key: str) -> Iterator[bytes]:
+        """The pieces of a record, in the order of their numbers."""
+
+    def check(self) -> list[str]:
+        """What is wrong with what is kept; nothing when all can be read."""
+
+    def compact(self) -> None:
+        """Give back the room of what was dropped."""
+
+    def size_bytes(self) -> int:
+        """What it takes of its disk."""
+
+    def close(self) -> None:
+        """Let go of it; again changes nothing."""

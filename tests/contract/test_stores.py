@@ -1,0 +1,281 @@
+"""What every store does. One that joins is a `Maker` more in `MAKERS`."""
+
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inferd.errors import StoreUnavailableError
+from inferd.store.sqlite import AFTER_COMMIT, BEFORE_COMMIT, SqliteStore, check_library
+from inferd.store.store import Append, Drop, Kind, Put, Record, Store, Write
+
+Maker = Callable[[Path], Store]
+MAKERS: dict[str, Maker] = {"sqlite": lambda folder: SqliteStore(folder / "kernel.sqlite")}
+
+
+@pytest.fixture(params=MAKERS.values(), ids=MAKERS.keys())
+def maker(request: pytest.FixtureRequest) -> Maker:
+    """Opens a store of a kind in a folder, the same one for the same folder."""
+    made: Maker = request.param
+    return made
+
+
+@pytest.fixture
+def store(maker: Maker, tmp_path: Path) -> Iterator[Store]:
+    """An empty store."""
+    made = maker(tmp_path)
+    yield made
+    made.close()
+
+
+def held(store: Store) -> dict[tuple[str, Kind, str], tuple[bytes, list[bytes]]]:
+    """All that a store has."""
+    return {
+        (record.tenant, kind, record.key): (record.value, list(store.pieces(record.tenant, kind, record.key)))
+        for kind in Kind
+        for record in store.records(kind)
+    }
+
+
+def test_what_was_written_is_read_after_it_was_opened_again(maker: Maker, store: Store, tmp_path: Path) -> None:
+    """Records and their pieces are there for the next one that opens it, pieces in the order of their numbers."""
+    piece = Append("t", Kind.TASK, "a", 10, b"later")
+    store.write([Put("t", Kind.TASK, "a", b"\0\xff"), piece, Append("t", Kind.TASK, "a", 9, b"sooner")])
+    store.write([Put("t", Kind.TASK, "b", b""), Put("", Kind.MODEL, "a", b"model")])
+    store.close()
+    again = maker(tmp_path)
+    assert held(again) == {
+        ("t", Kind.TASK, "a"): (b"\0\xff", [b"sooner", b"later"]),
+        ("t", Kind.TASK, "b"): (b"", []),
+        ("", Kind.MODEL, "a"): (b"model", []),
+    }
+    assert again.check() == []
+    again.close()
+
+
+def test_tenants_and_kinds_have_keys_of_their_own(store: Store) -> None:
+    """The same key of another tenant, or of another kind, is another record, and is not dropped with it."""
+    keys = [("a", Kind.TASK), ("b", Kind.TASK), ("a", Kind.PROGRESS)]
+    store.write([Put(tenant, kind, "key", tenant.encode()) for tenant, kind in keys])
+    store.write([Append(tenant, kind, "key", 1, b"piece") for tenant, kind in keys])
+    store.write([Drop("a", Kind.TASK, "key")])
+    assert held(store) == {
+        ("b", Kind.TASK, "key"): (b"b", [b"piece"]),
+        ("a", Kind.PROGRESS, "key"): (b"a", [b"piece"]),
+    }
+
+
+def test_a_record_takes_the_place_of_the_one_before(store: Store) -> None:
+    """A second `Put` of a key is the record, and dropping what is not there is nothing."""
+    store.write([Put("", Kind.MODEL, "m", b"1"), Drop("", Kind.MODEL, "none")])
+    store.write([Put("", Kind.MODEL, "m", b"2")])
+    assert list(store.records(Kind.MODEL)) == [Record("", "m", b"2")]
+
+
+def test_dropped_room_is_given_back(store: Store) -> None:
+    """After `compact` a store takes no more than before what was dropped meanwhile."""
+    store.compact()
+    before = store.size_bytes()
+    store.write([Append("", Kind.TASK, "t", number, bytes(1 << 16)) for number in range(32)])
+    assert store.size_bytes() > before + (2 << 20)
+    store.write([Drop("", Kind.TASK, "t")])
+    store.compact()
+    assert store.size_bytes() == before
+
+
+def test_a_second_opener_is_refused_with_who_has_it(maker: Maker, store: Store, tmp_path: Path) -> None:
+    """While one has it another is refused, by the first one's process; then it can be opened."""
+    with pytest.raises(StoreUnavailableError, match="in use by process") as caught:
+        maker(tmp_path)
+    assert caught.value.metadata["cause"] == "in use"
+    assert int(caught.value.metadata["pid"])
+    store.close()
+    maker(tmp_path).close()
+
+
+WRITES: st.SearchStrategy[Write] = st.one_of(
+    st.builds(Put, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz"), st.binary(max_size=40)),
+    st.builds(Drop, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz")),
+    st.builds(
+        Append,
+        st.sampled_from("ab"),
+        st.sampled_from(Kind),
+        st.sampled_from("xyz"),
+        st.integers(1, 5),
+        st.binary(max_size=40),
+    ),
+)
+
+
+def model_of(writes: list[Write]) -> dict[tuple[str, Kind, str], tuple[bytes, list[bytes]]]:
+    """What a store holds after these writes."""
+    records: dict[tuple[str, Kind, str], bytes] = {}
+    pieces: dict[tuple[str, Kind, str], dict[int, bytes]] = {}
+    for each in writes:
+        key = (each.tenant, each.kind, each.key)
+        match each:
+            case Put():
+                records[key] = each.value
+            case Append():
+                pieces.setdefault(key, {})[each.number] = each.value
+            case Drop():
+                records.pop(key, None)
+                pieces.pop(key, None)
+    return {key: (value, [piece for _, piece in sorted(pieces.get(key, {}).items())]) for key, value in records.items()}
+
+
+class CrashError(Exception):
+    """The process is as good as dead."""
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batches=st.lists(st.lists(WRITES, min_size=1, max_size=6), min_size=1, max_size=6),
+    at=st.tuples(st.integers(0, 5), st.sampled_from([BEFORE_COMMIT, AFTER_COMMIT])),
+)
+def test_a_crash_leaves_whole_writes(
+    batches: list[list[Write]], at: tuple[int, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Wherever a process dies, its file holds each write that had returned, and of the last one all or nothing."""
+    folder, copy = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("copy")
+    which, point = at
+    written = 0
+
+    def crash(where: str) -> None:
+        if (written, where) == (which, point):
+            for file in folder.iterdir():
+                shutil.copyfile(file, copy / file.name)  # as the system leaves it
+            raise CrashError
+
+    store = SqliteStore(folder / "s", at_point=crash)
+    done: list[Write] = []
+    try:
+        for batch in batches:
+            store.write(batch)
+            done += batch
+            written += 1
+    except CrashError:
+        done += batches[which] if point == AFTER_COMMIT else []
+    else:
+        copy = folder  # it was to die at a later write than there was
+    store.close()
+    after = SqliteStore(copy / "s")
+    assert held(after) == model_of(done)
+    assert after.check() == []
+    after.close()
+
+
+def test_a_write_that_fails_changes_nothing_and_the_next_one_is_done(tmp_path: Path) -> None:
+    """What fails half-way is undone as a whole; the store takes the same write later."""
+    fails = [BEFORE_COMMIT]
+
+    def at_point(where: str) -> None:
+        if where in fails:
+            raise CrashError
+
+    store = SqliteStore(tmp_path / "s", at_point=at_point)
+    with pytest.raises(CrashError):
+        store.write([Put("", Kind.TASK, "t", b"1"), Put("", Kind.TASK, "u", b"2")])
+    assert held(store) == {}
+    fails.clear()
+    store.write([Put("", Kind.TASK, "t", b"1")])
+    assert len(held(store)) == 1
+    store.close()
+
+
+def test_a_damaged_file_is_set_aside_with_its_reason(tmp_path: Path) -> None:
+    """A file whose pages are overwritten is kept under another name, with why; an empty store takes its place."""
+    path = tmp_path / "s"
+    store = SqliteStore(path)
+    store.write([Put("", Kind.TASK, str(number), bytes(2000)) for number in range(100)])
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[4096 : 4096 * 8] = b"\xa5" * (4096 * 7)
+    path.write_bytes(content)
+    again = SqliteStore(path)
+    assert held(again) == {}
+    again.close()
+    (aside,) = [p for p in tmp_path.iterdir() if ".damaged-" in p.name and p.suffix != ".txt"]
+    assert aside.read_bytes() == content
+    assert aside.with_name(aside.name + ".txt").read_text().strip()
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 100, b"SQLite format 3\0"])
+def test_what_is_no_database_is_set_aside(content: bytes, tmp_path: Path) -> None:
+    """A file of something else in the store's place is kept under another name."""
+    (tmp_path / "s").write_bytes(content)
+    store = SqliteStore(tmp_path / "s")
+    store.write([Put("", Kind.TASK, "t", b"1")])
+    store.close()
+    (aside,) = [p for p in tmp_path.iterdir() if ".damaged-" in p.name and p.suffix != ".txt"]
+    assert aside.read_bytes() == content
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """A file that a newer kernel has written is refused with both versions, and not touched."""
+    store = SqliteStore(tmp_path / "s")
+    store.write([Put("", Kind.TASK, "t", b"1")])
+    store._database.execute("PRAGMA user_version = 99")
+    store.close()
+    before = (tmp_path / "s").read_bytes()
+    with pytest.raises(StoreUnavailableError, match="has schema 99 and this kernel knows 1") as caught:
+        SqliteStore(tmp_path / "s")
+    assert caught.value.metadata == {"cause": "newer schema", "schema": "99", "known": "1"}
+    assert (tmp_path / "s").read_bytes() == before
+
+
+def test_a_full_store_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    """A write that finds no room is refused by name and leaves nothing; with room again it is done."""
+    store = SqliteStore(tmp_path / "s")
+    store.write([Put("", Kind.TASK, "kept", b"1")])
+    (pages,) = next(store._database.execute("PRAGMA page_count"))
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    large = Put("", Kind.TASK, "large", bytes(1 << 20))
+    with pytest.raises(StoreUnavailableError, match="disk is full") as caught:
+        store.write([Put("", Kind.TASK, "small", b"2"), large])
+    assert caught.value.retry_after_s is not None
+    assert [record.key for record in store.records(Kind.TASK)] == ["kept"]
+    store._database.execute("PRAGMA max_page_count = 1000000")
+    store.write([large])
+    assert [record.key for record in store.records(Kind.TASK)] == ["kept", "large"]
+    store.close()
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    """A store whose folder cannot be made is refused with its path and the system's reason."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailableError, match="cannot be made"):
+        SqliteStore(tmp_path / "file" / "s")
+
+
+def test_values_are_bound_to_their_place(tmp_path: Path) -> None:
+    """A value that was changed, or moved to another key, behind the store's back is told by `check` and not read."""
+    store = SqliteStore(tmp_path / "s")
+    store.write([Put("", Kind.TASK, "a", b"one"), Put("", Kind.TASK, "b", b"two")])
+    store._database.execute("UPDATE records SET value = (SELECT value FROM records WHERE key = 'a') WHERE key = 'b'")
+    (wrong,) = store.check()
+    assert "in another's place" in wrong
+    with pytest.raises(StoreUnavailableError, match="in another's place"):
+        held(store)
+    store.close()
+
+
+def test_others_cannot_read_it(tmp_path: Path) -> None:
+    """The folder that it makes, and the file, are their owner's alone."""
+    store = SqliteStore(tmp_path / "made" / "s")
+    store.write([Put("", Kind.TASK, "a", b"a secret")])
+    for path in (tmp_path / "made", *(tmp_path / "made").iterdir()):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+    store.close()
+
+
+def test_an_old_library_is_refused() -> None:
+    """A version of SQLite that can damage files is refused by its number; the first that cannot is not."""
+    with pytest.raises(StoreUnavailableError, match=r"SQLite 3\.51\.2 can damage"):
+        check_library("3.51.2")
+    check_library("3.51.3")
+    check_library("3.54.1")
