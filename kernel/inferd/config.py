@@ -310,6 +310,23 @@ class Elastic(BaseModel):
     )
 
 
+class Store(BaseModel):
+    """Where the kernel keeps what outlives it: tasks that are detached, and the models that clients have created."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(
+        "",
+        pattern=r"^(|memory:|sqlite:/.*)$",
+        description="sqlite:/path of a file, or memory: for nothing that outlives the kernel; default: kernel.sqlite "
+        "in state_dir",
+    )
+    output_interval_s: Seconds = Field(
+        0.1, ge=0, description="what kept tasks tell is written, and then seen, this long after it came at the latest"
+    )
+    retry_s: Seconds = Field(0.5, gt=0, description="a write that failed is tried again after so long")
+
+
 class Environment(EnvSettingsSource):
     """The `INFERD_…` variables: a list may be `a,b`, and a variable of no setting is kept, to be told."""
 
@@ -365,6 +382,14 @@ class Settings(BaseSettings):
     leases: Leases = Leases()
     scheduler: Scheduler = Scheduler()
     elastic: Elastic = Elastic()
+    store: Store = Store()
+
+    @property
+    def store_path(self) -> Path | None:
+        """The file of the store; None for none."""
+        if self.store.url == "memory:":
+            return None
+        return Path(self.store.url.removeprefix("sqlite:")) if self.store.url else self.state_dir / "kernel.sqlite"
 
     @classmethod
     def settings_customise_sources(

@@ -1,7 +1,6 @@
 """The composition root: builds a kernel from its settings and serves it until it is told to end."""
 
 import asyncio
-import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -26,15 +25,18 @@ from inferd.core.queue import QueuePolicy
 from inferd.core.vigil import WorkerTimes
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.allocator import give_large_back
+from inferd.runtime.collector import spare_collector
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.exposition import ExpositionLimits, exposed
 from inferd.runtime.front import health, hosts, leases, models, tasks
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
+from inferd.runtime.keeper import KeeperTimes
 from inferd.runtime.library import Library
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.restoring import read_kept, restore
 from inferd.runtime.shelf import Shelf
 from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
@@ -45,12 +47,13 @@ from inferd.services.models import Models
 from inferd.services.offering import offer
 from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
+from inferd.store.opening import opened
+from inferd.store.store import Store
 from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2
 from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
 PING_SLACK = 0.9  # of the time between two pings: one may be held up on its way and the next one not
-FULL_COLLECTIONS = 50  # of the garbage collector: one for so many of its smaller ones
 
 log = structlog.get_logger()
 
@@ -79,6 +82,7 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     Raises:
         InvalidFieldError: An address is not one to listen on.
         OSError: An address cannot be bound, or a folder not be made.
+        StoreUnavailableError: The store cannot be opened or read, or another kernel has it.
     """
     for address in settings.listen:
         check_address(address)
@@ -90,7 +94,9 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         mode = int(settings.socket_mode, 8)
         async with _exposing(settings, driver) as metrics_address:
             with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
+                before = await read_kept(driver)
                 async with driver.running(), _measuring(built.meter):
+                    restore(driver, before)
                     await server.start()
                     try:
                         yield Kernel(
@@ -100,6 +106,8 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
                             reports=built.plugins.reports,
                         )
                     finally:
+                        if driver.keeper is not None:
+                            await driver.keeper.drain()
                         driver.close()  # first, so that every stream ends with the end of its task
                         await server.stop(STOP_GRACE_S)
 
@@ -111,8 +119,11 @@ async def running_front(settings: Settings) -> AsyncIterator[Front]:
     Raises:
         OSError: A folder cannot be made.
     """
-    async with _built(settings) as built, built.driver.running(), _measuring(built.meter):
-        yield built.front
+    async with _built(settings) as built:
+        before = await read_kept(built.driver)
+        async with built.driver.running(), _measuring(built.meter):
+            restore(built.driver, before)
+            yield built.front
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +138,18 @@ class _Built:
 
 @asynccontextmanager
 async def _built(settings: Settings) -> AsyncIterator[_Built]:
-    driver = _driver(settings)
+    async with opened(settings.store_path) as store:
+        driver = _driver(settings, store)
+        try:
+            async with _built_around(settings, driver) as built:
+                yield built
+        finally:
+            if driver.keeper is not None:
+                await driver.keeper.close()
+
+
+@asynccontextmanager
+async def _built_around(settings: Settings, driver: Driver) -> AsyncIterator[_Built]:
     plugins = _plugins(settings, driver)
     await plugins.refresh()
     shelf = Shelf(Library(settings.data_dir), plugins, driver)
@@ -155,7 +177,7 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
         loop.add_signal_handler(number, ended.set)
     async with running_kernel(settings) as kernel:
         give_large_back()
-        _spare_collector()
+        spare_collector()
         logs.install()  # from now on what fails may have to do with what clients say
         loop.set_exception_handler(logs.tell_loop)
         ready(kernel)
@@ -171,17 +193,6 @@ def _set_up_logs() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-def _spare_collector() -> None:
-    """Let the garbage collector stop this process less: every call under way waits for it.
-
-    What was imported and built lives as long as the process, and looking through it takes 40 ms; looking through 1000
-    retained tasks takes 15 ms, and is done a fifth as often as by default, for some MiB of garbage more.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
 
 
 def _core_limits(settings: Settings) -> CoreLimits:
@@ -236,7 +247,7 @@ def _core_limits(settings: Settings) -> CoreLimits:
     )
 
 
-def _driver(settings: Settings) -> Driver:
+def _driver(settings: Settings, store: Store | None) -> Driver:
     limits, workers = settings.limits, settings.workers
     return Driver(
         core=_core_limits(settings),
@@ -283,8 +294,10 @@ def _driver(settings: Settings) -> Driver:
                 step_ceiling_s=workers.step_ceiling_s,
                 stop_timeout_s=workers.stop_timeout_s,
             ),
+            keeper=KeeperTimes(output_interval_s=settings.store.output_interval_s, retry_s=settings.store.retry_s),
         ),
         log_dir=settings.state_dir / "workers",
+        store=store,
     )
 
 

@@ -18,7 +18,6 @@ from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import TaskSpec, TaskState
 from inferd.core.task_events import Output, Resumed, Started, Suspended
 from inferd.errors import WorkerDiedError
-from inferd.runtime import driver as driver_module
 from inferd.runtime.driver import Driver
 from inferd_api.worker.v1 import step_pb2, task_pb2
 
@@ -35,7 +34,7 @@ class Trace:
 
     def __init__(self, driver: Driver, patch: pytest.MonkeyPatch) -> None:
         self.steps: list[tuple[str, Any]] = []
-        patch.setattr(driver_module, "commit", self._keep)
+        patch.setattr(driver, "keeper", Mock(commit=self._keep))
         patch.setattr(driver._orders, "obey", lambda command: self.steps.append(("done", command)))
         wake = driver.watchers.wake
 
@@ -52,8 +51,8 @@ class Trace:
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[Driver]:
     async def make() -> Driver:
-        made = server._driver(Settings(state_dir=tmp_path, data_dir=tmp_path))
-        made._set_alarm = lambda: None  # type: ignore[method-assign] - the loop ends before it would ring
+        made = server._driver(Settings(state_dir=tmp_path, data_dir=tmp_path), None)
+        made._alarm.set = lambda _: None  # type: ignore[method-assign] - the loop ends before it would ring
         return made
 
     return asyncio.run(make())

@@ -32,9 +32,9 @@ async def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
     limits = {"retained_tasks": 2, "queued_tasks": 5000}
     scheduler = {"tenant_queued": 5000, "model_queued": 5000}
     settings = Settings(state_dir=tmp_path, data_dir=tmp_path, limits=limits, scheduler=scheduler)
-    driver = server._driver(settings)
+    driver = server._driver(settings, None)
     monkeypatch.setattr(driver._orders, "obey", lambda _: None)
-    monkeypatch.setattr(driver, "_set_alarm", lambda: None)
+    monkeypatch.setattr(driver._alarm, "set", lambda _: None)
     capacity = DeviceCapacity(device_id=DeviceId("cpu:0"), memory_bytes=1000, cores=1)
     driver._apply(events.HostJoined((capacity,)))
     driver._apply(events.CreateModel(SPEC))

@@ -33,6 +33,7 @@ from inferd_api.v1.task_service_pb2 import (
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection, bounded_s
 from inferd_client.claims import class_number, span
+from inferd_client.creating import create_request
 from inferd_client.followers import AsyncFollower, Follower
 from inferd_client.generations import Generation, collect
 from inferd_client.holding import lease_id_of
@@ -230,6 +231,14 @@ class Tasks(Connection):
         request = WatchTaskRequest(task_id=task_id, after_sequence=after_sequence, output_interval=interval)
         yield from self._follower.events(watch=request)
 
+    def create_task(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Task:
+        """Create a task that outlives this client and the kernel: it is kept when this returns; see `watch`.
+
+        It expires after `timeout_s`. `detach_on_disconnect` and `output_interval_s` mean nothing. Raises as `run`.
+        """
+        request = create_request(run_request(model, prompt, bounded(options)), options)
+        return self._wait(self._tasks.CreateTask, request, self._timeout_s, options.get("lease")).task
+
     def get_task(self, task_id: str) -> Task:
         """Read a task. Raises TaskNotFoundError."""
         return self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id)).task
@@ -379,6 +388,11 @@ class AsyncTasks(AsyncConnection):
                 yield event
         finally:
             await events.aclose()
+
+    async def create_task(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Task:
+        """As `Tasks.create_task`."""
+        request = create_request(run_request(model, prompt, bounded(options)), options)
+        return (await self._wait(self._tasks.CreateTask, request, self._timeout_s, options.get("lease"))).task
 
     async def get_task(self, task_id: str) -> Task:
         """Read a task. Raises TaskNotFoundError."""

@@ -30,6 +30,7 @@ from inferd.cli.options import (
 )
 from inferd.cli.output import Format, edge, open_streams
 from inferd.cli.sampling import read_options, with_sampling
+from inferd.cli.store_commands import store_app
 from inferd.cli.usage import Commands
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ app = typer.Typer(
 
 
 app.add_typer(lease_app, name="lease")
+app.add_typer(store_app, name="store")
 
 
 def run() -> None:

@@ -46,7 +46,12 @@ def private_kernel() -> Iterator[PrivateKernel]:
         command += ["--exit-with-parent", "--parent", str(os.getpid())]
         with log.open("wb") as errors:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+                command,
+                env={**os.environ, "INFERD_STORE__URL": "memory:"},  # nothing of it is to outlive the command
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
             )
         try:
             _wait_until_ready(process, log)

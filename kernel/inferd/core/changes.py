@@ -71,6 +71,14 @@ class TaskDetached(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskRestored(Change):
+    """A task of a kernel before this one is known again, as it was kept; if it ran, it is stopped next."""
+
+    task_id: TaskId
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
 class TaskForgotten(Change):
     """An ended task is known no longer."""
 

@@ -8,6 +8,7 @@ from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, Instance
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
+from inferd.core.restored import RestoredTask
 from inferd.core.task import Outcome, TaskSpec
 from inferd.errors import InferdError
 
@@ -69,6 +70,21 @@ class CancelTask:
 
     task_id: TaskId
     tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawTask:
+    """A task that was accepted cannot be kept as it was to be: it ends, and is known no longer."""
+
+    task_id: TaskId
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreTasks:
+    """A kernel before this one had these tasks; told once, before any other task."""
+
+    tasks: tuple[RestoredTask, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +284,8 @@ Event = (
     | DeleteModel
     | SubmitTask
     | CancelTask
+    | WithdrawTask
+    | RestoreTasks
     | SuspendTask
     | ResumeTask
     | DetachTask

@@ -48,6 +48,7 @@ LEASE_TABLE: Table[LeaseState, LeaseChange] = {
     LeaseState.EXPIRED: {},
     LeaseState.REFUSED: {},
 }
+LIVING = (LeaseState.PENDING, LeaseState.ACTIVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

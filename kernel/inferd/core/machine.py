@@ -15,7 +15,7 @@ from inferd.core.growth import Growth, GrowthLimits
 from inferd.core.hosting import Hosting
 from inferd.core.hosts import Hosts
 from inferd.core.ids import InstanceId, ModelName
-from inferd.core.lease import Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
+from inferd.core.lease import LIVING, Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import LeaseLimits, Leases
 from inferd.core.lifecycle import terminal
 from inferd.core.line import TaskLimits
@@ -133,11 +133,13 @@ class KernelMachine:
                 self.tasks.began_alone(event.task_id, event.attempt)
             case events.TaskPassed():
                 self.tasks.passed(event.task_id, event.attempt, self._now)
-            case events.CancelTask():
+            case events.CancelTask() | events.WithdrawTask():
                 self._cancel(event)
+            case events.RestoreTasks():
+                for name in self.tasks.restore(event.tasks, self._now):
+                    self.reconcile(self.fleet.models[name])
             case events.SuspendTask():
-                task = self.tasks.get(event.task_id, event.tenant)
-                self.tasks.suspend(task, self._now)
+                self.tasks.suspend(self.tasks.get(event.task_id, event.tenant), self._now)
             case events.ResumeTask():
                 task = self.tasks.get(event.task_id, event.tenant)
                 if task.state is TaskState.SUSPENDED:
@@ -151,8 +153,7 @@ class KernelMachine:
             case events.KeepAlive():
                 self.leases.keep_alive(event.lease_id, event.tenant, event.ttl_s, self._now)
             case events.ReleaseLease():
-                lease = self.leases.get(event.lease_id, event.tenant)
-                if lease.state in (LeaseState.PENDING, LeaseState.ACTIVE):
+                if (lease := self.leases.get(event.lease_id, event.tenant)).state in LIVING:
                     self.end_lease(lease, LeaseChange.RELEASE)
             case events.CreateModel():
                 self._create_model(event)
@@ -165,7 +166,8 @@ class KernelMachine:
             case events.DeleteModel():
                 self._delete(event.name)
             case events.InstanceNeeds():
-                self._instance_needs(event)
+                if (instance := self._living(event.instance_id)) is not None:
+                    self._instance_needs(instance, event)
             case events.InstanceLoaded():
                 self._instance_loaded(event)
             case events.InstanceRefused():
@@ -236,11 +238,13 @@ class KernelMachine:
         self.tasks.submit(spec, self._now)
         self.reconcile(model)
 
-    def _cancel(self, event: events.CancelTask) -> None:
+    def _cancel(self, event: events.CancelTask | events.WithdrawTask) -> None:
         task = self.tasks.get(event.task_id, event.tenant)
         if not terminal(TASK_TABLE, task.state):
             self.tasks.finish(task, cancelled("the client cancelled the task"), self._now)
             self._freed[task.spec.model] = None
+        if isinstance(event, events.WithdrawTask):
+            self.tasks.forget(task)
 
     # Leases.
 
@@ -274,9 +278,8 @@ class KernelMachine:
             return
         lease = self.leases.active(event.lease_id, event.tenant)
         if not self.fleet.devices_under(model, event.lease_id):
-            where = " or ".join(model.spec.devices)
             raise InvalidFieldError(
-                f"lease {event.lease_id} holds no memory of {where}, where model {event.name!r} computes",
+                f"lease {event.lease_id} holds no memory of {' or '.join(model.spec.devices)} for {event.name!r}",
                 field="inferd-lease",
             )
         if not any(i.lease_id == event.lease_id and i.living for i in model.instances.values()):
@@ -308,10 +311,7 @@ class KernelMachine:
         for _ in range(model.spec.min_instances - len(model.shared)):
             self.fleet.start_on_demand(model, self._now)
 
-    def _instance_needs(self, event: events.InstanceNeeds) -> None:
-        instance = self._living(event.instance_id)
-        if instance is None:
-            return
+    def _instance_needs(self, instance: Instance, event: events.InstanceNeeds) -> None:
         model = self.fleet.models[instance.model]
         self.fleet.needs(instance, event.need)
         if self._moves(instance):
@@ -339,12 +339,12 @@ class KernelMachine:
             self._give_up(instance)
 
     def _instance_loaded(self, event: events.InstanceLoaded) -> None:
-        instance = self._living(event.instance_id)
-        if instance is not None:
-            self.fleet.loaded(instance, event.facts, self._now)
-            self.tasks.dispatch(instance.model, self._now)  # before leases that could evict it again
-            self._capacity.instance_ready(instance, self._now)
-            self._freed[instance.model] = None  # leases may hold a part of it now
+        if (instance := self._living(event.instance_id)) is None:
+            return
+        self.fleet.loaded(instance, event.facts, self._now)
+        self.tasks.dispatch(instance.model, self._now)  # before leases that could evict it again
+        self._capacity.instance_ready(instance, self._now)
+        self._freed[instance.model] = None  # leases may hold a part of it now
 
     def _give_up(self, instance: Instance) -> None:
         """End what waits for a model that could not be loaded; what comes later finds a new try or its backoff."""
@@ -443,7 +443,7 @@ class KernelMachine:
         error: InferdError = ShuttingDownError("the kernel is shutting down")
         living = [t for t, task in self.tasks.known.items() if not terminal(TASK_TABLE, task.state)]
         self.tasks.finish_all(living, Outcome(state=TaskState.CANCELLED, error=error), self._now)
-        for state in (LeaseState.PENDING, LeaseState.ACTIVE):  # first those that would be granted otherwise
+        for state in LIVING:  # first those that would be granted otherwise
             for lease in [lease for lease in self.leases.known.values() if lease.state is state]:
                 self.end_lease(lease, LeaseChange.RELEASE)
         for model in self.fleet.models.values():

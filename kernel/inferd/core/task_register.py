@@ -5,12 +5,13 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from inferd.core.census import Census
-from inferd.core.changes import TaskAccepted, TaskChanged, TaskDetached, TaskEnd, TaskForgotten
+from inferd.core.changes import TaskAccepted, TaskChanged, TaskDetached, TaskEnd, TaskForgotten, TaskRestored
 from inferd.core.commands import Reply
 from inferd.core.demand import NO_DEMAND
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Index, Page
 from inferd.core.lifecycle import advance
+from inferd.core.restored import RestoredTask
 from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState
 from inferd.errors import RequestConflictError, TaskNotFoundError
 
@@ -97,6 +98,38 @@ class TaskRegister:
         self._out.append(TaskAccepted(spec, task.number, now))
         return task
 
+    def restore(self, kept: RestoredTask) -> Task:
+        """A task of a kernel before this one is known again; one that ran waits."""
+        spec, ended = kept.spec, kept.outcome is not None
+        self._accepted = max(self._accepted, kept.number)
+        task = self.known[spec.task_id] = Task(
+            spec=replace(spec, work=None, demand=NO_DEMAND) if ended else spec,
+            number=kept.number,
+            state=kept.state,
+            attempt=kept.attempt,
+            deaths=kept.deaths,
+            created=kept.created,
+            started=kept.started,
+            finished=kept.finished,
+            expires=kept.expires,
+            detached=True,
+            instance_id=kept.instance_id,
+            device_id=kept.device_id,
+            outcome=kept.outcome,
+        )
+        if spec.request_id:
+            self._requests[spec.tenant, spec.request_id] = spec.task_id
+        self._index.add(task)
+        if kept.finished is not None:
+            self._ended[spec.task_id] = kept.finished + self._retention_s
+        else:
+            self.census.add(task)
+            self.census.detach(task)
+        self._out.append(TaskRestored(spec.task_id, spec.tenant))
+        if task.state is TaskState.RUNNING:
+            self.move(task, TaskChange.INTERRUPT, reason=SuspendReason.WORKER_DIED)
+        return task
+
     def move(
         self, task: Task, change: TaskChange, *, reason: SuspendReason | None = None, end: TaskEnd | None = None
     ) -> None:
@@ -148,8 +181,12 @@ class TaskRegister:
             self._forget()
 
     def _forget(self) -> None:
-        task_id, _ = self._ended.popitem(last=False)
-        task = self.known.pop(task_id)
+        self.drop(self.known[next(iter(self._ended))])
+
+    def drop(self, task: Task) -> None:
+        """Forget an ended task now."""
+        task_id = task.spec.task_id
+        del self._ended[task_id], self.known[task_id]
         self._index.remove(task)
         self._requests.pop((task.spec.tenant, task.spec.request_id), None)
         self._out.append(TaskForgotten(task_id, task.spec.tenant))

@@ -10,15 +10,17 @@ from inferd.core.elastic import Elastic
 from inferd.core.fleet import Fleet
 from inferd.core.ids import ModelName, TaskId, Tenant
 from inferd.core.index import Page
+from inferd.core.lease import LeaseState
 from inferd.core.leases import Leases
 from inferd.core.lifecycle import terminal
 from inferd.core.line import TaskLimits
 from inferd.core.model import Instance
 from inferd.core.poison import Poisons
 from inferd.core.queues import Queues
-from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState
+from inferd.core.restored import RestoredTask
+from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState, cancelled
 from inferd.core.task_register import TaskRegister
-from inferd.errors import InferdError, PoisonError, TaskExpiredError, TaskStateError
+from inferd.errors import InferdError, ModelNotFoundError, PoisonError, TaskExpiredError, TaskStateError
 
 
 class Tasks:
@@ -126,9 +128,7 @@ class Tasks:
         if spec.deadline is not None and spec.deadline <= now:
             raise TaskExpiredError("the deadline had passed before the task arrived")
         task = self._register.add(spec, now)
-        demand = spec.demand
-        outputs = line.times.output_tokens(spec.tenant, demand.most_output)
-        task.expected_tokens = demand.prompt_tokens + outputs * demand.samples
+        self._expect(task)
         if spec.deadline is not None:
             self._expiries.set(spec.task_id, spec.deadline)
         if spec.detached:
@@ -136,6 +136,54 @@ class Tasks:
         if spec.lease_id:
             self._leases.known[spec.lease_id].tasks[spec.task_id] = None
         self._wait(task, now)
+
+    def _expect(self, task: Task) -> None:
+        """Reckon what a task will cost."""
+        spec, demand = task.spec, task.spec.demand
+        outputs = self._queues[spec.model].times.output_tokens(spec.tenant, demand.most_output)
+        task.expected_tokens = demand.prompt_tokens + outputs * demand.samples
+
+    def restore(self, kept: Iterable[RestoredTask], now: float) -> tuple[ModelName, ...]:
+        """Go on with the tasks of a kernel before this one; the models that they wait for.
+
+        Those that ran wait before those that did not, each in the order in which they came. What a task needs and is
+        not there any more, its model or its lease, ends it.
+        """
+        ended = sorted((each for each in kept if each.finished is not None), key=lambda each: each.finished or 0.0)
+        for each in ended:
+            self._register.restore(each)  # in the order in which they are to be forgotten
+        living = sorted((each for each in kept if each.finished is None), key=lambda each: each.number)
+        tasks = [task for task in map(self._register.restore, living) if self._is_left_alone(task, now)]
+        for task in tasks:
+            self._expect(task)
+            if task.expires is not None:
+                self._expiries.set(task.spec.task_id, task.expires)
+            if task.spec.lease_id:
+                self._leases.known[task.spec.lease_id].tasks[task.spec.task_id] = None
+        waiting = [task for task in tasks if task.state is TaskState.QUEUED]
+        for task in sorted(waiting, key=lambda task: not task.attempt):
+            self._queues.push(task, now)
+        for task in waiting:
+            if not task.attempt:  # others are told that they were stopped
+                self._queues.tell(task)
+        return tuple(dict.fromkeys(task.spec.model for task in waiting))
+
+    def _is_left_alone(self, task: Task, now: float) -> bool:
+        """Whether there still is what a task of a kernel before this one needs; without it the task ends."""
+        spec = task.spec
+        lease, outcome = self._leases.known.get(spec.lease_id), None
+        if spec.model not in self._fleet.models:
+            gone = f"model {spec.model!r}, which the task waited for, is not known to the kernel that was started again"
+            outcome = Outcome(state=TaskState.FAILED, error=ModelNotFoundError(gone, field="model"))
+        elif spec.lease_id and (lease is None or lease.state is not LeaseState.ACTIVE):
+            outcome = cancelled(f"lease {spec.lease_id}, which the task ran under, has ended")
+        if outcome is not None:
+            self._register.end(task, outcome, now)
+        return outcome is None
+
+    def forget(self, task: Task) -> None:
+        """Forget a task that has ended now, whatever its retention."""
+        self._register.drop(task)
 
     def _wait(self, task: Task, now: float) -> None:
         """Let a task wait, and tell where, unless it can run at once."""

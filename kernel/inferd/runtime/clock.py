@@ -16,3 +16,7 @@ class Clock:
     def wall(self, instant: float) -> float:
         """The Unix time of an instant of `now`."""
         return instant + self._offset_s
+
+    def instant(self, wall: float) -> float:
+        """The instant of `now` that has a Unix time; negative where that was before the system started."""
+        return wall - self._offset_s

@@ -18,16 +18,18 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceState, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
+from inferd.core.restored import RestoredTask
 from inferd.core.task import TaskSpec
 from inferd.core.vigil import WorkerTimes
 from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, UnsupportedInputError, WorkerDiedError
+from inferd.runtime.alarm import Alarm
 from inferd.runtime.attendance import Attendance
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
-from inferd.runtime.commit import commit
 from inferd.runtime.frames import read_facts, read_failure, read_needs, read_outcome
 from inferd.runtime.inspection import Inspections
 from inferd.runtime.instances import answering, moved, newest
+from inferd.runtime.keeper import Keeper, KeeperTimes
 from inferd.runtime.load_progress import LoadProgress
 from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.metrics import Metrics
@@ -39,6 +41,7 @@ from inferd.runtime.streams import Streams, TaskStream
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.watchers import Watchers
 from inferd.runtime.worker import Worker
+from inferd.store.store import Store
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -57,6 +60,7 @@ class DriverLimits:
     query_timeout_s: float
     engine: load_pb2.EngineLimits
     times: WorkerTimes
+    keeper: KeeperTimes
 
 
 class Driver:
@@ -72,9 +76,10 @@ class Driver:
         attendance: The calls that run tasks.
         metrics: What it counts of itself.
         closing: Ends what would wait for longer than the kernel lives.
+        keeper: Keeps what outlives the kernel; None where nothing does.
     """
 
-    def __init__(self, *, core: CoreLimits, limits: DriverLimits, log_dir: Path) -> None:
+    def __init__(self, *, core: CoreLimits, limits: DriverLimits, log_dir: Path, store: Store | None = None) -> None:
         self.clock = Clock()
         self.machine = KernelMachine(core)
         self.views = self.machine.views
@@ -93,7 +98,8 @@ class Driver:
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
         self._loads = LoadProgress(self.views, self.streams, self.watchers.models)
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(lambda: self._apply(events.Tick()))
+        self.keeper = None if store is None else Keeper(store, limits.keeper, self)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -104,11 +110,12 @@ class Driver:
                 yield
             finally:
                 self.close()
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.set(None)
 
     def close(self) -> None:
         """End every task, stop every worker and accept nothing more; again changes nothing."""
+        if self.keeper is not None:
+            self.keeper.stop()
         self._apply(events.Shutdown())
         self.watchers.close()
         self.closing.close()
@@ -166,6 +173,14 @@ class Driver:
             TaskNotFoundError: The tenant has no such task.
         """
         self._apply(events.CancelTask(task_id, tenant))
+
+    def withdraw(self, task_id: TaskId, tenant: Tenant) -> None:
+        """End a task that cannot be kept as it was to be, and forget it."""
+        self._apply(events.WithdrawTask(task_id, tenant))
+
+    def restore(self, tasks: tuple[RestoredTask, ...]) -> None:
+        """Go on with the tasks of a kernel before this one; their streams are open."""
+        self._apply(events.RestoreTasks(tasks))
 
     def suspend(self, task_id: TaskId, tenant: Tenant) -> None:
         """Stop a task and give its place and KV back; one that is suspended stays as it is.
@@ -419,7 +434,8 @@ class Driver:
             self._apply(events.Tick())  # what the passing of time called for must not wait for the next event
             raise
         changed = [each for each in said if isinstance(each, Change)]
-        commit(changed)
+        if self.keeper is not None:
+            self.keeper.commit(changed)
         for command in said:
             if isinstance(command, Change):
                 continue
@@ -431,18 +447,4 @@ class Driver:
         for change in changed:
             self.metrics.count_change(change)
             self.watchers.wake(change)
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        at = self.machine.next_alarm()
-        if self._alarm is not None:
-            if at is not None and self._alarm.when() == at and not self._alarm.cancelled():
-                return
-            self._alarm.cancel()
-            self._alarm = None
-        if at is not None:  # the loop's clock is the kernel's: both are time.monotonic
-            self._alarm = asyncio.get_running_loop().call_at(at, self._ring)
-
-    def _ring(self) -> None:
-        self._alarm = None
-        self._apply(events.Tick())
+        self._alarm.set(self.machine.next_alarm())

@@ -68,11 +68,18 @@ class Run:
         count = sum(self.counts[start:])  # from the end: a reader is seldom far behind, and a run may be long
         return Output("".join(self.texts[start:]), tuple(self.token_ids[-count:]) if count else ())
 
+    def whole(self) -> Output:
+        """All of them as one."""
+        return Output("".join(self.texts), tuple(self.token_ids))
+
     def drop(self, count: int) -> None:
         """Forget the first of them."""
         del self.token_ids[: sum(self.counts[:count])]
         del self.texts[:count]
         del self.counts[:count]
+
+
+Entry = Numbered | Run
 
 
 class EventLog:
@@ -117,6 +124,30 @@ class EventLog:
         size_bytes = self.newest_bytes = EVENT_BYTES + 4 * len(text) + TOKEN_BYTES * count
         self.size_bytes += size_bytes
         return size_bytes
+
+    def put(self, entry: Entry) -> int:
+        """What was taken out of another log, all of it newer than what is here; what it costs."""
+        self._entries.append(entry)
+        self.last = entry.sequence
+        if isinstance(entry, Run):
+            self._run = entry
+            size_bytes = sum(map(entry.cost_bytes, range(len(entry.texts))))
+            self.newest_bytes = entry.cost_bytes(-1)
+        else:
+            self._run = None
+            size_bytes = self.newest_bytes = cost_bytes(entry.event)
+        self.size_bytes += size_bytes
+        return size_bytes
+
+    def entries(self) -> list[Entry]:
+        """All that is there; it changes with the log."""
+        return list(self._entries)
+
+    def take(self) -> list[Entry]:
+        """Take all out; the numbers go on."""
+        entries, self._entries = self._entries, []
+        self._run, self.size_bytes, self.newest_bytes = None, 0, 0
+        return entries
 
     def read(self, after: int) -> list[Numbered]:
         """What is there behind number `after`, adjacent outputs of a sample merged.

@@ -1,16 +1,15 @@
 """What a task has cost, told with its end."""
 
 from inferd.core.changes import TaskEnd
-from inferd.core.model import ModelSpec
 from inferd.core.task_events import Receipt
 
 
-def write_receipt(end: TaskEnd, spec: ModelSpec, *, first_output_at: float | None, memory_bytes: int) -> Receipt:
+def write_receipt(end: TaskEnd, *, backend: str, first_output_at: float | None, memory_bytes: int) -> Receipt:
     """The receipt of a task.
 
     Args:
         end: How it ended.
-        spec: Its model.
+        backend: Of its model.
         first_output_at: When its first token was told; None for never.
         memory_bytes: Resident memory of the worker that ran it.
     """
@@ -19,7 +18,7 @@ def write_receipt(end: TaskEnd, spec: ModelSpec, *, first_output_at: float | Non
         queue_s=dispatched - end.created,
         first_token_s=None if first_output_at is None else first_output_at - end.created,
         run_s=end.finished - dispatched,
-        backend=spec.backend if end.started is not None else "",
+        backend=backend if end.started is not None else "",
         device=end.device_id or "",
         worker_memory_bytes=memory_bytes,
     )

@@ -16,14 +16,16 @@ from inferd.core.task_events import Finished, Output, PromptOutput, TaskEvent, T
 from inferd.errors import TaskNotFoundError
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
-from inferd.runtime.event_log import EventLog, Numbered
+from inferd.runtime.event_log import EventLog, Numbered, Run
 from inferd.runtime.signal import Signal
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from inferd.core.ids import TaskId
+    from inferd.errors import InferdError
+    from inferd.runtime.event_log import Entry
 
 
 class Listener(Protocol):
@@ -31,6 +33,10 @@ class Listener(Protocol):
 
     def told(self, *, hurries: bool) -> None:
         """There is one; `hurries` when it is not to wait for an interval."""
+
+
+def _nothing() -> None:
+    """Nothing is held back."""
 
 
 class TaskStream:
@@ -47,6 +53,7 @@ class TaskStream:
         finished: The last event, once it has been told.
         continuation: What the task needs to go on elsewhere; until its end.
         listeners: Told of each event, besides those who `follow`; in the order in which they came.
+        failure: Why nothing more is told though the task has not ended; None where that is not so.
     """
 
     def __init__(self, task_id: TaskId, limit_bytes: int, budget: EventBudget) -> None:
@@ -60,6 +67,9 @@ class TaskStream:
         self.finished: Finished | None = None
         self.continuation = Continuation()
         self.listeners: dict[Listener, None] = {}
+        self.failure: InferdError | None = None
+        self._ahead: EventLog | None = None  # what is held back
+        self._held_back: Callable[[], None] = _nothing
         self._limit_bytes = limit_bytes
         self._budget: EventBudget | None = budget  # until the task ends
         self._counted_bytes = 0  # by it
@@ -86,15 +96,72 @@ class TaskStream:
         elif isinstance(event, PromptOutput | TensorOutput):
             self.continuation.take(event)
         elif isinstance(event, Finished):
-            self.finished = event
             self.continuation = Continuation()
-        self._wake(self._log.add(event), calm=isinstance(event, Output))
+            self.finished = event if self._ahead is None else None
+        if self._ahead is not None:
+            self._ahead.add(event)
+            self._held_back()
+        else:
+            self._wake(self._log.add(event), calm=isinstance(event, Output))
 
     def tell_tokens(self, text: str, token_ids: array[int]) -> None:
         """Tell an output of sample 0 of which there is nothing else to say: what most steps give, at little cost."""
         self.output_tokens += len(token_ids)
         self.continuation.extend(token_ids)
-        self._wake(self._log.add_tokens(text, token_ids), calm=True)
+        if self._ahead is not None:
+            self._ahead.add_tokens(text, token_ids)
+            self._held_back()
+        else:
+            self._wake(self._log.add_tokens(text, token_ids), calm=True)
+
+    def hold_back(self, held_back: Callable[[], None]) -> None:
+        """From now on show nothing before it is released; `held_back` is called each time that something waits."""
+        self._ahead = EventLog()
+        self._ahead.last = self._log.last
+        self._held_back = held_back
+
+    def told(self) -> list[Entry]:
+        """All that is there to be read, unmerged; until the next event."""
+        return self._log.entries()
+
+    def take(self) -> list[Entry]:
+        """What is held back and was not taken yet: to be kept, and then released."""
+        return [] if self._ahead is None else self._ahead.take()
+
+    def release(self, entries: Sequence[Entry]) -> None:
+        """Show what was taken, in its order."""
+        if not entries:
+            return
+        size_bytes = sum([self._log.put(entry) for entry in entries])
+        calm = all(isinstance(entry, Run) or isinstance(entry.event, Output) for entry in entries)
+        last = entries[-1]
+        if isinstance(last, Numbered) and isinstance(last.event, Finished):
+            self.finished = last.event
+        self._wake(size_bytes, calm=calm)
+
+    def let_go(self) -> None:
+        """Hold nothing back any more."""
+        entries = self.take()
+        self._ahead, self._held_back = None, _nothing
+        self.release(entries)
+
+    def restore(self, entries: Sequence[Entry]) -> None:
+        """Take up what the task has told to a kernel before this one; nobody watches yet."""
+        for entry in entries:
+            event = entry.whole() if isinstance(entry, Run) else entry.event
+            self.output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
+            self.continuation.take(event)
+        self.release(entries)
+        if self.finished is not None:
+            self.continuation = Continuation()
+
+    def fail(self, why: InferdError) -> None:
+        """Tell watchers, behind all that there is, that they hear nothing more, and why; the task has not ended."""
+        self.failure = why
+        self._hurry.notify()
+        self._signal.notify()
+        for listener in tuple(self.listeners):
+            listener.told(hurries=True)
 
     def _wake(self, size_bytes: int, *, calm: bool) -> None:
         """There is an event of such a size; a `calm` one may wait for an interval."""
@@ -138,7 +205,10 @@ class TaskStream:
 
         Raises:
             EventsDroppedError: Events behind `after` were dropped.
+            InferdError: `failure`, when there is nothing more.
         """
+        if self.failure is not None and after >= self._log.last:
+            raise self.failure
         return self._log.read(after)
 
     async def follow(self, after: int, interval_s: float = 0.0) -> AsyncIterator[list[Numbered]]:
@@ -151,6 +221,7 @@ class TaskStream:
 
         Raises:
             EventsDroppedError: This watcher was too slow, or asks for events from before the oldest one held.
+            InferdError: `failure`, when there is nothing more.
         """
         while True:
             if after < self.last_sequence:
@@ -163,6 +234,8 @@ class TaskStream:
                             await self._hurry.wait(hurries)
             elif self.finished is not None:
                 return
+            elif self.failure is not None:
+                raise self.failure
             else:
                 await self._signal.wait(self._signal.version)
 
@@ -205,7 +278,15 @@ class Streams:
         """Tell the last event of a task."""
         stream = self._streams[task_id]
         stream.tell(event)
+        if stream.finished is not None:
+            self.ended(stream)
+
+    def ended(self, stream: TaskStream) -> None:
+        """The last event of a task is there to be read."""
         stream.leave_budget()
+        task_id = stream.task_id
+        if self._streams.get(task_id) is not stream:
+            return  # it was forgotten before that
         self._ended[task_id] = stream.size_bytes
         self._ended_bytes += stream.size_bytes
         self._settle()

@@ -61,7 +61,7 @@ class Watchers:
             case changes.TaskChanged():
                 self._tell_task(change)
                 self.tasks.note(change.tenant, change.task_id)
-            case changes.TaskDetached(task_id, tenant):
+            case changes.TaskDetached(task_id, tenant) | changes.TaskRestored(task_id, tenant):
                 self.tasks.note(tenant, task_id)
             case changes.TaskForgotten(task_id, tenant):
                 self._streams.forget(task_id)
@@ -92,9 +92,10 @@ class Watchers:
         if outcome.usage.output_tokens < stream.output_tokens:  # ended by the kernel: it counts what was told
             outcome = replace(outcome, usage=Usage(output_tokens=stream.output_tokens))
         worker = self._supervisor.workers.get(change.instance_id) if change.instance_id is not None else None
+        model = self._views.find_model(change.model)  # none, of a task of a kernel that knew it
         receipt = write_receipt(
             end,
-            self._views.model(change.model).spec,
+            backend="" if model is None else model.spec.backend,
             first_output_at=stream.first_output_at,
             memory_bytes=worker.memory_bytes if worker is not None else 0,
         )

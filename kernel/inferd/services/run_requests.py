@@ -1,12 +1,17 @@
-"""The request for a task, from the wire; that of `RunTask` and that of an order of `RunTasks` are the same."""
+"""The requests for a task, from the wire; that of `RunTask` and that of an order of `RunTasks` are the same."""
 
 import uuid
 
 from inferd.core.task import TaskSpec
+from inferd.errors import InvalidFieldError
+from inferd.runtime.clock import Clock
 from inferd.runtime.front.caller import Caller
 from inferd.services.calls import check_request_id
 from inferd.services.task_values import read_spec
+from inferd.services.times import read_seconds, read_timestamp
 from inferd_api.v1 import task_service_pb2 as ts
+
+MOST_TTL_S = 3_153_600_000  # a hundred years
 
 
 def read_run(request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: int) -> TaskSpec:
@@ -26,3 +31,38 @@ def read_run(request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: 
         prompt_limit_bytes=prompt_limit_bytes,
         detached=request.detach_on_disconnect,
     )
+
+
+def read_create(request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, prompt_limit_bytes: int) -> TaskSpec:
+    """A new task that outlives its client; its deadline is not that of the call.
+
+    Raises:
+        InferdError: As `read_run`, or it is to expire at no time that can be, or has already.
+    """
+    check_request_id(request.request_id)
+    return read_spec(
+        request.spec,
+        task_id=uuid.uuid4().hex,
+        tenant=caller.tenant,
+        deadline=_read_expiration(request, clock),
+        request_id=request.request_id,
+        lease_id=caller.lease_id,
+        prompt_limit_bytes=prompt_limit_bytes,
+        detached=True,
+    )
+
+
+def _read_expiration(request: ts.CreateTaskRequest, clock: Clock) -> float | None:
+    kind, now = request.WhichOneof("expiration"), clock.now()
+    if kind == "ttl":
+        ttl_s = read_seconds(request.ttl, "ttl")
+        if not 0 < request.ttl.ToNanoseconds() <= MOST_TTL_S * 10**9:  # as a float it is not told exactly
+            raise InvalidFieldError(f"ttl is {ttl_s:g} s; it must be above 0 and at most {MOST_TTL_S} s", field="ttl")
+        return now + ttl_s
+    if kind == "expire_time":
+        at = clock.instant(read_timestamp(request.expire_time, "expire_time"))
+        if not now < at <= now + MOST_TTL_S:
+            message = f"expire_time is {at - now:g} s from now; it must be after now, and at most {MOST_TTL_S} s"
+            raise InvalidFieldError(message, field="expire_time")
+        return at
+    return None

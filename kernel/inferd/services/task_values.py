@@ -10,7 +10,7 @@ from inferd.core import task_events as te
 from inferd.core.demand import Demand
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec
+from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec, TaskState
 from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.runtime.clock import Clock
 from inferd.runtime.event_log import Numbered
@@ -238,16 +238,23 @@ def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:
         task_id=task.spec.task_id,
         tenant=task.spec.tenant,
         model=task.spec.model,
-        state=tp.TaskState.ValueType(task.state.value),
+        state=tp.TaskState.ValueType(_shown(task, stream).value),
         attempt=task.attempt,
         instance_id=task.instance_id or "",
         last_sequence=stream.last_sequence,
         create_time=timestamp(clock, task.created),
         start_time=timestamp(clock, task.started),
-        finish_time=timestamp(clock, task.finished),
+        finish_time=timestamp(clock, task.finished if stream.finished is not None else None),
         finished=write_finished(stream.finished) if stream.finished is not None else None,
         labels=task.spec.labels,
         priority=pp.Priority.ValueType(task.spec.priority.value),
         lease_id=task.spec.lease_id,
         expire_time=timestamp(clock, task.expires),
     )
+
+
+def _shown(task: Task, stream: TaskStream) -> TaskState:
+    """Where a task stands; an end that is to be kept has not come before it is: the kernel's own could undo it."""
+    if task.outcome is None or stream.finished is not None:
+        return task.state
+    return TaskState.RUNNING if task.attempt else TaskState.QUEUED

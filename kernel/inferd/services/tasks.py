@@ -11,7 +11,7 @@ from inferd.runtime.front import tasks as front
 from inferd.services.calls import Call
 from inferd.services.extents import Extents
 from inferd.services.pages import number_of, size_of, token_of
-from inferd.services.run_requests import read_run
+from inferd.services.run_requests import read_create, read_run
 from inferd.services.task_orders import TaskOrders
 from inferd.services.task_values import read_interval, request_bytes, write_event, write_task
 from inferd_api.v1 import task_pb2 as pb
@@ -39,6 +39,13 @@ class Tasks:
             async for batch in stream.follow(0, interval_s):
                 for numbered in batch:
                     await write(ts.RunTaskResponse(event=write_event(stream.task_id, numbered)))
+
+    async def CreateTask(self, request: ts.CreateTaskRequest, call: Call) -> ts.CreateTaskResponse:  # noqa: N802 - the wire's name
+        """Create a task that outlives its client."""
+        clock, limit_bytes = self._tasks.clock, self._prompt_limit_bytes
+        spec = read_create(request, call.caller, clock, prompt_limit_bytes=limit_bytes)
+        with self._tasks.holding(spec.tenant, request_bytes(request.spec, spec.demand)):
+            return ts.CreateTaskResponse(task=self._write(await self._tasks.create(spec)))
 
     async def WatchTask(self, request: ts.WatchTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch a task."""
@@ -85,15 +92,21 @@ class Tasks:
 
     async def CancelTask(self, request: ts.CancelTaskRequest, call: Call) -> ts.CancelTaskResponse:  # noqa: N802 - the wire's name
         """End a task."""
-        return ts.CancelTaskResponse(task=self._write(self._tasks.cancel(TaskId(request.task_id), call.caller)))
+        self._tasks.cancel(TaskId(request.task_id), call.caller)
+        task = await self._tasks.settled(TaskId(request.task_id), call.caller)
+        return ts.CancelTaskResponse(task=self._write(task))
 
     async def SuspendTask(self, request: ts.SuspendTaskRequest, call: Call) -> ts.SuspendTaskResponse:  # noqa: N802 - the wire's name
         """Stop a task for a while."""
-        return ts.SuspendTaskResponse(task=self._write(self._tasks.suspend(TaskId(request.task_id), call.caller)))
+        self._tasks.suspend(TaskId(request.task_id), call.caller)
+        task = await self._tasks.settled(TaskId(request.task_id), call.caller)
+        return ts.SuspendTaskResponse(task=self._write(task))
 
     async def ResumeTask(self, request: ts.ResumeTaskRequest, call: Call) -> ts.ResumeTaskResponse:  # noqa: N802 - the wire's name
         """Let a task go on."""
-        return ts.ResumeTaskResponse(task=self._write(self._tasks.resume(TaskId(request.task_id), call.caller)))
+        self._tasks.resume(TaskId(request.task_id), call.caller)
+        task = await self._tasks.settled(TaskId(request.task_id), call.caller)
+        return ts.ResumeTaskResponse(task=self._write(task))
 
     def _write(self, task: Task) -> pb.Task:
         return write_task(task, self._tasks.stream(task), self._tasks.clock)

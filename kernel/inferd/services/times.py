@@ -28,6 +28,17 @@ def read_seconds(span: Duration, field: str) -> float:
     return seconds + nanos / NANOS
 
 
+def read_timestamp(moment: Timestamp, field: str) -> float:
+    """A time from the wire as Unix time; `field` is its path in the request.
+
+    Raises:
+        InvalidFieldError: It is none: its nanos are out of range.
+    """
+    if not 0 <= moment.nanos < NANOS:
+        raise InvalidFieldError(f"{field}.nanos is {moment.nanos}; it must be from 0 to {NANOS - 1}", field=field)
+    return moment.seconds + moment.nanos / NANOS
+
+
 def duration(seconds: float | None) -> Duration | None:
     """Seconds for the wire; what it cannot say becomes the nearest that it can."""
     if seconds is None or math.isnan(seconds):

@@ -29,7 +29,7 @@ class StoreLock:
             os.close(self._file)
             raise StoreUnavailableError(
                 f"the store beside {path} is in use by process {holder}; one kernel at a time has it: end that one, or"
-                " name another store.path",
+                " name another store.url",
                 metadata={"cause": "in use", "pid": holder},
             ) from None
         with suppress(OSError):  # whose it is, is told only; a full disk does not matter

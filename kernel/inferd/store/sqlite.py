@@ -52,13 +52,16 @@ class SqliteStore:
     Args:
         path: The file; made where there is none.
         codec: Writes and reads values.
+        mends: Whether a damaged file is set aside; else it is refused.
         at_point: Told where a write is, for tests.
 
     Raises:
         StoreUnavailableError: It cannot be opened, another process has it, or a newer kernel has written it.
     """
 
-    def __init__(self, path: Path, *, codec: Codec | None = None, at_point: Callable[[str], None] = _nothing) -> None:
+    def __init__(
+        self, path: Path, *, codec: Codec | None = None, mends: bool = True, at_point: Callable[[str], None] = _nothing
+    ) -> None:
         check_library(apsw.sqlite_lib_version())
         self._path = path
         self._codec: Codec = PlainCodec() if codec is None else codec
@@ -76,9 +79,11 @@ class SqliteStore:
             try:
                 self._database = _open(path)
             except DAMAGED as error:
+                if not mends:
+                    raise
                 set_aside(path, str(error))
                 self._database = _open(path)
-        except apsw.Error as error:
+        except (apsw.Error, ValueError) as error:
             self._lock.release()
             raise _unavailable(path, error) from None
         except BaseException:
@@ -242,7 +247,7 @@ def _version(database: Any, path: Path) -> int:
     if version > len(MIGRATIONS):
         raise StoreUnavailableError(
             f"the store {path} has schema {version} and this kernel knows {len(MIGRATIONS)}: a newer kernel has"
-            " written it; start that one, or name another store.path",
+            " written it; start that one, or name another store.url",
             metadata={"cause": "newer schema", "schema": str(version), "known": str(len(MIGRATIONS))},
         )
     (found,) = next(database.execute("PRAGMA quick_check(1)"))

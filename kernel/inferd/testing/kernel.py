@@ -66,6 +66,7 @@ def _settings(folder: Path, chosen: Mapping[str, Any]) -> Settings:
         "data_dir": folder / "data",
         "state_dir": folder / "state",
         "plugin_modules": (FAKE_PLUGIN,),
+        "store": {"url": "memory:"},
     }
     return Settings(**{**usual, **chosen})
 
@@ -85,6 +86,7 @@ def kernel_process(
         "INFERD_DATA_DIR": str(folder / "data"),
         "INFERD_STATE_DIR": str(folder / "state"),
         "INFERD_PLUGIN_MODULES": json.dumps([FAKE_PLUGIN]),
+        "INFERD_STORE__URL": "memory:",
     }
     with said.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(

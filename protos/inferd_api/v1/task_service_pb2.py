@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x18inferd_api/v1/task.proto\"\xb1\x01\n\x0eRunTaskRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\"\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"6\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"\x81\x01\n\x10WatchTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"8\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"\'\n\x0eGetTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"q\n\x10ListTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x11WatchTasksRequest\x12*\n\x06states\x18\x01 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\"l\n\x12WatchTasksResponse\x12\x0c\n\x04\x61new\x18\x01 \x01(\x08\x12\x1e\n\x05tasks\x18\x02 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x1a\n\x12\x66orgotten_task_ids\x18\x03 \x03(\t\x12\x0c\n\x04more\x18\x04 \x01(\x08\"*\n\x11\x43\x61ncelTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"+\n\x12SuspendTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"*\n\x11ResumeTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"=\n\x0fRunTasksRequest\x12*\n\x06orders\x18\x01 \x03(\x0b\x32\x14.inferd.v1.TaskOrderB\x04\xe2\x41\x01\x01\"\xea\x01\n\tTaskOrder\x12\x11\n\x03tag\x18\x01 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x13.inferd.v1.RunOrderH\x00\x12&\n\x05watch\x18\x03 \x01(\x0b\x32\x15.inferd.v1.WatchOrderH\x00\x12(\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x16.inferd.v1.CancelOrderH\x00\x12&\n\x05leave\x18\x05 \x01(\x0b\x32\x15.inferd.v1.LeaveOrderH\x00\x12$\n\x04\x66low\x18\x06 \x01(\x0b\x32\x14.inferd.v1.FlowOrderH\x00\x42\x06\n\x04kind\"\xb7\x01\n\x08RunOrder\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x19.inferd.v1.RunTaskRequestB\x04\xe2\x41\x01\x02\x12\x30\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x16\n\x08lease_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12/\n\x06linger\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\x86\x01\n\nWatchOrder\x12\x32\n\x07request\x18\x01 \x01(\x0b\x32\x1b.inferd.v1.WatchTaskRequestB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x64opt\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12/\n\x06linger\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\r\n\x0b\x43\x61ncelOrder\"\x0c\n\nLeaveOrder\"\"\n\tFlowOrder\x12\x15\n\x07stopped\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\":\n\x10RunTasksResponse\x12&\n\x07updates\x18\x01 \x03(\x0b\x32\x15.inferd.v1.TaskUpdate\"m\n\nTaskUpdate\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12%\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x14.inferd.v1.TaskEventH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x06\n\x04kind2\x9f\x05\n\x0bTaskService\x12\x42\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse0\x01\x12H\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse0\x01\x12@\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\x12\x46\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\x12K\n\nWatchTasks\x12\x1c.inferd.v1.WatchTasksRequest\x1a\x1d.inferd.v1.WatchTasksResponse0\x01\x12I\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\x12L\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\x12I\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponse\x12G\n\x08RunTasks\x12\x1a.inferd.v1.RunTasksRequest\x1a\x1b.inferd.v1.RunTasksResponse(\x01\x30\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18inferd_api/v1/task.proto\"\xb1\x01\n\x0eRunTaskRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\"\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"6\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"\xc1\x01\n\x11\x43reateTaskRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12(\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x0c\n\nexpiration\"3\n\x12\x43reateTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"\x81\x01\n\x10WatchTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"8\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\"\'\n\x0eGetTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"q\n\x10ListTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x11WatchTasksRequest\x12*\n\x06states\x18\x01 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\"l\n\x12WatchTasksResponse\x12\x0c\n\x04\x61new\x18\x01 \x01(\x08\x12\x1e\n\x05tasks\x18\x02 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x1a\n\x12\x66orgotten_task_ids\x18\x03 \x03(\t\x12\x0c\n\x04more\x18\x04 \x01(\x08\"*\n\x11\x43\x61ncelTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"+\n\x12SuspendTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"*\n\x11ResumeTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"=\n\x0fRunTasksRequest\x12*\n\x06orders\x18\x01 \x03(\x0b\x32\x14.inferd.v1.TaskOrderB\x04\xe2\x41\x01\x01\"\xea\x01\n\tTaskOrder\x12\x11\n\x03tag\x18\x01 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x13.inferd.v1.RunOrderH\x00\x12&\n\x05watch\x18\x03 \x01(\x0b\x32\x15.inferd.v1.WatchOrderH\x00\x12(\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x16.inferd.v1.CancelOrderH\x00\x12&\n\x05leave\x18\x05 \x01(\x0b\x32\x15.inferd.v1.LeaveOrderH\x00\x12$\n\x04\x66low\x18\x06 \x01(\x0b\x32\x14.inferd.v1.FlowOrderH\x00\x42\x06\n\x04kind\"\xb7\x01\n\x08RunOrder\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x19.inferd.v1.RunTaskRequestB\x04\xe2\x41\x01\x02\x12\x30\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x16\n\x08lease_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12/\n\x06linger\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\x86\x01\n\nWatchOrder\x12\x32\n\x07request\x18\x01 \x01(\x0b\x32\x1b.inferd.v1.WatchTaskRequestB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x64opt\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12/\n\x06linger\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\r\n\x0b\x43\x61ncelOrder\"\x0c\n\nLeaveOrder\"\"\n\tFlowOrder\x12\x15\n\x07stopped\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\":\n\x10RunTasksResponse\x12&\n\x07updates\x18\x01 \x03(\x0b\x32\x15.inferd.v1.TaskUpdate\"m\n\nTaskUpdate\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12%\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x14.inferd.v1.TaskEventH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x06\n\x04kind2\xea\x05\n\x0bTaskService\x12\x42\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse0\x01\x12I\n\nCreateTask\x12\x1c.inferd.v1.CreateTaskRequest\x1a\x1d.inferd.v1.CreateTaskResponse\x12H\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse0\x01\x12@\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\x12\x46\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\x12K\n\nWatchTasks\x12\x1c.inferd.v1.WatchTasksRequest\x1a\x1d.inferd.v1.WatchTasksResponse0\x01\x12I\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\x12L\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\x12I\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponse\x12G\n\x08RunTasks\x12\x1a.inferd.v1.RunTasksRequest\x1a\x1b.inferd.v1.RunTasksResponse(\x01\x30\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +45,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNTASKREQUEST'].fields_by_name['detach_on_disconnect']._serialized_options = b'\342A\001\001'
   _globals['_RUNTASKREQUEST'].fields_by_name['output_interval']._loaded_options = None
   _globals['_RUNTASKREQUEST'].fields_by_name['output_interval']._serialized_options = b'\342A\001\001'
+  _globals['_CREATETASKREQUEST'].fields_by_name['spec']._loaded_options = None
+  _globals['_CREATETASKREQUEST'].fields_by_name['spec']._serialized_options = b'\342A\001\002'
+  _globals['_CREATETASKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATETASKREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_WATCHTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
   _globals['_WATCHTASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
   _globals['_WATCHTASKREQUEST'].fields_by_name['after_sequence']._loaded_options = None
@@ -86,56 +91,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHORDER'].fields_by_name['linger']._serialized_options = b'\342A\001\001'
   _globals['_FLOWORDER'].fields_by_name['stopped']._loaded_options = None
   _globals['_FLOWORDER'].fields_by_name['stopped']._serialized_options = b'\342A\001\001'
-  _globals['_RUNTASKREQUEST']._serialized_start=164
-  _globals['_RUNTASKREQUEST']._serialized_end=341
-  _globals['_RUNTASKRESPONSE']._serialized_start=343
-  _globals['_RUNTASKRESPONSE']._serialized_end=397
-  _globals['_WATCHTASKREQUEST']._serialized_start=400
-  _globals['_WATCHTASKREQUEST']._serialized_end=529
-  _globals['_WATCHTASKRESPONSE']._serialized_start=531
-  _globals['_WATCHTASKRESPONSE']._serialized_end=587
-  _globals['_GETTASKREQUEST']._serialized_start=589
-  _globals['_GETTASKREQUEST']._serialized_end=628
-  _globals['_GETTASKRESPONSE']._serialized_start=630
-  _globals['_GETTASKRESPONSE']._serialized_end=678
-  _globals['_LISTTASKSREQUEST']._serialized_start=680
-  _globals['_LISTTASKSREQUEST']._serialized_end=793
-  _globals['_LISTTASKSRESPONSE']._serialized_start=795
-  _globals['_LISTTASKSRESPONSE']._serialized_end=871
-  _globals['_WATCHTASKSREQUEST']._serialized_start=873
-  _globals['_WATCHTASKSREQUEST']._serialized_end=936
-  _globals['_WATCHTASKSRESPONSE']._serialized_start=938
-  _globals['_WATCHTASKSRESPONSE']._serialized_end=1046
-  _globals['_CANCELTASKREQUEST']._serialized_start=1048
-  _globals['_CANCELTASKREQUEST']._serialized_end=1090
-  _globals['_CANCELTASKRESPONSE']._serialized_start=1092
-  _globals['_CANCELTASKRESPONSE']._serialized_end=1143
-  _globals['_SUSPENDTASKREQUEST']._serialized_start=1145
-  _globals['_SUSPENDTASKREQUEST']._serialized_end=1188
-  _globals['_SUSPENDTASKRESPONSE']._serialized_start=1190
-  _globals['_SUSPENDTASKRESPONSE']._serialized_end=1242
-  _globals['_RESUMETASKREQUEST']._serialized_start=1244
-  _globals['_RESUMETASKREQUEST']._serialized_end=1286
-  _globals['_RESUMETASKRESPONSE']._serialized_start=1288
-  _globals['_RESUMETASKRESPONSE']._serialized_end=1339
-  _globals['_RUNTASKSREQUEST']._serialized_start=1341
-  _globals['_RUNTASKSREQUEST']._serialized_end=1402
-  _globals['_TASKORDER']._serialized_start=1405
-  _globals['_TASKORDER']._serialized_end=1639
-  _globals['_RUNORDER']._serialized_start=1642
-  _globals['_RUNORDER']._serialized_end=1825
-  _globals['_WATCHORDER']._serialized_start=1828
-  _globals['_WATCHORDER']._serialized_end=1962
-  _globals['_CANCELORDER']._serialized_start=1964
-  _globals['_CANCELORDER']._serialized_end=1977
-  _globals['_LEAVEORDER']._serialized_start=1979
-  _globals['_LEAVEORDER']._serialized_end=1991
-  _globals['_FLOWORDER']._serialized_start=1993
-  _globals['_FLOWORDER']._serialized_end=2027
-  _globals['_RUNTASKSRESPONSE']._serialized_start=2029
-  _globals['_RUNTASKSRESPONSE']._serialized_end=2087
-  _globals['_TASKUPDATE']._serialized_start=2089
-  _globals['_TASKUPDATE']._serialized_end=2198
-  _globals['_TASKSERVICE']._serialized_start=2201
-  _globals['_TASKSERVICE']._serialized_end=2872
+  _globals['_RUNTASKREQUEST']._serialized_start=197
+  _globals['_RUNTASKREQUEST']._serialized_end=374
+  _globals['_RUNTASKRESPONSE']._serialized_start=376
+  _globals['_RUNTASKRESPONSE']._serialized_end=430
+  _globals['_CREATETASKREQUEST']._serialized_start=433
+  _globals['_CREATETASKREQUEST']._serialized_end=626
+  _globals['_CREATETASKRESPONSE']._serialized_start=628
+  _globals['_CREATETASKRESPONSE']._serialized_end=679
+  _globals['_WATCHTASKREQUEST']._serialized_start=682
+  _globals['_WATCHTASKREQUEST']._serialized_end=811
+  _globals['_WATCHTASKRESPONSE']._serialized_start=813
+  _globals['_WATCHTASKRESPONSE']._serialized_end=869
+  _globals['_GETTASKREQUEST']._serialized_start=871
+  _globals['_GETTASKREQUEST']._serialized_end=910
+  _globals['_GETTASKRESPONSE']._serialized_start=912
+  _globals['_GETTASKRESPONSE']._serialized_end=960
+  _globals['_LISTTASKSREQUEST']._serialized_start=962
+  _globals['_LISTTASKSREQUEST']._serialized_end=1075
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1077
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1153
+  _globals['_WATCHTASKSREQUEST']._serialized_start=1155
+  _globals['_WATCHTASKSREQUEST']._serialized_end=1218
+  _globals['_WATCHTASKSRESPONSE']._serialized_start=1220
+  _globals['_WATCHTASKSRESPONSE']._serialized_end=1328
+  _globals['_CANCELTASKREQUEST']._serialized_start=1330
+  _globals['_CANCELTASKREQUEST']._serialized_end=1372
+  _globals['_CANCELTASKRESPONSE']._serialized_start=1374
+  _globals['_CANCELTASKRESPONSE']._serialized_end=1425
+  _globals['_SUSPENDTASKREQUEST']._serialized_start=1427
+  _globals['_SUSPENDTASKREQUEST']._serialized_end=1470
+  _globals['_SUSPENDTASKRESPONSE']._serialized_start=1472
+  _globals['_SUSPENDTASKRESPONSE']._serialized_end=1524
+  _globals['_RESUMETASKREQUEST']._serialized_start=1526
+  _globals['_RESUMETASKREQUEST']._serialized_end=1568
+  _globals['_RESUMETASKRESPONSE']._serialized_start=1570
+  _globals['_RESUMETASKRESPONSE']._serialized_end=1621
+  _globals['_RUNTASKSREQUEST']._serialized_start=1623
+  _globals['_RUNTASKSREQUEST']._serialized_end=1684
+  _globals['_TASKORDER']._serialized_start=1687
+  _globals['_TASKORDER']._serialized_end=1921
+  _globals['_RUNORDER']._serialized_start=1924
+  _globals['_RUNORDER']._serialized_end=2107
+  _globals['_WATCHORDER']._serialized_start=2110
+  _globals['_WATCHORDER']._serialized_end=2244
+  _globals['_CANCELORDER']._serialized_start=2246
+  _globals['_CANCELORDER']._serialized_end=2259
+  _globals['_LEAVEORDER']._serialized_start=2261
+  _globals['_LEAVEORDER']._serialized_end=2273
+  _globals['_FLOWORDER']._serialized_start=2275
+  _globals['_FLOWORDER']._serialized_end=2309
+  _globals['_RUNTASKSRESPONSE']._serialized_start=2311
+  _globals['_RUNTASKSRESPONSE']._serialized_end=2369
+  _globals['_TASKUPDATE']._serialized_start=2371
+  _globals['_TASKUPDATE']._serialized_end=2480
+  _globals['_TASKSERVICE']._serialized_start=2483
+  _globals['_TASKSERVICE']._serialized_end=3229
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from inferd_api.v1 import task_pb2 as _task_pb2
@@ -36,7 +37,8 @@ class RunTaskRequest(_message.Message):
     At most 128 characters. Default: every call is a new task.
     """
     detach_on_disconnect: _builtins.bool
-    """Keep the task running when this stream closes; come back with `WatchTask`. Its deadline stays; without one it
+    """Keep the task running when this stream closes; come back with `WatchTask`. It is kept as one of `CreateTask`, and
+    each of its events comes once it is kept. Its deadline stays; without one it
     expires a day after this call, or as the kernel's configuration says (`Task.expire_time`). Default false.
     Errors: LIMIT_EXCEEDED when too many tasks are detached (`limits.detached_tasks`, `scheduler.tenant_share`).
     """
@@ -91,6 +93,75 @@ class RunTaskResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunTaskResponse: _TypeAlias = RunTaskResponse  # noqa: Y015
+
+@_typing.final
+class CreateTaskRequest(_message.Message):
+    """Asks for a task that outlives its client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a second call with the same id and contents is answered with the first one's task, as
+    long as that is known; with other contents it is REQUEST_CONFLICT. At most 128 characters.
+    Default: every call is a new task.
+    """
+    @_builtins.property
+    def spec(self) -> _task_pb2.TaskSpec:
+        """What it is to do. Required."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """At this time. INVALID_FIELD where that has passed."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """After so long. Above 0, at most 3,153,600,000 s (a hundred years)."""
+
+    def __init__(
+        self,
+        *,
+        spec: _task_pb2.TaskSpec | None = ...,
+        request_id: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expiration", b"expiration", "expire_time", b"expire_time", "spec", b"spec", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expiration", b"expiration", "expire_time", b"expire_time", "request_id", b"request_id", "spec", b"spec", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_expiration: _TypeAlias = _typing.Literal["expire_time", "ttl"]  # noqa: Y015
+    _WhichOneofArgType_expiration: _TypeAlias = _typing.Literal["expiration", b"expiration"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_expiration) -> _WhichOneofReturnType_expiration | None: ...
+
+Global___CreateTaskRequest: _TypeAlias = CreateTaskRequest  # noqa: Y015
+
+@_typing.final
+class CreateTaskResponse(_message.Message):
+    """The task that was created, or the one that the same `request_id` made before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task(self) -> _task_pb2.Task:
+        """As it stands."""
+
+    def __init__(
+        self,
+        *,
+        task: _task_pb2.Task | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTaskResponse: _TypeAlias = CreateTaskResponse  # noqa: Y015
 
 @_typing.final
 class WatchTaskRequest(_message.Message):

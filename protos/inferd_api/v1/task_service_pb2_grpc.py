@@ -42,6 +42,11 @@ class TaskServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_task__service__pb2.RunTaskRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.RunTaskResponse.FromString,
                 _registered_method=True)
+        self.CreateTask = channel.unary_unary(
+                '/inferd.v1.TaskService/CreateTask',
+                request_serializer=inferd__api_dot_v1_dot_task__service__pb2.CreateTaskRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_task__service__pb2.CreateTaskResponse.FromString,
+                _registered_method=True)
         self.WatchTask = channel.unary_stream(
                 '/inferd.v1.TaskService/WatchTask',
                 request_serializer=inferd__api_dot_v1_dot_task__service__pb2.WatchTaskRequest.SerializeToString,
@@ -104,9 +109,24 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateTask(self, request, context):
+        """Create a task that outlives its client: the answer comes when the task is kept, and nothing that happens to the
+        client, its connection or the kernel ends the task. A kernel that starts again goes on with it: waiting it waits in
+        its order, and running it goes on behind what it has told. `WatchTask` tells its events, from any of them on, each
+        once it is kept; they and its end can be read until its retention ends. A kernel that has no store, as that of
+        `inferd run`, keeps it as long as it lives itself.
+        The gRPC deadline is that of the call, not of the task.
+        Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
+        SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTask(self, request, context):
         """Watch a task, from its first event or from behind `after_sequence`; ends with OK after `Finished`.
-        Closing the stream leaves the task alone. Errors: TASK_NOT_FOUND, EVENTS_DROPPED, INVALID_FIELD.
+        Closing the stream leaves the task alone. Errors: TASK_NOT_FOUND, EVENTS_DROPPED, INVALID_FIELD, and SHUTTING_DOWN
+        for a task that the kernel keeps: it goes on with the next kernel, and so may the watcher.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,6 +202,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.RunTaskRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_task__service__pb2.RunTaskResponse.SerializeToString,
             ),
+            'CreateTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTask,
+                    request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.CreateTaskRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_task__service__pb2.CreateTaskResponse.SerializeToString,
+            ),
             'WatchTask': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTask,
                     request_deserializer=inferd__api_dot_v1_dot_task__service__pb2.WatchTaskRequest.FromString,
@@ -253,6 +278,33 @@ class TaskService:
             '/inferd.v1.TaskService/RunTask',
             inferd__api_dot_v1_dot_task__service__pb2.RunTaskRequest.SerializeToString,
             inferd__api_dot_v1_dot_task__service__pb2.RunTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.TaskService/CreateTask',
+            inferd__api_dot_v1_dot_task__service__pb2.CreateTaskRequest.SerializeToString,
+            inferd__api_dot_v1_dot_task__service__pb2.CreateTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,9 +46,20 @@ class TaskServiceStub:
     Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
     SHUTTING_DOWN.
     """
+    CreateTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
+    """Create a task that outlives its client: the answer comes when the task is kept, and nothing that happens to the
+    client, its connection or the kernel ends the task. A kernel that starts again goes on with it: waiting it waits in
+    its order, and running it goes on behind what it has told. `WatchTask` tells its events, from any of them on, each
+    once it is kept; they and its end can be read until its retention ends. A kernel that has no store, as that of
+    `inferd run`, keeps it as long as it lives itself.
+    The gRPC deadline is that of the call, not of the task.
+    Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
+    SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again).
+    """
     WatchTask: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchTaskRequest, _task_service_pb2.WatchTaskResponse]
     """Watch a task, from its first event or from behind `after_sequence`; ends with OK after `Finished`.
-    Closing the stream leaves the task alone. Errors: TASK_NOT_FOUND, EVENTS_DROPPED, INVALID_FIELD.
+    Closing the stream leaves the task alone. Errors: TASK_NOT_FOUND, EVENTS_DROPPED, INVALID_FIELD, and SHUTTING_DOWN
+    for a task that the kernel keeps: it goes on with the next kernel, and so may the watcher.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
     """Read a task. Errors: TASK_NOT_FOUND."""
@@ -100,9 +111,20 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
     SHUTTING_DOWN.
     """
+    CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]  # type: ignore[assignment]
+    """Create a task that outlives its client: the answer comes when the task is kept, and nothing that happens to the
+    client, its connection or the kernel ends the task. A kernel that starts again goes on with it: waiting it waits in
+    its order, and running it goes on behind what it has told. `WatchTask` tells its events, from any of them on, each
+    once it is kept; they and its end can be read until its retention ends. A kernel that has no store, as that of
+    `inferd run`, keeps it as long as it lives itself.
+    The gRPC deadline is that of the call, not of the task.
+    Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
+    SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again).
+    """
     WatchTask: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTaskRequest, _task_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
     """Watch a task, from its first event or from behind `after_sequence`; ends with OK after `Finished`.
-    Closing the stream leaves the task alone. Errors: TASK_NOT_FOUND, EVENTS_DROPPED, INVALID_FIELD.
+    Closing the stream leaves the task alone. Errors: TASK_NOT_FOUND, EVENTS_DROPPED, INVALID_FIELD, and SHUTTING_DOWN
+    for a task that the kernel keeps: it goes on with the next kernel, and so may the watcher.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Read a task. Errors: TASK_NOT_FOUND."""
@@ -159,13 +181,30 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CreateTask(
+        self,
+        request: _task_service_pb2.CreateTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.CreateTaskResponse, _abc.Awaitable[_task_service_pb2.CreateTaskResponse]]:
+        """Create a task that outlives its client: the answer comes when the task is kept, and nothing that happens to the
+        client, its connection or the kernel ends the task. A kernel that starts again goes on with it: waiting it waits in
+        its order, and running it goes on behind what it has told. `WatchTask` tells its events, from any of them on, each
+        once it is kept; they and its end can be read until its retention ends. A kernel that has no store, as that of
+        `inferd run`, keeps it as long as it lives itself.
+        The gRPC deadline is that of the call, not of the task.
+        Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
+        SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again).
+        """
+
+    @_abc_1.abstractmethod
     def WatchTask(
         self,
         request: _task_service_pb2.WatchTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_task_service_pb2.WatchTaskResponse], _abc.AsyncIterator[_task_service_pb2.WatchTaskResponse]]:
         """Watch a task, from its first event or from behind `after_sequence`; ends with OK after `Finished`.
-        Closing the stream leaves the task alone. Errors: TASK_NOT_FOUND, EVENTS_DROPPED, INVALID_FIELD.
+        Closing the stream leaves the task alone. Errors: TASK_NOT_FOUND, EVENTS_DROPPED, INVALID_FIELD, and SHUTTING_DOWN
+        for a task that the kernel keeps: it goes on with the next kernel, and so may the watcher.
         """
 
     @_abc_1.abstractmethod

@@ -41,9 +41,11 @@ class Models:
         Where its file has changed, what was loaded of it goes first.
 
         Raises:
-            InferdError: It cannot be placed, or is in use.
+            InferdError: It cannot be placed, or is in use, or cannot be kept for the kernel after this one.
         """
         model = self._driver.create_model(await self._plugins.place(**wanted))
+        if self._driver.keeper is not None:
+            await self._driver.keeper.keep_model(model.spec)
         with self._driver.watchers.models.watch(model.spec.name) as changed:
             while model.state is ModelState.UNLOADING:
                 await changed.wait(changed.version)

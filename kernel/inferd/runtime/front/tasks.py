@@ -1,7 +1,13 @@
 """What may be done with tasks."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Page
@@ -72,9 +78,47 @@ class Tasks:
             InferdError: It is refused.
         """
         await self._shelf.look_for(spec.model)
+        keeper = self._driver.keeper if spec.detached else None
+        if keeper is not None:
+            keeper.check()
         stream = self._driver.submit(spec)
         self._driver.attendance.attend(stream, spec.tenant, detached=spec.detached, linger_s=linger_s)
+        if keeper is not None:
+            try:
+                await keeper.settled(stream.task_id)
+            except BaseException:
+                self.leave(stream, spec.tenant)
+                raise
         return stream
+
+    async def create(self, spec: TaskSpec) -> Task:
+        """Make a detached task, or find the one that the same `request_id` made; it is kept when this returns.
+
+        Raises:
+            InferdError: It is refused, or cannot be kept.
+        """
+        tenant = spec.tenant
+        stream = await self.begin(spec)
+        self.leave(stream, tenant)
+        return self._driver.views.task(stream.task_id, tenant)
+
+    def holding(self, tenant: Tenant, size_bytes: int) -> AbstractContextManager[None]:
+        """As long as the block, so much is held of a request.
+
+        Raises:
+            LimitExceededError: Too much is.
+        """
+        return self._requests.place(tenant, size_bytes)
+
+    async def settled(self, task_id: TaskId, caller: Caller) -> Task:
+        """The task of this id, once all that has become of it is kept, if it is one that is.
+
+        Raises:
+            StoreUnavailableError: It cannot be kept now; it is tried again.
+        """
+        if self._driver.keeper is not None:
+            await self._driver.keeper.settled(task_id)
+        return self.get(task_id, caller)
 
     def adopt(self, stream: TaskStream, tenant: Tenant, *, linger_s: float) -> None:
         """Let the life of a task hang on the caller, too, until `leave`."""

@@ -1,0 +1,24 @@
+"""The request for a task that outlives its client."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from inferd_api.v1.task_service_pb2 import CreateTaskRequest
+from inferd_client.channel import bounded_s
+from inferd_client.claims import span
+
+if TYPE_CHECKING:
+    from inferd_api.v1.task_service_pb2 import RunTaskRequest
+    from inferd_client.options import RunOptions
+
+
+def create_request(run: RunTaskRequest, options: RunOptions) -> CreateTaskRequest:
+    """The request that creates what another one would run; asked for again it is the same task.
+
+    Raises:
+        ValueError: `timeout_s` is out of range.
+    """
+    request_id = run.request_id or uuid.uuid4().hex
+    return CreateTaskRequest(spec=run.spec, request_id=request_id, ttl=span(bounded_s(options.get("timeout_s"))))

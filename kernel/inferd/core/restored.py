@@ -1,0 +1,28 @@
+"""Tasks of a kernel before this one, as they were kept."""
+
+from dataclasses import dataclass
+
+from inferd.core.ids import DeviceId, InstanceId
+from inferd.core.task import Outcome, TaskSpec, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredTask:
+    """What was kept of a detached task; as in `Task`, times on the clock of this kernel.
+
+    Attributes:
+        outcome: How it ended; None where it had not: then it is QUEUED, RUNNING or SUSPENDED, and goes on.
+    """
+
+    spec: TaskSpec
+    number: int
+    state: TaskState
+    attempt: int
+    deaths: int
+    created: float
+    started: float | None
+    finished: float | None
+    expires: float | None
+    instance_id: InstanceId | None
+    device_id: DeviceId | None
+    outcome: Outcome | None

@@ -1,0 +1,16 @@
+"""The garbage collector of the kernel's process, which every call waits for."""
+
+import gc
+
+FULL_COLLECTIONS = 50  # one for so many of its smaller ones
+
+
+def spare_collector() -> None:
+    """Let the garbage collector stop this process less: every call under way waits for it.
+
+    What was imported and built lives as long as the process, and looking through it takes 40 ms; looking through 1000
+    retained tasks takes 15 ms, and is done a fifth as often as by default, for some MiB of garbage more.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)

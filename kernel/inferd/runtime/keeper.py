@@ -1,0 +1,370 @@
+"""What outlives the kernel, on its way into the store: written together, shown and acknowledged once it is there.
+
+The core's changes come first, before anything that follows from them is done; see `Driver`. A task is kept from when it
+is detached. What it tells is held back until it is in the store: so whoever has seen an event finds it again, under its
+number, with the kernel after this one. The kernel itself does not wait: a task is sent, and goes on, meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from inferd.core.changes import ModelForgotten, TaskChanged, TaskDetached, TaskForgotten, TaskRestored
+from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
+from inferd.runtime.kept_events import write_entries
+from inferd.runtime.kept_records import write_model, write_progress, write_task
+from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from inferd.core.changes import Change
+    from inferd.core.ids import ModelName, TaskId, Tenant
+    from inferd.core.model import ModelSpec
+    from inferd.core.task import Task
+    from inferd.runtime.driver import Driver
+    from inferd.runtime.event_log import Entry
+    from inferd.runtime.streams import TaskStream
+    from inferd.store.store import Store, Write
+
+RETRY_AFTER_S = 1.0  # what clients are told while nothing can be written
+DRAIN_S = 5.0  # most that the end of the kernel waits for a store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperTimes:
+    """How often is written; see `inferd.config` for what each means."""
+
+    output_interval_s: float = 0.1
+    retry_s: float = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A task that is kept. One writer: the keeper.
+
+    Attributes:
+        task: The core's record; to be read.
+        stream: Its events.
+        made: Whether the store has it.
+        gone: Whether it is to be dropped.
+        before: What it told before it was to be kept, until the store has it.
+        pending: What it has told that the store does not have.
+        version: Rises with each change.
+        written: The version that the store has.
+        waiting: Who waits for which version.
+    """
+
+    task: Task
+    stream: TaskStream
+    made: bool = False
+    gone: bool = False
+    before: Sequence[Entry] = ()
+    pending: list[Entry] = field(default_factory=list)
+    version: int = 0
+    written: int = 0
+    waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
+
+
+class Keeper:
+    """Keeps detached tasks and the models of clients. One writer: the driver; it writes on a thread of its own.
+
+    Args:
+        store: Where.
+        times: How often.
+        driver: Whose tasks and models it keeps; it withdraws a task that cannot be kept.
+    """
+
+    def __init__(self, store: Store, times: KeeperTimes, driver: Driver) -> None:
+        self._store = store
+        self._times = times
+        self._driver = driver
+        self._thread = ThreadPoolExecutor(1, "store")
+        self._kept: dict[TaskId, Kept] = {}
+        self._dirty: dict[Kept, None] = {}
+        self._others: dict[Write, asyncio.Future[None] | None] = {}  # of models, and who waits for each
+        self._models: set[ModelName] = set()
+        self._writing: asyncio.Future[None] | None = None
+        self._urgent = False
+        self._timer: asyncio.Handle | None = None
+        self._failure: StoreUnavailableError | None = None
+        self._closing = False
+
+    async def read(self, reading: Callable[[Store], Any]) -> Any:
+        """What `reading` finds in the store, on the thread of the store."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, reading, self._store)
+
+    # What the driver tells.
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Keep what has changed. Most tasks are not kept, and cost a look at the kinds of their changes."""
+        if self._closing:
+            return  # what ends now with the kernel goes on with the next one
+        for change in changes:
+            kind = type(change)
+            if kind is TaskDetached:
+                self._begin(change)  # type: ignore[arg-type] # of this kind
+            elif kind is TaskRestored:
+                self._adopt(change)  # type: ignore[arg-type] # of this kind
+            elif kind is TaskChanged or kind is TaskForgotten:
+                if (kept := self._kept.get(change.task_id)) is not None:  # type: ignore[attr-defined] # as above
+                    kept.gone = kind is TaskForgotten
+                    self._change(kept)
+            elif kind is ModelForgotten and change.name in self._models:  # type: ignore[attr-defined] # as above
+                self._models.remove(change.name)  # type: ignore[attr-defined] # as above
+                self._others[Drop(NO_TENANT, Kind.MODEL, change.name)] = None  # type: ignore[attr-defined] # as above
+                self._soon()
+
+    def _begin(self, change: TaskDetached) -> None:
+        kept = self._take_up(change.task_id, change.tenant)
+        kept.before = kept.stream.told()
+        self._change(kept)
+
+    def _adopt(self, change: TaskRestored) -> None:
+        self._take_up(change.task_id, change.tenant).made = True
+
+    def _take_up(self, task_id: TaskId, tenant: Tenant) -> Kept:
+        stream = self._driver.streams.get(task_id)
+        kept = self._kept[task_id] = Kept(self._driver.views.task(task_id, tenant), stream)
+        stream.hold_back(partial(self._tell, kept))
+        return kept
+
+    def _change(self, kept: Kept) -> None:
+        kept.version += 1
+        self._dirty[kept] = None
+        self._soon()
+
+    def _tell(self, kept: Kept) -> None:
+        """A task has told something, which is written with what others tell, and may be seen then."""
+        if self._closing:
+            return  # its end, with that of the kernel, is none for the next one
+        self._dirty[kept] = None
+        if self._timer is None and self._writing is None:
+            self._timer = asyncio.get_running_loop().call_later(self._times.output_interval_s, self._flush)
+
+    # What clients wait for.
+
+    def check(self) -> None:
+        """Refuse what is to be kept while nothing can be.
+
+        Raises:
+            StoreUnavailableError: The last write failed, and none has been done since.
+        """
+        if self._failure is not None:
+            raise StoreUnavailableError(
+                self._failure.message, metadata=self._failure.metadata, retry_after_s=RETRY_AFTER_S
+            )
+
+    async def settled(self, task_id: TaskId) -> None:
+        """Wait until all that has become of a task is kept; at once for one that is not to be kept.
+
+        Raises:
+            StoreUnavailableError: It cannot be written now; it is tried again, but for a new task, which is withdrawn.
+            ShuttingDownError: The kernel ends before that.
+        """
+        kept = self._kept.get(task_id)
+        if kept is not None and kept.written < kept.version:
+            self._check_closing()
+            future = asyncio.get_running_loop().create_future()
+            kept.waiting.append((kept.version, future))
+            await future
+
+    async def keep_model(self, spec: ModelSpec) -> None:
+        """Keep a model for the kernels after this one.
+
+        Raises:
+            StoreUnavailableError, ShuttingDownError: As `settled`.
+        """
+        self.check()
+        self._check_closing()
+        self.adopt_model(spec.name)
+        future = asyncio.get_running_loop().create_future()
+        self._others[Put(NO_TENANT, Kind.MODEL, spec.name, write_model(spec))] = future
+        self._soon()
+        await future
+
+    def adopt_model(self, name: ModelName) -> None:
+        """A model is kept: it is dropped when it is forgotten."""
+        self._models.add(name)
+
+    def _check_closing(self) -> None:
+        if self._closing:
+            raise ShuttingDownError("the kernel is shutting down")
+
+    # Writing.
+
+    def _soon(self) -> None:
+        """Write when the event under way has been dealt with, or the write under way is done."""
+        self._urgent = True
+        if self._writing is None and self._failure is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        if self._writing is not None or not (self._dirty or self._others):
+            return
+        self._urgent = False
+        batch, others = [(kept, kept.version) for kept in self._dirty], self._others
+        self._dirty, self._others = {}, {}
+        writes = [write for kept, _ in batch for write in self._writes(kept)]
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(self._thread, self._store.write, [*writes, *others])
+        counts = [len(kept.pending) for kept, _ in batch]
+        self._writing.add_done_callback(lambda done: self._wrote(batch, counts, others, done))
+
+    def _writes(self, kept: Kept) -> list[Write]:
+        spec = kept.task.spec
+        tenant, key = spec.tenant, spec.task_id
+        kept.pending += kept.stream.take()
+        if kept.gone:
+            return [Drop(tenant, Kind.TASK, key), Drop(tenant, Kind.PROGRESS, key)]
+        writes: list[Write] = []
+        if not kept.made:
+            writes.append(Put(tenant, Kind.TASK, key, write_task(kept.task, self._driver.clock)))
+            if kept.before:
+                number = kept.before[-1].sequence
+                writes.append(Append(tenant, Kind.TASK, key, number, write_entries(kept.before)))
+        progress = write_progress(kept.task, kept.stream.continuation, self._driver.clock)
+        writes.append(Put(tenant, Kind.PROGRESS, key, progress))
+        if kept.pending:
+            number = kept.pending[-1].sequence
+            writes.append(Append(tenant, Kind.TASK, key, number, write_entries(kept.pending)))
+        return writes
+
+    def _wrote(
+        self,
+        batch: Sequence[tuple[Kept, int]],
+        counts: Sequence[int],
+        others: dict[Write, asyncio.Future[None] | None],
+        done: asyncio.Future[None],
+    ) -> None:
+        self._writing = None
+        error = done.exception()
+        if error is None:
+            self._failure = None
+            for (kept, version), count in zip(batch, counts, strict=True):
+                self._release(kept, version, count)
+            for future in others.values():
+                if future is not None and not future.done():
+                    future.set_result(None)
+        else:
+            self._fail(batch, others, _typed(error))
+        if (self._dirty or self._others) and self._timer is None and not self._closing:
+            wait_s = (
+                self._times.retry_s if error is not None else 0.0 if self._urgent else self._times.output_interval_s
+            )
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._flush)
+
+    def _release(self, kept: Kept, version: int, count: int) -> None:
+        """The store has so much of a task."""
+        kept.made, kept.written, kept.before = True, version, ()
+        shown, kept.pending = kept.pending[:count], kept.pending[count:]
+        kept.stream.release(shown)
+        if kept.stream.finished is not None and shown:
+            self._driver.streams.ended(kept.stream)
+            self._driver.watchers.tasks.note(kept.task.spec.tenant, kept.task.spec.task_id)
+        if kept.gone and self._kept.get(kept.task.spec.task_id) is kept:
+            del self._kept[kept.task.spec.task_id]
+        waiting, kept.waiting = kept.waiting, []
+        for wanted, future in waiting:
+            if wanted > version:
+                kept.waiting.append((wanted, future))
+            elif not future.done():
+                future.set_result(None)
+
+    def _fail(
+        self,
+        batch: Sequence[tuple[Kept, int]],
+        others: dict[Write, asyncio.Future[None] | None],
+        error: InferdError,
+    ) -> None:
+        """Nothing of that was written: new tasks are withdrawn, and dropped should they be there; the rest is due."""
+        if self._failure is None:
+            log.error("the store cannot be written; what is to be kept is refused until it can be", why=error.message)
+        self._failure = StoreUnavailableError(error.message, metadata=error.metadata)
+        due: dict[Write, asyncio.Future[None] | None] = {}
+        due |= {write: None for write in others if isinstance(write, Drop)}  # of the rest their clients know
+        self._others = {**due, **self._others}
+        for future in others.values():
+            _refuse(future, error)
+        for kept, _ in batch:
+            waiting, kept.waiting = kept.waiting, []
+            for _, waiter in waiting:
+                _refuse(waiter, error)
+            self._dirty[kept] = None
+            if not kept.made and not kept.gone:
+                self._give_up(kept)
+        if not (self._dirty or self._others):
+            self._failure = None  # nothing is left by which it would be seen that the cause is gone
+
+    def _give_up(self, kept: Kept) -> None:
+        spec = kept.task.spec
+        del self._kept[spec.task_id]
+        kept.gone = True
+        entries, kept.pending = kept.pending, []
+        kept.stream.release(entries)
+        kept.stream.let_go()
+        with suppress(InferdError):
+            self._driver.withdraw(spec.task_id, spec.tenant)
+
+    # The end.
+
+    async def drain(self) -> None:
+        """Wait until all is written, or the store has not taken it for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while (self._writing or self._dirty or self._others) and self._failure is None:
+                    if self._writing is None:
+                        self._flush()
+                    elif not self._writing.done():
+                        await asyncio.wait([self._writing])
+                    await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        """Keep nothing of what follows: the kernel ends, and its tasks go on with the next one."""
+        if self._closing:
+            return
+        self._closing = True
+        error = ShuttingDownError("the kernel is shutting down; it goes on with this when it is started again")
+        error.retry_after_s = RETRY_AFTER_S
+        for kept in self._kept.values():
+            for _, future in kept.waiting:
+                _refuse(future, error)
+            if kept.stream.finished is None:
+                kept.stream.fail(error)
+        for waiter in self._others.values():
+            _refuse(waiter, error)
+        self._dirty.clear()
+        self._others.clear()
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        self.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.read(lambda store: store.close())
+        self._thread.shutdown()
+
+
+def _refuse(future: asyncio.Future[None] | None, error: InferdError) -> None:
+    if future is not None and not future.done():
+        future.set_exception(type(error)(error.message, metadata=error.metadata, retry_after_s=RETRY_AFTER_S))
+        future.exception()  # whoever waited may have gone
+
+
+def _typed(error: BaseException) -> InferdError:
+    if isinstance(error, InferdError):
+        return error
+    cause = f"{type(error).__name__}: {error}"
+    return StoreUnavailableError(f"the store cannot be written: {cause}", metadata={"cause": cause})

@@ -1,0 +1,149 @@
+"""Events of tasks as they are kept: JSON, a list for each event that begins with its number and its kind.
+
+A later version reads what an earlier one wrote: fields are added at the end, with a default where they lack.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from base64 import b64decode, b64encode
+from typing import TYPE_CHECKING, Any
+
+from inferd.core import task_events as te
+from inferd.core.ids import InstanceId
+from inferd.core.task import FinishReason, Outcome, SuspendReason, TaskState, Usage
+from inferd.errors import InferdError, from_reason
+from inferd.runtime.event_log import Numbered, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferd.runtime.event_log import Entry
+
+Written = list[Any]
+
+
+def write_entries(entries: Sequence[Entry]) -> bytes:
+    """Events, to be kept as one piece."""
+    return json.dumps([_write_entry(entry) for entry in entries], separators=(",", ":")).encode()
+
+
+def read_entries(piece: bytes) -> list[Entry]:
+    """The events of a piece."""
+    return [_read_entry(*written) for written in json.loads(piece)]
+
+
+def _write_entry(entry: Entry) -> Written:
+    if isinstance(entry, Run):
+        return [entry.sequence, "run", entry.texts, entry.counts, entry.token_ids.tolist()]
+    return [entry.sequence, *_write_event(entry.event)]
+
+
+def _write_event(event: te.TaskEvent) -> Written:  # noqa: C901, PLR0911 - a table: one row for each kind
+    match event:
+        case te.Queued(position, eta_s):
+            return ["queued", position, eta_s]
+        case te.Started(instance_id, attempt):
+            return ["started", instance_id, attempt]
+        case te.Suspended(reason):
+            return ["suspended", reason.value]
+        case te.Resumed(instance_id, attempt):
+            return ["resumed", instance_id, attempt]
+        case te.Progress(phase, fraction):
+            return ["progress", phase.value, fraction]
+        case te.PromptOutput(text, token_ids, logprobs):
+            return ["prompt", text, list(token_ids), _write_logprobs(logprobs)]
+        case te.EmbeddingOutput(values):
+            return ["embedding", _write_floats(values)]
+        case te.TensorOutput(written):
+            return ["tensors", b64encode(written).decode()]
+        case te.Output(text, token_ids, sample, logprobs, reason):
+            return ["output", text, list(token_ids), sample, _write_logprobs(logprobs), reason.value]
+        case te.Finished(outcome, receipt):
+            return ["finished", _write_outcome(outcome), _write_fields(receipt, te.Receipt)]
+
+
+def _read_entry(number: int, kind: str, *rest: Any) -> Entry:
+    if kind == "run":
+        texts, counts, token_ids = rest
+        return Run(number, texts, counts, array("I", token_ids))
+    return Numbered(number, _read_event(kind, *rest))
+
+
+def _read_event(kind: str, *rest: Any) -> te.TaskEvent:  # noqa: C901, PLR0911 - as above
+    match kind, rest:
+        case "queued", (position, eta_s):
+            return te.Queued(position, eta_s)
+        case "started", (instance_id, attempt):
+            return te.Started(InstanceId(instance_id), attempt)
+        case "suspended", (reason,):
+            return te.Suspended(SuspendReason(reason))
+        case "resumed", (instance_id, attempt):
+            return te.Resumed(InstanceId(instance_id), attempt)
+        case "progress", (phase, fraction):
+            return te.Progress(te.Phase(phase), fraction)
+        case "prompt", (text, token_ids, logprobs):
+            return te.PromptOutput(text, array("I", token_ids), _read_logprobs(logprobs))
+        case "embedding", (values,):
+            return te.EmbeddingOutput(_read_floats(values))
+        case "tensors", (written,):
+            return te.TensorOutput(b64decode(written))
+        case "output", (text, token_ids, sample, logprobs, reason):
+            return te.Output(text, tuple(token_ids), sample, _read_logprobs(logprobs), FinishReason(reason))
+        case "finished", (outcome, receipt):
+            return te.Finished(_read_outcome(outcome), te.Receipt(**receipt))
+        case _:
+            raise ValueError(f"an event of the kind {kind!r} with {len(rest)} fields is not known to this version")
+
+
+def _write_fields(value: object, kind: type) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in kind.__dataclass_fields__}  # type: ignore[attr-defined] # has them
+
+
+def _write_outcome(outcome: Outcome) -> dict[str, Any]:
+    error = outcome.error
+    return {
+        "state": outcome.state.value,
+        "reason": outcome.reason.value,
+        "error": None if error is None else [error.reason, error.message, error.metadata, error.field],
+        "usage": _write_fields(outcome.usage, Usage),
+    }
+
+
+def _read_outcome(written: dict[str, Any]) -> Outcome:
+    return Outcome(
+        state=TaskState(written["state"]),
+        reason=FinishReason(written["reason"]),
+        error=None if written["error"] is None else _read_error(*written["error"]),
+        usage=Usage(**written["usage"]),
+    )
+
+
+def _read_error(reason: str, message: str, metadata: dict[str, str], field: str) -> InferdError:
+    return from_reason(reason, message, {**metadata, "field": field})
+
+
+def _write_logprobs(logprobs: te.Logprobs | None) -> Written | None:
+    if logprobs is None:
+        return None
+    likely, top = _write_floats(logprobs.logprobs), _write_floats(logprobs.top_logprobs)
+    return [list(logprobs.token_ids), likely, list(logprobs.top_ids), top]
+
+
+def _read_logprobs(written: Written | None) -> te.Logprobs | None:
+    if written is None:
+        return None
+    token_ids, likely, top_ids, top = written
+    return te.Logprobs(array("I", token_ids), _read_floats(likely), array("I", top_ids), _read_floats(top))
+
+
+def _write_floats(values: Sequence[float]) -> str:
+    """Numbers of 32 bits, bit for bit."""
+    return b64encode((values if isinstance(values, array) else array("f", values)).tobytes()).decode()
+
+
+def _read_floats(written: str) -> array[float]:
+    values = array("f")
+    values.frombytes(b64decode(written))
+    return values

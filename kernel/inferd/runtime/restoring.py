@@ -1,0 +1,114 @@
+"""A kernel takes up what the one before it has kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from inferd.core.task_events import Finished
+from inferd.errors import InferdError, StoreUnavailableError
+from inferd.runtime.event_log import Numbered
+from inferd.runtime.kept_events import read_entries
+from inferd.runtime.kept_records import read_model, read_progress, read_task
+from inferd.store.store import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferd.core.model import ModelSpec
+    from inferd.core.restored import RestoredTask
+    from inferd.runtime.clock import Clock
+    from inferd.runtime.driver import Driver
+    from inferd.runtime.event_log import Entry
+    from inferd.store.store import Record, Store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A task that was kept, and all that it told."""
+
+    task: RestoredTask
+    cached_tokens: int | None
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the kernel before this one has kept."""
+
+    models: Sequence[ModelSpec]
+    tasks: Sequence[Found]
+
+
+async def read_kept(driver: Driver) -> Before:
+    """What was kept; nothing where the kernel has no store.
+
+    Raises:
+        StoreUnavailableError: It cannot be read.
+    """
+    if driver.keeper is None:
+        return Before((), ())
+    return Before(
+        await driver.keeper.read(lambda store: [_model(each) for each in store.records(Kind.MODEL)]),
+        await driver.keeper.read(lambda store: _tasks(store, driver.clock)),
+    )
+
+
+def restore(driver: Driver, before: Before) -> None:
+    """Make known what was kept, before any client is served: models, then tasks, which go on."""
+    for spec in before.models:
+        try:
+            driver.create_model(spec)
+        except InferdError as error:
+            log.warning("a model that was kept is left out", model=spec.name, why=error.message)
+        if driver.keeper is not None:
+            driver.keeper.adopt_model(spec.name)
+    streams = []
+    for each in before.tasks:
+        stream = driver.streams.open(each.task.spec.task_id)
+        stream.continuation.cached_tokens = each.cached_tokens
+        stream.restore(each.entries)
+        stream.detached = True
+        streams.append(stream)
+    if before.tasks:
+        driver.restore(tuple(each.task for each in before.tasks))
+    for stream in streams:
+        if stream.finished is not None:
+            driver.streams.ended(stream)
+
+
+def _model(record: Record) -> ModelSpec:
+    try:
+        return read_model(record.value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unreadable(f"model {record.key!r}", error) from None
+
+
+def _tasks(store: Store, clock: Clock) -> list[Found]:
+    progress = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS)}
+    return [_found(store, record, progress[record.tenant, record.key], clock) for record in store.records(Kind.TASK)]
+
+
+def _found(store: Store, record: Record, progress: bytes, clock: Clock) -> Found:
+    try:
+        kept = read_task(record.value, clock)
+        pieces = store.pieces(record.tenant, Kind.TASK, record.key)
+        entries = [entry for piece in pieces for entry in read_entries(piece)]
+        last = entries[-1] if entries else None
+        event = last.event if isinstance(last, Numbered) else None
+        outcome = event.outcome if isinstance(event, Finished) else None
+        task, cached_tokens = read_progress(kept, progress, outcome, clock)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unreadable(f"task {record.key}", error) from None
+    return Found(task=task, cached_tokens=cached_tokens, entries=entries)
+
+
+def _unreadable(what: str, error: Exception) -> StoreUnavailableError:
+    cause = f"{type(error).__name__}: {error}"
+    return StoreUnavailableError(
+        f"the store: {what} cannot be read by this version: {cause}", metadata={"cause": cause}
+    )
