@@ -12,8 +12,8 @@ from inferd_client import Client
 
 pytestmark = pytest.mark.e2e
 
-LIMIT_S = 1.0
-PAUSE_S = 4.0
+LIMIT_S = 1.5
+PAUSE_S = 3.0
 STRICT = {
     "INFERD_WORKERS__HEARTBEAT_S": "0.1",
     "INFERD_WORKERS__HEARTBEAT_TIMEOUT_S": f"{LIMIT_S}",
@@ -37,10 +37,10 @@ def test_a_kernel_that_was_stopped_keeps_its_workers(tmp_path: Path) -> None:
         client.create_model("idle", source=str(write_fake_model(tmp_path, "idle")))
         client.create_model("busy", source=str(write_fake_model(tmp_path, "busy", step_s=0.01)))
         workers = [client.load_model(name).instances[0].pid for name in ("idle", "busy")]
-        events = client.run("busy", "la", max_tokens=600)
+        events = client.run("busy", "la", max_tokens=400)
         next(event for event in events if event.HasField("output"))
         pause(kernel, *workers)
-        assert list(events)[-1].finished.usage.output_tokens == 600
+        assert list(events)[-1].finished.usage.output_tokens == 400
         assert client.generate("idle", [{"role": "user", "content": "still here"}]).text == "still here"
         assert [client.get_model(name).instances[0].pid for name in ("idle", "busy")] == workers
 
@@ -50,9 +50,9 @@ def test_a_worker_that_hangs_is_ended_after_the_pause(tmp_path: Path) -> None:
     with kernel_process(tmp_path, environment=STRICT) as kernel, Client(kernel.address) as client:
         client.create_model("fake", source=str(write_fake_model(tmp_path, step_s=0.01)))
         worker = client.load_model("fake").instances[0].pid
-        events = client.run("fake", "la", max_tokens=600)
+        events = client.run("fake", "la", max_tokens=400)
         next(event for event in events if event.HasField("output"))
         os.kill(worker, signal.SIGSTOP)
         pause(kernel, worker)
-        assert list(events)[-1].finished.usage.output_tokens == 600
+        assert list(events)[-1].finished.usage.output_tokens == 400
         assert client.get_model("fake").instances[0].pid != worker

@@ -19,6 +19,8 @@ from inferd_client.errors import ModelLoadError, PromptTooLongError
 pytestmark = [pytest.mark.e2e, pytest.mark.model]
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "smollm2_greedy.json"
+TOKENS = 12  # of an answer; test_cpu_reference computes all 64 of each
+WHOLE = ("emoji_zwj", "chinese_question", "chat_poem")  # the answers that are looked at to their end
 NEAR_TIE = 1e-4  # of a logit: arithmetic in another order may decide such a step otherwise
 
 
@@ -33,7 +35,10 @@ def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
 
 @pytest.mark.timeout(1200)  # half a minute on two free cores, many times as long where threads of BLAS have to wait
 def test_the_tokens_and_the_text_are_those_of_the_reference(served: KernelProcess, smollm2: Path) -> None:
-    """All reference prompts at once, in fp32: the same greedy tokens as fp32 transformers, its decode."""
+    """All reference prompts at once, in fp32: the same greedy tokens as fp32 transformers, its decode.
+
+    Three answers are looked at to their end, of the others the beginning.
+    """
     cases = json.loads(REFERENCE.read_text())["cases"]
     assert len(cases) >= 20
     with Client(served.address) as client:
@@ -42,28 +47,34 @@ def test_the_tokens_and_the_text_are_those_of_the_reference(served: KernelProces
     for name, given in asyncio.run(generate_all(served.address, cases)).items():
         case = cases[name]
         assert given.usage.prompt_tokens == len(case["prompt"]), name
-        assert len(given.token_ids) == len(case["output"]) == 64
-        step = next(
-            (n for n, ids in enumerate(zip(given.token_ids, case["output"], strict=True)) if len({*ids}) > 1), -1
-        )
-        if step < 0:
+        expected = case["output"][: most_tokens(name)]
+        assert len(given.token_ids) == len(expected) == most_tokens(name)
+        step = next((n for n, ids in enumerate(zip(given.token_ids, expected, strict=True)) if len({*ids}) > 1), -1)
+        if step < 0 and name in WHOLE:
             assert given.text == case["decoded"], name
+        elif step < 0:
+            assert given.text
+            assert case["decoded"].startswith(given.text.rstrip("\ufffd")), name  # cut within a character
         else:
             assert case["margins"][step] < NEAR_TIE, f"{name} differs at step {step}, margin {case['margins'][step]}"
             near_ties += 1
-    print(f"{len(cases)} prompts x 64 tokens, {near_ties} ended by a near-tie")  # noqa: T201 - shown by pytest -rP
+    print(f"{len(cases)} prompts, {near_ties} ended by a near-tie")  # noqa: T201 - shown by pytest -rP
     assert near_ties <= len(cases) // 10
+
+
+def most_tokens(name: str) -> int:
+    return 64 if name in WHOLE else TOKENS
 
 
 async def generate_all(address: str, cases: dict[str, Any]) -> dict[str, Generation]:
     """What each case gives: as a chat or as a text, so that tokenizer and template are under test too."""
 
-    async def run(client: AsyncClient, case: dict[str, Any]) -> Generation:
-        prompt = case.get("messages") or case["text"]
-        return await client.generate("exact", prompt, temperature=0.0, max_tokens=64, ignore_eos=True)
+    async def run(client: AsyncClient, name: str, case: dict[str, Any]) -> Generation:
+        prompt, count = case.get("messages") or case["text"], most_tokens(name)
+        return await client.generate("exact", prompt, temperature=0.0, max_tokens=count, ignore_eos=True)
 
     async with AsyncClient(address) as client, asyncio.TaskGroup() as group:
-        runs = {name: group.create_task(run(client, case)) for name, case in cases.items()}
+        runs = {name: group.create_task(run(client, name, case)) for name, case in cases.items()}
     return {name: run.result() for name, run in runs.items()}
 
 

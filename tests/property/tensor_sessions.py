@@ -12,7 +12,7 @@ from inferd.engine.tensor.loop import TensorLoop
 from inferd.engine.tensor.request import Request, TensorLimits, TensorResult
 from inferd.plugin import ElementType, LoadedTensorModel, ModelDescription, Signature, Tensor, TensorInfo
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 FLOAT = ElementType.FLOAT
 DESCRIPTION = ModelDescription(architecture="t", parameters=0, weight_format="", compute_format="")
 

@@ -17,7 +17,7 @@ from inferd.testing.kernel import kernel_here, kernel_process
 from inferd_api.v1.host_service_pb2 import GetHostRequest
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @contextmanager

@@ -16,7 +16,7 @@ BREAKS = 4
 TASKS = 5
 TOKENS = 300
 BETWEEN = 50  # tokens that come before the next break
-PATIENCE_S = 30
+PATIENCE_S = 60
 PAUSE_MS = 3000  # between two tries to connect
 
 

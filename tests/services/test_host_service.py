@@ -50,7 +50,7 @@ async def test_the_host_is_watched(connection: Connection) -> None:
 
 async def test_a_watcher_of_the_host_hears_at_once_of_instances(connection: Connection) -> None:
     """An instance that is started, loads and goes is told when that happens, and not at the end of the interval."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await connection.create()
         watch = aiter(connection.hosts.WatchHost(hs.WatchHostRequest(interval=Duration(seconds=60))))
         assert not (await anext(watch)).instances

@@ -18,7 +18,7 @@ from inferd_api.v1.task_service_pb2 import (
     WatchTaskRequest,
 )
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 PINGS = 8  # gRPC lets two pass that come too soon
 INTERVAL_S = 0.05
 

@@ -45,7 +45,7 @@ async def state_of(client: AsyncClient, lease: HeldLease) -> LeaseState.ValueTyp
 async def renewals(client: AsyncClient, lease: HeldLease, count: int) -> None:
     """Wait until a lease has been kept alive so often."""
     seen = set()
-    async with asyncio.timeout(30), aclosing(client.watch_lease(lease.lease_id)) as leases:
+    async with asyncio.timeout(60), aclosing(client.watch_lease(lease.lease_id)) as leases:
         async for told in leases:
             assert told.state == LEASE_STATE_ACTIVE
             seen.add(told.expire_time.ToNanoseconds())
@@ -209,7 +209,7 @@ async def test_calls_run_under_a_lease(client: AsyncClient, tmp_path: Path) -> N
         assert (task.lease_id, task.priority) == (lease.lease_id, 1)
         plan = await client.plan_load("fake")
         assert plan.fits
-    async with aclosing(client.watch_model("fake")) as models, asyncio.timeout(10):
+    async with aclosing(client.watch_model("fake")) as models, asyncio.timeout(60):
         async for model in models:
             if not model.instances:
                 break

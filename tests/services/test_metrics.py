@@ -23,7 +23,7 @@ async def scrape(address: str) -> Figures:
     """What is told at an address, by name and the values of labels."""
 
     def read() -> str:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
             return str(answer.read().decode())
 
     text = await asyncio.to_thread(read)

@@ -20,7 +20,7 @@ from inferd_api.v1.host_service_pb2 import WatchHostRequest
 from inferd_api.v1.lease_service_pb2 import KeepAliveLeasesRequest
 from inferd_api.v1.task_service_pb2 import WatchTasksRequest
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:7411", "[::1]:7411", "127.8.8.8:1", "unix:/tmp/x.sock"])

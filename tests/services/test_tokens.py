@@ -27,7 +27,7 @@ from inferd_client import AsyncClient
 from inferd_client.errors import InvalidFieldError, LimitExceededError
 
 HI = ChatPrompt(messages=[ChatMessage(role="user", content="hi")])
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 async def failure_of(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:

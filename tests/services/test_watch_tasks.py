@@ -19,7 +19,7 @@ async def test_a_tenant_follows_its_tasks_and_no_others(connection: Connection) 
     done = (await read_all(connection.chat("before")))[0].task_id
     await read_all(connection.chat("secret", metadata=(("inferd-tenant", "other"),)))
     client = AsyncClient(connection.kernel.addresses[0])
-    async with asyncio.timeout(30), client, aclosing(client.watch_tasks()) as parts:
+    async with asyncio.timeout(60), client, aclosing(client.watch_tasks()) as parts:
         first = await anext(parts)
         assert (first.anew, [task.task_id for task in first.tasks]) == (True, [done])
         assert first.tasks[0].state == tp.TASK_STATE_SUCCEEDED
@@ -42,7 +42,7 @@ async def test_only_tasks_in_some_states_are_followed(connection: Connection) ->
     await connection.create()
     await read_all(connection.chat("before"))
     watch = connection.tasks.WatchTasks(ts.WatchTasksRequest(states=[tp.TASK_STATE_RUNNING]))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await watch.read() == ts.WatchTasksResponse(anew=True)
         call = connection.endless()
         await read_until(call, "output")
@@ -54,7 +54,7 @@ async def test_only_tasks_in_some_states_are_followed(connection: Connection) ->
 
 async def test_a_watch_of_tasks_is_bounded_and_checked(tmp_path: Path) -> None:
     """It takes a place among the streams of its tenant; a state that does not exist is refused by name."""
-    async with asyncio.timeout(30), kernel_here(tmp_path, scheduler={"tenant_streams": 1}) as kernel:
+    async with asyncio.timeout(60), kernel_here(tmp_path, scheduler={"tenant_streams": 1}) as kernel:
         connection = Connection(kernel, tmp_path)
         _, error = await read_failing(connection.tasks.WatchTasks(ts.WatchTasksRequest(states=[99])))
         assert reason_of(error)[0] == "INVALID_FIELD"

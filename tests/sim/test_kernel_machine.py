@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -39,10 +41,28 @@ REFUSALS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What a run met."""
+
+    refusals: Counter[str]
+    seen: Counter[str]
+    ends: Counter[TaskState]
+    lease_ends: Counter[LeaseState]
+
+
+@cache
+def run(seed: int) -> Met:
+    """Run a seed to its end; what it met, not the run, is kept for who asks again."""
+    simulation = Simulation(seed, tasks=400, leases=400).run()
+    ends = simulation.mirror.tasks.ends, simulation.mirror.leases.ends
+    return Met(simulation.refusals, simulation.seen, *map(Counter, ends))
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_rules_hold(seed: int) -> None:
     """Whatever clients, holders, workers, hosts and the clock do, each rule holds, and at last all is given back."""
-    Simulation(seed, tasks=400, leases=400).run()
+    run(seed)
 
 
 @pytest.mark.parametrize(("seed", "tasks"), [(5, 1000), (13, 1000), (57, 8000), (94, 8000)])
@@ -63,12 +83,11 @@ def test_the_seeds_reach_everything() -> None:
     """The random runs are not idle: together they meet each end, each refusal, each command and each fault."""
     refusals, seen = Counter[str](), Counter[str]()
     ends, lease_ends = Counter[TaskState](), Counter[LeaseState]()
-    for seed in range(24):
-        simulation = Simulation(seed, tasks=300, leases=300).run()
-        refusals += simulation.refusals
-        seen += simulation.seen
-        ends += simulation.mirror.tasks.ends
-        lease_ends += simulation.mirror.leases.ends
+    for met in map(run, range(24)):
+        refusals += met.refusals
+        seen += met.seen
+        ends += met.ends
+        lease_ends += met.lease_ends
     assert {state for state, count in ends.items() if count > 50} == TASK_ENDS
     assert {state for state, count in lease_ends.items() if count > 50} == LEASE_ENDS
     assert set(refusals) >= REFUSALS

@@ -143,7 +143,7 @@ async def test_cancelling_the_reader_cancels_the_call(scripted: Any) -> None:
                 started.set()
 
         reader = asyncio.create_task(read())
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
         reader.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reader

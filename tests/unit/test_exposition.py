@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from inferd.runtime.exposition import ExpositionLimits, exposed
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 LIMITS = ExpositionLimits(connections=3, timeout_s=600.0)
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

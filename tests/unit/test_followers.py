@@ -51,7 +51,7 @@ class Wire:
         self.responses.put(None)
 
     def order(self) -> ts.TaskOrder:
-        return self.orders.get(timeout=10)
+        return self.orders.get(timeout=60)
 
 
 class AsyncWire:
@@ -79,7 +79,7 @@ class AsyncWire:
         """Nobody waits for it."""
 
     async def order(self) -> ts.TaskOrder:
-        return await asyncio.wait_for(self.orders.get(), 10)
+        return await asyncio.wait_for(self.orders.get(), 60)
 
 
 def threaded(wire: Wire) -> Follower:
@@ -144,5 +144,5 @@ async def test_a_kernel_that_says_nothing_at_the_deadline() -> None:
     wire.responses.put_nowait(response(output(1)))
     assert (await anext(events)).sequence == 1
     with pytest.raises(TaskExpiredError, match="the kernel did not say so in time"):
-        await asyncio.wait_for(anext(events), 10)
+        await asyncio.wait_for(anext(events), 60)
     await follower.close()

@@ -25,7 +25,7 @@ class DeafWorker:
 
     async def asked(self) -> int:
         """The id of the next question."""
-        return (await asyncio.wait_for(self._frames.get(), 10)).query.query_id
+        return (await asyncio.wait_for(self._frames.get(), 60)).query.query_id
 
 
 def ask(queries: Queries, worker: DeafWorker, tenant: str = "a", model: str = "m") -> "asyncio.Task[task_pb2.Answer]":

@@ -51,7 +51,7 @@ def told(part: Part) -> dict[str, str]:
 
 
 async def next_of(parts: AsyncGenerator[Part, None]) -> Part:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await anext(parts)
 
 
