@@ -128,6 +128,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
         ms.GetModelSignatureRequest(model=TENSORS)
     ),
     "inferd.v1.TaskService/RunTask": lambda c: c.run(),
+    "inferd.v1.TaskService/CreateTask": lambda c: c.connection.tasks.CreateTask(ts.CreateTaskRequest(spec=SPEC)),
     "inferd.v1.TaskService/WatchTask": lambda c: first(
         c.connection.tasks.WatchTask(ts.WatchTaskRequest(task_id=c.task_id))
     ),

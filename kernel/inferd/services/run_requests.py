@@ -1,6 +1,7 @@
 """The requests for a task, from the wire; that of `RunTask` and that of an order of `RunTasks` are the same."""
 
 import uuid
+from dataclasses import replace
 
 from inferd.core.task import TaskSpec
 from inferd.errors import InvalidFieldError
@@ -40,16 +41,17 @@ def read_create(request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, 
         InferdError: As `read_run`, or it is to expire at no time that can be, or has already.
     """
     check_request_id(request.request_id)
-    return read_spec(
+    spec = read_spec(
         request.spec,
         task_id=uuid.uuid4().hex,
         tenant=caller.tenant,
-        deadline=_read_expiration(request, clock),
+        deadline=None,
         request_id=request.request_id,
         lease_id=caller.lease_id,
         prompt_limit_bytes=prompt_limit_bytes,
         detached=True,
     )
+    return replace(spec, deadline=_read_expiration(request, clock))
 
 
 def _read_expiration(request: ts.CreateTaskRequest, clock: Clock) -> float | None:
