@@ -1,5 +1,6 @@
 """What a test may wait for when its time is over."""
 
+import os
 import re
 import subprocess
 import sys
@@ -63,6 +64,7 @@ def test_hangs_in_c_with_the_lock_of_the_interpreter():
 def test_is_right():
     pass
 """
+PLUGINS = ("xdist.plugin", "pytest_asyncio", "pytest_timeout")  # others take each of its processes a second
 OTHERS = ("ahead", "then", "thereafter")  # files beside and behind that
 
 
@@ -77,8 +79,16 @@ def test_a_slow_test_fails_alone(tmp_path: Path) -> None:
         (tmp_path / f"test_{name}.py").write_text(f"def test_{name}():\n    pass\n")
     shared = re.search(r"-m pytest (-n .*) \$\(ARGS\)", (Path(__file__).parents[2] / "Makefile").read_text())
     assert shared
-    command = [sys.executable, "-m", "pytest", *shared[1].split(), "-rfEp", "-c", tmp_path / "pytest.ini", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    plugins = [word for name in PLUGINS for word in ("-p", name)]
+    options = [*plugins, *shared[1].split(), "-rfEp", "-c", tmp_path / "pytest.ini", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
     failed = set(re.findall(r"^FAILED .*::(\w+)", done.stdout, re.MULTILINE))
     assert failed == set(re.findall(r"def (test_\w+)", TESTS)) - {"test_is_right"}, done.stdout + done.stderr
     passed = re.findall(r"^PASSED .*::(\w+)", done.stdout, re.MULTILINE)
