@@ -17,9 +17,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 CHILD = Path(__file__).with_name("gguf_child.py")
 KEPT = Path(__file__).parents[2] / "build" / "fuzz"
-CASE_TIMEOUT_S = 20.0
+CASE_TIMEOUT_S = 20.0  # of the processor's time: others may want it, too
+SILENT_S = 300.0  # by the clock: for what waits, and for a start
 MAX_FINDINGS = 10
 
 
@@ -55,10 +58,9 @@ def _watch(arguments: list[str], tally: Tally, *, deadline: float, cases: float)
         reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
         reader.start()
         while tally.cases < cases and time.monotonic() < deadline and not why:
-            try:
-                line = lines.get(timeout=CASE_TIMEOUT_S)
-            except queue.Empty:
-                why = f"took longer than {CASE_TIMEOUT_S:.0f} s"
+            line = _next_line(child.pid, lines)
+            if line is None:
+                why = f"took more than {CASE_TIMEOUT_S:.0f} s of the processor, or {SILENT_S:.0f} s"
                 break
             if not line:
                 errors.seek(0)
@@ -71,6 +73,26 @@ def _watch(arguments: list[str], tally: Tally, *, deadline: float, cases: float)
         reader.join()
         child.communicate()
     return why
+
+
+def _next_line(pid: int, lines: "queue.Queue[str]") -> str | None:
+    """What a child says next; None where it is at it for too long."""
+    begun, silent_until = _processor_s(pid), time.monotonic() + SILENT_S
+    while time.monotonic() < silent_until and _processor_s(pid) - begun < CASE_TIMEOUT_S:
+        try:
+            return lines.get(timeout=1.0)
+        except queue.Empty:
+            continue
+    return None
+
+
+def _processor_s(pid: int) -> float:
+    """What a child has had of the processor; nothing where it has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _read(child: subprocess.Popen[str], lines: "queue.Queue[str]") -> None:
