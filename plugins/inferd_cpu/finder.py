@@ -45,11 +45,13 @@ class Part:
         layer: The decoder block that it belongs to; None for the rest of the model.
         field: Its name in `Layer` or `Weights`.
         sources: Tensors with equal columns, whose rows it has one below the other.
+        stored: It is one table of which a step takes a few rows: they stay in the file, see `StoredRows`.
     """
 
     layer: int | None
     field: str
     sources: tuple[Source, ...]
+    stored: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -35,13 +35,14 @@ class Inventory(RareParts):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all weights in fp32."""
-        return sum(4 * prod(part.shape) for part in self.parts)
+        """Bytes of all weights in fp32; what stays in the file counts as it is stored there."""
+        kept = sum(source.tensor.size_bytes for part in self.parts if part.stored for source in part.sources)
+        return kept + sum(4 * prod(part.shape) for part in self.parts if not part.stored)
 
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return self.size_bytes // 4
+        return sum(prod(part.shape) for part in self.parts)
 
     @property
     def weight_format(self) -> str:

@@ -30,6 +30,6 @@ def make_layer_inputs(
     each = made.reshape(rows, len(a.layers), a.layer_inputs)
     normalize(each, norm, kind="rms", epsilon=a.epsilon, out=each)
     known = np.where(token_ids < len(table), token_ids, 0)
-    each += table[known].reshape(each.shape) * np.float32(a.layer_inputs**0.5)
+    each += table.take(known).reshape(each.shape) * np.float32(a.layer_inputs**0.5)
     each *= np.float32(0.5**0.5)
     return np.ascontiguousarray(each.swapaxes(0, 1))

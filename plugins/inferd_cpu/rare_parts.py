@@ -1,6 +1,7 @@
 """The tensors of parts that few architectures have: states, streams, numbers of tokens for each layer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from inferd_cpu.finder import Finder, Part, Source
 from inferd_cpu.shapes import DeltaNet
@@ -36,7 +37,7 @@ class RareParts(Finder):
         """What each token has for each layer; files may have it of fewer tokens."""
         a, name = self._architecture, "per_layer_token_embd.weight"
         tokens = self._left[name].shape[0] if name in self._left else vocabulary
-        yield self._part("input_embedding", self._take(name, min(tokens, vocabulary), inputs))
+        yield replace(self._part("input_embedding", self._take(name, min(tokens, vocabulary), inputs)), stored=True)
         yield self._part("input_model", self._take("per_layer_model_proj.weight", inputs, a.width))
         yield self._part("input_norm", self._take("per_layer_proj_norm.weight", a.layer_inputs))
 

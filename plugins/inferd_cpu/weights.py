@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from inferd_cpu.finder import Source
 from inferd_cpu.gguf import ModelFile
 from inferd_cpu.inventory import Inventory
 from inferd_cpu.shapes import Architecture
+from inferd_cpu.stored_rows import StoredRows
 
 Floats = NDArray[np.float32]
 CHUNK_ELEMENTS = 1 << 18  # decoded at once: they stay in the processor's cache
@@ -101,7 +103,7 @@ class Weights:
 
     embedding: Floats  # (V, W)
     layers: tuple[Layer, ...]
-    input_embedding: Floats | None = None  # (tokens, layers * I): what a token has for each layer
+    input_embedding: StoredRows | None = None  # (tokens, layers * I): what a token has for each layer
     input_model: Floats | None = None  # (layers * I, W)
     input_norm: Floats | None = None  # (I,)
     streams_in: Floats | None = None  # (N - 1, W, W)
@@ -125,16 +127,23 @@ def load_weights(
     *,
     context_tokens: int,
 ) -> Weights:
-    """Decode all weights; `report` gets the part that is done, rising to 1.
+    """Decode all weights but what stays in the file; `report` gets the part that is done, rising to 1.
 
     Raises:
         LoadError: A weight is not a finite number.
     """
-    arena = np.empty(inventory.parameters, np.float32)
-    decode = _Decoder(file, arena.size, report)
+    arena = np.empty(sum(prod(part.shape) for part in inventory.parts if not part.stored), np.float32)
+    decode = _Decoder(file, inventory.parameters, report)
+    stored: dict[str, StoredRows] = {}
     arrays: dict[int | None, dict[str, Floats]] = defaultdict(dict)
     end = 0
     for part in inventory.parts:
+        if part.stored:
+            (source,) = part.sources
+            decode(source)
+            file.release(source.tensor)
+            stored[part.field] = StoredRows(file, source)
+            continue
         start, end = end, end + prod(part.shape)
         array = arrays[part.layer][part.field] = arena[start:end].reshape(part.shape)
         first = 0
@@ -145,12 +154,14 @@ def load_weights(
             if order is not None:
                 rows[:] = rows[order]
             first += len(rows)
+            file.release(source.tensor)
     rest = arrays[None]
     divisors = {field: rest.pop(field) for field in DIVISORS if field in rest}
+    fields: dict[str, Any] = {"head": rest["embedding"]} | rest | stored
     return Weights(
         layers=tuple(arrays[layer] for layer in range(len(architecture.layers))),
         frequencies=compute_frequencies(file, architecture, divisors, context_tokens=context_tokens),
-        **{"head": rest["embedding"]} | rest,
+        **fields,
     )
 
 
@@ -164,8 +175,9 @@ class _Decoder:
         self._reported = 0
         self._report = report
 
-    def __call__(self, source: Source, out: Floats) -> None:
-        tensor, flat = source.tensor, out.reshape(-1)
+    def __call__(self, source: Source, out: Floats | None = None) -> None:
+        """Decode rows into `out`, or only look whether they are numbers."""
+        tensor, flat = source.tensor, None if out is None else out.reshape(-1)
         blocks, form = rows_of(self._file, source), tensor.format
         step = CHUNK_ELEMENTS // form.block_elements
         for first in range(0, len(blocks), step):
@@ -177,7 +189,8 @@ class _Decoder:
                     " are not finite: the file is corrupt; fetch it again"
                 )
             start = first * form.block_elements
-            flat[start : start + numbers.size] = numbers
+            if flat is not None:
+                flat[start : start + numbers.size] = numbers
             self._advance(numbers.size)
 
     def _advance(self, elements: int) -> None:
