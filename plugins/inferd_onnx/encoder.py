@@ -65,6 +65,10 @@ def load_encoder(graph: OnnxSession, request: LoadRequest, description: ModelDes
     """
     asked = request.settings["serves"] == "embeddings"
     if not may_encode(request):
+        if asked and find_recipe(request.path).is_file():
+            raise LoadError(
+                f"setting 'serves' is 'embeddings', but {find_recipe(request.path)} is for models of tensors"
+            )
         if asked:
             where = request.path / TOKENIZER if request.path.is_dir() else f"a folder beside it, not {request.path},"
             raise LoadError(f"setting 'serves' is 'embeddings', but {where} is not there: texts need a tokenizer")

@@ -121,6 +121,10 @@ def test_files_as_a_recipe_takes_them(inferd: Commands, served: KernelProcess, t
     (tmp_path / "ends.recipe.toml").write_text('[input.any]\ntakes = "fiel"\n')
     done = inferd("infer", str(path), "any=1")
     assert "recipe.toml:2: 'input.any.takes' is 'fiel'" in " ".join(done.stderr.split())
+    talks = write_fake_model(tmp_path, "talks")
+    (tmp_path / "talks.recipe.toml").write_text('[input.any]\ntakes = "file"\nlast = 3\n')
+    done = inferd("run", str(talks), "Hello")
+    assert "talks.recipe.toml is for models of tensors" in " ".join(done.stderr.split())
 
 
 def test_a_table_a_file_and_a_stream(inferd: Commands, tmp_path: Path) -> None:

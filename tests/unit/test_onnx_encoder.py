@@ -156,6 +156,10 @@ def test_what_serves_what(tmp_path: Path) -> None:
     assert isinstance(models.load(tmp_path), LoadedTensorModel)
     with pytest.raises(UnsupportedModelError, match="no input 'input_ids'; load it with serves=tensors"):
         models.load(tmp_path, serves="embeddings")
+    (tmp_path / "recipe.toml").write_text("")
+    with pytest.raises(LoadError, match=r"'embeddings', but .*recipe.toml is for models of tensors"):
+        models.load(tmp_path, serves="embeddings")
+    (tmp_path / "recipe.toml").unlink()
     (tmp_path / "tokenizer.json").unlink()
     assert isinstance(models.load(tmp_path), LoadedTensorModel)
 

@@ -136,7 +136,11 @@ def test_what_clients_give_wrongly(tmp_path: Path) -> None:
     made = prepare(tmp_path, picture, inputs=(info("x", "b", 3, "h", "w"),))
     for given, field, words in (
         ({"image": file(b"none")}, "spec.infer.inputs[0].data", "input 'image' is no picture"),
-        ({"image": texts("a.png")}, "spec.infer.inputs[0].element_type", "input 'image' is STRING"),
+        (
+            {"image": texts("a.png")},
+            "spec.infer.inputs[0].element_type",
+            "input 'image' is a text; give a picture as the bytes",
+        ),
         ({"x": file(b"")}, "spec.infer.inputs[0].name", "no input 'x'.* It has: image"),
         ({}, "spec.infer.inputs", "input 'image' is missing"),
     ):

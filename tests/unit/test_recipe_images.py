@@ -129,6 +129,7 @@ def test_what_is_too_large() -> None:
     thin = encode(np.zeros((1, 5000, 3), np.uint8))
     with pytest.raises(ValueError, match="becomes 50000 x 10 pixels"):
         read(thin, resize=(10,))
+    assert read(thin, resize=(10,), most=(0, 100)).shape == (1, 3, 10, 100)
 
 
 @pytest.mark.parametrize("content", DAMAGED)

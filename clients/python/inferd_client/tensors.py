@@ -156,7 +156,12 @@ def _texts(name: str, array: AnyArray) -> StringElements:
     try:
         return StringElements(values=[text.decode() if isinstance(text, bytes) else text for text in texts])
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        raise TypeError(f"input {name!r} holds a text that is no UTF-8: {error.reason!s:.80}") from None
+        hint = (
+            "; the bytes of a file are given as a bytearray"
+            if texts and isinstance(texts[0], bytes) and not array.ndim
+            else ""
+        )
+        raise TypeError(f"input {name!r} holds a text that is no UTF-8: {error.reason!s:.80}{hint}") from None
 
 
 def _pack(codes: AnyArray, bits: int) -> bytes:

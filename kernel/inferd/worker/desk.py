@@ -14,9 +14,9 @@ from inferd.engine.tensor.request import TensorResult
 from inferd.engine.token.loop import Loop
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
-from inferd.plugin import LoadedTensorModel
+from inferd.plugin import LoadedTensorModel, LoadError
 from inferd.plugin.host import count_cores
-from inferd.plugin.recipe_file import read_recipe
+from inferd.plugin.recipe_file import find_recipe, read_recipe
 from inferd.worker.frames import answer_frame, failure, read_defaults, read_load, read_submission, step_frame
 from inferd.worker.tensor_frames import (
     read_recipe_limits,
@@ -59,9 +59,15 @@ class Desk(Protocol):
 
 
 def make_desk(model: LoadedModel | LoadedTensorModel, load: load_pb2.Load, link: Link, activity: Activity) -> Desk:
-    """An engine for a model, and who translates for it."""
+    """An engine for a model, and who translates for it.
+
+    Raises:
+        LoadError: The recipe beside it is wrong, or for another kind of model.
+    """
     if isinstance(model, LoadedTensorModel):
         return TensorDesk(model, load, link, activity)
+    if (recipe := find_recipe(Path(load.path))).is_file():
+        raise LoadError(f"{recipe} is for models of tensors, and this one reads text; move the recipe away")
     return TokenDesk(model, load, link, activity)
 
 

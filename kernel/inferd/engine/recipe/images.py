@@ -128,7 +128,10 @@ class Pictures:
         else:
             factors = resize[0] / high, resize[1] / wide
             factor = max(factors) if self._step.fit == "cover" else min(factors)
-        return round(high * factor), round(wide * factor)
+            return round(high * factor), round(wide * factor)
+        most_high, most_wide = self._step.most or (0, 0)
+        scaled_high, scaled_wide = round(high * factor), round(wide * factor)
+        return min(scaled_high, most_high or scaled_high), min(scaled_wide, most_wide or scaled_wide)
 
     def _stretch(self, picture: Any, high: int, wide: int) -> Any:
         size = max(1, wide), max(1, high)

@@ -86,6 +86,11 @@ class Preparation:
         Raises:
             InvalidFieldError: One is not known, missing, of another type, or no file that can be read.
         """
+        for place, (name, tensor) in enumerate(inputs.items()):
+            step = self._steps.get(name)
+            if step and tensor.element_type is ElementType.STRING and not isinstance(step, TextInput):
+                message = f"input {name!r} is a text; give {KINDS[type(step)]} as the bytes of its file, UINT8 [bytes]"
+                raise InvalidFieldError(message, field=f"{AT}[{place}].element_type")
         outer = replace(self.signature, most_batch=1)  # a file is not a row for each of its bytes
         check_inputs(inputs, outer, carried=self._states(inputs=True) if carried else frozenset())
         made: dict[str, Tensor] = {}
