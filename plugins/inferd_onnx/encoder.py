@@ -155,6 +155,11 @@ def _make_session(graph: OnnxSession, folder: _Folder, output: TensorInfo) -> En
     """The session, after one token was tried: so its width is known, and that the graph gives what it says."""
     inputs = {each.name: each for each in graph.signature.inputs if each.name in TAKEN}
     rows, tokens = inputs[IDS].shape or ("", "")
+    if isinstance(tokens, int) and MASK not in inputs:
+        raise UnsupportedModelError(
+            f"{folder.path}: the graph takes texts of {tokens} tokens and no {MASK!r}, so that it cannot tell shorter"
+            " texts from padding; load it with serves=tensors"
+        )
     made = EncoderGraph(
         graph=graph,
         inputs={name: each.element_type for name, each in inputs.items()},

@@ -44,6 +44,11 @@ class EncoderGraph:
     rows: int | None
     tokens: int | None
 
+    @property
+    def pads(self) -> bool:
+        """Whether it is told what is padding; else only texts of one length are computed together."""
+        return "attention_mask" in self.inputs
+
     def compute(self, texts: Sequence[Ids]) -> list[Floats]:
         """What it gives for each text, shape (tokens, width), or (1, width) where it pools.
 
@@ -130,7 +135,7 @@ class EncoderSession:
         starts = batch.starts
         bounds = np.searchsorted(wanted, starts)  # of the wanted rows of each sequence
         asked = [place for place in range(len(starts) - 1) if bounds[place] < bounds[place + 1]]
-        for places in _group(asked, np.diff(starts)):
+        for places in _group(asked, np.diff(starts), pads=self._graph.pads):
             texts = [batch.token_ids[starts[place] : starts[place + 1]] for place in places]
             for place, numbers in zip(places, self._graph.compute(texts), strict=True):
                 rows = wanted[bounds[place] : bounds[place + 1]] - starts[place]
@@ -138,12 +143,13 @@ class EncoderSession:
         return hidden
 
 
-def _group(places: Sequence[int], lengths: NDArray[np.int32]) -> list[list[int]]:
+def _group(places: Sequence[int], lengths: NDArray[np.int32], *, pads: bool) -> list[list[int]]:
     """Texts that are padded to each other: none to more than twice its length, unless all are short."""
     groups: list[list[int]] = []
     for place in sorted(places, key=lambda place: -int(lengths[place])):
         longest = lengths[groups[-1][0]] if groups else 0
-        if groups and (longest <= SHORT or 2 * lengths[place] >= longest):
+        joins = longest <= SHORT or 2 * lengths[place] >= longest if pads else lengths[place] == longest
+        if groups and joins:
             groups[-1].append(place)
         else:
             groups.append([place])

@@ -104,19 +104,49 @@ def test_fixed_sizes_are_filled_up(tmp_path: Path) -> None:
     weights = np.random.default_rng(2).normal(0, 1, (20, 6)).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["each"]),
-        helper.make_node("Identity", ["each"], ["last_hidden_state"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["deep"]),
+        helper.make_node("Mul", ["each", "deep"], ["last_hidden_state"]),
     ]
     models.save(
         tmp_path / "model.onnx",
         nodes,
-        [models.value("input_ids", TensorProto.INT32, [2, 8])],
+        [models.value(name, TensorProto.INT32, [2, 8]) for name in ("input_ids", "attention_mask")],
         [models.value("last_hidden_state", TensorProto.FLOAT, [2, 8, 6])],
-        [numpy_helper.from_array(weights, "table")],
+        [numpy_helper.from_array(weights, "table"), numpy_helper.from_array(np.array([2]), "last")],
     )
     model = load(tmp_path)
     assert model.session.limits.context_tokens == 8
     prompts = [[3], [4, 5], [6, 7, 8], [9] * 8, [10]]
     np.testing.assert_array_equal(step(model, prompts), weights[np.concatenate(prompts)])
+
+
+@pytest.mark.parametrize("size", ["tokens", 8])
+def test_a_graph_that_is_not_told_of_padding(tmp_path: Path, size: int | str) -> None:
+    """Texts of one length only are computed together; where all must have one size, it is refused."""
+    write_folder(tmp_path)
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["numbers", "axis"], ["sum"], keepdims=1),
+        helper.make_node("Add", ["numbers", "sum"], ["each"]),
+        helper.make_node("Unsqueeze", ["each", "last"], ["last_hidden_state"]),
+    ]
+    models.save(
+        tmp_path / "model.onnx",
+        nodes,
+        [models.value("input_ids", TensorProto.INT64, ["batch", size])],
+        [models.value("last_hidden_state", TensorProto.FLOAT, ["batch", size, 1])],
+        [numpy_helper.from_array(np.array([number]), name) for name, number in (("axis", 1), ("last", 2))],
+    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pad_token_id": 9}))
+    if size == 8:
+        with pytest.raises(UnsupportedModelError, match="of 8 tokens and no 'attention_mask'"):
+            load(tmp_path)
+        return
+    prompts = [[3], [4, 5], [6], [7, 8, 9], [1, 2]]
+    expected = [float(each + sum(ids)) for ids in prompts for each in ids]
+    assert step(load(tmp_path), prompts)[:, 0].tolist() == expected
 
 
 @pytest.mark.parametrize(
