@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from inferd.plugin import LoadedModel, LoadedTensorModel, LoadRequest, MemoryNeed, Probe, ReportProgress
 from inferd_onnx.capacity import derive_need
 from inferd_onnx.devices import check_device, find_devices, read_clash
-from inferd_onnx.model_file import INNER, OWN_FILE, read_model_file
+from inferd_onnx.model_file import INNER, OWN_FILE, ModelFile, read_model_file
 
 if TYPE_CHECKING:
     from inferd_onnx.decoder.loading import Examined
@@ -44,7 +44,12 @@ class OnnxBackend:
             found = _examine(request)
             self._measured = (request, found)
             return found.need
-        return derive_need(read_model_file(request.path), request)
+        file = read_model_file(request.path)
+        if _is_decoder_folder(request, file):
+            from inferd_onnx.decoder.folder_loading import examine_folder  # noqa: PLC0415 - it imports the runtime
+
+            return examine_folder(request, file).need
+        return derive_need(file, request)
 
     def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
         """Check all that can be checked before memory is taken, then load.
@@ -59,9 +64,14 @@ class OnnxBackend:
             measured, self._measured = self._measured, None
             found = measured[1] if measured is not None and measured[0] == request else _examine(request)
             return load_decoder(found, request, progress)
+        file = read_model_file(request.path)
+        if _is_decoder_folder(request, file):
+            from inferd_onnx.decoder.folder_loading import examine_folder, load_folder  # noqa: PLC0415 - as above
+
+            return load_folder(examine_folder(request, file), request, progress)
         from inferd_onnx.loading import load  # noqa: PLC0415 - it imports the runtime
 
-        return load(read_model_file(request.path), request, progress)
+        return load(file, request, progress)
 
 
 def is_language_model(path: Path) -> bool:
@@ -74,6 +84,14 @@ def is_language_model(path: Path) -> bool:
             return file.read(len(GGUF)) == GGUF or path.suffix == ".gguf"
     except OSError:
         return path.suffix == ".gguf"
+
+
+def _is_decoder_folder(request: LoadRequest, file: ModelFile) -> bool:
+    if not request.path.is_dir():
+        return False
+    from inferd_onnx.decoder.genai import is_decoder_folder  # noqa: PLC0415 - it imports numpy
+
+    return is_decoder_folder(request, file)
 
 
 def _examine(request: LoadRequest) -> "Examined":

@@ -30,6 +30,7 @@ SPARSE_TENSORS = (1, 2)
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 1, 2, 8, 13
 ENTRY = (1, 2)  # its key and its value
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_SHAPE = 1, 2, 1, 2
+GROUPED = "GroupQueryAttention"
 COMPILED_MARK, COMPILED_MARK_AT = b"ORTM", 4  # of FlatBuffers: which kind it is stands behind the root's offset
 COMPILED = "EPContext"  # a node whose engine was compiled by a provider, from its attributes or another file
 
@@ -47,6 +48,8 @@ class ModelFile:
         weight_bytes_by_type: The same by type; empty where that is not known.
         nodes: Of all graphs.
         unranked: Inputs and outputs whose number of sizes is not known.
+        inputs: Names of its inputs, of those too that have values of their own.
+        grouped: Whether attention is GroupQueryAttention, which writes keys and values in place.
     """
 
     path: Path
@@ -57,6 +60,8 @@ class ModelFile:
     weight_bytes_by_type: Counter[ElementType] = field(default_factory=Counter)
     nodes: int = 0
     unranked: set[str] = field(default_factory=set)
+    inputs: list[str] = field(default_factory=list)
+    grouped: bool = False
 
     @property
     def weight_format(self) -> str:
@@ -160,6 +165,8 @@ class _Reader:
             kinds = [kind for type_ in self._inside(value, VALUE_TYPE) for kind in self._inside(type_, TYPE_TENSOR)]
             if kinds and not any(True for kind in kinds for _ in self._shapes(kind)):
                 self._found.unranked.update(names[-1:])
+            if value.number == GRAPH_INPUT:
+                self._found.inputs += names[-1:]
         for name in self._inside(graph, GRAPH_NAME):
             self._found.name = read_text(self._data, name)
 
@@ -182,7 +189,9 @@ class _Reader:
         self._found.nodes += 1
         for each in self._inside(node, NODE_OP, NODE_ATTRIBUTE):
             if each.number == NODE_OP:
-                if read_text(self._data, each) == COMPILED:
+                operator = read_text(self._data, each)
+                self._found.grouped |= operator == GROUPED
+                if operator == COMPILED:
                     why = f"holds an engine that was compiled for one machine ({COMPILED}); load what it was made of"
                     raise LoadError(f"{self._found.path} {why}")
             else:

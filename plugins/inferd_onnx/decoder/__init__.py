@@ -19,6 +19,12 @@ How a model comes to run, file by file:
     plan.py        a batch, checked, and split into runs
     session.py     the forward pass
 
+Folders with the graph of a decoder, as ONNX Runtime GenAI and Optimum write them:
+
+    genai.py           a folder -> shape, names of inputs and outputs, vocabulary
+    folder_loading.py  from a request to its session
+    folder_session.py  its forward pass
+
 Keys and values are kept twice. The pool holds them in the engine's blocks and is what counts. Attention wants those of
 a sequence in one piece, sequences of a run side by side: that is the area, a cache of the pool, whose places are filled
 from it when a sequence is first seen and then written to by the graph itself.

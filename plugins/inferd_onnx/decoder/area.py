@@ -5,28 +5,30 @@ sequence, though most are short; what is no longer needed is given back to the s
 """
 
 import mmap
+from typing import Any
 
 import numpy as np
 
 PAGE_BYTES = mmap.PAGESIZE
 MAP_NORESERVE = 0x4000  # of Linux's mmap(2): most of it is never touched; Python 3.11 has no name for it
-NUMBER_BYTES = 4
 
 
 class Area:
-    """Places for sequences: an array (layers * 2, places, heads, tokens, width) of float32, keys and values in turn.
+    """Places for sequences: an array (layers * 2, places, heads, tokens, width) of numbers, keys and values in turn.
 
     Attributes:
         numbers: That array.
     """
 
-    def __init__(self, *, layers: int, places: int, heads: int, tokens: int, width: int) -> None:
+    def __init__(
+        self, *, layers: int, places: int, heads: int, tokens: int, width: int, dtype: type[np.floating[Any]]
+    ) -> None:
         shape = (layers * 2, places, heads, tokens, width)
         count = int(np.prod(shape, dtype=np.int64))
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-        self._mapping = mmap.mmap(-1, count * NUMBER_BYTES, flags=flags)
-        self.numbers = np.frombuffer(self._mapping, np.float32).reshape(shape)
-        self._row_bytes = width * NUMBER_BYTES
+        self._mapping = mmap.mmap(-1, count * np.dtype(dtype).itemsize, flags=flags)
+        self.numbers = np.frombuffer(self._mapping, dtype).reshape(shape)
+        self._row_bytes = width * np.dtype(dtype).itemsize
         self._token_count = tokens
 
     def pointer(self, part: int, place: int) -> int:

@@ -1,5 +1,6 @@
 """The forward pass: a step as runs of the graph, keys and values in place."""
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -20,43 +21,50 @@ NONE = np.zeros(0, np.int64)
 FATAL = 4
 
 
-class DecoderSession:
+Wanted = tuple[NDArray[Any], NDArray[np.float32]]
+"""Rows of a batch, ascending, and where what is computed for them goes."""
+
+
+class PooledSession(ABC):
     """A graph, its pool of KV blocks and its area.
 
     Args:
         runtime: The loaded graph.
-        held: What the runtime reads from our memory: weights that it has made no copies of.
-        table: The embedding.
         shape: Of the network.
         limits: What was derived for it.
         area_tokens: Most tokens whose keys and values are in the area at once.
+        past: Names of the inputs with keys and values of each layer.
+        present: Names of the outputs with them.
+        dtype: Of them.
     """
 
     def __init__(
         self,
         runtime: Any,
         *,
-        held: Sequence[Any],
-        table: Weight,
         shape: Shape,
         limits: TokenLimits,
         area_tokens: int,
+        past: Sequence[str],
+        present: Sequence[str],
+        dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         self._runtime: Any = runtime
-        self._held = held
-        self._table = table
+        self._past, self._present = past, present
+        self._dtype = dtype
         self._shape = shape
         self._limits = limits
         self._area_tokens = area_tokens
         tokens = -(-limits.context_tokens // limits.block_tokens) * limits.block_tokens
         sizes = (shape.layers * 2, shape.kv_heads, limits.block_tokens, shape.head_width)
-        pool = np.zeros((limits.blocks, *sizes), np.float32)
+        pool = np.zeros((limits.blocks, *sizes), dtype)
         self._area = Area(
             layers=shape.layers,
             places=limits.max_sequences,
             heads=shape.kv_heads,
             tokens=tokens,
             width=shape.head_width,
+            dtype=dtype,
         )
         self._slots = Slots(self._area, pool, limits, area_tokens=area_tokens)
         self._bindings: OrderedDict[tuple[int, int], Any] = OrderedDict()
@@ -95,30 +103,11 @@ class DecoderSession:
     def close(self) -> None:
         """Give the memory back."""
         self._bindings.clear()
-        del self._runtime, self._slots, self._area, self._held, self._table
+        del self._runtime, self._slots, self._area
 
-    def _compute(
-        self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[tuple[NDArray[Any], NDArray[np.float32]]]
-    ) -> None:
-        """Run the graph, and put what is wanted of it where it belongs: rows of the batch and their outputs."""
-        binding = self._bind(first, len(run.lengths))
-        rows = run.rows.reshape(-1)
-        hidden = self._table.pick(batch.token_ids[rows]).reshape(*run.rows.shape, -1)
-        binding.bind_cpu_input("hidden", np.ascontiguousarray(hidden))
-        binding.bind_cpu_input("last", (run.lengths - 1).astype(np.int32))
-        binding.bind_cpu_input("total", np.array(run.lengths.max(), np.int32))
-        outs = []
-        for name, output, (all_rows, to) in zip(
-            ("logit_rows", "hidden_rows"), ("logits", "states"), wanted, strict=True
-        ):
-            found, places = _find_rows(all_rows, rows)
-            binding.bind_cpu_input(name, places)
-            out = np.empty((len(places), to.shape[1]), np.float32)
-            binding.bind_output(output, "cpu", 0, np.float32, out.shape, out.ctypes.data)
-            outs.append((to, found, out))
-        self._runtime.run_with_iobinding(binding, self._options)
-        for to, found, out in outs:
-            to[found] = out
+    @abstractmethod
+    def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
+        """Run the graph, and put what is wanted of it where it belongs: logits, and hidden states."""
 
     def _bind(self, first: int, count: int) -> Any:
         """A binding with the places of so many sequences, which is used again."""
@@ -130,15 +119,57 @@ class DecoderSession:
             self._bindings.popitem(last=False)
         binding = self._bindings[key] = self._runtime.io_binding()
         sizes = (count, *self._area.numbers.shape[2:])
-        for layer in range(self._shape.layers):
-            for part, what in enumerate(("key", "value")):
-                address = self._area.pointer(2 * layer + part, first)
-                binding.bind_input(f"past_{what}.{layer}", "cpu", 0, np.float32, sizes, address)
-                binding.bind_output(f"{what}.{layer}", "cpu", 0, np.float32, sizes, address)
+        for part, (past, present) in enumerate(zip(self._past, self._present, strict=True)):
+            address = self._area.pointer(part, first)
+            binding.bind_input(past, "cpu", 0, self._dtype, sizes, address)
+            binding.bind_output(present, "cpu", 0, self._dtype, sizes, address)
         return binding
 
 
-def _find_rows(wanted: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+class DecoderSession(PooledSession):
+    """Our own graph.
+
+    Args:
+        runtime: The loaded graph.
+        held: What the runtime reads from our memory: weights that it has made no copies of.
+        table: The embedding.
+        others: As `PooledSession`.
+    """
+
+    def __init__(self, runtime: Any, *, held: Sequence[Any], table: Weight, **others: Any) -> None:
+        layers = range(others["shape"].layers)
+        names = [f"{what}.{layer}" for layer in layers for what in ("key", "value")]
+        super().__init__(runtime, past=[f"past_{name}" for name in names], present=names, **others)
+        self._held = held
+        self._table = table
+
+    def close(self) -> None:
+        """Give the memory back."""
+        super().close()
+        del self._held, self._table
+
+    def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
+        binding = self._bind(first, len(run.lengths))
+        rows = run.rows.reshape(-1)
+        hidden = self._table.pick(batch.token_ids[rows]).reshape(*run.rows.shape, -1)
+        binding.bind_cpu_input("hidden", np.ascontiguousarray(hidden))
+        binding.bind_cpu_input("last", (run.lengths - 1).astype(np.int32))
+        binding.bind_cpu_input("total", np.array(run.lengths.max(), np.int32))
+        outs = []
+        for name, output, (all_rows, to) in zip(
+            ("logit_rows", "hidden_rows"), ("logits", "states"), wanted, strict=True
+        ):
+            found, places = find_rows(all_rows, rows)
+            binding.bind_cpu_input(name, places)
+            out = np.empty((len(places), to.shape[1]), np.float32)
+            binding.bind_output(output, "cpu", 0, np.float32, out.shape, out.ctypes.data)
+            outs.append((to, found, out))
+        self._runtime.run_with_iobinding(binding, self._options)
+        for to, found, out in outs:
+            to[found] = out
+
+
+def find_rows(wanted: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of ascending wanted rows those that are among these, and where among these they are."""
     order = np.argsort(rows)
     at = np.searchsorted(rows, wanted, sorter=order)

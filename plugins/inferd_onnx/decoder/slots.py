@@ -6,6 +6,7 @@ rise whenever a block is written to.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Slots:
         area_tokens: Most tokens whose keys and values may be in the area at once.
     """
 
-    def __init__(self, area: Area, pool: NDArray[np.float32], limits: TokenLimits, *, area_tokens: int) -> None:
+    def __init__(self, area: Area, pool: NDArray[Any], limits: TokenLimits, *, area_tokens: int) -> None:
         self._area = area
         self._pool = pool
         self._size = limits.block_tokens
