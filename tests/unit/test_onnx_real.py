@@ -16,10 +16,14 @@ import onnxruntime as ort
 import real_onnx as real
 from onnx_cases import quiet
 
-from inferd.plugin import ElementType, TensorState
+from inferd.engine.tensor.entry import Entry
+from inferd.engine.tensor.filling import Filling
+from inferd.engine.tensor.request import Request
+from inferd.plugin import ElementType, LoadError, TensorState
 
 pytestmark = pytest.mark.model
 
+WANTED = ("embedding",)
 Packaged = Callable[[str, str], Path]
 
 
@@ -133,3 +137,22 @@ def test_sentences_as_vectors(minilm: Path, tmp_path: Path, torch: Any) -> None:
         alone = embed(np.array([row]), np.ones((1, len(row)), np.int64))[0]
         np.testing.assert_allclose(alone, expected, atol=1e-4)
         np.testing.assert_allclose(together[place], expected, atol=1e-4)
+
+
+def test_sentences_of_several_lengths_as_one(minilm: Path, tmp_path: Path) -> None:
+    """MiniLM is given sentences that a rule fills up; a rule that would change them is refused at the load."""
+    path = bert_to_onnx.convert(minilm, tmp_path / "minilm.onnx")
+    with pytest.raises(LoadError, match="output 'embedding' of a request that is filled up is not what"):
+        models.load(path, intra_threads="1", padding="input_ids:1=0,attention_mask:1=1")
+    session = models.load(path, intra_threads="1", padding="input_ids:1=0,attention_mask:1=0").session
+    filling, random, entries = Filling(session.signature), np.random.default_rng(8), []
+    for length in (3, 17, 9, 3, 30):
+        given = {"input_ids": random.integers(1000, 20_000, (1, length)), "attention_mask": np.ones((1, length))}
+        inputs = {name: models.tensor(array, ElementType.INT64) for name, array in given.items()}
+        request = Request(handle=length, inputs=inputs)
+        entries.append(Entry(request=request, wanted=WANTED, asked=WANTED, arrived=0.0, inputs=inputs))
+        filling.measure(entries[-1])
+    parts = filling.split(session.predict(filling.join(entries), WANTED), entries)
+    for entry, part in zip(entries, parts, strict=True):
+        alone = session.predict(entry.inputs, WANTED)["embedding"].array
+        np.testing.assert_allclose(part["embedding"].array, alone, atol=1e-5)
