@@ -216,6 +216,18 @@ def test_memory_is_measured_and_given_back(client: Client, tmp_path: Path) -> No
     assert not psutil.pid_exists(instance.pid)
 
 
+def test_a_profile_is_whole_when_the_model_is_unloaded(client: Client, tmp_path: Path) -> None:
+    """The file with the time of each operator is complete when UnloadModel answers; two calls at once share it."""
+    folder, path = tmp_path / "profiles", models.save_identity(tmp_path / "model.onnx")
+    folder.mkdir()
+    client.create_model("profiled", source=str(path), settings={"profile": str(folder), "threads": 2})
+    assert client.model_signature("profiled").threads == 2
+    client.infer("profiled", {"x": np.ones((1, 2), np.float32)})
+    client.unload_model("profiled")
+    (file,) = folder.iterdir()
+    assert any(event["name"] == "model_run" for event in json.loads(file.read_text()))
+
+
 def test_every_type_goes_through_the_kernel(client: Client, tmp_path: Path) -> None:
     """A tensor of every type that the runtime has comes back from a model as it went: each bit, texts, and shapes."""
     missing = {Kind.COMPLEX64, Kind.COMPLEX128, Kind.FLOAT4E2M1, Kind.FLOAT8E8M0}  # the runtime gives none back
