@@ -12,6 +12,7 @@ from inferd_client import AsyncClient
 pytestmark = pytest.mark.e2e
 
 SETTINGS = {
+    "INFERD_BACKENDS": "[]",
     "INFERD_WORKERS__HEARTBEAT_S": "0.2",
     "INFERD_WORKERS__HEARTBEAT_TIMEOUT_S": "2",
     "INFERD_WORKERS__RESTART_BACKOFF_S": "0.1",

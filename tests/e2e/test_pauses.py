@@ -15,6 +15,7 @@ pytestmark = pytest.mark.e2e
 LIMIT_S = 1.5
 PAUSE_S = 3.0
 STRICT = {
+    "INFERD_BACKENDS": "[]",
     "INFERD_WORKERS__HEARTBEAT_S": "0.1",
     "INFERD_WORKERS__HEARTBEAT_TIMEOUT_S": f"{LIMIT_S}",
     "INFERD_WORKERS__STEP_FLOOR_S": f"{LIMIT_S}",
