@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from inferd.core.ids import InstanceId
 from inferd.core.task import FinishReason, Outcome, SuspendReason
@@ -94,9 +95,11 @@ class TensorOutput:
     written: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """New tokens of a sample and the text that they complete; why it ended, told where there are several samples."""
+class Output(NamedTuple):
+    """New tokens of a sample and the text that they complete; why it ended, told where there are several samples.
+
+    A tuple, since one is made for each task of each step: a frozen dataclass takes several times as long to make.
+    """
 
     text: str
     token_ids: tuple[int, ...]

@@ -70,6 +70,8 @@ class Followed:
 
 
 def _within(batch: list[Numbered], most_bytes: int, least: int) -> tuple[list[Numbered], int]:
+    if len(batch) == 1 and (size_bytes := cost_bytes(batch[0].event)) <= most_bytes:  # as of most streams in most steps
+        return batch, size_bytes
     size_bytes = 0
     for place, numbered in enumerate(batch):
         more_bytes = cost_bytes(numbered.event)

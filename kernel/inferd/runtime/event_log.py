@@ -17,6 +17,7 @@ FLOAT_BYTES = 4
 EVENT_BYTES = 200  # of the objects that hold one event, text and ids apart: measured with sys.getsizeof
 TOKEN_BYTES = 36  # of a number in a tuple
 ID_BYTES = 4  # of one in an array
+WITH_TOKENS = (Output, PromptOutput)
 LOGPROB_BYTES = 8  # of a token's id and logarithm
 
 
@@ -29,7 +30,7 @@ class Numbered(NamedTuple):
 
 def cost_bytes(event: TaskEvent) -> int:
     """What holding an event costs, in bytes."""
-    if isinstance(event, Output | PromptOutput):
+    if isinstance(event, WITH_TOKENS):
         each = ID_BYTES if isinstance(event.token_ids, array) else TOKEN_BYTES
         size_bytes = EVENT_BYTES + 4 * len(event.text) + each * len(event.token_ids)
         if event.logprobs is not None:
@@ -64,6 +65,9 @@ class Run:
 
     def behind(self, after: int) -> Output:
         """Those behind number `after`, as one."""
+        if self.sequence - after == 1:  # as in most steps of most tasks
+            count = self.counts[-1]
+            return Output(self.texts[-1], tuple(self.token_ids[-count:]) if count else ())
         start = max(0, len(self.texts) - (self.sequence - after))
         count = sum(self.counts[start:])  # from the end: a reader is seldom far behind, and a run may be long
         return Output("".join(self.texts[start:]), tuple(self.token_ids[-count:]) if count else ())

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from inferd.core.commands import SendTask
 from inferd.core.ids import InstanceId, TaskId
@@ -158,8 +158,7 @@ class _Details:
     def add(self, place: int, output: Output) -> Output:
         """The output at a place in the step, with all that is told of it."""
         step, sample = self._step, self.sample(place)
-        return replace(
-            output,
+        return output._replace(
             sample=sample,
             logprobs=read_logprobs(step.logprobs[place]) if place in step.logprobs else None,
             reason=self._ends.get((step.handles[place], sample), FinishReason.UNSPECIFIED),
