@@ -321,6 +321,12 @@ class Store(BaseModel):
         description="sqlite:/path of a file, or memory: for nothing that outlives the kernel; default: kernel.sqlite "
         "in state_dir",
     )
+    retained_tasks: int = Field(
+        10_000, ge=1, description="ended tasks that are kept and can still be read, in place of `limits.retained_tasks`"
+    )
+    retention_s: Days = Field(
+        86_400.0, ge=0, description="how long they can be read, in seconds, in place of `limits.retention_s`"
+    )
     output_interval_s: Seconds = Field(
         0.1, ge=0, description="what kept tasks tell is written, and then seen, this long after it came at the latest"
     )

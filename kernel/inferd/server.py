@@ -197,6 +197,7 @@ def _set_up_logs() -> None:
 
 def _core_limits(settings: Settings) -> CoreLimits:
     limits, workers, scheduler, leases = settings.limits, settings.workers, settings.scheduler, settings.leases
+    kept = limits if settings.store_path is None else settings.store
     policy = QueuePolicy(
         aging_s=scheduler.aging_s,
         weights={Tenant(tenant): weight for tenant, weight in scheduler.weights.items()},
@@ -214,6 +215,8 @@ def _core_limits(settings: Settings) -> CoreLimits:
             tenant_share=scheduler.tenant_share,
             retained_tasks=limits.retained_tasks,
             retention_s=limits.retention_s,
+            kept_tasks=kept.retained_tasks,
+            kept_s=kept.retention_s,
             tenant_queued=scheduler.tenant_queued,
             model_queued=scheduler.model_queued,
             model_running=scheduler.model_running,

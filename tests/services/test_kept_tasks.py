@@ -216,8 +216,8 @@ async def test_a_task_whose_model_is_gone_ends_with_that(tmp_path: Path) -> None
 
 async def test_a_forgotten_task_leaves_the_store(tmp_path: Path) -> None:
     """When the retention of a task ends, nothing of it is kept either, and its request makes a new one."""
-    limits = {"retained_tasks": 1}
-    async with kernel(tmp_path, limits=limits) as connection:
+    settings = {"url": f"sqlite:{tmp_path}/kept/store", "retained_tasks": 1}
+    async with kernel(tmp_path, store=settings) as connection:
         await connection.create()
         ids = []
         for number in range(3):
@@ -226,7 +226,7 @@ async def test_a_forgotten_task_leaves_the_store(tmp_path: Path) -> None:
     with closing(SqliteStore(tmp_path / "kept/store")) as store:
         assert [record.key for record in store.records(Kind.TASK)] == ids[2:]
         assert [record.key for record in store.records(Kind.PROGRESS)] == ids[2:]
-    async with kernel(tmp_path, limits=limits) as connection:
+    async with kernel(tmp_path, store=settings) as connection:
         assert (await connection.tasks.CreateTask(wanted(request_id="0"))).task.task_id not in ids
         assert (await connection.tasks.CreateTask(wanted(request_id="2"))).task.task_id == ids[2]
 

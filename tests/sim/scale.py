@@ -76,6 +76,8 @@ def draw_limits(rng: random.Random, models: int) -> CoreLimits:
             tenant_share=rng.choice([0.5, 4.0]),
             retained_tasks=rng.choice([10, 200]),
             retention_s=rng.choice([2.0, 20.0]),
+            kept_tasks=15,
+            kept_s=5.0,
             tenant_queued=rng.choice([10, 400]),
             model_queued=rng.choice([15, 400]),
             model_running=rng.choice([4, 1000]),

@@ -29,7 +29,7 @@ class TaskBook:
         self.suspended = Tally("tasks are suspended")
         self.detached_tasks = Tally("tasks are detached")
         self.input_bytes = Tally("bytes of inputs are held")
-        self.retained = 0
+        self.retained = {False: 0, True: 0}  # by whether they are detached
         self._requests: dict[tuple[Tenant, str], TaskId] = {}
         self._expiries: list[tuple[float, TaskId]] = []
         self._grew: list[tuple[Tally, Entry, float, int]] = []  # with this event: what, by whom, its bound, how much
@@ -175,14 +175,14 @@ class TaskBook:
         if entry.detached:
             self.detached_tasks.add(spec.tenant, -1)
         self.ends[outcome.state] += 1
-        self.retained += 1
+        self.retained[entry.detached] += 1
         return spec
 
     def forgotten(self, task_id: TaskId) -> None:
         entry = self.known.pop(task_id, None)
         if entry is None or entry.living:
             raise BrokenRuleError(Rule.ONE_END, f"{task_id} was forgotten before its end")
-        self.retained -= 1
+        self.retained[entry.detached] -= 1
         if self.made_before(entry.spec) == task_id:
             del self._requests[entry.spec.tenant, entry.spec.request_id]
 
@@ -221,7 +221,7 @@ class TaskBook:
         self._grew.clear()
         self._preempted.clear()
         self._arrived = None
-        if self.retained > self._limits.retained_tasks:
+        if self.retained[False] > self._limits.retained_tasks or self.retained[True] > self._limits.kept_tasks:
             raise BrokenRuleError(Rule.BOUND, f"{self.retained} ended tasks are retained")
         while self._expiries and self._expiries[0][0] <= now:
             _, task_id = heapq.heappop(self._expiries)

@@ -30,7 +30,8 @@ COMMANDS = {kind.__name__ for kind in get_args(Command)}
 CHANGES = {name for name, kind in vars(changes).items() if isinstance(kind, type) and issubclass(kind, Change)} - {
     "Change",
     "ModelForgotten",
-}  # no client of the simulation deletes a model
+    "TaskRestored",
+}  # no client of the simulation deletes a model, and its kernel is the first
 FAULTS = {
     "preemption", "plan with evictions", "clock jumps", "clock stands still", "late frame", "moved load",
     "host JOINING", "host READY", "host DRAINING", "host LOST",

@@ -101,7 +101,7 @@ def test_a_stream_tells_the_states_of_its_task_in_their_order(driver: Driver, mo
 def test_an_ended_task_is_told_of_though_it_is_forgotten(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a change says is all that telling it takes: the record may be gone with the same event."""
     trace = Trace(driver, monkeypatch)
-    driver.machine.tasks._register._retained_tasks = 0
+    driver.machine.tasks._register._retentions[False]._most = 0
     driver.find_devices((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=1),))
     driver.create_model(SPEC)
     stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, work=task_pb2.Work()))

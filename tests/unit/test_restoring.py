@@ -22,7 +22,7 @@ DONE = Outcome(state=TaskState.SUCCEEDED)
 @pytest.fixture
 def machine() -> KernelMachine:
     """A kernel that was just started, with a model that is not loaded."""
-    made = KernelMachine(CoreLimits(tasks=TaskLimits(retained_tasks=2, retention_s=60.0)))
+    made = KernelMachine(CoreLimits(tasks=TaskLimits(retained_tasks=1, retention_s=1.0, kept_tasks=3, kept_s=60.0)))
     made.handle(events.HostJoined((DeviceCapacity(device_id=DeviceId("cpu:0"), memory_bytes=1000, cores=2),)), 100.0)
     spec: dict[str, Any] = {
         "name": MODEL, "source": "/m", "path": "/m", "format": "gguf", "size_bytes": 1, "backend": "cpu",
@@ -106,6 +106,22 @@ def test_ended_tasks_are_forgotten_in_the_order_of_their_ends(machine: KernelMac
     assert machine.next_alarm() == 110.0
     for now, name in ((110.0, "b"), (150.0, "c"), (155.0, "a")):
         assert changes.TaskForgotten(TaskId(name), TENANT) in machine.handle(events.Tick(), now)
+
+
+def test_detached_tasks_have_a_retention_of_their_own(machine: KernelMachine) -> None:
+    """They are known for as long and as many as is said of them, and so are others, whatever ended between."""
+    for number in range(8):
+        task_id = TaskId(f"{'kept' if number % 2 else 'watched'} {number}")
+        spec = TaskSpec(task_id=task_id, tenant=TENANT, model=MODEL, detached=bool(number % 2))
+        machine.handle(events.SubmitTask(spec), 100.0)
+        machine.handle(events.CancelTask(task_id, TENANT), 100.0)
+    assert list(machine.tasks.known) == ["kept 3", "kept 5", "watched 6", "kept 7"]
+    assert machine.next_alarm() == 101.0
+    machine.handle(events.Tick(), 101.0)
+    assert list(machine.tasks.known) == ["kept 3", "kept 5", "kept 7"]
+    assert machine.next_alarm() == 160.0
+    machine.handle(events.Tick(), 160.0)
+    assert not machine.tasks.known
 
 
 def test_a_request_is_known_to_have_made_its_task(machine: KernelMachine) -> None:

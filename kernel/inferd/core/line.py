@@ -23,6 +23,8 @@ class TaskLimits:
     input_bytes: int = 256 << 20
     retained_tasks: int = 1000
     retention_s: float = 600.0
+    kept_tasks: int = 1000  # of detached ones, in place of the two above
+    kept_s: float = 600.0
     tenant_queued: int = 1000
     tenant_share: float = 4.0
     model_queued: int = 1000

@@ -1,6 +1,5 @@
 """The register of tasks: their records, and all that is kept of them by state, by tenant and by request."""
 
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Index, Page
 from inferd.core.lifecycle import advance
 from inferd.core.restored import RestoredTask
+from inferd.core.retention import Retention
 from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState
 from inferd.errors import RequestConflictError, TaskNotFoundError
 
@@ -26,28 +26,28 @@ CHANGE_OF = {
 class TaskRegister:
     """The one place where a task is made, changes its state and is forgotten, so that all books agree.
 
-    Ended tasks are forgotten some time after their end, the one that ended first before the others.
+    Ended tasks are forgotten some time after their end, those that are detached later than others.
     One writer: `Tasks`.
 
     Attributes:
         known: All tasks by id, in the order of their creation.
         census: How many wait and run.
+        dues: Each says when the next one is to be forgotten.
 
     Args:
-        retained_tasks: Most ended tasks.
-        retention_s: For how long they are kept, in seconds.
+        retention: Of ended tasks.
+        detached: Of those of them that are detached.
         out: Where changes are told.
     """
 
-    def __init__(self, *, retained_tasks: int, retention_s: float, out: list[Reply]) -> None:
+    def __init__(self, *, retention: Retention, detached: Retention, out: list[Reply]) -> None:
         self.known: dict[TaskId, Task] = {}
         self.census = Census()
-        self._retained_tasks = retained_tasks
-        self._retention_s = retention_s
+        self._retentions = {False: retention, True: detached}
+        self.dues = (retention.next_due, detached.next_due)
         self._out = out
         self._index: Index[Task] = Index()
         self._accepted = 0
-        self._ended: OrderedDict[TaskId, float] = OrderedDict()  # and when they are forgotten
         self._requests: dict[tuple[Tenant, str], TaskId] = {}
 
     def get(self, task_id: TaskId, tenant: Tenant) -> Task:
@@ -121,7 +121,7 @@ class TaskRegister:
             self._requests[spec.tenant, spec.request_id] = spec.task_id
         self._index.add(task)
         if kept.finished is not None:
-            self._ended[spec.task_id] = kept.finished + self._retention_s
+            self._retentions[True].add(spec.task_id, kept.finished)
         else:
             self.census.add(task)
             self.census.detach(task)
@@ -167,26 +167,22 @@ class TaskRegister:
         self.move(task, CHANGE_OF[outcome.state], end=end)
         self.census.remove(task)
         task.spec = replace(task.spec, work=None, demand=NO_DEMAND)
-        self._ended[task.spec.task_id] = now + self._retention_s
-        if len(self._ended) > self._retained_tasks:
-            self._forget()
-
-    def next_due(self) -> float | None:
-        """When the next one is to be forgotten."""
-        return next(iter(self._ended.values()), None)
+        retention = self._retentions[task.detached]
+        retention.add(task.spec.task_id, now)
+        while (first := retention.excess()) is not None:
+            self.drop(self.known[first])
 
     def forget(self, now: float) -> None:
         """Forget what was retained for long enough."""
-        while (due := self.next_due()) is not None and due <= now:
-            self._forget()
-
-    def _forget(self) -> None:
-        self.drop(self.known[next(iter(self._ended))])
+        for retention in self._retentions.values():
+            while (first := retention.due(now)) is not None:
+                self.drop(self.known[first])
 
     def drop(self, task: Task) -> None:
         """Forget an ended task now."""
         task_id = task.spec.task_id
-        del self._ended[task_id], self.known[task_id]
+        self._retentions[task.detached].drop(task_id)
+        del self.known[task_id]
         self._index.remove(task)
         self._requests.pop((task.spec.tenant, task.spec.request_id), None)
         self._out.append(TaskForgotten(task_id, task.spec.tenant))

@@ -18,6 +18,7 @@ from inferd.core.model import Instance
 from inferd.core.poison import Poisons
 from inferd.core.queues import Queues
 from inferd.core.restored import RestoredTask
+from inferd.core.retention import Retention
 from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState, cancelled
 from inferd.core.task_register import TaskRegister
 from inferd.errors import InferdError, ModelNotFoundError, PoisonError, TaskExpiredError, TaskStateError
@@ -35,7 +36,11 @@ class Tasks:
     def __init__(
         self, limits: TaskLimits, fleet: Fleet, leases: Leases, elastic: Elastic, out: list[commands.Reply]
     ) -> None:
-        self._register = TaskRegister(retained_tasks=limits.retained_tasks, retention_s=limits.retention_s, out=out)
+        self._register = TaskRegister(
+            retention=Retention(limits.retained_tasks, limits.retention_s),
+            detached=Retention(limits.kept_tasks, limits.kept_s),
+            out=out,
+        )
         self.known: Mapping[TaskId, Task] = self._register.known
         self.census = self._register.census
         self._limits = limits
@@ -50,7 +55,7 @@ class Tasks:
         )
         self._expiries: Alarms[TaskId] = Alarms()
         self._poisons = Poisons(limits.poison_s)
-        self.dues = (self._expiries.next, self._dispatcher.yields.next, self._register.next_due)
+        self.dues = (self._expiries.next, self._dispatcher.yields.next, *self._register.dues)
 
     def get(self, task_id: TaskId, tenant: Tenant) -> Task:
         """The tenant's task of this id.
