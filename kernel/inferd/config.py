@@ -64,7 +64,7 @@ class Limits(BaseModel):
         ge=4096,
         description="events held for all tasks that have not ended, in bytes; then the one with the most loses half",
     )
-    retained_bytes: int = Field(64 << 20, ge=4096, description="events held for all ended tasks, in bytes")
+    retained_bytes: int = Field(256 << 20, ge=4096, description="events held for all ended tasks, in bytes")
     message_bytes: int = Field(4 << 20, ge=1024, description="largest message accepted, in bytes")
     metadata_bytes: int = Field(16 << 10, ge=1024, description="largest metadata accepted, in bytes")
     prompt_bytes: int = Field(1 << 20, ge=1, description="largest prompt accepted, in bytes of UTF-8")
@@ -81,6 +81,26 @@ class Limits(BaseModel):
         1 << 32, ge=1, le=1 << 48, description="elements of one tensor, as its sizes say that are not 0"
     )
     tensor_strings: int = Field(65_536, ge=1, description="elements of one tensor of texts")
+    task_input_bytes: int = Field(
+        128 << 20, ge=4096, description="largest upload, so what a task is given beyond its message, in bytes"
+    )
+    upload_bytes: int = Field(
+        256 << 20, ge=4096, description="uploads that are open, in bytes as they state them; a tenant has a share"
+    )
+    upload_idle_s: Seconds = Field(
+        30.0, gt=0, description="an upload of which nothing comes, and that no task names, for so long is given up"
+    )
+    output_bytes: int = Field(
+        32 << 20,
+        ge=4096,
+        description="largest set of tensors that a task gives at once, in bytes; its events are held to so much beyond "
+        "`stream_bytes`",
+    )
+    call_bytes: int = Field(
+        40_000 << 20,
+        ge=1024,
+        description="most that messages of open calls may take; a larger `message_bytes` lowers the accepted `calls`",
+    )
     request_bytes: int = Field(
         256 << 20,
         ge=4096,
@@ -126,10 +146,14 @@ class Limits(BaseModel):
         return self.frame_bytes or max(LEAST_FRAME_BYTES, self.message_bytes + FRAME_MARGIN_BYTES)
 
     @property
-    def output_bytes(self) -> int:
-        """Most of a set of tensors that a task gives, so that its event is held and fits into a message."""
-        most = min(self.message_bytes, self.stream_bytes)
-        return max(most // 2, most - FRAME_MARGIN_BYTES)
+    def text_bytes(self) -> int:
+        """Most of the texts of a set of tensors, which fit into a message."""
+        return max(self.message_bytes // 2, self.message_bytes - FRAME_MARGIN_BYTES)
+
+    @property
+    def accepted_calls(self) -> int:
+        """How many of `calls` are accepted, so that a message for each is no more than `call_bytes`."""
+        return min(self.calls, max(1, self.call_bytes // self.message_bytes))
 
     @model_validator(mode="after")
     def _check_frames(self) -> Self:

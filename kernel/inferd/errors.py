@@ -241,6 +241,13 @@ class SequenceNotFoundError(InferdError):
     code = "NOT_FOUND"
 
 
+class UploadNotFoundError(InferdError):
+    """No upload of this id is known, or not all of it has come."""
+
+    reason = "UPLOAD_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 def is_failure(error: BaseException) -> bool:
     """Whether this is how foreign code fails: an exception, or a panic of Rust code.
 

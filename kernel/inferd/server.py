@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from inferd import descriptors, logs
 from inferd.addresses import check_address, listening, loopback_port
-from inferd.config import Limits, Settings
+from inferd.config import Settings
 from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
 from inferd.core.growth import GrowthLimits
@@ -29,7 +29,7 @@ from inferd.runtime.collector import spare_collector
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver, DriverLimits
 from inferd.runtime.exposition import ExpositionLimits, exposed
-from inferd.runtime.front import health, hosts, leases, models, tasks
+from inferd.runtime.front import health, hosts, leases, models, tasks, uploads
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
 from inferd.runtime.keeper import KeeperTimes
@@ -38,6 +38,7 @@ from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.restoring import read_kept, restore
 from inferd.runtime.shelf import Shelf
+from inferd.services.channel import channel_options
 from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
 from inferd.services.health import Health
@@ -47,13 +48,19 @@ from inferd.services.models import Models
 from inferd.services.offering import offer
 from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
+from inferd.services.uploads import Uploads
 from inferd.store.opening import opened
 from inferd.store.store import Store
-from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2
+from inferd_api.v1 import (
+    host_service_pb2,
+    lease_service_pb2,
+    model_service_pb2,
+    task_service_pb2,
+    upload_service_pb2,
+)
 from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
-PING_SLACK = 0.9  # of the time between two pings: one may be held up on its way and the next one not
 
 log = structlog.get_logger()
 
@@ -259,6 +266,7 @@ def _driver(settings: Settings, store: Store | None) -> Driver:
             events_bytes=limits.events_bytes,
             retained_bytes=limits.retained_bytes,
             frame_bytes=limits.frame_limit_bytes,
+            output_bytes=limits.output_bytes,
             queries=limits.queries,
             query_timeout_s=workers.query_timeout_s,
             engine=load_pb2.EngineLimits(
@@ -280,6 +288,7 @@ def _driver(settings: Settings, store: Store | None) -> Driver:
                     audio_s=workers.audio_s,
                     sequence_idle_s=workers.sequence_idle_s,
                     output_bytes=limits.output_bytes,
+                    text_bytes=limits.text_bytes,
                 ),
                 grammar=load_pb2.GrammarLimits(
                     compile_s=workers.grammar_compile_s,
@@ -368,13 +377,25 @@ def _front(
         return Bound(name, limit, f"streams that {what}")
 
     return Front(
-        calls=Calls(calls_limit=limits.calls, tenant_calls_limit=scheduler.tenant_calls),
+        calls=Calls(
+            calls_limit=limits.accepted_calls,
+            tenant_calls_limit=scheduler.tenant_calls,
+            why=f", as limits.call_bytes and limits.message_bytes allow of {limits.calls}"
+            if limits.accepted_calls < limits.calls
+            else "",
+        ),
         clock=driver.clock,
         tasks=tasks.Tasks(
             driver,
             shelf,
             streams=Bound("scheduler.tenant_streams", scheduler.tenant_streams, "streams of tasks"),
             requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
+        ),
+        uploads=uploads.Uploads(
+            driver,
+            bytes_open=ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload"),
+            most_bytes=limits.task_input_bytes,
+            idle_s=limits.upload_idle_s,
         ),
         models=models.Models(
             driver, plugins, shelf, watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models")
@@ -407,10 +428,12 @@ def _server(settings: Settings, front: Front) -> grpc.aio.Server:
     services = {
         task_service_pb2: Tasks(
             front.tasks,
+            front.uploads,
             prompt_limit_bytes=prompt_limit_bytes,
             message_limit_bytes=limits.message_bytes,
             extents=extents,
         ),
+        upload_service_pb2: Uploads(front.uploads, message_limit_bytes=limits.message_bytes),
         lease_service_pb2: Leases(front.leases),
         model_service_pb2: Models(front.models, prompt_limit_bytes=prompt_limit_bytes),
         host_service_pb2: Hosts(front.hosts, front.models),
@@ -424,20 +447,3 @@ def _server(settings: Settings, front: Front) -> grpc.aio.Server:
     offer(server, service, Health(front.health, frozenset(names)))
     add_reflection(server, (*names, service.full_name))
     return server
-
-
-def channel_options(limits: Limits) -> tuple[tuple[str, int], ...]:
-    """What gRPC is told of the bounds: where it refuses by itself it gives no reason, so ours come first."""
-    ping_interval_ms = int(limits.ping_interval_s * 1000 * PING_SLACK)
-    return (
-        ("grpc.max_receive_message_length", limits.message_bytes),
-        ("grpc.max_send_message_length", limits.message_bytes),
-        ("grpc.max_metadata_size", limits.metadata_bytes),
-        ("grpc.max_concurrent_streams", limits.concurrent_streams),
-        ("grpc.http.overload_protection", 0),  # refuses calls of clients that keep to the line above, too
-        ("grpc.server.max_pending_requests", limits.pending_calls),
-        ("grpc.server.max_pending_requests_hard_limit", limits.pending_calls),
-        ("grpc.http2.min_ping_interval_without_data_ms", ping_interval_ms),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.so_reuseport", 0),  # a second kernel on the same port is an error, not a lottery
-    )

@@ -14,6 +14,7 @@ import engine
 import experts
 import fair
 import features
+import infer
 import large
 import limits
 import loads
@@ -42,6 +43,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from served.fake_figures(only=only)
     yield from overload.figures(only=only)
     yield from tensors.figures(only=only)
+    yield from infer.figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
         yield from roofline.shares(served.model_figures(weights, only=only), weights)

@@ -1,6 +1,7 @@
 """Damaged requests for tasks of tensors, as bytes: each follows from its number."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from inferd.plugin.tensor import ElementType, size_bytes
@@ -9,6 +10,8 @@ from inferd_api.v1 import tensor_pb2 as pb
 
 MODELS = ("add", "accumulate", "types")
 NUMBERS = (0, 1, -1, 2, 3, 7, 2**31 - 1, 2**31, 2**32, -(2**31), 2**62, 2**63 - 1, -(2**63))
+SIZES = (0, 1, 7, 63, 64, 65, 2**31, 2**32, 2**63, 2**64 - 1)
+UPLOAD_BYTES = 64
 NAMES = ("", "x", "a", "b", "y", "sum", "before", "float", "\0", "x" * 1025, "ä\u202e", "../x", "count")
 
 
@@ -72,11 +75,19 @@ def _wound_name(tensor: Any, chosen: random.Random) -> None:
     tensor.name = chosen.choice(NAMES)
 
 
-WOUNDS = (_wound_type, _wound_shape, _wound_length, _wound_strings, _wound_name)
+def _wound_upload(tensor: Any, chosen: random.Random) -> None:
+    """Elements in an upload: overlapping others, beyond its end, of another size, or in none that there is."""
+    size = len(tensor.data) if chosen.random() < 0.7 else chosen.choice(SIZES)
+    start = chosen.randint(0, UPLOAD_BYTES) if chosen.random() < 0.7 else chosen.choice(SIZES)
+    name = chosen.choice(("0", "0", "0", "1", "2", "none", ""))  # of the upload, see `wounded`
+    tensor.uploaded.CopyFrom(pb.UploadedElements(upload_id=name, start=start, size_bytes=size))
 
 
-def wounded(number: int) -> bytes:
-    """A request with some wounds; of one in eight the bytes themselves are damaged."""
+WOUNDS = (_wound_upload, _wound_type, _wound_shape, _wound_length, _wound_strings, _wound_name)
+
+
+def wounded(number: int, uploads: Sequence[str] = ()) -> bytes:
+    """A request with some wounds, which names these uploads; of one in eight the bytes themselves are damaged."""
     chosen = random.Random(number)
     request = good(chosen)
     given = request.spec.infer
@@ -85,6 +96,9 @@ def wounded(number: int) -> bytes:
             chosen.choice(WOUNDS)(chosen.choice(given.inputs), chosen)
         else:
             _wound_whole(request, chosen)
+    for tensor in given.inputs:
+        if tensor.HasField("uploaded") and tensor.uploaded.upload_id.isdecimal() and uploads:
+            tensor.uploaded.upload_id = uploads[int(tensor.uploaded.upload_id)]
     data = bytearray(request.SerializeToString())
     if chosen.random() < 0.125 and data:
         for _ in range(chosen.randint(1, 4)):

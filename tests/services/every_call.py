@@ -21,6 +21,8 @@ from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
+from inferd_api.v1 import upload_service_pb2 as us
+from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 
 MODEL, PULLED, TENSORS = "fake", "pulled", "tensors"
 SPEC = tp.TaskSpec(model=MODEL, prompt="la", sampling=sp.SamplingParams(max_tokens=5))
@@ -69,6 +71,16 @@ class Client:
         await call.write(ts.RunTasksRequest(orders=orders))
         await call.read()
         await call.write(ts.RunTasksRequest(orders=[ts.TaskOrder(tag=2, leave=ts.LeaveOrder())]))
+        await call.done_writing()
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+    async def upload(self) -> None:
+        call = UploadServiceStub(self.connection.channel).Upload()  # type: ignore[no-untyped-call]
+        await call.write(us.UploadRequest(start=us.UploadStart(size_bytes=2)))
+        await call.read()
+        await call.write(us.UploadRequest(chunk=b"12"))
+        await call.read()
         await call.done_writing()
         while await call.read() is not grpc.aio.EOF:
             pass
@@ -145,6 +157,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.TaskService/CancelTask": lambda c: c.connection.tasks.CancelTask(
         ts.CancelTaskRequest(task_id=c.task_id)
     ),
+    "inferd.v1.UploadService/Upload": lambda c: c.upload(),
     "inferd.v1.LeaseService/CreateLease": lambda c: c.claim(),
     "inferd.v1.LeaseService/KeepAliveLeases": lambda c: c.keep(),
     "inferd.v1.LeaseService/GetLease": lambda c: c.connection.leases.GetLease(ls.GetLeaseRequest(lease_id=c.lease_id)),

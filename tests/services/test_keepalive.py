@@ -6,7 +6,7 @@ from connection import Connection, read_until
 from http2 import Http2, connected
 
 from inferd.config import Limits
-from inferd.server import PING_SLACK, channel_options
+from inferd.services.channel import PING_SLACK, channel_options
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1.sampling_pb2 import SamplingParams
 from inferd_api.v1.task_pb2 import TASK_STATE_SUSPENDED, TaskSpec

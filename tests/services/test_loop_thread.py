@@ -13,11 +13,18 @@ from grpc_health.v1 import health_pb2
 from watched_kernel import watched_kernel
 
 from inferd.testing.kernel import write_fake_model
-from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2
+from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2, upload_service_pb2
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 
-MODULES = (host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2, health_pb2)
+MODULES = (
+    host_service_pb2,
+    lease_service_pb2,
+    model_service_pb2,
+    task_service_pb2,
+    upload_service_pb2,
+    health_pb2,
+)
 DEADLINE_S = 90.0
 
 

@@ -8,6 +8,7 @@ import pytest
 from inferd.core.ids import LeaseId, Tenant
 from inferd.services import tensor_values, work_values
 from inferd.services.task_values import read_spec, request_bytes
+from inferd.shared import LEAST_BYTES
 from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import tensor_pb2 as pb
@@ -75,10 +76,20 @@ def test_fingerprints() -> None:
 
 
 LARGE_ONES: list[dict[str, Any]] = [
-    {"infer": infer(tensor(bytes(LARGE)))},
+    {"infer": infer(tensor(bytes(LEAST_BYTES - 1)))},
     {"prompt": "a" * LARGE},
     {"tokens": tp.TokenPrompt(token_ids=[300] * (LARGE // 2))},
 ]
+
+
+def test_large_tensors_have_fingerprints() -> None:
+    """Of tensors that go in memories all bytes count for the fingerprint, and for what a worker dies of, too."""
+    data = bytes(LARGE)
+    ones = [infer(tensor(each)) for each in (data, data[:-1] + b"1", b"1" + data[1:], data + b"0")]
+    ones += [infer(tensor(data, name="y")), infer(tensor(data), tensor(b"abcd", name="y"))]
+    for facts in (lambda given: read(infer=given).fingerprint, lambda given: read(infer=given).demand.contents):
+        assert len({facts(each) for each in ones}) == len(ones)
+        assert [facts(each) for each in ones] == [facts(each) for each in ones]
 
 
 @pytest.mark.parametrize("given", LARGE_ONES, ids=lambda given: next(iter(given)))

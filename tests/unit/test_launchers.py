@@ -43,7 +43,7 @@ class FarWorker:
         self._on_frame = on_frame
         self._on_closed = on_closed
 
-    def send(self, frame: wire.KernelFrame) -> None:
+    def send(self, frame: wire.KernelFrame, _: object = ()) -> None:
         kind = str(frame.WhichOneof("kind"))
         self.sent += [] if kind == "ping" else [kind]
         match kind:
@@ -100,7 +100,7 @@ class Listener:
         self.heard: asyncio.Queue[str] = asyncio.Queue()
         self.exits: list[tuple[InstanceId, str, str]] = []
 
-    def worker_frame(self, _: InstanceId, frame: wire.WorkerFrame) -> None:
+    def worker_frame(self, _: InstanceId, frame: wire.WorkerFrame, __: object = ()) -> None:
         self.heard.put_nowait(str(frame.WhichOneof("kind")))
 
     def worker_memory(self, _: InstanceId, memory_bytes: int) -> None:

@@ -105,7 +105,7 @@ class Kernel:
             sock, frame_limit_bytes=LIMIT_BYTES, on_frame=self._take, on_closed=lambda _: self.closed.set()
         )
 
-    def _take(self, frame: wire.WorkerFrame) -> None:
+    def _take(self, frame: wire.WorkerFrame, _: object = (), /) -> None:
         self.frames.append(frame)
         self.came.set()
 

@@ -5,7 +5,17 @@ import pytest
 
 from inferd.core.ids import TaskId
 from inferd.core.task import FinishReason, Outcome, SuspendReason, TaskState
-from inferd.core.task_events import Finished, Logprobs, Output, PromptOutput, Queued, Receipt, Suspended, TaskEvent
+from inferd.core.task_events import (
+    Finished,
+    Logprobs,
+    Output,
+    PromptOutput,
+    Queued,
+    Receipt,
+    Suspended,
+    TaskEvent,
+    TensorOutput,
+)
 from inferd.errors import EventsDroppedError, TaskNotFoundError
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.streams import Streams, TaskStream
@@ -268,3 +278,26 @@ def test_what_is_read_after_its_task_was_forgotten_is_bounded() -> None:
     end("t6")
     with pytest.raises(EventsDroppedError):
         held[1].read(0)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_who_follows_a_task_has_all_of_it(leaves: bool) -> None:  # noqa: FBT001 - a parameter
+    """What an ended task has told is held until those who follow it have it, or leave; then it is one of the ended."""
+    streams = Streams(stream_bytes=1 << 20, retained_bytes=1000, events_bytes=1 << 20)
+    stream = streams.open(TASK)
+    stream.tell(Queued(0))
+    following = stream.follow(0)
+    assert len(await anext(following)) == 1
+    stream.tell(TensorOutput(b"x" * 2000))
+    streams.finish(TASK, DONE)
+    if not leaves:
+        assert [n.event for n in await anext(following)] == [TensorOutput(b"x" * 2000), DONE]
+    await following.aclose()
+    with pytest.raises(EventsDroppedError):
+        stream.read(0)
+
+
+def test_the_last_set_of_tensors_is_held_with_the_end() -> None:
+    """However large a set of tensors is beside what is held of a task, the end behind it does not drop it."""
+    stream = told(Queued(0), TensorOutput(b"x" * 5000), TensorOutput(b"y" * 5000), DONE, limit_bytes=1000)
+    assert [n.event for n in stream.read(2)] == [TensorOutput(b"y" * 5000), DONE]

@@ -61,6 +61,7 @@ async def test_refusals_that_are_not_read_are_bounded(tmp_path: Path) -> None:
     async with asyncio.timeout(60), front_here(tmp_path) as front, asyncio.TaskGroup() as group:
         orders = TaskOrders(
             front.tasks,
+            front.uploads,
             cast("Any", call),
             extents=extents,
             prompt_limit_bytes=1 << 20,
@@ -110,6 +111,7 @@ async def test_messages_leave_time_for_what_they_tell_of(
     async with asyncio.timeout(60), front_here(tmp_path) as front:
         orders = TaskOrders(
             front.tasks,
+            front.uploads,
             cast("Any", call),
             extents=Extents(Limits()),
             prompt_limit_bytes=1 << 20,

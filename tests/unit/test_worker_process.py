@@ -58,7 +58,7 @@ class Listener:
         self.why = ""
         self._changed = asyncio.Event()
 
-    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame) -> None:
+    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame, _: object = ()) -> None:
         assert instance_id == NAME
         self.kinds.append(str(frame.WhichOneof("kind")))
         self._changed.set()

@@ -279,6 +279,13 @@ class SequenceNotFoundError(InferdError):
     code = "NOT_FOUND"
 
 
+class UploadNotFoundError(InferdError):
+    """No upload of this id is known, or not all of it has come: its call must be open. The client uploads again."""
+
+    reason = "UPLOAD_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__() if kind.reason}
 """Every error class by its reason."""
 

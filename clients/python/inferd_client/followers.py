@@ -181,6 +181,8 @@ class AsyncFollower:
             followed = self._orders.followed.get(update.tag)
             if followed is not None:
                 inbox, event = self._inboxes[followed.tag], followed.take(update)
+                if event is None:
+                    continue
                 if len(inbox.items) >= FULL - 1:
                     self._send(followed.flow(len(inbox.items) + 1))
                 inbox.put(event)
@@ -326,6 +328,8 @@ class Follower:
                 followed = self._orders.followed.get(update.tag)
                 if followed is not None:
                     inbox, event = self._inboxes[followed.tag], followed.take(update)
+                    if event is None:
+                        continue
                     if (
                         inbox.items.qsize() >= FULL - 1
                     ):  # told before the reader can have read so much that it would go on

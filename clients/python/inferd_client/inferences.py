@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import aclosing, closing
+from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from typing import TYPE_CHECKING, Any
 
 from inferd_api.v1.task_pb2 import TaskSpec
@@ -11,18 +11,20 @@ from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest
 from inferd_api.v1.tensor_pb2 import InferInput, InferSequence
 from inferd_client.channel import bounded_s
 from inferd_client.claims import class_number, span
-from inferd_client.errors import InvalidFieldError
+from inferd_client.errors import InvalidFieldError, KernelUnreachableError, LimitExceededError, UploadNotFoundError
 from inferd_client.holding import lease_id_of
 from inferd_client.options import InferOptions, strict
 from inferd_client.orders import LINGER
 from inferd_client.tasks import AsyncTasks, Tasks
 from inferd_client.tensors import to_arrays, to_tensor
+from inferd_client.uploads import TRIES, is_for_chunks, is_large, uploaded, uploaded_async
 from inferd_client.versions import NO_INPUT, too_old_for_tensors, version_of, version_of_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
     from typing import Unpack
 
+    from inferd_api.v1.task_pb2 import TaskEvent
     from inferd_client.tensors import AnyArray
 
 
@@ -115,13 +117,37 @@ class Inferences(Tasks):
         The task starts with the first set asked for. Closing the generator before the last one cancels it.
         """
         try:
-            for event in self._follow(infer_order(model, inputs, outputs, sequence, options)):
+            for event in self._infer(infer_order(model, inputs, outputs, sequence, options)):
                 if event.output.HasField("infer"):
                     yield to_arrays(event.output.infer)
         except InvalidFieldError as error:
             if error.field != NO_INPUT:
                 raise
             raise too_old_for_tensors(version_of(self._channel, self._metadata), self.address) from None
+
+    def _infer(self, order: RunOrder) -> Generator[TaskEvent]:
+        """The events of a task, whose inputs are given beforehand where they are too large for a message."""
+        if not is_large(order):
+            try:
+                yield from self._follow(order)
+            except LimitExceededError as error:
+                if not is_for_chunks(error, order):
+                    raise
+            else:
+                return
+        for tries in range(1, TRIES + 1):
+            begun = False
+            try:
+                with ExitStack() as upload:
+                    given = upload.enter_context(uploaded(self._channel, self._metadata, self.address, order))
+                    for event in self._follow(given):
+                        begun = True
+                        upload.close()
+                        yield event
+                    return
+            except (UploadNotFoundError, KernelUnreachableError):
+                if begun or tries == TRIES:
+                    raise
 
 
 @strict
@@ -159,7 +185,7 @@ class AsyncInferences(AsyncTasks):
         **options: Unpack[InferOptions],
     ) -> AsyncGenerator[dict[str, AnyArray]]:
         """As `infer`, for a model that gives several sets of outputs: each as it comes."""
-        events = self._follow(infer_order(model, inputs, outputs, sequence, options))
+        events = self._infer(infer_order(model, inputs, outputs, sequence, options))
         try:
             async for event in events:
                 if event.output.HasField("infer"):
@@ -170,3 +196,31 @@ class AsyncInferences(AsyncTasks):
             raise too_old_for_tensors(await version_of_async(self._channel, self._metadata), self.address) from None
         finally:
             await events.aclose()
+
+    async def _infer(self, order: RunOrder) -> AsyncGenerator[TaskEvent]:
+        """As `_infer` of `Inferences`."""
+        if not is_large(order):
+            try:
+                async with aclosing(self._follow(order)) as events:
+                    async for event in events:
+                        yield event
+            except LimitExceededError as error:
+                if not is_for_chunks(error, order):
+                    raise
+            else:
+                return
+        for tries in range(1, TRIES + 1):
+            begun = False
+            try:
+                async with AsyncExitStack() as upload:
+                    opened = uploaded_async(self._channel, self._metadata, self.address, order)
+                    given = await upload.enter_async_context(opened)
+                    async with aclosing(self._follow(given)) as events:
+                        async for event in events:
+                            begun = True
+                            await upload.aclose()
+                            yield event
+                    return
+            except (UploadNotFoundError, KernelUnreachableError):
+                if begun or tries == TRIES:
+                    raise

@@ -17,6 +17,7 @@ from inferd_api.v1.task_service_pb2 import (
     WatchTaskRequest,
 )
 from inferd_client.errors import InferdError, from_status
+from inferd_client.parts import Parts
 
 if TYPE_CHECKING:
     from inferd_api.v1.task_pb2 import TaskEvent
@@ -42,6 +43,7 @@ class Followed:
         sequence: Number of the last event that came.
         stopped: Whether the kernel was asked to hold the others back.
         over: Whether the last update came.
+        parts: Of a set of tensors that comes in several updates.
     """
 
     tag: int
@@ -51,10 +53,12 @@ class Followed:
     sequence: int = 0
     stopped: bool = False
     over: bool = False
+    parts: Parts = field(default_factory=Parts)
 
     def order(self) -> TaskOrder:
         """What begins it; on a new call, what takes it up where it was."""
         self.stopped = False
+        self.parts.forget()
         if self.watch is not None:
             request = WatchTaskRequest()
             request.CopyFrom(self.watch)
@@ -71,14 +75,16 @@ class Followed:
         adopt = not self.run.request.detach_on_disconnect
         return TaskOrder(tag=self.tag, watch=WatchOrder(request=request, adopt=adopt, linger=LINGER))
 
-    def take(self, update: TaskUpdate) -> TaskEvent | InferdError:
-        """What an update of it says to its reader."""
+    def take(self, update: TaskUpdate) -> TaskEvent | InferdError | None:
+        """What an update of it says to its reader; None where that is not all yet."""
         if update.HasField("error"):
             self.over = True
             return from_status(update.error)
         event = update.event
         self.task_id = self.task_id or event.task_id
         event.task_id = self.task_id
+        if event.HasField("output") and self.parts.take(event) is None:
+            return None
         self.sequence = event.sequence
         self.over = event.HasField("finished")
         return event

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from inferd_client.errors import StatusError, TaskExpiredError
+from inferd_client.parts import Parts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -39,8 +40,10 @@ def singly(
     """
     with _expiring():
         responses = stream(tasks.WatchTask, watch) if run is None else stream(tasks.RunTask, *_of_its_own(run))
+        parts = Parts()
         for response in responses:
-            yield response.event
+            if (event := parts.take(response.event)) is not None:
+                yield event
 
 
 async def singly_async(
@@ -53,8 +56,10 @@ async def singly_async(
     with _expiring():
         responses = stream(tasks.WatchTask, watch) if run is None else stream(tasks.RunTask, *_of_its_own(run))
         async with aclosing(responses):
+            parts = Parts()
             async for response in responses:
-                yield response.event
+                if (event := parts.take(response.event)) is not None:
+                    yield event
 
 
 def _of_its_own(run: RunOrder) -> tuple[Any, ...]:

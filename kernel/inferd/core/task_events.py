@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from inferd.core.ids import InstanceId
 from inferd.core.task import FinishReason, Outcome, SuspendReason
@@ -88,11 +88,33 @@ class EmbeddingOutput:
     values: Sequence[float]
 
 
+class Elements(Protocol):
+    """Elements of a tensor that are held outside of this process's own memory."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes they have."""
+
+    def read(self, start: int = 0, size_bytes: int | None = None) -> bytes:
+        """Some of them, by default all."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorOutput:
-    """A set of tensors, written by the worker: nobody opens it before it is told."""
+    """A set of tensors, written by the worker: nobody opens it before it is told.
+
+    Attributes:
+        written: All of it but what is in `elements`.
+        elements: Of those of its tensors that are large, by their places.
+    """
 
     written: bytes
+    elements: tuple[tuple[int, Elements], ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes it has."""
+        return len(self.written) + sum(each.size_bytes for _, each in self.elements)
 
 
 class Output(NamedTuple):

@@ -144,7 +144,7 @@ class Bundle:
         """Give nothing more of a tag; what was followed under it, if anything was."""
         followed = self._followed.pop(tag, None)
         if followed is not None:
-            del followed.stream.listeners[followed]
+            followed.stream.leave(followed)
             followed.hush()
             self._make_unready(followed)
         self._forgive(tag)

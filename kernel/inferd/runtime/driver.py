@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from inferd.core import commands, events
 from inferd.core.admission import check_stranded
 from inferd.core.changes import Change
@@ -30,6 +28,7 @@ from inferd.runtime.frames import read_facts, read_failure, read_needs, read_out
 from inferd.runtime.inspection import Inspections
 from inferd.runtime.instances import answering, moved, newest
 from inferd.runtime.keeper import Keeper, KeeperTimes
+from inferd.runtime.link import Arrived
 from inferd.runtime.load_progress import LoadProgress
 from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.metrics import Metrics
@@ -45,8 +44,6 @@ from inferd.store.store import Store
 from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
-log = structlog.get_logger()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverLimits:
@@ -56,6 +53,7 @@ class DriverLimits:
     retained_bytes: int
     events_bytes: int
     frame_bytes: int
+    output_bytes: int
     queries: int
     query_timeout_s: float
     engine: load_pb2.EngineLimits
@@ -92,7 +90,7 @@ class Driver:
         self.closing = Closing()
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
         self.metrics = Metrics(self.machine)
-        self._relay = Relay(self.clock)
+        self._relay = Relay(self.clock, output_bytes=limits.output_bytes)
         self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine)
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
@@ -362,15 +360,14 @@ class Driver:
 
     # For the supervisor.
 
-    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame) -> None:
-        """A worker has sent a frame."""
+    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame, memories: Arrived = ()) -> None:
+        """A worker has sent a frame, with so many memories."""
         match frame.WhichOneof("kind"):
             case "step":
-                self._step(instance_id, frame.step)
+                self._step(instance_id, frame.step, memories)
             case "answer":
                 answer = frame.answer
-                failed = answer.HasField("failure")
-                why = read_failure(answer.failure, self._log_of(instance_id)) if failed else None
+                why = read_failure(answer.failure, self._log_of(instance_id)) if answer.HasField("failure") else None
                 self._queries.answer(instance_id, answer, why)
             case "needs":
                 self._apply(events.InstanceNeeds(instance_id, read_needs(frame.needs)))
@@ -404,13 +401,16 @@ class Driver:
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
         return {"log": self.supervisor.workers[instance_id].log_path}
 
-    def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
+    def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput, memories: Arrived) -> None:
         if (instance := self.views.find_instance(instance_id)) is not None:
             self.metrics.count_step(instance.model, step)
         if step.alone and (suspect := self._relay.find(instance_id, step.alone)) is not None:
             self._apply(events.TaskAlone(suspect.task_id, suspect.attempt))
-        for task in self._relay.tell(instance_id, step):
+        for task in self._relay.tell(instance_id, step, memories):
             self._apply(events.TaskPassed(task.task_id, task.attempt))
+        for broken, outcome in self._relay.take_refused(instance_id, self._log_of(instance_id)):
+            self._apply(events.TaskEnded(broken.task_id, broken.attempt, outcome))
+            self._orders.give_up(instance_id, broken)
         for ended in step.ended:
             done = self._relay.find(instance_id, ended.handle)
             if done is not None:

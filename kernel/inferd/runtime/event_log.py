@@ -39,7 +39,7 @@ def cost_bytes(event: TaskEvent) -> int:
     if isinstance(event, EmbeddingOutput):
         return EVENT_BYTES + FLOAT_BYTES * len(event.values)
     if isinstance(event, TensorOutput):
-        return EVENT_BYTES + len(event.written)
+        return EVENT_BYTES + event.size_bytes
     return EVENT_BYTES
 
 

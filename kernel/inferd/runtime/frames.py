@@ -9,10 +9,13 @@ from inferd.core.ids import DeviceId, LeaseId
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import FinishReason, Outcome, TaskState, Usage
-from inferd.core.task_events import Logprobs, PromptOutput
+from inferd.core.task_events import Logprobs, PromptOutput, TensorOutput
 from inferd.core.vigil import Doing, Pulse
 from inferd.errors import InferdError, from_reason
+from inferd.runtime.link import Arrived
+from inferd.runtime.shared_work import SharedWork
 from inferd.sampling import defaults_of
+from inferd.shared import Memory, MemoryRefusedError, Part
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -69,13 +72,13 @@ def _setting(value: SettingValue | None) -> load_pb2.SettingValue:
 def submit_frame(
     handle: int, order: SendTask, *, continuation: task_pb2.Continuation | None = None
 ) -> wire.KernelFrame:
-    """The order to run a task, behind what it has told already."""
-    spec = order.spec
+    """The order to run a task, behind what it has told already; its memories go with it."""
+    spec, given = order.spec, order.spec.work
     submit = task_pb2.Submit(
         handle=handle,
         task_id=spec.task_id,
         tenant=spec.tenant,
-        work=spec.work,  # type: ignore[arg-type] # of a kind that only the worker knows
+        work=given.work if isinstance(given, SharedWork) else given,  # type: ignore[arg-type] # only the worker knows it
         priority=spec.priority.value,
         lease_id=spec.lease_id,
         fencing_token=order.fencing_token,
@@ -86,6 +89,33 @@ def submit_frame(
         moved=order.moved,
     )
     return wire.KernelFrame(submit=submit)
+
+
+def memories_of(order: SendTask) -> tuple[Memory, ...]:
+    """What goes with the order to run a task."""
+    return order.spec.work.memories if isinstance(order.spec.work, SharedWork) else ()
+
+
+def read_tensors(given: step_pb2.TensorOutput, memories: Arrived, most_bytes: int) -> TensorOutput:
+    """A set of tensors, as far as what a worker says of it is true.
+
+    Raises:
+        MemoryRefusedError: A memory is none that may be read, or has not what it is said to have.
+    """
+    elements, total = [], 0
+    for each in given.shared:
+        total += each.size_bytes
+        if each.memory >= len(memories) or total > most_bytes:
+            raise MemoryRefusedError(
+                f"a tensor is said to be in memory {each.memory} of {len(memories)}, and its set to have {total} bytes "
+                f"there; limits.output_bytes is {most_bytes}"
+            )
+        memory = memories[each.memory]
+        if not isinstance(memory, Memory):
+            raise memory
+        memory.check(each.start, each.size_bytes)
+        elements.append((each.tensor, Part(memory, each.start, each.size_bytes)))
+    return TensorOutput(given.outputs, tuple(elements))
 
 
 def hold_frame(lease_id: LeaseId, *, fencing_token: int, sequences: int, kv_tokens: int) -> wire.KernelFrame:

@@ -13,6 +13,7 @@ from inferd.core.resources import MemoryNeed
 from inferd.errors import WorkerDiedError
 from inferd.plugin.patience import patience
 from inferd.runtime.frames import load_frame, read_failure, read_needs
+from inferd.runtime.link import Arrived
 from inferd.runtime.placement import advise
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker import Worker
@@ -74,7 +75,7 @@ class Inspections:
         instance_id = InstanceId(f"{spec.name}.plan-{next(self._numbers)}")
         answer: asyncio.Future[wire.WorkerFrame] = asyncio.get_running_loop().create_future()
 
-        def take(_: InstanceId, frame: wire.WorkerFrame) -> None:
+        def take(_: InstanceId, frame: wire.WorkerFrame, __: Arrived) -> None:
             if frame.WhichOneof("kind") in ANSWERS and not answer.done():
                 answer.set_result(frame)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from base64 import b64decode, b64encode
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inferd.core import task_events as te
@@ -22,6 +23,22 @@ if TYPE_CHECKING:
     from inferd.runtime.event_log import Entry
 
 Written = list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Elements of a tensor that were kept."""
+
+    data: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes they have."""
+        return len(self.data)
+
+    def read(self, start: int = 0, size_bytes: int | None = None) -> bytes:
+        """Some of them, by default all."""
+        return self.data[start:] if size_bytes is None else self.data[start : start + size_bytes]
 
 
 def write_entries(entries: Sequence[Entry]) -> bytes:
@@ -56,8 +73,9 @@ def _write_event(event: te.TaskEvent) -> Written:  # noqa: C901, PLR0911 - a tab
             return ["prompt", text, list(token_ids), _write_logprobs(logprobs)]
         case te.EmbeddingOutput(values):
             return ["embedding", _write_floats(values)]
-        case te.TensorOutput(written):
-            return ["tensors", b64encode(written).decode()]
+        case te.TensorOutput(written, elements):
+            beside = [[place, b64encode(each.read()).decode()] for place, each in elements]
+            return ["tensors", b64encode(written).decode(), *([beside] if beside else [])]
         case te.Output(text, token_ids, sample, logprobs, reason):
             return ["output", text, list(token_ids), sample, _write_logprobs(logprobs), reason.value]
         case te.Finished(outcome, receipt):
@@ -87,8 +105,9 @@ def _read_event(kind: str, *rest: Any) -> te.TaskEvent:  # noqa: C901, PLR0911 -
             return te.PromptOutput(text, array("I", token_ids), _read_logprobs(logprobs))
         case "embedding", (values,):
             return te.EmbeddingOutput(_read_floats(values))
-        case "tensors", (written,):
-            return te.TensorOutput(b64decode(written))
+        case "tensors", (written, *beside):
+            elements = [(place, Held(b64decode(data))) for place, data in (beside[0] if beside else ())]
+            return te.TensorOutput(b64decode(written), tuple(elements))
         case "output", (text, token_ids, sample, logprobs, reason):
             return te.Output(text, tuple(token_ids), sample, _read_logprobs(logprobs), FinishReason(reason))
         case "finished", (outcome, receipt):

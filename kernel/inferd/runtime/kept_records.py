@@ -13,6 +13,7 @@ from inferd.core.priority import Priority
 from inferd.core.restored import RestoredTask
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.task import Outcome, Task, TaskSpec, TaskState
+from inferd.runtime.shared_work import SharedWork
 from inferd_api.worker.v1 import task_pb2
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def write_task(task: Task, clock: Clock) -> bytes:
             "contents": demand.contents.hex(),
         },
     }
-    work = spec.work
+    work = spec.work.whole() if isinstance(spec.work, SharedWork) else spec.work
     return _json(written) + END + (work.SerializeToString() if isinstance(work, task_pb2.Work) else b"")
 
 
@@ -71,7 +72,7 @@ def read_task(value: bytes, clock: Clock) -> KeptTask:
                 "contents": bytes.fromhex(demand["contents"]),
             }
         ),
-        work=task_pb2.Work.FromString(work),
+        work=SharedWork.of(task_pb2.Work.FromString(work)),
         priority=Priority(written["priority"]),
         lease_id=LeaseId(written["lease"]),
         labels=written["labels"],

@@ -1,9 +1,11 @@
 """How workers are started, on whatever host: what a launcher gives, and what it tells."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Protocol
 
 from inferd.core.ids import HostId, InstanceId
+from inferd.runtime.link import OnClosed, OnFrame
+from inferd.shared import Memory
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 
@@ -14,8 +16,8 @@ class WorkerLink(Protocol):
     def pid(self) -> int:
         """Its process id on its host."""
 
-    def send(self, frame: wire.KernelFrame) -> None:
-        """Send a frame; lost when the worker is gone."""
+    def send(self, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
+        """Send a frame and the memories that it speaks of; lost when the worker is gone."""
 
     async def resident_bytes(self) -> int:
         """Its resident memory, as far as that is known; 0 when it is gone."""
@@ -45,14 +47,14 @@ class Launcher(Protocol):
         self,
         instance_id: InstanceId,
         *,
-        on_frame: Callable[[wire.WorkerFrame], None],
-        on_closed: Callable[[str], None],
+        on_frame: OnFrame,
+        on_closed: OnClosed,
     ) -> WorkerLink:
         """Start a worker. Whoever asked for it and is cancelled meanwhile leaves nothing behind.
 
         Args:
             instance_id: The instance that it is to hold.
-            on_frame: Called with each frame of it, in order; not before the worker is given back.
+            on_frame: Called with each frame of it, in order, and its memories; not before the worker is given back.
             on_closed: Called once, after the last frame, with why no other one comes.
 
         Raises:
@@ -74,8 +76,8 @@ class NoLauncher:
         self,
         instance_id: InstanceId,
         *,
-        on_frame: Callable[[wire.WorkerFrame], None],  # noqa: ARG002 - the interface
-        on_closed: Callable[[str], None],  # noqa: ARG002 - the interface
+        on_frame: OnFrame,  # noqa: ARG002 - the interface
+        on_closed: OnClosed,  # noqa: ARG002 - the interface
     ) -> WorkerLink:
         """It never starts."""
         raise OSError(f"nobody starts workers on host {self._host_id!r}, where {instance_id!r} was to be")

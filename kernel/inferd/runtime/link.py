@@ -1,13 +1,19 @@
-"""The local link to a worker: a socketpair with length-prefixed protobuf frames, and EOF the moment either end dies."""
+"""The local link to a worker: a socketpair with length-prefixed protobuf frames, and EOF the moment either end dies.
+
+Descriptors of memories go with the first byte of the frame that speaks of them.
+"""
 
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
 from inferd.runtime.step_runs import is_plain, merged
+from inferd.shared import ANCILLARY_BYTES, Arrivals, Memory, MemoryRefusedError, ancillary
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 HEADER = struct.Struct("<I")
@@ -16,11 +22,28 @@ REST = 4.0
 LEAST_REST_S = 0.0005  # a timer is no more exact than that
 MOST_REST_S = 0.005
 ROOM_BYTES = 256 << 10
-"""Read at once, into a place that stays: asyncio's own for each read is as large as what is mapped anew each time."""
+"""Read at once, into a place that stays: a new one for each read is as large as what is mapped anew each time."""
+
+Arrived = tuple[Memory | MemoryRefusedError, ...]
+"""The memories of a frame, or why one of them is none that may be read."""
 
 
-class LocalLink(asyncio.BufferedProtocol):
-    """The kernel's end of a socketpair. Made by `connect`.
+class OnFrame(Protocol):
+    """Is told of a frame of a worker."""
+
+    def __call__(self, frame: wire.WorkerFrame, memories: Arrived = (), /) -> None:
+        """One has come, with so many memories."""
+
+
+class OnClosed(Protocol):
+    """Is told that no frame comes any more."""
+
+    def __call__(self, why: str, /) -> None:
+        """That is why."""
+
+
+class LocalLink:
+    """The kernel's end of a socketpair. Made by `connect`; everything happens on one event loop.
 
     `on_frame` is called for each frame in order; `on_closed` once, after the last frame, with the reason.
 
@@ -28,98 +51,134 @@ class LocalLink(asyncio.BufferedProtocol):
     one (see `step_runs`). Where taking them is cheap beside the steps, each is taken at once.
     """
 
-    def __init__(
-        self, *, frame_limit_bytes: int, on_frame: Callable[[wire.WorkerFrame], None], on_closed: Callable[[str], None]
-    ) -> None:
+    def __init__(self, sock: socket.socket, *, frame_limit_bytes: int, on_frame: OnFrame, on_closed: OnClosed) -> None:
+        self._sock = sock
         self._limit_bytes = frame_limit_bytes
         self._on_frame = on_frame
         self._on_closed = on_closed
-        self._room = memoryview(bytearray(ROOM_BYTES))
         self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self._reason = "the worker closed its link"
+        self._room = memoryview(bytearray(ROOM_BYTES))
+        self._arrivals = Arrivals()
+        self._outgoing: deque[tuple[memoryview, Sequence[Memory]]] = deque()  # what the socket had no room for
+        self._loop = asyncio.get_running_loop()
+        self._open = True
 
     @classmethod
     async def connect(
-        cls,
-        sock: socket.socket,
-        *,
-        frame_limit_bytes: int,
-        on_frame: Callable[[wire.WorkerFrame], None],
-        on_closed: Callable[[str], None],
+        cls, sock: socket.socket, *, frame_limit_bytes: int, on_frame: OnFrame, on_closed: OnClosed
     ) -> "LocalLink":
         """Take over the kernel's socket of the pair."""
-        link = cls(frame_limit_bytes=frame_limit_bytes, on_frame=on_frame, on_closed=on_closed)
-        # A connected stream socket: connect_accepted_socket is the loop's way to adopt one, whoever accepted it.
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: link, sock)
+        sock.setblocking(False)
+        link = cls(sock, frame_limit_bytes=frame_limit_bytes, on_frame=on_frame, on_closed=on_closed)
+        link._loop.add_reader(sock, link._read)
         return link
 
-    def send(self, frame: wire.KernelFrame) -> None:
-        """Send a frame; one to a dead worker is lost, as `on_closed` then tells."""
-        if self._transport is not None and not self._transport.is_closing():
-            data = frame.SerializeToString()
-            self._transport.write(HEADER.pack(len(data)) + data)
+    def send(self, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
+        """Send a frame and the memories that it speaks of; one to a dead worker is lost, as `on_closed` then tells."""
+        if not self._open:
+            return
+        if memories:
+            frame.memories = len(memories)
+        data = frame.SerializeToString()
+        self._outgoing.append((memoryview(HEADER.pack(len(data)) + data), memories))
+        if len(self._outgoing) == 1:
+            self._write()
+            if self._outgoing:
+                self._loop.add_writer(self._sock, self._write)
 
     def close(self) -> None:
         """Close this end; `on_closed` follows."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._close("the kernel closed its link")
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows the type; a socket gives nothing else
-        self._transport = transport
+    def _write(self) -> None:
+        """Send as much as there is room for."""
+        try:
+            while self._outgoing:
+                data, memories = self._outgoing[0]
+                count = self._sock.sendmsg([data], ancillary(memories))
+                if count < len(data):
+                    self._outgoing[0] = data[count:], ()  # the memories are on their way
+                else:
+                    self._outgoing.popleft()
+            self._loop.remove_writer(self._sock)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._close(f"the worker closed its link: {error}")
 
-    def get_buffer(self, _: int) -> memoryview:
-        """Called by the loop: where to put what comes."""
-        return self._room
-
-    def buffer_updated(self, count: int) -> None:
-        """Called by the loop, which has put so many bytes there; hands on every frame that is complete."""
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        frames = self._read(self._room[:count])
-        for frame in merged(frames) if len(frames) > 1 else frames:
-            self._on_frame(frame)
-        if frames and is_plain(frames[-1]):
-            self._rest(REST * (loop.time() - begun))
+    def _read(self) -> None:
+        """Called by the loop; hands on every frame that is complete."""
+        try:
+            count, messages, flags, _ = self._sock.recvmsg_into([self._room], ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._close(f"the worker closed its link: {error}")
+            return
+        if not count:
+            self._close("the worker closed its link")
+            return
+        begun, frames, why = self._loop.time(), list[tuple[wire.WorkerFrame, Arrived]](), ""
+        try:
+            self._arrivals.add(messages, flags)
+            self._buffer += self._room[:count]
+            self._parse(frames)
+        except (DecodeError, MemoryRefusedError) as error:
+            why = f"a frame cannot be read: {error}"
+        self._hand_on(frames)
+        if why:
+            self._close(why)
+        elif frames and is_plain(frames[-1][0]):
+            self._rest(REST * (self._loop.time() - begun))
 
     def _rest(self, rest_s: float) -> None:
         """Leave what comes meanwhile where it is: it is read together then, and costs less."""
-        if rest_s >= LEAST_REST_S and self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-            asyncio.get_running_loop().call_later(min(rest_s, MOST_REST_S), self._go_on)
+        if rest_s >= LEAST_REST_S and self._open:
+            self._loop.remove_reader(self._sock)
+            self._loop.call_later(min(rest_s, MOST_REST_S), self._go_on)
 
     def _go_on(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._open:
+            self._loop.add_reader(self._sock, self._read)
 
-    def _read(self, data: memoryview) -> list[wire.WorkerFrame]:
-        """The frames that are complete with this; none after one that is too large or no frame."""
-        buffer, frames = self._buffer, list[wire.WorkerFrame]()
-        buffer += data
-        start = 0
+    def _hand_on(self, frames: list[tuple[wire.WorkerFrame, Arrived]]) -> None:
+        memories = {id(frame): given for frame, given in frames if given}
+        all_frames = [frame for frame, _ in frames]
+        try:
+            for frame in merged(all_frames) if len(all_frames) > 1 else all_frames:
+                if self._open:
+                    self._on_frame(frame, memories.get(id(frame), ()))
+        except Exception as error:  # noqa: BLE001 - as asyncio does for its own transports: a defect, and the link's end
+            self._loop.call_exception_handler({"message": "a frame could not be handled", "exception": error})
+            self._close(f"a frame could not be handled: {type(error).__name__}")
+
+    def _parse(self, frames: list[tuple[wire.WorkerFrame, Arrived]]) -> None:
+        """The frames that are complete; none after one that cannot be read.
+
+        Raises:
+            DecodeError, MemoryRefusedError: That is one.
+        """
+        buffer, start = self._buffer, 0
         while len(buffer) - start >= HEADER.size:
             (size,) = HEADER.unpack_from(buffer, start)
             if size > self._limit_bytes:
-                self._reason = f"a frame of {size} bytes exceeds limits.frame_bytes, which is {self._limit_bytes}"
-                self.close()
-                break
+                raise DecodeError(f"a frame of {size} bytes exceeds limits.frame_bytes, which is {self._limit_bytes}")
             end = start + HEADER.size + size
             if len(buffer) < end:
                 break
-            try:
-                with memoryview(buffer) as view, view[start + HEADER.size : end] as written:
-                    frames.append(wire.WorkerFrame.FromString(bytes(written)))
-            except DecodeError as error:
-                self._reason = f"a frame cannot be decoded: {error}"
-                self.close()
-                break
+            with memoryview(buffer) as view:
+                frame = wire.WorkerFrame.FromString(bytes(view[start + HEADER.size : end]))
             start = end
+            frames.append((frame, self._arrivals.take(frame.memories) if frame.memories else ()))
         del buffer[:start]
-        return frames
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop at EOF."""
-        self._transport = None
-        self._on_closed(f"{self._reason}: {exc}" if exc else self._reason)
+    def _close(self, why: str) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._outgoing.clear()
+        self._arrivals.close()
+        self._loop.call_soon(self._on_closed, why)

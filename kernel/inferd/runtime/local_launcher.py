@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -15,9 +15,10 @@ import psutil
 
 from inferd.core.ids import InstanceId
 from inferd.plugin.child import abort
-from inferd.runtime.link import LocalLink
+from inferd.runtime.link import LocalLink, OnClosed, OnFrame
 from inferd.runtime.memory_group import MemoryGroup, sweep
 from inferd.runtime.worker_log import last_words, new_log
+from inferd.shared import Memory
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LONGEST_LOG_NAME = 150  # characters; a file's name has at most 255 bytes
@@ -47,8 +48,8 @@ class LocalLauncher:
         self,
         instance_id: InstanceId,
         *,
-        on_frame: Callable[[wire.WorkerFrame], None],
-        on_closed: Callable[[str], None],
+        on_frame: OnFrame,
+        on_closed: OnClosed,
     ) -> "LocalWorker":
         """Start a worker.
 
@@ -115,10 +116,10 @@ class LocalWorker:
         if group is not None:
             await asyncio.to_thread(group.add, self.pid)
 
-    def send(self, frame: wire.KernelFrame) -> None:
-        """Send a frame; lost when the worker is gone."""
+    def send(self, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
+        """Send a frame and the memories that it speaks of; lost when the worker is gone."""
         if self.link is not None:
-            self.link.send(frame)
+            self.link.send(frame, memories)
 
     async def resident_bytes(self) -> int:
         """Its resident memory; 0 when it is gone."""

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, assert_never
 
 from inferd.core import commands
 from inferd.core.host import host_of
-from inferd.runtime.frames import hold_frame, load_frame, submit_frame
+from inferd.runtime.frames import hold_frame, load_frame, memories_of, submit_frame
 from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
     from inferd.core.ids import InstanceId
-    from inferd.runtime.relay import Relay
+    from inferd.runtime.relay import Dispatched, Relay
     from inferd.runtime.streams import Streams
     from inferd.runtime.supervisor import Supervisor
+    from inferd.shared import Memory
 
 Steering = commands.ProceedLoad | commands.StopWorker | commands.EndWorker | commands.AbandonWorker
 
@@ -90,7 +92,13 @@ class Orders:
         handle = self._relay.add(command, stream)
         again = command.attempt > 1
         frame = submit_frame(handle, command, continuation=stream.continuation.write() if again else None)
-        self._send_frame(command.instance_id, frame)
+        self._send_frame(command.instance_id, frame, memories_of(command))
+
+    def give_up(self, instance_id: InstanceId, task: Dispatched) -> None:
+        """Have a worker forget a task that has ended without its doing."""
+        if self._relay.has(instance_id, task):
+            handle = self._relay.drop(instance_id, task.task_id)
+            self._send_frame(instance_id, wire.KernelFrame(cancel=task_pb2.Cancel(handle=handle)))
 
     def _hold(self, command: commands.HoldCapacity) -> None:
         frame = hold_frame(
@@ -101,6 +109,6 @@ class Orders:
         )
         self._send_frame(command.instance_id, frame)
 
-    def _send_frame(self, instance_id: InstanceId, frame: wire.KernelFrame) -> None:
+    def _send_frame(self, instance_id: InstanceId, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
         if (worker := self._supervisor.workers.get(instance_id)) is not None:
-            worker.send(frame)
+            worker.send(frame, memories)

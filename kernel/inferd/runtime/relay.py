@@ -1,17 +1,20 @@
 """From the frames of workers to the streams of tasks: which handle of which link is which task."""
 
 from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from inferd.core.commands import SendTask
 from inferd.core.ids import InstanceId, TaskId
-from inferd.core.task import FinishReason
-from inferd.core.task_events import EmbeddingOutput, Output, Phase, Progress, TensorOutput
+from inferd.core.task import FinishReason, Outcome, TaskState
+from inferd.core.task_events import EmbeddingOutput, Output, Phase, Progress
+from inferd.errors import BackendFailedError
 from inferd.runtime.clock import Clock
-from inferd.runtime.frames import read_logprobs, read_prompt
+from inferd.runtime.frames import read_logprobs, read_prompt, read_tensors
+from inferd.runtime.link import Arrived
 from inferd.runtime.rate import Rate
 from inferd.runtime.streams import TaskStream
+from inferd.shared import MemoryRefusedError
 from inferd_api.worker.v1 import step_pb2
 
 
@@ -37,12 +40,18 @@ class LinkTasks:
 class Relay:
     """The tasks that workers hold. One writer: the driver.
 
+    Args:
+        clock: The time of tasks.
+        output_bytes: Most of a set of tensors that may be in memories.
+
     Attributes:
         rate: Output tokens a second.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, output_bytes: int) -> None:
         self.rate = Rate()
+        self._refused: list[tuple[Dispatched, MemoryRefusedError]] = []
+        self._output_bytes = output_bytes
         self._clock = clock
         self._links: dict[InstanceId, LinkTasks] = {}
 
@@ -74,6 +83,20 @@ class Relay:
         """The task of a handle; None when it was dropped while the frame was under way."""
         return self._links[instance_id].tasks.get(handle)
 
+    def take_refused(self, instance_id: InstanceId, log: Mapping[str, str]) -> Iterator[tuple[Dispatched, Outcome]]:
+        """Tasks of a worker that gave what may not be read, once, and how they end."""
+        refused, self._refused = self._refused, []
+        for task, cause in refused:
+            if self.has(instance_id, task):
+                message = f"the worker gave outputs that cannot be read: {cause}"
+                error = BackendFailedError(message, metadata={"cause": str(cause), **log})
+                yield task, Outcome(state=TaskState.FAILED, error=error)
+
+    def has(self, instance_id: InstanceId, task: Dispatched) -> bool:
+        """Whether a worker still has a task, in this attempt."""
+        handle = self._links[instance_id].handles.get(task.task_id)
+        return handle is not None and self._links[instance_id].tasks[handle] is task
+
     def drop(self, instance_id: InstanceId, task_id: TaskId) -> int:
         """A worker holds a task no longer; the handle that it had."""
         link = self._links[instance_id]
@@ -81,7 +104,7 @@ class Relay:
         del link.tasks[handle]
         return handle
 
-    def tell(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> list[Dispatched]:
+    def tell(self, instance_id: InstanceId, step: step_pb2.StepOutput, memories: Arrived = ()) -> list[Dispatched]:
         """One step of an engine: one wake-up for each stream with new tokens, however many there are.
 
         Returns:
@@ -90,7 +113,7 @@ class Relay:
         passed: list[Dispatched] = []
         tasks = self._links[instance_id].tasks
         self._tell_of_prompts(tasks, step)
-        passed += self._tell_tensors(tasks, step)
+        passed += self._tell_tensors(tasks, step, memories)
         token_ids = array("I", step.token_ids)
         details = _Details(step)
         now = self._clock.now()
@@ -128,15 +151,22 @@ class Relay:
                 embedded.stream.first_output_at = self._clock.now()
                 embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
 
-    def _tell_tensors(self, tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput) -> list[Dispatched]:
+    def _tell_tensors(
+        self, tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput, memories: Arrived
+    ) -> list[Dispatched]:
         """Sets of tensors; those tasks that ran alone and have told something new with that."""
         passed = []
         for given in step.tensors:
             if (task := tasks.get(given.handle)) is None:
                 continue
+            try:
+                told = read_tensors(given, memories, self._output_bytes)
+            except MemoryRefusedError as error:
+                self._refused.append((task, error))
+                continue
             if task.stream.first_output_at is None:
                 task.stream.first_output_at = self._clock.now()
-            task.stream.tell(TensorOutput(given.outputs))
+            task.stream.tell(told)
             if task.silent:
                 task.silent.clear()
                 passed.append(task)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from inferd.runtime.event_log import Entry
 
 
+MOST_END_BYTES = 4096  # of the events behind the last output of a task
+
+
 class Listener(Protocol):
     """Who is told that a stream has a new event."""
 
@@ -51,6 +54,7 @@ class TaskStream:
         linger_s: For how long it goes on without any, as the last of them said.
         detached: Whether one of them asked that the task outlives them.
         finished: The last event, once it has been told.
+        ended: Whether its events count with those of ended tasks; set by `Streams`.
         continuation: What the task needs to go on elsewhere; until its end.
         listeners: Told of each event, besides those who `follow`; in the order in which they came.
         failure: Why nothing more is told though the task has not ended; None where that is not so.
@@ -65,11 +69,14 @@ class TaskStream:
         self.linger_s = 0.0
         self.detached = False
         self.finished: Finished | None = None
+        self.ended = False
         self.continuation = Continuation()
         self.listeners: dict[Listener, None] = {}
         self.failure: InferdError | None = None
         self._ahead: EventLog | None = None  # what is held back
         self._held_back: Callable[[], None] = _nothing
+        self._followers = 0  # who have not been given the end yet
+        self._read: Callable[[], None] | None = None  # called once when nobody waits for its events any more
         self._limit_bytes = limit_bytes
         self._budget: EventBudget | None = budget  # until the task ends
         self._counted_bytes = 0  # by it
@@ -95,6 +102,8 @@ class TaskStream:
             self.continuation.take(event)
         elif isinstance(event, PromptOutput | TensorOutput):
             self.continuation.take(event)
+            if isinstance(event, TensorOutput):  # the last set is held with the end behind it, however large it is
+                self._limit_bytes = max(self._limit_bytes, 2 * (event.size_bytes + MOST_END_BYTES))
         elif isinstance(event, Finished):
             self.continuation = Continuation()
             self.finished = event if self._ahead is None else None
@@ -211,6 +220,25 @@ class TaskStream:
             raise self.failure
         return self._log.read(after)
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody who follows it was not given its end yet."""
+        return self._followers > 0 or bool(self.listeners)
+
+    def when_read(self, done: Callable[[], None]) -> None:
+        """Call this once when it is `awaited` no longer, which it is now."""
+        self._read = done
+
+    def leave(self, listener: Listener) -> None:
+        """Tell somebody of events no more."""
+        del self.listeners[listener]
+        self._check_read()
+
+    def _check_read(self) -> None:
+        if self._read is not None and not self.awaited:
+            done, self._read = self._read, None
+            done()
+
     async def follow(self, after: int, interval_s: float = 0.0) -> AsyncIterator[list[Numbered]]:
         """All events behind number `after`, in batches as they come; ends after `Finished`.
 
@@ -223,28 +251,42 @@ class TaskStream:
             EventsDroppedError: This watcher was too slow, or asks for events from before the oldest one held.
             InferdError: `failure`, when there is nothing more.
         """
-        while True:
-            if after < self.last_sequence:
-                batch, hurries = self.read(after), self._hurry.version
-                after = batch[-1].sequence
-                yield batch
-                if interval_s and self.finished is None and any(isinstance(n.event, Output) for n in batch):
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(interval_s):
-                            await self._hurry.wait(hurries)
-            elif self.finished is not None:
-                return
-            elif self.failure is not None:
-                raise self.failure
-            else:
-                await self._signal.wait(self._signal.version)
+        follows = True
+        self._followers += 1
+        try:
+            while True:
+                if after < self.last_sequence:
+                    batch, hurries = self.read(after), self._hurry.version
+                    after = batch[-1].sequence
+                    if self.finished is not None and follows:  # all that there is has been taken
+                        follows = False
+                        self._stop_following()
+                    yield batch
+                    if interval_s and self.finished is None and any(isinstance(n.event, Output) for n in batch):
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(interval_s):
+                                await self._hurry.wait(hurries)
+                elif self.finished is not None:
+                    return
+                elif self.failure is not None:
+                    raise self.failure
+                else:
+                    await self._signal.wait(self._signal.version)
+        finally:
+            if follows:
+                self._stop_following()
+
+    def _stop_following(self) -> None:
+        self._followers -= 1
+        self._check_read()
 
 
 class Streams:
     """The streams of all tasks. One writer: the driver.
 
     When the events of ended tasks cost more than `retained_bytes`, those of the task that ended first are dropped, also
-    of one that is forgotten and that somebody still reads; when those of others cost more than `events_bytes`, the task
+    of one that is forgotten and that somebody still reads. Until those who follow a task have its end, its events count
+    with those of living ones. When those of others cost more than `events_bytes`, the task
     that holds the most loses the older half.
     """
 
@@ -283,11 +325,20 @@ class Streams:
 
     def ended(self, stream: TaskStream) -> None:
         """The last event of a task is there to be read."""
+        if self._streams.get(stream.task_id) is not stream:
+            stream.leave_budget()  # it was forgotten before that
+        elif stream.awaited:
+            stream.when_read(lambda: self._end(stream))
+        else:
+            self._end(stream)
+
+    def _end(self, stream: TaskStream) -> None:
+        """Nobody who followed a task to its end waits for its events any more: they count with those of ended ones."""
+        if stream.ended or self._streams.get(stream.task_id) is not stream:
+            return
+        stream.ended = True
         stream.leave_budget()
-        task_id = stream.task_id
-        if self._streams.get(task_id) is not stream:
-            return  # it was forgotten before that
-        self._ended[task_id] = stream.size_bytes
+        self._ended[stream.task_id] = stream.size_bytes
         self._ended_bytes += stream.size_bytes
         self._settle()
         while self._ended_bytes > self._retained_bytes and self._ended:
@@ -300,7 +351,10 @@ class Streams:
 
     def forget(self, task_id: TaskId) -> None:
         """Drop a stream; those who hold it read to its end, and its events count for as long as they do."""
-        stream = self._streams.pop(task_id)
+        stream = self._streams[task_id]
+        if stream.finished is not None:
+            self._end(stream)
+        del self._streams[task_id]
         stream.leave_budget()
         if task_id in self._ended:
             released = self._released

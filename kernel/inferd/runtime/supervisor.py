@@ -10,6 +10,7 @@ from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import HostId, InstanceId
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.launcher import Launcher, NoLauncher
+from inferd.runtime.link import Arrived
 from inferd.runtime.worker import Worker
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -19,8 +20,8 @@ log = structlog.get_logger()
 class WorkerListener(Protocol):
     """Who is told of workers."""
 
-    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame) -> None:
-        """A worker has sent a frame."""
+    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame, memories: Arrived) -> None:
+        """A worker has sent a frame, with so many memories."""
 
     def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
         """The resident memory of a worker that computes on the host has changed."""
@@ -70,7 +71,7 @@ class Supervisor:
         load: wire.KernelFrame,
         *,
         host_id: HostId = LOCAL_HOST,
-        on_frame: Callable[[InstanceId, wire.WorkerFrame], None],
+        on_frame: Callable[[InstanceId, wire.WorkerFrame, Arrived], None],
         on_memory: Callable[[InstanceId, int], None],
     ) -> Worker:
         """A worker with times as all have; to be run by the caller."""

@@ -1,7 +1,7 @@
 """One worker, from its start to its certain end, on whatever host: what it says, and whether its heart beats."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from inferd import __version__
@@ -10,7 +10,9 @@ from inferd.core.resources import HOST_DEVICE
 from inferd.core.vigil import Vigil, WorkerTimes
 from inferd.runtime.frames import proceed_frame, read_pulse
 from inferd.runtime.launcher import Launcher, WorkerLink
+from inferd.runtime.link import Arrived
 from inferd.runtime.signal import Signal
+from inferd.shared import Memory
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 TOLD_CHANGE = 0.01  # of the resident memory: a smaller one is not told
@@ -40,7 +42,7 @@ class Worker:
         launcher: Launcher,
         load: wire.KernelFrame,
         times: WorkerTimes,
-        on_frame: Callable[[InstanceId, wire.WorkerFrame], None],
+        on_frame: Callable[[InstanceId, wire.WorkerFrame, Arrived], None],
         on_memory: Callable[[InstanceId, int], None],
     ) -> None:
         self.instance_id = instance_id
@@ -74,10 +76,10 @@ class Worker:
         """Its resident memory now, as far as that is known; 0 when it does not run."""
         return 0 if self._link is None else await self._link.resident_bytes()
 
-    def send(self, frame: wire.KernelFrame) -> None:
-        """Send a frame; lost when the worker is gone."""
+    def send(self, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
+        """Send a frame and the memories that it speaks of; lost when the worker is gone."""
         if self._link is not None:
-            self._link.send(frame)
+            self._link.send(frame, memories)
 
     def proceed(self) -> None:
         """Let it load, once what it needs is reserved."""
@@ -133,7 +135,7 @@ class Worker:
             async with asyncio.timeout(limit_s):
                 await self._signal.wait(self._signal.version)
 
-    def _receive(self, frame: wire.WorkerFrame) -> None:
+    def _receive(self, frame: wire.WorkerFrame, memories: Arrived = (), /) -> None:
         self._vigil.hear(asyncio.get_running_loop().time())
         kind = frame.WhichOneof("kind")
         if kind == "pong":
@@ -158,7 +160,7 @@ class Worker:
             self.memory_bytes = frame.loaded.memory_bytes
             self.signature = frame.loaded.signature
             self._loaded = True
-        self._on_frame(self.instance_id, frame)
+        self._on_frame(self.instance_id, frame, memories)
 
     def _allow_silence(self, limit_s: float) -> None:
         self._vigil.allow_silence(limit_s, asyncio.get_running_loop().time())
@@ -169,6 +171,6 @@ class Worker:
             self._memory_told = self.memory_bytes
             self._on_memory(self.instance_id, self.memory_bytes)
 
-    def _note_closed(self, why: str) -> None:
+    def _note_closed(self, why: str, /) -> None:
         self._closed = self._closed or why
         self._signal.notify()

@@ -10,7 +10,7 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
@@ -101,6 +101,7 @@ class Extents:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._rules: dict[FieldDescriptor, _Rule | None] = {}
+        self._beside_bytes: dict[Descriptor, tuple[FieldDescriptor, ...] | None] = {}  # None: there are no bytes
 
     @cached_property
     def _named(self) -> dict[str, tuple[str, int]]:
@@ -126,7 +127,9 @@ class Extents:
             raise _error(excess)
 
     def _find(self, message: Any) -> _Excess | None:
-        for field, value in message.ListFields():
+        kind = message.DESCRIPTOR
+        named = self._beside_bytes[kind] if kind in self._beside_bytes else self._learn_fields(kind)
+        for field, value in message.ListFields() if named is None else _given(message, named):
             rule = self._rules[field] if field in self._rules else self._learn(field)
             if rule is not None and (excess := self._look(field.name, value, rule)) is not None:
                 return excess
@@ -168,6 +171,13 @@ class Extents:
                     return _Excess(name, parts, most, "parts or more", "limits.chat_parts")
         return None
 
+    def _learn_fields(self, kind: Descriptor) -> tuple[FieldDescriptor, ...] | None:
+        """What is looked at of a message that has bytes, which are not copied for that; None for all fields."""
+        has_bytes = any(field.type == FieldDescriptor.TYPE_BYTES for field in kind.fields)
+        ruled = tuple(field for field in kind.fields if self._learn(field) is not None)
+        found = self._beside_bytes[kind] = ruled if has_bytes else None
+        return found
+
     def _learn(self, field: FieldDescriptor) -> _Rule | None:
         rule = self._rules[field] = self._rule(field)
         return rule
@@ -194,6 +204,13 @@ class Extents:
         if kind is _Kind.PLAIN and not counted:
             return None
         return _Rule(most if counted else None, noun, bound, kind, bool(field.is_repeated))
+
+
+def _given(message: Any, fields: tuple[FieldDescriptor, ...]) -> Iterator[tuple[FieldDescriptor, Any]]:
+    """As `ListFields`, of these fields."""
+    for field in fields:
+        if not field.has_presence or message.HasField(field.name):
+            yield field, getattr(message, field.name)
 
 
 def _error(excess: _Excess) -> InferdError:

@@ -7,15 +7,19 @@ from inferd.core.task import TaskSpec
 from inferd.errors import InvalidFieldError
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.uploads import Uploads
 from inferd.services.calls import check_request_id
 from inferd.services.task_values import read_spec
 from inferd.services.times import read_seconds, read_timestamp
+from inferd.services.uploads import find_named
 from inferd_api.v1 import task_service_pb2 as ts
 
 MOST_TTL_S = 3_153_600_000  # a hundred years
 
 
-def read_run(request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: int) -> TaskSpec:
+async def read_run(
+    request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: int, uploads: Uploads
+) -> TaskSpec:
     """A new task of a caller.
 
     Raises:
@@ -31,10 +35,13 @@ def read_run(request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: 
         lease_id=caller.lease_id,
         prompt_limit_bytes=prompt_limit_bytes,
         detached=request.detach_on_disconnect,
+        named=await find_named(uploads, caller, request.spec),
     )
 
 
-def read_create(request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, prompt_limit_bytes: int) -> TaskSpec:
+async def read_create(
+    request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, prompt_limit_bytes: int, uploads: Uploads
+) -> TaskSpec:
     """A new task that outlives its client; its deadline is not that of the call.
 
     Raises:
@@ -50,6 +57,7 @@ def read_create(request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, 
         lease_id=caller.lease_id,
         prompt_limit_bytes=prompt_limit_bytes,
         detached=True,
+        named=await find_named(uploads, caller, request.spec),
     )
     return replace(spec, deadline=_read_expiration(request, clock))
 

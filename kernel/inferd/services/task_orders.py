@@ -9,14 +9,15 @@ import grpc
 from inferd.core.ids import TaskId
 from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError
 from inferd.runtime.front.caller import Caller
-from inferd.runtime.front.open_tasks import OpenTasks, Told
+from inferd.runtime.front.open_tasks import OpenTasks
 from inferd.runtime.front.tasks import Tasks
+from inferd.runtime.front.uploads import Uploads
 from inferd.services.calls import Call, check_lease
 from inferd.services.extents import Extents
 from inferd.services.required import check_required
 from inferd.services.run_requests import read_run
-from inferd.services.status import status_of
-from inferd.services.task_values import read_interval, write_event
+from inferd.services.task_updates import write_responses
+from inferd.services.task_values import read_interval
 from inferd.services.times import read_seconds
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -31,6 +32,7 @@ class TaskOrders:
 
     Args:
         tasks: Runs them.
+        uploads: What they may name.
         call: It.
         extents: What bounds the parts of requests.
         prompt_limit_bytes: Largest prompt.
@@ -38,9 +40,18 @@ class TaskOrders:
     """
 
     def __init__(
-        self, tasks: Tasks, call: Call, *, extents: Extents, prompt_limit_bytes: int, message_limit_bytes: int
+        self,
+        tasks: Tasks,
+        uploads: Uploads,
+        call: Call,
+        *,
+        extents: Extents,
+        prompt_limit_bytes: int,
+        message_limit_bytes: int,
     ) -> None:
         self._tasks = tasks
+        self._uploads = uploads
+        self._message_limit_bytes = message_limit_bytes
         self._call = call
         self._extents = extents
         self._prompt_limit_bytes = prompt_limit_bytes
@@ -62,10 +73,9 @@ class TaskOrders:
                 if (rest_s := rested - loop.time()) > 0:
                     await asyncio.sleep(rest_s)
                 begun = loop.time()
-                response = _write(*self._open.collect())
-                if response.updates:
+                for response in write_responses(*self._open.collect(), self._message_limit_bytes):
                     await self._call.write(response)
-                del response  # before the wait for the next one
+                    del response  # before the wait for the next one
                 # Messages take a third of the time at most: when steps come faster than that, some share a message.
                 ended = loop.time()
                 rested = ended + min(2 * (ended - begun), MOST_REST_S)
@@ -123,7 +133,12 @@ class TaskOrders:
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
         interval_s, linger_s = read_interval(self._request_of(order).output_interval), _read_linger(order)
-        spec = read_run(order.request, self._caller_of(order), prompt_limit_bytes=self._prompt_limit_bytes)
+        spec = await read_run(
+            order.request,
+            self._caller_of(order),
+            prompt_limit_bytes=self._prompt_limit_bytes,
+            uploads=self._uploads,
+        )
         await self._open.run(tag, spec, interval_s=interval_s, linger_s=linger_s)
 
     def _caller_of(self, order: ts.RunOrder) -> Caller:
@@ -156,21 +171,6 @@ class TaskOrders:
             message = f"timeout is {timeout_s:g} s; it must be above 0 and at most {MOST_TIMEOUT_S} s"
             raise InvalidFieldError(message, field="timeout")
         return self._tasks.clock.now() + timeout_s
-
-
-def _write(told: list[Told], refused: list[tuple[int, InferdError]]) -> ts.RunTasksResponse:
-    response = ts.RunTasksResponse()
-    add = response.updates.add
-    for tag, task_id, events in told:
-        name = task_id or ""
-        for numbered in events:
-            update = add()
-            update.tag = tag
-            write_event(name, numbered, update.event)
-            name = ""  # the first event of a tag says whose they are
-    for tag, error in refused:
-        response.updates.add(tag=tag, error=status_of(error))
-    return response
 
 
 def _read_linger(order: ts.RunOrder | ts.WatchOrder) -> float:

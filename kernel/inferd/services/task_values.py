@@ -1,7 +1,8 @@
 """Tasks between the wire and the core."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as WireMessage
@@ -16,10 +17,15 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.event_log import Numbered
 from inferd.runtime.streams import TaskStream
 from inferd.services.status import status_of
+from inferd.services.tensor_parts import is_large, write_parts, write_set
 from inferd.services.times import duration, read_seconds, timestamp
-from inferd.services.work_values import read_work
+from inferd.services.uploads import Named
+from inferd.services.work_values import NO_NAMED, read_work
 from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
+
+_Response = TypeVar("_Response", ts.RunTaskResponse, ts.WatchTaskResponse)
 
 MOST_INTERVAL_S = 10.0  # between events with output
 MOST_LABEL_KEY = 63
@@ -36,8 +42,9 @@ def read_spec(
     lease_id: LeaseId,
     prompt_limit_bytes: int,
     detached: bool = False,
+    named: Mapping[int, Named] = NO_NAMED,
 ) -> TaskSpec:
-    """A task from the wire.
+    """A task from the wire; `named` is what its inputs name in uploads.
 
     Raises:
         InvalidFieldError: A field has a value outside what it allows.
@@ -49,7 +56,7 @@ def read_spec(
         message = f"adapter is {spec.adapter!r} and no backend offers adapters; leave it out"
         raise UnsupportedInputError(message, field="spec.adapter")
     check_labels(spec.labels)
-    work, demand = read_work(spec, prompt_limit_bytes)
+    work, demand = read_work(spec, prompt_limit_bytes, named)
     return TaskSpec(
         task_id=TaskId(task_id),
         tenant=tenant,
@@ -72,7 +79,8 @@ def request_bytes(spec: tp.TaskSpec, demand: Demand) -> int:
     Texts are held once more, ids with 4 bytes each in buffers that grew by doubling. Tensors were counted already.
     """
     if spec.HasField("infer"):
-        return 2 * (demand.memory_bytes + sum(len(key) + len(text) for key, text in spec.labels.items()))
+        elsewhere = sum(tensor.uploaded.size_bytes for tensor in spec.infer.inputs)
+        return 2 * (demand.memory_bytes - elsewhere + sum(len(key) + len(text) for key, text in spec.labels.items()))
     size_bytes = spec.ByteSize()
     return size_bytes + max(size_bytes, 8 * len(spec.tokens.token_ids))
 
@@ -156,6 +164,22 @@ def write_event(task_id: str, numbered: Numbered, into: tp.TaskEvent | None = No
     return written
 
 
+def write_responses(task_id: str, batch: list[Numbered], most_bytes: int, kind: type[_Response]) -> Iterator[_Response]:
+    """Messages of a kind for events, each in as many as its size asks for."""
+
+    def make() -> tuple[_Response, tp.TaskEvent]:
+        response = kind()
+        return response, response.event
+
+    for numbered in batch:
+        if is_large(numbered.event, most_bytes):
+            yield from write_parts(task_id, numbered, most_bytes, make)
+        else:
+            response = kind()
+            write_event(task_id, numbered, response.event)
+            yield response
+
+
 def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
     match event:
         case te.PromptOutput(text, token_ids, logprobs):
@@ -163,8 +187,8 @@ def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
             written.output.CopyFrom(prompt)
         case te.EmbeddingOutput(values):
             written.output.CopyFrom(tp.Output(embedding=tp.Embedding(values=values)))
-        case te.TensorOutput(tensors):
-            written.output.infer.MergeFromString(tensors)
+        case te.TensorOutput() as tensors:
+            write_set(tensors, written.output.infer)
         case te.Queued(position, eta_s):
             written.queued.CopyFrom(tp.Queued(position=position, eta=duration(eta_s)))
         case te.Started(instance_id, attempt):

@@ -8,12 +8,13 @@ from inferd.core.ids import TaskId
 from inferd.core.task import Task, TaskState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import tasks as front
+from inferd.runtime.front.uploads import Uploads
 from inferd.services.calls import Call
 from inferd.services.extents import Extents
 from inferd.services.pages import number_of, size_of, token_of
 from inferd.services.run_requests import read_create, read_run
 from inferd.services.task_orders import TaskOrders
-from inferd.services.task_values import read_interval, request_bytes, write_event, write_task
+from inferd.services.task_values import read_interval, request_bytes, write_responses, write_task
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -22,9 +23,16 @@ class Tasks:
     """Translates; see the proto for what each call means. Streams write to their call: no generator between."""
 
     def __init__(
-        self, tasks: front.Tasks, *, prompt_limit_bytes: int, message_limit_bytes: int, extents: Extents
+        self,
+        tasks: front.Tasks,
+        uploads: Uploads,
+        *,
+        prompt_limit_bytes: int,
+        message_limit_bytes: int,
+        extents: Extents,
     ) -> None:
         self._tasks = tasks
+        self._uploads = uploads
         self._prompt_limit_bytes = prompt_limit_bytes
         self._message_limit_bytes = message_limit_bytes
         self._extents = extents
@@ -32,18 +40,18 @@ class Tasks:
     async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Create a task and watch it."""
         interval_s, write = read_interval(request.output_interval), call.write
-        spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes)
+        spec = await read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, uploads=self._uploads)
         running = self._tasks.run(spec, size_bytes=request_bytes(request.spec, spec.demand))
         del spec  # it stays with the core, for as long as that needs it
         async with running as stream:
             async for batch in stream.follow(0, interval_s):
-                for numbered in batch:
-                    await write(ts.RunTaskResponse(event=write_event(stream.task_id, numbered)))
+                for response in write_responses(stream.task_id, batch, self._message_limit_bytes, ts.RunTaskResponse):
+                    await write(response)
 
     async def CreateTask(self, request: ts.CreateTaskRequest, call: Call) -> ts.CreateTaskResponse:  # noqa: N802 - the wire's name
         """Create a task that outlives its client."""
         clock, limit_bytes = self._tasks.clock, self._prompt_limit_bytes
-        spec = read_create(request, call.caller, clock, prompt_limit_bytes=limit_bytes)
+        spec = await read_create(request, call.caller, clock, prompt_limit_bytes=limit_bytes, uploads=self._uploads)
         with self._tasks.holding(spec.tenant, request_bytes(request.spec, spec.demand)):
             return ts.CreateTaskResponse(task=self._write(await self._tasks.create(spec)))
 
@@ -52,13 +60,16 @@ class Tasks:
         interval_s, after = read_interval(request.output_interval), request.after_sequence
         with self._tasks.watch(TaskId(request.task_id), call.caller, after=after) as stream:
             async for batch in stream.follow(after, interval_s):
-                for numbered in batch:
-                    await call.write(ts.WatchTaskResponse(event=write_event(request.task_id, numbered)))
+                for response in write_responses(
+                    request.task_id, batch, self._message_limit_bytes, ts.WatchTaskResponse
+                ):
+                    await call.write(response)
 
     async def RunTasks(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """Run and watch many tasks."""
         orders = TaskOrders(
             self._tasks,
+            self._uploads,
             call,
             extents=self._extents,
             prompt_limit_bytes=self._prompt_limit_bytes,

@@ -1,13 +1,17 @@
 """Tensors from the wire: held against their own shapes and types before anything of them is taken."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from math import prod
-from typing import Final
+from typing import Final, NamedTuple
 
-from inferd.errors import InvalidFieldError
+from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.plugin.tensor import ElementType, size_bytes
+from inferd.services.uploads import Named
+from inferd.shared import LEAST_BYTES, Memory, Part, aligned, can_share
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import tensor_pb2 as pb
+from inferd_api.worker.v1 import task_pb2 as wp
 
 AT: Final = "spec.infer"
 _OTHERS: Final = {
@@ -16,8 +20,8 @@ _OTHERS: Final = {
 }
 
 
-def check_infer(spec: tp.TaskSpec) -> None:
-    """Refuse a task of tensors that contradicts itself.
+def check_infer(spec: tp.TaskSpec) -> dict[int, bytes]:
+    """Refuse a task of tensors that contradicts itself; the `data` of its inputs by their places, read once.
 
     Raises:
         InvalidFieldError: A tensor does not have what its type and shape say, two have one name, or the task has
@@ -30,20 +34,95 @@ def check_infer(spec: tp.TaskSpec) -> None:
             )
     _check_names([tensor.name for tensor in spec.infer.inputs], "inputs")
     _check_names(spec.infer.outputs, "outputs")
-    for number, tensor in enumerate(spec.infer.inputs):
-        _check_tensor(tensor, f"{AT}.inputs[{number}]")
+    inputs = spec.infer.inputs
+    given = {number: tensor.data for number, tensor in enumerate(inputs) if tensor.WhichOneof("elements") == "data"}
+    for number, tensor in enumerate(inputs):
+        _check_tensor(tensor, len(given.get(number, b"")), f"{AT}.inputs[{number}]")
+    return given
 
 
-def digest_infer(given: pb.InferInput) -> tuple[bytes, int]:
-    """Equal for the same inputs and wanted outputs, of whatever sequence; and how many bytes those have on the wire.
+class Written(NamedTuple):
+    """Inputs as they go to a worker.
+
+    Attributes:
+        work: All of them but what is in `memories`.
+        memories: What is large.
+        digest: Equal for the same inputs and wanted outputs, of whatever sequence.
+        size_bytes: How many bytes they have, on the wire or as they are.
+    """
+
+    work: wp.Work
+    memories: tuple[Memory, ...]
+    digest: bytes
+    size_bytes: int
+
+
+def write_infer(given: pb.InferInput, data: Mapping[int, bytes], named: Mapping[int, Named]) -> Written:
+    """The inputs for the worker, those that are large in memories; `data` is of those that have it in the message.
+
+    Raises:
+        LimitExceededError: The system has no memory.
+    """
+    parts, marks = _share(data)
+    parts |= {number: each.part for number, each in named.items()}
+    marks |= {number: each.digest for number, each in named.items()}
+    if not parts:
+        digest, size_bytes = _digest([*given.inputs, pb.InferInput(outputs=sorted(given.outputs))], {})
+        return Written(wp.Work(infer=given), (), digest, size_bytes)
+    work = wp.Work()
+    work.infer.outputs.extend(given.outputs)
+    if given.HasField("sequence"):
+        work.infer.sequence.CopyFrom(given.sequence)
+    memories: dict[int, Memory] = {}  # by their ids: several tensors may be in one
+    for number, tensor in enumerate(given.inputs):
+        into = work.infer.inputs.add(name=tensor.name, element_type=tensor.element_type, shape=tensor.shape)
+        if number not in parts:
+            into.CopyFrom(tensor)
+            continue
+        part = parts[number]
+        memories.setdefault(id(part.memory), part.memory)
+        work.shared.add(
+            tensor=number,
+            memory=list(memories).index(id(part.memory)),
+            start=part.start,
+            size_bytes=part.size_bytes,
+        )
+    digest, size_bytes = _digest([*work.infer.inputs, pb.InferInput(outputs=sorted(given.outputs))], marks)
+    size_bytes += sum(part.size_bytes for part in parts.values())
+    return Written(work, tuple(memories.values()), digest, size_bytes)
+
+
+def _share(large: Mapping[int, bytes]) -> tuple[dict[int, Part], dict[int, bytes]]:
+    """The elements of tensors that are large together, copied into one memory, and what is equal for equal ones.
+
+    A cryptographic digest of a MiB takes longer than all else that is done with it. The hash of the interpreter has a
+    key of this process, which nobody else knows.
+    """
+    if sum(map(len, large.values())) < LEAST_BYTES or not can_share():
+        return {}, {}
+    try:
+        memory = Memory.of(*large.values())
+    except OSError as error:
+        message = f"there is no memory for inputs of {sum(map(len, large.values()))} bytes: {error}"
+        raise LimitExceededError(message, field=f"{AT}.inputs") from None
+    parts, start = {}, 0
+    for number, data in large.items():
+        parts[number] = Part(memory, start, len(data))
+        start = aligned(start + len(data))
+    return parts, {number: hash(data).to_bytes(8, signed=True) for number, data in large.items()}
+
+
+def _digest(messages: list[pb.Tensor | pb.InferInput], marks: Mapping[int, bytes]) -> tuple[bytes, int]:
+    """Of messages, and of what stands for parts that are not in them; and how many bytes they have on the wire.
 
     Both at once: to count the bytes of a message, it is written as well.
     """
     digest, size_bytes = sha256(b"infer"), 0
-    for part in (*given.inputs, pb.InferInput(outputs=sorted(given.outputs))):
-        written = part.SerializeToString(deterministic=True)
-        digest.update(len(written).to_bytes(8))
-        digest.update(written)
+    for number, message in enumerate(messages):
+        written = message.SerializeToString(deterministic=True)
+        for each in (written, marks.get(number, b"")):
+            digest.update(len(each).to_bytes(8))
+            digest.update(each)
         size_bytes += len(written)
     return digest.digest(), size_bytes
 
@@ -59,7 +138,7 @@ def _check_names(names: list[str] | object, field: str) -> None:
         seen.add(name)
 
 
-def _check_tensor(tensor: pb.Tensor, path: str) -> None:
+def _check_tensor(tensor: pb.Tensor, data_bytes: int, path: str) -> None:
     try:
         element_type = ElementType(tensor.element_type)
     except ValueError:
@@ -72,8 +151,10 @@ def _check_tensor(tensor: pb.Tensor, path: str) -> None:
     if element_type is ElementType.STRING:
         have, need, what, field = len(tensor.strings.values), prod(tensor.shape), "texts", "strings"
     else:
-        have, need, what, field = len(tensor.data), size_bytes(element_type, tensor.shape), "bytes", "data"
-    if tensor.WhichOneof("elements") not in (None, field):
+        have, need, what, field = data_bytes, size_bytes(element_type, tensor.shape), "bytes", "data"
+    if tensor.WhichOneof("elements") == "uploaded" and field == "data":
+        have, field = tensor.uploaded.size_bytes, "uploaded.size_bytes"
+    elif tensor.WhichOneof("elements") not in (None, field):
         other = tensor.WhichOneof("elements")
         raise InvalidFieldError(
             f"{path}.{other} is given for type {element_type.name}, whose elements are in {field}",

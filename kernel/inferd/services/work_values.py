@@ -3,14 +3,17 @@
 from array import array
 from collections.abc import Mapping
 from hashlib import blake2b, sha256
+from types import MappingProxyType
 from typing import Any
 
 from inferd.core.demand import Demand
 from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.runtime.shared_work import SharedWork
 from inferd.sampling import PARAMETERS, Form
 from inferd.services.chat_values import read_chat
 from inferd.services.sampling_values import check_sampling
-from inferd.services.tensor_values import check_infer, digest_infer
+from inferd.services.tensor_values import check_infer, write_infer
+from inferd.services.uploads import Named
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.worker.v1 import task_pb2 as wp
@@ -20,18 +23,22 @@ CHARACTERS_PER_TOKEN = 4
 MESSAGE_BYTES = 256  # of memory, that a message takes besides what it takes on the wire
 ENTRY_BYTES = 64  # the same of an entry of a list
 
+NO_NAMED: Mapping[int, Named] = MappingProxyType({})
+
 Given = tp.TaskSpec | ms.TokenizeRequest | ms.CountTokensRequest
 
 
-def read_work(spec: tp.TaskSpec, limit_bytes: int) -> tuple[wp.Work, Demand]:
-    """What a task is to do, and what it asks for.
+def read_work(
+    spec: tp.TaskSpec, limit_bytes: int, named: Mapping[int, Named] = NO_NAMED
+) -> tuple[wp.Work | SharedWork, Demand]:
+    """What a task is to do, and what it asks for; `named` is what its inputs name in uploads.
 
     Raises:
         InvalidFieldError: A field has a value outside what it allows.
         LimitExceededError: The prompt is longer than `limit_bytes`.
     """
     if spec.HasField("infer"):
-        return _read_infer(spec)
+        return _read_infer(spec, named)
     work = wp.Work(prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True)
     prompt_tokens, begin = read_input(spec, work.input, limit_bytes)
     given = check_sampling(spec.sampling)
@@ -52,14 +59,12 @@ def read_work(spec: tp.TaskSpec, limit_bytes: int) -> tuple[wp.Work, Demand]:
     return work, demand
 
 
-def _read_infer(spec: tp.TaskSpec) -> tuple[wp.Work, Demand]:
+def _read_infer(spec: tp.TaskSpec, named: Mapping[int, Named]) -> tuple[wp.Work | SharedWork, Demand]:
     """Tensors: each task counts the same in the share of its tenant, as one token of output."""
-    check_infer(spec)
-    given = spec.infer
+    data, given = check_infer(spec), spec.infer
     entries = sum(len(tensor.shape) + len(tensor.strings.values) for tensor in given.inputs)
     sequence = given.sequence.id.encode() if given.HasField("sequence") else b""
-    work = wp.Work(infer=given)
-    contents, size_bytes = digest_infer(given)
+    work, memories, contents, size_bytes = write_infer(given, data, named)
     demand = Demand(
         most_output=1,
         memory_bytes=size_bytes + len(sequence) + MESSAGE_BYTES * (2 + len(given.inputs)) + ENTRY_BYTES * entries,
@@ -67,7 +72,7 @@ def _read_infer(spec: tp.TaskSpec) -> tuple[wp.Work, Demand]:
         sticky=bool(sequence),
         contents=contents,
     )
-    return work, demand
+    return SharedWork(work, memories) if memories else work, demand
 
 
 def _contents(spec: tp.TaskSpec, given: wp.Input, sampling: Mapping[str, Any]) -> bytes:

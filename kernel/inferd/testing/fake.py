@@ -83,6 +83,8 @@ class FakeModel(Faults):
         tensor: It is a model of tensors, of this name in `inferd.testing.fake_tensor`; "" for a language model.
         most_batch: See `Signature`, as the next one; of a model of tensors.
         threads: See there.
+        memory: What is wrong with the memories that its outputs are in: "unsealed", "short", "beyond", "none" (no
+            memory at all) or "absent" (none comes); of a model of tensors.
     """
 
     context_tokens: int = 1024
@@ -106,6 +108,7 @@ class FakeModel(Faults):
     tensor: str = ""
     most_batch: int = 1
     threads: int = 1
+    memory: str = ""
 
 
 class FakeBackend:

@@ -12,6 +12,7 @@ import numpy as np
 from inferd.plugin import Batching, Cut, ElementType, Fill, Padding, Signature, Tensor, TensorInfo, TensorState
 from inferd.plugin.tensor import NUMPY
 from inferd.testing.hangs import hang
+from inferd.testing.spoilt_memory import spoil_memories
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,10 @@ NOT_TAKEN: Final = -7.0
 
 def _info(name: str, *shape: int | str, kind: ElementType = FLOAT) -> TensorInfo:
     return TensorInfo(name=name, element_type=kind, shape=shape)
+
+
+def _has(arrays: Sequence[Any], number: float | None) -> bool:
+    return number is not None and any((array == number).any() for array in arrays)
 
 
 def _float(array: Any) -> Tensor:
@@ -55,6 +60,8 @@ class FakeTensorSession:
             threads=model.threads,
             batching=self.batching,
         )
+        if model.memory:
+            spoil_memories(model.memory)
 
     def predict(
         self, inputs: Mapping[str, Tensor], outputs: Sequence[str]
@@ -92,14 +99,14 @@ class FakeTensorSession:
         faults.hang("step")
         if self._calls == faults.fail_step:
             raise RuntimeError(f"step {self._calls} fails, as the file says")
-        numbers = {float(n) for t in inputs.values() if t.element_type is FLOAT for n in np.unique(t.array)}
-        if faults.die_on_token in numbers:
+        floats = [t.array for t in inputs.values() if t.element_type is FLOAT]
+        if _has(floats, faults.die_on_token):
             os.kill(os.getpid(), signal.SIGKILL)
-        if faults.hang_on_token in numbers:
+        if _has(floats, faults.hang_on_token):
             hang(faults.hang_by)
-        if faults.fail_on_token in numbers:
+        if _has(floats, faults.fail_on_token):
             raise RuntimeError(f"{faults.fail_on_token} is among the inputs")
-        if NOT_TAKEN in numbers:
+        if _has(floats, NOT_TAKEN):
             raise ValueError(f"{NOT_TAKEN:g} is not taken")
 
 

@@ -29,10 +29,13 @@ from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inferd.engine.activity import Activity
     from inferd.engine.engine import Engine
     from inferd.engine.token.intake import Intake
     from inferd.plugin import LoadedModel
+    from inferd.shared import Memory
     from inferd.worker.link import Link
 
 PREPARING: Final = 4  # threads that prepare requests, at most
@@ -47,8 +50,8 @@ class Desk(Protocol):
         """For whom it translates."""
         ...
 
-    def submit(self, submit: task_pb2.Submit) -> None:
-        """Have a task run, or tell why it cannot be."""
+    def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:
+        """Have a task run, or tell why it cannot be. Parts of it may be in memories."""
 
     def answer(self, query: task_pb2.Query) -> None:
         """Have a question answered."""
@@ -81,7 +84,7 @@ class TokenDesk:
         self._defaults = read_defaults(load, model.sampling)
         self.engine = Loop(model, limits, self._deliver, activity=activity)
 
-    def submit(self, submit: task_pb2.Submit) -> None:
+    def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:  # noqa: ARG002 - of tensors only
         """Have a task run; one of tensors is refused."""
         try:
             submission = read_submission(submit, self._defaults)
@@ -125,10 +128,10 @@ class TensorDesk:
             self._signature = preparation.signature
             self.engine = RecipeEngine(loop, preparation, self._deliver, threads=min(count_cores(), PREPARING))
 
-    def submit(self, submit: task_pb2.Submit) -> None:
+    def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:
         """Have a task run; one of text is refused."""
         try:
-            self.engine.submit(read_request(submit))
+            self.engine.submit(read_request(submit, memories))
         except InferdError as error:
             self._refuse(submit.handle, error)
         except BaseException as error:
@@ -155,5 +158,5 @@ class TensorDesk:
         self._deliver(TensorResult(ended=[Ended(handle=handle, error=error)]))
 
     def _deliver(self, result: TensorResult) -> None:
-        for frame in tensor_step_frames(result):
-            self._link.send(frame)
+        for frame, memories in tensor_step_frames(result):
+            self._link.send(frame, memories)

@@ -28,8 +28,10 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from inferd.plugin import Backend, LoadedModel, LoadedTensorModel, ModelDescription
+    from inferd.shared import Memory
     from inferd.worker.desk import Desk
 
 _PROGRESS_S: Final = 0.05  # least time between two reports of load progress
@@ -130,11 +132,12 @@ class Worker:
     def _read(self) -> None:
         """The reading thread. The end of the link is the end of the process, whatever the main thread is doing."""
         with suppress(ConnectionError):
-            while (frame := self._link.receive()) is not None:
-                self._obey(frame)
+            while (received := self._link.receive()) is not None:
+                self._obey(*received)
+                del received  # before the wait for the next one: it may hold large inputs
         os._exit(0)
 
-    def _obey(self, frame: wire.KernelFrame) -> None:
+    def _obey(self, frame: wire.KernelFrame, memories: Sequence[Memory]) -> None:
         match frame.WhichOneof("kind"):
             case "load":
                 self._loads.put(frame.load)
@@ -150,13 +153,13 @@ class Worker:
             case kind if self._desk is None:
                 raise ValueError(f"the kernel sent {kind} before the model was loaded")
             case _:
-                self._direct(self._desk, frame)
+                self._direct(self._desk, frame, memories)
 
-    def _direct(self, desk: Desk, frame: wire.KernelFrame) -> None:
+    def _direct(self, desk: Desk, frame: wire.KernelFrame, memories: Sequence[Memory]) -> None:
         """Tell the engine what the kernel wants of it."""
         match frame.WhichOneof("kind"):
             case "submit":
-                desk.submit(frame.submit)
+                desk.submit(frame.submit, memories)
             case "query":
                 desk.answer(frame.query)
             case "cancel":

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from inferd.core.ids import Tenant
 from inferd.engine.recipe.limits import RecipeLimits
 from inferd.engine.tensor.request import Request, SequenceStep, TensorLimits
-from inferd.errors import InvalidFieldError, UnsupportedInputError
+from inferd.engine.token.output import Ended
+from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, UnsupportedInputError
 from inferd.plugin import ElementType, Tensor
 from inferd.plugin.tensor import BITS, NUMPY
+from inferd.shared import LEAST_BYTES, MOST_AT_ONCE, Memory, aligned, can_share
 from inferd.worker.frames import ended_message
 from inferd_api.v1 import tensor_pb2 as pb
 from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from inferd.engine.tensor.request import TensorResult
     from inferd.plugin import Batching, Signature, TensorInfo
+    from inferd_api.worker.v1 import memory_pb2
 
 FRAME_BYTES: Final = 1 << 20
 """Outputs that go into one frame; one set of them that has more goes alone."""
@@ -42,7 +45,8 @@ def read_tensor_limits(limits: load_pb2.EngineLimits) -> TensorLimits:
         sequence_bytes=told.sequence_bytes or own.sequence_bytes,
         all_sequences_bytes=told.all_sequences_bytes or own.all_sequences_bytes,
         sequence_idle_s=told.sequence_idle_s,
-        output_bytes=told.output_bytes,
+        output_bytes=told.output_bytes if can_share() else min(told.output_bytes, told.text_bytes or told.output_bytes),
+        text_bytes=told.text_bytes or told.output_bytes,
     )
 
 
@@ -52,8 +56,8 @@ def read_recipe_limits(limits: load_pb2.EngineLimits) -> RecipeLimits:
     return RecipeLimits(image_pixels=told.image_pixels or own.image_pixels, audio_s=told.audio_s or own.audio_s)
 
 
-def read_request(submit: task_pb2.Submit) -> Request:
-    """A task for the engine.
+def read_request(submit: task_pb2.Submit, memories: Sequence[Memory] = ()) -> Request:
+    """A task for the engine, which reads the memories in their place.
 
     Raises:
         UnsupportedInputError: It is one for a language model.
@@ -68,7 +72,10 @@ def read_request(submit: task_pb2.Submit) -> Request:
             field=f"spec.{kind}",
         )
     given = work.infer
-    inputs = {tensor.name: _read(tensor, f"spec.infer.inputs[{n}]") for n, tensor in enumerate(given.inputs)}
+    elements = _map(work.shared, memories)
+    inputs = {
+        tensor.name: _read(tensor, f"spec.infer.inputs[{n}]", elements.get(n)) for n, tensor in enumerate(given.inputs)
+    }
     return Request(
         handle=submit.handle,
         task_id=submit.task_id,
@@ -94,10 +101,22 @@ def _read_sequence(given: pb.InferInput, tenant: Tenant) -> SequenceStep | None:
     return SequenceStep(tenant=tenant, name=told.id, start=told.start, end=told.end)
 
 
-def _read(tensor: pb.Tensor, path: str) -> Tensor:
+def _map(shared: Iterable[memory_pb2.SharedElements], memories: Sequence[Memory]) -> dict[int, memoryview]:
+    """The elements that are in memories, by the places of their tensors."""
+    elements, maps = {}, {}
+    for each in shared:
+        memory = memories[each.memory]
+        memory.check(each.start, each.size_bytes)
+        if each.memory not in maps:
+            maps[each.memory] = memoryview(memory.map())
+        elements[each.tensor] = maps[each.memory][each.start : each.start + each.size_bytes]
+    return elements
+
+
+def _read(tensor: pb.Tensor, path: str, elements: memoryview | None) -> Tensor:
     kind, shape = ElementType(tensor.element_type), tuple(tensor.shape)
     try:
-        array = _read_array(tensor, kind, shape)
+        array = _read_array(tensor, kind, shape, elements)
     except (ValueError, MemoryError) as error:
         message = f"{path} of shape {list(shape)} cannot be an array: {error}"
         raise InvalidFieldError(message, field=f"{path}.shape") from None
@@ -107,38 +126,79 @@ def _read(tensor: pb.Tensor, path: str) -> Tensor:
     return Tensor(element_type=kind, shape=shape, array=array)
 
 
-def _read_array(tensor: pb.Tensor, kind: ElementType, shape: tuple[int, ...]) -> Any:
+def _read_array(tensor: pb.Tensor, kind: ElementType, shape: tuple[int, ...], elements: memoryview | None) -> Any:
     if kind is ElementType.STRING:
         texts = np.empty(len(tensor.strings.values), object)
         texts[:] = tensor.strings.values
         return texts.reshape(shape)
-    flat = np.frombuffer(tensor.data, NUMPY.get(kind, "u1"))
+    flat = np.frombuffer(tensor.data if elements is None else elements, NUMPY.get(kind, "u1"))
     return flat if BITS[kind] < 8 else flat.reshape(shape)  # noqa: PLR2004 - bits of a byte
 
 
-def tensor_step_frames(result: TensorResult) -> Iterator[wire.WorkerFrame]:
-    """What was computed at once, in as many frames as its size asks for; who ended is in the last one."""
-    frame, size_bytes = wire.WorkerFrame(), 0
+def tensor_step_frames(result: TensorResult) -> Iterator[tuple[wire.WorkerFrame, list[Memory]]]:
+    """What was computed at once, in as many frames as its size asks for, with memories; who ended is in the last."""
+    frame, size_bytes, memories = wire.WorkerFrame(), 0, list[Memory]()
     frame.step.seconds = result.seconds
     frame.step.alone = result.alone or 0
+    refused: dict[int, InferdError] = {}
     for handle, outputs in result.outputs:
-        written = _write_outputs(outputs)
-        if size_bytes and size_bytes + len(written) > FRAME_BYTES:
-            yield frame
-            frame, size_bytes = wire.WorkerFrame(), 0
-        frame.step.tensors.add(handle=handle, outputs=written)
+        try:
+            shared = share(outputs)
+        except LimitExceededError as error:
+            refused[handle] = error
+            continue
+        written = _write_outputs(outputs, {} if shared is None else shared.places)
+        if size_bytes and (size_bytes + len(written) > FRAME_BYTES or len(memories) == MOST_AT_ONCE):
+            yield frame, memories
+            frame, size_bytes, memories = wire.WorkerFrame(), 0, []
+        told = frame.step.tensors.add(handle=handle, outputs=written)
         size_bytes += len(written)
-    frame.step.ended.extend(ended_message(ended) for ended in result.ended)
-    yield frame
+        if shared is not None:
+            for tensor, (start, size) in shared.places.items():
+                told.shared.add(tensor=tensor, memory=len(memories) + shared.number, start=start, size_bytes=size)
+            memories.append(shared.memory)
+    known = {ended.handle for ended in result.ended}
+    ended = [Ended(handle=each.handle, error=refused.get(each.handle, each.error)) for each in result.ended]
+    ended += [Ended(handle=handle, error=error) for handle, error in refused.items() if handle not in known]
+    frame.step.ended.extend(map(ended_message, ended))
+    yield frame, memories
 
 
-def _write_outputs(outputs: Mapping[str, Tensor]) -> bytes:
+class Shared(NamedTuple):
+    """The large ones of a set, in one memory: of each, by its place in the set, where it begins and its bytes."""
+
+    memory: Memory
+    places: dict[int, tuple[int, int]]
+    number: int = 0  # of the memory, beside others
+
+
+def share(outputs: Mapping[str, Tensor]) -> Shared | None:
+    """All but the texts, where they are large together; None where they are not, or this system has no such memory.
+
+    Raises:
+        LimitExceededError: There is no memory for them now.
+    """
+    arrays = {n: t.array for n, t in enumerate(outputs.values()) if t.element_type is not ElementType.STRING}
+    if sum(array.nbytes for array in arrays.values()) < LEAST_BYTES or not can_share():
+        return None
+    flat = {n: np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for n, array in arrays.items()}
+    places, end = {}, 0
+    for number, part in flat.items():
+        places[number] = (end, part.nbytes)
+        end = aligned(end + part.nbytes)
+    try:
+        return Shared(Memory.of(*flat.values()), places)
+    except OSError as error:
+        raise LimitExceededError(f"there is no memory for outputs of {end} bytes: {error}") from None
+
+
+def _write_outputs(outputs: Mapping[str, Tensor], elsewhere: Container[int]) -> bytes:
     written = pb.InferOutput()
-    for name, tensor in outputs.items():
+    for number, (name, tensor) in enumerate(outputs.items()):
         into = written.outputs.add(name=name, element_type=_number(tensor.element_type), shape=tensor.shape)
         if tensor.element_type is ElementType.STRING:
             into.strings.values.extend([str(text) for text in tensor.array.flat])
-        else:
+        elif number not in elsewhere:
             into.data = tensor.array.tobytes()
     return written.SerializeToString()
 

@@ -86,6 +86,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A sequence of tensor requests is not there: it was not started, has ended, was idle for too long, or went with its
     worker; send its first request with `start` again (NOT_FOUND). Metadata: `sequence`, `why`.
     """
+    ERROR_REASON_UPLOAD_NOT_FOUND: _ErrorReason.ValueType  # 28
+    """No upload of this id is known to this tenant, or not all of it has come; its call must be open. Upload again
+    (NOT_FOUND).
+    """
     ERROR_REASON_POISON: _ErrorReason.ValueType  # 40
     """Workers die of this task: it was present at several deaths, and alone at the last one. Another one with the same
     contents is refused for a while (FAILED_PRECONDITION). RetryInfo says for how long. Metadata: `cause`, `deaths`,
@@ -166,6 +170,10 @@ ERROR_REASON_TASK_STATE: ErrorReason.ValueType  # 26
 ERROR_REASON_SEQUENCE_NOT_FOUND: ErrorReason.ValueType  # 27
 """A sequence of tensor requests is not there: it was not started, has ended, was idle for too long, or went with its
 worker; send its first request with `start` again (NOT_FOUND). Metadata: `sequence`, `why`.
+"""
+ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 28
+"""No upload of this id is known to this tenant, or not all of it has come; its call must be open. Upload again
+(NOT_FOUND).
 """
 ERROR_REASON_POISON: ErrorReason.ValueType  # 40
 """Workers die of this task: it was present at several deaths, and alone at the last one. Another one with the same

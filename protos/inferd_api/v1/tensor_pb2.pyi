@@ -151,6 +151,7 @@ class Tensor(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     STRINGS_FIELD_NUMBER: _builtins.int
+    UPLOADED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as `ModelSignature` tells it. At most 1024 characters. Required."""
     element_type: Global___ElementType.ValueType
@@ -169,6 +170,10 @@ class Tensor(_message.Message):
     def strings(self) -> Global___StringElements:
         """Of STRING."""
 
+    @_builtins.property
+    def uploaded(self) -> Global___UploadedElements:
+        """What `data` would have, in an upload: for what is too large for a message. Only in inputs."""
+
     def __init__(
         self,
         *,
@@ -177,16 +182,51 @@ class Tensor(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         data: _builtins.bytes = ...,
         strings: Global___StringElements | None = ...,
+        uploaded: Global___UploadedElements | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "elements", b"elements", "strings", b"strings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "elements", b"elements", "strings", b"strings", "uploaded", b"uploaded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "element_type", b"element_type", "elements", b"elements", "name", b"name", "shape", b"shape", "strings", b"strings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "element_type", b"element_type", "elements", b"elements", "name", b"name", "shape", b"shape", "strings", b"strings", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_elements: _TypeAlias = _typing.Literal["data", "strings"]  # noqa: Y015
+    _WhichOneofReturnType_elements: _TypeAlias = _typing.Literal["data", "strings", "uploaded"]  # noqa: Y015
     _WhichOneofArgType_elements: _TypeAlias = _typing.Literal["elements", b"elements"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_elements) -> _WhichOneofReturnType_elements | None: ...
 
 Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
+
+@_typing.final
+class UploadedElements(_message.Message):
+    """Elements that were given by `UploadService.Upload`, as `data` would have them; there are none of type STRING."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.str
+    """The upload, all of which has come and whose call is open. Several tensors and tasks may name one; a task at most 16.
+    Required. Errors: UPLOAD_NOT_FOUND.
+    """
+    start: _builtins.int
+    """Where they begin in it, in bytes. Default 0."""
+    size_bytes: _builtins.int
+    """How many bytes they have. Errors: INVALID_FIELD, with both numbers, where shape and type say otherwise, or where the
+    upload ends before.
+    """
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.str = ...,
+        start: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes", "start", b"start", "upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadedElements: _TypeAlias = UploadedElements  # noqa: Y015
 
 @_typing.final
 class StringElements(_message.Message):
@@ -300,18 +340,25 @@ class InferOutput(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Whether more of the same set follows, in the next event of the task. Come back behind the event before it."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
-        """Its outputs, those that were asked for."""
+        """Its outputs, those that were asked for. What is too large for a message comes in parts, in events that follow each
+        other under one `sequence`: a tensor of a name that came before goes on with the `data` of this one, which has no
+        type and no shape then.
+        """
 
     def __init__(
         self,
         *,
         outputs: _abc.Iterable[Global___Tensor] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "outputs", b"outputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,32 +9,37 @@ from typing import TYPE_CHECKING, Any
 from inferd.engine.cause import last_line, placed_line
 from inferd.engine.tensor.entry import told_bytes
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError
+from inferd.plugin import ElementType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from inferd.engine.tensor.request import TensorLimits
     from inferd.plugin import Tensor
 
 _log = logging.getLogger(__name__)
 
 
-def check_size(outputs: Mapping[str, Tensor], most: int) -> None:
-    """Refuse outputs that are together larger than `most` bytes.
+def check_size(outputs: Mapping[str, Tensor], limits: TensorLimits) -> None:
+    """Refuse outputs that are together larger than they may be.
 
     Raises:
         LimitExceededError: They are.
         BackendFailedError: One has a text that is no Unicode.
     """
     sizes = {name: _told_bytes(name, tensor) for name, tensor in outputs.items()}
-    total = sum(sizes.values())
-    if total > most:
-        largest = max(sizes, key=lambda name: sizes[name])
-        raise LimitExceededError(
-            f"the outputs have {total} bytes, the largest, {largest!r}, {sizes[largest]}, and at most {most} are"
-            " told of a task at once; ask for fewer outputs, or raise limits.message_bytes and limits.stream_bytes of"
-            " the kernel",
-            metadata={"bound": "limits.message_bytes", "value": str(total), "limit": str(most)},
-        )
+    texts = {name: size for name, size in sizes.items() if outputs[name].element_type is ElementType.STRING}
+    for of, told, most, bound in (
+        (sizes, "outputs", limits.output_bytes, "limits.output_bytes"),
+        (texts, "texts of the outputs", limits.text_bytes, "limits.message_bytes"),
+    ):
+        if (total := sum(of.values())) > most:
+            largest = max(of, key=lambda name: of[name])
+            raise LimitExceededError(
+                f"the {told} have {total} bytes, the largest, {largest!r}, {of[largest]}, and at most {most} are told "
+                f"at once; ask for fewer outputs, or raise {bound} of the kernel",
+                metadata={"bound": bound, "value": str(total), "limit": str(most)},
+            )
 
 
 def typed(error: BaseException, session: Any) -> InferdError:

@@ -333,7 +333,7 @@ class TensorLoop:
                 last = self._checked(entry, given)
                 result = TensorResult(seconds=time.perf_counter() - started)
                 told = entry.shown(last)
-                check_size(told, self._limits.output_bytes)
+                check_size(told, self._limits)
                 with self._changed:
                     self.steps += 1
                     if entry.pass_on():
@@ -356,7 +356,7 @@ class TensorLoop:
         """What is to be told of a request that was computed, or why nothing can be: that is nobody else's affair."""
         try:
             told = entry.shown(outputs)
-            check_size(told, self._limits.output_bytes)
+            check_size(told, self._limits)
         except BaseException as error:
             if not is_failure(error):
                 raise

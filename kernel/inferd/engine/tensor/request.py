@@ -26,6 +26,7 @@ class TensorLimits:
         all_sequences_bytes: Most bytes of all states; of one tenant's the same part as of the sequences.
         sequence_idle_s: A sequence without a request for so long is given up.
         output_bytes: Most bytes of a set of outputs.
+        text_bytes: Most bytes of the texts of a set of outputs.
     """
 
     batch_rows: int = 64
@@ -36,6 +37,7 @@ class TensorLimits:
     all_sequences_bytes: int = 512 << 20
     sequence_idle_s: float = 60.0
     output_bytes: int = 4 << 20
+    text_bytes: int = 4 << 20
 
     @property
     def tenant_sequences(self) -> int:

@@ -61,12 +61,14 @@ class Bound:
         name: Of the bound, for example "scheduler.tenant_streams".
         limit: Most that may be open.
         what: What is counted, in words.
+        why: What made of the bound what it is, as a clause; else "".
     """
 
-    def __init__(self, name: str, limit: int, what: str) -> None:
+    def __init__(self, name: str, limit: int, what: str, why: str = "") -> None:
         self._name = name
         self._limit = limit
         self._what = what
+        self._why = why
         self._open: dict[str, int] = {}
 
     def take(self, key: str = "") -> None:
@@ -79,7 +81,7 @@ class Bound:
         if count >= self._limit:
             whose = f" of {key!r}" if key else ""
             raise LimitExceededError(
-                f"{count} {self._what}{whose} are open and {self._name} is {self._limit}",
+                f"{count} {self._what}{whose} are open and {self._name} is {self._limit}{self._why}",
                 metadata={"bound": self._name, "value": str(count), "limit": str(self._limit)},
                 retry_after_s=RETRY_AFTER_S,
             )
@@ -108,8 +110,8 @@ class Bound:
 class Calls:
     """Counts the calls that are open, over all connections and for each tenant. One writer: the door of a transport."""
 
-    def __init__(self, *, calls_limit: int, tenant_calls_limit: int) -> None:
-        self._all = Bound("limits.calls", calls_limit, "calls")
+    def __init__(self, *, calls_limit: int, tenant_calls_limit: int, why: str = "") -> None:
+        self._all = Bound("limits.calls", calls_limit, "calls", why)
         self._tenants = Bound("scheduler.tenant_calls", tenant_calls_limit, "calls")
 
     def take(self, tenant: str) -> None:

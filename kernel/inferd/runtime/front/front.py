@@ -9,6 +9,7 @@ from inferd.runtime.front.hosts import Hosts
 from inferd.runtime.front.leases import Leases
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.tasks import Tasks
+from inferd.runtime.front.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class Front:
     calls: Calls
     clock: Clock
     tasks: Tasks
+    uploads: Uploads
     models: Models
     leases: Leases
     hosts: Hosts

@@ -254,6 +254,7 @@ class TensorLimits(_message.Message):
     SEQUENCES_PER_TENANT_FIELD_NUMBER: _builtins.int
     SEQUENCE_BYTES_FIELD_NUMBER: _builtins.int
     ALL_SEQUENCES_BYTES_FIELD_NUMBER: _builtins.int
+    TEXT_BYTES_FIELD_NUMBER: _builtins.int
     IMAGE_PIXELS_FIELD_NUMBER: _builtins.int
     AUDIO_S_FIELD_NUMBER: _builtins.int
     batch_rows: _builtins.int
@@ -272,6 +273,8 @@ class TensorLimits(_message.Message):
     """Most bytes of the state of a sequence; 0 for the engine's default."""
     all_sequences_bytes: _builtins.int
     """Most bytes of all states; 0 for the engine's default."""
+    text_bytes: _builtins.int
+    """Most bytes of the texts of a set of outputs; 0 for `output_bytes`."""
     image_pixels: _builtins.int
     """Most pixels of a picture that a recipe decodes; 0 for the engine's default."""
     audio_s: _builtins.float
@@ -287,12 +290,13 @@ class TensorLimits(_message.Message):
         sequences_per_tenant: _builtins.int = ...,
         sequence_bytes: _builtins.int = ...,
         all_sequences_bytes: _builtins.int = ...,
+        text_bytes: _builtins.int = ...,
         image_pixels: _builtins.int = ...,
         audio_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_sequences_bytes", b"all_sequences_bytes", "audio_s", b"audio_s", "batch_delay_s", b"batch_delay_s", "batch_rows", b"batch_rows", "image_pixels", b"image_pixels", "output_bytes", b"output_bytes", "sequence_bytes", b"sequence_bytes", "sequence_idle_s", b"sequence_idle_s", "sequences", b"sequences", "sequences_per_tenant", b"sequences_per_tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_sequences_bytes", b"all_sequences_bytes", "audio_s", b"audio_s", "batch_delay_s", b"batch_delay_s", "batch_rows", b"batch_rows", "image_pixels", b"image_pixels", "output_bytes", b"output_bytes", "sequence_bytes", b"sequence_bytes", "sequence_idle_s", b"sequence_idle_s", "sequences", b"sequences", "sequences_per_tenant", b"sequences_per_tenant", "text_bytes", b"text_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
+from inferd_api.worker.v1 import memory_pb2 as _memory_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -162,19 +163,25 @@ class TensorOutput(_message.Message):
 
     HANDLE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """The task."""
     outputs: _builtins.bytes
     """A serialised `inferd.v1.InferOutput`: the kernel carries it and does not open it."""
+    @_builtins.property
+    def shared(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.SharedElements]:
+        """Elements of these that are in memories of the frame."""
+
     def __init__(
         self,
         *,
         handle: _builtins.int = ...,
         outputs: _builtins.bytes = ...,
+        shared: _abc.Iterable[_memory_pb2.SharedElements] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "outputs", b"outputs", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,41 +25,42 @@ _sym_db = _symbol_database.Default()
 from inferd_api.v1 import sampling_pb2 as inferd__api_dot_v1_dot_sampling__pb2
 from inferd_api.v1 import tensor_pb2 as inferd__api_dot_v1_dot_tensor__pb2
 from inferd_api.worker.v1 import failure_pb2 as inferd__api_dot_worker_dot_v1_dot_failure__pb2
+from inferd_api.worker.v1 import memory_pb2 as inferd__api_dot_worker_dot_v1_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/task.proto\x12\x10inferd.worker.v1\x1a\x1cinferd_api/v1/sampling.proto\x1a\x1ainferd_api/v1/tensor.proto\x1a\"inferd_api/worker/v1/failure.proto\"\xaa\x01\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x04 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\r\n\x05parts\x18\x06 \x03(\t\x12\x1e\n\x11reasoning_content\x18\x07 \x01(\tH\x00\x88\x01\x01\x42\x14\n\x12_reasoning_content\"\xbb\x01\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.inferd.worker.v1.Message\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x16\n\x0evariables_json\x18\x03 \x01(\t\x12\x1c\n\x14no_generation_prompt\x18\x04 \x01(\x08\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x12\x1c\n\x14parse_control_tokens\x18\x06 \x01(\x08\"\x15\n\x06Tokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"u\n\x05Input\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x42\x06\n\x04kind\"7\n\x08Generate\x12+\n\x08sampling\x18\x01 \x01(\x0b\x32\x19.inferd.v1.SamplingParams\":\n\x05\x45mbed\x12\x0f\n\x07pooling\x18\x01 \x01(\r\x12\x11\n\tnormalize\x18\x02 \x01(\x08\x12\r\n\x05query\x18\x03 \x01(\t\"\xce\x01\n\x04Work\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.inferd.worker.v1.Input\x12\x14\n\x0cprefix_cache\x18\x02 \x01(\x08\x12.\n\x08generate\x18\x03 \x01(\x0b\x32\x1a.inferd.worker.v1.GenerateH\x00\x12(\n\x05\x65mbed\x18\x04 \x01(\x0b\x32\x17.inferd.worker.v1.EmbedH\x00\x12&\n\x05infer\x18\x05 \x01(\x0b\x32\x15.inferd.v1.InferInputH\x00\x42\x06\n\x04kind\"\x97\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12$\n\x04work\x18\x04 \x01(\x0b\x32\x16.inferd.worker.v1.Work\x12\x10\n\x08priority\x18\x05 \x01(\r\x12\x10\n\x08lease_id\x18\x06 \x01(\t\x12\x15\n\rfencing_token\x18\x07 \x01(\x04\x12\x17\n\x0f\x65xpected_tokens\x18\x08 \x01(\x01\x12\x0e\n\x06weight\x18\t \x01(\x01\x12\x34\n\x0c\x63ontinuation\x18\n \x01(\x0b\x32\x1e.inferd.worker.v1.Continuation\x12\r\n\x05\x61lone\x18\x0b \x01(\x08\x12\r\n\x05moved\x18\x0c \x01(\x08\"\x92\x01\n\x0c\x43ontinuation\x12.\n\x07samples\x18\x01 \x03(\x0b\x32\x1d.inferd.worker.v1.SampleSoFar\x12\x13\n\x0bprompt_told\x18\x02 \x01(\x08\x12\x1a\n\rcached_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07outputs\x18\x04 \x01(\rB\x10\n\x0e_cached_tokens\"G\n\x0bSampleSoFar\x12\x0e\n\x06sample\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\r\"\'\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\r\n\x05\x61gain\x18\x02 \x01(\x08\"U\n\x04Hold\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x11\n\tkv_tokens\x18\x04 \x01(\r\"A\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.inferd.worker.v1.Input\"g\n\x06\x41nswer\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/task.proto\x12\x10inferd.worker.v1\x1a\x1cinferd_api/v1/sampling.proto\x1a\x1ainferd_api/v1/tensor.proto\x1a\"inferd_api/worker/v1/failure.proto\x1a!inferd_api/worker/v1/memory.proto\"\xaa\x01\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x04 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\r\n\x05parts\x18\x06 \x03(\t\x12\x1e\n\x11reasoning_content\x18\x07 \x01(\tH\x00\x88\x01\x01\x42\x14\n\x12_reasoning_content\"\xbb\x01\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.inferd.worker.v1.Message\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x16\n\x0evariables_json\x18\x03 \x01(\t\x12\x1c\n\x14no_generation_prompt\x18\x04 \x01(\x08\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x12\x1c\n\x14parse_control_tokens\x18\x06 \x01(\x08\"\x15\n\x06Tokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"u\n\x05Input\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x42\x06\n\x04kind\"7\n\x08Generate\x12+\n\x08sampling\x18\x01 \x01(\x0b\x32\x19.inferd.v1.SamplingParams\":\n\x05\x45mbed\x12\x0f\n\x07pooling\x18\x01 \x01(\r\x12\x11\n\tnormalize\x18\x02 \x01(\x08\x12\r\n\x05query\x18\x03 \x01(\t\"\x80\x02\n\x04Work\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.inferd.worker.v1.Input\x12\x14\n\x0cprefix_cache\x18\x02 \x01(\x08\x12.\n\x08generate\x18\x03 \x01(\x0b\x32\x1a.inferd.worker.v1.GenerateH\x00\x12(\n\x05\x65mbed\x18\x04 \x01(\x0b\x32\x17.inferd.worker.v1.EmbedH\x00\x12&\n\x05infer\x18\x05 \x01(\x0b\x32\x15.inferd.v1.InferInputH\x00\x12\x30\n\x06shared\x18\x06 \x03(\x0b\x32 .inferd.worker.v1.SharedElementsB\x06\n\x04kind\"\x97\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12$\n\x04work\x18\x04 \x01(\x0b\x32\x16.inferd.worker.v1.Work\x12\x10\n\x08priority\x18\x05 \x01(\r\x12\x10\n\x08lease_id\x18\x06 \x01(\t\x12\x15\n\rfencing_token\x18\x07 \x01(\x04\x12\x17\n\x0f\x65xpected_tokens\x18\x08 \x01(\x01\x12\x0e\n\x06weight\x18\t \x01(\x01\x12\x34\n\x0c\x63ontinuation\x18\n \x01(\x0b\x32\x1e.inferd.worker.v1.Continuation\x12\r\n\x05\x61lone\x18\x0b \x01(\x08\x12\r\n\x05moved\x18\x0c \x01(\x08\"\x92\x01\n\x0c\x43ontinuation\x12.\n\x07samples\x18\x01 \x03(\x0b\x32\x1d.inferd.worker.v1.SampleSoFar\x12\x13\n\x0bprompt_told\x18\x02 \x01(\x08\x12\x1a\n\rcached_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07outputs\x18\x04 \x01(\rB\x10\n\x0e_cached_tokens\"G\n\x0bSampleSoFar\x12\x0e\n\x06sample\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\r\"\'\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\r\n\x05\x61gain\x18\x02 \x01(\x08\"U\n\x04Hold\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x11\n\tkv_tokens\x18\x04 \x01(\r\"A\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.inferd.worker.v1.Input\"g\n\x06\x41nswer\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failureb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.worker.v1.task_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MESSAGE']._serialized_start=148
-  _globals['_MESSAGE']._serialized_end=318
-  _globals['_CHAT']._serialized_start=321
-  _globals['_CHAT']._serialized_end=508
-  _globals['_TOKENS']._serialized_start=510
-  _globals['_TOKENS']._serialized_end=531
-  _globals['_INPUT']._serialized_start=533
-  _globals['_INPUT']._serialized_end=650
-  _globals['_GENERATE']._serialized_start=652
-  _globals['_GENERATE']._serialized_end=707
-  _globals['_EMBED']._serialized_start=709
-  _globals['_EMBED']._serialized_end=767
-  _globals['_WORK']._serialized_start=770
-  _globals['_WORK']._serialized_end=976
-  _globals['_SUBMIT']._serialized_start=979
-  _globals['_SUBMIT']._serialized_end=1258
-  _globals['_CONTINUATION']._serialized_start=1261
-  _globals['_CONTINUATION']._serialized_end=1407
-  _globals['_SAMPLESOFAR']._serialized_start=1409
-  _globals['_SAMPLESOFAR']._serialized_end=1480
-  _globals['_CANCEL']._serialized_start=1482
-  _globals['_CANCEL']._serialized_end=1521
-  _globals['_HOLD']._serialized_start=1523
-  _globals['_HOLD']._serialized_end=1608
-  _globals['_QUERY']._serialized_start=1610
-  _globals['_QUERY']._serialized_end=1675
-  _globals['_ANSWER']._serialized_start=1677
-  _globals['_ANSWER']._serialized_end=1780
+  _globals['_MESSAGE']._serialized_start=183
+  _globals['_MESSAGE']._serialized_end=353
+  _globals['_CHAT']._serialized_start=356
+  _globals['_CHAT']._serialized_end=543
+  _globals['_TOKENS']._serialized_start=545
+  _globals['_TOKENS']._serialized_end=566
+  _globals['_INPUT']._serialized_start=568
+  _globals['_INPUT']._serialized_end=685
+  _globals['_GENERATE']._serialized_start=687
+  _globals['_GENERATE']._serialized_end=742
+  _globals['_EMBED']._serialized_start=744
+  _globals['_EMBED']._serialized_end=802
+  _globals['_WORK']._serialized_start=805
+  _globals['_WORK']._serialized_end=1061
+  _globals['_SUBMIT']._serialized_start=1064
+  _globals['_SUBMIT']._serialized_end=1343
+  _globals['_CONTINUATION']._serialized_start=1346
+  _globals['_CONTINUATION']._serialized_end=1492
+  _globals['_SAMPLESOFAR']._serialized_start=1494
+  _globals['_SAMPLESOFAR']._serialized_end=1565
+  _globals['_CANCEL']._serialized_start=1567
+  _globals['_CANCEL']._serialized_end=1606
+  _globals['_HOLD']._serialized_start=1608
+  _globals['_HOLD']._serialized_end=1693
+  _globals['_QUERY']._serialized_start=1695
+  _globals['_QUERY']._serialized_end=1760
+  _globals['_ANSWER']._serialized_start=1762
+  _globals['_ANSWER']._serialized_end=1865
 # @@protoc_insertion_point(module_scope)

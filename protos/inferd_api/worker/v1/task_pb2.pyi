@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.v1 import tensor_pb2 as _tensor_pb2
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
+from inferd_api.worker.v1 import memory_pb2 as _memory_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -240,6 +241,7 @@ class Work(_message.Message):
     GENERATE_FIELD_NUMBER: _builtins.int
     EMBED_FIELD_NUMBER: _builtins.int
     INFER_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     prefix_cache: _builtins.bool
     """Use and fill the prefix cache."""
     @_builtins.property
@@ -258,6 +260,10 @@ class Work(_message.Message):
     def infer(self) -> _tensor_pb2.InferInput:
         """Tensors of tensors: as the client said it, sizes checked."""
 
+    @_builtins.property
+    def shared(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.SharedElements]:
+        """Elements of inputs of `infer` that are in memories of the frame."""
+
     def __init__(
         self,
         *,
@@ -266,10 +272,11 @@ class Work(_message.Message):
         generate: Global___Generate | None = ...,
         embed: Global___Embed | None = ...,
         infer: _tensor_pb2.InferInput | None = ...,
+        shared: _abc.Iterable[_memory_pb2.SharedElements] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
