@@ -256,21 +256,35 @@ struct Numbers {
   }
 };
 
+// Quants of four bits, as quant_place and quant_shift have them, some at a time.
+void store_nibbles(const Block& block, uint8_t* to, int column) {
+#if defined(ISA_AMX)
+  typedef uint16_t Words __attribute__((vector_size(64)));  // of an input the quants of four outputs
+  typedef int8_t Quants __attribute__((vector_size(32)));
+  Words words;
+  Quants quants;
+  uint8_t* at = to + column / 4 * sizeof words;
+  const int shift = column % 4 * 4;
+  std::memcpy(&words, at, sizeof words);
+  std::memcpy(&quants, block.quants, sizeof quants);
+  words = (words & static_cast<uint16_t>(~(15 << shift))) | (__builtin_convertvector(quants, Words) << shift);
+  std::memcpy(at, &words, sizeof words);
+#else
+  uint8_t both[kBlock / 2];  // inputs that share a byte
+  for (int i = 0; i < kBlock / 2; ++i) both[i] = static_cast<uint8_t>(block.quants[i] | block.quants[i + 16] << 4);
+  for (int i = 0; i < kBlock / 2; i += 4) std::memcpy(to + quant_place(Weight::w4, column, i), both + i, 4);
+#endif
+}
+
 // `to` is the block of the panel, `column` the output in it.
 void store_block(bool offset_quants, Weight format, const Block& block, uint8_t* to, int column) {
   uint8_t* scales = to + quant_bytes(format) + 2 * column;
   std::memcpy(scales, &block.scale, 2);
   if (format == Weight::w4m) std::memcpy(scales + 2 * kPanelOutputs, &block.minimum, 2);
+  if (format != Weight::w8) return store_nibbles(block, to, column);
   const uint8_t flip = offset_quants ? 0x80 : 0;
   for (int i = 0; i < kBlock; ++i) {
-    uint8_t& byte = to[quant_place(format, column, i)];
-    const auto quant = static_cast<uint8_t>(block.quants[i]);
-    if (format == Weight::w8) {
-      byte = quant ^ flip;
-    } else {
-      const int shift = quant_shift(column, i);
-      byte = static_cast<uint8_t>((byte & (0xf0 >> shift)) | quant << shift);
-    }
+    to[quant_place(Weight::w8, column, i)] = static_cast<uint8_t>(static_cast<uint8_t>(block.quants[i]) ^ flip);
   }
 }
 
