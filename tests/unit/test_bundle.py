@@ -48,6 +48,16 @@ async def interval_passes() -> None:
     await asyncio.wait_for(rung.wait(), 60)
 
 
+async def test_who_has_read_all_is_told_the_end_again() -> None:
+    """A stream that has ended, followed from behind its last event, gives that one and is left: nobody waits on."""
+    bundle, ended = Bundle(), stream("text")
+    ended.tell(DONE)
+    bundle.follow(Followed(tag=1, stream=ended, after=ended.last_sequence))
+    ((followed, batch),), refused = bundle.collect()
+    assert (followed.tag, [n.event for n in batch], refused) == (1, [DONE], [])
+    assert len(bundle) == 0
+
+
 @pytest.mark.parametrize("again", [False, True])
 async def test_what_was_left_gives_nothing_when_its_interval_is_over(*, again: bool) -> None:
     """A tag that is left while output waits for its interval gives no more of it, and a new stream under it its own."""

@@ -108,8 +108,13 @@ class Bundle:
         return self._followed[tag].stream
 
     def follow(self, followed: Followed) -> None:
-        """Give the events of a stream from now on, those that it has behind `after` first, and no other of its tag."""
+        """Give the events of a stream from now on, those that it has behind `after` first, and no other of its tag.
+
+        Of one that has ended the end is given in any case: by nothing else would its reader know that nothing comes.
+        """
         self.leave(followed.tag)
+        if followed.stream.finished is not None:
+            followed.after = min(followed.after, followed.stream.last_sequence - 1)
         followed._wake = self._make_ready  # noqa: SLF001 - a part of this class
         self._followed[followed.tag] = followed
         followed.stream.listeners[followed] = None
