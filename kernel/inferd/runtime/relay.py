@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from inferd.core.commands import SendTask
 from inferd.core.ids import InstanceId, TaskId
