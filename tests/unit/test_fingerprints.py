@@ -1,6 +1,10 @@
 """Fingerprints of tasks: what makes two calls the same, and what that costs of large inputs."""
 
 import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +94,30 @@ def test_large_tensors_have_fingerprints() -> None:
     for facts in (lambda given: read(infer=given).fingerprint, lambda given: read(infer=given).demand.contents):
         assert len({facts(each) for each in ones}) == len(ones)
         assert [facts(each) for each in ones] == [facts(each) for each in ones]
+
+
+def test_a_fingerprint_is_the_same_in_another_process() -> None:
+    """A kernel that starts again knows the request of a kept task by its fingerprint, however large its tensors are."""
+    program = (
+        "from test_fingerprints import LARGE, infer, read, tensor\n"
+        "print(read(infer=infer(tensor(bytes(LARGE)))).fingerprint.hex())"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+            },
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert told == {read(infer=infer(tensor(bytes(LARGE)))).fingerprint.hex() + "\n"}
 
 
 @pytest.mark.parametrize("given", LARGE_ONES, ids=lambda given: next(iter(given)))

@@ -21,7 +21,7 @@ SINCE: Final[Mapping[str, str]] = {
     "RunTasks": "0.2.0",
     "GetModelSignature": "0.3.0",
     "WatchTasks": "0.3.0",
-    "CreateTask": "0.4.0",
+    "CreateTask": "0.3.0",
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
 TENSORS: Final = "a task of tensors"

@@ -56,7 +56,7 @@ def read_spec(
         message = f"adapter is {spec.adapter!r} and no backend offers adapters; leave it out"
         raise UnsupportedInputError(message, field="spec.adapter")
     check_labels(spec.labels)
-    work, demand = read_work(spec, prompt_limit_bytes, named)
+    work, demand = read_work(spec, prompt_limit_bytes, named, lasting=bool(request_id))
     return TaskSpec(
         task_id=TaskId(task_id),
         tenant=tenant,

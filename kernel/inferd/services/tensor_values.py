@@ -57,13 +57,17 @@ class Written(NamedTuple):
     size_bytes: int
 
 
-def write_infer(given: pb.InferInput, data: Mapping[int, bytes], named: Mapping[int, Named]) -> Written:
+def write_infer(
+    given: pb.InferInput, data: Mapping[int, bytes], named: Mapping[int, Named], *, lasting: bool
+) -> Written:
     """The inputs for the worker, those that are large in memories; `data` is of those that have it in the message.
+
+    `lasting` is whether the digest is to be the same with a kernel after this one.
 
     Raises:
         LimitExceededError: The system has no memory.
     """
-    parts, marks = _share(data)
+    parts, marks = _share(data, lasting=lasting)
     parts |= {number: each.part for number, each in named.items()}
     marks |= {number: each.digest for number, each in named.items()}
     if not parts:
@@ -92,11 +96,11 @@ def write_infer(given: pb.InferInput, data: Mapping[int, bytes], named: Mapping[
     return Written(work, tuple(memories.values()), digest, size_bytes)
 
 
-def _share(large: Mapping[int, bytes]) -> tuple[dict[int, Part], dict[int, bytes]]:
+def _share(large: Mapping[int, bytes], *, lasting: bool) -> tuple[dict[int, Part], dict[int, bytes]]:
     """The elements of tensors that are large together, copied into one memory, and what is equal for equal ones.
 
-    A cryptographic digest of a MiB takes longer than all else that is done with it. The hash of the interpreter has a
-    key of this process, which nobody else knows.
+    A cryptographic digest of a MiB takes longer than all else that is done with it, so only what lasts has one. The
+    hash of the interpreter has a key of this process, which nobody else knows.
     """
     if sum(map(len, large.values())) < LEAST_BYTES or not can_share():
         return {}, {}
@@ -109,6 +113,8 @@ def _share(large: Mapping[int, bytes]) -> tuple[dict[int, Part], dict[int, bytes
     for number, data in large.items():
         parts[number] = Part(memory, start, len(data))
         start = aligned(start + len(data))
+    if lasting:
+        return parts, {number: sha256(data).digest() for number, data in large.items()}
     return parts, {number: hash(data).to_bytes(8, signed=True) for number, data in large.items()}
 
 

@@ -29,16 +29,18 @@ Given = tp.TaskSpec | ms.TokenizeRequest | ms.CountTokensRequest
 
 
 def read_work(
-    spec: tp.TaskSpec, limit_bytes: int, named: Mapping[int, Named] = NO_NAMED
+    spec: tp.TaskSpec, limit_bytes: int, named: Mapping[int, Named] = NO_NAMED, *, lasting: bool = True
 ) -> tuple[wp.Work | SharedWork, Demand]:
     """What a task is to do, and what it asks for; `named` is what its inputs name in uploads.
+
+    `lasting` is whether `Demand.contents` is to be the same with a kernel after this one.
 
     Raises:
         InvalidFieldError: A field has a value outside what it allows.
         LimitExceededError: The prompt is longer than `limit_bytes`.
     """
     if spec.HasField("infer"):
-        return _read_infer(spec, named)
+        return _read_infer(spec, named, lasting=lasting)
     work = wp.Work(prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True)
     prompt_tokens, begin = read_input(spec, work.input, limit_bytes)
     given = check_sampling(spec.sampling)
@@ -59,12 +61,12 @@ def read_work(
     return work, demand
 
 
-def _read_infer(spec: tp.TaskSpec, named: Mapping[int, Named]) -> tuple[wp.Work | SharedWork, Demand]:
+def _read_infer(spec: tp.TaskSpec, named: Mapping[int, Named], *, lasting: bool) -> tuple[wp.Work | SharedWork, Demand]:
     """Tensors: each task counts the same in the share of its tenant, as one token of output."""
     data, given = check_infer(spec), spec.infer
     entries = sum(len(tensor.shape) + len(tensor.strings.values) for tensor in given.inputs)
     sequence = given.sequence.id.encode() if given.HasField("sequence") else b""
-    work, memories, contents, size_bytes = write_infer(given, data, named)
+    work, memories, contents, size_bytes = write_infer(given, data, named, lasting=lasting)
     demand = Demand(
         most_output=1,
         memory_bytes=size_bytes + len(sequence) + MESSAGE_BYTES * (2 + len(given.inputs)) + ENTRY_BYTES * entries,
