@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from limits import Figure
 from workload import CASES, WARM, Case
@@ -28,23 +29,29 @@ def figures(weights: Path, *, only: str) -> Iterator[Figure]:
     runner.close()
 
 
-class Runner:
-    """The loop of an engine on a thread of its own."""
+def load(backend: Any, spec: Any, path: Path, **settings: str) -> Any:
+    """A model that a backend loads on the processor."""
+    from inferd.plugin import LoadRequest  # noqa: PLC0415 - numpy must see the environment
+    from inferd.plugin.backend import read_settings  # noqa: PLC0415 - as above
 
-    def __init__(self, weights: Path) -> None:
+    values = read_settings(spec, settings)
+    return backend.load(LoadRequest(path=path, device="cpu:0", settings=values, capacity_bytes=8 << 30), lambda _: None)
+
+
+class Runner:
+    """The loop of an engine on a thread of its own; by default with the native backend."""
+
+    def __init__(self, weights: Path, model: Any = None) -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
         from inferd.engine.token.limits import EngineLimits  # noqa: PLC0415 - numpy must see the environment
         from inferd.engine.token.loop import Loop  # noqa: PLC0415 - as above
         from inferd.engine.token.output import StepOutput  # noqa: PLC0415 - as above
-        from inferd.plugin import LoadRequest  # noqa: PLC0415 - as above
-        from inferd.plugin.backend import read_settings  # noqa: PLC0415 - as above
-        from inferd_cpu.backend import CpuBackend  # noqa: PLC0415 - as above
-        from inferd_cpu.plugin import inferd_backends  # noqa: PLC0415 - as above
 
-        (spec,) = inferd_backends()
-        settings = read_settings(spec, {"kv_tokens": "20480", "max_sequences": "64"})
-        request = LoadRequest(path=weights, device="cpu:0", settings=settings, capacity_bytes=8 << 30)
-        model = CpuBackend().load(request, lambda _: None)
+        if model is None:
+            from inferd_cpu.backend import CpuBackend  # noqa: PLC0415 - as above
+            from inferd_cpu.plugin import SPEC  # noqa: PLC0415 - as above
+
+            model = load(CpuBackend(), SPEC, weights, kv_tokens="20480", max_sequences="64")
         self.detail = f"{model.description.weight_format} as {model.description.compute_format}, engine only"
         self._left = 0
         self._done = threading.Event()

@@ -19,6 +19,7 @@ import large
 import limits
 import loads
 import mixed
+import onnx_decoder
 import overhead
 import overload
 import perplexity
@@ -30,7 +31,7 @@ from limits import Figure
 
 REAL = (
     *("served.", "served8.", "gathered.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
-    *("large.", "mixed.", "prefix.", "gap.", "speculation.", "native.", "fair.", "experts."),
+    *("large.", "mixed.", "prefix.", "gap.", "speculation.", "native.", "fair.", "experts.", "onnx."),
 )
 
 
@@ -49,6 +50,7 @@ def figures(only: str) -> Iterator[Figure]:
         yield from roofline.shares(served.model_figures(weights, only=only), weights)
         yield from roofline.shares(served.wide_figures(weights, only=only), weights, bits=8)
         yield from engine.figures(weights, only=only)
+        yield from onnx_decoder.figures(weights, only=only)
         yield from experts.figures(weights, only=only)
         yield from features.figures(weights, only=only)
         yield from mixed.figures(weights, only=only)
