@@ -12,18 +12,21 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psutil
+import structlog
 
 from inferd.core.ids import InstanceId
 from inferd.plugin.child import abort
 from inferd.runtime.link import LocalLink, OnClosed, OnFrame
 from inferd.runtime.memory_group import MemoryGroup, sweep
 from inferd.runtime.worker_log import last_words, new_log
-from inferd.shared import Memory
+from inferd.shared import Memory, can_share
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LONGEST_LOG_NAME = 150  # characters; a file's name has at most 255 bytes
 ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
 GUESS = ", perhaps because memory ran out (this kernel may make no control groups, which would tell)"
+
+log = structlog.get_logger()
 
 
 class LocalLauncher:
@@ -39,6 +42,8 @@ class LocalLauncher:
         self._frame_limit_bytes = frame_limit_bytes
         log_dir.mkdir(parents=True, exist_ok=True)
         sweep()
+        if not can_share():
+            log.warning("this system gives no shared memory: tensors go through frames, and there are no uploads")
 
     def log_of(self, instance_id: InstanceId) -> str:
         """The path of the log of an instance's worker."""
