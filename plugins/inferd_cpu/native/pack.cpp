@@ -265,9 +265,11 @@ void store_nibbles(const Block& block, uint8_t* to, int column) {
   Quants quants;
   uint8_t* at = to + column / 4 * sizeof words;
   const int shift = column % 4 * 4;
+  Words kept, shifts;
+  for (int i = 0; i < kBlock; ++i) kept[i] = static_cast<uint16_t>(~(15 << shift)), shifts[i] = static_cast<uint16_t>(shift);
   std::memcpy(&words, at, sizeof words);
   std::memcpy(&quants, block.quants, sizeof quants);
-  words = (words & static_cast<uint16_t>(~(15 << shift))) | (__builtin_convertvector(quants, Words) << shift);
+  words = (words & kept) | (__builtin_convertvector(quants, Words) << shifts);
   std::memcpy(at, &words, sizeof words);
 #else
   uint8_t both[kBlock / 2];  // inputs that share a byte
