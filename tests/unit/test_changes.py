@@ -126,8 +126,8 @@ def test_a_worker_that_is_lost_with_its_host_tells_no_stream_any_more(
     bring_up(driver, 1)
     stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, work=task_pb2.Work()))
     step = step_pb2.StepOutput(handles=[1], counts=[1], texts=["x"], token_ids=[7])
-    driver._step(InstanceId("m-1"), step)
+    driver._step(InstanceId("m-1"), step, ())
     driver._apply(events.HostLost(HostId("a"), "no word"))
-    driver._step(InstanceId("m-1"), step)
+    driver._step(InstanceId("m-1"), step, ())
     assert [type(told.event) for told in stream.read(0)] == [Started, Output, Suspended]
     assert ended == ["host 'a' is lost: no word"]
