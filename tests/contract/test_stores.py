@@ -97,6 +97,29 @@ def test_a_second_opener_is_refused_with_who_has_it(maker: Maker, store: Store, 
     maker(tmp_path).close()
 
 
+def test_one_at_a_time_has_it_by_whatever_name(tmp_path: Path) -> None:
+    """Another is refused by a symlink, by a hard link, and when the lock file was deleted; a symlink alone is fine."""
+    (tmp_path / "there").mkdir()
+    path, link = tmp_path / "there" / "s", tmp_path / "link"
+    link.symlink_to(path)
+    store = SqliteStore(link)
+    store.write([Put("", Kind.TASK, "t", b"1")])
+    with pytest.raises(StoreUnavailableError, match="in use by process"):
+        SqliteStore(path)
+    (tmp_path / "there" / "s.lock").unlink()
+    for name in (path, link):
+        with pytest.raises(StoreUnavailableError, match="in use by another process"):
+            SqliteStore(name)
+    (tmp_path / "hard").hardlink_to(path)
+    with pytest.raises(StoreUnavailableError, match=r"has 2 names \(hard links\) and may have 1"):
+        SqliteStore(tmp_path / "hard")
+    (tmp_path / "hard").unlink()
+    store.close()
+    again = SqliteStore(path)
+    assert held(again) == {("", Kind.TASK, "t"): (b"1", [])}
+    again.close()
+
+
 WRITES: st.SearchStrategy[Write] = st.one_of(
     st.builds(Put, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz"), st.binary(max_size=40)),
     st.builds(Drop, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz")),

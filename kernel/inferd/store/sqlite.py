@@ -1,9 +1,12 @@
 """A store in one file, by SQLite (https://www.sqlite.org): WAL, `synchronous=FULL`, one connection.
 
+The connection has the file to itself (`locking_mode=EXCLUSIVE`): by whatever name another comes to it, it is refused.
+
 The library comes with its wheel: versions before 3.51.3 can damage a file in WAL mode
 (https://www.sqlite.org/wal.html#walresetbug), and systems have such.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -63,7 +66,7 @@ class SqliteStore:
         self, path: Path, *, codec: Codec | None = None, mends: bool = True, at_point: Callable[[str], None] = _nothing
     ) -> None:
         check_library(apsw.sqlite_lib_version())
-        self._path = path
+        path = self._path = Path(os.path.realpath(path))  # the lock and the WAL stand beside the file itself
         self._codec: Codec = PlainCodec() if codec is None else codec
         self._at_point = at_point
         try:
@@ -74,6 +77,7 @@ class SqliteStore:
                 f"the store {path} cannot be made: {error.strerror}",
                 metadata={"cause": str(error.strerror)},
             ) from None
+        _check_names(path)
         self._lock = StoreLock(path.with_name(path.name + ".lock"))
         try:
             try:
@@ -200,6 +204,20 @@ def check_library(version: str) -> None:
         )
 
 
+def _check_names(path: Path) -> None:
+    """Refuse a file with several names: each would have a WAL of its own.
+
+    Raises:
+        StoreUnavailableError: It has hard links.
+    """
+    if (names := path.stat().st_nlink) > 1:
+        raise StoreUnavailableError(
+            f"the store {path} has {names} names (hard links) and may have 1: what was written by one is not seen by"
+            " another; remove the others, or name another store.url",
+            metadata={"cause": "hard links", "names": str(names)},
+        )
+
+
 def set_aside(path: Path, why: str) -> Path:
     """Rename a damaged file and what belongs to it; a note beside says why. Where it is now."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -226,7 +244,7 @@ def _open(path: Path) -> Any:
     database = apsw.Connection(str(path))
     try:
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        database.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+        database.execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
         version = _version(database, path)
         with database:
             for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
@@ -268,7 +286,7 @@ def _unavailable(path: Path, error: Exception) -> StoreUnavailableError:
         apsw.CantOpenError: "it cannot be opened; let this user write the file and its folder",
         apsw.IOError: "its disk does not take it, or is full",
         apsw.CorruptError: "it is damaged; a restart sets it aside",
-        apsw.BusyError: "another program has locked it",
+        apsw.BusyError: "it is in use by another process; one kernel at a time has it: end that one",
     }
     cause = next((text for kind, text in causes.items() if isinstance(error, kind)), str(error))
     return StoreUnavailableError(
