@@ -1,6 +1,7 @@
 """What every store does. One that joins is a `Maker` more in `MAKERS`."""
 
 import shutil
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,14 +229,59 @@ def test_a_damaged_file_is_set_aside_with_its_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 100, b"SQLite format 3\0"])
-def test_what_is_no_database_is_set_aside(content: bytes, tmp_path: Path) -> None:
-    """A file of something else in the store's place is kept under another name."""
+def test_a_store_whose_header_is_destroyed_is_set_aside(content: bytes, tmp_path: Path) -> None:
+    """What is no database any more, but has a kernel's lock file beside it, is kept under another name."""
+    SqliteStore(tmp_path / "s").close()
     (tmp_path / "s").write_bytes(content)
     store = SqliteStore(tmp_path / "s")
     store.write([Put("", Kind.TASK, "t", b"1")])
     store.close()
     (aside,) = [p for p in tmp_path.iterdir() if ".damaged-" in p.name and p.suffix != ".txt"]
     assert aside.read_bytes() == content
+
+
+def notes(mark: int) -> bytes:
+    """A database of another program."""
+    database = sqlite3.connect(":memory:")
+    database.executescript(f"CREATE TABLE notes(a); INSERT INTO notes VALUES('dear'); PRAGMA application_id = {mark}")
+    return database.serialize()
+
+
+@pytest.mark.parametrize("mends", [True, False])
+@pytest.mark.parametrize(
+    ("content", "locked"),
+    [
+        (notes(0), False),
+        (notes(0), True),
+        (notes(7), False),
+        (notes(7), True),
+        (b"my diary, one page" * 100, False),
+        (b"x", False),
+        (b"SQLite format 3\0", False),
+    ],
+)
+def test_a_file_of_another_program_is_refused_and_left_alone(
+    content: bytes, *, locked: bool, mends: bool, tmp_path: Path
+) -> None:
+    """It is refused by name and stays as it is, with its time, and nothing is made beside it, also beside a lock."""
+    path = tmp_path / "s"
+    path.write_bytes(content)
+    if locked:
+        (tmp_path / "s.lock").touch()
+    before = path.stat().st_mtime_ns, sorted(tmp_path.iterdir())
+    with pytest.raises(StoreUnavailableError, match="name another store") as caught:
+        SqliteStore(path, mends=mends)
+    assert caught.value.metadata["cause"] == "not a store"
+    assert path.read_bytes() == content
+    assert (path.stat().st_mtime_ns, sorted(tmp_path.iterdir())) == before
+
+
+def test_a_new_store_is_marked_before_a_kernel_can_die_with_it(tmp_path: Path) -> None:
+    """The file alone, without its WAL and its lock, is known as ours from when it is opened."""
+    store = SqliteStore(tmp_path / "s")
+    shutil.copyfile(tmp_path / "s", tmp_path / "alone")
+    SqliteStore(tmp_path / "alone").close()
+    store.close()
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import structlog
 
 from inferd.errors import StoreUnavailableError
 from inferd.store.codec import Codec, PlainCodec
+from inferd.store.header import Owner, owner_of
 from inferd.store.lock import StoreLock
 from inferd.store.store import Append, Drop, Kind, Put, Record, Write
 
@@ -52,6 +53,9 @@ def _nothing(_: str) -> None:
 class SqliteStore:
     """As `Store`. A file that is damaged when it is opened is set aside, with a note that says why.
 
+    Only a file that was ours is: by its mark, or, where its header is destroyed, by the lock file beside it. One of
+    another program is refused, and neither it nor its folder is written.
+
     Args:
         path: The file; made where there is none.
         codec: Writes and reads values.
@@ -59,7 +63,8 @@ class SqliteStore:
         at_point: Told where a write is, for tests.
 
     Raises:
-        StoreUnavailableError: It cannot be opened, another process has it, or a newer kernel has written it.
+        StoreUnavailableError: It cannot be opened, another process has it, a newer kernel has written it, or it is
+            another program's.
     """
 
     def __init__(
@@ -69,16 +74,19 @@ class SqliteStore:
         path = self._path = Path(os.path.realpath(path))  # the lock and the WAL stand beside the file itself
         self._codec: Codec = PlainCodec() if codec is None else codec
         self._at_point = at_point
+        lock = path.with_name(path.name + ".lock")
         try:
+            _check_owner(path, lock)  # before anything is written or made
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600)  # what SQLite makes beside it has the same permissions
+            if not path.exists():
+                path.touch(mode=0o600)  # what SQLite makes beside it has the same permissions
         except OSError as error:
             raise StoreUnavailableError(
-                f"the store {path} cannot be made: {error.strerror}",
+                f"the store {path} cannot be made or read: {error.strerror}",
                 metadata={"cause": str(error.strerror)},
             ) from None
         _check_names(path)
-        self._lock = StoreLock(path.with_name(path.name + ".lock"))
+        self._lock = StoreLock(lock)
         try:
             try:
                 self._database = _open(path)
@@ -204,6 +212,28 @@ def check_library(version: str) -> None:
         )
 
 
+def _check_owner(path: Path, lock: Path) -> None:
+    """Refuse what is not ours.
+
+    Raises:
+        StoreUnavailableError: It is another program's, or may be.
+        OSError: It cannot be read.
+    """
+    owner = owner_of(path, APPLICATION)
+    if owner is Owner.FOREIGN:
+        raise _foreign(path, "it is a database of another program, or no file")
+    if owner in {Owner.UNMARKED, Owner.UNKNOWN} and not lock.exists():  # a kernel that had it has left its lock
+        raise _foreign(
+            path, "it is a database of another program" if owner is Owner.UNMARKED else "it is no database of a kernel"
+        )
+
+
+def _foreign(path: Path, what: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store {path}: {what}; it is left alone: name another store.url", metadata={"cause": "not a store"}
+    )
+
+
 def _check_names(path: Path) -> None:
     """Refuse a file with several names: each would have a WAL of its own.
 
@@ -238,17 +268,20 @@ def _open(path: Path) -> Any:
 
     Raises:
         apsw.Error: It cannot be opened, or is damaged.
-        ValueError: It is a database of something else, or damaged.
-        StoreUnavailableError: A newer kernel has written it.
+        ValueError: It is damaged.
+        StoreUnavailableError: A newer kernel has written it, or another program.
     """
     database = apsw.Connection(str(path))
     try:
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        database.execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+        database.execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL")
         version = _version(database, path)
+        if version == 0:  # marked in the file itself, before there is a WAL
+            database.execute(f"PRAGMA application_id = {APPLICATION}")
+        database.execute("PRAGMA journal_mode = WAL")
         with database:
             for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
-                database.execute(f"{statements}; PRAGMA user_version = {number}; PRAGMA application_id = {APPLICATION}")
+                database.execute(f"{statements}; PRAGMA user_version = {number}")
     except BaseException:
         database.close()
         raise
@@ -261,7 +294,7 @@ def _version(database: Any, path: Path) -> int:
     (mark,) = next(database.execute("PRAGMA application_id"))
     (tables,) = next(database.execute("SELECT count(*) FROM sqlite_schema"))
     if mark != APPLICATION and (mark or tables):
-        raise ValueError(f"it is a database of another program (application_id {mark:#x})")
+        raise _foreign(path, f"it is a database of another program (application_id {mark:#x})")
     if version > len(MIGRATIONS):
         raise StoreUnavailableError(
             f"the store {path} has schema {version} and this kernel knows {len(MIGRATIONS)}: a newer kernel has"
