@@ -310,6 +310,35 @@ async def test_a_second_kernel_with_the_same_store_does_not_start(tmp_path: Path
         assert (await connection.tasks.CreateTask(wanted())).task.task_id
 
 
+async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Path) -> None:
+    """What was changed in an event, a name or a model, and a task without its progress, cost what they are in alone."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        await connection.create("other")
+        ids = [(await connection.tasks.CreateTask(wanted(2))).task.task_id for _ in range(4)]
+        for task_id in ids:
+            await read_all(watch(connection, task_id))
+    with closing(SqliteStore(tmp_path / "kept" / "store")) as store:
+        (tenant,) = {record.tenant for record in store.records(Kind.TASK)}
+        store.write([Drop(tenant, Kind.PROGRESS, ids[0])])
+        store._database.execute(
+            "UPDATE pieces SET value = substr(value, 1, length(value) - 1) WHERE key = ?", (ids[1],)
+        )
+        store._database.execute(
+            "UPDATE records SET key = CAST(x'ff' AS TEXT) WHERE key = ? AND kind = 'task'", (ids[2],)
+        )
+        store._database.execute("UPDATE records SET value = x'0102' WHERE key = 'other'")
+    for _ in range(2):  # nothing of it is lost
+        async with kernel(tmp_path) as connection:
+            listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
+            assert [task.task_id for task in listed] == ids[3:]
+            assert text_of(await read_all(watch(connection, ids[3]))) == "la"
+            models = (await connection.models.ListModels(ms.ListModelsRequest())).models
+            assert [model.name for model in models] == ["fake"]
+    with closing(SqliteStore(tmp_path / "kept" / "store")) as store:
+        assert len(store.check()) >= 3
+
+
 async def test_a_kernel_without_a_store_takes_tasks_as_long_as_it_lives(connection: Connection) -> None:
     """`CreateTask` makes a task that no call has to stay for, also where nothing outlives the kernel."""
     await connection.create()

@@ -69,6 +69,21 @@ def test_export_writes_a_line_for_each(file: Path) -> None:
     assert task == {"kind": "task", "id": "t", "work": "/wB3b3Jr", "progress": {"state": 3}, "events": events}
 
 
+def test_what_is_damaged_or_missing_is_told_and_the_rest_exported(file: Path) -> None:
+    """A changed event and a task of which nobody knows where it stands are told by `check`; `export` has the rest."""
+    with closing(SqliteStore(file)) as store:
+        store.write([Put("a", Kind.TASK, "lost", b'{"id":"lost"}\0'), Put("a", Kind.TASK, "u", b'{"id":"u"}\0')])
+        store.write([Put("a", Kind.PROGRESS, "u", b"{}")])
+    result = inferd("check", "--file", file, "-o", "json")
+    assert (result.exit_code, "task lost of 'a': where it stands is not kept" in result.stdout) == (1, True)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"run"', b'"run!'))
+    assert "the value is damaged" in inferd("check", "--file", file, "-o", "json").stdout
+    result = inferd("export", "--file", file)
+    told = [(line["kind"], line.get("id", line.get("key"))) for line in map(json.loads, result.stdout.splitlines())]
+    assert (result.exit_code, told) == (0, [("model", None), ("damaged", "lost"), ("damaged", "t"), ("task", "u")])
+
+
 def test_a_store_that_a_kernel_has_is_left_alone(file: Path) -> None:
     """While a process has the store the commands are refused, with its id."""
     with closing(SqliteStore(file)):

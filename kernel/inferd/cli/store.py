@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.runtime.kept_records import END
 from inferd.store.sqlite import SqliteStore
-from inferd.store.store import Kind
+from inferd.store.store import DamagedError, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from inferd.cli.output import Output
     from inferd.store.store import Record, Store
+
+NO_PROGRESS = "where it stands is not kept, or damaged"
 
 
 @contextmanager
@@ -45,7 +48,7 @@ def check(output: Output, file: Path | None) -> None:
         CommandError: Something is.
     """
     with _opened(file) as (path, store):
-        wrong = store.check()
+        wrong = store.check() or _incomplete(store)
         if wrong:
             raise CommandError("\n  ".join([f"the store {path} is damaged:", *wrong]), reason="STORE_DAMAGED")
         counts = {kind.value: sum(1 for _ in store.records(kind)) for kind in Kind}
@@ -68,17 +71,37 @@ def compact(output: Output, file: Path | None) -> None:
     output.text(f"{path}: {before_bytes} bytes before, {after_bytes} after")
 
 
+def _incomplete(store: Store) -> list[str]:
+    """The tasks of which a part is missing, in a store whose values are whole."""
+    standing = {(record.tenant, record.key) for record in store.records(Kind.PROGRESS)}
+    tasks = ((record.tenant, record.key) for record in store.records(Kind.TASK))
+    return [f"task {key} of {tenant!r}: {NO_PROGRESS}" for tenant, key in tasks if (tenant, key) not in standing]
+
+
 def export(output: Output, file: Path | None) -> None:
-    """Write all that is kept as lines of JSON."""
+    """Write all that is kept as lines of JSON; of what is damaged, that it is and why."""
+
+    def damaged(kind: Kind, tenant: str, key: str, error: Exception) -> None:
+        output.line({"kind": "damaged", "of": kind.value, "tenant": tenant, "key": key, "why": str(error)})
+
     with _opened(file) as (_, store):
-        for model in store.records(Kind.MODEL):
-            output.line({"kind": "model", **json.loads(model.value)})
-        progress = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS)}
-        for task in store.records(Kind.TASK):
-            output.line(_task(store, task, progress[task.tenant, task.key]))
+        for model in store.records(Kind.MODEL, partial(damaged, Kind.MODEL)):
+            try:
+                output.line({"kind": "model", **json.loads(model.value)})
+            except (ValueError, TypeError) as error:
+                damaged(Kind.MODEL, model.tenant, model.key, error)
+        standing = store.records(Kind.PROGRESS, partial(damaged, Kind.PROGRESS))
+        progress = {(record.tenant, record.key): record.value for record in standing}
+        for task in store.records(Kind.TASK, partial(damaged, Kind.TASK)):
+            try:
+                output.line(_task(store, task, progress.get((task.tenant, task.key))))
+            except (DamagedError, ValueError, TypeError) as error:
+                damaged(Kind.TASK, task.tenant, task.key, error)
 
 
-def _task(store: Store, task: Record, progress: bytes) -> dict[str, object]:
+def _task(store: Store, task: Record, progress: bytes | None) -> dict[str, object]:
+    if progress is None:
+        raise ValueError(NO_PROGRESS)
     head, _, work = task.value.partition(END)
     events = [event for piece in store.pieces(task.tenant, Kind.TASK, task.key) for event in json.loads(piece)]
     spec, standing = json.loads(head), json.loads(progress)

@@ -1,18 +1,22 @@
-"""A kernel takes up what the one before it has kept."""
+"""A kernel takes up what the one before it has kept.
+
+What of it cannot be read is left out, told in the log, and stays in the store: the rest is served.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from inferd.core.task_events import Finished
-from inferd.errors import InferdError, StoreUnavailableError
+from inferd.errors import InferdError
 from inferd.runtime.event_log import Numbered
 from inferd.runtime.kept_events import read_entries
 from inferd.runtime.kept_records import read_model, read_progress, read_task
-from inferd.store.store import Kind
+from inferd.store.store import DamagedError, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from inferd.runtime.driver import Driver
     from inferd.runtime.event_log import Entry
     from inferd.store.store import Record, Store
+
+UNREADABLE = (DamagedError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 log = structlog.get_logger()
 
@@ -53,7 +59,7 @@ async def read_kept(driver: Driver) -> Before:
     if driver.keeper is None:
         return Before((), ())
     return Before(
-        await driver.keeper.read(lambda store: [_model(each) for each in store.records(Kind.MODEL)]),
+        await driver.keeper.read(_models),
         await driver.keeper.read(lambda store: _tasks(store, driver.clock)),
     )
 
@@ -81,34 +87,47 @@ def restore(driver: Driver, before: Before) -> None:
             driver.streams.ended(stream)
 
 
-def _model(record: Record) -> ModelSpec:
-    try:
-        return read_model(record.value)
-    except (ValueError, TypeError, KeyError) as error:
-        raise _unreadable(f"model {record.key!r}", error) from None
+def _models(store: Store) -> list[ModelSpec]:
+    models = []
+    for record in store.records(Kind.MODEL, partial(_leave_out, "model")):
+        try:
+            models.append(read_model(record.value))
+        except UNREADABLE as error:
+            _leave_out("model", record.tenant, record.key, error)
+    return models
 
 
 def _tasks(store: Store, clock: Clock) -> list[Found]:
-    progress = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS)}
-    return [_found(store, record, progress[record.tenant, record.key], clock) for record in store.records(Kind.TASK)]
+    leave_out = partial(_leave_out, "task")
+    progress = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS, leave_out)}
+    tasks = []
+    for record in store.records(Kind.TASK, leave_out):
+        try:
+            tasks.append(_found(store, record, progress.get((record.tenant, record.key)), clock))
+        except UNREADABLE as error:
+            leave_out(record.tenant, record.key, error)
+    return tasks
 
 
-def _found(store: Store, record: Record, progress: bytes, clock: Clock) -> Found:
-    try:
-        kept = read_task(record.value, clock)
-        pieces = store.pieces(record.tenant, Kind.TASK, record.key)
-        entries = [entry for piece in pieces for entry in read_entries(piece)]
-        last = entries[-1] if entries else None
-        event = last.event if isinstance(last, Numbered) else None
-        outcome = event.outcome if isinstance(event, Finished) else None
-        task, cached_tokens = read_progress(kept, progress, outcome, clock)
-    except (ValueError, TypeError, KeyError) as error:
-        raise _unreadable(f"task {record.key}", error) from None
+def _found(store: Store, record: Record, progress: bytes | None, clock: Clock) -> Found:
+    if progress is None:
+        raise ValueError("where it stands is not kept, or damaged")
+    kept = read_task(record.value, clock)
+    pieces = store.pieces(record.tenant, Kind.TASK, record.key)
+    entries = [entry for piece in pieces for entry in read_entries(piece)]
+    last = entries[-1] if entries else None
+    event = last.event if isinstance(last, Numbered) else None
+    outcome = event.outcome if isinstance(event, Finished) else None
+    task, cached_tokens = read_progress(kept, progress, outcome, clock)
     return Found(task=task, cached_tokens=cached_tokens, entries=entries)
 
 
-def _unreadable(what: str, error: Exception) -> StoreUnavailableError:
-    cause = f"{type(error).__name__}: {error}"
-    return StoreUnavailableError(
-        f"the store: {what} cannot be read by this version: {cause}", metadata={"cause": cause}
+def _leave_out(what: str, tenant: str, key: str, error: Exception) -> None:
+    why = error.message if isinstance(error, InferdError) else f"{type(error).__name__}: {error}"
+    log.error(
+        "what was kept cannot be read: it is left out, and stays in the store",
+        what=what,
+        key=key,
+        tenant=tenant,
+        why=why,
     )

@@ -20,7 +20,7 @@ from inferd.errors import StoreUnavailableError
 from inferd.store.codec import Codec, PlainCodec
 from inferd.store.header import Owner, owner_of
 from inferd.store.lock import StoreLock
-from inferd.store.store import Append, Drop, Kind, Put, Record, Write
+from inferd.store.store import Append, Damaged, DamagedError, Drop, Kind, Put, Record, Write
 
 LEAST_VERSION = (3, 51, 3)
 APPLICATION = 0x1F_E2_D0_01  # marks the file as ours
@@ -41,6 +41,7 @@ MIGRATIONS = (
 BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
 FAMILY = ("", "-wal", "-shm")
 CACHE_KIB = 8192
+NAMES, VALUE = "CAST(tenant AS BLOB), CAST(key AS BLOB)", "CAST(ifnull(value, '') AS BLOB)"  # of damaged rows, too
 DAMAGED = (apsw.CorruptError, apsw.NotADBError, ValueError)
 
 log = structlog.get_logger()
@@ -139,16 +140,24 @@ class SqliteStore:
                         (kind, tenant, key),
                     )
 
-    def records(self, kind: Kind) -> Iterator[Record]:
+    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
         """As `Store.records`."""
-        rows = self._read("SELECT tenant, key, value FROM records WHERE kind = ? ORDER BY tenant, key", (kind.value,))
-        for tenant, key, value in rows:
-            yield Record(tenant, key, self._value(_place(tenant, kind.value, key), value))
+        query = f"SELECT {NAMES}, {VALUE} FROM records WHERE kind = ? ORDER BY tenant, key"  # noqa: S608 - ours
+        for *names, value in self._read(query, (kind.value,)):
+            tenant, key = map(_text, names)
+            try:
+                read = self._value(_place(tenant, kind.value, key), value)
+            except DamagedError as error:
+                if damaged is None:
+                    raise
+                damaged(tenant, key, error)
+            else:
+                yield Record(tenant, key, read)
 
     def pieces(self, tenant: str, kind: Kind, key: str) -> Iterator[bytes]:
         """As `Store.pieces`."""
         rows = self._read(
-            "SELECT number, value FROM pieces WHERE kind = ? AND tenant = ? AND key = ? ORDER BY number",
+            f"SELECT number, {VALUE} FROM pieces WHERE kind = ? AND tenant = ? AND key = ? ORDER BY number",  # noqa: S608 - ours
             (kind.value, tenant, key),
         )
         for number, value in rows:
@@ -165,15 +174,17 @@ class SqliteStore:
             return self._codec.read(place, written)
         except ValueError as error:
             cause = f"{place.decode(errors='replace')!r}: {error}"
-            raise StoreUnavailableError(f"the store {self._path}: {cause}", metadata={"cause": str(error)}) from None
+            raise DamagedError(f"the store {self._path}: {cause}", metadata={"cause": str(error)}) from None
 
     def check(self) -> list[str]:
         """As `Store.check`."""
         wrong = [str(row[0]) for row in self._read("PRAGMA integrity_check(100)") if row[0] != "ok"]
-        values = [
-            *((_place(t, k, key), value) for t, k, key, value in self._read("SELECT * FROM records")),
-            *((_place(t, k, key, n), value) for t, k, key, n, value in self._read("SELECT * FROM pieces")),
+        names, kind = NAMES, "CAST(kind AS BLOB)"
+        rows = [
+            *self._read(f"SELECT {names}, {kind}, {VALUE} FROM records"),  # noqa: S608 - ours
+            *self._read(f"SELECT {names}, {kind}, number, {VALUE} FROM pieces"),  # noqa: S608 - ours
         ]
+        values = [(_place(_text(t), _text(k), _text(key), *number), value) for t, key, k, *number, value in rows]
         for place, value in values:
             try:
                 self._codec.read(place, value)
@@ -305,6 +316,10 @@ def _version(database: Any, path: Path) -> int:
     if found != "ok":
         raise ValueError(found)
     return int(version)
+
+
+def _text(name: bytes | None) -> str:
+    return (name or b"").decode(errors="replace")
 
 
 def _place(*parts: object) -> bytes:

@@ -1,9 +1,11 @@
 """What a store is: records by kind and key, pieces of a record in their order, and writes that hold together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from inferd.errors import StoreUnavailableError
 
 NO_TENANT = ""
 """Of records that are everybody's."""
@@ -60,6 +62,14 @@ class Record:
     value: bytes
 
 
+class DamagedError(StoreUnavailableError):
+    """A value is not what was written, or not of its place; others may be whole."""
+
+
+Damaged = Callable[[str, str, DamagedError], None]
+"""Told the tenant and the key of a record that is left out, and why."""
+
+
 class Store(Protocol):
     """Keeps records. Used by one thread at a time, which may be another one each time.
 
@@ -69,11 +79,19 @@ class Store(Protocol):
     def write(self, writes: Sequence[Write]) -> None:
         """Do all of it, in its order, or nothing; what was done when this returns survives a loss of power."""
 
-    def records(self, kind: Kind) -> Iterator[Record]:
-        """All records of a kind, of all tenants."""
+    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
+        """All records of a kind, of all tenants, but those that are `damaged`.
+
+        Raises:
+            DamagedError: One is, and there is nobody to be told.
+        """
 
     def pieces(self, tenant: str, kind: Kind, key: str) -> Iterator[bytes]:
-        """The pieces of a record, in the order of their numbers."""
+        """The pieces of a record, in the order of their numbers.
+
+        Raises:
+            DamagedError: One is damaged.
+        """
 
     def check(self) -> list[str]:
         """What is wrong with what is kept; nothing when all can be read."""
