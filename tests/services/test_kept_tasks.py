@@ -17,7 +17,8 @@ from grpc_status import rpc_status
 from inferd.errors import StoreUnavailableError
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Drop, Kind
-from inferd.testing.kernel import kernel_here
+from inferd.testing.kernel import kernel_here, write_fake_model
+from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
@@ -199,6 +200,18 @@ async def test_a_model_of_a_client_comes_back_unless_it_was_deleted(tmp_path: Pa
         models[1].ClearField("create_time")
         before.ClearField("create_time")
         assert models[1] == before
+
+
+async def test_equal_creations_of_a_model_are_all_answered(tmp_path: Path) -> None:
+    """Clients that create the same model at the same time all have it, and the next kernel has it once."""
+    async with kernel(tmp_path) as connection:
+        source = str(write_fake_model(tmp_path, "fake"))
+        request = ms.CreateModelRequest(model=mp.Model(name="fake", source=source))
+        calls = [connection.another().models.CreateModel(request, timeout=20) for _ in range(5)]
+        assert {(await call).model.name for call in calls} == {"fake"}
+    async with kernel(tmp_path) as connection:
+        models = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in models] == ["fake"]
 
 
 async def test_a_task_whose_model_is_gone_ends_with_that(tmp_path: Path) -> None:

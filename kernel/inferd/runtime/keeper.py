@@ -19,8 +19,9 @@ import structlog
 from inferd.core.changes import ModelForgotten, TaskChanged, TaskDetached, TaskForgotten, TaskRestored
 from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
 from inferd.runtime.kept_events import write_entries
-from inferd.runtime.kept_records import write_model, write_progress, write_task
-from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put
+from inferd.runtime.kept_models import KeptModels
+from inferd.runtime.kept_records import write_progress, write_task
+from inferd.store.store import Append, Drop, Kind, Put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from inferd.core.task import Task
     from inferd.runtime.driver import Driver
     from inferd.runtime.event_log import Entry
+    from inferd.runtime.kept_models import DueModel
     from inferd.runtime.streams import TaskStream
     from inferd.store.store import Store, Write
 
@@ -91,8 +93,7 @@ class Keeper:
         self._thread = ThreadPoolExecutor(1, "store")
         self._kept: dict[TaskId, Kept] = {}
         self._dirty: dict[Kept, None] = {}
-        self._others: dict[Write, asyncio.Future[None] | None] = {}  # of models, and who waits for each
-        self._models: set[ModelName] = set()
+        self._models = KeptModels()
         self._writing: asyncio.Future[None] | None = None
         self._urgent = False
         self._timer: asyncio.Handle | None = None
@@ -119,9 +120,7 @@ class Keeper:
                 if (kept := self._kept.get(change.task_id)) is not None:  # type: ignore[attr-defined] # as above
                     kept.gone = kind is TaskForgotten
                     self._change(kept)
-            elif kind is ModelForgotten and change.name in self._models:  # type: ignore[attr-defined] # as above
-                self._models.remove(change.name)  # type: ignore[attr-defined] # as above
-                self._others[Drop(NO_TENANT, Kind.MODEL, change.name)] = None  # type: ignore[attr-defined] # as above
+            elif kind is ModelForgotten and self._models.forget(change.name):  # type: ignore[attr-defined] # as above
                 self._soon()
 
     def _begin(self, change: TaskDetached) -> None:
@@ -186,15 +185,22 @@ class Keeper:
         """
         self.check()
         self._check_closing()
-        self.adopt_model(spec.name)
-        future = asyncio.get_running_loop().create_future()
-        self._others[Put(NO_TENANT, Kind.MODEL, spec.name, write_model(spec))] = future
+        self._models.put(spec)
         self._soon()
-        await future
+        await self.settled_model(spec.name)
+
+    async def settled_model(self, name: ModelName) -> None:
+        """Wait until what has become of a model is kept; at once for one that is not to be kept.
+
+        Raises:
+            StoreUnavailableError, ShuttingDownError: As `settled`.
+        """
+        if (written := self._models.wait(name)) is not None:
+            await written
 
     def adopt_model(self, name: ModelName) -> None:
         """A model is kept: it is dropped when it is forgotten."""
-        self._models.add(name)
+        self._models.adopt(name)
 
     def _check_closing(self) -> None:
         if self._closing:
@@ -212,16 +218,17 @@ class Keeper:
 
     def _flush(self) -> None:
         self._timer = None
-        if self._writing is not None or not (self._dirty or self._others):
+        if self._writing is not None or not (self._dirty or self._models):
             return
         self._urgent = False
-        batch, others = [(kept, kept.version) for kept in self._dirty], self._others
-        self._dirty, self._others = {}, {}
+        batch, models = [(kept, kept.version) for kept in self._dirty], self._models.take()
+        self._dirty = {}
         writes = [write for kept, _ in batch for write in self._writes(kept)]
+        writes += [due.write for due in models.values()]
         loop = asyncio.get_running_loop()
-        self._writing = loop.run_in_executor(self._thread, self._store.write, [*writes, *others])
+        self._writing = loop.run_in_executor(self._thread, self._store.write, writes)
         counts = [len(kept.pending) for kept, _ in batch]
-        self._writing.add_done_callback(lambda done: self._wrote(batch, counts, others, done))
+        self._writing.add_done_callback(lambda done: self._wrote(batch, counts, models, done))
 
     def _writes(self, kept: Kept) -> list[Write]:
         spec = kept.task.spec
@@ -246,7 +253,7 @@ class Keeper:
         self,
         batch: Sequence[tuple[Kept, int]],
         counts: Sequence[int],
-        others: dict[Write, asyncio.Future[None] | None],
+        models: dict[ModelName, DueModel],
         done: asyncio.Future[None],
     ) -> None:
         self._writing = None
@@ -255,12 +262,12 @@ class Keeper:
             self._failure = None
             for (kept, version), count in zip(batch, counts, strict=True):
                 self._release(kept, version, count)
-            for future in others.values():
-                if future is not None and not future.done():
+            for future in _waiting(models):
+                if not future.done():
                     future.set_result(None)
         else:
-            self._fail(batch, others, _typed(error))
-        if (self._dirty or self._others) and self._timer is None and not self._closing:
+            self._fail(batch, models, _typed(error))
+        if (self._dirty or self._models) and self._timer is None and not self._closing:
             wait_s = (
                 self._times.retry_s if error is not None else 0.0 if self._urgent else self._times.output_interval_s
             )
@@ -286,26 +293,24 @@ class Keeper:
     def _fail(
         self,
         batch: Sequence[tuple[Kept, int]],
-        others: dict[Write, asyncio.Future[None] | None],
+        models: dict[ModelName, DueModel],
         error: InferdError,
     ) -> None:
         """Nothing of that was written: new tasks are withdrawn, and dropped should they be there; the rest is due."""
         if self._failure is None:
             log.error("the store cannot be written; what is to be kept is refused until it can be", why=error.message)
         self._failure = StoreUnavailableError(error.message, metadata=error.metadata)
-        due: dict[Write, asyncio.Future[None] | None] = {}
-        due |= {write: None for write in others if isinstance(write, Drop)}  # of the rest their clients know
-        self._others = {**due, **self._others}
-        for future in others.values():
+        self._models.put_back(models)
+        for future in _waiting(models):
             _refuse(future, error)
+        self._dirty = {**{kept: None for kept, _ in batch}, **self._dirty}  # in the order in which they came
         for kept, _ in batch:
             waiting, kept.waiting = kept.waiting, []
             for _, waiter in waiting:
                 _refuse(waiter, error)
-            self._dirty[kept] = None
             if not kept.made and not kept.gone:
                 self._give_up(kept)
-        if not (self._dirty or self._others):
+        if not (self._dirty or self._models):
             self._failure = None  # nothing is left by which it would be seen that the cause is gone
 
     def _give_up(self, kept: Kept) -> None:
@@ -324,7 +329,7 @@ class Keeper:
         """Wait until all is written, or the store has not taken it for long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                while (self._writing or self._dirty or self._others) and self._failure is None:
+                while (self._writing or self._dirty or self._models) and self._failure is None:
                     if self._writing is None:
                         self._flush()
                     elif not self._writing.done():
@@ -343,10 +348,9 @@ class Keeper:
                 _refuse(future, error)
             if kept.stream.finished is None:
                 kept.stream.fail(error)
-        for waiter in self._others.values():
+        for waiter in _waiting(self._models.take()):
             _refuse(waiter, error)
         self._dirty.clear()
-        self._others.clear()
 
     async def close(self) -> None:
         """Let go of the store."""
@@ -357,8 +361,12 @@ class Keeper:
         self._thread.shutdown()
 
 
-def _refuse(future: asyncio.Future[None] | None, error: InferdError) -> None:
-    if future is not None and not future.done():
+def _waiting(models: dict[ModelName, DueModel]) -> list[asyncio.Future[None]]:
+    return [future for due in models.values() for future in due.waiting]
+
+
+def _refuse(future: asyncio.Future[None], error: InferdError) -> None:
+    if not future.done():
         future.set_exception(type(error)(error.message, metadata=error.metadata, retry_after_s=RETRY_AFTER_S))
         future.exception()  # whoever waited may have gone
 
