@@ -1,6 +1,7 @@
 """Tasks that outlive their clients, their connections and their kernel."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from inferd.core.ids import ModelName
 from inferd.errors import StoreUnavailableError
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Drop, Kind
@@ -212,6 +214,72 @@ async def test_equal_creations_of_a_model_are_all_answered(tmp_path: Path) -> No
     async with kernel(tmp_path) as connection:
         models = (await connection.models.ListModels(ms.ListModelsRequest())).models
         assert [model.name for model in models] == ["fake"]
+
+
+async def test_the_last_word_on_a_model_is_kept(tmp_path: Path) -> None:
+    """Deleted, made again and deleted while the store is busy, a model is not known to the next kernel."""
+    async with kernel(tmp_path) as connection:
+        await connection.create("mine")
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        write, going_on, entered = keeper._store.write, threading.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def slow(writes: Any) -> None:
+            loop.call_soon_threadsafe(entered.set)
+            going_on.wait(20)
+            write(writes)
+
+        keeper._store.write = slow  # type: ignore[method-assign]
+        models, driver = connection.models, connection.kernel.driver
+        spec = driver.views.model(ModelName("mine")).spec
+        other = asyncio.create_task(connection.create("other"))
+        await entered.wait()
+        driver.delete_model(spec.name)
+        driver.create_model(spec)
+        made = asyncio.create_task(keeper.keep_model(spec))
+        await asyncio.sleep(0)  # until it waits
+        driver.delete_model(spec.name)
+        going_on.set()
+        await asyncio.gather(other, made)
+        assert [model.name for model in (await models.ListModels(ms.ListModelsRequest())).models] == ["other"]
+    async with kernel(tmp_path) as connection:
+        listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in listed] == ["other"]
+
+
+async def test_a_model_is_deleted_when_the_answer_says_so(tmp_path: Path) -> None:
+    """While the store takes nothing `DeleteModel` and `CreateModel` are refused by name, and then do what they say."""
+    async with kernel(tmp_path) as connection:
+        for name in ("first", "second"):
+            await connection.create(name)
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        write = keeper._store.write
+
+        def refuse(_: Any) -> None:
+            raise StoreUnavailableError("no room", metadata={"cause": "a test"})
+
+        keeper._store.write = refuse  # type: ignore[method-assign]
+        delete = connection.models.DeleteModel
+        for name in ("first", "second"):  # refused by its own write, then by what is known of the one before
+            assert (await refusal(delete(ms.DeleteModelRequest(name=name))))[0] == "STORE_UNAVAILABLE"
+        with pytest.raises(grpc.aio.AioRpcError, match="no room"):
+            await connection.create("third")
+        written, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def take(writes: Any) -> None:
+            write(writes)
+            loop.call_soon_threadsafe(written.set)
+
+        keeper._store.write = take  # type: ignore[method-assign]
+        async with asyncio.timeout(20):
+            await written.wait()
+        listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in listed] == ["second"]
+    async with kernel(tmp_path) as connection:
+        listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in listed] == ["second"]
 
 
 async def test_a_task_whose_model_is_gone_ends_with_that(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Models:
 
     async def DeleteModel(self, request: ms.DeleteModelRequest, call: Call) -> ms.DeleteModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Forget a model."""
-        self._models.delete(request.name)
+        await self._models.delete(request.name)
         return ms.DeleteModelResponse()
 
     async def Tokenize(self, request: ms.TokenizeRequest, call: Call) -> ms.TokenizeResponse:  # noqa: N802 - the wire's name

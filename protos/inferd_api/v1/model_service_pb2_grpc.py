@@ -115,7 +115,8 @@ class ModelServiceServicer:
         """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
         what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
         what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
-        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
+        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
+        known until the kernel ends; asking again keeps it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,7 +154,9 @@ class ModelServiceServicer:
 
     def DeleteModel(self, request, context):
         """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
-        Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it.
+        The answer comes when the kernel after this one does not know it either.
+        Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
+        STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

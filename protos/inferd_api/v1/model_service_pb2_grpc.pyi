@@ -43,7 +43,8 @@ class ModelServiceStub:
     """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
     what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
     what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
-    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
+    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
+    known until the kernel ends; asking again keeps it).
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Read a model. Errors: MODEL_NOT_FOUND."""
@@ -59,7 +60,9 @@ class ModelServiceStub:
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]
     """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
-    Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it.
+    The answer comes when the kernel after this one does not know it either.
+    Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
+    STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
     """
     WatchModel: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelRequest, _model_service_pb2.WatchModelResponse]
     """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
@@ -100,7 +103,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
     what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
     what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
-    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
+    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
+    known until the kernel ends; asking again keeps it).
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Read a model. Errors: MODEL_NOT_FOUND."""
@@ -116,7 +120,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
     """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
-    Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it.
+    The answer comes when the kernel after this one does not know it either.
+    Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
+    STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
     """
     WatchModel: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelRequest, _model_service_pb2.WatchModelResponse]  # type: ignore[assignment]
     """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
@@ -160,7 +166,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
         what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
         what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
-        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE.
+        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
+        known until the kernel ends; asking again keeps it).
         """
 
     @_abc_1.abstractmethod
@@ -206,7 +213,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.DeleteModelResponse, _abc.Awaitable[_model_service_pb2.DeleteModelResponse]]:
         """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
-        Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it.
+        The answer comes when the kernel after this one does not know it either.
+        Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
+        STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
         """
 
     @_abc_1.abstractmethod

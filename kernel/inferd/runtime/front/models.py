@@ -43,9 +43,12 @@ class Models:
         Raises:
             InferdError: It cannot be placed, or is in use, or cannot be kept for the kernel after this one.
         """
-        model = self._driver.create_model(await self._plugins.place(**wanted))
-        if self._driver.keeper is not None:
-            await self._driver.keeper.keep_model(model.spec)
+        spec, keeper = await self._plugins.place(**wanted), self._driver.keeper
+        if keeper is not None:
+            keeper.check()  # first, so that a model that is refused is not known
+        model = self._driver.create_model(spec)
+        if keeper is not None:
+            await keeper.keep_model(model.spec)
         with self._driver.watchers.models.watch(model.spec.name) as changed:
             while model.state is ModelState.UNLOADING:
                 await changed.wait(changed.version)
@@ -107,14 +110,20 @@ class Models:
         returned_bytes = await self._driver.unload_model(ModelName(name), force=force, instance_id=chosen)
         return self._driver.views.model(ModelName(name)), returned_bytes
 
-    def delete(self, name: str) -> None:
-        """Forget a model.
+    async def delete(self, name: str) -> None:
+        """Forget a model; the kernel after this one does not know it either when this returns.
 
         Raises:
             ModelNotFoundError: There is none.
             ModelBusyError: Something is left of it.
+            StoreUnavailableError: It cannot be dropped from the store now.
         """
+        keeper = self._driver.keeper
+        if keeper is not None:
+            keeper.check()
         self._driver.delete_model(ModelName(name))
+        if keeper is not None:
+            await keeper.settled_model(ModelName(name))
 
     async def tokenize(self, name: str, given: object, caller: Caller) -> Sequence[int]:
         """The tokens of a text or a conversation, which only the worker opens; loads the model if need be.
