@@ -339,6 +339,37 @@ async def test_a_full_disk_refuses_and_tells_no_end_until_there_is_room(tmp_path
             assert (await get(connection, each)).state == tp.TASK_STATE_SUCCEEDED
 
 
+async def test_a_call_that_cannot_detach_a_task_leaves_it_alone(tmp_path: Path) -> None:
+    """It alone is refused with STORE_UNAVAILABLE; the one that watches gets every event, and the task ends with it."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(step_s=0.01)
+        watched = connection.endless(tokens=200, request_id="same")
+        left = connection.another().endless(tokens=1000, request_id="other")
+        seen = await read_until(watched, "output")
+        (other, *_) = await read_until(left, "output")
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+
+        def refuse(_: Any) -> None:
+            raise StoreUnavailableError("no room", metadata={"cause": "a test"})
+
+        keeper._store.write = refuse  # type: ignore[method-assign]
+        calls = [
+            connection.another().endless(tokens=tokens, request_id=request_id, detach_on_disconnect=True)
+            for tokens, request_id in ((200, "same"), (1000, "other"))
+        ]
+        for _, error in await asyncio.gather(*map(read_failing, calls)):
+            assert reason_of(error)[0] == "STORE_UNAVAILABLE"
+        seen += await read_all(watched)
+        assert seen[-1].finished.state == tp.TASK_STATE_SUCCEEDED
+        assert text_of(seen) == "la" * 100
+        assert not (await get(connection, seen[0].task_id)).HasField("expire_time")
+        left.cancel()
+        end = (await read_all(watch(connection, other.task_id)))[-1].finished
+        assert end.state == tp.TASK_STATE_CANCELLED
+        assert connection.kernel.driver.machine.tasks.census.all.detached == 0
+
+
 async def created(connection: Connection, request: ts.CreateTaskRequest) -> str:
     """The task of a request that is repeated as long as the store takes nothing."""
     async with asyncio.timeout(20):

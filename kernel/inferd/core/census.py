@@ -89,6 +89,11 @@ class Census:
         for tally in self._of(task):
             tally.detached += 1
 
+    def attach(self, task: Task) -> None:
+        """A task does not outlive its client's call after all."""
+        for tally in self._of(task):
+            tally.detached -= 1
+
     def move(self, task: Task, before: TaskState) -> None:
         """A task came from another state to the one that it has."""
         old, new = before._value_, task.state._value_

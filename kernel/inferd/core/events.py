@@ -74,7 +74,7 @@ class CancelTask:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawTask:
-    """A task that was accepted cannot be kept as it was to be: it ends, and is known no longer."""
+    """A task cannot be kept as it was to be: it ends, and is known no longer. One detached later is so no more."""
 
     task_id: TaskId
     tenant: Tenant

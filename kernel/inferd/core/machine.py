@@ -240,11 +240,9 @@ class KernelMachine:
 
     def _cancel(self, event: events.CancelTask | events.WithdrawTask) -> None:
         task = self.tasks.get(event.task_id, event.tenant)
-        if not terminal(TASK_TABLE, task.state):
-            self.tasks.finish(task, cancelled("the client cancelled the task"), self._now)
+        ends = self.tasks.cancel if isinstance(event, events.CancelTask) else self.tasks.withdraw
+        if ends(task, self._now):
             self._freed[task.spec.model] = None
-        if isinstance(event, events.WithdrawTask):
-            self.tasks.forget(task)
 
     # Leases.
 

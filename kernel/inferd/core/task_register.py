@@ -160,6 +160,15 @@ class TaskRegister:
         self.census.detach(task)
         self._out.append(TaskDetached(task.spec.task_id, task.spec.tenant, task.expires))
 
+    def attach(self, task: Task) -> None:
+        """A task does not outlive its client's call after all."""
+        if task.finished is None:
+            self.census.attach(task)
+        else:
+            self._retentions[True].drop(task.spec.task_id)
+            self._retentions[False].add(task.spec.task_id, task.finished)
+        task.detached, task.expires = False, task.spec.deadline
+
     def end(self, task: Task, outcome: Outcome, now: float) -> None:
         """Bring a task to its end; it has left wherever it waited or ran."""
         task.outcome, task.finished = outcome, now

@@ -21,7 +21,14 @@ from inferd.core.restored import RestoredTask
 from inferd.core.retention import Retention
 from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState, cancelled
 from inferd.core.task_register import TaskRegister
-from inferd.errors import InferdError, ModelNotFoundError, PoisonError, TaskExpiredError, TaskStateError
+from inferd.errors import (
+    InferdError,
+    ModelNotFoundError,
+    PoisonError,
+    StoreUnavailableError,
+    TaskExpiredError,
+    TaskStateError,
+)
 
 
 class Tasks:
@@ -186,10 +193,6 @@ class Tasks:
             self._register.end(task, outcome, now)
         return outcome is None
 
-    def forget(self, task: Task) -> None:
-        """Forget a task that has ended now, whatever its retention."""
-        self._register.drop(task)
-
     def _wait(self, task: Task, now: float) -> None:
         """Let a task wait, and tell where, unless it can run at once."""
         self._queues.push(task, now)
@@ -350,6 +353,31 @@ class Tasks:
         return self._poisons.add(task.spec, task.deaths + 1, died, now)
 
     # The end.
+
+    def cancel(self, task: Task, now: float) -> bool:
+        """End a task for its client; whether it lived."""
+        return self._cut_off(task, cancelled("the client cancelled the task"), now)
+
+    def withdraw(self, task: Task, now: float) -> bool:
+        """A task cannot be kept: one that was made to be is ended and forgotten; whether it lived and is ended.
+
+        One that was detached later lives with its clients' calls again.
+        """
+        if not task.spec.detached:
+            self._register.attach(task)
+            if task.expires is None:
+                self._expiries.cancel(task.spec.task_id)
+            return False
+        error = StoreUnavailableError("the task cannot be kept as it was to be, and is withdrawn; ask for it again")
+        lived = self._cut_off(task, Outcome(state=TaskState.FAILED, error=error), now)
+        self._register.drop(task)
+        return lived
+
+    def _cut_off(self, task: Task, outcome: Outcome, now: float) -> bool:
+        lives = not terminal(TASK_TABLE, task.state)
+        if lives:
+            self.finish(task, outcome, now)
+        return lives
 
     def finish(self, task: Task, outcome: Outcome, now: float, *, dropped: bool = True) -> None:
         """End a task; `dropped` when its instance, if it has one, still holds it."""

@@ -49,6 +49,11 @@ class Attendance:
         else:
             end()
 
+    def attach(self, stream: TaskStream, tenant: Tenant) -> None:
+        """A task cannot be detached after all: its life hangs on its calls again, and ends if there are none."""
+        stream.detached = False
+        self._end_deserted(stream, tenant, stream.comings)
+
     def _end_deserted(self, stream: TaskStream, tenant: Tenant, comings: int) -> None:
         """End a task that no call runs, unless one has come, and perhaps gone, since."""
         if stream.finished is None and not stream.runners and not stream.detached and stream.comings == comings:

@@ -296,7 +296,7 @@ class Keeper:
         models: dict[ModelName, DueModel],
         error: InferdError,
     ) -> None:
-        """Nothing of that was written: new tasks are withdrawn, and dropped should they be there; the rest is due."""
+        """Nothing of that was written: new ones are given up, and dropped should they be there; the rest is due."""
         if self._failure is None:
             log.error("the store cannot be written; what is to be kept is refused until it can be", why=error.message)
         self._failure = StoreUnavailableError(error.message, metadata=error.metadata)
@@ -314,14 +314,21 @@ class Keeper:
             self._failure = None  # nothing is left by which it would be seen that the cause is gone
 
     def _give_up(self, kept: Kept) -> None:
+        """Withdraw a task that was made to be kept; one that was detached later goes on as before that."""
         spec = kept.task.spec
         del self._kept[spec.task_id]
         kept.gone = True
         entries, kept.pending = kept.pending, []
+        held_back = kept.stream.finished is None
         kept.stream.release(entries)
         kept.stream.let_go()
+        if held_back and kept.stream.finished is not None:
+            self._driver.streams.ended(kept.stream)
         with suppress(InferdError):
             self._driver.withdraw(spec.task_id, spec.tenant)
+        if not spec.detached:
+            self._driver.attendance.attach(kept.stream, spec.tenant)
+            self._driver.watchers.tasks.note(spec.tenant, spec.task_id)
 
     # The end.
 
