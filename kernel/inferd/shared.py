@@ -25,6 +25,8 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 LEAST_BYTES: Final = 512 << 10
 """Elements of fewer bytes go as parts of their frame: a memory costs as much as copying so many a few times."""
 ALIGNMENT: Final = 64  # of elements in a memory, in bytes
+BLOCK_BYTES: Final = 512  # of `st_blocks`
+MARGIN_BYTES: Final = 2 << 20  # that a memory may take beyond its size: the system may give one of its large pages
 MOST_AT_ONCE: Final = 64  # memories that go with one frame; the system's own bound is 253
 
 SEALS: Final = 0x1 | 0x2 | 0x4 | 0x8
@@ -101,7 +103,7 @@ class Memory:
         """Take over a descriptor that another process has sent; it is closed if this fails.
 
         Raises:
-            MemoryRefusedError: It is no memory, or one that can still be changed.
+            MemoryRefusedError: It is no memory, or one that can still be changed, or that takes much beyond its end.
         """
         made = cls(fd, 0)
         try:
@@ -110,12 +112,20 @@ class Memory:
             raise MemoryRefusedError(f"the descriptor is of no sealed memory: {error.strerror}") from None
         if seals & SEALS != SEALS:
             raise MemoryRefusedError(f"the memory has seals {seals:#x}; it must have {SEALS:#x}, against every change")
-        made.size_bytes = os.fstat(fd).st_size  # which nobody can change any more
+        told = os.fstat(fd)  # which nobody can change any more
+        made.size_bytes = told.st_size
+        if (taken := told.st_blocks * BLOCK_BYTES) > made.size_bytes + MARGIN_BYTES:
+            raise MemoryRefusedError(f"the memory takes {taken} bytes of the system and has {made.size_bytes}")
         return made
 
     def fileno(self) -> int:
         """Its descriptor, which stays this object's."""
         return self._fd
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes of the system, which gives whole pages."""
+        return -(-self.size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
     def write(self, start: int, data: Buffer) -> None:
         """Write there.

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from inferd.core.ids import LeaseId, Tenant
+from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
+from inferd.core.task import TaskSpec
 from inferd.services import tensor_values, work_values
 from inferd.services.task_values import read_spec, request_bytes
 from inferd.shared import LEAST_BYTES
@@ -159,6 +160,7 @@ def test_what_a_request_of_tensors_takes() -> None:
         tp.TaskSpec(model="m", infer=infer(tensor(bytes(LARGE))), labels={"a" * 60: "b" * 60}),
         tp.TaskSpec(model="m", infer=infer(texts)),
     ):
-        _, demand = work_values.read_work(spec, 1)
+        work, demand = work_values.read_work(spec, 1)
+        task = TaskSpec(task_id=TaskId("a"), tenant=Tenant("t"), model=ModelName("m"), demand=demand, work=work)
         assert demand.memory_bytes >= spec.infer.ByteSize()
-        assert 2 * spec.ByteSize() <= request_bytes(spec, demand) <= 2 * spec.ByteSize() + 5000
+        assert 2 * spec.ByteSize() <= request_bytes(spec, task) <= 2 * spec.ByteSize() + 5000

@@ -15,7 +15,7 @@ from inferd.errors import InferdError, from_reason
 from inferd.runtime.link import Arrived
 from inferd.runtime.shared_work import SharedWork
 from inferd.sampling import defaults_of
-from inferd.shared import Memory, MemoryRefusedError, Part
+from inferd.shared import LEAST_BYTES, Memory, MemoryRefusedError, Part, aligned
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -100,9 +100,10 @@ def read_tensors(given: step_pb2.TensorOutput, memories: Arrived, most_bytes: in
     """A set of tensors, as far as what a worker says of it is true.
 
     Raises:
-        MemoryRefusedError: A memory is none that may be read, or has not what it is said to have.
+        MemoryRefusedError: A memory is none that may be read, or has not what it is said to have, or much more.
     """
     elements, total = [], 0
+    held: dict[int, tuple[Memory, int]] = {}  # by their places: what is said to be in each
     for each in given.shared:
         total += each.size_bytes
         if each.memory >= len(memories) or total > most_bytes:
@@ -115,6 +116,13 @@ def read_tensors(given: step_pb2.TensorOutput, memories: Arrived, most_bytes: in
             raise memory
         memory.check(each.start, each.size_bytes)
         elements.append((each.tensor, Part(memory, each.start, each.size_bytes)))
+        held[each.memory] = memory, held.get(each.memory, (memory, 0))[1] + aligned(each.size_bytes)
+    for place, (memory, need) in held.items():  # all of a memory stays as long as a part of it
+        if need < LEAST_BYTES or memory.size_bytes > need:
+            raise MemoryRefusedError(
+                f"a set of tensors has {need} bytes in memory {place}, which has {memory.size_bytes}; a memory has "
+                f"what its set needs and no more, and {LEAST_BYTES} bytes or more, else they go into the frame"
+            )
     return TensorOutput(given.outputs, tuple(elements))
 
 

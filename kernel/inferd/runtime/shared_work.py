@@ -13,10 +13,12 @@ class SharedWork:
     Attributes:
         work: It; its `shared` says what is where.
         memories: In the order in which it speaks of them; kept as long as the work.
+        uploaded_bytes: How many bytes are in those of uploads.
     """
 
     work: task_pb2.Work
     memories: tuple[Memory, ...]
+    uploaded_bytes: int = 0
 
     @classmethod
     def of(cls, work: task_pb2.Work) -> "SharedWork | task_pb2.Work":

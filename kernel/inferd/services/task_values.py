@@ -8,13 +8,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as WireMessage
 
 from inferd.core import task_events as te
-from inferd.core.demand import Demand
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec, TaskState
 from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.runtime.clock import Clock
 from inferd.runtime.event_log import Numbered
+from inferd.runtime.shared_work import SharedWork
 from inferd.runtime.streams import TaskStream
 from inferd.services.status import status_of
 from inferd.services.tensor_parts import is_large, write_parts, write_set
@@ -73,14 +73,16 @@ def read_spec(
     )
 
 
-def request_bytes(spec: tp.TaskSpec, demand: Demand) -> int:
+def request_bytes(spec: tp.TaskSpec, read: TaskSpec) -> int:
     """About how many bytes a request with this spec takes as long as its call is open: as it came, and as it was read.
 
     Texts are held once more, ids with 4 bytes each in buffers that grew by doubling. Tensors were counted already.
     """
     if spec.HasField("infer"):
-        elsewhere = sum(tensor.uploaded.size_bytes for tensor in spec.infer.inputs)
-        return 2 * (demand.memory_bytes - elsewhere + sum(len(key) + len(text) for key, text in spec.labels.items()))
+        elsewhere = read.work.uploaded_bytes if isinstance(read.work, SharedWork) else 0
+        return 2 * (
+            read.demand.memory_bytes - elsewhere + sum(len(key) + len(text) for key, text in spec.labels.items())
+        )
     size_bytes = spec.ByteSize()
     return size_bytes + max(size_bytes, 8 * len(spec.tokens.token_ids))
 

@@ -1,5 +1,6 @@
 """Tensors from the wire: held against their own shapes and types before anything of them is taken."""
 
+from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
 from math import prod
@@ -48,13 +49,15 @@ class Written(NamedTuple):
         work: All of them but what is in `memories`.
         memories: What is large.
         digest: Equal for the same inputs and wanted outputs, of whatever sequence.
-        size_bytes: How many bytes they have, on the wire or as they are.
+        size_bytes: How many bytes are held for them: of the message, and all of each memory.
+        uploaded_bytes: How many of those are in the memories of uploads.
     """
 
     work: wp.Work
     memories: tuple[Memory, ...]
     digest: bytes
     size_bytes: int
+    uploaded_bytes: int = 0
 
 
 def write_infer(
@@ -67,10 +70,11 @@ def write_infer(
     Raises:
         LimitExceededError: The system has no memory.
     """
-    parts, marks = _share(data, lasting=lasting)
-    parts |= {number: each.part for number, each in named.items()}
-    marks |= {number: each.digest for number, each in named.items()}
-    if not parts:
+    kept, copied = _split(named)
+    parts, marks = _share({**data, **copied}, lasting=lasting)
+    parts |= {number: each.part for number, each in kept.items()}
+    marks |= {number: each.digest for number, each in kept.items()}
+    if not parts and not copied:
         digest, size_bytes = _digest([*given.inputs, pb.InferInput(outputs=sorted(given.outputs))], {})
         return Written(wp.Work(infer=given), (), digest, size_bytes)
     work = wp.Work()
@@ -81,7 +85,10 @@ def write_infer(
     for number, tensor in enumerate(given.inputs):
         into = work.infer.inputs.add(name=tensor.name, element_type=tensor.element_type, shape=tensor.shape)
         if number not in parts:
-            into.CopyFrom(tensor)
+            if number in copied:
+                into.data = copied[number]
+            else:
+                into.CopyFrom(tensor)
             continue
         part = parts[number]
         memories.setdefault(id(part.memory), part.memory)
@@ -92,8 +99,23 @@ def write_infer(
             size_bytes=part.size_bytes,
         )
     digest, size_bytes = _digest([*work.infer.inputs, pb.InferInput(outputs=sorted(given.outputs))], marks)
-    size_bytes += sum(part.size_bytes for part in parts.values())
-    return Written(work, tuple(memories.values()), digest, size_bytes)
+    size_bytes += sum(memory.held_bytes for memory in memories.values())
+    uploaded = {id(each.part.memory): each.part.memory.held_bytes for each in kept.values()}
+    return Written(work, tuple(memories.values()), digest, size_bytes, sum(uploaded.values()))
+
+
+def _split(named: Mapping[int, Named]) -> tuple[dict[int, Named], dict[int, bytes]]:
+    """What stays in the memories of uploads, and what is copied: little of an upload must not hold all of it."""
+    taken: Counter[int] = Counter()
+    for each in named.values():
+        taken[id(each.part.memory)] += each.part.size_bytes
+    kept, copied = {}, {}
+    for number, each in named.items():
+        if taken[id(each.part.memory)] < LEAST_BYTES:
+            copied[number] = each.part.read()
+        else:
+            kept[number] = each
+    return kept, copied
 
 
 def _share(large: Mapping[int, bytes], *, lasting: bool) -> tuple[dict[int, Part], dict[int, bytes]]:

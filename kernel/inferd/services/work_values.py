@@ -66,15 +66,20 @@ def _read_infer(spec: tp.TaskSpec, named: Mapping[int, Named], *, lasting: bool)
     data, given = check_infer(spec), spec.infer
     entries = sum(len(tensor.shape) + len(tensor.strings.values) for tensor in given.inputs)
     sequence = given.sequence.id.encode() if given.HasField("sequence") else b""
-    work, memories, contents, size_bytes = write_infer(given, data, named, lasting=lasting)
+    written = write_infer(given, data, named, lasting=lasting)
     demand = Demand(
         most_output=1,
-        memory_bytes=size_bytes + len(sequence) + MESSAGE_BYTES * (2 + len(given.inputs)) + ENTRY_BYTES * entries,
+        memory_bytes=written.size_bytes
+        + len(sequence)
+        + MESSAGE_BYTES * (2 + len(given.inputs))
+        + ENTRY_BYTES * entries,
         affinity=blake2b(b"sequence" + sequence, digest_size=16).digest() if sequence else b"",
         sticky=bool(sequence),
-        contents=contents,
+        contents=written.digest,
     )
-    return SharedWork(work, memories) if memories else work, demand
+    if not written.memories:
+        return written.work, demand
+    return SharedWork(written.work, written.memories, written.uploaded_bytes), demand
 
 
 def _contents(spec: tp.TaskSpec, given: wp.Input, sampling: Mapping[str, Any]) -> bytes:
