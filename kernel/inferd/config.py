@@ -87,6 +87,7 @@ class Limits(BaseModel):
     upload_bytes: int = Field(
         256 << 20, ge=4096, description="uploads that are open, in bytes as they state them; a tenant has a share"
     )
+    uploads: int = Field(256, ge=1, description="uploads that are open, each a descriptor; a tenant has a share")
     upload_idle_s: Seconds = Field(
         30.0, gt=0, description="an upload of which nothing comes, and that no task names, for so long is given up"
     )

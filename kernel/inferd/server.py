@@ -393,6 +393,7 @@ def _front(
         ),
         uploads=uploads.Uploads(
             driver,
+            count_open=ByteBound("limits.uploads", limits.uploads, scheduler.tenant_share, "upload", "descriptor"),
             bytes_open=ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload"),
             most_bytes=limits.task_input_bytes,
             idle_s=limits.upload_idle_s,

@@ -7,9 +7,11 @@ with SIGBUS where it is mapped. Who receives one checks that. Linux only; elsewh
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import mmap
 import os
+import resource
 import socket
 from collections import deque
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 LEAST_BYTES: Final = 512 << 10
 """Elements of fewer bytes go as parts of their frame: a memory costs as much as copying so many a few times."""
 ALIGNMENT: Final = 64  # of elements in a memory, in bytes
+DESCRIPTORS_PART: Final = 2  # of those that a process may have: beyond it no memory is made
 BLOCK_BYTES: Final = 512  # of `st_blocks`
 MARGIN_BYTES: Final = 2 << 20  # that a memory may take beyond its size: the system may give one of its large pages
 MOST_AT_ONCE: Final = 64  # memories that go with one frame; the system's own bound is 253
@@ -75,9 +78,16 @@ class Memory:
         """One of zeros, to be written and sealed.
 
         Raises:
-            OSError: The system gives none.
+            OSError: The system gives none, or this process has many descriptors: connections need them too.
         """
         made = cls(os.memfd_create("inferd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), size_bytes)
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most != resource.RLIM_INFINITY and made.fileno() >= most // DESCRIPTORS_PART:  # the lowest that was free
+            raise OSError(
+                errno.EMFILE,
+                f"{made.fileno()} descriptors are open, RLIMIT_NOFILE is {most}, and a 1/{DESCRIPTORS_PART} of it is "
+                "for connections and workers; raise that",
+            )
         os.ftruncate(made.fileno(), size_bytes)
         return made
 

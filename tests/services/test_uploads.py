@@ -131,6 +131,23 @@ async def test_refused_before_a_chunk(connection: Connection, size_bytes: int, b
     other.call.cancel()
 
 
+async def test_uploads_have_a_bound(tmp_path: Path) -> None:
+    """So many uploads as the setting says are open at once, of one tenant its share, however small they are."""
+    async with kernel_here(tmp_path, limits={"uploads": 4}, scheduler={"tenant_share": 1}) as kernel:
+        connection = Connection(kernel, tmp_path)
+        uploads = [Upload(connection, 1) for _ in range(3)]
+        for upload in uploads[:2]:
+            assert await upload.begin()
+        await uploads[2].call.write(us.UploadRequest(start=us.UploadStart(size_bytes=1)))
+        reason, facts, message = await uploads[2].refusal()
+        assert (reason, facts["bound"], facts["held"], facts["limit"]) == ("LIMIT_EXCEEDED", "limits.uploads", "2", "4")
+        assert "limits.uploads is 4" in message
+        assert await Upload(connection, 1, "other").begin()
+        for upload in uploads[:2]:
+            upload.call.cancel()
+        await connection.channel.close()
+
+
 @pytest.mark.parametrize("how", ["cancel", "short", "long", "empty", "start again", "behind"])
 async def test_half_an_upload_leaves_nothing(connection: Connection, how: str) -> None:
     """A client that stops half-way, sends too much or nothing leaves nothing behind: its bytes are free at once."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -148,3 +149,18 @@ def test_what_is_sent_is_sealed() -> None:
             spoil(memory.fileno())
     assert memory.read(128, 1) == b"b"  # the second part, at the next place that is aligned
     assert ancillary([]) == []
+
+
+def test_memories_leave_descriptors_for_others() -> None:
+    """Where a process has half of the descriptors that it may have, no memory is made: the error has both numbers."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = os.dup(0)
+    os.close(number)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * number + 1, most))
+        with pytest.raises(OSError, match=f"{number} descriptors are open, RLIMIT_NOFILE is {2 * number + 1}"):
+            Memory.of(b"1")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * number + 2, most))
+        assert Memory.of(b"1").fileno() == number
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))

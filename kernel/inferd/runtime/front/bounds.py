@@ -9,20 +9,22 @@ RETRY_AFTER_S = 1.0
 
 
 class ByteBound:
-    """Counts the bytes of what is open, against a bound of the configuration and each tenant's share of what is free.
+    """Counts the bytes of what is open, or the like, against a bound of the configuration and shares of what is free.
 
     Args:
         name: Of the bound, for example "limits.request_bytes".
         limit: Most bytes.
         share: A tenant may have so many times what is free (`scheduler.tenant_share`).
         what: What is counted, in words.
+        unit: In which.
     """
 
-    def __init__(self, name: str, limit: int, share: float, what: str) -> None:
+    def __init__(self, name: str, limit: int, share: float, what: str, unit: str = "bytes") -> None:
         self._name = name
         self._limit = limit
         self._share = share
         self._what = what
+        self._unit = unit
         self._total = 0
         self._tenants: dict[str, int] = {}
 
@@ -36,8 +38,9 @@ class ByteBound:
         have, free = self._tenants.get(tenant, 0), self._limit - self._total
         if size_bytes > free or have + size_bytes > self._share * free:
             raise LimitExceededError(
-                f"the {self._what} takes {size_bytes} bytes, those that are open take {self._total}, {have} of them of "
-                f"tenant {tenant!r}, and {self._name} is {self._limit}; it may have {self._share:g} times what is free",
+                f"the {self._what} takes {size_bytes} {self._unit}, those that are open take {self._total}, {have} "
+                f"of them of tenant {tenant!r}, and {self._name} is {self._limit}; it may have {self._share:g} times "
+                "what is free",
                 metadata={"bound": self._name, "value": str(size_bytes), "held": str(have), "limit": str(self._limit)},
                 retry_after_s=RETRY_AFTER_S,
             )

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from hashlib import sha256
 
 from inferd.errors import InvalidFieldError, LimitExceededError, UploadNotFoundError
@@ -84,6 +84,7 @@ class Uploads:
 
     Args:
         driver: Of the kernel.
+        count_open: Bounds how many there are.
         bytes_open: Bounds their bytes, as they state them.
         most_bytes: Of one, `limits.task_input_bytes`.
         idle_s: For so long nothing need come, and no task need name it.
@@ -92,9 +93,12 @@ class Uploads:
         idle_s: Its argument.
     """
 
-    def __init__(self, driver: Driver, *, bytes_open: ByteBound, most_bytes: int, idle_s: float) -> None:
+    def __init__(
+        self, driver: Driver, *, count_open: ByteBound, bytes_open: ByteBound, most_bytes: int, idle_s: float
+    ) -> None:
         self.idle_s = idle_s
         self._driver = driver
+        self._count_open = count_open
         self._bytes_open = bytes_open
         self._most_bytes = most_bytes
         self._uploads: dict[tuple[str, str], Upload] = {}  # by tenant and id
@@ -105,17 +109,11 @@ class Uploads:
 
         Raises:
             InvalidFieldError: It is to have no bytes.
-            LimitExceededError: It is too large, or all that are open would be.
+            LimitExceededError: It is too large, or all that are open would be, or they are too many.
         """
         self._driver.check_open()
         self._check_size(size_bytes)
-        try:
-            place = self._bytes_open.place(caller.tenant, size_bytes)
-            place.__enter__()
-        except LimitExceededError as error:
-            error.field = SIZE_FIELD
-            raise
-        try:
+        with self._place(caller.tenant, size_bytes):
             upload = _make(size_bytes)
             key = caller.tenant, upload.upload_id
             self._uploads[key] = upload
@@ -123,8 +121,17 @@ class Uploads:
                 yield upload
             finally:
                 del self._uploads[key]
-        finally:
-            place.__exit__(None, None, None)
+
+    def _place(self, tenant: str, size_bytes: int) -> ExitStack:
+        """A place for one, until it is closed."""
+        with ExitStack() as places:
+            places.enter_context(self._count_open.place(tenant, 1))
+            try:
+                places.enter_context(self._bytes_open.place(tenant, size_bytes))
+            except LimitExceededError as error:
+                error.field = SIZE_FIELD
+                raise
+            return places.pop_all()
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes < 1:
