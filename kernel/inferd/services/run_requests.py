@@ -17,9 +17,7 @@ from inferd_api.v1 import task_service_pb2 as ts
 MOST_TTL_S = 3_153_600_000  # a hundred years
 
 
-async def read_run(
-    request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: int, uploads: Uploads
-) -> TaskSpec:
+def read_run(request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: int, uploads: Uploads) -> TaskSpec:
     """A new task of a caller.
 
     Raises:
@@ -35,11 +33,11 @@ async def read_run(
         lease_id=caller.lease_id,
         prompt_limit_bytes=prompt_limit_bytes,
         detached=request.detach_on_disconnect,
-        named=await find_named(uploads, caller, request.spec),
+        named=find_named(uploads, caller, request.spec),
     )
 
 
-async def read_create(
+def read_create(
     request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, prompt_limit_bytes: int, uploads: Uploads
 ) -> TaskSpec:
     """A new task that outlives its client; its deadline is not that of the call.
@@ -57,7 +55,7 @@ async def read_create(
         lease_id=caller.lease_id,
         prompt_limit_bytes=prompt_limit_bytes,
         detached=True,
-        named=await find_named(uploads, caller, request.spec),
+        named=find_named(uploads, caller, request.spec),
     )
     return replace(spec, deadline=_read_expiration(request, clock))
 

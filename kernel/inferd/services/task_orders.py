@@ -133,7 +133,7 @@ class TaskOrders:
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
         interval_s, linger_s = read_interval(self._request_of(order).output_interval), _read_linger(order)
-        spec = await read_run(
+        spec = read_run(
             order.request,
             self._caller_of(order),
             prompt_limit_bytes=self._prompt_limit_bytes,

@@ -40,7 +40,7 @@ class Tasks:
     async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Create a task and watch it."""
         interval_s, write = read_interval(request.output_interval), call.write
-        spec = await read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, uploads=self._uploads)
+        spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, uploads=self._uploads)
         running = self._tasks.run(spec, size_bytes=request_bytes(request.spec, spec))
         del spec  # it stays with the core, for as long as that needs it
         async with running as stream:
@@ -51,7 +51,7 @@ class Tasks:
     async def CreateTask(self, request: ts.CreateTaskRequest, call: Call) -> ts.CreateTaskResponse:  # noqa: N802 - the wire's name
         """Create a task that outlives its client."""
         clock, limit_bytes = self._tasks.clock, self._prompt_limit_bytes
-        spec = await read_create(request, call.caller, clock, prompt_limit_bytes=limit_bytes, uploads=self._uploads)
+        spec = read_create(request, call.caller, clock, prompt_limit_bytes=limit_bytes, uploads=self._uploads)
         with self._tasks.holding(spec.tenant, request_bytes(request.spec, spec)):
             return ts.CreateTaskResponse(task=self._write(await self._tasks.create(spec)))
 

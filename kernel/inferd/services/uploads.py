@@ -83,14 +83,14 @@ class Named(NamedTuple):
 
     Attributes:
         part: They.
-        digest: Equal for equal ones.
+        digest: Equal for the same part of equal uploads.
     """
 
     part: Part
     digest: bytes
 
 
-async def find_named(uploads: front.Uploads, caller: Caller, spec: tp.TaskSpec) -> dict[int, Named]:
+def find_named(uploads: front.Uploads, caller: Caller, spec: tp.TaskSpec) -> dict[int, Named]:
     """What the inputs of a task name in uploads, by their places.
 
     Raises:
@@ -112,5 +112,5 @@ async def find_named(uploads: front.Uploads, caller: Caller, spec: tp.TaskSpec) 
         except InferdError as error:
             error.field = f"{path}.{error.field or 'upload_id'}"
             raise
-        named[place] = Named(part, await upload.digest(part))
+        named[place] = Named(part, upload.digest(part))
     return named

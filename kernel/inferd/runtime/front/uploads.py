@@ -1,6 +1,5 @@
 """Bytes that clients give in chunks, for tasks to name."""
 
-import asyncio
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
@@ -12,7 +11,6 @@ from inferd.runtime.front.bounds import ByteBound
 from inferd.runtime.front.caller import Caller
 from inferd.shared import Memory, Part, can_share
 
-HASHED_BYTES = 1 << 20  # read at once
 SIZE_FIELD = "start.size_bytes"
 
 
@@ -32,7 +30,7 @@ class Upload:
         self.received_bytes = 0
         self.used = 0
         self._memory = Memory.make(size_bytes)
-        self._digests: dict[tuple[int, int], bytes] = {}
+        self._digest = sha256()  # of what has come
 
     @property
     def complete(self) -> bool:
@@ -53,6 +51,7 @@ class Upload:
                 field="chunk",
             )
         self._memory.write(self.received_bytes, chunk)
+        self._digest.update(chunk)
         self.received_bytes = have
         if self.complete:
             self._memory.seal()
@@ -71,12 +70,10 @@ class Upload:
         self.used += 1
         return Part(self._memory, start, size_bytes)
 
-    async def digest(self, part: Part) -> bytes:
-        """Equal for the same bytes; computed beside the loop."""
-        key = part.start, part.size_bytes
-        if key not in self._digests:
-            self._digests[key] = await asyncio.to_thread(_digest, part)
-        return self._digests[key]
+    def digest(self, part: Part) -> bytes:
+        """Equal for the same part of uploads of the same bytes; no byte is gone through again for it."""
+        place = part.start.to_bytes(8) + part.size_bytes.to_bytes(8)
+        return sha256(self._digest.digest() + place).digest()
 
 
 class Uploads:
@@ -184,10 +181,3 @@ def _make(size_bytes: int) -> Upload:
         cause = str(error)
     message = f"there is no memory for an upload of {size_bytes} bytes: {cause}"
     raise LimitExceededError(message, metadata={"value": str(size_bytes)}, field=SIZE_FIELD)
-
-
-def _digest(part: Part) -> bytes:
-    digest = sha256()
-    for start in range(0, part.size_bytes, HASHED_BYTES):
-        digest.update(part.read(start, HASHED_BYTES))
-    return digest.digest()
