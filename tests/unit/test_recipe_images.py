@@ -11,7 +11,7 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
-from inferd.engine.recipe.images import Pictures  # noqa: E402 - behind the check that its library is there
+from inferd.engine.recipe.images import MOST_SCANS, MOST_SEGMENTS, Pictures  # noqa: E402 - behind the check that its library is there
 from inferd.engine.recipe.room import Room  # noqa: E402 - as above
 from inferd.plugin import ImageInput  # noqa: E402 - as above
 
@@ -151,3 +151,26 @@ def test_damaged_pictures(kind: str) -> None:
             content = content[: int(draw.integers(len(content)))]
         with suppress(ValueError):
             assert read(bytes(content)).ndim == 4
+
+
+def repeat_scan(content: bytes, times: int) -> bytes:
+    """A JPEG whose last scan stands there more often."""
+    begin = content.rindex(b"\xff\xda")
+    return content[:begin] + content[begin:-2] * times + content[-2:]
+
+
+def test_scans_of_a_picture() -> None:
+    """A JPEG that goes over its pixels more often than a hundred times is refused; bytes that look so are none."""
+    plain = encode(PIXELS, "JPEG", progressive=True, quality=50)
+    scans = plain.count(b"\xff\xda")
+    assert 1 < scans < MOST_SCANS
+    assert read(repeat_scan(plain, MOST_SCANS + 1 - scans)).shape == read(plain).shape
+    for more in (b"", b"\xff\xfe\x00\x02" * 10, b"\xff\x01\x00\xff\xff"):
+        begin = plain.rindex(b"\xff\xda")
+        with pytest.raises(ValueError, match="is a JPEG of more than 100 scans"):
+            read(repeat_scan(plain[:begin] + more + plain[begin:], MOST_SCANS + 2 - scans))
+    likeness = b"\xff\xda" * 1000
+    noted = plain[:2] + b"\xff\xfe" + struct.pack(">H", len(likeness) + 2) + likeness + plain[2:] + likeness
+    np.testing.assert_array_equal(read(noted), read(plain))
+    with pytest.raises(ValueError, match="more than 65536 segments"):
+        read(plain[:2] + b"\xff\xfe\x00\x02" * MOST_SEGMENTS + plain[2:] + likeness)

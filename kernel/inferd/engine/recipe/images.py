@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # that are decoded; Pillow knows many that nobody looks after
 DEEP: Final = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # of grey with 16 bits, which Pillow would cut off at 255
 SHARES: Final = 2  # both sides of a margin
+MOST_SCANS: Final = 100  # of a JPEG; each goes over the whole picture, in some ten bytes. Encoders make about ten
+MOST_SEGMENTS: Final = 1 << 16  # of a JPEG, where its scans have to be counted
+MARKER: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # but those in the data of a scan
+BARE, END, SCAN = b"\x01\xd8", b"\xd9", b"\xda"  # markers without a segment, of the end, and of a scan
 
 
 class Pictures:
@@ -70,6 +75,8 @@ class Pictures:
             known = ", ".join(FORMATS)
             raise ValueError(f"is no picture that can be read ({known}): {_cause(error)}") from None
         self._check(picture.size, "has")
+        if content[:2] == b"\xff\xd8":
+            _check_scans(content)
         return picture
 
     def _decode(self, picture: Any) -> Any:
@@ -175,6 +182,29 @@ class Pictures:
             raise ValueError(
                 f"{what} {size[0]} x {size[1]} pixels, and workers.image_pixels allows {self._most_pixels}"
             )
+
+
+def _check_scans(content: bytes) -> None:
+    """Whether a JPEG goes over its pixels a few times only; source: ITU-T T.81, annex B.
+
+    Raises:
+        ValueError: It has more scans, or more segments, than any that is made for looking at.
+    """
+    if content.count(b"\xff" + SCAN) <= MOST_SCANS:  # there may be more than there are scans: in what a camera adds
+        return
+    at = scans = 0
+    for _ in range(MOST_SEGMENTS):
+        found = MARKER.search(content, at)
+        if found is None or found[1] == END:
+            return
+        at = found.end()
+        if found[1] in BARE:
+            continue
+        scans += found[1] == SCAN
+        if scans > MOST_SCANS:
+            raise ValueError(f"is a JPEG of more than {MOST_SCANS} scans; save it as a plain one")
+        at += int.from_bytes(content[at : at + 2], "big")
+    raise ValueError(f"is a JPEG of more than {MOST_SEGMENTS} segments; save it as a plain one")
 
 
 def _cause(error: BaseException) -> str:
