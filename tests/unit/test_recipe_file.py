@@ -143,3 +143,32 @@ def test_what_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(LoadError, match="is no TOML"):
         read_recipe(tmp_path)
+
+
+def test_links_out_of_the_folder(tmp_path: Path) -> None:
+    """Labels, a tokenizer or a recipe that lie elsewhere are refused by name; links within the folder are followed."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    labels = "[output.y]\nas = 'labels'\ntakes = 'z'\nlabels = 'names.txt'\n"
+    (tmp_path / "secret").write_text(labels)
+    write(folder, labels)
+    (folder / "names.txt").symlink_to("letters.txt")
+    assert read_recipe(folder) is not None
+    (folder / "names.txt").unlink()
+    (folder / "names.txt").symlink_to("../secret")
+    with pytest.raises(LoadError, match=r"recipe.toml:4: .*'names.txt', which is a symbolic link out of the folder"):
+        read_recipe(folder)
+    write(folder, "[input.x]\ntakes = 'text'\n")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(LoadError, match=r"'tokenizer.json', which is a symbolic link out of the folder"):
+        read_recipe(folder)
+    for recipe, model in ((folder / "recipe.toml", folder), (folder / "a.recipe.toml", folder / "a.onnx")):
+        recipe.unlink(missing_ok=True)
+        recipe.symlink_to("../secret")
+        with pytest.raises(LoadError, match=f"{recipe.name} is a symbolic link out of the model's folder"):
+            read_recipe(model)
+    (folder / "recipe.toml").unlink()
+    (folder / "recipe.toml").write_text("[output.y]\nas = 'tensor'\n")
+    (tmp_path / "linked").symlink_to(folder)
+    assert read_recipe(tmp_path / "linked") is not None

@@ -46,6 +46,8 @@ def read_recipe(path: Path) -> Recipe | None:
     if not file.is_file():
         return None
     try:
+        if not _is_inside(file):
+            raise LoadError(f"{file} is a symbolic link out of the model's folder; put the file itself there")
         if (size_bytes := file.stat().st_size) > MAX_BYTES:
             raise LoadError(f"{file} has {size_bytes} bytes; the limit is {MAX_BYTES}")
         text = file.read_text(encoding="utf-8")
@@ -188,6 +190,9 @@ class _Table:
         path = self.file.parent / name
         if Path(name).name != name or not path.is_file():
             raise self.error(key, f"names {name[:80]!r}, which is no file in the folder of the recipe")
+        if not _is_inside(path):
+            out = "a symbolic link out of the folder of the recipe; put the file itself there"
+            raise self.error(key, f"names {name[:80]!r}, which is {out}")
         if path.stat().st_size > MAX_LABEL_BYTES:
             raise self.error(key, f"names a file of {path.stat().st_size} bytes; the limit is {MAX_LABEL_BYTES}")
         return path
@@ -203,6 +208,11 @@ class _Table:
         except (OSError, ValueError, RecursionError) as error:
             raise self.error("labels", f"names {name!r}, which cannot be read: {error}") from None
         return content.get(key) if key and isinstance(content, dict) else content
+
+
+def _is_inside(file: Path) -> bool:
+    """Whether a file of a folder lies in it, wherever links lead: a model from elsewhere is not to read others."""
+    return file.resolve().is_relative_to(file.parent.resolve())
 
 
 def _find_line(text: str, table: str, key: str) -> int:
