@@ -126,6 +126,7 @@ def test_all_that_a_recipe_may_say(tmp_path: Path) -> None:
         ("[output.y]\nas = 'tensor'\ntakes = 4\n", "'output.y.takes' is '4'; it must be a text"),
         ("#" * (MAX_BYTES + 1), f"has {MAX_BYTES + 1} bytes; the limit is {MAX_BYTES}"),
         ("a = " + "[" * 5000, "is no TOML"),
+        ("note = '''\n[" + " " * 200_000 + "x\n'''\n[ input.x ]\ntakes = 4\n", "recipe.toml:5: 'input.x.takes' is '4'"),
     ],
 )
 def test_what_a_recipe_says_wrongly(tmp_path: Path, text: str, words: str) -> None:

@@ -220,8 +220,8 @@ def _find_line(text: str, table: str, key: str) -> int:
     here, found = "", 1
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
-        if header := re.match(r"\[\s*([^\]]+?)\s*\]", stripped):
-            here = header[1].replace('"', "").replace("'", "")
+        if header := re.match(r"\[([^\]]+)\]", stripped):
+            here = header[1].strip().replace('"', "").replace("'", "")
             if here == table or here == f"{table}.{key}".lstrip("."):
                 found = number
         elif here == table and re.match(rf"""["']?{re.escape(key)}["']?\s*[=.]""", stripped):
