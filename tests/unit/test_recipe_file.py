@@ -112,6 +112,7 @@ def test_all_that_a_recipe_may_say(tmp_path: Path) -> None:
         ("[input.x]\ntakes = 'image'\nlayout = 'nchh'\n", "'input.x.layout' is 'nchh'; it must be the letters 'nchw'"),
         ("[input.x]\ntakes = 'image'\nlayout = 'nhw'\n", "'input.x.layout' is 'nhw'"),
         ("[input.x]\ntakes = 'audio'\n", "'input.x.rate' is missing; it must be a whole number from 1000"),
+        ("[input.x]\ntakes = 'audio'\nrate = 192_001\n", "'input.x.rate' is '192001'; .* from 1000 to 192000"),
         ("[input.x]\ntakes = 'audio'\nrate = 16e3\n", "'input.x.rate' is '16000.0'"),
         ("[input.x]\ntakes = 'text'\ntokenizer = '../tokenizer.json'\n", "recipe.toml:3: .*no file in the folder"),
         ("[input.x]\ntakes = 'text'\ntokenizer = 'other.json'\n", "'other.json', which is no file in the folder"),

@@ -5,12 +5,13 @@ import struct
 import sys
 import threading
 import wave
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import numpy as np
 import pytest
 
+from inferd.engine.recipe.limits import SAMPLE_BYTES
 from inferd.engine.recipe.room import Room
 from inferd.engine.recipe.sounds import Sounds, resample
 from inferd.plugin import AudioInput
@@ -25,6 +26,18 @@ def wav(data: bytes, *, tag: int = 1, channels: int = 1, rate: int = RATE, bits:
     body = b"WAVE" + b"LIST\x03\x00\x00\x00abc\x00" + b"fmt " + struct.pack("<I", len(form)) + form
     body += b"data" + struct.pack("<I", len(data)) + data
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+class Noted(Room):
+    """Notes what is taken."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.needs: list[int] = []
+
+    def taken(self, need_bytes: int) -> AbstractContextManager[None]:
+        self.needs.append(need_bytes)
+        return super().taken(need_bytes)
 
 
 def read(content: bytes, most_s: float = 10.0, **step: Any) -> np.ndarray:
@@ -133,6 +146,40 @@ def test_what_is_missing_for_other_formats(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(ValueError, match=r"pip install 'inferd\[files\]'"):
         read(b"fLaC" + b"\x00" * 40)
+
+
+def test_what_a_short_file_becomes() -> None:
+    """What another rate and rows make of a sound is within the bound on its time, and has its room."""
+    second = wav(bytes(2000), rate=1000)
+    for step, made in (
+        ({"rate": 192_000}, 192_000),
+        ({"window": 50_000}, 50_000),
+        ({"rate": 48_000, "window": 25_000}, 50_000),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"lasts 1\.0 s and becomes {made} samples, .* allows 1 s .* 48000 samples"
+        ):
+            read(second, most_s=1.0, **step)
+    assert read(second, most_s=1.0, rate=48_000, window=24_000).shape == (2, 24_000)
+    room = Noted(1 << 30)
+    step = AudioInput(name="sound", gives="x", rate=48_000, window=40_000)
+    assert Sounds(step, most_s=2.0, room=room).read(second).size == 80_000
+    assert room.needs == [SAMPLE_BYTES * 80_000]
+
+
+def test_rates_without_a_common_divisor() -> None:
+    """A sound at a rate that shares no divisor with the recipe's is made in few steps, not in one for each phase."""
+    tone = np.sin(2 * np.pi * 440 * np.arange(47_999) / 47_999).astype(np.float32)
+    steps: list[int] = []
+    sinc = np.sinc
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "sinc", lambda x: (steps.append(len(x)), sinc(x))[1])
+        made = resample(tone, 47_999, 48_000)
+    np.testing.assert_allclose(
+        made[100:-100], np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)[100:-100], atol=2e-3
+    )
+    assert sum(steps) == 48_000
+    assert len(steps) < 20
 
 
 def test_files_share_one_room() -> None:

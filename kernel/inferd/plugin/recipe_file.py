@@ -26,7 +26,7 @@ from inferd.plugin.recipe import (
 OWN_NAME: Final = "recipe.toml"
 ENDING: Final = ".recipe.toml"
 MAX_BYTES, MAX_LABEL_BYTES, MAX_LABELS = 256 << 10, 16 << 20, 1 << 20
-MAX_SIDE, MAX_RATE, MAX_COUNT, MAX_NAMED = 16384, 768_000, 1 << 24, 64
+MAX_SIDE, MAX_RATE, MAX_COUNT, MAX_NAMED = 16384, 192_000, 1 << 24, 64
 HUGE: Final = 1e9
 COLORS: Final = {"rgb": 3, "bgr": 3, "gray": 1}
 

@@ -31,7 +31,7 @@ HEAD_BYTES, FORMAT_BYTES, EXTENDED_BYTES = 12, 16, 26
 RATES, MOST_CHANNELS = range(1000, 768_001), 64
 READERS: Final = {(PCM, 8): "u1", (PCM, 16): "<i2", (PCM, 32): "<i4", (FLOAT, 32): "<f4", (FLOAT, 64): "<f8"}
 PART: Final = 1 << 16  # samples of each channel that soundfile reads at once
-GATHERED: Final = 1 << 22  # samples that are put side by side at once
+GATHERED: Final = 1 << 19  # samples that are put side by side at once
 ZERO_CROSSINGS: Final = 16  # of the kernel that samples again, on each side
 
 
@@ -56,14 +56,14 @@ class Sounds:
             ValueError: It is no sound, damaged, or too long.
         """
         if content[:4] == b"RIFF":
-            with self._room.taken(SAMPLE_BYTES * len(content)):
-                samples, rate = _read_wav(content)
-                self._check(len(samples), rate)
-                return self._to_rows(_mix(samples), rate)
+            form, data = _find_samples(content)
+            rate, frame = form[2], form[1] * (form[3] // 8)
+            most = self._check(len(data) // frame if frame else 0, rate)
+            with self._room.taken(SAMPLE_BYTES * max(len(data), most)):
+                return self._to_rows(_mix(_read_samples(data, form)), rate)
         with self._open_other(content) as file:
             rate = int(file.samplerate)
-            self._check(len(file), rate)
-            with self._room.taken(SAMPLE_BYTES * len(file)):
+            with self._room.taken(SAMPLE_BYTES * self._check(len(file), rate)):
                 return self._to_rows(self._read_other(file), rate)
 
     def _to_rows(self, mono: Floats, rate: int) -> Floats:
@@ -80,7 +80,8 @@ class Sounds:
         whole = sound[:, :, None] if "c" in order else sound
         return np.ascontiguousarray(whole.transpose(["nsc".index(letter) for letter in order]))
 
-    def _check(self, samples: int, rate: int) -> None:
+    def _check(self, samples: int, rate: int) -> int:
+        """Whether a sound is within the bound, as it is and as it becomes; the samples of the larger one."""
         if rate not in RATES:
             raise ValueError(f"has {rate} samples a second; from {RATES[0]} to {RATES[-1]} are taken")
         if samples > self._most_s * min(rate, COUNTED_RATE):
@@ -88,6 +89,15 @@ class Sounds:
                 f"lasts {samples / rate:.1f} s at {rate} samples a second, and workers.audio_s allows"
                 f" {self._most_s:g} s of up to {COUNTED_RATE}"
             )
+        made = -(-samples * self._step.rate // rate)
+        window = self._step.window or made or 1
+        made = -(-made // window) * window
+        if made > (most := self._most_s * COUNTED_RATE):
+            raise ValueError(
+                f"lasts {samples / rate:.1f} s and becomes {made} samples, {self._step.rate} a second, {window} a row"
+                f"; workers.audio_s allows {self._most_s:g} s of up to {COUNTED_RATE}, which are {most:.0f} samples"
+            )
+        return max(samples, made)
 
     def _open_other(self, content: bytes) -> Any:
         """A sound that soundfile reads, of which only the head is read."""
@@ -133,13 +143,13 @@ def _mix(samples: Floats) -> Floats:
     return mixed
 
 
-def _read_wav(content: bytes) -> tuple[Floats, int]:
-    """The samples (frames, channels) of a WAV file, and its rate.
+def _find_samples(content: bytes) -> tuple[tuple[int, int, int, int], memoryview]:
+    """The form of a WAV file (its tag, channels, rate and bits) and its samples as they stand there.
 
     Raises:
         ValueError: It is damaged, or of a form that is not known.
     """
-    form: tuple[int, int, int, int] | None = None  # its tag, channels, rate, bits
+    form: tuple[int, int, int, int] | None = None
     at = HEAD_BYTES
     if content[8:12] != b"WAVE":
         raise ValueError("is a RIFF file, but no WAV file")
@@ -151,7 +161,7 @@ def _read_wav(content: bytes) -> tuple[Floats, int]:
         elif name == b"data":
             if form is None:
                 raise ValueError("is a WAV file whose samples stand before their form")
-            return _read_samples(content[begin : begin + size], form), form[2]
+            return form, memoryview(content)[begin : begin + size]
     raise ValueError("is a WAV file without samples, or one that is cut off")
 
 
@@ -166,10 +176,11 @@ def _read_form(head: bytes) -> tuple[int, int, int, int]:
     return tag, channels, rate, bits
 
 
-def _read_samples(data: bytes, form: tuple[int, int, int, int]) -> Floats:
+def _read_samples(data: memoryview, form: tuple[int, int, int, int]) -> Floats:
+    """Samples (frames, channels) as numbers from -1 to 1."""
     tag, channels, _, bits = form
     frame = channels * (bits // 8)
-    data = data[: len(data) // frame * frame] if frame else b""
+    data = data[: len(data) // frame * frame] if frame else data[:0]
     if (tag, bits) == (PCM, 24):
         bytes_ = np.frombuffer(data, np.uint8).reshape(-1, 3)
         whole = np.zeros((len(bytes_), 4), np.uint8)
@@ -198,18 +209,25 @@ def resample(sound: Floats, rate: int, to: int) -> Floats:
     cut = min(1.0, to / rate)  # of the frequencies that the old rate holds
     half = int(np.ceil(ZERO_CROSSINGS / cut))
     count = -(-len(sound) * up // down)
-    padded = np.pad(sound, (half, half + 1))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(sound, (half, half + 1)), 2 * half)
     out = np.empty(count, np.float32)
-    for phase in range(min(up, count)):
-        places = np.arange(phase, count, up)
-        whole, part = np.divmod(places * down, up)
-        offset = np.arange(-half, half) - part[0] / up
-        offset += 1  # the window begins one sample behind half of it
-        kernel = cut * np.sinc(cut * offset) * (0.5 + 0.5 * np.cos(np.pi * offset / half))
-        kernel[np.abs(offset) > half] = 0
-        step = max(1, GATHERED // len(kernel))
-        for first in range(0, len(places), step):
-            at = slice(first, first + step)
-            out[places[at]] = windows[whole[at] + 1] @ kernel.astype(np.float32)
+    rounds = -(-count // up)
+    step = min(rounds, max(1, GATHERED // (2 * half)))
+    block = max(1, GATHERED // (2 * half * step))  # phases at once: rates without a common divisor have very many
+    for phase in range(0, min(up, count), block):
+        phases = np.arange(phase, min(phase + block, up, count))
+        kernels = _make_kernels((phases * down) % up / up, cut, half)
+        for first in range(0, rounds, step):
+            places = phases[:, None] + np.arange(first, min(first + step, rounds)) * up
+            begins = np.minimum(places * down // up + 1, len(windows) - 1)  # the last round may be cut off
+            made = (windows[begins] @ kernels[:, :, None])[..., 0]
+            out[places[places < count]] = made[places < count]
     return out
+
+
+def _make_kernels(parts: NDArray[np.float64], cut: float, half: int) -> Floats:
+    """What samples around a place are multiplied by, for places so far behind a sample, a row each."""
+    offset = np.arange(1 - half, half + 1) - parts[:, None]  # the window begins one sample behind half of it
+    kernels = cut * np.sinc(cut * offset) * (0.5 + 0.5 * np.cos(np.pi * offset / half))
+    kernels[np.abs(offset) > half] = 0
+    return kernels.astype(np.float32)
