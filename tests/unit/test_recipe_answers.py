@@ -29,6 +29,7 @@ from inferd.plugin import (
     TensorState,
     TextInput,
     VectorOutput,
+    read_recipe,
 )
 from inferd.plugin.recipe import RecipeInput, RecipeOutput
 
@@ -222,3 +223,25 @@ def test_vectors() -> None:
     plain = VectorOutput(name="v", takes="y", normalize=False, pooling="last")
     assert told(plain, states)["v"] == [[9, 9], [0, 0]]
     assert told(PlainOutput(name="p", takes="y"), [[1]]) == {"p": [[1]]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "[input.x]\ntakes = 'file'\nfirst = 4\n\ngives = 'z'\n",
+            "recipe.toml:5: 'input.x.gives' is 'z', which is no input",
+        ),
+        ("\n[input.z]\ntakes = 'file'\nfirst = 4\n", "recipe.toml:2: 'input.z.gives' is 'z', which is no input"),
+        ("\n\n[input.x]\ntakes = 'file'\nfirst = 3\n", r"recipe.toml:3: 'input.x.gives' is 'x' of shape"),
+        ("[output.raw]\nas = 'tensor'\ntakes = 'w'\n", "recipe.toml:3: 'output.raw.takes' is 'w', which is no output"),
+    ],
+)
+def test_lines_of_what_does_not_fit(tmp_path: Path, text: str, words: str) -> None:
+    """What a file says that does not fit the model is told with its line, that of its table where it says nothing."""
+    (tmp_path / "recipe.toml").write_text(text)
+    recipe = read_recipe(tmp_path)
+    assert recipe is not None
+    signature = Signature(inputs=(info("x", "b", 4),), outputs=(info("y", "b", 3),))
+    with pytest.raises(LoadError, match=words):
+        Preparation(recipe, signature, RecipeLimits())

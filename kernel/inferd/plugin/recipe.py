@@ -4,7 +4,7 @@ It is a file beside the model, `recipe.toml` in its folder or `NAME.recipe.toml`
 backend that gives a `TensorSession`: the worker does what it says before and behind `predict`. `recipe_file` reads it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
@@ -22,7 +22,8 @@ class ImageInput:
         resize: Height and width, of which one may be 0: then it follows from the other. One number is that of the
             shorter side. Empty to leave the size.
         fit: Where `resize` says both: "stretch"; "cover", which cuts what is too much; or "contain", which fills up.
-        crop: Height and width that are cut from the middle; empty for nothing.
+        crop: Height and width that are cut from the middle; a picture that lacks some is filled up around it, not
+            stretched. Empty for nothing.
         most: Most height and width after `resize`, 0 for any: what is larger is stretched into it. Empty for any.
         multiple: Height and width are filled up to a multiple of it, to the right and below.
         fill: The grey, from 0 to 255, of what is filled up and of what shines through.
@@ -197,8 +198,10 @@ class Recipe:
         where: Its file, for errors.
         inputs: Those that clients give as files and texts; the model's other inputs they give as tensors.
         outputs: What clients get; empty for all outputs of the model as they are.
+        text: What its file says, for the lines of errors; empty where it has none.
     """
 
     where: str
     inputs: tuple[RecipeInput, ...] = ()
     outputs: tuple[RecipeOutput, ...] = ()
+    text: str = field(default="", repr=False, compare=False)

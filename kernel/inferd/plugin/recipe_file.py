@@ -62,7 +62,7 @@ def read_recipe(path: Path) -> Recipe | None:
     whole.done()
     if not inputs and not outputs:
         raise LoadError(f"{file} says nothing: it must have a table [input.NAME] or [output.NAME]")
-    return Recipe(where=str(file), inputs=inputs, outputs=outputs)
+    return Recipe(where=str(file), inputs=inputs, outputs=outputs, text=text)
 
 
 class _Table:
@@ -78,7 +78,7 @@ class _Table:
     def error(self, key: str, why: str) -> LoadError:
         """An error with line and field."""
         field = f"{self.at}.{key}" if self.at else key
-        return LoadError(f"{self.file}:{_find_line(self._text, self.at, key)}: {field!r} {why}")
+        return LoadError(f"{self.file}:{find_line(self._text, self.at, key)}: {field!r} {why}")
 
     def tables(self, key: str) -> list[tuple[str, "_Table"]]:
         """The named tables in a table."""
@@ -215,7 +215,7 @@ def _is_inside(file: Path) -> bool:
     return file.resolve().is_relative_to(file.parent.resolve())
 
 
-def _find_line(text: str, table: str, key: str) -> int:
+def find_line(text: str, table: str, key: str) -> int:
     """The line of a key; that of its table where it is not found, 1 at least."""
     here, found = "", 1
     for number, line in enumerate(text.splitlines(), start=1):

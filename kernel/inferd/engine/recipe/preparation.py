@@ -18,6 +18,7 @@ from inferd.engine.tensor.checks import AT, check_inputs, choose_outputs
 from inferd.errors import InvalidFieldError, suggestion
 from inferd.plugin.backend import LoadError
 from inferd.plugin.recipe import AudioInput, BytesInput, ImageInput, TextInput, VectorOutput
+from inferd.plugin.recipe_file import find_line
 from inferd.plugin.tensor import NUMPY, ElementType, Tensor, TensorInfo
 
 if TYPE_CHECKING:
@@ -232,7 +233,11 @@ class Preparation:
         return (*found, *told_states)
 
     def _error(self, field: str, why: str) -> LoadError:
-        return LoadError(f"{self._recipe.where}: {field!r} {why}")
+        where = self._recipe.where
+        if text := self._recipe.text:
+            table, _, key = field.rpartition(".")
+            where = f"{where}:{find_line(text, table, key)}"
+        return LoadError(f"{where}: {field!r} {why}")
 
 
 def _gives(step: RecipeInput) -> list[tuple[str, str]]:
