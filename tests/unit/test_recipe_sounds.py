@@ -104,7 +104,7 @@ def test_windows_and_order() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is no WAV file|is no sound that can be read: Format not recognised"),
+        (b"", r"is no sound that can be read.*: (its first bytes are of none|Format not recognised)"),
         (b"RIFF\x00\x00\x00\x00AVI ", "is a RIFF file, but no WAV file"),
         (wav(b"")[:20], "without samples, or one that is cut off"),
         (wav(b""), "is a sound without samples"),
@@ -142,10 +142,16 @@ def test_other_formats() -> None:
 
 
 def test_what_is_missing_for_other_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where soundfile is not installed, its files are refused with what would read them."""
+    """Without soundfile its files are refused with what would read them, and others with what they are."""
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    with pytest.raises(ValueError, match=r"pip install 'inferd\[files\]'"):
-        read(b"fLaC" + b"\x00" * 40)
+    for begin, kind in ((b"fLaC", "FLAC"), (b"OggS", "Ogg"), (b"ID3", "MP3"), (b"\xff\xfb", "MP3")):
+        with pytest.raises(ValueError, match=rf"is {kind}, which is read .* pip install 'inferd\[files\]'"):
+            read(begin + b"\x00" * 40)
+    for begin, kind in ((b"\x89PNG\r\n", "a PNG"), (b"\xff\xd8\xff\xe0", "a JPEG")):
+        with pytest.raises(ValueError, match=rf"is no sound that can be read .*: it begins as {kind}$"):
+            read(begin + b"\x00" * 40)
+    with pytest.raises(ValueError, match=r"is no sound .*: its first bytes are of none of them$"):
+        read(b"\x00" * 40)
 
 
 def test_what_a_short_file_becomes() -> None:

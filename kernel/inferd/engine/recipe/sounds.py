@@ -30,6 +30,17 @@ PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 HEAD_BYTES, FORMAT_BYTES, EXTENDED_BYTES = 12, 16, 26
 RATES, MOST_CHANNELS = range(1000, 768_001), 64
 READERS: Final = {(PCM, 8): "u1", (PCM, 16): "<i2", (PCM, 32): "<i4", (FLOAT, 32): "<f4", (FLOAT, 64): "<f8"}
+SOUNDS: Final = ("FLAC", "Ogg", "MP3")  # that soundfile reads
+OTHERS: Final = {
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"ID3": "MP3",
+    b"\x89PNG": "a PNG",
+    b"\xff\xd8\xff": "a JPEG",
+    b"GIF8": "a GIF",
+    b"%PDF": "a PDF",
+    b"PK": "a ZIP",
+}
 PART: Final = 1 << 16  # samples of each channel that soundfile reads at once
 GATHERED: Final = 1 << 19  # samples that are put side by side at once
 ZERO_CROSSINGS: Final = 16  # of the kernel that samples again, on each side
@@ -102,10 +113,7 @@ class Sounds:
     def _open_other(self, content: bytes) -> Any:
         """A sound that soundfile reads, of which only the head is read."""
         if find_spec("soundfile") is None:
-            raise ValueError(
-                "is no WAV file (RIFF); of other formats FLAC, Ogg and MP3 are read where soundfile is installed:"
-                " pip install 'inferd[files]'"
-            )
+            raise ValueError(_lacking(content))
         library: Any = import_module("soundfile")
         try:
             file: Any = library.SoundFile(io.BytesIO(content))
@@ -130,6 +138,15 @@ class Sounds:
                 raise
             raise ValueError(f"is a damaged sound: {_cause(error)}") from None
         return np.concatenate(parts)[:most] if parts else np.empty(0, np.float32)
+
+
+def _lacking(content: bytes) -> str:
+    """Why a file that is no WAV is not read without soundfile: by its first bytes."""
+    kind = next((kind for begin, kind in OTHERS.items() if content.startswith(begin)), "")
+    if kind in SOUNDS or (content[:1] == b"\xff" and content[1:2] >= b"\xe0"):  # the frames of an MP3 begin so
+        return f"is {kind or 'MP3'}, which is read where soundfile is installed: pip install 'inferd[files]'"
+    told = f"it begins as {kind}" if kind else "its first bytes are of none of them"
+    return f"is no sound that can be read (WAV; {', '.join(SOUNDS)} where soundfile is installed): {told}"
 
 
 def _cause(error: BaseException) -> str:
