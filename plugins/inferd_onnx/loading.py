@@ -1,5 +1,6 @@
 """From a checked file to a session: options, the provider, the load itself."""
 
+import logging
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
@@ -29,6 +30,7 @@ from inferd_onnx.session import OnnxSession, tell
 from inferd_onnx.signature import Bound, describe, names_batch
 from inferd_onnx.trial import try_paddings, try_rows
 
+_log = logging.getLogger(__name__)
 ERROR, FATAL = 3, 4  # severities of the runtime's log, which goes to standard error: these and worse
 LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -107,7 +109,7 @@ def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadReques
     try:
         session = make(bound)
         if wanted is None and session.signature.most_batch > 1:
-            alike = try_rows(session, session.signature) if tries else None
+            alike = _try_rows(session, file.path) if tries else None
             if alike is False or (alike is None and not names_batch(session.signature)):
                 session = make(bound._replace(max_batch=1))
         session = session.with_signature(read_batching(session.signature, settings))
@@ -120,6 +122,15 @@ def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadReques
             f"{file.path}: a name of an input, an output or a size is not Unicode: {error.reason}"
         ) from None
     return session
+
+
+def _try_rows(session: OnnxSession, path: Path) -> bool | None:
+    """As `try_rows`; a trial that fails stops no load: then requests are computed one at a time."""
+    try:
+        return try_rows(session, session.signature)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the model computes without being batched
+        _log.warning("%s: requests are not batched, as trying it failed: %s: %s", path, type(error).__name__, error)
+        return False
 
 
 def _check_paddings(session: OnnxSession, text: str) -> None:

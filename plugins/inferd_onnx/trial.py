@@ -184,7 +184,7 @@ def _is_same(together: NDArray[Any], place: int, alone: NDArray[Any]) -> bool:
     """Whether a row of a joined output is the output of that row alone."""
     if together.shape != (ROWS, *alone.shape[1:]) or len(alone) != 1:
         return False
-    one, other = together[place], alone[0]
+    one, other = together[place : place + 1], alone  # still arrays where a row is a single text
     if one.dtype.kind != "f":
         return np.array_equal(one, other)
     largest = float(np.max(np.abs(other, where=np.isfinite(other), out=np.zeros_like(other)), initial=0))

@@ -110,3 +110,23 @@ def test_a_trial_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         x, y = (models.value(each, FLOAT, [name, "width"]) for each in "xy")
         models.save(path, [loop], [x], [y], [times])
         assert models.load(path).session.signature.most_batch == most
+
+
+def test_single_texts_are_tried(path: Path) -> None:
+    """A model whose input and output are a text a row loads, and its requests are computed as one."""
+    models.save_identity(path, TensorProto.STRING, ("batch",))
+    assert models.load(path).session.signature.most_batch == 64
+
+
+def test_a_trial_that_fails_stops_no_load(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where trying two rows fails, the model loads, computes one request at a time, and the log says why."""
+
+    def fail(*_: object) -> bool:
+        raise ArithmeticError("no such comparison")
+
+    monkeypatch.setattr(trial, "_is_same", fail)
+    save(path, "Exp")
+    assert models.load(path).session.signature.most_batch == 1
+    assert f"{path}: requests are not batched, as trying it failed: ArithmeticError: no such comparison" in caplog.text
