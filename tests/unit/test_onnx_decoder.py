@@ -92,6 +92,29 @@ def test_settings_of_tensors_are_refused(tmp_path: Path, name: str, value: str) 
         load(tmp_path / "tiny.gguf", **{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("provider", "cuda", "is 'cuda', but language models are computed by the backend 'onnx' with provider 'cpu'"),
+        ("provider", "tensorrt", "is 'tensorrt', but language models"),
+        ("provider", "openvino", "is 'openvino', but language models"),
+        ("serves", "tensors", "is 'tensors', but this is a language model"),
+        ("threads", "2", "is 2, but it is for models of tensors, and nothing of this model reads it; leave it out"),
+        ("optional_inputs", "false", "is False, but"),
+        ("workspace_mib", "5", "is 5, but"),
+    ],
+)
+def test_what_nothing_of_a_language_model_reads_is_refused(tmp_path: Path, name: str, value: str, why: str) -> None:
+    """A provider and other settings that language models do not follow are refused by name, of files and of folders."""
+    network_to_gguf.write_network("llama", tmp_path / "tiny.gguf")
+    tiny_networks.write_network("llama", tmp_path / "folder")
+    for path in (tmp_path / "tiny.gguf", tmp_path / "folder"):
+        with pytest.raises(LoadError, match=f"{path.name}: setting '{name}' {why}"):
+            load(path, **{name: value})
+    with pytest.raises(LoadError, match="folder: setting 'pre_tokenizer' is 'gpt-2', but"):
+        load(tmp_path / "folder", pre_tokenizer="gpt-2")
+
+
 def test_a_window_bounds_the_context(tmp_path: Path) -> None:
     """Of a model with a window a sequence is as long as the window, so that a token sees all before it."""
     tiny_networks.write_network("mistral", tmp_path)

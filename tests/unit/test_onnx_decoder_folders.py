@@ -82,3 +82,20 @@ def test_what_is_not_sound_is_refused(change: Change, kind: type[Exception], why
     path.write_text(json.dumps(config))
     with pytest.raises(kind, match=why):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("provider", "cuda"),
+        ("threads", "2"),
+        ("quantization", "4bit"),
+        ("compute", "exact"),
+        ("pre_tokenizer", "gpt-2"),
+    ],
+)
+def test_what_nothing_of_a_graph_reads_is_refused(name: str, value: str, tmp_path: Path) -> None:
+    """A provider, and settings of graphs that are made here, are refused by name for a graph that is there."""
+    llama_to_onnx.write_folder("genai", tmp_path)
+    with pytest.raises(LoadError, match=f"setting '{name}' is '?{value}'?, but"):
+        load(tmp_path, **{name: value})

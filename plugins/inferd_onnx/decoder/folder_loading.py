@@ -10,6 +10,7 @@ from inferd_onnx.capacity import derive_need as derive_graph_need
 from inferd_onnx.decoder.capacity import Sizes, check_need, derive_limits, derive_need
 from inferd_onnx.decoder.folder_session import FolderSession
 from inferd_onnx.decoder.genai import DecoderFolder, read_folder
+from inferd_onnx.decoder.unread import OF_FOLDERS, refuse_unread
 from inferd_onnx.devices import CPU
 from inferd_onnx.loading import make_options
 from inferd_onnx.model_file import ModelFile
@@ -47,6 +48,7 @@ def examine_folder(request: LoadRequest, file: ModelFile) -> ExaminedFolder:
             f"{request.path}: device {request.device!r}: language models are computed by the backend 'onnx' on {CPU}"
             " only: name that device"
         )
+    refuse_unread(request, OF_FOLDERS)
     folder = read_folder(request.path, file)
     graph = derive_graph_need(file, request)
     sizes = Sizes(file.weights_bytes, file.weights_bytes)

@@ -13,10 +13,10 @@ from inferd_onnx.decoder.graph import Builder
 from inferd_onnx.decoder.hf_folder import read_hf_folder
 from inferd_onnx.decoder.model import DecoderModel
 from inferd_onnx.decoder.session import DecoderSession
+from inferd_onnx.decoder.unread import OF_GRAPHS_HERE, refuse_unread
 from inferd_onnx.devices import CPU
 from inferd_onnx.loading import make_options
 from inferd_onnx.session import tell
-from inferd_onnx.signature import find_tensor_settings
 
 PACKING = 0.8  # part of a load in which weights are packed; then the runtime makes its copies
 
@@ -47,11 +47,7 @@ def examine(request: LoadRequest) -> Examined:
             f"{request.path}: device {request.device!r}: language models are computed by the backend 'onnx' on {CPU}"
             " only: name that device, or take the backend 'torch'"
         )
-    if given := find_tensor_settings(request.settings):
-        raise LoadError(
-            f"{request.path}: setting {given[0]!r} is for models of tensors, and this is a language model, whose"
-            " sequences are computed together as they come; leave it out"
-        )
+    refuse_unread(request, (*OF_GRAPHS_HERE, "pre_tokenizer") if request.path.is_dir() else OF_GRAPHS_HERE)
     model = read_model(request.path, str(request.settings["pre_tokenizer"] or ""))
     sizes = measure_weights(model, request.settings)
     limits = derive_limits(request.path, request.settings, model.shape, sizes, request.capacity_bytes)
