@@ -2,7 +2,7 @@
 
 "genai" is that of ONNX Runtime GenAI's model builder: genai_config.json, GroupQueryAttention whose keys and values are
 written in place, lengths from the mask. "optimum" is that of Optimum: config.json, attention of plain operators, past
-keys and values joined with the new ones.
+keys and values joined with the new ones. "merged" is that of its older versions, see `merge`.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import tiny_networks
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, helper, load, numpy_helper, save
 
 CONTRIB = "com.microsoft"
 F, I = TensorProto.FLOAT, TensorProto.INT64  # noqa: E741 - as onnx calls them
@@ -154,10 +154,54 @@ class Writer:
         save(model, path, save_as_external_data=external, location="model.onnx.data", size_threshold=1024)
 
 
+def merge(path: Path) -> None:
+    """Make a decoder a merged one, as older versions of Optimum do: without past keys and values another branch."""
+    model = load(path)
+    graph = model.graph
+    past = [each for each in graph.input if each.name.startswith("past_key_values")]
+    empty = [
+        [1, each.type.tensor_type.shape.dim[1].dim_value, 0, each.type.tensor_type.shape.dim[3].dim_value]
+        for each in past
+    ]
+    inside = {name for node in graph.node for name in node.output}
+    branches = []
+    for prefix in ("with.", "without."):
+        without = prefix == "without."
+        own = inside | ({each.name for each in past} if without else set())
+        nodes = []
+        for node in graph.node:
+            made = type(node)()
+            made.CopyFrom(node)
+            made.input[:] = [prefix + name if name in own else name for name in node.input]
+            made.output[:] = [prefix + name for name in node.output]
+            nodes.append(made)
+        weights = [
+            numpy_helper.from_array(np.zeros(shape, np.float32), prefix + each.name)
+            for shape, each in zip(empty, past, strict=True)
+        ]
+        outputs = [helper.make_tensor_value_info(prefix + each.name, F, None) for each in graph.output]
+        branches.append(helper.make_graph(nodes, prefix, [], outputs, weights if without else []))
+    choose = helper.make_node(
+        "If",
+        ["use_cache_branch"],
+        [each.name for each in graph.output],
+        then_branch=branches[0],
+        else_branch=branches[1],
+    )
+    graph.ClearField("node")
+    graph.node.append(choose)
+    graph.input.append(helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1]))
+    save(model, path)
+
+
 def write_folder(layout: str, folder: Path, *, external: bool = False) -> Any:
     """Write a tiny llama in a layout; the network."""
     network = tiny_networks.make_network("llama")
+    merged = layout == "merged"
+    layout = "optimum" if merged else layout
     Writer(network).write(layout, folder / "model.onnx", external=external)
+    if merged:
+        merge(folder / "model.onnx")
     tiny_networks.write_tokenizer(folder)
     config = network.config
     if layout == "optimum":

@@ -30,9 +30,9 @@ def load(path: Path, **settings: str) -> LoadedModel | LoadedTensorModel:
     return OnnxBackend().load(request, lambda _: None)
 
 
-@pytest.mark.parametrize("layout", ["genai", "optimum"])
+@pytest.mark.parametrize("layout", ["genai", "optimum", "merged"])
 def test_the_logits_are_those_of_the_network(layout: str, tmp_path: Path) -> None:
-    """Both layouts give the logits of the network in transformers, sequences of several lengths in one step."""
+    """All layouts give the logits of the network in transformers, sequences of several lengths in one step."""
     network = llama_to_onnx.write_folder(layout, tmp_path)
     model = load(tmp_path)
     assert isinstance(model, LoadedModel)

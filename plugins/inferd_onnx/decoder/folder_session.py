@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import TokenBatch
+from inferd_onnx.decoder.genai import MERGED
 from inferd_onnx.decoder.plan import Run
 from inferd_onnx.decoder.session import PooledSession, Wanted, find_rows
 
@@ -25,8 +26,8 @@ class FolderSession(PooledSession):
     def __init__(self, runtime: Any, *, names: dict[str, str], in_place: bool, **others: Any) -> None:
         super().__init__(runtime, **others)
         self._names = names
-        self._in_place = in_place
         self._takes = {node.name for node in runtime.get_inputs()}
+        self._in_place = in_place and MERGED not in self._takes  # its branches are of one sequence each
 
     def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
         (all_rows, to), _ = wanted
@@ -50,7 +51,10 @@ class FolderSession(PooledSession):
             "attention_mask": (np.arange(longest) < run.lengths[:, None]).astype(np.int64),
             "position_ids": run.begins[:, None] + np.arange(counts),
         }
-        return {self._names[what]: value for what, value in feeds.items() if self._names[what] in self._takes}
+        given = {self._names[what]: value for what, value in feeds.items() if self._names[what] in self._takes}
+        if MERGED in self._takes:
+            given[MERGED] = np.array([run.begins.any()])
+        return given
 
     def _run_in_place(self, run: Run, first: int, batch: TokenBatch) -> NDArray[Any]:
         binding = self._bind(first, len(run.lengths))

@@ -22,6 +22,7 @@ from inferd_onnx.model_file import ModelFile, find_file
 from inferd_onnx.signature import find_tensor_settings
 
 GENAI, CONFIG, GENERATION, TOKENIZER = "genai_config.json", "config.json", "generation_config.json", "tokenizer.json"
+MERGED = "use_cache_branch"  # of Optimum's merged decoders: whether there are past keys and values
 PAST = re.compile(r"past_key_values\.\d+\.(key|value)|past_(key|value)s?_\d+|past_key_values_\d+_(key|value)")
 NAMES = {
     "input_ids": "input_ids",
@@ -101,7 +102,7 @@ def read_folder(path: Path, file: ModelFile) -> DecoderFolder:
         vocabulary=read_hf_vocabulary(path, model, generation),
         sampling=read_hf_sampling(str(where), search),
     )
-    known = {*folder.layers("past"), *(names[name] for name in ("input_ids", "attention_mask", "position_ids"))}
+    known = {*folder.layers("past"), *(names[name] for name in ("input_ids", "attention_mask", "position_ids")), MERGED}
     needed = {*folder.layers("past"), names["input_ids"], names["attention_mask"]}
     for name in sorted(needed - set(file.inputs)):
         raise LoadError(f"{file.path}: the input {name!r}, which {where.name} asks for, is missing")
