@@ -85,13 +85,22 @@ def test_types(inferd: Commands, tmp_path: Path, name: str, text: str, expected:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("add", "c=1"), "no input 'c'"),
+        (("add", "c=1"), "no input 'c'. It has: a FLOAT"),
         (("add", "a=1,x", "b=1"), "'1,x' is no value of a FLOAT[batch, width]"),
         (("accumulate", "x=1,2,3", "before=0,0"), "3 elements do not make x FLOAT[batch, 2]"),
         (("types", "uint8=256"), "no value of uint8"),
         (("types", "int8=[1.5]"), "float64; the model takes int8 INT8"),
         (("types", "bfloat16=1"), "numpy does not have"),
-        (("add", "a=@words.txt", "b=1"), "no array of numpy"),
+        (("add", "a=1e50", "b=1"), "'1e50' is no value of a FLOAT[batch, width]: 1e+50 is outside of float32"),
+        (("add", "a=[1e50]", "b=1"), "1e+50 is outside of float32"),
+        (("add", "a=[1e400]", "b=1"), "1e400 is outside of float64"),
+        (("add", "a=1e400", "b=1"), "1e400 is outside of float64"),
+        (("add", "a=@large.npy", "b=1"), "1e+50 is outside of float32"),
+        (("types", "int8=@wide.npy"), "a number is outside of int8"),
+        (("add", "a=@words.txt", "b=1"), "no array of numpy: it is another file"),
+        (("add", "a=@objects.npy", "b=1"), "holds objects of Python, which are never read"),
+        (("add", "a=@none.npy", "b=1"), "none.npy of input 'a' cannot be read: No such file"),
+        (("types", "string=@bytes.txt"), "bytes.txt of input 'string' is no UTF-8 text"),
         (("add", "a=1"), "'b' is missing"),
         (("text", "a=1"), "reads text"),
     ],
@@ -99,9 +108,27 @@ def test_types(inferd: Commands, tmp_path: Path, name: str, text: str, expected:
 def test_mistakes_are_told(inferd: Commands, tmp_path: Path, arguments: tuple[str, ...], why: str) -> None:
     """What cannot be a value of an input is an error with both, and exit code 1."""
     (tmp_path / "words.txt").write_text("words")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff")
+    np.save(tmp_path / "large.npy", np.array([[1e50]]))
+    np.save(tmp_path / "wide.npy", np.array([300]))
+    np.save(tmp_path / "objects.npy", np.array([[{}]], object), allow_pickle=True)
     done = inferd("infer", *arguments)
     assert done.exit_code == 1, done.stdout
     assert why in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("a=1", "a=2", "b=1"), "'a' is given twice"),
+        (("a=1", "b=1", "--save", "none/out.npz"), "none/out.npz cannot be written: there is no folder none"),
+        (("a=1", "b=1", "--save", "."), ". is a folder; name a file"),
+    ],
+)
+def test_mistakes_of_use_are_told_before_the_work(inferd: Commands, arguments: tuple[str, ...], why: str) -> None:
+    """An input given twice, and a place where nothing can be saved, are mistakes of use; nothing is computed."""
+    error = json.loads(inferd("infer", "add", *arguments, "-o", "json").stdout)["error"]
+    assert (error["reason"], error["code"], why in error["message"]) == ("USAGE", "INVALID_ARGUMENT", True)
 
 
 def test_files_as_a_recipe_takes_them(inferd: Commands, served: KernelProcess, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import typer
 
 from inferd.cli.kernel import connected_or_private
 from inferd.cli.output import CommandError
@@ -34,6 +35,9 @@ def infer(
     options: InferOptions,
 ) -> None:
     """Run a task of tensors; `given` are its inputs as texts, which the model's signature says how to read."""
+    if save is not None and (save.is_dir() or not save.parent.is_dir()):
+        why = "is a folder; name a file" if save.is_dir() else f"cannot be written: there is no folder {save.parent}"
+        raise typer.BadParameter(f"{save} {why}", param_hint="--save")
     wanted.path()
     sets: list[dict[str, Any]] = []
     with connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir)) as client:

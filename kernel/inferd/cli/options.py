@@ -64,6 +64,8 @@ def read_pairs(texts: list[str] | None, option: str) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not name or not equals:
             raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE", param_hint=option)
+        if name in pairs:
+            raise typer.BadParameter(f"{name!r} is given twice; give it once", param_hint=option)
         pairs[name] = value
     return pairs
 

@@ -7,6 +7,7 @@ import math
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN: Final = 8  # values of an output in a table
 FILE: Final = "bytes"  # the dimension of an input that is a file
+MAGIC: Final = b"\x93NUMPY"  # how a .npy file begins
 FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -38,7 +40,7 @@ def read_inputs(given: Mapping[str, str], signature: ModelSignature) -> dict[str
     for name in given:
         if name not in known:
             near = suggestion(name, list(known))
-            hint = f"; did you mean {near!r}?" if near else ""
+            hint = f"; did you mean {near!r}?" if near else "."
             raise _wrong(f"the model has no input {name!r}{hint} It has: {', '.join(map(describe, known.values()))}")
     return {name: _read(known[name], text) for name, text in given.items()}
 
@@ -80,6 +82,15 @@ def _plain(value: Any) -> Any:
 
 
 def _read(info: TensorInfo, text: str) -> Any:
+    try:
+        return _read_value(info, text)
+    except OSError as error:
+        raise _wrong(f"{text[1:]} of input {info.name!r} cannot be read: {error.strerror or error}") from None
+    except OverflowError as error:
+        raise _wrong(f"{text[:80]!r} is no value of {describe(info)}: {error}") from None
+
+
+def _read_value(info: TensorInfo, text: str) -> Any:
     kind = kind_of(info)
     if text.startswith("@"):
         return _read_file(info, kind, Path(text[1:]).expanduser())
@@ -95,16 +106,34 @@ def _read(info: TensorInfo, text: str) -> Any:
             return array if info.any_rank or array.ndim == len(info.shape) else _shaped(info, array.ravel())
         parts = [part.strip() for part in text.split(",")]
         flags = [FLAGS[part.lower()] for part in parts] if kind == "BOOL" else None
-        return _shaped(info, np.array(flags if flags is not None else [_number(part, dtype) for part in parts], dtype))
-    except (ValueError, KeyError, OverflowError) as error:
-        why = f": {error}" if isinstance(error, OverflowError) else ""
-        raise _wrong(f"{text[:80]!r} is no value of {describe(info)}{why}") from None
+        numbers = flags if flags is not None else [_number(part, dtype) for part in parts]
+        return _shaped(info, _narrowed(np.array(numbers), dtype) if dtype.kind in "fc" else np.array(numbers, dtype))
+    except (ValueError, KeyError):
+        raise _wrong(f"{text[:80]!r} is no value of {describe(info)}") from None
 
 
 def _number(text: str, dtype: Any) -> Any:
     if dtype.kind in "iu":
         return int(text, 0)
-    return complex(text) if dtype.kind == "c" else float(text)
+    return complex(text) if dtype.kind == "c" else _float(text)
+
+
+def _float(text: str) -> float:
+    """A number; one that no float can be would become Infinity, which nobody wrote."""
+    number = float(text)
+    if math.isinf(number) and any(letter.isdigit() for letter in text):
+        raise OverflowError(f"{text[:80]} is outside of float64")
+    return number
+
+
+def _narrowed(array: Any, dtype: Any) -> Any:
+    """Numbers in a type that may be smaller; one that has no place in it is an error, and not Infinity."""
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    lost = np.isfinite(array) & ~np.isfinite(cast)
+    if lost.any():
+        raise OverflowError(f"{array[lost].flat[0]} is outside of {dtype}")
+    return cast
 
 
 def _json(text: str) -> list[Any] | None:
@@ -112,7 +141,7 @@ def _json(text: str) -> list[Any] | None:
     if not text.startswith("["):
         return None
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_float=_float)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, list) else None
@@ -122,11 +151,17 @@ def _read_file(info: TensorInfo, kind: str, path: Path) -> Any:
     if _is_file(info, kind):
         return np.frombuffer(path.read_bytes(), np.uint8)
     if kind == "STRING" and path.suffix != ".npy":
-        return _shaped(info, np.array([path.read_text(encoding="utf-8")], object))
+        try:
+            return _shaped(info, np.array([path.read_text(encoding="utf-8")], object))
+        except UnicodeDecodeError as error:
+            raise _wrong(f"{path} of input {info.name!r} is no UTF-8 text: position {error.start}") from None
+    with path.open("rb") as file:
+        whole = file.read(len(MAGIC)) == MAGIC
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise _wrong(f"{path} is no array of numpy: {error}") from None
+    except (ValueError, EOFError, BadZipFile):
+        why = "it is damaged, or holds objects of Python, which are never read" if whole else "it is another file"
+        raise _wrong(f"{path} is no array of numpy: {why}; write it with numpy.save, of numbers or texts") from None
     if not isinstance(array, np.ndarray):
         raise _wrong(f"{path} holds {len(array.files)} arrays; give a .npy file, which holds one")
     return array if kind == "STRING" else _cast(info, array, _dtype(info, kind))
@@ -141,7 +176,7 @@ def _cast(info: TensorInfo, array: Any, dtype: Any) -> Any:
     """The numbers in the model's type, where that is of the same kind: no fraction and no sign is lost."""
     if not np.can_cast(array.dtype, dtype, "same_kind") and not (array.dtype.kind in "iu" and dtype.kind in "iuf"):
         raise _wrong(f"the numbers given are {array.dtype}; the model takes {describe(info)}")
-    cast = array.astype(dtype)
+    cast = _narrowed(array, dtype) if dtype.kind in "fc" else array.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(cast, array):
         raise OverflowError(f"a number is outside of {dtype}")
     return cast
