@@ -178,7 +178,8 @@ def make_options(settings: Mapping[str, Any], provider: str, *, cores: int = 0) 
     if settings["profile"]:
         folder = Path(settings["profile"])
         if not folder.is_absolute() or not folder.is_dir():
-            raise LoadError(f"setting 'profile' is {str(folder)!r}; it must be the absolute path of a folder")
+            why = "there is no such folder; make it" if folder.is_absolute() else "it must be the absolute path of one"
+            raise LoadError(f"setting 'profile', a folder, is {str(folder)!r}: {why}")
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "inferd-onnx")
     return options

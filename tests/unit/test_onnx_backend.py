@@ -226,8 +226,10 @@ def test_settings_are_followed(path: Path) -> None:
 def test_a_profile_is_written(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The time of each operator is in a file of the folder that was named, complete when the session is closed."""
     folder = tmp_path / "profiles"
-    with pytest.raises(LoadError, match=r"'profile' is .*profiles'; it must be the absolute path of a folder"):
+    with pytest.raises(LoadError, match=r"'profile', a folder, is '/.*profiles': there is no such folder; make it"):
         models.load(path, profile=str(folder))
+    with pytest.raises(LoadError, match=r"'profile', a folder, is 'profiles': it must be the absolute path of one"):
+        models.load(path, profile="profiles")
     folder.mkdir()
     session = models.load(path, profile=str(folder)).session
     session.predict({"x": models.tensor([[1.0, 2.0]])}, ["y"])

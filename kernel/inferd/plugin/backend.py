@@ -309,7 +309,7 @@ def read_settings(spec: BackendSpec, given: Mapping[str, str]) -> dict[str, Sett
 
 def _unknown(name: str, known: Sequence[str], backend: str) -> str:
     near = suggestion(name, list(known))
-    hint = f"; did you mean {near!r}?" if near else ""
+    hint = f"; did you mean {near!r}?" if near else "."
     return f"backend {backend!r} has no setting {name!r}{hint} It knows: {', '.join(known) or 'none'}"
 
 

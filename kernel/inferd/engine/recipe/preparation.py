@@ -286,4 +286,4 @@ def _sides(step: ImageInput) -> tuple[int | str, int | str]:
 
 def _hint(name: str, names: list[str]) -> str:
     near = suggestion(name, names)
-    return (f"; did you mean {near!r}?" if near else ";") + f" It has: {', '.join(names[:20])}"
+    return (f"; did you mean {near!r}?" if near else ".") + f" It has: {', '.join(names[:20])}"

@@ -63,7 +63,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """That a model has no input or output of a name, and which it has."""
     names = list(known)
     near = suggestion(name, names)
-    hint = f"; did you mean {near!r}?" if near else ""
+    hint = f"; did you mean {near!r}?" if near else "."
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")  # noqa: PLR2004 - a line of them
     return f"the model has no {what} {name[:80]!r}{hint} It has: {shown or 'none'}"
 
