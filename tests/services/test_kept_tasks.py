@@ -95,6 +95,24 @@ async def test_a_request_id_makes_one_task_over_all_kernels(tmp_path: Path) -> N
         assert [task.task_id for task in listed] == [task_id]
 
 
+async def test_a_task_that_had_ended_before_it_was_to_be_kept_is_kept(tmp_path: Path) -> None:
+    """`CreateTask` with the `request_id` of a run that has ended keeps that, its end and its events, as it says."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        request = wanted(request_id="once")
+        told = await read_all(connection.tasks.RunTask(ts.RunTaskRequest(spec=request.spec, request_id="once")))
+        task = (await connection.tasks.CreateTask(request)).task
+        assert (task.task_id, task.state) == (told[0].task_id, tp.TASK_STATE_SUCCEEDED)
+        assert (await read_all(watch(connection, task.task_id)))[-1] == told[-1]
+    async with kernel(tmp_path) as connection:
+        after = await get(connection, task.task_id)
+        assert (after.state, after.finished) == (task.state, task.finished)
+        events = await read_all(watch(connection, task.task_id))
+        assert text_of(events) == "la" * 10
+        assert events[-1] == told[-1]
+        assert (await connection.tasks.CreateTask(request)).task.task_id == task.task_id
+
+
 async def test_a_kernel_that_ends_in_order_leaves_its_tasks_to_the_next(tmp_path: Path) -> None:
     """Who watches is told SHUTTING_DOWN with a time, no end; the next kernel goes on behind what was told, in order."""
     async with kernel(tmp_path) as connection:

@@ -67,9 +67,13 @@ class TaskBook:
 
     def detached(self, task_id: TaskId, now: float) -> None:
         entry = self.known[task_id]
-        if entry.detached or not entry.living:
+        if entry.detached:
             return
         entry.detached = True
+        if not entry.living:  # it is known as long as one that was detached before
+            self.retained[False] -= 1
+            self.retained[True] += 1
+            return
         self.detached_tasks.add(entry.spec.tenant, 1)
         self._grew.append((self.detached_tasks, entry, self._limits.detached_tasks, 1))
         if entry.expires is None:

@@ -135,6 +135,23 @@ def test_a_task_that_is_detached_later_is_bounded_too() -> None:
     assert bench.machine.tasks.census.all.detached == 1
 
 
+def test_a_task_that_is_detached_behind_its_end_is_known_as_one_that_was_before() -> None:
+    """It is retained with the detached ones, and counts as none that lives."""
+    bench = Bench(retained_tasks=1, kept_tasks=2)
+    known = bench.machine.tasks.known
+    for name, left in (("a", {"a"}), ("b", {"a", "b"}), ("c", {"b", "c"})):
+        bench.submit(name)
+        bench.end(name)
+        for _ in range(2):
+            bench.machine.handle(events.DetachTask(TaskId(name), Tenant("a")), 1.0)
+        assert set(known) == left
+    assert bench.machine.tasks.census.all.detached == 0
+    for name in ("d", "e"):
+        bench.submit(name)
+        bench.end(name)
+    assert set(known) == {"b", "c", "e"}
+
+
 def test_inputs_are_bounded_in_bytes() -> None:
     """All inputs of living tasks together stay under the bound, of one tenant under its share; ended ones count not."""
     bench = Bench(input_bytes=100_000)

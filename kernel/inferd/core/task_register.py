@@ -152,22 +152,27 @@ class TaskRegister:
             )
         )
 
-    def detach(self, task: Task, default_expires: float) -> None:
+    def detach(self, task: Task, default_expires: float, now: float) -> None:
         """A task outlives its client's call; it expires at `default_expires` unless it does anyway."""
         task.detached = True
         if task.expires is None:
             task.expires = default_expires
-        self.census.detach(task)
         self._out.append(TaskDetached(task.spec.task_id, task.spec.tenant, task.expires))
+        if task.finished is None:
+            self.census.detach(task)
+        else:
+            self._retentions[False].drop(task.spec.task_id)
+            self._retain(task, now)  # and not from its end: those before it would be due behind it
 
-    def attach(self, task: Task) -> None:
+    def attach(self, task: Task, now: float) -> None:
         """A task does not outlive its client's call after all."""
         if task.finished is None:
             self.census.attach(task)
         else:
             self._retentions[True].drop(task.spec.task_id)
-            self._retentions[False].add(task.spec.task_id, task.finished)
         task.detached, task.expires = False, task.spec.deadline
+        if task.finished is not None:
+            self._retain(task, now)
 
     def end(self, task: Task, outcome: Outcome, now: float) -> None:
         """Bring a task to its end; it has left wherever it waited or ran."""
@@ -176,6 +181,10 @@ class TaskRegister:
         self.move(task, CHANGE_OF[outcome.state], end=end)
         self.census.remove(task)
         task.spec = replace(task.spec, work=None, demand=NO_DEMAND)
+        self._retain(task, now)
+
+    def _retain(self, task: Task, now: float) -> None:
+        """Know an ended task for a while, in place of the one that is to be forgotten first if there are too many."""
         retention = self._retentions[task.detached]
         retention.add(task.spec.task_id, now)
         while (first := retention.excess()) is not None:

@@ -201,19 +201,25 @@ class Tasks:
             self._queues.tell(task)
 
     def detach(self, task: Task, now: float) -> None:
-        """Let a task outlive its client's call; one that does, or that has ended, stays as it is.
+        """Let a task outlive its client's call; one that does stays as it is.
+
+        One that has ended is known from now on for as long as others that were detached are from their end on.
 
         Raises:
             LimitExceededError: Too many do.
         """
-        if not task.detached and not terminal(TASK_TABLE, task.state):
-            self._bounds.check_detached(task.spec)
-            self._detach(task, now)
+        if task.detached:
+            return
+        if task.finished is not None:
+            self._register.detach(task, now + self._limits.detached_s, now)
+            return
+        self._bounds.check_detached(task.spec)
+        self._detach(task, now)
 
     def _detach(self, task: Task, now: float) -> None:
         """Nobody may ever ask for a detached task again: it expires, if only by default."""
         never = task.expires is None
-        self._register.detach(task, now + self._limits.detached_s)
+        self._register.detach(task, now + self._limits.detached_s, now)
         if never:
             self._expiries.set(task.spec.task_id, now + self._limits.detached_s)
 
@@ -364,7 +370,7 @@ class Tasks:
         One that was detached later lives with its clients' calls again.
         """
         if not task.spec.detached:
-            self._register.attach(task)
+            self._register.attach(task, now)
             if task.expires is None:
                 self._expiries.cancel(task.spec.task_id)
             return False
