@@ -113,6 +113,27 @@ async def test_a_task_that_had_ended_before_it_was_to_be_kept_is_kept(tmp_path: 
         assert (await connection.tasks.CreateTask(request)).task.task_id == task.task_id
 
 
+async def test_a_run_whose_beginning_was_dropped_is_not_kept_before_its_end(tmp_path: Path) -> None:
+    """The next kernel could not go on from its place: it is EVENTS_DROPPED as long as it runs, and then kept."""
+    async with kernel(tmp_path, limits={"stream_bytes": 8192}) as connection:
+        await connection.create(step_s=0.005)
+        request = wanted(400, request_id="long")
+        run = connection.tasks.RunTask(ts.RunTaskRequest(spec=request.spec, request_id="long"))
+        text = ""
+        async for response in run:
+            text += response.event.output.text
+            if len(text) > 200:
+                break
+        reason, metadata = await refusal(connection.another().tasks.CreateTask(request))
+        assert reason == "EVENTS_DROPPED"
+        assert int(metadata["first_sequence"]) > 1
+        assert text + text_of(await read_all(run)) == "la" * 200
+        task = (await connection.tasks.CreateTask(request)).task
+    async with kernel(tmp_path) as connection:
+        assert (await get(connection, task.task_id)).finished == task.finished
+        assert int((await refusal(watch(connection, task.task_id).read()))[1]["first_sequence"]) > 1
+
+
 async def test_a_kernel_that_ends_in_order_leaves_its_tasks_to_the_next(tmp_path: Path) -> None:
     """Who watches is told SHUTTING_DOWN with a time, no end; the next kernel goes on behind what was told, in order."""
     async with kernel(tmp_path) as connection:

@@ -91,6 +91,11 @@ class TaskStream:
         return self._log.last
 
     @property
+    def dropped(self) -> int:
+        """How many of the oldest events are held no more."""
+        return self._log.dropped
+
+    @property
     def size_bytes(self) -> int:
         """What the held events cost."""
         return self._log.size_bytes
@@ -160,6 +165,9 @@ class TaskStream:
             event = entry.whole() if isinstance(entry, Run) else entry.event
             self.output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
             self.continuation.take(event)
+        if entries:  # of a task that was kept behind its end the first ones may have been dropped
+            first = entries[0]
+            self._log.dropped = first.sequence - (len(first.texts) if isinstance(first, Run) else 1)
         self.release(entries)
         if self.finished is not None:
             self.continuation = Continuation()

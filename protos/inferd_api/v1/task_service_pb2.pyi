@@ -40,7 +40,8 @@ class RunTaskRequest(_message.Message):
     """Keep the task running when this stream closes; come back with `WatchTask`. It is kept as one of `CreateTask`, and
     each of its events comes once it is kept. Its deadline stays; without one it
     expires a day after this call, or as the kernel's configuration says (`Task.expire_time`). Default false.
-    Errors: LIMIT_EXCEEDED when too many tasks are detached (`limits.detached_tasks`, `scheduler.tenant_share`).
+    Errors: LIMIT_EXCEEDED when too many tasks are detached (`limits.detached_tasks`, `scheduler.tenant_share`);
+    EVENTS_DROPPED as `CreateTask`, for a task that an earlier call made without it.
     """
     @_builtins.property
     def spec(self) -> _task_pb2.TaskSpec:

@@ -117,7 +117,9 @@ class TaskServiceServicer:
         `inferd run`, keeps it as long as it lives itself.
         The gRPC deadline is that of the call, not of the task.
         Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
-        SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again).
+        SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again),
+        EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
+        before its end).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

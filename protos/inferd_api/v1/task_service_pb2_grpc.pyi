@@ -54,7 +54,9 @@ class TaskServiceStub:
     `inferd run`, keeps it as long as it lives itself.
     The gRPC deadline is that of the call, not of the task.
     Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
-    SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again).
+    SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again),
+    EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
+    before its end).
     """
     WatchTask: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchTaskRequest, _task_service_pb2.WatchTaskResponse]
     """Watch a task, from its first event or from behind `after_sequence`; ends with OK after `Finished`.
@@ -119,7 +121,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     `inferd run`, keeps it as long as it lives itself.
     The gRPC deadline is that of the call, not of the task.
     Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
-    SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again).
+    SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again),
+    EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
+    before its end).
     """
     WatchTask: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTaskRequest, _task_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
     """Watch a task, from its first event or from behind `after_sequence`; ends with OK after `Finished`.
@@ -193,7 +197,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         `inferd run`, keeps it as long as it lives itself.
         The gRPC deadline is that of the call, not of the task.
         Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
-        SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again).
+        SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again),
+        EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
+        before its end).
         """
 
     @_abc_1.abstractmethod

@@ -12,6 +12,7 @@ from contextlib import (
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Page
 from inferd.core.task import Task, TaskSpec, TaskState
+from inferd.errors import EventsDroppedError
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
@@ -82,6 +83,8 @@ class Tasks:
         if keeper is not None:
             keeper.check()
         stream = self._driver.submit(spec)
+        if keeper is not None:
+            _check_whole(stream)
         self._driver.attendance.attend(stream, spec.tenant, detached=spec.detached, linger_s=linger_s)
         if keeper is not None:
             try:
@@ -207,3 +210,17 @@ class Tasks:
         """
         self._driver.resume(task_id, caller.tenant)
         return self.get(task_id, caller)
+
+
+def _check_whole(stream: TaskStream) -> None:
+    """Refuse to keep from now on what could not go on: the kernel after this one computes behind what it finds.
+
+    Raises:
+        EventsDroppedError: The task is not kept yet, runs, and its first events are not held any more.
+    """
+    if stream.dropped and not stream.detached and stream.finished is None:
+        raise EventsDroppedError(
+            f"events 1 to {stream.dropped} of task {stream.task_id} are no longer held, so that it cannot be kept from "
+            "now on; ask for that when it is made, or when it has ended",
+            metadata={"first_sequence": str(stream.dropped + 1)},
+        )
