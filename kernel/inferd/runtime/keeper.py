@@ -8,7 +8,6 @@ number, with the kernel after this one. The kernel itself does not wait: a task 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
 from inferd.runtime.kept_events import write_entries
 from inferd.runtime.kept_models import KeptModels
 from inferd.runtime.kept_records import write_progress, write_task
+from inferd.runtime.store_thread import StoreThread
 from inferd.store.store import Append, Drop, Kind, Put
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Keeper:
         self._store = store
         self._times = times
         self._driver = driver
-        self._thread = ThreadPoolExecutor(1, "store")
+        self._thread = StoreThread()
         self._kept: dict[TaskId, Kept] = {}
         self._dirty: dict[Kept, None] = {}
         self._models = KeptModels()
@@ -360,12 +360,18 @@ class Keeper:
         self._dirty.clear()
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Let go of the store, or leave it alone when what is being written hangs."""
         self.stop()
         if self._timer is not None:
             self._timer.cancel()
-        await self.read(lambda store: store.close())
+        closing = asyncio.ensure_future(self.read(lambda store: store.close()))
         self._thread.shutdown()
+        done, _ = await asyncio.wait([closing], timeout=DRAIN_S)
+        if done:
+            closing.result()
+        else:
+            closing.cancel()
+            log.error("the store does not answer; the kernel ends without closing it", waited_s=DRAIN_S)
 
 
 def _waiting(models: dict[ModelName, DueModel]) -> list[asyncio.Future[None]]:

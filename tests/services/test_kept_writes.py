@@ -1,0 +1,196 @@
+"""What is to be kept while the store is slow, takes nothing or hangs, and what is to be kept only later."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from connection import read_all, read_failing, read_until, reason_of, refusal, text_of
+from test_kept_tasks import get, kernel, wanted, watch
+
+from inferd.core.ids import ModelName
+from inferd.errors import StoreUnavailableError
+from inferd.runtime import keeper as keeper_module
+from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
+
+
+async def test_a_task_that_had_ended_before_it_was_to_be_kept_is_kept(tmp_path: Path) -> None:
+    """`CreateTask` with the `request_id` of a run that has ended keeps that, its end and its events, as it says."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        request = wanted(request_id="once")
+        told = await read_all(connection.tasks.RunTask(ts.RunTaskRequest(spec=request.spec, request_id="once")))
+        task = (await connection.tasks.CreateTask(request)).task
+        assert (task.task_id, task.state) == (told[0].task_id, tp.TASK_STATE_SUCCEEDED)
+        assert (await read_all(watch(connection, task.task_id)))[-1] == told[-1]
+    async with kernel(tmp_path) as connection:
+        after = await get(connection, task.task_id)
+        assert (after.state, after.finished) == (task.state, task.finished)
+        events = await read_all(watch(connection, task.task_id))
+        assert text_of(events) == "la" * 10
+        assert events[-1] == told[-1]
+        assert (await connection.tasks.CreateTask(request)).task.task_id == task.task_id
+
+
+async def test_a_run_whose_beginning_was_dropped_is_not_kept_before_its_end(tmp_path: Path) -> None:
+    """The next kernel could not go on from its place: it is EVENTS_DROPPED as long as it runs, and then kept."""
+    async with kernel(tmp_path, limits={"stream_bytes": 8192}) as connection:
+        await connection.create(step_s=0.005)
+        request = wanted(400, request_id="long")
+        run = connection.tasks.RunTask(ts.RunTaskRequest(spec=request.spec, request_id="long"))
+        text = ""
+        async for response in run:
+            text += response.event.output.text
+            if len(text) > 200:
+                break
+        reason, metadata = await refusal(connection.another().tasks.CreateTask(request))
+        assert reason == "EVENTS_DROPPED"
+        assert int(metadata["first_sequence"]) > 1
+        assert text + text_of(await read_all(run)) == "la" * 200
+        task = (await connection.tasks.CreateTask(request)).task
+    async with kernel(tmp_path) as connection:
+        assert (await get(connection, task.task_id)).finished == task.finished
+        assert int((await refusal(watch(connection, task.task_id).read()))[1]["first_sequence"]) > 1
+
+
+async def test_equal_creations_of_a_model_are_all_answered(tmp_path: Path) -> None:
+    """Clients that create the same model at the same time all have it, and the next kernel has it once."""
+    async with kernel(tmp_path) as connection:
+        source = str(write_fake_model(tmp_path, "fake"))
+        request = ms.CreateModelRequest(model=mp.Model(name="fake", source=source))
+        calls = [connection.another().models.CreateModel(request, timeout=20) for _ in range(5)]
+        assert {(await call).model.name for call in calls} == {"fake"}
+    async with kernel(tmp_path) as connection:
+        models = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in models] == ["fake"]
+
+
+async def test_the_last_word_on_a_model_is_kept(tmp_path: Path) -> None:
+    """Deleted, made again and deleted while the store is busy, a model is not known to the next kernel."""
+    async with kernel(tmp_path) as connection:
+        await connection.create("mine")
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        write, going_on, entered = keeper._store.write, threading.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def slow(writes: Any) -> None:
+            loop.call_soon_threadsafe(entered.set)
+            going_on.wait(20)
+            write(writes)
+
+        keeper._store.write = slow  # type: ignore[method-assign]
+        models, driver = connection.models, connection.kernel.driver
+        spec = driver.views.model(ModelName("mine")).spec
+        other = asyncio.create_task(connection.create("other"))
+        await entered.wait()
+        driver.delete_model(spec.name)
+        driver.create_model(spec)
+        made = asyncio.create_task(keeper.keep_model(spec))
+        await asyncio.sleep(0)  # until it waits
+        driver.delete_model(spec.name)
+        going_on.set()
+        await asyncio.gather(other, made)
+        assert [model.name for model in (await models.ListModels(ms.ListModelsRequest())).models] == ["other"]
+    async with kernel(tmp_path) as connection:
+        listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in listed] == ["other"]
+
+
+async def test_a_model_is_deleted_when_the_answer_says_so(tmp_path: Path) -> None:
+    """While the store takes nothing `DeleteModel` and `CreateModel` are refused by name, and then do what they say."""
+    async with kernel(tmp_path) as connection:
+        for name in ("first", "second"):
+            await connection.create(name)
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        write = keeper._store.write
+
+        def refuse(_: Any) -> None:
+            raise StoreUnavailableError("no room", metadata={"cause": "a test"})
+
+        keeper._store.write = refuse  # type: ignore[method-assign]
+        delete = connection.models.DeleteModel
+        for name in ("first", "second"):  # refused by its own write, then by what is known of the one before
+            assert (await refusal(delete(ms.DeleteModelRequest(name=name))))[0] == "STORE_UNAVAILABLE"
+        with pytest.raises(grpc.aio.AioRpcError, match="no room"):
+            await connection.create("third")
+        written, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def take(writes: Any) -> None:
+            write(writes)
+            loop.call_soon_threadsafe(written.set)
+
+        keeper._store.write = take  # type: ignore[method-assign]
+        async with asyncio.timeout(20):
+            await written.wait()
+        listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in listed] == ["second"]
+    async with kernel(tmp_path) as connection:
+        listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in listed] == ["second"]
+
+
+async def test_a_call_that_cannot_detach_a_task_leaves_it_alone(tmp_path: Path) -> None:
+    """It alone is refused with STORE_UNAVAILABLE; the one that watches gets every event, and the task ends with it."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(step_s=0.01)
+        watched = connection.endless(tokens=200, request_id="same")
+        left = connection.another().endless(tokens=1000, request_id="other")
+        seen = await read_until(watched, "output")
+        (other, *_) = await read_until(left, "output")
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+
+        def refuse(_: Any) -> None:
+            raise StoreUnavailableError("no room", metadata={"cause": "a test"})
+
+        keeper._store.write = refuse  # type: ignore[method-assign]
+        calls = [
+            connection.another().endless(tokens=tokens, request_id=request_id, detach_on_disconnect=True)
+            for tokens, request_id in ((200, "same"), (1000, "other"))
+        ]
+        for _, error in await asyncio.gather(*map(read_failing, calls)):
+            assert reason_of(error)[0] == "STORE_UNAVAILABLE"
+        seen += await read_all(watched)
+        assert seen[-1].finished.state == tp.TASK_STATE_SUCCEEDED
+        assert text_of(seen) == "la" * 100
+        assert not (await get(connection, seen[0].task_id)).HasField("expire_time")
+        left.cancel()
+        end = (await read_all(watch(connection, other.task_id)))[-1].finished
+        assert end.state == tp.TASK_STATE_CANCELLED
+        assert connection.kernel.driver.machine.tasks.census.all.detached == 0
+
+
+async def test_a_kernel_ends_though_its_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that does not come back is waited for no longer than for a bound, and no thread keeps the process."""
+    monkeypatch.setattr(keeper_module, "DRAIN_S", 0.05)
+    going_on, entered = threading.Event(), threading.Event()
+    try:
+        async with asyncio.timeout(20):
+            async with kernel(tmp_path) as connection:
+                await connection.create()
+                keeper = connection.kernel.driver.keeper
+                assert keeper is not None
+                write = keeper._store.write
+
+                def hang(writes: Any) -> None:
+                    entered.set()
+                    going_on.wait(60)
+                    write(writes)
+
+                keeper._store.write = hang  # type: ignore[method-assign]
+                call = asyncio.ensure_future(connection.tasks.CreateTask(wanted()))
+                await asyncio.to_thread(entered.wait, 20)
+        assert not going_on.is_set()
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("store"))
+        await asyncio.wait([call])
+        assert call.cancelled() or isinstance(call.exception(), grpc.aio.AioRpcError)
+    finally:
+        going_on.set()
