@@ -339,6 +339,34 @@ async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Pat
         assert len(store.check()) >= 3
 
 
+async def test_the_next_kernel_has_the_events_of_the_tasks_that_ended_last(tmp_path: Path) -> None:
+    """Beyond `limits.retained_bytes` it drops those of the tasks that ended first, as the kernel before it did."""
+
+    async def readable(connection: Connection) -> list[int]:
+        found = []
+        for number, task_id in enumerate(ids):
+            try:
+                found += [number] if text_of(await read_all(watch(connection, task_id))) else []
+            except grpc.aio.AioRpcError as error:
+                if reason_of(error)[0] != "EVENTS_DROPPED":
+                    raise
+        return found
+
+    limits = {"retained_bytes": 16384}
+    async with kernel(tmp_path, limits=limits) as connection:
+        await connection.create()
+        ids: list[str] = []
+        for _ in range(12):
+            ids.append((await connection.tasks.CreateTask(wanted(40))).task.task_id)
+            await read_all(watch(connection, ids[-1]))
+        before = await readable(connection)
+    async with kernel(tmp_path, limits=limits) as connection:
+        after = await readable(connection)
+    for found in (before, after):
+        assert 0 < len(found) < len(ids)
+        assert found == list(range(len(ids)))[-len(found) :]
+
+
 async def test_a_kernel_without_a_store_takes_tasks_as_long_as_it_lives(connection: Connection) -> None:
     """`CreateTask` makes a task that no call has to stay for, also where nothing outlives the kernel."""
     await connection.create()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
@@ -73,18 +74,16 @@ def restore(driver: Driver, before: Before) -> None:
             log.warning("a model that was kept is left out", model=spec.name, why=error.message)
         if driver.keeper is not None:
             driver.keeper.adopt_model(spec.name)
-    streams = []
-    for each in before.tasks:
+    # In the order in which they ended: the events of the last ones are those that `retained_bytes` leaves.
+    for each in sorted(before.tasks, key=lambda found: inf if found.task.finished is None else found.task.finished):
         stream = driver.streams.open(each.task.spec.task_id)
         stream.continuation.cached_tokens = each.cached_tokens
         stream.restore(each.entries)
         stream.detached = True
-        streams.append(stream)
+        if stream.finished is not None:  # at once: its events take nothing from those of tasks that go on
+            driver.streams.ended(stream)
     if before.tasks:
         driver.restore(tuple(each.task for each in before.tasks))
-    for stream in streams:
-        if stream.finished is not None:
-            driver.streams.ended(stream)
 
 
 def _models(store: Store) -> list[ModelSpec]:
