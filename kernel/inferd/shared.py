@@ -13,6 +13,7 @@ import mmap
 import os
 import resource
 import socket
+import threading
 from collections import deque
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +41,10 @@ F_GET_SEALS: Final = 1034
 
 class MemoryRefusedError(ValueError):
     """A memory that was received is not what it has to be."""
+
+
+class NoMemoryRefusedError(MemoryRefusedError):
+    """It is something else: no worker of ours sends such."""
 
 
 @cache
@@ -113,13 +118,15 @@ class Memory:
         """Take over a descriptor that another process has sent; it is closed if this fails.
 
         Raises:
-            MemoryRefusedError: It is no memory, or one that can still be changed, or that takes much beyond its end.
+            NoMemoryRefusedError: It is no memory.
+            MemoryRefusedError: It can still be changed, or that takes much beyond its end.
         """
-        made = cls(fd, 0)
         try:
             seals = fcntl.fcntl(fd, F_GET_SEALS)
         except OSError as error:
-            raise MemoryRefusedError(f"the descriptor is of no sealed memory: {error.strerror}") from None
+            _close_beside([fd])
+            raise NoMemoryRefusedError(f"the descriptor is of no sealed memory: {error.strerror}") from None
+        made = cls(fd, 0)
         if seals & SEALS != SEALS:
             raise MemoryRefusedError(f"the memory has seals {seals:#x}; it must have {SEALS:#x}, against every change")
         told = os.fstat(fd)  # which nobody can change any more
@@ -247,7 +254,7 @@ class Arrivals:
         """The next of them, each as the memory that it must be, or as why it is none.
 
         Raises:
-            MemoryRefusedError: There are not so many.
+            MemoryRefusedError: There are not so many, or one is no memory at all.
         """
         if count > len(self._descriptors):
             raise MemoryRefusedError(f"a frame speaks of {count} memories and {len(self._descriptors)} came")
@@ -255,12 +262,33 @@ class Arrivals:
 
     def close(self) -> None:
         """Nobody reads any more."""
+        others = []
         while self._descriptors:
-            os.close(self._descriptors.popleft())
+            fd = self._descriptors.popleft()
+            try:
+                fcntl.fcntl(fd, F_GET_SEALS)
+            except OSError:
+                others.append(fd)
+            else:
+                os.close(fd)
+        if others:
+            _close_beside(others)
+
+
+def _close_beside(descriptors: Sequence[int]) -> None:
+    """Close what is no memory and may hold up who closes it: a socket that lingers does, as long as its sender says."""
+    threading.Thread(target=_close_all, args=(descriptors,), name="close", daemon=True).start()
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 def _received(fd: int) -> Memory | MemoryRefusedError:
     try:
         return Memory.received(fd)
+    except NoMemoryRefusedError:
+        raise
     except MemoryRefusedError as error:
         return error.with_traceback(None)

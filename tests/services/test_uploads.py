@@ -265,7 +265,7 @@ async def test_a_large_message_lowers_the_calls(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", HOWS)
 async def test_memories_that_are_not_what_they_must_be(connection: Connection, how: str) -> None:
-    """Outputs in a memory that is unsealed, short, elsewhere or none fail their task, typed; kernel and worker live."""
+    """Outputs in a memory that is unsealed, short or elsewhere fail their task, typed; kernel and worker live."""
     await connection.create("m", tensor="identity", memory=how)
     async with AsyncClient(connection.kernel.addresses[0]) as client:
         small = np.ones((1, 4), "f4")

@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -72,23 +73,54 @@ def descriptors() -> int:
 
 
 async def test_memories_come_with_their_frame(ends: Ends) -> None:
-    """Each frame has the memories that it speaks of, in order, and those that are none are told as such."""
+    """Each frame has the memories that it speaks of, in order, and those that can be changed are told as such."""
     before = descriptors()
-    good, unsealed, file = Memory.of(b"good"), Memory.make(4), os.open("/dev/null", os.O_RDONLY)
+    good, unsealed = Memory.of(b"good"), Memory.make(4)
     ends.say(wire.WorkerFrame(step=step_pb2.StepOutput(), memories=1), [good.fileno()])
     ends.say(wire.WorkerFrame(pong=wire.Pong()))
-    ends.say(wire.WorkerFrame(step=step_pb2.StepOutput(), memories=2), [unsealed.fileno(), file])
-    os.close(file)
+    ends.say(wire.WorkerFrame(step=step_pb2.StepOutput(), memories=2), [unsealed.fileno(), good.fileno()])
     await ends.until(frames=3)
     (first,), second, (third, fourth) = (memories for _, memories in ends.frames)
     assert (first.read(0, 4), second) == (b"good", ())
     assert "seals 0x0" in str(third)
-    assert isinstance(fourth, MemoryRefusedError)
+    assert fourth.read(0, 4) == b"good"
     with pytest.raises(MemoryRefusedError, match="bytes 62 to 66 are said to be in a memory of 64 bytes"):
         first.read(62, 4)
     ends.frames.clear()
     del first, third, fourth, good, unsealed
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("spoken_of", [1, 0])
+async def test_a_descriptor_that_holds_up_who_closes_it(ends: Ends, spoken_of: int) -> None:
+    """What is no memory ends the link, and a thread beside closes it: one that lingers does not hold up the loop."""
+    read, write = os.pipe()
+    closing, begun = threading.Event(), threading.Event()
+    on_loop, real = threading.get_ident(), os.close
+
+    def close(fd: int) -> None:
+        if threading.current_thread().name == "close":
+            begun.set()
+            assert closing.wait(DEADLINE_S)  # as a socket that lingers
+        real(fd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "close", close)
+        ends.say(wire.WorkerFrame(step=step_pb2.StepOutput(), memories=spoken_of), [read])
+        if not spoken_of:
+            ends.theirs.shutdown(socket.SHUT_RDWR)
+        await ends.until()  # the loop goes on
+        why = "the descriptor is of no sealed memory" if spoken_of else "the worker closed its link"
+        assert why in ends.why
+        assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+        (closer,) = [each for each in threading.enumerate() if each.name == "close"]
+        assert (closer.daemon, closer.ident != on_loop) == (True, True)
+        closing.set()
+        await asyncio.to_thread(closer.join, DEADLINE_S)
+    real(read)
+    with pytest.raises(BrokenPipeError):  # it was closed
+        os.write(write, b"1")
+    real(write)
 
 
 @pytest.mark.parametrize("how", ["none came", "too many", "no frame", "too large", "end"])

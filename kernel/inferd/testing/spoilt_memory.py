@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from inferd import shared
@@ -11,7 +10,7 @@ from inferd.worker import tensor_frames
 if TYPE_CHECKING:
     from inferd.worker.tensor_frames import Shared
 
-HOWS = ("unsealed", "short", "beyond", "none", "absent")
+HOWS = ("unsealed", "short", "beyond", "absent")
 
 
 def spoil_memories(how: str) -> None:
@@ -40,8 +39,6 @@ def _spoil(given: Shared, how: str) -> Shared:
         memory = shared.Memory.make(size_bytes)
     elif how == "short":
         memory = shared.Memory.of(bytes(size_bytes // 2))
-    elif how == "none":
-        memory = shared.Memory(os.open("/dev/zero", os.O_RDONLY), size_bytes)
     else:
         memory = given.memory
     if how == "beyond":
