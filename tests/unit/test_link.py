@@ -118,6 +118,24 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
+MALFORMED = [
+    {"handles": [1], "token_ids": [1]},
+    {"handles": [1], "token_ids": [1], "texts": ["a"]},
+    {"handles": [1, 2], "counts": [1], "token_ids": [5, 6], "texts": ["a", "b"]},
+    {"handles": [1, 2], "counts": [1, 1], "token_ids": [5, 6], "texts": ["a"]},
+    {"handles": [1, 2], "counts": [0, 1], "token_ids": [5, 6], "texts": ["a", "b"]},
+    {"handles": [1, 2], "counts": [1, 1], "token_ids": [5, 6], "texts": ["a", "b"], "samples": [1]},
+    {"counts": [1], "token_ids": [5], "texts": ["a"]},
+]
+
+
+@pytest.mark.parametrize("columns", MALFORMED)
+def test_malformed_steps_are_told_as_they_are(columns: dict[str, object]) -> None:
+    """Steps whose columns do not fit together are told one by one, unchanged, and never made a good one of."""
+    frames = [wire.WorkerFrame(step=step_pb2.StepOutput(**columns)) for _ in range(2)]  # type: ignore[arg-type]
+    assert [id(frame) for frame in merged(frames)] == [id(frame) for frame in frames]
+
+
 async def test_steps_that_come_during_a_rest_are_told_together(
     ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,9 @@ def is_plain(frame: wire.WorkerFrame) -> bool:
     step = frame.step
     count = len(step.handles)
     return (
-        0 < count == len(step.token_ids)
-        and max(step.counts) == 1
+        0 < count == len(step.token_ids) == len(step.texts) == len(step.counts)
+        and max(step.counts) == min(step.counts) == 1
+        and len(step.samples) in {0, count}
         and all(field.number in PLAIN for field, _ in step.ListFields())
     )
 
