@@ -57,8 +57,8 @@ class UploadServiceServicer:
         it states; then `UploadComplete` comes. What a task has named stays with it; all else is gone with the call, however
         that ends. The call ends with OK when the client closes its side behind the last chunk.
         Errors: LIMIT_EXCEEDED before a chunk is read: it states more than `limits.task_input_bytes`, or all that are open
-        would have more than `limits.upload_bytes`, of which a tenant has a share; or later: nothing came, and no task named
-        it, for `limits.upload_idle_s`. INVALID_FIELD: no start, chunks of more or fewer bytes than it states.
+        would have more than `limits.upload_bytes` or be more than `limits.uploads`, of which a tenant has a share; or later:
+        nothing came, and no task named it, for `limits.upload_idle_s`. INVALID_FIELD: no start, chunks of more or fewer bytes than it states.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,8 +43,8 @@ class UploadServiceStub:
     it states; then `UploadComplete` comes. What a task has named stays with it; all else is gone with the call, however
     that ends. The call ends with OK when the client closes its side behind the last chunk.
     Errors: LIMIT_EXCEEDED before a chunk is read: it states more than `limits.task_input_bytes`, or all that are open
-    would have more than `limits.upload_bytes`, of which a tenant has a share; or later: nothing came, and no task named
-    it, for `limits.upload_idle_s`. INVALID_FIELD: no start, chunks of more or fewer bytes than it states.
+    would have more than `limits.upload_bytes` or be more than `limits.uploads`, of which a tenant has a share; or later:
+    nothing came, and no task named it, for `limits.upload_idle_s`. INVALID_FIELD: no start, chunks of more or fewer bytes than it states.
     """
 
 @_typing.type_check_only
@@ -62,8 +62,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
     it states; then `UploadComplete` comes. What a task has named stays with it; all else is gone with the call, however
     that ends. The call ends with OK when the client closes its side behind the last chunk.
     Errors: LIMIT_EXCEEDED before a chunk is read: it states more than `limits.task_input_bytes`, or all that are open
-    would have more than `limits.upload_bytes`, of which a tenant has a share; or later: nothing came, and no task named
-    it, for `limits.upload_idle_s`. INVALID_FIELD: no start, chunks of more or fewer bytes than it states.
+    would have more than `limits.upload_bytes` or be more than `limits.uploads`, of which a tenant has a share; or later:
+    nothing came, and no task named it, for `limits.upload_idle_s`. INVALID_FIELD: no start, chunks of more or fewer bytes than it states.
     """
 
 class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -84,8 +84,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         it states; then `UploadComplete` comes. What a task has named stays with it; all else is gone with the call, however
         that ends. The call ends with OK when the client closes its side behind the last chunk.
         Errors: LIMIT_EXCEEDED before a chunk is read: it states more than `limits.task_input_bytes`, or all that are open
-        would have more than `limits.upload_bytes`, of which a tenant has a share; or later: nothing came, and no task named
-        it, for `limits.upload_idle_s`. INVALID_FIELD: no start, chunks of more or fewer bytes than it states.
+        would have more than `limits.upload_bytes` or be more than `limits.uploads`, of which a tenant has a share; or later:
+        nothing came, and no task named it, for `limits.upload_idle_s`. INVALID_FIELD: no start, chunks of more or fewer bytes than it states.
         """
 
 def add_UploadServiceServicer_to_server(servicer: UploadServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
