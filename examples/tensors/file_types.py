@@ -11,7 +11,7 @@ Or for one file: inferd infer magika/models/standard_v3_3 file=@README.md
 import sys
 from pathlib import Path
 
-from inferd_client import Client
+from inferd_client import Client, InferdError
 
 END_BYTES = 4096  # of each end the model looks at so many at most: of a large file the rest need not be sent
 
@@ -30,12 +30,16 @@ def classify(client: Client, model: str, content: bytearray) -> tuple[str, float
 
 def main() -> None:
     """A line for each file."""
+    files = {path: read_ends(path) for path in map(Path, sys.argv[2:])}
     with Client() as client:
         client.create_model("magika", source=str(Path(sys.argv[1]).absolute()))
-        for path in map(Path, sys.argv[2:]):
-            label, score = classify(client, "magika", read_ends(path))
+        for path, ends in files.items():
+            label, score = classify(client, "magika", ends) if ends else ("empty", 1.0)  # there is nothing to look at
             print(f"{score:4.0%}  {label:<12} {path}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, InferdError) as error:  # a file that is missing or none of that kind; what the kernel says
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None

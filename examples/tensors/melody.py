@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inferd_client import Client
+from inferd_client import Client, InferdError
 
 WINDOW_S, FRAMES = 43844 / 22050, 172  # of sound that the model takes at once, and of what it gives for it
 LOWEST, NAMES = 21, ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -30,11 +30,18 @@ def hear(client: Client, model: str, sound: bytes) -> list[tuple[float, int]]:
 
 def main() -> None:
     """A line for each note."""
+    sound = Path(sys.argv[2]).read_bytes()
     with Client() as client:
         client.create_model("basic-pitch", source=str(Path(sys.argv[1]).absolute()))
-        for begin_s, number in hear(client, "basic-pitch", Path(sys.argv[2]).read_bytes()):
+        notes = hear(client, "basic-pitch", sound)
+        for begin_s, number in notes:
             print(f"{begin_s:6.2f} s  {NAMES[number % 12]}{number // 12 - 1}")
+        if not notes:
+            print(f"no notes are heard in {sys.argv[2]}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, InferdError) as error:  # a file that is missing or none of that kind; what the kernel says
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None

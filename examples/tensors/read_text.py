@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from inferd_client import Client
+from inferd_client import Client, InferdError
 
 FILES = {
     "ocr-find": "PP-OCRv6_det_small.onnx",
@@ -64,7 +64,10 @@ def main() -> None:
     with Client() as client:
         for name, file in FILES.items():
             client.create_model(name, source=str(folder / file))
-        for box in find_lines(infer(client, "ocr-find", picture, "marks")[0, 0] > SURE):
+        boxes = find_lines(infer(client, "ocr-find", picture, "marks")[0, 0] > SURE)
+        if not boxes:
+            print(f"nothing is written in {sys.argv[2]}")
+        for box in boxes:
             line = picture.crop(box)
             if infer(client, "ocr-turn", line, "degrees")[0, 0] == "180":
                 line = line.rotate(180)
@@ -72,4 +75,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, InferdError) as error:  # a file that is missing or none of that kind; what the kernel says
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inferd_client import Client, InferSequence
+from inferd_client import Client, InferdError, InferSequence
 
 RATES, WINDOWS_A_SECOND, BEFORE = (8000, 16000), 31.25, 8  # windows overlap by an eighth of their length
 SPEAKS = 0.5
@@ -34,11 +34,18 @@ def listen(client: Client, model: str, sound: np.ndarray, rate: int) -> Iterator
 
 def read_sound(path: Path) -> tuple[np.ndarray, int]:
     """A WAV file of 16 bits, its channels together, and its rate."""
-    with wave.open(str(path)) as file:
-        if file.getframerate() not in RATES or file.getsampwidth() != 2:  # noqa: PLR2004 - bytes
-            raise SystemExit(f"{path} has {file.getframerate()} Hz; 8000 or 16000 with 16 bits are taken")
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
-        return samples.mean(1) / 32768, file.getframerate()
+    try:
+        with wave.open(str(path)) as file:
+            rate, width, count = file.getframerate(), file.getsampwidth(), file.getnframes()
+            samples = np.frombuffer(file.readframes(count), "<i2" if width == 2 else "u1")  # noqa: PLR2004 - bytes
+            samples = samples.reshape(-1, file.getnchannels())
+    except (wave.Error, EOFError, ValueError) as error:
+        raise SystemExit(f"{path} is no WAV file that can be read: {str(error) or 'it is cut off'}") from None
+    if rate not in RATES or width != 2:  # noqa: PLR2004 - bytes
+        raise SystemExit(f"{path} has {rate} Hz and {8 * width} bits; 8000 or 16000 Hz with 16 bits are taken")
+    if len(samples) < rate / WINDOWS_A_SECOND:
+        raise SystemExit(f"{path} has {len(samples)} samples, less than the model takes at once")
+    return samples.mean(1) / 32768, rate
 
 
 def main() -> None:
@@ -46,12 +53,17 @@ def main() -> None:
     sound, rate = read_sound(Path(sys.argv[2]))
     with Client() as client:
         client.create_model("silero-vad", source=str(Path(sys.argv[1]).absolute()), settings=SETTINGS)
-        spoke = False
+        spoke = spoken = False
         for place, likely in enumerate(listen(client, "silero-vad", sound, rate)):
             if spoke != (likely > SPEAKS):
-                spoke = not spoke
+                spoke, spoken = not spoke, True
                 print(f"{place / WINDOWS_A_SECOND:6.2f} s  {'speech' if spoke else 'silence'}")
+        if not spoken:
+            print(f"nobody speaks in {sys.argv[2]}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, InferdError) as error:  # a file that is missing or none of that kind; what the kernel says
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None

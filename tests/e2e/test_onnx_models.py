@@ -89,13 +89,15 @@ def run_example(kernel: KernelProcess, name: str, *arguments: Path) -> list[str]
 
 
 def test_types_of_files(onnx_kernel: KernelProcess, packaged: Packaged, tmp_path: Path) -> None:
-    """The classifier magika, given files as they are by its recipe, names the type of each of twelve."""
+    """The classifier magika, given files by its recipe, names the types of twelve, and an empty one is told as that."""
     folder = shutil.copytree(packaged("magika", "1.0.3") / "magika/models/standard_v3_3", tmp_path / "magika")
     shutil.copy(EXAMPLES / "recipes" / "magika.toml", folder / "recipe.toml")
     paths = []
     for name, content in real.files_of_ten_types().items():
         paths.append(tmp_path / name)
         paths[-1].write_bytes(content)
+    paths.append(tmp_path / "empty")
+    paths[-1].touch()
     lines = run_example(onnx_kernel, "file_types.py", folder, *paths)
     assert [line.split()[1] for line in lines] == [path.name for path in paths]
 
@@ -132,10 +134,12 @@ def test_text_of_a_picture(onnx_kernel: KernelProcess, packaged: Packaged, tmp_p
 def test_speech_in_a_stream(onnx_kernel: KernelProcess, packaged: Packaged, tmp_path: Path, rate: int) -> None:
     """silero-vad, whose state the kernel carries, tells when speech begins and ends."""
     path = write_sound(tmp_path / "talk.wav", real.speech(rate), rate)
+    silent = write_sound(tmp_path / "silent.wav", np.zeros(rate), rate)
     model = packaged("silero-vad", "6.2.3") / "silero_vad/data/silero_vad.onnx"
     (began, what), (ended, then) = (line.split(" s  ") for line in run_example(onnx_kernel, "speech.py", model, path))
     assert (what, then) == ("speech", "silence")
     np.testing.assert_allclose([float(began), float(ended)], real.SPEECH_S, atol=0.15)
+    assert run_example(onnx_kernel, "speech.py", model, silent) == [f"nobody speaks in {silent}"]
 
 
 def make_streams(count: int, windows: int) -> list[tuple[int, np.ndarray]]:
