@@ -166,3 +166,38 @@ def test_nothing_is_prepared_after_the_end() -> None:
         engine.submit(request(1, b"\x01"))
         engine.cancel(1)
         assert not told.results
+
+
+def test_who_waits_for_room_in_vain_goes() -> None:
+    """A task that is cancelled while its file waits for room leaves its thread to others; one in line is not read."""
+
+    class Roomy(Gated):
+        seen: list[bytes]
+
+        def prepare(self, inputs: Any, *, carried: bool) -> Any:
+            content = inputs["file"].array.tobytes()
+            self.seen.append(content)
+            if content == b"r":
+                self.came.release()
+                with self._room.taken(1):
+                    pass
+            return super().prepare(inputs, carried=carried)
+
+    session = Session()
+    with running(session) as (loop, told):
+        preparation = Roomy(RECIPE, session.signature, RecipeLimits())
+        preparation.came, preparation.seen = threading.Semaphore(0), []
+        engine = RecipeEngine(loop, preparation, told, threads=1)
+        session.gate.release(2)
+        with preparation._room.taken(1 << 62):
+            engine.submit(request(1, b"r"))
+            engine.submit(request(2, b"\x02"))
+            engine.submit(request(3, b"\x03"))
+            assert preparation.came.acquire(timeout=DEADLINE_S)
+            engine.cancel(2)
+            engine.cancel(1)
+            assert told.until(3) == {3: None}
+        assert preparation.seen == [b"r", b"\x03"]
+        engine.submit(request(4, b"r"))
+        assert told.until(4) == {3: None, 4: None}
+        engine.stop()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inferd.engine.cause import last_line
+from inferd.engine.recipe.room import WANTED, UnwantedError
 from inferd.engine.tensor.request import TensorResult
 from inferd.engine.token.output import Ended
 from inferd.errors import InferdError, InternalError, is_failure
@@ -66,13 +67,16 @@ class RecipeEngine:
     def cancel(self, handle: int, *, again: bool = False) -> None:
         """Forget a task, as `TensorLoop.cancel`; one that is prepared goes no further."""
         with self._lock:
-            if handle in self._preparing:
+            known = handle in self._preparing
+            if known:
                 self._preparing[handle] = False
-                return
-            if handle in self._in_line and not self._stopped:
+            elif handle in self._in_line and not self._stopped:
                 self._ordered.submit(self._loop.cancel, handle, again=again)  # the loop knows what is behind it
                 return
-        self._loop.cancel(handle, again=again)
+        if known:
+            self._preparation.forget()
+        else:
+            self._loop.cancel(handle, again=again)
 
     def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
         """As `TensorLoop.hold`."""
@@ -96,8 +100,14 @@ class RecipeEngine:
 
     def _pass_on(self, request: Request) -> None:
         """Prepare a request and have it computed, or tell why it cannot be. The life of one task of a pool."""
+        handle = request.handle
+        mark = WANTED.set(lambda: self._preparing.get(handle, True))  # one of a sequence has its turn in any case
         try:
             ready = self._prepare(request)
+        except UnwantedError:
+            with self._lock:
+                self._leave(request)
+            return
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -109,6 +119,8 @@ class RecipeEngine:
             if wanted:
                 self._deliver(TensorResult(ended=[Ended(handle=request.handle, error=error)]))
             return
+        finally:
+            WANTED.reset(mark)
         with self._lock:  # so that no cancel comes between
             if self._leave(request):
                 self._loop.submit(ready)
@@ -119,6 +131,8 @@ class RecipeEngine:
         return self._preparing.pop(request.handle, True)
 
     def _prepare(self, request: Request) -> Request:
+        if not WANTED.get()():
+            raise UnwantedError
         preparation, carried = self._preparation, request.sequence is not None
         wanted = request.outputs
 

@@ -124,6 +124,10 @@ class Preparation:
                 told.update(tell(output, outputs, inputs))
         return {name: told[name] if name in told else outputs[name] for name in names}
 
+    def forget(self) -> None:
+        """Have files that nobody waits for any more, as `room.WANTED` says, wait for no room."""
+        self._room.look()
+
     def _tells(self, name: str, names: Iterable[str]) -> bool:
         """Whether an output of the recipe has one of some names."""
         return any(each in names for each in self._told_names[name])

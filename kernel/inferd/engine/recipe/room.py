@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+
+WANTED: ContextVar[Callable[[], bool]] = ContextVar("WANTED", default=lambda: True)
+"""Whether somebody waits still for what this thread prepares; locks nothing."""
+
+
+class UnwantedError(Exception):
+    """Nobody waits any more for what is prepared."""
 
 
 class Room:
@@ -24,10 +33,16 @@ class Room:
 
     @contextmanager
     def taken(self, need_bytes: int) -> Iterator[None]:
-        """Wait for so much, and hold it meanwhile."""
-        taken = min(need_bytes, self._size_bytes)
+        """Wait for so much, and hold it meanwhile.
+
+        Raises:
+            UnwantedError: Nobody waits for it any more, as `WANTED` says, and there was no room before that.
+        """
+        taken, wanted = min(need_bytes, self._size_bytes), WANTED.get()
         with self._changed:
-            self._changed.wait_for(lambda: self._used_bytes + taken <= self._size_bytes)  # those who hold it end
+            self._changed.wait_for(lambda: not wanted() or self._used_bytes + taken <= self._size_bytes)  # holders end
+            if not wanted():
+                raise UnwantedError
             self._used_bytes += taken
         try:
             yield
@@ -35,3 +50,8 @@ class Room:
             with self._changed:
                 self._used_bytes -= taken
                 self._changed.notify_all()
+
+    def look(self) -> None:
+        """Have those who wait look whether they are wanted still."""
+        with self._changed:
+            self._changed.notify_all()
