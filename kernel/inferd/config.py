@@ -183,7 +183,7 @@ class Workers(BaseModel):
         300.0,
         gt=0,
         description="a step is a hang after so long, and so is the first of its size, and any call of a model of"
-        " tensors; its worker is killed",
+        " tensors and the decoding of a picture or a sound; its worker is killed",
     )
     stop_timeout_s: Seconds = Field(3.0, gt=0, description="time to end in order before it is killed")
     restart_backoff_s: Seconds = Field(

@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tensor_sessions import DEADLINE_S, Session, Told, floats, info, running
 
 from inferd.core.ids import Tenant
+from inferd.core.vigil import Doing, Vigil, WorkerTimes
 from inferd.engine.recipe.engine import RecipeEngine
 from inferd.engine.recipe.limits import RecipeLimits
 from inferd.engine.recipe.preparation import Preparation
@@ -22,6 +24,15 @@ LABELLED = Recipe(
     where="recipe.toml",
     inputs=RECIPE.inputs,
     outputs=(LabelOutput(name="label", takes="y", labels=("none", "some")),),
+)
+TIMES = WorkerTimes(
+    start_timeout_s=9,
+    load_silence_s=9,
+    heartbeat_s=1,
+    heartbeat_timeout_s=9,
+    step_floor_s=5,
+    step_ceiling_s=5,
+    stop_timeout_s=9,
 )
 
 
@@ -201,3 +212,25 @@ def test_who_waits_for_room_in_vain_goes() -> None:
         engine.submit(request(4, b"r"))
         assert told.until(4) == {3: None, 4: None}
         engine.stop()
+
+
+def test_a_file_that_is_decoded_for_ever_is_seen() -> None:
+    """The pulse tells the file that is decoded for longest, and the vigil sees one that goes on for ever."""
+    session = Session()
+    with preparing(session) as (engine, preparation, loop, _):
+        room = preparation._room
+        assert engine.pulse().doing is not Doing.DECODE
+        with room.taken(1):
+            first = engine.pulse()
+            with room.taken(1):
+                assert engine.pulse().turn == first.turn
+        assert first.doing is Doing.DECODE
+        vigil = Vigil(TIMES, 0.0)
+        for second in range(1, 8):
+            vigil.feel(replace(first, seconds=float(second)))
+            vigil.hear(float(second))
+            told = vigil.beat(float(second))
+        assert "the decoding of a picture or a sound has run for 7.0 s (limit 5 s)" in told
+        with room.taken(1 << 62):
+            assert engine.pulse().turn != first.turn
+        assert engine.pulse().turn == 2 * loop.pulse().turn

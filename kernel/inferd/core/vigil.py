@@ -30,10 +30,11 @@ class Doing(IntEnum):
     COPY = 8
     STEP = 9
     CLOSE = 10
+    DECODE = 11  # a picture or a sound, beside the thread of the model
 
 
 LOADING = frozenset((Doing.IMPORT, Doing.MEASURE, Doing.LOAD, Doing.PREPARE))
-STEPPING = frozenset((Doing.SCHEDULE, Doing.COPY, Doing.STEP))
+STEPPING = frozenset((Doing.SCHEDULE, Doing.COPY, Doing.STEP, Doing.DECODE))
 WORDS = {
     Doing.IMPORT: "the import of the backend has run",
     Doing.MEASURE: "Backend.measure has run",
@@ -42,6 +43,7 @@ WORDS = {
     Doing.SCHEDULE: "the scheduling of step {step} has run",
     Doing.COPY: "copy_blocks before step {step} has run",
     Doing.STEP: "step {step} has run",
+    Doing.DECODE: "the decoding of a picture or a sound has run",
 }
 
 

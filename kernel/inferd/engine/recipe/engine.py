@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from inferd.core.vigil import STEPPING, Doing, Pulse
 from inferd.engine.cause import last_line
 from inferd.engine.recipe.room import WANTED, UnwantedError
 from inferd.engine.tensor.request import TensorResult
@@ -17,7 +18,6 @@ from inferd.errors import InferdError, InternalError, is_failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from inferd.core.vigil import Pulse
     from inferd.engine.recipe.preparation import Preparation
     from inferd.engine.tensor.loop import TensorLoop
     from inferd.engine.tensor.request import Request
@@ -95,8 +95,12 @@ class RecipeEngine:
         self._loop.run()
 
     def pulse(self) -> Pulse:
-        """What the threads that compute are doing."""
-        return self._loop.pulse()
+        """What is done for longest, by the threads that compute or by those that decode pictures and sounds."""
+        pulse, decoded = self._loop.pulse(), self._preparation.longest()
+        if decoded is None or (pulse.doing in STEPPING and pulse.seconds >= decoded[1]):
+            return replace(pulse, turn=2 * pulse.turn)
+        turn, seconds = decoded
+        return Pulse(doing=Doing.DECODE, turn=2 * turn + 1, seconds=seconds, usual_s=None, steps=pulse.steps)
 
     def _pass_on(self, request: Request) -> None:
         """Prepare a request and have it computed, or tell why it cannot be. The life of one task of a pool."""

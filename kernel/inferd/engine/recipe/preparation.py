@@ -128,6 +128,10 @@ class Preparation:
         """Have files that nobody waits for any more, as `room.WANTED` says, wait for no room."""
         self._room.look()
 
+    def longest(self) -> tuple[int, float] | None:
+        """The picture or sound that has been decoded for longest: a number of its own, and seconds."""
+        return self._room.longest()
+
     def _tells(self, name: str, names: Iterable[str]) -> bool:
         """Whether an output of the recipe has one of some names."""
         return any(each in names for each in self._told_names[name])

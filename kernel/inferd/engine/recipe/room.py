@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ class Room:
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes
         self._used_bytes = 0
+        self._turn = 0
+        self._since: dict[int, float] = {}  # when those that hold some of it got it, in that order, by number
         self._changed = threading.Condition()
 
     @contextmanager
@@ -44,12 +47,21 @@ class Room:
             if not wanted():
                 raise UnwantedError
             self._used_bytes += taken
+            self._turn = turn = self._turn + 1
+            self._since[turn] = time.monotonic()
         try:
             yield
         finally:
             with self._changed:
                 self._used_bytes -= taken
+                del self._since[turn]
                 self._changed.notify_all()
+
+    def longest(self) -> tuple[int, float] | None:
+        """Who has held some of it for longest: a number of its own, and seconds. None where nobody does."""
+        with self._changed:
+            held = next(iter(self._since.items()), None)
+        return (held[0], time.monotonic() - held[1]) if held else None
 
     def look(self) -> None:
         """Have those who wait look whether they are wanted still."""
