@@ -163,10 +163,10 @@ async def test_bad_files_among_good_ones(kernel: KernelProcess, tmp_path: Path) 
 
 
 def test_a_recipe_that_does_not_fit(kernel: KernelProcess, tmp_path: Path) -> None:
-    """Is told when the model is loaded, with its line or its field."""
+    """Is told when the model is loaded, with its line and its field."""
     path = models.save_identity(tmp_path / "small.onnx")
     for text, words in (
-        ('[input.image]\ntakes = "image"\ngives = "x"\n', r"small.recipe.toml: 'input.image.gives' is 'x' of shape"),
+        ('[input.image]\ntakes = "image"\ngives = "x"\n', r"small.recipe.toml:3: 'input.image.gives' is 'x' of shape"),
         ('[input.image]\ntakes = "image"\nlayuot = "nhwc"\n', r"small.recipe.toml:3: 'input.image.layuot' .*'layout'"),
     ):
         (tmp_path / "small.recipe.toml").write_text(text)
