@@ -1,5 +1,5 @@
 """`python -m inferd` is the same as `inferd`."""
 
-from inferd.cli.main import run
+from inferd.cli.entry import run
 
 run()

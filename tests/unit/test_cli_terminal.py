@@ -195,3 +195,19 @@ def test_notes_are_visible(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr()
     assert told.err.endswith("\\x1b[31m:cat:\n")
     assert told.out == "\\x1b[31m\n"
+
+
+def test_ctrl_c_while_the_commands_are_loaded() -> None:
+    """Ctrl-C in the middle of the program's imports ends it with 130, and nothing is said."""
+    code = """
+import os, runpy, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["inferd", "--version"]
+runpy.run_module("inferd", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
