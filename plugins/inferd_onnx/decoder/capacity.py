@@ -66,9 +66,14 @@ def derive_limits(
     """
     wanted: int | None = settings["context_tokens"]
     if wanted is not None and wanted > shape.context_tokens:
+        fix = "lower the setting"
+        if shape.window == shape.context_tokens:
+            fix = (
+                f"it has a window of {shape.window} tokens, which the backend 'onnx' takes for its whole context; lower"
+                " the setting, or load it with the backend 'cpu', which computes windows"
+            )
         raise LoadError(
-            f"{path}: setting 'context_tokens' is {wanted}, but the model serves {shape.context_tokens}: lower the"
-            " setting"
+            f"{path}: setting 'context_tokens' is {wanted}, but the model serves {shape.context_tokens}: {fix}"
         )
     context = wanted or min(shape.context_tokens, DEFAULT_CONTEXT_TOKENS)
     block_tokens, most = settings["block_tokens"], settings["max_sequences"]

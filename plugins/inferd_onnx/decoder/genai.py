@@ -144,6 +144,7 @@ def _read_shape(where: Path, model: Mapping[str, Any], decoder: Mapping[str, Any
         vocabulary_size=size("vocab_size", of=model),
         context_tokens=min(context, window) if isinstance(window, int) and window > 0 else context,
         epsilon=1.0,
+        window=window if isinstance(window, int) and 0 < window < context else 0,
     )
 
 

@@ -159,6 +159,7 @@ class _Model:
             inner=self._size("feed_forward_length"),
             vocabulary_size=weights["embedding"].sizes[0],
             context_tokens=context,
+            window=self._size("attention.sliding_window") if window else 0,
             epsilon=self._number("attention.layer_norm_rms_epsilon", 1e-5),
             rotation=self._read_rotation(head_width),
             unrotated=frozenset(n for n in range(layers) if every and (n + 1) % every == 0),

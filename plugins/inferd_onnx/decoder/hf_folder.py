@@ -140,6 +140,7 @@ class _Settings:
             self._size(name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
         )
         head_width = self._size("head_dim", width // heads or None)
+        context, window = self._size("max_position_embeddings"), self._read_window()
         return Shape(
             architecture=self.type,
             layers=layers,
@@ -149,7 +150,8 @@ class _Settings:
             head_width=head_width,
             inner=self._size("intermediate_size"),
             vocabulary_size=self._size("vocab_size"),
-            context_tokens=self._read_context(),
+            context_tokens=min(context, window or context),
+            window=window,
             epsilon=self._number("rms_norm_eps", 1e-6),
             rotation=self._read_rotation(head_width),
             unrotated=self._read_unrotated(layers),
@@ -190,9 +192,8 @@ class _Settings:
             raise self._error(name, f"is {str(value)[:80]}; it must be a number above 0")
         return float(value)
 
-    def _read_context(self) -> int:
-        """With a window no more than it: then all that a token sees is inside."""
-        context = self._size("max_position_embeddings")
+    def _read_window(self) -> int:
+        """How far back a token sees; 0 for all the way. A sequence is no longer: then all that it sees is inside."""
         given, kinds = self._get("sliding_window"), self._get("layer_types")
         uses = self.flag("use_sliding_window", default=False)
         if self.type in WINDOWED:
@@ -201,10 +202,10 @@ class _Settings:
         else:
             window = given if uses or (kinds and "sliding_attention" in kinds) else None
         if window is None:
-            return context
+            return 0
         if type(window) is not int or window < 1:
             raise self._error("sliding_window", f"is {str(window)[:80]}; it must be a whole number above 0")
-        return min(context, window)
+        return window
 
     def _read_unrotated(self, layers: int) -> frozenset[int]:
         given, every = self._get("no_rope_layers"), self._get("no_rope_layer_interval")

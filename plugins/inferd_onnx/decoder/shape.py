@@ -51,6 +51,7 @@ class Shape:
         vocabulary_size: Logits of a row.
         context_tokens: Most tokens of a sequence; of a model with a window, no more than the window.
         epsilon: Of the norms.
+        window: How far back a token sees; 0 for all the way.
         rotation: Of positions.
         unrotated: Layers without it.
         biased: Which matrices of a layer have a bias.
@@ -67,6 +68,7 @@ class Shape:
     vocabulary_size: int
     context_tokens: int
     epsilon: float
+    window: int = 0
     rotation: Rotation = field(default_factory=Rotation)
     unrotated: frozenset[int] = frozenset()
     biased: frozenset[str] = frozenset()
