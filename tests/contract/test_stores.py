@@ -105,7 +105,7 @@ def test_one_at_a_time_has_it_by_whatever_name(tmp_path: Path) -> None:
     link.symlink_to(path)
     store = SqliteStore(link)
     store.write([Put("", Kind.TASK, "t", b"1")])
-    with pytest.raises(StoreUnavailableError, match="in use by process"):
+    with pytest.raises(StoreUnavailableError, match=f"the store {path} is in use by process"):
         SqliteStore(path)
     (tmp_path / "there" / "s.lock").unlink()
     for name in (path, link):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from inferd.engine.text.tokenizer import Tokenizer
-from inferd.plugin import LoadError, UnsupportedModelError, read_hf_vocabulary
+from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, read_hf_vocabulary
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.hf_types import TYPES
 from inferd_cpu.native import LIBRARY
@@ -249,3 +249,22 @@ def wrap(settings: dict[str, Any], name: str) -> None:
         text = dict(settings)
         settings.clear()
         settings.update(model_type=name, text_config=text, vision_config={"depth": 3}, image_token_id=5)
+
+
+@pytest.mark.parametrize(
+    ("graph", "why"),
+    [
+        (
+            "onnx/model_quantized.onnx",
+            "onnx/model_quantized.onnx: name that file onnx/model.onnx for the backend 'onnx'",
+        ),
+        ("decoder_model_merged.onnx", "decoder_model_merged.onnx: name that file model.onnx for the backend 'onnx'"),
+        ("model.onnx", "model.onnx: load it with the backend 'onnx'"),
+    ],
+)
+def test_a_folder_with_graphs_alone(tmp_path: Path, graph: str, why: str) -> None:
+    """Where a folder has graphs of ONNX and no safetensors, the file that is there is named, and what to do with it."""
+    (tmp_path / graph).parent.mkdir(exist_ok=True)
+    (tmp_path / graph).touch()
+    with pytest.raises(LoadError, match=f"has no safetensors but {why}, or save the model as safetensors"):
+        list_hf_weights(tmp_path)

@@ -48,7 +48,15 @@ def list_hf_weights(path: Path) -> list[Path]:
         return [path / SINGLE]
     if not (path / INDEX).is_file():
         pickles = sorted(p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")))
-        why = f"has {pickles[0]}, which is never loaded: unpickling executes code;" if pickles else "has no weights;"
+        graphs = sorted(str(p.relative_to(path)) for p in (*path.glob("*.onnx"), *path.glob("onnx/*.onnx")))
+        if pickles:
+            why = f"has {pickles[0]}, which is never loaded: unpickling executes code;"
+        elif graphs:
+            own = str(Path(graphs[0]).with_name("model.onnx"))
+            way = "load it with" if own in graphs else f"name that file {own} for"
+            why = f"has no safetensors but {graphs[0]}: {way} the backend 'onnx', or"
+        else:
+            why = "has no weights;"
         raise LoadError(f"{path}: {why} save the model as safetensors ({SINGLE} or {INDEX})")
     names = list(_object(read_hf_json(path / INDEX).get("weight_map")).values())
     for name in names:

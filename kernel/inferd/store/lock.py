@@ -28,8 +28,8 @@ class StoreLock:
             holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "another process"
             os.close(self._file)
             raise StoreUnavailableError(
-                f"the store beside {path} is in use by process {holder}; one kernel at a time has it: end that one, or"
-                " name another store.url",
+                f"the store {path.with_suffix('')} is in use by process {holder}; one kernel at a time has it: end that"
+                " one, or name another store.url",
                 metadata={"cause": "in use", "pid": holder},
             ) from None
         with suppress(OSError):  # whose it is, is told only; a full disk does not matter
