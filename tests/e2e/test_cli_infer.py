@@ -131,6 +131,25 @@ def test_mistakes_of_use_are_told_before_the_work(inferd: Commands, arguments: t
     assert (error["reason"], error["code"], why in error["message"]) == ("USAGE", "INVALID_ARGUMENT", True)
 
 
+def test_a_model_whose_first_load_is_refused_is_forgotten(
+    inferd: Commands, served: KernelProcess, tmp_path: Path
+) -> None:
+    """A file that cannot be loaded leaves no model behind; one that was known before stays."""
+    path = write_fake_model(tmp_path, "typo", tensor="add")
+    (tmp_path / "typo.recipe.toml").write_text('[input.any]\ntakes = "fiel"\n')
+    with Client(served.address) as client:
+        before = [model.name for model in client.list_models()]
+        for command in (("infer", str(path), "a=1"), ("run", str(path), "Hi"), ("embed", str(path), "Hi")):
+            error = json.loads(inferd(*command, "-o", "json").stdout.splitlines()[-1])["error"]
+            assert error["reason"] == "MODEL_LOAD_FAILED"
+            assert [model.name for model in client.list_models()] == before
+        client.create_model("known", source=str(path))
+        assert inferd("infer", "known", "a=1").exit_code == 1
+        assert "known" in [model.name for model in client.list_models()]
+        client.unload_model("known")
+        client.delete_model("known")
+
+
 def test_files_as_a_recipe_takes_them(inferd: Commands, served: KernelProcess, tmp_path: Path) -> None:
     """A model of any backend with a recipe beside it takes files as they are, shows that, and saves one array."""
     path = write_fake_model(tmp_path, "ends", tensor="identity")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from inferd.cli.inputs import read_stdin
 from inferd.cli.kernel import connected_or_private
-from inferd.cli.wanted import check, resolve
+from inferd.cli.wanted import check, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,8 +33,10 @@ def embed(
     """Show the embedding of each text, or of stdin where there is none."""
     given = list(texts) or [read_stdin(output)]
     wanted.path()
-    with connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir)) as client:
-        name = resolve(client, wanted, data_dir)
+    with ExitStack() as stack:
+        kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir))
+        client = stack.enter_context(kernel)
+        name = stack.enter_context(resolved(client, wanted, data_dir))
         vectors = [client.embed(name, text, normalize=normalize) for text in given]
     if output.json:
         output.document({"model": name, "embeddings": vectors})

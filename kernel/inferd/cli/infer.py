@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import typer
 from inferd.cli.kernel import connected_or_private
 from inferd.cli.output import CommandError
 from inferd.cli.tensors import nested, read_inputs, shown
-from inferd.cli.wanted import check, resolve
+from inferd.cli.wanted import check, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,8 +41,10 @@ def infer(
         raise typer.BadParameter(f"{save} {why}", param_hint="--save")
     wanted.path()
     sets: list[dict[str, Any]] = []
-    with connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir)) as client:
-        name = resolve(client, wanted, data_dir)
+    with ExitStack() as stack:
+        kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir))
+        client = stack.enter_context(kernel)
+        name = stack.enter_context(resolved(client, wanted, data_dir))
         inputs = read_inputs(given, client.model_signature(name))
         for arrays in client.infer_stream(name, inputs, outputs=outputs, sequence=sequence, **options):
             if save is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,7 +12,7 @@ from inferd.cli.conversation import Conversation
 from inferd.cli.inputs import compose, read_stdin, read_text
 from inferd.cli.kernel import connected_or_private
 from inferd.cli.output import CLOSED, CommandError
-from inferd.cli.wanted import Wanted, check, resolve
+from inferd.cli.wanted import Wanted, check, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,8 +48,10 @@ def run(
     given = compose(prompt or "", *map(read_text, files), "" if sys.stdin.isatty() else read_stdin(output))
     if not given and not converses:
         raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
-    with connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir)) as client:
-        name = resolve(client, wanted, data_dir)
+    with ExitStack() as stack:
+        kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir))
+        client = stack.enter_context(kernel)
+        name = stack.enter_context(resolved(client, wanted, data_dir))
         conversation = Conversation(
             output, client.address, name, options, tenant=tenant, system=system, raw=raw, verbose=verbose
         )

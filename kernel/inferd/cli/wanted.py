@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +16,10 @@ from inferd.cli.source import model_name
 from inferd.errors import suggestion
 from inferd.runtime.formats import folder_format, lacks
 from inferd.runtime.library import Library
-from inferd_client.errors import InferdError, ModelExistsError, ModelNotFoundError
+from inferd_client.errors import InferdError, ModelExistsError, ModelLoadError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from inferd_client import Client
 
@@ -76,6 +77,21 @@ def check(wanted: Wanted, data_dir: Callable[[], Path]) -> None:
     """
     if wanted.path() is None and (library := Library(data_dir())).find(wanted.name) is None:
         raise not_known(library, wanted.name, ModelNotFoundError(f"no model {wanted.name!r}"))
+
+
+@contextmanager
+def resolved(client: Client, wanted: Wanted, data_dir: Callable[[], Path]) -> Iterator[str]:
+    """As `resolve`; a model that is only now made known, and whose load is refused, is forgotten behind the block."""
+    before = {model.name for model in client.list_models()}
+    name = resolve(client, wanted, data_dir)
+    try:
+        yield name
+    except (CommandError, InferdError) as error:
+        if error.reason == ModelLoadError.reason and name not in before:
+            with suppress(InferdError):  # somebody else uses it meanwhile
+                client.unload_model(name)  # what is left of the load that failed
+                client.delete_model(name)
+        raise
 
 
 def resolve(client: Client, wanted: Wanted, data_dir: Callable[[], Path]) -> str:
