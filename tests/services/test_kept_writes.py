@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from connection import read_all, read_failing, read_until, reason_of, refusal, text_of
+from structlog.testing import capture_logs
 from test_kept_tasks import get, kernel, wanted, watch
 
 from inferd.core.ids import ModelName
@@ -166,6 +167,15 @@ async def test_a_call_that_cannot_detach_a_task_leaves_it_alone(tmp_path: Path) 
         end = (await read_all(watch(connection, other.task_id)))[-1].finished
         assert end.state == tp.TASK_STATE_CANCELLED
         assert connection.kernel.driver.machine.tasks.census.all.detached == 0
+
+
+async def test_a_kernel_that_ends_closes_its_store(tmp_path: Path) -> None:
+    """The end of a kernel waits for its store and no longer: nothing is told of one that does not answer."""
+    with capture_logs() as logs:
+        async with kernel(tmp_path) as connection:
+            await connection.create()
+            await connection.tasks.CreateTask(wanted())
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == []
 
 
 async def test_a_kernel_ends_though_its_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,10 +228,11 @@ def read_until(controller: int, what: bytes) -> None:
 def test_ctrl_z_and_ctrl_c_on_a_terminal(client: Client, tmp_path: Path) -> None:
     """Ctrl-Z stops the command and the program, `fg` lets both go on, and Ctrl-C is one SIGINT for the program."""
     code = (
-        "import signal, sys; got = [];"
-        "signal.signal(signal.SIGINT, lambda *_: (got.append(1), print('told', flush=True)));"
-        "signal.signal(signal.SIGCONT, lambda *_: print('goes on', flush=True));"
-        "print('here', flush=True); line = input(); print('read', line, len(got), flush=True); sys.exit(4)"
+        "import os, signal, sys; got = [];"
+        "say = lambda text: os.write(1, f'{text}\\n'.encode());"  # whole, also where a signal comes in between
+        "signal.signal(signal.SIGINT, lambda *_: (got.append(1), say('told')));"
+        "signal.signal(signal.SIGCONT, lambda *_: say('goes on'));"
+        "say('here'); line = input(); say(f'read {line} {len(got)}'); sys.exit(4)"
     )
     environment = {
         **os.environ,

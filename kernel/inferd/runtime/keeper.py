@@ -364,7 +364,7 @@ class Keeper:
         self.stop()
         if self._timer is not None:
             self._timer.cancel()
-        closing = asyncio.ensure_future(self.read(lambda store: store.close()))
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
         self._thread.shutdown()
         done, _ = await asyncio.wait([closing], timeout=DRAIN_S)
         if done:

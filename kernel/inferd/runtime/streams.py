@@ -165,7 +165,9 @@ class TaskStream:
             event = entry.whole() if isinstance(entry, Run) else entry.event
             self.output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
             self.continuation.take(event)
-        if entries:  # of a task that was kept behind its end the first ones may have been dropped
+        if (
+            entries and not self._log.last
+        ):  # of a task that was kept behind its end the first ones may have been dropped
             first = entries[0]
             self._log.dropped = first.sequence - (len(first.texts) if isinstance(first, Run) else 1)
         self.release(entries)
