@@ -228,11 +228,13 @@ def read_until(controller: int, what: bytes) -> None:
 def test_ctrl_z_and_ctrl_c_on_a_terminal(client: Client, tmp_path: Path) -> None:
     """Ctrl-Z stops the command and the program, `fg` lets both go on, and Ctrl-C is one SIGINT for the program."""
     code = (
-        "import os, signal, sys; got = [];"
+        "import os, select, signal, sys; got = [];"
         "say = lambda text: os.write(1, f'{text}\\n'.encode());"  # whole, also where a signal comes in between
         "signal.signal(signal.SIGINT, lambda *_: (got.append(1), say('told')));"
         "signal.signal(signal.SIGCONT, lambda *_: say('goes on'));"
-        "say('here'); line = input(); say(f'read {line} {len(got)}'); sys.exit(4)"
+        "say('here')\n"
+        "while not select.select([0], [], [], 0.05)[0]: pass\n"  # a signal just before a read would be told behind it
+        "line = input(); say(f'read {line} {len(got)}'); sys.exit(4)"
     )
     environment = {
         **os.environ,
