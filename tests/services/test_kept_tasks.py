@@ -272,11 +272,11 @@ async def created(connection: Connection, request: ts.CreateTaskRequest) -> str:
 async def test_an_end_that_cannot_be_kept_is_not_told(tmp_path: Path) -> None:
     """While the store takes nothing a task that has ended is RUNNING for all who ask, and its watchers wait."""
     async with kernel(tmp_path) as connection:
-        await connection.create()
+        await connection.create(step_s=0.05)
         keeper = connection.kernel.driver.keeper
         assert keeper is not None
         await read_all(connection.endless(tokens=2))  # the model is loaded
-        task_id = (await connection.tasks.CreateTask(wanted(4000, prompt="x"))).task.task_id
+        task_id = (await connection.tasks.CreateTask(wanted(900, prompt="x"))).task.task_id
         write, failing = keeper._store.write, [True]
         tried = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -165,10 +165,8 @@ class TaskStream:
             event = entry.whole() if isinstance(entry, Run) else entry.event
             self.output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
             self.continuation.take(event)
-        if (
-            entries and not self._log.last
-        ):  # of a task that was kept behind its end the first ones may have been dropped
-            first = entries[0]
+        if entries and not self._log.last:
+            first = entries[0]  # of a task that was kept behind its end those before it may have been dropped
             self._log.dropped = first.sequence - (len(first.texts) if isinstance(first, Run) else 1)
         self.release(entries)
         if self.finished is not None:
