@@ -53,7 +53,7 @@ native: .venv/bin/python
 lint: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_onnx plugins/inferd_torch clients/python/inferd_client
+	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_onnx plugins/inferd_torch plugins/inferd_weights clients/python/inferd_client
 	@$(BIN)/lint-imports
 	@$(BIN)/python tests/arch/stubs.py --image .venv/inferd.binpb
 	@$(BIN)/buf lint .venv/inferd.binpb --path inferd_api

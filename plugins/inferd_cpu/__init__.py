@@ -4,7 +4,7 @@ How a model comes to run, file by file:
 
     plugin.py        what is offered, as inert data, with supported.py; loads no framework
     backend.py       probe the host, load a model
-    gguf.py          the file: metadata and tensor index, read with cursor.py and metadata.py
+    source.py        the file or folder, which inferd_weights reads: metadata and tensors
     family.py        what a block can consist of; families.py: the architectures, described in these words
     architecture.py  metadata -> the shape of the network, shapes.py, with its rotations, rope.py
     vocabulary.py    metadata -> the vocabulary
@@ -20,7 +20,6 @@ In int8 by the compiled library (in bf16 with AMX), the default where it can:
 
 In fp32 with numpy, the reference that the library is compared with, and what runs where it cannot:
 
-    quants.py        blocks of quantised weights -> fp32
     weights.py       parts -> fp32 weights in the layouts that the session multiplies with
     session.py       the forward pass: mixing.py mixes tokens (attention.py over the paged KV pool), feeds.py is the
                      feed-forward part, norms.py what both need, in the arrays of workspace.py

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, UnsupportedModelError, read_hf_json
-from inferd_cpu.gguf import GgufFile, ModelFile, Tensor
 from inferd_cpu.hf_folder import HfFolder, rename
 from inferd_cpu.hf_types import TYPES
-from inferd_cpu.quants import FORMATS
-from inferd_cpu.safetensors import OTHERS, read_safetensors
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.weights import order_halves
+from inferd_weights.gguf import GgufFile
+from inferd_weights.model_file import ModelFile, Tensor
+from inferd_weights.quants import FORMATS
+from inferd_weights.safetensors import OTHERS, read_safetensors
 
 Floats = NDArray[np.float32]
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -10,10 +10,10 @@ import numpy as np
 
 from inferd_cpu.families import FAMILIES, REFUSED
 from inferd_cpu.family import Gating
-from inferd_cpu.metadata import Kind, Metadata
 from inferd_cpu.rope import yarn_magnitude
 from inferd_cpu.rope_keys import RopeKeys
 from inferd_cpu.shapes import Architecture, DeltaNet, Latent, LayerShape, Routing
+from inferd_weights.metadata import Kind, Metadata
 
 __all__ = ["FAMILIES", "Architecture", "read_architecture"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inferd.plugin import LoadError
-from inferd_cpu.gguf import Tensor
 from inferd_cpu.shapes import Architecture
+from inferd_weights.model_file import Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, Pooling, RankHead
-from inferd_cpu.gguf import ModelFile, Tensor
+from inferd_weights.model_file import ModelFile, Tensor
 
 Floats = NDArray[np.float32]
 Read = Callable[[str], Floats | None]

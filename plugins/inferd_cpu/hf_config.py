@@ -12,7 +12,7 @@ from inferd_cpu.families import FAMILIES
 from inferd_cpu.hf_rope import FULL, MAX_WIDTH, SLIDING, HfRope
 from inferd_cpu.hf_settings import ALWAYS_BIASED, DEFAULTS, FALSY, OWN, WINDOWED
 from inferd_cpu.hf_types import ACTIVATIONS, HARMLESS, KEYS, TYPES, WRAPPED, HfType
-from inferd_cpu.metadata import Kind, Metadata, Value
+from inferd_weights.metadata import Kind, Metadata, Value
 
 NEARLY: Final = 0.01  # what SparseMixer is trained with
 LINEAR: Final = "linear_attention"

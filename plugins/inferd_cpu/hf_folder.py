@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, read_hf_json
 from inferd_cpu.families import FAMILIES
-from inferd_cpu.gguf import ModelFile, Tensor
 from inferd_cpu.hf_config import HfConfig
 from inferd_cpu.hf_types import BARE_NAMES, ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES, PICTURES, HfType
-from inferd_cpu.quants import FORMATS
-from inferd_cpu.safetensors import OTHERS, read_safetensors
+from inferd_weights.model_file import Tensor
+from inferd_weights.quants import FORMATS
+from inferd_weights.safetensors import OTHERS, SafetensorsFiles
 
 Bytes = NDArray[np.uint8]
 CONFIG: Final = "config.json"
@@ -40,7 +40,7 @@ _SAID: Final[Mapping[str, str]] = {
 """Weights that there are only where a setting is true."""
 
 
-class HfFolder(ModelFile):
+class HfFolder(SafetensorsFiles):
     """An open folder.
 
     Attributes:
@@ -52,21 +52,14 @@ class HfFolder(ModelFile):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         settings = read_hf_json(path / CONFIG)
         if settings.get("quantization_config"):
             raise UnsupportedModelError(f"{path / CONFIG}: 'quantization_config' is not supported; take plain weights")
         self.config = HfConfig(path / CONFIG, settings)
         self.metadata = self.config.metadata
-        self._mappings = []
         self._made: dict[str, Callable[[], Bytes]] = {}  # of tensors that lie elsewhere, or in several places
-        found: dict[str, Tensor] = {}
-        for file in list_hf_weights(path):
-            mapping, tensors = read_safetensors(file, len(self._mappings))
-            if twice := found.keys() & tensors.keys():
-                raise LoadError(f"{file}: tensor {min(twice)!r} is in another file, too")
-            self._mappings.append(mapping)
-            found |= tensors
+        super().__init__(path, list_hf_weights(path))
+        found = self.tensors
         self.heads = {name: tensor for name, tensor in found.items() if re.fullmatch(ENCODER_HEADS, name)}
         self.tensors = self._name(found)
 

@@ -12,8 +12,8 @@ from inferd.plugin import UnsupportedModelError
 from inferd_cpu.family import Family
 from inferd_cpu.hf_settings import DEFAULTS, OWN, ROPE_KEYS
 from inferd_cpu.hf_types import HfType
-from inferd_cpu.metadata import Kind, Value
 from inferd_cpu.rope import yarn_magnitude
+from inferd_weights.metadata import Kind, Value
 
 Floats = NDArray[np.float32]
 MAX_WIDTH: Final = 1 << 20  # of a head

@@ -7,9 +7,9 @@ from math import prod
 
 from inferd.plugin import LoadError
 from inferd_cpu.finder import Part, Source
-from inferd_cpu.gguf import ModelFile
 from inferd_cpu.rare_parts import RareParts
 from inferd_cpu.shapes import Architecture, Latent, LayerShape, Routing
+from inferd_weights.model_file import ModelFile
 
 
 class Inventory(RareParts):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from inferd_cpu.family import Family
-from inferd_cpu.metadata import Kind, Metadata
+from inferd_weights.metadata import Kind, Metadata
 
 MAX_WIDTH: Final = 1 << 20
 

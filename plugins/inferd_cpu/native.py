@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from inferd_cpu.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
+from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
 INTERFACE: Final = 9  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")

@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
 from inferd_cpu.finder import Part, Source
-from inferd_cpu.gguf import ModelFile, Tensor
 from inferd_cpu.inventory import Inventory
 from inferd_cpu.native import EXPERT_PARTS, LAYER_PARTS, MAX_GROUPS, NOT_FINITE, PARTS, VECTORS, W4, W4M, W8, Native
-from inferd_cpu.quants import FORMATS
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.weights import DIVISORS, compute_frequencies, order_rotary, rows_of
+from inferd_weights.model_file import ModelFile, Tensor
+from inferd_weights.quants import FORMATS
 
 BLOCK: Final = 32  # inputs that share a scale
 QUANTISED: Final = ("qkv", "gate_up")

@@ -23,11 +23,12 @@ from inferd.plugin import (
 from inferd.plugin.hf import CLASSIFIES
 from inferd_cpu.adapters import adapt
 from inferd_cpu.architecture import Architecture, read_architecture
-from inferd_cpu.gguf import GgufFile, ModelFile
 from inferd_cpu.heads import GGUF_TENSORS, is_ranked, read_gguf_head, read_hf_head, read_tensors
 from inferd_cpu.hf_folder import CONFIG, HfFolder
 from inferd_cpu.inventory import Inventory
 from inferd_cpu.vocabulary import read_vocabulary
+from inferd_weights.gguf import GgufFile
+from inferd_weights.model_file import ModelFile
 
 GENERATION = "generation_config.json"
 

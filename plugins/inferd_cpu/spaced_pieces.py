@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from inferd.plugin import TokenKind, Vocabulary, read_gguf_endings
-from inferd_cpu.metadata import Metadata
 from inferd_cpu.unigram import SPACE, UNUSED, add_tokens, place_ends
+from inferd_weights.metadata import Metadata
 
 _PREFIX: Final = "tokenizer.ggml."
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from inferd.plugin import TokenKind, Vocabulary, read_gguf_endings
-from inferd_cpu.metadata import Kind, Metadata
+from inferd_weights.metadata import Kind, Metadata
 
 _PREFIX: Final = "tokenizer.ggml."
 SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from inferd.plugin import GGUF_BOS_RULES, Vocabulary, read_gguf_endings, read_gguf_splitting
-from inferd_cpu.metadata import Metadata
 from inferd_cpu.spaced_pieces import read_spaced_pieces
 from inferd_cpu.unigram import read_unigram
 from inferd_cpu.word_pieces import read_word_pieces
+from inferd_weights.metadata import Metadata
 
 _PREFIX = "tokenizer.ggml."
 MODELS = ("gpt2", "llama", "bert", "t5", "gemma4")

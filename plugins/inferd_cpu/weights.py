@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
 from inferd_cpu.finder import Source
-from inferd_cpu.gguf import ModelFile
 from inferd_cpu.inventory import Inventory
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.stored_rows import StoredRows
+from inferd_weights.model_file import ModelFile
 
 Floats = NDArray[np.float32]
 CHUNK_ELEMENTS = 1 << 18  # decoded at once: they stay in the processor's cache

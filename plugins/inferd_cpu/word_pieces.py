@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from inferd.plugin import Vocabulary
-from inferd_cpu.metadata import Metadata
+from inferd_weights.metadata import Metadata
 
 _PREFIX: Final = "tokenizer.ggml."
 _BEGIN: Final = "\N{LOWER ONE EIGHTH BLOCK}"

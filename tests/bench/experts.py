@@ -75,7 +75,7 @@ def decode_in_turns(files: dict[str, Path]) -> tuple[dict[str, str], list[dict[s
 
 def bytes_a_token(path: Path) -> float:
     """Bytes of weights that a token reads, as they are stored."""
-    from inferd_cpu.gguf import GgufFile  # noqa: PLC0415 - the engine's bench sets the environment
+    from inferd_weights.gguf import GgufFile  # noqa: PLC0415 - the engine's bench sets the environment
 
     tensors = GgufFile(path).tensors
     read = [t for t in tensors.values() if t.name != "token_embd.weight" or "output.weight" not in tensors]

@@ -80,8 +80,8 @@ def figures(weights: Path, *, only: str, tokens: int = TOKENS) -> Iterator[Figur
 def encode(weights: Path, text: str) -> list[int]:
     """The text's token ids."""
     from inferd.engine.text.tokenizer import Tokenizer  # noqa: PLC0415 - as above
-    from inferd_cpu.gguf import GgufFile  # noqa: PLC0415 - as above
     from inferd_cpu.vocabulary import read_vocabulary  # noqa: PLC0415 - as above
+    from inferd_weights.gguf import GgufFile  # noqa: PLC0415 - as above
 
     vocabulary = read_vocabulary(GgufFile(weights).metadata)
     return Tokenizer(vocabulary, size=len(vocabulary.tokens)).encode(text[: TOKENS * 8])

@@ -26,7 +26,7 @@ class Roofline:
 
     def __init__(self, weights: Path, *, bits: int | None = None) -> None:
         from inferd_cpu.architecture import read_architecture  # noqa: PLC0415 - the engine's bench sets the environment
-        from inferd_cpu.gguf import GgufFile  # noqa: PLC0415 - as above
+        from inferd_weights.gguf import GgufFile  # noqa: PLC0415 - as above
 
         file = GgufFile(weights)
         a: Any = read_architecture(file.metadata)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import gguf
 import numpy as np
 
-from inferd_cpu.quants import FORMATS, Format
+from inferd_weights.quants import FORMATS, Format
 
 VOCABULARY_SIZE = 64
 HIDDEN = 256

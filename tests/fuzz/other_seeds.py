@@ -17,7 +17,7 @@ from folder_seeds import FEED, HEAD, WEIGHTS, WIDTH, wound_document, write_folde
 from gguf_seeds import read_sound, write_model
 from gguf_wounds import damaged
 
-from inferd_cpu.quants import FORMATS
+from inferd_weights.quants import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

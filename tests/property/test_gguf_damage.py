@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from inferd.plugin import LoadError, LoadRequest
 from inferd.plugin.backend import read_settings
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.gguf import GgufFile
 from inferd_cpu.plugin import SPEC
+from inferd_weights.gguf import GgufFile
 
 WILD = tuple(
     struct.pack(form, number)

@@ -11,7 +11,7 @@ from gguf_seeds import read_sound, write_seeds
 from other_seeds import Others
 
 from inferd.plugin import LoadError, list_hf_weights
-from inferd_cpu.gguf import GgufFile
+from inferd_weights.gguf import GgufFile
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # weights of random bits overflow

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from inferd.plugin import LoadError
-from inferd_cpu.quants import FORMATS
-from inferd_cpu.safetensors import MAX_HEADER_BYTES, read_safetensors
+from inferd_weights.quants import FORMATS
+from inferd_weights.safetensors import MAX_HEADER_BYTES, read_safetensors
 
 SHAPES = {"a.weight": (4, 6), "b.weight": (3,), "c.weight": (2, 1, 5)}
 damage = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])

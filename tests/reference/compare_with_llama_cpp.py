@@ -10,8 +10,8 @@ none, it was not compared with a reference, or has a part without weights, such 
 import gguf
 
 from inferd_cpu.families import FAMILIES
-from inferd_cpu.quants import FORMATS
 from inferd_cpu.supported import is_compiled
+from inferd_weights.quants import FORMATS
 
 SHOWN = 4  # tensors of an architecture
 

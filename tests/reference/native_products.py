@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import inferd_cpu
 from inferd_cpu.native import Native
-from inferd_cpu.quants import FORMATS, Format
+from inferd_weights.quants import FORMATS, Format
 
 Floats = NDArray[np.float32]
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.plugin import Vocabulary
-from inferd_cpu.metadata import Kind, Metadata, Value
 from inferd_cpu.vocabulary import read_vocabulary
+from inferd_weights.metadata import Kind, Metadata, Value
 
 
 def read(model: dict[str, Any], **changes: Value | None) -> Vocabulary:

@@ -20,9 +20,9 @@ from inferd.plugin.backend import Pooling, read_settings
 from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.metadata import Kind, Metadata, Value
 from inferd_cpu.plugin import SPEC
 from inferd_cpu.word_pieces import read_word_pieces
+from inferd_weights.metadata import Kind, Metadata, Value
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

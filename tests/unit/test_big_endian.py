@@ -15,10 +15,10 @@ from inferd.plugin import LoadRequest, UnsupportedModelError
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.byte_order import SWAPPED
-from inferd_cpu.gguf import GgufFile
 from inferd_cpu.native import LIBRARY
 from inferd_cpu.plugin import SPEC
+from inferd_weights.byte_order import SWAPPED
+from inferd_weights.gguf import GgufFile
 
 COMPUTES = ["exact", *(["native"] if LIBRARY.exists() else [])]
 

@@ -8,7 +8,7 @@ import pytest
 
 from inferd.plugin import LoadError
 from inferd_cpu.architecture import Architecture, read_architecture
-from inferd_cpu.metadata import Kind, Metadata, Value
+from inferd_weights.metadata import Kind, Metadata, Value
 
 
 def read(name: str = "llama", **overrides: Any) -> Architecture:

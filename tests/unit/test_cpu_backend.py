@@ -16,9 +16,9 @@ from inferd.plugin import Backend, LoadedModel, LoadError, LoadRequest, TokenSes
 from inferd.plugin.backend import read_settings
 from inferd_cpu import weights
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.gguf import GgufFile
 from inferd_cpu.plugin import SPEC, inferd_backends
 from inferd_cpu.session import CpuSession
+from inferd_weights.gguf import GgufFile
 
 GIB = 1 << 30
 

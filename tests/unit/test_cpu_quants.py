@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 
-from inferd_cpu.quants import FORMATS, UNSUPPORTED
+from inferd_weights.quants import FORMATS, UNSUPPORTED
 
 BLOCKS = 64
 

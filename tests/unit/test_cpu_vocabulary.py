@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from inferd.plugin import LoadError
-from inferd_cpu.metadata import Kind, Metadata, Value
 from inferd_cpu.vocabulary import read_vocabulary
+from inferd_weights.metadata import Kind, Metadata, Value
 
 TOKENS = ["a", "b", "<|im_end|>", "<|eot_id|>", "<s>"]
 

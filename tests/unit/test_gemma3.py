@@ -15,9 +15,9 @@ from inferd.plugin import LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.gguf import GgufFile
 from inferd_cpu.plugin import SPEC
 from inferd_cpu.vocabulary import read_vocabulary
+from inferd_weights.gguf import GgufFile
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]  # seconds on free cores, minutes when they are shared
 NEAR_TIE = 1e-3  # of logits in fp32

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from inferd.plugin import LoadError, UnsupportedModelError
-from inferd_cpu.gguf import GgufFile
-from inferd_cpu.metadata import Kind, Metadata
+from inferd_weights.gguf import GgufFile
+from inferd_weights.metadata import Kind, Metadata
 
 WILD = 1 << 60
 

@@ -14,8 +14,8 @@ from inferd.plugin import LoadError, LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.gguf import GgufFile
 from inferd_cpu.plugin import SPEC
+from inferd_weights.gguf import GgufFile
 
 
 def load(path: Path) -> TokenSession:

@@ -20,7 +20,7 @@ from inferd.engine.token.sampler import Sampler
 from inferd.plugin import TokenSession
 from inferd.testing.batches import make_batch
 from inferd_cpu.architecture import read_architecture
-from inferd_cpu.gguf import GgufFile
+from inferd_weights.gguf import GgufFile
 
 pytestmark = pytest.mark.skipif(bool(find_missing("auto")), reason="the native library is not built: make native")
 

@@ -142,7 +142,13 @@ def test_the_wheel(tree: Path, build: ModuleType, compiler: str) -> None:
     (tree / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     for name in ("README.md", "LICENSE"):
         (tree / name).write_text("")
-    for package in ("protos/inferd_api", "kernel/inferd", "plugins/inferd_torch", "clients/python/inferd_client"):
+    for package in (
+        "protos/inferd_api",
+        "kernel/inferd",
+        "plugins/inferd_torch",
+        "plugins/inferd_weights",
+        "clients/python/inferd_client",
+    ):
         (tree / package).mkdir(parents=True)
         (tree / package / "__init__.py").write_text("")
     environment = {**os.environ, "CXX": compiler}

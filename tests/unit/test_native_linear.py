@@ -27,7 +27,7 @@ from native_products import (
 )
 from numpy.typing import NDArray
 
-from inferd_cpu.quants import FORMATS
+from inferd_weights.quants import FORMATS
 
 Floats = NDArray[np.float32]
 

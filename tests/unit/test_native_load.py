@@ -16,13 +16,13 @@ from inferd.plugin import LoadError, LoadRequest, TokenSession
 from inferd_cpu import backend as backend_module
 from inferd_cpu import loads as loads_module
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.gguf import GgufFile
 from inferd_cpu.inventory import Inventory
 from inferd_cpu.native import LAYER_PARTS, PARTS, W4, W4M, W8, Native
 from inferd_cpu.native_session import NativeSession
 from inferd_cpu.native_weights import NativeWeights
-from inferd_cpu.quants import FORMATS
 from inferd_cpu.source import read_source
+from inferd_weights.gguf import GgufFile
+from inferd_weights.quants import FORMATS
 
 pytestmark = pytest.mark.skipif(bool(find_missing("auto")), reason="the native library is not built: make native")
 

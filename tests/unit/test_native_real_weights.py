@@ -14,9 +14,9 @@ from inferd.plugin import LoadRequest
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.gguf import GgufFile
 from inferd_cpu.plugin import SPEC
-from inferd_cpu.quants import FORMATS
+from inferd_weights.gguf import GgufFile
+from inferd_weights.quants import FORMATS
 
 pytestmark = [
     pytest.mark.model,

@@ -23,7 +23,7 @@ from native_products import (
 )
 from numpy.typing import NDArray
 
-from inferd_cpu.quants import FORMATS
+from inferd_weights.quants import FORMATS
 
 Floats = NDArray[np.float32]
 EXPONENTS: Final = (-24, -23, -20, -16, -15, -14, -8, 0, 8, 14, 15)

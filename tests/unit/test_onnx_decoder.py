@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'inferd[onnx]'")
 pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
 
+import gguf
 import greedy_ids
 import network_to_gguf
 import tiny_models
@@ -49,6 +52,23 @@ def test_a_gguf_file_gives_the_tokens_of_transformers(name: str, tmp_path: Path)
     expected = greedy_ids.generate_with_transformers(network)
     assert np.mean(greedy_ids.generate(session) == expected) >= 0.95
     assert len(np.unique(expected)) > 20
+
+
+@pytest.mark.parametrize("how", [{"split_max_tensors": 7}, {"endianess": gguf.GGUFEndian.BIG}], ids=["shards", "big"])
+def test_shards_and_big_endian_files_are_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    """A model in several files, or in the other byte order, gives the logits of the one file, to the bit."""
+    logits = []
+    for folder, options in (("one", {}), ("other", how)):
+        (tmp_path / folder).mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(network_to_gguf.gguf, "GGUFWriter", partial(gguf.GGUFWriter, **options))
+            network_to_gguf.write_network("llama", tmp_path / folder / "tiny.gguf")
+        session = load(min((tmp_path / folder).iterdir())).session
+        logits.append(compute(session, Part(token_ids=range(5, 30), blocks=[5, 3]))[0].tobytes())
+        session.close()
+    assert logits[0] == logits[1]
 
 
 @pytest.mark.parametrize(("name", "changes"), [("llama", {}), ("qwen2", {}), ("qwen3", {"head_dim": 32})])

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from inferd.engine.text.detokenizer import decode
 from inferd.engine.text.tokenizer import Tokenizer as Encoder
 from inferd.plugin import LoadError
-from inferd_cpu.metadata import Kind, Metadata, Value
 from inferd_cpu.vocabulary import read_vocabulary
+from inferd_weights.metadata import Kind, Metadata, Value
 
 transformers = pytest.importorskip("transformers")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from inferd_cpu.finder import Source
-from inferd_cpu.gguf import GgufFile
 from inferd_cpu.stored_rows import StoredRows
+from inferd_weights.gguf import GgufFile
 
 TOKENS = 8_000
 TABLE = "per_layer_token_embd.weight"

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from inferd.cli import main
 from inferd_cpu.families import FAMILIES
-from inferd_cpu.quants import FORMATS
 from inferd_cpu.supported import NUMBERS, describe, is_compiled
+from inferd_weights.quants import FORMATS
 
 
 def test_the_command_lists_what_backends_support(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

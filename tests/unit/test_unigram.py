@@ -12,7 +12,7 @@ from unigram_files import check, read
 from inferd.engine.text.detokenizer import decode
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.plugin import LoadError
-from inferd_cpu.metadata import Kind, Value
+from inferd_weights.metadata import Kind, Value
 
 MODELS: dict[str, Any] = json.loads(Path(unigram_files.__file__).with_name("unigram.json").read_text(encoding="utf-8"))
 

@@ -105,7 +105,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any
     Raises:
         LoadError: It is a damaged GGUF file.
     """
-    from inferd_cpu.gguf import MAGIC, GgufFile  # noqa: PLC0415 - it takes numpy
+    from inferd_weights.gguf import MAGIC, GgufFile  # noqa: PLC0415 - it takes numpy
 
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:

@@ -3,11 +3,10 @@
 How a model comes to run, file by file:
 
     shape.py       what a network is: sizes, rotation, parts
-    gguf_file.py   a GGUF file -> its metadata and its index of weights
-    gguf_model.py  these -> shape, vocabulary, weights by what they are
+    gguf_model.py  a GGUF file -> shape, vocabulary, weights by what they are
     hf_folder.py   a Hugging Face folder -> the same
     model.py       all of that together, checked
-    sources.py     weights as they lie on disk, read in slabs
+    sources.py     weights as they lie on disk, by inferd_weights, read in slabs
     packing.py     weights -> blocks of 8 or 4 bits, as MatMulNBits takes them
     proto.py       an ONNX model as bytes
     graph.py       a shape -> the graph

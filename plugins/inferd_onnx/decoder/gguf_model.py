@@ -1,9 +1,7 @@
 """What a GGUF file of the Llama family says: sizes, rotation, vocabulary, and which weight is which."""
 
 from collections import Counter
-from math import prod
 from pathlib import Path
-from typing import Any
 
 from inferd.plugin import (
     GGUF_BOS_RULES,
@@ -17,10 +15,10 @@ from inferd.plugin import (
     read_gguf_splitting,
     refuse_ignored,
 )
-from inferd_onnx.decoder.gguf_file import GgufFile, read_gguf
 from inferd_onnx.decoder.model import DecoderModel, check_weights, find_biased
 from inferd_onnx.decoder.shape import Rotation, Shape
 from inferd_onnx.decoder.sources import Weight
+from inferd_weights.gguf import GgufFile
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "smollm3")
 TOKENIZER = "tokenizer.ggml."
@@ -57,18 +55,17 @@ def read_gguf_model(path: Path, pre_tokenizer: str = "") -> DecoderModel:
         UnsupportedModelError: It is none that our graph computes.
         LoadError: It is damaged or contradicts itself.
     """
-    file = read_gguf(path)
-    return _Model(file).read(pre_tokenizer)
+    return _Model(GgufFile(path)).read(pre_tokenizer)
 
 
 class _Model:
-    """One file; what has been read of it is remembered, so that nothing is ignored in silence."""
+    """One file; its metadata remember what was read of them, so that nothing is ignored in silence."""
 
     def __init__(self, file: GgufFile) -> None:
         self._file = file
         self._path = file.path
-        self._used = {"general.architecture"}
-        self._architecture = str(file.metadata.get("general.architecture", ""))
+        self._metadata = file.metadata
+        self._architecture = file.metadata.text("general.architecture", "")
 
     def read(self, pre_tokenizer: str) -> DecoderModel:
         if self._architecture not in ARCHITECTURES:
@@ -80,15 +77,16 @@ class _Model:
         shape = self._read_shape(weights)
         check_weights(self._path, shape, weights)
         vocabulary = self._read_vocabulary(pre_tokenizer)
-        embedding = read_gguf_embedding(str(self._path), self._get)
-        self._get(f"{self._architecture}.pooling_type")
-        sampling = read_gguf_sampling(str(self._path), self._get)
+        where, get = str(self._path), self._metadata.content
+        embedding = read_gguf_embedding(where, get)
+        get(f"{self._architecture}.pooling_type")
+        sampling = read_gguf_sampling(where, get)
         neutral = {"rope.dimension_count": (shape.head_width,), "attention.scale": (shape.head_width**-0.5,)}
-        where = str(self._path)
-        refuse_ignored(where, self._file.metadata, used=self._used, neutral=neutral, fix="take the backend 'cpu'")
+        given = {key: value.content for key, value in self._metadata.items()}
+        refuse_ignored(where, given, used=self._metadata.used, neutral=neutral, fix="take the backend 'cpu'")
         counts = Counter[str]()
-        for weight in self._file.weights.values():
-            counts[weight.kind] += prod(weight.sizes)
+        for tensor in self._file.tensors.values():
+            counts[tensor.format.name] += tensor.elements
         return DecoderModel(
             path=self._path,
             shape=shape,
@@ -100,13 +98,10 @@ class _Model:
             embedding=embedding,
         )
 
-    def _get(self, key: str) -> Any:
-        self._used.add(key)
-        return self._file.metadata.get(key)
-
     def _name_weights(self) -> dict[str, Weight]:
         found, unknown = {}, []
-        for name, weight in self._file.weights.items():
+        for name, tensor in self._file.tensors.items():
+            weight = Weight(self._file, tensor)
             block, _, rest = name.removeprefix("blk.").partition(".")
             if name in GLOBAL:
                 found[GLOBAL[name]] = weight
@@ -121,20 +116,10 @@ class _Model:
         return found
 
     def _size(self, name: str, default: int | None = None) -> int:
-        key = f"{self._architecture}.{name}"
-        value = self._get(key)
-        value = default if value is None else value
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise LoadError(f"{self._path}: metadata {key!r} is {str(value)[:80]}; it must be a whole number above 0")
-        return value
+        return self._metadata.integer(f"{self._architecture}.{name}", default, minimum=1)
 
     def _number(self, name: str, default: float) -> float:
-        key = f"{self._architecture}.{name}"
-        value = self._get(key)
-        value = default if value is None else value
-        if not isinstance(value, int | float) or not 0 < value < 1e30:  # noqa: PLR2004 - stays finite in float32
-            raise LoadError(f"{self._path}: metadata {key!r} is {str(value)[:80]}; it must be a number above 0")
-        return float(value)
+        return self._metadata.positive(f"{self._architecture}.{name}", default)
 
     def _read_shape(self, weights: dict[str, Weight]) -> Shape:
         layers, width, heads = (
@@ -145,7 +130,8 @@ class _Model:
         head_width = self._size("attention.key_length", width // heads or None)
         if self._size("attention.value_length", head_width) != head_width:
             raise UnsupportedModelError(f"{self._path}: keys and values of different widths are not supported")
-        context, window = self._size("context_length"), self._get(f"{self._architecture}.attention.sliding_window")
+        window = self._metadata.content(f"{self._architecture}.attention.sliding_window")
+        context = self._size("context_length")
         if window:
             context = min(context, self._size("attention.sliding_window"))
         every = UNROTATED_EVERY.get(self._architecture)
@@ -168,7 +154,7 @@ class _Model:
         )
 
     def _read_rotation(self, head_width: int) -> Rotation:
-        kind = self._get(f"{self._architecture}.rope.scaling.type")
+        kind = self._metadata.content(f"{self._architecture}.rope.scaling.type")
         linear = self._number("rope.scale_linear", 1.0)
         factor = self._number("rope.scaling.factor", linear)
         if kind not in (None, "none", "linear"):
@@ -176,52 +162,45 @@ class _Model:
                 f"{self._path}: metadata '{self._architecture}.rope.scaling.type' is {str(kind)[:80]!r}, which the"
                 " backend 'onnx' does not support; supported are 'none' and 'linear'"
             )
-        freqs = self._file.weights.get(ROPE_FREQS)
-        if freqs is not None and freqs.sizes != (head_width // 2,):
+        freqs = self._file.tensors.get(ROPE_FREQS)
+        if freqs is not None and freqs.shape != (head_width // 2,):
             raise LoadError(
-                f"{self._path}: weight {ROPE_FREQS!r} has the sizes {freqs.sizes}, not {(head_width // 2,)}"
+                f"{self._path}: weight {ROPE_FREQS!r} has the sizes {freqs.shape}, not {(head_width // 2,)}"
             )
         return Rotation(
             base=self._number("rope.freq_base", 10000.0),
             scale=1.0 if kind == "none" else factor,
-            factors=None if freqs is None else freqs.whole(),
+            factors=None if freqs is None else self._file.numbers(freqs),
             neighbours=self._architecture in ROTATED_BY_NEIGHBOURS,
         )
 
     def _read_vocabulary(self, pre_tokenizer: str) -> Vocabulary:
-        where = str(self._path)
-        model = str(self._get(f"{TOKENIZER}model"))
+        where, get = str(self._path), self._metadata.content
+        model = self._metadata.text(f"{TOKENIZER}model")
         if model not in ALGORITHMS:
             raise UnsupportedModelError(
                 f"{where}: metadata '{TOKENIZER}model' is {model[:80]!r}; supported are {', '.join(ALGORITHMS)}"
             )
         bpe = model == "gpt2"
-        tokens = self._list("tokens", str)
-        kinds = self._list("token_type", int) or [int(TokenKind.NORMAL)] * len(tokens)
-        rule = read_gguf_splitting(where, self._get, pre_tokenizer) if bpe else ""
-        adds = self._get(f"{TOKENIZER}add_bos_token")
-        space = self._get(f"{TOKENIZER}add_space_prefix")
-        template = self._get(TEMPLATE) or self._get(f"{TEMPLATE}.default")
+        read = self._metadata
+        tokens = read.texts(f"{TOKENIZER}tokens")
+        types = f"{TOKENIZER}token_type"
+        kinds = read.integers(types) if types in read else [int(TokenKind.NORMAL)] * len(tokens)
+        rule = read_gguf_splitting(where, get, pre_tokenizer) if bpe else ""
+        adds = get(f"{TOKENIZER}add_bos_token")
+        space = get(f"{TOKENIZER}add_space_prefix")
+        template = get(TEMPLATE) or get(f"{TEMPLATE}.default")
         return Vocabulary(
             algorithm="bpe" if bpe else "spm",
             tokens=tokens,
             kinds=kinds,
-            merges=self._list("merges", str) if bpe else (),
-            scores=() if bpe else self._list("scores", float),
+            merges=read.texts(f"{TOKENIZER}merges") if bpe else (),
+            scores=() if bpe else read.numbers(f"{TOKENIZER}scores"),
             pre_tokenizer=rule,
-            bos_id=self._get(f"{TOKENIZER}bos_token_id"),
-            eos_ids=read_gguf_endings(where, self._get, tokens, kinds),
+            bos_id=get(f"{TOKENIZER}bos_token_id"),
+            eos_ids=read_gguf_endings(where, get, tokens, kinds),
             add_bos=(rule in GGUF_BOS_RULES if bpe else True) if adds is None else bool(adds),
             add_space_prefix=True if space is None else bool(space),
             chat_template=template,
-            tool_use_template=self._get(f"{TEMPLATE}.tool_use"),
+            tool_use_template=get(f"{TEMPLATE}.tool_use"),
         )
-
-    def _list(self, name: str, kind: type) -> list[Any]:
-        key = f"{TOKENIZER}{name}"
-        value = self._get(key)
-        if value is None:
-            return []
-        if not isinstance(value, list) or not all(isinstance(item, kind) for item in value[:1]):
-            raise LoadError(f"{self._path}: metadata {key!r} is no list of {kind.__name__}")
-        return value

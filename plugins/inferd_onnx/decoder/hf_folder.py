@@ -18,10 +18,10 @@ from inferd.plugin import (
     read_hf_vocabulary,
 )
 from inferd_onnx.decoder.model import DecoderModel, check_weights, find_biased
-from inferd_onnx.decoder.safetensors import read_safetensors
 from inferd_onnx.decoder.settings import ARCHITECTURES
 from inferd_onnx.decoder.shape import Rotation, Shape, llama3_factors
 from inferd_onnx.decoder.sources import Weight
+from inferd_weights.safetensors import KINDS, SafetensorsFiles
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 WINDOWED = {"mistral": 4096}  # types that have a window where nothing is said; others need use_sliding_window
@@ -78,9 +78,7 @@ def read_hf_folder(path: Path) -> DecoderModel:
     config = read_hf_json(path / CONFIG)
     generation = read_hf_json(path / GENERATION, required=False)
     settings = _Settings(path / CONFIG, config)
-    files: dict[str, Weight] = {}
-    for file in list_hf_weights(path):
-        files |= read_safetensors(file)
+    files = SafetensorsFiles(path, list_hf_weights(path))
     tied = settings.flag("tie_word_embeddings", default=settings.type in TIED)
     weights = _name_weights(path, files, tied=tied)
     shape = settings.read_shape(weights)
@@ -101,9 +99,10 @@ def read_hf_folder(path: Path) -> DecoderModel:
     )
 
 
-def _name_weights(path: Path, files: dict[str, Weight], *, tied: bool) -> dict[str, Weight]:
+def _name_weights(path: Path, files: SafetensorsFiles, *, tied: bool) -> dict[str, Weight]:
     found = {}
-    for name, weight in files.items():
+    for name, tensor in files.tensors.items():
+        weight = Weight(files, tensor)
         layer, _, rest = name.removeprefix("model.layers.").partition(".")
         if name in GLOBAL:
             found[GLOBAL[name]] = weight
@@ -111,6 +110,11 @@ def _name_weights(path: Path, files: dict[str, Weight], *, tied: bool) -> dict[s
             found[f"{int(layer)}.{OF_LAYER[rest]}"] = weight
         elif not name.endswith(LEFT_OUT):
             raise UnsupportedModelError(f"{path}: the backend 'onnx' has no use for the weight {name[:80]!r}")
+    strange = next((weight for weight in found.values() if weight.kind not in KINDS), None)
+    if strange is not None:
+        raise UnsupportedModelError(
+            f"{path}: weight {strange.name[:80]!r} is of {strange.kind!r}; supported are {', '.join(KINDS)}"
+        )
     if tied:
         found.pop("head", None)
     elif "head" not in found:

@@ -1,7 +1,6 @@
 """From a request to a session of a language model: what takes memory comes last."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import onnxruntime as ort
@@ -9,6 +8,7 @@ import onnxruntime as ort
 from inferd.plugin import LoadedModel, LoadError, LoadRequest, MemoryNeed, ModelDescription, ReportProgress, TokenLimits
 from inferd_onnx.decoder.capacity import check_need, derive_limits, derive_need, measure_weights
 from inferd_onnx.decoder.copies import copies_numbers
+from inferd_onnx.decoder.gguf_model import read_gguf_model
 from inferd_onnx.decoder.graph import Builder
 from inferd_onnx.decoder.hf_folder import read_hf_folder
 from inferd_onnx.decoder.model import DecoderModel
@@ -62,10 +62,6 @@ def read_model(path: Path, pre_tokenizer: str) -> DecoderModel:
     """
     if path.is_dir():
         return read_hf_folder(path)
-    if find_spec("gguf") is None:
-        raise LoadError(f"{path}: the package gguf is not installed: pip install 'inferd[onnx]'")
-    from inferd_onnx.decoder.gguf_model import read_gguf_model  # noqa: PLC0415 - it imports that package
-
     return read_gguf_model(path, pre_tokenizer)
 
 

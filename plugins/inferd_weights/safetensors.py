@@ -7,19 +7,44 @@ where it lies behind the header. Tensors follow each other without gaps to the e
 import json
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 from inferd.plugin import LoadError
-from inferd_cpu.gguf import MAX_DIMENSIONS, Tensor, map_file
-from inferd_cpu.quants import FORMATS, Format
+from inferd_weights.model_file import MAX_DIMENSIONS, ModelFile, Tensor, map_file
+from inferd_weights.quants import FORMATS, Format
 
 KINDS: Final = {"F32": FORMATS[0], "F16": FORMATS[1], "BF16": FORMATS[30]}
 OTHERS: Final = {"F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes: of what is no weight
 MAX_HEADER_BYTES: Final = 100_000_000  # as the library of that name has it
 _LENGTH: Final = struct.Struct("<Q")
+
+
+class SafetensorsFiles(ModelFile):
+    """The tensors of several files, under their own names.
+
+    Args:
+        path: Of the folder that they are of.
+        files: All of them.
+
+    Raises:
+        LoadError: As `read_safetensors`, or a tensor is in two of them.
+    """
+
+    tensors: dict[str, Tensor]
+
+    def __init__(self, path: Path, files: Iterable[Path]) -> None:
+        self.path = path
+        self._mappings = []
+        self.tensors = {}
+        for part, file in enumerate(files):
+            mapping, tensors = read_safetensors(file, part)
+            if twice := self.tensors.keys() & tensors.keys():
+                raise LoadError(f"{file}: tensor {min(twice)!r} is in another file, too")
+            self._mappings.append(mapping)
+            self.tensors |= tensors
 
 
 def read_safetensors(path: Path, part: int) -> tuple[mmap.mmap, dict[str, Tensor]]:

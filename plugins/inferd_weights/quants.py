@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd_cpu import quants_small as small
+from inferd_weights import quants_small as small
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

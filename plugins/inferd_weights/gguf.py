@@ -7,23 +7,18 @@ in several files, `NAME-00001-of-00003.gguf` and so on: the first has the metada
 
 import mmap
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from inferd.plugin import LoadError, UnsupportedModelError
-from inferd_cpu.byte_order import SWAPPED, swap
-from inferd_cpu.cursor import Cursor
-from inferd_cpu.metadata import Metadata, Value, read_value
-from inferd_cpu.quants import FORMATS, UNSUPPORTED, Format
+from inferd_weights.byte_order import SWAPPED
+from inferd_weights.cursor import Cursor
+from inferd_weights.metadata import Metadata, Value, read_value
+from inferd_weights.model_file import MAX_DIMENSIONS, ModelFile, Tensor, map_file
+from inferd_weights.quants import FORMATS, UNSUPPORTED
 
 MAGIC = b"GGUF"
 VERSIONS = (1, 2, 3)
-MAX_DIMENSIONS = 4
 MAX_ALIGNMENT_BYTES = 1 << 16
 MAX_PARTS = 1 << 12
 _PAIR_BYTES = (
@@ -32,64 +27,6 @@ _PAIR_BYTES = (
 _DESCRIPTION_BYTES = 8 + 4 + 8 + 4 + 8  # the shortest tensor description: an empty name, one dimension
 _SHORTER_BYTES = (4, 8)  # by which version 1 makes them shorter
 _PART = re.compile(r"^(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.\w+)$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
-    """Where a tensor lies.
-
-    Attributes:
-        name: Its name.
-        shape: Rows first: the reverse of the order in the file.
-        format: How its numbers are stored.
-        offset: First byte, from the beginning of the file.
-        part: The number of the file, from 0, where a model has several.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    format: Format
-    offset: int
-    part: int = 0
-
-    @property
-    def elements(self) -> int:
-        """How many numbers it has."""
-        return prod(self.shape)
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes it takes in the file."""
-        return self.elements // self.format.block_elements * self.format.block_bytes
-
-
-class ModelFile:
-    """The tensors and metadata of a model, memory-mapped. A mapping ends with the last reference to it.
-
-    Attributes:
-        path: Where it is, or its first part.
-        metadata: What it says of itself, with the keys of GGUF.
-        tensors: Its tensors by their names in GGUF.
-    """
-
-    path: Path
-    metadata: Metadata
-    tensors: Mapping[str, Tensor]
-    _mappings: list[mmap.mmap]
-    _big: frozenset[int] = frozenset()  # the parts whose byte order is not that of this reader
-
-    def blocks(self, tensor: Tensor) -> NDArray[np.uint8]:
-        """The stored blocks of a tensor, shape (blocks, block bytes); without a copy, unless they are big-endian."""
-        form = tensor.format
-        raw = np.frombuffer(self._mappings[tensor.part], np.uint8, tensor.size_bytes, tensor.offset)
-        blocks = raw.reshape(-1, form.block_bytes)
-        return swap(form, blocks) if tensor.part in self._big else blocks
-
-    def release(self, tensor: Tensor) -> None:
-        """Let the memory of a tensor go that reading it took; it would be read from the file again."""
-        first, mapping = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE, self._mappings[tensor.part]
-        if hasattr(mapping, "madvise"):
-            mapping.madvise(mmap.MADV_DONTNEED, first, tensor.offset + tensor.size_bytes - first)
 
 
 class GgufFile(ModelFile):
@@ -163,21 +100,6 @@ def _read_file(path: Path) -> tuple[mmap.mmap, Metadata, dict[str, Tensor], bool
             " little-endian files only: convert it where it was made"
         )
     return mapping, metadata, tensors, big
-
-
-def map_file(path: Path) -> mmap.mmap:
-    """The bytes of a file.
-
-    Raises:
-        LoadError: It cannot be read, or has none.
-    """
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError:
-        raise LoadError(f"{path}: the file is empty (0 bytes); fetch it again") from None
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _check_version(cursor: Cursor) -> None:

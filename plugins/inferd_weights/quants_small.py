@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd_cpu import grids
+from inferd_weights import grids
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

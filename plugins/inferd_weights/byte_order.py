@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd_cpu.quants import Format
+from inferd_weights.quants import Format
 
 Bytes = NDArray[np.uint8]
 _WHOLE: Final = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of a number

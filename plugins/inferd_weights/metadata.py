@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from inferd.plugin import UnsupportedModelError
-from inferd_cpu.cursor import Cursor
+from inferd_weights.cursor import Cursor
 
 
 class Kind(IntEnum):
