@@ -3,7 +3,7 @@
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,10 @@ TASKS = 12
 
 
 @contextmanager
-def kernel(folder: Path) -> Iterator[tuple[KernelProcess, Client]]:
+def kernel(folder: Path, listen: str = "127.0.0.1:0") -> Iterator[tuple[KernelProcess, Client]]:
     """A kernel with a store in the folder, which is there for the next one."""
     environment = {"INFERD_STORE__URL": f"sqlite:{folder}/store", "INFERD_STORE__OUTPUT_INTERVAL_S": "0.01"}
-    with kernel_process(folder, environment=environment) as process, Client(process.address) as client:
+    with kernel_process(folder, environment=environment, listen=listen) as process, Client(process.address) as client:
         yield process, client
 
 
@@ -86,3 +86,25 @@ def test_nothing_that_was_acknowledged_is_lost_with_a_killed_kernel(tmp_path: Pa
     assert {task.state for task in tasks} == {TaskState.TASK_STATE_SUCCEEDED}
     started = [task.start_time.ToNanoseconds() for task in tasks]
     assert started == sorted(started)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_client_reads_on_by_itself_from_the_kernel_after_this_one(tmp_path: Path, signum: int) -> None:
+    """One loop over a created task's events sees each once, though its kernel ends, or is killed, and another comes."""
+    listen = f"unix:{tmp_path}/kernel.sock"
+    with ExitStack() as kernels:
+        process, client = kernels.enter_context(kernel(tmp_path, listen))
+        path = write_fake_model(tmp_path, step_s=0.002)
+        client.create_model("fake", source=str(path))
+        task = client.create_task("fake", "la", max_tokens=TOKENS, temperature=0)
+        told: list[TaskEvent] = []
+        for event in client.watch(task.task_id):
+            told.append(event)
+            if len(told) == 10:
+                process.process.send_signal(signum)
+                process.process.wait(20)
+                kernels.enter_context(kernel(tmp_path, listen))
+        numbers = [event.sequence for event in told]
+        assert numbers == sorted(set(numbers))
+        assert text_of(told) == "la" * (TOKENS // 2)
+        assert client.get_task(task.task_id).attempt == 2

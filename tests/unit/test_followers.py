@@ -2,13 +2,17 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any as Anything
 
 import pytest
+from google.protobuf.any_pb2 import Any
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
-from inferd_client.errors import TaskExpiredError
+from inferd_client.errors import ShuttingDownError, TaskExpiredError
 from inferd_client.followers import AsyncFollower, Follower
 from inferd_client.orders import EMPTY, FULL
 from inferd_client.tasks import run_order
@@ -62,7 +66,7 @@ class AsyncWire:
         self.responses: asyncio.Queue[ts.RunTasksResponse] = asyncio.Queue()
         self._taking: asyncio.Task[None] | None = None
 
-    def dial(self, requests: AsyncIterator[ts.RunTasksRequest]) -> Any:
+    def dial(self, requests: AsyncIterator[ts.RunTasksRequest]) -> Anything:
         self._taking = asyncio.create_task(self._take(requests))
         return self
 
@@ -83,7 +87,7 @@ class AsyncWire:
 
 
 def threaded(wire: Wire) -> Follower:
-    def singly(*_: object) -> Any:
+    def singly(*_: object) -> Anything:
         raise AssertionError("the kernel has the call")
 
     return Follower(wire.dial, "here", lambda _: False, lambda: None, singly)
@@ -93,7 +97,7 @@ def asynchronous(wire: AsyncWire) -> AsyncFollower:
     async def is_back(_: object) -> bool:
         return False
 
-    def singly(*_: object) -> Any:
+    def singly(*_: object) -> Anything:
         raise AssertionError("the kernel has the call")
 
     return AsyncFollower(wire.dial, "here", is_back, lambda: None, singly)
@@ -146,3 +150,61 @@ async def test_a_kernel_that_says_nothing_at_the_deadline() -> None:
     with pytest.raises(TaskExpiredError, match="the kernel did not say so in time"):
         await asyncio.wait_for(anext(events), 60)
     await follower.close()
+
+
+def shutting_down() -> ts.RunTasksResponse:
+    info = Any()
+    info.Pack(ErrorInfo(reason="SHUTTING_DOWN", domain="inferd"))
+    status = Status(code=code_pb2.UNAVAILABLE, message="the kernel is shutting down", details=[info])
+    return ts.RunTasksResponse(updates=[ts.TaskUpdate(tag=1, error=status)])
+
+
+def follower_of(wires: list[Wire]) -> Follower:
+    """Of a kernel that is started again with each call."""
+    left = iter(wires)
+    return Follower(
+        lambda requests: next(left).dial(requests), "nowhere", lambda _: True, lambda: None, lambda *_: iter(())
+    )
+
+
+def test_a_watched_task_goes_on_with_the_kernel_after_this_one() -> None:
+    """SHUTTING_DOWN is not told to who follows what is kept: the next call begins behind the last event that came."""
+    wires = [Wire(), Wire()]
+    follower = follower_of(wires)
+    events = follower.events(watch=ts.WatchTaskRequest(task_id="t", after_sequence=3))
+    for answer in (response(output(4)), shutting_down(), None):
+        wires[0].responses.put(answer)
+    wires[1].responses.put(response(output(5), finished(6)))
+    assert [event.sequence for event in events] == [4, 5, 6]
+    assert wires[0].order().watch.request.after_sequence == 3
+    assert wires[1].order().watch.request.after_sequence == 4
+    follower.close()
+
+
+def test_a_run_that_ends_with_its_kernel_is_told_so() -> None:
+    """A task that is not kept has nothing to wait for."""
+    wire = Wire()
+    follower = follower_of([wire])
+    wire.responses.put(shutting_down())
+    with pytest.raises(ShuttingDownError, match="is shutting down"):
+        next(follower.events(run=run_order("model", "la", {})))
+    follower.close()
+
+
+def test_what_has_ended_is_not_asked_for_again() -> None:
+    """A reader that is behind reads its last events though the call broke; only the other task is taken up."""
+    wires = [Wire(), Wire()]
+    follower = follower_of(wires)
+    ended, other = (follower.events(watch=ts.WatchTaskRequest(task_id=task_id)) for task_id in "tu")
+    wires[0].responses.put(response(output(1), finished(2)))
+    assert next(ended).sequence == 1
+    wires[0].responses.put(ts.RunTasksResponse(updates=[ts.TaskUpdate(tag=2, event=output(1))]))
+    assert next(other).sequence == 1
+    wires[0].responses.put(None)
+    last = pb.TaskEvent(sequence=2, finished=pb.Finished(state=pb.TaskState.TASK_STATE_SUCCEEDED))
+    wires[1].responses.put(ts.RunTasksResponse(updates=[ts.TaskUpdate(tag=2, event=last)]))
+    assert [event.sequence for event in other] == [2]
+    assert [event.sequence for event in ended] == [2]
+    assert wires[1].order().tag == 2
+    assert wires[1].orders.empty()
+    follower.close()

@@ -1,8 +1,9 @@
 """Who follows the tasks of a client: all of them on one call. `Follower` has a thread, `AsyncFollower` a task.
 
 A call that breaks is taken up again on another one, where each task goes on behind the last event that came: nothing is
-lost, and nothing comes twice. When that does not succeed for as long as tasks outlive their call, every reader is told.
-A kernel that has no such call yet is asked for each task with a call of its own, which ends when its connection does.
+lost, and nothing comes twice. So it is when the kernel was started again, for tasks that outlive it. Where that does
+not succeed for as long as a task outlives its call, its reader is told. A kernel that has no such call yet is asked for
+each task with a call of its own, which ends when its connection does.
 """
 
 from __future__ import annotations
@@ -12,18 +13,26 @@ import queue
 import threading
 import time
 from contextlib import aclosing
+from math import inf
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
 
-from inferd_client.errors import InferdError, KernelUnreachableError, StatusError, from_rpc, from_status
+from inferd_client.errors import (
+    InferdError,
+    KernelUnreachableError,
+    ShuttingDownError,
+    StatusError,
+    from_rpc,
+    from_status,
+)
 from inferd_client.mailboxes import AsyncInbox, AsyncOutbox, Inbox, patience_s, requests
-from inferd_client.orders import FULL, LINGER, Orders
+from inferd_client.orders import FULL, Orders
 from inferd_client.versions import is_lacking
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 
     from inferd_api.v1.task_pb2 import Finished, TaskEvent
     from inferd_api.v1.task_service_pb2 import RunOrder, RunTasksRequest, RunTasksResponse, TaskOrder, WatchTaskRequest
@@ -42,6 +51,7 @@ class Call(Protocol):
 
 
 FAREWELL_S: Final = 1.0  # how long closing waits for the kernel to hear of it
+PASSING: Final = (KernelUnreachableError, ShuttingDownError)  # ends of a call, behind which there may be another
 PAUSE_S: Final = 0.1  # between two tries to take a broken call up
 
 
@@ -142,25 +152,31 @@ class AsyncFollower:
     async def _run(self) -> None:
         """Serve calls until one cannot be taken up again."""
         error: InferdError = KernelUnreachableError(f"the connection to {self._address} was closed")
-        give_up = 0.0
+        heard = -inf
         try:
             while True:
                 spoke, failed = await self._serve()
                 now = time.monotonic()
-                give_up = now + LINGER.seconds if spoke else give_up
-                if not isinstance(failed, KernelUnreachableError) or now >= give_up or self._closed:
+                heard = now if spoke else heard
+                if not isinstance(failed, PASSING) or self._closed:
                     error = failed
+                    return
+                self._tell(failed, self._orders.lost(failed, now - heard))
+                if not self._orders.followed:
                     return
                 await asyncio.sleep(PAUSE_S)
         finally:
-            for tag, inbox in self._inboxes.items():
-                self._orders.followed.pop(tag, None)
-                inbox.put(error)
+            self._tell(error, self._inboxes)
+
+    def _tell(self, error: InferdError, tags: Iterable[int]) -> None:
+        for tag in tags:
+            self._orders.followed.pop(tag, None)
+            self._inboxes[tag].put(error)
 
     async def _serve(self) -> tuple[bool, InferdError]:
         """One call, from its begin to its end; whether the kernel is there, and why it ended."""
         spoke = False
-        outbox = self._outbox = AsyncOutbox(followed.order() for followed in self._orders.followed.values())
+        outbox = self._outbox = AsyncOutbox(self._orders.again())
         if self._closed:
             outbox.end()
         call = self._dial(outbox.requests())
@@ -285,30 +301,39 @@ class Follower:
     def _run(self) -> None:
         """Serve calls until one cannot be taken up again."""
         error: InferdError = KernelUnreachableError(f"the connection to {self._address} was closed")
-        give_up = 0.0
+        heard = -inf
         try:
             while not self._closed:
                 spoke, failed = self._serve()
                 now = time.monotonic()
-                give_up = now + LINGER.seconds if spoke else give_up
-                if not isinstance(failed, KernelUnreachableError) or now >= give_up:
+                heard = now if spoke else heard
+                if not isinstance(failed, PASSING):
                     error = failed
-                    break
+                    return
+                with self._lock:
+                    self._tell(failed, self._orders.lost(failed, now - heard))
+                    if not self._orders.followed:
+                        self._thread = None  # from here on another one may begin
+                        return
                 time.sleep(PAUSE_S)
         finally:  # whatever becomes of this thread, nobody waits for it
             with self._lock:
-                self._thread = None
-                for tag, inbox in self._inboxes.items():
-                    self._orders.followed.pop(tag, None)
-                    inbox.items.put(error)
+                if self._thread is threading.current_thread():
+                    self._thread = None
+                    self._tell(error, self._inboxes)
+
+    def _tell(self, error: InferdError, tags: Iterable[int]) -> None:
+        for tag in tags:
+            self._orders.followed.pop(tag, None)
+            self._inboxes[tag].items.put(error)
 
     def _serve(self) -> tuple[bool, InferdError]:
         """One call, from its begin to its end; whether the kernel is there, and why it ended."""
         spoke = False
         with self._lock:
             outbox = self._outbox = queue.SimpleQueue()
-            for followed in self._orders.followed.values():
-                outbox.put(followed.order())
+            for order in self._orders.again():
+                outbox.put(order)
             call = self._call = self._dial(requests(outbox))
         try:
             for response in call:

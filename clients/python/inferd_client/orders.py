@@ -16,7 +16,7 @@ from inferd_api.v1.task_service_pb2 import (
     WatchOrder,
     WatchTaskRequest,
 )
-from inferd_client.errors import InferdError, from_status
+from inferd_client.errors import InferdError, ShuttingDownError, from_status
 from inferd_client.parts import Parts
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 LINGER: Final = Duration(seconds=10)
 """How long a task outlives a broken call, for its client to come back."""
+
+KEPT_S: Final = 30.0
+"""How long the next kernel is waited for, in seconds, of tasks that outlive one."""
 
 FULL: Final = 256
 """Events that wait for their reader; then the kernel is asked to hold the others back."""
@@ -55,6 +58,11 @@ class Followed:
     over: bool = False
     parts: Parts = field(default_factory=Parts)
 
+    @property
+    def kept(self) -> bool:
+        """Whether it may outlive its call, and its kernel."""
+        return self.run is None or self.run.request.detach_on_disconnect
+
     def order(self) -> TaskOrder:
         """What begins it; on a new call, what takes it up where it was."""
         self.stopped = False
@@ -76,10 +84,13 @@ class Followed:
         return TaskOrder(tag=self.tag, watch=WatchOrder(request=request, adopt=adopt, linger=LINGER))
 
     def take(self, update: TaskUpdate) -> TaskEvent | InferdError | None:
-        """What an update of it says to its reader; None where that is not all yet."""
+        """What an update of it says to its reader; None where more is to come, maybe from the next kernel."""
         if update.HasField("error"):
+            error = from_status(update.error)
+            if self.kept and isinstance(error, ShuttingDownError):
+                return None
             self.over = True
-            return from_status(update.error)
+            return error
         event = update.event
         self.task_id = self.task_id or event.task_id
         event.task_id = self.task_id
@@ -116,6 +127,15 @@ class Orders:
         self._last += 1
         followed = self.followed[self._last] = Followed(self._last, run, watch)
         return followed
+
+    def again(self) -> list[TaskOrder]:
+        """What takes up, on a new call, all that has not ended."""
+        return [followed.order() for followed in self.followed.values() if not followed.over]
+
+    def lost(self, failed: InferdError, silent_s: float) -> list[int]:
+        """Tags of those that are followed no longer when a call failed and no kernel has answered for so long."""
+        linger_s = 0.0 if isinstance(failed, ShuttingDownError) else LINGER.seconds
+        return [tag for tag, each in self.followed.items() if silent_s >= (KEPT_S if each.kept else linger_s)]
 
     def leave(self, followed: Followed) -> TaskOrder | None:
         """End following; what the kernel is to be told, if anything."""

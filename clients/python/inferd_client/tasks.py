@@ -224,6 +224,8 @@ class Tasks(Connection):
     ) -> Generator[TaskEvent]:
         """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
 
+        Where the kernel is started again meanwhile, the stream goes on.
+
         Raises:
             InferdError: TaskNotFoundError, EventsDroppedError. That the task failed is told by `Finished` only.
         """
