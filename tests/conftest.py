@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 import pytest
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
+
+if TYPE_CHECKING:
+    from postgres_server import PostgresServer
 
 pytest_plugins = ["time_limits", *(["by_file"] if find_spec("xdist") else [])]
 
@@ -40,6 +44,26 @@ def pytest_collection_finish() -> None:
     """What the tests and their libraries brought is there to stay: a collection need not look through it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[PostgresServer]":
+    """A PostgreSQL server of these tests alone; it is never skipped, see `find_programs`."""
+    from postgres_server import PostgresServer  # noqa: PLC0415 - only the tests that use it pay for it
+
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def database(postgres: "PostgresServer") -> Iterator[str]:
+    """The name of an empty database, and a server that runs."""
+    postgres.start()
+    name = postgres.make_database()
+    yield name
+    postgres.start()
+    postgres.drop_database(name)
 
 
 @contextmanager

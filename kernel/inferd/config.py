@@ -342,9 +342,35 @@ class Store(BaseModel):
 
     url: str = Field(
         "",
-        pattern=r"^(|memory:|sqlite:/.*)$",
-        description="sqlite:/path of a file, or memory: for nothing that outlives the kernel; default: kernel.sqlite "
-        "in state_dir",
+        repr=False,
+        pattern=r"^(|memory:|sqlite:/.*|postgres(ql)?://.*)$",
+        description="sqlite:/path of a file, postgresql://user@host:port/database (a password is better kept in "
+        "~/.pgpass or PGPASSWORD), or memory: for nothing that outlives the kernel; default: kernel.sqlite in "
+        "state_dir",
+    )
+    postgres_schema: str = Field(
+        "inferd",
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        description="the schema of the PostgreSQL database that is the store; kernels that share a database have one "
+        "each",
+    )
+    connect_timeout_s: Seconds = Field(
+        5.0, gt=0, description="how long is waited for a connection to PostgreSQL; its driver waits at least 2"
+    )
+    answer_timeout_s: Seconds = Field(
+        30.0, gt=0, description="a statement that PostgreSQL does not answer for so long is given up; a commit as well"
+    )
+    lock_wait_s: Seconds = Field(
+        2.0,
+        ge=0,
+        description="how long a store in PostgreSQL is waited for that another kernel has: of one that was killed, "
+        "the server may not know yet",
+    )
+    outcome_wait_s: Seconds = Field(
+        10.0,
+        ge=0,
+        description="how long, after a connection to PostgreSQL was lost in a commit, another one is tried for to "
+        "learn whether it was done, before clients are told that it is not known",
     )
     retained_tasks: int = Field(
         10_000, ge=1, description="ended tasks that are kept and can still be read, in place of `limits.retained_tasks`"
@@ -416,11 +442,10 @@ class Settings(BaseSettings):
     store: Store = Store()
 
     @property
-    def store_path(self) -> Path | None:
-        """The file of the store; None for none."""
-        if self.store.url == "memory:":
-            return None
-        return Path(self.store.url.removeprefix("sqlite:")) if self.store.url else self.state_dir / "kernel.sqlite"
+    def store_place(self) -> Store:
+        """`store`, with the URL that it has by default."""
+        url = self.store.url or f"sqlite:{self.state_dir / 'kernel.sqlite'}"
+        return self.store.model_copy(update={"url": url})
 
     @classmethod
     def settings_customise_sources(

@@ -49,7 +49,7 @@ from inferd.services.offering import offer
 from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
 from inferd.services.uploads import Uploads
-from inferd.store.opening import opened
+from inferd.store.opening import MEMORY, opened
 from inferd.store.store import Store
 from inferd_api.v1 import (
     host_service_pb2,
@@ -145,7 +145,7 @@ class _Built:
 
 @asynccontextmanager
 async def _built(settings: Settings) -> AsyncIterator[_Built]:
-    async with opened(settings.store_path) as store:
+    async with opened(settings.store_place) as store:
         driver = _driver(settings, store)
         try:
             async with _built_around(settings, driver) as built:
@@ -204,7 +204,7 @@ def _set_up_logs() -> None:
 
 def _core_limits(settings: Settings) -> CoreLimits:
     limits, workers, scheduler, leases = settings.limits, settings.workers, settings.scheduler, settings.leases
-    kept = limits if settings.store_path is None else settings.store
+    kept = limits if settings.store.url == MEMORY else settings.store
     policy = QueuePolicy(
         aging_s=scheduler.aging_s,
         weights={Tenant(tenant): weight for tenant, weight in scheduler.weights.items()},

@@ -1,34 +1,77 @@
-"""What every store does. One that joins is a `Maker` more in `MAKERS`."""
+"""What every store does, and what those in files do. One that joins is a class more in `Stores`."""
 
+import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from postgres_server import PostgresServer
 
+from inferd.config import Settings
 from inferd.errors import StoreUnavailableError
+from inferd.store.postgres import PostgresStore
 from inferd.store.sqlite import AFTER_COMMIT, BEFORE_COMMIT, SqliteStore, check_library
-from inferd.store.store import Append, Drop, Kind, Put, Record, Store, Write
-
-Maker = Callable[[Path], Store]
-MAKERS: dict[str, Maker] = {"sqlite": lambda folder: SqliteStore(folder / "kernel.sqlite")}
+from inferd.store.store import Append, DamagedError, Drop, Kind, Put, Record, Store, Write
 
 
-@pytest.fixture(params=MAKERS.values(), ids=MAKERS.keys())
-def maker(request: pytest.FixtureRequest) -> Maker:
-    """Opens a store of a kind in a folder, the same one for the same folder."""
-    made: Maker = request.param
-    return made
+class Sqlite:
+    """Stores in a file of a folder."""
+
+    newer = "PRAGMA user_version = 99"
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "kernel.sqlite"
+
+    def open(self, **options: Any) -> SqliteStore:
+        return SqliteStore(self.path, **options)
+
+    def run(self, store: Store, statement: str) -> None:
+        """Do something behind the store's back."""
+        assert isinstance(store, SqliteStore)
+        store._database.execute(statement)
+
+
+class Postgres:
+    """Stores in a database."""
+
+    newer = "UPDATE inferd_store SET version = 99"
+
+    def __init__(self, server: PostgresServer, database: str, schema: str = "inferd") -> None:
+        self.server, self.database = server, database
+        self.place = Settings(store={"url": server.url(database), "lock_wait_s": 0.0, "postgres_schema": schema}).store
+
+    def open(self, **options: Any) -> PostgresStore:
+        return PostgresStore(self.place, **options)
+
+    def run(self, _store: Store, statement: str) -> None:
+        """As above."""
+        with self.server.connect(self.database) as connection:
+            connection.execute(f"SET search_path = {self.place.postgres_schema}")  # type: ignore[arg-type] # ours
+            connection.execute(statement)  # type: ignore[arg-type] # ours
+
+
+Stores = Sqlite | Postgres
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+    """What opens a store of a kind, the same one each time."""
+    if request.param == "sqlite":
+        return Sqlite(tmp_path)
+    return Postgres(request.getfixturevalue("postgres"), request.getfixturevalue("database"))
 
 
 @pytest.fixture
-def store(maker: Maker, tmp_path: Path) -> Iterator[Store]:
+def store(stores: Stores) -> Iterator[Store]:
     """An empty store."""
-    made = maker(tmp_path)
+    made = stores.open()
     yield made
     made.close()
 
@@ -42,13 +85,13 @@ def held(store: Store) -> dict[tuple[str, Kind, str], tuple[bytes, list[bytes]]]
     }
 
 
-def test_what_was_written_is_read_after_it_was_opened_again(maker: Maker, store: Store, tmp_path: Path) -> None:
+def test_what_was_written_is_read_after_it_was_opened_again(stores: Stores, store: Store) -> None:
     """Records and their pieces are there for the next one that opens it, pieces in the order of their numbers."""
     piece = Append("t", Kind.TASK, "a", 10, b"later")
     store.write([Put("t", Kind.TASK, "a", b"\0\xff"), piece, Append("t", Kind.TASK, "a", 9, b"sooner")])
     store.write([Put("t", Kind.TASK, "b", b""), Put("", Kind.MODEL, "a", b"model")])
     store.close()
-    again = maker(tmp_path)
+    again = stores.open()
     assert held(again) == {
         ("t", Kind.TASK, "a"): (b"\0\xff", [b"sooner", b"later"]),
         ("t", Kind.TASK, "b"): (b"", []),
@@ -81,21 +124,21 @@ def test_dropped_room_is_given_back(store: Store) -> None:
     """After `compact` a store takes no more than before what was dropped meanwhile."""
     store.compact()
     before = store.size_bytes()
-    store.write([Append("", Kind.TASK, "t", number, bytes(1 << 16)) for number in range(32)])
+    store.write([Append("", Kind.TASK, "t", number, os.urandom(1 << 16)) for number in range(32)])
     assert store.size_bytes() > before + (2 << 20)
     store.write([Drop("", Kind.TASK, "t")])
     store.compact()
     assert store.size_bytes() == before
 
 
-def test_a_second_opener_is_refused_with_who_has_it(maker: Maker, store: Store, tmp_path: Path) -> None:
+def test_a_second_opener_is_refused_with_who_has_it(stores: Stores, store: Store) -> None:
     """While one has it another is refused, by the first one's process; then it can be opened."""
     with pytest.raises(StoreUnavailableError, match="in use by process") as caught:
-        maker(tmp_path)
+        stores.open()
     assert caught.value.metadata["cause"] == "in use"
-    assert int(caught.value.metadata["pid"])
+    assert int(caught.value.metadata["pid"]) == os.getpid()
     store.close()
-    maker(tmp_path).close()
+    stores.open().close()
 
 
 def test_one_at_a_time_has_it_by_whatever_name(tmp_path: Path) -> None:
@@ -193,7 +236,7 @@ def test_a_crash_leaves_whole_writes(
     after.close()
 
 
-def test_a_write_that_fails_changes_nothing_and_the_next_one_is_done(tmp_path: Path) -> None:
+def test_a_write_that_fails_changes_nothing_and_the_next_one_is_done(stores: Stores) -> None:
     """What fails half-way is undone as a whole; the store takes the same write later."""
     fails = [BEFORE_COMMIT]
 
@@ -201,11 +244,18 @@ def test_a_write_that_fails_changes_nothing_and_the_next_one_is_done(tmp_path: P
         if where in fails:
             raise CrashError
 
-    store = SqliteStore(tmp_path / "s", at_point=at_point)
+    def broken() -> Iterator[Write]:
+        yield Put("", Kind.TASK, "t", b"1")
+        raise CrashError
+
+    store = stores.open(at_point=at_point)
     with pytest.raises(CrashError):
         store.write([Put("", Kind.TASK, "t", b"1"), Put("", Kind.TASK, "u", b"2")])
     assert held(store) == {}
     fails.clear()
+    with pytest.raises(CrashError):
+        store.write(broken())
+    assert held(store) == {}
     store.write([Put("", Kind.TASK, "t", b"1")])
     assert len(held(store)) == 1
     store.close()
@@ -284,17 +334,18 @@ def test_a_new_store_is_marked_before_a_kernel_can_die_with_it(tmp_path: Path) -
     store.close()
 
 
-def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
-    """A file that a newer kernel has written is refused with both versions, and not touched."""
-    store = SqliteStore(tmp_path / "s")
+def test_a_newer_schema_is_refused_and_left_alone(stores: Stores) -> None:
+    """A store that a newer kernel has written is refused with both versions, and not touched."""
+    store = stores.open()
     store.write([Put("", Kind.TASK, "t", b"1")])
-    store._database.execute("PRAGMA user_version = 99")
+    stores.run(store, stores.newer)
     store.close()
-    before = (tmp_path / "s").read_bytes()
+    before = stores.path.read_bytes() if isinstance(stores, Sqlite) else b""
     with pytest.raises(StoreUnavailableError, match="has schema 99 and this kernel knows 1") as caught:
-        SqliteStore(tmp_path / "s")
+        stores.open()
     assert caught.value.metadata == {"cause": "newer schema", "schema": "99", "known": "1"}
-    assert (tmp_path / "s").read_bytes() == before
+    if isinstance(stores, Sqlite):
+        assert stores.path.read_bytes() == before
 
 
 def test_a_full_store_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
@@ -321,16 +372,35 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         SqliteStore(tmp_path / "file" / "s")
 
 
-def test_values_are_bound_to_their_place(tmp_path: Path) -> None:
-    """A value that was changed, or moved to another key, behind the store's back is told by `check` and not read."""
-    store = SqliteStore(tmp_path / "s")
-    store.write([Put("", Kind.TASK, "a", b"one"), Put("", Kind.TASK, "b", b"two")])
-    store._database.execute("UPDATE records SET value = (SELECT value FROM records WHERE key = 'a') WHERE key = 'b'")
+def test_values_are_bound_to_their_place(stores: Stores, store: Store) -> None:
+    """A value that was changed, or moved to another key, behind the store's back is told by `check` and not read.
+
+    Whoever asks to be told reads the others.
+    """
+    store.write([Put("", Kind.TASK, name, name.encode()) for name in "abc"])
+    stores.run(store, "UPDATE records SET value = (SELECT value FROM records WHERE key = 'a') WHERE key = 'b'")
     (wrong,) = store.check()
     assert "in another's place" in wrong
-    with pytest.raises(StoreUnavailableError, match="in another's place"):
-        held(store)
-    store.close()
+    for reading in (held, lambda which: list(which.kept())):
+        with pytest.raises(DamagedError, match="in another's place"):
+            reading(store)
+    told: list[tuple[str, str]] = []
+    left = list(store.records(Kind.TASK, lambda tenant, key, _: told.append((tenant, key))))
+    assert ([record.key for record in left], told) == (["a", "c"], [("", "b")])
+
+
+def test_all_that_is_kept_makes_another_store(store: Store, tmp_path: Path) -> None:
+    """What `kept` tells, written to an empty store as one write, makes the same: records, pieces, numbers, tenants."""
+    made: list[Write] = [
+        Put(tenant, Kind.TASK, f"{number}", os.urandom(50)) for tenant in "ab" for number in range(300)
+    ]
+    made += [Append("a", Kind.TASK, "7", number, os.urandom(100)) for number in range(600)]  # more than a page
+    made += [Append("a", Kind.TASK, "8", 1, os.urandom(9 << 20)), Append("a", Kind.TASK, "8", 2, b""), *made[:3]]
+    store.write(made)
+    with closing(SqliteStore(tmp_path / "other")) as other:
+        other.write(store.kept())
+        assert held(other) == held(store) == model_of(made)
+        assert set(other.kept()) == set(store.kept())
 
 
 def test_others_cannot_read_it(tmp_path: Path) -> None:

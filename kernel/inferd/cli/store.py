@@ -1,4 +1,4 @@
-"""`inferd store check`, `compact` and `export`."""
+"""`inferd store check`, `compact`, `export` and `migrate`."""
 
 from __future__ import annotations
 
@@ -11,64 +11,86 @@ from typing import TYPE_CHECKING
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.runtime.kept_records import END
-from inferd.store.sqlite import SqliteStore
-from inferd.store.store import DamagedError, Kind
+from inferd.store.opening import MEMORY, open_store
+from inferd.store.store import DamagedError, Kind, MissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from inferd.cli.output import Output
-    from inferd.store.store import Record, Store
+    from inferd.store.store import Record, Store, Write
+    from inferd.store.where import Where
 
 NO_PROGRESS = "where it stands is not kept, or damaged"
 
 
+def _place(file: Path | None, url: str | None) -> Where:
+    """The store that is meant, by default that of the configuration.
+
+    Raises:
+        CommandError: There is none, or two are named.
+    """
+    if file is not None and url is not None:
+        raise CommandError("--file and --url name two stores; leave one out", reason="USAGE")
+    place = read_settings().store_place
+    if file is not None:
+        url = f"sqlite:{file}"
+    if url is not None:
+        place = place.model_copy(update={"url": url})
+    if place.url == MEMORY:
+        raise CommandError(
+            "the configuration has no store: store.url is memory:; name --file or --url", reason="NO_STORE"
+        )
+    return place
+
+
 @contextmanager
-def _opened(file: Path | None) -> Iterator[tuple[Path, Store]]:
-    """The store in a file, by default that of the configuration; a damaged one is refused.
+def _opened(file: Path | None, url: str | None, *, migrates: bool = False) -> Iterator[Store]:
+    """The store; a damaged one is refused, and so is an old one that is not to be migrated.
 
     Raises:
         CommandError: There is none.
         StoreUnavailableError: A kernel has it, or it cannot be read.
     """
-    path = file or read_settings().store_path
-    if path is None:
-        raise CommandError("the configuration has no store: store.url is memory:; name --file", reason="NO_STORE")
-    if not path.is_file():
-        raise CommandError(f"there is no store {path}; `inferd serve` makes it", reason="NO_STORE")
-    with closing(SqliteStore(path, mends=False)) as store:
-        yield path, store
+    try:
+        store = open_store(_place(file, url), makes=False, mends=False, migrates=migrates)
+    except MissingError as error:
+        raise CommandError(error.message, reason="NO_STORE") from None
+    with closing(store):
+        yield store
 
 
-def check(output: Output, file: Path | None) -> None:
+def check(output: Output, file: Path | None, url: str | None) -> None:
     """Tell what is damaged.
 
     Raises:
         CommandError: Something is.
     """
-    with _opened(file) as (path, store):
+    with _opened(file, url) as store:
         wrong = store.check() or _incomplete(store)
         if wrong:
-            raise CommandError("\n  ".join([f"the store {path} is damaged:", *wrong]), reason="STORE_DAMAGED")
+            raise CommandError("\n  ".join([f"the store {store.name} is damaged:", *wrong]), reason="STORE_DAMAGED")
         counts = {kind.value: sum(1 for _ in store.records(kind)) for kind in Kind}
         size_bytes = store.size_bytes()
     if output.json:
-        output.document({"path": str(path), "size_bytes": size_bytes, "records": counts})
+        output.document({"path": store.name, "size_bytes": size_bytes, "records": counts})
         return
-    output.text(f"{path}: {size_bytes} bytes, {counts['task']} tasks and {counts['model']} models, nothing is damaged")
+    output.text(
+        f"{store.name}: {size_bytes} bytes, {counts['task']} tasks and {counts['model']} models, nothing is damaged"
+    )
 
 
-def compact(output: Output, file: Path | None) -> None:
+def compact(output: Output, file: Path | None, url: str | None) -> None:
     """Give back the room of what was dropped."""
-    with _opened(file) as (path, store):
+    with _opened(file, url) as store:
         before_bytes = store.size_bytes()
         store.compact()
         after_bytes = store.size_bytes()
     if output.json:
-        output.document({"path": str(path), "before_bytes": before_bytes, "after_bytes": after_bytes})
+        output.document({"path": store.name, "before_bytes": before_bytes, "after_bytes": after_bytes})
         return
-    output.text(f"{path}: {before_bytes} bytes before, {after_bytes} after")
+    output.text(f"{store.name}: {before_bytes} bytes before, {after_bytes} after")
 
 
 def _incomplete(store: Store) -> list[str]:
@@ -78,13 +100,13 @@ def _incomplete(store: Store) -> list[str]:
     return [f"task {key} of {tenant!r}: {NO_PROGRESS}" for tenant, key in tasks if (tenant, key) not in standing]
 
 
-def export(output: Output, file: Path | None) -> None:
+def export(output: Output, file: Path | None, url: str | None) -> None:
     """Write all that is kept as lines of JSON; of what is damaged, that it is and why."""
 
     def damaged(kind: Kind, tenant: str, key: str, error: Exception) -> None:
         output.line({"kind": "damaged", "of": kind.value, "tenant": tenant, "key": key, "why": str(error)})
 
-    with _opened(file) as (_, store):
+    with _opened(file, url) as store:
         for model in store.records(Kind.MODEL, partial(damaged, Kind.MODEL)):
             try:
                 output.line({"kind": "model", **json.loads(model.value)})
@@ -97,6 +119,48 @@ def export(output: Output, file: Path | None) -> None:
                 output.line(_task(store, task, progress.get((task.tenant, task.key))))
             except (DamagedError, ValueError, TypeError) as error:
                 damaged(Kind.TASK, task.tenant, task.key, error)
+
+
+def migrate(output: Output, file: Path | None, url: str | None, to: str | None) -> None:
+    """Bring the schema up to that of this version, or copy all that is kept to another store, which has nothing.
+
+    Raises:
+        CommandError: The other store has something, or is this one.
+        DamagedError: Some of it is damaged: nothing was copied.
+    """
+    with _opened(file, url, migrates=True) as store:
+        told = {"path": store.name, "schema_before": store.opened_schema, "schema": store.schema}
+        if to is not None:
+            told |= _copy(store, _place(None, to))
+    if output.json:
+        output.document(told)
+    elif to is not None:
+        output.text(
+            f"{told['path']}: {told['copied']} records and pieces copied to {told['to']}; start with that store.url"
+        )
+    elif told["schema_before"] == told["schema"]:
+        output.text(f"{told['path']}: it has schema {told['schema']}, as this version; there is nothing to do")
+    else:
+        output.text(f"{told['path']}: schema {told['schema_before']} became {told['schema']}")
+
+
+def _copy(store: Store, place: Where) -> dict[str, object]:
+    """What was copied, in one write: all of it or nothing."""
+    with closing(open_store(place, mends=False)) as other:
+        if next(other.kept(), None) is not None:
+            raise CommandError(
+                f"the store {other.name} has something already; name one that is new", reason="STORE_NOT_EMPTY"
+            )
+        copied = 0
+
+        def counted() -> Iterator[Write]:
+            nonlocal copied
+            for write in store.kept():
+                copied += 1
+                yield write
+
+        other.write(counted())
+        return {"to": other.name, "copied": copied}
 
 
 def _task(store: Store, task: Record, progress: bytes | None) -> dict[str, object]:

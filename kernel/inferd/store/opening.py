@@ -5,23 +5,62 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from inferd.store.store import Store
+from inferd.errors import StoreUnavailableError
+from inferd.store.store import MissingError, Store
+from inferd.store.where import Where
+
+MEMORY, SQLITE, POSTGRES = "memory:", "sqlite:", ("postgresql://", "postgres://")
 
 
 @asynccontextmanager
-async def opened(path: Path | None) -> AsyncIterator[Store | None]:
-    """The store in a file until the block ends; None for none.
+async def opened(where: Where) -> AsyncIterator[Store | None]:
+    """The store of a kernel until the block ends; None for none.
 
     Raises:
         StoreUnavailableError: It cannot be opened, or another process has it.
     """
-    if path is None:
+    if where.url == MEMORY:
         yield None
         return
-    from inferd.store.sqlite import SqliteStore  # noqa: PLC0415 - who has no store does not load the library
-
-    store = await asyncio.to_thread(SqliteStore, path)
+    store = await asyncio.to_thread(open_store, where)
     try:
         yield store
     finally:
         store.close()
+
+
+def open_store(where: Where, *, makes: bool = True, mends: bool = True, migrates: bool = True) -> Store:
+    """The store that a URL names, by its beginning.
+
+    Args:
+        where: It, and how long is waited for it.
+        makes: Whether it is made where there is none.
+        mends: Whether a damaged file is set aside.
+        migrates: Whether an older schema is brought up.
+
+    Raises:
+        MissingError: There is none, and none is to be made.
+        OldSchemaError: It is older, and is to stay so.
+        StoreUnavailableError: It cannot be opened, or another process has it.
+    """
+    url = where.url
+    if url.startswith(SQLITE):
+        from inferd.store.sqlite import SqliteStore  # noqa: PLC0415 - who has no store does not load the library
+
+        path = Path(url.removeprefix(SQLITE))
+        if not makes and not path.is_file():
+            raise MissingError(f"there is no store {path}; `inferd serve` makes it", metadata={"cause": "no store"})
+        return SqliteStore(path, mends=mends, migrates=migrates)
+    if not url.startswith(POSTGRES):
+        raise StoreUnavailableError(
+            "store.url names no store that there is: write sqlite:/path, postgresql://…, or memory: for none",
+            metadata={"cause": "not a URL"},
+        )
+    try:
+        from inferd.store.postgres import PostgresStore  # noqa: PLC0415 - as above, and it is not installed everywhere
+    except ImportError as error:
+        raise StoreUnavailableError(
+            f'store.url is one of PostgreSQL, and psycopg is not installed: pip install "inferd[postgres]" ({error})',
+            metadata={"cause": "psycopg is not installed"},
+        ) from None
+    return PostgresStore(where, makes=makes, migrates=migrates)

@@ -8,7 +8,7 @@ The library comes with its wheel: versions before 3.51.3 can damage a file in WA
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from inferd.errors import StoreUnavailableError
 from inferd.store.codec import Codec, PlainCodec
 from inferd.store.header import Owner, owner_of
 from inferd.store.lock import StoreLock
-from inferd.store.store import Append, Damaged, DamagedError, Drop, Kind, Put, Record, Write
+from inferd.store.store import Append, Damaged, DamagedError, Drop, Kind, OldSchemaError, Put, Record, Write
+from inferd.store.values import place_of as _place
+from inferd.store.values import read_value
 
 LEAST_VERSION = (3, 51, 3)
 APPLICATION = 0x1F_E2_D0_01  # marks the file as ours
@@ -61,6 +63,7 @@ class SqliteStore:
         path: The file; made where there is none.
         codec: Writes and reads values.
         mends: Whether a damaged file is set aside; else it is refused.
+        migrates: Whether a file with an older schema is copied, and then brought up; else it is refused.
         at_point: Told where a write is, for tests.
 
     Raises:
@@ -69,10 +72,17 @@ class SqliteStore:
     """
 
     def __init__(
-        self, path: Path, *, codec: Codec | None = None, mends: bool = True, at_point: Callable[[str], None] = _nothing
+        self,
+        path: Path,
+        *,
+        codec: Codec | None = None,
+        mends: bool = True,
+        migrates: bool = True,
+        at_point: Callable[[str], None] = _nothing,
     ) -> None:
         check_library(apsw.sqlite_lib_version())
         path = self._path = Path(os.path.realpath(path))  # the lock and the WAL stand beside the file itself
+        self.name, self.schema = str(path), len(MIGRATIONS)
         self._codec: Codec = PlainCodec() if codec is None else codec
         self._at_point = at_point
         lock = path.with_name(path.name + ".lock")
@@ -90,12 +100,12 @@ class SqliteStore:
         self._lock = StoreLock(lock)
         try:
             try:
-                self._database = _open(path)
+                self._database, self.opened_schema = _open(path, migrates=migrates)
             except DAMAGED as error:
                 if not mends:
                     raise
                 set_aside(path, str(error))
-                self._database = _open(path)
+                self._database, self.opened_schema = _open(path, migrates=migrates)
         except (apsw.Error, ValueError) as error:
             self._lock.release()
             raise _unavailable(path, error) from None
@@ -103,7 +113,7 @@ class SqliteStore:
             self._lock.release()
             raise
 
-    def write(self, writes: Sequence[Write]) -> None:
+    def write(self, writes: Iterable[Write]) -> None:
         """As `Store.write`."""
         database = self._database
         try:
@@ -170,11 +180,18 @@ class SqliteStore:
             raise _unavailable(self._path, error) from None
 
     def _value(self, place: bytes, written: bytes) -> bytes:
-        try:
-            return self._codec.read(place, written)
-        except ValueError as error:
-            cause = f"{place.decode(errors='replace')!r}: {error}"
-            raise DamagedError(f"the store {self._path}: {cause}", metadata={"cause": str(error)}) from None
+        return read_value(self._codec, self.name, place, written)
+
+    def kept(self) -> Iterator[Put | Append]:
+        """As `Store.kept`."""
+        rows = self._read(f"SELECT {NAMES}, kind, {VALUE} FROM records ORDER BY kind, tenant, key")  # noqa: S608 - ours
+        for *names, kind, value in rows:
+            tenant, key = map(_text, names)
+            yield Put(tenant, Kind(kind), key, self._value(_place(tenant, kind, key), value))
+        rows = self._read(f"SELECT {NAMES}, kind, number, {VALUE} FROM pieces ORDER BY kind, tenant, key, number")  # noqa: S608 - ours
+        for *names, kind, number, value in rows:
+            tenant, key = map(_text, names)
+            yield Append(tenant, Kind(kind), key, number, self._value(_place(tenant, kind, key, number), value))
 
     def check(self) -> list[str]:
         """As `Store.check`."""
@@ -274,12 +291,13 @@ def set_aside(path: Path, why: str) -> Path:
     return aside
 
 
-def _open(path: Path) -> Any:
-    """The database, migrated.
+def _open(path: Path, *, migrates: bool) -> tuple[Any, int]:
+    """The database, migrated, and the schema that it had.
 
     Raises:
         apsw.Error: It cannot be opened, or is damaged.
         ValueError: It is damaged.
+        OldSchemaError: An older kernel has written it, and it is to stay so.
         StoreUnavailableError: A newer kernel has written it, or another program.
     """
     database = apsw.Connection(str(path))
@@ -287,6 +305,8 @@ def _open(path: Path) -> Any:
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         database.execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL")
         version = _version(database, path)
+        if 0 < version < len(MIGRATIONS):
+            _prepare(database, path, version, migrates=migrates)
         if version == 0:  # marked in the file itself, before there is a WAL
             database.execute(f"PRAGMA application_id = {APPLICATION}")
         database.execute("PRAGMA journal_mode = WAL")
@@ -296,7 +316,31 @@ def _open(path: Path) -> Any:
     except BaseException:
         database.close()
         raise
-    return database
+    return database, version
+
+
+def backup_of(path: Path, schema: int) -> Path:
+    """The copy that is made of a file before its schema becomes a newer one."""
+    return path.with_name(f"{path.name}.schema-{schema}")
+
+
+def _prepare(database: Any, path: Path, version: int, *, migrates: bool) -> None:
+    """Copy what is to be migrated, onto the disk; a copy that is there already is of a migration that was cut off.
+
+    Raises:
+        OldSchemaError: It is not to be.
+    """
+    if not migrates:
+        raise OldSchemaError.of(str(path), version, len(MIGRATIONS))
+    copy = backup_of(path, version)
+    copy.unlink(missing_ok=True)
+    copy.touch(mode=0o600)
+    database.execute("VACUUM INTO ?", (str(copy),))
+    for each, flags in ((copy, os.O_RDWR), (copy.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        descriptor = os.open(each, flags)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    log.info("the store is brought up to a newer schema; a copy of what it was is kept", copy=str(copy), schema=version)
 
 
 def _version(database: Any, path: Path) -> int:
@@ -320,10 +364,6 @@ def _version(database: Any, path: Path) -> int:
 
 def _text(name: bytes | None) -> str:
     return (name or b"").decode(errors="replace")
-
-
-def _place(*parts: object) -> bytes:
-    return "\0".join(map(str, parts)).encode()
 
 
 def _unavailable(path: Path, error: Exception) -> StoreUnavailableError:

@@ -1,9 +1,9 @@
 """What a store is: records by kind and key, pieces of a record in their order, and writes that hold together."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, Self
 
 from inferd.errors import StoreUnavailableError
 
@@ -66,6 +66,22 @@ class DamagedError(StoreUnavailableError):
     """A value is not what was written, or not of its place; others may be whole."""
 
 
+class MissingError(StoreUnavailableError):
+    """There is no store, and none is to be made."""
+
+
+class OldSchemaError(StoreUnavailableError):
+    """An older kernel has written the store, and it is to stay as it is."""
+
+    @classmethod
+    def of(cls, store: str, schema: int, known: int) -> Self:
+        """The error of a store, which is named to people, with both versions."""
+        return cls(
+            f"the store {store} has schema {schema} and this version has {known}: `inferd store migrate` brings it up",
+            metadata={"cause": "older schema", "schema": str(schema), "known": str(known)},
+        )
+
+
 Damaged = Callable[[str, str, DamagedError], None]
 """Told the tenant and the key of a record that is left out, and why."""
 
@@ -74,9 +90,18 @@ class Store(Protocol):
     """Keeps records. Used by one thread at a time, which may be another one each time.
 
     Each method raises StoreUnavailableError when it cannot be done now, and may be tried again.
+
+    Attributes:
+        name: What it is called to people; without a password.
+        opened_schema: The version of its schema before it was opened; 0 where it was made then.
+        schema: The version that it has.
     """
 
-    def write(self, writes: Sequence[Write]) -> None:
+    name: str
+    opened_schema: int
+    schema: int
+
+    def write(self, writes: Iterable[Write]) -> None:
         """Do all of it, in its order, or nothing; what was done when this returns survives a loss of power."""
 
     def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
@@ -91,6 +116,13 @@ class Store(Protocol):
 
         Raises:
             DamagedError: One is damaged.
+        """
+
+    def kept(self) -> Iterator[Put | Append]:
+        """All that is kept, as the writes that make it: the records, then the pieces.
+
+        Raises:
+            DamagedError: Some of it is damaged.
         """
 
     def check(self) -> list[str]:

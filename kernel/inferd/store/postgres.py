@@ -1,0 +1,380 @@
+"""A store in a schema of a PostgreSQL database, 14 or newer, by psycopg (https://www.psycopg.org/psycopg3/docs/).
+
+One session holds the store's lock and does all of it. Each write moves the store's marker from the one that this store
+knows to its own next one, in the same transaction. So a kernel that has lost its session writes only if nobody else has
+written meanwhile, and whether a commit that was cut was done is read off the marker: it is never done twice.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import psycopg
+import structlog
+
+from inferd.errors import StoreUnavailableError
+from inferd.store.batch import Batch, batches
+from inferd.store.codec import Codec, PlainCodec
+from inferd.store.postgres_schema import MIGRATIONS, TABLES, Marker, find, migrate
+from inferd.store.postgres_session import LateError, Server, Session
+from inferd.store.store import Append, Damaged, DamagedError, Kind, Put, Record, Write
+from inferd.store.values import place_of, read_value
+from inferd.store.where import Where
+
+BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
+ATTEMPTS = 3  # at a write whose session is lost before its commit
+RECONNECT_S = 0.1
+GONE = ("08", "57P", "25P03")  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+READ_ONLY = "25006"
+PAGE_ROWS = 256
+PAGE_BYTES = 8 << 20
+
+log = structlog.get_logger()
+
+
+def _nothing(_: str) -> None:
+    """At no point anything is done."""
+
+
+class PostgresStore:
+    """As `Store`.
+
+    Args:
+        where: The database, the schema and the times.
+        codec: Writes and reads values.
+        makes: Whether the schema is made where there is none.
+        migrates: Whether an older schema is brought up; else it is refused.
+        at_point: Told where a write is, for tests.
+
+    Raises:
+        MissingError: There is none, and none is to be made.
+        OldSchemaError: It is older, and is to stay so.
+        StoreUnavailableError: It cannot be opened, another process has it, a newer kernel has written it, or it is
+            another program's.
+    """
+
+    def __init__(
+        self,
+        where: Where,
+        *,
+        codec: Codec | None = None,
+        makes: bool = True,
+        migrates: bool = True,
+        at_point: Callable[[str], None] = _nothing,
+    ) -> None:
+        self._where = where
+        self._codec: Codec = PlainCodec() if codec is None else codec
+        self._at_point = at_point
+        self._server = Server(where)
+        self.name = self._server.name
+        self._schema = f'"{where.postgres_schema}"'
+        self._me = uuid.uuid4().hex
+        self._doubt: Marker | None = None
+        self._barred: StoreUnavailableError | None = None
+        self._closed = False
+        self._session: Session | None = self._server.connect()
+        try:
+            found = find(self._session, self.name, where.postgres_schema)
+            migrate(self._session, self.name, where.postgres_schema, found, makes=makes, migrates=migrates)
+        except psycopg.Error as error:
+            self._server.release(self._session)
+            raise self._server.unavailable(error) from None
+        except BaseException:
+            self._server.release(self._session)
+            raise
+        self.opened_schema, self.schema = found.version, len(MIGRATIONS)
+        self._marker = found.marker
+
+    def write(self, writes: Iterable[Write]) -> None:
+        """As `Store.write`. What is no sequence is read once: should the session be lost meanwhile, it is refused."""
+        attempts = ATTEMPTS if isinstance(writes, Sequence) else 1
+        for attempt in range(1, attempts + 1):
+            session = self._connected()
+            following = Marker(self._me, self._marker.written + 1)
+            try:
+                self._send(session, writes, following)
+            except psycopg.Error as error:
+                if self._lost(session, error) and attempt < attempts and not isinstance(error, LateError):
+                    continue  # nothing of it was committed
+                raise self._server.unavailable(error) from None
+            except BaseException:
+                self._undo(session)
+                raise
+            if self._commit(session, following):
+                break
+            if attempt == attempts:
+                raise StoreUnavailableError(
+                    f"the store {self.name}: its connection was lost {attempts} times; nothing was written",
+                    metadata={"cause": "connection lost"},
+                    retry_after_s=1.0,
+                )
+        self._at_point(AFTER_COMMIT)
+
+    def _send(self, session: Session, writes: Iterable[Write], following: Marker) -> None:
+        """All of it but the commit, in as few round trips as there can be."""
+        with session.pipeline():
+            session.execute("BEGIN")
+            claim = session.execute(
+                f"UPDATE {self._schema}.inferd_store SET writer = %s, written = %s"  # noqa: S608 - ours
+                " WHERE writer = %s AND written = %s",
+                (following.writer, following.written, self._marker.writer, self._marker.written),
+            )
+            for batch in batches(writes, self._codec):
+                self._add(session, batch)
+            # Whoever waits for a standby would else stop waiting, and say that it was done.
+            session.execute("SET LOCAL statement_timeout = 0")
+        if claim.rowcount != 1:
+            raise self._bar(None)
+        self._at_point(BEFORE_COMMIT)
+
+    def _add(self, session: Session, batch: Batch) -> None:
+        if batch.dropped:
+            tenants, kinds, keys = map(list, zip(*batch.dropped, strict=True))
+            for table in ("records", "pieces"):
+                session.execute(
+                    f"DELETE FROM {self._schema}.{table} t USING unnest(%b::text[], %b::text[], %b::text[]) AS"  # noqa: S608 - ours
+                    ' d(tenant, kind, key) WHERE t.kind = d.kind COLLATE "C" AND t.tenant = d.tenant COLLATE "C"'
+                    ' AND t.key = d.key COLLATE "C"',
+                    (tenants, kinds, keys),
+                )
+        if batch.records:
+            records = [(*name, value) for name, value in batch.records.items()]
+            session.execute(
+                f"INSERT INTO {self._schema}.records SELECT * FROM"  # noqa: S608 - ours
+                " unnest(%b::text[], %b::text[], %b::text[], %b::bytea[])"
+                " ON CONFLICT (kind, tenant, key) DO UPDATE SET value = EXCLUDED.value",
+                [list(column) for column in zip(*records, strict=True)],
+            )
+        if batch.pieces:
+            pieces = [(*name, number, value) for name, own in batch.pieces.items() for number, value in own.items()]
+            session.execute(
+                f"INSERT INTO {self._schema}.pieces SELECT * FROM"  # noqa: S608 - ours
+                " unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::bytea[])"
+                " ON CONFLICT (kind, tenant, key, number) DO UPDATE SET value = EXCLUDED.value",
+                [list(column) for column in zip(*pieces, strict=True)],
+            )
+
+    def _commit(self, session: Session, following: Marker) -> bool:
+        """Whether it was done; else nothing of it was.
+
+        Raises:
+            StoreUnavailableError: The server refuses it; or the session is lost, and in time there is no other one in
+                which it could be read: it is the first thing that is read when there is.
+        """
+        self._doubt = following
+        try:
+            said = session.execute("COMMIT").statusmessage
+        except psycopg.Error as error:
+            if self._lost(session, error):
+                return self._settle(following, error)
+            self._doubt = None
+            raise self._server.unavailable(error) from None
+        except BaseException:
+            self._drop()
+            raise
+        self._doubt = None
+        if said != "COMMIT":
+            raise StoreUnavailableError(
+                f"the store {self.name}: the server says {said} to a commit; nothing was written",
+                metadata={"cause": f"{said}"},
+                retry_after_s=1.0,
+            )
+        self._marker = following
+        return True
+
+    def _settle(self, following: Marker, error: psycopg.Error) -> bool:
+        deadline = time.monotonic() + self._where.outcome_wait_s
+        while True:
+            try:
+                self._connected()
+            except StoreUnavailableError as failure:
+                if self._barred is not None:
+                    raise
+                if time.monotonic() >= deadline:
+                    raise StoreUnavailableError(
+                        f"the connection was lost in a commit ({self._server.unavailable(error).message}), and whether"
+                        f" it was done is not known until there is another: {failure.message}",
+                        metadata={**failure.metadata, "outcome": "unknown"},
+                        retry_after_s=1.0,
+                    ) from None
+                time.sleep(RECONNECT_S)
+            else:
+                return self._marker == following
+
+    # The session.
+
+    def _connected(self) -> Session:
+        """The session that has the lock; a new one where it was lost.
+
+        Raises:
+            StoreUnavailableError: There is none now; or there will be none for this store, as others have written.
+        """
+        if self._closed:
+            raise StoreUnavailableError(f"the store {self.name} is closed", metadata={"cause": "closed"})
+        if self._barred is not None:
+            raise self._barred
+        if self._session is not None and not self._session.closed:
+            return self._session
+        session = self._server.connect()
+        try:
+            found = find(session, self.name, self._where.postgres_schema)
+            self._take_up(found.marker if found.version else None)
+        except psycopg.Error as error:
+            session.close()
+            raise self._server.unavailable(error) from None
+        except BaseException:
+            session.close()
+            raise
+        self._session = session
+        log.info("the store has a connection again", store=self.name)
+        return session
+
+    def _take_up(self, marker: Marker | None) -> None:
+        """Go on from a marker, which tells of a write in doubt whether it was done.
+
+        Raises:
+            StoreUnavailableError: Others have written, or it lacks what was written.
+        """
+        if marker is None or marker not in {self._marker, self._doubt}:
+            raise self._bar(marker)
+        if self._doubt is not None:
+            log.warning("a commit was cut off and has been looked up", store=self.name, done=marker == self._doubt)
+        self._marker, self._doubt = marker, None
+
+    def _bar(self, marker: Marker | None) -> StoreUnavailableError:
+        """What this store knows is not what is kept: it writes and reads no more."""
+        cause, why = "taken over", "another kernel has written it since this one lost its connection"
+        if marker is not None and marker.writer in {self._me, self._marker.writer}:
+            cause = "writes lost"
+            why = (
+                f"it has {marker.written} writes and had acknowledged {self._marker.written}, as after a failover to a"
+                " standby that lacks them (see synchronous_standby_names)"
+            )
+        self._drop()
+        self._barred = StoreUnavailableError(
+            f"the store {self.name}: {why}; this kernel writes it no more: start it again, and it goes on from what is"
+            " kept",
+            metadata={"cause": cause},
+        )
+        return self._barred
+
+    def _lost(self, session: Session, error: psycopg.Error) -> bool:
+        """Whether the session is gone; else it is as before what failed."""
+        state = error.sqlstate or ""
+        cut = session.closed or state.startswith(GONE) or (isinstance(error, psycopg.OperationalError) and not state)
+        if cut or state == READ_ONLY:  # the server is a standby now: there is another one to be found
+            self._drop()
+        else:
+            self._undo(session)
+        return cut
+
+    def _undo(self, session: Session) -> None:
+        try:
+            session.rollback()
+        except psycopg.Error:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    # Reading.
+
+    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
+        """As `Store.records`."""
+        for tenant, key, value in self._rows("records", ("tenant", "key"), {"kind": kind.value}):
+            try:
+                read = self._value(place_of(tenant, kind.value, key), value)
+            except DamagedError as error:
+                if damaged is None:
+                    raise
+                damaged(tenant, key, error)
+            else:
+                yield Record(tenant, key, read)
+
+    def pieces(self, tenant: str, kind: Kind, key: str) -> Iterator[bytes]:
+        """As `Store.pieces`."""
+        for number, value in self._rows("pieces", ("number",), {"kind": kind.value, "tenant": tenant, "key": key}):
+            yield self._value(place_of(tenant, kind.value, key, number), value)
+
+    def kept(self) -> Iterator[Put | Append]:
+        """As `Store.kept`."""
+        for kind, tenant, key, value in self._rows("records", ("kind", "tenant", "key"), {}):
+            yield Put(tenant, Kind(kind), key, self._value(place_of(tenant, kind, key), value))
+        for kind, tenant, key, number, value in self._rows("pieces", ("kind", "tenant", "key", "number"), {}):
+            yield Append(tenant, Kind(kind), key, number, self._value(place_of(tenant, kind, key, number), value))
+
+    def _rows(self, table: str, names: tuple[str, ...], wanted: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+        """The names and the value of each row that has what is wanted, in the order of the names, page by page."""
+        order, after = ", ".join(names), f"({', '.join(names)}) > ({', '.join(['%s'] * len(names))})"
+        last: tuple[Any, ...] = ()
+        while True:
+            conditions = [*(f"{name} = %s" for name in wanted), *([after] if last else [])]
+            rows = self._fetch(
+                f"SELECT {order}, value, inside FROM (SELECT *, count(*) OVER () AS inside,"  # noqa: S608 - ours
+                f" sum(octet_length(value)) OVER (ORDER BY {order}) - octet_length(value) AS before"
+                f" FROM (SELECT {order}, value FROM {self._schema}.{table} WHERE {' AND '.join(conditions) or 'true'}"
+                f" ORDER BY {order} LIMIT {PAGE_ROWS}) r) p WHERE before < {PAGE_BYTES} ORDER BY {order}",
+                (*wanted.values(), *last),
+            )
+            for row in rows:
+                yield row[:-1]
+            if len(rows) < PAGE_ROWS and (not rows or len(rows) == rows[-1][-1]):
+                return
+            last = rows[-1][: len(names)]
+
+    def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows; where the session had been lost, from the next one."""
+        for last in (False, True):
+            session = self._connected()
+            try:
+                return session.execute(query, values, binary=True).fetchall()
+            except psycopg.Error as error:
+                if not self._lost(session, error) or last or isinstance(error, LateError):
+                    raise self._server.unavailable(error) from None
+        raise AssertionError  # the last attempt has raised
+
+    def _value(self, place: bytes, written: bytes) -> bytes:
+        return read_value(self._codec, self.name, place, written)
+
+    # Looking after it.
+
+    def check(self) -> list[str]:
+        """As `Store.check`."""
+        wrong = []
+        for table, names in (("records", ("tenant", "kind", "key")), ("pieces", ("tenant", "kind", "key", "number"))):
+            for *place, value in self._rows(table, names, {}):
+                try:
+                    self._value(place_of(*place), value)
+                except DamagedError as error:
+                    wrong.append(error.message)
+        return wrong
+
+    def compact(self) -> None:
+        """As `Store.compact`. Takes as long as it takes."""
+        session = self._connected()
+        limit_s, session.limit_s = session.limit_s, None
+        try:
+            session.execute("SET statement_timeout = 0")
+            for table in TABLES:
+                session.execute(f"VACUUM (FULL, ANALYZE) {self._schema}.{table}")
+            self._server.set_up(session)
+        except psycopg.Error as error:
+            self._drop()
+            raise self._server.unavailable(error) from None
+        session.limit_s = limit_s
+
+    def size_bytes(self) -> int:
+        """As `Store.size_bytes`: of its tables and their indexes."""
+        tables = [f"{self._schema}.{table}" for table in TABLES]
+        rows = self._fetch("SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(%s::text[]) name", (tables,))
+        return int(rows[0][0])
+
+    def close(self) -> None:
+        """As `Store.close`."""
+        self._closed = True
+        if self._session is not None:
+            self._server.release(self._session)
+            self._session = None

@@ -1,0 +1,116 @@
+"""The tables of a store in PostgreSQL: their versions, whose they are, and the marker of the last write."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from inferd.errors import StoreUnavailableError
+from inferd.store.store import MissingError, OldSchemaError
+
+APPLICATION = "inferd"  # marks the schema as ours
+NOBODY = ""  # has written yet
+MIGRATIONS = (
+    # 1
+    """
+    CREATE TABLE {schema}.inferd_store (
+      application text NOT NULL, version integer NOT NULL, writer text NOT NULL, written bigint NOT NULL,
+      single boolean PRIMARY KEY DEFAULT true CHECK (single)
+    );
+    CREATE TABLE {schema}.records (
+      tenant text COLLATE "C" NOT NULL, kind text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
+      value bytea NOT NULL, PRIMARY KEY (kind, tenant, key)
+    );
+    CREATE TABLE {schema}.pieces (
+      tenant text COLLATE "C" NOT NULL, kind text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
+      number bigint NOT NULL, value bytea NOT NULL, PRIMARY KEY (kind, tenant, key, number)
+    );
+    INSERT INTO {schema}.inferd_store VALUES ('inferd', 0, '', 0);
+    """,
+)
+"""What brings a schema from each version to the next one; the version is how many were done."""
+TABLES = ("inferd_store", "records", "pieces")
+CONTENTS = """
+    SELECT (SELECT array_agg(relname::text) FROM pg_class WHERE relnamespace = n.oid),
+           (SELECT count(*) FROM pg_proc WHERE pronamespace = n.oid),
+           (SELECT count(*) FROM pg_type WHERE typnamespace = n.oid)
+    FROM pg_namespace n WHERE nspname = %s
+"""
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Who has written last, and how often that and others had written then: part of each write."""
+
+    writer: str
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A schema as it was found: its version, 0 for none, and its marker."""
+
+    version: int
+    marker: Marker
+
+
+def find(connection: Connection, store: str, schema: str) -> Found:
+    """What there is; nothing is written. `store` names it to people.
+
+    Raises:
+        StoreUnavailableError: It is another program's, or a newer kernel has written it.
+    """
+    row = connection.execute(CONTENTS, (schema,)).fetchone()
+    names, functions, types = (row[0] or [], row[1], row[2]) if row else ([], 0, 0)
+    if not names and not functions and not types:
+        return Found(0, Marker(NOBODY, 0))
+    if "inferd_store" not in names:
+        raise _foreign(store, schema, f"it holds {', '.join(sorted(names)[:3]) or 'functions or types'}")
+    query = sql.SQL("SELECT application, version, writer, written FROM {}.inferd_store")
+    try:
+        rows = connection.execute(query.format(sql.Identifier(schema))).fetchall()
+    except (psycopg.errors.UndefinedColumn, psycopg.errors.WrongObjectType):
+        rows = []
+    if len(rows) != 1 or rows[0][0] != APPLICATION:
+        raise _foreign(store, schema, "its table inferd_store is not a kernel's")
+    _, version, writer, written = rows[0]
+    if version > len(MIGRATIONS):
+        raise StoreUnavailableError(
+            f"the store {store} has schema {version} and this kernel knows {len(MIGRATIONS)}: a newer kernel has"
+            " written it; start that one, or name another store.url or store.postgres_schema",
+            metadata={"cause": "newer schema", "schema": str(version), "known": str(len(MIGRATIONS))},
+        )
+    return Found(version, Marker(writer, written))
+
+
+def migrate(connection: Connection, store: str, schema: str, found: Found, *, makes: bool, migrates: bool) -> None:
+    """Bring the schema to the version of this kernel, all of it or nothing; make it where there is none.
+
+    Raises:
+        MissingError: There is none, and none is to be made.
+        OldSchemaError: It has an older version, and is to stay so.
+    """
+    if found.version == len(MIGRATIONS):
+        return
+    if not found.version and not makes:
+        raise MissingError(f"there is no store {store}; `inferd serve` makes it", metadata={"cause": "no store"})
+    if found.version and not migrates:
+        raise OldSchemaError.of(store, found.version, len(MIGRATIONS))
+    name = sql.Identifier(schema)
+    with connection.transaction():
+        if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is None:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+        for number, statements in enumerate(MIGRATIONS[found.version :], start=found.version + 1):
+            connection.execute(sql.SQL(statements).format(schema=name))
+            connection.execute(sql.SQL("UPDATE {}.inferd_store SET version = {}").format(name, number))
+
+
+def _foreign(store: str, schema: str, what: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store {store}: the schema {schema} is another program's ({what}); it is left alone: name another"
+        " store.postgres_schema or store.url",
+        metadata={"cause": "not a store"},
+    )

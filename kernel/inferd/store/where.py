@@ -1,0 +1,31 @@
+"""Where a store is, and how long is waited for it."""
+
+from typing import Protocol
+
+
+class Where(Protocol):
+    """What the configuration says of a store; each is described there (`inferd.config.Store`)."""
+
+    @property
+    def url(self) -> str:
+        """`sqlite:/path`, `postgresql://…`, or `memory:` for none."""
+
+    @property
+    def postgres_schema(self) -> str:
+        """The schema of a database that is the store."""
+
+    @property
+    def connect_timeout_s(self) -> float:
+        """How long is waited for a connection."""
+
+    @property
+    def answer_timeout_s(self) -> float:
+        """How long is waited for an answer."""
+
+    @property
+    def lock_wait_s(self) -> float:
+        """How long is waited for the end of who has the store."""
+
+    @property
+    def outcome_wait_s(self) -> float:
+        """How long is tried to learn whether a write was done."""
