@@ -1,17 +1,14 @@
 """The composition root: builds a kernel from its settings and serves it until it is told to end."""
 
 import asyncio
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
-import structlog
 from grpc_health.v1 import health_pb2
 
-from inferd import descriptors, logs
+from inferd import descriptors
 from inferd.addresses import check_address, listening, loopback_port
 from inferd.config import Settings
 from inferd.core.elastic import ElasticTimes
@@ -24,10 +21,9 @@ from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.vigil import WorkerTimes
 from inferd.plugin.registry import BackendReport
-from inferd.runtime.allocator import give_large_back
-from inferd.runtime.collector import spare_collector
 from inferd.runtime.devices import DeviceMeter, find_devices
-from inferd.runtime.driver import Driver, DriverLimits
+from inferd.runtime.driver import Driver
+from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.exposition import ExpositionLimits, exposed
 from inferd.runtime.front import health, hosts, leases, models, tasks, uploads
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
@@ -61,8 +57,6 @@ from inferd_api.v1 import (
 from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,41 +159,6 @@ async def _built_around(settings: Settings, driver: Driver) -> AsyncIterator[_Bu
     with OwnMemory() as memory:
         front = _front(settings, driver, plugins=plugins, shelf=shelf, meter=meter, memory=memory)
         yield _Built(driver=driver, plugins=plugins, meter=meter, front=front)
-
-
-async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
-    """Serve until SIGINT or SIGTERM.
-
-    Args:
-        settings: Of this kernel.
-        ready: Called once it serves.
-
-    Raises:
-        InvalidFieldError, OSError: As `running_kernel`.
-    """
-    _set_up_logs()
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
-    async with running_kernel(settings) as kernel:
-        give_large_back()
-        spare_collector()
-        logs.install()  # from now on what fails may have to do with what clients say
-        loop.set_exception_handler(logs.tell_loop)
-        ready(kernel)
-        await ended.wait()
-
-
-def _set_up_logs() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=logs.write_exception),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _core_limits(settings: Settings) -> CoreLimits:

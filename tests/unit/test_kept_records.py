@@ -16,7 +16,7 @@ from inferd.core.priority import Priority
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.task import FinishReason, Outcome, SuspendReason, Task, TaskSpec, TaskState, Usage
 from inferd.errors import WorkerDiedError
-from inferd.runtime.clock import Clock
+from inferd.runtime.clock import Boot, Clock
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.event_log import Numbered, Run
@@ -135,13 +135,13 @@ def task(**changes: Any) -> Task:
 
 def test_a_task_is_read_as_it_was_written() -> None:
     """What a task is to do comes back equal, its work too, and its instants on the clock of the reader."""
-    clock, later = Clock(), Clock()
-    later._offset_s = clock._offset_s - 1000.0  # another kernel, whose clock began at another time
+    clock = Clock(monotonic=lambda: 600.0, wall=lambda: 5000.0, boot=Boot("first"))
+    later = Clock(monotonic=lambda: 1700.0, wall=lambda: 5100.0, boot=Boot("second"))  # 100 s after that
     made = task()
     kept = read_task(write_task(made, clock), later)
     assert kept.spec == made.spec
     assert kept.number == 7
-    assert kept.created == pytest.approx(1100.0)
+    assert kept.created == pytest.approx(1100.0)  # 600 s before that moment, as it was
     running = task(state=TaskState.RUNNING, attempt=2, deaths=1, started=200.0, instance_id=InstanceId("m-1"))
     running.device_id = DeviceId("cpu:0")
     value = write_progress(running, Continuation(cached_tokens=5), clock)

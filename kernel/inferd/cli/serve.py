@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inferd import __version__
 from inferd.cli.guard import PR_SET_PDEATHSIG, prctl
 from inferd.cli.output import CommandError
-from inferd.server import serve as serve_kernel
+from inferd.serving import serve as serve_kernel
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output

@@ -72,10 +72,15 @@ class TaskDetached(Change):
 
 @dataclass(frozen=True, slots=True)
 class TaskRestored(Change):
-    """A task of a kernel before this one is known again, as it was kept; if it ran, it is stopped next."""
+    """A task of a kernel before this one is known again, as it was kept; if it ran, it is stopped next.
+
+    Attributes:
+        estimated: As in `RestoredTask`.
+    """
 
     task_id: TaskId
     tenant: Tenant
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

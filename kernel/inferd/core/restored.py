@@ -12,6 +12,7 @@ class RestoredTask:
 
     Attributes:
         outcome: How it ended; None where it had not: then it is QUEUED, RUNNING or SUSPENDED, and goes on.
+        estimated: Whether its times were told by the wall clock: what was estimated once is kept, not estimated again.
     """
 
     spec: TaskSpec
@@ -26,3 +27,4 @@ class RestoredTask:
     instance_id: InstanceId | None
     device_id: DeviceId | None
     outcome: Outcome | None
+    estimated: bool = False

@@ -125,7 +125,7 @@ class TaskRegister:
         else:
             self.census.add(task)
             self.census.detach(task)
-        self._out.append(TaskRestored(spec.task_id, spec.tenant))
+        self._out.append(TaskRestored(spec.task_id, spec.tenant, kept.estimated))
         if task.state is TaskState.RUNNING:
             self.move(task, TaskChange.INTERRUPT, reason=SuspendReason.WORKER_DIED)
         return task

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from inferd.core import commands, events
@@ -18,16 +17,16 @@ from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
 from inferd.core.restored import RestoredTask
 from inferd.core.task import TaskSpec
-from inferd.core.vigil import WorkerTimes
 from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, UnsupportedInputError, WorkerDiedError
 from inferd.runtime.alarm import Alarm
 from inferd.runtime.attendance import Attendance
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
+from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.frames import read_facts, read_failure, read_needs, read_outcome
 from inferd.runtime.inspection import Inspections
 from inferd.runtime.instances import answering, moved, newest
-from inferd.runtime.keeper import Keeper, KeeperTimes
+from inferd.runtime.keeper import Keeper
 from inferd.runtime.link import Arrived
 from inferd.runtime.load_progress import LoadProgress
 from inferd.runtime.local_launcher import LocalLauncher
@@ -41,24 +40,8 @@ from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.watchers import Watchers
 from inferd.runtime.worker import Worker
 from inferd.store.store import Store
-from inferd_api.worker.v1 import load_pb2, step_pb2, task_pb2
+from inferd_api.worker.v1 import step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriverLimits:
-    """Bounds of the runtime; see `inferd.config` for what each means."""
-
-    stream_bytes: int
-    retained_bytes: int
-    events_bytes: int
-    frame_bytes: int
-    output_bytes: int
-    queries: int
-    query_timeout_s: float
-    engine: load_pb2.EngineLimits
-    times: WorkerTimes
-    keeper: KeeperTimes
 
 
 class Driver:
@@ -77,8 +60,16 @@ class Driver:
         keeper: Keeps what outlives the kernel; None where nothing does.
     """
 
-    def __init__(self, *, core: CoreLimits, limits: DriverLimits, log_dir: Path, store: Store | None = None) -> None:
-        self.clock = Clock()
+    def __init__(
+        self,
+        *,
+        core: CoreLimits,
+        limits: DriverLimits,
+        log_dir: Path,
+        store: Store | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.clock = Clock() if clock is None else clock
         self.machine = KernelMachine(core)
         self.views = self.machine.views
         self.streams = Streams(

@@ -129,7 +129,10 @@ class Keeper:
         self._change(kept)
 
     def _adopt(self, change: TaskRestored) -> None:
-        self._take_up(change.task_id, change.tenant).made = True
+        kept = self._take_up(change.task_id, change.tenant)
+        kept.made = True
+        if change.estimated:
+            self._change(kept)
 
     def _take_up(self, task_id: TaskId, tenant: Tenant) -> Kept:
         stream = self._driver.streams.get(task_id)

@@ -1,4 +1,8 @@
-"""Tasks and models as they are kept: JSON, with instants as Unix time, and behind it what only a worker opens."""
+"""Tasks and models as they are kept: JSON, with instants as Unix time, and behind it what only a worker opens.
+
+Instants come with the stamp of the clock on which they are. What was written before there were stamps is read by the
+wall clock.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from inferd.core.priority import Priority
 from inferd.core.restored import RestoredTask
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.task import Outcome, Task, TaskSpec, TaskState
+from inferd.runtime.kept_times import instant_of, is_estimated, read_shift, wall_of, write_stamp
 from inferd.runtime.shared_work import SharedWork
 from inferd_api.worker.v1 import task_pb2
 
@@ -40,6 +45,7 @@ def write_task(task: Task, clock: Clock) -> bytes:
         "tenant": spec.tenant,
         "number": task.number,
         "created": clock.wall(task.created),
+        "stamp": write_stamp(clock),
         "model": spec.model,
         "priority": spec.priority.value,
         "lease": spec.lease_id,
@@ -80,7 +86,7 @@ def read_task(value: bytes, clock: Clock) -> KeptTask:
         request_id=written["request"],
         fingerprint=bytes.fromhex(written["fingerprint"]),
     )
-    return KeptTask(spec, written["number"], clock.instant(written["created"]))
+    return KeptTask(spec, written["number"], clock.instant(written["created"]) + read_shift(written, clock))
 
 
 def write_progress(task: Task, continuation: Continuation, clock: Clock) -> bytes:
@@ -90,9 +96,10 @@ def write_progress(task: Task, continuation: Continuation, clock: Clock) -> byte
             "state": task.state.value,
             "attempt": task.attempt,
             "deaths": task.deaths,
-            "started": _wall(task.started, clock),
-            "finished": _wall(task.finished, clock),
-            "expires": _wall(task.expires, clock),
+            "started": wall_of(task.started, clock),
+            "finished": wall_of(task.finished, clock),
+            "expires": wall_of(task.expires, clock),
+            "stamp": write_stamp(clock),
             "instance": task.instance_id,
             "device": task.device_id,
             "cached_tokens": continuation.cached_tokens,
@@ -105,7 +112,7 @@ def read_progress(
 ) -> tuple[RestoredTask, int | None]:
     """A task as it stood, and how many tokens it had found in the prefix cache; `outcome` is its last event's."""
     written = json.loads(value)
-    state = TaskState(written["state"])
+    state, shift_s = TaskState(written["state"]), read_shift(written, clock)
     restored = RestoredTask(
         spec=kept.spec,
         number=kept.number,
@@ -113,12 +120,13 @@ def read_progress(
         attempt=written["attempt"],
         deaths=written["deaths"],
         created=kept.created,
-        started=_instant(written["started"], clock),
-        finished=_instant(written["finished"], clock),
-        expires=_instant(written["expires"], clock),
+        started=instant_of(written["started"], clock, shift_s),
+        finished=instant_of(written["finished"], clock, shift_s),
+        expires=instant_of(written["expires"], clock, shift_s),
         instance_id=None if written["instance"] is None else InstanceId(written["instance"]),
         device_id=None if written["device"] is None else DeviceId(written["device"]),
         outcome=outcome,
+        estimated=is_estimated(written, clock),
     )
     return restored, written["cached_tokens"]
 
@@ -143,11 +151,3 @@ def read_model(value: bytes) -> ModelSpec:
 
 def _json(written: dict[str, Any]) -> bytes:
     return json.dumps(written, separators=(",", ":")).encode()
-
-
-def _wall(instant: float | None, clock: Clock) -> float | None:
-    return None if instant is None else clock.wall(instant)
-
-
-def _instant(wall: float | None, clock: Clock) -> float | None:
-    return None if wall is None else clock.instant(wall)

@@ -1,0 +1,23 @@
+"""The bounds of the runtime."""
+
+from dataclasses import dataclass
+
+from inferd.core.vigil import WorkerTimes
+from inferd.runtime.keeper import KeeperTimes
+from inferd_api.worker.v1 import load_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverLimits:
+    """Bounds of the runtime; see `inferd.config` for what each means."""
+
+    stream_bytes: int
+    retained_bytes: int
+    events_bytes: int
+    frame_bytes: int
+    output_bytes: int
+    queries: int
+    query_timeout_s: float
+    engine: load_pb2.EngineLimits
+    times: WorkerTimes
+    keeper: KeeperTimes
