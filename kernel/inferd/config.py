@@ -19,6 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from inferd.postgres_settings import Postgres
+
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 LEAST_FRAME_BYTES = 16 << 20
 FRAME_MARGIN_BYTES = 64 << 10  # by which a frame can be larger than the message that it is made from
@@ -348,30 +350,7 @@ class Store(BaseModel):
         "~/.pgpass or PGPASSWORD), or memory: for nothing that outlives the kernel; default: kernel.sqlite in "
         "state_dir",
     )
-    postgres_schema: str = Field(
-        "inferd",
-        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
-        description="the schema of the PostgreSQL database that is the store; kernels that share a database have one "
-        "each",
-    )
-    connect_timeout_s: Seconds = Field(
-        5.0, gt=0, description="how long is waited for a connection to PostgreSQL; its driver waits at least 2"
-    )
-    answer_timeout_s: Seconds = Field(
-        30.0, gt=0, description="a statement that PostgreSQL does not answer for so long is given up; a commit as well"
-    )
-    lock_wait_s: Seconds = Field(
-        2.0,
-        ge=0,
-        description="how long a store in PostgreSQL is waited for that another kernel has: of one that was killed, "
-        "the server may not know yet",
-    )
-    outcome_wait_s: Seconds = Field(
-        10.0,
-        ge=0,
-        description="how long, after a connection to PostgreSQL was lost in a commit, another one is tried for to "
-        "learn whether it was done, before clients are told that it is not known",
-    )
+    postgres: Postgres = Postgres()
     retained_tasks: int = Field(
         10_000, ge=1, description="ended tasks that are kept and can still be read, in place of `limits.retained_tasks`"
     )

@@ -45,7 +45,8 @@ class Postgres:
 
     def __init__(self, server: PostgresServer, database: str, schema: str = "inferd") -> None:
         self.server, self.database = server, database
-        self.place = Settings(store={"url": server.url(database), "lock_wait_s": 0.0, "postgres_schema": schema}).store
+        chosen = {"lock_wait_s": 0.0, "schema_name": schema}
+        self.place = Settings(store={"url": server.url(database), "postgres": chosen}).store_place
 
     def open(self, **options: Any) -> PostgresStore:
         return PostgresStore(self.place, **options)
@@ -53,7 +54,7 @@ class Postgres:
     def run(self, _store: Store, statement: str) -> None:
         """As above."""
         with self.server.connect(self.database) as connection:
-            connection.execute(f"SET search_path = {self.place.postgres_schema}")  # type: ignore[arg-type] # ours
+            connection.execute(f"SET search_path = {self.place.postgres.schema_name}")  # type: ignore[arg-type] # ours
             connection.execute(statement)  # type: ignore[arg-type] # ours
 
 

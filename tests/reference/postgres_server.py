@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,7 +99,8 @@ class PostgresServer:
             except psycopg.OperationalError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise RuntimeError(f"PostgreSQL does not start: {(self.folder / 'log').read_text()}") from None
-                time.sleep(0.01)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(0.01)
             else:
                 return
 

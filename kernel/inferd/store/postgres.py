@@ -68,15 +68,15 @@ class PostgresStore:
         self._at_point = at_point
         self._server = Server(where)
         self.name = self._server.name
-        self._schema = f'"{where.postgres_schema}"'
+        self._schema = f'"{where.postgres.schema_name}"'
         self._me = uuid.uuid4().hex
         self._doubt: Marker | None = None
         self._barred: StoreUnavailableError | None = None
         self._closed = False
         self._session: Session | None = self._server.connect()
         try:
-            found = find(self._session, self.name, where.postgres_schema)
-            migrate(self._session, self.name, where.postgres_schema, found, makes=makes, migrates=migrates)
+            found = find(self._session, self.name, where.postgres.schema_name)
+            migrate(self._session, self.name, where.postgres.schema_name, found, makes=makes, migrates=migrates)
         except psycopg.Error as error:
             self._server.release(self._session)
             raise self._server.unavailable(error) from None
@@ -184,7 +184,7 @@ class PostgresStore:
         return True
 
     def _settle(self, following: Marker, error: psycopg.Error) -> bool:
-        deadline = time.monotonic() + self._where.outcome_wait_s
+        deadline = time.monotonic() + self._where.postgres.outcome_wait_s
         while True:
             try:
                 self._connected()
@@ -218,7 +218,7 @@ class PostgresStore:
             return self._session
         session = self._server.connect()
         try:
-            found = find(session, self.name, self._where.postgres_schema)
+            found = find(session, self.name, self._where.postgres.schema_name)
             self._take_up(found.marker if found.version else None)
         except psycopg.Error as error:
             session.close()

@@ -80,7 +80,7 @@ def find(connection: Connection, store: str, schema: str) -> Found:
     if version > len(MIGRATIONS):
         raise StoreUnavailableError(
             f"the store {store} has schema {version} and this kernel knows {len(MIGRATIONS)}: a newer kernel has"
-            " written it; start that one, or name another store.url or store.postgres_schema",
+            " written it; start that one, or name another store.url or store.postgres.schema_name",
             metadata={"cause": "newer schema", "schema": str(version), "known": str(len(MIGRATIONS))},
         )
     return Found(version, Marker(writer, written))
@@ -111,6 +111,6 @@ def migrate(connection: Connection, store: str, schema: str, found: Found, *, ma
 def _foreign(store: str, schema: str, what: str) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"the store {store}: the schema {schema} is another program's ({what}); it is left alone: name another"
-        " store.postgres_schema or store.url",
+        " store.postgres.schema_name or store.url",
         metadata={"cause": "not a store"},
     )

@@ -92,7 +92,7 @@ class Server:
             ) from None
         self._warned = False
         self.password: str | None = self._info.get("password")
-        schema = where.postgres_schema
+        schema = where.postgres.schema_name
         self.name = f"{_shown(self._info)} (schema {schema})"
         key = hashlib.sha256(b"inferd store\0" + schema.encode()).digest()[:8]
         self._key = int.from_bytes(key, signed=True)
@@ -110,8 +110,10 @@ class Server:
                 **{
                     **self._info,
                     **{f"keepalives_{name}": number for name, number in KEEPALIVES.items()},
-                    "tcp_user_timeout": math.ceil(where.answer_timeout_s * 1000),
-                    "connect_timeout": max(2, math.ceil(where.connect_timeout_s)),  # the least that the driver takes
+                    "tcp_user_timeout": math.ceil(where.postgres.answer_timeout_s * 1000),
+                    "connect_timeout": max(
+                        2, math.ceil(where.postgres.connect_timeout_s)
+                    ),  # the least that the driver takes
                     "target_session_attrs": self._info.get("target_session_attrs", "read-write"),
                     "application_name": f"inferd {host} {os.getpid()}",
                     "client_encoding": "UTF8",
@@ -120,7 +122,7 @@ class Server:
             )
         except psycopg.Error as error:
             raise self.unavailable(error) from None
-        session.limit_s = where.answer_timeout_s + MARGIN_S
+        session.limit_s = where.postgres.answer_timeout_s + MARGIN_S
         try:
             self.set_up(session)
             self._lock(session)
@@ -158,7 +160,7 @@ class Server:
                 f"the store {self.name}: PostgreSQL {version} is too old, {LEAST_VERSION} is the first that will do",
                 metadata={"cause": f"PostgreSQL {version}"},
             )
-        answer_ms = str(math.ceil(self._where.answer_timeout_s * 1000))
+        answer_ms = str(math.ceil(self._where.postgres.answer_timeout_s * 1000))
         settings = {
             "search_path": "pg_catalog",  # what others define is not called by accident
             "statement_timeout": answer_ms,
@@ -196,7 +198,7 @@ class Server:
             )
 
     def _lock(self, session: Session) -> None:
-        deadline = time.monotonic() + self._where.lock_wait_s
+        deadline = time.monotonic() + self._where.postgres.lock_wait_s
         while not session.execute("SELECT pg_try_advisory_lock(%s)", (self._key,)).fetchall()[0][0]:
             if time.monotonic() >= deadline:
                 raise self._in_use(session)
@@ -210,7 +212,7 @@ class Server:
         who = f"process {process} on {host}" if host else "another process"
         return StoreUnavailableError(
             f"the store {self.name} is in use by {who} (connection {connection}); one kernel at a time has it: end that"
-            " one, or name another store.postgres_schema or store.url",
+            " one, or name another store.postgres.schema_name or store.url",
             metadata={"cause": "in use", "pid": process or "another process", "host": host},
             retry_after_s=1.0,
         )

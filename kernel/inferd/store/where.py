@@ -3,15 +3,11 @@
 from typing import Protocol
 
 
-class Where(Protocol):
-    """What the configuration says of a store; each is described there (`inferd.config.Store`)."""
+class PostgresTimes(Protocol):
+    """What it says of stores in PostgreSQL; each is described there (`inferd.postgres_settings`)."""
 
     @property
-    def url(self) -> str:
-        """`sqlite:/path`, `postgresql://…`, or `memory:` for none."""
-
-    @property
-    def postgres_schema(self) -> str:
+    def schema_name(self) -> str:
         """The schema of a database that is the store."""
 
     @property
@@ -29,3 +25,15 @@ class Where(Protocol):
     @property
     def outcome_wait_s(self) -> float:
         """How long is tried to learn whether a write was done."""
+
+
+class Where(Protocol):
+    """What the configuration says of a store (`inferd.config.Store`)."""
+
+    @property
+    def url(self) -> str:
+        """`sqlite:/path`, `postgresql://…`, or `memory:` for none."""
+
+    @property
+    def postgres(self) -> PostgresTimes:
+        """Of a store in PostgreSQL: the schema and the times."""
