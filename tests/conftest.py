@@ -25,6 +25,7 @@ from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_mode
 
 if TYPE_CHECKING:
     from postgres_server import PostgresServer
+    from stores import Stores
 
 pytest_plugins = ["time_limits", *(["by_file"] if find_spec("xdist") else [])]
 
@@ -64,6 +65,16 @@ def database(postgres: "PostgresServer") -> Iterator[str]:
     yield name
     postgres.start()
     postgres.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> "Stores":
+    """What opens a store of each kind, the same one each time."""
+    from stores import Postgres, Sqlite  # noqa: PLC0415 - as above
+
+    if request.param == "sqlite":
+        return Sqlite(tmp_path)
+    return Postgres(request.getfixturevalue("postgres"), request.getfixturevalue("database"))
 
 
 @contextmanager

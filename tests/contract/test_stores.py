@@ -7,66 +7,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from postgres_server import PostgresServer
+from stores import WRITES, Sqlite, Stores, held, model_of
 
-from inferd.config import Settings
 from inferd.errors import StoreUnavailableError
-from inferd.store.postgres import PostgresStore
 from inferd.store.sqlite import AFTER_COMMIT, BEFORE_COMMIT, SqliteStore, check_library
 from inferd.store.store import Append, DamagedError, Drop, Kind, Put, Record, Store, Write
-
-
-class Sqlite:
-    """Stores in a file of a folder."""
-
-    newer = "PRAGMA user_version = 99"
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "kernel.sqlite"
-
-    def open(self, **options: Any) -> SqliteStore:
-        return SqliteStore(self.path, **options)
-
-    def run(self, store: Store, statement: str) -> None:
-        """Do something behind the store's back."""
-        assert isinstance(store, SqliteStore)
-        store._database.execute(statement)
-
-
-class Postgres:
-    """Stores in a database."""
-
-    newer = "UPDATE inferd_store SET version = 99"
-
-    def __init__(self, server: PostgresServer, database: str, schema: str = "inferd") -> None:
-        self.server, self.database = server, database
-        chosen = {"lock_wait_s": 0.0, "schema_name": schema}
-        self.place = Settings(store={"url": server.url(database), "postgres": chosen}).store_place
-
-    def open(self, **options: Any) -> PostgresStore:
-        return PostgresStore(self.place, **options)
-
-    def run(self, _store: Store, statement: str) -> None:
-        """As above."""
-        with self.server.connect(self.database) as connection:
-            connection.execute(f"SET search_path = {self.place.postgres.schema_name}")  # type: ignore[arg-type] # ours
-            connection.execute(statement)  # type: ignore[arg-type] # ours
-
-
-Stores = Sqlite | Postgres
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
-    """What opens a store of a kind, the same one each time."""
-    if request.param == "sqlite":
-        return Sqlite(tmp_path)
-    return Postgres(request.getfixturevalue("postgres"), request.getfixturevalue("database"))
 
 
 @pytest.fixture
@@ -75,15 +24,6 @@ def store(stores: Stores) -> Iterator[Store]:
     made = stores.open()
     yield made
     made.close()
-
-
-def held(store: Store) -> dict[tuple[str, Kind, str], tuple[bytes, list[bytes]]]:
-    """All that a store has."""
-    return {
-        (record.tenant, kind, record.key): (record.value, list(store.pieces(record.tenant, kind, record.key)))
-        for kind in Kind
-        for record in store.records(kind)
-    }
 
 
 def test_what_was_written_is_read_after_it_was_opened_again(stores: Stores, store: Store) -> None:
@@ -163,37 +103,6 @@ def test_one_at_a_time_has_it_by_whatever_name(tmp_path: Path) -> None:
     again = SqliteStore(path)
     assert held(again) == {("", Kind.TASK, "t"): (b"1", [])}
     again.close()
-
-
-WRITES: st.SearchStrategy[Write] = st.one_of(
-    st.builds(Put, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz"), st.binary(max_size=40)),
-    st.builds(Drop, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz")),
-    st.builds(
-        Append,
-        st.sampled_from("ab"),
-        st.sampled_from(Kind),
-        st.sampled_from("xyz"),
-        st.integers(1, 5),
-        st.binary(max_size=40),
-    ),
-)
-
-
-def model_of(writes: list[Write]) -> dict[tuple[str, Kind, str], tuple[bytes, list[bytes]]]:
-    """What a store holds after these writes."""
-    records: dict[tuple[str, Kind, str], bytes] = {}
-    pieces: dict[tuple[str, Kind, str], dict[int, bytes]] = {}
-    for each in writes:
-        key = (each.tenant, each.kind, each.key)
-        match each:
-            case Put():
-                records[key] = each.value
-            case Append():
-                pieces.setdefault(key, {})[each.number] = each.value
-            case Drop():
-                records.pop(key, None)
-                pieces.pop(key, None)
-    return {key: (value, [piece for _, piece in sorted(pieces.get(key, {}).items())]) for key, value in records.items()}
 
 
 class CrashError(Exception):

@@ -17,7 +17,7 @@ from inferd.errors import StoreUnavailableError
 from inferd.store.batch import Batch, batches
 from inferd.store.codec import Codec, PlainCodec
 from inferd.store.postgres_schema import MIGRATIONS, TABLES, Marker, find, migrate
-from inferd.store.postgres_session import LateError, Server, Session
+from inferd.store.postgres_session import Server, Session
 from inferd.store.store import Append, Damaged, DamagedError, Kind, Put, Record, Write
 from inferd.store.values import place_of, read_value
 from inferd.store.where import Where
@@ -95,9 +95,9 @@ class PostgresStore:
             try:
                 self._send(session, writes, following)
             except psycopg.Error as error:
-                if self._lost(session, error) and attempt < attempts and not isinstance(error, LateError):
+                if self._lost(session, error) and attempt < attempts and session.late is None:
                     continue  # nothing of it was committed
-                raise self._server.unavailable(error) from None
+                raise self._server.unavailable(session.late or error) from None
             except BaseException:
                 self._undo(session)
                 raise
@@ -262,7 +262,12 @@ class PostgresStore:
     def _lost(self, session: Session, error: psycopg.Error) -> bool:
         """Whether the session is gone; else it is as before what failed."""
         state = error.sqlstate or ""
-        cut = session.closed or state.startswith(GONE) or (isinstance(error, psycopg.OperationalError) and not state)
+        cut = (
+            session.closed
+            or session.late is not None
+            or state.startswith(GONE)
+            or (isinstance(error, psycopg.OperationalError) and not state)
+        )
         if cut or state == READ_ONLY:  # the server is a standby now: there is another one to be found
             self._drop()
         else:
@@ -332,8 +337,8 @@ class PostgresStore:
             try:
                 return session.execute(query, values, binary=True).fetchall()
             except psycopg.Error as error:
-                if not self._lost(session, error) or last or isinstance(error, LateError):
-                    raise self._server.unavailable(error) from None
+                if not self._lost(session, error) or last or session.late is not None:
+                    raise self._server.unavailable(session.late or error) from None
         raise AssertionError  # the last attempt has raised
 
     def _value(self, place: bytes, written: bytes) -> bytes:

@@ -46,9 +46,11 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         limit_s: How long each wait may take; None for without a bound.
+        late: The error of the wait that took longer; what is raised for a pipeline may be one that followed from it.
     """
 
     limit_s: float | None = None
+    late: LateError | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """As the driver's.
@@ -62,7 +64,8 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
             return super().wait(gen, interval, limit_s)
         except psycopg.OperationalError:
             if limit_s is not None and time.monotonic() - started >= limit_s:
-                raise LateError(f"no answer within {limit_s:g} s") from None
+                self.late = LateError(f"no answer within {limit_s:g} s")
+                raise self.late from None
             raise
 
 
@@ -210,6 +213,8 @@ class Server:
         words = str(name).split()
         host, process = words[1:] if len(words) == 3 and words[0] == "inferd" else ("", "")  # noqa: PLR2004 - as it is set
         who = f"process {process} on {host}" if host else "another process"
+        if (host, process) == (socket.gethostname()[:HOST_CHARACTERS], str(os.getpid())):
+            who += ", which is this one: the server has not ended the session that was lost"
         return StoreUnavailableError(
             f"the store {self.name} is in use by {who} (connection {connection}); one kernel at a time has it: end that"
             " one, or name another store.postgres.schema_name or store.url",
