@@ -42,6 +42,20 @@ def test_what_was_written_is_read_after_it_was_opened_again(stores: Stores, stor
     again.close()
 
 
+def test_pieces_are_read_from_any_number_on(store: Store) -> None:
+    """Those up to a number are left out, and whoever has taken enough may write before and after letting go."""
+    store.write([Append("t", Kind.TASK, "a", number, bytes([number])) for number in (3, 7, 9, 200)])
+    assert list(store.pieces("t", Kind.TASK, "a", after=3)) == [b"\x07", b"\x09", b"\xc8"]
+    assert list(store.pieces("t", Kind.TASK, "a", after=8)) == [b"\x09", b"\xc8"]
+    assert list(store.pieces("t", Kind.TASK, "a", after=200)) == []
+    pieces = store.pieces("t", Kind.TASK, "a")
+    assert next(pieces) == b"\x03"
+    store.write([Put("t", Kind.TASK, "a", b"")])
+    del pieces
+    store.write([Drop("t", Kind.TASK, "a")])
+    assert held(store) == {}
+
+
 def test_tenants_and_kinds_have_keys_of_their_own(store: Store) -> None:
     """The same key of another tenant, or of another kind, is another record, and is not dropped with it."""
     keys = [("a", Kind.TASK), ("b", Kind.TASK), ("a", Kind.PROGRESS)]

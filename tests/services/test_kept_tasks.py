@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from inferd.core.ids import TaskId
 from inferd.errors import StoreUnavailableError
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Drop, Kind
@@ -311,7 +312,10 @@ async def test_a_second_kernel_with_the_same_store_does_not_start(tmp_path: Path
 
 
 async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Path) -> None:
-    """What was changed in an event, a name or a model, and a task without its progress, cost what they are in alone."""
+    """What was changed in a name or a model, and a task without its progress, cost what they are in alone.
+
+    A task of which an event was changed is known with its end; what cannot be read of its events is told by name.
+    """
     async with kernel(tmp_path) as connection:
         await connection.create()
         await connection.create("other")
@@ -331,7 +335,11 @@ async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Pat
     for _ in range(2):  # nothing of it is lost
         async with kernel(tmp_path) as connection:
             listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
-            assert [task.task_id for task in listed] == ids[3:]
+            assert {task.task_id: task.state for task in listed} == dict.fromkeys(ids[1::2], tp.TASK_STATE_SUCCEEDED)
+            reason, metadata = await refusal(watch(connection, ids[1]).read())
+            assert (reason, "damaged" in metadata["cause"]) == ("EVENTS_DROPPED", True)
+            behind = int(metadata["first_sequence"]) - 1
+            assert (await read_all(watch(connection, ids[1], behind)))[-1].finished.state == tp.TASK_STATE_SUCCEEDED
             assert text_of(await read_all(watch(connection, ids[3]))) == "la"
             models = (await connection.models.ListModels(ms.ListModelsRequest())).models
             assert [model.name for model in models] == ["fake"]
@@ -339,32 +347,81 @@ async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Pat
         assert len(store.check()) >= 3
 
 
-async def test_the_next_kernel_has_the_events_of_the_tasks_that_ended_last(tmp_path: Path) -> None:
-    """Beyond `limits.retained_bytes` it drops those of the tasks that ended first, as the kernel before it did."""
+async def test_events_that_are_not_held_are_read_from_the_store(tmp_path: Path) -> None:
+    """Beyond `limits.stream_bytes` and `retained_bytes` a kept task tells every event, before and after a restart.
 
-    async def readable(connection: Connection) -> list[int]:
-        found = []
-        for number, task_id in enumerate(ids):
-            try:
-                found += [number] if text_of(await read_all(watch(connection, task_id))) else []
-            except grpc.aio.AioRpcError as error:
-                if reason_of(error)[0] != "EVENTS_DROPPED":
-                    raise
-        return found
-
-    limits = {"retained_bytes": 16384}
+    So on a call of its own and on one for many, from any number on, while it runs and when it has ended.
+    """
+    limits = {"stream_bytes": 4096, "retained_bytes": 4096}
     async with kernel(tmp_path, limits=limits) as connection:
+        await connection.create(step_s=0.001)
+        ids = [(await connection.tasks.CreateTask(wanted(400))).task.task_id for _ in range(4)]
+        running = await asyncio.gather(*(read_all(watch(connection, task_id)) for task_id in ids))
+        await check_events(connection, ids, running)
+        (stream,) = {connection.kernel.driver.streams.get(TaskId(task_id)) for task_id in ids[:1]}
+        assert stream.dropped > 200
+    async with kernel(tmp_path, limits=limits) as connection:
+        await check_events(connection, ids, running)
+
+
+async def check_events(connection: Connection, ids: list[str], told: list[list[Any]]) -> None:
+    """Each task tells the same text and end again, from its beginning and from its middle."""
+    for after_of in (lambda _: 0, lambda events: events[len(events) // 2].sequence):
+        afters = [after_of(events) for events in told]  # type: ignore[no-untyped-call] # of two lines
+        many = connection.another().tasks.RunTasks()
+        orders = [
+            ts.TaskOrder(tag=tag, watch=watch_order(task_id, after))
+            for tag, (task_id, after) in enumerate(zip(ids, afters, strict=True))
+        ]
+        await many.write(ts.RunTasksRequest(orders=orders))
+        await many.done_writing()
+        found = [[] for _ in ids]  # type: list[list[Any]]
+        async for response in many:
+            for update in response.updates:
+                found[update.tag].append(update.event)
+        alone = [await read_all(watch(connection, *each)) for each in zip(ids, afters, strict=True)]
+        for events, by_tag, by_call, after in zip(told, found, alone, afters, strict=True):
+            text = text_of([event for event in events if event.sequence > after])
+            for again in (by_tag, by_call):
+                assert text_of(again) == text
+                assert again[-1].finished == events[-1].finished
+                numbers = [event.sequence for event in again]
+                assert numbers == sorted(set(numbers))
+
+
+async def test_a_start_reads_no_events_of_tasks_that_wait_or_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a list shows of a task stands in its record: a start takes no longer the more its tasks have told."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(max_sequences=1, step_s=0.002)
+        done, running, queued = [(await connection.tasks.CreateTask(wanted(600))).task.task_id for _ in range(3)]
+        ended = (await read_all(watch(connection, done)))[-1]
+        await read_until(watch(connection, running), "output")
+    read: list[str] = []
+    pieces = SqliteStore.pieces
+    monkeypatch.setattr(
+        SqliteStore, "pieces", lambda self, *key, **more: read.append(key[2]) or pieces(self, *key, **more)
+    )
+    async with kernel(tmp_path) as connection:
+        assert read == [running]
+        listed = {task.task_id: task for task in (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks}
+        assert (listed[done].finished, listed[done].last_sequence) == (ended.finished, ended.sequence)
+        assert text_of(await read_all(watch(connection, done))) == "la" * 300
+        assert text_of(await read_all(watch(connection, queued))) == "la" * 300
+
+
+async def test_what_a_long_task_was_to_do_goes_with_its_end(tmp_path: Path) -> None:
+    """The record of a task with a long prompt is short once it has ended, so that a start does not read the prompt."""
+    async with kernel(tmp_path) as connection:
         await connection.create()
-        ids: list[str] = []
-        for _ in range(12):
-            ids.append((await connection.tasks.CreateTask(wanted(40))).task.task_id)
-            await read_all(watch(connection, ids[-1]))
-        before = await readable(connection)
-    async with kernel(tmp_path, limits=limits) as connection:
-        after = await readable(connection)
-    for found in (before, after):
-        assert 0 < len(found) < len(ids)
-        assert found == list(range(len(ids)))[-len(found) :]
+        task_id = (await connection.tasks.CreateTask(wanted(2, prompt="la" * 5000))).task.task_id
+        ended = (await read_all(watch(connection, task_id)))[-1].finished  # its model has no room for it
+    with closing(SqliteStore(tmp_path / "kept/store")) as store:
+        (record,) = store.records(Kind.TASK)
+        assert len(record.value) < 2000
+    async with kernel(tmp_path) as connection:
+        assert (await get(connection, task_id)).finished == ended
 
 
 async def test_a_kernel_without_a_store_takes_tasks_as_long_as_it_lives(connection: Connection) -> None:
@@ -374,8 +431,8 @@ async def test_a_kernel_without_a_store_takes_tasks_as_long_as_it_lives(connecti
     assert text_of(await read_all(watch(connection, task_id))) == "la" * 10
 
 
-def watch_order(task_id: str) -> ts.WatchOrder:
-    return ts.WatchOrder(request=ts.WatchTaskRequest(task_id=task_id))
+def watch_order(task_id: str, after: int = 0) -> ts.WatchOrder:
+    return ts.WatchOrder(request=ts.WatchTaskRequest(task_id=task_id, after_sequence=after))
 
 
 def retry_s(error: grpc.aio.AioRpcError) -> float:

@@ -1,7 +1,9 @@
 """What is kept of tasks, models and events, and what is read of it."""
 
 from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,20 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferd.core import task_events as te
-from inferd.core.demand import Demand
+from inferd.core.demand import NO_DEMAND, Demand
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.model import ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.task import FinishReason, Outcome, SuspendReason, Task, TaskSpec, TaskState, Usage
-from inferd.errors import WorkerDiedError
+from inferd.errors import EventsDroppedError, WorkerDiedError
 from inferd.runtime.clock import Boot, Clock
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
-from inferd.runtime.event_log import Numbered, Run
-from inferd.runtime.kept_events import read_entries, write_entries
+from inferd.runtime.event_log import Entry, Numbered, Run
+from inferd.runtime.kept_events import PIECE_BYTES, read_entries, write_entries, write_pieces
 from inferd.runtime.kept_records import read_model, read_progress, read_task, write_model, write_progress, write_task
+from inferd.runtime.past import read_page
 from inferd.runtime.streams import TaskStream
+from inferd.store.store import Kind
 from inferd_api.worker.v1 import task_pb2
 
 LIKELY = te.Logprobs(array("I", [1, 2]), array("f", [-0.1, -30.5]), array("I", [3, 4]), array("f", [-1e-38, -7]))
@@ -79,30 +83,99 @@ def test_an_unknown_kind_is_refused() -> None:
 STEPS = st.lists(st.tuples(st.text(max_size=3), st.lists(st.integers(0, 1 << 31), max_size=3)), max_size=12)
 
 
+class Pieces:
+    """What a store has of one task."""
+
+    def __init__(self) -> None:
+        self.pieces: dict[int, bytes] = {}
+        self.taken = 0
+
+    def keep(self, entries: Sequence[Entry]) -> None:
+        self.pieces.update(write_pieces(entries))
+
+    def __call__(self, _: str, __: Kind, ___: str, *, after: int = 0) -> Iterator[bytes]:
+        for number in sorted(number for number in self.pieces if number > after):
+            self.taken += 1
+            yield self.pieces[number]
+
+
+def stored() -> tuple[Any, Pieces]:
+    """A store, and what it has."""
+    pieces = Pieces()
+    return SimpleNamespace(pieces=pieces), pieces
+
+
+def page(store: Any, *, after: int, until: int) -> list[Numbered]:
+    return read_page(store, Tenant("who"), TaskId("t"), after=after, until=until)
+
+
 @given(steps=STEPS, cuts=st.sets(st.integers(0, 12)), others=st.sets(st.integers(0, 12)))
 def test_streams_that_are_kept_piece_by_piece_are_as_others(
     steps: list[tuple[str, list[int]]], cuts: set[int], others: set[int]
 ) -> None:
-    """However output falls into pieces, a stream that took them up reads the same from every number on."""
-    plain, held, again = (TaskStream(TaskId("t"), 1 << 20, EventBudget(1 << 30)) for _ in range(3))
+    """However output falls into pieces, what is read back of them is what was held, from every number on."""
+    plain, held = (TaskStream(TaskId("t"), 1 << 20, EventBudget(1 << 30)) for _ in range(2))
     held.hold_back(lambda: None)
-    pieces = []
+    taken = []
     for place, (text, ids) in enumerate(steps):
         for stream in (plain, held):
             if place in others:
                 stream.tell(te.Progress(te.Phase.PREFILL, 0.5))
             stream.tell_tokens(text, array("I", ids))
         if place in cuts:
-            pieces.append(held.take())
-    pieces.append(held.take())
+            taken.append(held.take())
+    taken.append(held.take())
     assert held.last_sequence == 0  # nothing is shown before it is released
-    for piece in pieces:
-        again.restore(read_entries(write_entries(piece)))
-        held.release(piece)
-    for after in range(plain.last_sequence + 1):
-        assert again.read(after) == held.read(after) == plain.read(after)
-    assert again.continuation == plain.continuation
-    assert again.output_tokens == plain.output_tokens
+    store, pieces = stored()
+    for entries in taken:
+        pieces.keep(entries)
+        held.release(entries)
+    for after in range(plain.last_sequence):
+        assert page(store, after=after, until=plain.last_sequence) == held.read(after) == plain.read(after)
+
+
+def test_what_a_task_told_is_read_back_in_pages() -> None:
+    """Of a long text, told at once or bit by bit, each reading takes about a page; together they are all of it."""
+    text = "".join(chr(0x4E00 + number % 5000) for number in range(200_000))
+    runs = [
+        Run(10_000 * n + 10_000, list(text[10_000 * n :][:10_000]), [1] * 10_000, array("I", range(10_000)))
+        for n in range(20)
+    ]
+    store, pieces = stored()
+    pieces.keep(runs[:10])
+    for run in runs[10:]:
+        pieces.keep([run])
+    found, after, readings = "", 0, 0
+    while after < len(text):
+        before = pieces.taken
+        for numbered in page(store, after=after, until=len(text)):
+            assert isinstance(numbered.event, te.Output)
+            found, after = found + numbered.event.text, numbered.sequence
+        assert pieces.taken - before <= 3
+        readings += 1
+    assert found == text
+    assert readings > 5
+    assert all(len(piece) <= 2 * PIECE_BYTES for piece in pieces.pieces.values())
+
+
+def test_what_is_not_there_to_be_read_back_is_told_with_what_is() -> None:
+    """Events from before a task was kept, damaged ones, and all of one that is kept no longer are EVENTS_DROPPED."""
+    store, pieces = stored()
+    for number in (11, 12, 13):
+        pieces.keep([Numbered(number, te.Progress(te.Phase.PREFILL, 0.5))])
+    with pytest.raises(EventsDroppedError, match="events 4 to 10 were dropped before the task was kept") as caught:
+        page(store, after=3, until=13)
+    assert caught.value.metadata["first_sequence"] == "11"
+    assert [numbered.sequence for numbered in page(store, after=10, until=12)] == [11, 12]
+    pieces.pieces[12] = b"[[12"
+    assert [numbered.sequence for numbered in page(store, after=10, until=13)] == [11]
+    with pytest.raises(EventsDroppedError, match="events 12 to 13 cannot be read") as caught:
+        page(store, after=11, until=13)
+    assert caught.value.metadata["first_sequence"] == "14"
+    pieces.pieces.clear()
+    with pytest.raises(EventsDroppedError) as caught:
+        page(store, after=0, until=13)
+    assert caught.value.metadata["first_sequence"] == "14"
 
 
 def test_a_run_that_goes_on_is_not_changed_where_it_was_taken() -> None:
@@ -144,12 +217,26 @@ def test_a_task_is_read_as_it_was_written() -> None:
     assert kept.created == pytest.approx(1100.0)  # 600 s before that moment, as it was
     running = task(state=TaskState.RUNNING, attempt=2, deaths=1, started=200.0, instance_id=InstanceId("m-1"))
     running.device_id = DeviceId("cpu:0")
-    value = write_progress(running, Continuation(cached_tokens=5), clock)
-    restored, cached_tokens = read_progress(kept, value, None, later)
-    assert cached_tokens == 5
+    read = read_progress(write_progress(running, Continuation(cached_tokens=5), clock, last=9))
+    assert (read.cached_tokens, read.last, read.end, read.ended) == (5, 9, None, False)
+    restored = read.restored(kept, None, later)
     assert (restored.state, restored.attempt, restored.deaths) == (TaskState.RUNNING, 2, 1)
     assert (restored.started, restored.expires) == pytest.approx((1200.0, 1500.0))
     assert (restored.finished, restored.outcome, restored.instance_id) == (None, None, "m-1")
+
+
+def test_the_end_of_a_task_is_read_from_where_it_stands() -> None:
+    """An ended task's record says how it ended and under which number, and nothing of its work is taken up."""
+    clock = Clock()
+    ended = task(state=TaskState.FAILED, attempt=1, started=200.0, finished=300.0)
+    end = Numbered(7, te.Finished(Outcome(state=TaskState.FAILED, usage=Usage(output_tokens=9)), RECEIPT))
+    read = read_progress(write_progress(ended, Continuation(), clock, last=7, end=end))
+    assert (read.end, read.last, read.ended) == (end, 7, True)
+    kept = read_task(write_task(ended, clock), clock, ended=True)
+    assert (kept.spec.work, kept.spec.demand) == (None, NO_DEMAND)
+    restored = read.restored(kept, read.end, clock)
+    assert isinstance(end.event, te.Finished)
+    assert (restored.state, restored.outcome) == (TaskState.FAILED, end.event.outcome)
 
 
 def test_a_model_is_read_as_it_was_written() -> None:

@@ -27,6 +27,8 @@ class Followed:
         interval_s: Least time from output to output, see `TaskStream.follow`.
         stopped: Whether its reader wants nothing for now.
         ready: Whether it is among those that have something to give.
+        page: What was read back of its past, and not given yet.
+        fetching: The reading of the next page, or what came of it.
     """
 
     tag: int
@@ -35,6 +37,8 @@ class Followed:
     interval_s: float = 0.0
     stopped: bool = False
     ready: bool = False
+    page: list[Numbered] = field(default_factory=list)
+    fetching: asyncio.Task[list[Numbered]] | None = None
     _due: float = 0.0  # when output may be given again
     _timer: asyncio.TimerHandle | None = None
     _wake: Callable[["Followed"], None] = field(default=lambda _: None)
@@ -54,15 +58,45 @@ class Followed:
             self._timer.cancel()
             self._timer = None
 
+    def fetches(self) -> bool:
+        """Whether what comes next must be read back first, which begins with that."""
+        if self.page or self.fetching is not None:
+            return self.fetching is not None and not self.fetching.done()
+        if not self.stream.reads_back(self.after):
+            return False
+        self.fetching = asyncio.get_running_loop().create_task(self.stream.read_back(self.after), name="read back")
+        self.fetching.add_done_callback(self._fetched)
+        return True
+
+    def _fetched(self, fetching: asyncio.Task[list[Numbered]]) -> None:
+        if not fetching.cancelled():
+            fetching.exception()  # told when it is read, if it still is
+            self._wake(self)
+
+    def close(self) -> None:
+        """Wait for nothing any more."""
+        self.hush()
+        if self.fetching is not None:
+            self.fetching.cancel()
+
+    def _next(self) -> list[Numbered]:
+        """What was read back, else what is held."""
+        if self.fetching is not None:
+            fetched, self.fetching = self.fetching, None
+            self.page = fetched.result()
+        return self.page or self.stream.read(self.after)
+
     def read(self, most_bytes: int, *, least: int) -> tuple[list[Numbered], int]:
         """What was not given yet, and what it costs: so much together at most, but so many events in any case.
 
         Raises:
             EventsDroppedError: Some of that was dropped.
+            StoreUnavailableError: It cannot be read back now.
         """
         if self._timer is not None:
             self.hush()
-        batch, size_bytes = _within(self.stream.read(self.after), most_bytes, least)
+        batch, size_bytes = _within(self._next(), most_bytes, least)
+        self.page = self.page[len(batch) :]
         self.after = batch[-1].sequence if batch else self.after
         if self.interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
             self._due = asyncio.get_running_loop().time() + self.interval_s
@@ -150,7 +184,7 @@ class Bundle:
         followed = self._followed.pop(tag, None)
         if followed is not None:
             followed.stream.leave(followed)
-            followed.hush()
+            followed.close()
             self._make_unready(followed)
         self._forgive(tag)
         return followed
@@ -186,6 +220,8 @@ class Bundle:
         while self._ready and left_bytes > 0:
             followed, _ = self._ready.popitem(last=False)
             followed.ready = False
+            if followed.fetches():
+                continue  # it is ready again when that is there
             try:
                 batch, size_bytes = followed.read(left_bytes, least=0 if given or refused else 1)
             except InferdError as error:

@@ -1,6 +1,8 @@
 """The garbage collector of the kernel's process, which every call waits for."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 FULL_COLLECTIONS = 50  # one for so many of its smaller ones
 
@@ -14,3 +16,15 @@ def spare_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Collect nothing during the block, which makes very many objects that stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -63,6 +63,19 @@ class Run:
         """What one of them costs: no less than as an event of its own."""
         return EVENT_BYTES + 4 * len(self.texts[place]) + TOKEN_BYTES * self.counts[place]
 
+    @property
+    def first(self) -> int:
+        """Number of the first of them."""
+        return self.sequence - len(self.texts) + 1
+
+    def split(self, count: int) -> tuple[Run, Run]:
+        """The first so many of them, and the others."""
+        tokens, last = sum(self.counts[:count]), self.first + count - 1
+        return (
+            Run(last, self.texts[:count], self.counts[:count], self.token_ids[:tokens]),
+            Run(self.sequence, self.texts[count:], self.counts[count:], self.token_ids[tokens:]),
+        )
+
     def behind(self, after: int) -> Output:
         """Those behind number `after`, as one."""
         if self.sequence - after == 1:  # as in most steps of most tasks
@@ -129,6 +142,13 @@ class EventLog:
         self.size_bytes += size_bytes
         return size_bytes
 
+    def go_on(self, last: int, newest: Numbered | None) -> None:
+        """Begin behind event number `last`, of which only the newest is held, if it is given; nothing is here yet."""
+        self.dropped = self.last = last
+        if newest is not None:
+            self.dropped = last - 1
+            self.put(newest)
+
     def put(self, entry: Entry) -> int:
         """What was taken out of another log, all of it newer than what is here; what it costs."""
         self._entries.append(entry)
@@ -171,11 +191,7 @@ class EventLog:
         start = len(self._entries)
         while start and self._entries[start - 1].sequence > after:
             start -= 1
-        behind = [
-            Numbered(entry.sequence, entry.behind(after)) if isinstance(entry, Run) else entry
-            for entry in self._entries[start:]
-        ]
-        return behind if len(behind) < 2 else _merged(behind)  # noqa: PLR2004 - there is nothing to merge
+        return joined(self._entries[start:], after)
 
     def drop(self, target_bytes: int) -> None:
         """Forget the oldest events until the others cost no more than so much, or only the newest is left."""
@@ -199,6 +215,16 @@ class EventLog:
         self.dropped += count
         run.drop(count)
         return not run.texts
+
+
+def joined(entries: Sequence[Entry], after: int) -> list[Numbered]:
+    """What of these comes behind number `after`, adjacent outputs of a sample merged."""
+    behind = [
+        Numbered(entry.sequence, entry.behind(after)) if isinstance(entry, Run) else entry
+        for entry in entries
+        if entry.sequence > after
+    ]
+    return behind if len(behind) < 2 else _merged(behind)  # noqa: PLR2004 - there is nothing to merge
 
 
 def _merged(events: Sequence[Numbered]) -> list[Numbered]:

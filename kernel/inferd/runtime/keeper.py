@@ -11,20 +11,24 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from inferd.core.changes import ModelForgotten, TaskChanged, TaskDetached, TaskForgotten, TaskRestored
+from inferd.core.task_events import Finished
 from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
-from inferd.runtime.kept_events import write_entries
+from inferd.runtime.event_log import Numbered
+from inferd.runtime.kept_events import write_pieces
 from inferd.runtime.kept_models import KeptModels
 from inferd.runtime.kept_records import write_progress, write_task
+from inferd.runtime.past import read_page
 from inferd.runtime.store_thread import StoreThread
 from inferd.store.store import Append, Drop, Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from inferd.core.changes import Change
     from inferd.core.ids import ModelName, TaskId, Tenant
@@ -33,10 +37,12 @@ if TYPE_CHECKING:
     from inferd.runtime.driver import Driver
     from inferd.runtime.event_log import Entry
     from inferd.runtime.kept_models import DueModel
-    from inferd.runtime.streams import TaskStream
+    from inferd.runtime.streams import Past, TaskStream
     from inferd.store.store import Store, Write
 
 RETRY_AFTER_S = 1.0  # what clients are told while nothing can be written
+LARGE_BYTES = 4096  # of a record that is not worth to be kept whole when its task has ended
+MOST_TASKS = 1000  # in one write: the loop makes them up, and so serves others between them
 DRAIN_S = 5.0  # most that the end of the kernel waits for a store
 
 log = structlog.get_logger()
@@ -58,6 +64,7 @@ class Kept:
         task: The core's record; to be read.
         stream: Its events.
         made: Whether the store has it.
+        large: Whether its record is, so that it is written without the work when the task has ended.
         gone: Whether it is to be dropped.
         before: What it told before it was to be kept, until the store has it.
         pending: What it has told that the store does not have.
@@ -69,6 +76,7 @@ class Kept:
     task: Task
     stream: TaskStream
     made: bool = False
+    large: bool = False
     gone: bool = False
     before: Sequence[Entry] = ()
     pending: list[Entry] = field(default_factory=list)
@@ -130,14 +138,16 @@ class Keeper:
 
     def _adopt(self, change: TaskRestored) -> None:
         kept = self._take_up(change.task_id, change.tenant)
-        kept.made = True
+        kept.made, kept.large = True, kept.task.spec.demand.memory_bytes > LARGE_BYTES
+        kept.stream.past = self._past(kept)
         if change.estimated:
             self._change(kept)
 
     def _take_up(self, task_id: TaskId, tenant: Tenant) -> Kept:
         stream = self._driver.streams.get(task_id)
         kept = self._kept[task_id] = Kept(self._driver.views.task(task_id, tenant), stream)
-        stream.hold_back(partial(self._tell, kept))
+        if stream.finished is None:  # else nothing comes
+            stream.hold_back(partial(self._tell, kept))
         return kept
 
     def _change(self, kept: Kept) -> None:
@@ -152,6 +162,15 @@ class Keeper:
         self._dirty[kept] = None
         if self._timer is None and self._writing is None:
             self._timer = asyncio.get_running_loop().call_later(self._times.output_interval_s, self._flush)
+
+    def _past(self, kept: Kept) -> Past:
+        """Reads back what a task has told that the store has."""
+        tenant, task_id = kept.task.spec.tenant, kept.task.spec.task_id
+
+        def read(after: int, until: int) -> Awaitable[list[Numbered]]:
+            return self.read(lambda store: read_page(store, tenant, task_id, after=after, until=until))
+
+        return read
 
     # What clients wait for.
 
@@ -223,11 +242,13 @@ class Keeper:
         self._timer = None
         if self._writing is not None or not (self._dirty or self._models):
             return
-        self._urgent = False
-        batch, models = [(kept, kept.version) for kept in self._dirty], self._models.take()
-        self._dirty = {}
+        due = list(islice(self._dirty, MOST_TASKS))
+        self._urgent = self._urgent and len(due) < len(self._dirty)
+        batch, models = [(kept, kept.version) for kept in due], self._models.take()
+        for kept in due:
+            del self._dirty[kept]
         writes = [write for kept, _ in batch for write in self._writes(kept)]
-        writes += [due.write for due in models.values()]
+        writes += [model.write for model in models.values()]
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(self._thread, self._store.write, writes)
         counts = [len(kept.pending) for kept, _ in batch]
@@ -240,16 +261,24 @@ class Keeper:
         if kept.gone:
             return [Drop(tenant, Kind.TASK, key), Drop(tenant, Kind.PROGRESS, key)]
         writes: list[Write] = []
-        if not kept.made:
-            writes.append(Put(tenant, Kind.TASK, key, write_task(kept.task, self._driver.clock)))
-            if kept.before:
-                number = kept.before[-1].sequence
-                writes.append(Append(tenant, Kind.TASK, key, number, write_entries(kept.before)))
-        progress = write_progress(kept.task, kept.stream.continuation, self._driver.clock)
+        ended = kept.task.finished is not None
+        if not kept.made or (ended and kept.large):
+            value = write_task(kept.task, self._driver.clock)
+            kept.large = len(value) > LARGE_BYTES and not ended
+            writes.append(Put(tenant, Kind.TASK, key, value))
+        told = [*kept.before, *kept.pending]
+        end = told[-1] if told else None
+        if end is None and kept.stream.finished is not None:
+            end = Numbered(kept.stream.last_sequence, kept.stream.finished)
+        progress = write_progress(
+            kept.task,
+            kept.stream.continuation,
+            self._driver.clock,
+            last=told[-1].sequence if told else kept.stream.last_sequence,
+            end=end if isinstance(end, Numbered) and isinstance(end.event, Finished) else None,
+        )
         writes.append(Put(tenant, Kind.PROGRESS, key, progress))
-        if kept.pending:
-            number = kept.pending[-1].sequence
-            writes.append(Append(tenant, Kind.TASK, key, number, write_entries(kept.pending)))
+        writes += [Append(tenant, Kind.TASK, key, number, value) for number, value in write_pieces(told)]
         return writes
 
     def _wrote(
@@ -278,7 +307,9 @@ class Keeper:
 
     def _release(self, kept: Kept, version: int, count: int) -> None:
         """The store has so much of a task."""
-        kept.made, kept.written, kept.before = True, version, ()
+        if not kept.made:
+            kept.made, kept.before, kept.stream.past = True, (), self._past(kept)
+        kept.written = version
         shown, kept.pending = kept.pending[:count], kept.pending[count:]
         kept.stream.release(shown)
         if kept.stream.finished is not None and shown:

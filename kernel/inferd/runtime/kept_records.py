@@ -10,15 +10,19 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from inferd.core.demand import Demand
+from inferd.core.demand import NO_DEMAND, Demand
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.model import ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.restored import RestoredTask
 from inferd.core.sampling_defaults import SamplingDefaults
-from inferd.core.task import Outcome, Task, TaskSpec, TaskState
+from inferd.core.task import Task, TaskSpec, TaskState
+from inferd.core.task_events import Finished
+from inferd.runtime.event_log import Numbered
+from inferd.runtime.kept_events import read_entry, read_json, write_entry
 from inferd.runtime.kept_times import instant_of, is_estimated, read_shift, wall_of, write_stamp
 from inferd.runtime.shared_work import SharedWork
+from inferd.store.store import DamagedError
 from inferd_api.worker.v1 import task_pb2
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from inferd.runtime.continuation import Continuation
 
 END = b"\0"  # of the JSON, which has none
+UNREADABLE = (DamagedError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+"""What reading something may raise that is damaged, or that another version has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +68,16 @@ def write_task(task: Task, clock: Clock) -> bytes:
     return _json(written) + END + (work.SerializeToString() if isinstance(work, task_pb2.Work) else b"")
 
 
-def read_task(value: bytes, clock: Clock) -> KeptTask:
-    """What a task is to do."""
+def read_task(value: bytes, clock: Clock, *, ended: bool = False) -> KeptTask:
+    """What a task is to do; of one that has `ended` nobody needs the work and the demand."""
     head, _, work = value.partition(END)
-    written = json.loads(head)
-    demand = written["demand"]
+    written = read_json(head)
     spec = TaskSpec(
         task_id=TaskId(written["id"]),
         tenant=Tenant(written["tenant"]),
         model=ModelName(written["model"]),
-        demand=Demand(
-            **{
-                **demand,
-                "affinity": bytes.fromhex(demand["affinity"]),
-                "contents": bytes.fromhex(demand["contents"]),
-            }
-        ),
-        work=SharedWork.of(task_pb2.Work.FromString(work)),
+        demand=NO_DEMAND if ended else _read_demand(written["demand"]),
+        work=None if ended else SharedWork.of(task_pb2.Work.FromString(work)),
         priority=Priority(written["priority"]),
         lease_id=LeaseId(written["lease"]),
         labels=written["labels"],
@@ -89,8 +88,15 @@ def read_task(value: bytes, clock: Clock) -> KeptTask:
     return KeptTask(spec, written["number"], clock.instant(written["created"]) + read_shift(written, clock))
 
 
-def write_progress(task: Task, continuation: Continuation, clock: Clock) -> bytes:
-    """Where a task stands."""
+def _read_demand(written: dict[str, Any]) -> Demand:
+    names = {name: bytes.fromhex(written[name]) for name in ("affinity", "contents")}
+    return Demand(**{**written, **names})
+
+
+def write_progress(
+    task: Task, continuation: Continuation, clock: Clock, *, last: int = 0, end: Numbered | None = None
+) -> bytes:
+    """Where a task stands, the number of its newest event, and that event itself where it is its end."""
     return _json(
         {
             "state": task.state.value,
@@ -103,32 +109,67 @@ def write_progress(task: Task, continuation: Continuation, clock: Clock) -> byte
             "instance": task.instance_id,
             "device": task.device_id,
             "cached_tokens": continuation.cached_tokens,
+            "last": last,
+            "end": None if end is None else write_entry(end),
         }
     )
 
 
-def read_progress(
-    kept: KeptTask, value: bytes, outcome: Outcome | None, clock: Clock
-) -> tuple[RestoredTask, int | None]:
-    """A task as it stood, and how many tokens it had found in the prefix cache; `outcome` is its last event's."""
-    written = json.loads(value)
-    state, shift_s = TaskState(written["state"]), read_shift(written, clock)
-    restored = RestoredTask(
-        spec=kept.spec,
-        number=kept.number,
-        state=state,
-        attempt=written["attempt"],
-        deaths=written["deaths"],
-        created=kept.created,
-        started=instant_of(written["started"], clock, shift_s),
-        finished=instant_of(written["finished"], clock, shift_s),
-        expires=instant_of(written["expires"], clock, shift_s),
-        instance_id=None if written["instance"] is None else InstanceId(written["instance"]),
-        device_id=None if written["device"] is None else DeviceId(written["device"]),
-        outcome=outcome,
-        estimated=is_estimated(written, clock),
+@dataclass(frozen=True, slots=True)
+class KeptProgress:
+    """Where a task stood.
+
+    Attributes:
+        written: Its fields.
+        state: Its state.
+        cached_tokens: How many tokens it had found in the prefix cache.
+        last: Number of its newest event; None where only the events say that.
+        end: That event, where it is the end of the task; None where it has none, or only the events say that.
+    """
+
+    written: dict[str, Any]
+    state: TaskState
+    cached_tokens: int | None
+    last: int | None
+    end: Numbered | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task had ended."""
+        return self.written["finished"] is not None
+
+    def restored(self, kept: KeptTask, end: Numbered | None, clock: Clock) -> RestoredTask:
+        """The task as it stood; `end` is its last event, where it had ended."""
+        written, event = self.written, None if end is None else end.event
+        shift_s = read_shift(written, clock)
+        return RestoredTask(
+            spec=kept.spec,
+            number=kept.number,
+            state=self.state,
+            attempt=written["attempt"],
+            deaths=written["deaths"],
+            created=kept.created,
+            started=instant_of(written["started"], clock, shift_s),
+            finished=instant_of(written["finished"], clock, shift_s),
+            expires=instant_of(written["expires"], clock, shift_s),
+            instance_id=None if written["instance"] is None else InstanceId(written["instance"]),
+            device_id=None if written["device"] is None else DeviceId(written["device"]),
+            outcome=event.outcome if isinstance(event, Finished) else None,
+            estimated=is_estimated(written, clock),
+        )
+
+
+def read_progress(value: bytes) -> KeptProgress:
+    """Where a task stood."""
+    written = read_json(value)
+    event = read_entry(*end) if (end := written.get("end")) is not None else None
+    return KeptProgress(
+        written,
+        TaskState(written["state"]),
+        written["cached_tokens"],
+        written.get("last"),
+        event if isinstance(event, Numbered) else None,
     )
-    return restored, written["cached_tokens"]
 
 
 def write_model(spec: ModelSpec) -> bytes:
@@ -141,7 +182,7 @@ def write_model(spec: ModelSpec) -> bytes:
 
 def read_model(value: bytes) -> ModelSpec:
     """A model that a client made known to a kernel before this one."""
-    written = json.loads(value)
+    written = read_json(value)
     for name in ("devices", "alternatives"):
         written[name] = tuple(written[name])
     for name in ("sampling", "catalogue_sampling"):

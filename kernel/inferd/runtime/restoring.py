@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd.core.task_events import Finished
+from inferd.core.task_events import Finished, Output
 from inferd.errors import InferdError
-from inferd.runtime.event_log import Numbered
+from inferd.runtime import streams
+from inferd.runtime.collector import collector_paused
+from inferd.runtime.continuation import Continuation
+from inferd.runtime.event_log import Numbered, Run
 from inferd.runtime.kept_events import read_entries
-from inferd.runtime.kept_records import read_model, read_progress, read_task
-from inferd.store.store import DamagedError, Kind
+from inferd.runtime.kept_records import UNREADABLE, read_model, read_progress, read_task
+from inferd.store.store import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,21 +29,17 @@ if TYPE_CHECKING:
     from inferd.core.restored import RestoredTask
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
-    from inferd.runtime.event_log import Entry
     from inferd.store.store import Record, Store
-
-UNREADABLE = (DamagedError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A task that was kept, and all that it told."""
+    """A task that was kept, and what is known of what it told, which stays in the store."""
 
     task: RestoredTask
-    cached_tokens: int | None
-    entries: Sequence[Entry]
+    told: streams.Before
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,11 @@ async def read_kept(driver: Driver) -> Before:
 
 def restore(driver: Driver, before: Before) -> None:
     """Make known what was kept, before any client is served: models, then tasks, which go on."""
+    with collector_paused():
+        _restore(driver, before)
+
+
+def _restore(driver: Driver, before: Before) -> None:
     for spec in before.models:
         try:
             driver.create_model(spec)
@@ -77,8 +81,7 @@ def restore(driver: Driver, before: Before) -> None:
     # In the order in which they ended: the events of the last ones are those that `retained_bytes` leaves.
     for each in sorted(before.tasks, key=lambda found: inf if found.task.finished is None else found.task.finished):
         stream = driver.streams.open(each.task.spec.task_id)
-        stream.continuation.cached_tokens = each.cached_tokens
-        stream.restore(each.entries)
+        stream.go_on(each.told)
         stream.detached = True
         if stream.finished is not None:  # at once: its events take nothing from those of tasks that go on
             driver.streams.ended(stream)
@@ -97,6 +100,11 @@ def _models(store: Store) -> list[ModelSpec]:
 
 
 def _tasks(store: Store, clock: Clock) -> list[Found]:
+    with collector_paused():
+        return _all_tasks(store, clock)
+
+
+def _all_tasks(store: Store, clock: Clock) -> list[Found]:
     leave_out = partial(_leave_out, "task")
     progress = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS, leave_out)}
     tasks = []
@@ -109,16 +117,34 @@ def _tasks(store: Store, clock: Clock) -> list[Found]:
 
 
 def _found(store: Store, record: Record, progress: bytes | None, clock: Clock) -> Found:
+    """A task. Its events are read where it goes on from them only, not those of tasks that waited or have ended."""
     if progress is None:
         raise ValueError("where it stands is not kept, or damaged")
-    kept = read_task(record.value, clock)
-    pieces = store.pieces(record.tenant, Kind.TASK, record.key)
-    entries = [entry for piece in pieces for entry in read_entries(piece)]
-    last = entries[-1] if entries else None
-    event = last.event if isinstance(last, Numbered) else None
-    outcome = event.outcome if isinstance(event, Finished) else None
-    task, cached_tokens = read_progress(kept, progress, outcome, clock)
-    return Found(task=task, cached_tokens=cached_tokens, entries=entries)
+    read = read_progress(progress)
+    kept = read_task(record.value, clock, ended=read.ended)
+    if read.end is not None and read.ended:
+        told = streams.Before(last=read.end.sequence, end=read.end)
+    elif read.last is not None and not read.ended and not read.written["attempt"]:
+        told = streams.Before(last=read.last)
+    else:
+        told = _told(store, record, ended=read.ended)
+    told.continuation.cached_tokens = None if read.ended else read.cached_tokens
+    return Found(task=read.restored(kept, told.end, clock), told=told)
+
+
+def _told(store: Store, record: Record, *, ended: bool) -> streams.Before:
+    """What all events of a task say; they are read one piece after the other, and not held."""
+    continuation, last, output_tokens, event = Continuation(), 0, 0, None
+    for piece in store.pieces(record.tenant, Kind.TASK, record.key):
+        for entry in read_entries(piece):
+            last, event = entry.sequence, entry.whole() if isinstance(entry, Run) else entry.event
+            output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
+            continuation.take(event)
+    if not ended:
+        return streams.Before(last=last, output_tokens=output_tokens, continuation=continuation)
+    if not isinstance(event, Finished):
+        raise ValueError("how it ended is not kept, or damaged")  # noqa: TRY004 - of what was read
+    return streams.Before(last=last, end=Numbered(last, event), output_tokens=output_tokens)
 
 
 def _leave_out(what: str, tenant: str, key: str, error: Exception) -> None:

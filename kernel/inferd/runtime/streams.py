@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
@@ -21,7 +23,7 @@ from inferd.runtime.signal import Signal
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from inferd.core.ids import TaskId
     from inferd.errors import InferdError
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 
 MOST_END_BYTES = 4096  # of the events behind the last output of a task
+
+
+Past = Callable[[int, int], Awaitable[list[Numbered]]]
+"""Gives events behind the first number, at least the next one; what lies behind the second number is held."""
 
 
 class Listener(Protocol):
@@ -40,6 +46,23 @@ class Listener(Protocol):
 
 def _nothing() -> None:
     """Nothing is held back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What a task has told to kernels before this one.
+
+    Attributes:
+        last: Number of the newest event.
+        end: That event, where it is the end of the task.
+        output_tokens: Tokens told.
+        continuation: What the task needs to go on.
+    """
+
+    last: int = 0
+    end: Numbered | None = None
+    output_tokens: int = 0
+    continuation: Continuation = field(default_factory=Continuation)
 
 
 class TaskStream:
@@ -58,6 +81,7 @@ class TaskStream:
         continuation: What the task needs to go on elsewhere; until its end.
         listeners: Told of each event, besides those who `follow`; in the order in which they came.
         failure: Why nothing more is told though the task has not ended; None where that is not so.
+        past: Reads back some of what lies between two numbers, where the store has it; None where nothing has.
     """
 
     def __init__(self, task_id: TaskId, limit_bytes: int, budget: EventBudget) -> None:
@@ -73,6 +97,7 @@ class TaskStream:
         self.continuation = Continuation()
         self.listeners: dict[Listener, None] = {}
         self.failure: InferdError | None = None
+        self.past: Past | None = None
         self._ahead: EventLog | None = None  # what is held back
         self._held_back: Callable[[], None] = _nothing
         self._followers = 0  # who have not been given the end yet
@@ -159,18 +184,14 @@ class TaskStream:
         self._ahead, self._held_back = None, _nothing
         self.release(entries)
 
-    def restore(self, entries: Sequence[Entry]) -> None:
-        """Take up what the task has told to a kernel before this one; nobody watches yet."""
-        for entry in entries:
-            event = entry.whole() if isinstance(entry, Run) else entry.event
-            self.output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
-            self.continuation.take(event)
-        if entries and not self._log.last:
-            first = entries[0]  # of a task that was kept behind its end those before it may have been dropped
-            self._log.dropped = first.sequence - (len(first.texts) if isinstance(first, Run) else 1)
-        self.release(entries)
-        if self.finished is not None:
-            self.continuation = Continuation()
+    def go_on(self, told: Before) -> None:
+        """Go on behind what the task has told to a kernel before this one; nobody watches yet."""
+        self.output_tokens, self.continuation = told.output_tokens, told.continuation
+        self._log.go_on(told.last, told.end)
+        if told.end is not None and isinstance(told.end.event, Finished):
+            self.finished = told.end.event
+        if self._budget is not None:
+            self._count(self._budget)
 
     def fail(self, why: InferdError) -> None:
         """Tell watchers, behind all that there is, that they hear nothing more, and why; the task has not ended."""
@@ -218,15 +239,30 @@ class TaskStream:
         self._log.drop(0)
 
     def read(self, after: int) -> list[Numbered]:
-        """What is there behind number `after`, adjacent outputs of a sample merged.
+        """What is held behind number `after`, adjacent outputs of a sample merged.
 
         Raises:
-            EventsDroppedError: Events behind `after` were dropped.
+            EventsDroppedError: Events behind `after` were dropped; see `reads_back`.
             InferdError: `failure`, when there is nothing more.
         """
         if self.failure is not None and after >= self._log.last:
             raise self.failure
         return self._log.read(after)
+
+    def reads_back(self, after: int) -> bool:
+        """Whether what comes next behind number `after` is held no more, but may be read back."""
+        return after < self._log.dropped and self.past is not None
+
+    async def read_back(self, after: int) -> list[Numbered]:
+        """Some of what comes behind number `after`, where it `reads_back`; adjacent outputs of a sample merged.
+
+        Raises:
+            EventsDroppedError: It is not in the store either, or cannot be read.
+            StoreUnavailableError: The store cannot be read now.
+        """
+        if self.past is None:
+            return self.read(after)
+        return await self.past(after, self._log.dropped)
 
     @property
     def awaited(self) -> bool:
@@ -256,7 +292,8 @@ class TaskStream:
                 output than can be kept for long.
 
         Raises:
-            EventsDroppedError: This watcher was too slow, or asks for events from before the oldest one held.
+            EventsDroppedError: This watcher was too slow, or asks for events from before the oldest one that there is.
+            StoreUnavailableError: What is held no more cannot be read now.
             InferdError: `failure`, when there is nothing more.
         """
         follows = True
@@ -264,12 +301,16 @@ class TaskStream:
         try:
             while True:
                 if after < self.last_sequence:
-                    batch, hurries = self.read(after), self._hurry.version
+                    hurries = self._hurry.version
+                    batch = await self.read_back(after) if self.reads_back(after) else self.read(after)
                     after = batch[-1].sequence
-                    if self.finished is not None and follows:  # all that there is has been taken
+                    behind = after < self.last_sequence
+                    if self.finished is not None and follows and not behind:  # all that there is has been taken
                         follows = False
                         self._stop_following()
                     yield batch
+                    if behind:
+                        continue
                     if interval_s and self.finished is None and any(isinstance(n.event, Output) for n in batch):
                         with suppress(TimeoutError):
                             async with asyncio.timeout(interval_s):

@@ -29,6 +29,7 @@ GONE = ("08", "57P", "25P03")  # https://www.postgresql.org/docs/current/errcode
 READ_ONLY = "25006"
 PAGE_ROWS = 256
 PAGE_BYTES = 8 << 20
+PIECES_BYTES = 128 << 10  # of pieces, which are read for clients that wait for them
 
 log = structlog.get_logger()
 
@@ -299,9 +300,10 @@ class PostgresStore:
             else:
                 yield Record(tenant, key, read)
 
-    def pieces(self, tenant: str, kind: Kind, key: str) -> Iterator[bytes]:
+    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = 0) -> Iterator[bytes]:
         """As `Store.pieces`."""
-        for number, value in self._rows("pieces", ("number",), {"kind": kind.value, "tenant": tenant, "key": key}):
+        wanted = {"kind": kind.value, "tenant": tenant, "key": key}
+        for number, value in self._rows("pieces", ("number",), wanted, last=(after,), page_bytes=PIECES_BYTES):
             yield self._value(place_of(tenant, kind.value, key, number), value)
 
     def kept(self) -> Iterator[Put | Append]:
@@ -311,17 +313,27 @@ class PostgresStore:
         for kind, tenant, key, number, value in self._rows("pieces", ("kind", "tenant", "key", "number"), {}):
             yield Append(tenant, Kind(kind), key, number, self._value(place_of(tenant, kind, key, number), value))
 
-    def _rows(self, table: str, names: tuple[str, ...], wanted: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-        """The names and the value of each row that has what is wanted, in the order of the names, page by page."""
+    def _rows(
+        self,
+        table: str,
+        names: tuple[str, ...],
+        wanted: dict[str, Any],
+        *,
+        last: tuple[Any, ...] = (),
+        page_bytes: int = PAGE_BYTES,
+    ) -> Iterator[tuple[Any, ...]]:
+        """The names and the value of each row that has what is wanted, in the order of the names, page by page.
+
+        Those up to the one whose names are `last` are left out, if it is given.
+        """
         order, after = ", ".join(names), f"({', '.join(names)}) > ({', '.join(['%s'] * len(names))})"
-        last: tuple[Any, ...] = ()
         while True:
             conditions = [*(f"{name} = %s" for name in wanted), *([after] if last else [])]
             rows = self._fetch(
                 f"SELECT {order}, value, inside FROM (SELECT *, count(*) OVER () AS inside,"  # noqa: S608 - ours
                 f" sum(octet_length(value)) OVER (ORDER BY {order}) - octet_length(value) AS before"
                 f" FROM (SELECT {order}, value FROM {self._schema}.{table} WHERE {' AND '.join(conditions) or 'true'}"
-                f" ORDER BY {order} LIMIT {PAGE_ROWS}) r) p WHERE before < {PAGE_BYTES} ORDER BY {order}",
+                f" ORDER BY {order} LIMIT {PAGE_ROWS}) r) p WHERE before < {page_bytes} ORDER BY {order}",
                 (*wanted.values(), *last),
             )
             for row in rows:

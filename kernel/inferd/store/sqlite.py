@@ -8,8 +8,8 @@ The library comes with its wheel: versions before 3.51.3 can damage a file in WA
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,16 +164,18 @@ class SqliteStore:
             else:
                 yield Record(tenant, key, read)
 
-    def pieces(self, tenant: str, kind: Kind, key: str) -> Iterator[bytes]:
+    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = 0) -> Iterator[bytes]:
         """As `Store.pieces`."""
+        where = "kind = ? AND tenant = ? AND key = ? AND number > ?"
         rows = self._read(
-            f"SELECT number, {VALUE} FROM pieces WHERE kind = ? AND tenant = ? AND key = ? ORDER BY number",  # noqa: S608 - ours
-            (kind.value, tenant, key),
+            f"SELECT number, {VALUE} FROM pieces WHERE {where} ORDER BY number",  # noqa: S608 - ours
+            (kind.value, tenant, key, after),
         )
-        for number, value in rows:
-            yield self._value(_place(tenant, kind.value, key, number), value)
+        with closing(rows):  # whoever has enough leaves no statement open
+            for number, value in rows:
+                yield self._value(_place(tenant, kind.value, key, number), value)
 
-    def _read(self, query: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> Generator[Any, None, None]:
         try:
             yield from self._database.execute(query, values)
         except apsw.Error as error:
