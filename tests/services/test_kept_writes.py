@@ -11,9 +11,12 @@ from connection import read_all, read_failing, read_until, reason_of, refusal, t
 from structlog.testing import capture_logs
 from test_kept_tasks import get, kernel, wanted, watch
 
+from inferd.config import Store
 from inferd.core.ids import ModelName
 from inferd.errors import StoreUnavailableError
 from inferd.runtime import keeper as keeper_module
+from inferd.store import opening
+from inferd.store.sqlite import SqliteStore
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
@@ -204,3 +207,26 @@ async def test_a_kernel_ends_though_its_store_hangs(tmp_path: Path, monkeypatch:
         assert call.cancelled() or isinstance(call.exception(), grpc.aio.AioRpcError)
     finally:
         going_on.set()
+
+
+async def test_a_store_whose_closing_hangs_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opened it waits for its closing no longer than for a bound, on no thread that keeps the process."""
+    monkeypatch.setattr(opening, "CLOSE_S", 0.05)
+    going_on, closings = threading.Event(), list[threading.Thread]()
+
+    def hang(_: SqliteStore) -> None:
+        closings.append(threading.current_thread())
+        going_on.wait(60)
+
+    try:
+        with capture_logs() as logs:
+            where = Store(url=f"sqlite:{tmp_path}/s")
+            async with asyncio.timeout(20), opening.opened(where) as store:
+                assert store is not None
+                close = store.close
+                monkeypatch.setattr(SqliteStore, "close", hang)
+        assert [thread.daemon for thread in closings] == [True]
+        assert "does not answer" in logs[-1]["event"]
+    finally:
+        going_on.set()
+        close()

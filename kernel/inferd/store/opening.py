@@ -2,14 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from threading import Thread
+
+import structlog
 
 from inferd.errors import StoreUnavailableError
 from inferd.store.store import MissingError, Store
 from inferd.store.where import Where
 
 MEMORY, SQLITE, POSTGRES = "memory:", "sqlite:", ("postgresql://", "postgres://")
+
+CLOSE_S = 1.0  # most that is waited for a store to close, besides what its keeper has waited
+
+log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -26,7 +33,24 @@ async def opened(where: Where) -> AsyncIterator[Store | None]:
     try:
         yield store
     finally:
+        await _close(store)
+
+
+async def _close(store: Store) -> None:
+    """Close a store; one in which a write hangs cannot be, and its process ends without that."""
+    loop, closed = asyncio.get_running_loop(), asyncio.Event()
+
+    def close() -> None:
         store.close()
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(closed.set)
+
+    Thread(target=close, name="store close", daemon=True).start()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await closed.wait()
+    if not closed.is_set():
+        log.error("the store does not answer; the process ends without closing it", waited_s=CLOSE_S)
 
 
 def open_store(where: Where, *, makes: bool = True, mends: bool = True, migrates: bool = True) -> Store:
