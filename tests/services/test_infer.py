@@ -12,6 +12,7 @@ from connection import Connection, kinds_of, read_all, read_failing
 from wire_requests import refusal_of
 
 from inferd.plugin.tensor import BITS, ElementType, size_bytes
+from inferd.runtime import streams
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
@@ -61,6 +62,39 @@ def tensor(name: str = "x", kind: int = 1, shape: tuple[int, ...] = (1, 1), **el
 def task(*inputs: pb.Tensor, model: str = "identity", **spec: Any) -> ts.RunTaskRequest:
     """The request for a task of tensors."""
     return ts.RunTaskRequest(spec=tp.TaskSpec(model=model, infer=pb.InferInput(inputs=inputs), **spec))
+
+
+async def test_a_short_task_is_one_response(served: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `several_events` all of a task that ends at once is one response; without it each event has its own."""
+    monkeypatch.setattr(streams, "MOMENT_S", 3600.0)
+    request = task(tensor())
+    await read_all(served.tasks.RunTask(request))  # the model is loaded
+    single = [response async for response in served.tasks.RunTask(request)]
+    assert [len(response.more_events) for response in single] == [0, 0, 0]
+    request.several_events = True
+    (response,) = [response async for response in served.tasks.RunTask(request)]
+    events = [response.event, *response.more_events]
+    assert kinds_of(events) == ["started", "output", "finished"]
+    assert [event.sequence for event in events] == [1, 2, 3]
+    assert len({event.task_id for event in events}) == 1
+    watch = ts.WatchTaskRequest(task_id=events[0].task_id, several_events=True)
+    (again,) = [response async for response in served.tasks.WatchTask(watch)]
+    assert [again.event, *again.more_events] == events
+
+
+async def test_large_events_are_not_put_together(served: Connection) -> None:
+    """With `several_events` a set of tensors that is large has messages of its own, and nothing comes out of order."""
+    x = tensor(shape=(1, 400_000), data=bytes(1_600_000))
+    request = ts.RunTaskRequest(
+        spec=tp.TaskSpec(model="identity", infer=pb.InferInput(inputs=[x])), several_events=True
+    )
+    responses = [response async for response in served.tasks.RunTask(request)]
+    events = [event for response in responses for event in (response.event, *response.more_events)]
+    kinds = kinds_of(events)
+    assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("started", "finished", {"output"})
+    assert b"".join(each.data for e in events for each in e.output.infer.outputs) == x.data
+    large = [response for response in responses if response.event.HasField("output")]
+    assert all(not response.more_events for response in large)
 
 
 async def test_tensors_come_back(served: Connection, client: AsyncClient) -> None:

@@ -2,9 +2,10 @@ import asyncio
 
 import pytest
 
-from inferd.core.ids import TaskId
+from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import Outcome, TaskState
-from inferd.core.task_events import Finished, Output, Receipt
+from inferd.core.task_events import Finished, Output, Queued, Receipt, Started
+from inferd.runtime import bundle as bundles
 from inferd.runtime.bundle import Bundle, Followed
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.streams import TaskStream
@@ -87,3 +88,47 @@ async def test_what_is_followed_anew_gives_its_own_end() -> None:
     new.tell(DONE)
     assert given(bundle) == [(1, "")]
     assert not len(bundle)
+
+
+BEGUN = Started(InstanceId("i"), 1)
+
+
+async def come(bundle: Bundle) -> asyncio.Task[None]:
+    """What waits for something to give, begun."""
+    waiting = asyncio.create_task(bundle.come())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return waiting
+
+
+@pytest.mark.parametrize("told_before", [False, True])
+async def test_a_beginning_waits_for_what_comes_behind_it(
+    monkeypatch: pytest.MonkeyPatch, *, told_before: bool
+) -> None:
+    """That a task waits or has begun is no reason to give; with its output, or the end of another, it is given."""
+    monkeypatch.setattr(bundles, "MOMENT_S", 3600.0)
+    bundle, one, other = Bundle(), stream(), stream("x")
+    if told_before:
+        one.tell(Queued(0))
+    bundle.follow(Followed(tag=1, stream=one))
+    if not told_before:
+        one.tell(Queued(0))
+    one.tell(BEGUN)
+    waiting = await come(bundle)
+    assert not waiting.done()
+    bundle.follow(Followed(tag=2, stream=other))
+    await asyncio.wait_for(waiting, 60)
+    assert [(f.tag, len(batch)) for f, batch in bundle.collect()[0]] == [(1, 2), (2, 1)]
+    one.tell(DONE)
+    await asyncio.wait_for(bundle.come(), 60)
+    assert [[n.event for n in batch] for _, batch in bundle.collect()[0]] == [[DONE]]
+
+
+async def test_a_beginning_waits_no_longer_than_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing comes behind it, the beginning of a task is given by itself."""
+    monkeypatch.setattr(bundles, "MOMENT_S", INTERVAL_S)
+    bundle, one = Bundle(), stream()
+    bundle.follow(Followed(tag=1, stream=one, interval_s=3600.0))
+    one.tell(BEGUN)
+    await asyncio.wait_for(bundle.come(), 60)
+    assert [[n.event for n in batch] for _, batch in bundle.collect()[0]] == [[BEGUN]]

@@ -3,13 +3,16 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from inferd.runtime import link as links
 from inferd.runtime.link import HEADER, LocalLink
 from inferd.runtime.step_runs import merged
-from inferd_api.worker.v1 import step_pb2
+from inferd.shared import Memory
+from inferd.worker.link import Link
+from inferd_api.worker.v1 import step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LIMIT_BYTES = 1 << 20
@@ -186,3 +189,61 @@ async def test_frames_in_pieces_lose_nothing(ends: tuple[socket.socket, socket.s
     told = [token for handle, tokens, _ in outputs(kernel.frames) for token in tokens if handle == 7]
     assert told == list(range(40))
     assert "".join(text for handle, _, text in outputs(kernel.frames) if handle == 7) == "".join(map(str, range(40)))
+
+
+class Counted(socket.socket):
+    """A socket that counts what is written to it.
+
+    Attributes:
+        writes: How often, and how many bytes each time.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fileno=fd)
+        self.writes: list[int] = []
+
+    def sendmsg(self, *args: Any) -> int:
+        """As that of any socket."""
+        count = super().sendmsg(*args)
+        self.writes.append(count)
+        return count
+
+
+def order(handle: int, *, size_bytes: int = 0) -> wire.KernelFrame:
+    """A frame for a worker."""
+    return wire.KernelFrame(submit=task_pb2.Submit(handle=handle, task_id="x" * size_bytes))
+
+
+async def test_frames_of_one_turn_go_in_one_write(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Frames that are sent together are written at once, in order, those with memories each at the head of a write."""
+    ours, worker = Counted(ends[0].detach()), Link(ends[1], frame_limit_bytes=LIMIT_BYTES)
+    link = await Kernel().connect(ours)
+    memory = Memory.of(b"here")
+    for handle in range(8):
+        link.send(order(handle), [memory] if handle == 3 else [])
+    assert ours.writes == []
+    await asyncio.sleep(0)
+    came = [worker.receive() for _ in range(8)]
+    assert [each[0].submit.handle for each in came if each] == list(range(8))
+    assert [[m.read(0, 4) for m in each[1]] for each in came if each and each[1]] == [[b"here"]]
+    assert len(ours.writes) == 2
+    link.close()
+
+
+async def test_more_than_there_is_room_for_comes_in_order(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Where the worker does not read, frames wait at whatever byte the socket was full; all come, once, in order."""
+    ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours, worker = Counted(ends[0].detach()), Link(ends[1], frame_limit_bytes=LIMIT_BYTES)
+    link = await Kernel().connect(ours)
+    sizes = [1, 9000, 3, 70_000, 5, 20_000, 2]
+    memory = Memory.of(b"here")
+    for turn in range(2):
+        for number, size_bytes in enumerate(sizes):
+            link.send(order(number, size_bytes=size_bytes), [memory] if number % 2 else [])
+        await asyncio.sleep(0)
+        came = [await asyncio.to_thread(worker.receive) for _ in sizes]
+        assert [(each[0].submit.handle, len(each[0].submit.task_id), len(each[1])) for each in came if each] == [
+            (number, size_bytes, number % 2) for number, size_bytes in enumerate(sizes)
+        ], turn
+    assert len(ours.writes) > len(sizes)
+    link.close()

@@ -3,7 +3,7 @@ from array import array
 
 import pytest
 
-from inferd.core.ids import TaskId
+from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import FinishReason, Outcome, SuspendReason, TaskState
 from inferd.core.task_events import (
     Finished,
@@ -12,11 +12,13 @@ from inferd.core.task_events import (
     PromptOutput,
     Queued,
     Receipt,
+    Started,
     Suspended,
     TaskEvent,
     TensorOutput,
 )
 from inferd.errors import EventsDroppedError, TaskNotFoundError
+from inferd.runtime import streams as module
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.streams import Streams, TaskStream
 
@@ -301,3 +303,35 @@ def test_the_last_set_of_tensors_is_held_with_the_end() -> None:
     """However large a set of tensors is beside what is held of a task, the end behind it does not drop it."""
     stream = told(Queued(0), TensorOutput(b"x" * 5000), TensorOutput(b"y" * 5000), DONE, limit_bytes=1000)
     assert [n.event for n in stream.read(2)] == [TensorOutput(b"y" * 5000), DONE]
+
+
+BEGUN = Started(InstanceId("i"), 1)
+
+
+async def test_who_gathers_is_given_a_beginning_with_what_comes_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a task that ends at once is one batch, however often its follower could have been woken before the end."""
+    monkeypatch.setattr(module, "MOMENT_S", 3600.0)
+    stream = told(Queued(0))
+    batches = stream.follow(0, gathers=True)
+    first = asyncio.ensure_future(anext(batches))
+    for event in (None, BEGUN, None):
+        if event is not None:
+            stream.tell(event)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not first.done()
+    for event in (TensorOutput(b"", ()), DONE):
+        stream.tell(event)
+    assert [n.sequence for n in await asyncio.wait_for(first, 60)] == [1, 2, 3, 4]
+    assert [batch async for batch in batches] == []
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+async def test_a_beginning_is_given_though_nothing_comes_behind_it(
+    monkeypatch: pytest.MonkeyPatch, *, gathers: bool
+) -> None:
+    """Who gathers is given it after a moment, all others at once."""
+    monkeypatch.setattr(module, "MOMENT_S", 0.01 if gathers else 3600.0)
+    batches = told(Queued(0), BEGUN).follow(0, gathers=gathers)
+    assert [n.sequence for n in await asyncio.wait_for(anext(batches), 60)] == [1, 2]
+    await batches.aclose()

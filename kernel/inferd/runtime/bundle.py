@@ -10,6 +10,7 @@ from inferd.core.task_events import Output
 from inferd.errors import InferdError
 from inferd.runtime.event_log import Numbered, cost_bytes
 from inferd.runtime.streams import TaskStream
+from inferd.runtime.urgency import MOMENT_S, Urgency
 
 BATCH_BYTES = 1 << 20  # what `collect` gives at most; more where one event has more
 REFUSAL_BYTES = 4 << 10  # more than the status of an error takes on the wire
@@ -41,16 +42,18 @@ class Followed:
     fetching: asyncio.Task[list[Numbered]] | None = None
     _due: float = 0.0  # when output may be given again
     _timer: asyncio.TimerHandle | None = None
-    _wake: Callable[["Followed"], None] = field(default=lambda _: None)
+    _wake: Callable[["Followed", Urgency], None] = field(default=lambda _, __: None)
 
-    def told(self, *, hurries: bool) -> None:
-        """The stream has a new event: it is given at once, or when its interval is over."""
-        if self.ready or self.stopped:
+    def told(self, urgency: Urgency) -> None:
+        """The stream has a new event: it is given at once, within a moment, or when its interval is over."""
+        if self.stopped:
             return
-        if hurries or not self.interval_s:
-            self._wake(self)
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(self._due, self._wake, self)
+        if urgency is not Urgency.INTERVAL:
+            self._wake(self, urgency)
+        elif not self.interval_s:
+            self._wake(self, Urgency.AT_ONCE)
+        elif self._timer is None and not self.ready:
+            self._timer = asyncio.get_running_loop().call_at(self._due, self._wake, self, Urgency.AT_ONCE)
 
     def hush(self) -> None:
         """Wait for no interval any more."""
@@ -71,7 +74,7 @@ class Followed:
     def _fetched(self, fetching: asyncio.Task[list[Numbered]]) -> None:
         if not fetching.cancelled():
             fetching.exception()  # told when it is read, if it still is
-            self._wake(self)
+            self._wake(self, Urgency.AT_ONCE)
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -130,6 +133,8 @@ class Bundle:
         self._room = asyncio.Event()  # for more of them
         self._room.set()
         self._waiting: asyncio.Future[None] | None = None
+        self._presses = False  # there is something that is not to wait
+        self._moment: asyncio.TimerHandle | None = None  # until what may wait does no longer
 
     def __len__(self) -> int:
         return len(self._followed) + len(self._refused)
@@ -196,12 +201,19 @@ class Bundle:
 
     def wake(self) -> None:
         """Let `come` return, though there may be nothing."""
+        self._presses = True
+        self._let_pass()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
+    def _let_pass(self) -> None:
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
+
     async def come(self) -> None:
-        """Wait until there is something to give, or `wake`."""
-        if not self._ready and not self._refused:
+        """Wait until there is something to give that does not wait any longer, or `wake`."""
+        if not self._presses:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
 
@@ -212,6 +224,8 @@ class Bundle:
         `Finished`, the second among the errors.
         """
         given: list[tuple[Followed, list[Numbered]]] = []
+        self._presses = False
+        self._let_pass()
         most = max(1, self._batch_bytes // REFUSAL_BYTES)
         refused = list(islice(self._refused.items(), most))
         for tag, _ in refused:
@@ -233,23 +247,31 @@ class Bundle:
             if batch:
                 given.append((followed, batch))
             if followed.after < followed.stream.last_sequence:
-                self._make_ready(followed)  # for the rest, in the next message
+                self._make_ready(followed, Urgency.AT_ONCE)  # for the rest, in the next message
                 break
             if followed.stream.finished is not None:
                 self.leave(followed.tag)
+        if self._ready or self._refused:
+            self._presses = True
         return given, refused
 
     def _look(self, followed: Followed) -> None:
-        if followed.after < followed.stream.last_sequence or followed.stream.finished is not None:
-            self._make_ready(followed)
+        stream, after = followed.stream, followed.after
+        if after < stream.pressing or stream.finished is not None:
+            self._make_ready(followed, Urgency.AT_ONCE)
+        elif after < stream.last_sequence:
+            self._make_ready(followed, Urgency.MOMENT)
 
-    def _make_ready(self, followed: Followed) -> None:
-        if followed.stopped or followed.ready:
+    def _make_ready(self, followed: Followed, urgency: Urgency) -> None:
+        if followed.stopped or self._followed.get(followed.tag) is not followed:  # its timer may ring all the same
             return
-        if self._followed.get(followed.tag) is followed:  # its timer may ring all the same
+        if not followed.ready:
             followed.ready = True
             self._ready[followed] = None
+        if urgency is Urgency.AT_ONCE:
             self.wake()
+        elif self._moment is None and not self._presses:
+            self._moment = asyncio.get_running_loop().call_later(MOMENT_S, self.wake)
 
     def _make_unready(self, followed: Followed) -> None:
         followed.ready = False

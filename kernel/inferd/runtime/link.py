@@ -8,6 +8,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice, takewhile
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -21,11 +22,17 @@ REST = 4.0
 """Of what taking frames with tokens cost: so long no other is read, so that they take a fifth of the time at most."""
 LEAST_REST_S = 0.0005  # a timer is no more exact than that
 MOST_REST_S = 0.005
+TOGETHER = 64  # frames in one write, at most
 ROOM_BYTES = 256 << 10
 """Read at once, into a place that stays: a new one for each read is as large as what is mapped anew each time."""
 
 Arrived = tuple[Memory | MemoryRefusedError, ...]
 """The memories of a frame, or why one of them is none that may be read."""
+
+
+def _is_alone(outgoing: tuple[memoryview, Sequence[Memory]]) -> bool:
+    """Whether no memories go with a frame."""
+    return not outgoing[1]
 
 
 class OnFrame(Protocol):
@@ -49,6 +56,8 @@ class LocalLink:
 
     Frames with tokens that come faster than they are taken are read together, and those of plain steps are handed on as
     one (see `step_runs`). Where taking them is cheap beside the steps, each is taken at once.
+
+    Frames that are sent in one turn of the loop go in one write: each wakes the worker, which costs more than a frame.
     """
 
     def __init__(self, sock: socket.socket, *, frame_limit_bytes: int, on_frame: OnFrame, on_closed: OnClosed) -> None:
@@ -59,7 +68,8 @@ class LocalLink:
         self._buffer = bytearray()
         self._room = memoryview(bytearray(ROOM_BYTES))
         self._arrivals = Arrivals()
-        self._outgoing: deque[tuple[memoryview, Sequence[Memory]]] = deque()  # what the socket had no room for
+        self._outgoing: deque[tuple[memoryview, Sequence[Memory]]] = deque()  # what was not written yet
+        self._blocked = False  # the socket had no room for it
         self._loop = asyncio.get_running_loop()
         self._open = True
 
@@ -82,9 +92,7 @@ class LocalLink:
         data = frame.SerializeToString()
         self._outgoing.append((memoryview(HEADER.pack(len(data)) + data), memories))
         if len(self._outgoing) == 1:
-            self._write()
-            if self._outgoing:
-                self._loop.add_writer(self._sock, self._write)
+            self._loop.call_soon(self._write)
 
     def close(self) -> None:
         """Close this end; `on_closed` follows."""
@@ -94,17 +102,32 @@ class LocalLink:
         """Send as much as there is room for."""
         try:
             while self._outgoing:
-                data, memories = self._outgoing[0]
-                count = self._sock.sendmsg([data], ancillary(memories))
-                if count < len(data):
-                    self._outgoing[0] = data[count:], ()  # the memories are on their way
-                else:
-                    self._outgoing.popleft()
-            self._loop.remove_writer(self._sock)
+                frames, memories = self._next()
+                self._drop(self._sock.sendmsg(frames, ancillary(memories)))
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
             self._close(f"the worker closed its link: {error}")
+            return
+        if self._blocked is not bool(self._outgoing):
+            self._blocked = not self._blocked
+            if self._blocked:
+                self._loop.add_writer(self._sock, self._write)
+            else:
+                self._loop.remove_writer(self._sock)
+
+    def _next(self) -> tuple[list[memoryview], Sequence[Memory]]:
+        """The frames that go in one write, and the memories of the first: those of others would come before them."""
+        (first, memories), *others = islice(self._outgoing, TOGETHER)
+        return [first, *(frame for frame, _ in takewhile(_is_alone, others))], memories
+
+    def _drop(self, count: int) -> None:
+        """Forget the bytes that were written; the memories of a frame that was begun are on their way."""
+        while count and count >= len(frame := self._outgoing[0][0]):
+            self._outgoing.popleft()
+            count -= len(frame)
+        if count:
+            self._outgoing[0] = self._outgoing[0][0][count:], ()
 
     def _read(self) -> None:
         """Called by the loop; hands on every frame that is complete."""

@@ -28,16 +28,25 @@ class Signal:
                     future.set_result(None)
             self._waiting.clear()
 
-    async def wait(self, seen: int) -> int:
-        """Wait for a change after version `seen`; return the present version."""
+    async def wait(self, seen: int, limit_s: float | None = None) -> int:
+        """Wait for a change after version `seen`, so long at most; return the present version."""
         if self.version == seen:
-            future = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            timer = None if limit_s is None else loop.call_later(limit_s, _release, future)
             self._waiting.add(future)
             try:
                 await future
             finally:
                 self._waiting.discard(future)
+                if timer is not None:
+                    timer.cancel()
         return self.version
+
+
+def _release(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Signals(Generic[K]):

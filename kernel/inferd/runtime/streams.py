@@ -20,6 +20,7 @@ from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.event_log import EventLog, Numbered, Run
 from inferd.runtime.signal import Signal
+from inferd.runtime.urgency import MOMENT_S, Urgency, urgency_of
 
 if TYPE_CHECKING:
     from array import array
@@ -40,8 +41,8 @@ Past = Callable[[int, int], Awaitable[list[Numbered]]]
 class Listener(Protocol):
     """Who is told that a stream has a new event."""
 
-    def told(self, *, hurries: bool) -> None:
-        """There is one; `hurries` when it is not to wait for an interval."""
+    def told(self, urgency: Urgency) -> None:
+        """There is one, which may wait so long."""
 
 
 def _nothing() -> None:
@@ -82,6 +83,7 @@ class TaskStream:
         listeners: Told of each event, besides those who `follow`; in the order in which they came.
         failure: Why nothing more is told though the task has not ended; None where that is not so.
         past: Reads back some of what lies between two numbers, where the store has it; None where nothing has.
+        pressing: Number of the newest event that does not wait a moment; 0 before the first.
     """
 
     def __init__(self, task_id: TaskId, limit_bytes: int, budget: EventBudget) -> None:
@@ -98,6 +100,7 @@ class TaskStream:
         self.listeners: dict[Listener, None] = {}
         self.failure: InferdError | None = None
         self.past: Past | None = None
+        self.pressing = 0
         self._ahead: EventLog | None = None  # what is held back
         self._held_back: Callable[[], None] = _nothing
         self._followers = 0  # who have not been given the end yet
@@ -141,7 +144,7 @@ class TaskStream:
             self._ahead.add(event)
             self._held_back()
         else:
-            self._wake(self._log.add(event), calm=isinstance(event, Output))
+            self._wake(self._log.add(event), urgency_of(type(event)))
 
     def tell_tokens(self, text: str, token_ids: array[int]) -> None:
         """Tell an output of sample 0 of which there is nothing else to say: what most steps give, at little cost."""
@@ -151,7 +154,7 @@ class TaskStream:
             self._ahead.add_tokens(text, token_ids)
             self._held_back()
         else:
-            self._wake(self._log.add_tokens(text, token_ids), calm=True)
+            self._wake(self._log.add_tokens(text, token_ids), Urgency.INTERVAL)
 
     def hold_back(self, held_back: Callable[[], None]) -> None:
         """From now on show nothing before it is released; `held_back` is called each time that something waits."""
@@ -172,11 +175,11 @@ class TaskStream:
         if not entries:
             return
         size_bytes = sum([self._log.put(entry) for entry in entries])
-        calm = all(isinstance(entry, Run) or isinstance(entry.event, Output) for entry in entries)
+        urgency = min(map(_urgency_of, entries))
         last = entries[-1]
         if isinstance(last, Numbered) and isinstance(last.event, Finished):
             self.finished = last.event
-        self._wake(size_bytes, calm=calm)
+        self._wake(size_bytes, urgency)
 
     def let_go(self) -> None:
         """Hold nothing back any more."""
@@ -199,13 +202,15 @@ class TaskStream:
         self._hurry.notify()
         self._signal.notify()
         for listener in tuple(self.listeners):
-            listener.told(hurries=True)
+            listener.told(Urgency.AT_ONCE)
 
-    def _wake(self, size_bytes: int, *, calm: bool) -> None:
-        """There is an event of such a size; a `calm` one may wait for an interval."""
+    def _wake(self, size_bytes: int, urgency: Urgency) -> None:
+        """There is an event of such a size."""
+        if urgency is not Urgency.MOMENT:
+            self.pressing = self._log.last
         self._calm_bytes += size_bytes
-        hurries = not calm or self._calm_bytes > self._limit_bytes // 4
-        if hurries:
+        if urgency is not Urgency.INTERVAL or self._calm_bytes > self._limit_bytes // 4:
+            urgency = urgency if urgency is Urgency.MOMENT else Urgency.AT_ONCE
             self._calm_bytes = 0
             self._hurry.notify()
         if self._log.size_bytes > self._limit_bytes:
@@ -215,7 +220,7 @@ class TaskStream:
             self._budget.enforce()
         self._signal.notify()
         for listener in self.listeners:
-            listener.told(hurries=hurries)
+            listener.told(urgency)
 
     def _count(self, budget: EventBudget) -> None:
         size_bytes = self._log.size_bytes
@@ -283,13 +288,16 @@ class TaskStream:
             done, self._read = self._read, None
             done()
 
-    async def follow(self, after: int, interval_s: float = 0.0) -> AsyncIterator[list[Numbered]]:
+    async def follow(
+        self, after: int, interval_s: float = 0.0, *, gathers: bool = False
+    ) -> AsyncIterator[list[Numbered]]:
         """All events behind number `after`, in batches as they come; ends after `Finished`.
 
         Args:
             after: Number of the last event that is left out.
             interval_s: Least time from a batch with output to the next one, unless another event comes before, or more
                 output than can be kept for long.
+            gathers: Whether what may wait a moment does.
 
         Raises:
             EventsDroppedError: This watcher was too slow, or asks for events from before the oldest one that there is.
@@ -301,6 +309,8 @@ class TaskStream:
         try:
             while True:
                 if after < self.last_sequence:
+                    if gathers and after >= self.pressing:
+                        await self._gather(after)
                     hurries = self._hurry.version
                     batch = await self.read_back(after) if self.reads_back(after) else self.read(after)
                     after = batch[-1].sequence
@@ -325,9 +335,20 @@ class TaskStream:
             if follows:
                 self._stop_following()
 
+    async def _gather(self, after: int) -> None:
+        """Wait a moment for an event that does not wait."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MOMENT_S
+        while after >= self.pressing and self.failure is None and (left_s := until - loop.time()) > 0:
+            await self._signal.wait(self._signal.version, left_s)
+
     def _stop_following(self) -> None:
         self._followers -= 1
         self._check_read()
+
+
+def _urgency_of(entry: Entry) -> Urgency:
+    return Urgency.INTERVAL if isinstance(entry, Run) else urgency_of(type(entry.event))
 
 
 class Streams:

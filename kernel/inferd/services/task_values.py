@@ -13,7 +13,7 @@ from inferd.core.priority import Priority
 from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec, TaskState
 from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.runtime.clock import Clock
-from inferd.runtime.event_log import Numbered
+from inferd.runtime.event_log import Numbered, cost_bytes
 from inferd.runtime.shared_work import SharedWork
 from inferd.runtime.streams import TaskStream
 from inferd.services.status import status_of
@@ -28,6 +28,7 @@ from inferd_api.v1 import task_service_pb2 as ts
 _Response = TypeVar("_Response", ts.RunTaskResponse, ts.WatchTaskResponse)
 
 MOST_INTERVAL_S = 10.0  # between events with output
+RESPONSE_BYTES = 1 << 20  # of events that share a response, about
 MOST_LABEL_KEY = 63
 MOST_LABEL_VALUE = 256
 
@@ -166,20 +167,33 @@ def write_event(task_id: str, numbered: Numbered, into: tp.TaskEvent | None = No
     return written
 
 
-def write_responses(task_id: str, batch: list[Numbered], most_bytes: int, kind: type[_Response]) -> Iterator[_Response]:
-    """Messages of a kind for events, each in as many as its size asks for."""
+def write_responses(
+    task_id: str, batch: list[Numbered], most_bytes: int, kind: type[_Response], *, several: bool
+) -> Iterator[_Response]:
+    """Messages of a kind for events, each in its own or `several` in one, a large one in as many as it needs."""
 
     def make() -> tuple[_Response, tp.TaskEvent]:
         response = kind()
         return response, response.event
 
+    room_bytes = min(RESPONSE_BYTES, most_bytes // 2) if several else 0
+    response, left_bytes = None, 0
     for numbered in batch:
+        size_bytes = cost_bytes(numbered.event)
+        if response is not None:
+            if size_bytes <= left_bytes:
+                left_bytes -= size_bytes
+                write_event(task_id, numbered, response.more_events.add())
+                continue
+            yield response
+            response = None
         if is_large(numbered.event, most_bytes):
             yield from write_parts(task_id, numbered, most_bytes, make)
         else:
-            response = kind()
+            response, left_bytes = kind(), room_bytes - size_bytes
             write_event(task_id, numbered, response.event)
-            yield response
+    if response is not None:
+        yield response
 
 
 def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:

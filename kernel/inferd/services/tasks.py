@@ -39,13 +39,15 @@ class Tasks:
 
     async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Create a task and watch it."""
-        interval_s, write = read_interval(request.output_interval), call.write
+        interval_s, several, write = read_interval(request.output_interval), request.several_events, call.write
         spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, uploads=self._uploads)
         running = self._tasks.run(spec, size_bytes=request_bytes(request.spec, spec))
         del spec  # it stays with the core, for as long as that needs it
         async with running as stream:
-            async for batch in stream.follow(0, interval_s):
-                for response in write_responses(stream.task_id, batch, self._message_limit_bytes, ts.RunTaskResponse):
+            async for batch in stream.follow(0, interval_s, gathers=several):
+                for response in write_responses(
+                    stream.task_id, batch, self._message_limit_bytes, ts.RunTaskResponse, several=several
+                ):
                     await write(response)
 
     async def CreateTask(self, request: ts.CreateTaskRequest, call: Call) -> ts.CreateTaskResponse:  # noqa: N802 - the wire's name
@@ -57,11 +59,12 @@ class Tasks:
 
     async def WatchTask(self, request: ts.WatchTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch a task."""
-        interval_s, after = read_interval(request.output_interval), request.after_sequence
+        interval_s, several = read_interval(request.output_interval), request.several_events
+        after = request.after_sequence
         with self._tasks.watch(TaskId(request.task_id), call.caller, after=after) as stream:
-            async for batch in stream.follow(after, interval_s):
+            async for batch in stream.follow(after, interval_s, gathers=several):
                 for response in write_responses(
-                    request.task_id, batch, self._message_limit_bytes, ts.WatchTaskResponse
+                    request.task_id, batch, self._message_limit_bytes, ts.WatchTaskResponse, several=several
                 ):
                     await call.write(response)
 

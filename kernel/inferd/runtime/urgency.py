@@ -1,0 +1,24 @@
+"""How long a new event may wait to be told together with others."""
+
+from enum import IntEnum
+
+from inferd.core.task_events import Output, Queued, Started, TaskEvent
+
+MOMENT_S = 0.005
+"""For so long the beginning of a task may wait for what comes behind it: each message costs as much as a small task."""
+
+
+class Urgency(IntEnum):
+    """How long that is."""
+
+    AT_ONCE = 1
+    MOMENT = 2  # `MOMENT_S`
+    INTERVAL = 3  # as long as its reader said
+
+
+_KNOWN = {Output: Urgency.INTERVAL, Queued: Urgency.MOMENT, Started: Urgency.MOMENT}
+
+
+def urgency_of(kind: type[TaskEvent]) -> Urgency:
+    """Of events of a kind."""
+    return _KNOWN.get(kind, Urgency.AT_ONCE)
