@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -58,6 +58,8 @@ class HfFolder(SafetensorsFiles):
         self.config = HfConfig(path / CONFIG, settings)
         self.metadata = self.config.metadata
         self._made: dict[str, Callable[[], Bytes]] = {}  # of tensors that lie elsewhere, or in several places
+        self._experts: dict[str, Callable[[int], Bytes]] = {}  # of those that are experts, one of them
+        self._parts: dict[str, Sequence[Tensor]] = {}  # what is read for them
         super().__init__(path, list_hf_weights(path))
         found = self.tensors
         self.heads = {name: tensor for name, tensor in found.items() if re.fullmatch(ENCODER_HEADS, name)}
@@ -69,10 +71,23 @@ class HfFolder(SafetensorsFiles):
         raw = super().blocks(tensor) if made is None else made().reshape(-1, tensor.format.block_bytes)
         return raw.copy() if made is None and tensor.offset % tensor.format.block_bytes else raw
 
+    def shares(self, tensor: Tensor, count: int) -> Iterator[Bytes]:
+        """The stored blocks in equal shares; of experts, which lie in several places, no two are in memory at once."""
+        take = self._experts.get(tensor.name)
+        if take is None:
+            yield from super().shares(tensor, count)
+            return
+        for index in range(count):
+            yield take(index).reshape(-1, tensor.format.block_bytes)
+            if len(self._parts[tensor.name]) == count:
+                super().release(self._parts[tensor.name][index])
+
     def release(self, tensor: Tensor) -> None:
         """Let the memory of a tensor go that reading it took."""
         if tensor.name not in self._made:
             super().release(tensor)
+        for part in self._parts.get(tensor.name, ()):
+            super().release(part)
 
     def _name(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors under the names of GGUF; what has no name there keeps its own, and is refused later."""
@@ -173,6 +188,8 @@ class HfFolder(SafetensorsFiles):
                 f" {first.name!r} {first.format.name} of shape {list(first.shape)}"
             )
         self._made[name] = lambda: np.concatenate([read(part) for part in ordered])
+        self._experts[name] = lambda index: self.blocks(ordered[index])
+        self._parts[name] = ordered
         return Tensor(name=name, shape=(len(ordered), *first.shape), format=first.format, offset=first.offset)
 
     def _split_experts(self, at: str, part: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -190,7 +207,11 @@ class HfFolder(SafetensorsFiles):
                 each: Bytes = read(tensor).reshape(count, 2, -1)[:, half]
                 return np.ascontiguousarray(each)
 
-            self._made[name] = take
+            def take_one(index: int, half: int = half) -> Bytes:
+                each: Bytes = self.blocks(tensor).reshape(count, 2, -1)[index, half]
+                return each
+
+            self._made[name], self._experts[name], self._parts[name] = take, take_one, (tensor,)
             made[name] = Tensor(name=name, shape=(count, both // 2, inputs), format=tensor.format, offset=tensor.offset)
         return made
 

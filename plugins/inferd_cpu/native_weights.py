@@ -245,7 +245,8 @@ class NativeWeights:
     ) -> None:
         tensor, order = source.tensor, self._order(source)
         experts = source.shape[0] if place[0] in EXPERT_PARTS else 1
-        for expert, blocks in enumerate(np.split(rows_of(self._file, source), experts)):
+        shares = self._file.shares(tensor, experts) if experts > 1 else [rows_of(self._file, source)]
+        for expert, blocks in enumerate(shares):
             error = self._native.library.inferd_pack(
                 model,
                 PARTS.index(place[0]),

@@ -21,12 +21,16 @@ class StoredRows:
     """
 
     def __init__(self, file: ModelFile, source: Source) -> None:
-        self._file, self._source = file, source
+        count, self._columns = source.shape
+        self._form = source.tensor.format
+        blocks = file.blocks(source.tensor)
+        each = self._columns // self._form.block_elements
+        self._rows = blocks[source.first * each : (source.first + count) * each].reshape(count, -1)
 
     def __len__(self) -> int:
-        return self._source.shape[0]
+        return len(self._rows)
 
     def take(self, numbers: NDArray[np.intp]) -> Floats:
         """The rows with these numbers, shape (rows, columns)."""
-        found = self._file.numbers(self._source.tensor, self._source.first + numbers)
-        return found.reshape(len(numbers), -1).astype(np.float32, copy=False)
+        blocks = self._rows[numbers].reshape(-1, self._form.block_bytes)
+        return self._form.decode(blocks).reshape(len(numbers), self._columns).astype(np.float32, copy=False)

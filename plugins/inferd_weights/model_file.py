@@ -1,7 +1,7 @@
 """A model's tensors, memory-mapped: where each lies, and its bytes as they are stored."""
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -71,6 +71,10 @@ class ModelFile:
         count = tensor.shape[0] if len(tensor.shape) > 1 else 1
         chosen = self._raw(tensor).reshape(count, -1)[which]
         return self._in_order(tensor, np.ascontiguousarray(chosen))
+
+    def shares(self, tensor: Tensor, count: int) -> Iterator[NDArray[np.uint8]]:
+        """The stored blocks of a tensor in so many equal shares, each as `blocks`."""
+        yield from np.split(self.blocks(tensor), count)
 
     def numbers(self, tensor: Tensor, which: slice | NDArray[np.integer[Any]] = slice(None)) -> NDArray[np.float32]:
         """Some rows as fp32, all their numbers in a row."""

@@ -11,8 +11,10 @@ from safetensors.numpy import load_file, save_file
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, read_hf_vocabulary
 from inferd_cpu.families import FAMILIES
+from inferd_cpu.hf_folder import HfFolder
 from inferd_cpu.hf_types import TYPES
 from inferd_cpu.native import LIBRARY
+from inferd_weights.model_file import ModelFile
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -64,6 +66,20 @@ def test_native_logits_are_those_of_the_file(tmp_path: Path, name: str, quantiza
     chosen = {"compute": "native", "quantization": quantization}
     expected = read_logits(tmp_path / "tiny.gguf", **chosen)
     assert read_logits(folder, **chosen).tobytes() == expected.tobytes()
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
+def test_experts_are_packed_one_by_one_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two experts of a folder are made one array, and of each tensor's file what was read is let go."""
+    folder, let_go, asked = save(make_network(NAMES["qwen3_moe"], 0.3), tmp_path), set[str](), set[str]()
+    release, blocks = ModelFile.release, HfFolder.blocks
+    monkeypatch.setattr(ModelFile, "release", lambda file, each: (let_go.add(each.name), release(file, each))[1])
+    monkeypatch.setattr(HfFolder, "blocks", lambda file, each: (asked.add(each.name), blocks(file, each))[1])
+    load(folder, compute="native").session.close()
+    assert not {name for name in asked if "_exps." in name}
+    experts = {name for name in load_file(folder / "model.safetensors") if ".experts." in name}
+    assert experts
+    assert experts <= let_go
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
