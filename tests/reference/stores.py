@@ -17,9 +17,12 @@ class Sqlite:
     """Stores in a file of a folder."""
 
     newer = "PRAGMA user_version = 99"
+    bad_name = "CAST(x'ff' AS TEXT)"
+    bad_value = "x'0102'"
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "kernel.sqlite"
+        self.settings: dict[str, Any] = {"url": f"sqlite:{self.path}"}
 
     def open(self, **options: Any) -> SqliteStore:
         return SqliteStore(self.path, **options)
@@ -29,16 +32,31 @@ class Sqlite:
         assert isinstance(store, SqliteStore)
         store._database.execute(statement)
 
+    def fill(self, store: Store) -> None:
+        """Leave no room for more."""
+        assert isinstance(store, SqliteStore)
+        (pages,) = next(store._database.execute("PRAGMA page_count"))
+        self.run(store, f"PRAGMA max_page_count = {pages}")
+
+    def give_room(self, store: Store) -> None:
+        """Leave room again."""
+        self.run(store, "PRAGMA max_page_count = 1000000")
+
 
 class Postgres:
     """Stores in a database."""
 
     newer = "UPDATE inferd_store SET version = 99"
+    bad_name = "'ÿ'"
+    bad_value = r"'\x0102'"
 
     def __init__(self, server: PostgresServer, database: str, schema: str = "inferd") -> None:
         self.server, self.database = server, database
-        chosen = {"lock_wait_s": 0.0, "schema_name": schema}
-        self.place = Settings(store={"url": server.url(database), "postgres": chosen}).store_place
+        self.settings: dict[str, Any] = {
+            "url": server.url(database),
+            "postgres": {"lock_wait_s": 0.0, "schema_name": schema},
+        }
+        self.place = Settings(store=self.settings).store_place  # type: ignore[arg-type] # what it is read from
 
     def open(self, **options: Any) -> PostgresStore:
         return PostgresStore(self.place, **options)
@@ -48,6 +66,19 @@ class Postgres:
         with self.server.connect(self.database) as connection:
             connection.execute(f"SET search_path = {self.place.postgres.schema_name}")  # type: ignore[arg-type] # ours
             connection.execute(statement)  # type: ignore[arg-type] # ours
+
+    def fill(self, store: Store) -> None:
+        """As above: the server says of each write what it says of a full disk."""
+        self.run(
+            store,
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = '53100'; END $$;"
+            " CREATE TRIGGER full_disk BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION full_disk()",
+        )
+
+    def give_room(self, store: Store) -> None:
+        """As above."""
+        self.run(store, "DROP TRIGGER full_disk ON records; DROP FUNCTION full_disk()")
 
 
 Stores = Sqlite | Postgres

@@ -1,6 +1,7 @@
 """Tasks that outlive their clients, their connections and their kernel."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -13,10 +14,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from stores import Stores
 
 from inferd.core.ids import TaskId
 from inferd.errors import StoreUnavailableError
-from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Drop, Kind
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import model_service_pb2 as ms
@@ -25,12 +26,20 @@ from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
 
+@pytest.fixture(autouse=True)
+def _place(stores: Stores, tmp_path: Path) -> None:
+    """The kernels in this folder have a store of each kind."""
+    (tmp_path / "store.json").write_text(json.dumps(stores.settings))
+
+
 @asynccontextmanager
 async def kernel(folder: Path, **settings: Any) -> AsyncIterator[Connection]:
     """A kernel that keeps what it has in this folder; with the same folder again, the one after it."""
-    store = {"url": f"sqlite:{folder}/kept/store", "output_interval_s": 0.0, "retry_s": 0.01}
+    place = folder / "store.json"
+    store = json.loads(place.read_text()) if place.exists() else {"url": f"sqlite:{folder}/kept/store"}
+    store |= {"output_interval_s": 0.0, "retry_s": 0.01, **settings.pop("store", {})}
     workers = {"restart_backoff_s": 0.01}
-    async with kernel_here(folder, **{"store": store, "workers": workers, **settings}) as made:
+    async with kernel_here(folder, store=store, **{"workers": workers, **settings}) as made:
         connection = Connection(made, folder)
         yield connection
         await connection.channel.close()
@@ -202,12 +211,12 @@ async def test_a_model_of_a_client_comes_back_unless_it_was_deleted(tmp_path: Pa
         assert models[1] == before
 
 
-async def test_a_task_whose_model_is_gone_ends_with_that(tmp_path: Path) -> None:
+async def test_a_task_whose_model_is_gone_ends_with_that(tmp_path: Path, stores: Stores) -> None:
     """A kept task that no model is there for any more FAILED with MODEL_NOT_FOUND, and is known as such."""
     async with kernel(tmp_path) as connection:
         await connection.create(max_sequences=1, step_s=0.05)
         task_id = (await connection.tasks.CreateTask(wanted(900))).task.task_id
-    with closing(SqliteStore(tmp_path / "kept/store")) as store:
+    with closing(stores.open()) as store:
         store.write([Drop(NO_TENANT, Kind.MODEL, "fake")])
     async with kernel(tmp_path) as connection:
         end = (await read_all(watch(connection, task_id)))[-1].finished
@@ -215,16 +224,16 @@ async def test_a_task_whose_model_is_gone_ends_with_that(tmp_path: Path) -> None
         assert info_of(end.error)[0] == "MODEL_NOT_FOUND"
 
 
-async def test_a_forgotten_task_leaves_the_store(tmp_path: Path) -> None:
+async def test_a_forgotten_task_leaves_the_store(tmp_path: Path, stores: Stores) -> None:
     """When the retention of a task ends, nothing of it is kept either, and its request makes a new one."""
-    settings = {"url": f"sqlite:{tmp_path}/kept/store", "retained_tasks": 1}
+    settings = {"retained_tasks": 1}
     async with kernel(tmp_path, store=settings) as connection:
         await connection.create()
         ids = []
         for number in range(3):
             ids.append((await connection.tasks.CreateTask(wanted(request_id=str(number)))).task.task_id)
             await read_all(watch(connection, ids[-1]))
-    with closing(SqliteStore(tmp_path / "kept/store")) as store:
+    with closing(stores.open()) as store:
         assert [record.key for record in store.records(Kind.TASK)] == ids[2:]
         assert [record.key for record in store.records(Kind.PROGRESS)] == ids[2:]
     async with kernel(tmp_path, store=settings) as connection:
@@ -232,15 +241,14 @@ async def test_a_forgotten_task_leaves_the_store(tmp_path: Path) -> None:
         assert (await connection.tasks.CreateTask(wanted(request_id="2"))).task.task_id == ids[2]
 
 
-async def test_a_full_disk_refuses_and_tells_no_end_until_there_is_room(tmp_path: Path) -> None:
+async def test_a_full_disk_refuses_and_tells_no_end_until_there_is_room(tmp_path: Path, stores: Stores) -> None:
     """New tasks are refused by name and leave nothing; ends wait; with room all goes on, with the same request too."""
     async with kernel(tmp_path) as connection:
         await connection.create(step_s=0.002)
         running = (await connection.tasks.CreateTask(wanted(300))).task.task_id
         await read_until(watch(connection, running), "output")
-        database = connection.kernel.driver.keeper._store._database  # type: ignore[union-attr] # it has one
-        (pages,) = next(database.execute("PRAGMA page_count"))
-        database.execute(f"PRAGMA max_page_count = {pages}")
+        store = connection.kernel.driver.keeper._store  # type: ignore[union-attr] # it has one
+        stores.fill(store)
         large = wanted(5, request_id="large")
         large.spec.labels.update({str(number): "🙂" * 256 for number in range(16)})
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -250,7 +258,7 @@ async def test_a_full_disk_refuses_and_tells_no_end_until_there_is_room(tmp_path
         assert retry_s(caught.value) > 0
         listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
         assert [task.task_id for task in listed] == [running]
-        database.execute("PRAGMA max_page_count = 1000000")
+        stores.give_room(store)
         task_id = await created(connection, large)
         assert (await read_all(watch(connection, task_id)))[-1].finished.state == tp.TASK_STATE_SUCCEEDED
         assert text_of(await read_all(watch(connection, running))) == "la" * 150
@@ -311,7 +319,7 @@ async def test_a_second_kernel_with_the_same_store_does_not_start(tmp_path: Path
         assert (await connection.tasks.CreateTask(wanted())).task.task_id
 
 
-async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Path) -> None:
+async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Path, stores: Stores) -> None:
     """What was changed in a name or a model, and a task without its progress, cost what they are in alone.
 
     A task of which an event was changed is known with its end; what cannot be read of its events is told by name.
@@ -322,16 +330,15 @@ async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Pat
         ids = [(await connection.tasks.CreateTask(wanted(2))).task.task_id for _ in range(4)]
         for task_id in ids:
             await read_all(watch(connection, task_id))
-    with closing(SqliteStore(tmp_path / "kept" / "store")) as store:
+    with closing(stores.open()) as store:
         (tenant,) = {record.tenant for record in store.records(Kind.TASK)}
         store.write([Drop(tenant, Kind.PROGRESS, ids[0])])
-        store._database.execute(
-            "UPDATE pieces SET value = substr(value, 1, length(value) - 1) WHERE key = ?", (ids[1],)
-        )
-        store._database.execute(
-            "UPDATE records SET key = CAST(x'ff' AS TEXT) WHERE key = ? AND kind = 'task'", (ids[2],)
-        )
-        store._database.execute("UPDATE records SET value = x'0102' WHERE key = 'other'")
+        for statement, *more in (
+            ("UPDATE pieces SET value = substr(value, 1, length(value) - 1) WHERE key = '{}'", ids[1]),
+            ("UPDATE records SET key = {} WHERE key = '{}' AND kind = 'task'", stores.bad_name, ids[2]),
+            ("UPDATE records SET value = {} WHERE key = 'other'", stores.bad_value),
+        ):
+            stores.run(store, statement.format(*more))
     for _ in range(2):  # nothing of it is lost
         async with kernel(tmp_path) as connection:
             listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
@@ -343,7 +350,7 @@ async def test_what_cannot_be_read_is_left_out_and_the_rest_served(tmp_path: Pat
             assert text_of(await read_all(watch(connection, ids[3]))) == "la"
             models = (await connection.models.ListModels(ms.ListModelsRequest())).models
             assert [model.name for model in models] == ["fake"]
-    with closing(SqliteStore(tmp_path / "kept" / "store")) as store:
+    with closing(stores.open()) as store:
         assert len(store.check()) >= 3
 
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from connection import read_all, read_failing, read_until, reason_of, refusal, text_of
 from structlog.testing import capture_logs
-from test_kept_tasks import get, kernel, wanted, watch
+from test_kept_tasks import _place, get, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
 from inferd.config import Store
 from inferd.core.ids import ModelName
