@@ -29,9 +29,9 @@ sim: .venv/.dev
 chaos: .venv/.dev .venv/.native
 	@$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS)
 
-# Random schedules of the engine, so many as EXAMPLES says; `make test` tries 80.
+# Random schedules of the engine and lives of leases, so many as EXAMPLES says; `make test` tries 80.
 property: .venv/.dev
-	@INFERD_EXAMPLES=$(or $(EXAMPLES),1500) $(BIN)/python -m pytest -q --timeout 7200 tests/property/test_engine.py $(ARGS)
+	@INFERD_EXAMPLES=$(or $(EXAMPLES),1500) $(BIN)/python -m pytest -q --timeout 7200 tests/property/test_engine.py tests/property/test_kept_lives.py $(ARGS)
 
 # The cases of the onnx package for every operator, and its models, by the onnx backend: how many pass, and why not.
 # `make onnx-cases KERNEL=60` asks a kernel so many of them, or all, a second each.

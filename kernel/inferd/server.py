@@ -21,6 +21,7 @@ from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.vigil import WorkerTimes
 from inferd.plugin.registry import BackendReport
+from inferd.runtime.clock import Clock
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import DriverLimits
@@ -216,7 +217,7 @@ def _core_limits(settings: Settings) -> CoreLimits:
     )
 
 
-def _driver(settings: Settings, store: Store | None) -> Driver:
+def _driver(settings: Settings, store: Store | None, clock: Clock | None = None) -> Driver:
     limits, workers = settings.limits, settings.workers
     return Driver(
         core=_core_limits(settings),
@@ -269,6 +270,7 @@ def _driver(settings: Settings, store: Store | None) -> Driver:
         ),
         log_dir=settings.state_dir / "workers",
         store=store,
+        clock=clock,
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from inferd.core import task_events as te
 from inferd.core.demand import NO_DEMAND, Demand
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.lease import CoresClaim, Lease, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
 from inferd.core.model import ModelSpec
 from inferd.core.priority import Priority
 from inferd.core.sampling_defaults import SamplingDefaults
@@ -24,6 +25,7 @@ from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.event_log import Entry, Numbered, Run
 from inferd.runtime.kept_events import PIECE_BYTES, read_entries, write_entries, write_pieces
 from inferd.runtime.kept_records import read_model, read_progress, read_task, write_model, write_progress, write_task
+from inferd.runtime.lease_records import read_lease, write_lease
 from inferd.runtime.past import read_page
 from inferd.runtime.streams import TaskStream
 from inferd.store.store import Kind
@@ -265,3 +267,39 @@ def test_a_model_is_read_as_it_was_written() -> None:
     for field in fields(ModelSpec):
         assert getattr(read, field.name) == getattr(spec, field.name), field.name
     assert type(read.values["fast"]) is bool
+
+
+def test_a_lease_is_read_as_it_was_written() -> None:
+    """Every field of a lease comes back equal, and what it claims, of each kind; its end to the bit."""
+    clock = Clock(monotonic=lambda: 100.1, wall=lambda: 1.8e9, boot=Boot("one"))
+    claims = (
+        MemoryClaim(device_id=DeviceId("cpu:0"), memory_bytes=5),
+        CoresClaim(device_id=DeviceId("h/cpu:0"), cores=2),
+        ModelClaim(model=ModelName("m"), sequences=3, kv_tokens=4),
+    )
+    spec = LeaseSpec(
+        lease_id=LeaseId("l"),
+        tenant=Tenant("a"),
+        claims=claims,
+        ttl_s=7.7,
+        priority=Priority.HIGH,
+        wait=True,
+        wait_s=3.5,
+        labels={"a": "ä\0"},
+        request_id="r",
+        fingerprint=b"\0\xff",
+    )
+    lease = Lease(
+        spec=spec,
+        number=9,
+        ttl_s=8.8,
+        expires=103.3,
+        created=1.5,
+        granted=2.5,
+        fencing_token=6,
+        state=LeaseState.ACTIVE,
+    )
+    read = read_lease(write_lease(lease, [ModelName("x")], clock), clock)
+    assert (read.spec, read.number, read.ttl_s, read.expires) == (spec, 9, 8.8, 103.3)
+    assert (read.fencing_token, read.models) == (6, ("x",))
+    assert (read.created, read.granted) == pytest.approx((1.5, 2.5), abs=1e-6)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inferd.store.store import Record, Store, Write
     from inferd.store.where import Where
 
+COUNTED = (Kind.TASK, Kind.PROGRESS, Kind.MODEL, Kind.LEASE)  # the others are the kernel's own numbers
 NO_PROGRESS = "where it stands is not kept, or damaged"
 
 
@@ -71,7 +72,7 @@ def check(output: Output, file: Path | None, url: str | None) -> None:
         wrong = store.check() or _incomplete(store)
         if wrong:
             raise CommandError("\n  ".join([f"the store {store.name} is damaged:", *wrong]), reason="STORE_DAMAGED")
-        counts = {kind.value: sum(1 for _ in store.records(kind)) for kind in Kind}
+        counts = {kind.value: sum(1 for _ in store.records(kind)) for kind in COUNTED}
         size_bytes = store.size_bytes()
     if output.json:
         output.document({"path": store.name, "size_bytes": size_bytes, "records": counts})
@@ -107,11 +108,12 @@ def export(output: Output, file: Path | None, url: str | None) -> None:
         output.line({"kind": "damaged", "of": kind.value, "tenant": tenant, "key": key, "why": str(error)})
 
     with _opened(file, url) as store:
-        for model in store.records(Kind.MODEL, partial(damaged, Kind.MODEL)):
-            try:
-                output.line({"kind": "model", **json.loads(model.value)})
-            except (ValueError, TypeError) as error:
-                damaged(Kind.MODEL, model.tenant, model.key, error)
+        for kind in (Kind.MODEL, Kind.LEASE):
+            for record in store.records(kind, partial(damaged, kind)):
+                try:
+                    output.line({"kind": kind.value, **json.loads(record.value)})
+                except (ValueError, TypeError) as error:
+                    damaged(kind, record.tenant, record.key, error)
         standing = store.records(Kind.PROGRESS, partial(damaged, Kind.PROGRESS))
         progress = {(record.tenant, record.key): record.value for record in standing}
         for task in store.records(Kind.TASK, partial(damaged, Kind.TASK)):

@@ -262,6 +262,11 @@ class Broker:
         account = self.devices[device_id]
         room = size_bytes <= account.free_bytes and cores <= account.free_cores
         assert room, "claimed without room"  # noqa: S101 - a defect of the caller
+        self.take_up(lease_id, device_id, size_bytes=size_bytes, cores=cores)
+
+    def take_up(self, lease_id: LeaseId, device_id: DeviceId, *, size_bytes: int = 0, cores: int = 0) -> None:
+        """A lease has a share of a device since before this kernel, even if that has less to give by now."""
+        account = self.devices[device_id]
         share = self._shares.setdefault(lease_id, {}).setdefault(device_id, Part())
         share.size_bytes += size_bytes
         share.cores += cores

@@ -110,6 +110,14 @@ class LeaseChanged(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseRestored(Change):
+    """A lease of a kernel before this one is known again, ACTIVE as it was kept; it may end next."""
+
+    lease_id: LeaseId
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseForgotten(Change):
     """An ended lease is known no longer."""
 

@@ -8,7 +8,7 @@ from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, Instance
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.restored import RestoredTask
+from inferd.core.restored import RestoredLease, RestoredTask
 from inferd.core.task import Outcome, TaskSpec
 from inferd.errors import InferdError
 
@@ -88,6 +88,19 @@ class RestoreTasks:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreLeases:
+    """A kernel before this one had granted these leases; told once, after the models, before any task or lease.
+
+    Attributes:
+        leases: Those that were held.
+        granted: The highest fencing token that any kernel has given.
+    """
+
+    leases: tuple[RestoredLease, ...]
+    granted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SuspendTask:
     """A client stops its task and gives its place back."""
 
@@ -133,6 +146,15 @@ class ReleaseLease:
 
     lease_id: LeaseId
     tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawLease:
+    """A lease was granted and cannot be kept: nobody was told of the grant, and it ends with this error."""
+
+    lease_id: LeaseId
+    tenant: Tenant
+    error: InferdError
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +294,27 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """The kernel will end: nothing new is accepted, no waiting task begins, what runs goes on.
+
+    Attributes:
+        until: When `Shutdown` comes at the latest.
+        keeps: Whether detached tasks are kept for the next kernel; those that wait stay then.
+    """
+
+    until: float
+    keeps: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
-    """The kernel ends: every task is cancelled, every worker stopped, nothing more is accepted."""
+    """The kernel ends: every task is cancelled, every worker stopped, nothing more is accepted.
+
+    Attributes:
+        keeps_leases: Leases that are held are not ended: the next kernel has them.
+    """
+
+    keeps_leases: bool = False
 
 
 Event = (
@@ -286,12 +327,14 @@ Event = (
     | CancelTask
     | WithdrawTask
     | RestoreTasks
+    | RestoreLeases
     | SuspendTask
     | ResumeTask
     | DetachTask
     | CreateLease
     | KeepAlive
     | ReleaseLease
+    | WithdrawLease
     | HostEvent
     | ForeignMeasured
     | MemoryMeasured
@@ -304,5 +347,6 @@ Event = (
     | TaskAlone
     | TaskPassed
     | Tick
+    | Drain
     | Shutdown
 )

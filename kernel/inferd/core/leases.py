@@ -5,13 +5,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from inferd.core.alarms import Alarms
-from inferd.core.changes import LeaseChanged, LeaseForgotten, LineChanged
+from inferd.core.changes import LeaseChanged, LeaseForgotten, LeaseRestored, LineChanged
 from inferd.core.commands import Reply
 from inferd.core.ids import InstanceId, LeaseId, Tenant
 from inferd.core.index import Index, Page
 from inferd.core.lease import LEASE_TABLE, Lease, LeaseChange, LeaseSpec, LeaseState
 from inferd.core.lifecycle import advance, terminal
 from inferd.core.priority import Priority
+from inferd.core.restored import RestoredLease
 from inferd.core.waiters import Waiters
 from inferd.errors import (
     InferdError,
@@ -72,6 +73,11 @@ class Leases:
     def living(self) -> int:
         """Leases that are held or wait."""
         return self._living
+
+    @property
+    def fencing_token(self) -> int:
+        """The highest one that was given, by any kernel."""
+        return self._granted
 
     def find(self, lease_id: LeaseId, tenant: Tenant) -> Lease | None:
         """The tenant's lease of this id; None when there is none, or it is another tenant's."""
@@ -170,6 +176,39 @@ class Leases:
             self._requests[spec.tenant, spec.request_id] = spec.lease_id
         self._expiries.set(spec.lease_id, lease.expires)
         return lease
+
+    def restore(self, kept: RestoredLease) -> Lease:
+        """A lease of a kernel before this one is known again; what it holds is not given to it yet."""
+        spec = kept.spec
+        self._created = max(self._created, kept.number)
+        self.granted_before(kept.fencing_token)
+        lease = Lease(
+            spec=spec,
+            number=kept.number,
+            ttl_s=kept.ttl_s,
+            expires=kept.expires,
+            created=kept.created,
+            state=LeaseState.ACTIVE,
+            fencing_token=kept.fencing_token,
+            granted=kept.granted,
+        )
+        self.known[spec.lease_id] = lease
+        self._living += 1
+        self._active += 1
+        self._index.add(lease)
+        if spec.request_id:
+            self._requests[spec.tenant, spec.request_id] = spec.lease_id
+        self._expiries.set(spec.lease_id, lease.expires)
+        self._out.append(LeaseRestored(spec.lease_id, spec.tenant))
+        return lease
+
+    def granted_before(self, token: int) -> None:
+        """A kernel has given fencing tokens up to this one: those of later grants are higher."""
+        self._granted = max(self._granted, token)
+
+    def forget_request(self, lease: Lease) -> None:
+        """A lease that has ended was never told of: the call that made it makes a new one when it comes again."""
+        self._requests.pop((lease.spec.tenant, lease.spec.request_id), None)
 
     def wait(self, lease: Lease, lines: tuple[str, ...], waits_for: str) -> None:
         """Have a lease wait in these lines."""

@@ -10,6 +10,7 @@ from inferd.core import admission, commands, events
 from inferd.core.broker import Broker
 from inferd.core.capacity import Capacity
 from inferd.core.elastic import Elastic, ElasticTimes
+from inferd.core.ending import Ending
 from inferd.core.fleet import Backoff, Fleet
 from inferd.core.growth import Growth, GrowthLimits
 from inferd.core.hosting import Hosting
@@ -17,10 +18,10 @@ from inferd.core.hosts import Hosts
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.lease import LIVING, Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import LeaseLimits, Leases
-from inferd.core.lifecycle import terminal
 from inferd.core.line import TaskLimits
 from inferd.core.model import Instance, InstanceState, Model, ModelState
-from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, TaskSpec, TaskState, cancelled
+from inferd.core.restoration import Restoration
+from inferd.core.task import Outcome, SuspendReason, TaskSpec, TaskState, cancelled
 from inferd.core.tasks import Tasks
 from inferd.core.unloading import Unloading
 from inferd.core.views import Views
@@ -29,7 +30,6 @@ from inferd.errors import (
     InvalidFieldError,
     LeaseUnavailableError,
     ModelBusyError,
-    ShuttingDownError,
     WorkerDiedError,
 )
 
@@ -55,6 +55,7 @@ class KernelMachine:
         leases: Leases.
         broker: Devices and who holds them.
         hosts: Hosts.
+        ending: Whether it takes anything new.
         views: What may be read of all that.
     """
 
@@ -73,10 +74,11 @@ class KernelMachine:
         self._hosting = Hosting(
             self.hosts, self.fleet, self.leases, self._capacity, broker=self.broker, owner=self, out=out
         )
+        self.ending = Ending(self.tasks, self.leases, self.fleet, self)
+        self._restoration = Restoration(self.tasks, self.leases, fleet=self.fleet, broker=self.broker, owner=self)
         self.views = Views(self.tasks, self.fleet, self.leases, self.broker)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._suspect_deaths = limits.tasks.suspect_deaths
-        self._closed = False
         self._now = 0.0
         parts = (self.tasks, self.leases, self._elastic, self._capacity)
         self._dues = (self.fleet.retries.next, *(due for part in parts for due in part.dues))
@@ -85,16 +87,7 @@ class KernelMachine:
     @property
     def closed(self) -> bool:
         """Whether the kernel is shutting down."""
-        return self._closed
-
-    def check_open(self) -> None:
-        """Refuse what comes after `Shutdown`.
-
-        Raises:
-            ShuttingDownError: The kernel is shutting down.
-        """
-        if self._closed:
-            raise ShuttingDownError("the kernel is shutting down")
+        return self.ending.closed
 
     def next_alarm(self) -> float | None:
         """When `Tick` is due, on the clock of `handle`; None when nothing is waited for."""
@@ -136,8 +129,9 @@ class KernelMachine:
             case events.CancelTask() | events.WithdrawTask():
                 self._cancel(event)
             case events.RestoreTasks():
-                for name in self.tasks.restore(event.tasks, self._now):
-                    self.reconcile(self.fleet.models[name])
+                self._restoration.tasks(event, self._now)
+            case events.RestoreLeases():
+                self._restoration.leases(event, self._now)
             case events.SuspendTask():
                 self.tasks.suspend(self.tasks.get(event.task_id, event.tenant), self._now)
             case events.ResumeTask():
@@ -155,6 +149,10 @@ class KernelMachine:
             case events.ReleaseLease():
                 if (lease := self.leases.get(event.lease_id, event.tenant)).state in LIVING:
                     self.end_lease(lease, LeaseChange.RELEASE)
+            case events.WithdrawLease():
+                if (lease := self.leases.get(event.lease_id, event.tenant)).state in LIVING:
+                    self.end_lease(lease, LeaseChange.LOSE, event.error)
+                    self.leases.forget_request(lease)
             case events.CreateModel():
                 self._create_model(event)
             case events.LoadModel():
@@ -187,8 +185,10 @@ class KernelMachine:
                     self._growth.measured(instance, event.memory_bytes)
             case events.ModelMeasured():
                 self.fleet.measured(self.views.model(event.name), event.needs)
+            case events.Drain():
+                self.ending.drain(event, self._now)
             case events.Shutdown():
-                self._shutdown()
+                self.ending.shutdown(event, self._now)
             case events.Tick():
                 pass  # whatever is due rang before
             case _:
@@ -228,7 +228,7 @@ class KernelMachine:
     def _submit(self, spec: TaskSpec) -> None:
         if spec.request_id and self.tasks.repeats(spec):
             return
-        self.check_open()
+        self.ending.check_taking(self._now)
         model = self.views.model(spec.model)
         admission.check_stranded(model, self.broker.devices)
         if spec.lease_id:
@@ -249,7 +249,7 @@ class KernelMachine:
     def _create_lease(self, spec: LeaseSpec) -> None:
         if spec.request_id and self.leases.repeats(spec):
             return
-        self.check_open()
+        self.ending.check_taking(self._now)
         self._capacity.create_lease(spec, self._now)
 
     def end_lease(self, lease: Lease, change: LeaseChange, error: InferdError | None = None) -> None:
@@ -263,13 +263,13 @@ class KernelMachine:
     # Models.
 
     def _create_model(self, event: events.CreateModel) -> None:
-        self.check_open()
+        self.ending.check_taking(self._now)
         self.fleet.create(event.spec, self._now)
         self.tasks.add_model(event.spec.name)
         self.reconcile(self.fleet.models[event.spec.name])
 
     def _load(self, event: events.LoadModel) -> None:
-        self.check_open()
+        self.ending.check_taking(self._now)
         model = self.views.model(event.name)
         if not event.lease_id:
             self.fleet.load(model, self._now)
@@ -285,7 +285,7 @@ class KernelMachine:
             self.leases.begin_instance(lease, instance.instance_id)
 
     def _ask(self, event: events.AskModel) -> None:
-        self.check_open()
+        self.ending.check_taking(self._now)
         model = self.views.model(event.name)
         if any(instance.state is InstanceState.READY for instance in model.shared):
             return
@@ -299,7 +299,7 @@ class KernelMachine:
 
     def reconcile(self, model: Model) -> None:
         """Have workers brought up where somebody waits for them."""
-        if self._closed:
+        if self.ending.draining:
             return
         name = model.spec.name
         if not model.shared and (
@@ -386,7 +386,7 @@ class KernelMachine:
         self.reconcile(model)
 
     def _delete(self, name: ModelName) -> None:
-        self.check_open()
+        self.ending.check_open()
         self._unloading.forget(self.views.model(name))
         self._elastic.forget(name)
 
@@ -435,14 +435,3 @@ class KernelMachine:
     def free(self, name: ModelName) -> None:
         """A model may have places to give."""
         self._freed[name] = None
-
-    def _shutdown(self) -> None:
-        self._closed = True
-        error: InferdError = ShuttingDownError("the kernel is shutting down")
-        living = [t for t, task in self.tasks.known.items() if not terminal(TASK_TABLE, task.state)]
-        self.tasks.finish_all(living, Outcome(state=TaskState.CANCELLED, error=error), self._now)
-        for state in LIVING:  # first those that would be granted otherwise
-            for lease in [lease for lease in self.leases.known.values() if lease.state is state]:
-                self.end_lease(lease, LeaseChange.RELEASE)
-        for model in self.fleet.models.values():
-            self.fleet.unload(model)

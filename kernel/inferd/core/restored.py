@@ -1,8 +1,9 @@
-"""Tasks of a kernel before this one, as they were kept."""
+"""Tasks and leases of a kernel before this one, as they were kept."""
 
 from dataclasses import dataclass
 
-from inferd.core.ids import DeviceId, InstanceId
+from inferd.core.ids import DeviceId, InstanceId, ModelName
+from inferd.core.lease import LeaseSpec
 from inferd.core.task import Outcome, TaskSpec, TaskState
 
 
@@ -28,3 +29,21 @@ class RestoredTask:
     device_id: DeviceId | None
     outcome: Outcome | None
     estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredLease:
+    """What was kept of a lease that is held; as in `Lease`, times on the clock of this kernel.
+
+    Attributes:
+        models: Those of which instances were loaded under it, one for each.
+    """
+
+    spec: LeaseSpec
+    number: int
+    ttl_s: float
+    expires: float
+    created: float
+    granted: float
+    fencing_token: int
+    models: tuple[ModelName, ...] = ()

@@ -60,6 +60,7 @@ class Tasks:
         self._dispatcher = Dispatcher(
             limits, self.known, queues=self._queues, fleet=fleet, elastic=elastic, census=self.census, owner=self
         )
+        self._held = False
         self._expiries: Alarms[TaskId] = Alarms()
         self._poisons = Poisons(limits.poison_s)
         self.dues = (self._expiries.next, self._dispatcher.yields.next, *self._register.dues)
@@ -225,7 +226,12 @@ class Tasks:
 
     def dispatch(self, name: ModelName, now: float) -> None:
         """Hand waiting tasks to the instances of a model, as far as there are places."""
-        self._dispatcher.dispatch(name, now)
+        if not self._held:
+            self._dispatcher.dispatch(name, now)
+
+    def hold(self) -> None:
+        """No waiting task begins any more."""
+        self._held = True
 
     def run(self, task: Task, instance: Instance, now: float) -> None:
         """Hand a task, taken from its queue, to an instance."""

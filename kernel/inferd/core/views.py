@@ -78,6 +78,11 @@ class Views:
         assert lease is not None  # noqa: S101 - it is asked for with the call, before anything is forgotten
         return lease
 
+    @property
+    def fencing_token(self) -> int:
+        """The highest one that was given, by any kernel."""
+        return self._leases.fencing_token
+
     def find_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease | None:
         """The tenant's lease of this id; None when there is none, or it is another tenant's."""
         return self._leases.find(lease_id, tenant)

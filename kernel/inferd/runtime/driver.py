@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from inferd.core import commands, events
@@ -12,12 +12,18 @@ from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import InstanceState, Model, ModelSpec
+from inferd.core.model import Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
-from inferd.core.restored import RestoredTask
 from inferd.core.task import TaskSpec
-from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, UnsupportedInputError, WorkerDiedError
+from inferd.errors import (
+    InferdError,
+    InvalidFieldError,
+    LeaseNotFoundError,
+    ModelBusyError,
+    UnsupportedInputError,
+    WorkerDiedError,
+)
 from inferd.runtime.alarm import Alarm
 from inferd.runtime.attendance import Attendance
 from inferd.runtime.clock import Clock
@@ -25,10 +31,11 @@ from inferd.runtime.closing import Closing
 from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.frames import read_facts, read_failure, read_needs, read_outcome
 from inferd.runtime.inspection import Inspections
-from inferd.runtime.instances import answering, moved, newest
+from inferd.runtime.instances import answering
 from inferd.runtime.keeper import Keeper
 from inferd.runtime.link import Arrived
 from inferd.runtime.load_progress import LoadProgress
+from inferd.runtime.loading import Loading
 from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.metrics import Metrics
 from inferd.runtime.orders import Orders
@@ -86,6 +93,7 @@ class Driver:
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
+        self._loading = Loading(self._apply, self.views, self.watchers.models, self.supervisor)
         self._loads = LoadProgress(self.views, self.streams, self.watchers.models)
         self._alarm = Alarm(lambda: self._apply(events.Tick()))
         self.keeper = None if store is None else Keeper(store, limits.keeper, self)
@@ -105,7 +113,7 @@ class Driver:
         """End every task, stop every worker and accept nothing more; again changes nothing."""
         if self.keeper is not None:
             self.keeper.stop()
-        self._apply(events.Shutdown())
+        self._apply(events.Shutdown(keeps_leases=self.keeper is not None))
         self.watchers.close()
         self.closing.close()
 
@@ -122,7 +130,7 @@ class Driver:
         Raises:
             ShuttingDownError: The kernel is shutting down.
         """
-        self.machine.check_open()
+        self.machine.ending.check_open()
 
     def submit(self, spec: TaskSpec) -> TaskStream:
         """Accept a task, or find the one that the same `request_id` made; its events.
@@ -167,9 +175,14 @@ class Driver:
         """End a task that cannot be kept as it was to be, and forget it."""
         self._apply(events.WithdrawTask(task_id, tenant))
 
-    def restore(self, tasks: tuple[RestoredTask, ...]) -> None:
-        """Go on with the tasks of a kernel before this one; their streams are open."""
-        self._apply(events.RestoreTasks(tasks))
+    def withdraw_lease(self, lease_id: LeaseId, tenant: Tenant, error: InferdError) -> None:
+        """End a lease that was granted and cannot be kept."""
+        with suppress(LeaseNotFoundError):
+            self._apply(events.WithdrawLease(lease_id, tenant, error))
+
+    def restore(self, before: events.RestoreTasks | events.RestoreLeases) -> None:
+        """Go on with the tasks, whose streams are open, or the leases of a kernel before this one."""
+        self._apply(before)
 
     def suspend(self, task_id: TaskId, tenant: Tenant) -> None:
         """Stop a task and give its place and KV back; one that is suspended stays as it is.
@@ -268,19 +281,7 @@ class Driver:
         Raises:
             InferdError: It is refused, or loading failed.
         """
-        self._apply(events.LoadModel(name, tenant, lease_id))
-        model = self.views.model(name)
-        instance = newest(i for i in model.instances.values() if i.living and i.lease_id == lease_id)
-        with self.watchers.models.watch(name) as changed:
-            while instance is not None and instance.living and instance.state is not InstanceState.READY:
-                await changed.wait(changed.version)
-                if not instance.living and instance.error is None:
-                    instance = moved(model, instance)
-        if instance is not None and instance.error is not None:
-            raise instance.error
-        if instance is None or instance.state is not InstanceState.READY:
-            raise ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
-        return model
+        return await self._loading.load(name, tenant, lease_id)
 
     async def unload_model(self, name: ModelName, *, force: bool, instance_id: InstanceId | None = None) -> int:
         """Have a model or one of its instances unloaded and wait for it.
@@ -291,16 +292,7 @@ class Driver:
         Raises:
             InferdError: It is refused.
         """
-        model = self.views.model(name)
-        workers = [self.supervisor.workers[i] for i in model.instances if i in self.supervisor.workers]
-        measured = await asyncio.gather(*(worker.resident_bytes() for worker in workers))
-        before = {worker.instance_id: size for worker, size in zip(workers, measured, strict=True)}
-        meant = [i for i in model.instances if instance_id in (None, i) and i in self.supervisor.workers]
-        self._apply(events.UnloadModel(name, force, instance_id))
-        with self.watchers.models.watch(name) as changed:
-            while any(i in model.instances and not model.instances[i].living for i in meant):
-                await changed.wait(changed.version)
-        return sum(before.get(i, 0) for i in meant)
+        return await self._loading.unload(name, force=force, instance_id=instance_id)
 
     def delete_model(self, name: ModelName) -> None:
         """Forget a model.

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from inferd.core.changes import ModelForgotten, TaskChanged, TaskDetached, TaskForgotten, TaskRestored
+from inferd.core.changes import (
+    LeaseChanged,
+    LeaseRestored,
+    ModelForgotten,
+    TaskChanged,
+    TaskDetached,
+    TaskForgotten,
+    TaskRestored,
+)
 from inferd.core.task_events import Finished
 from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
 from inferd.runtime.event_log import Numbered
+from inferd.runtime.kept import Kept
 from inferd.runtime.kept_events import write_pieces
+from inferd.runtime.kept_leases import KeptLeases
 from inferd.runtime.kept_models import KeptModels
 from inferd.runtime.kept_records import write_progress, write_task
 from inferd.runtime.past import read_page
@@ -31,13 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from inferd.core.changes import Change
-    from inferd.core.ids import ModelName, TaskId, Tenant
+    from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
     from inferd.core.model import ModelSpec
-    from inferd.core.task import Task
     from inferd.runtime.driver import Driver
-    from inferd.runtime.event_log import Entry
     from inferd.runtime.kept_models import DueModel
-    from inferd.runtime.streams import Past, TaskStream
+    from inferd.runtime.streams import Past
     from inferd.store.store import Store, Write
 
 RETRY_AFTER_S = 1.0  # what clients are told while nothing can be written
@@ -56,42 +64,13 @@ class KeeperTimes:
     retry_s: float = 0.5
 
 
-@dataclass(slots=True, eq=False)
-class Kept:
-    """A task that is kept. One writer: the keeper.
-
-    Attributes:
-        task: The core's record; to be read.
-        stream: Its events.
-        made: Whether the store has it.
-        large: Whether its record is, so that it is written without the work when the task has ended.
-        gone: Whether it is to be dropped.
-        before: What it told before it was to be kept, until the store has it.
-        pending: What it has told that the store does not have.
-        version: Rises with each change.
-        written: The version that the store has.
-        waiting: Who waits for which version.
-    """
-
-    task: Task
-    stream: TaskStream
-    made: bool = False
-    large: bool = False
-    gone: bool = False
-    before: Sequence[Entry] = ()
-    pending: list[Entry] = field(default_factory=list)
-    version: int = 0
-    written: int = 0
-    waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
-
-
 class Keeper:
-    """Keeps detached tasks and the models of clients. One writer: the driver; it writes on a thread of its own.
+    """Keeps detached tasks, leases and the models of clients. One writer: the driver; it writes on a thread of its own.
 
     Args:
         store: Where.
         times: How often.
-        driver: Whose tasks and models it keeps; it withdraws a task that cannot be kept.
+        driver: Whose tasks, leases and models it keeps; it withdraws a task or a lease that cannot be kept.
     """
 
     def __init__(self, store: Store, times: KeeperTimes, driver: Driver) -> None:
@@ -102,6 +81,7 @@ class Keeper:
         self._kept: dict[TaskId, Kept] = {}
         self._dirty: dict[Kept, None] = {}
         self._models = KeptModels()
+        self._leases = KeptLeases(driver.views, driver.clock)
         self._writing: asyncio.Future[None] | None = None
         self._urgent = False
         self._timer: asyncio.Handle | None = None
@@ -128,6 +108,9 @@ class Keeper:
                 if (kept := self._kept.get(change.task_id)) is not None:  # type: ignore[attr-defined] # as above
                     kept.gone = kind is TaskForgotten
                     self._change(kept)
+            elif kind is LeaseChanged or kind is LeaseRestored:
+                if self._leases.note(change):
+                    self._soon()
             elif kind is ModelForgotten and self._models.forget(change.name):  # type: ignore[attr-defined] # as above
                 self._soon()
 
@@ -224,11 +207,36 @@ class Keeper:
         """A model is kept: it is dropped when it is forgotten."""
         self._models.adopt(name)
 
+    async def settled_lease(self, lease_id: LeaseId) -> None:
+        """Wait until what has become of a lease is kept; at once for one of which nothing is to be written.
+
+        Raises:
+            StoreUnavailableError, ShuttingDownError: As `settled`; a lease that was to be granted is withdrawn.
+        """
+        if (written := self._leases.wait(lease_id)) is not None:
+            self._check_closing()
+            await written
+
+    async def granted(self, lease_id: LeaseId) -> None:
+        """Wait until a lease may be told of: its grant is kept, or is withdrawn.
+
+        Raises:
+            ShuttingDownError: The kernel ends before that.
+        """
+        if (written := self._leases.wait_for_grant(lease_id)) is not None:
+            self._check_closing()
+            await written
+
     def _check_closing(self) -> None:
         if self._closing:
             raise ShuttingDownError("the kernel is shutting down")
 
     # Writing.
+
+    @property
+    def _due(self) -> bool:
+        """Whether there is something to be written."""
+        return bool(self._dirty or self._models or self._leases)
 
     def _soon(self) -> None:
         """Write when the event under way has been dealt with, or the write under way is done."""
@@ -240,7 +248,7 @@ class Keeper:
 
     def _flush(self) -> None:
         self._timer = None
-        if self._writing is not None or not (self._dirty or self._models):
+        if self._writing is not None or not self._due:
             return
         due = list(islice(self._dirty, MOST_TASKS))
         self._urgent = self._urgent and len(due) < len(self._dirty)
@@ -249,6 +257,7 @@ class Keeper:
             del self._dirty[kept]
         writes = [write for kept, _ in batch for write in self._writes(kept)]
         writes += [model.write for model in models.values()]
+        writes += self._leases.take()
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(self._thread, self._store.write, writes)
         counts = [len(kept.pending) for kept, _ in batch]
@@ -294,12 +303,13 @@ class Keeper:
             self._failure = None
             for (kept, version), count in zip(batch, counts, strict=True):
                 self._release(kept, version, count)
+            self._leases.wrote()
             for future in _waiting(models):
                 if not future.done():
                     future.set_result(None)
         else:
             self._fail(batch, models, _typed(error))
-        if (self._dirty or self._models) and self._timer is None and not self._closing:
+        if self._due and self._timer is None and not self._closing:
             wait_s = (
                 self._times.retry_s if error is not None else 0.0 if self._urgent else self._times.output_interval_s
             )
@@ -335,8 +345,11 @@ class Keeper:
             log.error("the store cannot be written; what is to be kept is refused until it can be", why=error.message)
         self._failure = StoreUnavailableError(error.message, metadata=error.metadata)
         self._models.put_back(models)
-        for future in _waiting(models):
+        leases, waiting_for_leases = self._leases.failed()
+        for future in (*_waiting(models), *waiting_for_leases):
             _refuse(future, error)
+        for lease_id, tenant in leases.items():
+            self._driver.withdraw_lease(lease_id, tenant, error)
         self._dirty = {**{kept: None for kept, _ in batch}, **self._dirty}  # in the order in which they came
         for kept, _ in batch:
             waiting, kept.waiting = kept.waiting, []
@@ -344,7 +357,7 @@ class Keeper:
                 _refuse(waiter, error)
             if not kept.made and not kept.gone:
                 self._give_up(kept)
-        if not (self._dirty or self._models):
+        if not self._due:
             self._failure = None  # nothing is left by which it would be seen that the cause is gone
 
     def _give_up(self, kept: Kept) -> None:
@@ -370,7 +383,7 @@ class Keeper:
         """Wait until all is written, or the store has not taken it for long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                while (self._writing or self._dirty or self._models) and self._failure is None:
+                while (self._writing or self._due) and self._failure is None:
                     if self._writing is None:
                         self._flush()
                     elif not self._writing.done():
@@ -389,7 +402,7 @@ class Keeper:
                 _refuse(future, error)
             if kept.stream.finished is None:
                 kept.stream.fail(error)
-        for waiter in _waiting(self._models.take()):
+        for waiter in (*_waiting(self._models.take()), *self._leases.abandon()):
             _refuse(waiter, error)
         self._dirty.clear()
 

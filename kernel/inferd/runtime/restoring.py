@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from inferd.core.events import RestoreLeases, RestoreTasks
 from inferd.core.task_events import Finished, Output
 from inferd.errors import InferdError
 from inferd.runtime import streams
@@ -19,14 +20,16 @@ from inferd.runtime.collector import collector_paused
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_log import Numbered, Run
 from inferd.runtime.kept_events import read_entries
+from inferd.runtime.kept_leases import FENCING, read_token
 from inferd.runtime.kept_records import UNREADABLE, read_model, read_progress, read_task
-from inferd.store.store import Kind
+from inferd.runtime.lease_records import read_lease
+from inferd.store.store import NO_TENANT, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inferd.core.model import ModelSpec
-    from inferd.core.restored import RestoredTask
+    from inferd.core.restored import RestoredLease, RestoredTask
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
     from inferd.store.store import Record, Store
@@ -46,8 +49,10 @@ class Found:
 class Before:
     """What the kernel before this one has kept."""
 
-    models: Sequence[ModelSpec]
-    tasks: Sequence[Found]
+    models: Sequence[ModelSpec] = ()
+    tasks: Sequence[Found] = ()
+    leases: Sequence[RestoredLease] = ()
+    token: int = 0  # the highest fencing token
 
 
 async def read_kept(driver: Driver) -> Before:
@@ -57,15 +62,17 @@ async def read_kept(driver: Driver) -> Before:
         StoreUnavailableError: It cannot be read.
     """
     if driver.keeper is None:
-        return Before((), ())
+        return Before()
     return Before(
         await driver.keeper.read(_models),
         await driver.keeper.read(lambda store: _tasks(store, driver.clock)),
+        await driver.keeper.read(lambda store: _leases(store, driver.clock)),
+        await driver.keeper.read(_token),
     )
 
 
 def restore(driver: Driver, before: Before) -> None:
-    """Make known what was kept, before any client is served: models, then tasks, which go on."""
+    """Make known what was kept, before any client is served: models, then leases, then tasks, which go on."""
     with collector_paused():
         _restore(driver, before)
 
@@ -78,6 +85,8 @@ def _restore(driver: Driver, before: Before) -> None:
             log.warning("a model that was kept is left out", model=spec.name, why=error.message)
         if driver.keeper is not None:
             driver.keeper.adopt_model(spec.name)
+    driver.restore(RestoreLeases(tuple(before.leases), before.token))
+    _tell_of_excess(driver)
     # In the order in which they ended: the events of the last ones are those that `retained_bytes` leaves.
     for each in sorted(before.tasks, key=lambda found: inf if found.task.finished is None else found.task.finished):
         stream = driver.streams.open(each.task.spec.task_id)
@@ -86,7 +95,7 @@ def _restore(driver: Driver, before: Before) -> None:
         if stream.finished is not None:  # at once: its events take nothing from those of tasks that go on
             driver.streams.ended(stream)
     if before.tasks:
-        driver.restore(tuple(each.task for each in before.tasks))
+        driver.restore(RestoreTasks(tuple(each.task for each in before.tasks)))
 
 
 def _models(store: Store) -> list[ModelSpec]:
@@ -97,6 +106,39 @@ def _models(store: Store) -> list[ModelSpec]:
         except UNREADABLE as error:
             _leave_out("model", record.tenant, record.key, error)
     return models
+
+
+def _leases(store: Store, clock: Clock) -> list[RestoredLease]:
+    leases = []
+    for record in store.records(Kind.LEASE, partial(_leave_out, "lease")):
+        try:
+            leases.append(read_lease(record.value, clock))
+        except UNREADABLE as error:
+            _leave_out("lease", record.tenant, record.key, error)
+    return leases
+
+
+def _token(store: Store) -> int:
+    counts = {record.key: record.value for record in store.records(Kind.COUNT, partial(_leave_out, "count"))}
+    try:
+        return read_token(counts)
+    except UNREADABLE as error:
+        _leave_out("count", NO_TENANT, FENCING, error)
+        return 0
+
+
+def _tell_of_excess(driver: Driver) -> None:
+    """Leases hold what they were granted, though a device may have less to give than that by now."""
+    for device in driver.views.devices.values():
+        if device.lease_bytes > device.capacity_bytes or device.leased_cores > device.cores:
+            log.warning(
+                "leases that were kept hold more than the device has to give now; nothing more is given of it",
+                device=device.device_id,
+                lease_bytes=device.lease_bytes,
+                capacity_bytes=device.capacity_bytes,
+                leased_cores=device.leased_cores,
+                cores=device.cores,
+            )
 
 
 def _tasks(store: Store, clock: Clock) -> list[Found]:

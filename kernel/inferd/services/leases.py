@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from inferd.core.ids import LeaseId
 from inferd.core.lease import LeaseState
-from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError
+from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError, StoreUnavailableError
 from inferd.runtime.front import leases as front
 from inferd.runtime.front.caller import Caller
 from inferd.services.calls import Call, check_request_id
@@ -37,12 +37,13 @@ class Leases:
             async for request in requests:
                 ttl_s = read_seconds(request.ttl, "ttl") if request.HasField("ttl") else None
                 renewals = [self._renew(LeaseId(lease_id), call.caller, ttl_s) for lease_id in request.lease_ids]
+                await self._leases.settled([LeaseId(lease_id) for lease_id in request.lease_ids])
                 await call.write(ls.KeepAliveLeasesResponse(renewals=renewals))
 
     def _renew(self, lease_id: LeaseId, caller: Caller, ttl_s: float | None) -> ls.LeaseRenewal:
         try:
             return write_renewal(self._leases.keep_alive(lease_id, caller, ttl_s), self._leases)
-        except ShuttingDownError:
+        except (ShuttingDownError, StoreUnavailableError):
             raise
         except InferdError as error:
             why = status_of(error)
@@ -54,11 +55,13 @@ class Leases:
     async def ReleaseLease(self, request: ls.ReleaseLeaseRequest, call: Call) -> ls.ReleaseLeaseResponse:  # noqa: N802 - the wire's name
         """Give a lease back."""
         lease = self._leases.release(LeaseId(request.lease_id), call.caller)
+        await self._leases.settled([lease.spec.lease_id])
         return ls.ReleaseLeaseResponse(lease=write_lease(lease, self._leases))
 
     async def GetLease(self, request: ls.GetLeaseRequest, call: Call) -> ls.GetLeaseResponse:  # noqa: N802 - the wire's name
         """Read a lease."""
         lease = self._leases.get(LeaseId(request.lease_id), call.caller)
+        await self._leases.granted([lease.spec.lease_id])
         return ls.GetLeaseResponse(lease=write_lease(lease, self._leases))
 
     async def ListLeases(self, request: ls.ListLeasesRequest, call: Call) -> ls.ListLeasesResponse:  # noqa: N802 - the wire's name
@@ -66,6 +69,7 @@ class Leases:
         states = _read_states(request)
         after, size = number_of(request.page_token), size_of(request.page_size)
         page = self._leases.list(call.caller, states, after=after, size=size)
+        await self._leases.granted([lease.spec.lease_id for lease in page.records])
         return ls.ListLeasesResponse(
             leases=[write_lease(lease, self._leases) for lease in page.records],
             next_page_token=token_of(page, lambda lease: lease.number),

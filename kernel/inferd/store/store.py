@@ -17,7 +17,8 @@ class Kind(Enum):
     TASK = "task"  # what a task is to do; never changes
     PROGRESS = "progress"  # where it stands
     MODEL = "model"
-    LEASE = "lease"
+    LEASE = "lease"  # one that is held
+    COUNT = "count"  # what goes on rising from kernel to kernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,10 @@ class LeaseServiceServicer:
         """Claim capacity. Answers at once: with an ACTIVE lease, or with a PENDING one when `wait` is set or only idle
         instances stand in the way, which are being evicted for it. Errors:
         LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
-        bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED.
+        bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+
+        A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
+        remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,14 +88,17 @@ class LeaseServiceServicer:
 
     def KeepAliveLeases(self, request_iterator, context):
         """Keep leases alive, many on one stream: each message is answered by one, in order. A lease that has ended stays
-        ended and is reported as such; the stream goes on. A lease is not released when the stream ends.
+        ended and is reported as such; the stream goes on. A lease is not released when the stream ends. The stream ends
+        with SHUTTING_DOWN when the kernel does, and with STORE_UNAVAILABLE when it cannot be kept for how long they hold;
+        open another one: they hold for what they have left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseLease(self, request, context):
-        """Give a lease back. One that has ended stays as it is. Errors: LEASE_NOT_FOUND.
+        """Give a lease back. One that has ended stays as it is. Errors: LEASE_NOT_FOUND, STORE_UNAVAILABLE (it has ended, but
+        a kernel that is started next may hold it for what remains of its TTL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +119,7 @@ class LeaseServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchLease(self, request, context):
-        """Watch a lease: as it stands now, then each change; ends with its end. Errors: LEASE_NOT_FOUND.
+        """Watch a lease: as it stands now, then each change; ends with its end. Errors: LEASE_NOT_FOUND, SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

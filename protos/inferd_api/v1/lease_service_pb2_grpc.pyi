@@ -39,20 +39,27 @@ class LeaseServiceStub:
     """Claim capacity. Answers at once: with an ACTIVE lease, or with a PENDING one when `wait` is set or only idle
     instances stand in the way, which are being evicted for it. Errors:
     LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
-    bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED.
+    bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+
+    A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
+    remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.
     """
     KeepAliveLeases: _grpc.StreamStreamMultiCallable[_lease_service_pb2.KeepAliveLeasesRequest, _lease_service_pb2.KeepAliveLeasesResponse]
     """Keep leases alive, many on one stream: each message is answered by one, in order. A lease that has ended stays
-    ended and is reported as such; the stream goes on. A lease is not released when the stream ends.
+    ended and is reported as such; the stream goes on. A lease is not released when the stream ends. The stream ends
+    with SHUTTING_DOWN when the kernel does, and with STORE_UNAVAILABLE when it cannot be kept for how long they hold;
+    open another one: they hold for what they have left.
     """
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_lease_service_pb2.ReleaseLeaseRequest, _lease_service_pb2.ReleaseLeaseResponse]
-    """Give a lease back. One that has ended stays as it is. Errors: LEASE_NOT_FOUND."""
+    """Give a lease back. One that has ended stays as it is. Errors: LEASE_NOT_FOUND, STORE_UNAVAILABLE (it has ended, but
+    a kernel that is started next may hold it for what remains of its TTL).
+    """
     GetLease: _grpc.UnaryUnaryMultiCallable[_lease_service_pb2.GetLeaseRequest, _lease_service_pb2.GetLeaseResponse]
     """Read a lease. Errors: LEASE_NOT_FOUND."""
     ListLeases: _grpc.UnaryUnaryMultiCallable[_lease_service_pb2.ListLeasesRequest, _lease_service_pb2.ListLeasesResponse]
     """List the tenant's leases, oldest first; ended ones as long as they are retained."""
     WatchLease: _grpc.UnaryStreamMultiCallable[_lease_service_pb2.WatchLeaseRequest, _lease_service_pb2.WatchLeaseResponse]
-    """Watch a lease: as it stands now, then each change; ends with its end. Errors: LEASE_NOT_FOUND."""
+    """Watch a lease: as it stands now, then each change; ends with its end. Errors: LEASE_NOT_FOUND, SHUTTING_DOWN."""
 
 @_typing.type_check_only
 class LeaseServiceAsyncStub(LeaseServiceStub):
@@ -65,20 +72,27 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     """Claim capacity. Answers at once: with an ACTIVE lease, or with a PENDING one when `wait` is set or only idle
     instances stand in the way, which are being evicted for it. Errors:
     LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
-    bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED.
+    bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+
+    A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
+    remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.
     """
     KeepAliveLeases: _aio.StreamStreamMultiCallable[_lease_service_pb2.KeepAliveLeasesRequest, _lease_service_pb2.KeepAliveLeasesResponse]  # type: ignore[assignment]
     """Keep leases alive, many on one stream: each message is answered by one, in order. A lease that has ended stays
-    ended and is reported as such; the stream goes on. A lease is not released when the stream ends.
+    ended and is reported as such; the stream goes on. A lease is not released when the stream ends. The stream ends
+    with SHUTTING_DOWN when the kernel does, and with STORE_UNAVAILABLE when it cannot be kept for how long they hold;
+    open another one: they hold for what they have left.
     """
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_lease_service_pb2.ReleaseLeaseRequest, _lease_service_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
-    """Give a lease back. One that has ended stays as it is. Errors: LEASE_NOT_FOUND."""
+    """Give a lease back. One that has ended stays as it is. Errors: LEASE_NOT_FOUND, STORE_UNAVAILABLE (it has ended, but
+    a kernel that is started next may hold it for what remains of its TTL).
+    """
     GetLease: _aio.UnaryUnaryMultiCallable[_lease_service_pb2.GetLeaseRequest, _lease_service_pb2.GetLeaseResponse]  # type: ignore[assignment]
     """Read a lease. Errors: LEASE_NOT_FOUND."""
     ListLeases: _aio.UnaryUnaryMultiCallable[_lease_service_pb2.ListLeasesRequest, _lease_service_pb2.ListLeasesResponse]  # type: ignore[assignment]
     """List the tenant's leases, oldest first; ended ones as long as they are retained."""
     WatchLease: _aio.UnaryStreamMultiCallable[_lease_service_pb2.WatchLeaseRequest, _lease_service_pb2.WatchLeaseResponse]  # type: ignore[assignment]
-    """Watch a lease: as it stands now, then each change; ends with its end. Errors: LEASE_NOT_FOUND."""
+    """Watch a lease: as it stands now, then each change; ends with its end. Errors: LEASE_NOT_FOUND, SHUTTING_DOWN."""
 
 class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     """Capacity that a program holds. When a lease ends, all that hangs on it is given back: its memory and cores, the
@@ -94,7 +108,10 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         """Claim capacity. Answers at once: with an ACTIVE lease, or with a PENDING one when `wait` is set or only idle
         instances stand in the way, which are being evicted for it. Errors:
         LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
-        bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED.
+        bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+
+        A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
+        remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +121,9 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_lease_service_pb2.KeepAliveLeasesResponse], _abc.AsyncIterator[_lease_service_pb2.KeepAliveLeasesResponse]]:
         """Keep leases alive, many on one stream: each message is answered by one, in order. A lease that has ended stays
-        ended and is reported as such; the stream goes on. A lease is not released when the stream ends.
+        ended and is reported as such; the stream goes on. A lease is not released when the stream ends. The stream ends
+        with SHUTTING_DOWN when the kernel does, and with STORE_UNAVAILABLE when it cannot be kept for how long they hold;
+        open another one: they hold for what they have left.
         """
 
     @_abc_1.abstractmethod
@@ -113,7 +132,9 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lease_service_pb2.ReleaseLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lease_service_pb2.ReleaseLeaseResponse, _abc.Awaitable[_lease_service_pb2.ReleaseLeaseResponse]]:
-        """Give a lease back. One that has ended stays as it is. Errors: LEASE_NOT_FOUND."""
+        """Give a lease back. One that has ended stays as it is. Errors: LEASE_NOT_FOUND, STORE_UNAVAILABLE (it has ended, but
+        a kernel that is started next may hold it for what remains of its TTL).
+        """
 
     @_abc_1.abstractmethod
     def GetLease(
@@ -137,6 +158,6 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lease_service_pb2.WatchLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_lease_service_pb2.WatchLeaseResponse], _abc.AsyncIterator[_lease_service_pb2.WatchLeaseResponse]]:
-        """Watch a lease: as it stands now, then each change; ends with its end. Errors: LEASE_NOT_FOUND."""
+        """Watch a lease: as it stands now, then each change; ends with its end. Errors: LEASE_NOT_FOUND, SHUTTING_DOWN."""
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,6 +1,6 @@
 """What may be done with leases."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 
 from inferd.core.ids import LeaseId
@@ -54,7 +54,27 @@ class Leases:
         for claim in spec.claims:
             if isinstance(claim, ModelClaim):
                 await self._shelf.look_for(claim.model)
-        return self._driver.create_lease(spec)
+        if (keeper := self._driver.keeper) is not None:
+            keeper.check()
+        lease = self._driver.create_lease(spec)
+        await self.settled([lease.spec.lease_id])
+        return lease
+
+    async def settled(self, lease_ids: Iterable[LeaseId]) -> None:
+        """Wait until what has become of leases is kept, before their holder is told of it.
+
+        Raises:
+            StoreUnavailableError: It cannot be: the kernel after this one may know them as they were before.
+        """
+        if (keeper := self._driver.keeper) is not None:
+            for lease_id in lease_ids:
+                await keeper.settled_lease(lease_id)
+
+    async def granted(self, lease_ids: Iterable[LeaseId]) -> None:
+        """Wait until leases may be told of: nobody hears of a grant that is not kept."""
+        if (keeper := self._driver.keeper) is not None:
+            for lease_id in lease_ids:
+                await keeper.granted(lease_id)
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:
@@ -69,9 +89,10 @@ class Leases:
                 yield
 
     def keep_alive(self, lease_id: LeaseId, caller: Caller, ttl_s: float | None) -> Lease:
-        """Let a lease hold for its TTL, or a new one, from now on.
+        """Let a lease hold for its TTL, or a new one, from now on; to be told once that is `settled`.
 
         Raises:
+            StoreUnavailableError: It cannot be kept that it does.
             ShuttingDownError: The kernel is shutting down.
             LeaseNotFoundError, LeaseEndedError: There is none, or it has ended.
             InvalidFieldError: No lease is named, or the TTL is outside its bounds.
@@ -79,10 +100,12 @@ class Leases:
         self._driver.check_open()
         if not lease_id:
             raise InvalidFieldError("an id of lease_ids is empty; it must be given", field="lease_ids")
+        if (keeper := self._driver.keeper) is not None:
+            keeper.check()
         return self._driver.keep_alive(lease_id, caller.tenant, ttl_s)
 
     def release(self, lease_id: LeaseId, caller: Caller) -> Lease:
-        """Give a lease back; one that has ended stays as it is.
+        """Give a lease back; one that has ended stays as it is. To be told once that is `settled`.
 
         Raises:
             LeaseNotFoundError: The tenant has no such lease.
@@ -90,7 +113,7 @@ class Leases:
         return self._driver.release_lease(lease_id, caller.tenant)
 
     def get(self, lease_id: LeaseId, caller: Caller) -> Lease:
-        """The lease of this id.
+        """The lease of this id; to be told once it is `granted`.
 
         Raises:
             LeaseNotFoundError: The tenant has no such lease.
@@ -102,7 +125,10 @@ class Leases:
         return self._driver.views.find_lease(lease_id, caller.tenant)
 
     def list(self, caller: Caller, states: Collection[LeaseState], *, after: int | None, size: int) -> Page[Lease]:
-        """The tenant's leases in one of these states, none for all, oldest first, behind the one of number `after`."""
+        """The tenant's leases in one of these states, none for all, oldest first, behind the one of number `after`.
+
+        They are to be told once they are `granted`.
+        """
         return self._driver.views.leases(caller.tenant, states, after=after, size=size)
 
     def position(self, lease: Lease) -> int:
@@ -130,6 +156,9 @@ class Leases:
         with self._watchers.place():
             while True:
                 with changes.watch(lease_id, *views.lines(lease)) as changed:
+                    if told is not None and self._driver.keeper is not None:
+                        self._driver.check_open()  # what ends with this kernel ends for this call alone
+                    await self.granted([lease_id])
                     state, stands = lease.state, self._stands(lease)
                     if stands != told:  # in a line somebody may have come behind it
                         told = stands

@@ -1,0 +1,85 @@
+"""What a kernel takes up of the one before it: who held what holds it, and nobody else is given any of it meanwhile."""
+
+from typing import Protocol
+
+from inferd.core.broker import Broker
+from inferd.core.events import RestoreLeases, RestoreTasks
+from inferd.core.fleet import Fleet
+from inferd.core.ids import ModelName
+from inferd.core.lease import CoresClaim, Lease, LeaseChange, MemoryClaim, ModelClaim
+from inferd.core.leases import Leases
+from inferd.core.model import Model
+from inferd.core.restored import RestoredLease
+from inferd.core.tasks import Tasks
+from inferd.errors import LeaseUnavailableError
+
+
+class Owner(Protocol):
+    """Who brings workers up: the kernel machine."""
+
+    def reconcile(self, model: Model) -> None:
+        """Have workers brought up where somebody waits for them."""
+
+
+class Restoration:
+    """Carries out what is told of a kernel before this one. One writer: the kernel machine."""
+
+    def __init__(self, tasks: Tasks, leases: Leases, *, fleet: Fleet, broker: Broker, owner: Owner) -> None:
+        self._tasks = tasks
+        self._leases = leases
+        self._fleet = fleet
+        self._broker = broker
+        self._owner = owner
+
+    def tasks(self, event: RestoreTasks, now: float) -> None:
+        """Tasks wait, and their models are loaded."""
+        for name in self._tasks.restore(event.tasks, now):
+            self._owner.reconcile(self._fleet.models[name])
+
+    def leases(self, event: RestoreLeases, now: float) -> None:
+        """Leases hold what they held, for as long as they have left, even where there is less to give by now.
+
+        One whose time is over ends, and so does one of whose device or model nothing is known any more.
+        """
+        self._leases.granted_before(event.granted)
+        for kept in sorted(event.leases, key=lambda each: each.number):
+            lease = self._leases.restore(kept)
+            if kept.expires <= now:
+                self._leases.end(lease, LeaseChange.EXPIRE, now)
+            elif lost := self._lost(lease):
+                self._leases.end(lease, LeaseChange.LOSE, now, LeaseUnavailableError(lost))
+            else:
+                self._take_up(lease, kept, now)
+
+    def _lost(self, lease: Lease) -> str:
+        """What a lease held that is known no longer; "" where all of it is."""
+        for claim in lease.spec.claims:
+            if isinstance(claim, ModelClaim):
+                if claim.model not in self._fleet.models:
+                    return f"model {claim.model!r}, of which it held a part, is not known to the kernel started again"
+            elif claim.device_id not in self._broker.devices:
+                return f"device {claim.device_id!r}, of which it held a part, is not known to the kernel started again"
+        return ""
+
+    def _take_up(self, lease: Lease, kept: RestoredLease, now: float) -> None:
+        lease_id = lease.spec.lease_id
+        for claim in lease.spec.claims:
+            match claim:
+                case MemoryClaim():
+                    self._broker.take_up(lease_id, claim.device_id, size_bytes=claim.memory_bytes)
+                case CoresClaim():
+                    self._broker.take_up(lease_id, claim.device_id, cores=claim.cores)
+                case ModelClaim():
+                    model = self._fleet.models[claim.model]
+                    model.leases[lease_id] = None  # its part is held when an instance is there again
+                    self._fleet.refresh(model)
+                    self._owner.reconcile(model)
+        for name in kept.models:
+            self._load_under(lease, name, now)
+
+    def _load_under(self, lease: Lease, name: ModelName, now: float) -> None:
+        """Load again what was loaded under a lease: nothing else may use its memory, and its tasks run nowhere else."""
+        model = self._fleet.models.get(name)
+        if model is not None and self._fleet.devices_under(model, lease.spec.lease_id):
+            instance = self._fleet.start(model, now, lease.spec.lease_id)
+            self._leases.begin_instance(lease, instance.instance_id)

@@ -1,0 +1,43 @@
+"""A task on its way into the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from inferd.core.task import Task
+    from inferd.runtime.event_log import Entry
+    from inferd.runtime.streams import TaskStream
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A task that is kept. One writer: the keeper.
+
+    Attributes:
+        task: The core's record; to be read.
+        stream: Its events.
+        made: Whether the store has it.
+        large: Whether its record is, so that it is written without the work when the task has ended.
+        gone: Whether it is to be dropped.
+        before: What it told before it was to be kept, until the store has it.
+        pending: What it has told that the store does not have.
+        version: Rises with each change.
+        written: The version that the store has.
+        waiting: Who waits for which version.
+    """
+
+    task: Task
+    stream: TaskStream
+    made: bool = False
+    large: bool = False
+    gone: bool = False
+    before: Sequence[Entry] = ()
+    pending: list[Entry] = field(default_factory=list)
+    version: int = 0
+    written: int = 0
+    waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
