@@ -95,7 +95,7 @@ class Pieces:
     def keep(self, entries: Sequence[Entry]) -> None:
         self.pieces.update(write_pieces(entries))
 
-    def __call__(self, _: str, __: Kind, ___: str, *, after: int = 0) -> Iterator[bytes]:
+    def __call__(self, _: str, __: Kind, ___: str, *, after: int = -1) -> Iterator[bytes]:
         for number in sorted(number for number in self.pieces if number > after):
             self.taken += 1
             yield self.pieces[number]

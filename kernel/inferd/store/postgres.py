@@ -300,7 +300,7 @@ class PostgresStore:
             else:
                 yield Record(tenant, key, read)
 
-    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = 0) -> Iterator[bytes]:
+    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
         """As `Store.pieces`."""
         wanted = {"kind": kind.value, "tenant": tenant, "key": key}
         for number, value in self._rows("pieces", ("number",), wanted, last=(after,), page_bytes=PIECES_BYTES):

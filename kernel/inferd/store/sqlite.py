@@ -164,7 +164,7 @@ class SqliteStore:
             else:
                 yield Record(tenant, key, read)
 
-    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = 0) -> Iterator[bytes]:
+    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
         """As `Store.pieces`."""
         where = "kind = ? AND tenant = ? AND key = ? AND number > ?"
         rows = self._read(

@@ -112,7 +112,7 @@ class Store(Protocol):
             DamagedError: One is, and there is nobody to be told.
         """
 
-    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = 0) -> Iterator[bytes]:
+    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
         """The pieces of a record whose numbers are above `after`, in their order; no more is read than is taken.
 
         Raises:
