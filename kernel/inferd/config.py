@@ -31,7 +31,7 @@ Days = Annotated[float, Field(le=1e9)]
 """A time that is only compared with, in seconds: thirty years."""
 Times = Annotated[float, Field(le=1e6)]
 """A factor."""
-LISTS = ("listen", "backends", "plugin_modules")
+LISTS = ("listen", "backends", "plugin_modules", "failpoints")
 NOT_SETTINGS = frozenset({"inferd_address", "inferd_tenant", "inferd_lease", "inferd_config", "inferd_examples"})
 """Variables of the command line, of clients and of the tests; in lower case, as variables are compared."""
 
@@ -412,6 +412,9 @@ class Settings(BaseSettings):
     )
     plugin_modules: tuple[str, ...] = Field((), description="modules loaded as plugins besides the installed ones")
     plugin_timeout_s: Seconds = Field(20.0, gt=0, description="longest time of the discovery of one plugin")
+    failpoints: tuple[str, ...] = Field(
+        (), description="where this kernel is made to fail, for tests: name=count*action(arg)"
+    )
     limits: Limits = Limits()
     workers: Workers = Workers()
     devices: Devices = Devices()

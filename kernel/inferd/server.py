@@ -26,6 +26,8 @@ from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.exposition import ExpositionLimits, exposed
+from inferd.runtime.failing import failing_store, make_fail
+from inferd.runtime.failpoints import Failpoints
 from inferd.runtime.front import health, hosts, leases, models, tasks, uploads
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
@@ -140,8 +142,10 @@ class _Built:
 
 @asynccontextmanager
 async def _built(settings: Settings) -> AsyncIterator[_Built]:
-    async with opened(settings.store_place) as store:
-        driver = _driver(settings, store)
+    points = Failpoints(settings.failpoints)
+    async with opened(settings.store_place, points.at_store) as store:
+        driver = _driver(settings, None if store is None else failing_store(store, points))
+        make_fail(driver, points)
         try:
             async with _built_around(settings, driver) as built:
                 yield built

@@ -37,9 +37,10 @@ class Supervisor:
         workers: By instance.
         measuring: Workers that hold no instance and only tell what a model needs.
         times: How long what of them may take.
+        launchers: Who starts workers, by host.
 
     Args:
-        launchers: Who starts workers, by host.
+        launchers: That.
         listener: Who is told.
     """
 
@@ -47,7 +48,7 @@ class Supervisor:
         self.workers: dict[InstanceId, Worker] = {}
         self.measuring: set[Worker] = set()
         self.times = times
-        self._launchers = launchers
+        self.launchers = dict(launchers)
         self._listener = listener
 
     def start(
@@ -78,7 +79,7 @@ class Supervisor:
         return Worker(
             instance_id,
             host_id=host_id,
-            launcher=self._launchers.get(host_id, NoLauncher(host_id)),
+            launcher=self.launchers.get(host_id, NoLauncher(host_id)),
             load=load,
             times=self.times,
             on_frame=on_frame,

@@ -1,7 +1,7 @@
 """Opening the store that is meant."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -16,12 +16,18 @@ MEMORY, SQLITE, POSTGRES = "memory:", "sqlite:", ("postgresql://", "postgres://"
 
 CLOSE_S = 1.0  # most that is waited for a store to close, besides what its keeper has waited
 
+AtPoint = Callable[[str], None]
+
 log = structlog.get_logger()
 
 
+def unnoticed(_: str) -> None:
+    """Nothing is done at any point."""
+
+
 @asynccontextmanager
-async def opened(where: Where) -> AsyncIterator[Store | None]:
-    """The store of a kernel until the block ends; None for none.
+async def opened(where: Where, at_point: AtPoint = unnoticed) -> AsyncIterator[Store | None]:
+    """The store of a kernel until the block ends; None for none. `at_point` is told where a write is.
 
     Raises:
         StoreUnavailableError: It cannot be opened, or another process has it.
@@ -29,7 +35,7 @@ async def opened(where: Where) -> AsyncIterator[Store | None]:
     if where.url == MEMORY:
         yield None
         return
-    store = await asyncio.to_thread(open_store, where)
+    store = await asyncio.to_thread(open_store, where, at_point=at_point)
     try:
         yield store
     finally:
@@ -53,7 +59,9 @@ async def _close(store: Store) -> None:
         log.error("the store does not answer; the process ends without closing it", waited_s=CLOSE_S)
 
 
-def open_store(where: Where, *, makes: bool = True, mends: bool = True, migrates: bool = True) -> Store:
+def open_store(
+    where: Where, *, makes: bool = True, mends: bool = True, migrates: bool = True, at_point: AtPoint = unnoticed
+) -> Store:
     """The store that a URL names, by its beginning.
 
     Args:
@@ -61,6 +69,7 @@ def open_store(where: Where, *, makes: bool = True, mends: bool = True, migrates
         makes: Whether it is made where there is none.
         mends: Whether a damaged file is set aside.
         migrates: Whether an older schema is brought up.
+        at_point: Told where a write is.
 
     Raises:
         MissingError: There is none, and none is to be made.
@@ -74,7 +83,7 @@ def open_store(where: Where, *, makes: bool = True, mends: bool = True, migrates
         path = Path(url.removeprefix(SQLITE))
         if not makes and not path.is_file():
             raise MissingError(f"there is no store {path}; `inferd serve` makes it", metadata={"cause": "no store"})
-        return SqliteStore(path, mends=mends, migrates=migrates)
+        return SqliteStore(path, mends=mends, migrates=migrates, at_point=at_point)
     if not url.startswith(POSTGRES):
         raise StoreUnavailableError(
             "store.url names no store that there is: write sqlite:/path, postgresql://…, or memory: for none",
@@ -87,4 +96,4 @@ def open_store(where: Where, *, makes: bool = True, mends: bool = True, migrates
             f'store.url is one of PostgreSQL, and psycopg is not installed: pip install "inferd[postgres]" ({error})',
             metadata={"cause": "psycopg is not installed"},
         ) from None
-    return PostgresStore(where, makes=makes, migrates=migrates)
+    return PostgresStore(where, makes=makes, migrates=migrates, at_point=at_point)
