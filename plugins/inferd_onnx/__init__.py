@@ -19,5 +19,5 @@ How a model comes to run, file by file:
     encoder.py     a folder with a tokenizer -> an encoder of texts, which embeddings and scores are made with
     encoder_session.py  its session: texts of a step, padded to each other
 
-Language models of the Llama family have a graph of their own, and a package: `decoder`.
+Language models of the Llama family have a graph of their own, and a package: `decoder`. Speech to text has `speech`.
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from inferd.plugin import LoadedModel, LoadedTensorModel, LoadRequest, MemoryNeed, Probe, ReportProgress
 from inferd_onnx.capacity import derive_need
 from inferd_onnx.devices import check_device, find_devices, read_clash
-from inferd_onnx.model_file import INNER, OWN_FILE, ModelFile, read_model_file
+from inferd_onnx.model_file import ENCODER_FILE, INNER, OWN_FILE, ModelFile, read_model_file
 
 if TYPE_CHECKING:
     from inferd_onnx.decoder.loading import Examined
@@ -40,6 +40,10 @@ class OnnxBackend:
             LoadError: It is not sound, or names data outside its folder.
         """
         check_device(request.device)
+        if (graphs := find_speech(request.path)) is not None:
+            from inferd_onnx.speech.loading import examine_speech  # noqa: PLC0415 - it imports the runtime
+
+            return examine_speech(request, graphs).need
         if is_language_model(request.path):
             found = _examine(request)
             self._measured = (request, found)
@@ -58,6 +62,10 @@ class OnnxBackend:
             LoadError: As `measure`, or the runtime refuses it, or a setting contradicts it.
         """
         check_device(request.device)
+        if (graphs := find_speech(request.path)) is not None:
+            from inferd_onnx.speech.loading import examine_speech, load_speech  # noqa: PLC0415 - as above
+
+            return load_speech(examine_speech(request, graphs), request, progress)
         if is_language_model(request.path):
             from inferd_onnx.decoder.loading import load as load_decoder  # noqa: PLC0415 - it imports the runtime
 
@@ -84,6 +92,12 @@ def is_language_model(path: Path) -> bool:
             return file.read(len(GGUF)) == GGUF or path.suffix == ".gguf"
     except OSError:
         return path.suffix == ".gguf"
+
+
+def find_speech(path: Path) -> Path | None:
+    """Where a folder has the graphs of an encoder and a decoder; None for other models."""
+    folders = (path, path / INNER) if path.is_dir() else ()
+    return next((each for each in folders if (each / ENCODER_FILE).is_file()), None)
 
 
 def _is_decoder_folder(request: LoadRequest, file: ModelFile) -> bool:

@@ -21,6 +21,7 @@ MAX_MESSAGES = 500_000  # nodes, their attributes, weights and what is in them: 
 MAX_PLACES = 32  # what is said of one weight's place; known are five
 OWN_FILE = "model.onnx"  # of a folder, or of one of this name in it
 INNER = "onnx"
+ENCODER_FILE = "encoder_model.onnx"  # of a folder with a decoder beside it
 MODEL_GRAPH, MODEL_TRAINING, MODEL_FUNCTION, MODEL_IR = 7, 20, 25, 1
 TRAINING_GRAPHS = (1, 2)
 GRAPH_NODE, GRAPH_NAME, GRAPH_TENSOR, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE = 1, 2, 5, 11, 12, 15

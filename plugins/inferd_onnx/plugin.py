@@ -14,6 +14,7 @@ SPEC = BackendSpec(
     supported={
         "GGUF and Hugging Face architectures": ARCHITECTURES,
         "ONNX graphs": ("of every operator that the installed ONNX Runtime computes",),
+        "ONNX folders of an encoder and a decoder": ("whisper",),
         "ONNX inputs and outputs": ("tensors and optional tensors of every type that it has, strings included",),
     },
     settings=(

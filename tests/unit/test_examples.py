@@ -22,7 +22,7 @@ def write_sound(path: Path, frames: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["file_types.py", "melody.py", "read_text.py", "speech.py"])
+@pytest.mark.parametrize("name", ["file_types.py", "melody.py", "read_text.py", "speech.py", "transcribe.py"])
 def test_a_missing_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     """A program whose file is missing says so, and does not ask the kernel first."""
     if name == "read_text.py" and not (find_spec("PIL") and find_spec("onnx")):

@@ -81,12 +81,12 @@ def hold_intake(
     waits, go = threading.Event(), threading.Event()
     accept = running.loop._reception._intake.accept
 
-    def held(origin: Origin, *rest: Any) -> Any:
+    def held(origin: Origin, *rest: Any, **named: Any) -> Any:
         running.prepared.append(origin.handle)
         if origin.handle == handle:
             waits.set()
             assert go.wait(DEADLINE_S)
-        return accept(origin, *rest)
+        return accept(origin, *rest, **named)
 
     monkeypatch.setattr(running.loop._reception._intake, "accept", held)
     return waits, go
@@ -317,10 +317,10 @@ def test_preparation_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     running = Running(tmp_path)
     accept = running.loop._reception._intake.accept
 
-    def broken(origin: Origin, *rest: Any) -> Any:
+    def broken(origin: Origin, *rest: Any, **named: Any) -> Any:
         if origin.handle == 1:
             raise KeyError("oh")
-        return accept(origin, *rest)
+        return accept(origin, *rest, **named)
 
     monkeypatch.setattr(running.loop._reception._intake, "accept", broken)
     with running.thread():

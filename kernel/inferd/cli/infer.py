@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import typer
 
 from inferd.cli.kernel import connected_or_private
 from inferd.cli.output import CommandError
-from inferd.cli.tensors import nested, read_inputs, shown
+from inferd.cli.tensors import PIECES, nested, read_inputs, shown
+from inferd.cli.visible import VisibleStream
 from inferd.cli.wanted import check, resolved
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from inferd.cli.output import Output
     from inferd.cli.wanted import Wanted
+    from inferd_api.v1.tensor_pb2 import ModelSignature
     from inferd_client import InferOptions, InferSequence
 
 
@@ -45,14 +48,46 @@ def infer(
         kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir))
         client = stack.enter_context(kernel)
         name = stack.enter_context(resolved(client, wanted, data_dir))
-        inputs = read_inputs(given, client.model_signature(name))
+        signature = client.model_signature(name)
+        inputs, written = read_inputs(given, signature), _Written(output, signature, outputs)
         for arrays in client.infer_stream(name, inputs, outputs=outputs, sequence=sequence, **options):
             if save is not None:
                 sets.append(arrays)
-            _show(output, arrays)
+            if not written.show(arrays):
+                _show(output, arrays)
+        written.end()
     if save is not None:
         _save(save, sets)
         output.note(f"saved to {save}")
+
+
+class _Written:
+    """A text that comes in pieces: shown as text, and nothing else beside it.
+
+    Args:
+        output: Where it is shown.
+        signature: Of the model.
+        wanted: Names of outputs; empty for all.
+    """
+
+    def __init__(self, output: Output, signature: ModelSignature, wanted: Sequence[str]) -> None:
+        names = [info.name for info in signature.outputs if [size.name for size in info.shape] == [PIECES]]
+        self._name = "" if output.json else next((name for name in names if not wanted or name in wanted), "")
+        self._visible = VisibleStream() if sys.stdout.isatty() else None
+
+    def show(self, arrays: Mapping[str, Any]) -> bool:
+        """Show the next piece; False where there is no such text."""
+        if not self._name:
+            return False
+        text = "".join(str(each) for each in arrays[self._name].ravel())
+        sys.stdout.write(text if self._visible is None else self._visible.feed(text))
+        sys.stdout.flush()
+        return True
+
+    def end(self) -> None:
+        """There are no more pieces."""
+        if self._name:
+            sys.stdout.write("\n" if self._visible is None else self._visible.end() + "\n")
 
 
 def _show(output: Output, arrays: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN: Final = 8  # values of an output in a table
 FILE: Final = "bytes"  # the dimension of an input that is a file
+PIECES: Final = "pieces"  # the dimension of an output that is a text, of which each set of outputs has a piece
 MAGIC: Final = b"\x93NUMPY"  # how a .npy file begins
 FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 

@@ -41,11 +41,13 @@ from inferd.plugin.recipe import (
     SpelledOutput,
     TextInput,
     VectorOutput,
+    WrittenOutput,
 )
 from inferd.plugin.recipe_file import read_recipe
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.plugin.session import (
     DeviceSampling,
+    SourcedSession,
     StepResult,
     TokenBatch,
     TokenLimits,
@@ -96,6 +98,7 @@ __all__ = [
     "SamplingDefaults",
     "Setting",
     "Signature",
+    "SourcedSession",
     "SpelledOutput",
     "StepResult",
     "StoppableSession",
@@ -111,6 +114,7 @@ __all__ = [
     "UnsupportedModelError",
     "VectorOutput",
     "Vocabulary",
+    "WrittenOutput",
     "hookimpl",
     "hookspec",
     "least_window_blocks",

@@ -238,6 +238,9 @@ class LoadedModel:
         description: What it is.
         sampling: How its file advises to sample; what it does not name is None.
         embedding: How its file wants embeddings to be made.
+        recipe: Of a decoder that writes what its encoder has read (`SourcedSession`): the sound that it is given, and
+            the text that it writes (`WrittenOutput`). Clients then ask of it what they ask of a model of tensors. What
+            a recipe beside the model says goes before it. None for models that read text.
     """
 
     session: TokenSession
@@ -245,6 +248,7 @@ class LoadedModel:
     description: ModelDescription
     sampling: SamplingDefaults = NO_DEFAULTS
     embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

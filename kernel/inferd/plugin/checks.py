@@ -18,6 +18,7 @@ from inferd.sampling import NAMES
 
 BACKEND_METHODS = ("probe", "measure", "load")
 SESSION_METHODS = ("step", "copy_blocks", "close")
+SOURCED_METHODS = ("read", "forget")
 TENSOR_SESSION_METHODS = ("predict", "close")
 
 
@@ -86,6 +87,10 @@ def check_language_model(value: Any) -> LoadedModel:
             _wrong("Backend.load", getattr(value, name), f"a {kind.__name__}", field=f"LoadedModel.{name}")
     session = value.session
     _check_methods(session, "TokenSession", SESSION_METHODS)
+    if value.recipe is not None:
+        if not isinstance(value.recipe, Recipe):
+            _wrong("Backend.load", value.recipe, "a Recipe or None", field="LoadedModel.recipe")
+        _check_methods(session, "SourcedSession", SOURCED_METHODS)
     if unknown := value.sampling.numbers.keys() - set(NAMES):
         raise TypeError(f"LoadedModel.sampling has {', '.join(sorted(unknown))}; it may have {', '.join(NAMES)}")
     check_vocabulary(value.vocabulary, check_limits(session))

@@ -62,6 +62,10 @@ class AudioInput:
             one row with all.
         scale: What samples are multiplied by.
         layout: Order of the dimensions: n, s (samples), and perhaps c (one channel, in which all are mixed).
+        mels: Bands of the log-mel spectrogram that each row becomes, as Whisper has it: (n, bands, window / hop). 0 for
+            the samples themselves.
+        fft: Samples of which one column of it is made.
+        hop: Samples from one column to the next; `window` is a multiple of it.
     """
 
     name: str
@@ -70,6 +74,9 @@ class AudioInput:
     window: int = 0
     scale: float = 1.0
     layout: str = "ns"
+    mels: int = 0
+    fft: int = 400
+    hop: int = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +193,39 @@ class PlainOutput:
     takes: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenOutput:
+    """What a decoder writes of each row of its encoder, token by token, and always the likeliest one.
+
+    Only of models that are an encoder and a decoder of text (`LoadedModel.recipe`). Clients get it piece by piece, as
+    it is written: texts under its name, and their tokens under `NAME_tokens`.
+
+    Attributes:
+        name: What clients call it.
+        start: Tokens that it begins with.
+        languages: Tokens that may follow, by what clients call them in the input `language`; where that is not given,
+            the likeliest one is taken. Empty for a model that knows one language only.
+        tasks: Tokens that follow then, by what clients call them in the input `task`, by default the first one.
+        begin: Tokens behind those, such as the one that says that there are no timestamps.
+        suppress: Tokens that are never written.
+        begin_suppress: Tokens that are not the first one that is written.
+    """
+
+    name: str
+    start: tuple[int, ...]
+    languages: tuple[tuple[str, int], ...] = ()
+    tasks: tuple[tuple[str, int], ...] = ()
+    begin: tuple[int, ...] = ()
+    suppress: tuple[int, ...] = ()
+    begin_suppress: tuple[int, ...] = ()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """All tokens that it names."""
+        named = (number for group in (self.languages, self.tasks) for _, number in group)
+        return (*self.start, *named, *self.begin, *self.suppress, *self.begin_suppress)
+
+
 RecipeInput: TypeAlias = ImageInput | AudioInput | TextInput | BytesInput
 RecipeOutput: TypeAlias = LabelOutput | SpelledOutput | VectorOutput | PlainOutput
 
@@ -198,10 +238,12 @@ class Recipe:
         where: Its file, for errors.
         inputs: Those that clients give as files and texts; the model's other inputs they give as tensors.
         outputs: What clients get; empty for all outputs of the model as they are.
+        written: The text that clients get of a model that is an encoder and a decoder; None for others.
         text: What its file says, for the lines of errors; empty where it has none.
     """
 
     where: str
     inputs: tuple[RecipeInput, ...] = ()
     outputs: tuple[RecipeOutput, ...] = ()
+    written: WrittenOutput | None = None
     text: str = field(default="", repr=False, compare=False)

@@ -21,12 +21,14 @@ from inferd.plugin.recipe import (
     SpelledOutput,
     TextInput,
     VectorOutput,
+    WrittenOutput,
 )
 
 OWN_NAME: Final = "recipe.toml"
 ENDING: Final = ".recipe.toml"
 MAX_BYTES, MAX_LABEL_BYTES, MAX_LABELS = 256 << 10, 16 << 20, 1 << 20
 MAX_SIDE, MAX_RATE, MAX_COUNT, MAX_NAMED = 16384, 192_000, 1 << 24, 64
+MAX_MELS, MAX_TOKENS = 1024, 4096
 HUGE: Final = 1e9
 COLORS: Final = {"rgb": 3, "bgr": 3, "gray": 1}
 
@@ -58,11 +60,15 @@ def read_recipe(path: Path) -> Recipe | None:
         raise LoadError(f"{file} is no TOML: {error}") from None
     whole = _Table(file, text, content, "")
     inputs = tuple(_read_each(whole, "input", "takes", INPUTS))
-    outputs = tuple(_read_each(whole, "output", "as", OUTPUTS))
+    told = _read_each(whole, "output", "as", OUTPUTS)
+    outputs = tuple(each for each in told if not isinstance(each, WrittenOutput))
+    written = [each for each in told if isinstance(each, WrittenOutput)]
     whole.done()
-    if not inputs and not outputs:
+    if written and len(told) > 1:
+        raise whole.error("output", f"has {len(told)} tables; beside one that is written there is no other")
+    if not inputs and not told:
         raise LoadError(f"{file} says nothing: it must have a table [input.NAME] or [output.NAME]")
-    return Recipe(where=str(file), inputs=inputs, outputs=outputs, text=text)
+    return Recipe(where=str(file), inputs=inputs, outputs=outputs, written=next(iter(written), None), text=text)
 
 
 class _Table:
@@ -142,6 +148,23 @@ class _Table:
             what = "" if zero else ", none of them 0"
             raise self._wrong(key, value, f"a number or a list of {count} numbers{what}")
         return tuple(float(each) for each in listed)
+
+    def tokens(self, key: str, *, least: int = 0) -> tuple[int, ...]:
+        """The ids of tokens."""
+        value = self._take(key, None if least else [])
+        listed = isinstance(value, list) and all(type(each) is int and 0 <= each <= MAX_COUNT for each in value)
+        if not listed or not least <= len(value) <= MAX_TOKENS:
+            must = f"a list of {least} to {MAX_TOKENS} tokens, each from 0 to {MAX_COUNT}"
+            raise self._wrong(key, value, must)
+        return tuple(value)
+
+    def named_tokens(self, key: str) -> tuple[tuple[str, int], ...]:
+        """Tokens by what clients call them, in their order."""
+        value = self._take(key, {})
+        good = isinstance(value, dict) and all(type(each) is int and 0 <= each <= MAX_COUNT for each in value.values())
+        if not good or len(value) > MAX_TOKENS:
+            raise self._wrong(key, value, f"at most {MAX_TOKENS} tokens by their names, such as {{en = 50259}}")
+        return tuple(value.items())
 
     def layout(self, default: str, letters: str, *, optional: str = "") -> str:
         """The order of dimensions: each letter once."""
@@ -260,14 +283,23 @@ def _read_image(name: str, table: _Table) -> RecipeInput:
 
 
 def _read_audio(name: str, table: _Table) -> RecipeInput:
-    return AudioInput(
+    made = AudioInput(
         name=name,
         gives=table.text("gives", name),
         rate=table.integer("rate", least=1000, most=MAX_RATE),
         window=table.integer("window", 0),
         scale=table.numbers("scale", 1.0, 1, zero=False)[0],
         layout=table.layout("ns", "nsc", optional="c"),
+        mels=table.integer("mels", 0, most=MAX_MELS),
+        fft=table.integer("fft", 400, least=2, most=MAX_SIDE),
+        hop=table.integer("hop", 160, least=1, most=MAX_SIDE),
     )
+    if made.mels and (made.window % made.hop or made.window <= made.fft // 2):
+        must = f"a multiple of 'hop', {made.hop}, above half of 'fft', {made.fft}"
+        raise table.error("window", f"is {made.window}; where there are 'mels' it must be {must}")
+    if made.mels and "c" in made.layout:
+        raise table.error("layout", f"is {made.layout!r}; where there are 'mels' there is no channel")
+    return made
 
 
 def _read_text(name: str, table: _Table) -> RecipeInput:
@@ -324,9 +356,27 @@ def _read_vector(name: str, table: _Table) -> RecipeOutput:
     )
 
 
+def _read_written(name: str, table: _Table) -> WrittenOutput:
+    return WrittenOutput(
+        name=name,
+        start=table.tokens("start", least=1),
+        languages=table.named_tokens("languages"),
+        tasks=table.named_tokens("tasks"),
+        begin=table.tokens("begin"),
+        suppress=table.tokens("suppress"),
+        begin_suppress=table.tokens("begin_suppress"),
+    )
+
+
 def _read_plain(name: str, table: _Table) -> RecipeOutput:
     return PlainOutput(name=name, takes=table.text("takes", name))
 
 
 INPUTS: Final = {"image": _read_image, "audio": _read_audio, "text": _read_text, "file": _read_bytes}
-OUTPUTS: Final = {"labels": _read_labels, "spelled": _read_spelled, "vector": _read_vector, "tensor": _read_plain}
+OUTPUTS: Final[Mapping[str, Callable[[str, _Table], RecipeOutput | WrittenOutput]]] = {
+    "labels": _read_labels,
+    "spelled": _read_spelled,
+    "vector": _read_vector,
+    "tensor": _read_plain,
+    "written": _read_written,
+}

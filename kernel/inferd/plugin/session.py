@@ -113,6 +113,8 @@ class TokenBatch:
         sampling: How to choose the tokens of `logit_rows`; None when their logits are wanted, and always None where
             `TokenLimits.samples` is False.
         window_tables: Shape (S, W); None where `TokenLimits.window_blocks` is 0.
+        sources: Shape (S,); what each sequence is written of, by the numbers of `SourcedSession.read`. None for other
+            sessions.
     """
 
     token_ids: Int32Array
@@ -124,6 +126,7 @@ class TokenBatch:
     hidden_rows: Int32Array | None = None
     sampling: DeviceSampling | None = None
     window_tables: Int32Array | None = None
+    sources: Int64Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,4 +173,28 @@ class TokenSession(Protocol):
 
     def close(self) -> None:
         """Give the memory back. Nothing is called afterwards."""
+        ...
+
+
+@runtime_checkable
+class SourcedSession(TokenSession, Protocol):
+    """A decoder that writes what an encoder has read: what its sequences are written of is read once for each."""
+
+    @property
+    def source(self) -> tuple[str, tuple[int, ...]]:
+        """The name and the shape, without rows, of what `read` takes."""
+        ...
+
+    def read(self, number: int, array: Float32Array) -> None:
+        """Read something, of one row. Sequences of this number are written of it, from the next step on.
+
+        As many are kept as there are sequences in a step (`TokenLimits.max_sequences`), at most.
+
+        Raises:
+            Exception: Whatever; the task that it is for fails, and no other.
+        """
+        ...
+
+    def forget(self, number: int) -> None:
+        """Keep it no longer; nothing to do for one that was not read."""
         ...

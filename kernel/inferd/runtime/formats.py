@@ -4,7 +4,11 @@ from pathlib import Path
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
 FOLDER_MARKS = {"config.json": "hf", "model.onnx": "onnx"}  # the format of a folder, by the file that makes it one
-INNER_MARKS = {"onnx/model.onnx": "onnx"}  # where sentence-transformers and others put it
+INNER_MARKS = {  # where sentence-transformers and others put it, and those of an encoder with a decoder
+    "onnx/model.onnx": "onnx",
+    "encoder_model.onnx": "onnx",
+    "onnx/encoder_model.onnx": "onnx",
+}
 HF_WEIGHTS = "*.safetensors"  # a Hugging Face folder that has an ONNX model beside its own weights stays one
 
 

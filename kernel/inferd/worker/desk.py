@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from inferd.engine.cause import last_line
+from inferd.engine.recipe.dictation import Dictation
 from inferd.engine.recipe.engine import RecipeEngine
 from inferd.engine.recipe.preparation import Preparation
 from inferd.engine.tensor.loop import TensorLoop
@@ -16,6 +17,7 @@ from inferd.engine.token.output import Ended, StepOutput
 from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
 from inferd.plugin import LoadedTensorModel, LoadError
 from inferd.plugin.host import count_cores
+from inferd.plugin.recipe import Recipe
 from inferd.plugin.recipe_file import find_recipe, read_recipe
 from inferd.worker.frames import answer_frame, failure, read_defaults, read_load, read_submission, step_frame
 from inferd.worker.tensor_frames import (
@@ -69,6 +71,8 @@ def make_desk(model: LoadedModel | LoadedTensorModel, load: load_pb2.Load, link:
     """
     if isinstance(model, LoadedTensorModel):
         return TensorDesk(model, load, link, activity)
+    if model.recipe is not None:
+        return TensorDesk(model, load, link, activity)
     if (recipe := find_recipe(Path(load.path))).is_file():
         raise LoadError(f"{recipe} is for models of tensors, and this one reads text; move the recipe away")
     return TokenDesk(model, load, link, activity)
@@ -115,14 +119,28 @@ class TokenDesk:
 
 
 class TensorDesk:
-    """For a model of tensors."""
+    """For a model of tensors, and for one that writes text of what it is given as tensors."""
 
-    def __init__(self, model: LoadedTensorModel, load: load_pb2.Load, link: Link, activity: Activity) -> None:
+    def __init__(
+        self, model: LoadedTensorModel | LoadedModel, load: load_pb2.Load, link: Link, activity: Activity
+    ) -> None:
         self._link = link
-        self._loop = loop = TensorLoop(model, read_tensor_limits(load.limits), self._deliver, activity=activity)
-        self.engine: TensorLoop | RecipeEngine = loop
+        self._delay_s, self._most_batch = 0.0, 1
+        loop: TensorLoop | Dictation
+        if isinstance(model, LoadedTensorModel):
+            loop = TensorLoop(model, read_tensor_limits(load.limits), self._deliver, activity=activity)
+            self._delay_s, self._most_batch = loop.delay_s, loop.most_batch
+            recipe = model.recipe or read_recipe(Path(load.path))
+        else:
+            recipe = read_recipe(Path(load.path)) or model.recipe or Recipe(where=load.path)
+            loop = Dictation(model, recipe, read_load(load)[1], self._deliver, activity=activity)
+        self._places = loop.places
+        self.engine: TensorLoop | Dictation | RecipeEngine = loop
         self._signature = loop.signature
-        recipe = model.recipe or read_recipe(Path(load.path))
+        if recipe is not None and recipe.written is not None and isinstance(model, LoadedTensorModel):
+            raise LoadError(
+                f"{recipe.where}: output {recipe.written.name!r} is written by a decoder; this model has none"
+            )
         if recipe is not None:
             preparation = Preparation(recipe, loop.signature, read_recipe_limits(load.limits))
             self._signature = preparation.signature
@@ -150,9 +168,8 @@ class TensorDesk:
 
     def loaded(self) -> load_pb2.Loaded:
         """What the engine can do."""
-        loop = self._loop
-        signature = write_signature(self._signature, most_batch=loop.most_batch, delay_s=loop.delay_s)
-        return load_pb2.Loaded(max_tasks=loop.places, signature=signature)
+        signature = write_signature(self._signature, most_batch=self._most_batch, delay_s=self._delay_s)
+        return load_pb2.Loaded(max_tasks=self._places, signature=signature)
 
     def _refuse(self, handle: int, error: InferdError) -> None:
         self._deliver(TensorResult(ended=[Ended(handle=handle, error=error)]))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from inferd.plugin import TokenBatch
 from inferd_onnx.decoder.genai import MERGED
 from inferd_onnx.decoder.plan import Run
-from inferd_onnx.decoder.session import PooledSession, Wanted, find_rows
+from inferd_onnx.decoder.session import PooledSession, Wanted, put_logits
 
 
 class FolderSession(PooledSession):
@@ -30,18 +30,11 @@ class FolderSession(PooledSession):
         self._in_place = in_place and MERGED not in self._takes  # its branches are of one sequence each
 
     def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
-        (all_rows, to), _ = wanted
         if self._in_place:
             logits = self._run_in_place(run, first, batch)
         else:
             logits = np.concatenate([self._run_alone(run, row, first, batch) for row in range(len(run.lengths))])
-        found, places = find_rows(all_rows, run.rows.reshape(-1))
-        rows, columns = np.divmod(places, run.rows.shape[1])
-        if logits.shape[1] != run.rows.shape[1]:  # the last row of each sequence alone
-            if (columns != run.rows.shape[1] - 1).any():
-                raise ValueError("the model's graph gives logits of the last token of each sequence alone")
-            columns = columns * 0
-        to[found] = logits[rows, columns]
+        put_logits(run, logits, wanted)
 
     def _feeds(self, run: Run, batch: TokenBatch) -> dict[str, NDArray[Any]]:
         counts = run.rows.shape[1]
@@ -67,6 +60,7 @@ class FolderSession(PooledSession):
 
     def _run_alone(self, run: Run, row: int, first: int, batch: TokenBatch) -> NDArray[Any]:
         one = Run(
+            members=run.members[row : row + 1],
             rows=run.rows[row : row + 1],
             tables=run.tables[row : row + 1],
             begins=run.begins[row : row + 1],

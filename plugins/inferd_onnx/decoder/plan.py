@@ -20,12 +20,14 @@ class Run:
     """Sequences that are computed together, each with the same number of tokens.
 
     Attributes:
+        members: Which sequences of the batch, shape (S,).
         rows: Of the batch, shape (S, N).
         tables: Block tables, shape (S, W).
         begins: Tokens of each sequence before the run, shape (S,).
         lengths: The same after it.
     """
 
+    members: Indices
     rows: Indices
     tables: Indices
     begins: Indices
@@ -33,26 +35,45 @@ class Run:
 
     def reorder(self, order: Indices) -> None:
         """Put the sequences in another order."""
+        self.members = self.members[order]
         self.rows, self.tables = self.rows[order], self.tables[order]
         self.begins, self.lengths = self.begins[order], self.lengths[order]
 
 
 def split(batch: TokenBatch, *, most_tokens: int) -> Iterator[Run]:
     """The runs of a checked batch; the sequences of one have at most so many tokens in all, if they are several."""
-    starts, lengths = batch.starts.astype(np.int64), batch.lengths.astype(np.int64)
-    counts, tables = np.diff(starts), batch.block_tables.astype(np.int64)
+    counts, lengths = np.diff(batch.starts), batch.lengths.astype(np.int64)
     singles = np.flatnonzero(counts == 1)
     parts = np.cumsum(lengths[singles]) // max(most_tokens, 1) if len(singles) else singles
     groups = list(_fit(singles, lengths, most_tokens)) if len(parts) and parts[-1] else [singles]
     groups += [np.array([sequence]) for sequence in np.flatnonzero(counts > 1)]
     for some in groups:
         if len(some):
-            yield Run(
-                rows=starts[some, None] + np.arange(counts[some[0]]),
-                tables=tables[some],
-                begins=lengths[some] - counts[some],
-                lengths=lengths[some],
-            )
+            yield _make_run(batch, some)
+
+
+def split_equal(batch: TokenBatch, *, most_tokens: int) -> Iterator[Run]:
+    """As `split`, for a graph that takes sequences side by side only where they are equally long, before and behind."""
+    lengths, counts = batch.lengths.astype(np.int64), np.diff(batch.starts).astype(np.int64)
+    shapes = np.stack([lengths, counts], axis=1)
+    for length, count in np.unique(shapes, axis=0):
+        members = np.flatnonzero((lengths == length) & (counts == count))
+        most = max(1, most_tokens // int(length))
+        for first in range(0, len(members), most):
+            yield _make_run(batch, members[first : first + most])
+
+
+def _make_run(batch: TokenBatch, members: NDArray[np.intp]) -> Run:
+    """The run of some sequences with as many tokens each."""
+    starts, lengths = batch.starts[members].astype(np.int64), batch.lengths[members].astype(np.int64)
+    count = int(batch.starts[members[0] + 1] - batch.starts[members[0]])
+    return Run(
+        members=members.astype(np.int64),
+        rows=starts[:, None] + np.arange(count),
+        tables=batch.block_tables[members].astype(np.int64),
+        begins=lengths - count,
+        lengths=lengths,
+    )
 
 
 def check_batch(batch: TokenBatch, limits: TokenLimits) -> None:

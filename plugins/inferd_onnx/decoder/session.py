@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class PooledSession(ABC):
         hidden_rows = NONE if batch.hidden_rows is None else batch.hidden_rows
         logits = np.empty((len(batch.logit_rows), self._limits.vocabulary_size), np.float32)
         states = np.empty((len(hidden_rows), self._shape.width), np.float32)
-        for run in split(batch, most_tokens=self._area_tokens):
+        for run in self._split(batch, most_tokens=self._area_tokens):
             first = self._slots.enter(run)
             self._compute(run, first, batch, ((batch.logit_rows, logits), (hidden_rows, states)))
             self._slots.leave(run, first)
@@ -104,6 +104,10 @@ class PooledSession(ABC):
         """Give the memory back."""
         self._bindings.clear()
         del self._runtime, self._slots, self._area
+
+    def _split(self, batch: TokenBatch, *, most_tokens: int) -> Iterator[Run]:
+        """The runs of a checked batch."""
+        return split(batch, most_tokens=most_tokens)
 
     @abstractmethod
     def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
@@ -167,6 +171,22 @@ class DecoderSession(PooledSession):
         self._runtime.run_with_iobinding(binding, self._options)
         for to, found, out in outs:
             to[found] = out
+
+
+def put_logits(run: Run, logits: NDArray[np.float32], wanted: Sequence[Wanted]) -> None:
+    """Put logits of a run's sequences, (S, N, V) or (S, 1, V), where they belong.
+
+    Raises:
+        ValueError: Others are wanted than those of the last tokens, and there are none.
+    """
+    (all_rows, to), _ = wanted
+    found, places = find_rows(all_rows, run.rows.reshape(-1))
+    rows, columns = np.divmod(places, run.rows.shape[1])
+    if logits.shape[1] != run.rows.shape[1]:  # the last row of each sequence alone
+        if (columns != run.rows.shape[1] - 1).any():
+            raise ValueError("the model's graph gives logits of the last token of each sequence alone")
+        columns = columns * 0
+    to[found] = logits[rows, columns]
 
 
 def find_rows(wanted: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,6 +18,7 @@ from inferd.errors import InferdError, InternalError, is_failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from inferd.engine.recipe.dictation import Dictation
     from inferd.engine.recipe.preparation import Preparation
     from inferd.engine.tensor.loop import TensorLoop
     from inferd.engine.tensor.request import Request
@@ -40,7 +41,12 @@ class RecipeEngine:
     """
 
     def __init__(
-        self, loop: TensorLoop, preparation: Preparation, deliver: Callable[[TensorResult], None], *, threads: int
+        self,
+        loop: TensorLoop | Dictation,
+        preparation: Preparation,
+        deliver: Callable[[TensorResult], None],
+        *,
+        threads: int,
     ) -> None:
         self._loop = loop
         self._preparation = preparation

@@ -271,6 +271,8 @@ def _shape(step: RecipeInput) -> list[int | str]:
             return ["", ""]
         case BytesInput():
             return [1, step.first + step.last]
+        case AudioInput() if step.mels:
+            return ["", step.mels, step.window // step.hop]
         case AudioInput():
             sizes: dict[str, int | str] = dict(zip("nsc", ("", step.window or "", 1), strict=True))
         case ImageInput():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from inferd.engine.recipe.limits import COUNTED_RATE, SAMPLE_BYTES
+from inferd.engine.recipe.mels import Mels
 from inferd.errors import is_failure
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Sounds:
         self._step = step
         self._most_s = most_s
         self._room = room
+        self._mels = Mels(bands=step.mels, fft=step.fft, hop=step.hop, rate=step.rate) if step.mels else None
 
     def read(self, content: bytes) -> Floats:
         """The rows of a file, in the order of the recipe's layout.
@@ -87,6 +89,8 @@ class Sounds:
         window = self._step.window or len(sound)
         rows = -(-len(sound) // window)
         sound = np.pad(sound, (0, rows * window - len(sound))).reshape(rows, window)
+        if self._mels is not None:
+            return self._mels.read(sound)
         order = self._step.layout
         whole = sound[:, :, None] if "c" in order else sound
         return np.ascontiguousarray(whole.transpose(["nsc".index(letter) for letter in order]))

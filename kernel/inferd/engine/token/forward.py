@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from inferd.engine.token.room import Constraint
     from inferd.engine.token.sampler import Ids, Sampler
     from inferd.engine.token.sequence import Sequence
+    from inferd.engine.token.sources import Sources
     from inferd.engine.token.step import Step
     from inferd.plugin import TokenBatch, TokenSession
     from inferd.plugin.session import Float32Array
@@ -32,16 +33,25 @@ class Forward:
         sampler: Chooses the tokens where the session does not.
         following: Masks the logits of sequences that have a grammar.
         activity: Told when blocks are copied and when the step begins.
+        sources: What sequences are written of.
     """
 
     def __init__(
-        self, session: TokenSession, bounds: Bounds, *, sampler: Sampler, following: Following, activity: Activity
+        self,
+        session: TokenSession,
+        bounds: Bounds,
+        *,
+        sampler: Sampler,
+        following: Following,
+        activity: Activity,
+        sources: Sources,
     ) -> None:
         self._session = session
         self._samples = session.limits.samples
         self._bounds = bounds
         self._sampler = sampler
         self._activity = activity
+        self._sources = sources
         self._following = following
         self._results = Results()
 
@@ -59,6 +69,8 @@ class Forward:
             self._activity.begin(Doing.COPY, len(step.copies))
             self._session.copy_blocks(step.copies)
         self._activity.begin(Doing.STEP, len(step.batch.token_ids))
+        if (sources := self._sources.numbers(step.sequences)) is not None:
+            step = step._replace(batch=replace(step.batch, sources=sources))
         rows, positions = step.rows, step.positions
         if self._samples and len(positions) and not constraints and not step.scored:
             sampling = self._sampler.for_device(positions, rows=rows)

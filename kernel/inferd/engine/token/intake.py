@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from inferd.engine.cells.cell import Cells
     from inferd.engine.leash import Leash
     from inferd.engine.token.limits import Bounds, EngineLimits
+    from inferd.engine.token.script import Script
     from inferd.engine.token.sequence import Origin
     from inferd.engine.work import Embedding, TaskInput
     from inferd.plugin import Vocabulary
@@ -123,7 +124,15 @@ class Intake:
         )
         return [*frame.before, *first, *frame.between, *second, *frame.after]
 
-    def accept(self, origin: Origin, task_input: TaskInput, sampling: Sampling, leash: Leash | None = None) -> Sequence:
+    def accept(
+        self,
+        origin: Origin,
+        task_input: TaskInput,
+        sampling: Sampling,
+        leash: Leash | None = None,
+        *,
+        script: Script | None = None,
+    ) -> Sequence:
         """The sequence of a task, without the constraint of its grammar; its leash ends this before.
 
         Raises:
@@ -135,7 +144,7 @@ class Intake:
         """
         if self._bounds.whole_prompts:
             raise UnsupportedInputError("this model makes embeddings, and no text: ask for one", field="spec.embedding")
-        return self._make(origin, task_input, sampling, leash)
+        return self._make(origin, task_input, sampling, leash, script=script)
 
     def _make(
         self,
@@ -144,6 +153,8 @@ class Intake:
         sampling: Sampling,
         leash: Leash | None,
         embedding: Embedding | None = None,
+        *,
+        script: Script | None = None,
     ) -> Sequence:
         ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
         if not len(ids):
@@ -152,7 +163,7 @@ class Intake:
         most = sampling.most_output(len(ids), context=bounds.sequence_tokens, most=bounds.max_output_tokens)
         ends = self._ends_of(sampling)
         sampling.check_prompt(len(ids))
-        rules = self._rules(sampling, ends, leash)
+        rules = self._rules(sampling, ends, leash, script)
         return Sequence(
             origin,
             prompt=np.array(ids, np.int32),
@@ -187,9 +198,11 @@ class Intake:
         self._check_ids(sampling.stop_token_ids, "spec.sampling.stop_token_ids")
         return frozenset(sampling.stop_token_ids).union(() if self.ignores_ends(sampling) else self._ends)
 
-    def _rules(self, sampling: Sampling, ends: frozenset[int], leash: Leash | None) -> Rules | None:
+    def _rules(
+        self, sampling: Sampling, ends: frozenset[int], leash: Leash | None, script: Script | None
+    ) -> Rules | None:
         phrases = encode_bad_words(sampling.bad_words, lambda text: self._texts.words(text, leash))
-        return Rules.of(sampling, phrases=phrases, ends=ends, check_ids=self._check_ids)
+        return Rules.of(sampling, phrases=phrases, ends=ends, check_ids=self._check_ids, script=script)
 
     def tokenize(self, task_input: TaskInput) -> Items[int]:
         """The tokens of an input.

@@ -24,6 +24,7 @@ from inferd.engine.token.output import Ended, PrefillProgress, SampleEnd, StepOu
 from inferd.engine.token.pace import Pace
 from inferd.engine.token.reception import Reception
 from inferd.engine.token.sampler import BAD_ROW, NOTHING_LEFT, Sampler
+from inferd.engine.token.sources import Sources
 from inferd.engine.token.suspects import Suspects
 from inferd.errors import BackendFailedError, InferdError, is_failure
 
@@ -89,12 +90,14 @@ class Loop:
         self._grammars = Grammars(self._cells, ends=ends, vocabulary_size=size, limits=limits.grammar)
         following = Following(rows=self.bounds.rows, vocabulary_size=size, wait_s=limits.grammar.wait_s)
         self._aside = Aside(self._grammars, following, self._places, command=self._command, go_on=self._go_on)
+        self._sources = sources = Sources(model.session, self._activity)
         self._forward = Forward(
             model.session,
             self.bounds,
             sampler=sampler,
             following=following,
             activity=self._activity,
+            sources=sources,
         )
         self._suspects = Suspects(self._batcher, self._aside)
         self._alone: int | None = None  # the task that was last told to run alone; None since a step for all
@@ -179,6 +182,8 @@ class Loop:
             self._commands.popleft()()
         if self._stopping:
             return
+        if self._sources.waiting:
+            self._read_source()
         pace = self._pace
         most = pace.prompt_tokens if self._places.decoding else None
         step = self._suspects.schedule(
@@ -188,9 +193,28 @@ class Loop:
             self._step(step)
         elif self._refused:
             self._send(StepOutput())
-        else:
+        elif not self._sources.waiting:
             self._activity.begin(Doing.IDLE)
             self._wake.wait()
+
+    def _read_source(self) -> None:
+        """Have read what a task is written of; then it may have a place."""
+        task, alone = self._sources.next()
+        if alone:
+            self._alone = task.leader.handle
+            self._deliver(StepOutput(alone=self._alone))
+        try:
+            self._sources.read(task)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            _log.exception("the backend could not read what a task is written of")
+            self._fail([task.leader], placed_line(error, self._session))
+            return
+        if alone:
+            self._suspects.add(task)
+        for sequence in task.ready:
+            self._go_on(sequence)
 
     def _step(self, step: Step) -> None:
         if step.alone != self._alone:
@@ -357,6 +381,7 @@ class Loop:
     def _forget(self, task: Samples, *, failed: bool = False) -> None:
         del self._tasks[task.leader.handle]
         self._owed.discard(task.leader)
+        self._sources.drop(task.leader.handle)
         self._suspects.drop(task.leader.handle)
         self._several -= task.several
         self._constrained -= task.constrained
@@ -395,6 +420,9 @@ class Loop:
         self._several += task.several
         self._constrained += task.constrained
         self._measured += task.measured
+        if submission.source is not None:
+            self._sources.put(task, submission.source, alone=submission.alone)
+            return
         if submission.alone:
             self._suspects.add(task)
         for sequence in task.ready:

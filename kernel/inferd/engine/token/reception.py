@@ -272,11 +272,12 @@ class Reception:
             sequences = [self._intake.embed(origin, submission.task_input, submission.embedding, leash)]
         else:
             first, *others = submission.sampling.samples
-            sequences = [self._intake.accept(origin, submission.task_input, first, leash)]
+            script = submission.script
+            sequences = [self._intake.accept(origin, submission.task_input, first, leash, script=script)]
             if others:
                 prompt = TokenInput(array("I", sequences[0].prompt.tobytes()))
                 sequences += [
-                    self._intake.accept(self._origin(submission, sample), prompt, each, leash)
+                    self._intake.accept(self._origin(submission, sample), prompt, each, leash, script=script)
                     for sample, each in enumerate(others, start=1)
                 ]
         samples = Samples(sequences, submission.share)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from inferd.engine.token.script import Script
     from inferd.plugin.session import Float32Array, Int32Array
     from inferd.sampling import Sampling
 
@@ -37,6 +38,7 @@ class Rules:
         biases: What they get.
         phrases: Sequences of tokens that are forbidden at their last one.
         ends: Tokens that end it; forbidden until `sampling.min_tokens` were produced.
+        script: What it must write and must not, by the place; None for anything.
     """
 
     sampling: Sampling
@@ -44,6 +46,7 @@ class Rules:
     biases: Float32Array
     phrases: tuple[tuple[int, ...], ...]
     ends: tuple[int, ...]
+    script: Script | None = None
 
     @classmethod
     def of(
@@ -53,12 +56,13 @@ class Rules:
         phrases: Sequence[tuple[int, ...]] = (),
         ends: Collection[int] = (),
         check_ids: CheckIds = lambda _ids, _field: None,
+        script: Script | None = None,
     ) -> Rules | None:
         """The rules of a task; None where nothing changes its logits. `check_ids` refuses what are no tokens."""
         biased = [token_id for token_id, _ in sampling.logit_bias]
         check_ids(biased, f"{AT}logit_bias")
         needed = _penalizes(sampling) or sampling.logit_bias or phrases or (sampling.min_tokens and ends)
-        if not needed:
+        if not needed and script is None:
             return None
         return cls(
             sampling=sampling,
@@ -66,6 +70,7 @@ class Rules:
             biases=np.array([bias for _, bias in sampling.logit_bias], np.float32),
             phrases=tuple(phrases),
             ends=tuple(sorted(ends)) if sampling.min_tokens else (),
+            script=script,
         )
 
     @property
@@ -87,12 +92,13 @@ class RuledRow:
         prompt_tokens: How many of them are the prompt's.
     """
 
-    __slots__ = ("_first_end", "_tail", "penalties", "rules")
+    __slots__ = ("_first_end", "_prompt_tokens", "_tail", "penalties", "rules")
 
     def __init__(self, rules: Rules, *, tokens: Int32Array, prompt_tokens: int) -> None:
         self.rules = rules
         self.penalties: Penalties | None = None
         s = rules.sampling
+        self._prompt_tokens = prompt_tokens
         self._first_end = prompt_tokens + s.min_tokens  # where a token may end it, at the earliest
         longest = max((len(phrase) for phrase in rules.phrases), default=1)
         self._tail = deque(tokens[max(0, len(tokens) - longest + 1) :].tolist(), maxlen=longest - 1)
@@ -118,6 +124,11 @@ class RuledRow:
             found += self.rules.ends
         return found
 
+    def follow_script(self, logits: Float32Array, position: int) -> None:
+        """Forbid what the script does not have at `position`, in the logits of this row."""
+        if self.rules.script is not None:
+            self.rules.script.apply(logits, position - self._prompt_tokens)
+
 
 def change(logits: Float32Array, rows: Sequence[RuledRow | None], positions: Int32Array, masks: Masks | None) -> None:
     """Change logits by the rules of each row: bias, penalties, then what is forbidden becomes minus infinity.
@@ -134,6 +145,7 @@ def change(logits: Float32Array, rows: Sequence[RuledRow | None], positions: Int
     penalize(logits, [None if row is None else row.penalties for row in rows])
     for place, row in ruled:
         logits[place, row.forbidden(int(positions[place]))] = -np.inf
+        row.follow_script(logits[place], int(positions[place]))
     if masks is not None:
         bytes_of_masks = np.ascontiguousarray(masks).view(np.uint8)
         allowed = np.unpackbits(bytes_of_masks, axis=1, count=logits.shape[1], bitorder="little")

@@ -11,7 +11,9 @@ from inferd.core.task import FinishReason
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from inferd.engine.token.script import Script
     from inferd.engine.work import Embedding, TaskInput
+    from inferd.plugin.session import Float32Array
     from inferd.sampling import Sampling
 
 
@@ -75,6 +77,8 @@ class Submission:
         fencing_token: Of the lease's grant; another one than that of the hold ends the task with LeaseEndedError.
         continuation: What it has told before, in an engine that lost it: it goes on behind that. None for nothing.
         alone: Run it alone in its batch until each of its samples has told something new.
+        source: What it is written of, for a `SourcedSession`; None for a task that is its prompt's alone.
+        script: What it must write and must not; None for anything.
     """
 
     handle: int
@@ -90,3 +94,5 @@ class Submission:
     fencing_token: int = 0
     continuation: Continuation | None = None
     alone: bool = False
+    source: Float32Array | None = None
+    script: Script | None = None
