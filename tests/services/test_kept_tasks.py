@@ -397,7 +397,7 @@ async def check_events(connection: Connection, ids: list[str], told: list[list[A
 
 
 async def test_a_start_reads_no_events_of_tasks_that_wait_or_have_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a list shows of a task stands in its record: a start takes no longer the more its tasks have told."""
     async with kernel(tmp_path) as connection:
@@ -406,10 +406,10 @@ async def test_a_start_reads_no_events_of_tasks_that_wait_or_have_ended(
         ended = (await read_all(watch(connection, done)))[-1]
         await read_until(watch(connection, running), "output")
     read: list[str] = []
-    pieces = SqliteStore.pieces
-    monkeypatch.setattr(
-        SqliteStore, "pieces", lambda self, *key, **more: read.append(key[2]) or pieces(self, *key, **more)
-    )
+    with closing(stores.open()) as store:
+        kind = type(store)
+    pieces = kind.pieces
+    monkeypatch.setattr(kind, "pieces", lambda self, *key, **more: read.append(key[2]) or pieces(self, *key, **more))
     async with kernel(tmp_path) as connection:
         assert read == [running]
         listed = {task.task_id: task for task in (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks}
@@ -418,13 +418,13 @@ async def test_a_start_reads_no_events_of_tasks_that_wait_or_have_ended(
         assert text_of(await read_all(watch(connection, queued))) == "la" * 300
 
 
-async def test_what_a_long_task_was_to_do_goes_with_its_end(tmp_path: Path) -> None:
+async def test_what_a_long_task_was_to_do_goes_with_its_end(stores: Stores, tmp_path: Path) -> None:
     """The record of a task with a long prompt is short once it has ended, so that a start does not read the prompt."""
     async with kernel(tmp_path) as connection:
         await connection.create()
         task_id = (await connection.tasks.CreateTask(wanted(2, prompt="la" * 5000))).task.task_id
         ended = (await read_all(watch(connection, task_id)))[-1].finished  # its model has no room for it
-    with closing(SqliteStore(tmp_path / "kept/store")) as store:
+    with closing(stores.open()) as store:
         (record,) = store.records(Kind.TASK)
         assert len(record.value) < 2000
     async with kernel(tmp_path) as connection:
