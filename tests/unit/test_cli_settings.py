@@ -36,6 +36,29 @@ def test_mistakes_name_the_setting(file: Path, text: str, said: str) -> None:
     assert caught.value.reason == "SETTINGS_INVALID"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("INFERD_STORE__URL", "postgres:/u:s3cret@h/d"),
+        ("INFERD_STORE__URL", "mysql://u:s3cret@h/d"),
+        ("INFERD_STORE__URL", "s3cret"),
+        ("INFERD_STORE", '"postgresql://u:s3cret@h/d"'),
+        ("INFERD_STORE__RETENTION_S", "postgresql://u:s3c@ret@h/d?password=s3cret"),
+        ("INFERD_STORE_URL", "postgresql://u:s3cret@h/d"),
+    ],
+)
+def test_a_mistake_in_a_url_tells_no_password(
+    file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """A URL of a store that is wrong, or stands in a wrong place, is told without what may be its password."""
+    monkeypatch.setenv("INFERD_CONFIG", str(file))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(CommandError, match="store") as caught:
+        read_settings()
+    assert "s3c" not in caught.value.message
+    assert "ret@" not in caught.value.message
+
+
 def test_several_mistakes_are_several_lines(file: Path) -> None:
     """All mistakes are told at once."""
     file.write_text("a = 1\nb = 2")

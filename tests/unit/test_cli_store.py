@@ -1,42 +1,60 @@
 """`inferd store` on files that a kernel has left."""
 
 import json
+import os
+import stat
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer
+from stores import Sqlite, Stores
 from typer.testing import CliRunner, Result
 
 from inferd.cli.main import app
+from inferd.store import sqlite
 from inferd.store.sqlite import SqliteStore
-from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put
+from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put, Store
 
 
 def inferd(*words: object) -> Result:
     return CliRunner().invoke(app, ["store", *map(str, words)])
 
 
+def fill(store: Store) -> None:
+    """A model and a task."""
+    store.write(
+        [
+            Put(NO_TENANT, Kind.MODEL, "m", b'{"name":"m"}'),
+            Put("a", Kind.TASK, "t", b'{"id":"t"}\0\xff\x00work'),
+            Put("a", Kind.PROGRESS, "t", b'{"state":3}'),
+            Append("a", Kind.TASK, "t", 1, b'[[1,"queued",0,null]]'),
+            Append("a", Kind.TASK, "t", 3, b'[[3,"run",["x"],[1],[7]]]'),
+        ]
+    )
+
+
+@pytest.fixture
+def named(stores: Stores) -> tuple[str, str]:
+    """The option that names a store with a model and a task."""
+    with closing(stores.open()) as store:
+        fill(store)
+    return ("--file", str(stores.path)) if isinstance(stores, Sqlite) else ("--url", stores.settings["url"])
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A store with a model and a task."""
+    """A store in a file, with a model and a task."""
     path = tmp_path / "s"
     with closing(SqliteStore(path)) as store:
-        store.write(
-            [
-                Put(NO_TENANT, Kind.MODEL, "m", b'{"name":"m"}'),
-                Put("a", Kind.TASK, "t", b'{"id":"t"}\0\xff\x00work'),
-                Put("a", Kind.PROGRESS, "t", b'{"state":3}'),
-                Append("a", Kind.TASK, "t", 1, b'[[1,"queued",0,null]]'),
-                Append("a", Kind.TASK, "t", 3, b'[[3,"run",["x"],[1],[7]]]'),
-            ]
-        )
+        fill(store)
     return path
 
 
-def test_check_tells_what_there_is(file: Path) -> None:
+def test_check_tells_what_there_is(named: tuple[str, str]) -> None:
     """A whole store is counted, for people and as JSON."""
-    assert "1 tasks and 1 models, nothing is damaged" in inferd("check", "--file", file).stdout
-    told = json.loads(inferd("check", "--file", file, "-o", "json").stdout)
+    assert "1 tasks and 1 models, nothing is damaged" in inferd("check", *named).stdout
+    told = json.loads(inferd("check", *named, "-o", "json").stdout)
     assert told["records"] == {"task": 1, "progress": 1, "model": 1, "lease": 0}
 
 
@@ -51,43 +69,43 @@ def test_check_tells_what_is_damaged_and_leaves_it(file: Path) -> None:
     assert file.read_bytes() == content
 
 
-def test_compact_gives_room_back(file: Path) -> None:
+def test_compact_gives_room_back(named: tuple[str, str], stores: Stores) -> None:
     """What was dropped takes no room afterwards, and the rest is still there."""
-    with closing(SqliteStore(file)) as store:
-        store.write([Append("a", Kind.TASK, "large", number, bytes(1 << 16)) for number in range(20)])
+    with closing(stores.open()) as store:
+        store.write([Append("a", Kind.TASK, "large", number, os.urandom(1 << 16)) for number in range(20)])
         store.write([Drop("a", Kind.TASK, "large")])
-    told = json.loads(inferd("compact", "--file", file, "-o", "json").stdout)
+    told = json.loads(inferd("compact", *named, "-o", "json").stdout)
     assert told["before_bytes"] - told["after_bytes"] > 1 << 20
-    assert "1 tasks" in inferd("check", "--file", file).stdout
+    assert "1 tasks" in inferd("check", *named).stdout
 
 
-def test_export_writes_a_line_for_each(file: Path) -> None:
+def test_export_writes_a_line_for_each(named: tuple[str, str]) -> None:
     """Models and tasks come as JSON lines, a task with where it stands and its events."""
-    model, task = map(json.loads, inferd("export", "--file", file).stdout.splitlines())
+    model, task = map(json.loads, inferd("export", *named).stdout.splitlines())
     assert model == {"kind": "model", "name": "m"}
     events = [[1, "queued", 0, None], [3, "run", ["x"], [1], [7]]]
     assert task == {"kind": "task", "id": "t", "work": "/wB3b3Jr", "progress": {"state": 3}, "events": events}
 
 
-def test_what_is_damaged_or_missing_is_told_and_the_rest_exported(file: Path) -> None:
+def test_what_is_damaged_or_missing_is_told_and_the_rest_exported(named: tuple[str, str], stores: Stores) -> None:
     """A changed event and a task of which nobody knows where it stands are told by `check`; `export` has the rest."""
-    with closing(SqliteStore(file)) as store:
+    with closing(stores.open()) as store:
         store.write([Put("a", Kind.TASK, "lost", b'{"id":"lost"}\0'), Put("a", Kind.TASK, "u", b'{"id":"u"}\0')])
         store.write([Put("a", Kind.PROGRESS, "u", b"{}")])
-    result = inferd("check", "--file", file, "-o", "json")
+    result = inferd("check", *named, "-o", "json")
     assert (result.exit_code, "task lost of 'a': where it stands is not kept" in result.stdout) == (1, True)
-    content = file.read_bytes()
-    file.write_bytes(content.replace(b'"run"', b'"run!'))
-    assert "the value is damaged" in inferd("check", "--file", file, "-o", "json").stdout
-    result = inferd("export", "--file", file)
+    with closing(stores.open()) as store:
+        stores.run(store, "UPDATE pieces SET value = substr(value, 1, length(value) - 1) WHERE number = 3")
+    assert "the value is damaged" in inferd("check", *named, "-o", "json").stdout
+    result = inferd("export", *named)
     told = [(line["kind"], line.get("id", line.get("key"))) for line in map(json.loads, result.stdout.splitlines())]
     assert (result.exit_code, told) == (0, [("model", None), ("damaged", "lost"), ("damaged", "t"), ("task", "u")])
 
 
-def test_a_store_that_a_kernel_has_is_left_alone(file: Path) -> None:
+def test_a_store_that_a_kernel_has_is_left_alone(named: tuple[str, str], stores: Stores) -> None:
     """While a process has the store the commands are refused, with its id."""
-    with closing(SqliteStore(file)):
-        result = inferd("export", "--file", file, "-o", "json")
+    with closing(stores.open()):
+        result = inferd("export", *named, "-o", "json")
     assert result.exit_code == 1
     error = json.loads(result.stdout)["error"]
     assert (error["reason"], error["metadata"]["cause"]) == ("STORE_UNAVAILABLE", "in use")
@@ -101,3 +119,84 @@ def test_no_store_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("INFERD_STORE__URL", f"sqlite:{tmp_path}/other")
     assert f"no store {tmp_path}/other" in inferd("check", "-o", "json").stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_no_store_in_a_database_is_an_error(stores: Stores) -> None:
+    """Where a database or a folder has none, that is said, and none is made; two names are one too many."""
+    named = ("--file", str(stores.path)) if isinstance(stores, Sqlite) else ("--url", stores.settings["url"])
+    for command in ("check", "compact", "export", "migrate"):
+        result = inferd(command, *named, "-o", "json")
+        assert (result.exit_code, json.loads(result.stdout)["error"]["reason"]) == (1, "NO_STORE")
+    assert "leave one out" in inferd("check", "--file", "s", "--url", "sqlite:/s").output
+
+
+def test_a_store_is_copied_to_another_one(
+    named: tuple[str, str], stores: Stores, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """`migrate --to` copies all to an empty store of either kind, leaves the first as it is, and adds to no other."""
+    database = postgres.make_database()
+    before = inferd("export", *named).stdout
+    for url in (f"sqlite:{tmp_path}/copy/store", postgres.url(database)):
+        told = json.loads(inferd("migrate", *named, "--to", url, "-o", "json").stdout)
+        assert told["copied"] == 5
+        assert inferd("export", "--url", url).stdout == before == inferd("export", *named).stdout
+        again = inferd("migrate", *named, "--to", url, "-o", "json")
+        assert (again.exit_code, json.loads(again.stdout)["error"]["reason"]) == (1, "STORE_NOT_EMPTY")
+        assert inferd("export", "--url", url).stdout == before
+    assert "in use" in inferd("migrate", *named, "--to", stores.settings["url"]).output
+    postgres.drop_database(database)
+
+
+def test_a_damaged_store_is_not_copied_in_part(named: tuple[str, str], stores: Stores, tmp_path: Path) -> None:
+    """One damaged value, and nothing is copied: the other store stays empty, and takes all once that was dropped."""
+    with closing(stores.open()) as store:
+        stores.run(store, "UPDATE pieces SET value = substr(value, 1, length(value) - 1) WHERE number = 3")
+    url = f"sqlite:{tmp_path}/copy/store"
+    result = inferd("migrate", *named, "--to", url, "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout)["error"]["reason"]) == (1, "STORE_UNAVAILABLE")
+    assert inferd("export", "--url", url).stdout == ""
+    with closing(stores.open()) as store:
+        stores.run(store, "DELETE FROM pieces WHERE number = 3")
+    assert json.loads(inferd("migrate", *named, "--to", url, "-o", "json").stdout)["copied"] == 4
+
+
+def test_an_older_file_is_copied_and_brought_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who only looks is told to migrate; `migrate` keeps a copy of what was, which is a whole store, and says both."""
+    assert "there is nothing to do" in inferd("migrate", "--file", file).stdout
+    before = inferd("export", "--file", file).stdout
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, "ALTER TABLE records ADD COLUMN more INTEGER"))
+        for command in ("check", "compact", "export"):
+            assert "`inferd store migrate` brings it up" in inferd(command, "--file", file).output
+        told = json.loads(inferd("migrate", "--file", file, "-o", "json").stdout)
+        assert (told["schema_before"], told["schema"]) == (1, 2)
+        assert inferd("export", "--file", file).stdout == before
+    assert "has schema 2 and this kernel knows 1" in inferd("check", "--file", file).output
+    copy = sqlite.backup_of(file, 1)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert inferd("export", "--file", copy).stdout == before
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error in a later statement the file has its old schema and all that it had, and may be tried again."""
+    before = inferd("export", "--file", file).stdout
+    wrong = ("ALTER TABLE records ADD COLUMN more INTEGER", "SELECT * FROM none")
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, *wrong))
+            assert "no such table" in inferd("migrate", "--file", file).output
+        assert inferd("export", "--file", file).stdout == before
+
+
+def test_no_password_is_told_by_a_command(stores: Stores) -> None:
+    """Neither a store that opens nor one that does not is named with its password."""
+    if isinstance(stores, Sqlite):
+        url = f"sqlite:{stores.path}"
+    else:
+        url = stores.settings["url"].replace("postgres@", "postgres:s3cret@")
+    with closing(stores.open()) as store:
+        fill(store)
+    for each in (url, url.replace("/test_", "/none_"), url.replace("host=", "hots="), url.replace(":s3c", ":%zzs3c")):
+        for command in (("check", "-o", "json"), ("migrate",)):
+            assert "s3cret" not in inferd(*command, "--url", each).output
+    assert "s3cret" not in inferd("migrate", "--url", url, "--to", url).output

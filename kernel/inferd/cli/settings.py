@@ -12,6 +12,7 @@ from pydantic_settings import SettingsError
 from inferd.cli.output import CommandError
 from inferd.config import LISTS, NOT_SETTINGS, Settings, config_path
 from inferd.errors import suggestion
+from inferd.store.passwords import hide_passwords
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ def _explain(problem: ErrorDetails) -> str:
     variable = _variable(path)
     told = f" ({variable})" if variable else ""
     if problem["type"] != "extra_forbidden":
-        return f"{'.'.join(path)!r}{told} is {problem['input']!r}: {problem['msg']}"
+        return f"{'.'.join(path)!r}{told} is {_shown(path, problem['input'])}: {problem['msg']}"
     owner = _owner(path[:-1])
     others = [name.removeprefix("inferd_") for name in NOT_SETTINGS] if variable and len(path) == 1 else []
     near = suggestion(path[-1], [*owner.model_fields, *others])
@@ -54,6 +55,14 @@ def _explain(problem: ErrorDetails) -> str:
     hint = f"did you mean {_name(meant) if variable else '.'.join(meant)!r}?"
     known = f"known are {', '.join(owner.model_fields)}"
     return f"there is no setting {'.'.join(path)!r}{told}; {hint if meant else known}"
+
+
+def _shown(path: list[str], value: object) -> str:
+    """A value that is not right, without what may be a password; of a URL that cannot be read, that is all of it."""
+    if path == ["store", "url"] and isinstance(value, str):
+        scheme, colon, _ = value.partition(":")
+        return repr(f"{scheme}:…" if colon else "…")
+    return hide_passwords(repr(value))
 
 
 def _elsewhere(name: str) -> list[str]:

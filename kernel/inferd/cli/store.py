@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from base64 import b64encode
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
+
+import structlog
 
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
@@ -54,12 +57,24 @@ def _opened(file: Path | None, url: str | None, *, migrates: bool = False) -> It
         CommandError: There is none.
         StoreUnavailableError: A kernel has it, or it cannot be read.
     """
+    with _logging_aside():
+        try:
+            store = open_store(_place(file, url), makes=False, mends=False, migrates=migrates)
+        except MissingError as error:
+            raise CommandError(error.message, reason="NO_STORE") from None
+        with closing(store):
+            yield store
+
+
+@contextmanager
+def _logging_aside() -> Iterator[None]:
+    """What a store logs is no output of the command."""
+    before = structlog.get_config()["logger_factory"]
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
-        store = open_store(_place(file, url), makes=False, mends=False, migrates=migrates)
-    except MissingError as error:
-        raise CommandError(error.message, reason="NO_STORE") from None
-    with closing(store):
-        yield store
+        yield
+    finally:
+        structlog.configure(logger_factory=before)
 
 
 def check(output: Output, file: Path | None, url: str | None) -> None:
