@@ -3,7 +3,6 @@
 It does not run as root: where the tests do, it runs as `postgres`, or as `nobody`. It dies with its tests.
 """
 
-import ctypes
 import os
 import pwd
 import shutil
@@ -19,7 +18,8 @@ import psycopg
 
 USERS = ("postgres", "nobody")
 TIMEOUT_S = 60.0
-PR_SET_PDEATHSIG = 1
+WATCH = "read _; kill -QUIT $0"
+"""A shell that ends the server when the tests are gone, and nobody holds its input open any more."""
 SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",  # what a power cut would take is not tested here, and what a kill takes is the same
@@ -59,12 +59,14 @@ class PostgresServer:
         self.folder = Path(tempfile.mkdtemp(prefix="inferd-pg-", dir="/tmp"))
         self._programs = find_programs()
         self._process: subprocess.Popen[bytes] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
         self._databases = 0
-        self._user: str | None = None
+        self._as_user: list[str] = []
         if os.geteuid() == 0:
             known = {entry.pw_name: entry for entry in pwd.getpwall()}
             entry = next(known[name] for name in USERS if name in known)
-            self._user = entry.pw_name
+            # Not by `Popen(user=…)`: that forks, and gRPC's threads do not survive it.
+            self._as_user = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
             os.chown(self.folder, entry.pw_uid, entry.pw_gid)
             self._programs = _readable(self._programs, self.folder)
         self._data = self.folder / "data"
@@ -79,19 +81,21 @@ class PostgresServer:
         """Start it, and wait until it answers; nothing where it runs."""
         if self._process is not None and self._process.poll() is None:
             return
+        self.stop()
         settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._data, "-k", self.folder, *settings],
-                user=self._user,
-                group=self._group(),
-                extra_groups=[] if self._user else None,
+                [*self._as_user, self._programs / "postgres", "-D", self._data, "-k", self.folder, *settings],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it is one call of the system
                 start_new_session=True,  # Ctrl-C is for the tests, which end it
             )
+        self._watch = subprocess.Popen(
+            ["/bin/sh", "-c", WATCH, str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             try:
@@ -106,6 +110,10 @@ class PostgresServer:
 
     def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
         """End it at once, as a crash does; SIGINT: in order, but with all its sessions."""
+        if self._watch is not None:
+            self._watch.kill()
+            self._watch.communicate()
+            self._watch = None
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(TIMEOUT_S)
@@ -145,15 +153,9 @@ class PostgresServer:
             ).fetchall()
         return len(rows)
 
-    def _group(self) -> int | None:
-        return pwd.getpwnam(self._user).pw_gid if self._user else None
-
     def _run(self, program: str, *words: object) -> None:
         done = subprocess.run(
-            [str(word) for word in (self._programs / program, *words)],
-            user=self._user,
-            group=self._group(),
-            extra_groups=[] if self._user else None,
+            [str(word) for word in (*self._as_user, self._programs / program, *words)],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -175,7 +177,3 @@ def _readable(programs: Path, folder: Path) -> Path:
     if libraries.is_dir():
         shutil.copytree(libraries, folder / "programs" / libraries.name)
     return copy / "bin"
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)

@@ -1,0 +1,92 @@
+"""A kernel whose store is in PostgreSQL, while the server ends, comes back, and has others."""
+
+import asyncio
+import json
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import pytest
+from connection import Connection, read_all, read_until, reason_of, text_of
+from postgres_server import PostgresServer
+from stores import Postgres
+from test_kept_tasks import created, get, kernel, retry_s, wanted, watch
+
+from inferd.store.store import NO_TENANT, Kind, Put
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
+
+
+@pytest.fixture
+def stores(postgres: PostgresServer, database: str, tmp_path: Path) -> Postgres:
+    """The store of the kernels in the folder of the test."""
+    made = Postgres(postgres, database)
+    (tmp_path / "store.json").write_text(json.dumps(made.settings))
+    return made
+
+
+async def test_a_server_that_is_gone_is_told_and_all_goes_on_when_it_is_back(tmp_path: Path, stores: Postgres) -> None:
+    """New tasks are refused by name and leave nothing, ends wait; then all goes on, with the same request too."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(step_s=0.002)
+        running = (await connection.tasks.CreateTask(wanted(300))).task.task_id
+        await read_until(watch(connection, running), "output")
+        await asyncio.to_thread(stores.server.stop)
+        request = wanted(5, request_id="again")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await connection.tasks.CreateTask(request)
+        assert reason_of(caught.value)[0] == "STORE_UNAVAILABLE"
+        assert retry_s(caught.value) > 0
+        listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
+        assert [task.task_id for task in listed] == [running]
+        await asyncio.to_thread(stores.server.start)
+        task_id = await created(connection, request)
+        assert text_of(await read_all(watch(connection, running))) == "la" * 150
+        assert (await read_all(watch(connection, task_id)))[-1].finished.state == tp.TASK_STATE_SUCCEEDED
+    async with kernel(tmp_path) as connection:
+        for each in (running, task_id):
+            assert (await get(connection, each)).state == tp.TASK_STATE_SUCCEEDED
+
+
+async def test_a_server_that_crashes_under_load_costs_no_task(tmp_path: Path, stores: Postgres) -> None:
+    """Clients that ask again get one task for each request; every stream is whole, for this kernel and the next."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(max_sequences=8)
+
+        async def ask(client: Connection, numbers: range) -> list[str]:
+            return [await created(client, wanted(20, request_id=str(number))) for number in numbers]
+
+        clients = [
+            asyncio.create_task(ask(connection.another(), range(first, first + 12))) for first in range(0, 48, 12)
+        ]
+        for _ in range(2):
+            await asyncio.to_thread(stores.server.stop)
+            await asyncio.to_thread(stores.server.start)
+        ids = [task_id for made in await asyncio.gather(*clients) for task_id in made]
+        assert len(set(ids)) == 48
+        told = {task_id: await read_all(watch(connection, task_id)) for task_id in ids}
+        assert {text_of(events) for events in told.values()} == {"la" * 10}
+    async with kernel(tmp_path) as connection:
+        listed = (await connection.tasks.ListTasks(ts.ListTasksRequest(page_size=100))).tasks
+        assert {task.task_id for task in listed} == set(ids)
+        for task_id in ids[::7]:
+            events = await read_all(watch(connection, task_id))
+            assert (text_of(events), events[-1]) == ("la" * 10, told[task_id][-1])
+
+
+async def test_a_kernel_whose_store_was_taken_over_says_so(tmp_path: Path, stores: Postgres) -> None:
+    """Once another has written behind its back, what is to be kept is refused for that reason, and nothing is added."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        await connection.tasks.CreateTask(wanted())
+        await asyncio.to_thread(stores.server.cut, stores.database)
+        with closing(stores.open()) as other:
+            other.write([Put(NO_TENANT, Kind.MODEL, "another", b"{}")])
+            before = set(other.kept())
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await connection.tasks.CreateTask(wanted())
+            assert reason_of(caught.value)[0] == "STORE_UNAVAILABLE"
+            assert "another kernel has written it" in str(caught.value.details())
+    with closing(stores.open()) as after:
+        assert set(after.kept()) == before
