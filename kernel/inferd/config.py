@@ -415,6 +415,12 @@ class Settings(BaseSettings):
     failpoints: tuple[str, ...] = Field(
         (), description="where this kernel is made to fail, for tests: name=count*action(arg)"
     )
+    drain_s: Seconds = Field(
+        5.0,
+        ge=0,
+        description="from SIGTERM on nothing new is taken, and tasks that run have so long to end; kept ones go on "
+        "with the next kernel, others end with SHUTTING_DOWN",
+    )
     limits: Limits = Limits()
     workers: Workers = Workers()
     devices: Devices = Devices()

@@ -11,13 +11,14 @@ from inferd import logs
 from inferd.config import Settings
 from inferd.runtime.allocator import give_large_back
 from inferd.runtime.collector import spare_collector
+from inferd.runtime.driver import Driver
 from inferd.server import Kernel, running_kernel
 
 log = structlog.get_logger()
 
 
 async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGTERM, which lets what runs come to its end for `drain_s`, or until SIGINT or a second SIGTERM.
 
     Args:
         settings: Of this kernel.
@@ -28,16 +29,50 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
     """
     _set_up_logs()
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
+    ends = _Ends()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
+        loop.add_signal_handler(number, ends.signalled, number)
     async with running_kernel(settings) as kernel:
         give_large_back()
         spare_collector()
         logs.install()  # from now on what fails may have to do with what clients say
         loop.set_exception_handler(logs.tell_loop)
         ready(kernel)
-        await ended.wait()
+        await ends.asked.wait()
+        if not ends.at_once.is_set():
+            await _drain(kernel.driver, settings.drain_s, ends.at_once)
+
+
+class _Ends:
+    """What was asked by signals: that the kernel ends, or that it does so at once."""
+
+    def __init__(self) -> None:
+        self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+
+    def signalled(self, number: signal.Signals) -> None:
+        if number == signal.SIGINT or self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
+
+
+async def _drain(driver: Driver, drain_s: float, at_once: asyncio.Event) -> None:
+    """Let what runs come to its end, for as long as it may, and unless the end is to come at once."""
+    driver.drain(drain_s)
+    if running := driver.views.running:
+        log.info(
+            "the kernel ends: it takes nothing new, and ends what runs at the latest in drain_s, or at a second signal",
+            running=running,
+            drain_s=drain_s,
+        )
+    waits = [asyncio.create_task(driver.drained()), asyncio.create_task(at_once.wait())]
+    try:
+        await asyncio.wait(waits, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    if running := driver.views.running:
+        log.warning("tasks still run: kept ones go on with the next kernel, others end now", running=running)
 
 
 def _set_up_logs() -> None:

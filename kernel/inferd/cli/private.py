@@ -47,7 +47,8 @@ def private_kernel() -> Iterator[PrivateKernel]:
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, "INFERD_STORE__URL": "memory:"},  # nothing of it is to outlive the command
+                # Nothing of it is to outlive the command.
+                env={**os.environ, "INFERD_STORE__URL": "memory:", "INFERD_DRAIN_S": "0"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def serve(output: Output, settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; one line on stdout tells when and where it listens."""
+    """Serve until SIGTERM, which drains, or SIGINT; one line on stdout tells when and where it listens."""
     asyncio.run(serve_kernel(settings, ready=lambda kernel: announce(output, kernel)))
 
 

@@ -79,6 +79,11 @@ class Views:
         return lease
 
     @property
+    def running(self) -> int:
+        """How many tasks run."""
+        return self._tasks.census.all.running
+
+    @property
     def fencing_token(self) -> int:
         """The highest one that was given, by any kernel."""
         return self._leases.fencing_token

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from inferd.core.ending import RETRY_AFTER_S
 from inferd.errors import ShuttingDownError
 
 
@@ -38,4 +39,4 @@ class Closing:
         except TimeoutError:
             if not block.expired():
                 raise
-            raise ShuttingDownError("the kernel is shutting down") from None
+            raise ShuttingDownError("the kernel is shutting down", retry_after_s=RETRY_AFTER_S) from None

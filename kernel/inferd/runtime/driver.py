@@ -95,6 +95,7 @@ class Driver:
         self._engine_limits = limits.engine
         self._loading = Loading(self._apply, self.views, self.watchers.models, self.supervisor)
         self._loads = LoadProgress(self.views, self.streams, self.watchers.models)
+        self._drained = asyncio.Event()
         self._alarm = Alarm(lambda: self._apply(events.Tick()))
         self.keeper = None if store is None else Keeper(store, limits.keeper, self)
 
@@ -108,6 +109,20 @@ class Driver:
             finally:
                 self.close()
         self._alarm.set(None)
+
+    def drain(self, drain_s: float) -> None:
+        """Take nothing new and begin no waiting task; what runs goes on, for so long at most; then comes `close`."""
+        self._apply(events.Drain(self.clock.now() + drain_s, keeps=self.keeper is not None))
+        self.watchers.models.notify_all()  # who watches the kernel's health is among them
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes nothing new."""
+        return self.machine.ending.draining
+
+    async def drained(self) -> None:
+        """Wait until no task runs, once it drains."""
+        await self._drained.wait()
 
     def close(self) -> None:
         """End every task, stop every worker and accept nothing more; again changes nothing."""
@@ -431,3 +446,5 @@ class Driver:
             self.metrics.count_change(change)
             self.watchers.wake(change)
         self._alarm.set(self.machine.next_alarm())
+        if self.draining and not self.views.running:
+            self._drained.set()

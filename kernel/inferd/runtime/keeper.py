@@ -229,7 +229,7 @@ class Keeper:
 
     def _check_closing(self) -> None:
         if self._closing:
-            raise ShuttingDownError("the kernel is shutting down")
+            raise ShuttingDownError("the kernel is shutting down", retry_after_s=RETRY_AFTER_S)
 
     # Writing.
 

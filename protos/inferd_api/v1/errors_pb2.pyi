@@ -67,7 +67,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 19
     """A named bound of the kernel was hit (RESOURCE_EXHAUSTED). Metadata: `bound`, `value`, `limit`."""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 20
-    """The kernel is shutting down (UNAVAILABLE)."""
+    """The kernel is shutting down (UNAVAILABLE). After SIGTERM it takes nothing new and lets what runs end for `drain_s`;
+    then it ends what is left. RetryInfo says when the kernel after it may be there.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 21
     """A defect of the kernel itself (INTERNAL)."""
     ERROR_REASON_LEASE_NOT_FOUND: _ErrorReason.ValueType  # 22
@@ -152,7 +154,9 @@ ERROR_REASON_REQUEST_CONFLICT: ErrorReason.ValueType  # 18
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 19
 """A named bound of the kernel was hit (RESOURCE_EXHAUSTED). Metadata: `bound`, `value`, `limit`."""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 20
-"""The kernel is shutting down (UNAVAILABLE)."""
+"""The kernel is shutting down (UNAVAILABLE). After SIGTERM it takes nothing new and lets what runs end for `drain_s`;
+then it ends what is left. RetryInfo says when the kernel after it may be there.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 21
 """A defect of the kernel itself (INTERNAL)."""
 ERROR_REASON_LEASE_NOT_FOUND: ErrorReason.ValueType  # 22

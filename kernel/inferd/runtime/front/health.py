@@ -59,6 +59,6 @@ class Health:
 
     def _serves(self, name: ModelName | None) -> bool | None:
         if name == KERNEL:
-            return not self._driver.closed
+            return not self._driver.draining
         model = self._driver.views.find_model(name) if name is not None else None
         return None if model is None else model.state is ModelState.READY

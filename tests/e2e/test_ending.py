@@ -1,0 +1,90 @@
+"""Kernels that are told to end, or killed, while clients use them."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
+from inferd_api.v1.lease_pb2 import LeaseState
+from inferd_client import Client, claims
+from inferd_client.errors import ShuttingDownError
+
+pytestmark = pytest.mark.e2e
+
+DEADLINE_S = 60.0
+
+
+def create_fake(kernel: KernelProcess, client: Client, step_s: float) -> None:
+    client.create_model("fake", source=str(write_fake_model(kernel.folder, step_s=step_s)))
+
+
+def test_sigterm_lets_a_running_task_end(tmp_path: Path) -> None:
+    """Its client has all of its output, another one is refused with a time to come back, and the kernel ends with 0."""
+    patient = {"INFERD_DRAIN_S": "60"}
+    with kernel_process(tmp_path, environment=patient) as kernel, Client(kernel.address) as client:
+        create_fake(kernel, client, 0.002)
+        events = client.run("fake", "la", max_tokens=800)
+        first = next(event for event in events if event.HasField("output"))
+        kernel.process.send_signal(signal.SIGTERM)
+        with Client(kernel.address) as other:
+            told = refused_in_time(other)
+        assert 1 < (told.retry_after_s or 0) < 62
+        assert "".join(event.output.text for event in [first, *events]) == "la" * 400
+        assert kernel.process.wait(DEADLINE_S) == 0
+    assert "takes nothing new" in (tmp_path / "kernel.log").read_text()
+
+
+def refused_in_time(client: Client) -> ShuttingDownError:
+    """How a kernel refuses that was just told to end; it may take some tasks until it has heard of that."""
+    for _ in range(1000):
+        try:
+            client.generate("fake", "la", max_tokens=1)
+        except ShuttingDownError as error:
+            return error
+    raise AssertionError("the kernel goes on taking tasks")
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, second: signal.Signals) -> None:
+    """What still runs ends with SHUTTING_DOWN, long before its time to end is over, and the kernel ends with 0."""
+    patient = {"INFERD_DRAIN_S": "3600"}
+    with kernel_process(tmp_path, environment=patient) as kernel, Client(kernel.address) as client:
+        create_fake(kernel, client, 0.1)
+        events = client.run("fake", "la", max_tokens=1000)
+        next(event for event in events if event.HasField("output"))
+        kernel.process.send_signal(signal.SIGTERM)
+        with Client(kernel.address) as other:
+            refused_in_time(other)
+        kernel.process.send_signal(second)
+        with pytest.raises(ShuttingDownError) as caught:
+            list(events)
+        assert caught.value.retry_after_s
+        assert kernel.process.wait(DEADLINE_S) == 0
+
+
+def test_a_holder_keeps_its_lease_over_kills(tmp_path: Path) -> None:
+    """Its block goes on while the kernel is killed and started again; nobody else is given what it holds meanwhile."""
+    listen, store = f"unix:{tmp_path}/kernel.sock", {"INFERD_STORE__URL": f"sqlite:{tmp_path}/store"}
+    store["INFERD_DEVICES__MEMORY_BYTES"] = '{"cpu:0": 1000}'
+    with Client(listen) as client:
+        with kernel_process(tmp_path, environment=store, listen=listen) as kernel:
+            holding = client.lease(claims.memory(900), ttl_s=60.0)
+            lease = holding.__enter__()
+            kernel.process.kill()
+        for number in range(2):
+            with kernel_process(tmp_path, environment=store, listen=listen) as kernel:
+                with Client(listen) as other:
+                    found = other.get_lease(lease.lease_id)
+                    assert found.state == LeaseState.LEASE_STATE_ACTIVE
+                    assert found.fencing_token == lease.fencing_token
+                    (device,) = [each for each in other.get_host().devices if each.device_id == "cpu:0"]
+                    assert (device.lease_bytes, device.free_bytes) == (900, 100)
+                    client.keep_alive([lease.lease_id])
+                    if number:
+                        holding.__exit__(None, None, None)
+                        assert other.get_lease(lease.lease_id).state == LeaseState.LEASE_STATE_RELEASED
+                kernel.process.send_signal(signal.SIGKILL if number == 0 else signal.SIGTERM)
+                kernel.process.wait(DEADLINE_S)
+        with kernel_process(tmp_path, environment=store, listen=listen), client.lease(claims.memory(1000)) as new:
+            assert new.fencing_token > lease.fencing_token
