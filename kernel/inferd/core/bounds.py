@@ -54,6 +54,18 @@ class TaskBounds:
         if spec.detached:
             self.check_detached(spec)
 
+    def exceeded(self) -> list[tuple[str, int, int]]:
+        """The bounds that tasks exceed, as they may when kept ones are taken up; each with value and limit."""
+        limits, tasks = self._limits, self._census.all
+        bounds = (
+            ("limits.tasks", tasks.living, limits.tasks),
+            ("limits.queued_tasks", tasks.queued, limits.queued_tasks + limits.queued_high),
+            ("limits.suspended_tasks", tasks.suspended, limits.suspended_tasks),
+            ("limits.detached_tasks", tasks.detached, limits.detached_tasks),
+            ("limits.input_bytes", tasks.input_bytes, limits.input_bytes),
+        )
+        return [bound for bound in bounds if bound[1] > bound[2]]
+
     def check_suspended(self, spec: TaskSpec) -> None:
         """Refuse to suspend a task when too many are.
 

@@ -15,9 +15,14 @@ from inferd.errors import InferdError
 
 @dataclass(frozen=True, slots=True)
 class CreateModel:
-    """A client makes a model known."""
+    """A client makes a model known.
+
+    Attributes:
+        kept: A kernel before this one knew it: bounds are for new ones.
+    """
 
     spec: ModelSpec
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,14 +54,14 @@ class Fleet:
         self._broker = broker
         self._out = out
 
-    def create(self, spec: ModelSpec, now: float) -> None:
+    def create(self, spec: ModelSpec, now: float, *, kept: bool = False) -> None:
         """Make a model known; the same again changes nothing, unless its file has changed: then it is loaded anew.
 
         Raises:
             InvalidFieldError: A device of it is not known.
             ModelExistsError: The name stands for something else.
             ModelBusyError: Its file has changed, and tasks or leases use what was loaded of it.
-            LimitExceededError: `limits.models` are known.
+            LimitExceededError: `limits.models` are known; one that was `kept` may be one more.
         """
         for device_id in spec.devices:
             self._broker.account(device_id, field="model.device")
@@ -73,7 +73,7 @@ class Fleet:
                 "instances; choose another name",
                 field="model.name",
             )
-        if known is None and len(self.models) >= self._models_limit:
+        if known is None and not kept and len(self.models) >= self._models_limit:
             limit = str(self._models_limit)
             raise LimitExceededError(
                 f"{limit} models are known and limits.models is {limit}",

@@ -37,6 +37,7 @@ class Tasks:
     Attributes:
         known: All of them by id, in the order of their creation; to be read.
         census: How many wait and run; to be read.
+        bounds: How many may.
         dues: Each says when something is due.
     """
 
@@ -51,7 +52,7 @@ class Tasks:
         self.known: Mapping[TaskId, Task] = self._register.known
         self.census = self._register.census
         self._limits = limits
-        self._bounds = TaskBounds(limits, self.census)
+        self.bounds = TaskBounds(limits, self.census)
         self._fleet = fleet
         self._leases = leases
         self._elastic = elastic
@@ -135,7 +136,7 @@ class Tasks:
             PoisonError: Workers died of one like it.
         """
         line = self._queues[spec.model]
-        self._bounds.check_new(spec, queued=self._fleet.models[spec.model].spec.queued_tasks)
+        self.bounds.check_new(spec, queued=self._fleet.models[spec.model].spec.queued_tasks)
         self._poisons.check(spec, now)
         line.headroom.see(spec.tenant, now)
         if spec.deadline is not None and spec.deadline <= now:
@@ -214,7 +215,7 @@ class Tasks:
         if task.finished is not None:
             self._register.detach(task, now + self._limits.detached_s, now)
             return
-        self._bounds.check_detached(task.spec)
+        self.bounds.check_detached(task.spec)
         self._detach(task, now)
 
     def _detach(self, task: Task, now: float) -> None:
@@ -311,7 +312,7 @@ class Tasks:
         self._check_living(task)
         if task.state is TaskState.SUSPENDED:
             return
-        self._bounds.check_suspended(task.spec)
+        self.bounds.check_suspended(task.spec)
         self.stop(task, TaskChange.SUSPEND, SuspendReason.CLIENT, now)
         self.dispatch(task.spec.model, now)
 

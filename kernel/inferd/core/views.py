@@ -78,6 +78,10 @@ class Views:
         assert lease is not None  # noqa: S101 - it is asked for with the call, before anything is forgotten
         return lease
 
+    def exceeded(self) -> list[tuple[str, int, int]]:
+        """The bounds of tasks beyond which there are some, which were kept; value and limit."""
+        return self._tasks.bounds.exceeded()
+
     @property
     def running(self) -> int:
         """How many tasks run."""

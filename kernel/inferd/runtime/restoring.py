@@ -14,7 +14,7 @@ import structlog
 
 from inferd.core.events import RestoreLeases, RestoreTasks
 from inferd.core.task_events import Finished, Output
-from inferd.errors import InferdError
+from inferd.errors import InferdError, LimitExceededError
 from inferd.runtime import streams
 from inferd.runtime.collector import collector_paused
 from inferd.runtime.continuation import Continuation
@@ -80,7 +80,7 @@ def restore(driver: Driver, before: Before) -> None:
 def _restore(driver: Driver, before: Before) -> None:
     for spec in before.models:
         try:
-            driver.create_model(spec)
+            _create(driver, spec)
         except InferdError as error:
             log.warning("a model that was kept is left out", model=spec.name, why=error.message)
         if driver.keeper is not None:
@@ -95,7 +95,25 @@ def _restore(driver: Driver, before: Before) -> None:
         if stream.finished is not None:  # at once: its events take nothing from those of tasks that go on
             driver.streams.ended(stream)
     if before.tasks:
-        driver.restore(RestoreTasks(tuple(each.task for each in before.tasks)))
+        _go_on(driver, before.tasks)
+
+
+def _create(driver: Driver, spec: ModelSpec) -> None:
+    try:
+        driver.create_model(spec)
+    except LimitExceededError as error:
+        driver.create_model(spec, kept=True)
+        log.warning(
+            "a model that was kept is taken up beyond a bound", model=spec.name, why=error.message
+        )
+
+
+def _go_on(driver: Driver, tasks: Sequence[Found]) -> None:
+    driver.restore(RestoreTasks(tuple(each.task for each in tasks)))
+    for bound, value, limit in driver.views.exceeded():
+        log.warning(
+            "tasks that were kept are taken up beyond a bound", bound=bound, value=value, limit=limit
+        )
 
 
 def _models(store: Store) -> list[ModelSpec]:

@@ -1,0 +1,39 @@
+"""Bounds that were lowered between two kernels."""
+
+from pathlib import Path
+
+from connection import read_all, refusal, text_of
+from structlog.testing import capture_logs
+from test_kept_tasks import get, kernel, wanted, watch
+
+from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
+
+
+async def test_what_is_kept_is_taken_up_beyond_lowered_bounds(tmp_path: Path) -> None:
+    """Models and tasks are all there, and go on; new ones are refused until there is room, and the log tells of it."""
+    async with kernel(tmp_path) as connection:
+        for name in ("fake", "other", "third"):
+            await connection.create(name, max_sequences=1, step_s=0.002)
+        ids = [(await connection.tasks.CreateTask(wanted(100))).task.task_id for _ in range(4)]
+        await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=ids[3]))
+    bounds = {"models": 1, "tasks": 1, "queued_tasks": 1, "queued_high": 0, "detached_tasks": 1, "input_bytes": 4096}
+    with capture_logs() as logs:
+        async with kernel(tmp_path, limits=bounds) as connection:
+            models = (await connection.models.ListModels(ms.ListModelsRequest())).models
+            assert [model.name for model in models] == ["fake", "other", "third"]
+            new = mp.Model(name="new", source=str(write_fake_model(tmp_path, "new")))
+            assert (await refusal(connection.models.CreateModel(ms.CreateModelRequest(model=new))))[0] == (
+                "LIMIT_EXCEEDED"
+            )
+            assert (await refusal(connection.tasks.CreateTask(wanted(1))))[0] == "QUEUE_FULL"
+            assert (await get(connection, ids[3])).state == tp.TASK_STATE_SUSPENDED
+            await connection.tasks.ResumeTask(ts.ResumeTaskRequest(task_id=ids[3]))
+            for task_id in ids:
+                assert text_of(await read_all(watch(connection, task_id))) == "la" * 50
+            assert (await connection.tasks.CreateTask(wanted(1))).task.task_id not in ids
+    told = {line.get("bound", line.get("model")) for line in logs if "taken up beyond" in line["event"]}
+    assert {"other", "third", "limits.tasks", "limits.detached_tasks"} <= told
