@@ -75,7 +75,7 @@ class Dispatcher:
         line, model = self._queues[name], self._fleet.models[name]
         for lease_id in tuple(line.leased):
             self._dispatch_leased(line, model, lease_id, now)
-        while self._dispatch_one(line, model, now):
+        while (line.shared or line.suspects) and self._dispatch_one(line, model, now):
             pass
         if model.spec.max_instances > 1:
             places = any(instance.open_places > 0 for instance in model.shared)

@@ -107,7 +107,7 @@ def _state(model: Model, *, failed: bool) -> ModelState:
     states = {instance.state for instance in model.instances.values()}
     if InstanceState.READY in states:
         return ModelState.READY
-    if states & LIVING:
+    if states.intersection(LIVING):
         return ModelState.LOADING
     if failed and model.state is ModelState.LOADING:
         return ModelState.FAILED

@@ -301,12 +301,12 @@ class KernelMachine:
         """Have workers brought up where somebody waits for them."""
         if self.ending.draining:
             return
-        name = model.spec.name
+        name, least = model.spec.name, model.spec.min_instances
         if not model.shared and (
             self.tasks.wait_for(name) or model.lacks_hold or self._capacity.wanted(name) or model.asked
         ):
             self.fleet.start_on_demand(model, self._now)
-        for _ in range(model.spec.min_instances - len(model.shared)):
+        for _ in range(least - len(model.shared) if least else 0):
             self.fleet.start_on_demand(model, self._now)
 
     def _instance_needs(self, instance: Instance, event: events.InstanceNeeds) -> None:

@@ -112,7 +112,7 @@ INSTANCE_TABLE: Table[InstanceState, InstanceChange] = {
 }
 
 
-LIVING = frozenset((InstanceState.STARTING, InstanceState.WAITING, InstanceState.LOADING, InstanceState.READY))
+LIVING = (InstanceState.READY, InstanceState.STARTING, InstanceState.WAITING, InstanceState.LOADING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,4 +338,5 @@ class Model:
     @property
     def shared(self) -> list[Instance]:
         """Its instances that take tasks or will, those that belong to a lease or leave their host left out."""
-        return [i for i in self.instances.values() if i.living and not i.lease_id and not i.leaving]
+        instances = self.instances.values()  # a tuple of states is searched without a hash of any, several times a task
+        return [i for i in instances if i.state in LIVING and not i.lease_id and not i.leaving]

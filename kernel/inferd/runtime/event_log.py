@@ -224,7 +224,8 @@ def joined(entries: Sequence[Entry], after: int) -> list[Numbered]:
         for entry in entries
         if entry.sequence > after
     ]
-    return behind if len(behind) < 2 else _merged(behind)  # noqa: PLR2004 - there is nothing to merge
+    outputs = sum([type(numbered.event) is Output for numbered in behind])
+    return behind if outputs < 2 else _merged(behind)  # noqa: PLR2004 - there is nothing to merge
 
 
 def _merged(events: Sequence[Numbered]) -> list[Numbered]:

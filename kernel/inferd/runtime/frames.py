@@ -73,22 +73,16 @@ def submit_frame(
     handle: int, order: SendTask, *, continuation: task_pb2.Continuation | None = None
 ) -> wire.KernelFrame:
     """The order to run a task, behind what it has told already; its memories go with it."""
-    spec, given = order.spec, order.spec.work
-    submit = task_pb2.Submit(
-        handle=handle,
-        task_id=spec.task_id,
-        tenant=spec.tenant,
-        work=given.work if isinstance(given, SharedWork) else given,  # type: ignore[arg-type] # only the worker knows it
-        priority=spec.priority.value,
-        lease_id=spec.lease_id,
-        fencing_token=order.fencing_token,
-        expected_tokens=order.expected_tokens,
-        weight=order.weight,
-        continuation=continuation,
-        alone=order.alone,
-        moved=order.moved,
-    )
-    return wire.KernelFrame(submit=submit)
+    spec, given, frame = order.spec, order.spec.work, wire.KernelFrame()
+    submit = frame.submit  # field by field, for each task: a constructor with names costs three times as much
+    submit.handle, submit.task_id, submit.tenant, submit.priority = handle, spec.task_id, spec.tenant, spec.priority
+    submit.work.CopyFrom(given.work if isinstance(given, SharedWork) else given)  # type: ignore[arg-type] # only the worker knows it
+    submit.expected_tokens, submit.weight = order.expected_tokens, order.weight
+    submit.lease_id, submit.fencing_token = spec.lease_id, order.fencing_token
+    submit.alone, submit.moved = order.alone, order.moved
+    if continuation is not None:
+        submit.continuation.CopyFrom(continuation)
+    return frame
 
 
 def memories_of(order: SendTask) -> tuple[Memory, ...]:

@@ -4,10 +4,8 @@ Every list and every text of every request has a bound, those of fields that com
 has the bound of all others.
 """
 
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from math import prod
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -60,22 +58,15 @@ READ_BY_NAME = frozenset(
 """Fields whose lengths are checked where they are read, before they are kept or copied."""
 
 
-class _Kind(Enum):
-    PLAIN = 1
-    TEXT = 2
-    MESSAGE = 3
-    VARIABLES = 4
-    SHAPE = 5
-
-
 class _Rule(NamedTuple):
     """What is looked at of a field."""
 
+    name: str
+    presence: bool  # whether it may be absent
     most: int | None  # entries
     noun: str
     bound: str  # of the configuration, else ""
-    kind: _Kind
-    repeated: bool
+    look: Callable[[str, Any], "_Excess | None"] | None  # at what it holds, by its name
 
 
 class _Excess(NamedTuple):
@@ -100,8 +91,7 @@ class Extents:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._rules: dict[FieldDescriptor, _Rule | None] = {}
-        self._beside_bytes: dict[Descriptor, tuple[FieldDescriptor, ...] | None] = {}  # None: there are no bytes
+        self._rules: dict[Descriptor, tuple[_Rule, ...]] = {}
 
     @cached_property
     def _named(self) -> dict[str, tuple[str, int]]:
@@ -128,34 +118,30 @@ class Extents:
 
     def _find(self, message: Any) -> _Excess | None:
         kind = message.DESCRIPTOR
-        named = self._beside_bytes[kind] if kind in self._beside_bytes else self._learn_fields(kind)
-        for field, value in message.ListFields() if named is None else _given(message, named):
-            rule = self._rules[field] if field in self._rules else self._learn(field)
-            if rule is not None and (excess := self._look(field.name, value, rule)) is not None:
+        for name, presence, most, noun, bound, look in self._rules.get(kind) or self._learn(kind):
+            if presence and not message.HasField(name):
+                continue
+            value = getattr(message, name)
+            if most is not None and len(value) > most:
+                return _Excess(name, len(value), most, noun, bound)
+            if look is not None and (excess := look(name, value)) is not None:
                 return excess
         return None
 
-    def _look(self, name: str, value: Any, rule: _Rule) -> _Excess | None:
-        if rule.most is not None and len(value) > rule.most:
-            return _Excess(name, len(value), rule.most, rule.noun, rule.bound)
-        match rule.kind:
-            case _Kind.TEXT:
-                return _long(name, value, repeated=rule.repeated)
-            case _Kind.VARIABLES | _Kind.SHAPE:
-                return self._large(name, value, rule.kind)
-            case _Kind.MESSAGE if rule.repeated:
-                return self._entries(name, value)
-            case _Kind.MESSAGE:
-                excess = self._find(value)
-                return None if excess is None else excess.under(name)
-            case _:
-                return None
+    def _message(self, name: str, value: Any) -> _Excess | None:
+        excess = self._find(value)
+        return None if excess is None else excess.under(name)
 
-    def _large(self, name: str, value: Any, kind: _Kind) -> _Excess | None:
-        """How many values variables hold, or elements a shape says, where that is too many."""
-        if kind is _Kind.SHAPE:
-            count, most = prod(size for size in value if size > 0), self._limits.tensor_elements
-            return _Excess(name, count, most, "elements", "limits.tensor_elements") if count > most else None
+    def _shape(self, name: str, value: Any) -> _Excess | None:
+        """How many elements a shape says, where that is too many."""
+        count, most = 1, self._limits.tensor_elements
+        for size in value:
+            if size > 0:
+                count *= size
+        return _Excess(name, count, most, "elements", "limits.tensor_elements") if count > most else None
+
+    def _variables(self, name: str, value: Any) -> _Excess | None:
+        """How many values variables hold, where that is too many."""
         most = self._limits.chat_values
         count = _count(value, most)
         return _Excess(name, count, most, "values or more", "limits.chat_values") if count > most else None
@@ -171,16 +157,11 @@ class Extents:
                     return _Excess(name, parts, most, "parts or more", "limits.chat_parts")
         return None
 
-    def _learn_fields(self, kind: Descriptor) -> tuple[FieldDescriptor, ...] | None:
-        """What is looked at of a message that has bytes, which are not copied for that; None for all fields."""
-        has_bytes = any(field.type == FieldDescriptor.TYPE_BYTES for field in kind.fields)
-        ruled = tuple(field for field in kind.fields if self._learn(field) is not None)
-        found = self._beside_bytes[kind] = ruled if has_bytes else None
+    def _learn(self, kind: Descriptor) -> tuple[_Rule, ...]:
+        """What is looked at of a message: not at fields of bytes, which would be copied for that."""
+        rules = [rule for field in kind.fields if (rule := self._rule(field)) is not None]
+        found = self._rules[kind] = tuple(rules)
         return found
-
-    def _learn(self, field: FieldDescriptor) -> _Rule | None:
-        rule = self._rules[field] = self._rule(field)
-        return rule
 
     def _rule(self, field: FieldDescriptor) -> _Rule | None:
         """What is looked at of a field; None for nothing."""
@@ -190,27 +171,20 @@ class Extents:
         most, noun = COUNTS.get(field.full_name, (MOST_ENTRIES, "entries"))
         bound, most = self._named.get(field.full_name, ("", most))
         counted = field.is_repeated and (field.full_name in COUNTS or not named)
-        kind = _Kind.PLAIN
+        look: Callable[[str, Any], _Excess | None] | None = None
         if nested is not None and nested.full_name == Struct.DESCRIPTOR.full_name:
-            kind = _Kind.VARIABLES
+            look = self._variables
         elif field.full_name == "inferd.v1.Tensor.shape":
-            kind = _Kind.SHAPE
+            look = self._shape
         elif nested is not None and not nested.GetOptions().map_entry:
-            kind = _Kind.MESSAGE
+            look = self._entries if field.is_repeated else self._message
         elif not named and any(
             each.type == FieldDescriptor.TYPE_STRING for each in (nested.fields if nested else [field])
         ):
-            kind = _Kind.TEXT
-        if kind is _Kind.PLAIN and not counted:
+            look = _long_of_all if field.is_repeated else _long
+        if look is None and not counted:
             return None
-        return _Rule(most if counted else None, noun, bound, kind, bool(field.is_repeated))
-
-
-def _given(message: Any, fields: tuple[FieldDescriptor, ...]) -> Iterator[tuple[FieldDescriptor, Any]]:
-    """As `ListFields`, of these fields."""
-    for field in fields:
-        if not field.has_presence or message.HasField(field.name):
-            yield field, getattr(message, field.name)
+        return _Rule(field.name, field.has_presence, most if counted else None, noun, bound, look)
 
 
 def _error(excess: _Excess) -> InferdError:
@@ -224,15 +198,18 @@ def _error(excess: _Excess) -> InferdError:
     return InvalidFieldError(f"{path} has {value} {noun}; at most {most}", field=path)
 
 
-def _long(name: str, value: Any, *, repeated: bool) -> _Excess | None:
+def _long(name: str, text: str) -> _Excess | None:
+    """A text, where it is too long."""
+    return _Excess(name, len(text), MOST_CHARACTERS, "characters", "") if len(text) > MOST_CHARACTERS else None
+
+
+def _long_of_all(name: str, texts: Any) -> _Excess | None:
     """The first text that is too long; of a map, also among its keys."""
-    texts = [value] if not repeated else value
     for number, text in enumerate(texts):
-        held = [text, value[text]] if hasattr(value, "items") else [text]
+        held = [text, texts[text]] if hasattr(texts, "items") else [text]
         longest = max((len(each) for each in held if isinstance(each, str)), default=0)
         if longest > MOST_CHARACTERS:
-            path = f"{name}[{number}]" if repeated else name
-            return _Excess(path, longest, MOST_CHARACTERS, "characters", "")
+            return _Excess(f"{name}[{number}]", longest, MOST_CHARACTERS, "characters", "")
     return None
 
 

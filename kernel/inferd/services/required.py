@@ -1,6 +1,5 @@
 """Fields that a request must have: those that the wire API marks REQUIRED."""
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ def check_required(request: Message) -> None:
     Raises:
         InvalidFieldError: It does; names the first such field by its path.
     """
-    missing = next(_missing(request, ""), None)
+    missing = _missing(request)
     if missing is not None:
         raise InvalidFieldError(f"{missing} is empty; it must be given", field=missing)
 
@@ -38,21 +37,22 @@ def behaviours(field: FieldDescriptor) -> tuple[int, ...]:
     return tuple(field.GetOptions().Extensions[field_behavior_pb2.field_behavior])
 
 
-def _missing(message: Any, at: str) -> Iterator[str]:
-    for field in _fields(message.DESCRIPTOR):
-        path = f"{at}{field.name}"
-        if not field.repeated and field.message:
-            if message.HasField(field.name):
-                yield from _missing(getattr(message, field.name), f"{path}.")
-            elif field.required:
-                yield path
-            continue
-        value = getattr(message, field.name)
-        if field.repeated:
-            for number, each in enumerate(value):
-                yield from _missing(each, f"{path}[{number}].")
-        elif not value:
-            yield path
+def _missing(message: Any) -> str | None:
+    """The path of the first field that is missing in a message; None where none is."""
+    for name, required, repeated, nested in _fields(message.DESCRIPTOR):
+        if repeated:
+            for number, each in enumerate(getattr(message, name)):
+                if (path := _missing(each)) is not None:
+                    return f"{name}[{number}].{path}"
+        elif not nested:
+            if not getattr(message, name):
+                return name
+        elif message.HasField(name):
+            if (path := _missing(getattr(message, name))) is not None:
+                return f"{name}.{path}"
+        elif required:
+            return name
+    return None
 
 
 @cache

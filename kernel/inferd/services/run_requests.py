@@ -1,7 +1,7 @@
 """The requests for a task, from the wire; that of `RunTask` and that of an order of `RunTasks` are the same."""
 
-import uuid
 from dataclasses import replace
+from secrets import token_hex
 
 from inferd.core.task import TaskSpec
 from inferd.errors import InvalidFieldError
@@ -14,6 +14,7 @@ from inferd.services.times import read_seconds, read_timestamp
 from inferd.services.uploads import find_named
 from inferd_api.v1 import task_service_pb2 as ts
 
+TASK_ID_BYTES = 16
 MOST_TTL_S = 3_153_600_000  # a hundred years
 
 
@@ -26,7 +27,7 @@ def read_run(request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: 
     check_request_id(request.request_id)
     return read_spec(
         request.spec,
-        task_id=uuid.uuid4().hex,
+        task_id=token_hex(TASK_ID_BYTES),
         tenant=caller.tenant,
         deadline=caller.deadline,
         request_id=request.request_id,
@@ -48,7 +49,7 @@ def read_create(
     check_request_id(request.request_id)
     spec = read_spec(
         request.spec,
-        task_id=uuid.uuid4().hex,
+        task_id=token_hex(TASK_ID_BYTES),
         tenant=caller.tenant,
         deadline=None,
         request_id=request.request_id,

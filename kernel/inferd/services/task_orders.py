@@ -1,7 +1,6 @@
 """`TaskService.RunTasks`: the tasks of a client on one call."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -96,6 +95,7 @@ class TaskOrders:
             while (request := await self._call.read()) is not grpc.aio.EOF:
                 await self._obey_all(request)
                 del request  # before the wait for the next one: it may hold prompts
+                await asyncio.sleep(0)  # however many messages have come already, others go on between them
                 await self._open.room()  # a client that does not read what is refused is not read either
 
     async def _obey_all(self, request: ts.RunTasksRequest) -> None:
@@ -108,7 +108,7 @@ class TaskOrders:
         try:
             for order in request.orders:
                 await self._obey(order, refused)
-                if loop.time() - begun > TURN_S:  # however much the orders hold, others go on between them
+                if loop.time() - begun > TURN_S:  # however much the orders hold, others go on between them, too
                     await asyncio.sleep(0)
                     begun = loop.time()
         finally:
@@ -148,7 +148,13 @@ class TaskOrders:
 
     def _caller_of(self, order: ts.RunOrder) -> Caller:
         """Who gives an order: its lease and its deadline are its own, and not those of the call."""
-        return replace(self._call.caller, lease_id=check_lease(order.lease_id), deadline=self._read_deadline(order))
+        caller = self._call.caller
+        return Caller(
+            tenant=caller.tenant,
+            roles=caller.roles,
+            lease_id=check_lease(order.lease_id),
+            deadline=self._read_deadline(order),
+        )
 
     async def _watch(self, tag: int, order: ts.WatchOrder) -> None:
         request = self._request_of(order)

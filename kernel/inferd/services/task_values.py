@@ -15,10 +15,10 @@ from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.runtime.clock import Clock
 from inferd.runtime.event_log import Numbered, cost_bytes
 from inferd.runtime.shared_work import SharedWork
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.streams import MOST_END_BYTES, TaskStream
 from inferd.services.status import status_of
 from inferd.services.tensor_parts import is_large, write_parts, write_set
-from inferd.services.times import duration, read_seconds, timestamp
+from inferd.services.times import read_seconds, timestamp, write_duration
 from inferd.services.uploads import Named
 from inferd.services.work_values import NO_NAMED, read_work
 from inferd_api.v1 import priority_pb2 as pp
@@ -51,7 +51,7 @@ def read_spec(
         InvalidFieldError: A field has a value outside what it allows.
         LimitExceededError: The prompt is longer than `limits.prompt_bytes`.
     """
-    if not spec.model:
+    if not (model := spec.model):
         raise InvalidFieldError("spec.model is empty; name the model", field="spec.model")
     if spec.adapter:
         message = f"adapter is {spec.adapter!r} and no backend offers adapters; leave it out"
@@ -61,7 +61,7 @@ def read_spec(
     return TaskSpec(
         task_id=TaskId(task_id),
         tenant=tenant,
-        model=ModelName(spec.model),
+        model=ModelName(model),
         demand=demand,
         work=work,
         labels=dict(spec.labels),
@@ -186,9 +186,11 @@ def write_responses(
                 write_event(task_id, numbered, response.more_events.add())
                 continue
             yield response
-            response = None
         if is_large(numbered.event, most_bytes):
-            yield from write_parts(task_id, numbered, most_bytes, make)
+            for response in write_parts(task_id, numbered, most_bytes, make):
+                if response.event.output.infer.more:
+                    yield response
+            left_bytes = most_bytes // 16 - MOST_END_BYTES if several else 0  # which `write_parts` leaves free
         else:
             response, left_bytes = kind(), room_bytes - size_bytes
             write_event(task_id, numbered, response.event)
@@ -197,18 +199,22 @@ def write_responses(
 
 
 def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
+    """Field by field, as `_write_output`: for each task, whatever it asks for."""
     match event:
+        case te.TensorOutput():
+            write_set(event, written.output.infer)
+        case te.Finished():
+            _write_finished(event, written.finished)
+        case te.Started(instance_id, attempt):
+            written.started.instance_id, written.started.attempt = instance_id, attempt
+        case te.Queued(position, eta_s):
+            written.queued.position = position
+            write_duration(eta_s, written.queued, "eta")
         case te.PromptOutput(text, token_ids, logprobs):
             prompt = tp.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
             written.output.CopyFrom(prompt)
         case te.EmbeddingOutput(values):
             written.output.CopyFrom(tp.Output(embedding=tp.Embedding(values=values)))
-        case te.TensorOutput() as tensors:
-            write_set(tensors, written.output.infer)
-        case te.Queued(position, eta_s):
-            written.queued.CopyFrom(tp.Queued(position=position, eta=duration(eta_s)))
-        case te.Started(instance_id, attempt):
-            written.started.CopyFrom(tp.Started(instance_id=instance_id, attempt=attempt))
         case te.Suspended(reason):
             by_client = reason is SuspendReason.CLIENT
             number = tp.SuspendReason.ValueType(reason.value)
@@ -217,8 +223,6 @@ def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
             written.resumed.CopyFrom(tp.Resumed(instance_id=instance_id, attempt=attempt))
         case te.Progress(phase, fraction):
             written.progress.CopyFrom(tp.Progress(phase=tp.Phase.ValueType(phase.value), fraction=fraction))
-        case te.Finished() as finished:
-            written.finished.CopyFrom(write_finished(finished))
 
 
 def _write_logprobs(logprobs: te.Logprobs | None) -> list[tp.TokenLogprobs]:
@@ -248,28 +252,29 @@ def _write_output(output: te.Output, written: tp.Output) -> None:
 
 def write_finished(finished: te.Finished) -> tp.Finished:
     """The end of a task for the wire."""
+    written = tp.Finished()
+    _write_finished(finished, written)
+    return written
+
+
+def _write_finished(finished: te.Finished, written: tp.Finished) -> None:
     outcome, receipt = finished.outcome, finished.receipt
-    usage = outcome.usage
-    return tp.Finished(
-        state=tp.TaskState.ValueType(outcome.state.value),
-        reason=tp.FinishReason.ValueType(outcome.reason.value),
-        error=status_of(outcome.error) if outcome.error is not None else None,
-        usage=tp.Usage(
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            output_tokens=usage.output_tokens,
-            drafted_tokens=usage.drafted_tokens,
-            accepted_tokens=usage.accepted_tokens,
-        ),
-        receipt=tp.Receipt(
-            queue_duration=duration(receipt.queue_s),
-            first_token_duration=duration(receipt.first_token_s),
-            run_duration=duration(receipt.run_s),
-            backend=receipt.backend,
-            device=receipt.device,
-            worker_memory_bytes=receipt.worker_memory_bytes,
-        ),
-    )
+    written.state = tp.TaskState.ValueType(outcome.state.value)
+    written.reason = tp.FinishReason.ValueType(outcome.reason.value)
+    if outcome.error is not None:
+        written.error.CopyFrom(status_of(outcome.error))
+    usage, used = outcome.usage, written.usage
+    used.SetInParent()
+    used.prompt_tokens, used.output_tokens = usage.prompt_tokens, usage.output_tokens
+    if usage.cached_tokens:
+        used.cached_tokens = usage.cached_tokens
+    if usage.drafted_tokens:
+        used.drafted_tokens, used.accepted_tokens = usage.drafted_tokens, usage.accepted_tokens
+    told = written.receipt
+    told.backend, told.device, told.worker_memory_bytes = receipt.backend, receipt.device, receipt.worker_memory_bytes
+    write_duration(receipt.queue_s, told, "queue_duration")
+    write_duration(receipt.first_token_s, told, "first_token_duration")
+    write_duration(receipt.run_s, told, "run_duration")
 
 
 def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:

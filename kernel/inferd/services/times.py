@@ -1,6 +1,7 @@
 """Durations and timestamps between the wire and the kernel's seconds; see google/protobuf/duration.proto."""
 
 import math
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -44,8 +45,23 @@ def duration(seconds: float | None) -> Duration | None:
     if seconds is None or math.isnan(seconds):
         return None
     value = Duration()
-    value.FromNanoseconds(int(min(max(seconds, -MOST_SECONDS), MOST_SECONDS) * NANOS))
+    _set(value, seconds)
     return value
+
+
+def write_duration(seconds: float | None, message: Any, field: str) -> None:
+    """As `duration`, in its place in a message, which costs half as much; nothing where there is none."""
+    if seconds is not None and not math.isnan(seconds):
+        _set(getattr(message, field), seconds)
+
+
+def _set(value: Duration, seconds: float) -> None:
+    nanos = int(min(max(seconds, -MOST_SECONDS), MOST_SECONDS) * NANOS)
+    if 0 < nanos < NANOS:  # as most
+        value.nanos = nanos
+    else:
+        value.FromNanoseconds(nanos)
+        value.SetInParent()
 
 
 def timestamp(clock: Clock, instant: float | None) -> Timestamp | None:

@@ -1,7 +1,6 @@
 """The tasks that a client has open on one call, each under a tag of its own."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from inferd.core.ids import TaskId
@@ -20,13 +19,11 @@ class Open:
 
     Attributes:
         stream: What is followed under it.
-        place: What it takes of the tenant's bound.
         runs: Whether the life of the task hangs on it.
         named: Whether the client has been told the task's id.
     """
 
     stream: TaskStream
-    place: ExitStack
     runs: bool
     named: bool = False
 
@@ -53,6 +50,7 @@ class OpenTasks:
     def __init__(self, tasks: Tasks, caller: Caller, *, message_limit_bytes: int = BATCH_BYTES) -> None:
         self._tasks = tasks
         self._caller = caller
+        self._places = tasks.streams  # each tag that is open takes one of its tenant
         self._bundle = Bundle(min(BATCH_BYTES, message_limit_bytes))
         self._open: dict[int, Open] = {}
         self.come, self.room, self.wake = self._bundle.come, self._bundle.room, self._bundle.wake
@@ -73,10 +71,13 @@ class OpenTasks:
         Raises:
             InferdError: The task is refused.
         """
-        with ExitStack() as place:
-            place.enter_context(self._tasks.streams.place(self._caller.tenant))
+        self._places.take(self._caller.tenant)
+        try:
             stream = await self._tasks.begin(spec, linger_s=linger_s)
-            self._follow(tag, stream, place.pop_all(), runs=True, interval_s=interval_s)
+        except BaseException:
+            self._places.give_back(self._caller.tenant)
+            raise
+        self._follow(tag, stream, runs=True, interval_s=interval_s)
 
     def watch(
         self, tag: int, task_id: TaskId, *, after: int, interval_s: float, adopt: bool = False, linger_s: float = 0.0
@@ -86,16 +87,14 @@ class OpenTasks:
         Raises:
             TaskNotFoundError, InvalidFieldError, LimitExceededError: As `Tasks.watch`.
         """
-        with ExitStack() as place:
-            stream = place.enter_context(self._tasks.watch(task_id, self._caller, after=after))
-            if adopt:
-                self._tasks.adopt(stream, self._caller.tenant, linger_s=linger_s)
-            self._follow(tag, stream, place.pop_all(), runs=adopt, interval_s=interval_s, after=after)
+        stream = self._tasks.find(task_id, self._caller, after=after)
+        self._places.take(self._caller.tenant)
+        if adopt:
+            self._tasks.adopt(stream, self._caller.tenant, linger_s=linger_s)
+        self._follow(tag, stream, runs=adopt, interval_s=interval_s, after=after)
 
-    def _follow(
-        self, tag: int, stream: TaskStream, place: ExitStack, *, runs: bool, interval_s: float, after: int = 0
-    ) -> None:
-        self._open[tag] = Open(stream=stream, place=place, runs=runs)
+    def _follow(self, tag: int, stream: TaskStream, *, runs: bool, interval_s: float, after: int = 0) -> None:
+        self._open[tag] = Open(stream=stream, runs=runs)
         self._bundle.follow(Followed(tag=tag, stream=stream, after=after, interval_s=interval_s))
 
     def cancel(self, tag: int) -> None:
@@ -116,7 +115,7 @@ class OpenTasks:
         self._bundle.leave(tag)
         opened = self._open.pop(tag, None)
         if opened is not None:
-            opened.place.close()
+            self._places.give_back(self._caller.tenant)
             if opened.runs:
                 self._tasks.leave(opened.stream, self._caller.tenant, lingers=lingers)
 
