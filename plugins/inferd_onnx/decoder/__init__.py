@@ -12,6 +12,7 @@ How a model comes to run, file by file:
     graph.py       a shape -> the graph
     capacity.py    how much fits, and what it takes
     copies.py      whether the runtime reads packed weights again, which nothing says
+    counts.py      whether attention takes prompts side by side, by the runtime's version
     unread.py      settings that nothing reads of a language model, which are refused
     loading.py     from a request to a session
     area.py        keys and values of sequences, each at one place, where GroupQueryAttention writes them

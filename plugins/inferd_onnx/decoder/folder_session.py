@@ -28,6 +28,7 @@ class FolderSession(PooledSession):
         self._names = names
         self._takes = {node.name for node in runtime.get_inputs()}
         self._in_place = in_place and MERGED not in self._takes  # its branches are of one sequence each
+        self._joins = "first" if self._in_place else "none"
 
     def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
         if self._in_place:

@@ -3,6 +3,7 @@
 The graph begins behind the embedding, whose rows the session looks up itself: so the table stays where it lies on disk.
 
 Inputs: `hidden` (b, s, width), `last` (b,), the number of each sequence's last key; `total` (), of keys of the longest;
+`counts` (b,), the tokens of each sequence, where the runtime takes them: the rest of its s rows is nobody's;
 `logit_rows` and `hidden_rows`, of the b * s rows those that are wanted; `past_key.N` and `past_value.N` (b, kv_heads,
 places, head_width), which are written to in place: `key.N` and `value.N` must be bound to the same memory.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inferd_onnx.decoder.counts import COUNTS_AT
 from inferd_onnx.decoder.model import DecoderModel
 from inferd_onnx.decoder.packing import BLOCK, Packed, choose_bits, pack
 from inferd_onnx.decoder.proto import CONTRIB, FLOAT, INT32, INT64, UINT8, Graph
@@ -39,6 +41,7 @@ class Builder:
         context_tokens: int,
         quantization: str,
         exact: bool,
+        counts: bool,
         done: Callable[[int], None],
     ) -> None:
         self._model = model
@@ -46,6 +49,7 @@ class Builder:
         self._context_tokens = context_tokens
         self._quantization = quantization
         self._exact = exact
+        self._counts = counts
         self._done = done
         self._graph = Graph("decoder")
         self._shapes = set[str]()
@@ -80,6 +84,8 @@ class Builder:
         graph.add_input("hidden", FLOAT, ("b", "s", shape.width))
         graph.add_input("last", INT32, ("b",))
         graph.add_input("total", INT32, ())
+        if self._counts:
+            graph.add_input("counts", INT32, ("b",))
         graph.add_input("logit_rows", INT64, ("l",))
         graph.add_input("hidden_rows", INT64, ("h",))
         graph.add_output("logits", FLOAT, ("l", shape.vocabulary_size))
@@ -173,6 +179,8 @@ class Builder:
         attributes: dict[str, int | float] = {"num_heads": shape.heads, "kv_num_heads": shape.kv_heads}
         attributes |= {"do_rotary": int(rotates), "rotary_interleaved": int(shape.rotation.neighbours)}
         inputs += ["cosines", "sines"] if rotates else []
+        if self._counts:
+            inputs += [""] * (COUNTS_AT - len(inputs)) + ["counts"]
         outputs = [f"{layer}.mixed", f"key.{layer}", f"value.{layer}"]
         self._graph.add("GroupQueryAttention", inputs, outputs, domain=CONTRIB, attributes=attributes)
         return self._product(f"{layer}.attended", f"{layer}.mixed", f"{layer}.o")

@@ -8,6 +8,7 @@ import onnxruntime as ort
 from inferd.plugin import LoadedModel, LoadError, LoadRequest, MemoryNeed, ModelDescription, ReportProgress, TokenLimits
 from inferd_onnx.decoder.capacity import check_need, derive_limits, derive_need, measure_weights
 from inferd_onnx.decoder.copies import copies_numbers
+from inferd_onnx.decoder.counts import takes_counts
 from inferd_onnx.decoder.gguf_model import read_gguf_model
 from inferd_onnx.decoder.graph import Builder
 from inferd_onnx.decoder.hf_folder import read_hf_folder
@@ -104,6 +105,7 @@ def _make_session(found: Examined, request: LoadRequest, progress: ReportProgres
         context_tokens=limits.context_tokens,
         quantization=str(settings["quantization"]),
         exact=settings["compute"] == "exact",
+        counts=takes_counts(),
         done=count,
     )
     graph = builder.build()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from inferd.plugin import StepResult, TokenBatch, TokenLimits
 from inferd_onnx.decoder.area import Area
-from inferd_onnx.decoder.plan import Run, check_batch, split
+from inferd_onnx.decoder.plan import Joins, Run, check_batch, split
 from inferd_onnx.decoder.shape import Shape
 from inferd_onnx.decoder.slots import Slots
 from inferd_onnx.decoder.sources import Weight
@@ -55,6 +55,7 @@ class PooledSession(ABC):
         self._shape = shape
         self._limits = limits
         self._area_tokens = area_tokens
+        self._joins: Joins = "none"
         tokens = -(-limits.context_tokens // limits.block_tokens) * limits.block_tokens
         sizes = (shape.layers * 2, shape.kv_heads, limits.block_tokens, shape.head_width)
         pool = np.zeros((limits.blocks, *sizes), dtype)
@@ -107,7 +108,7 @@ class PooledSession(ABC):
 
     def _split(self, batch: TokenBatch, *, most_tokens: int) -> Iterator[Run]:
         """The runs of a checked batch."""
-        return split(batch, most_tokens=most_tokens)
+        return split(batch, most_tokens=most_tokens, joins=self._joins, place_tokens=self._area.numbers.shape[3])
 
     @abstractmethod
     def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
@@ -146,6 +147,8 @@ class DecoderSession(PooledSession):
         super().__init__(runtime, past=[f"past_{name}" for name in names], present=names, **others)
         self._held = held
         self._table = table
+        self._counts = any(node.name == "counts" for node in self._runtime.get_inputs())
+        self._joins = "any" if self._counts else "first"
 
     def close(self) -> None:
         """Give the memory back."""
@@ -159,6 +162,8 @@ class DecoderSession(PooledSession):
         binding.bind_cpu_input("hidden", np.ascontiguousarray(hidden))
         binding.bind_cpu_input("last", (run.lengths - 1).astype(np.int32))
         binding.bind_cpu_input("total", np.array(run.lengths.max(), np.int32))
+        if self._counts:
+            binding.bind_cpu_input("counts", run.counts.astype(np.int32))
         outs = []
         for name, output, (all_rows, to) in zip(
             ("logit_rows", "hidden_rows"), ("logits", "states"), wanted, strict=True
