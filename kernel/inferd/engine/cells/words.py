@@ -49,7 +49,8 @@ class _Words:
             raise TypeError("a text, not bytes")  # so that llguidance keeps incomplete characters to itself
         ids = self._tokenizer.encode(text, template=True)
         data = text.encode()
-        if b"".join(self.tokens[number] for number in ids) == data:
+        known = max(ids, default=0) < len(self.tokens)  # a tokenizer may have more tokens than there are logits
+        if known and b"".join(self.tokens[number] for number in ids) == data:
             return list(ids)
         return self._greedy(data)  # the tokenizer puts a space in front of a text, or changes its characters
 

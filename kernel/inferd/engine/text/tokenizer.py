@@ -56,7 +56,7 @@ class Tokenizer:
         size: Number of logits in a row; tokens that the vocabulary does not have give no text.
 
     Attributes:
-        pieces: What each token adds to the text, by id.
+        pieces: What each token adds to the text, by id: one for each logit, also where the vocabulary has more tokens.
         longest_bytes: Most bytes of a text that one token can stand for; None where that has no bound, or none is
             known.
         quick_bytes: Texts up to here are encoded in some hundredths of a second, whatever they are.
@@ -80,7 +80,7 @@ class Tokenizer:
             ) from error
         self._first = (vocabulary.bos_id,) if vocabulary.add_bos and vocabulary.bos_id is not None else ()
         self._adds = vocabulary.algorithm == "json"  # such a definition says itself what is put around a text
-        self.pieces += [""] * (size - len(self.pieces))
+        self.pieces = [*self.pieces[:size], *[""] * (size - len(self.pieces))]  # of what has no logits there is no use
         self.quick_bytes = quick_bytes(vocabulary, self._inner)
         self.longest_bytes = _longest_bytes(self._inner, self.pieces) if _keeps_all(vocabulary) else None
 

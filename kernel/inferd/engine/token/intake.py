@@ -138,7 +138,7 @@ class Intake:
         Raises:
             UnsupportedInputError: Messages for a model without a chat template, or a model that only makes embeddings.
             ChatTemplateError: The template failed.
-            InvalidFieldError: No tokens, ids outside the vocabulary, or `max_tokens` outside its bounds.
+            InvalidFieldError: No tokens, some outside the vocabulary, or `max_tokens` outside its bounds.
             PromptTooLongError: The prompt and its output do not fit.
             LimitExceededError: Turning it into tokens takes too long, or too much memory.
         """
@@ -202,6 +202,8 @@ class Intake:
         self, sampling: Sampling, ends: frozenset[int], leash: Leash | None, script: Script | None
     ) -> Rules | None:
         phrases = encode_bad_words(sampling.bad_words, lambda text: self._texts.words(text, leash))
+        size = self._bounds.vocabulary_size
+        phrases = tuple(phrase for phrase in phrases if max(phrase) < size)  # no output has the others
         return Rules.of(sampling, phrases=phrases, ends=ends, check_ids=self._check_ids, script=script)
 
     def tokenize(self, task_input: TaskInput) -> Items[int]:
@@ -210,7 +212,7 @@ class Intake:
         Raises:
             UnsupportedInputError: Messages for a model without a chat template.
             ChatTemplateError: The template failed.
-            InvalidFieldError: Ids outside the vocabulary, or tools that are not a JSON array of objects.
+            InvalidFieldError: Tokens that the network does not have, or tools that are not a JSON array of objects.
             LimitExceededError: It takes too long, or too much memory.
         """
         return self._tokens_of(task_input)
@@ -219,7 +221,9 @@ class Intake:
         self, task_input: TaskInput, leash: Leash | None = None, *, most_tokens: int | None = None
     ) -> Items[int]:
         if not isinstance(task_input, TokenInput):
-            return self._texts.tokenize(task_input, most_tokens=most_tokens, leash=leash)
+            ids = self._texts.tokenize(task_input, most_tokens=most_tokens, leash=leash)
+            self._check_written(ids)
+            return ids
         self._check_ids(task_input.token_ids, "spec.tokens.token_ids")
         return task_input.token_ids
 
@@ -231,6 +235,18 @@ class Intake:
         """
         self._check_ids(token_ids, "token_ids")
         return decode(self._tokenizer.pieces, token_ids)
+
+    def _check_written(self, token_ids: Items[int]) -> None:
+        """Refuse tokens of a text that the network has no row for: a step with one of them fails for all in it."""
+        size = self._bounds.vocabulary_size
+        wrong = max(token_ids, default=-1)
+        if wrong >= size:
+            raise InvalidFieldError(
+                f"token id {wrong} is outside the model's vocabulary of {size} tokens: its tokenizer has it for"
+                f" {self._tokenizer.name(wrong)!r}, but its network has no row for it; leave that out of the text",
+                field="spec.input",
+                metadata={"token_id": str(wrong), "vocabulary_size": str(size)},
+            )
 
     def _check_ids(self, token_ids: Items[int], field: str) -> None:
         size = self._bounds.vocabulary_size
