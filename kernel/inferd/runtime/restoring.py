@@ -103,17 +103,13 @@ def _create(driver: Driver, spec: ModelSpec) -> None:
         driver.create_model(spec)
     except LimitExceededError as error:
         driver.create_model(spec, kept=True)
-        log.warning(
-            "a model that was kept is taken up beyond a bound", model=spec.name, why=error.message
-        )
+        log.warning("a model that was kept is taken up beyond a bound", model=spec.name, why=error.message)
 
 
 def _go_on(driver: Driver, tasks: Sequence[Found]) -> None:
     driver.restore(RestoreTasks(tuple(each.task for each in tasks)))
     for bound, value, limit in driver.views.exceeded():
-        log.warning(
-            "tasks that were kept are taken up beyond a bound", bound=bound, value=value, limit=limit
-        )
+        log.warning("tasks that were kept are taken up beyond a bound", bound=bound, value=value, limit=limit)
 
 
 def _models(store: Store) -> list[ModelSpec]:
