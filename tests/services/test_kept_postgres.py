@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from connection import Connection, read_all, read_until, reason_of, text_of
 from postgres_server import PostgresServer
@@ -13,6 +14,8 @@ from stores import Postgres
 from test_kept_tasks import created, get, kernel, retry_s, wanted, watch
 
 from inferd.store.store import NO_TENANT, Kind, Put
+from inferd.testing.kernel import kernel_here
+from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -90,3 +93,21 @@ async def test_a_kernel_whose_store_was_taken_over_says_so(tmp_path: Path, store
             assert "another kernel has written it" in str(caught.value.details())
     with closing(stores.open()) as after:
         assert set(after.kept()) == before
+
+
+async def test_processes_with_backends_are_not_told_how_the_store_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker has the variables of its kernel but those that hold the URL of the store, or a password."""
+    for name in ("INFERD_STORE__URL", "inferd_store", "PGPASSWORD", "MINE"):
+        monkeypatch.setenv(name, "{}" if name == "inferd_store" else "postgresql://u:s3cret@h/d")
+    async with kernel_here(tmp_path) as made:
+        connection = Connection(made, tmp_path)
+        await connection.create()
+        await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))
+        children = psutil.Process().children(recursive=True)
+        environments = [child.environ() for child in children if "inferd.worker" in child.cmdline()]
+        await connection.channel.close()
+    assert environments
+    for each in environments:
+        assert [name for name, value in each.items() if "s3cret" in value] == ["MINE"]

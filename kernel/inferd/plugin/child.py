@@ -15,6 +15,7 @@ from inferd.plugin.patience import patience
 DOCUMENT_BYTES = 1 << 20  # most that a child may answer
 STDERR_BYTES = 1 << 16  # how much is kept of the end of its standard error
 TRACE_S = 1.0  # how long a process that hangs may take to write where it does
+SECRET_VARIABLES = frozenset({"INFERD_STORE", "INFERD_STORE__URL", "PGPASSWORD"})
 FATAL = "Fatal Python error: "  # how faulthandler begins; see docs.python.org/3/library/faulthandler.html
 FRAME = re.compile(r"^Current thread [^\n]*\n +(File \"[^\n]*)", re.MULTILINE)
 
@@ -76,6 +77,11 @@ async def abort(process: asyncio.subprocess.Process) -> None:
         await asyncio.wait_for(process.wait(), TRACE_S)
 
 
+def environment() -> dict[str, str]:
+    """The variables that processes with backends are given: not those with what opens the kernel's store."""
+    return {name: value for name, value in os.environ.items() if name.upper() not in SECRET_VARIABLES}
+
+
 async def run(module: str, *, limit_s: float) -> Ending:
     """Run `inferd.plugin.probe` for a plugin to its end, or kill it after a time. Cancelling this kills it, too."""
     limit: float | None = None
@@ -86,6 +92,7 @@ async def run(module: str, *, limit_s: float) -> Ending:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=stderr.write_end,
             pass_fds=(answer.write_end,),
+            env=environment(),
             start_new_session=True,
         )
         try:

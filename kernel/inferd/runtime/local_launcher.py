@@ -15,7 +15,7 @@ import psutil
 import structlog
 
 from inferd.core.ids import InstanceId
-from inferd.plugin.child import abort
+from inferd.plugin.child import abort, environment
 from inferd.runtime.link import LocalLink, OnClosed, OnFrame
 from inferd.runtime.memory_group import MemoryGroup, sweep
 from inferd.runtime.worker_log import last_words, new_log
@@ -87,6 +87,7 @@ class LocalLauncher:
                     stdout=log,
                     stderr=log,
                     pass_fds=(theirs.fileno(),),
+                    env=environment(),
                     start_new_session=True,
                 )
         except BaseException:  # cancelled, too
