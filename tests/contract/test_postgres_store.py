@@ -273,3 +273,33 @@ def test_a_killed_process_leaves_its_store_to_the_next_one(stores: Postgres) -> 
         process.kill()
         waits = place.postgres.model_copy(update={"lock_wait_s": 20.0})
         PostgresStore(place.model_copy(update={"postgres": waits})).close()
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_a_failover_is_gone_through_or_told(stores: Postgres, *, lacks: bool) -> None:
+    """A store that is given both hosts goes on with the standby that was promoted, if that has all of it.
+
+    Until then it is refused; and for good where the standby lacks what was acknowledged.
+    """
+    primary, standby = stores.server, PostgresServer(stores.server)
+    try:
+        url = f"{primary.url(stores.database)},{standby.folder}"
+        with closing(PostgresStore(stores.place.model_copy(update={"url": url}))) as store:
+            store.write([ONE])
+            primary.wait_for_standby()
+            if lacks:
+                standby.stop()
+                store.write([ONE])
+            primary.stop()
+            standby.start()
+            with pytest.raises(StoreUnavailableError, match="read-only"):
+                store.write([TWO])
+            standby.promote()
+            if lacks:
+                with pytest.raises(StoreUnavailableError, match="has 1 writes and had acknowledged 2"):
+                    store.write([TWO])
+            else:
+                store.write([TWO])
+                assert held(store) == model_of([TWO])
+    finally:
+        standby.remove()

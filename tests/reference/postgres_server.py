@@ -53,9 +53,13 @@ def find_programs() -> Path:
 
 
 class PostgresServer:
-    """A server with databases for tests. One writer: the process of the tests that made it."""
+    """A server with databases for tests. One writer: the process of the tests that made it.
 
-    def __init__(self) -> None:
+    Args:
+        primary: Of which it is a standby, until it is promoted; None for one that stands alone.
+    """
+
+    def __init__(self, primary: "PostgresServer | None" = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="inferd-pg-", dir="/tmp"))
         self._programs = find_programs()
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,12 +74,30 @@ class PostgresServer:
             os.chown(self.folder, entry.pw_uid, entry.pw_gid)
             self._programs = _readable(self._programs, self.folder)
         self._data = self.folder / "data"
+        if primary is not None:
+            copy = ("-h", primary.folder, "-U", "postgres", "-X", "stream", "-c", "fast", "--no-sync")
+            self._run("pg_basebackup", "-D", self._data, "-R", *copy)
+            self.start()
+            return
         self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-        (self._data / "pg_hba.conf").write_text(f"local all {LOCKED[0]} scram-sha-256\nlocal all all trust\n")
+        locked = f"local all {LOCKED[0]} scram-sha-256"
+        (self._data / "pg_hba.conf").write_text(f"{locked}\nlocal all all trust\nlocal replication all trust\n")
         self.start()
         with self.connect() as connection:
             password = LOCKED[1].replace("'", "''")
             connection.execute(f"CREATE ROLE {LOCKED[0]} LOGIN PASSWORD '{password}'")  # type: ignore[arg-type] # ours
+
+    def promote(self) -> None:
+        """Make a primary of a standby."""
+        self._run("pg_ctl", "promote", "-D", self._data, "-w")
+
+    def wait_for_standby(self) -> None:
+        """Wait until its standby has all that it has."""
+        with self.connect() as connection:
+            deadline = time.monotonic() + TIMEOUT_S
+            query = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication"
+            while connection.execute(query).fetchall() != [(True,)]:
+                assert time.monotonic() < deadline, "the standby lags behind"
 
     def start(self) -> None:
         """Start it, and wait until it answers; nothing where it runs."""
