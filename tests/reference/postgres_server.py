@@ -69,6 +69,8 @@ class PostgresServer:
         if os.geteuid() == 0:
             known = {entry.pw_name: entry for entry in pwd.getpwall()}
             entry = next(known[name] for name in USERS if name in known)
+            if shutil.which("setpriv") is None:
+                raise RuntimeError("PostgreSQL does not run as root, and these tests do: install util-linux (setpriv)")
             # Not by `Popen(user=…)`: that forks, and gRPC's threads do not survive it.
             self._as_user = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
             os.chown(self.folder, entry.pw_uid, entry.pw_gid)

@@ -143,7 +143,7 @@ def test_a_store_is_copied_to_another_one(
         again = inferd("migrate", *named, "--to", url, "-o", "json")
         assert (again.exit_code, json.loads(again.stdout)["error"]["reason"]) == (1, "STORE_NOT_EMPTY")
         assert inferd("export", "--url", url).stdout == before
-    assert "in use" in inferd("migrate", *named, "--to", stores.settings["url"]).output
+    assert "names the store itself" in inferd("migrate", *named, "--to", stores.settings["url"]).output
     postgres.drop_database(database)
 
 

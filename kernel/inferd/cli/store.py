@@ -148,6 +148,8 @@ def migrate(output: Output, file: Path | None, url: str | None, to: str | None) 
     with _opened(file, url, migrates=True) as store:
         told = {"path": store.name, "schema_before": store.opened_schema, "schema": store.schema}
         if to is not None:
+            if _place(None, to).url == _place(file, url).url:
+                raise CommandError(f"--to names the store itself, {store.name}; name another one", reason="USAGE")
             told |= _copy(store, _place(None, to))
     if output.json:
         output.document(told)
