@@ -166,7 +166,7 @@ async def _built_around(settings: Settings, driver: Driver) -> AsyncIterator[_Bu
         yield _Built(driver=driver, plugins=plugins, meter=meter, front=front)
 
 
-def _core_limits(settings: Settings) -> CoreLimits:
+def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
     limits, workers, scheduler, leases = settings.limits, settings.workers, settings.scheduler, settings.leases
     kept = limits if settings.store.url == MEMORY else settings.store
     policy = QueuePolicy(
@@ -196,6 +196,7 @@ def _core_limits(settings: Settings) -> CoreLimits:
             headroom=scheduler.headroom,
             suspect_deaths=scheduler.suspect_deaths,
             poison_s=scheduler.poison_s,
+            tells_shares=has_store,
             policy=policy,
         ),
         leases=LeaseLimits(
@@ -224,7 +225,7 @@ def _core_limits(settings: Settings) -> CoreLimits:
 def _driver(settings: Settings, store: Store | None, clock: Clock | None = None) -> Driver:
     limits, workers = settings.limits, settings.workers
     return Driver(
-        core=_core_limits(settings),
+        core=_core_limits(settings, has_store=store is not None),
         limits=DriverLimits(
             stream_bytes=limits.stream_bytes,
             events_bytes=limits.events_bytes,

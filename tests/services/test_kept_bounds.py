@@ -1,11 +1,15 @@
-"""Bounds that were lowered between two kernels."""
+"""What is kept beside the things themselves: what their bounds were, and what tenants were served."""
 
+from contextlib import closing
 from pathlib import Path
 
-from connection import read_all, refusal, text_of
+from connection import Connection, read_all, read_until, refusal, text_of
 from structlog.testing import capture_logs
 from test_kept_tasks import get, kernel, wanted, watch
 
+from inferd.core.ids import ModelName, Tenant
+from inferd.store.sqlite import SqliteStore
+from inferd.store.store import Kind
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
@@ -37,3 +41,33 @@ async def test_what_is_kept_is_taken_up_beyond_lowered_bounds(tmp_path: Path) ->
             assert (await connection.tasks.CreateTask(wanted(1))).task.task_id not in ids
     told = {line.get("bound", line.get("model")) for line in logs if "taken up beyond" in line["event"]}
     assert {"other", "third", "limits.tasks", "limits.detached_tasks"} <= told
+
+
+async def test_what_a_tenant_was_served_is_kept(tmp_path: Path) -> None:
+    """The next kernel has the share of a tenant, of a task that runs too, and drops it when nothing waits any more."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(max_sequences=1, step_s=0.02)
+        ids = [(await connection.tasks.CreateTask(wanted(tokens))).task.task_id for tokens in (10, 900, 900)]
+        await read_all(watch(connection, ids[0]))
+        await read_until(watch(connection, ids[1]), "output")
+        before = share(connection)
+        assert before is not None
+        assert before > 0
+    assert on_disk(tmp_path) == [("default", "fake")]
+    async with kernel(tmp_path) as connection:
+        await read_until(watch(connection, ids[1]), "resumed")
+        assert share(connection) == before
+        for task_id in reversed(ids):
+            await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=task_id))
+        assert share(connection) is None
+    assert on_disk(tmp_path) == []
+
+
+def share(connection: Connection) -> float | None:
+    queues = connection.kernel.driver.machine.tasks._queues
+    return queues[ModelName("fake")].shared.share(Tenant("default"))
+
+
+def on_disk(folder: Path) -> list[tuple[str, str]]:
+    with closing(SqliteStore(folder / "kept/store")) as store:
+        return [(record.tenant, record.key) for record in store.records(Kind.SHARE)]

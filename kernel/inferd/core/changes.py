@@ -92,6 +92,21 @@ class TaskForgotten(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class ShareChanged(Change):
+    """What a tenant was served of a model has changed, or is known no longer; see `core.queue.FairQueue`.
+
+    Attributes:
+        counter: Tokens by its weight, those that its running tasks are expected to cost among them; None for none.
+        level: Where a tenant begins that is not known.
+    """
+
+    model: ModelName
+    tenant: Tenant
+    counter: float | None
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseChanged(Change):
     """A lease was made, came to another state, or holds for longer; or what it waits for or has is another thing.
 

@@ -8,7 +8,7 @@ from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, Instance
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.restored import RestoredLease, RestoredTask
+from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask
 from inferd.core.task import Outcome, TaskSpec
 from inferd.errors import InferdError
 
@@ -87,9 +87,10 @@ class WithdrawTask:
 
 @dataclass(frozen=True, slots=True)
 class RestoreTasks:
-    """A kernel before this one had these tasks; told once, before any other task."""
+    """A kernel before this one had these tasks, and served tenants so much; told once, before any other task."""
 
     tasks: tuple[RestoredTask, ...]
+    shares: tuple[RestoredShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class TaskLimits:
     headroom: float = 1 / 16
     suspect_deaths: int = 2
     poison_s: float = 600.0
+    tells_shares: bool = False  # changes tell what tenants were served; where that is kept
     policy: QueuePolicy = field(default_factory=lambda: QueuePolicy(aging_s=10.0, weights={}, tenant_running=1000))
 
 

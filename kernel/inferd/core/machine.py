@@ -110,6 +110,7 @@ class KernelMachine:
         finally:
             self._alarm = min([at for due in self._dues if (at := due()) is not None], default=None)
         self.leases.tell()
+        self.tasks.tell_shares()
         done = tuple(self._out)
         self._out.clear()
         return done

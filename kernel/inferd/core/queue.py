@@ -7,7 +7,7 @@ their ended tasks only, so that a tenant that fills all places is not taken for 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
@@ -84,11 +84,13 @@ class _Class:
 
     Attributes:
         open: The tenants that may have another task running, by their counters.
+        returning: Tasks that had a place when the kernel before this one ended; they go before the others of the class.
         passed: When the highest class was first served in its place, since it was last served; None if that never was.
     """
 
     lines: dict[Tenant, _Line] = field(default_factory=dict)
     open: Ranking[Tenant] = field(default_factory=Ranking)
+    returning: OrderedDict[TaskId, None] = field(default_factory=OrderedDict)
     passed: float | None = None
     size: int = 0
 
@@ -121,8 +123,9 @@ class FairQueue:
     start anew when nothing waits or runs.
     """
 
-    def __init__(self, policy: QueuePolicy) -> None:
+    def __init__(self, policy: QueuePolicy, note: Callable[[Tenant], None] | None = None) -> None:
         self._policy = policy
+        self._note = note  # told of each tenant whose share has changed
         self._classes = {priority: _Class() for priority in DESCENDING}
         self._tasks: dict[TaskId, _Waiting] = {}
         self._shares: dict[Tenant, _Share] = {}
@@ -177,6 +180,8 @@ class FairQueue:
         if priority is None:
             return None
         group = self._classes[priority]
+        if group.returning:
+            return next(iter(group.returning))
         first = group.open.first()
         return None if first is None else next(iter(group.lines[first[1]].tasks))
 
@@ -218,6 +223,7 @@ class FairQueue:
         group = self._classes[task.priority]
         line = group.lines[task.tenant]
         del line.tasks[task_id]
+        group.returning.pop(task_id, None)
         line.tokens -= task.tokens
         group.size -= 1
         if not line.tasks:
@@ -278,6 +284,43 @@ class FairQueue:
         """How many tasks of a tenant were taken and have not ended."""
         return self._shares[tenant].running if tenant in self._shares else 0
 
+    def return_first(self, task_id: TaskId) -> None:
+        """A waiting task gets its place back before others of its class have theirs; the first of several first."""
+        self._classes[self._tasks[task_id].priority].returning[task_id] = None
+
+    @property
+    def level(self) -> float:
+        """Where a tenant begins that is not known."""
+        return self._level
+
+    def share(self, tenant: Tenant) -> float | None:
+        """The counter of a tenant; None for one that is not known."""
+        share = self._shares.get(tenant)
+        return None if share is None else share.counter
+
+    def tenants(self) -> tuple[Tenant, ...]:
+        """Those that are known."""
+        return tuple(self._shares)
+
+    def restore(self, tenant: Tenant, counter: float, level: float, *, expected: float = 0.0) -> None:
+        """A tenant has its counter from before, whether something of it waits or not; nothing runs yet.
+
+        What its tasks that ran then are `expected` to cost is in that counter, and comes to it again with them.
+        """
+        self._level = max(self._level, level)
+        weight = self._policy.weights.get(tenant, 1.0)
+        share = self._shares.get(tenant)
+        if share is None:
+            self._shares[tenant] = _Share(weight, counter)
+            self._idle.put(tenant, counter)
+        else:
+            share.used = counter - expected / weight
+            self._rank(tenant, share)
+
+    def _tell(self, tenant: Tenant) -> None:
+        if self._note is not None:
+            self._note(tenant)
+
     def _join(self, tenant: Tenant) -> _Share:
         """Count one more waiting task; a tenant that had none gets no credit for that time."""
         self._idle.drop(tenant)
@@ -288,6 +331,7 @@ class FairQueue:
         if not share.waiting:
             share.used = max(share.used, self._level)
             self._active.put(tenant, share.used)
+            self._tell(tenant)
         share.waiting += 1
         return share
 
@@ -306,9 +350,12 @@ class FairQueue:
         while (idle := self._idle.first()) is not None and (idle[0] <= self._level or len(self._idle) > IDLE_TENANTS):
             self._idle.drop(idle[1])
             del self._shares[idle[1]]
+            self._tell(idle[1])
 
     def _rest(self, tenant: Tenant, share: _Share) -> None:
         if not self._tasks and not self._running:
+            for known in self._shares:
+                self._tell(known)
             self._shares.clear()
             self._idle, self._level = Ranking(), 0.0
         elif not share.waiting and not share.running:
@@ -316,6 +363,7 @@ class FairQueue:
 
     def _rank(self, tenant: Tenant, share: _Share) -> None:
         """Put a tenant where its counter belongs now."""
+        self._tell(tenant)
         if share.waiting:
             self._active.put(tenant, share.used)
         for group in self._classes.values():

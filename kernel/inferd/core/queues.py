@@ -1,14 +1,17 @@
 """The queues of all models: where tasks wait, and how they leave them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
+from inferd.core.changes import ShareChanged
 from inferd.core.commands import Reply, TellQueued
 from inferd.core.fleet import Fleet
 from inferd.core.headroom import Headroom
-from inferd.core.ids import ModelName, TaskId
+from inferd.core.ids import ModelName, TaskId, Tenant
 from inferd.core.line import Line, TaskLimits
 from inferd.core.model import Instance
 from inferd.core.queue import FairQueue
+from inferd.core.restored import RestoredShare, RestoredTask
 from inferd.core.task import Task, TaskSpec, TaskState
 
 
@@ -25,6 +28,7 @@ class Queues:
         self._known = known
         self._out = out
         self._lines: dict[ModelName, Line] = {}
+        self._moved: dict[tuple[ModelName, Tenant], None] = {}  # whose shares have changed with this event
 
     def __getitem__(self, name: ModelName) -> Line:
         """What waits for a model."""
@@ -34,11 +38,47 @@ class Queues:
         """A model is known: tasks may wait for it."""
         if name not in self._lines:
             limits = self._limits
-            self._lines[name] = Line(shared=FairQueue(limits.policy), headroom=Headroom(limits.headroom))
+            note = partial(self._note, name) if limits.tells_shares else None
+            self._lines[name] = Line(shared=FairQueue(limits.policy, note), headroom=Headroom(limits.headroom))
+
+    def _note(self, name: ModelName, tenant: Tenant) -> None:
+        self._moved[name, tenant] = None
 
     def forget_model(self, name: ModelName) -> None:
         """A model is known no longer."""
+        if self._limits.tells_shares:
+            for tenant in self._lines[name].shared.tenants():
+                self._note(name, tenant)
         del self._lines[name]
+
+    def restore(self, living: Iterable[RestoredTask], shares: Iterable[RestoredShare]) -> None:
+        """Have those that ran go on first, and tenants stand where they stood; all that waited waits again.
+
+        Before that is too early for shares: who comes first would lift others that come later.
+        """
+        expected: dict[tuple[ModelName, Tenant], float] = {}  # of those that ran: they are charged again
+        for kept in living:
+            task, spec = self._known[kept.spec.task_id], kept.spec
+            if kept.state is not TaskState.RUNNING or task.state is not TaskState.QUEUED:
+                continue
+            if not self._is_suspect(task):
+                self._of(spec).return_first(spec.task_id)
+            if not spec.lease_id:
+                of = spec.model, spec.tenant
+                expected[of] = expected.get(of, 0.0) + kept.expected_tokens
+        for share in shares:
+            of = share.model, share.tenant
+            if (line := self._lines.get(share.model)) is not None:
+                line.shared.restore(share.tenant, share.counter, share.level, expected=expected.get(of, 0.0))
+            self._note(*of)
+
+    def tell_shares(self) -> None:
+        """Tell of the shares that have changed with this event."""
+        for name, tenant in self._moved:
+            queue = None if (line := self._lines.get(name)) is None else line.shared
+            counter, level = (None, 0.0) if queue is None else (queue.share(tenant), queue.level)
+            self._out.append(ShareChanged(name, tenant, counter, level))
+        self._moved.clear()
 
     def waiting(self, name: ModelName) -> Iterator[TaskId]:
         """The tasks that wait for a model."""

@@ -33,7 +33,7 @@ class Restoration:
 
     def tasks(self, event: RestoreTasks, now: float) -> None:
         """Tasks wait, and their models are loaded."""
-        for name in self._tasks.restore(event.tasks, now):
+        for name in self._tasks.restore(event.tasks, event.shares, now):
             self._owner.reconcile(self._fleet.models[name])
 
     def leases(self, event: RestoreLeases, now: float) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from inferd.core.ids import DeviceId, InstanceId, ModelName
+from inferd.core.ids import DeviceId, InstanceId, ModelName, Tenant
 from inferd.core.lease import LeaseSpec
 from inferd.core.task import Outcome, TaskSpec, TaskState
 
@@ -29,6 +29,8 @@ class RestoredTask:
     device_id: DeviceId | None
     outcome: Outcome | None
     estimated: bool = False
+    expected_tokens: float = 0.0
+    charged_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +49,13 @@ class RestoredLease:
     granted: float
     fencing_token: int
     models: tuple[ModelName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredShare:
+    """What a tenant was served of a model; as in `ShareChanged`."""
+
+    model: ModelName
+    tenant: Tenant
+    counter: float
+    level: float

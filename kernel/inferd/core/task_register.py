@@ -116,6 +116,8 @@ class TaskRegister:
             instance_id=kept.instance_id,
             device_id=kept.device_id,
             outcome=kept.outcome,
+            expected_tokens=kept.expected_tokens,
+            charged_tokens=kept.charged_tokens,
         )
         if spec.request_id:
             self._requests[spec.tenant, spec.request_id] = spec.task_id

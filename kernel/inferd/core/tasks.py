@@ -17,7 +17,7 @@ from inferd.core.line import TaskLimits
 from inferd.core.model import Instance
 from inferd.core.poison import Poisons
 from inferd.core.queues import Queues
-from inferd.core.restored import RestoredTask
+from inferd.core.restored import RestoredShare, RestoredTask
 from inferd.core.retention import Retention
 from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState, cancelled
 from inferd.core.task_register import TaskRegister
@@ -157,26 +157,31 @@ class Tasks:
         outputs = self._queues[spec.model].times.output_tokens(spec.tenant, demand.most_output)
         task.expected_tokens = demand.prompt_tokens + outputs * demand.samples
 
-    def restore(self, kept: Iterable[RestoredTask], now: float) -> tuple[ModelName, ...]:
+    def restore(
+        self, kept: Iterable[RestoredTask], shares: Iterable[RestoredShare], now: float
+    ) -> tuple[ModelName, ...]:
         """Go on with the tasks of a kernel before this one; the models that they wait for.
 
         Those that ran wait before those that did not, each in the order in which they came. What a task needs and is
         not there any more, its model or its lease, ends it.
         """
+        kept = tuple(kept)
         ended = sorted((each for each in kept if each.finished is not None), key=lambda each: each.finished or 0.0)
         for each in ended:
             self._register.restore(each)  # in the order in which they are to be forgotten
         living = sorted((each for each in kept if each.finished is None), key=lambda each: each.number)
         tasks = [task for task in map(self._register.restore, living) if self._is_left_alone(task, now)]
         for task in tasks:
-            self._expect(task)
+            if not task.expected_tokens and not task.attempt:
+                self._expect(task)
             if task.expires is not None:
                 self._expiries.set(task.spec.task_id, task.expires)
             if task.spec.lease_id:
                 self._leases.known[task.spec.lease_id].tasks[task.spec.task_id] = None
-        waiting = [task for task in tasks if task.state is TaskState.QUEUED]
-        for task in sorted(waiting, key=lambda task: not task.attempt):
+        waiting = sorted((task for task in tasks if task.state is TaskState.QUEUED), key=lambda task: not task.attempt)
+        for task in waiting:
             self._queues.push(task, now)
+        self._queues.restore(living, shares)
         for task in waiting:
             if not task.attempt:  # others are told that they were stopped
                 self._queues.tell(task)
@@ -229,6 +234,10 @@ class Tasks:
         """Hand waiting tasks to the instances of a model, as far as there are places."""
         if not self._held:
             self._dispatcher.dispatch(name, now)
+
+    def tell_shares(self) -> None:
+        """Tell what has changed with this event of what tenants were served, where that is told."""
+        self._queues.tell_shares()
 
     def hold(self) -> None:
         """No waiting task begins any more."""

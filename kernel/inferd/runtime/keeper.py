@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from inferd.core.changes import (
-    LeaseChanged,
-    LeaseRestored,
     ModelForgotten,
+    ShareChanged,
     TaskChanged,
     TaskDetached,
     TaskForgotten,
@@ -28,11 +27,12 @@ from inferd.core.changes import (
 from inferd.core.task_events import Finished
 from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
 from inferd.runtime.event_log import Numbered
-from inferd.runtime.kept import Kept
+from inferd.runtime.kept import Kept, typed
 from inferd.runtime.kept_events import write_pieces
 from inferd.runtime.kept_leases import KeptLeases
 from inferd.runtime.kept_models import KeptModels
 from inferd.runtime.kept_records import write_progress, write_task
+from inferd.runtime.kept_shares import AFTER_S, KeptShares
 from inferd.runtime.past import read_page
 from inferd.runtime.store_thread import StoreThread
 from inferd.store.store import Append, Drop, Kind, Put
@@ -82,6 +82,7 @@ class Keeper:
         self._dirty: dict[Kept, None] = {}
         self._models = KeptModels()
         self._leases = KeptLeases(driver.views, driver.clock)
+        self.shares = KeptShares()
         self._writing: asyncio.Future[None] | None = None
         self._urgent = False
         self._timer: asyncio.Handle | None = None
@@ -108,11 +109,23 @@ class Keeper:
                 if (kept := self._kept.get(change.task_id)) is not None:  # type: ignore[attr-defined] # as above
                     kept.gone = kind is TaskForgotten
                     self._change(kept)
-            elif kind is LeaseChanged or kind is LeaseRestored:
-                if self._leases.note(change):
-                    self._soon()
-            elif kind is ModelForgotten and self._models.forget(change.name):  # type: ignore[attr-defined] # as above
+            else:
+                self._note(change)
+
+    def _note(self, change: Change) -> None:
+        if isinstance(change, ShareChanged):
+            if self.shares.note(change):
+                asyncio.get_running_loop().call_later(AFTER_S, self._write_shares)
+        elif isinstance(change, ModelForgotten):
+            if self._models.forget(change.name):
                 self._soon()
+        elif self._leases.note(change):
+            self._soon()
+
+    def _write_shares(self) -> None:
+        self.shares.hurry()
+        if self._timer is None and self._failure is None and not self._closing:
+            self._flush()
 
     def _begin(self, change: TaskDetached) -> None:
         kept = self._take_up(change.task_id, change.tenant)
@@ -236,7 +249,7 @@ class Keeper:
     @property
     def _due(self) -> bool:
         """Whether there is something to be written."""
-        return bool(self._dirty or self._models or self._leases)
+        return bool(self._dirty or self._models or self._leases or self.shares)
 
     def _soon(self) -> None:
         """Write when the event under way has been dealt with, or the write under way is done."""
@@ -257,7 +270,7 @@ class Keeper:
             del self._dirty[kept]
         writes = [write for kept, _ in batch for write in self._writes(kept)]
         writes += [model.write for model in models.values()]
-        writes += self._leases.take()
+        writes += [*self._leases.take(), *self.shares.take()]
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(self._thread, self._store.write, writes)
         counts = [len(kept.pending) for kept, _ in batch]
@@ -304,11 +317,12 @@ class Keeper:
             for (kept, version), count in zip(batch, counts, strict=True):
                 self._release(kept, version, count)
             self._leases.wrote()
+            self.shares.wrote()
             for future in _waiting(models):
                 if not future.done():
                     future.set_result(None)
         else:
-            self._fail(batch, models, _typed(error))
+            self._fail(batch, models, typed(error))
         if self._due and self._timer is None and not self._closing:
             wait_s = (
                 self._times.retry_s if error is not None else 0.0 if self._urgent else self._times.output_interval_s
@@ -345,6 +359,7 @@ class Keeper:
             log.error("the store cannot be written; what is to be kept is refused until it can be", why=error.message)
         self._failure = StoreUnavailableError(error.message, metadata=error.metadata)
         self._models.put_back(models)
+        self.shares.failed()
         leases, waiting_for_leases = self._leases.failed()
         for future in (*_waiting(models), *waiting_for_leases):
             _refuse(future, error)
@@ -381,6 +396,7 @@ class Keeper:
 
     async def drain(self) -> None:
         """Wait until all is written, or the store has not taken it for long."""
+        self.shares.hurry()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 while (self._writing or self._due) and self._failure is None:
@@ -429,10 +445,3 @@ def _refuse(future: asyncio.Future[None], error: InferdError) -> None:
     if not future.done():
         future.set_exception(type(error)(error.message, metadata=error.metadata, retry_after_s=RETRY_AFTER_S))
         future.exception()  # whoever waited may have gone
-
-
-def _typed(error: BaseException) -> InferdError:
-    if isinstance(error, InferdError):
-        return error
-    cause = f"{type(error).__name__}: {error}"
-    return StoreUnavailableError(f"the store cannot be written: {cause}", metadata={"cause": cause})

@@ -1,9 +1,11 @@
-"""A task on its way into the store."""
+"""A task on its way into the store, and what is told when it does not come there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from inferd.errors import InferdError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,3 +43,11 @@ class Kept:
     version: int = 0
     written: int = 0
     waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
+
+
+def typed(error: BaseException) -> InferdError:
+    """What clients are told of a write that failed."""
+    if isinstance(error, InferdError):
+        return error
+    cause = f"{type(error).__name__}: {error}"
+    return StoreUnavailableError(f"the store cannot be written: {cause}", metadata={"cause": cause})

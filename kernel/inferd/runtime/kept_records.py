@@ -109,6 +109,8 @@ def write_progress(
             "instance": task.instance_id,
             "device": task.device_id,
             "cached_tokens": continuation.cached_tokens,
+            "expected_tokens": task.expected_tokens,
+            "charged_tokens": task.charged_tokens,
             "last": last,
             "end": None if end is None else write_entry(end),
         }
@@ -156,6 +158,8 @@ class KeptProgress:
             device_id=None if written["device"] is None else DeviceId(written["device"]),
             outcome=event.outcome if isinstance(event, Finished) else None,
             estimated=is_estimated(written, clock),
+            expected_tokens=written.get("expected_tokens", 0.0),
+            charged_tokens=written.get("charged_tokens", 0.0),
         )
 
 

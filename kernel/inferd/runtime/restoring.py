@@ -22,6 +22,7 @@ from inferd.runtime.event_log import Numbered, Run
 from inferd.runtime.kept_events import read_entries
 from inferd.runtime.kept_leases import FENCING, read_token
 from inferd.runtime.kept_records import UNREADABLE, read_model, read_progress, read_task
+from inferd.runtime.kept_shares import read_share
 from inferd.runtime.lease_records import read_lease
 from inferd.store.store import NO_TENANT, Kind
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inferd.core.model import ModelSpec
-    from inferd.core.restored import RestoredLease, RestoredTask
+    from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
     from inferd.store.store import Record, Store
@@ -53,6 +54,7 @@ class Before:
     tasks: Sequence[Found] = ()
     leases: Sequence[RestoredLease] = ()
     token: int = 0  # the highest fencing token
+    shares: Sequence[RestoredShare] = ()
 
 
 async def read_kept(driver: Driver) -> Before:
@@ -68,6 +70,7 @@ async def read_kept(driver: Driver) -> Before:
         await driver.keeper.read(lambda store: _tasks(store, driver.clock)),
         await driver.keeper.read(lambda store: _leases(store, driver.clock)),
         await driver.keeper.read(_token),
+        await driver.keeper.read(_shares),
     )
 
 
@@ -94,8 +97,11 @@ def _restore(driver: Driver, before: Before) -> None:
         stream.detached = True
         if stream.finished is not None:  # at once: its events take nothing from those of tasks that go on
             driver.streams.ended(stream)
-    if before.tasks:
-        _go_on(driver, before.tasks)
+    if driver.keeper is not None:
+        for share in before.shares:
+            driver.keeper.shares.adopt(share)
+    if before.tasks or before.shares:
+        _go_on(driver, before)
 
 
 def _create(driver: Driver, spec: ModelSpec) -> None:
@@ -106,8 +112,8 @@ def _create(driver: Driver, spec: ModelSpec) -> None:
         log.warning("a model that was kept is taken up beyond a bound", model=spec.name, why=error.message)
 
 
-def _go_on(driver: Driver, tasks: Sequence[Found]) -> None:
-    driver.restore(RestoreTasks(tuple(each.task for each in tasks)))
+def _go_on(driver: Driver, before: Before) -> None:
+    driver.restore(RestoreTasks(tuple(each.task for each in before.tasks), tuple(before.shares)))
     for bound, value, limit in driver.views.exceeded():
         log.warning("tasks that were kept are taken up beyond a bound", bound=bound, value=value, limit=limit)
 
@@ -139,6 +145,16 @@ def _token(store: Store) -> int:
     except UNREADABLE as error:
         _leave_out("count", NO_TENANT, FENCING, error)
         return 0
+
+
+def _shares(store: Store) -> list[RestoredShare]:
+    shares = []
+    for record in store.records(Kind.SHARE, partial(_leave_out, "share")):
+        try:
+            shares.append(read_share(record))
+        except UNREADABLE as error:
+            _leave_out("share", record.tenant, record.key, error)
+    return shares
 
 
 def _tell_of_excess(driver: Driver) -> None:

@@ -18,6 +18,7 @@ class Kind(Enum):
     PROGRESS = "progress"  # where it stands
     MODEL = "model"
     LEASE = "lease"  # one that is held
+    SHARE = "share"  # what a tenant was served of a model
     COUNT = "count"  # what goes on rising from kernel to kernel
 
 
