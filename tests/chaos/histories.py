@@ -224,15 +224,16 @@ class History:
         if kept.ended:
             return
         (task_id, *_) = kept.ids
-        with suppress(*BROKEN, TaskStateError):
+        with suppress(*BROKEN):
             async for event in client.watch(task_id, kept.events[-1].sequence if kept.events else 0):
                 kept.events.append(event)
                 if event.HasField("output"):
                     flowing.set()
                 if event.HasField("output") and kept.to_suspend:
                     kept.to_suspend = False
-                    await client.suspend_task(task_id)
-                    await client.resume_task(task_id)
+                    with suppress(TaskStateError):  # it has ended meanwhile
+                        await client.suspend_task(task_id)
+                        await client.resume_task(task_id)
                 if event.HasField("output") and kept.to_cancel and not kept.cancelled:
                     kept.cancelled = (await client.cancel_task(task_id)).state in ENDS
 

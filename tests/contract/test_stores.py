@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stores import WRITES, Sqlite, Stores, held, model_of
 
 from inferd.errors import StoreUnavailableError
+from inferd.store import sqlite
 from inferd.store.sqlite import AFTER_COMMIT, BEFORE_COMMIT, SqliteStore, check_library
 from inferd.store.store import Append, DamagedError, Drop, Kind, Put, Record, Store, Write
 
@@ -200,6 +201,35 @@ def test_a_damaged_file_is_set_aside_with_its_reason(tmp_path: Path) -> None:
     (aside,) = [p for p in tmp_path.iterdir() if ".damaged-" in p.name and p.suffix != ".txt"]
     assert aside.read_bytes() == content
     assert aside.with_name(aside.name + ".txt").read_text().strip()
+
+
+def test_damage_that_an_opening_has_no_time_to_find_is_met_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large store is opened at once; whoever meets damage is told, and the next opening looks until it is found."""
+    path = tmp_path / "s"
+    store = SqliteStore(path)
+    store.write([Put("", Kind.TASK, str(number), bytes(2000)) for number in range(100)])
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[4096 * 8 : 4096 * 30] = b"\xa5" * (4096 * 22)
+    path.write_bytes(content)
+    monkeypatch.setattr(sqlite, "CHECK_S", -1.0)
+    monkeypatch.setattr(sqlite, "CHECK_STEPS", 1)
+    for _ in range(2):
+        store = SqliteStore(path)
+        assert not [each for each in tmp_path.iterdir() if ".damaged-" in each.name]
+        store.close()
+    store = SqliteStore(path)
+    with pytest.raises(StoreUnavailableError, match="it is damaged; a restart sets it aside"):
+        list(store.records(Kind.TASK))
+    store.close()
+    again = SqliteStore(path)
+    assert held(again) == {}
+    again.close()
+    names = [each.name for each in tmp_path.iterdir()]
+    assert any(".damaged-" in name for name in names)
+    assert not any("suspect" in name for name in names)
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 100, b"SQLite format 3\0"])

@@ -43,6 +43,8 @@ MIGRATIONS = (
 BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
 FAMILY = ("", "-wal", "-shm")
 CACHE_KIB = 8192
+CHECK_S = 0.5  # most that an opening looks for damage: beyond that it is found where it is read
+CHECK_STEPS = 1000  # pages between two looks at the clock
 NAMES, VALUE = "CAST(tenant AS BLOB), CAST(key AS BLOB)", "CAST(ifnull(value, '') AS BLOB)"  # of damaged rows, too
 DAMAGED = (apsw.CorruptError, apsw.NotADBError, ValueError)
 
@@ -106,6 +108,7 @@ class SqliteStore:
                     raise
                 set_aside(path, str(error))
                 self._database, self.opened_schema = _open(path, migrates=migrates)
+            _suspect(path).unlink(missing_ok=True)  # it was looked through
         except (apsw.Error, ValueError) as error:
             self._lock.release()
             raise _unavailable(path, error) from None
@@ -358,10 +361,32 @@ def _version(database: Any, path: Path) -> int:
             " written it; start that one, or name another store.url",
             metadata={"cause": "newer schema", "schema": str(version), "known": str(len(MIGRATIONS))},
         )
-    (found,) = next(database.execute("PRAGMA quick_check(1)"))
+    _check_pages(database, path)
+    return int(version)
+
+
+def _check_pages(database: Any, path: Path) -> None:
+    """Look through the file, for `CHECK_S` at most, unless damage was met in it: a large one takes very long.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    suspect, ends = _suspect(path), time.monotonic() + CHECK_S
+    if not suspect.exists():
+        database.set_progress_handler(lambda: time.monotonic() > ends, CHECK_STEPS)
+    try:
+        (found,) = next(database.execute("PRAGMA quick_check(1)"))
+    except apsw.InterruptError:
+        return
+    finally:
+        database.set_progress_handler(None)
     if found != "ok":
         raise ValueError(found)
-    return int(version)
+
+
+def _suspect(path: Path) -> Path:
+    """What is there from when damage was met in a store until it was looked through as a whole."""
+    return path.with_name(path.name + ".suspect")
 
 
 def _text(name: bytes | None) -> str:
@@ -378,6 +403,9 @@ def _unavailable(path: Path, error: Exception) -> StoreUnavailableError:
         apsw.CorruptError: "it is damaged; a restart sets it aside",
         apsw.BusyError: "it is in use by another process; one kernel at a time has it: end that one",
     }
+    if isinstance(error, apsw.CorruptError):
+        with suppress(OSError):
+            _suspect(path).touch(mode=0o600)
     cause = next((text for kind, text in causes.items() if isinstance(error, kind)), str(error))
     return StoreUnavailableError(
         f"the store {path}: {cause} ({error})",
