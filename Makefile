@@ -27,11 +27,12 @@ sim: .venv/.dev
 
 # Workers are killed, stopped and starved of memory in mid-stream, so many as DEATHS says; each stream must be as it is undisturbed.
 # Kernels are killed at failpoints, too: `make chaos FROM=100 COUNT=100` kills those alone, so many of each of MODELS, with the
-# store of STORE (sqlite, or the URL of a PostgreSQL database), and appends what came of it to REPORT.
+# store of STORE (sqlite, or the URL of a PostgreSQL database), and appends what came of it to REPORT. `make chaos ROUNDS=200` fills up the disk of a store so often.
 chaos: .venv/.dev .venv/.native
-	@$(if $(FROM)$(COUNT),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
-	@$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
-		--store $(or $(STORE),sqlite) --report $(or $(REPORT),.venv/chaos.jsonl) $(if $(MODELS),--models $(MODELS))
+	@$(if $(FROM)$(COUNT)$(ROUNDS),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
+	@$(if $(ROUNDS),$(BIN)/python tests/chaos/full_disk.py --rounds $(ROUNDS))
+	@$(if $(ROUNDS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
+		--store $(or $(STORE),sqlite) --report $(or $(REPORT),.venv/chaos.jsonl) $(if $(MODELS),--models $(MODELS)))
 
 # Random schedules of the engine and lives of leases, so many as EXAMPLES says; `make test` tries 80.
 property: .venv/.dev
