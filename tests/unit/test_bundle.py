@@ -5,9 +5,11 @@ import pytest
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import Outcome, TaskState
 from inferd.core.task_events import Finished, Output, Queued, Receipt, Started
+from inferd.errors import StoreUnavailableError
 from inferd.runtime import bundle as bundles
 from inferd.runtime.bundle import Bundle, Followed
 from inferd.runtime.event_budget import EventBudget
+from inferd.runtime.event_log import Numbered
 from inferd.runtime.streams import TaskStream
 
 INTERVAL_S = 0.01
@@ -132,3 +134,104 @@ async def test_a_beginning_waits_no_longer_than_a_moment(monkeypatch: pytest.Mon
     one.tell(BEGUN)
     await asyncio.wait_for(bundle.come(), 60)
     assert [[n.event for n in batch] for _, batch in bundle.collect()[0]] == [[BEGUN]]
+
+
+class Past:
+    """Reads back what a stream holds no more, when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.pages: list[asyncio.Future[list[Numbered]]] = []
+
+    def __call__(self, after: int, until: int) -> asyncio.Future[list[Numbered]]:
+        self.asked.append((after, until))
+        self.pages.append(asyncio.get_running_loop().create_future())
+        return self.pages[-1]
+
+
+def kept_elsewhere(events: int) -> tuple[TaskStream, Past]:
+    """A stream that has ended, of which only the end is held."""
+    made, past = stream(), Past()
+    for _ in range(events - 1):
+        made.tell(Output("x", (1,)))
+    made.tell(DONE)
+    made.drop_events()
+    made.past = past
+    return made, past
+
+
+async def turns() -> None:
+    """As long as others have something to do at once."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_held_no_more_is_read_back_beside_what_others_tell() -> None:
+    """Its pages come as they are read, and others are given meanwhile; the end follows from what is held."""
+    bundle, other = Bundle(), stream("other")
+    ended, past = kept_elsewhere(6)
+    bundle.follow(Followed(tag=1, stream=ended))
+    bundle.follow(Followed(tag=2, stream=other))
+    assert given(bundle) == [(2, "other")]
+    await turns()
+    assert past.asked == [(0, 5)]
+    other.tell(Output("more", (2,)))
+    assert given(bundle) == [(2, "more")]
+    past.pages[0].set_result([Numbered(2, Output("ab", (1,))), Numbered(3, Output("c", (1,)))])
+    await asyncio.wait_for(bundle.come(), 20)
+    assert given(bundle) == [(1, "abc")]
+    assert given(bundle) == []
+    await turns()
+    assert past.asked[1:] == [(3, 5)]
+    past.pages[1].set_result([Numbered(5, Output("de", (1,)))])
+    await asyncio.wait_for(bundle.come(), 20)
+    assert given(bundle) == [(1, "de")]
+    (((_, last),), _) = bundle.collect()
+    assert [numbered.event for numbered in last] == [DONE]
+    assert 1 not in bundle
+
+
+async def test_a_page_is_given_in_as_many_messages_as_it_takes() -> None:
+    """What of a page has no room in one message comes with the next, once, and nothing is read back again for it."""
+    bundle = Bundle(batch_bytes=400)
+    ended, past = kept_elsewhere(6)
+    bundle.follow(Followed(tag=1, stream=ended))
+    assert given(bundle) == []
+    await turns()
+    past.pages[0].set_result([Numbered(n, Output(str(n), (1,), n % 2)) for n in range(1, 6)])
+    await asyncio.wait_for(bundle.come(), 20)
+    texts = [text for _ in range(5) for _, text in given(bundle)]
+    assert ("".join(texts), len(past.asked)) == ("12345", 1)
+    assert max(map(len, texts)) < 3
+
+
+async def test_what_cannot_be_read_back_ends_its_tag_and_no_other() -> None:
+    """An error of the store is the tag's; one that is left while it is read back is asked for nothing more."""
+    bundle = Bundle()
+    (failing, past), (left, other) = kept_elsewhere(3), kept_elsewhere(3)
+    bundle.follow(Followed(tag=1, stream=failing))
+    bundle.follow(Followed(tag=2, stream=left))
+    assert given(bundle) == []
+    await turns()
+    past.pages[0].set_exception(StoreUnavailableError("no answer"))
+    bundle.leave(2)
+    await asyncio.wait_for(bundle.come(), 20)
+    told, refused = bundle.collect()
+    assert (told, [(tag, error.reason) for tag, error in refused]) == ([], [(1, "STORE_UNAVAILABLE")])
+    assert other.pages[0].cancelled()
+    assert len(bundle) == 0
+
+
+async def test_who_stopped_while_it_is_read_back_is_given_it_later() -> None:
+    """A page that comes while its reader wants nothing waits for it."""
+    bundle = Bundle()
+    ended, past = kept_elsewhere(3)
+    bundle.follow(Followed(tag=1, stream=ended))
+    assert given(bundle) == []
+    await turns()
+    bundle.stop(1, stopped=True)
+    past.pages[0].set_result([Numbered(2, Output("ab", (1,)))])
+    await turns()
+    assert given(bundle) == []
+    bundle.stop(1, stopped=False)
+    assert given(bundle) == [(1, "ab")]
