@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from inferd_api.v1.task_service_pb2 import CreateTaskRequest
@@ -20,5 +20,5 @@ def create_request(run: RunTaskRequest, options: RunOptions) -> CreateTaskReques
     Raises:
         ValueError: `timeout_s` is out of range.
     """
-    request_id = run.request_id or uuid.uuid4().hex
+    request_id = run.request_id or token_hex(16)
     return CreateTaskRequest(spec=run.spec, request_id=request_id, ttl=span(bounded_s(options.get("timeout_s"))))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from inferd_api.v1.task_pb2 import TaskSpec
@@ -51,7 +51,7 @@ def infer_order(
     )
     lease = options.get("lease")
     return RunOrder(
-        request=RunTaskRequest(spec=spec, request_id=options.get("request_id") or uuid.uuid4().hex),
+        request=RunTaskRequest(spec=spec, request_id=options.get("request_id") or token_hex(16)),
         timeout=span(bounded_s(options.get("timeout_s"))),
         lease_id="" if lease is None else lease_id_of(lease),
         linger=LINGER,
@@ -92,7 +92,7 @@ class Inferences(Tasks):
             TypeError: An input cannot be a tensor.
             ValueError: The model gave no set of outputs, or a second one: then the task is cancelled.
         """
-        sets = self.infer_stream(model, inputs, outputs=outputs, sequence=sequence, **options)
+        sets = self._sets(model, inputs, outputs, sequence, options)
         with closing(sets):
             only: dict[str, AnyArray] | None = None
             for each in sets:
@@ -116,6 +116,17 @@ class Inferences(Tasks):
 
         The task starts with the first set asked for. Closing the generator before the last one cancels it.
         """
+        return self._sets(model, inputs, outputs, sequence, options)
+
+    def _sets(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        sequence: InferSequence | None,
+        options: InferOptions,
+    ) -> Generator[dict[str, AnyArray]]:
+        """The sets of outputs of a task, whose options were looked at."""
         try:
             for event in self._infer(infer_order(model, inputs, outputs, sequence, options)):
                 if event.output.HasField("infer"):
@@ -164,7 +175,7 @@ class AsyncInferences(AsyncTasks):
         **options: Unpack[InferOptions],
     ) -> dict[str, AnyArray]:
         """Give a model of tensors its inputs and wait for its outputs. As `infer` of `Inferences`."""
-        sets = self.infer_stream(model, inputs, outputs=outputs, sequence=sequence, **options)
+        sets = self._sets(model, inputs, outputs, sequence, options)
         async with aclosing(sets):
             only: dict[str, AnyArray] | None = None
             async for each in sets:
@@ -175,7 +186,7 @@ class AsyncInferences(AsyncTasks):
             raise ValueError(NONE)
         return only
 
-    async def infer_stream(
+    def infer_stream(
         self,
         model: str,
         inputs: Mapping[str, Any],
@@ -185,6 +196,17 @@ class AsyncInferences(AsyncTasks):
         **options: Unpack[InferOptions],
     ) -> AsyncGenerator[dict[str, AnyArray]]:
         """As `infer`, for a model that gives several sets of outputs: each as it comes."""
+        return self._sets(model, inputs, outputs, sequence, options)
+
+    async def _sets(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        sequence: InferSequence | None,
+        options: InferOptions,
+    ) -> AsyncGenerator[dict[str, AnyArray]]:
+        """As `_sets` of `Inferences`."""
         events = self._infer(infer_order(model, inputs, outputs, sequence, options))
         try:
             async for event in events:

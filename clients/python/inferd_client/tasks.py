@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 import warnings
 from contextlib import aclosing
 from functools import cached_property
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd_api.v1.sampling_pb2 import SamplingParams
@@ -96,7 +96,7 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
 def run_order(model: str, prompt: Prompt, options: RunOptions) -> RunOrder:
     """The order that runs `prompt` on `model`; a second one like it would follow the same task. Raises as above."""
     request = run_request(model, prompt, options)
-    request.request_id = request.request_id or uuid.uuid4().hex
+    request.request_id = request.request_id or token_hex(16)
     lease = options.get("lease")
     return RunOrder(
         request=request,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from inferd_api.v1.tensor_pb2 import ElementType, InferOutput, StringElements, Tensor
@@ -74,7 +75,7 @@ def to_tensor(name: str, value: Any) -> Tensor:
         raise TypeError(f"input {name!r} cannot be an array: {error}") from None
     if array.dtype.kind in _TEXTS:
         return Tensor(name=name, element_type=_number("STRING"), shape=array.shape, strings=_texts(name, array))
-    kind = NUMPY.get(array.dtype.name)
+    kind = _kind_of(array.dtype)
     if kind is None:
         known = ", ".join(NUMPY)
         raise TypeError(f"input {name!r} is an array of {array.dtype}; it must be of texts, or one of {known}")
@@ -94,7 +95,7 @@ def to_array(tensor: Tensor) -> AnyArray:
     """
     import numpy as np  # noqa: PLC0415 - as above
 
-    kind, shape = ElementType.Name(tensor.element_type).removeprefix("ELEMENT_TYPE_"), tuple(tensor.shape)
+    kind, shape = _kind(tensor.element_type), tuple(tensor.shape)
     if kind == "STRING":
         texts = np.empty(len(tensor.strings.values), object)
         texts[:] = list(tensor.strings.values)
@@ -110,8 +111,20 @@ def to_arrays(output: InferOutput) -> dict[str, AnyArray]:
     return {tensor.name: to_array(tensor) for tensor in output.outputs}
 
 
+@cache
 def _number(kind: str) -> ElementType.ValueType:
     return ElementType.Value(f"ELEMENT_TYPE_{kind}")
+
+
+@cache
+def _kind(number: ElementType.ValueType) -> str:
+    return ElementType.Name(number).removeprefix("ELEMENT_TYPE_")
+
+
+@lru_cache(maxsize=256)
+def _kind_of(dtype: Any) -> str | None:
+    """The type of tensors that arrays of a type become: numpy takes longer to name one than all else that is done."""
+    return NUMPY.get(dtype.name)
 
 
 def _as_array(value: Any) -> AnyArray:
