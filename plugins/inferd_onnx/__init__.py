@@ -10,6 +10,7 @@ How a model comes to run, file by file:
     external.py    weights in other files: inside the model's folder, or refused
     capacity.py    what is needed
     providers.py   what computes: chosen, and held against what the runtime says
+    misplaced.py   settings of language models, which others are not given
     loading.py     a checked file -> a session, with signs of life from pulse.py
     signature.py   what a graph takes and gives; whether it batches; its states
     trial.py       whether rows are computed each for itself, and filled up without harm, which no file says

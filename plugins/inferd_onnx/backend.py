@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from inferd.plugin import LoadedModel, LoadedTensorModel, LoadRequest, MemoryNeed, Probe, ReportProgress
 from inferd_onnx.capacity import derive_need
 from inferd_onnx.devices import check_device, find_devices, read_clash
+from inferd_onnx.misplaced import refuse_misplaced
 from inferd_onnx.model_file import ENCODER_FILE, INNER, OWN_FILE, ModelFile, read_model_file
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class OnnxBackend:
             from inferd_onnx.decoder.folder_loading import examine_folder  # noqa: PLC0415 - it imports the runtime
 
             return examine_folder(request, file).need
+        refuse_misplaced(request)
         return derive_need(file, request)
 
     def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
@@ -77,6 +79,7 @@ class OnnxBackend:
             from inferd_onnx.decoder.folder_loading import examine_folder, load_folder  # noqa: PLC0415 - as above
 
             return load_folder(examine_folder(request, file), request, progress)
+        refuse_misplaced(request)
         from inferd_onnx.loading import load  # noqa: PLC0415 - it imports the runtime
 
         return load(file, request, progress)

@@ -139,10 +139,17 @@ def test_a_model_whose_first_load_is_refused_is_forgotten(
     (tmp_path / "typo.recipe.toml").write_text('[input.any]\ntakes = "fiel"\n')
     with Client(served.address) as client:
         before = [model.name for model in client.list_models()]
-        for command in (("infer", str(path), "a=1"), ("run", str(path), "Hi"), ("embed", str(path), "Hi")):
+        commands = [("infer", str(path), "a=1"), ("load", str(path))]
+        commands += [(name, str(path), "Hi") for name in ("run", "embed", "tokenize")]
+        for command in commands:
             error = json.loads(inferd(*command, "-o", "json").stdout.splitlines()[-1])["error"]
             assert error["reason"] == "MODEL_LOAD_FAILED"
             assert [model.name for model in client.list_models()] == before
+        broken = tmp_path / f"broken{path.suffix}"
+        broken.write_text("[")
+        error = json.loads(inferd("plan", str(broken), "-o", "json").stdout.splitlines()[-1])["error"]
+        assert error["reason"] == "MODEL_LOAD_FAILED"
+        assert [model.name for model in client.list_models()] == before
         client.create_model("known", source=str(path))
         assert inferd("infer", "known", "a=1").exit_code == 1
         assert "known" in [model.name for model in client.list_models()]

@@ -23,7 +23,7 @@ from onnx_cases import quiet  # noqa: E402 - as above
 from inferd.cli import main  # noqa: E402 - as above
 from inferd.testing.kernel import KernelProcess, kernel_process  # noqa: E402 - as above
 from inferd_client import AsyncClient, Client  # noqa: E402 - as above
-from inferd_client.errors import InvalidFieldError, ModelLoadError  # noqa: E402 - as above
+from inferd_client.errors import InvalidFieldError, ModelLoadError, UnsupportedInputError  # noqa: E402 - as above
 
 pytestmark = pytest.mark.e2e
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -85,6 +85,20 @@ def inferd(kernel: KernelProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("INFERD_DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(main.app, [*arguments, "--address", kernel.address])
+
+
+def test_text_for_a_model_of_tensors(kernel: KernelProcess, tmp_path: Path) -> None:
+    """A folder without a tokenizer says so when it is given text to go on with, to embed, or to make tokens of."""
+    models.save_identity(tmp_path / "model.onnx")
+    with Client(kernel.address) as client:
+        client.create_model("plain", source=str(tmp_path))
+        for ask in (client.generate, client.embed, client.tokenize):
+            with pytest.raises(
+                UnsupportedInputError, match=r"Its folder has no tokenizer\.json, which an encoder's must"
+            ):
+                ask("plain", "Hello")
+        client.unload_model("plain")
+        client.delete_model("plain")
 
 
 def png(array: np.ndarray) -> bytes:

@@ -223,6 +223,28 @@ def test_settings_are_followed(path: Path) -> None:
         models.load(path, optimization="most")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("context_tokens", "64", "leave it out"),
+        ("kv_tokens", "64", "leave it out"),
+        ("max_sequences", "8", "did you mean 'max_batch'?"),
+        ("max_step_tokens", "8", "did you mean 'max_batch'?"),
+        ("block_tokens", "8", "leave it out"),
+        ("quantization", "4bit", "leave it out"),
+        ("compute", "exact", "did you mean 'optimization'?"),
+        ("pre_tokenizer", "gpt-2", "leave it out"),
+    ],
+)
+def test_settings_of_language_models_are_refused(path: Path, name: str, value: str, hint: str) -> None:
+    """A model of tensors that is given a setting of language models names it, and the one that is meant."""
+    request = models.request(save_product(path, 16), **{name: value})
+    for act in (OnnxBackend().measure, lambda request: OnnxBackend().load(request, lambda _: None)):
+        with pytest.raises(LoadError, match=f"setting {name!r} is '?{value}'?, but it is for language models") as error:
+            act(request)
+        assert str(error.value).endswith(hint)
+
+
 def test_a_profile_is_written(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The time of each operator is in a file of the folder that was named, complete when the session is closed."""
     folder = tmp_path / "profiles"

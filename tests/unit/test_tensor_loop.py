@@ -363,6 +363,30 @@ def test_outputs_have_a_bound() -> None:
         assert len(session.calls) == 2
 
 
+def test_outputs_of_a_known_size_are_refused_before_the_work() -> None:
+    """Where the signature fixes what outputs will have, a request that is told too much is refused and not computed."""
+    session = Session(outputs=(info("y", "b", 3), info("z", "b", 1), info("free", "b", "n"), info("few", 2)))
+    with running(session, output_bytes=40) as (loop, told):
+        session.gate.release(10)
+        loop.submit(request(1, [[1.0]] * 3))
+        loop.submit(request(2, [[1.0]] * 3, outputs=("z", "free")))
+        loop.submit(request(3, [[1.0]] * 4, outputs=("y",)))
+        assert told.until(1, 2, 3) == {1: LimitExceededError, 2: None, 3: LimitExceededError}
+        errors = {ended.handle: ended.error for result in told.results for ended in result.ended}
+    assert len(session.calls) == 1
+    assert str(errors[1]).startswith("the outputs will have 56 bytes, the largest, 'y', 36, and at most 40 are told")
+    assert str(errors[3]).startswith("the outputs will have 48 bytes, the largest, 'y', 48")
+
+
+def test_what_a_recipe_makes_of_outputs_is_what_counts() -> None:
+    """A request whose large outputs become small answers is computed, whatever the signature says of them."""
+    session = Session(outputs=(info("y", "b", 3),), compute=lambda x: np.repeat(x, 3, axis=1))
+    with running(session, output_bytes=40) as (loop, told):
+        session.gate.release(10)
+        loop.submit(request(1, [[1.0]] * 4, finish=lambda _inputs, outputs: {"y": floats(outputs["y"].array[:1])}))
+        assert told.until(1) == {1: None}
+
+
 def undecodable(_: Any) -> Any:
     b"\xff".decode()
 

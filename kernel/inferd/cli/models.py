@@ -14,7 +14,7 @@ from inferd.cli.amounts import size, span
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.plain import plain
-from inferd.cli.wanted import resolve
+from inferd.cli.wanted import resolved
 from inferd.runtime.library import Library
 from inferd_api.v1.model_pb2 import InstanceState, Model, ModelState
 from inferd_client import AsyncClient
@@ -151,8 +151,8 @@ def load(
 ) -> None:
     """Load a model and show how far it is."""
     wanted.path()
-    with connected(address, tenant) as client:  # for its errors; progress and answer come at once, which takes asyncio
-        name = resolve(client, wanted, data_dir)
+    # The client is for its errors; progress and answer come at once, which takes asyncio.
+    with connected(address, tenant) as client, resolved(client, wanted, data_dir) as name:
         model = asyncio.run(_load(output, client.address, tenant, name, lease))
     if output.json:
         output.document(plain(model))

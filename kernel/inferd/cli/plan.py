@@ -9,7 +9,7 @@ import typer
 from inferd.cli.amounts import size
 from inferd.cli.kernel import connected
 from inferd.cli.plain import plain
-from inferd.cli.wanted import Wanted, resolve
+from inferd.cli.wanted import Wanted, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,7 @@ def plan(output: Output, address: str, wanted: Wanted, *, data_dir: Callable[[],
     Raises:
         typer.Exit: It does not fit: exit code 1.
     """
-    with connected(address) as client:
-        name = resolve(client, Wanted(name=wanted.name), data_dir)
+    with connected(address) as client, resolved(client, Wanted(name=wanted.name), data_dir) as name:
         found = client.plan_load(name, backend=wanted.backend, device=wanted.device, settings=wanted.settings)
     if output.json:
         output.document(plain(found))

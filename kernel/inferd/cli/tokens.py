@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from inferd.cli.amounts import counted
 from inferd.cli.inputs import read_stdin
 from inferd.cli.kernel import connected_or_private
-from inferd.cli.wanted import check, resolve
+from inferd.cli.wanted import check, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,10 @@ def tokenize(
     given = read_stdin(output) if text is None else text
     prompt: Prompt = [{"role": "user", "content": given}] if chat else given
     wanted.path()
-    with connected_or_private(output, address, "", before=lambda: check(wanted, data_dir)) as client:
-        name = resolve(client, wanted, data_dir)
+    with ExitStack() as stack:
+        kernel = connected_or_private(output, address, "", before=lambda: check(wanted, data_dir))
+        client = stack.enter_context(kernel)
+        name = stack.enter_context(resolved(client, wanted, data_dir))
         token_ids = client.tokenize(name, prompt)
     if output.json:
         output.document({"model": name, "tokens": len(token_ids), "token_ids": token_ids})

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from inferd.worker.link import Link
 
 PREPARING: Final = 4  # threads that prepare requests, at most
+TOKENIZER: Final = "tokenizer.json"
 _log = logging.getLogger(__name__)
 
 
@@ -125,6 +126,7 @@ class TensorDesk:
         self, model: LoadedTensorModel | LoadedModel, load: load_pb2.Load, link: Link, activity: Activity
     ) -> None:
         self._link = link
+        self._lacking = _lacks_tokenizer(Path(load.path))
         self._delay_s, self._most_batch = 0.0, 1
         loop: TensorLoop | Dictation
         if isinstance(model, LoadedTensorModel):
@@ -149,7 +151,7 @@ class TensorDesk:
     def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:
         """Have a task run; one of text is refused."""
         try:
-            self.engine.submit(read_request(submit, memories))
+            self.engine.submit(read_request(submit, memories, lacking=self._lacking))
         except InferdError as error:
             self._refuse(submit.handle, error)
         except BaseException as error:
@@ -161,7 +163,8 @@ class TensorDesk:
     def answer(self, query: task_pb2.Query) -> None:
         """Refuse a question: there are no tokens."""
         error = UnsupportedInputError(
-            "the model turns tensors into tensors and has no tokens; GetModelSignature tells what it takes",
+            "the model turns tensors into tensors and has no tokens; GetModelSignature tells what it takes"
+            + self._lacking,
             field="spec.model",
         )
         self._link.send(wire.WorkerFrame(answer=task_pb2.Answer(query_id=query.query_id, failure=failure(error))))
@@ -177,3 +180,10 @@ class TensorDesk:
     def _deliver(self, result: TensorResult) -> None:
         for frame, memories in tensor_step_frames(result):
             self._link.send(frame, memories)
+
+
+def _lacks_tokenizer(path: Path) -> str:
+    """Why a model of tensors reads no text, where its folder shows that; else ""."""
+    if not path.is_dir() or (path / TOKENIZER).is_file():
+        return ""
+    return f". Its folder has no {TOKENIZER}, which an encoder's must have for texts to be embedded"

@@ -56,8 +56,13 @@ def read_recipe_limits(limits: load_pb2.EngineLimits) -> RecipeLimits:
     return RecipeLimits(image_pixels=told.image_pixels or own.image_pixels, audio_s=told.audio_s or own.audio_s)
 
 
-def read_request(submit: task_pb2.Submit, memories: Sequence[Memory] = ()) -> Request:
+def read_request(submit: task_pb2.Submit, memories: Sequence[Memory] = (), *, lacking: str = "") -> Request:
     """A task for the engine, which reads the memories in their place.
+
+    Args:
+        submit: It.
+        memories: What parts of it are in.
+        lacking: What the model would need to read text, as a sentence; "" where that is not known.
 
     Raises:
         UnsupportedInputError: It is one for a language model.
@@ -68,7 +73,7 @@ def read_request(submit: task_pb2.Submit, memories: Sequence[Memory] = ()) -> Re
         kind = work.input.WhichOneof("kind") or "input"
         raise UnsupportedInputError(
             f"the model turns tensors into tensors and reads no {_WORDS.get(kind, kind)}; give spec.infer instead, as "
-            "GetModelSignature tells",
+            f"GetModelSignature tells{lacking}",
             field=f"spec.{kind}",
         )
     given = work.infer

@@ -10,12 +10,13 @@ from inferd.engine.cause import last_line, placed_line
 from inferd.engine.tensor.entry import told_bytes
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError
 from inferd.plugin import ElementType
+from inferd.plugin.tensor import size_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from inferd.engine.tensor.request import TensorLimits
-    from inferd.plugin import Tensor
+    from inferd.engine.tensor.request import Request, TensorLimits
+    from inferd.plugin import Signature, Tensor
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,35 @@ def check_size(outputs: Mapping[str, Tensor], limits: TensorLimits) -> None:
                 f"at once; ask for fewer outputs, or raise {bound} of the kernel",
                 metadata={"bound": bound, "value": str(total), "limit": str(most)},
             )
+
+
+def check_known_size(request: Request, wanted: Sequence[str], signature: Signature, limits: TensorLimits) -> None:
+    """Refuse a request, before anything is computed, whose outputs are larger than they may be whatever it says.
+
+    What counts is what the signature fixes: outputs all of whose sizes are numbers, the rows of a batch apart.
+
+    Raises:
+        LimitExceededError: They are.
+    """
+    rows = next((tensor.shape[0] for tensor in request.inputs.values() if tensor.shape), 0)
+    sizes: dict[str, int] = {}
+    for info in signature.outputs:
+        if info.name not in wanted or info.shape is None or info.element_type is ElementType.STRING:
+            continue
+        shape = info.shape
+        if signature.most_batch > 1 and shape and isinstance(shape[0], str):
+            shape = (rows, *shape[1:])
+        numbers = [size for size in shape if isinstance(size, int)]
+        if len(numbers) == len(shape):
+            sizes[info.name] = size_bytes(info.element_type, numbers)
+    if (total := sum(sizes.values())) > limits.output_bytes:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise LimitExceededError(
+            f"the outputs will have {total} bytes, the largest, {largest!r}, {sizes[largest]}, and at most"
+            f" {limits.output_bytes} are told at once; ask for fewer outputs or rows, or raise limits.output_bytes of"
+            " the kernel",
+            metadata={"bound": "limits.output_bytes", "value": str(total), "limit": str(limits.output_bytes)},
+        )
 
 
 def typed(error: BaseException, session: Any) -> InferdError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.vigil import Doing, Pulse
 from inferd.engine.activity import Activity
-from inferd.engine.tensor.answers import check_size, refusals, typed
+from inferd.engine.tensor.answers import check_known_size, check_size, refusals, typed
 from inferd.engine.tensor.board import Batch, Board
 from inferd.engine.tensor.calls import Calls, unwanted
 from inferd.engine.tensor.checks import check_inputs, check_outputs, choose_outputs
@@ -198,6 +198,8 @@ class TensorLoop:
         wanted = choose_outputs(
             request.outputs, self.signature, carried=self._sequences.outputs if within else frozenset()
         )
+        if request.finish is None:  # else it is told something else
+            check_known_size(request, wanted, self.signature, self._limits)
         states = self._sequences.outputs.difference(wanted) if within else ()
         return Entry(
             request=request,
