@@ -111,5 +111,16 @@ def test_models_of_one_language(folder: Path) -> None:
     assert written.tasks[0] == ("translate", whisper.TRANSLATE)
 
 
+def test_where_generation_is_said(folder: Path) -> None:
+    """What generation_config.json leaves out is not done, whatever config.json says; it counts where that is alone."""
+    change(folder / "config.json", begin_suppress_tokens=[5], suppress_tokens=[6])
+    change(folder / "generation_config.json", begin_suppress_tokens=None, suppress_tokens=[-1])
+    written = read_written(folder)
+    assert (written.begin_suppress, written.suppress) == ((), ())
+    (folder / "generation_config.json").unlink()
+    written = read_written(folder)
+    assert (written.start, written.begin_suppress, written.suppress) == ((whisper.START,), (5,), (6,))
+
+
 def read_written(folder: Path) -> Any:
     return read_speech_folder(folder, folder).recipe.written

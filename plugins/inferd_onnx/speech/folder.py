@@ -191,8 +191,7 @@ def _read_writing(path: Path, config: Mapping[str, Any], generation: Mapping[str
     where = path / (GENERATION if generation else CONFIG)
 
     def given(name: str) -> Any:
-        value = generation.get(name)
-        return config.get(name) if value is None else value
+        return (generation or config).get(name)
 
     for name, values in NEUTRAL.items():
         value = generation.get(name)
@@ -205,7 +204,9 @@ def _read_writing(path: Path, config: Mapping[str, Any], generation: Mapping[str
     behind = [] if languages else forced
     if None in behind:
         raise UnsupportedModelError(f"{where}: forced_decoder_ids leave the language open, and there is no lang_to_id")
-    start = [_token(where, "decoder_start_token_id", given("decoder_start_token_id"))]
+    begin = given("decoder_start_token_id")
+    begin = config.get("decoder_start_token_id") if begin is None else begin
+    start = [_token(where, "decoder_start_token_id", begin)]
     silent = given("no_timestamps_token_id")
     if silent is not None and silent not in behind:
         behind = [*behind, _token(where, "no_timestamps_token_id", silent)]
