@@ -1,10 +1,12 @@
 """Speech to text through everything: sounds as files in, text in pieces out."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -17,7 +19,7 @@ import whisper_to_onnx as whisper
 
 from inferd.cli import main
 from inferd.testing.kernel import KernelProcess, kernel_process
-from inferd_client import Client
+from inferd_client import AsyncClient, Client
 from inferd_client.errors import InvalidFieldError, ModelLoadError, UnsupportedInputError
 
 pytestmark = pytest.mark.e2e
@@ -81,6 +83,22 @@ def test_a_long_sound(kernel: KernelProcess) -> None:
     apart = [hear(kernel.address, whisper.as_file(part), language=["de"]) for part in parts]
     assert hear(kernel.address, whisper.as_file(sound), language=["de"]) == list(chain(*apart))
     assert len(parts) == 3
+
+
+def test_the_whole_at_once(kernel: KernelProcess) -> None:
+    """`infer` of either client waits for the whole text, and gives its pieces as one, with all of its tokens."""
+    given = {"audio": whisper.as_file(whisper.make_sound(0)), "language": ["en"]}
+
+    async def ask() -> Any:
+        async with AsyncClient(kernel.address) as client:
+            return await client.infer("heard", given)
+
+    with Client(kernel.address) as client:
+        pieces = list(client.infer_stream("heard", given))
+        for whole in (client.infer("heard", given), asyncio.run(ask())):
+            assert whole["text"].tolist() == ["".join(each["text"][0] for each in pieces)]
+            assert whole["text_tokens"].tolist() == whisper.write(0, "en")
+        assert client.infer("heard", given, outputs=["text"]).keys() == {"text"}
 
 
 def test_from_the_command_line(inferd: Callable[..., Result], kernel: KernelProcess, tmp_path: Path) -> None:

@@ -6,6 +6,10 @@ from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
+from inferd_api.v1.model_service_pb2 import GetModelSignatureRequest
+from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_api.v1.task_pb2 import TaskSpec
 from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest
 from inferd_api.v1.tensor_pb2 import InferInput, InferSequence
@@ -16,7 +20,7 @@ from inferd_client.holding import lease_id_of
 from inferd_client.options import InferOptions, strict
 from inferd_client.orders import LINGER
 from inferd_client.tasks import AsyncTasks, Tasks
-from inferd_client.tensors import to_arrays, to_tensor
+from inferd_client.tensors import is_written, joined, to_arrays, to_tensor
 from inferd_client.uploads import TRIES, is_for_chunks, is_large, uploaded, uploaded_async
 from inferd_client.versions import NO_INPUT, too_old_for_tensors, version_of, version_of_async
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
     from typing import Unpack
 
+    from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from inferd_api.v1.task_pb2 import TaskEvent
     from inferd_client.tensors import AnyArray
 
@@ -90,15 +95,19 @@ class Inferences(Tasks):
         Raises:
             InferdError: The task was refused, or did not succeed.
             TypeError: An input cannot be a tensor.
-            ValueError: The model gave no set of outputs, or a second one: then the task is cancelled.
+            ValueError: The model gave no set of outputs, or a second one: then the task is cancelled. A text that a
+                model writes in pieces, such as that of a sound, is no such set: its pieces are joined.
         """
         sets = self._sets(model, inputs, outputs, sequence, options)
         with closing(sets):
             only: dict[str, AnyArray] | None = None
+            written = False
             for each in sets:
-                if only is not None:
-                    raise ValueError(SEVERAL)
-                only = each
+                if only is not None and not written:
+                    written = self._writes(model, only)
+                    if not written:
+                        raise ValueError(SEVERAL)
+                only = each if only is None else joined(only, each)
         if only is None:
             raise ValueError(NONE)
         return only
@@ -135,6 +144,14 @@ class Inferences(Tasks):
             if error.field != NO_INPUT:
                 raise
             raise too_old_for_tensors(version_of(self._channel, self._metadata), self.address) from None
+
+    def _writes(self, model: str, given: Mapping[str, AnyArray]) -> bool:
+        """Whether outputs of a model are a text in pieces."""
+        stub, request = ModelServiceStub(self._channel), GetModelSignatureRequest(model=model)
+        try:
+            return is_written(stub.GetModelSignature(request, metadata=tuple(self._metadata)).signature, given)
+        except grpc.RpcError:  # what it gave is told then
+            return False
 
     def _infer(self, order: RunOrder) -> Generator[TaskEvent]:
         """The events of a task, whose inputs are given beforehand where they are too large for a message."""
@@ -178,10 +195,13 @@ class AsyncInferences(AsyncTasks):
         sets = self._sets(model, inputs, outputs, sequence, options)
         async with aclosing(sets):
             only: dict[str, AnyArray] | None = None
+            written = False
             async for each in sets:
-                if only is not None:
-                    raise ValueError(SEVERAL)
-                only = each
+                if only is not None and not written:
+                    written = await self._writes(model, only)
+                    if not written:
+                        raise ValueError(SEVERAL)
+                only = each if only is None else joined(only, each)
         if only is None:
             raise ValueError(NONE)
         return only
@@ -218,6 +238,16 @@ class AsyncInferences(AsyncTasks):
             raise too_old_for_tensors(await version_of_async(self._channel, self._metadata), self.address) from None
         finally:
             await events.aclose()
+
+    async def _writes(self, model: str, given: Mapping[str, AnyArray]) -> bool:
+        """As `_writes` of `Inferences`."""
+        stub: ModelServiceAsyncStub = ModelServiceStub(self._channel)
+        request = GetModelSignatureRequest(model=model)
+        try:
+            answer = await stub.GetModelSignature(request, metadata=tuple(self._metadata))
+        except grpc.RpcError:
+            return False
+        return is_written(answer.signature, given)
 
     async def _infer(self, order: RunOrder) -> AsyncGenerator[TaskEvent]:
         """As `_infer` of `Inferences`."""

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from inferd_api.v1.tensor_pb2 import ElementType, InferOutput, StringElements, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
+    from inferd_api.v1.tensor_pb2 import ModelSignature
+
     AnyArray: TypeAlias = NDArray[Any]
 
+PIECES, TOKENS = "pieces", "_tokens"  # the dimension of a text in pieces, and what the name of its tokens ends with
 NUMPY: Final[Mapping[str, str]] = {
     "float32": "FLOAT",
     "uint8": "UINT8",
@@ -109,6 +112,22 @@ def to_array(tensor: Tensor) -> AnyArray:
 def to_arrays(output: InferOutput) -> dict[str, AnyArray]:
     """The arrays of a set of outputs, by name."""
     return {tensor.name: to_array(tensor) for tensor in output.outputs}
+
+
+def is_written(signature: ModelSignature, names: Collection[str]) -> bool:
+    """Whether outputs of these names are a text that is written in pieces, each set of outputs one, or its tokens."""
+    texts = [info.name for info in signature.outputs if [size.name for size in info.shape] == [PIECES]]
+    return {*names} <= {*texts, *(text + TOKENS for text in texts)}
+
+
+def joined(before: Mapping[str, AnyArray], more: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+    """The next piece of a text, and of what belongs to it, behind those before."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    return {
+        name: before[name] + piece if piece.dtype == object else np.concatenate([before[name], piece])
+        for name, piece in more.items()
+    }
 
 
 @cache
