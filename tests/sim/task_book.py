@@ -138,7 +138,7 @@ class TaskBook:
         """A worker is gone; what becomes of its tasks follows."""
         place = self.places[instance_id]
         place.stopping, self._loaded = True, place.facts is not None
-        self._culprit = place.suspect if place.alone else None
+        self._culprit = place.suspect if place.alone or len(place.running) == 1 else None
         for task_id in place.running:
             self.known[task_id].deaths += self._culprit is None
 

@@ -124,16 +124,34 @@ def test_a_task_that_its_worker_dies_of_alone_is_poison() -> None:
 
 
 def test_a_death_before_the_turn_of_a_suspect_is_nobody_s() -> None:
-    """A worker that dies before a suspect ran alone may have died of any of its tasks."""
+    """A worker that dies before a suspect ran alone may have died of any of its tasks, where it had others."""
     bench = Bench(places=2)
     bench.submit("a")
+    bench.submit("b")
     for number, now in ((1, 0.0), (2, 10.0)):
         bench.die(f"m-{number}", now)
         bench.machine.handle(events.Tick(), now + 5.0)
         bench.come_up(f"m-{number + 1}", now + 5.0)
+    bench.submit("c", now=19.0)
+    assert bench.states("a", "b", "c") == ["RUNNING", "QUEUED", "RUNNING"]
     bench.die("m-3", 20.0)
-    assert bench.states("a") == ["QUEUED"]
-    assert bench.machine.tasks.known[TaskId("a")].deaths == 3
+    assert bench.states("a", "c") == ["QUEUED"] * 2
+    assert [bench.machine.tasks.known[TaskId(name)].deaths for name in ("a", "b", "c")] == [3, 2, 1]
+
+
+def test_a_suspect_that_is_all_that_its_worker_has_is_what_that_died_of() -> None:
+    """A worker may die before the first step, of what makes tokens of a text: such a task ends with the third death."""
+    bench = Bench(places=2)
+    bench.submit("bad")
+    for number, now in ((1, 0.0), (2, 10.0)):
+        bench.die(f"m-{number}", now)
+        assert bench.states("bad") == ["QUEUED"]
+        bench.machine.handle(events.Tick(), now + 5.0)
+        bench.come_up(f"m-{number + 1}", now + 5.0)
+    found = bench.die("m-3", 20.0)
+    (end,) = (c.end for c in found if isinstance(c, changes.TaskChanged) and c.end is not None)
+    assert end.outcome.error is not None
+    assert (end.outcome.error.reason, end.outcome.error.metadata["deaths"]) == ("POISON", "3")
 
 
 def test_an_instance_that_is_emptied_loses_no_task() -> None:

@@ -173,3 +173,34 @@ def test_a_slow_conversation_delays_no_other(tmp_path: Path) -> None:
     thread.join(DEADLINE_S)
     assert set(list(ends)[:2]) == {10, 11}
     assert {type(ends[handle]) for handle in slow} == {ChatTemplateError}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_texts_of_a_suspect_are_encoded_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, alone: bool
+) -> None:
+    """Of a task at which workers have died no text is encoded in this one, which could die of it; it runs as ever."""
+    request = LoadRequest(path=write_fake_model(tmp_path), device="fake:0", capacity_bytes=1 << 30)
+    model = FakeBackend().load(request, lambda _: None)
+    outputs: queue.SimpleQueue[StepOutput] = queue.SimpleQueue()
+    loop = Loop(model, EngineLimits(text_timeout_s=DEADLINE_S), outputs.put, cells=fake_cells())
+    encode, here = Tokenizer.encode, list[str]()
+
+    def watched(tokenizer: Tokenizer, text: str, *, template: bool = False) -> list[int]:
+        here.append(text)
+        return encode(tokenizer, text, template=template)
+
+    monkeypatch.setattr(Tokenizer, "encode", watched)  # of this process: cells are born of another one
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    sampling = Sampling(temperature=0, max_tokens=4, bad_words=("x",))
+    loop.submit(Submission(1, TextInput("ab"), sampling, alone=alone))
+    text, ended = "", False
+    while not ended:
+        output = outputs.get(timeout=DEADLINE_S)
+        text += "".join(output.texts)
+        ended = any(each.handle == 1 and each.error is None for each in output.ended)
+    loop.stop()
+    thread.join(DEADLINE_S)
+    assert text == "abab"
+    assert here == ([] if alone else ["ab", "x", " x"])

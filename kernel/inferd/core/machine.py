@@ -420,7 +420,8 @@ class KernelMachine:
 
     def _end_running(self, instance: Instance, error: InferdError) -> None:
         """A worker is gone with all that it ran: they go on elsewhere, but for one that it died of."""
-        running, culprit = tuple(instance.running), instance.suspect if instance.alone else None
+        running = tuple(instance.running)
+        culprit = instance.suspect if instance.alone or len(running) == 1 else None  # it may die before it computes
         if culprit is not None:
             poison = self.tasks.poison(culprit, error, self._now)
             self.tasks.finish_all((culprit,), Outcome(state=TaskState.FAILED, error=poison), self._now, dropped=False)

@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 class Leash:
     """May be used from any thread.
 
+    Args:
+        apart: See below.
+
     Attributes:
+        apart: Foreign code runs for it in cells only, where it costs nobody else: workers have died of the task.
         cut: Nobody wants it any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
+        self.apart = apart
         self.cut = False
         self._cell: Cell | None = None
         self._lock = threading.Lock()

@@ -125,7 +125,10 @@ class Texts:
 
     def _encode(self, text: str, prompt: Prompt | None = None, leash: Leash | None = None) -> Sequence[int]:
         own = None if prompt is None else prompt.own
-        if own is None and self.is_quick(text):  # in this process, without the lock of Python; nothing could end it
+        apart = leash is not None and leash.apart
+        if (
+            own is None and not apart and self.is_quick(text)
+        ):  # in this process, without the lock of Python; nothing could end it
             return self._tokenizer.encode(text, template=prompt is not None)
         data = text.encode("utf-8", "surrogatepass")
         message = {"template": prompt is not None, "own": own, "plain": sorted(prompt.plain) if prompt else []}

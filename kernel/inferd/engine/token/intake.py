@@ -78,12 +78,14 @@ class Intake:
         """Be ready for the first conversation."""
         self._texts.warm()
 
-    def is_quick(self, task_input: TaskInput, sampling: Sampling) -> bool:
-        """Whether a task is prepared in some hundredths of a second, whatever it says."""
+    def is_quick(self, task_input: TaskInput, sampling: Sampling, *, apart: bool = False) -> bool:
+        """Whether a task is prepared in some hundredths of a second, whatever it says; `apart` as in `Leash`."""
         texts = list(sampling.bad_words)
         if isinstance(task_input, TextInput):
             texts.append(task_input.prompt)
         elif not isinstance(task_input, TokenInput):
+            return False
+        if apart and texts:
             return False
         return sum(map(len, texts)) <= _QUICK and all(map(self._texts.is_quick, texts))
 

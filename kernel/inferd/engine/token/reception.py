@@ -67,7 +67,7 @@ class _Errand(Ticket):
     def __init__(self, item: Submission | Callable[[Intake], None]) -> None:
         super().__init__(_standing(item) if isinstance(item, Submission) else NO_STANDING)
         self.item = item
-        self.leash = Leash()
+        self.leash = Leash(apart=isinstance(item, Submission) and item.alone)
         self.begun = False
         self.ended = threading.Event()
 
@@ -160,7 +160,7 @@ class Reception:
         item = self._items.get()
         if item is None:
             return False
-        if isinstance(item, Submission) and self._intake.is_quick(item.task_input, item.sampling):
+        if isinstance(item, Submission) and self._intake.is_quick(item.task_input, item.sampling, apart=item.alone):
             self._prepare(item, Leash())
             return True
         errand = _Errand(item)
