@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from shared_cells import cells_of
-from tokenizers import Regex, models, normalizers, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from inferd.engine.text.quickness import LINEAR_BYTES, SLOW_BYTES
@@ -16,7 +16,7 @@ from inferd.engine.text.tokenizer import Tokenizer
 from inferd.engine.token.intake import Intake
 from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.work import ChatInput, Message, TextInput, TokenInput
-from inferd.errors import LimitExceededError
+from inferd.errors import LimitExceededError, ModelLoadError
 from inferd.plugin import TokenLimits, Vocabulary
 from inferd.sampling import Sampling
 from inferd.testing.fake import VOCABULARY
@@ -79,6 +79,13 @@ def split(pattern: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
 
 
+def table(text: bytes) -> normalizers.Normalizer:
+    """A table of SentencePiece with an empty trie, and one text."""
+    return normalizers.Precompiled((4).to_bytes(4, "little") + bytes(4) + text + b"\0")
+
+
+DOUBLING = [normalizers.Replace("a", "aa")] * 24  # of one letter 16 MiB
+
 FILES: dict[str, tuple[Callable[[Library], None], int]] = {
     "nothing": (lambda _: None, LINEAR_BYTES),
     "bytes": (lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel()), LINEAR_BYTES),
@@ -95,6 +102,28 @@ FILES: dict[str, tuple[Callable[[Library], None], int]] = {
         lambda t: setattr(t, "model", models.WordPiece({"a": 0, "b": 1}, max_input_chars_per_word=10**6)),
         0,
     ),
+    "doubling": (lambda t: setattr(t, "normalizer", normalizers.Sequence(DOUBLING)), 0),
+    "doubling later": (
+        lambda t: setattr(t, "normalizer", normalizers.Sequence([normalizers.NFC(), normalizers.Sequence(DOUBLING)])),
+        0,
+    ),
+    "bytes of bytes": (lambda t: setattr(t, "normalizer", normalizers.Sequence([normalizers.ByteLevel()] * 24)), 0),
+    "everywhere": (lambda t: setattr(t, "normalizer", normalizers.Replace("", "b" * 10**7)), 0),
+    "prepended": (lambda t: setattr(t, "normalizer", normalizers.Prepend("b" * 10**7)), 0),
+    "thrice": (lambda t: setattr(t, "normalizer", normalizers.Replace(" ", "\u2581")), LINEAR_BYTES),
+    "some times": (lambda t: setattr(t, "normalizer", normalizers.Replace("a", "b" * 32)), LINEAR_BYTES // 2),
+    "table": (lambda t: setattr(t, "normalizer", table(b"b" * 64)), LINEAR_BYTES // 4),
+    "large table": (lambda t: setattr(t, "normalizer", table(b"b" * 10**6)), 0),
+    "steps": (
+        lambda t: setattr(t, "normalizer", normalizers.Sequence([normalizers.Lowercase()] * 10**6)),
+        0,
+    ),
+    "pieces": (lambda t: setattr(t, "model", models.Unigram([("a", 0.0), ("b" * 16, 0.0)], unk_id=0)), LINEAR_BYTES),
+    "longer pieces": (
+        lambda t: setattr(t, "model", models.Unigram([("a", 0.0), ("b" * 64, 0.0)], unk_id=0)),
+        LINEAR_BYTES,
+    ),
+    "long pieces": (lambda t: setattr(t, "model", models.Unigram([("a", 0.0), ("b" * 65, 0.0)], unk_id=0)), 0),
     "words": (lambda t: setattr(t, "model", models.WordPiece({"a": 0, "b": 1})), LINEAR_BYTES),
 }
 
@@ -123,6 +152,15 @@ def test_a_pattern_that_never_ends_costs_its_task() -> None:
     assert list(taken.tokenize(TextInput("ab"))) == [0, 1]
 
 
+def test_a_letter_that_becomes_gigabytes_costs_its_task() -> None:
+    """What a normalizer doubles again and again is ended by its bound of time or memory; the next text is taken."""
+    doubling = [normalizers.Replace("a", "aa")] * 40
+    taken = intake(definition(lambda t: setattr(t, "normalizer", normalizers.Sequence(doubling))), timeout_s=5.0)
+    with pytest.raises(LimitExceededError, match=r"workers\.(text_timeout_s|cell_memory_bytes)"):
+        taken.tokenize(TextInput("a"))
+    assert list(taken.tokenize(TextInput("b"))) == [1]
+
+
 def test_digits_cost_their_task() -> None:
     """Digits that a rule of ours would take minutes for are ended by their bound."""
     taken = intake(replace(VOCABULARY, pre_tokenizer="superbpe"), timeout_s=0.5)
@@ -141,3 +179,24 @@ def test_what_is_quick() -> None:
     assert not ours.is_quick(TextInput("a" * 5000), Sampling())
     assert not ours.is_quick(TextInput("a"), Sampling(bad_words=("a" * 5000,)))
     assert not ours.is_quick(chat, Sampling())
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([decoders.Replace("a", "aa")] * 40, "40 steps .* 1.09951e.12 times"),
+        ([decoders.Replace("", "b" * 10**6)], "1 steps .* 1e.06 times"),
+    ],
+    ids=["doubling", "everywhere"],
+)
+def test_a_decoder_that_makes_gigabytes_is_refused(steps: list[decoders.Decoder], told: str) -> None:
+    """What a decoder makes of each token is asked at the load: one that makes too much of it is refused before."""
+    with pytest.raises(ModelLoadError, match=told):
+        Tokenizer(definition(lambda t: setattr(t, "decoder", decoders.Sequence(steps))), size=2)
+
+
+def test_decoders_that_write_spaces() -> None:
+    """Those that put a space or a few letters in the place of a mark are taken as ever."""
+    steps = [decoders.Replace("\u2581", " "), decoders.Replace("b", "bbb"), decoders.ByteFallback(), decoders.Fuse()]
+    made = Tokenizer(definition(lambda t: setattr(t, "decoder", decoders.Sequence(steps))), size=2)
+    assert made.pieces == ["a", "bbb"]

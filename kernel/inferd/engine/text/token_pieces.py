@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from inferd.engine.text.growth import growth, steps_of
 from inferd.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 _LEFT, _RIGHT = "\ue000", "\ue001"  # no token of a text has these
+_MOST_WORK: Final = 1024  # steps of a decoder, times the growth of a text in them: each token goes through all
 _SENTENCE_PIECE: Final[
     dict[str, dict[str, Any]]
 ] = {  # the steps of its decoder, with what they must say to be followed by its rule
@@ -49,6 +51,9 @@ def defined_pieces(
     decoder = json.loads(definition).get("decoder")
     steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
     kinds = {str(step.get("type")) for step in steps}
+    work = growth(steps_of(steps)) * max(1, len(steps))
+    if work > _MOST_WORK:
+        raise _not_followed(f"its {len(steps)} steps may make a text {growth(steps_of(steps)):g} times as long")
     if "CTC" in kinds:
         raise _not_followed("CTC drops tokens that come twice")
     piece: Callable[[str], Piece]
