@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inferd.plugin.backend import EmbeddingDefaults, LoadError, Pooling, UnsupportedModelError
+from inferd.plugin.names import is_file_name
 from inferd.plugin.vocabulary import Vocabulary
 
 MAX_JSON_BYTES: Final = 64 << 20  # of a configuration or an index
@@ -60,8 +61,9 @@ def list_hf_weights(path: Path) -> list[Path]:
         raise LoadError(f"{path}: {why} save the model as safetensors ({SINGLE} or {INDEX})")
     names = list(_object(read_hf_json(path / INDEX).get("weight_map")).values())
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise LoadError(f"{path / INDEX}: weight_map names {name!r}, which is no safetensors file of the folder")
+        if not is_file_name(name) or not name.endswith(".safetensors"):
+            told = repr(name)[:80]
+            raise LoadError(f"{path / INDEX}: weight_map names {told}, which is no safetensors file of the folder")
     return [path / name for name in sorted(set(names))]
 
 
@@ -116,7 +118,7 @@ def _find_pooling(folder: Path) -> str | None:
                 f"{path}: module {kind[:80]!r} in {str(at)[:80]!r} is not supported and changes results;"
                 f" supported are {', '.join(_MODULES)}"
             )
-        if not isinstance(at, str) or (at and Path(at).name != at) or (short == "Transformer" and at):
+        if at != "" and (short == "Transformer" or not is_file_name(at)):
             raise LoadError(f"{path}: module {kind[:80]!r} is in {str(at)[:80]!r}, which is no place for it")
         found += [at] if short == "Pooling" else []
     if len(found) > 1 or (found and not (folder / found[0] / CONFIG).is_file()):

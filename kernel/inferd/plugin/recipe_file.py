@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from inferd.errors import suggestion
 from inferd.plugin.backend import LoadError
+from inferd.plugin.names import is_file_name
 from inferd.plugin.recipe import (
     AudioInput,
     BytesInput,
@@ -211,7 +212,7 @@ class _Table:
 
     def _beside(self, key: str, name: str) -> Path:
         path = self.file.parent / name
-        if Path(name).name != name or not path.is_file():
+        if not is_file_name(name) or not path.is_file():
             raise self.error(key, f"names {name[:80]!r}, which is no file in the folder of the recipe")
         if not _is_inside(path):
             out = "a symbolic link out of the folder of the recipe; put the file itself there"
