@@ -58,6 +58,7 @@ def derive_limits(
     capacity_bytes: int,
     kv: KvBytes | None = None,
     samples: bool = False,
+    border_tokens: int = 0,
 ) -> TokenLimits:
     """Choose the sizes that are not set. They depend on nothing that changes from one load to the next.
 
@@ -70,6 +71,7 @@ def derive_limits(
         capacity_bytes: What may be given of the host's memory.
         kv: What a token takes in the KV pools; None for fp32.
         samples: Whether the session samples.
+        border_tokens: Sequences of more tokens rotate in another way; 0 where all rotate alike.
 
     Raises:
         LoadError: A setting contradicts the model or another setting.
@@ -112,6 +114,7 @@ def derive_limits(
         forward_only=architecture.state_bytes > 0,
         window_tokens=architecture.window if window_blocks else 0,
         window_blocks=window_blocks,
+        border_tokens=border_tokens if min(context_tokens, kv_tokens) > border_tokens else 0,
     )
 
 

@@ -14,7 +14,7 @@ from inferd_cpu.native_session import (
 from inferd_cpu.native_weights import NativeWeights, find_obstacle
 from inferd_cpu.session import CpuSession
 from inferd_cpu.source import Source
-from inferd_cpu.weights import load_weights
+from inferd_cpu.weights import find_border, load_weights
 
 
 class ExactLoad:
@@ -42,6 +42,7 @@ class ExactLoad:
             vocabulary_size=source.vocabulary_size,
             weights_bytes=source.inventory.size_bytes,
             capacity_bytes=source.request.capacity_bytes,
+            border_tokens=find_border(source.architecture, source.inventory),
         )
         self.need = derive_need(source.architecture, self.limits, weights_bytes=source.inventory.size_bytes)
         self.compute_format = f"F32; {why_not}" if why_not else "F32"
@@ -53,13 +54,7 @@ class ExactLoad:
             LoadError: A weight is not a finite number.
         """
         source = self._source
-        weights = load_weights(
-            source.file,
-            source.architecture,
-            source.inventory,
-            progress,
-            context_tokens=self.limits.context_tokens,
-        )
+        weights = load_weights(source.file, source.architecture, source.inventory, progress)
         return CpuSession(
             architecture=source.architecture, weights=weights, limits=self.limits, separator=source.separator
         )
@@ -82,6 +77,7 @@ class NativeLoad:
             capacity_bytes=source.request.capacity_bytes,
             kv=kv,
             samples=True,
+            border_tokens=find_border(a, source.inventory),
         )
         self._shape = make_shape(
             native,
@@ -110,7 +106,7 @@ class NativeLoad:
             self._native, self._shape, self.limits, formats=weights.formats(), vector_floats=weights.vector_floats
         )
         try:
-            weights.pack(session.model, progress, context_tokens=self.limits.context_tokens)
+            weights.pack(session.model, progress)
         except BaseException:
             session.close()
             raise

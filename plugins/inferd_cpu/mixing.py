@@ -13,7 +13,7 @@ from inferd_cpu.delta import DeltaMixer
 from inferd_cpu.norms import multiply, normalize
 from inferd_cpu.plan import Plan
 from inferd_cpu.shapes import Architecture, Latent, LayerShape
-from inferd_cpu.weights import Layer
+from inferd_cpu.weights import Layer, Weights
 from inferd_cpu.workspace import Workspace
 
 Floats = NDArray[np.float32]
@@ -60,13 +60,15 @@ class Mixer:
             tiled = architecture.family.delta == "tiled"
             self._delta = DeltaMixer(delta, tiled=tiled, epsilon=architecture.epsilon)
 
-    def begin(self, plan: Plan, frequencies: tuple[Floats, ...]) -> None:
+    def begin(self, plan: Plan, weights: Weights) -> None:
         """Work out what all layers of a step share."""
         a, self._plan = self._architecture, plan
         positions = plan.positions.astype(np.float32)[:, None]
         self._turns = []
-        for rope, each in zip(a.ropes, frequencies, strict=True):
-            angles, size = positions * each, np.float32(rope.magnitude)
+        longer = weights.long_frequencies or weights.frequencies
+        for rope, each, other in zip(a.ropes, weights.frequencies, longer, strict=True):
+            chosen = each if plan.beyond is None else np.where(plan.beyond[:, None], other, each)
+            angles, size = positions * chosen, np.float32(rope.magnitude)
             self._turns.append((np.cos(angles)[:, None] * size, np.sin(angles)[:, None] * size))
         self._temperatures = None
         if a.temperature_scale:

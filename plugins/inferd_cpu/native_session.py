@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inferd.plugin import LoadError, StepResult, TokenBatch, TokenLimits
 from inferd_cpu.capacity import KvBytes
 from inferd_cpu.native import ACTIVATIONS, GATINGS, HEAD_NORMS, KV_FORMATS, MAX_ROPES, LayerKind, Native, Shape, Step
-from inferd_cpu.plan import check_batch, check_pairs
+from inferd_cpu.plan import check_batch, check_beyond, check_pairs
 from inferd_cpu.shapes import Architecture, Routing
 
 _INTEGERS = ("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows")
@@ -229,6 +229,10 @@ class NativeSession:
             windows = np.array(batch.window_tables, np.int32, order="C")  # a copy, which the library changes
             held.append(windows)
             step.window_tables = windows.ctypes.data
+        step.beyond = None
+        if self._limits.border_tokens:
+            check_beyond(batch, self._limits)
+            arrays["beyond"] = (batch.beyond, np.int32)
         for name, (array, dtype) in arrays.items():
             flat = np.ascontiguousarray(array, dtype)
             held.append(flat)

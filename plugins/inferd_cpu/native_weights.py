@@ -165,10 +165,8 @@ class NativeWeights:
         widths = {8 if form == W8 else 4 for (part, _), form in self._formats.items() if part in LAYER_PARTS}
         return " and ".join(f"{width}-bit" for width in sorted(widths))
 
-    def pack(self, model: int | None, report: Callable[[float], None], *, context_tokens: int) -> None:
+    def pack(self, model: int | None, report: Callable[[float], None]) -> None:
         """Pack all weights into an open model; `report` gets the part that is done, rising to 1.
-
-        Sequences have at most `context_tokens` tokens.
 
         Raises:
             LoadError: A weight is not a finite number.
@@ -186,8 +184,8 @@ class NativeWeights:
                 divisors[part.field] = numbers
             else:
                 self._set(model, _UNGATED.get(part.field, part.field), part.layer or 0, numbers)
-        frequencies = compute_frequencies(self._file, self._architecture, divisors, context_tokens=context_tokens)
-        self._set(model, "frequencies", 0, np.concatenate(frequencies))
+        short, long = compute_frequencies(self._file, self._architecture, divisors)
+        self._set(model, "frequencies", 0, np.concatenate([*short, *long]))
         done = 0
         for place, part in self._matrices.items():
             counts = self._weigh_inputs(model, place)

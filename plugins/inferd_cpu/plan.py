@@ -53,6 +53,7 @@ class Plan:
         sequence_tables: The blocks of each sequence, shape (S, blocks).
         sequence_window_tables: The same in the pool of layers with a window, where there is one.
         block_tokens: Tokens in a block.
+        beyond: Whose sequences rotate as those beyond the border do, shape (T,); None where all rotate alike.
     """
 
     token_ids: Indices
@@ -66,6 +67,7 @@ class Plan:
     sequence_tables: NDArray[np.int32]
     sequence_window_tables: NDArray[np.int32]
     block_tokens: int
+    beyond: NDArray[np.bool_] | None
 
     def slots_before(self, back: int) -> tuple[Indices, NDArray[np.bool_]]:
         """Where the token is that comes `back` before each, and whether there is one; shapes (T,)."""
@@ -120,6 +122,7 @@ def make_plan(
         sequence_tables=batch.block_tables,
         sequence_window_tables=windowed,
         block_tokens=limits.block_tokens,
+        beyond=batch.beyond[sequences] if limits.border_tokens and batch.beyond is not None else None,
     )
 
 
@@ -230,6 +233,8 @@ def check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
     _demand_within("block", batch.block_tables[np.arange(width) < used[:, None]], 0, limits.blocks)
     if limits.window_blocks:
         check_windows(batch, limits)
+    if limits.border_tokens:
+        check_beyond(batch, limits)
     _demand_within("logit row", batch.logit_rows, 0, tokens)
     if batch.hidden_rows is not None:
         _demand_within("hidden row", batch.hidden_rows, 0, tokens)
@@ -252,6 +257,21 @@ def check_windows(batch: TokenBatch, limits: TokenLimits) -> None:
     at = np.arange(batch.block_tables.shape[1])
     seen = (at >= first[:, None]) & (at < used[:, None])
     _demand_within("window block", np.asarray(tables)[seen], 0, limits.window_blocks)
+
+
+def check_beyond(batch: TokenBatch, limits: TokenLimits) -> None:
+    """Check that a step says of each sequence whether it is longer than the border, and of no long one that it is not.
+
+    Raises:
+        ValueError: It does not.
+    """
+    beyond, border = batch.beyond, limits.border_tokens
+    _demand(
+        beyond is not None and beyond.shape == batch.lengths.shape,
+        f"beyond of shape {None if beyond is None else beyond.shape} for {len(batch.lengths)} sequences",
+    )
+    wrong = batch.lengths[(batch.lengths > border) & ~np.asarray(beyond)]
+    _demand(not len(wrong), f"a sequence of {wrong[:1]} tokens that is not said to be beyond the border, {border}")
 
 
 def check_pairs(pairs: Sequence[tuple[int, int]], limits: TokenLimits) -> None:

@@ -70,7 +70,7 @@ class CpuSession:
         if weights.types is not None:
             residual += weights.types[self._find_types(plan)]
         self._normalize(residual, weights.embedding_norm, weights.embedding_norm_bias)
-        self._mixer.begin(plan, weights.frequencies)
+        self._mixer.begin(plan, weights)
         with np.errstate(over="ignore"):  # exp of a large number is inf, and a gate divided by that is 0, as it should
             inputs = make_layer_inputs(a, weights, plan.token_ids, residual)
             hidden_states = self._streams.begin(residual)

@@ -169,6 +169,7 @@ class Architecture:
         layers: Its blocks.
         width: Numbers in a hidden state.
         context_tokens: Tokens that the model was trained for.
+        original_tokens: Tokens that it was trained for at first, before it was stretched.
         epsilon: Added to the mean square in norms.
         ropes: The rotations of its layers: that of layers without a window first.
         attention_scale: Scores are multiplied with it.
@@ -201,6 +202,7 @@ class Architecture:
     epsilon: float
     ropes: tuple[Rope, ...]
     attention_scale: float
+    original_tokens: int = 0
     attention_cap: float = 0.0
     slope_bias: float = 0.0
     clamp: float = 0.0

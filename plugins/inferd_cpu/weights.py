@@ -117,6 +117,7 @@ class Weights:
     head: Floats  # (V, W); the embedding itself when the file has no other
     head_bias: Floats | None = None  # (V,)
     frequencies: tuple[Floats, ...]  # of each rotation: (rope width / 2,), radians per position
+    long_frequencies: tuple[Floats, ...] = ()  # the same of sequences beyond the border, where there is one
 
 
 def load_weights(
@@ -124,8 +125,6 @@ def load_weights(
     architecture: Architecture,
     inventory: Inventory,
     report: Callable[[float], None],
-    *,
-    context_tokens: int,
 ) -> Weights:
     """Decode all weights but what stays in the file; `report` gets the part that is done, rising to 1.
 
@@ -158,9 +157,11 @@ def load_weights(
     rest = arrays[None]
     divisors = {field: rest.pop(field) for field in DIVISORS if field in rest}
     fields: dict[str, Any] = {"head": rest["embedding"]} | rest | stored
+    frequencies, long_frequencies = compute_frequencies(file, architecture, divisors)
     return Weights(
         layers=tuple(arrays[layer] for layer in range(len(architecture.layers))),
-        frequencies=compute_frequencies(file, architecture, divisors, context_tokens=context_tokens),
+        frequencies=frequencies,
+        long_frequencies=long_frequencies,
         **fields,
     )
 
@@ -244,16 +245,24 @@ def order_rotary(source: Source, architecture: Architecture) -> NDArray[np.intp]
     return order.reshape(-1)
 
 
+def find_border(a: Architecture, inventory: Inventory) -> int:
+    """Most tokens of a sequence that rotates by the short divisors, others by the long ones; 0 where all are alike."""
+    both = {"long_divisors", "short_divisors"} <= {part.field for part in inventory.parts}
+    return a.original_tokens if both else 0
+
+
 def compute_frequencies(
-    file: ModelFile, a: Architecture, divisors: Mapping[str, Floats], *, context_tokens: int
-) -> tuple[Floats, ...]:
+    file: ModelFile, a: Architecture, divisors: Mapping[str, Floats]
+) -> tuple[tuple[Floats, ...], tuple[Floats, ...]]:
     """Radians per position of each rotary pair of each rotation, scaled as the file says.
 
     Args:
         file: For the message of an error.
         a: The shape.
         divisors: What frequencies are divided by, by the field of `DIVISORS`; each of shape (rope width / 2,).
-        context_tokens: Most tokens of a sequence: with more than the model saw at first, the long divisors count.
+
+    Returns:
+        Those of sequences up to the border, and those of longer ones; where all are alike the latter are none.
 
     Raises:
         LoadError: A divisor is not above 0, or there are not those that the file's scaling needs.
@@ -261,10 +270,11 @@ def compute_frequencies(
     for field, numbers in divisors.items():
         if (numbers <= 0).any():
             raise LoadError(f"{file.path}: tensor {DIVISORS[field]!r} has {numbers.min()}; all must be above 0")
-    chosen = divisors.get("rope_divisors")
     if "long_divisors" in divisors and "short_divisors" in divisors:
-        original = file.metadata.integer(f"{a.name}.rope.scaling.original_context_length", a.context_tokens)
-        chosen = divisors["long_divisors" if context_tokens > original else "short_divisors"]
-    elif a.ropes[0].scaling == "longrope" or len(divisors) > len({"rope_divisors"} & divisors.keys()):
+        short, long = (
+            tuple(rope.frequencies(divisors[f"{x}_divisors"]) for rope in a.ropes) for x in ("short", "long")
+        )
+        return short, long
+    if a.ropes[0].scaling == "longrope" or len(divisors) > len({"rope_divisors"} & divisors.keys()):
         raise LoadError(f"{file.path}: the file has not both {DIVISORS['long_divisors']!r} and the short ones")
-    return tuple(rope.frequencies(chosen) for rope in a.ropes)
+    return tuple(rope.frequencies(divisors.get("rope_divisors")) for rope in a.ropes), ()

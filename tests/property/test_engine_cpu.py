@@ -33,8 +33,16 @@ LARGE = 4096  # tokens: where windows save something
 NATIVE = "native"  # a model of widths that the native session takes
 WINDOWS = "windows"  # fp32, with a window in two of three layers
 NATIVE_WINDOWS = "native windows"
-NAMES = ["llama_linear", "qwen3", WINDOWS, *([NATIVE, NATIVE_WINDOWS] if LIBRARY.exists() else [])]
+LONG = "long"  # fp32, sequences of more than 30 tokens rotate in another way
+NATIVE_LONG = "native long"
+ON_NATIVE = {NATIVE, NATIVE_WINDOWS, NATIVE_LONG}
+NAMES = ["llama_linear", "qwen3", WINDOWS, LONG, *(sorted(ON_NATIVE) if LIBRARY.exists() else [])]
+BORDER = 30
 WINDOW = {"llama.attention.sliding_window": 20, "llama.attention.sliding_window_pattern": [True, False, True]}
+FACTORS = {
+    f"rope_factors_{which}.weight": (1 + step * np.arange(tiny.HEAD_WIDTH // 2)).astype(np.float32)
+    for which, step in (("short", 0.1), ("long", 2.0))
+}
 BEGINNING = tuple(tiny.PROMPT)  # 40 tokens
 
 tasks = st.builds(
@@ -52,16 +60,18 @@ events = st.lists(st.tuples(kinds, st.integers(0, 99)), min_size=20, max_size=80
 def load(name: str, *, kv_tokens: int, step_tokens: int) -> LoadedModel:
     (spec,) = inferd_backends()
     room = {"kv_tokens": str(kv_tokens), "max_step_tokens": str(step_tokens)}
-    native, windows = name in {NATIVE, NATIVE_WINDOWS}, name in {WINDOWS, NATIVE_WINDOWS}
+    native, windows, long = name in ON_NATIVE, name in {WINDOWS, NATIVE_WINDOWS}, name in {LONG, NATIVE_LONG}
     room |= {"compute": "native" if native else "exact", "max_sequences": "8" if windows else "64"}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         if native:
             patch.setattr(tiny, "WIDTH", 64)
             patch.setattr(tiny, "HIDDEN", 96)
-        kind = "llama_linear" if windows else "qwen3" if native else name
-        path = tiny.write_model(tiny.MODELS[kind], Path(folder) / "tiny.gguf", WINDOW if windows else None)
+        kind = "llama_linear" if windows or long else "qwen3" if native else name
+        more = WINDOW if windows else {"llama.rope.scaling.original_context_length": BORDER} if long else None
+        path = tiny.write_model(tiny.MODELS[kind], Path(folder) / "tiny.gguf", more, tensors=FACTORS if long else None)
         request = LoadRequest(path=path, device="cpu:0", settings=read_settings(spec, room), capacity_bytes=1 << 30)
         model = CpuBackend().load(request, lambda _: None)
+    assert model.session.limits.border_tokens == (BORDER if long else 0)
     assert (model.session.limits.window_blocks > 0) == (windows and kv_tokens == LARGE)
     # The file's own tokens are no byte-level alphabet, which a tokenizer needs; here nothing is tokenised.
     size = tiny.VOCABULARY_SIZE
@@ -94,7 +104,7 @@ def check(name: str, task: Task, tokens: list[int]) -> None:
     assert len(tokens) == len(whole)
     for place, (one, other) in enumerate(zip(tokens, whole, strict=True)):
         if one != other:
-            assert name not in {NATIVE, NATIVE_WINDOWS}
+            assert name not in ON_NATIVE
             assert gap(name, (*task.prompt, *whole[:place])) < NEAR
             return
 

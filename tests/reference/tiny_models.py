@@ -87,8 +87,21 @@ def make_weights(model: TinyModel) -> dict[str, Floats]:
     return weights
 
 
-def write_model(model: TinyModel, path: Path, more: Mapping[str, Any] | None = None) -> Path:
-    """Write the model as the GGUF file that the usual converter would make, perhaps with more metadata (None: less)."""
+def write_model(
+    model: TinyModel,
+    path: Path,
+    more: Mapping[str, Any] | None = None,
+    *,
+    tensors: Mapping[str, Floats] | None = None,
+) -> Path:
+    """Write the model as the GGUF file that the usual converter would make.
+
+    Args:
+        model: What it is.
+        path: Where.
+        more: Metadata beside that; None takes a key out.
+        tensors: Tensors beside those of the model.
+    """
     writer = gguf.GGUFWriter(path, model.architecture)
     _add_metadata(writer, model)
     for key, value in (more or {}).items():
@@ -105,6 +118,8 @@ def write_model(model: TinyModel, path: Path, more: Mapping[str, Any] | None = N
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), stored)
     if model.scaling == "llama3":
         writer.add_tensor("rope_freqs.weight", make_llama3_divisors(model.rope_base))
+    for name, numbers in (tensors or {}).items():
+        writer.add_tensor(name, numbers)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

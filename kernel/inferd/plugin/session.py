@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the kernel process reads this module and must not load nump
     Float64Array: TypeAlias = NDArray[np.float64]
     Int64Array: TypeAlias = NDArray[np.int64]
     Int32Array: TypeAlias = NDArray[np.int32]
+    BoolArray: TypeAlias = NDArray[np.bool_]
     Float32Array: TypeAlias = NDArray[np.float32]
 
 
@@ -41,6 +42,8 @@ class TokenLimits:
         window_tokens: A token sees so many in layers with a window, itself among them; of use with `window_blocks`.
         window_blocks: KV blocks of a pool of their own for layers with a window, at least `least_window_blocks`; 0
             where those are in the pool of all layers.
+        border_tokens: A sequence of more tokens is computed in another way from its first token on: what was kept of it
+            while it was shorter is computed again, see `TokenBatch.beyond`. 0 where all are computed alike.
     """
 
     vocabulary_size: int
@@ -55,6 +58,7 @@ class TokenLimits:
     forward_only: bool = False
     window_tokens: int = 0
     window_blocks: int = 0
+    border_tokens: int = 0
 
 
 def least_window_blocks(*, window_tokens: int, block_tokens: int, sequences: int, step_tokens: int) -> int:
@@ -115,6 +119,8 @@ class TokenBatch:
         window_tables: Shape (S, W); None where `TokenLimits.window_blocks` is 0.
         sources: Shape (S,); what each sequence is written of, by the numbers of `SourcedSession.read`. None for other
             sessions.
+        beyond: Which sequences have more than `TokenLimits.border_tokens` tokens when all that is known of them is
+            computed, shape (S,). What is kept of a sequence was computed with the same. None where that is 0.
     """
 
     token_ids: Int32Array
@@ -127,6 +133,7 @@ class TokenBatch:
     sampling: DeviceSampling | None = None
     window_tables: Int32Array | None = None
     sources: Int64Array | None = None
+    beyond: BoolArray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ class Part:
         blocks: Blocks of the sequence, from its position 0 on.
         wanted: Which of the tokens' logits are wanted, by index, ascending; None for all.
         window: The blocks of layers with a window, where those have a pool of their own; None for the same numbers.
+        beyond: Whether it is computed as longer than the session's border; None: if it ends behind that.
     """
 
     token_ids: Sequence[int]
@@ -34,10 +35,11 @@ class Part:
     blocks: Sequence[int]
     wanted: Sequence[int] | None = None
     window: Sequence[int] | None = None
+    beyond: bool | None = None
 
 
-def make_batch(parts: Sequence[Part], *, windows: bool = False) -> TokenBatch:
-    """The parts, one after the other, as one step; `windows`: with tables of layers with a window."""
+def make_batch(parts: Sequence[Part], *, windows: bool = False, border: int = 0) -> TokenBatch:
+    """The parts as one step; `windows`: with tables of layers with a window; `border`: the session's."""
     starts = np.cumsum([0, *(len(part.token_ids) for part in parts)])
     wanted = [range(len(part.token_ids)) if part.wanted is None else part.wanted for part in parts]
     tables = np.full((2, len(parts), max(len(part.blocks) for part in parts)), -1, np.int32)
@@ -45,13 +47,18 @@ def make_batch(parts: Sequence[Part], *, windows: bool = False) -> TokenBatch:
         tables[0, row, : len(part.blocks)] = part.blocks
         seen = part.blocks if part.window is None else part.window
         tables[1, row, : len(seen)] = seen
+    lengths = np.array([part.begin + len(part.token_ids) for part in parts], np.int32)
+    beyond = [
+        length > border if part.beyond is None else part.beyond for part, length in zip(parts, lengths, strict=True)
+    ]
     return TokenBatch(
         token_ids=np.array([token for part in parts for token in part.token_ids], np.int32),
         positions=np.array([part.begin + n for part in parts for n in range(len(part.token_ids))], np.int32),
         starts=starts.astype(np.int32),
-        lengths=np.array([part.begin + len(part.token_ids) for part in parts], np.int32),
+        lengths=lengths,
         block_tables=tables[0],
         window_tables=tables[1] if windows else None,
+        beyond=np.array(beyond, np.bool_) if border else None,
         logit_rows=np.array([starts[row] + n for row, some in enumerate(wanted) for n in some], np.int32),
     )
 
@@ -62,7 +69,8 @@ def compute(session: TokenSession, *parts: Part) -> list[Float32Array]:
     Raises:
         AssertionError: The session gave something else.
     """
-    batch = make_batch(parts, windows=session.limits.window_blocks > 0)
+    limits = session.limits
+    batch = make_batch(parts, windows=limits.window_blocks > 0, border=limits.border_tokens)
     result = Results().step(session, batch)
     shape = (len(batch.logit_rows), session.limits.vocabulary_size)
     try:

@@ -55,10 +55,13 @@ void Forward::embed() {
   const int half = shape_.rope_width / 2;
   const Share some = m_.apart_ ? rows() : share(s_.tokens);
   for (int rope = 0; rope < shape_.ropes; rope++) {
-    const float* frequencies = m_.vectors_[vector_frequencies] + rope * half;
+    const float* shorter = m_.vectors_[vector_frequencies] + rope * half;
+    const float* longer = shorter + shape_.ropes * half;
     const float magnitude = shape_.magnitudes[rope];
     for (int row = some.begin; row < some.end; row++) {
       const size_t at = (size_t(rope) * shape_.max_step_tokens + row) * half;
+      const bool beyond = s_.beyond && s_.beyond[m_.work_.sequences[row]];
+      const float* frequencies = beyond ? longer : shorter;
       for (int i = 0; i < half; i++) {
         const float angle = static_cast<float>(s_.positions[row]) * frequencies[i];
         m_.work_.cosines[at + i] = std::cos(angle) * magnitude;

@@ -72,6 +72,7 @@ struct Step {
   int32_t tokens, sequences, table_width, logit_count, logits_stride, hidden_count;
   const int32_t *token_ids, *positions, *starts, *lengths, *block_tables, *logit_rows, *hidden_rows;
   int32_t* window_tables;  // of layers with a window; entries that no row sees become 0
+  const int32_t* beyond;   // [sequences]: whether the second frequencies are its; null where there are none
   float* logits;    // [logit_count][vocabulary], logits_stride apart; null when only the best tokens are wanted
   float* hidden;    // [hidden_count][width]
   int32_t* chosen;  // [logit_count]; null when logits are wanted
@@ -118,7 +119,7 @@ enum Vector : int {
   vector_norm,  // from here on of the model
   vector_norm_bias,
   vector_head_bias,
-  vector_frequencies,  // [ropes][rope_width / 2]
+  vector_frequencies,  // [1, or 2 where those of longer sequences are others][ropes][rope_width / 2]
   vector_positions,    // [context][width]: added to embeddings
   vector_count
 };

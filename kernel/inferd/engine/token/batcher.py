@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from inferd.engine.token.limits import Bounds
     from inferd.engine.token.sampler import Ids, Sampler
     from inferd.engine.token.sequence import Sequence
-    from inferd.plugin.session import Int32Array
+    from inferd.plugin.session import BoolArray, Int32Array
 
 
 NO_DRAFTS: Final[list[Int32Array]] = []
@@ -154,6 +154,7 @@ class Batcher:
             block_tables=places.tables[first:rows],
             window_tables=None if places.windows is None else places.windows.tables[first:rows],
             logit_rows=self._list_logits(picks, scored),
+            beyond=self._list_beyond(first, rows),
             hidden_rows=np.concatenate([self._index[p.place : p.place + p.count] for p in pooled]) if pooled else None,
         )
         sequences = places.rows[first:rows]
@@ -220,6 +221,8 @@ class Batcher:
             draft = self._index[:0]
             if sequence.drafter is not None:
                 most = min(left, sequence.most_output - sequence.output_tokens - 1)
+                if self._bounds.border_tokens and not sequence.place.beyond:
+                    most = min(most, self._bounds.border_tokens - sequence.length)
                 draft = sequence.drafter.propose(sequence.tokens[: sequence.length], most=most)
                 draft = draft[: self._widen(sequence, len(draft))]
                 left -= len(draft)
@@ -292,6 +295,12 @@ class Batcher:
         self._positions[at : at + taken] = np.arange(begin, end)
         self._lengths[row] = end
         return taken
+
+    def _list_beyond(self, first: int, end: int) -> BoolArray | None:
+        """Which sequences of these rows are computed as longer than the session's border."""
+        if not self._bounds.border_tokens:
+            return None
+        return np.array([sequence.place.beyond for sequence in self.places.rows[first:end]], np.bool_)
 
     def _list_logits(self, picks: Int32Array, scored: list[Scored]) -> Int32Array:
         """The tokens of the step whose logits are wanted."""

@@ -75,6 +75,7 @@ class Bounds:
         forward_only: No token of a block that was begun is computed again.
         window_tokens: Tokens that layers with a window see, where those have a pool of their own.
         window_blocks: KV blocks of that pool; 0 where there is none.
+        border_tokens: Sequences of more tokens are computed in another way, from their first token on; 0 for none.
     """
 
     rows: int
@@ -90,6 +91,7 @@ class Bounds:
     forward_only: bool = False
     window_tokens: int = 0
     window_blocks: int = 0
+    border_tokens: int = 0
 
     @property
     def kv_tokens(self) -> int:
@@ -137,4 +139,5 @@ class Bounds:
             forward_only=session.forward_only,
             window_tokens=session.window_tokens,
             window_blocks=session.window_blocks,
+            border_tokens=session.border_tokens,
         )

@@ -30,9 +30,21 @@ class Place:
         published: Of these, how many others can find.
         cached_tokens: Tokens of the prompt whose KV was found in the prefix cache.
         interruptions: How often it lost its blocks.
+        beyond: Whether it is computed as sequences beyond the session's border are.
     """
 
-    __slots__ = ("blocks", "cached_tokens", "hold", "interruptions", "leader", "published", "rank", "row", "turn")
+    __slots__ = (
+        "beyond",
+        "blocks",
+        "cached_tokens",
+        "hold",
+        "interruptions",
+        "leader",
+        "published",
+        "rank",
+        "row",
+        "turn",
+    )
 
     def __init__(self, *, rank: tuple[int, float, int, int]) -> None:
         self.rank = rank
@@ -44,6 +56,7 @@ class Place:
         self.published = 0
         self.cached_tokens = 0
         self.interruptions = 0
+        self.beyond = False
 
     @property
     def begun(self) -> bool:
@@ -87,6 +100,10 @@ class Place:
         """It has neither row nor blocks."""
         self.row = WAITING
         self.blocks = []
+
+    def cross(self) -> None:
+        """It has become longer than the session's border, and nothing is kept of it."""
+        self.beyond = True
 
     def interrupt(self) -> None:
         """It has lost its blocks to others."""

@@ -80,6 +80,7 @@ class Places:
         self._all_tables = (self.tables,) if self.windows is None else (self.tables, self.windows.tables)
         self._most_rows = bounds.rows
         self._forward_only = bounds.forward_only
+        self._border = bounds.border_tokens or bounds.sequence_tokens
         self._admission = Admission(self.rows, self.pool, self.holds, self.windows, bounds=bounds)
         self._sampler = sampler
         self._waiting = Waiting(self.turns)
@@ -87,6 +88,10 @@ class Places:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that fits the bounds."""
+        if sequence.length > self._border and not sequence.place.beyond:
+            sequence.place.cross()
+            if sequence.chain is not None:
+                sequence.chain.cross()
         self._waiting.add(sequence)
 
     def follow(self, sequence: Sequence, leader: Sequence) -> None:
@@ -136,15 +141,19 @@ class Places:
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a sequence's row and blocks; it waits to compute its tokens again, as far as they are not found."""
+        self._begin_anew(sequence)
+        self.preempted += 1
+
+    def _begin_anew(self, sequence: Sequence) -> None:
         self.publish(sequence)
         self._vacate(sequence)
         sequence.place.interrupt()
-        self.preempted += 1
         self.add(sequence)
 
     def make_room(self) -> None:
         """Before a step: give each decoding sequence the block that its next token needs, and keep what is held."""
         self._begin_step()
+        self._cross_border()
         if self._waiting or len(self.rows) > self.decoding:
             begun = [sequence.priority for sequence in self.rows[self.decoding :]]
             self.turns.pass_over((*self._waiting.classes, *begun))
@@ -260,6 +269,13 @@ class Places:
     def _begin_step(self) -> None:
         self.begun, self.copies = [], []
 
+    def _cross_border(self) -> None:
+        """Have those computed anew that become longer than the session's border with their next token."""
+        crossing = np.flatnonzero(self.computed[: self.decoding] >= self._border)
+        for sequence in [self.rows[row] for row in crossing.tolist()]:
+            if not sequence.place.beyond:
+                self._begin_anew(sequence)
+
     def _keep_holds(self) -> None:
         """Take back what others have of what is held."""
         while self._most_rows - len(self.rows) < self.holds.kept_rows and self._preempt_last(_exceeds_rows):
@@ -369,7 +385,8 @@ class Places:
             self.begun.append(sequence)
         if leader is None or leader.place.row == WAITING or self.computed[leader.place.row] <= last:
             return tokens
-        if found != last // self.pool.block_tokens or tokens == last or self._forward_only:
+        unlike = leader.place.beyond != sequence.place.beyond
+        if found != last // self.pool.block_tokens or tokens == last or self._forward_only or unlike:
             return tokens
         # The rest of the prompt is in a block that its leader goes on to write: take over a copy.
         if self.windows is not None:

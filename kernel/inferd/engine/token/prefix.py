@@ -33,6 +33,10 @@ class PrefixChain:
         self._block_tokens = block_tokens
         self._digests = [blake2b(salt, digest_size=_DIGEST_BYTES).digest()]
 
+    def cross(self) -> None:
+        """From now on the KV of the same tokens is another one: what was computed before is not found."""
+        self._digests = [blake2b(b"beyond" + self._digests[0], digest_size=_DIGEST_BYTES).digest()]
+
     def digests(self, tokens: Int32Array, count: int) -> list[bytes]:
         """Digests of the first `count` blocks of `tokens`; the tokens of a block never change."""
         size, digests = self._block_tokens, self._digests
