@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, UnsupportedModelError, read_hf_json
+from inferd_cpu.families import FAMILIES
 from inferd_cpu.hf_folder import HfFolder, rename
 from inferd_cpu.hf_types import TYPES
-from inferd_cpu.shapes import Architecture
+from inferd_cpu.shapes import Architecture, DeltaNet
 from inferd_cpu.weights import order_halves
 from inferd_weights.gguf import GgufFile
 from inferd_weights.model_file import ModelFile, Tensor
@@ -105,27 +106,51 @@ def adapt(file: ModelFile, a: Architecture, path: Path, scale: float) -> ModelFi
                 f"{path}: changes {name!r} by matrices of shapes {list(up.shape)} and {list(down.shape)}; {file.path}"
                 f" {found}: the adapter is for another model, or for a part that cannot be changed"
             )
-        rows = _reorder(a, name, up, own_order, in_file_order)
-        changes[name] = Change(down, rows * np.float32(scale if factor is None else scale * factor / len(down)))
+        columns, rows = _reorder(a, name, down, up, own_order, in_file_order)
+        changes[name] = Change(columns, rows * np.float32(scale if factor is None else scale * factor / len(down)))
     return AdaptedFile(file, changes)
 
 
-def _reorder(a: Architecture, name: str, up: Floats, given: bool, wanted: bool) -> Floats:  # noqa: FBT001 - as GGUF
-    """The rows of queries and keys in the order of the file's: rotary pairs are neighbours in some GGUF files."""
-    part = re.fullmatch(r"blk\.(\d+)\.attn_([qk])\.weight", name)
-    if (
-        given == wanted
-        or part is None
-        or not any(known.halves for known in TYPES.values() if known.architecture == a.name)
-    ):
-        return up
-    layer = a.layers[int(part[1])]
-    order = order_halves(layer.key_width, a.ropes[0].width, len(up))
-    if given:
-        return up[order]
-    turned = np.empty_like(up)
-    turned[order] = up
+def _reorder(  # noqa: PLR0917 - of one change
+    a: Architecture,
+    name: str,
+    down: Floats,
+    up: Floats,
+    given: bool,  # noqa: FBT001 - as GGUF
+    wanted: bool,  # noqa: FBT001
+) -> tuple[Floats, Floats]:
+    """Both matrices in the order of the file: some GGUF files have other orders of rows or columns than folders."""
+    part = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
+    if given == wanted or part is None or int(part[1]) >= len(a.layers):
+        return down, up
+    layer, delta = a.layers[int(part[1])], a.delta
+    if delta is not None and layer.recurrent and FAMILIES[a.name].delta == "tiled":
+        if part[2] == "ssm_out":
+            return _turn(down.T, _order_tiles(delta, delta.value_width, 0), back=given).T, up
+        width = {"attn_qkv": delta.value_width, "attn_gate": delta.value_width, "ssm_beta": 1, "ssm_alpha": 1}
+        if part[2] in width:
+            before = 2 * delta.keys_width if part[2] == "attn_qkv" else 0
+            return down, _turn(up, _order_tiles(delta, width[part[2]], before), back=given)
+    halves = any(known.halves for known in TYPES.values() if known.architecture == a.name)
+    if halves and part[2] in ("attn_q", "attn_k"):
+        return down, _turn(up, order_halves(layer.key_width, a.ropes[0].width, len(up)), back=not given)
+    return down, up
+
+
+def _turn(rows: Floats, order: NDArray[np.intp], *, back: bool) -> Floats:
+    """The rows in this order, or, `back`, those that are in it as they were before."""
+    if not back:
+        return rows[order]
+    turned = np.empty_like(rows)
+    turned[order] = rows
     return turned
+
+
+def _order_tiles(delta: DeltaNet, width: int, before: int) -> NDArray[np.intp]:
+    """Rows of value heads, `width` of each, behind `before` others: grouped in folders by key head, tiled in files."""
+    heads = np.arange(delta.value_heads).reshape(delta.key_heads, -1).T.reshape(-1)
+    rows = (heads[:, None] * width + np.arange(width)).reshape(-1)
+    return np.concatenate([np.arange(before), before + rows])
 
 
 def _pair_up(path: Path, halves: Mapping[str, dict[str, Floats]]) -> dict[str, tuple[Floats, Floats]]:

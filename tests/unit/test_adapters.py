@@ -18,10 +18,12 @@ from inferd_cpu.plugin import SPEC
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-from greedy_ids import PROMPTS  # noqa: E402 - what is imported below needs both
+import tiny_recurrent  # noqa: E402 - what is imported below needs both
+from greedy_ids import PROMPTS  # noqa: E402
 from network_to_gguf import write_network  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 from tiny_networks import write_tokenizer  # noqa: E402
+from tiny_recurrent import convert_delta  # noqa: E402
 
 torch.set_num_threads(1)
 IDS = PROMPTS.reshape(-1)[:50].tolist()
@@ -127,6 +129,44 @@ def test_logits_are_those_of_the_sum(made: dict[str, Any], base: str, adapter: s
         logits = read_logits(made[base], adapter=str(made[adapter]), adapter_scale=str(scale))
         np.testing.assert_allclose(logits, expected, atol=3e-4 * np.abs(expected).max())
     assert np.abs(read_logits(made[base]) - made["logits 1.0"]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5_moe"])
+def test_heads_of_delta_nets_are_found_in_either_order(tmp_path: Path, name: str) -> None:
+    """Files tile the value heads that folders group: each base with either adapter gives what the sum gives."""
+    family, rng = tiny_recurrent.FAMILIES[name], np.random.default_rng(8)
+    network = write_network(name, tmp_path / "model.gguf", spread=0.2)
+    network.save_pretrained(tmp_path / "model")
+    write_tokenizer(tmp_path / "model")
+    parts = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
+    writer, matrices = gguf.GGUFWriter(tmp_path / "adapter.gguf", family.architecture), {}
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", ALPHA)
+    for part in parts:
+        key = f"model.layers.0.linear_attn.{part}.weight"
+        weight = network.get_parameter(key)
+        down, up = (rng.normal(size=shape) * 0.3 for shape in ((RANK, weight.shape[1]), (weight.shape[0], RANK)))
+        matrices[key] = (down.astype(np.float32), up.astype(np.float32))
+        turned = convert_delta(family, key, matrices[key][part != "out_proj"])
+        assert turned is not None
+        ((stored, numbers),) = turned
+        both = (numbers, up) if part == "out_proj" else (down, numbers)
+        for letter, each in zip("ab", both, strict=True):
+            writer.add_tensor(f"{stored}.lora_{letter}", np.ascontiguousarray(each, np.float32))
+        with torch.inference_mode():
+            weight.add_(torch.from_numpy((up @ down).astype(np.float32)) * (ALPHA / RANK))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    write_folder(matrices, tmp_path / "adapter", target_modules=list(parts))
+    with torch.inference_mode():
+        expected = network(input_ids=torch.tensor([IDS])).logits[0].numpy()
+    for base in ("model.gguf", "model"):
+        for adapter in ("adapter.gguf", "adapter"):
+            logits = read_logits(tmp_path / base, adapter=str(tmp_path / adapter))
+            np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
