@@ -20,6 +20,10 @@ __all__ = ["FAMILIES", "Architecture", "read_architecture"]
 MAX_LAYERS: Final = 1 << 12
 _GATINGS: Final[dict[int, Gating]] = {1: "softmax", 2: "sigmoid", 3: "chosen"}
 DEFAULT_SLOPE_BIAS: Final = 8.0
+_OLDER_EMBEDDING: Final = 12.0  # of MiniCPM, before its files had keys for scales
+_OLDER_DEPTH: Final = 1.4  # over the root of the layers
+_OLDER_WIDTH: Final = 256  # of the model that its settings were found with
+MIXED: Final = 2  # experts of a row that SparseMixer is defined for
 STATE_WINDOW: Final = 2  # what is kept of a sequence behind the token before, and behind this one
 
 
@@ -66,7 +70,7 @@ class _Reader(RopeKeys):
         key = "layer_norm_epsilon" if family.norm == "layer" else "layer_norm_rms_epsilon"
         if self.key(f"attention.{key}") not in metadata:  # files of phimoe say that of the other norm
             key = "layer_norm_rms_epsilon"
-        logit_scale = self.number("logit_scale", 1.0)
+        scales = self._read_scales(width, count)
         temperature = self.number("attention.temperature_scale")
         return Architecture(
             name=self.name,
@@ -85,9 +89,9 @@ class _Reader(RopeKeys):
             temperature_tokens=self._read_temperature_tokens() if temperature else 0,
             activation=family.activation,
             parallel=self._read_parallel(),
-            embedding_scale=width**0.5 if family.embedding_root else self.number("embedding_scale", 1.0),
-            residual_scale=self.number("residual_scale", 1.0),
-            logit_scale=1 / logit_scale if family.logits_divided else logit_scale,
+            embedding_scale=width**0.5 if family.embedding_root else scales["embedding_scale"],
+            residual_scale=scales["residual_scale"],
+            logit_scale=1 / scales["logit_scale"] if family.logits_divided else scales["logit_scale"],
             logit_cap=self.number("final_logit_softcapping"),
             routing=routing,
             latent=latent,
@@ -98,6 +102,17 @@ class _Reader(RopeKeys):
             convolution=self.size("shortconv.l_cache", minimum=2) if family.convolutions else 0,
             farther=self.size("nextn_predict_layers", 0, minimum=0),
         )
+
+    def _read_scales(self, width: int, count: int) -> dict[str, float]:
+        """Of embeddings, of what layers add and of logits; one that a file does not say is 1, or that of the first models."""
+        defaults = dict.fromkeys(("embedding_scale", "residual_scale", "logit_scale"), 1.0)
+        if self.family.older_scales:
+            defaults = {
+                "embedding_scale": _OLDER_EMBEDDING,
+                "residual_scale": _OLDER_DEPTH / count**0.5,
+                "logit_scale": width / _OLDER_WIDTH,
+            }
+        return {name: self.number(name, default) for name, default in defaults.items()}
 
     def _count_layers(self) -> int:
         """Blocks of the decoder: those that predict tokens farther ahead come behind them, and are not used."""
@@ -213,6 +228,8 @@ class _Reader(RopeKeys):
 
     def _choose_rope(self, layer: int, windows: Sequence[int]) -> int:
         family = self.family
+        if family.rotates_if_said and not self.metadata.flag(self.key("rope.scaling.finetuned"), True):
+            return -1
         if family.unrotated and (layer + 1) % family.unrotated == 0:
             return -1
         windowed = not family.full_rope and self.size("attention.sliding_window", 0, minimum=0, maximum=2**31 - 1) > 0
@@ -284,6 +301,10 @@ class _Reader(RopeKeys):
             return None
         count = self.size("expert_count")
         used = self.size("expert_used_count", maximum=count)
+        if kinds.gating == "mixer" and used != MIXED:
+            raise self.metadata.error(
+                self.key("expert_used_count"), f"is {used}, which is not supported; SparseMixer chooses {MIXED}"
+            )
         feed = self.size("expert_feed_forward_length", self.size("feed_forward_length", 1))
         groups = self.size("expert_group_count", 1, minimum=0) or 1
         gating = self.size("expert_gating_func", 0, minimum=0, maximum=max(_GATINGS))

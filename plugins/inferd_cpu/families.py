@@ -36,9 +36,11 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "mistral3": Family(interleaved=True, experts=Experts(normalised=True, optional=True)),
     "smollm3": Family(interleaved=True, unrotated=4),
     "arcee": Family(interleaved=True, activation="relu2", gated=False),
-    "granite": Family(interleaved=True, logits_divided=True),
-    "granitemoe": Family(interleaved=True, logits_divided=True, experts=Experts(normalised=True, shared="may")),
-    "minicpm": Family(interleaved=True, logits_divided=True),
+    "granite": Family(interleaved=True, logits_divided=True, rotates_if_said=True),
+    "granitemoe": Family(
+        interleaved=True, logits_divided=True, rotates_if_said=True, experts=Experts(normalised=True, shared="may")
+    ),
+    "minicpm": Family(interleaved=True, logits_divided=True, older_scales=True),
     "ernie4_5": Family(interleaved=True),
     "qwen2": Family(),
     "qwen2moe": Family(experts=Experts(shared="gated")),

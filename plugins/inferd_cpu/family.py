@@ -104,6 +104,8 @@ class Family:
         yarn_truncates: The borders of YaRN's ramp are whole numbers.
         embedding_root: Embeddings are multiplied with the root of the width.
         logits_divided: The file's scale of logits divides.
+        older_scales: A file that says no scales is older than their keys, and has those of MiniCPM's first models.
+        rotates_if_said: Layers do not rotate where the file says that the rotation was not trained.
         wide_scale: With so many layers, queries are scaled by the width over the heads, not by that of a head.
         experts: Where there are some.
     """
@@ -149,5 +151,7 @@ class Family:
     yarn_truncates: bool = True
     embedding_root: bool = False
     logits_divided: bool = False
+    older_scales: bool = False
+    rotates_if_said: bool = False
     wide_scale: int = 0
     experts: Experts | None = None

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from inferd_cpu.architecture import MIXED
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.hf_rope import FULL, MAX_WIDTH, SLIDING, HfRope
 from inferd_cpu.hf_settings import ALWAYS_BIASED, DEFAULTS, FALSY, OWN, WINDOWED
@@ -166,6 +167,9 @@ class HfConfig(HfRope):
             and self._get("router_jitter_noise") != NEARLY
         ):
             raise self._error("router_jitter_noise", f"is not {NEARLY}, which is not supported")
+        used = self._settings.get("num_experts_per_tok", MIXED)
+        if self._family.experts and self._family.experts.gating == "mixer" and used != MIXED:
+            raise self._error("num_experts_per_tok", f"is {str(used)[:80]}, which is not supported; it must be {MIXED}")
         if self._get("expansion_ratio") not in (None, 4):
             raise self._error("expansion_ratio", "is not 4, which is not supported")
         own = self._get("attn_config") if self._family.slopes else None
@@ -233,7 +237,8 @@ class HfConfig(HfRope):
         """What other types apply, and this one does not; and which way tokens see each other."""
         for name, types in OWN.items():
             value = self._get(name)
-            if value not in (None, 1) and self._named not in types:
+            neutral = (None,) if name.endswith("softcapping") else (None, 1)
+            if value not in neutral and self._named not in types:
                 raise self._error(name, f"is {str(value)[:80]}, which is not supported of {self._named!r}")
             self._number(name)
         encodes = self._family.encodes

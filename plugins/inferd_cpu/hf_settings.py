@@ -52,14 +52,14 @@ OWN: Final[Mapping[str, frozenset[str]]] = {
     "residual_multiplier": _GRANITE,
     "logits_scaling": _GRANITE,
     "logit_scale": frozenset({"cohere", "cohere2"}),
-    "attn_logit_softcapping": frozenset({"gemma2", "gemma3_text"}),
+    "attn_logit_softcapping": frozenset({"gemma2"}),  # the attention of later types does not apply it
     "final_logit_softcapping": frozenset({"gemma2", "gemma3_text", "gemma3n_text", "gemma4_text"}),
     "query_pre_attn_scalar": frozenset({"gemma2", "gemma3_text"}),
     "partial_rotary_factor": frozenset(
         {*("phi", "phi3", "nemotron", "glm4", "gemma4_text", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")}
     ),
 }
-"""Settings that change results, by the types that apply them; of others they must be 1 or absent."""
+"""Settings that change results, by the types that apply them; of others they are absent, or factors of 1."""
 
 ALWAYS_BIASED: Final = frozenset({"qwen2", "qwen2_moe", "phi"})
 """Types whose attention has biases, whatever the file says."""
