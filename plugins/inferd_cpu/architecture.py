@@ -10,7 +10,7 @@ import numpy as np
 
 from inferd_cpu.families import FAMILIES, REFUSED
 from inferd_cpu.family import Gating
-from inferd_cpu.rope import yarn_magnitude
+from inferd_cpu.rope import MAX_CONTEXT, yarn_magnitude
 from inferd_cpu.rope_keys import RopeKeys
 from inferd_cpu.shapes import Architecture, DeltaNet, Latent, LayerShape, Routing
 from inferd_weights.metadata import Kind, Metadata
@@ -71,14 +71,15 @@ class _Reader(RopeKeys):
         if self.key(f"attention.{key}") not in metadata:  # files of phimoe say that of the other norm
             key = "layer_norm_rms_epsilon"
         scales = self._read_scales(width, count)
+        context = self.size("context_length", maximum=MAX_CONTEXT)
         temperature = self.number("attention.temperature_scale")
         return Architecture(
             name=self.name,
             family=family,
             layers=layers,
             width=width,
-            context_tokens=(context := self.size("context_length", maximum=2**31 - 1)),
-            original_tokens=self.size("rope.scaling.original_context_length", context, minimum=0, maximum=2**31 - 1),
+            context_tokens=max(context, ropes[0].stretched_tokens),
+            original_tokens=self.size("rope.scaling.original_context_length", context, minimum=0, maximum=MAX_CONTEXT),
             epsilon=metadata.positive(self.key(f"attention.{key}")),
             ropes=ropes,
             attention_scale=scale,
@@ -104,7 +105,7 @@ class _Reader(RopeKeys):
         )
 
     def _read_scales(self, width: int, count: int) -> dict[str, float]:
-        """Of embeddings, of what layers add and of logits; one that a file does not say is 1, or that of the first models."""
+        """Of embeddings, of what layers add and of logits; what a file does not say is 1, or as in the first models."""
         defaults = dict.fromkeys(("embedding_scale", "residual_scale", "logit_scale"), 1.0)
         if self.family.older_scales:
             defaults = {

@@ -202,6 +202,8 @@ class HfRope(HfValues):
             self._put(f"rope.scaling.yarn_{name}", self._number(name, default, of=given))
         if (magnitude := self._number("attention_factor", of=given)) is not None:
             self._put("rope.scaling.attn_factor", magnitude / yarn_magnitude(factor))
+        elif (share := self._number("attn_factor", of=given)) is not None:  # transformers passes over it with a warning
+            self._put("rope.scaling.attn_factor", share)
 
     def _read_longrope(self, given: Mapping[str, Any], width: int) -> None:
         """Frequencies are divided by lists, one for texts up to what was trained first, and one for longer ones."""

@@ -108,7 +108,7 @@ ROPE_KEYS: Final[Mapping[str, frozenset[str]]] = {
     "linear": _ROPE | _LENGTH,
     "dynamic": _ROPE | _YARN,
     "llama3": _ROPE | _LENGTH | {"low_freq_factor", "high_freq_factor"},
-    "yarn": _ROPE | _YARN | {"truncate", "finetuned"},
+    "yarn": _ROPE | _YARN | {"truncate", "finetuned", "attn_factor"},
     **dict.fromkeys(
         ("longrope", "su"), _ROPE | _LENGTH | {"short_factor", "long_factor", "short_mscale", "long_mscale"}
     ),

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Scaling = Literal["none", "linear", "yarn", "longrope"]
+MAX_CONTEXT: Final = 2**31 - 1  # tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,11 @@ class Rope:
     beta_slow: float = 1.0
     truncates: bool = True
     divided: bool = True
+
+    @property
+    def stretched_tokens(self) -> int:
+        """Tokens that YaRN stretches the original context to; 0 for another scaling."""
+        return int(min(self.original_tokens * self.factor, MAX_CONTEXT)) if self.scaling == "yarn" else 0
 
     def frequencies(self, divisors: Floats | None = None) -> Floats:
         """Radians per position of each pair, shape (width / 2,).

@@ -67,7 +67,7 @@ def derive_limits(
     if wanted is not None and wanted > sizes.context_tokens:
         raise LoadError(
             f"{path}: setting 'context_tokens' is {wanted}, but the model serves {sizes.context_tokens}: lower the"
-            " setting"
+            " setting (of one with LongRoPE it is what the model saw at first; the backend 'cpu' serves all)"
         )
     context_tokens = wanted or min(sizes.context_tokens, DEFAULT_CONTEXT_TOKENS)
     block_tokens, max_sequences = settings["block_tokens"], settings["max_sequences"]

@@ -102,7 +102,8 @@ def load_network(artifact: Artifact, config: Any, *, device: torch.device, dtype
 def read_context(artifact: Artifact, config: Any) -> int:
     """Most tokens of a sequence that the model was made for.
 
-    Where the rotation of a position depends on the longest sequence of a step, only so many that it does not.
+    YaRN stretches an original context by its factor, whatever is said of positions. Where the rotation of a position
+    depends on the longest sequence of a step, only so many that it does not.
 
     Raises:
         LoadError: The configuration does not say it.
@@ -113,6 +114,10 @@ def read_context(artifact: Artifact, config: Any) -> int:
         raise LoadError(f"{artifact.path}: max_position_embeddings is {context}; it must be a whole number above 0")
     rope = getattr(text, "rope_parameters", None) or {}
     for scaling in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if scaling.get("rope_type") == "yarn":
+            context = max(
+                context, int((scaling.get("original_max_position_embeddings") or 0) * (scaling.get("factor") or 1))
+            )
         if scaling.get("rope_type") in LENGTH_DEPENDENT_ROPE:
             context = min(context, scaling.get("original_max_position_embeddings") or context)
     return context

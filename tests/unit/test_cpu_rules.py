@@ -87,3 +87,32 @@ def test_a_cap_that_the_type_does_not_apply_is_refused(model_type: str, name: st
     with pytest.raises(LoadError, match=f"{name!r} is {cap}, which is not supported of {model_type!r}"):
         read_folder(model_type, **given)
     assert read_folder(model_type, **given | {name: None}).attention_cap == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "magnitude"),
+    [
+        ({}, 1.1386294361),
+        ({"attn_factor": 0.8782488562869419}, 1.0),
+        ({"attention_factor": 1.25}, 1.25),
+        ({"attention_factor": 1.25, "attn_factor": 0.5}, 1.25),
+    ],
+)
+def test_a_folder_may_say_how_much_yarn_grows_scores(more: dict[str, float], magnitude: float) -> None:
+    """`attn_factor` multiplies what follows from the factor, as in GGUF files; `attention_factor` is all of it."""
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, **more}
+    (rope,) = read_folder("qwen3", rope_scaling=scaling, head_dim=16).ropes
+    assert rope.magnitude == pytest.approx(magnitude)
+
+
+@pytest.mark.parametrize(("factor", "tokens"), [(4.0, 1024), (1.0, 256), (1e29, 2**31 - 1)])
+def test_yarn_stretches_the_context(factor: float, tokens: int) -> None:
+    """What YaRN was added to takes the original context times the factor, and no less than before."""
+    scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 256}
+    keys = {"type": "yarn", "factor": factor, "original_context_length": 256}
+    assert read_folder("qwen2", rope_scaling=scaling).context_tokens == tokens
+    assert (
+        read_file("qwen2", **{f"rope__scaling__{key}": value for key, value in keys.items()}).context_tokens == tokens
+    )
+    scaling["original_max_position_embeddings"] = 16
+    assert read_folder("qwen2", rope_scaling=scaling | {"factor": 2.0}).context_tokens == 256
