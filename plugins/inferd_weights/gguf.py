@@ -62,8 +62,8 @@ class GgufFile(ModelFile):
                 raise LoadError(f"{path}: part {part + 1} of {count} of the model is missing; fetch it, too")
             mapping, metadata, some, big = _read_file(path)
             if metadata.integer("split.no") != part or metadata.integer("split.count") != count:
-                raise metadata.error(
-                    "split.no", f"says that the file is not part {part + 1} of {count}: fetch it again"
+                raise LoadError(
+                    f"{path}: metadata 'split.no' says that the file is not part {part + 1} of {count}: fetch it again"
                 )
             twice = next((name for name in some if name in tensors or name in self.tensors), None)
             if twice is not None:
@@ -74,7 +74,9 @@ class GgufFile(ModelFile):
         found = len(self.tensors) + len(tensors)
         expected = self.metadata.integer("split.tensors.count", found)
         if expected != found:
-            raise self.metadata.error("split.tensors.count", f"is {expected}, but the files have {found}")
+            raise LoadError(
+                f"{self.path}: metadata 'split.tensors.count' is {expected}, but the files have {found}: fetch them"
+            )
         return tensors
 
 
@@ -89,7 +91,7 @@ def _read_file(path: Path) -> tuple[mmap.mmap, Metadata, dict[str, Tensor], bool
     metadata = Metadata(path, _read_pairs(cursor, pair_count))
     alignment = metadata.integer("general.alignment", 32, minimum=1, maximum=MAX_ALIGNMENT_BYTES)
     if alignment & (alignment - 1):
-        raise metadata.error("general.alignment", f"is {alignment}; it must be a power of 2")
+        raise LoadError(f"{path}: metadata 'general.alignment' is {alignment}; it must be a power of 2")
     tensors = _read_tensors(cursor, tensor_count, alignment)
     _check_extents(path, list(tensors.values()), len(mapping))
     big = cursor.order == ">"

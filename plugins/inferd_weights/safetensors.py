@@ -53,6 +53,29 @@ def read_safetensors(path: Path, part: int) -> tuple[mmap.mmap, dict[str, Tensor
     Raises:
         LoadError: The file cannot be read, contradicts itself, or has numbers of another kind.
     """
+    mapping, header, start = _read_header(path)
+    tensors = {name: _read_tensor(path, name, given, start=start, part=part) for name, given in header.items()}
+    _check_extents(path, tensors, start, len(mapping))
+    return mapping, tensors
+
+
+def check_length(path: Path) -> None:
+    """See that a file is as long as its header says, whatever its numbers are.
+
+    Raises:
+        LoadError: It cannot be read, its header is damaged, or it has another length.
+    """
+    mapping, header, start = _read_header(path)
+    extents: list[Any] = [given.get("data_offsets") if isinstance(given, Mapping) else 0 for given in header.values()]
+    if not all(_are_sizes(extent) and len(extent) == 2 for extent in extents):  # noqa: PLR2004 - both ends
+        raise LoadError(f"{path}: the header does not say where each tensor lies: the file is damaged; fetch it again")
+    end = start + max((extent[1] for extent in extents), default=0)
+    if end != len(mapping):
+        raise LoadError(f"{path}: tensors end at byte {end} of {len(mapping)}: the file is cut short or damaged")
+
+
+def _read_header(path: Path) -> tuple[mmap.mmap, dict[str, Any], int]:
+    """The bytes of a file, what its header says of each tensor, and where their numbers begin."""
     mapping = map_file(path)
     if len(mapping) < _LENGTH.size:
         raise LoadError(f"{path}: it has {len(mapping)} bytes, too few for the length of its header: fetch it again")
@@ -65,9 +88,7 @@ def read_safetensors(path: Path, part: int) -> tuple[mmap.mmap, dict[str, Tensor
         )
     header = _parse(path, mapping[_LENGTH.size : start])
     header.pop("__metadata__", None)
-    tensors = {name: _read_tensor(path, name, given, start=start, part=part) for name, given in header.items()}
-    _check_extents(path, tensors, start, len(mapping))
-    return mapping, tensors
+    return mapping, header, start
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:

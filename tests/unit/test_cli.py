@@ -393,7 +393,7 @@ def test_help_and_pull_load_no_grpc_and_no_numpy() -> None:
 def test_help_shows_the_forms_of_sources_whole() -> None:
     """The brackets of optional parts are not taken for markup."""
     shown = CliRunner().invoke(main.app, ["pull", "--help"], env={"COLUMNS": "200"}).stdout
-    assert "pypi:DIST[==VERSION]#MEMBER" in shown
+    assert "pypi:DIST[==VERSION][#PATH]" in shown
     assert "hf:OWNER/REPO[@REV]/FILE" in shown
 
 

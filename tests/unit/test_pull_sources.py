@@ -18,10 +18,10 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "said"),
     [
         ("smolm2", "did you mean 'smollm2'"),
-        ("pypi:dist", "other sources are"),
+        ("pypi:", "other sources are"),
         ("pypi:--index-url=x#y", "other sources are"),
         ("pypi:a==1.0 --pre#m", "other sources are"),
-        ("hf:justone/file", "other sources are"),
+        ("hf:justone", "other sources are"),
         ("hf:o/r/../../etc/passwd", "other sources are"),
         ("ftp://host/x", "other sources are"),
         ("file:", "other sources are"),

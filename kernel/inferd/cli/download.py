@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 import httpx
 
 from inferd import __version__
-from inferd.cli import packages
+from inferd.cli import pip
 from inferd.cli.amounts import size
 from inferd.cli.output import CommandError
 from inferd.cli.source import require_safe
@@ -109,13 +109,25 @@ class Part:
         """
         self._file.flush()
         self._version.unlink(missing_ok=True)
-        if sha256 and self.sha256 != sha256.lower():
+        try:
+            check_sha256(self.sha256, sha256)
+        except CommandError:
             self.remove()
-            raise CommandError(
-                f"the file has sha256 {self.sha256}, {sha256.lower()} was expected; what was downloaded is removed",
-                reason="CHECKSUM_MISMATCH",
-                metadata={"actual": self.sha256, "expected": sha256.lower()},
-            )
+            raise
+
+
+def check_sha256(actual: str, expected: str) -> None:
+    """Hold a checksum against the one that was expected; "" expects none.
+
+    Raises:
+        CommandError: It is another.
+    """
+    if expected and actual != expected.lower():
+        raise CommandError(
+            f"the file has sha256 {actual}, {expected.lower()} was expected; what was downloaded is removed",
+            reason="CHECKSUM_MISMATCH",
+            metadata={"actual": actual, "expected": expected.lower()},
+        )
 
 
 @contextmanager
@@ -172,7 +184,7 @@ def web_client(*, any_scheme: bool = False) -> Iterator[httpx.Client]:
     Args:
         any_scheme: Accept what pip resolved, plain http included; else every URL on the way must be safe.
     """
-    chosen = packages.settings()
+    chosen = pip.settings()
     bundle = chosen.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE")
     if bundle:
         context = ssl.create_default_context(cafile=bundle)
@@ -195,13 +207,15 @@ def web_client(*, any_scheme: bool = False) -> Iterator[httpx.Client]:
         yield client
 
 
-def download(client: httpx.Client, url: str, part: Part, *, sha256: str, token: str = "", meter: Meter) -> None:
+def download(client: httpx.Client, url: str, part: Part, *, sha256: str = "", token: str = "", meter: Meter) -> None:
     """Fetch `url` into `part`, behind what is there if that is safe: the server's validator or `sha256` says so.
+
+    The caller holds the whole against `sha256`, see `Part.finish`.
 
     A connection that breaks is taken up again a few times.
 
     Raises:
-        CommandError: The server refused, the disk is full, the connection broke for good, or the checksum is wrong.
+        CommandError: The server refused, the disk is full, or the connection broke for good.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     for attempt in range(1, ATTEMPTS + 1):
@@ -212,7 +226,6 @@ def download(client: httpx.Client, url: str, part: Part, *, sha256: str, token: 
         except httpx.RequestError as error:
             if attempt == ATTEMPTS or part.size_bytes <= before:
                 raise _interrupted(url, part, error) from None
-    part.finish(sha256=sha256)
 
 
 def _attempt(

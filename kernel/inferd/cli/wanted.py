@@ -138,7 +138,7 @@ def changed(own: Wanted, wanted: Wanted) -> Wanted:
 
 
 def _create_from_file(client: Client, wanted: Wanted, path: Path) -> str:
-    name = model_name(f"{path.name}.folder" if path.is_dir() else path.name)  # the dot in a folder's name is no ending
+    name = model_name(path.name, folder=path.is_dir())
     if wanted.changed:
         return _create_variant(client, replace(wanted, name=name), str(path))
     try:

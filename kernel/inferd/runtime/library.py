@@ -1,4 +1,4 @@
-"""The library: models that were pulled, each a folder with its file and a manifest.
+"""The library: models that were pulled, each a folder with its file, its files or its own folder, and a manifest.
 
     <data_dir>/models/<folder>/manifest.json
     <data_dir>/models/<folder>/<file>
@@ -9,6 +9,7 @@ may happen at once, because a file is complete before its name appears.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any
 from inferd.errors import InvalidFieldError
 
 MANIFEST = "manifest.json"
-MANIFEST_BYTES = 64 << 10
+MANIFEST_BYTES = 1 << 20
 NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 NAME_TO_FOLDER = str.maketrans("/:", "=+")
 
@@ -33,11 +34,12 @@ class Manifest:
     Attributes:
         name: Name of the model.
         source: Where it was pulled from.
-        file: Name of its file, beside the manifest.
-        sha256: Of its file, in hexadecimal.
-        size_bytes: Of its file.
+        file: Name of its file, of the first of them, or of its folder, beside the manifest.
+        sha256: Of its file, in hexadecimal; of several, see `digest`.
+        size_bytes: Of all its files.
         backend: Name of the backend that must load it; "" lets the kernel choose.
         settings: Settings of the backend, as text.
+        files: Where it has several: the SHA-256 of each by its path beside the manifest.
     """
 
     name: str
@@ -47,6 +49,12 @@ class Manifest:
     size_bytes: int
     backend: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of all its files, beside the manifest."""
+        return tuple(self.files) or (self.file,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +111,10 @@ class Library:
         return (self._folder(manifest.name) / manifest.file).absolute()
 
     def add(self, manifest: Manifest, file: Path) -> Path:
-        """Move `file`, which must be on the same file system, into the library; returns its new path.
+        """Move `file`, which must be on the same file system, into the library; returns the model's new path.
 
-        What the model's folder held before is replaced. A crash on the way leaves a folder that is listed as broken,
+        Of a model with several files `file` is a folder with all of them. What the model's folder held before under
+        the same names is replaced. A crash on the way leaves a folder that is listed as broken,
         never a model with another's file.
 
         Raises:
@@ -116,8 +125,15 @@ class Library:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)
         target = folder / manifest.file
-        _flush(file)
-        file.replace(target)
+        for path in manifest.paths:
+            _flush(file / path if manifest.files else file)
+        if manifest.files:
+            for entry in sorted(file.iterdir()):
+                if (folder / entry.name).is_dir():
+                    shutil.rmtree(folder / entry.name)
+                entry.replace(folder / entry.name)
+        else:
+            file.replace(target)
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
         fresh = folder / f"{MANIFEST}.{os.getpid()}"
         fresh.write_text(text, encoding="utf-8")
@@ -142,7 +158,7 @@ class Library:
             return 0
         if not folder.is_dir():
             return None
-        size_bytes = sum(path.lstat().st_size for path in folder.iterdir())
+        size_bytes = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
         (folder / MANIFEST).unlink(missing_ok=True)  # first: without it the folder is no model
         shutil.rmtree(folder)
         return size_bytes
@@ -181,7 +197,7 @@ class Library:
             with path.open("rb") as stream:
                 manifest = _parse(stream.read(MANIFEST_BYTES + 1))
             folder, weights = self._folder(manifest.name), path.parent / manifest.file
-            size_bytes = weights.stat().st_size
+            size_bytes = sum((path.parent / each).stat().st_size for each in manifest.paths)
         except FileNotFoundError as error:
             return BrokenManifest(path=path, why=f"{error.filename} is missing")
         except (OSError, ValueError, RecursionError, InvalidFieldError) as error:
@@ -207,7 +223,7 @@ def _parse(data: bytes) -> Manifest:
         raise ValueError(f"the manifest is a {type(document).__name__}; it must be an object")  # noqa: TRY004 - the file is wrong, not a caller's type
     known = {f.name: document[f.name] for f in fields(Manifest) if f.name in document}
     for name, value in known.items():
-        kind = {"size_bytes": int, "settings": dict}.get(name, str)
+        kind = {"size_bytes": int, "settings": dict, "files": dict}.get(name, str)
         if type(value) is not kind:
             raise ValueError(f"field {name!r} is {value!r}; it must be of type {kind.__name__}")
     missing = {"name", "source", "file", "sha256", "size_bytes"} - set(known)
@@ -216,9 +232,24 @@ def _parse(data: bytes) -> Manifest:
     manifest = Manifest(**known)
     if Path(manifest.file).name != manifest.file or manifest.file in {"", "..", MANIFEST}:
         raise ValueError(f"field 'file' is {manifest.file!r}; it must be the name of a file beside the manifest")
+    texts = all(isinstance(text, str) for text in manifest.files.values())
+    if not texts or not all(_lies_beside(path, manifest.file) for path in manifest.files):
+        raise ValueError("field 'files' must name files beside the manifest, or in the model's folder, as text")
     if not all(isinstance(text, str) for text in manifest.settings.values()):
         raise ValueError(f"field 'settings' is {manifest.settings!r}; its values must be text")
     return manifest
+
+
+def digest(files: Mapping[str, str]) -> str:
+    """The SHA-256 of several files by theirs: that of the lines that `sha256sum` writes of them, in their order."""
+    lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _lies_beside(path: str, file: str) -> bool:
+    """Whether a path is a name beside the manifest, or leads into the model's folder."""
+    first, *inner = path.split("/")
+    return path != MANIFEST and not {first, *inner} & {"", ".", ".."} and (not inner or first == file)
 
 
 def _flush(path: Path) -> None:

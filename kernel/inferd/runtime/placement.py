@@ -14,7 +14,7 @@ from inferd.plugin.backend import Setting, read_settings
 from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
-from inferd.runtime.formats import INNER_MARKS, file_format, folder_format, lacks
+from inferd.runtime.formats import INNER_MARKS, file_format, folder_format, lacks, part_names
 
 ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
     Setting(
@@ -132,9 +132,10 @@ def _format(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file itself, or those of a folder and of one in it that has the model."""
+    """A file itself with the other parts of its model, or those of a folder and of one in it that has the model."""
     if path.is_file():
-        return [path]
+        parts = [path.with_name(name) for name in part_names(path.name)]
+        return [path, *(part for part in parts if part != path and part.is_file())]
     inner = [path / mark for mark in INNER_MARKS if (path / mark).is_file()]
     folders = [path, *(each.parent for each in inner)]
     return [each for folder in folders for each in sorted(folder.iterdir()) if each.is_file()]
