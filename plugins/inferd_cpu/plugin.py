@@ -81,14 +81,14 @@ SPEC = BackendSpec(
         Setting(
             name="adapter",
             kind="str",
-            description="absolute path of a LoRA adapter, a GGUF file or a folder of the peft package: it is added to"
+            description="path of a LoRA adapter, absolute for the kernel: a GGUF file or a folder of the peft package: it is added to"
             " the weights as they are loaded; what it changes gets 8 bits unless 'quantization' says otherwise",
         ),
         Setting(
             name="adapter_scale",
             kind="float",
             default=1.0,
-            minimum=0.000001,
+            minimum=0,
             maximum=1000,
             description="what the adapter's changes are multiplied with",
         ),

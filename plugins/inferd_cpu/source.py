@@ -7,9 +7,11 @@ from typing import Any
 
 from inferd.plugin import (
     EmbeddingDefaults,
+    LoadError,
     LoadRequest,
     Pooling,
     SamplingDefaults,
+    UnsupportedModelError,
     Vocabulary,
     read_gguf_embedding,
     read_gguf_sampling,
@@ -19,6 +21,7 @@ from inferd.plugin import (
     read_hf_separator,
     read_hf_vocabulary,
     refuse_ignored,
+    refuse_no_model,
 )
 from inferd.plugin.hf import CLASSIFIES
 from inferd_cpu.adapters import adapt
@@ -92,7 +95,11 @@ def _adapt(request: LoadRequest, file: ModelFile, architecture: Architecture) ->
     path = request.settings.get("adapter")
     if not path:
         return file
-    return adapt(file, architecture, Path(str(path)), float(request.settings.get("adapter_scale") or 1.0))
+    scale = request.settings.get("adapter_scale")
+    try:
+        return adapt(file, architecture, Path(str(path)), 1.0 if scale is None else float(scale))
+    except UnsupportedModelError as error:  # other backends add no adapters
+        raise LoadError(str(error)) from None
 
 
 def _read_pooling(path: Path, architecture: Architecture) -> EmbeddingDefaults:
@@ -103,6 +110,7 @@ def _read_pooling(path: Path, architecture: Architecture) -> EmbeddingDefaults:
 def _read_file(request: LoadRequest) -> Source:
     """A GGUF file."""
     file = GgufFile(request.path)
+    refuse_no_model(str(request.path), file.metadata.content)
     architecture = read_architecture(file.metadata)
     vocabulary = read_vocabulary(file.metadata, str(request.settings.get("pre_tokenizer") or ""))
     size = len(file.metadata.texts("tokenizer.ggml.tokens"))

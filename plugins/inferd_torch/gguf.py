@@ -18,6 +18,7 @@ from inferd.plugin import (
     read_gguf_sampling,
     read_gguf_splitting,
     refuse_ignored,
+    refuse_no_model,
 )
 from inferd_torch.artifact import Artifact
 
@@ -59,6 +60,7 @@ def read_gguf(path: Path, pre_tokenizer: str = "") -> Artifact:
     """
     try:
         reader = GGUFReader(path)
+        refuse_no_model(str(path), lambda key: _read(reader, key, None))
         counts = Counter[str]()
         for tensor in reader.tensors:
             counts[tensor.tensor_type.name] += int(tensor.n_elements)

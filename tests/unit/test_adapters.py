@@ -25,6 +25,9 @@ from safetensors.numpy import save_file  # noqa: E402
 from tiny_networks import write_tokenizer  # noqa: E402
 from tiny_recurrent import convert_delta  # noqa: E402
 
+from inferd_onnx.decoder.gguf_model import read_gguf_model  # noqa: E402
+from inferd_torch.gguf import read_gguf  # noqa: E402
+
 torch.set_num_threads(1)
 IDS = PROMPTS.reshape(-1)[:50].tolist()
 RANK, ALPHA = 3, 6.0
@@ -226,5 +229,42 @@ def test_what_is_no_adapter_of_the_model_is_said(
     made: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any], Path], Path], words: str
 ) -> None:
     """Other kinds, other models and what is missing are errors with names."""
-    with pytest.raises(LoadError, match=words):
+    with pytest.raises(LoadError, match=words) as caught:
         load(made["gguf"], adapter=str(change(made, tmp_path)))
+    assert caught.type is LoadError  # no other backend may be named: none adds adapters
+
+
+def test_an_adapter_may_change_nothing(made: dict[str, Any]) -> None:
+    """Times 0, it is read and checked, and the model is the one without it."""
+    logits = read_logits(made["gguf"], adapter=str(made["adapter.gguf"]), adapter_scale="0")
+    np.testing.assert_array_equal(logits, read_logits(made["gguf"]))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        ({"general.type": "adapter", "general.architecture": "llama"}, "--set adapter=.*adapter.gguf"),
+        ({"adapter.type": "lora", "general.architecture": "llama"}, "--set adapter="),
+        ({"general.architecture": "controlvector"}, "a control vector"),
+        ({"general.type": "mmproj", "general.architecture": "clip"}, "mmproj"),
+        ({"general.architecture": "clip"}, "mmproj"),
+        ({"general.type": "imatrix"}, "an importance matrix"),
+    ],
+)
+@pytest.mark.parametrize("read", [load, read_gguf_model, read_gguf])
+def test_files_that_are_no_models_are_told_for_what_they_are(
+    tmp_path: Path, kinds: dict[str, str], words: str, read: Callable[[Path], Any]
+) -> None:
+    """An adapter, a projector and an importance matrix are refused by every backend with what is done with them."""
+    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", kinds.get("general.architecture", ""))
+    for key, value in kinds.items():
+        if key != "general.architecture":
+            writer.add_string(key, value)
+    writer.add_tensor("x", np.zeros(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(LoadError, match=words) as caught:
+        read(tmp_path / "adapter.gguf")
+    assert caught.type is LoadError

@@ -110,5 +110,28 @@ def test_what_is_no_model(tmp_path: Path, name: str, words: str) -> None:
 def test_a_folder_without_a_backend_for_it(tmp_path: Path) -> None:
     """Where no backend loads folders, the error says what the others load."""
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(BackendUnavailableError, match="cpu loads gguf"):
+    with pytest.raises(BackendUnavailableError, match=r"loads folders with a config.json .*: cpu loads GGUF files"):
         place(REPORTS[:1], name="m", source=str(tmp_path))
+
+
+def test_what_is_no_model_is_told_for_what_it_is(tmp_path: Path) -> None:
+    """Weights alone and adapters are refused with what to name instead, other files with what backends load."""
+    for folder, mark in (("model", "config.json"), ("adapter", "adapter_config.json"), ("bare", "readme.txt")):
+        (tmp_path / folder).mkdir()
+        for name in (mark, "x.safetensors", "pytorch_model.bin"):
+            (tmp_path / folder / name).write_bytes(b"{}")
+    said = {
+        "model/x.safetensors": f"weights alone; .* name {tmp_path}/model",
+        "model/pytorch_model.bin": f"weights alone; .* name {tmp_path}/model",
+        "bare/x.safetensors": "weights alone; .* name that folder",
+        "adapter": f"an adapter .* --set adapter={tmp_path}/adapter",
+        "adapter/x.safetensors": f"an adapter .* --set adapter={tmp_path}/adapter",
+    }
+    for name, words in said.items():
+        with pytest.raises(InvalidFieldError, match=words):
+            place(REPORTS, name="m", source=str(tmp_path / name))
+    with pytest.raises(
+        BackendUnavailableError,
+        match=r"no READY backend loads txt files: .* loads folders with a config.json .Hugging Face., GGUF files",
+    ):
+        place(REPORTS, name="m", source=str(tmp_path / "bare/readme.txt"))

@@ -416,7 +416,7 @@ def test_choose_none() -> None:
     with pytest.raises(BackendUnavailableError) as caught:
         choose(reports, format="gguf")
     assert caught.value.message == (
-        "no READY backend loads gguf: onnx loads onnx; "
+        "no READY backend loads GGUF files: onnx loads ONNX files and folders; "
         "torch is SKIPPED: torch is not installed (fix: pip install torch)"
     )
     assert "torch is not installed" in caught.value.metadata["cause"]
@@ -424,7 +424,9 @@ def test_choose_none() -> None:
 
 def test_choose_requested_skipped() -> None:
     """A backend that is asked for and not READY is an error with its reason, although another could load the model."""
-    with pytest.raises(BackendUnavailableError, match="backend 'torch' cannot load gguf: torch is SKIPPED: no GPU"):
+    with pytest.raises(
+        BackendUnavailableError, match="backend 'torch' cannot load GGUF files: torch is SKIPPED: no GPU"
+    ):
         choose((ready("cpu"), skipped("torch", "no GPU")), format="gguf", requested="torch")
 
 

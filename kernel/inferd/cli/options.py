@@ -3,6 +3,7 @@
 import json
 import math
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,12 +12,11 @@ from inferd.cli.amounts import read_size
 from inferd.cli.output import Format
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from inferd.cli.wanted import Wanted
 
 ADDRESS = "127.0.0.1:7411"
 MOST_NUMBER = 2**32
+PATH_SETTINGS = frozenset({"adapter", "profile"})  # of a model, whose values are files or folders
 MOST_TTL_S = 1e9  # that a kernel can be configured to give
 
 
@@ -74,7 +74,10 @@ def read_wanted(name: str, *, backend: str = "", device: str = "", settings: lis
     """What a command names, and how it is to be loaded."""
     from inferd.cli.wanted import Wanted  # noqa: PLC0415 - `--help` takes no gRPC
 
-    return Wanted(name=name, backend=backend, device=device, settings=read_pairs(settings, "--set"))
+    values = read_pairs(settings, "--set")
+    for setting in values.keys() & PATH_SETTINGS:  # the worker, which reads them, runs in another folder
+        values[setting] = str(Path(values[setting]).expanduser().absolute())
+    return Wanted(name=name, backend=backend, device=device, settings=values)
 
 
 def data_dir() -> "Path":

@@ -14,7 +14,7 @@ from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.output import CommandError
 from inferd.cli.source import model_name
 from inferd.errors import suggestion
-from inferd.runtime.formats import folder_format, lacks
+from inferd.runtime.formats import PEFT_MARK, folder_format, lacks
 from inferd.runtime.library import Library
 from inferd_client.errors import InferdError, ModelExistsError, ModelLoadError, ModelNotFoundError
 
@@ -62,8 +62,7 @@ class Wanted:
                 raise CommandError(f"{path} cannot be read: you have no permission", reason="MODEL_NOT_FOUND")
             return path.absolute()
         if path.is_dir() and self.name.startswith(PATH_STARTS):
-            message = f"{lacks(path)}; name a file of it, or a folder that has one"
-            raise CommandError(message, reason="MODEL_NOT_FOUND")
+            raise CommandError(_no_folder(path), reason="MODEL_NOT_FOUND")
         if self.name.startswith(PATH_STARTS) or self.name.endswith(PATH_ENDS):
             raise CommandError(f"there is no file {path}", reason="MODEL_NOT_FOUND")
         return None
@@ -163,7 +162,15 @@ def not_known(library: Library, name: str, error: InferdError) -> CommandError:
     if name in CATALOGUE:
         message = f"{name} is not pulled; get it with: inferd pull {name}"
         return CommandError(message, reason="MODEL_NOT_PULLED")
+    if (path := Path(name).expanduser()).is_dir():
+        message = f"{error.message}, and the folder of that name is none: {_no_folder(path)}"
+        return CommandError(message, reason=error.reason, code=error.code, metadata=error.metadata)
     pulled = [manifest.name for manifest in library.manifests()]
     near = "" if "suggestion" in error.metadata else suggestion(name, [*pulled, *CATALOGUE])
     hint = f"; did you mean {near!r}?" if near else ""
     return CommandError(error.message + hint, reason=error.reason, code=error.code, metadata=error.metadata)
+
+
+def _no_folder(path: Path) -> str:
+    """Why a folder is no model, and what to name instead."""
+    return lacks(path) + ("" if (path / PEFT_MARK).is_file() else "; name a file of it, or a folder that has one")

@@ -28,6 +28,7 @@ from inferd.plugin.gguf import (
     read_gguf_endings,
     read_gguf_splitting,
     refuse_ignored,
+    refuse_no_model,
 )
 from inferd.plugin.hf import list_hf_weights, read_hf_json, read_hf_pooling, read_hf_separator, read_hf_vocabulary
 from inferd.plugin.hookspecs import hookimpl, hookspec
@@ -131,4 +132,5 @@ __all__ = [
     "read_hf_vocabulary",
     "read_recipe",
     "refuse_ignored",
+    "refuse_no_model",
 ]

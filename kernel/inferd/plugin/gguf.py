@@ -142,6 +142,32 @@ POOLINGS: Final[Mapping[int, Pooling | None]] = {0: None, 1: Pooling.MEAN, 2: Po
 """By the number in a file; 0 says nothing."""
 
 
+NO_MODELS: Final[Mapping[str, str]] = {
+    "adapter": "an adapter (LoRA), no model; load the model that it was made for with --set adapter={where}",
+    "lora": "an adapter (LoRA), no model; load the model that it was made for with --set adapter={where}",
+    "controlvector": "a control vector, which is not supported, and no model",
+    "mmproj": "what a model sees pictures or hears sounds with (mmproj), which is not supported; load the model itself",
+    "clip": "what a model sees pictures or hears sounds with (mmproj), which is not supported; load the model itself",
+    "imatrix": "an importance matrix, which quantising a model takes, and no model; load the model that it was made of",
+}
+"""Files of GGUF that are no models, by what they say of themselves."""
+
+
+def refuse_no_model(where: str, read: Callable[[str], Any]) -> None:
+    """Refuse a file that is of a model, and is none.
+
+    Args:
+        where: The file, for errors.
+        read: The value of a key; None where there is none.
+
+    Raises:
+        LoadError: It is an adapter, a projector or an importance matrix; says what is done with such a file.
+    """
+    for key in ("general.type", "adapter.type", "general.architecture"):
+        if what := NO_MODELS.get(str(read(key))):
+            raise LoadError(f"{where}: {key!r} is {read(key)!r}: it is {what.format(where=where)}")
+
+
 def refuse_ignored(
     where: str,
     values: Mapping[str, Any],

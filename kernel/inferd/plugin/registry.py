@@ -7,12 +7,12 @@ line in the list and nothing else.
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from inferd.core.resources import HOST_DEVICE
@@ -32,6 +32,15 @@ class BackendState(Enum):
     READY = 1
     SKIPPED = 2
     FAILED = 3
+
+
+WORDS: Final[Mapping[str, str]] = {
+    "gguf": "GGUF files",
+    "hf": "folders with a config.json (Hugging Face)",
+    "onnx": "ONNX files and folders",
+    "ort": "ORT files",
+}
+"""What formats are called for people; others by their names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +166,8 @@ def choose(
     fit = sorted((report for report, refusal in refusals if not refusal), key=lambda report: _rank(report, format))
     what = (format or "a file without an ending") + (f" on {device}" if device else "")
     if not fit:
-        raise _unavailable(refusals, what=what, requested=requested)
+        named = WORDS.get(format, f"{format} files" if format else "a file without an ending")
+        raise _unavailable(refusals, what=named + (f" on {device}" if device else ""), requested=requested)
     others = [refusal for r, refusal in refusals if refusal and r.spec is not None and format in r.spec.formats]
     reason = "; ".join(["requested by name" if requested else _preference(fit, format, what=what), *others])
     return Choice(fit[0], (device,) if device else _alike(fit[0]), reason)
@@ -191,7 +201,7 @@ def _refusal(report: BackendReport, *, format: str, device: str) -> str:  # noqa
     if report.spec is None or report.state is not BackendState.READY:
         return f"{report.name} is {report.state.name}: {report.why}"
     if format not in report.spec.formats:
-        return f"{report.name} loads {', '.join(report.spec.formats)}"
+        return f"{report.name} loads {', '.join(WORDS.get(each, each) for each in report.spec.formats)}"
     known = [found.device_id for found in report.devices]
     if device and device not in known:
         return f"{report.name} has {', '.join(known)}"

@@ -11,6 +11,8 @@ INNER_MARKS = {  # where sentence-transformers and others put it, and those of a
     "onnx/encoder_model.onnx": "onnx",
 }
 HF_WEIGHTS = "*.safetensors"  # a Hugging Face folder that has an ONNX model beside its own weights stays one
+PEFT_MARK = "adapter_config.json"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 MAX_PARTS = 1 << 12
 
@@ -47,4 +49,16 @@ def file_format(path: Path) -> str:
 
 def lacks(path: Path) -> str:
     """What a folder that is no model's lacks, for errors."""
+    if (path / PEFT_MARK).is_file():
+        return f"{path} is an adapter (LoRA), no model: load the model that it was made for with --set adapter={path}"
     return f"{path} is a folder without a {' or '.join(FOLDER_MARKS)}"
+
+
+def refuse_weights(path: Path) -> str:
+    """Why a file is no model, where its ending says that it is weights alone; else ""."""
+    if path.suffix.lower() not in WEIGHTS:
+        return ""
+    if (path.parent / PEFT_MARK).is_file():
+        return lacks(path.parent)
+    fix = f"name {path.parent}" if folder_format(path.parent) else "name that folder"
+    return f"{path} is weights alone; a model is a folder with config.json, its weights and its tokenizer: {fix}"

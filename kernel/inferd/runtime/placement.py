@@ -14,7 +14,7 @@ from inferd.plugin.backend import Setting, read_settings
 from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
-from inferd.runtime.formats import INNER_MARKS, file_format, folder_format, lacks, part_names
+from inferd.runtime.formats import INNER_MARKS, file_format, folder_format, lacks, part_names, refuse_weights
 
 ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
     Setting(
@@ -57,6 +57,9 @@ def place(
     """
     path = _find(source)
     kind = _format(path)
+    loaded = {each for report in reports if report.spec is not None for each in report.spec.formats}
+    if kind not in loaded and path.is_file() and (why := refuse_weights(path)):
+        raise InvalidFieldError(f"source {why}", field="model.source")
     choice = choose(reports, format=kind, requested=backend, device=device)
     spec = choice.report.spec
     assert spec is not None  # noqa: S101 - `choose` gives READY backends only, and they have one

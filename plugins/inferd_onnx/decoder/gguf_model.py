@@ -14,6 +14,7 @@ from inferd.plugin import (
     read_gguf_sampling,
     read_gguf_splitting,
     refuse_ignored,
+    refuse_no_model,
 )
 from inferd_onnx.decoder.model import DecoderModel, check_weights, find_biased
 from inferd_onnx.decoder.shape import Rotation, Shape
@@ -68,6 +69,7 @@ class _Model:
         self._architecture = file.metadata.text("general.architecture", "")
 
     def read(self, pre_tokenizer: str) -> DecoderModel:
+        refuse_no_model(str(self._path), self._metadata.content)
         if self._architecture not in ARCHITECTURES:
             raise UnsupportedModelError(
                 f"{self._path}: architecture {self._architecture[:80]!r} is not supported by the backend 'onnx';"
