@@ -82,7 +82,8 @@ SPEC = BackendSpec(
             name="adapter",
             kind="str",
             description="path of a LoRA adapter, absolute for the kernel: a GGUF file or a folder of the peft package:"
-            " it is added to the weights as they are loaded; what it changes gets 8 bits unless 'quantization' says otherwise",
+            " it is added to the weights as they are loaded; what it changes gets 8 bits unless 'quantization' says"
+            " otherwise",
         ),
         Setting(
             name="adapter_scale",

@@ -58,6 +58,14 @@ class Place:
         self.interruptions = 0
         self.beyond = False
 
+    def exceeds_rows(self) -> bool:
+        """Whether it has, alone or with others of its lease, more rows than are held for it."""
+        return self.hold is None or self.hold.taken_rows > self.hold.rows
+
+    def exceeds_blocks(self) -> bool:
+        """Whether it has, alone or with others of its lease, more blocks than are held for it."""
+        return self.hold is None or len(self.hold.shares) > self.hold.blocks
+
     @property
     def begun(self) -> bool:
         """Whether it has a row, or had one."""

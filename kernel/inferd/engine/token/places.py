@@ -11,7 +11,7 @@ from inferd.core.priority import Priority
 from inferd.engine.token.admission import Admission
 from inferd.engine.token.blocks import BlockPool
 from inferd.engine.token.holds import Holds
-from inferd.engine.token.place import WAITING
+from inferd.engine.token.place import WAITING, Place
 from inferd.engine.token.turns import Turns
 from inferd.engine.token.virtual_time import VirtualTime
 from inferd.engine.token.waiting import Waiting
@@ -278,21 +278,21 @@ class Places:
 
     def _keep_holds(self) -> None:
         """Take back what others have of what is held."""
-        while self._most_rows - len(self.rows) < self.holds.kept_rows and self._preempt_last(_exceeds_rows):
+        while self._most_rows - len(self.rows) < self.holds.kept_rows and self._preempt_last(Place.exceeds_rows):
             pass
-        while self.pool.free < self.holds.kept_blocks and self._preempt_last(_exceeds_blocks):
+        while self.pool.free < self.holds.kept_blocks and self._preempt_last(Place.exceeds_blocks):
             pass
 
-    def _preempt_last(self, wanted: Callable[[Sequence], bool]) -> bool:
+    def _preempt_last(self, wanted: Callable[[Place], bool]) -> bool:
         """Preempt the one that ranks last of those that are wanted; False when there is none."""
-        last = max(filter(wanted, self.rows), key=_rank, default=None)
+        last = max((each for each in self.rows if wanted(each.place)), key=_rank, default=None)
         if last is not None:
             self.preempt(last)
         return last is not None
 
     def _give_way(self, growing: Sequence) -> Sequence:
         """Who is preempted for a sequence that may take no block: the last of those whose blocks it could have."""
-        others = (each for each in self.rows if each.place.hold is growing.place.hold or _exceeds_blocks(each))
+        others = (each for each in self.rows if each.place.hold is growing.place.hold or each.place.exceeds_blocks())
         return max(others, key=_rank)
 
     def _make_way(self) -> None:
@@ -440,15 +440,3 @@ class Places:
         self._sampler.swap(one, other)
         for column in (self.computed, self.room, self.next, *self._all_tables):
             column[[one, other]] = column[[other, one]]
-
-
-def _exceeds_rows(sequence: Sequence) -> bool:
-    """Whether a sequence has, alone or with others of its lease, more rows than are held for it."""
-    hold = sequence.place.hold
-    return hold is None or hold.taken_rows > hold.rows
-
-
-def _exceeds_blocks(sequence: Sequence) -> bool:
-    """Whether a sequence has, alone or with others of its lease, more blocks than are held for it."""
-    hold = sequence.place.hold
-    return hold is None or len(hold.shares) > hold.blocks
