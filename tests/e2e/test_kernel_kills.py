@@ -24,6 +24,7 @@ TASKS = 12
 def kernel(folder: Path, listen: str = "127.0.0.1:0", *, url: str = "") -> Iterator[tuple[KernelProcess, Client]]:
     """A kernel with a store, by default in the folder, which is there for the next one."""
     environment = {"INFERD_STORE__URL": url or f"sqlite:{folder}/store", "INFERD_STORE__OUTPUT_INTERVAL_S": "0.01"}
+    environment["INFERD_DRAIN_S"] = "0"  # what runs is left to the next one, not ended before
     with kernel_process(folder, environment=environment, listen=listen) as process, Client(process.address) as client:
         yield process, client
 
