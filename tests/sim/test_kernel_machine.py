@@ -29,9 +29,11 @@ LEASE_ENDS = {LeaseState.RELEASED, LeaseState.EXPIRED, LeaseState.REFUSED}
 COMMANDS = {kind.__name__ for kind in get_args(Command)}
 CHANGES = {name for name, kind in vars(changes).items() if isinstance(kind, type) and issubclass(kind, Change)} - {
     "Change",
+    "LeaseRestored",
     "ModelForgotten",
+    "ShareChanged",
     "TaskRestored",
-}  # no client of the simulation deletes a model, and its kernel is the first
+}  # no client of the simulation deletes a model, and its kernel is the first and keeps nothing
 FAULTS = {
     "preemption", "plan with evictions", "clock jumps", "clock stands still", "late frame", "moved load",
     "host JOINING", "host READY", "host DRAINING", "host LOST",
