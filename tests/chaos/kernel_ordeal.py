@@ -45,7 +45,7 @@ def setting(model: str, store: str, folder: Path, name: str) -> Iterator[Setting
         environment=environment,
         model=model,
         source=source,
-        output_tokens=40 if fake else 12,
+        output_tokens=40 if fake else 24,  # at least twice the `min_tokens` of some
         life_s=4.0 if fake else 25.0,
     )
 
