@@ -15,6 +15,7 @@ from inferd_api.v1 import tensor_pb2 as pb
 from inferd_api.worker.v1 import task_pb2 as wp
 
 AT: Final = "spec.infer"
+_ALL_OUTPUTS: Final = pb.InferInput()
 _OTHERS: Final = {
     "sampling": "chooses tokens, and tensors have none",
     "embedding": "makes a vector of a text; ask for an output of the model instead",
@@ -70,12 +71,12 @@ def write_infer(
     Raises:
         LimitExceededError: The system has no memory.
     """
-    kept, copied = _split(named)
+    kept, copied = _split(named) if named else ({}, {})
     parts, marks = _share({**data, **copied}, lasting=lasting)
     parts |= {number: each.part for number, each in kept.items()}
     marks |= {number: each.digest for number, each in kept.items()}
     if not parts and not copied:
-        digest, size_bytes = _digest([*given.inputs, pb.InferInput(outputs=sorted(given.outputs))], {})
+        digest, size_bytes = _digest([*given.inputs, _asked(given)], {})
         return Written(wp.Work(infer=given), (), digest, size_bytes)
     work = wp.Work()
     work.infer.outputs.extend(given.outputs)
@@ -98,10 +99,15 @@ def write_infer(
             start=part.start,
             size_bytes=part.size_bytes,
         )
-    digest, size_bytes = _digest([*work.infer.inputs, pb.InferInput(outputs=sorted(given.outputs))], marks)
+    digest, size_bytes = _digest([*work.infer.inputs, _asked(given)], marks)
     size_bytes += sum(memory.held_bytes for memory in memories.values())
     uploaded = {id(each.part.memory): each.part.memory.held_bytes for each in kept.values()}
     return Written(work, tuple(memories.values()), digest, size_bytes, sum(uploaded.values()))
+
+
+def _asked(given: pb.InferInput) -> pb.InferInput:
+    """The outputs that are wanted, in whatever order."""
+    return pb.InferInput(outputs=sorted(given.outputs)) if given.outputs else _ALL_OUTPUTS
 
 
 def _split(named: Mapping[int, Named]) -> tuple[dict[int, Named], dict[int, bytes]]:
