@@ -23,7 +23,7 @@ RATE, MELS, POSITIONS, CONTEXT, VOCABULARY = 16000, 80, 50, 20, 264
 END, START, ENGLISH, GERMAN, TRANSCRIBE, TRANSLATE, SILENT = range(256, 263)
 CONTROL = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>"]
 CONTROL += ["<|notimestamps|>"]
-SUPPRESS, BEGIN_SUPPRESS = [1, 2, 7], [220, END]
+SUPPRESS, BEGIN_SUPPRESS = [118, 12, 7], [247, 73, END]  # which the network would write else
 CONFIG: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "num_mel_bins": MELS,

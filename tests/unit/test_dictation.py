@@ -108,6 +108,7 @@ def test_as_transformers_writes_it(layout: str, request: pytest.FixtureRequest) 
     for handle, each in enumerate(asked, start=1):
         assert told.ended[handle] is None
         assert told.tokens[handle] == whisper.write(*each)
+        assert not {*told.tokens[handle]} & {*whisper.SUPPRESS}
 
 
 def test_an_unknown_language_is_heard(merged: Path) -> None:
@@ -128,8 +129,9 @@ def test_an_unknown_language_is_heard(merged: Path) -> None:
 
 
 def test_gone_on_with(folder: Path) -> None:
-    """A task that has told five pieces elsewhere tells what is behind them; one that is cancelled tells no more."""
-    with Told(load(folder)).running() as told:
+    """A task that has told five pieces elsewhere tells what is behind them; of one that ends nothing is kept."""
+    model = load(folder)
+    with Told(model).running() as told:
         told.engine.submit(make_request(1, 2))
         told.wait(1)
         told.engine.submit(make_request(2, 2, told=5))
@@ -141,6 +143,8 @@ def test_gone_on_with(folder: Path) -> None:
     assert told.tokens[4] == told.tokens[1]
     assert 3 not in told.ended
     assert told.alone == [4]
+    session: Any = model.session
+    assert not session._sources
 
 
 def test_fewer_places_than_sounds(folder: Path) -> None:
