@@ -15,6 +15,7 @@ WORDS += ["the", "grass", "it", "is"]
 HEADS: dict[str, dict[str, Any]] = {
     "bert": {"num_labels": 1},
     "roberta": {"num_labels": 1, "pad_token_id": 1, "type_vocab_size": 1},
+    "one type": {"num_labels": 1, "pad_token_id": 1, "type_vocab_size": 2},  # a roberta whose pairs are of the first
     "modernbert": {"num_labels": 2, "classifier_pooling": "mean", "classifier_bias": True},
 }
 
@@ -22,7 +23,9 @@ HEADS: dict[str, dict[str, Any]] = {
 def write(kind: str, folder: Path) -> Any:
     """A folder of an encoder with a head; the network."""
     sizes = {**SIZES, "vocab_size": len(WORDS) + 4}
-    config = transformers.AutoConfig.for_model(kind, **(sizes | {"initializer_range": 0.3} | HEADS[kind]))
+    config = transformers.AutoConfig.for_model(
+        "roberta" if kind == "one type" else kind, **(sizes | {"initializer_range": 0.3} | HEADS[kind])
+    )
     torch.manual_seed(12)
     made = transformers.AutoModelForSequenceClassification
     network = made.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
@@ -35,8 +38,9 @@ def write(kind: str, folder: Path) -> Any:
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.add_special_tokens(WORDS[:3])
     two = "[SEP] [SEP]" if kind == "roberta" else "[SEP]"
+    last = "$B [SEP]" if kind == "one type" else "$B:1 [SEP]:1"
     inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair=f"[CLS] $A {two} $B:1 [SEP]:1", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]", pair=f"[CLS] $A {two} {last}", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
     )
     inner.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "sep_token": "[SEP]", "cls_token": "[CLS]"}

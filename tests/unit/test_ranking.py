@@ -1,15 +1,18 @@
 """Scores of a query and a document: encoders with a classification head, against transformers."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Inner
+from tokenizers import processors
 
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.engine.token.embedding import PromptPool
 from inferd.engine.work import Embedding
-from inferd.plugin import LoadedModel, LoadRequest
+from inferd.plugin import LoadedModel, LoadRequest, UnsupportedModelError, read_hf_separator
 from inferd.plugin.backend import Pooling, read_settings
 from inferd.testing.batches import Part, make_batch
 from inferd_cpu.backend import CpuBackend
@@ -48,7 +51,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
         first, second = (ours.encode(text)[1:-1] for text in (query, document))
         ids = [*frame.before, *first, *frame.between, *second, *frame.after]
         assert ids == given["input_ids"][0].tolist()
-        types = {"token_type_ids": given["token_type_ids"]} if kind in ("bert", "gguf") else {}
+        types = {"token_type_ids": given["token_type_ids"]} if kind in ("bert", "gguf", "one type") else {}
         with torch.inference_mode():
             expected = network(input_ids=given["input_ids"], **types).logits[0].numpy()
         pool = PromptPool(len(ids), Embedding(), default=Pooling.RANK, head=model.embedding.head, alone=True)
@@ -59,3 +62,36 @@ def test_scores_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
         pool.add(hidden)
         np.testing.assert_allclose(pool.vector(), expected, atol=3e-4 * max(1, np.abs(expected).max()))
     model.session.close()
+
+
+@pytest.mark.parametrize(
+    ("pair", "types", "found"),
+    [
+        ("[CLS] $A [SEP] $B:1 [SEP]:1", 2, 2),
+        ("[CLS] $A [SEP] $B [SEP]", 2, -1),
+        ("[CLS] $A [SEP] [SEP] $B:1 [SEP]:1", 1, -1),
+        ("[CLS] $A [SEP] [SEP] $B:1 [SEP]:1", 2, None),
+        ("[CLS] $A [SEP] $B:1 [SEP]", 2, None),
+        ("[CLS]:1 $A [SEP] $B:1 [SEP]:1", 2, None),
+    ],
+)
+def test_types_of_pairs_are_those_of_the_tokenizer(tmp_path: Path, pair: str, types: int, found: int | None) -> None:
+    """The second text has another type only where the tokenizer gives it one; any other order is refused by name."""
+    write("bert", tmp_path)
+    inner = Inner.from_file(str(tmp_path / "tokenizer.json"))
+    inner.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single="[CLS] $A [SEP]", pair=pair, special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+            ),
+        ]
+    )
+    inner.save(str(tmp_path / "tokenizer.json"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "type_vocab_size": types}))
+    if found is not None:
+        assert read_hf_separator(tmp_path) == found
+        return
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json: its pairs have the types '\[CLS\]:[01] A:0"):
+        read_hf_separator(tmp_path)

@@ -150,14 +150,44 @@ def read_hf_vocabulary(path: Path, config: dict[str, Any], generation: dict[str,
 
 
 def read_hf_separator(path: Path) -> int:
-    """The token between two texts, as the tokenizer of a folder says it; -1 where there is none."""
+    """The token of a folder behind whose first one in a pair of texts all tokens are of the type 1; -1 where none are.
+
+    Raises:
+        UnsupportedModelError: The tokenizer gives the tokens of pairs other types, and the network has some.
+    """
     named = read_hf_json(path / "tokenizer_config.json", required=False).get("sep_token")
-    content = named.get("content") if isinstance(named, dict) else named
-    added = read_hf_json(path / "tokenizer.json").get("added_tokens")
+    definition = read_hf_json(path / "tokenizer.json")
+    content, added = _text(named), definition.get("added_tokens")
     found = (each for each in added if isinstance(each, dict)) if isinstance(added, list) else ()
-    return next(
-        (int(each["id"]) for each in found if each.get("content") == content and type(each.get("id")) is int), -1
+    token = next((int(e["id"]) for e in found if e.get("content") == content and type(e.get("id")) is int), -1)
+    pair = _pair_types(definition.get("post_processor"))
+    if pair is None or not any(kind for _, kind in pair):
+        return token if pair is None else -1
+    first = next((place for place, (name, _) in enumerate(pair) if name == content), len(pair))
+    if all(kind == (place > first) for place, (_, kind) in enumerate(pair)):
+        return token
+    if read_hf_json(path / CONFIG, required=False).get("type_vocab_size", 1) == 1:
+        return -1  # there is one type
+    told = " ".join(f"{name}:{kind}" for name, kind in pair)[:80]
+    raise UnsupportedModelError(
+        f"{path / 'tokenizer.json'}: its pairs have the types {told!r}; supported are 0 for all tokens, and 1 behind"
+        f" the first {content[:80]!r}"
     )
+
+
+def _pair_types(processor: Any) -> list[tuple[str, Any]] | None:
+    """What a pair of texts consists of, each part with its type; None where the post-processor does not say it."""
+    kind = _object(processor).get("type")
+    if kind == "Sequence":
+        inner = processor.get("processors")
+        found = map(_pair_types, inner if isinstance(inner, list) else ())
+        return next((each for each in found if each is not None), None)
+    if kind == "RobertaProcessing":  # of `tokenizers`: all of the first type
+        return [("A", 0), ("B", 0)]
+    if kind != "TemplateProcessing" or not isinstance(processor.get("pair"), list):
+        return None
+    parts = [_object(next(iter(_object(piece).values()), None)) for piece in processor["pair"]]
+    return [(str(part.get("id")), part.get("type_id")) for part in parts]
 
 
 def _token_ids(path: Path, definition: bytes) -> dict[str, int]:
