@@ -1,6 +1,7 @@
 """What backends that read Hugging Face folders share: tokens, templates, endings, pooling. Nothing is executed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,14 @@ _MODULES: Final = ("Transformer", "Pooling", "Normalize")
 _OF_POOLING: Final = ("word_embedding_dimension", "embedding_dimension", "include_prompt")  # of prompts that it adds
 DEFAULT, MORE_TEMPLATES, LEGACY = "default", "additional_chat_templates", "chat_template.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+SENTENCES = "config_sentence_transformers.json"
+_LOWERING: Final = ("Lowercase", "BertNormalizer")
+_SAID_TWICE: Final = (
+    ("add_prefix_space", "pre_tokenizer", "ByteLevel", "add_prefix_space"),
+    ("do_lower_case", "normalizer", "BertNormalizer", "lowercase"),
+)
+"""Settings of tokenizer_config.json, each with the part of tokenizer.json, its step and the name that say the same."""
 
 
 def read_hf_json(path: Path, *, required: bool = True) -> dict[str, Any]:
@@ -73,6 +82,7 @@ def read_hf_pooling(folder: Path, *, default: Pooling = Pooling.LAST) -> Embeddi
     Raises:
         LoadError: In a way that there is not here.
     """
+    _check_sentences(folder)
     named = _find_pooling(folder)
     if named is None or not (folder / named).is_dir():
         return EmbeddingDefaults(pooling=default)
@@ -126,16 +136,73 @@ def _find_pooling(folder: Path) -> str | None:
     return found[0] if found else None
 
 
+def _check_sentences(folder: Path) -> None:
+    """What sentence-transformers does to a text before it is encoded, which is not done here."""
+    settings = read_hf_json(folder / SENTENCES, required=False)
+    name = settings.get("default_prompt_name")
+    prompt = _object(settings.get("prompts")).get(name) if isinstance(name, str) else name
+    if prompt:
+        raise UnsupportedModelError(
+            f"{folder / SENTENCES}: default_prompt_name {str(name)[:80]!r} puts {str(prompt)[:80]!r} in front of each"
+            " text, which is not done here: set it to null, and let clients write that"
+        )
+    for path in sorted(folder.glob("sentence_*_config.json")):
+        if read_hf_json(path).get("do_lower_case") and True not in _lowers(folder / TOKENIZER):
+            raise UnsupportedModelError(
+                f"{path}: do_lower_case is true, which is not done here, and {TOKENIZER} does not do it either: add the"
+                " step Lowercase to its normalizer"
+            )
+
+
+def _lowers(path: Path) -> list[bool]:
+    """What the steps of a tokenizer that may make letters small say of it."""
+    try:
+        normalizer = _object(json.loads(_read_bytes(path, MAX_TOKENIZER_BYTES))).get("normalizer")
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path}: it is no JSON: {error}") from error
+    steps = list(_steps(normalizer))
+    return [s["type"] == "Lowercase" or s.get("lowercase") is True for s in steps if s["type"] in _LOWERING]
+
+
+def _steps(value: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a part of a tokenizer, those inside of others, too."""
+    for step in value if isinstance(value, list) else [value]:
+        if isinstance(step, dict) and isinstance(step.get("type"), str):
+            yield step
+            for inner in ("normalizers", "pretokenizers"):
+                yield from _steps(step.get(inner))
+
+
+def _check_tokenizer(path: Path, settings: dict[str, Any], definition: dict[str, Any]) -> None:
+    """Settings that change how texts are split, where tokenizer.json says something else: which counts is not known."""
+    if settings.get("split_special_tokens"):
+        raise UnsupportedModelError(
+            f"{path / TOKENIZER_CONFIG}: split_special_tokens is {str(settings['split_special_tokens'])[:80]}, which is"
+            " not supported: texts are split at special tokens"
+        )
+    for setting, part, kind, name in _SAID_TWICE:
+        wanted = settings.get(setting)
+        if not isinstance(wanted, bool):
+            continue
+        told = [step.get(name) for step in _steps(definition.get(part)) if step["type"] == kind]
+        if told and wanted not in told:
+            raise UnsupportedModelError(
+                f"{path / TOKENIZER_CONFIG}: {setting} is {str(wanted).lower()}, but {TOKENIZER} has {name}"
+                f" {str(told[0]).lower()} in its {kind}: give them the same"
+            )
+
+
 def read_hf_vocabulary(path: Path, config: dict[str, Any], generation: dict[str, Any]) -> Vocabulary:
     """The tokens of a folder, with what its three configurations say of them.
 
     Raises:
-        LoadError: A file is missing, damaged or too large.
+        LoadError: A file is missing, damaged or too large, or one says of texts what another one contradicts.
     """
-    definition = _read_bytes(path / "tokenizer.json", MAX_TOKENIZER_BYTES)
-    settings = read_hf_json(path / "tokenizer_config.json", required=False)
-    definition = _add_tokens(path / "tokenizer.json", definition, _object(settings.get("added_tokens_decoder")))
-    ids = _token_ids(path / "tokenizer.json", definition)
+    definition = _read_bytes(path / TOKENIZER, MAX_TOKENIZER_BYTES)
+    settings = read_hf_json(path / TOKENIZER_CONFIG, required=False)
+    definition = _add_tokens(path / TOKENIZER, definition, _object(settings.get("added_tokens_decoder")))
+    ids = _token_ids(path / TOKENIZER, definition)
+    _check_tokenizer(path, settings, json.loads(definition))
     templates = _read_templates(path, settings)
     endings = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
     endings += [ids[text] for text in (_text(settings.get("eos_token")),) if text in ids]
@@ -155,8 +222,8 @@ def read_hf_separator(path: Path) -> int:
     Raises:
         UnsupportedModelError: The tokenizer gives the tokens of pairs other types, and the network has some.
     """
-    named = read_hf_json(path / "tokenizer_config.json", required=False).get("sep_token")
-    definition = read_hf_json(path / "tokenizer.json")
+    named = read_hf_json(path / TOKENIZER_CONFIG, required=False).get("sep_token")
+    definition = read_hf_json(path / TOKENIZER)
     content, added = _text(named), definition.get("added_tokens")
     found = (each for each in added if isinstance(each, dict)) if isinstance(added, list) else ()
     token = next((int(e["id"]) for e in found if e.get("content") == content and type(e.get("id")) is int), -1)
@@ -170,7 +237,7 @@ def read_hf_separator(path: Path) -> int:
         return -1  # there is one type
     told = " ".join(f"{name}:{kind}" for name, kind in pair)[:80]
     raise UnsupportedModelError(
-        f"{path / 'tokenizer.json'}: its pairs have the types {told!r}; supported are 0 for all tokens, and 1 behind"
+        f"{path / TOKENIZER}: its pairs have the types {told!r}; supported are 0 for all tokens, and 1 behind"
         f" the first {content[:80]!r}"
     )
 
