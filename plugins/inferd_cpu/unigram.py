@@ -8,11 +8,12 @@ stretch between added tokens is a text of its own; a U+2581 that a text begins o
 import base64
 import json
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import numpy as np
 
-from inferd.plugin import TokenKind, Vocabulary, read_gguf_endings
+from inferd.plugin import TokenKind, Vocabulary, read_gguf_endings, read_gguf_strips
 from inferd_weights.metadata import Kind, Metadata
 
 _PREFIX: Final = "tokenizer.ggml."
@@ -39,7 +40,7 @@ def read_unigram(
     }
     definition = {
         "version": "1.0",
-        "added_tokens": add_tokens(pieces, kinds),
+        "added_tokens": add_tokens(pieces, kinds, before=read_gguf_strips(metadata.content, tokens, kinds)[0]),
         "normalizer": {"type": "Sequence", "normalizers": _read_normalizers(metadata)},
         "pre_tokenizer": {
             "type": "Metaspace",
@@ -70,13 +71,16 @@ def read_unigram(
     )
 
 
-def add_tokens(pieces: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:
-    """Tokens that are found in a text before it is split."""
+def add_tokens(
+    pieces: Sequence[str], kinds: Sequence[int], *, before: AbstractSet[int] = frozenset()
+) -> list[dict[str, Any]]:
+    """Tokens that are found in a text before it is split; `before`: those that take white space along."""
     return [
         {
             "id": number,
             "content": piece,
-            **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+            **dict.fromkeys(("single_word", "rstrip", "normalized"), False),
+            "lstrip": number in before,
             "special": kinds[number] != TokenKind.USER_DEFINED,
         }
         for number, piece in enumerate(pieces)

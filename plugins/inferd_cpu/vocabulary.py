@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from inferd.plugin import GGUF_BOS_RULES, Vocabulary, read_gguf_endings, read_gguf_splitting
+from inferd.plugin import GGUF_BOS_RULES, Vocabulary, read_gguf_endings, read_gguf_splitting, read_gguf_strips
 from inferd_cpu.spaced_pieces import read_spaced_pieces
 from inferd_cpu.unigram import read_unigram
 from inferd_cpu.word_pieces import read_word_pieces
@@ -46,6 +46,7 @@ def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
         raise metadata.error(f"{_PREFIX}scores", f"has {len(scores)} numbers for {len(tokens)} tokens")
     if model == "t5":
         return read_unigram(metadata, tokens, kinds, scores)
+    before, after = read_gguf_strips(metadata.content, tokens, kinds)
     return Vocabulary(
         algorithm="bpe" if bpe else "spm",
         tokens=tokens,
@@ -57,6 +58,8 @@ def read_vocabulary(metadata: Metadata, pre_tokenizer: str = "") -> Vocabulary:
         eos_ids=read_gguf_endings(str(metadata.path), metadata.content, tokens, kinds),
         add_bos=metadata.flag(f"{_PREFIX}add_bos_token", rule in GGUF_BOS_RULES if bpe else True),
         add_space_prefix=metadata.flag(f"{_PREFIX}add_space_prefix", True),
+        strips_before=before,
+        strips_after=after,
         chat_template=_read_template(metadata, _TEMPLATE, f"{_TEMPLATE}.default"),
         tool_use_template=_read_template(metadata, f"{_TEMPLATE}.tool_use"),
     )

@@ -17,6 +17,7 @@ from inferd.plugin import (
     read_gguf_endings,
     read_gguf_sampling,
     read_gguf_splitting,
+    read_gguf_strips,
     refuse_ignored,
     refuse_no_model,
 )
@@ -137,6 +138,7 @@ def _read_vocabulary(path: Path, reader: GGUFReader, pre_tokenizer: str) -> Voca
     kinds: list[int] = read(f"{PREFIX}token_type", None) or [TokenKind.NORMAL] * len(tokens)
     bpe = model == "gpt2"
     rule = read_gguf_splitting(str(path), lambda key: read(key, None), pre_tokenizer) if bpe else ""
+    before, after = read_gguf_strips(lambda key: read(key, None), tokens, kinds)
     return Vocabulary(
         algorithm="bpe" if bpe else "spm",
         tokens=tokens,
@@ -148,6 +150,8 @@ def _read_vocabulary(path: Path, reader: GGUFReader, pre_tokenizer: str) -> Voca
         eos_ids=read_gguf_endings(str(path), lambda key: read(key, None), tokens, kinds),
         add_bos=read(f"{PREFIX}add_bos_token", rule in GGUF_BOS_RULES if bpe else True),
         add_space_prefix=read(f"{PREFIX}add_space_prefix", True),
+        strips_before=before,
+        strips_after=after,
         chat_template=read(TEMPLATE, None) or read(f"{TEMPLATE}.default", None),
         tool_use_template=read(f"{TEMPLATE}.tool_use", None),
     )

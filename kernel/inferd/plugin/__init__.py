@@ -27,6 +27,7 @@ from inferd.plugin.gguf import (
     read_gguf_embedding,
     read_gguf_endings,
     read_gguf_splitting,
+    read_gguf_strips,
     refuse_ignored,
     refuse_no_model,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "read_gguf_endings",
     "read_gguf_sampling",
     "read_gguf_splitting",
+    "read_gguf_strips",
     "read_hf_json",
     "read_hf_pooling",
     "read_hf_sampling",

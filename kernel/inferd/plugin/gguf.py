@@ -6,6 +6,7 @@ that changes nothing, is an error. So a file with something new is refused until
 """
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,11 @@ from inferd.plugin.backend import EmbeddingDefaults, LoadError, Pooling, Unsuppo
 from inferd.plugin.vocabulary import TokenKind
 
 TOKENIZER: Final = "tokenizer.ggml."
+PHI3: Final = re.compile(r"phi[-_ ]?3")  # names of models whose special tokens take the white space behind them along
+KEEPING: Final = frozenset({"<unk>", "<s>", "<|endoftext|>"})  # of them those that do not
+ENDING: Final = frozenset({"</s>"})  # does, whatever its kind
+MASKED: Final = frozenset({"nomic-bert-moe", "jina-bert-v3", "jina-v2-de", "jina-v2-es", "jina-v2-code"})
+"""Architectures and splitting rules whose mask takes the white space before it along."""
 
 HARMLESS: Final[Mapping[str, str]] = {
     "vocab_size": "the tensors' shapes say it, and are compared with the tokens",
@@ -266,6 +272,32 @@ def read_gguf_endings(
         known.add(control["<|user|>"])
     goes_on = {control.get("<|end|>")} if any(pair <= control.keys() for pair in CHANNELS) else set()
     return tuple(number for number in dict.fromkeys([*named, *sorted(known)]) if number not in goes_on)
+
+
+def read_gguf_strips(
+    read: Callable[[str], Any], tokens: Sequence[str], kinds: Sequence[int]
+) -> tuple[frozenset[int], frozenset[int]]:
+    """The tokens that take the white space before them along, and those that take that behind them.
+
+    Files do not say it. As in llama.cpp the name of a model or of its kind tells it: all special tokens of Phi-3 but
+    three, and the masks of some encoders.
+
+    Args:
+        read: Gives the value of a key; None where it is missing.
+        tokens: Text of each token, by id.
+        kinds: Kind of each token, by id; a `TokenKind`.
+    """
+    kind, rule = str(read("general.architecture") or ""), str(read(f"{TOKENIZER}pre") or "")
+    name = str(read("general.name") or "").lower()
+    before: frozenset[int] = frozenset()
+    mask = "<mask>" if kind in MASKED or rule in MASKED else "[MASK]" if kind == "modern-bert" else ""
+    if mask:
+        before = frozenset(number for number, token in enumerate(tokens) if token == mask)
+    elif PHI3.search(name):
+        special = (TokenKind.CONTROL, TokenKind.USER_DEFINED, TokenKind.UNKNOWN)
+        found = (number for number, kind in enumerate(kinds) if kind in special or tokens[number] in ENDING)
+        return before, frozenset(number for number in found if tokens[number] not in KEEPING)
+    return before, frozenset()
 
 
 def _read_ids(where: str, key: str, read: Callable[[str], Any], count: int) -> list[int]:

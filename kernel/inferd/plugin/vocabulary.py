@@ -38,6 +38,8 @@ class Vocabulary:
         eos_ids: Tokens that end generation. At least one for a model that is to end by itself.
         add_bos: Whether plain text gets `bos_id` in front.
         add_space_prefix: Whether "spm" text gets a space in front.
+        strips_before: Tokens that take the white space before them along when they are found in a text; not for "json".
+        strips_after: Those that take that behind them; not for "json".
         chat_template: Jinja text, or None when the model has none.
         tool_use_template: Jinja text for conversations with tools; None when the model has none of its own for them.
     """
@@ -53,5 +55,7 @@ class Vocabulary:
     eos_ids: tuple[int, ...] = ()
     add_bos: bool = False
     add_space_prefix: bool = True
+    strips_before: frozenset[int] = frozenset()
+    strips_after: frozenset[int] = frozenset()
     chat_template: str | None = None
     tool_use_template: str | None = None

@@ -13,6 +13,7 @@ from inferd.plugin import (
     read_gguf_endings,
     read_gguf_sampling,
     read_gguf_splitting,
+    read_gguf_strips,
     refuse_ignored,
     refuse_no_model,
 )
@@ -192,6 +193,7 @@ class _Model:
         adds = get(f"{TOKENIZER}add_bos_token")
         space = get(f"{TOKENIZER}add_space_prefix")
         template = get(TEMPLATE) or get(f"{TEMPLATE}.default")
+        before, after = read_gguf_strips(get, tokens, kinds)
         return Vocabulary(
             algorithm="bpe" if bpe else "spm",
             tokens=tokens,
@@ -203,6 +205,8 @@ class _Model:
             eos_ids=read_gguf_endings(where, get, tokens, kinds),
             add_bos=(rule in GGUF_BOS_RULES if bpe else True) if adds is None else bool(adds),
             add_space_prefix=True if space is None else bool(space),
+            strips_before=before,
+            strips_after=after,
             chat_template=template,
             tool_use_template=get(f"{TEMPLATE}.tool_use"),
         )

@@ -207,8 +207,19 @@ _BUILDERS: Final = {"bpe": _bpe, "spm": _spm, "json": _json}
 def _with_added(inner: Inner, vocabulary: Vocabulary) -> Inner:
     """Make control tokens, and those that the model's author added, recognisable inside a text."""
     for kinds, special in ((_SILENT, True), ({TokenKind.USER_DEFINED}, False)):
-        tokens = [t for t, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if kind in kinds]
-        inner.add_tokens([AddedToken(token, special=special, normalized=False) for token in tokens])
+        numbers = [number for number, kind in enumerate(vocabulary.kinds) if kind in kinds]
+        inner.add_tokens(
+            [
+                AddedToken(
+                    vocabulary.tokens[number],
+                    special=special,
+                    normalized=False,
+                    lstrip=number in vocabulary.strips_before,
+                    rstrip=number in vocabulary.strips_after,
+                )
+                for number in numbers
+            ]
+        )
     return inner
 
 
@@ -234,7 +245,7 @@ def _longest_bytes(inner: Inner, pieces: list[Piece]) -> int | None:
 def _keeps_all(vocabulary: Vocabulary) -> bool:
     """Whether each character of a text is in a token, by itself or with others."""
     if vocabulary.algorithm != "json":
-        return True
+        return not (vocabulary.strips_before or vocabulary.strips_after)
     definition = json.loads(vocabulary.definition)
     steps = definition.get("pre_tokenizer") or {"type": "ByteLevel"}
     steps = steps.get("pretokenizers", [steps])
