@@ -26,6 +26,7 @@ from inferd.plugin import (
 from inferd.plugin.hf import CLASSIFIES
 from inferd_cpu.adapters import adapt
 from inferd_cpu.architecture import Architecture, read_architecture
+from inferd_cpu.expert_files import stack_experts
 from inferd_cpu.heads import GGUF_TENSORS, is_ranked, read_gguf_head, read_hf_head, read_tensors
 from inferd_cpu.hf_folder import CONFIG, HfFolder
 from inferd_cpu.inventory import Inventory
@@ -125,7 +126,7 @@ def _read_file(request: LoadRequest) -> Source:
         file.tensors = {name: each for name, each in file.tensors.items() if name not in GGUF_TENSORS}
     else:
         embedding = read_gguf_embedding(where, read)
-    adapted = _adapt(request, file, architecture)
+    adapted = _adapt(request, stack_experts(file), architecture)
     source = Source(
         request,
         adapted,
