@@ -149,6 +149,7 @@ def test_a_model_whose_first_load_is_refused_is_forgotten(
         broken.write_text("[")
         error = json.loads(inferd("plan", str(broken), "-o", "json").stdout.splitlines()[-1])["error"]
         assert error["reason"] == "MODEL_LOAD_FAILED"
+        assert inferd("plan", str(write_fake_model(tmp_path, "sound"))).exit_code == 0
         assert [model.name for model in client.list_models()] == before
         client.create_model("known", source=str(path))
         assert inferd("infer", "known", "a=1").exit_code == 1

@@ -15,7 +15,6 @@ from typer.testing import CliRunner, Result
 from inferd import __version__, config
 from inferd.cli import main, wanted
 from inferd.cli.amounts import read_size, size, span
-from inferd.cli.options import read_wanted
 from inferd.runtime.library import Library, Manifest
 from inferd_api.v1.model_pb2 import Instance, Model
 from inferd_api.v1.model_service_pb2 import ListModelsResponse
@@ -174,28 +173,6 @@ def test_an_unknown_model_is_told_a_near_name(inferd: Commands, folders: Path) -
     assert "did you mean 'echo'" in inferd("run", "ecko", "x").stderr
     error = wanted.not_known(Library(folders / "data"), "smolm", ModelNotFoundError("no model 'smolm'"))
     assert "did you mean 'smollm2'" in error.message
-
-
-def test_a_folder_that_is_no_model_is_told(inferd: Commands, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of the name that is given is looked at, with or without `./`, and what it lacks or is, is said."""
-    monkeypatch.chdir(folders)
-    (folders / "bare").mkdir()
-    (folders / "lora").mkdir()
-    (folders / "lora/adapter_config.json").touch()
-    for name in ("bare", "./bare"):
-        assert "bare is a folder without a config.json or model.onnx; name a file" in inferd("run", name, "x").stderr
-    for name in ("lora", "./lora"):
-        said = inferd("run", name, "x").stderr
-        assert "is an adapter (LoRA), no model: load the model that it was made for with --set adapter=" in said
-
-
-def test_settings_that_are_paths_are_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The worker runs in another folder; `~` is the user's home, and other settings stay as they are."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/h")
-    given = ["adapter=lora/ok.gguf", "profile=~/x", "kv_format=./i8"]
-    settings = read_wanted("m", settings=given).settings
-    assert settings == {"adapter": f"{tmp_path}/lora/ok.gguf", "profile": "/h/x", "kv_format": "./i8"}
 
 
 def test_a_model_pulled_since_the_kernel_started(scripted: Any, inferd: Commands, folders: Path) -> None:

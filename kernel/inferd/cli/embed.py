@@ -1,9 +1,11 @@
-"""`inferd embed`: vectors of texts, or scores where the model gives some."""
+"""`inferd embed` and `inferd rerank`: vectors of texts, and scores of documents for a query."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
+
+import typer
 
 from inferd.cli.inputs import read_stdin
 from inferd.cli.kernel import connected_or_private
@@ -32,6 +34,8 @@ def embed(
 ) -> None:
     """Show the embedding of each text, or of stdin where there is none."""
     given = list(texts) or [read_stdin(output)]
+    if not texts and not given[0].strip():
+        raise typer.BadParameter("there is no text, and stdin is empty", param_hint="TEXT")
     wanted.path()
     with ExitStack() as stack:
         kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir))
@@ -43,6 +47,30 @@ def embed(
         return
     rows = [(_shorten(text), str(len(vector)), _show(vector)) for text, vector in zip(given, vectors, strict=True)]
     output.table(("TEXT", "SIZE", "VALUES"), rows, empty="no texts")
+
+
+def rerank(
+    output: Output,
+    wanted: Wanted,
+    query: str,
+    documents: Sequence[str],
+    *,
+    address: str,
+    tenant: str,
+    data_dir: Callable[[], Path],
+) -> None:
+    """Show documents in the order of their scores for a query, best first."""
+    wanted.path()
+    with ExitStack() as stack:
+        kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir))
+        client = stack.enter_context(kernel)
+        name = stack.enter_context(resolved(client, wanted, data_dir))
+        ranked = client.rerank(name, query, documents)
+    if output.json:
+        output.document({"model": name, "ranking": [{"index": each.index, "score": each.score} for each in ranked]})
+        return
+    rows = [(f"{each.score:.5g}", str(each.index), _shorten(documents[each.index])) for each in ranked]
+    output.table(("SCORE", "INDEX", "DOCUMENT"), rows, empty="no documents")
 
 
 def _shorten(text: str) -> str:

@@ -202,6 +202,27 @@ def _embed(
         embed(out, wanted, texts or (), address=address, tenant=tenant, data_dir=data_dir, normalize=not raw)
 
 
+@model_app.command("rerank")
+def _rerank(
+    model: ModelOrPath,
+    query: Annotated[str, typer.Argument(help="What is looked for.", metavar="QUERY")],
+    documents: Annotated[list[str], typer.Argument(help="The texts to put in order.", metavar="DOCUMENT...")],
+    *,
+    setting: SetOption = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Put documents in the order of their scores for a query, best first, by a model that gives scores."""
+    with edge(output) as out:
+        from inferd.cli.embed import rerank
+
+        wanted = read_wanted(model, backend=backend, device=device, settings=setting)
+        rerank(out, wanted, query, documents, address=address, tenant=tenant, data_dir=data_dir)
+
+
 @model_app.command("infer")
 def _infer(
     model: ModelOrPath,

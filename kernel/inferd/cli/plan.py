@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from inferd.cli.amounts import size
-from inferd.cli.kernel import connected
+from inferd.cli.kernel import connected_or_private
 from inferd.cli.plain import plain
-from inferd.cli.wanted import Wanted, resolved
+from inferd.cli.wanted import Wanted, check, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 
 def plan(output: Output, address: str, wanted: Wanted, *, data_dir: Callable[[], Path]) -> None:
-    """Tell what loading one more instance of a model would take, as it is or as it is wanted.
+    """Tell what loading one more instance of a model would take, as it is or as it is wanted; none is made known.
 
     Raises:
         typer.Exit: It does not fit: exit code 1.
     """
-    with connected(address) as client, resolved(client, Wanted(name=wanted.name), data_dir) as name:
+    wanted.path()
+    named = Wanted(name=wanted.name)
+    with (
+        connected_or_private(output, address, "", before=lambda: check(wanted, data_dir)) as client,
+        resolved(client, named, data_dir, keep=False) as name,
+    ):
         found = client.plan_load(name, backend=wanted.backend, device=wanted.device, settings=wanted.settings)
     if output.json:
         output.document(plain(found))

@@ -79,18 +79,33 @@ def check(wanted: Wanted, data_dir: Callable[[], Path]) -> None:
 
 
 @contextmanager
-def resolved(client: Client, wanted: Wanted, data_dir: Callable[[], Path]) -> Iterator[str]:
-    """As `resolve`; a model that is only now made known, and whose load is refused, is forgotten behind the block."""
+def resolved(client: Client, wanted: Wanted, data_dir: Callable[[], Path], *, keep: bool = True) -> Iterator[str]:
+    """As `resolve`; a model that is only now made known is forgotten behind the block where it was not loaded.
+
+    Args:
+        client: Of the kernel.
+        wanted: What a command names.
+        data_dir: Where the library is.
+        keep: Leave it known where the block ends without an error.
+    """
     before = {model.name for model in client.list_models()}
     name = resolve(client, wanted, data_dir)
     try:
         yield name
     except (CommandError, InferdError) as error:
-        if error.reason == ModelLoadError.reason and name not in before:
-            with suppress(InferdError):  # somebody else uses it meanwhile
-                client.unload_model(name)  # what is left of the load that failed
-                client.delete_model(name)
+        if name not in before:
+            _forget(client, name, failed=error.reason == ModelLoadError.reason)
         raise
+    if not keep and name not in before:
+        _forget(client, name, failed=False)
+
+
+def _forget(client: Client, name: str, *, failed: bool) -> None:
+    """Leave nothing of a model; one that is loaded, or that somebody else uses meanwhile, stays."""
+    with suppress(InferdError):
+        if failed:
+            client.unload_model(name)  # what is left of the load
+        client.delete_model(name)
 
 
 def resolve(client: Client, wanted: Wanted, data_dir: Callable[[], Path]) -> str:

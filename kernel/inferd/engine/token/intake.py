@@ -145,7 +145,10 @@ class Intake:
             LimitExceededError: Turning it into tokens takes too long, or too much memory.
         """
         if self._bounds.whole_prompts:
-            raise UnsupportedInputError("this model makes embeddings, and no text: ask for one", field="spec.embedding")
+            raise UnsupportedInputError(
+                "this model makes embeddings, and no text: ask for one with `inferd embed`, or `client.embed`",
+                field="spec.embedding",
+            )
         return self._make(origin, task_input, sampling, leash, script=script)
 
     def _make(
