@@ -64,7 +64,21 @@ def read_source(request: LoadRequest) -> Source:
         LoadError: The file is not a sound GGUF model of a known architecture, or has metadata that changes results and
             is not supported.
     """
-    return _read_folder(request) if request.path.is_dir() else _read_file(request)
+    try:
+        return _read_folder(request) if request.path.is_dir() else _read_file(request)
+    except UnsupportedModelError as error:
+        error.architecture = error.architecture or _name_architecture(request.path)
+        raise
+
+
+def _name_architecture(path: Path) -> str:
+    """What a file or folder says that it is; "" where that cannot be read either."""
+    try:
+        if path.is_dir():
+            return str(read_hf_json(path / CONFIG).get("model_type", ""))
+        return GgufFile(path).metadata.text("general.architecture")
+    except LoadError:
+        return ""
 
 
 def _read_folder(request: LoadRequest) -> Source:

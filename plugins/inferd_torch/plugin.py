@@ -4,11 +4,17 @@ from collections.abc import Iterable
 
 from inferd.plugin import BackendSpec, Setting, hookimpl
 
+GGUF_ARCHITECTURES = (  # that transformers 5 reads; of folders it is whatever it knows
+    *("llama", "mistral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "bloom", "falcon", "stablelm", "gpt2"),
+    *("starcoder2", "mamba", "nemotron", "gemma2", "gemma3", "gemma4", "lfm2", "deci", "gpt-oss", "minimax-m2"),
+)
+
 SPEC = BackendSpec(
     name="torch",
     loader="inferd_torch.backend:TorchBackend",
     formats=("hf", "gguf"),
     description="Hugging Face folders (safetensors) and GGUF files through transformers, on CUDA or the processor",
+    supported={"GGUF architectures": GGUF_ARCHITECTURES},
     settings=(
         Setting(
             name="context_tokens",

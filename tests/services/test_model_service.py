@@ -109,7 +109,7 @@ async def test_a_refused_model_is_told_which_backends_may_run_it(connection: Con
         ({"source": "relative.fake"}, "INVALID_FIELD", "absolute"),
         ({"source": "https://example.org/m.gguf"}, "INVALID_FIELD", "inferd pull"),
         ({"backend": "fakee"}, "BACKEND_NOT_FOUND", "fake"),
-        ({"backend": "cpu"}, "BACKEND_UNAVAILABLE", "gguf"),
+        ({"backend": "cpu"}, "BACKEND_UNAVAILABLE", "GGUF files"),
         ({"device": "cuda:7"}, "BACKEND_UNAVAILABLE", "fake:0"),
         ({"settings": {"context_token": "1"}}, "INVALID_FIELD", "context_tokens"),
         ({"settings": {"context_tokens": "many"}}, "INVALID_FIELD", "int"),

@@ -1,13 +1,15 @@
 """From the words of a client to a file or folder and a backend."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from inferd.errors import BackendUnavailableError, InvalidFieldError
+from inferd.errors import BackendUnavailableError, InvalidFieldError, ModelLoadError
 from inferd.plugin import BackendSpec, DeviceInfo
 from inferd.plugin.registry import BackendReport, BackendState
-from inferd.runtime.placement import place
+from inferd.runtime.kept_records import read_model, write_model
+from inferd.runtime.placement import advise, place
 
 
 def report(name: str, rank: int, *formats: str, device: str = "cpu:0") -> BackendReport:
@@ -75,6 +77,30 @@ def test_a_folder_goes_to_the_device_that_is_there(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF....")
     assert place(fast, name="m", source=str(path)).backend == "cpu"
+
+
+def test_a_refusal_names_backends_that_list_the_architecture(tmp_path: Path) -> None:
+    """Of backends that list architectures of the format only those with the model's are named."""
+    listed = {"GGUF and Hugging Face architectures": ("llama",), "GGUF architectures, slow": ("qwen2",)}
+    onnx = report("onnx", 300, "gguf")
+    assert onnx.spec is not None
+    onnx = replace(onnx, spec=replace(onnx.spec, supported=listed))
+    source = tmp_path / "m.gguf"
+    source.write_bytes(b"GGUF")
+    spec = place((REPORTS[0], onnx), name="m", source=str(source))
+    told = {}
+    for architecture in ("llama", "qwen2", "clip", "*"):
+        error = advise(ModelLoadError("no", metadata={"unsupported": architecture}), spec)
+        told[architecture] = (error.message, error.metadata.get("backends"))
+    names = "no. Other backends that load GGUF files: onnx; choose one with --backend, or `Model.backend`"
+    assert told == {
+        **dict.fromkeys(("llama", "qwen2", "*"), (names, "onnx")),
+        "clip": ("no. No other backend that is known here runs 'clip'", None),
+    }
+    any_backend = place((REPORTS[0], report("any", 200, "gguf")), name="m", source=str(source))
+    error = advise(ModelLoadError("no", metadata={"unsupported": "clip"}), any_backend)
+    assert error.metadata["backends"] == "any"
+    assert read_model(write_model(spec)).listed == spec.listed
 
 
 def test_what_counts_as_the_same_model(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from inferd.cli import main
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.supported import NUMBERS, describe, is_compiled
+from inferd_torch.plugin import GGUF_ARCHITECTURES
 from inferd_weights.quants import FORMATS
 
 
@@ -62,3 +63,9 @@ def test_the_comparison_says_what_is_lacking() -> None:
 def test_the_readme_names_the_command() -> None:
     """README says how to see the table."""
     assert "inferd models --supported" in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def test_files_that_the_torch_backend_names_are_read_by_transformers() -> None:
+    """Each architecture that it lists is one of those that the installed transformers reads from GGUF files."""
+    public = pytest.importorskip("transformers.modeling_gguf_pytorch_utils").GGUF_SUPPORTED_ARCHITECTURES
+    assert {name.replace("-", "") for name in GGUF_ARCHITECTURES} <= {name.replace("_", "") for name in public}

@@ -128,6 +128,7 @@ class ModelSpec:
         backend: Name of the backend that loads it.
         backend_reason: Why that backend.
         alternatives: Other backends that load such files, as they could be chosen when it became known, for people.
+        listed: The architectures that each of `alternatives` lists for such files; none where it may be any.
         loader: Dotted path of the backend class, "package.module:Class".
         devices: Devices that it may use, at least one, in the order of its backend.
         settings: Settings of the backend, as the client gave them.
@@ -151,6 +152,7 @@ class ModelSpec:
     loader: str
     devices: tuple[DeviceId, ...]
     alternatives: tuple[str, ...] = field(default=(), compare=False)
+    listed: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
     settings: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, SettingValue | None] = field(default_factory=dict)
     draft_tokens: int | None = None

@@ -46,7 +46,14 @@ class LoadError(Exception):
 
 
 class UnsupportedModelError(LoadError):
-    """As `LoadError`, where the file may be sound and another backend may run it; the kernel then names those."""
+    """As `LoadError`, where the file may be sound and another backend may run it; the kernel then names those.
+
+    Attributes:
+        architecture: What the file says that it is; only backends that list it in `BackendSpec.supported`, or that list
+            none for the format, are named. "" where it is not known: then all that load the format are.
+    """
+
+    architecture = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +99,8 @@ class BackendSpec:
         accelerated: By format, the rank where the first device is not the host's processor; else `rank`.
         extra: The extra of the distribution that brings its framework, for the advice in `inferd doctor`; or "".
         supported: What files may hold, by kind, for `inferd models --supported`; for example "GGUF architectures" and
-            their names. Empty where that is not known beforehand.
+            their names. Empty where that is not known beforehand. Kinds with "GGUF" or "Hugging Face" and
+            "architectures" or "types" in them list the architectures of such files, all of them.
     """
 
     name: str

@@ -173,12 +173,36 @@ def choose(
     return Choice(fit[0], (device,) if device else _alike(fit[0]), reason)
 
 
-def alternatives(reports: Sequence[BackendReport], choice: Choice, *, format: str) -> tuple[str, ...]:  # noqa: A002 - as in `choose`
-    """Other backends that load files of a format, those that are READY first; of others what is missing."""
+def alternatives(
+    reports: Sequence[BackendReport],
+    choice: Choice,
+    *,
+    format: str,  # noqa: A002 - as in `choose`
+) -> Mapping[str, tuple[str, ...]]:
+    """Other backends that load files of a format, those that are READY first; of others what is missing.
+
+    With each the architectures that it lists for such files; none where it may be any.
+    """
     others = [r for r in reports if r.spec is not None and r.name != choice.report.name and format in r.spec.formats]
     ready = sorted((r for r in others if r.state is BackendState.READY), key=lambda r: _rank(r, format))
     lacking = [r for r in others if r.state is not BackendState.READY and r.fix]
-    return (*(r.name for r in ready), *(f"{r.name} (is {r.state.name}; fix: {r.fix})" for r in lacking))
+    named = {r.name: r for r in ready} | {f"{r.name} (is {r.state.name}; fix: {r.fix})": r for r in lacking}
+    return {name: _list_architectures(r.spec, format) for name, r in named.items() if r.spec is not None}
+
+
+def _list_architectures(spec: BackendSpec, format: str) -> tuple[str, ...]:  # noqa: A002 - as in `choose`
+    """See `BackendSpec.supported`."""
+    word = FORMAT_KINDS.get(format, format)
+    return tuple(
+        name
+        for kind, names in spec.supported.items()
+        if word in kind and ("architectures" in kind or "types" in kind)
+        for name in names
+    )
+
+
+FORMAT_KINDS: Final[Mapping[str, str]] = {"gguf": "GGUF", "hf": "Hugging Face"}
+"""What kinds of `BackendSpec.supported` call the formats whose architectures they list."""
 
 
 def _alike(report: BackendReport) -> tuple[str, ...]:

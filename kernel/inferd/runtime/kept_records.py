@@ -189,6 +189,7 @@ def read_model(value: bytes) -> ModelSpec:
     written = read_json(value)
     for name in ("devices", "alternatives"):
         written[name] = tuple(written[name])
+    written["listed"] = tuple(map(tuple, written.get("listed", ())))  # kernels before this one did not write it
     for name in ("sampling", "catalogue_sampling"):
         written[name] = SamplingDefaults(**written[name])
     return replace(ModelSpec(**written), name=ModelName(written["name"]))

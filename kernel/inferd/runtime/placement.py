@@ -12,7 +12,7 @@ from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import InferdError, InvalidFieldError
 from inferd.plugin.backend import Setting, read_settings
 from inferd.plugin.recipe_file import find_recipe
-from inferd.plugin.registry import BackendReport, alternatives, choose
+from inferd.plugin.registry import WORDS, BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.formats import INNER_MARKS, file_format, folder_format, lacks, part_names, refuse_weights
 
@@ -69,6 +69,7 @@ def place(
         raise InvalidFieldError(str(error), field="model.settings") from None
     drafts, queued = values.pop("draft_tokens"), values.pop("queued_tasks")
     size_bytes, version = _stat(path)
+    others = alternatives(reports, choice, format=kind)
     return ModelSpec(
         name=ModelName(name),
         source=source,
@@ -77,7 +78,8 @@ def place(
         size_bytes=size_bytes,
         backend=spec.name,
         backend_reason=choice.reason,
-        alternatives=alternatives(reports, choice, format=kind),
+        alternatives=tuple(others),
+        listed=tuple(others.values()),
         loader=spec.loader,
         devices=tuple(map(DeviceId, choice.device_ids)),
         settings=dict(settings or {}),
@@ -93,11 +95,24 @@ def place(
 
 
 def advise(error: InferdError, spec: ModelSpec) -> InferdError:
-    """Add to a refusal by the chosen backend which others may load the model; other errors stay as they are."""
-    if error.metadata.pop("unsupported", "") and spec.alternatives:
-        others = ", ".join(spec.alternatives)
-        error.metadata["backends"] = others
-        hint = f"Other backends that load {spec.format} files: {others}; choose one with --backend, or `Model.backend`"
+    """Add to a refusal by the chosen backend which others may run the model; other errors stay as they are.
+
+    Its "unsupported" is the architecture of the model, "*" where that is not known.
+    """
+    architecture = error.metadata.pop("unsupported", "")
+    if architecture and spec.alternatives:
+        lists = spec.listed or ((),) * len(spec.alternatives)
+        may = [
+            name
+            for name, listed in zip(spec.alternatives, lists, strict=True)
+            if not listed or architecture == "*" or architecture in listed
+        ]
+        others = ", ".join(may)
+        hint = f"No other backend that is known here runs {architecture!r}"
+        if may:
+            error.metadata["backends"] = others
+            kind = WORDS.get(spec.format, f"{spec.format} files")
+            hint = f"Other backends that load {kind}: {others}; choose one with --backend, or `Model.backend`"
         error.message = f"{error.message}. {hint}"
         error.args = (error.message,)
     return error

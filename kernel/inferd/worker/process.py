@@ -178,11 +178,14 @@ def _die(args: threading.ExceptHookArgs) -> None:
         os._exit(1)
 
 
+ANY = "*"  # an architecture that is not known
+
+
 def _load_error(error: BaseException, doing: Doing, backend: Backend | None) -> ModelLoadError:
     if isinstance(error, ModelLoadError):
         return error
     if isinstance(error, LoadError):
-        others = {"unsupported": "true"} if isinstance(error, UnsupportedModelError) else {}
+        others = {"unsupported": error.architecture or ANY} if isinstance(error, UnsupportedModelError) else {}
         return ModelLoadError(str(error), metadata={"cause": str(error), **others})
     foreign = doing in (Doing.IMPORT, Doing.MEASURE, Doing.LOAD)
     cause = placed_line(error, backend) if foreign else last_line(error)
