@@ -63,28 +63,25 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, second: signal.Signals)
         assert kernel.process.wait(DEADLINE_S) == 0
 
 
-def test_a_holder_keeps_its_lease_over_kills(tmp_path: Path) -> None:
-    """Its block goes on while the kernel is killed and started again; nobody else is given what it holds meanwhile."""
+def test_a_lease_is_held_over_kills(tmp_path: Path) -> None:
+    """It is there with its token after each kill, kept alive and released; nobody else is given what it holds."""
     listen, store = f"unix:{tmp_path}/kernel.sock", {"INFERD_STORE__URL": f"sqlite:{tmp_path}/store"}
     store["INFERD_DEVICES__MEMORY_BYTES"] = '{"cpu:0": 1000}'
-    with Client(listen) as client:
-        with kernel_process(tmp_path, environment=store, listen=listen) as kernel:
-            holding = client.lease(claims.memory(900), ttl_s=60.0)
-            lease = holding.__enter__()
+    with kernel_process(tmp_path, environment=store, listen=listen) as kernel, Client(listen) as client:
+        lease = client.create_lease(claims.memory(900), ttl_s=300.0)
+        kernel.process.kill()
+    for number in range(2):
+        with kernel_process(tmp_path, environment=store, listen=listen) as kernel, Client(listen) as client:
+            found = client.get_lease(lease.lease_id)
+            assert found.state == LeaseState.LEASE_STATE_ACTIVE
+            assert found.fencing_token == lease.fencing_token
+            (device,) = [each for each in client.get_host().devices if each.device_id == "cpu:0"]
+            assert (device.lease_bytes, device.free_bytes) == (900, 100)
+            (renewal,) = client.keep_alive([lease.lease_id])
+            assert renewal.state == LeaseState.LEASE_STATE_ACTIVE
+            if number:
+                client.release_lease(lease.lease_id)
             kernel.process.kill()
-        for number in range(2):
-            with kernel_process(tmp_path, environment=store, listen=listen) as kernel:
-                with Client(listen) as other:
-                    found = other.get_lease(lease.lease_id)
-                    assert found.state == LeaseState.LEASE_STATE_ACTIVE
-                    assert found.fencing_token == lease.fencing_token
-                    (device,) = [each for each in other.get_host().devices if each.device_id == "cpu:0"]
-                    assert (device.lease_bytes, device.free_bytes) == (900, 100)
-                    client.keep_alive([lease.lease_id])
-                    if number:
-                        holding.__exit__(None, None, None)
-                        assert other.get_lease(lease.lease_id).state == LeaseState.LEASE_STATE_RELEASED
-                kernel.process.send_signal(signal.SIGKILL if number == 0 else signal.SIGTERM)
-                kernel.process.wait(DEADLINE_S)
-        with kernel_process(tmp_path, environment=store, listen=listen), client.lease(claims.memory(1000)) as new:
-            assert new.fencing_token > lease.fencing_token
+            kernel.process.wait(DEADLINE_S)
+    with kernel_process(tmp_path, environment=store, listen=listen), Client(listen) as client:
+        assert client.create_lease(claims.memory(1000)).fencing_token > lease.fencing_token
