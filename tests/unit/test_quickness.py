@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from shared_cells import cells_of
+from shared_cells import cells_of, make_cells
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
@@ -153,12 +153,15 @@ def test_a_pattern_that_never_ends_costs_its_task() -> None:
 
 
 def test_a_letter_that_becomes_gigabytes_costs_its_task() -> None:
-    """What a normalizer doubles again and again is ended by its bound of time or memory; the next text is taken."""
+    """What a normalizer doubles again and again is ended by its bound of memory, by name; the next text is taken."""
     doubling = [normalizers.Replace("a", "aa")] * 40
-    taken = intake(definition(lambda t: setattr(t, "normalizer", normalizers.Sequence(doubling))), timeout_s=5.0)
-    with pytest.raises(LimitExceededError, match=r"workers\.(text_timeout_s|cell_memory_bytes)"):
+    vocabulary = definition(lambda t: setattr(t, "normalizer", normalizers.Sequence(doubling)))
+    cells, limits = make_cells(vocabulary, memory_bytes=64 << 20), EngineLimits(text_timeout_s=60)
+    taken = Intake(vocabulary, Bounds.of(LIMITS, limits), cells=cells, limits=limits)
+    with pytest.raises(LimitExceededError, match=r"workers\.cell_memory_bytes"):
         taken.tokenize(TextInput("a"))
     assert list(taken.tokenize(TextInput("b"))) == [1]
+    cells.close()
 
 
 def test_digits_cost_their_task() -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from inferd.plugin import Vocabulary
 
+OUT_OF_MEMORY: Final = "(Aborted)"
+"""In how a cell ended: so does Rust code that gets no memory."""
+
 START_TIMEOUT_S: Final = 60.0
 """From the start of the stem, or of a cell, until it answers: tokenizers of large vocabularies are slow to build."""
 

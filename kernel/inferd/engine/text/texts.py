@@ -6,7 +6,7 @@ from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from inferd.engine.cells.cell import CellError
+from inferd.engine.cells.cell import OUT_OF_MEMORY, CellError
 from inferd.engine.cells.channel import LateError
 from inferd.engine.cells.pool import DiedError, Pool
 from inferd.engine.text.control import Prompt
@@ -138,15 +138,20 @@ class Texts:
             limit = f"{self._timeout_s:g}"
             raise _exceeded(f"took longer than {limit} s", "workers.text_timeout_s", limit) from None
         except (CellError, DiedError) as error:
+            if OUT_OF_MEMORY in str(error):
+                raise self._too_large() from None
             raise InternalError(f"the input cannot be prepared: the process for that ended: {error}") from None
         if "memory" in answer:
-            limit = str(self._memory_bytes)
-            raise _exceeded(f"took more than {limit} bytes of memory", "workers.cell_memory_bytes", limit)
+            raise self._too_large()
         if "reason" in answer:
             raise from_reason(answer["reason"], answer["message"], {"field": answer["field"]})
         if "cause" in answer:
             raise InternalError(f"the input cannot be prepared: {answer['cause']}")
         return array("i", ids)
+
+    def _too_large(self) -> LimitExceededError:
+        limit = str(self._memory_bytes)
+        return _exceeded(f"took more than {limit} bytes of memory", "workers.cell_memory_bytes", limit)
 
 
 def _exceeded(what: str, bound: str, limit: str) -> LimitExceededError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from inferd.engine.cells.board import BOARD_BYTES
-from inferd.engine.cells.cell import Cell, CellError
+from inferd.engine.cells.cell import OUT_OF_MEMORY, Cell, CellError
 from inferd.engine.cells.channel import ClosedError, LateError
 from inferd.engine.cells.shared import SharedMemory
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError
@@ -31,7 +31,6 @@ OUTPUTS: Final = 4096
 
 _LONGEST_CAUSE: Final = 1000  # characters; a schema's own words may be in it
 _MOST_DEATHS: Final = 2  # of cells while they were at the same output, or at nothing in particular
-_OUT_OF_MEMORY: Final = "(Aborted)"  # how Rust code ends that gets no memory
 
 
 class Constraint:
@@ -319,7 +318,7 @@ class Room:
         if late:
             limit_s = self._limits.step_s
             culprit.given_up = self._exceeded("one token took", "workers.grammar_step_s", f"{limit_s:g}", unit="s")
-        elif culprit.deaths == _MOST_DEATHS or _OUT_OF_MEMORY in how:
+        elif culprit.deaths == _MOST_DEATHS or OUT_OF_MEMORY in how:
             culprit.given_up = self._explain(how, "following it takes")
 
     def _reopen(self, how: str) -> None:
@@ -395,7 +394,7 @@ class Room:
 
     def _explain(self, how: str, what: str) -> InferdError:
         """Why the cell ended by itself."""
-        if _OUT_OF_MEMORY in how:
+        if OUT_OF_MEMORY in how:
             return self._exceeded(
                 what, "workers.cell_memory_bytes", str(self._cells.memory_bytes), unit="bytes of memory"
             )
