@@ -53,8 +53,8 @@ SPEC = BackendSpec(
             kind="str",
             default="auto",
             choices=("auto", "8bit", "4bit"),
-            description="weights of native products; auto: as many bits as the file has, at most 8; 4bit: of what has"
-            " not 4 in the file queries, keys, values, gate and up get 4 bits, the rest 8",
+            description="weights of native products; auto: 4 bits of Q4_0, Q4_1 and Q4_K, 8 of all others; 4bit: of"
+            " what has not 4 in the file queries, keys, values, gate and up get 4 bits, the rest 8",
         ),
         Setting(
             name="isa",

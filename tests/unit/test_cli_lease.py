@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -359,6 +360,7 @@ def test_a_plan_says_whether_it_fits(inferd: Commands, client: Client) -> None:
     done = inferd("plan", "fake")
     assert (done.exit_code, done.stdout.splitlines()[1]) == (0, "needs: weights 1.0 MB, KV pool 262 kB, workspace 0 B")
     assert done.stdout.splitlines()[2] == "why fake:0: the only device that it may use"
+    assert re.fullmatch(r"weights: \d+ B in the file become 1.0 MB in memory", done.stdout.splitlines()[3])
     assert json.loads(inferd("plan", "fake", "-o", "json").stdout)["fits"] is True
     client.create_lease(claims.memory(GIB - 1, device_id="fake:0"), wait=True)
     done = inferd("plan", "huge")

@@ -9,7 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from inferd.cli import main
+from inferd.cli.plan import explain
+from inferd_api.v1.model_pb2 import MemoryNeed
+from inferd_api.v1.model_service_pb2 import LoadPlan
 from inferd_cpu.families import FAMILIES
+from inferd_cpu.native import LIBRARY, Native
+from inferd_cpu.native_weights import TYPES, W4, W4M
 from inferd_cpu.supported import NUMBERS, describe, is_compiled
 from inferd_torch.plugin import GGUF_ARCHITECTURES
 from inferd_weights.quants import FORMATS
@@ -69,3 +74,20 @@ def test_files_that_the_torch_backend_names_are_read_by_transformers() -> None:
     """Each architecture that it lists is one of those that the installed transformers reads from GGUF files."""
     public = pytest.importorskip("transformers.modeling_gguf_pytorch_utils").GGUF_SUPPORTED_ARCHITECTURES
     assert {name.replace("-", "") for name in GGUF_ARCHITECTURES} <= {name.replace("_", "") for name in public}
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
+def test_how_many_bits_weights_have_in_memory() -> None:
+    """The formats that README says to have 4 bits in memory are those that the library keeps in 4."""
+    library = Native("auto").library
+    four = [name for name, number in TYPES.items() if library.inferd_natural_weight(number) in {W4, W4M}]
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"| {', '.join(sorted(four))} | 4 bits |" in text
+
+
+def test_a_plan_tells_how_far_weights_grow() -> None:
+    """Where weights take more in memory than in the file, both sizes are told; else neither."""
+    found = LoadPlan(need=MemoryNeed(weights_bytes=183_000_000))
+    assert "weights: 46 MB in the file become 183 MB in memory" in explain(found, file_bytes=46_000_000)
+    for file_bytes in (0, 180_000_000):
+        assert not [line for line in explain(found, file_bytes=file_bytes) if line.startswith("weights:")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from inferd.cli.output import Output
     from inferd_api.v1.model_service_pb2 import LoadPlan
 
+GROWN: Final = 1.25  # times the file: from here on it is told how far weights grow in memory
+
 
 def plan(output: Output, address: str, wanted: Wanted, *, data_dir: Callable[[], Path]) -> None:
     """Tell what loading one more instance of a model would take, as it is or as it is wanted; none is made known.
@@ -31,23 +33,26 @@ def plan(output: Output, address: str, wanted: Wanted, *, data_dir: Callable[[],
         connected_or_private(output, address, "", before=lambda: check(wanted, data_dir)) as client,
         resolved(client, named, data_dir, keep=False) as name,
     ):
+        file_bytes = client.get_model(name).size_bytes
         found = client.plan_load(name, backend=wanted.backend, device=wanted.device, settings=wanted.settings)
     if output.json:
         output.document(plain(found))
     else:
-        for line in explain(found):
+        for line in explain(found, file_bytes=file_bytes):
             output.text(line)
     if not found.fits:
         raise typer.Exit(1)
 
 
-def explain(found: LoadPlan) -> list[str]:
-    """A plan for people."""
+def explain(found: LoadPlan, *, file_bytes: int = 0) -> list[str]:
+    """A plan for people; where it is known how large the model's files are, with how far its weights grow."""
     need = found.need
     parts = {"weights": need.weights_bytes, "KV pool": need.kv_bytes, "workspace": need.workspace_bytes}
     lines = [found.reason, "needs: " + ", ".join(f"{name} {size(amount)}" for name, amount in parts.items())]
     if found.device_reason:
         lines.append(f"why {found.device_id}: {found.device_reason}")
+    if 0 < file_bytes * GROWN < need.weights_bytes:
+        lines.append(f"weights: {size(file_bytes)} in the file become {size(need.weights_bytes)} in memory")
     for words, names in (
         ("idle instances that would be evicted", found.evicted_instances),
         ("busy instances that would have to end first", found.busy_instances),
