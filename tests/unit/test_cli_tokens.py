@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from inferd.cli import main
+from inferd.cli.transcript import costs
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
+from inferd_api.v1.task_pb2 import Finished
 
 Commands = Callable[..., Result]
 SCHEMA = '{"type": "integer"}'
@@ -62,3 +64,13 @@ def test_run_asks_for_what_an_answer_must_be(scripted: Any, inferd: Commands, tm
 def test_wrong_grammar_options(inferd: Commands, options: tuple[str, ...]) -> None:
     """Two grammars at once, or a schema file that is not there, are errors of use."""
     assert inferd("run", "echo", "Hi", *options).exit_code == 2
+
+
+@pytest.mark.parametrize(("run_ms", "rates"), [(10, 0), (29, 0), (31, 1), (400, 1)])
+def test_a_rate_is_of_a_time_that_can_be_measured(run_ms: int, rates: int) -> None:
+    """Tokens that all came within a few milliseconds of the first have no rate; others do."""
+    finished = Finished()
+    finished.usage.output_tokens = 5
+    finished.receipt.first_token_duration.FromMilliseconds(10)
+    finished.receipt.run_duration.FromMilliseconds(run_ms)
+    assert costs(finished).count("tok/s") == rates

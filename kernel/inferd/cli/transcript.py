@@ -138,13 +138,16 @@ def progressing(progress: Progress, model: str) -> str:
     return f"{what} {progress.fraction:.0%}"
 
 
+LEAST_S = 0.02  # shorter spans tell how events were joined, not how fast a model is
+
+
 def tokens_per_s(finished: Finished) -> float | None:
-    """Tokens a second behind the first one; None for fewer than two."""
+    """Tokens a second behind the first one; None for fewer than two, and where they came in no time to speak of."""
     receipt = finished.receipt
     first_s = receipt.first_token_duration.ToTimedelta().total_seconds()
     all_s = (receipt.queue_duration.ToTimedelta() + receipt.run_duration.ToTimedelta()).total_seconds()
     behind = finished.usage.output_tokens - 1
-    return behind / (all_s - first_s) if behind > 0 and all_s > first_s else None
+    return behind / (all_s - first_s) if behind > 0 and all_s - first_s >= LEAST_S else None
 
 
 def costs(finished: Finished) -> str:
