@@ -159,7 +159,10 @@ class Engine:
             )
         )
         self.loop._wake.clear()
-        self.loop._reception.turn()
+        reception = self.loop._reception
+        reception.turn()
+        if not reception._turns.empty():  # what is slow has a thread of its own elsewhere
+            reception._see_to(reception._turns.get())
         assert threading.Event.wait(self.loop._wake, DEADLINE_S)  # a grammar is opened in another thread
         self._obey()
 
