@@ -29,16 +29,16 @@ ROOT = Path(__file__).parents[2]
 )
 def test_state_diagram(heading: str, table: Table[Enum, Enum]) -> None:
     """The diagram under the heading is the one that is printed from the table."""
-    text = (ROOT / "ARCHITECTURE.md").read_text()
+    text = (ROOT / "docs/states.md").read_text()
     section = re.search(rf"^#+ {heading}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert section, f"ARCHITECTURE.md has no heading {heading!r}"
+    assert section, f"docs/states.md has no heading {heading!r}"
     block = f"```mermaid\n{diagram(table)}\n```\n"
-    assert block in section[1], f"the section {heading!r} of ARCHITECTURE.md must hold\n{block}"
+    assert block in section[1], f"the section {heading!r} of docs/states.md must hold\n{block}"
 
 
 def test_bounds_of_memory_exist() -> None:
-    """What ARCHITECTURE.md says of what a kernel keeps names settings that exist, and every bound in bytes of all."""
-    text = (ROOT / "ARCHITECTURE.md").read_text().partition("## What a kernel keeps\n")[2].partition("\n#")[0]
+    """What the documents say of what a kernel keeps names settings that exist, and every bound in bytes of all."""
+    text = (ROOT / "docs/memory.md").read_text()
     named = set(re.findall(r"`(limits|leases|scheduler)\.(\w+)`", text))
     parts = {"limits": Limits, "leases": Leases, "scheduler": Scheduler}
     assert not [name for part, name in named if name not in parts[part].model_fields]
@@ -49,3 +49,19 @@ def test_interface_is_documented() -> None:
     """The page on writing a backend speaks of every public name of the interface."""
     text = (ROOT / "plugins/README.md").read_text()
     assert not [name for name in inferd.plugin.__all__ if not re.search(rf"\b{name}\b", text)]
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "plugins/README.md", *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Whatever a document links to in the repository is there."""
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_architecture_is_read_in_one_sitting() -> None:
+    """What someone needs to find any change stays short; the rest has pages of its own."""
+    assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 150
