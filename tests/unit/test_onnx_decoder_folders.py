@@ -25,7 +25,8 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def load(path: Path, **settings: str) -> LoadedModel | LoadedTensorModel:
-    values = read_settings(SPEC, {"kv_tokens": "512", "max_step_tokens": "64", **settings})
+    sizes = {} if "serves" in settings else {"kv_tokens": "512", "max_step_tokens": "64"}
+    values = read_settings(SPEC, sizes | settings)
     request = LoadRequest(path=path, device="cpu:0", settings=values, capacity_bytes=1 << 30)
     return OnnxBackend().load(request, lambda _: None)
 

@@ -169,7 +169,7 @@ def test_a_state_that_is_too_large_is_made_for_nobody() -> None:
     session = Counter(inputs=(info("x", "b", ""), info("s", "b", 1)))
     session.gate.release(100)
     nothing = Tensor(element_type=FLOAT, shape=(1 << 31, 0), array=np.zeros((1 << 31, 0), np.float32))
-    with running(session) as (loop, told):
+    with running(session, output_bytes=1 << 40) as (loop, told):
         for handle, end in ((1, False), (2, True)):
             loop.submit(replace(request(handle, sequence=step(start=True, end=end)), inputs={"x": nothing}))
         assert told.until(1, 2) == dict.fromkeys((1, 2), LimitExceededError)

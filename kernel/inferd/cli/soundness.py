@@ -61,7 +61,8 @@ def find_folders(paths: Iterable[str]) -> list[str]:
     marks = (*FOLDER_MARKS, *INNER_MARKS)
     found = [path.removesuffix(mark) for path in paths for mark in marks if f"/{path}".endswith(f"/{mark}")]
     folders = sorted({each.rstrip("/") for each in found})
-    inner = {f"{outer}/{mark.rpartition('/')[0]}".lstrip("/") for outer in folders for mark in INNER_MARKS}
+    below = {mark.rpartition("/")[0] for mark in INNER_MARKS} - {""}
+    inner = {f"{outer}/{each}".lstrip("/") for outer in folders for each in below}
     return [each for each in folders if each not in inner and _has_weights(paths, each)]
 
 

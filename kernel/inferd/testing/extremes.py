@@ -18,8 +18,11 @@ def settings_at_their_most() -> dict[str, Any]:
     """Settings of a kernel, each fraction at its bound."""
     made: dict[str, Any] = {}
     for path, bound in most_of_each_float().items():
-        group, _, name = path.rpartition(".")
-        (made.setdefault(group, {}) if group else made)[name] = bound
+        *groups, name = path.split(".")
+        place = made
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = bound
     return made
 
 
