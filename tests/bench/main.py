@@ -15,6 +15,7 @@ import experts
 import fair
 import features
 import infer
+import kept
 import large
 import limits
 import loads
@@ -45,6 +46,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from overload.figures(only=only)
     yield from tensors.figures(only=only)
     yield from infer.figures(only=only)
+    yield from kept.figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
         yield from roofline.shares(served.model_figures(weights, only=only), weights)

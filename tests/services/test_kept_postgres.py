@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import grpc
@@ -105,8 +105,11 @@ async def test_processes_with_backends_are_not_told_how_the_store_is_opened(
         connection = Connection(made, tmp_path)
         await connection.create()
         await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))
-        children = psutil.Process().children(recursive=True)
-        environments = [child.environ() for child in children if "inferd.worker" in child.cmdline()]
+        environments = []
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # one that has ended, which nobody has waited for yet
+                if "inferd.worker" in child.cmdline():
+                    environments.append(child.environ())
         await connection.channel.close()
     assert environments
     for each in environments:

@@ -1,0 +1,90 @@
+"""What is acknowledged is on the disk: created tasks a second beside its own writes, and a start after a kill."""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc.aio
+from limits import Figure
+
+from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
+from inferd_api.v1.sampling_pb2 import SamplingParams
+from inferd_api.v1.task_pb2 import TaskSpec
+from inferd_api.v1.task_service_pb2 import CreateTaskRequest
+from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
+from inferd_client import Client
+
+TASKS = 10_000
+SUBMITTERS = 64
+FSYNC_S = 2.0
+PAGE = bytes(4096)
+
+
+def figures(*, only: str) -> Iterator[Figure]:
+    """`kept.created` beside `kept.fsync`, and `kept.start` with all of these tasks waiting."""
+    if not any(name.startswith(only) for name in ("kept.fsync", "kept.created", "kept.start")):
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        syncs = _count_syncs(folder / "page")
+        yield Figure(name="kept.fsync", value=round(syncs), unit="1/s", detail="4 KiB appended and synchronised each")
+        with _kernel(folder) as process:
+            with Client(process.address) as client:
+                client.create_model("fake", source=str(write_fake_model(folder, max_sequences=1, step_s=0.5)))
+            took_s = asyncio.run(_create(process.address))
+            detail = f"{TASKS} tasks by {SUBMITTERS} submitters of one connection, SQLite, synchronous=FULL"
+            yield Figure(name="kept.created", value=round(TASKS / took_s), unit="tasks/s", detail=detail)
+            process.process.send_signal(signal.SIGKILL)
+            process.process.wait()
+        started = time.perf_counter()
+        with _kernel(folder) as process, Client(process.address) as client:
+            client.get_host()
+            took_s = time.perf_counter() - started
+        detail = f"process to serving with {TASKS} tasks that wait"
+        yield Figure(name="kept.start", value=round(took_s * 1e3), unit="ms", detail=detail)
+
+
+@contextmanager
+def _kernel(folder: Path) -> Iterator[KernelProcess]:
+    environment = {
+        "INFERD_STORE__URL": f"sqlite:{folder}/store",
+        "INFERD_DRAIN_S": "0",
+        **{f"INFERD_SCHEDULER__{name}": str(2 * TASKS) for name in ("TENANT_QUEUED", "MODEL_QUEUED")},
+        **{f"INFERD_LIMITS__{name}": str(2 * TASKS) for name in ("TASKS", "QUEUED_TASKS", "DETACHED_TASKS")},
+    }
+    with kernel_process(folder, environment=environment) as process:
+        yield process
+
+
+def _count_syncs(path: Path) -> float:
+    """How often a second the disk takes a page."""
+    count, end = 0, time.perf_counter() + FSYNC_S
+    with path.open("wb", buffering=0) as file:
+        while time.perf_counter() < end:
+            file.write(PAGE)
+            os.fdatasync(file.fileno())
+            count += 1
+    return count / FSYNC_S
+
+
+async def _create(address: str) -> float:
+    """Seconds until all tasks are acknowledged."""
+    request = CreateTaskRequest(
+        spec=TaskSpec(model="fake", prompt="hello", sampling=SamplingParams(max_tokens=16, temperature=0))
+    )
+    left = iter(range(TASKS))
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = TaskServiceStub(channel)
+
+        async def submit() -> None:
+            for _ in left:
+                await stub.CreateTask(request)
+
+        started = time.perf_counter()
+        await asyncio.gather(*(submit() for _ in range(SUBMITTERS)))
+        return time.perf_counter() - started
