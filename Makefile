@@ -12,7 +12,7 @@ demo: .venv/.base .venv/.native
 
 # Two processes share the tests, file by file: in their order, which has the long ones first. They start a thousand more,
 # each of which would compile the sources anew where the environment forbids to keep what was compiled.
-test: export PYTHONDONTWRITEBYTECODE =
+test bench: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.dev .venv/.native lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
