@@ -1,8 +1,9 @@
-"""GGUF files of before experts of a layer were one tensor: each has three of its own."""
+"""Experts of a layer that are tensors of their own, as in older GGUF files, seen as one."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,10 @@ class StackedFile(ModelFile):
 
     def blocks(self, tensor: Tensor) -> NDArray[np.uint8]:
         """The stored blocks of a tensor, shape (blocks, block bytes); of experts a copy, one behind the other."""
-        return np.concatenate([self._file.blocks(part) for part in self._parts(tensor)])
+        parts = self._parts(tensor)
+        if len(parts) == 1:
+            return self._file.blocks(parts[0])
+        return np.concatenate([self._file.blocks(part) for part in parts])
 
     def shares(self, tensor: Tensor, count: int) -> Iterator[NDArray[np.uint8]]:
         """The stored blocks of a tensor in so many equal shares; those of single experts are not copied."""
@@ -60,17 +64,26 @@ def stack_experts(file: ModelFile) -> ModelFile:
             found[f"{match[1]}_exps.weight"][int(match[2])] = tensor
     experts = {}
     for name, parts in found.items():
-        ordered = [parts[number] for number in sorted(parts)]
-        first = ordered[0]
-        if sorted(parts) != list(range(len(parts))):
-            raise LoadError(f"{file.path}: of {name!r} there are experts {sorted(parts)}; none may be missing")
+        experts[name] = order_experts(file.path, name, parts)
         if name in file.tensors:
-            raise LoadError(f"{file.path}: there is {name!r} and {first.name!r}, which is a part of it")
-        wrong = next((each for each in ordered if (each.shape, each.format) != (first.shape, first.format)), None)
-        if wrong is not None:
-            raise LoadError(
-                f"{file.path}: tensor {wrong.name!r} is {wrong.format.name} of shape {list(wrong.shape)}, and"
-                f" {first.name!r} {first.format.name} of shape {list(first.shape)}; experts of a layer must be alike"
-            )
-        experts[name] = ordered
+            raise LoadError(f"{file.path}: there is {name!r} and {experts[name][0].name!r}, which is a part of it")
     return StackedFile(file, experts) if experts else file
+
+
+def order_experts(path: Path, name: str, parts: Mapping[int, Tensor]) -> list[Tensor]:
+    """The experts that are to be one tensor, by their numbers.
+
+    Raises:
+        LoadError: Some are missing or differ.
+    """
+    ordered = [parts[number] for number in sorted(parts)]
+    first = ordered[0]
+    if sorted(parts) != list(range(len(parts))):
+        raise LoadError(f"{path}: of {name!r} there are experts {sorted(parts)}; none may be missing")
+    wrong = next((each for each in ordered if (each.shape, each.format) != (first.shape, first.format)), None)
+    if wrong is not None:
+        raise LoadError(
+            f"{path}: tensor {wrong.name!r} is {wrong.format.name} of shape {list(wrong.shape)}, and"
+            f" {first.name!r} {first.format.name} of shape {list(first.shape)}; experts of a layer must be alike"
+        )
+    return ordered

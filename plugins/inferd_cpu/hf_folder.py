@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import LoadError, UnsupportedModelError, list_hf_weights, read_hf_json
+from inferd_cpu.expert_files import order_experts
 from inferd_cpu.families import FAMILIES
 from inferd_cpu.hf_config import HfConfig
 from inferd_cpu.hf_types import BARE_NAMES, ENCODER_HEADS, EXPERT_NAMES, LAYER_NAMES, MODEL_NAMES, PICTURES, HfType
@@ -177,16 +178,8 @@ class HfFolder(SafetensorsFiles):
 
     def _stack(self, name: str, parts: Mapping[int, Tensor]) -> Tensor:
         """The experts of a layer, one behind the other."""
-        ordered = [parts[number] for number in sorted(parts)]
+        ordered = order_experts(self.path, name, parts)
         first, read = ordered[0], super().blocks
-        if sorted(parts) != list(range(len(parts))):
-            raise LoadError(f"{self.path}: of {name!r} there are experts {sorted(parts)}; none may be missing")
-        wrong = next((each for each in ordered if (each.shape, each.format) != (first.shape, first.format)), None)
-        if wrong is not None:
-            raise LoadError(
-                f"{self.path}: tensor {wrong.name!r} is {wrong.format.name} of shape {list(wrong.shape)}, and"
-                f" {first.name!r} {first.format.name} of shape {list(first.shape)}"
-            )
         self._made[name] = lambda: np.concatenate([read(part) for part in ordered])
         self._experts[name] = lambda index: self.blocks(ordered[index])
         self._parts[name] = ordered

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from inferd.plugin import LoadError
+from inferd_cpu.expert_files import stack_experts
 from inferd_cpu.native import LIBRARY
+from inferd_weights.gguf import GgufFile
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -51,6 +53,14 @@ def test_experts_in_tensors_of_their_own_are_those_of_one(
     write_network("mixtral", tmp_path / "new.gguf", spread=0.1)
     older = write(tmp_path / "old.gguf", part, monkeypatch)
     assert np.array_equal(read_logits(older, compute=compute), read_logits(tmp_path / "new.gguf", compute=compute))
+
+
+def test_what_is_no_expert_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors beside the experts are those of the file, in its memory."""
+    file = GgufFile(write(tmp_path / "old.gguf", part, monkeypatch))
+    stacked, name = stack_experts(file), "token_embd.weight"
+    assert stacked is not file
+    assert np.shares_memory(stacked.blocks(stacked.tensors[name]), file.blocks(file.tensors[name]))
 
 
 def leave_out(write: Write, name: str, numbers: Floats) -> None:
