@@ -10,7 +10,8 @@ import numpy as np
 
 from inferd_cpu.architecture import MIXED
 from inferd_cpu.families import FAMILIES
-from inferd_cpu.hf_rope import FULL, MAX_WIDTH, SLIDING, HfRope
+from inferd_cpu.hf_own import CONVOLVES, HfOwn
+from inferd_cpu.hf_rope import FULL, MAX_WIDTH, SLIDING
 from inferd_cpu.hf_settings import ALWAYS_BIASED, DEFAULTS, FALSY, OWN, WINDOWED
 from inferd_cpu.hf_types import ACTIVATIONS, HARMLESS, KEYS, TYPES, WRAPPED, HfType
 from inferd_weights.metadata import Kind, Metadata, Value
@@ -20,7 +21,7 @@ LINEAR: Final = "linear_attention"
 SPARSE: Final = 10  # layers of Gemma 3n of which few activations are kept, where its settings do not say
 
 
-class HfConfig(HfRope):
+class HfConfig(HfOwn):
     """Reads the settings of one model.
 
     Args:
@@ -33,6 +34,7 @@ class HfConfig(HfRope):
         tied: The embedding is the head.
         metadata: The settings with the keys of a GGUF file.
         divisors: What frequencies are divided by, under the names of tensors of a GGUF file.
+        halves: Rotary pairs are (i, i + half), whatever GGUF files of the architecture have.
 
     Raises:
         UnsupportedModelError: A type, or a setting that changes results, that is not known here.
@@ -47,7 +49,7 @@ class HfConfig(HfRope):
         if isinstance(named, str) and named in WRAPPED and isinstance(text := settings.get("text_config"), dict):
             tied = settings.get("tie_word_embeddings")
             settings = text if tied is None else text | {"tie_word_embeddings": tied}
-            named, self._settings = WRAPPED[named], settings
+            named, self._settings = text.get("model_type") or WRAPPED[named], settings
         known = TYPES.get(named) if isinstance(named, str) else None
         if known is None:
             raise self._error(
@@ -61,6 +63,7 @@ class HfConfig(HfRope):
         self.divisors = {}
         self.vocabulary_size = self._size("vocab_size")
         self.tied = self._flag("tie_word_embeddings", default=known.tied)
+        self.halves = known.halves or not self._flag("rope_interleave", default=True)
         self._refuse_foreign()
         self._read()
         self._refuse_unknown()
@@ -86,6 +89,9 @@ class HfConfig(HfRope):
         self._read_delta()
         self._read_gemma()
         self._read_own()
+        self._read_type()
+        if self._named == "gpt_oss":
+            self._used.add("quantization_config")  # the folder has looked at it
         self._read_rope()
         self._check_unrotated()
 
@@ -108,8 +114,8 @@ class HfConfig(HfRope):
 
     def _read_windows(self) -> None:
         """Which layers have a window: a list names the kind of each, or a pattern says it."""
-        window, kinds = self._get("sliding_window", "local_attention"), self._get("layer_types")
-        other = LINEAR if self._family.delta else SLIDING
+        window, kinds = self._get("sliding_window", "local_attention"), self._find_kinds()
+        other = LINEAR if self._family.delta else CONVOLVES if self._family.convolutions else SLIDING
         if kinds is not None and not (isinstance(kinds, list) and all(kind in (other, FULL) for kind in kinds)):
             raise self._error("layer_types", f"is {str(kinds)[:80]}; supported are lists of {other!r} and {FULL!r}")
         chosen, slides = self._flag("use_sliding_window", default=True), kinds is not None and SLIDING in kinds
@@ -261,6 +267,8 @@ def _name_usually(known: HfType, settings: Mapping[str, Any], defaults: Mapping[
     usual: dict[str, Any] = {**known.defaults, **defaults}
     for name, value in settings.items():
         usual[known.aliases.get(name, name)] = value
+    own = [name for name, usually in known.aliases.items() if usually == "intermediate_size"]
+    given = next((settings[name] for name in own if settings.get(name) is not None), None)
     if known.four and isinstance(width := usual.get("hidden_size"), int):
-        usual["intermediate_size"] = 4 * width
+        usual["intermediate_size"] = 4 * width if given is None else given
     return usual

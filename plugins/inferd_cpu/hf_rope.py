@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inferd.plugin import UnsupportedModelError
 from inferd_cpu.family import Family
 from inferd_cpu.hf_settings import DEFAULTS, OWN, ROPE_KEYS
-from inferd_cpu.hf_types import HfType
+from inferd_cpu.hf_type import HfType
 from inferd_cpu.rope import yarn_magnitude
 from inferd_weights.metadata import Kind, Value
 
@@ -143,8 +143,10 @@ class HfRope(HfValues):
     def _refuse_unread(self, given: Mapping[str, Any], kind: Any) -> None:
         """What is said of rotations, and is not read, may change results."""
         known = ROPE_KEYS.get(kind, frozenset()) if isinstance(kind, str) else frozenset()
-        if self.type.architecture == "hunyuan-dense" and kind == "dynamic":
+        if self.type.architecture.startswith("hunyuan") and kind == "dynamic":
             known |= {"alpha"}
+        if self.type.architecture == "mistral3" and kind == "yarn":
+            known |= {"llama_4_scaling_beta", "max_position_embeddings"}
         unread = sorted(name for name, value in given.items() if value is not None and name not in known)
         if known and unread:
             shown = str(given[unread[0]])[:80]
@@ -158,6 +160,8 @@ class HfRope(HfValues):
 
     def _head_width(self) -> int:
         width = self._size("hidden_size") // self._size("num_attention_heads")
+        if self._family.latent:
+            return self._size("qk_rope_head_dim")
         if self._get("head_dim") is not None:
             width = self._size("head_dim")
         if (whole := self._values.get(f"{self.type.architecture}.attention.key_length")) is not None:
@@ -188,9 +192,6 @@ class HfRope(HfValues):
         self.divisors["rope_freqs.weight"] = (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
     def _read_yarn(self, given: Mapping[str, Any], width: int) -> None:  # noqa: ARG002 - as the others
-        for name in ("mscale", "mscale_all_dim"):
-            if given.get(name):
-                raise self._error(name, f"is {given[name]!r}, which is not supported")
         if given.get("truncate", True) != self._family.yarn_truncates:
             raise self._error("truncate", f"is {given.get('truncate')!r}, which is not supported")
         factor = self._need("factor", given)
@@ -200,7 +201,22 @@ class HfRope(HfValues):
         self._put("rope.scaling.original_context_length", original or self._size("max_position_embeddings"))
         for name, default in (("beta_fast", 32.0), ("beta_slow", 1.0)):
             self._put(f"rope.scaling.yarn_{name}", self._number(name, default, of=given))
-        if (magnitude := self._number("attention_factor", of=given)) is not None:
+        self._put_magnitude(given, factor)
+        if self.type.architecture == "mistral3":  # queries grow with the position
+            self._put("attention.temperature_scale", self._need("llama_4_scaling_beta", given))
+
+    def _put_magnitude(self, given: Mapping[str, Any], factor: float) -> None:
+        """What rotated queries and keys are multiplied with; of latent ones the scale of scores has the rest."""
+        whole, part = (
+            self._number(name, of=given) if given.get(name) else None for name in ("mscale", "mscale_all_dim")
+        )
+        magnitude = self._number("attention_factor", of=given)
+        if magnitude is None and whole and part:
+            magnitude = yarn_magnitude(factor, whole) / yarn_magnitude(factor, part)
+        if self._family.latent:
+            self._put("rope.scaling.attn_factor", yarn_magnitude(factor) if magnitude is None else magnitude)
+            self._put("rope.scaling.yarn_log_multiplier", 0.1 * (part or 0.0))
+        elif magnitude is not None:
             self._put("rope.scaling.attn_factor", magnitude / yarn_magnitude(factor))
         elif (share := self._number("attn_factor", of=given)) is not None:  # transformers passes over it with a warning
             self._put("rope.scaling.attn_factor", share)

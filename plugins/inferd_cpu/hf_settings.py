@@ -10,13 +10,39 @@ _GEMMA4_ROPE: Final = {
     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
 }
 
+_GPT_OSS_ROPE: Final = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False} | {
+    "original_max_position_embeddings": 4096
+}
+_MINISTRAL_ROPE: Final = {"type": "yarn", "rope_theta": 1e6, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0} | {
+    "original_max_position_embeddings": 16384,
+    "mscale_all_dim": 1.0,
+    "mscale": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+_MULTIPLIERS: Final = dict.fromkeys(
+    ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0
+)
+
 DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "mistral": {"sliding_window": 4096},
     "mixtral": {"rope_theta": 1e6},
     "smollm3": {"rope_theta": 2e6, "no_rope_layer_interval": 4, "tie_word_embeddings": True, **_CHOOSES},
-    "granite": {
-        **dict.fromkeys(("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0)
-    },
+    "granite": _MULTIPLIERS,
+    "granitemoe": _MULTIPLIERS,
+    "granitemoeshared": _MULTIPLIERS,
+    "gpt_oss": {"rope_theta": 1.5e5, "rope_parameters": _GPT_OSS_ROPE, "sliding_window": 128},
+    "ministral3": {"rope_parameters": _MINISTRAL_ROPE},
+    "deepseek_v2": {"q_lora_rank": 1536, "n_shared_experts": 2, "topk_method": "greedy"} | {"norm_topk_prob": False},
+    "deepseek_v3": {"q_lora_rank": 1536, "n_shared_experts": 1, "n_group": 8, "topk_group": 4, "norm_topk_prob": True}
+    | {"first_k_dense_replace": 3, "routed_scaling_factor": 2.5},
+    "glm4_moe": {"n_shared_experts": 1, "first_k_dense_replace": 1, "norm_topk_prob": True},
+    "dots1": {"norm_topk_prob": False, "sliding_window": 4096, "max_window_layers": 62},
+    "ernie4_5_moe": {"rope_theta": 5e5, "tie_word_embeddings": True, "moe_num_shared_experts": 2, "moe_k": 6}
+    | {"moe_layer_start_index": 1, "moe_num_experts": 64},
+    "lfm2": {"rope_theta": 1e6, "conv_L_cache": 3, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 256},
+    "lfm2_moe": {"rope_theta": 1e6, "conv_L_cache": 3, "num_dense_layers": 2, "norm_topk_prob": True},
+    "exaone": {"rope_theta": 5e5},
+    "gpt_neox": {"use_parallel_residual": True},
     "ernie4_5": {"rope_theta": 5e5, "tie_word_embeddings": True},
     "qwen2": _CHOOSES,
     "qwen2_moe": {**_CHOOSES, "norm_topk_prob": False},
@@ -45,7 +71,7 @@ DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
 What is not here is 10000 for the base of rotations, and nothing for the others; sizes must be given.
 """
 
-_GRANITE: Final = frozenset({"granite"})
+_GRANITE: Final = frozenset({"granite", "granitemoe", "granitemoeshared"})
 OWN: Final[Mapping[str, frozenset[str]]] = {
     "attention_multiplier": _GRANITE,
     "embedding_multiplier": _GRANITE,
@@ -56,7 +82,10 @@ OWN: Final[Mapping[str, frozenset[str]]] = {
     "final_logit_softcapping": frozenset({"gemma2", "gemma3_text", "gemma3n_text", "gemma4_text"}),
     "query_pre_attn_scalar": frozenset({"gemma2", "gemma3_text"}),
     "partial_rotary_factor": frozenset(
-        {*("phi", "phi3", "nemotron", "glm4", "gemma4_text", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")}
+        {
+            *("gpt_neox", "stablelm", "glm", "glm4_moe"),
+            *("phi", "phi3", "nemotron", "glm4", "gemma4_text", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+        }
     ),
 }
 """Settings that change results, by the types that apply them; of others they are absent, or factors of 1."""
@@ -66,7 +95,19 @@ ALWAYS_BIASED: Final = frozenset({"qwen2", "qwen2_moe", "phi"})
 
 WINDOWED: Final = frozenset(
     {"mistral", "mixtral", "smollm3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "starcoder2", "modernbert", "olmo3"}
-    | {"gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "phi3", "phimoe", "cohere2", "exaone4"}
+    | {
+        "gpt_oss",
+        "dots1",
+        "ministral3",
+        "gemma2",
+        "gemma3_text",
+        "gemma3n_text",
+        "gemma4_text",
+        "phi3",
+        "phimoe",
+        "cohere2",
+        "exaone4",
+    }
 )
 """Types whose layers may have a window; of others a left-over one says nothing."""
 

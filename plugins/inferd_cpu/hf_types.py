@@ -4,42 +4,13 @@ The names of weights and of settings that most types share are at the end; a typ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
-Renames = dict[str, str]
+from inferd_cpu.hf_expert_types import EXPERT_TYPES
+from inferd_cpu.hf_older_types import OLDER_TYPES
+from inferd_cpu.hf_type import HfType, Renames
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HfType:
-    """One type of model.
-
-    Attributes:
-        architecture: Its name in `FAMILIES`.
-        halves: Rotary pairs are (i, i + half), though those of its GGUF files are neighbours.
-        names: Names of weights in a layer beside `LAYER_NAMES`, each as in a GGUF file.
-        one_more: Norms are stored one less than they are.
-        tied: The embedding is the head, unless the configuration says it.
-        partial: How much of a head is rotated, unless it says that.
-        offset: Positions are counted from here: the embeddings before it belong to none.
-        activations: What it may call its activation, beside the usual names of that of its family.
-        aliases: Its own names of settings, each with the usual one.
-        defaults: Of settings that it need not say.
-        four: Feed-forward parts are four times as wide as the hidden state.
-    """
-
-    architecture: str
-    halves: bool = False
-    names: Renames = field(default_factory=dict)
-    one_more: bool = False
-    tied: bool = False
-    partial: float = 1.0
-    offset: int = 0
-    activations: tuple[str, ...] = ()
-    aliases: Renames = field(default_factory=dict)
-    defaults: Mapping[str, int] = field(default_factory=dict)
-    four: bool = False
-
+__all__ = ["TYPES", "HfType"]
 
 _POST_NORMS: Final = {
     "post_attention_layernorm": "post_attention_norm",
@@ -100,6 +71,7 @@ TYPES: Final[Mapping[str, HfType]] = {
     "llama": HfType(architecture="llama", halves=True),
     "mistral": HfType(architecture="llama", halves=True),
     "mixtral": HfType(architecture="llama", halves=True),
+    "ministral3": HfType(architecture="mistral3", halves=True),
     "smollm3": HfType(architecture="smollm3", halves=True),
     "arcee": HfType(architecture="arcee", halves=True),
     "granite": HfType(architecture="granite", halves=True),
@@ -124,25 +96,6 @@ TYPES: Final[Mapping[str, HfType]] = {
     "phi": HfType(architecture="phi2", names={"self_attn.dense": "attn_output", **_PLAIN_FEED}, partial=0.5),
     "phi3": HfType(architecture="phi3", names={"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}),
     "phimoe": HfType(architecture="phimoe"),
-    "mpt": HfType(
-        architecture="mpt",
-        names={"norm_1": "attn_norm", "norm_2": "ffn_norm", "attn.Wqkv": "attn_qkv", "attn.out_proj": "attn_output"}
-        | {"ffn.up_proj": "ffn_up", "ffn.down_proj": "ffn_down"},
-        tied=True,
-        aliases={"d_model": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers"}
-        | {"max_seq_len": "max_position_embeddings"},
-        four=True,
-    ),
-    "bloom": HfType(
-        architecture="bloom",
-        names={"self_attention.query_key_value": "attn_qkv_heads", "self_attention.dense": "attn_output"}
-        | {"mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down"},
-        tied=True,
-        aliases={"n_embed": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}
-        | {"seq_length": "max_position_embeddings"},
-        defaults={"max_position_embeddings": 2048},
-        four=True,
-    ),
     "starcoder2": HfType(architecture="starcoder2", names=_PLAIN_FEED, tied=True),
     "nemotron": HfType(architecture="nemotron", one_more=True, partial=0.5),
     "cohere": HfType(architecture="command-r", tied=True),
@@ -171,16 +124,19 @@ TYPES: Final[Mapping[str, HfType]] = {
         | {"mlp.Wi": "ffn_up", "mlp.Wo": "ffn_down"},
     ),
     "eurobert": HfType(architecture="eurobert"),
+    **EXPERT_TYPES,
+    **OLDER_TYPES,
 }
 
 WRAPPED: Final[Mapping[str, str]] = {
+    "mistral3": "mistral",
     "gemma3": "gemma3_text",
     "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
 }
-"""Models of texts and pictures, by the type of their part for texts, which is taken alone."""
+"""Models of texts and pictures, by the type of their part for texts, unless it says it; that is taken alone."""
 
 PICTURES: Final = r"(?:model\.)?(?:visual|vision_tower|multi_modal_projector|audio_tower|embed_vision|embed_audio)\..*"
 """Weights of what is not for texts."""
@@ -194,6 +150,11 @@ MODEL_NAMES: Final[Renames] = {
     "word_embeddings_layernorm": "token_embd_norm",
     "ln_f": "output_norm",
     "wte": "token_embd",
+    "wpe": "position_embd",
+    "embed_in": "token_embd",
+    "embed_out": "output",
+    "final_layer_norm": "output_norm",
+    "embedding_norm": "token_embd_norm",
     "norm_f": "output_norm",
     "embed_tokens_per_layer": "per_layer_token_embd",
     "per_layer_model_projection": "per_layer_model_proj",
@@ -280,6 +241,10 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 BARE_NAMES: Final[Renames] = {
     "linear_attn.A_log": "ssm_a",
     "linear_attn.dt_bias": "ssm_dt.bias",
+    "self_attn.sinks": "attn_sinks.weight",
+    "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias",
+    "feed_forward.expert_bias": "exp_probs_b.bias",
     "altup.correct_output_scale": "altup_correct_scale.weight",
     "layer_scalar": "layer_output_scale.weight",
     "router.scale": "ffn_gate_inp.scale",

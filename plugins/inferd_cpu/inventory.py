@@ -151,10 +151,6 @@ class Inventory(RareParts):
                     sources.append(Source(tensor, rotary[x], first=first, rows=count))
                     first += count
                 yield self._part(field, *sources, layer=layer)
-            elif (mixed := name(f"attn_qkv_heads.{ending}")) in self._left:
-                parts = (shape.key_width, shape.key_width, shape.value_width)
-                sources = self._split_heads(mixed, sum(rows.values()), shape.heads, parts, inputs)
-                yield self._part(field, *sources, layer=layer)
             elif ending == "weight" and family.output_gated:
                 queries, gates = self._split_gates(layer, shape)
                 others = [self._take(name(f"attn_{x}.weight"), rows[x], *inputs) for x in "kv"]

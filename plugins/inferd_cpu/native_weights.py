@@ -42,6 +42,7 @@ BLOCK: Final = 32  # inputs that share a scale
 QUANTISED: Final = ("qkv", "gate_up")
 """Parts that "4bit" quantises to 4 bits; others get 8, unless the file has them in 4."""
 LANES: Final = 16  # numbers of a head that are worked on at once
+_QKV: Final = 3  # pieces of that part
 _UNGATED: Final = {"up": "gate_up", "up_bias": "gate_up_bias"}  # where there are no gates ups are all of that part
 _EXPERTS: Final = {"expert_gate": "expert_gate_up", "expert_up": "expert_gate_up"}
 _EXPERT_BIASES: Final = {"expert_gate_bias": "expert_gate_up_bias", "expert_up_bias": "expert_gate_up_bias"}
@@ -75,7 +76,8 @@ def find_obstacle(architecture: Architecture, inventory: Inventory, native: Nati
 def _find_unknown(a: Architecture, inventory: Inventory) -> str:
     """What of the architecture the library does not compute, as a clause."""
     known = {*PARTS, *VECTORS, *DIVISORS, *_UNGATED, *_EXPERTS, *_EXPERT_BIASES}
-    fields = [part.field for part in inventory.parts]
+    pieces = [part for part in inventory.parts if part.field == "qkv" and len(part.sources) != _QKV]
+    fields = [part.field for part in inventory.parts] + ["qkv in other pieces than three" for _ in pieces]
     if (unknown := next((field for field in fields if field not in known), None)) is not None:
         return f"the library has no {unknown.replace('_', ' ')}"
     if a.slope_bias or (a.routing and a.routing.gating == "mixer"):

@@ -94,12 +94,9 @@ class RareParts(Finder):
         yield self._part("delta_norm", self._take(name("ssm_norm.weight"), delta.value_width), layer=layer)
         yield self._part("delta_out", self._take(name("ssm_out.weight"), a.width, delta.values_width), layer=layer)
 
-    def _split_heads(
-        self, name: str, rows: int, heads: int, parts: tuple[int, ...], inputs: tuple[int, ...] | None = None
-    ) -> list[Source]:
+    def _split_heads(self, name: str, rows: int, heads: int, parts: tuple[int, ...]) -> list[Source]:
         """The parts of a matrix, each over all heads, where a file has all parts of a head one behind the other."""
-        columns = (self._architecture.width,) if inputs is None else inputs
-        tensor, sources = self._take(name, rows, *columns).tensor, []
+        tensor, sources = self._take(name, rows, self._architecture.width).tensor, []
         for at, count in enumerate(parts):
             begin = sum(parts[:at])
             sources += [Source(tensor, first=head * sum(parts) + begin, rows=count) for head in range(heads)]

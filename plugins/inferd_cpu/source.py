@@ -86,7 +86,7 @@ def _read_folder(request: LoadRequest) -> Source:
     folder = HfFolder(request.path)
     config, path = folder.config, request.path
     generation, settings = read_hf_json(path / GENERATION, required=False), read_hf_json(path / CONFIG)
-    architecture = read_architecture(folder.metadata, halves=config.type.halves, grouped=True)
+    architecture = read_architecture(folder.metadata, halves=config.halves, grouped=True)
     embedding = _read_pooling(path, architecture)
     if architecture.family.encodes and str((settings.get("architectures") or [""])[0]).endswith(CLASSIFIES):
         head = read_hf_head(str(path), read_tensors(folder, folder.heads), settings, width=architecture.width)

@@ -49,7 +49,7 @@ def make_network(family: TinyFamily, spread: float) -> Any:
             if weight.dim() == 1 or "norm" in key:
                 weight.add_(torch.randn_like(weight) * 0.2)
         for key, buffer in network.named_buffers():
-            if "e_score_correction_bias" in key or key.endswith("layer_scalar"):
+            if "e_score_correction_bias" in key or key.endswith(("expert_bias", "layer_scalar")):
                 buffer.add_(torch.randn_like(buffer) * 0.2)
     return network
 
@@ -129,10 +129,11 @@ def _convert(family: TinyFamily, config: Any, key: str, weight: Floats) -> list[
         return [(f"{at}attn_k_b.weight", keys.swapaxes(1, 2)), (f"{at}attn_v_b.weight", values)]
     if re.search(r"\.[qk]_layernorm\.norms\.", key):
         return []
-    if family.architecture == "lfm2" and ".conv.conv.weight" in key:
+    if family.architecture.startswith("lfm2") and ".conv.conv.weight" in key:
         weight = weight.squeeze(1)
-    if family.architecture == "lfm2" and key.startswith("model.embedding_norm"):
+    if family.architecture.startswith("lfm2") and key.startswith("model.embedding_norm"):
         return [("token_embd_norm.weight", weight)]
+    key = key.replace("feed_forward.expert_bias", "feed_forward.expert_bias.bias")
     return [(key.replace("e_score_correction_bias", "e_score_correction.bias"), weight)]
 
 

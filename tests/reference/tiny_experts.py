@@ -227,4 +227,30 @@ FAMILIES: dict[str, TinyFamily] = {
             "leading_dense_block_count": 1,
         },
     ),
+    "hunyuan_moe": TinyFamily(
+        architecture="hunyuan-moe",
+        model_type="hunyuan_v1_moe",
+        config={"head_dim": 16, "num_experts": 6, "moe_topk": 2, "intermediate_size": 32, "pad_token_id": 0},
+        metadata=EXPERTS | {"expert_shared_feed_forward_length": 32},
+    ),
+    "lfm2_moe": TinyFamily(
+        architecture="lfm2moe",
+        model_type="lfm2_moe",
+        config={
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "conv_L_cache": 3,
+            "num_dense_layers": 1,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "tie_word_embeddings": True,
+        },
+        metadata=EXPERTS
+        | {
+            "attention.head_count_kv": [0, 2, 0, 2],
+            "shortconv.l_cache": 3,
+            "leading_dense_block_count": 1,
+            "expert_gating_func": 2,
+        },
+    ),
 }
