@@ -40,6 +40,10 @@ class KvBytes:
         windows = limits.window_blocks or limits.blocks
         return (limits.blocks * self.whole + windows * self.windows) * limits.block_tokens
 
+    def saved(self, limits: TokenLimits) -> int:
+        """Bytes that the pool of windows takes less than one that keeps every token."""
+        return (limits.blocks - (limits.window_blocks or limits.blocks)) * self.windows * limits.block_tokens
+
     def afford(self, pool_bytes: int, window_tokens: int) -> int:
         """Tokens that so many bytes hold, where windows take at most `window_tokens` of them; 0 for no bound."""
         affordable = pool_bytes // (self.whole + self.windows)
@@ -148,10 +152,12 @@ def _count_window_blocks(a: Architecture, settings: Mapping[str, Any], sequences
 
 def derive_need(a: Architecture, limits: TokenLimits, *, weights_bytes: int) -> MemoryNeed:
     """What a session in fp32 with these limits takes."""
+    kv = KvBytes.of(a, limits.block_tokens)
     return MemoryNeed(
         weights_bytes=weights_bytes,
-        kv_bytes=KvBytes.of(a, limits.block_tokens).pool(limits),
+        kv_bytes=kv.pool(limits),
         workspace_bytes=sum(4 * prod(shape) for shape in compute_shapes(a, limits).values()),
+        kv_saved_bytes=kv.saved(limits),
     )
 
 

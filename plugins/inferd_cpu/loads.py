@@ -91,6 +91,7 @@ class NativeLoad:
             weights_bytes=self._weights.size_bytes,
             kv_bytes=kv.pool(self.limits),
             workspace_bytes=measure_workspace(native, self._shape),
+            kv_saved_bytes=kv.saved(self.limits),
         )
         kv_format = choose_kv_format(native, settings)
         self.compute_format = f"{native.description}, {self._weights.describe()} weights, KV {kv_format}"

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from inferd.cli import main, program
-from inferd.cli.amounts import read_size
+from inferd.cli.amounts import read_size, size
 from inferd.cli.output import Format, Output
 from inferd.testing.kernel import kernel_process, write_fake_model
 from inferd_api.v1.lease_pb2 import LEASE_STATE_ACTIVE, LEASE_STATE_PENDING, LEASE_STATE_RELEASED
@@ -369,6 +369,25 @@ def test_a_plan_says_whether_it_fits(inferd: Commands, client: Client) -> None:
     assert "leases that would have to be released first" in done.stdout
     assert "did you mean" in inferd("plan", "fake", "--setting", "draft_token=1").stderr
     assert inferd("plan", "fake", "--setting", "x").exit_code == 2
+
+
+def test_a_plan_tells_what_windows_save(inferd: Commands, tmp_path: Path) -> None:
+    """Of a small gemma3 it says what its pool saves beside one that keeps all tokens; with room for all nothing."""
+    pytest.importorskip("transformers")
+    from network_to_gguf import write_network  # noqa: PLC0415 - slow to import
+
+    path = tmp_path / "gemma3.gguf"
+    write_network("gemma3", path, window=20)
+    given = (*("plan", str(path), "--set", "kv_tokens=1024"), *("--set", "max_step_tokens=48"))
+    found = json.loads(inferd(*given, "--set", "max_sequences=2", "-o", "json").stdout)["need"]
+    whole = json.loads(inferd(*given, "--set", "max_sequences=64", "-o", "json").stdout)["need"]
+    assert int(found["kv_saved_bytes"]) == int(whole["kv_bytes"]) - int(found["kv_bytes"]) > 0
+    assert whole["kv_saved_bytes"] == "0"
+    line = next(line for line in inferd(*given, "--set", "max_sequences=2").stdout.splitlines() if "KV pool: " in line)
+    saved, all_bytes = (size(int(amount)) for amount in (found["kv_saved_bytes"], whole["kv_bytes"]))
+    assert (
+        line == f"KV pool: layers that need the last tokens only save {saved} of {all_bytes} that all tokens would take"
+    )
 
 
 def test_top_shows_how_things_stand(inferd: Commands, client: Client) -> None:

@@ -54,7 +54,7 @@ def test_load() -> None:
 
 def test_needs() -> None:
     """A need comes back as it was told; on the host with what the process itself takes."""
-    need = MemoryNeed(weights_bytes=1 << 40, kv_bytes=2, workspace_bytes=3)
+    need = MemoryNeed(weights_bytes=1 << 40, kv_bytes=2, workspace_bytes=3, kv_saved_bytes=5)
     assert read_needs(needs_frame(need, "cuda:0").needs) == need
     assert read_needs(needs_frame(need, "cpu:0").needs) == replace(need, workspace_bytes=3 + PROCESS_BYTES)
 

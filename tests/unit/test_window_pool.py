@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inferd.engine.token.limits import Bounds, EngineLimits
-from inferd.plugin import LoadRequest, TokenLimits, TokenSession, least_window_blocks
+from inferd.plugin import LoadRequest, MemoryNeed, TokenLimits, TokenSession, least_window_blocks
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_cpu.backend import CpuBackend
@@ -83,6 +83,22 @@ def test_what_is_out_of_the_window_is_not_needed(
     assert read_on(small, chunks, blocks=range(64), free=turns).tobytes() == expected.tobytes()
     other = range(limits.window_blocks // 2)
     assert read_on(small, chunks, blocks=range(20, 40), free=other).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("compute_by", COMPUTES)
+def test_a_need_tells_what_windows_save(tmp_path: Path, compute_by: str) -> None:
+    """The pool of a small gemma3 and what it saves are the pool that keeps every token; that one saves nothing."""
+    path = tmp_path / "tiny.gguf"
+    write_network("gemma3", path, spread=0.1, window=20)
+
+    def measure(**settings: str) -> MemoryNeed:
+        given = read_settings(SPEC, {"kv_tokens": "1024", "compute": compute_by, **settings})
+        return CpuBackend().measure(LoadRequest(path=path, device="cpu:0", settings=given, capacity_bytes=1 << 30))
+
+    whole, small = measure(), measure(**SMALL)
+    assert whole.kv_saved_bytes == 0
+    assert 0.4 * whole.kv_bytes < small.kv_saved_bytes == whole.kv_bytes - small.kv_bytes
+    assert small.total_bytes == small.weights_bytes + small.kv_bytes + small.workspace_bytes
 
 
 @pytest.mark.parametrize("compute_by", COMPUTES)

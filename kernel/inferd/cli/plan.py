@@ -49,6 +49,12 @@ def explain(found: LoadPlan, *, file_bytes: int = 0) -> list[str]:
     need = found.need
     parts = {"weights": need.weights_bytes, "KV pool": need.kv_bytes, "workspace": need.workspace_bytes}
     lines = [found.reason, "needs: " + ", ".join(f"{name} {size(amount)}" for name, amount in parts.items())]
+    if need.kv_saved_bytes:
+        whole = need.kv_bytes + need.kv_saved_bytes
+        lines.append(
+            f"KV pool: layers that need the last tokens only save {size(need.kv_saved_bytes)} of {size(whole)}"
+            " that all tokens would take"
+        )
     if found.device_reason:
         lines.append(f"why {found.device_id}: {found.device_reason}")
     if 0 < file_bytes * GROWN < need.weights_bytes:

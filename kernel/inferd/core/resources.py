@@ -30,15 +30,18 @@ class MemoryNeed:
         weights_bytes: The weights, as they are held.
         kv_bytes: The pool of KV blocks, whole.
         workspace_bytes: Everything else that its backend takes there: buffers of a step, libraries that it loads.
+        kv_saved_bytes: What the pool would take besides if layers that need the last tokens only kept all, as the
+            others do. It is told, not taken.
     """
 
     weights_bytes: int
     kv_bytes: int = 0
     workspace_bytes: int = 0
+    kv_saved_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """All that is taken."""
         return self.weights_bytes + self.kv_bytes + self.workspace_bytes
 
 

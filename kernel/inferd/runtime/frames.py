@@ -149,7 +149,12 @@ def read_prompt(prompt: step_pb2.PromptOutput) -> PromptOutput:
 
 def read_needs(needs: load_pb2.Needs) -> MemoryNeed:
     """What a model needs of its device, by its backend's reckoning."""
-    return MemoryNeed(weights_bytes=needs.weights_bytes, kv_bytes=needs.kv_bytes, workspace_bytes=needs.workspace_bytes)
+    return MemoryNeed(
+        weights_bytes=needs.weights_bytes,
+        kv_bytes=needs.kv_bytes,
+        workspace_bytes=needs.workspace_bytes,
+        kv_saved_bytes=needs.kv_saved_bytes,
+    )
 
 
 def read_pulse(pong: wire.Pong) -> Pulse:

@@ -105,4 +105,9 @@ def write_plan(plan: LoadPlan) -> ms.LoadPlan:
 
 
 def _write_need(need: MemoryNeed) -> pb.MemoryNeed:
-    return pb.MemoryNeed(weights_bytes=need.weights_bytes, kv_bytes=need.kv_bytes, workspace_bytes=need.workspace_bytes)
+    return pb.MemoryNeed(
+        weights_bytes=need.weights_bytes,
+        kv_bytes=need.kv_bytes,
+        workspace_bytes=need.workspace_bytes,
+        kv_saved_bytes=need.kv_saved_bytes,
+    )

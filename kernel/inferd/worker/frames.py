@@ -93,6 +93,7 @@ def needs_frame(need: MemoryNeed, device: str) -> wire.WorkerFrame:
         weights_bytes=min(need.weights_bytes, _MOST_BYTES),
         kv_bytes=min(need.kv_bytes, _MOST_BYTES),
         workspace_bytes=min(need.workspace_bytes + process_bytes, _MOST_BYTES),
+        kv_saved_bytes=min(need.kv_saved_bytes, _MOST_BYTES),
     )
     return wire.WorkerFrame(needs=needs)
 

@@ -345,22 +345,26 @@ class Needs(_message.Message):
     WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     KV_BYTES_FIELD_NUMBER: _builtins.int
     WORKSPACE_BYTES_FIELD_NUMBER: _builtins.int
+    KV_SAVED_BYTES_FIELD_NUMBER: _builtins.int
     weights_bytes: _builtins.int
     """Of the weights, in bytes."""
     kv_bytes: _builtins.int
     """Of the pool of KV blocks, in bytes."""
     workspace_bytes: _builtins.int
     """Of everything else, in bytes."""
+    kv_saved_bytes: _builtins.int
+    """What the pool would take besides if layers that need the last tokens only kept all, in bytes: told, not needed."""
     def __init__(
         self,
         *,
         weights_bytes: _builtins.int = ...,
         kv_bytes: _builtins.int = ...,
         workspace_bytes: _builtins.int = ...,
+        kv_saved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes", b"kv_bytes", "weights_bytes", b"weights_bytes", "workspace_bytes", b"workspace_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes", b"kv_bytes", "kv_saved_bytes", b"kv_saved_bytes", "weights_bytes", b"weights_bytes", "workspace_bytes", b"workspace_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
