@@ -1,6 +1,7 @@
 """The weights of a file as the native library takes them: packed matrices and fp32 vectors.
 
-What has 4 bits in the file is packed as it is. Of the rest "4bit" quantises two kinds of matrices, `QUANTISED`, with
+What has 4 bits in the file is packed as it is, and so is what has fewer and at most 16 numbers for each scale of 32: codes
+of a table take 4.5 bits a weight. Of the rest "4bit" quantises two kinds of matrices, `QUANTISED`, with
 what the library's inputs.h says of inputs that count more, and gives 8 bits to the others. Perplexity of SmolLM2-135M
 over that of fp32 says why (16,384 tokens of tests/bench/perplexity.py; weights that lie on no grid of 4 bits; each kind
 alone at 4 bits, the rest at 8):
@@ -206,11 +207,11 @@ class NativeWeights:
         if quantization == "8bit" or (quantization == "4bit" and part.layer is None):
             return W8  # what is lost in the output matrix shows in every token
         natural = self._natural(part)
+        if len(natural) == 1 and natural != {W8}:
+            return natural.pop()
         if quantization == "4bit":
-            if W8 in natural and part.field not in QUANTISED:
-                return W8
-            return W4M if natural - {W4} else W4
-        return natural.pop() if len(natural) == 1 else W8 if W8 in natural else W4M
+            return W8 if W8 in natural and part.field not in QUANTISED else W4M
+        return W4M if natural == {W4, W4M} else W8  # no other two formats of 4 bits have one that holds both
 
     def _natural(self, part: Part) -> set[int]:
         """The packed formats that hold the part's tensors best."""

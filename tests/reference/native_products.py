@@ -19,6 +19,24 @@ Floats = NDArray[np.float32]
 LIBRARY: Final = Path(inferd_cpu.__file__).with_name("_native.so")
 SETS: Final = ("plain", "avx2", "avx512", "amx", "neon")
 W8, W4, W4M = 0, 1, 2
+IQ4, FP4, IQ3_XXS, IQ3_S, IQ2 = 3, 4, 5, 6, 7
+NATURAL: Final = {
+    2: W4,
+    34: W4,
+    35: W4,
+    3: W4M,
+    12: W4M,
+    20: IQ4,
+    23: IQ4,
+    39: FP4,
+    18: IQ3_XXS,
+    21: IQ3_S,
+    16: IQ2,
+    19: IQ2,
+}
+"""Packed formats of less than 8 bits, by the format in the file."""
+COPIED: Final = (2, 3, 8, 20, 34, 35)
+"""Formats whose scales the packed format of theirs keeps bit by bit, whatever they are."""
 F32, F16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K, BF16 = 0, 1, 2, 3, 6, 8, 12, 14, 30
 HALVES: Final = {
     2: (0,),
@@ -36,7 +54,7 @@ HALVES: Final = {
     35: (64,),
 }
 """Where the blocks of a format have their fp16 scales and minima."""
-IQ1_M, MXFP4, NVFP4 = 29, 39, 40
+IQ1_M, IQ4_NL, MXFP4, NVFP4 = 29, 20, 39, 40
 
 
 def put_scales(number: int, blocks: NDArray[np.uint8], draw: Callable[[int], Floats]) -> None:
@@ -112,7 +130,7 @@ def multiply(
         *(None if counts is None else counts.ctypes.data, x.ctypes.data_as(floats), len(x)),
         *(out.ctypes.data_as(floats), weights.ctypes.data_as(floats)),
     )
-    assert error == 0
+    assert error == 0, error
     return out, weights
 
 

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from native_products import (
     BF16,
+    COPIED,
     F16,
     F32,
+    IQ4_NL,
     LIBRARY,
+    MXFP4,
+    NATURAL,
     Q4_0,
     Q4_1,
     Q4_K,
@@ -31,8 +35,12 @@ from inferd_weights.quants import FORMATS
 
 Floats = NDArray[np.float32]
 
-EXACT: Final = ((Q8_0, W8), (Q4_0, W8), (Q4_0, W4), (Q4_1, W4M))
-PAIRS: Final = (*EXACT, (Q4_K, W4M), (Q6_K, W8), (Q5_0, W8), (F16, W8), (BF16, W4), (F32, W4M), (Q8_0, W4M))
+EXACT: Final = ((Q8_0, W8), (Q4_0, W8), *((number, NATURAL[number]) for number in (*COPIED, MXFP4) if number != Q8_0))
+PAIRS: Final = (*EXACT, (Q6_K, W8), (Q5_0, W8), (F16, W8), (BF16, W4), (F32, W4M), (Q8_0, W4M))
+CODED: Final = tuple(pair for pair in NATURAL.items() if pair not in EXACT)
+"""Formats whose numbers are kept, but for the rounding of scales that are products."""
+MULTIPLIED: Final = ((Q8_0, W8), *{weight: (number, weight) for number, weight in reversed(NATURAL.items())}.values())
+"""One for each packed format."""
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built: make native")
 
@@ -54,6 +62,12 @@ def make_tensor(number: int, n: int, k: int, *, seed: int = 0) -> Tensor:
         raw = blocks.reshape(n, -1)
     split = n // 3
     return Tensor(number, raw, k, split, source.permutation(n - split).astype(np.int32))
+
+
+def round_up(number: int, k: int) -> int:
+    """As many inputs at least, in whole blocks."""
+    block = max(32, FORMATS[number].block_elements)
+    return -(-k // block) * block
 
 
 def quantize(x: Floats) -> NDArray[np.float64]:
@@ -106,6 +120,26 @@ def test_keeps_quants_of_the_file(isa: str, number: int, weight: int) -> None:
     np.testing.assert_array_equal(weights, tensor.decode())
 
 
+@pytest.mark.parametrize(("number", "weight"), CODED, ids=str)
+def test_keeps_codes_of_the_file(isa: str, number: int, weight: int) -> None:
+    """Of formats whose scales are products only those are rounded, to a half: numbers are right to a part of 2048."""
+    tensor = make_tensor(number, 70, 512)
+    _, weights = multiply(isa, weight, tensor, np.zeros((1, 512), np.float32))
+    expected = tensor.decode()
+    if number == Q4_K:  # two such products
+        assert np.sqrt(np.mean((weights - expected) ** 2) / np.mean(expected**2)) < 0.002
+    else:
+        np.testing.assert_allclose(weights, expected, rtol=2**-11, atol=2**-25 * 127)
+
+
+def test_codes_are_for_what_has_such_numbers(isa: str) -> None:
+    """A format of codes takes no other types: an error says so, and nothing is packed."""
+    for number in (F32, Q4_0, IQ4_NL):
+        tensor = make_tensor(number, 8, 64)
+        with pytest.raises(AssertionError, match="4"):
+            multiply(isa, NATURAL[MXFP4], tensor, np.zeros((1, 64), np.float32))
+
+
 @pytest.mark.parametrize(("number", "weight"), PAIRS, ids=str)
 def test_packs_close_to_the_file(isa: str, number: int, weight: int) -> None:
     """Other formats are packed with an error of a fraction of a percent at 8 bits, and of some percent at 4 bits."""
@@ -113,7 +147,7 @@ def test_packs_close_to_the_file(isa: str, number: int, weight: int) -> None:
     _, weights = multiply(isa, weight, tensor, np.zeros((1, 512), np.float32))
     expected = tensor.decode()
     error = np.sqrt(np.mean((weights - expected) ** 2) / np.mean(expected**2))
-    assert error < {W8: 0.01, W4: 0.1, W4M: 0.1 if number != Q4_K else 0.002}[weight]
+    assert error < {W8: 0.01, W4: 0.1, W4M: 0.1}.get(weight, 0.002)
 
 
 def test_inputs_that_count_more_lose_less(isa: str) -> None:
@@ -148,10 +182,11 @@ def test_reads_every_format(isa: str, number: int) -> None:
     assert np.sqrt(np.mean((weights - expected) ** 2) / np.mean(expected**2)) < 0.02
 
 
-@pytest.mark.parametrize(("number", "weight"), [(Q8_0, W8), (Q4_0, W4), (Q4_1, W4M)])
+@pytest.mark.parametrize(("number", "weight"), MULTIPLIED, ids=str)
 @pytest.mark.parametrize(("n", "k"), [(1, 32), (33, 64), (100, 96), (64, 576), (48, 1536), (17, 2080)])
 def test_products_are_those_of_numpy(isa: str, number: int, weight: int, n: int, k: int) -> None:
     """For many shapes and numbers of rows, products of rounded rows equal those in fp64 within fp32's rounding."""
+    k = round_up(number, k)
     tensor = make_tensor(number, n, k, seed=n)
     source = np.random.default_rng(k)
     for rows in (1, 2, 3, 7, 8, 9, 16, 17, 31, 40):
@@ -162,11 +197,11 @@ def test_products_are_those_of_numpy(isa: str, number: int, weight: int, n: int,
         np.testing.assert_array_less(np.abs(out - expected), 2e-6 * sizes + 1e-9)
 
 
-@pytest.mark.parametrize(("number", "weight"), [(Q8_0, W8), (Q4_0, W4), (Q4_1, W4M)])
+@pytest.mark.parametrize(("number", "weight"), MULTIPLIED, ids=str)
 def test_rows_do_not_depend_on_each_other(isa: str, number: int, weight: int) -> None:
     """A row gives the same bits alone, among any number of rows, and on every instruction set with int8 inputs."""
-    tensor = make_tensor(number, 96, 608)
-    x = np.random.default_rng(1).normal(0, 1, (70, 608)).astype(np.float32)
+    tensor = make_tensor(number, 96, round_up(number, 608))
+    x = np.random.default_rng(1).normal(0, 1, (70, tensor.k)).astype(np.float32)
     expected, _ = multiply("amx" if isa == "amx" else "plain", weight, tensor, x)
     for rows in range(1, 71):
         out, _ = multiply(isa, weight, tensor, x[:rows])

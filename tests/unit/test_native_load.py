@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 from native_models import find_missing, load, write
+from native_products import FP4
 
 from inferd.plugin import LoadError, LoadRequest, TokenSession
 from inferd_cpu import backend as backend_module
@@ -44,6 +45,7 @@ def session(qwen: Path) -> Iterator[TokenSession]:
     [
         ("F16", {"qkv": W4M, "mix": W8, "gate_up": W4M, "down": W8, "head": W8, "embedding": W8}),
         ("Q4_0", {"qkv": W4, "mix": W4, "gate_up": W4, "down": W4, "head": W8, "embedding": W8}),
+        ("MXFP4", {"qkv": FP4, "mix": FP4, "gate_up": FP4, "down": FP4, "head": W8, "embedding": W8}),
         ("Q4_1", {"qkv": W4M, "mix": W4M, "gate_up": W4M, "down": W4M, "head": W8, "embedding": W8}),
     ],
 )

@@ -7,11 +7,12 @@ import gguf
 import numpy as np
 import pytest
 from native_products import (
+    COPIED,
     F16,
     LIBRARY,
+    MXFP4,
+    NATURAL,
     Q4_0,
-    Q4_1,
-    Q4_K,
     Q8_0,
     W4,
     W4M,
@@ -28,8 +29,6 @@ from inferd_weights.quants import FORMATS
 Floats = NDArray[np.float32]
 EXPONENTS: Final = (-24, -23, -20, -16, -15, -14, -8, 0, 8, 14, 15)
 """Of block scales and minima: all that a half can have, with the borders of what is subnormal."""
-NATURAL: Final = {Q4_0: W4, Q4_1: W4M, Q4_K: W4M}
-"""Packed formats beside that of 8 bits."""
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built: make native")
 
@@ -90,8 +89,8 @@ def test_weights_of_every_scale_are_multiplied(isa: str, number: int, exponent: 
     x = np.random.default_rng(7).normal(0, 1, (9, 512)).astype(np.float32)
     for weight in {W8, NATURAL.get(number, W8)}:
         products, weights = multiply(isa, weight, tensor, x)
-        exact = number in (Q8_0, Q4_0, Q4_1) and (number, weight) != (Q4_1, W8)
-        assert measure(weights, expected) <= (0 if exact else 0.002 if weight == W4M else 0.01)
+        exact = number in (Q8_0, Q4_0) or (number in (*COPIED, MXFP4) and weight == NATURAL[number])
+        assert measure(weights, expected) <= (0 if exact else 0.002 if weight != W8 else 0.01)
         assert measure(products, x.astype(np.float64) @ expected.T.astype(np.float64)) < 0.015
 
 

@@ -1,6 +1,6 @@
 // Checks the products of every instruction set that runs here against each other and fp64, and times them:
 //     check_linear                     checks
-//     check_linear time [isa] [w8|w4|w4m] [threads]  least times of the layers of a small model
+//     check_linear time [isa] [w8|w4|w4m|iq4|fp4] [threads]  least times of the layers of a small model
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 
 #include "flush.h"
+#include "ggml_blocks.h"
 #include "linear.h"
 
 namespace {
@@ -25,6 +26,8 @@ using inferd::Matrix;
 using inferd::Rows;
 using inferd::Weight;
 
+constexpr Weight kFormats[] = {Weight::w8, Weight::w4, Weight::w4m, Weight::iq4, Weight::fp4};
+constexpr const char* kFormatNames[] = {"w8", "w4", "w4m", "iq4", "fp4"};
 constexpr const char* kNames[] = {"plain", "avx2", "avx512", "amx", "neon"};
 
 // Memory of its own pages, huge where the system gives them.
@@ -55,13 +58,43 @@ std::vector<float> random_floats(size_t count, unsigned seed, float size) {
   return out;
 }
 
+// Weights as a file has them: floats, but for formats of codes blocks of their type.
+struct Stored {
+  int type;
+  std::vector<uint8_t> raw;
+};
+
+Stored random_stored(Weight format, size_t count, unsigned seed) {
+  if (format <= Weight::w4m) {
+    const std::vector<float> floats = random_floats(count, seed, 0.05f);
+    Stored stored{inferd::f32, std::vector<uint8_t>(count * sizeof(float))};
+    std::memcpy(stored.raw.data(), floats.data(), stored.raw.size());
+    return stored;
+  }
+  Stored stored{format == Weight::iq4 ? inferd::iq4_nl : inferd::mxfp4, {}};
+  const size_t size = inferd::find_format(stored.type)->bytes;
+  stored.raw.resize(count / inferd::kBlock * size);
+  std::mt19937 source(seed);
+  for (uint8_t& byte : stored.raw) byte = static_cast<uint8_t>(source());
+  for (size_t at = 0; at < stored.raw.size(); at += size) {  // scales of about a thousandth
+    const uint32_t drawn = source();
+    stored.raw[at] = static_cast<uint8_t>(format == Weight::fp4 ? 115 + drawn % 4 : drawn);
+    if (format == Weight::iq4) stored.raw[at + 1] = static_cast<uint8_t>(0x10 + drawn / 256 % 4 + drawn / 4096 % 2 * 128);
+  }
+  return stored;
+}
+
 struct Packed {
   Packed(const Kernels& kernels, Weight format, int n, int k, const std::vector<float>& weights)
+      : Packed(kernels, format, n, k, inferd::f32, weights.data()) {}
+  Packed(const Kernels& kernels, Weight format, int n, int k, const Stored& stored)
+      : Packed(kernels, format, n, k, stored.type, stored.raw.data()) {}
+  Packed(const Kernels& kernels, Weight format, int n, int k, int type, const void* weights)
       : pages(kernels.packed_bytes(format, n, k)),
         factors(n, 1.0f),
         matrix{format, n, k, kernels.packed_bytes(format, n, k), pages.data(), factors.data()} {
     const int error =
-        kernels.pack(format, 0, weights.data(), 0, n, nullptr, nullptr, n, k, pages.data(), factors.data());
+        kernels.pack(format, type, weights, 0, n, nullptr, nullptr, n, k, pages.data(), factors.data());
     if (error != 0) std::printf("%s\n", inferd::pack_message(error)), std::abort();
   }
   Pages pages;
@@ -144,9 +177,9 @@ int check() {
   const int shapes[][2] = {{96, 64}, {33, 32}, {5, 160}, {64, 576}, {80, 1536}, {17, 2048}};
   for (const auto& shape : shapes) {
     const int n = shape[0], k = shape[1];
-    const std::vector<float> weights = random_floats(static_cast<size_t>(n) * k, 1, 0.05f);
     const std::vector<float> x = random_floats(static_cast<size_t>(70) * k, 2, 1.0f);
-    for (const Weight format : {Weight::w8, Weight::w4, Weight::w4m}) {
+    for (const Weight format : kFormats) {
+      const Stored weights = random_stored(format, static_cast<size_t>(n) * k, 1);
       std::vector<float> first;
       for (const char* name : kNames) {
         const Kernels* kernels = inferd::choose_kernels(name, nullptr);
@@ -245,13 +278,13 @@ void time_layers(const Kernels& kernels, Weight format, int threads) {
   for (const Layer& layer : kLayers) {
     const size_t size = kernels.packed_bytes(format, layer.n, layer.k);
     matrices.emplace_back();
-    const std::vector<float> weights = random_floats(static_cast<size_t>(64) * layer.k, 1, 0.05f);
+    const Stored weights = random_stored(format, static_cast<size_t>(64) * layer.k, 1);
     std::vector<int> order(layer.n);
     std::vector<float> factors(layer.n);
     for (int i = 0; i < layer.n; ++i) order[i] = i % 64;
     for (int i = 0; i < layer.count; ++i, at += size) {
       if (i == 0) {
-        kernels.pack(format, 0, weights.data(), 0, layer.n, order.data(), nullptr, layer.n, layer.k,
+        kernels.pack(format, weights.type, weights.raw.data(), 0, layer.n, order.data(), nullptr, layer.n, layer.k,
                      pages.data() + at, factors.data());
       } else {
         std::memcpy(pages.data() + at, matrices.back()[0].data, size);
@@ -259,8 +292,7 @@ void time_layers(const Kernels& kernels, Weight format, int threads) {
       matrices.back().push_back({format, layer.n, layer.k, size, pages.data() + at, nullptr});
     }
   }
-  const char* formats[] = {"w8", "w4", "w4m"};
-  std::printf("%s, %s, %d threads, %.1f MB\nrows ", kernels.description, formats[static_cast<int>(format)], threads,
+  std::printf("%s, %s, %d threads, %.1f MB\nrows ", kernels.description, kFormatNames[static_cast<int>(format)], threads,
               bytes / 1e6);
   for (const Layer& layer : kLayers) std::printf("| %-7s ms GOP/s  GB/s ", layer.name);
   std::printf("|  all ms  tok/s  GB/s | quantize ms\n");
@@ -327,7 +359,9 @@ int main(int count, char** arguments) {
   const Kernels* kernels = inferd::choose_kernels(count > 2 ? arguments[2] : nullptr, &why);
   if (kernels == nullptr) return std::printf("%s\n", why), 1;
   const char* format = count > 3 ? arguments[3] : "w8";
-  const Weight weight = std::strcmp(format, "w4") == 0 ? Weight::w4 : std::strcmp(format, "w4m") == 0 ? Weight::w4m : Weight::w8;
-  time_layers(*kernels, weight, count > 4 ? std::atoi(arguments[4]) : 2);
+  const auto* found = std::find_if(std::begin(kFormatNames), std::end(kFormatNames),
+                                   [format](const char* name) { return std::strcmp(name, format) == 0; });
+  if (found == std::end(kFormatNames)) return std::printf("unknown format %s\n", format), 1;
+  time_layers(*kernels, kFormats[found - kFormatNames], count > 4 ? std::atoi(arguments[4]) : 2);
   return 0;
 }

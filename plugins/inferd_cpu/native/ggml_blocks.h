@@ -18,6 +18,9 @@ struct GgmlFormat {
   int bytes;
   // Numbers [32 * part, 32 * part + 32) of the block, by the operations of ggml in their order.
   void (*decode)(const uint8_t* block, int part, float* out);
+  // Of types that have a format of codes or of whole numbers (natural_weight): what its numbers are multiplied with in
+  // each half of the part. Else null.
+  void (*scale)(const uint8_t* block, int part, float* halves) = nullptr;
 };
 
 // Null for a type that is not read.

@@ -49,10 +49,20 @@ void put_vector(const int8_t* vector, int count, float scale, int signs, float* 
   }
 }
 
+// Numbers of both halves have one scale.
+template <float (*Scale)(const uint8_t* block, int part)>
+void scale_both(const uint8_t* block, int part, float* halves) {
+  halves[0] = halves[1] = Scale(block, part);
+}
+
+float scale_iq2_xxs(const uint8_t* block, int part) {
+  return half_at(block) * (0.5f + static_cast<float>(word_at(block + 6 + 8 * part) >> 28)) * 0.25f;
+}
+
 void decode_iq2_xxs(const uint8_t* block, int part, float* out) {
   const uint8_t* places = block + 2 + 8 * part;
   const uint32_t packed = word_at(places + 4);
-  const float scale = half_at(block) * (0.5f + static_cast<float>(packed >> 28)) * 0.25f;
+  const float scale = scale_iq2_xxs(block, part);
   for (int i = 0; i < 4; ++i)
     put_vector(vector_of(grid_iq2_xxs, places[i]), 8, scale, eight_signs(packed >> (7 * i) & 127), out + 8 * i);
 }
@@ -77,17 +87,25 @@ void decode_iq2_s(const uint8_t* block, int part, float* out) {
   }
 }
 
+float scale_iq3_xxs(const uint8_t* block, int part) {
+  return half_at(block) * (0.5f + static_cast<float>(word_at(block + 66 + 4 * part) >> 28)) * 0.5f;
+}
+
 void decode_iq3_xxs(const uint8_t* block, int part, float* out) {
   const uint32_t packed = word_at(block + 66 + 4 * part);
-  const float scale = half_at(block) * (0.5f + static_cast<float>(packed >> 28)) * 0.5f;
+  const float scale = scale_iq3_xxs(block, part);
   for (int i = 0; i < 8; ++i) {
     const int signs = eight_signs(packed >> (7 * (i / 2)) & 127) >> (i % 2 * 4);
     put_vector(vector_of(grid_iq3_xxs, block[2 + 8 * part + i]), 4, scale, signs, out + 4 * i);
   }
 }
 
+float scale_iq3_s(const uint8_t* block, int part) {
+  return half_at(block) * static_cast<float>(1 + 2 * nibble_at(block + 106, part));
+}
+
 void decode_iq3_s(const uint8_t* block, int part, float* out) {
-  const float scale = half_at(block) * static_cast<float>(1 + 2 * nibble_at(block + 106, part));
+  const float scale = scale_iq3_s(block, part);
   for (int i = 0; i < 8; ++i) {
     const int place = block[2 + 8 * part + i] | (block[66 + part] >> i & 1) << 8;
     const int signs = block[74 + 4 * part + i / 2] >> (i % 2 * 4);
@@ -100,9 +118,16 @@ void put_moved(int place, float scale, float delta, float* out) {
   for (int i = 0; i < 8; ++i) out[i] = scale * (static_cast<float>(vector[i]) + delta);
 }
 
+float scale_iq1_s(const uint8_t* block, int part) {
+  return half_at(block) * static_cast<float>(2 * (short_at(block + 34 + 2 * part) >> 12 & 7) + 1);
+}
+
+// Of numbers times eight: all of them and kDelta are whole then.
+float eighth_iq1_s(const uint8_t* block, int part) { return scale_iq1_s(block, part) * 0.125f; }
+
 void decode_iq1_s(const uint8_t* block, int part, float* out) {
   const int high = short_at(block + 34 + 2 * part);
-  const float scale = half_at(block) * static_cast<float>(2 * (high >> 12 & 7) + 1);
+  const float scale = scale_iq1_s(block, part);
   for (int i = 0; i < 4; ++i)
     put_moved(block[2 + 4 * part + i] | (high >> (3 * i) & 7) << 8, scale, high & 0x8000 ? -kDelta : kDelta,
               out + 8 * i);
@@ -121,21 +146,30 @@ void decode_iq1_m(const uint8_t* block, int part, float* out) {
 
 int half_nibble(const uint8_t* quants, int i) { return i < 16 ? quants[i] & 15 : quants[i - 16] >> 4; }
 
-void decode_iq4_nl(const uint8_t* block, int, float* out) {
-  const float scale = half_at(block);
+float scale_iq4_nl(const uint8_t* block, int) { return half_at(block); }
+
+void decode_iq4_nl(const uint8_t* block, int part, float* out) {
+  const float scale = scale_iq4_nl(block, part);
   for (int i = 0; i < 32; ++i) out[i] = scale * kIq4[half_nibble(block + 2, i)];
 }
 
-void decode_iq4_xs(const uint8_t* block, int part, float* out) {
+float scale_iq4_xs(const uint8_t* block, int part) {
   const int bits = nibble_at(block + 4, part) | (short_at(block + 2) >> (2 * part) & 3) << 4;
-  const float scale = half_at(block) * static_cast<float>(bits - 32);
+  return half_at(block) * static_cast<float>(bits - 32);
+}
+
+void decode_iq4_xs(const uint8_t* block, int part, float* out) {
+  const float scale = scale_iq4_xs(block, part);
   for (int i = 0; i < 32; ++i) out[i] = scale * kIq4[half_nibble(block + 8 + 16 * part, i)];
 }
+
+float scale_tq1_0(const uint8_t* block, int) { return half_at(block + 52); }
+float scale_tq2_0(const uint8_t* block, int) { return half_at(block + 64); }
 
 // Five ternary digits in a byte, which is their number times 256 over 243.
 void decode_tq1_0(const uint8_t* block, int part, float* out) {
   constexpr int kPowers[] = {1, 3, 9, 27, 81};
-  const float scale = half_at(block + 52);
+  const float scale = scale_tq1_0(block, part);
   for (int i = 0; i < 32; ++i) {
     const int at = 32 * part + i;
     const int byte = at < 160 ? at % 32 : at < 240 ? 32 + (at - 160) % 16 : 48 + (at - 240) % 4;
@@ -146,16 +180,21 @@ void decode_tq1_0(const uint8_t* block, int part, float* out) {
 }
 
 void decode_tq2_0(const uint8_t* block, int part, float* out) {
-  const float scale = half_at(block + 64);
+  const float scale = scale_tq2_0(block, part);
   const uint8_t* quants = block + part / 4 * 32;
   for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>((quants[i] >> (part % 4 * 2) & 3) - 1);
 }
 
 // A power of two; half of it, for values that are doubled.
-void decode_mxfp4(const uint8_t* block, int, float* out) {
+float scale_mxfp4(const uint8_t* block, int) {
   const uint32_t exponent = block[0], bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23;
   float scale;
   std::memcpy(&scale, &bits, sizeof scale);
+  return scale;
+}
+
+void decode_mxfp4(const uint8_t* block, int part, float* out) {
+  const float scale = scale_mxfp4(block, part);
   for (int i = 0; i < 32; ++i) out[i] = scale * kFp4[half_nibble(block + 1, i)];
 }
 
@@ -193,10 +232,18 @@ const GgmlFormat* find_small_format(int ggml_type) {
     int type;
     GgmlFormat format;
   } kFormats[] = {
-      {iq2_xxs, {256, 66, decode_iq2_xxs}}, {iq2_xs, {256, 74, decode_iq2_xs}}, {iq2_s, {256, 82, decode_iq2_s}},
-      {iq3_xxs, {256, 98, decode_iq3_xxs}}, {iq3_s, {256, 110, decode_iq3_s}},  {iq1_s, {256, 50, decode_iq1_s}},
-      {iq1_m, {256, 56, decode_iq1_m}},     {iq4_nl, {32, 18, decode_iq4_nl}},  {iq4_xs, {256, 136, decode_iq4_xs}},
-      {tq1_0, {256, 54, decode_tq1_0}},     {tq2_0, {256, 66, decode_tq2_0}},   {mxfp4, {32, 17, decode_mxfp4}},
+      {iq2_xxs, {256, 66, decode_iq2_xxs, scale_both<scale_iq2_xxs>}},
+      {iq2_xs, {256, 74, decode_iq2_xs}},
+      {iq2_s, {256, 82, decode_iq2_s}},
+      {iq3_xxs, {256, 98, decode_iq3_xxs, scale_both<scale_iq3_xxs>}},
+      {iq3_s, {256, 110, decode_iq3_s, scale_both<scale_iq3_s>}},
+      {iq1_s, {256, 50, decode_iq1_s, scale_both<eighth_iq1_s>}},
+      {iq1_m, {256, 56, decode_iq1_m}},
+      {iq4_nl, {32, 18, decode_iq4_nl, scale_both<scale_iq4_nl>}},
+      {iq4_xs, {256, 136, decode_iq4_xs, scale_both<scale_iq4_xs>}},
+      {tq1_0, {256, 54, decode_tq1_0, scale_both<scale_tq1_0>}},
+      {tq2_0, {256, 66, decode_tq2_0, scale_both<scale_tq2_0>}},
+      {mxfp4, {32, 17, decode_mxfp4, scale_both<scale_mxfp4>}},
       {nvfp4, {64, 36, decode_nvfp4}},
   };
   for (const auto& known : kFormats) {

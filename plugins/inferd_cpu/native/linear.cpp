@@ -64,7 +64,21 @@ const Kernels* choose_kernels(const char* name, const char** why) {
 }
 
 Weight natural_weight(int ggml_type) {
-  return ggml_type == q4_0 ? Weight::w4 : ggml_type == q4_1 || ggml_type == q4_k ? Weight::w4m : Weight::w8;
+  switch (ggml_type) {
+    case q4_0:
+    case tq1_0:
+    case tq2_0: return Weight::w4;
+    case q4_1:
+    case q4_k: return Weight::w4m;
+    case iq4_nl:
+    case iq4_xs: return Weight::iq4;
+    case mxfp4: return Weight::fp4;
+    case iq3_xxs: return Weight::iq3_xxs;
+    case iq3_s: return Weight::iq3_s;
+    case iq2_xxs:
+    case iq1_s: return Weight::iq2;
+    default: return Weight::w8;
+  }
 }
 
 bool can_pack(int ggml_type) { return find_format(ggml_type) != nullptr; }
@@ -79,6 +93,8 @@ const char* pack_message(int error) {
       return "the format of the tensor cannot be packed";
     case pack_bad_range:
       return "the outputs to pack lie outside the matrix";
+    case pack_bad_pair:
+      return "the packed format does not hold the numbers of the tensor's";
     default:
       return "unknown error";
   }

@@ -16,7 +16,10 @@ namespace inferd {
 constexpr int kBlock = 32;         // inputs that share a scale
 constexpr int kPanelOutputs = 32;  // outputs packed side by side: the unit of partition between threads
 
-enum class Weight : int { w8 = 0, w4 = 1, w4m = 2 };  // w4m: with minima
+// w4m: with minima. All behind it are codes of four bits, which stand for the numbers of a table: those of IQ4, of FP4
+// (twice what they are) and of the lists of IQ3_XXS, IQ3_S and, in one table, IQ1 and IQ2. Only the types that they are
+// named for can be packed so, with no more lost than is rounded where a scale is a product.
+enum class Weight : int { w8 = 0, w4 = 1, w4m = 2, iq4 = 3, fp4 = 4, iq3_xxs = 5, iq3_s = 6, iq2 = 7 };
 
 // A packed matrix of n outputs and k inputs. `data` is aligned to 64 bytes (2 MiB and MADV_HUGEPAGE are best) and holds
 // packed_bytes(format, n, k) bytes, zero before the first pack. Its layout is known to linear_*.h alone.
@@ -49,6 +52,7 @@ enum PackError : int {
   pack_bad_inputs = 1,       // k is not a multiple of 32, or not of the type's own block
   pack_unknown_type = 2,     // a ggml type that is not read
   pack_bad_range = 3,        // first + count lies outside the matrix
+  pack_bad_pair = 4,         // a packed format that does not hold the numbers of the ggml type
 };
 
 struct Kernels {

@@ -53,7 +53,8 @@ constexpr float kCut = 1.0f + 0.0028f;      // makes up for what is cut off ther
 // output make a table, from which the nibbles choose: rounded in fp32, of which bf16 are the higher halves. Before each
 // four outputs comes `between(output)`: tiles multiply meanwhile, if they are not asked to one right after the other.
 template <Weight W, class Between>
-inline __attribute__((always_inline)) void expand_block(const uint8_t* block, uint16_t* out, Between between) {
+inline __attribute__((always_inline)) void expand_block(const uint8_t* block, [[maybe_unused]] const int8_t* numbers,
+                                                        uint16_t* out, Between between) {
   alignas(64) float scales[kPanelOutputs], minima[kPanelOutputs];
   const uint8_t* factors = block + quant_bytes(W);
   const __m512 cut = _mm512_set1_ps(W == Weight::w8 ? kCut : 1.0f);
@@ -88,9 +89,15 @@ inline __attribute__((always_inline)) void expand_block(const uint8_t* block, ui
                          _mm512_ternarylogic_epi32(_mm512_castps_si512(high), upper, first, 0xea));  // (a & b) | c
     }
   } else {
-    constexpr float kLess = W == Weight::w4 ? 8.0f : 0.0f;
-    const __m512 quants = _mm512_sub_ps(
-        _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_ps(kLess));
+    __m512 quants;
+    if constexpr (W == kCoded) {
+      const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(numbers));
+      quants = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(table));
+    } else {
+      constexpr float kLess = W == Weight::w4 ? 8.0f : 0.0f;
+      quants = _mm512_sub_ps(_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                             _mm512_set1_ps(kLess));
+    }
     const __m512i half = _mm512_set1_epi32(0x8000);
     // The two bytes of a number are 4 * quant + 2 and + 3 in the table: the quant's bits, and constant ones below.
     const __m512i quant_bits = _mm512_set1_epi8(0x3c), byte_bits = _mm512_set1_epi16(0x0302);
@@ -214,7 +221,7 @@ inline __attribute__((always_inline)) void add_block(const uint16_t* weights, co
 // A panel with one or two tiles of rows. Blocks are multiplied while later ones are expanded: a tile that is loaded
 // right after it was stored waits. `scratch` holds `kSlots` expanded blocks in turn, or all of them for 0.
 template <Weight W, int T, unsigned kSlots>
-void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int tile_rows, const Target& target,
+void multiply_few(const uint8_t* panel, const int8_t* numbers, int blocks, const Tile (&tiles)[T], int tile_rows, const Target& target,
                   uint16_t* scratch) {
   constexpr int kStep = block_bytes(W), kBehind = 2;
   const uint16_t* rows[2] = {numbers_of(tiles[0]), numbers_of(tiles[T - 1])};
@@ -232,11 +239,11 @@ void multiply_few(const uint8_t* panel, int blocks, const Tile (&tiles)[T], int 
       _mm_prefetch(reinterpret_cast<const char*>(panel + kAheadBytes + line), _MM_HINT_T0);
     }
     if (block < kBehind) {
-      expand_block<W>(panel, slot(block), [](int) {});
+      expand_block<W>(panel, numbers, slot(block), [](int) {});
       continue;
     }
     const uint16_t* weights = slot(block - kBehind);
-    expand_block<W>(panel, slot(block), [&](int output) __attribute__((always_inline)) {
+    expand_block<W>(panel, numbers, slot(block), [&](int output) __attribute__((always_inline)) {
       if (output % 8 == 4) add_quarter<T, kSlots == 0>(output / 8, weights, rows, 4 * tile_rows);
     });
     go_on();
@@ -307,7 +314,7 @@ void multiply_many(const Matrix& w, const Rows& x, int tile_begin, int tile_end,
                    const Target& target, uint16_t* expanded) {
   const int blocks = w.k / kBlock, parts = (blocks + kKeptBlocks - 1) / kKeptBlocks;
   const Tile two[] = {tile_of(x, tile_begin), tile_of(x, tile_begin + 1)};
-  multiply_few<W, 2, 0>(panel, blocks, two, x.tile, target, expanded);
+  multiply_few<W, 2, 0>(panel, table_of(w.format), blocks, two, x.tile, target, expanded);
   // Meanwhile the next panel comes into the second cache, some of it with each block.
   const int steps = (tile_end - tile_begin - 1) / 2 * blocks, lines = static_cast<int>(panel_bytes(W, w.k) / 64);
   const auto* end = reinterpret_cast<const char*>(panel) + panel_bytes(W, w.k);
@@ -345,9 +352,10 @@ void multiply_as(const Matrix& w, const Rows& x, float* out, size_t ldo, bool in
       const Target target{to, ldo, live_outputs(w.n, first), live_outputs(w.n, first + kHalfPanel), sums, inner};
       const Tile one = tile_of(x, tile_begin);
       if (tile_end - tile_begin == 1) {
-        multiply_few<W, 1, 4>(panel, blocks, {one}, x.tile, target, expanded);
+        multiply_few<W, 1, 4>(panel, table_of(w.format), blocks, {one}, x.tile, target, expanded);
       } else if (tile_end - tile_begin == 2) {
-        multiply_few<W, 2, 4>(panel, blocks, {one, tile_of(x, tile_begin + 1)}, x.tile, target, expanded);
+        const Tile two[] = {one, tile_of(x, tile_begin + 1)};
+        multiply_few<W, 2, 4>(panel, table_of(w.format), blocks, two, x.tile, target, expanded);
       } else {
         multiply_many<W>(w, x, tile_begin, tile_end, panel, target, expanded);
       }
@@ -365,6 +373,8 @@ inline void multiply_to(const Matrix& w, const Rows& x, float* out, size_t ldo, 
       return multiply_as<Weight::w4>(w, x, out, ldo, inner, panel_begin, panel_end, scratch);
     case Weight::w4m:
       return multiply_as<Weight::w4m>(w, x, out, ldo, inner, panel_begin, panel_end, scratch);
+    default:
+      return multiply_as<kCoded>(w, x, out, ldo, inner, panel_begin, panel_end, scratch);
   }
 }
 

@@ -2,7 +2,8 @@
 //
 // vpdpbusd takes unsigned by signed bytes, so stored weights are 128 (w8) or 8 (w4) too high and the integer sums start
 // lower by as much times the sum of the activations. They also start at kMagicBits, which saves the conversion:
-// fma(kMagic + dot, scale, -kMagic * scale) rounds once, to the very float(dot) * scale.
+// fma(kMagic + dot, scale, -kMagic * scale) rounds once, to the very float(dot) * scale. Numbers of a table are as those
+// of w8, 128 too high.
 #pragma once
 
 // GCC 12 warns of its own header.
@@ -34,6 +35,7 @@ struct Panel {
   const uint8_t* scales;
   size_t scale_step;
   int blocks;
+  __m512i table;  // for codes
   const uint8_t* ahead;  // what ask_ahead asks for with the first block, or null
 };
 
@@ -47,7 +49,15 @@ inline __attribute__((always_inline)) void ask_ahead(const uint8_t* at) {
   }
 }
 
-enum class Quants { bytes, signed_bytes, nibbles };
+enum class Quants { bytes, signed_bytes, nibbles, codes };
+
+constexpr bool is_halved(Quants quants) { return quants == Quants::nibbles || quants == Quants::codes; }
+
+// The table of a format in each part of a register, 128 too high.
+inline __m512i look_up_table(Weight format) {
+  const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(table_of(format)));
+  return _mm512_maskz_broadcast_i32x4(0xffff, _mm_xor_si128(table, _mm_set1_epi8(-128)));  // g++ 12 warns of the other
+}
 
 inline __m512 halves(const uint8_t* at) {
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
@@ -60,18 +70,19 @@ inline __m512i broadcast(const int8_t* four) {
 }
 
 template <int R, Quants Q, int Offset>
-inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, const int8_t* x, const int32_t* starts,
-                                                     __m512i (&sum)[R][2]) {
+inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[maybe_unused]] __m512i table,
+                                                     const int8_t* x, const int32_t* starts, __m512i (&sum)[R][2]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(Offset ? starts[r] : kMagicBits);
   const auto* at = reinterpret_cast<const __m512i*>(quants);
-  if constexpr (Q == Quants::nibbles) {
+  if constexpr (is_halved(Q)) {
+    auto number = [table](__m512i code) { return Q == Quants::codes ? _mm512_shuffle_epi8(table, code) : code; };
     const __m512i low = _mm512_set1_epi8(15);
     for (int step = 0; step < 4; ++step) {
       const __m512i left = _mm512_load_si512(at + step), right = _mm512_load_si512(at + 4 + step);
-      const __m512i left_low = _mm512_and_si512(left, low), right_low = _mm512_and_si512(right, low);
-      const __m512i left_high = _mm512_and_si512(_mm512_srli_epi16(left, 4), low);
-      const __m512i right_high = _mm512_and_si512(_mm512_srli_epi16(right, 4), low);
+      const __m512i left_low = number(_mm512_and_si512(left, low)), right_low = number(_mm512_and_si512(right, low));
+      const __m512i left_high = number(_mm512_and_si512(_mm512_srli_epi16(left, 4), low));
+      const __m512i right_high = number(_mm512_and_si512(_mm512_srli_epi16(right, 4), low));
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m512i first = broadcast(x + r * kBlock + 4 * step), second = broadcast(x + r * kBlock + 16 + 4 * step);
@@ -105,7 +116,7 @@ void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out,
   __m512 total[R][2];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) total[r][0] = total[r][1] = _mm512_setzero_ps();
-  constexpr int kLines = block_bytes(Q != Quants::nibbles ? Weight::w8 : Minima ? Weight::w4m : Weight::w4) / 64;
+  constexpr int kLines = block_bytes(!is_halved(Q) ? Weight::w8 : Minima ? Weight::w4m : Weight::w4) / 64;
   const uint8_t *quants = panel.quants, *scales = panel.scales, *ahead = panel.ahead;
   const int8_t* x_quants = x.quants;
   const int32_t* starts = Offset == 128 ? x.starts8 : x.starts4;
@@ -117,7 +128,7 @@ void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out,
     }
     __m512i sum[R][2];
     const size_t at = static_cast<size_t>(block) * tile_rows;
-    dot_block<R, Q, Offset>(quants, x_quants, starts + at, sum);
+    dot_block<R, Q, Offset>(quants, panel.table, x_quants, starts + at, sum);
     const __m512 left = halves(scales), right = halves(scales + 32);
     const __m512 left_base = _mm512_mul_ps(left, minus_magic), right_base = _mm512_mul_ps(right, minus_magic);
 #pragma GCC unroll 8
@@ -152,26 +163,27 @@ void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out,
   }
 }
 
-// Nibbles of a panel as unsigned bytes, less `offset`, in the order of w8; perhaps the next panel is asked for.
-template <Weight W, bool Ahead>
-inline void expand_nibbles(const uint8_t* from, int blocks, int offset, uint8_t* to) {
+// Nibbles of a panel as unsigned bytes, those of codes by their table, in the order of w8; the next panel is asked for.
+template <Weight W>
+inline void expand_nibbles(const uint8_t* from, int blocks, [[maybe_unused]] __m512i table, uint8_t* to) {
   constexpr int kStep = block_bytes(W);
-  const __m512i low = _mm512_set1_epi8(15), less = _mm512_set1_epi8(static_cast<char>(offset));
+  const __m512i low = _mm512_set1_epi8(15);
+  auto number = [table](__m512i code) { return W == kCoded ? _mm512_shuffle_epi8(table, code) : code; };
   for (int block = 0; block < blocks; ++block, from += kStep, to += kBlockQuants) {
-    if constexpr (Ahead) ask_ahead<kStep / 64>(from + static_cast<size_t>(blocks) * kStep);
+    ask_ahead<kStep / 64>(from + static_cast<size_t>(blocks) * kStep);
     for (int line = 0; line < 8; ++line) {
       const __m512i both = _mm512_load_si512(from + 64 * line);
       uint8_t* at = to + (line < 4 ? 64 * line : 512 + 64 * (line - 4));
-      _mm512_store_si512(at, _mm512_sub_epi8(_mm512_and_si512(both, low), less));
-      _mm512_store_si512(at + 256, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(both, 4), low), less));
+      _mm512_store_si512(at, number(_mm512_and_si512(both, low)));
+      _mm512_store_si512(at + 256, number(_mm512_and_si512(_mm512_srli_epi16(both, 4), low)));
     }
   }
 }
 
-template <bool Ahead>
-inline void expand_nibbles(Weight format, const uint8_t* from, int blocks, int offset, uint8_t* to) {
-  if (format == Weight::w4) return expand_nibbles<Weight::w4, Ahead>(from, blocks, offset, to);
-  expand_nibbles<Weight::w4m, Ahead>(from, blocks, offset, to);
+inline void expand_nibbles(Weight format, const uint8_t* from, int blocks, __m512i table, uint8_t* to) {
+  if (format == Weight::w4) return expand_nibbles<Weight::w4>(from, blocks, table, to);
+  if (format == Weight::w4m) return expand_nibbles<Weight::w4m>(from, blocks, table, to);
+  expand_nibbles<kCoded>(from, blocks, table, to);
 }
 
 inline __mmask16 live_outputs(int n, int first) {
@@ -196,8 +208,10 @@ inline TileProduct vector_product(Weight format, bool expanded, int rows) {
       return tile_product<stored, 128, false>(rows);
     case Weight::w4:
       return expanded ? tile_product<Quants::bytes, 8, false>(rows) : tile_product<Quants::nibbles, 8, false>(rows);
-    default:
+    case Weight::w4m:
       return expanded ? tile_product<Quants::bytes, 0, true>(rows) : tile_product<Quants::nibbles, 0, true>(rows);
+    default:
+      return expanded ? tile_product<Quants::bytes, 128, false>(rows) : tile_product<Quants::codes, 128, false>(rows);
   }
 }
 
@@ -208,11 +222,12 @@ inline void multiply_vectors(const Matrix& w, const Rows& x, float* out, size_t 
   const bool expanded = w.format != Weight::w8 && tiles > 1;
   const TileProduct whole = vector_product(w.format, expanded, x.tile);
   const size_t step = block_bytes(w.format), ahead = tiles > 1 ? blocks * step : kAheadBytes;
+  const __m512i table = look_up_table(w.format);
   for (int index = panel_begin; index < panel_end; ++index) {
     const uint8_t* data = w.data + index * panel_bytes(w.format, w.k);
-    Panel panel = {data, step, data + quant_bytes(w.format), step, blocks, data + ahead};
+    Panel panel = {data, step, data + quant_bytes(w.format), step, blocks, table, data + ahead};
     if (expanded) {
-      expand_nibbles<true>(w.format, data, blocks, 0, static_cast<uint8_t*>(scratch));
+      expand_nibbles(w.format, data, blocks, table, static_cast<uint8_t*>(scratch));
       panel.quants = static_cast<uint8_t*>(scratch);
       panel.quant_step = kBlockQuants;
       panel.ahead = nullptr;

@@ -5,6 +5,7 @@
 //     w8:  quants [2][8][16][4], 1024 bytes   then scales fp16 [32]
 //     w4:  quants [2][4][16][4],  512 bytes   then scales fp16 [32]
 //     w4m: the same                           then scales fp16 [32], minima fp16 [32]
+//     codes of tables: as w4
 // in the order [16 outputs][4 inputs], as dot-product instructions take them. A byte of w4 holds the input of its place
 // in the low half and the one 16 inputs on in the high half. For AMX quants are [32 outputs][32 inputs], and those of w4
 // [8 groups of four outputs][32 inputs], in 16 bits of which the first output has the lowest four.
@@ -26,6 +27,32 @@ constexpr int quant_bytes(Weight format) { return format == Weight::w8 ? kBlockQ
 
 constexpr int block_bytes(Weight format) {
   return quant_bytes(format) + kPanelOutputs * 2 * (format == Weight::w4m ? 2 : 1);
+}
+
+// Formats of codes with a table share their kernels, whose template argument this one is.
+constexpr Weight kCoded = Weight::iq4;
+
+constexpr bool has_table(Weight format) { return format > Weight::w4m; }
+constexpr Weight kernel_of(Weight format) { return has_table(format) ? kCoded : format; }
+
+// The numbers that the codes of a format stand for, none beyond 127: unused places are 0.
+inline const int8_t* table_of(Weight format) {
+  alignas(16) static constexpr int8_t kTables[][16] = {
+      {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
+      {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113},
+      {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12},
+      {4, 12, 20, 28, 36, 44, 52, 62, -4, -12, -20, -28, -36, -44, -52, -62},
+      {1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15},
+      {8, 25, 43, -8, -25, -43, 1, 7, 9, -1, -7, -9, 0, 0, 0, 0},
+  };
+  switch (format) {
+    case Weight::iq4: return kTables[1];
+    case Weight::fp4: return kTables[2];
+    case Weight::iq3_xxs: return kTables[3];
+    case Weight::iq3_s: return kTables[4];
+    case Weight::iq2: return kTables[5];
+    default: return kTables[0];
+  }
 }
 
 inline int panels_of(int n) { return (n + kPanelOutputs - 1) / kPanelOutputs; }

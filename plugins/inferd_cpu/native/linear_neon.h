@@ -33,8 +33,11 @@ inline __attribute__((always_inline)) void add_step(int8x16_t weights, const int
 }
 
 template <int R, Weight W>
-inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, const int8_t* x, const int32_t* starts,
-                                                     int32x4_t (&sum)[R][4]) {
+inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[maybe_unused]] int8x16_t table,
+                                                     const int8_t* x, const int32_t* starts, int32x4_t (&sum)[R][4]) {
+  auto number = [table](uint8x16_t code) {
+    return W == kCoded ? vqtbl1q_s8(table, code) : vreinterpretq_s8_u8(code);
+  };
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     const int32x4_t start = vdupq_n_s32(W == Weight::w4 ? starts[r] - kMagicBits : 0);
@@ -48,16 +51,17 @@ inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, cons
       if constexpr (W == Weight::w8) {
         add_step<R>(vreinterpretq_s8_u8(bytes), x + 4 * step, quarter, sum);
       } else {
-        add_step<R>(vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), x + 4 * step, quarter, sum);
-        add_step<R>(vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4)), x + 16 + 4 * step, quarter, sum);
+        add_step<R>(number(vandq_u8(bytes, vdupq_n_u8(15))), x + 4 * step, quarter, sum);
+        add_step<R>(number(vshrq_n_u8(bytes, 4)), x + 16 + 4 * step, quarter, sum);
       }
     }
   }
 }
 
 template <int R, Weight W>
-void multiply_half(const uint8_t* first, int half, int blocks, const Tile& x, int tile_rows, float* out, size_t ldo,
-                   int live) {
+void multiply_half(const uint8_t* first, const int8_t* numbers, int half, int blocks, const Tile& x, int tile_rows,
+                   float* out, size_t ldo, int live) {
+  const int8x16_t table = vld1q_s8(numbers);
   float32x4_t total[R][4];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
@@ -69,7 +73,7 @@ void multiply_half(const uint8_t* first, int half, int blocks, const Tile& x, in
   size_t at = 0;
   for (int index = 0; index < blocks; ++index, at += tile_rows, block += kStep) {
     int32x4_t sum[R][4];
-    dot_block<R, W>(block + half * (kSize / 2), x.quants + at * kBlock, x.starts4 + at, sum);
+    dot_block<R, W>(block + half * (kSize / 2), table, x.quants + at * kBlock, x.starts4 + at, sum);
     const uint8_t* scales = block + kSize + half * 32;
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; ++quarter) {
@@ -101,7 +105,7 @@ void multiply_half(const uint8_t* first, int half, int blocks, const Tile& x, in
   }
 }
 
-using HalfProduct = void (*)(const uint8_t*, int, int, const Tile&, int, float*, size_t, int);
+using HalfProduct = void (*)(const uint8_t*, const int8_t*, int, int, const Tile&, int, float*, size_t, int);
 
 template <Weight W>
 HalfProduct half_product(int rows) {
@@ -113,6 +117,7 @@ HalfProduct half_product(int rows) {
 inline HalfProduct half_product(Weight format, int rows) {
   return format == Weight::w8   ? half_product<Weight::w8>(rows)
          : format == Weight::w4 ? half_product<Weight::w4>(rows)
+         : has_table(format)    ? half_product<kCoded>(rows)
                                 : half_product<Weight::w4m>(rows);
 }
 
@@ -127,8 +132,8 @@ inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t l
         const int first = panel * kPanelOutputs + half * kHalfPanel;
         const int live = w.n - first < kHalfPanel ? w.n - first : kHalfPanel;
         if (live <= 0) continue;
-        half_product(w.format, tile.live)(data, half, w.k / kBlock, tile, x.tile, out + tile.first * ldo + first, ldo,
-                                          live);
+        half_product(w.format, tile.live)(data, table_of(w.format), half, w.k / kBlock, tile, x.tile,
+                                          out + tile.first * ldo + first, ldo, live);
       }
     }
   }

@@ -22,6 +22,8 @@ inline size_t scratch_bytes(int, int max_k) {
 
 inline void expand_panel(const Matrix& w, const uint8_t* from, int8_t* quants, float* scales, float* minima) {
   const int size = quant_bytes(w.format);
+  const int8_t* table = table_of(w.format);
+  const int more = w.format == Weight::w4m ? 8 : 0;
   for (int block = 0; block < w.k / kBlock; ++block, from += block_bytes(w.format), quants += kBlockQuants) {
     for (int i = 0; i < kBlockQuants; ++i) {
       const int half = i / 512, place = i % 512;
@@ -29,7 +31,7 @@ inline void expand_panel(const Matrix& w, const uint8_t* from, int8_t* quants, f
         quants[i] = static_cast<int8_t>(from[i]);
       } else {
         const uint8_t byte = from[half * 256 + place % 256];
-        quants[i] = static_cast<int8_t>((place < 256 ? byte & 15 : byte >> 4) - (w.format == Weight::w4 ? 8 : 0));
+        quants[i] = static_cast<int8_t>(table[place < 256 ? byte & 15 : byte >> 4] + more);
       }
     }
     for (int column = 0; column < kPanelOutputs; ++column) {

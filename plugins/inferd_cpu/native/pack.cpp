@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "codes.h"
 #include "fp16.h"
 #include "ggml_blocks.h"
 #include "linear_layout.h"
@@ -14,7 +15,7 @@ namespace inferd {
 namespace ISA {
 namespace {
 
-// One block of one output before it is packed. Quants of w8 are signed; those of w4 are 0 to 15, of w4m too.
+// One block of one output before it is packed. Quants of w8 are signed; all others are 0 to 15.
 struct Block {
   int8_t quants[kBlock];
   uint16_t scale, minimum;
@@ -172,6 +173,8 @@ ScaleAndMinimum multiply_scales(const uint8_t* block, int part) {
 
 // Whether quants of a type are taken over, with the scales that they have in the file.
 bool is_copied(Weight format, int type) {
+  if (type == iq4_nl) return format == Weight::iq4;
+  if (type == tq1_0 || type == tq2_0) return format == Weight::w4;
   return format == Weight::w4m ? type == q4_1 : type == q4_0 || (format == Weight::w8 && type == q8_0);
 }
 
@@ -213,13 +216,18 @@ void quantize(Weight format, const float* x, const float* counts, Block* out) {
       return quantize_w4(x, out);
     case Weight::w4m:
       return quantize_w4m(x, counts, out);
+    default:
+      return;  // of codes, which are found
   }
 }
 
-// What scales of an output must be divided by when it has none above `largest`, and such as matter from `smallest` on.
-float choose_factor(float smallest, float largest) {
-  constexpr float kFine = 0x1p-18f;  // from here on a half has six bits or more
-  if ((smallest >= kFine && largest <= kLargestHalf) || !(smallest > 1e-30f)) return 1.0f;
+constexpr float kFine = 0x1p-18f;   // from here on a half has six bits or more
+constexpr float kWhole = 0x1p-14f;  // and here eleven
+
+// What scales of an output must be divided by when it has none above `largest`, and such as matter from `smallest` on,
+// which should be `fine` at least.
+float choose_factor(float smallest, float largest, float fine = kFine) {
+  if ((smallest >= fine && largest <= kLargestHalf) || !(smallest > 1e-30f)) return 1.0f;
   return std::scalbn(1.0f, std::min(std::ilogb(largest), 126));  // its reciprocal is no subnormal number
 }
 
@@ -229,6 +237,22 @@ struct Numbers {
   int type;
   const uint8_t* row;
   int k;
+
+  // A power of two that scales of codes must be divided by.
+  float divide_scales(Weight format) const {
+    const int parts = form.elements / kBlock;
+    float smallest = INFINITY, largest = 0.0f, halves[2];
+    for (int b = 0; b < k / kBlock; ++b) {
+      form.scale(row + static_cast<size_t>(b / parts) * form.bytes, b % parts, halves);
+      for (const float half : halves) {
+        const float size = std::fabs(half);
+        if (size > 0.0f) smallest = std::min(smallest, size);
+        largest = std::max(largest, size);
+      }
+    }
+    return format == Weight::fp4 ? choose_exact_factor(smallest, largest)
+                                 : choose_factor(largest, largest, kWhole);
+  }
 
   // Its numbers, divided by what is returned: a power of two that lets the format hold their scales.
   float decode(Weight format, float* out) const {
@@ -298,6 +322,9 @@ int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* b
   if (from == nullptr) return pack_unknown_type;
   if (k <= 0 || k % kBlock != 0 || k % from->elements != 0) return pack_bad_inputs;
   if (first < 0 || count < 0 || first > n - count) return pack_bad_range;
+  const bool coded = from->scale != nullptr && format == natural_weight(ggml_type);
+  if (has_table(format) && !coded) return pack_bad_pair;
+  const Codes codes(format);
   const size_t row_bytes = static_cast<size_t>(k / from->elements) * from->bytes;
   const int parts = from->elements / kBlock;
   std::vector<float> numbers(k);
@@ -306,11 +333,18 @@ int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* b
     const int output = first + i;
     uint8_t* to = out + output / kPanelOutputs * panel_bytes(format, k);
     const Numbers read{*from, ggml_type, row, k};
-    const float factor = factors[output] = is_copied(format, ggml_type) ? 1.0f : read.decode(format, numbers.data());
+    const float factor = factors[output] = is_copied(format, ggml_type) ? 1.0f
+                                           : coded                    ? read.divide_scales(format)
+                                                                      : read.decode(format, numbers.data());
     for (int b = 0; b < k / kBlock; ++b, to += block_bytes(format)) {
       const uint8_t* block = row + static_cast<size_t>(b / parts) * from->bytes;
       Block packed = {};
-      if (!copy_block(format, ggml_type, block, b % parts, 1.0f / factor, &packed)) {
+      if (coded) {
+        float halves[2];
+        from->scale(block, b % parts, halves);
+        codes.find(*from, block, b % parts, halves, packed.quants);
+        packed.scale = half_within(halves[0] * (1.0f / factor));
+      } else if (!copy_block(format, ggml_type, block, b % parts, 1.0f / factor, &packed)) {
         quantize(format, numbers.data() + b * kBlock, counts != nullptr ? counts + b * kBlock : nullptr, &packed);
       }
       store_block(offset_quants, format, packed, to, output % kPanelOutputs);
@@ -322,6 +356,7 @@ int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* b
 void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
   const float factor = w.factors != nullptr ? w.factors[row] : 1.0f;
   const int column = row % kPanelOutputs, size = quant_bytes(w.format);
+  const int8_t* table = table_of(w.format);
   const uint8_t* block = w.data + row / kPanelOutputs * panel_bytes(w.format, w.k);
   for (int b = 0; b < w.k / kBlock; ++b, block += block_bytes(w.format), out += kBlock) {
     const float scale = float_of_half(bits_at(block + size + 2 * column));
@@ -333,7 +368,7 @@ void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
       if (w.format == Weight::w8) {
         quant = static_cast<int8_t>(offset_quants ? byte ^ 0x80 : byte);
       } else {
-        quant = (byte >> quant_shift(column, i) & 15) - (minima ? 0 : 8);
+        quant = table[byte >> quant_shift(column, i) & 15] + (minima ? 8 : 0);
       }
       out[i] = (scale * static_cast<float>(quant) + minimum) * factor;
     }
