@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from inferd.blob_settings import Blobs
 from inferd.postgres_settings import Postgres
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
@@ -428,6 +429,7 @@ class Settings(BaseSettings):
     scheduler: Scheduler = Scheduler()
     elastic: Elastic = Elastic()
     store: Store = Store()
+    blobs: Blobs = Blobs()
 
     @property
     def store_place(self) -> Store:

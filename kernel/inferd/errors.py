@@ -248,6 +248,27 @@ class UploadNotFoundError(InferdError):
     code = "NOT_FOUND"
 
 
+class BlobNotFoundError(InferdError):
+    """This tenant has no blob of this digest, or not all of it has come."""
+
+    reason = "BLOB_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class BlobHeldError(InferdError):
+    """Tasks or models hold the blob; `metadata["holders"]` says which."""
+
+    reason = "BLOB_HELD"
+    code = "FAILED_PRECONDITION"
+
+
+class BlobDamagedError(InferdError):
+    """The file of a blob is not what was written, or is gone; `metadata["cause"]` says what of it."""
+
+    reason = "BLOB_DAMAGED"
+    code = "DATA_LOSS"
+
+
 def is_failure(error: BaseException) -> bool:
     """Whether this is how foreign code fails: an exception, or a panic of Rust code.
 

@@ -42,12 +42,12 @@ class Action(Enum):
     OFF = "off"
     KILL = "kill"  # the process ends at once, as by SIGKILL
     DELAY = "delay"  # nothing goes on there for so many seconds
-    ERROR = "error"  # the store says that it cannot, with this text
+    ERROR = "error"  # the store, or that of blobs, says that it cannot, with this text
     CUT = "cut"  # the link to the worker breaks
 
 
 ALWAYS = frozenset({Action.OFF, Action.KILL, Action.DELAY})
-ACTIONS = {"store": ALWAYS | {Action.ERROR}, "frame": ALWAYS | {Action.CUT}}
+ACTIONS = {"store": ALWAYS | {Action.ERROR}, "frame": ALWAYS | {Action.CUT}, "blob": ALWAYS | {Action.ERROR}}
 """What can be done at a point, by the beginning of its name; `ALWAYS` at others, which have no way to fail."""
 
 
@@ -69,7 +69,8 @@ def _plain_name(kind: type[Change]) -> str:
 
 
 STORE_POINTS = ("store.begin", "store.before_commit", "store.after_commit", "store.read")
-POINTS = (*STORE_POINTS, *_frames(), *dict.fromkeys(_transitions()))
+BLOB_POINTS = tuple(f"blob.{at}" for at in ("announced", "written", "synced", "renamed", "kept", "dropped", "removed"))
+POINTS = (*STORE_POINTS, *BLOB_POINTS, *_frames(), *dict.fromkeys(_transitions()))
 """The names of all failpoints."""
 
 
@@ -139,6 +140,10 @@ class Failpoints:
     def at_store(self, point: str) -> None:
         """A store says where it is with a write."""
         self.hit(f"store.{point.replace(' ', '_')}")
+
+    def at_blob(self, point: str) -> None:
+        """A blob has come so far."""
+        self.hit(f"blob.{point}")
 
 
 def _read(given: str) -> tuple[str, list[Term]]:

@@ -17,9 +17,9 @@ T = TypeVar("T")
 class StoreThread(Executor):
     """Like a pool of one thread, but a process ends without it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "store") -> None:
         self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        Thread(target=self._run, name="store", daemon=True).start()
+        Thread(target=self._run, name=name, daemon=True).start()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Do this when what came before is done."""

@@ -20,6 +20,9 @@ class Kind(Enum):
     LEASE = "lease"  # one that is held
     SHARE = "share"  # what a tenant was served of a model
     COUNT = "count"  # what goes on rising from kernel to kernel
+    BLOB = "blob"  # bytes that are in a file; its pieces are the digests of the file's
+    UPLOAD = "upload"  # a blob of which not all bytes have come
+    FOLDER = "folder"  # which folder has the files
 
 
 @dataclass(frozen=True, slots=True)

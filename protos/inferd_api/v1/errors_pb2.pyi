@@ -102,6 +102,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     only, it is damaged, or another kernel has it. What was asked for is not kept, or not known to be (UNAVAILABLE; see
     RetryInfo). Metadata: `cause`.
     """
+    ERROR_REASON_BLOB_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """This tenant has no blob of this digest, or not all of it has come; give it with `BlobService.PutBlob` (NOT_FOUND).
+    Metadata: `digest`.
+    """
+    ERROR_REASON_BLOB_HELD: _ErrorReason.ValueType  # 51
+    """The blob is held by tasks or models, or its bytes are coming (FAILED_PRECONDITION). Metadata: `digest`, `holders`."""
+    ERROR_REASON_BLOB_DAMAGED: _ErrorReason.ValueType  # 52
+    """The file of the blob is not what was written, or is gone: nothing of it is told as if it were (DATA_LOSS). Delete
+    the blob and give it again. Metadata: `digest`, `cause`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -188,5 +198,15 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 41
 """The store, in which the kernel keeps what outlives it, cannot be written or read now: its disk is full, it is read
 only, it is damaged, or another kernel has it. What was asked for is not kept, or not known to be (UNAVAILABLE; see
 RetryInfo). Metadata: `cause`.
+"""
+ERROR_REASON_BLOB_NOT_FOUND: ErrorReason.ValueType  # 50
+"""This tenant has no blob of this digest, or not all of it has come; give it with `BlobService.PutBlob` (NOT_FOUND).
+Metadata: `digest`.
+"""
+ERROR_REASON_BLOB_HELD: ErrorReason.ValueType  # 51
+"""The blob is held by tasks or models, or its bytes are coming (FAILED_PRECONDITION). Metadata: `digest`, `holders`."""
+ERROR_REASON_BLOB_DAMAGED: ErrorReason.ValueType  # 52
+"""The file of the blob is not what was written, or is gone: nothing of it is told as if it were (DATA_LOSS). Delete
+the blob and give it again. Metadata: `digest`, `cause`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

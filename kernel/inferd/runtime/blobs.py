@@ -1,0 +1,419 @@
+"""Blobs: bytes that clients leave with the kernel, or it keeps itself, by tenant and digest.
+
+A blob has a row in the store and a file beside it. The row of one that grows is written before its file begins, that of
+a whole one when its file has its own name on the disk; one that goes loses its row first. So whatever ends the kernel,
+there is nothing, or what can be gone on with, or the whole blob; files without rows are swept. Who holds a blob is
+not written down but found anew in what is kept: the counts cannot come to differ from that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from contextlib import asynccontextmanager
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from inferd.core.index import Page
+from inferd.errors import BlobDamagedError, InferdError, InvalidFieldError
+from inferd.runtime.blob_bounds import Held, check_room
+from inferd.runtime.blob_entry import Entry, Own, not_found, read_left
+from inferd.runtime.store_thread import StoreThread
+from inferd.store.blob_files import PIECE_BYTES, SUM_BYTES, Arrival, BlobFiles
+from inferd.store.opening import unnoticed
+from inferd.store.store import NO_TENANT, Append, DamagedError, Drop, Kind, Put
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from inferd.core.blob import Blob
+    from inferd.runtime.blob_bounds import BlobBounds
+    from inferd.runtime.blob_entry import Key
+    from inferd.store.opening import AtPoint
+    from inferd.store.store import Store, Write
+
+    Rows = Callable[[Callable[[Store], Any]], Awaitable[Any]]
+    """Does something with the store, on its thread, and tells what came of it."""
+
+GROUP = 1024  # digests of pieces of a file that one piece of its record has
+STEP = 100  # blobs that are forgotten in one write
+LOOK = 1000  # blobs that are looked at in one go
+TOUCH_S = 3600.0  # how exactly is written when a blob was used
+
+log = structlog.get_logger()
+
+
+class Blobs:
+    """Keeps blobs. One writer: the loop; files and rows are written on threads.
+
+    Args:
+        root: The folder in which the folders of stores are.
+        rows: Where the rows are.
+        bounds: How much may be kept, and for how long.
+        at_point: Told where a write is, for tests.
+        wall: The time.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        rows: Rows,
+        bounds: BlobBounds,
+        *,
+        at_point: AtPoint = unnoticed,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._root = root
+        self._rows = rows
+        self._bounds = bounds
+        self._at_point = at_point
+        self._wall = wall
+        self._thread = StoreThread("blobs")
+        self._files = BlobFiles(root, at_point)
+        self._entries: dict[Key, Entry] = {}
+        self._tenants: dict[str, Own] = {}
+        self._bytes = 0
+        self._names: set[str] = set()  # of files that stay
+
+    async def read(self) -> None:
+        """Find what the kernels before this one have left.
+
+        Raises:
+            StoreUnavailableError: The store or the folder cannot be read.
+        """
+        left = await self._rows(read_left)
+        name = left.folder or uuid.uuid4().hex
+        if not left.folder:
+            await self._write([Put(NO_TENANT, Kind.FOLDER, "blobs", name.encode())])
+        self._files = BlobFiles(self._root / name, self._at_point)
+        await self._do(self._files.open, makes=not left.entries)
+        self._names |= {self._files.name(*key) for key in left.damaged}
+        for entry in left.entries:
+            self._add(entry)
+        growing = [entry for entry in left.entries if not entry.whole]
+        sizes = await self._do(self._files.sizes, [self._files.partial(*entry.key) for entry in growing])
+        for entry, size_bytes in zip(growing, sizes, strict=True):
+            entry.received_bytes = min(size_bytes or 0, entry.size_bytes)
+
+    async def _do(self, do: Callable[..., Any], *values: Any, **named: Any) -> Any:
+        """Do something with the files, when what was to be done before is done."""
+        return await asyncio.wrap_future(self._thread.submit(do, *values, **named))
+
+    async def _write(self, writes: Sequence[Write]) -> None:
+        await self._rows(lambda store: store.write(writes))
+
+    def _add(self, entry: Entry) -> None:
+        self._entries[entry.key] = entry
+        own = self._tenants.setdefault(entry.tenant, Own())
+        own.entries[entry.digest] = entry
+        own.size_bytes += entry.size_bytes
+        self._bytes += entry.size_bytes
+        self._names.add(self._files.name(*entry.key))
+
+    def _forget(self, entry: Entry) -> None:
+        entry.gone = True
+        del self._entries[entry.key]
+        own = self._tenants[entry.tenant]
+        del own.entries[entry.digest]
+        own.size_bytes -= entry.size_bytes
+        if not own.entries:
+            del self._tenants[entry.tenant]
+        self._bytes -= entry.size_bytes
+        self._names.discard(self._files.name(*entry.key))
+
+    # Giving.
+
+    @asynccontextmanager
+    async def receiving(self, tenant: str, digest: str, size_bytes: int) -> AsyncIterator[Entry]:
+        """A blob that is given in the block, behind what has come of it; what came stays after the block.
+
+        While another call gives it, this one waits for that.
+
+        Raises:
+            InvalidFieldError: It has no bytes, or another size was announced for it before.
+            LimitExceededError: It is too large, or the tenant, or all, would have too much.
+            StoreUnavailableError: It cannot be kept now.
+        """
+        entry = self._entries.get((tenant, digest)) or self._announce(tenant, digest, size_bytes)
+        if entry.size_bytes != size_bytes:
+            raise InvalidFieldError(
+                f"start.size_bytes is {size_bytes} and was {entry.size_bytes} when the blob was announced: one of both"
+                " is not how many it has; delete it, or give it as it was announced",
+                field="start.size_bytes",
+            )
+        with entry.held("the call that gives it"):
+            async with entry.lock:
+                await self._take_up(entry)
+                entry.used = self._wall()
+                yield entry
+
+    def _announce(self, tenant: str, digest: str, size_bytes: int) -> Entry:
+        own = self._tenants.get(tenant, Own())
+        held = Held(self._bytes, len(self._entries), own.size_bytes, len(own.entries))
+        check_room(self._bounds, size_bytes, held)
+        now = self._wall()
+        entry = Entry(tenant=tenant, digest=digest, size_bytes=size_bytes, created=now, used=now)
+        self._add(entry)
+        return entry
+
+    async def _take_up(self, entry: Entry) -> None:
+        """Write the row of a new one; find what has come of another."""
+        if entry.gone:
+            raise entry.missing("was forgotten while it was given; give it again")
+        if not entry.kept:
+            try:
+                await self._write([entry.row(whole=False)])
+            except BaseException:
+                self._forget(entry)  # should the row be there, the next kernel finds it, and none of its bytes
+                raise
+            entry.kept = True
+            self._at_point("announced")
+        if entry.whole:
+            return
+        if entry.arrival is None:
+            arrival = Arrival(self._files, *entry.key)
+            while await self._do(arrival.take_up, entry.size_bytes):
+                pass
+            entry.arrival = arrival
+        # Behind what a call has left undone that ended meanwhile.
+        entry.received_bytes = await self._do(entry.arrival.received)
+
+    async def add(self, entry: Entry, chunk: bytes) -> None:
+        """The next bytes of a blob that is given have come.
+
+        Raises:
+            InvalidFieldError: They are more than were announced, or none.
+            StoreUnavailableError: They cannot be written; those before are there.
+        """
+        if not chunk or entry.received_bytes + len(chunk) > entry.size_bytes or entry.arrival is None:
+            raise InvalidFieldError(
+                f"a chunk of {len(chunk)} bytes comes behind {entry.received_bytes} of the {entry.size_bytes} bytes"
+                " that start.size_bytes states; send as many as it says, none of them empty",
+                field="chunk",
+            )
+        await self._do(entry.arrival.add, chunk)
+        entry.received_bytes = entry.arrival.received_bytes
+        entry.used = self._wall()
+
+    async def finish(self, entry: Entry) -> Blob:
+        """All bytes have come: the blob is whole, and kept when this returns.
+
+        Raises:
+            InvalidFieldError: They have another digest; they are forgotten.
+            StoreUnavailableError: It cannot be kept now; its bytes stay.
+        """
+        if entry.whole or (arrival := entry.arrival) is None:
+            return entry.blob()
+        if arrival.digest != entry.digest:
+            await self._remove([entry])
+            raise InvalidFieldError(
+                f"the bytes that came have digest sha256:{arrival.digest} and start.digest is sha256:{entry.digest};"
+                " they are forgotten: give them under their own digest",
+                field="start.digest",
+            )
+        sums = await self._do(arrival.finish)
+        entry.used = self._wall()
+        groups = [b"".join(sums[at : at + GROUP]) for at in range(0, len(sums), GROUP)]
+        pieces = [Append(entry.tenant, Kind.BLOB, entry.digest, number, each) for number, each in enumerate(groups)]
+        await self._write([Drop(entry.tenant, Kind.UPLOAD, entry.digest), entry.row(whole=True), *pieces])
+        entry.whole, entry.arrival = True, None
+        self._at_point("kept")
+        return entry.blob()
+
+    async def put(self, tenant: str, digest: str, data: bytes, holder: str) -> None:
+        """Keep bytes of the kernel's own making, held from the start.
+
+        Raises:
+            InferdError: As `receiving`.
+        """
+        async with self.receiving(tenant, digest, len(data)) as entry:
+            while not entry.complete:
+                await self.add(entry, data[entry.received_bytes : entry.received_bytes + PIECE_BYTES])
+            await self.finish(entry)
+            entry.hold(holder)
+
+    # Reading.
+
+    async def pieces(
+        self, tenant: str, digest: str, *, start: int = 0, size_bytes: int | None = None
+    ) -> AsyncGenerator[bytes]:
+        """The bytes of a whole blob from there on, in pieces of which each was checked. Nobody forgets it meanwhile.
+
+        Raises:
+            BlobNotFoundError: There is none.
+            InvalidFieldError: It ends before.
+            BlobDamagedError: A byte is not what was written; none of its piece is told.
+        """
+        entry = self._whole(tenant, digest)
+        end = entry.size_bytes if size_bytes is None else start + size_bytes
+        if not 0 <= start <= end <= entry.size_bytes:
+            raise InvalidFieldError(
+                f"bytes {start} to {end} are asked for and the blob ends at {entry.size_bytes}", field="offset_bytes"
+            )
+        sums, group = b"", -1
+        with entry.held("a call that reads it"):
+            entry.used = self._wall()
+            while start < end:
+                number, skip = divmod(start, PIECE_BYTES)
+                if number // GROUP != group:
+                    group = number // GROUP
+                    sums = await self._sums(entry, group)
+                wanted = sums[number % GROUP * SUM_BYTES :][:SUM_BYTES]
+                most = min(PIECE_BYTES, entry.size_bytes - number * PIECE_BYTES)
+                data = await self._do(self._files.read_piece, tenant, digest, number, most, wanted)
+                part = data[skip : skip + end - start]
+                start += len(part)
+                yield part
+
+    async def _sums(self, entry: Entry, group: int) -> bytes:
+        """The digests of some pieces."""
+
+        def read(store: Store) -> bytes:
+            return next(store.pieces(entry.tenant, Kind.BLOB, entry.digest, after=group - 1), b"")
+
+        try:
+            sums: bytes = await self._rows(read)
+        except DamagedError as error:
+            raise BlobDamagedError(
+                f"blob sha256:{entry.digest} cannot be checked: {error.message}",
+                metadata={"digest": f"sha256:{entry.digest}", "cause": error.message},
+            ) from None
+        return sums
+
+    def _whole(self, tenant: str, digest: str) -> Entry:
+        entry = self._find(tenant, digest)
+        if not entry.whole:
+            raise entry.missing(f"has {entry.received_bytes} of {entry.size_bytes} bytes yet; give the rest")
+        return entry
+
+    def _find(self, tenant: str, digest: str) -> Entry:
+        entry = self._entries.get((tenant, digest))
+        if entry is None:
+            raise not_found(digest, "is not there; give it first")
+        return entry
+
+    def get(self, tenant: str, digest: str) -> Blob:
+        """A blob, whole or not.
+
+        Raises:
+            BlobNotFoundError: The tenant has none.
+        """
+        return self._find(tenant, digest).blob()
+
+    def list(self, tenant: str, *, after: str | None, size: int) -> Page[Blob]:
+        """The tenant's blobs by digest, behind the digest `after`."""
+        own = self._tenants.get(tenant, Own()).entries
+        some = nsmallest(size + 1, (digest for digest in own if after is None or digest > after))
+        return Page([own[digest].blob() for digest in some[:size]], more=len(some) > size)
+
+    # Holding.
+
+    def hold(self, tenant: str, digest: str, holder: str) -> Blob:
+        """Let a blob stay until `let_go`, as often.
+
+        Raises:
+            BlobNotFoundError: There is none, or not all of it has come.
+        """
+        entry = self._whole(tenant, digest)
+        entry.hold(holder)
+        entry.used = self._wall()
+        return entry.blob()
+
+    def let_go(self, tenant: str, digest: str, holder: str) -> None:
+        """Someone holds a blob no longer; nothing where there is none."""
+        if (entry := self._entries.get((tenant, digest))) is not None:
+            entry.let_go(holder)
+            entry.used = self._wall()
+
+    # Going.
+
+    async def remove(self, tenant: str, digest: str) -> None:
+        """Forget a blob.
+
+        Raises:
+            BlobNotFoundError: There is none.
+            BlobHeldError: Someone holds it.
+            StoreUnavailableError: It cannot be forgotten now.
+        """
+        entry = self._find(tenant, digest)
+        entry.check_free()
+        await asyncio.shield(self._remove([entry]))  # all of it, though its call ends
+
+    async def _remove(self, entries: Sequence[Entry]) -> None:
+        """Rows first, then files: what is left without a row is swept."""
+        for entry in entries:
+            self._forget(entry)
+        try:
+            await self._write([Drop(e.tenant, kind, e.digest) for e in entries for kind in (Kind.UPLOAD, Kind.BLOB)])
+        except BaseException:
+            for entry in entries:
+                if entry.key not in self._entries:
+                    entry.gone = False
+                    self._add(entry)
+            raise
+        self._at_point("dropped")
+        files = self._files
+        gone = [entry.key for entry in entries if entry.key not in self._entries]  # others are given anew already
+        await self._do(files.remove, [path for key in gone for path in (files.path(*key), files.partial(*key))])
+        self._at_point("removed")
+
+    async def run(self) -> None:
+        """Sweep, now and from time to time, until this is cancelled."""
+        for sweep in (self._sweep_files, self._sweep_rows):
+            await _tried(sweep)
+        while True:
+            await asyncio.sleep(self._bounds.sweep_s)
+            await _tried(self.sweep)
+
+    async def sweep(self) -> None:
+        """Forget what was not used for long, and is not held; write when others were used."""
+        entries, now, bounds = list(self._entries.values()), self._wall(), self._bounds
+        for at in range(0, len(entries), LOOK):
+            some = [entry for entry in entries[at : at + LOOK] if not entry.gone]
+            old = [e for e in some if now - e.used > (bounds.retention_s if e.whole else bounds.upload_s)]
+            await self._remove_free(old)
+            used = [e for e in some if e.kept and not e.gone and e.used - e.written_use > TOUCH_S]
+            if used:
+                await self._write([entry.row(whole=entry.whole) for entry in used])
+            await asyncio.sleep(0)
+
+    async def _remove_free(self, entries: Sequence[Entry]) -> None:
+        for at in range(0, len(entries), STEP):
+            if free := [entry for entry in entries[at : at + STEP] if not entry.holders and not entry.gone]:
+                await self._remove(free)
+
+    async def _sweep_files(self) -> None:
+        """Remove the files that belong to no row: what was left by a kernel that was killed."""
+        found, removed = self._files.found(LOOK), 0
+        while (some := await self._do(next, found, None)) is not None:
+            left = [path for path in some if self._files.name_of(path) not in self._names]
+            await self._do(self._files.remove, left)  # nothing was begun between the look and this
+            removed += len(left)
+        if removed:
+            log.info("files that belonged to no blob were removed", files=removed)
+
+    async def _sweep_rows(self) -> None:
+        """Forget the blobs whose files are gone, but those that are held."""
+        entries = [entry for entry in self._entries.values() if entry.whole]
+        for at in range(0, len(entries), LOOK):
+            some = entries[at : at + LOOK]
+            sizes = await self._do(self._files.sizes, [self._files.path(*entry.key) for entry in some])
+            lost = [entry for entry, size_bytes in zip(some, sizes, strict=True) if size_bytes is None]
+            for entry in lost:
+                log.error("the file of a blob is missing", digest=entry.digest, tenant=entry.tenant)
+            await self._remove_free(lost)
+
+    def close(self) -> None:
+        """Read and write no more files."""
+        self._thread.shutdown()
+
+
+async def _tried(sweep: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await sweep()
+    except InferdError as error:
+        log.warning("blobs cannot be swept now", why=error.message)
