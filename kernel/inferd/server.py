@@ -21,6 +21,8 @@ from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.vigil import WorkerTimes
 from inferd.plugin.registry import BackendReport
+from inferd.runtime.blob_opening import opened_blobs
+from inferd.runtime.blobs import Blobs as KeptBlobs
 from inferd.runtime.clock import Clock
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
@@ -28,7 +30,7 @@ from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.exposition import ExpositionLimits, exposed
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
-from inferd.runtime.front import health, hosts, leases, models, tasks, uploads
+from inferd.runtime.front import blobs, health, hosts, leases, models, tasks, uploads
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
 from inferd.runtime.keeper import KeeperTimes
@@ -37,6 +39,7 @@ from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.restoring import read_kept, restore
 from inferd.runtime.shelf import Shelf
+from inferd.services.blobs import Blobs
 from inferd.services.channel import channel_options
 from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
@@ -51,6 +54,7 @@ from inferd.services.uploads import Uploads
 from inferd.store.opening import MEMORY, opened
 from inferd.store.store import Store
 from inferd_api.v1 import (
+    blob_service_pb2,
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
@@ -99,7 +103,7 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         async with _exposing(settings, driver) as metrics_address:
             with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
                 before = await read_kept(driver)
-                async with driver.running(), _measuring(built.meter):
+                async with driver.running(), _beside(built):
                     restore(driver, before)
                     await server.start()
                     try:
@@ -125,7 +129,7 @@ async def running_front(settings: Settings) -> AsyncIterator[Front]:
     """
     async with _built(settings) as built:
         before = await read_kept(built.driver)
-        async with built.driver.running(), _measuring(built.meter):
+        async with built.driver.running(), _beside(built):
             restore(built.driver, before)
             yield built.front
 
@@ -138,6 +142,7 @@ class _Built:
     plugins: Plugins
     meter: DeviceMeter
     front: Front
+    blobs: KeptBlobs | None
 
 
 @asynccontextmanager
@@ -147,7 +152,10 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
         driver = _driver(settings, None if store is None else failing_store(store, points))
         make_fail(driver, points)
         try:
-            async with _built_around(settings, driver) as built:
+            async with (
+                opened_blobs(settings.data_dir / "blobs", driver.keeper, settings.blobs, points) as kept,
+                _built_around(settings, driver, kept) as built,
+            ):
                 yield built
         finally:
             if driver.keeper is not None:
@@ -155,15 +163,15 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
 
 
 @asynccontextmanager
-async def _built_around(settings: Settings, driver: Driver) -> AsyncIterator[_Built]:
+async def _built_around(settings: Settings, driver: Driver, kept: KeptBlobs | None) -> AsyncIterator[_Built]:
     plugins = _plugins(settings, driver)
     await plugins.refresh()
     shelf = Shelf(Library(settings.data_dir), plugins, driver)
     await shelf.read()
     meter = _meter(settings, driver, plugins.reports)
     with OwnMemory() as memory:
-        front = _front(settings, driver, plugins=plugins, shelf=shelf, meter=meter, memory=memory)
-        yield _Built(driver=driver, plugins=plugins, meter=meter, front=front)
+        front = _front(settings, driver, plugins=plugins, shelf=shelf, meter=meter, memory=memory, kept=kept)
+        yield _Built(driver=driver, plugins=plugins, meter=meter, front=front, blobs=kept)
 
 
 def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
@@ -292,15 +300,19 @@ def _meter(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...
 
 
 @asynccontextmanager
-async def _measuring(meter: DeviceMeter) -> AsyncIterator[None]:
-    """Measure what other programs hold of the devices until the block ends."""
-    measuring = asyncio.create_task(meter.run(), name="device meter")
+async def _beside(built: _Built) -> AsyncIterator[None]:
+    """Measure what other programs hold of the devices, and sweep blobs, until the block ends."""
+    running = [asyncio.create_task(built.meter.run(), name="device meter")]
+    if built.blobs is not None:
+        running.append(asyncio.create_task(built.blobs.run(), name="sweep of blobs"))
     try:
         yield
     finally:
-        measuring.cancel()
-        with suppress(asyncio.CancelledError):
-            await measuring
+        for each in running:
+            each.cancel()
+        for each in running:
+            with suppress(asyncio.CancelledError):
+                await each
 
 
 @asynccontextmanager
@@ -335,7 +347,14 @@ def _plugins(settings: Settings, driver: Driver) -> Plugins:
 
 
 def _front(
-    settings: Settings, driver: Driver, *, plugins: Plugins, shelf: Shelf, meter: DeviceMeter, memory: OwnMemory
+    settings: Settings,
+    driver: Driver,
+    *,
+    plugins: Plugins,
+    shelf: Shelf,
+    meter: DeviceMeter,
+    memory: OwnMemory,
+    kept: KeptBlobs | None,
 ) -> Front:
     limits, scheduler = settings.limits, settings.scheduler
 
@@ -363,6 +382,13 @@ def _front(
             bytes_open=ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload"),
             most_bytes=limits.task_input_bytes,
             idle_s=limits.upload_idle_s,
+        ),
+        blobs=blobs.Blobs(
+            driver,
+            kept,
+            streams=watchers("blobs.streams", settings.blobs.streams, "give or read blobs"),
+            tenant_streams=watchers("blobs.tenant_streams", settings.blobs.tenant_streams, "give or read blobs"),
+            idle_s=settings.blobs.idle_s,
         ),
         models=models.Models(
             driver, plugins, shelf, watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models")
@@ -401,6 +427,7 @@ def _server(settings: Settings, front: Front) -> grpc.aio.Server:
             extents=extents,
         ),
         upload_service_pb2: Uploads(front.uploads, message_limit_bytes=limits.message_bytes),
+        blob_service_pb2: Blobs(front.blobs, message_limit_bytes=limits.message_bytes),
         lease_service_pb2: Leases(front.leases),
         model_service_pb2: Models(front.models, prompt_limit_bytes=prompt_limit_bytes),
         host_service_pb2: Hosts(front.hosts, front.models),

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as rp
 
 from inferd.runtime.library import Library, Manifest
 from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import blob_service_pb2 as bs
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
@@ -22,8 +23,10 @@ from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import upload_service_pb2 as us
+from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 
+DIGEST = f"sha256:{hashlib.sha256(b'12').hexdigest()}"
 MODEL, PULLED, TENSORS = "fake", "pulled", "tensors"
 SPEC = tp.TaskSpec(model=MODEL, prompt="la", sampling=sp.SamplingParams(max_tokens=5))
 
@@ -44,6 +47,7 @@ class Client:
         self.data = data
         self.task_id = ""
         self.lease_id = ""
+        self.blobs: Any = BlobServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
 
     def pull(self) -> None:
@@ -82,6 +86,14 @@ class Client:
         await call.write(us.UploadRequest(chunk=b"12"))
         await call.read()
         await call.done_writing()
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+    async def put(self) -> None:
+        call = self.blobs.PutBlob()
+        await call.write(bs.PutBlobRequest(start=bs.PutBlobStart(digest=DIGEST, size_bytes=2)))
+        await call.read()
+        await call.write(bs.PutBlobRequest(chunk=b"12"))
         while await call.read() is not grpc.aio.EOF:
             pass
 
@@ -158,6 +170,11 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
         ts.CancelTaskRequest(task_id=c.task_id)
     ),
     "inferd.v1.UploadService/Upload": lambda c: c.upload(),
+    "inferd.v1.BlobService/PutBlob": lambda c: c.put(),
+    "inferd.v1.BlobService/ReadBlob": lambda c: c.blobs.ReadBlob(bs.ReadBlobRequest(digest=DIGEST)).read(),
+    "inferd.v1.BlobService/GetBlob": lambda c: c.blobs.GetBlob(bs.GetBlobRequest(digest=DIGEST)),
+    "inferd.v1.BlobService/ListBlobs": lambda c: c.blobs.ListBlobs(bs.ListBlobsRequest()),
+    "inferd.v1.BlobService/DeleteBlob": lambda c: c.blobs.DeleteBlob(bs.DeleteBlobRequest(digest=DIGEST)),
     "inferd.v1.LeaseService/CreateLease": lambda c: c.claim(),
     "inferd.v1.LeaseService/KeepAliveLeases": lambda c: c.keep(),
     "inferd.v1.LeaseService/GetLease": lambda c: c.connection.leases.GetLease(ls.GetLeaseRequest(lease_id=c.lease_id)),

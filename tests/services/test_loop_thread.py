@@ -13,11 +13,19 @@ from grpc_health.v1 import health_pb2
 from watched_kernel import watched_kernel
 
 from inferd.testing.kernel import write_fake_model
-from inferd_api.v1 import host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2, upload_service_pb2
+from inferd_api.v1 import (
+    blob_service_pb2,
+    host_service_pb2,
+    lease_service_pb2,
+    model_service_pb2,
+    task_service_pb2,
+    upload_service_pb2,
+)
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 
 MODULES = (
+    blob_service_pb2,
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
@@ -43,7 +51,7 @@ def test_every_method_is_called() -> None:
 @pytest.mark.e2e
 async def test_no_file_is_opened_in_the_loop(tmp_path: Path) -> None:
     """While a client uses every method, the event loop's thread opens no file, lists no folder and asks no resolver."""
-    with watched_kernel(tmp_path) as kernel:
+    with watched_kernel(tmp_path, INFERD_STORE__URL=f"sqlite:{tmp_path}/store") as kernel:
         connection = connect(kernel.process.address, tmp_path)
         client = Client(connection, tmp_path / "data")
         client.pull()

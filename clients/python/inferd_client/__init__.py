@@ -10,6 +10,7 @@ claim is made by `inferd_client.claims`.
 
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_api.v1.tensor_pb2 import InferSequence
+from inferd_client.blobs import AsyncBlobs, Blobs
 from inferd_client.claims import LeaseOptions
 from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError
 from inferd_client.generations import Generation, Sample
@@ -47,9 +48,9 @@ __all__ = [
 ]
 
 
-class Client(Inferences, Models, Leases, Hosts):
+class Client(Inferences, Models, Leases, Hosts, Blobs):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
-class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts):
+class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts, AsyncBlobs):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

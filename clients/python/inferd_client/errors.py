@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 DOMAIN = "inferd"
 DETAILS_KEY = "grpc-status-details-bin"
+BROKEN = "Internal error from Core"  # grpc.aio's words for a call that broke while something was written to it
 REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM (RFC 9113, 8.7): the call was not looked at
 CODES: Mapping[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
@@ -380,6 +381,8 @@ def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
         return LimitExceededError(f"{message}, or open another client", metadata={"bound": bound}, retry_after_s=1.0)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := TOO_LARGE.search(details or "")):
         return _too_large(address, *sizes.groups())
+    if code is grpc.StatusCode.INTERNAL and details == BROKEN:
+        return KernelUnreachableError(f"the connection to {address} broke")
     if code is grpc.StatusCode.UNAVAILABLE:
         return KernelUnreachableError(_nobody(address, details))
     failed = StatusError(f"the call to {address} ended with {code.name}: {details}")

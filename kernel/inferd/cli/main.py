@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from inferd import __version__
+from inferd.cli.blob_commands import blob_app
 from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app
 from inferd.cli.options import (
@@ -49,6 +50,7 @@ app = typer.Typer(
 
 app.add_typer(lease_app, name="lease")
 app.add_typer(store_app, name="store")
+app.add_typer(blob_app, name="blobs")
 
 
 def run() -> None:

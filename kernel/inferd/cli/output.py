@@ -32,7 +32,9 @@ LEAST_ROOM = 12  # of a column that gives way
 
 CODES: Mapping[str, str] = {
     **dict.fromkeys(("USAGE", "SETTINGS_INVALID", "SOURCE_INVALID"), "INVALID_ARGUMENT"),
-    **dict.fromkeys(("MODEL_NOT_FOUND", "MODEL_NOT_PULLED", "PROGRAM_NOT_FOUND", "NO_STORE"), "NOT_FOUND"),
+    **dict.fromkeys(
+        ("MODEL_NOT_FOUND", "MODEL_NOT_PULLED", "PROGRAM_NOT_FOUND", "NO_STORE", "BLOB_NOT_FOUND"), "NOT_FOUND"
+    ),
     **dict.fromkeys(("MODEL_LOAD_FAILED", "LEASE_LOST", "PROGRAM_NOT_RUN", "STORE_NOT_EMPTY"), "FAILED_PRECONDITION"),
     **dict.fromkeys(("DOWNLOAD_FAILED", "DOWNLOAD_BUSY", "KERNEL_NOT_STARTED"), "UNAVAILABLE"),
     **dict.fromkeys(("SYSTEM_ERROR", "GUARD_DIED"), "INTERNAL"),

@@ -68,6 +68,11 @@ def timestamp(clock: Clock, instant: float | None) -> Timestamp | None:
     """An instant of the kernel's clock for the wire; what it cannot say becomes the nearest that it can."""
     if instant is None or math.isnan(instant):
         return None
+    return unix_time(clock.wall(instant))
+
+
+def unix_time(seconds: float) -> Timestamp:
+    """A Unix time for the wire, as `timestamp`."""
     value = Timestamp()
-    value.FromNanoseconds(int(min(max(clock.wall(instant), FIRST_SECOND), LAST_SECOND) * NANOS))
+    value.FromNanoseconds(int(min(max(seconds, FIRST_SECOND), LAST_SECOND) * NANOS))
     return value

@@ -56,8 +56,8 @@ class BlobFiles:
                 mark.touch(mode=0o600)
             elif not mark.exists():
                 raise StoreUnavailableError(
-                    f"the blobs in {self.folder} are not there, and the store knows some; mount their disk, or bring"
-                    " the folder back",
+                    f"the blobs in {self.folder} are not there, and the store knows some; mount their disk or bring"
+                    f" the folder back; or, where they are lost, make it with an empty file {MARK} in it",
                     metadata={"cause": "no folder"},
                 )
 

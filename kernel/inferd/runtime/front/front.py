@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from inferd.runtime.clock import Clock
+from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.bounds import Calls
 from inferd.runtime.front.health import Health
 from inferd.runtime.front.hosts import Hosts
@@ -25,6 +26,7 @@ class Front:
     clock: Clock
     tasks: Tasks
     uploads: Uploads
+    blobs: Blobs
     models: Models
     leases: Leases
     hosts: Hosts
