@@ -69,7 +69,7 @@ def test_a_process_takes_what_the_file_has(tmp_path: Path, form: str, sizes: Siz
 def test_codes_compute_what_their_numbers_do(
     isa: str, tmp_path: Path, sessions: list[TokenSession], form: str, sizes: Sizes
 ) -> None:
-    """Logits are those of the unpacked numbers in fp32, within what activations of 8 bits round, as with 8-bit weights."""
+    """Logits are those of the unpacked numbers in fp32, within what activations of 8 bits round, as 8-bit weights."""
     path = write_stored(tmp_path / "m.gguf", form, sizes)
     errors, found = {}, {}
     for name, settings in {
