@@ -142,7 +142,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickle": (pickled, r"has pytorch_model.bin, which is never loaded.*safetensors"),
     "cut": (cut, r"model.safetensors: .*fetch it again"),
     "outside": (escaping, r"names '../model.safetensors', which is no safetensors file of the folder"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json cannot be read"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"it has no tokenizer\.json, and no tekken"),
     "no configuration": (lambda f: (f / "config.json").unlink(), r"config.json cannot be read"),
     "no json": (lambda f: f.joinpath("config.json").write_text("{"), r"config.json: it is no JSON"),
     "no object": (lambda f: f.joinpath("config.json").write_text("[]"), r"holds a list; it must hold an object"),

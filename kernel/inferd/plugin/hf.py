@@ -1,11 +1,13 @@
 """What backends that read Hugging Face folders share: tokens, templates, endings, pooling. Nothing is executed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from inferd.plugin.backend import EmbeddingDefaults, LoadError, Pooling, UnsupportedModelError
+from inferd.plugin.hf_tokens import read_other_tokens
 from inferd.plugin.names import is_file_name
 from inferd.plugin.vocabulary import Vocabulary
 
@@ -198,19 +200,42 @@ def read_hf_vocabulary(path: Path, config: dict[str, Any], generation: dict[str,
     Raises:
         LoadError: A file is missing, damaged or too large, or one says of texts what another one contradicts.
     """
-    definition = _read_bytes(path / TOKENIZER, MAX_TOKENIZER_BYTES)
     settings = read_hf_json(path / TOKENIZER_CONFIG, required=False)
+    if not (path / TOKENIZER).is_file():
+        return _read_others(path, settings, config, generation)
+    definition = _read_bytes(path / TOKENIZER, MAX_TOKENIZER_BYTES)
     definition = _add_tokens(path / TOKENIZER, definition, _object(settings.get("added_tokens_decoder")))
     ids = _token_ids(path / TOKENIZER, definition)
     _check_tokenizer(path, settings, json.loads(definition))
+    return _say_ends(Vocabulary(algorithm="json", definition=definition), ids, path, settings, config, generation)
+
+
+def _read_others(
+    path: Path, settings: dict[str, Any], config: dict[str, Any], generation: dict[str, Any]
+) -> Vocabulary:
+    """As `read_hf_vocabulary`, of a folder with other files of tokens."""
+    vocabulary = read_other_tokens(path, settings, config)
+    ids = {text: number for number, text in enumerate(vocabulary.tokens)}
+    return _say_ends(vocabulary, ids, path, settings, config, generation)
+
+
+def _say_ends(  # noqa: PLR0917 - all that a folder says
+    vocabulary: Vocabulary,
+    ids: Mapping[str, int],
+    path: Path,
+    settings: dict[str, Any],
+    config: dict[str, Any],
+    generation: dict[str, Any],
+) -> Vocabulary:
+    """With the tokens that begin and end a text, and the templates."""
     templates = _read_templates(path, settings)
     endings = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
     endings += [ids[text] for text in (_text(settings.get("eos_token")),) if text in ids]
-    return Vocabulary(
-        algorithm="json",
-        definition=definition,
-        bos_id=ids.get(_text(settings.get("bos_token")), next(iter(_ids(config.get("bos_token_id"))), None)),
-        eos_ids=tuple(dict.fromkeys(endings)),
+    first = ids.get(_text(settings.get("bos_token")), next(iter(_ids(config.get("bos_token_id"))), None))
+    return replace(
+        vocabulary,
+        bos_id=vocabulary.bos_id if first is None else first,
+        eos_ids=tuple(dict.fromkeys(endings)) or vocabulary.eos_ids,
         chat_template=templates.get(DEFAULT),
         tool_use_template=templates.get("tool_use"),
     )
