@@ -13,12 +13,14 @@ from inferd.plugin import (
     SamplingDefaults,
     UnsupportedModelError,
     Vocabulary,
+    naming,
     read_gguf_embedding,
     read_gguf_sampling,
     read_hf_json,
     read_hf_pooling,
     read_hf_sampling,
     read_hf_separator,
+    read_hf_type,
     read_hf_vocabulary,
     refuse_ignored,
     refuse_no_model,
@@ -64,18 +66,15 @@ def read_source(request: LoadRequest) -> Source:
         LoadError: The file is not a sound GGUF model of a known architecture, or has metadata that changes results and
             is not supported.
     """
-    try:
+    with naming(lambda: _name_architecture(request.path)):
         return _read_folder(request) if request.path.is_dir() else _read_file(request)
-    except UnsupportedModelError as error:
-        error.architecture = error.architecture or _name_architecture(request.path)
-        raise
 
 
 def _name_architecture(path: Path) -> str:
     """What a file or folder says that it is; "" where that cannot be read either."""
+    if path.is_dir():
+        return read_hf_type(path)
     try:
-        if path.is_dir():
-            return str(read_hf_json(path / CONFIG).get("model_type", ""))
         return GgufFile(path).metadata.text("general.architecture")
     except LoadError:
         return ""

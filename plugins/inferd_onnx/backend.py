@@ -6,7 +6,17 @@ Importing it loads no framework, so that probing costs nothing.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inferd.plugin import LoadedModel, LoadedTensorModel, LoadRequest, MemoryNeed, Probe, ReportProgress
+from inferd.plugin import (
+    LoadedModel,
+    LoadedTensorModel,
+    LoadError,
+    LoadRequest,
+    MemoryNeed,
+    Probe,
+    ReportProgress,
+    naming,
+    read_hf_type,
+)
 from inferd_onnx.capacity import derive_need
 from inferd_onnx.devices import check_device, find_devices, read_clash
 from inferd_onnx.misplaced import refuse_misplaced
@@ -40,6 +50,10 @@ class OnnxBackend:
         Raises:
             LoadError: It is not sound, or names data outside its folder.
         """
+        with naming(lambda: name_architecture(request.path)):
+            return self._measure(request)
+
+    def _measure(self, request: LoadRequest) -> MemoryNeed:
         check_device(request.device)
         if (graphs := find_speech(request.path)) is not None:
             from inferd_onnx.speech.loading import examine_speech  # noqa: PLC0415 - it imports the runtime
@@ -63,6 +77,10 @@ class OnnxBackend:
         Raises:
             LoadError: As `measure`, or the runtime refuses it, or a setting contradicts it.
         """
+        with naming(lambda: name_architecture(request.path)):
+            return self._load(request, progress)
+
+    def _load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
         check_device(request.device)
         if (graphs := find_speech(request.path)) is not None:
             from inferd_onnx.speech.loading import examine_speech, load_speech  # noqa: PLC0415 - as above
@@ -95,6 +113,20 @@ def is_language_model(path: Path) -> bool:
             return file.read(len(GGUF)) == GGUF or path.suffix == ".gguf"
     except OSError:
         return path.suffix == ".gguf"
+
+
+def name_architecture(path: Path) -> str:
+    """What a file or folder says that it is; "" where it says nothing that can be read, as graphs do."""
+    if path.is_dir():
+        return read_hf_type(path)
+    if not is_language_model(path):
+        return ""
+    from inferd_weights.gguf import GgufFile  # noqa: PLC0415 - it imports numpy
+
+    try:
+        return GgufFile(path).metadata.text("general.architecture")
+    except LoadError:
+        return ""
 
 
 def find_speech(path: Path) -> Path | None:

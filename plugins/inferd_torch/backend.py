@@ -5,7 +5,7 @@ Importing it loads no framework, so that probing does not take the seconds that 
 
 from typing import TYPE_CHECKING
 
-from inferd.plugin import LoadedModel, LoadRequest, MemoryNeed, Probe, ReportProgress
+from inferd.plugin import LoadedModel, LoadRequest, MemoryNeed, Probe, ReportProgress, naming, read_hf_type
 from inferd_torch.devices import check_device, find_devices
 
 if TYPE_CHECKING:
@@ -46,11 +46,22 @@ class TorchBackend:
 
         measured, self._measured = self._measured, None
         model = measured[1] if measured is not None and measured[0] == request else _examine(request)
-        return load(model, request, progress)
+        with naming(lambda: _name_architecture(request)):
+            return load(model, request, progress)
 
 
 def _examine(request: LoadRequest) -> "Examined":
     check_device(request.device)
     from inferd_torch.loading import examine  # noqa: PLC0415 - as above
 
-    return examine(request)
+    with naming(lambda: _name_architecture(request)):
+        return examine(request)
+
+
+def _name_architecture(request: LoadRequest) -> str:
+    """What a file or folder says that it is; "" where that cannot be read."""
+    if request.path.is_dir():
+        return read_hf_type(request.path)
+    from inferd_torch.gguf import name_architecture  # noqa: PLC0415 - it imports gguf
+
+    return name_architecture(request.path)

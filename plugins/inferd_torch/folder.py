@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from inferd.plugin import (
     LoadError,
+    UnsupportedModelError,
     list_hf_weights,
     read_hf_json,
     read_hf_pooling,
@@ -30,7 +31,9 @@ def read_folder(path: Path) -> Artifact:
     if "quantization_config" in config:
         given = config["quantization_config"]
         method = given.get("quant_method") if isinstance(given, dict) else None
-        raise LoadError(f"{path}/config.json: quantization_config {method!r} is not supported; take plain safetensors")
+        raise UnsupportedModelError(
+            f"{path}/config.json: quantization_config {method!r} is not supported; take plain safetensors"
+        )
     counts = Counter[str]()
     for file in list_hf_weights(path):
         counts += _count(file)

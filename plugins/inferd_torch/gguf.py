@@ -12,6 +12,7 @@ from inferd.plugin import (
     GGUF_BOS_RULES,
     LoadError,
     TokenKind,
+    UnsupportedModelError,
     Vocabulary,
     read_gguf_embedding,
     read_gguf_endings,
@@ -47,6 +48,14 @@ SAME = {
     "final_logit_softcapping": "final_logit_softcapping",
     "logit_scale": "logit_scale",
 }
+
+
+def name_architecture(path: Path) -> str:
+    """What a file says that it is; "" where that cannot be read."""
+    try:
+        return str(_read(GGUFReader(path), "general.architecture", ""))
+    except Exception:  # noqa: BLE001 - the edge to a parser that raises what it likes
+        return ""
 
 
 def read_gguf(path: Path, pre_tokenizer: str = "") -> Artifact:
@@ -118,7 +127,7 @@ def _refuse_scaling(path: Path, reader: GGUFReader) -> None:
     tensors = [tensor.name for tensor in reader.tensors if tensor.name in ROTATION_TENSORS]
     if kind != "none" or linear != 1 or tensors:
         what = tensors[0] if tensors else f"rope.scaling.type {kind!r}" if kind != "none" else f"scale_linear {linear}"
-        raise LoadError(
+        raise UnsupportedModelError(
             f"{path} scales the rotation of positions ({what}), which transformers does not read from a GGUF file:"
             " load it with the backend 'cpu', or take the model's folder of safetensors"
         )
@@ -133,7 +142,9 @@ def _read_vocabulary(path: Path, reader: GGUFReader, pre_tokenizer: str) -> Voca
     read = partial(_read, reader)
     model = read(f"{PREFIX}model", "")
     if model not in ALGORITHMS:
-        raise LoadError(f"{path}: {PREFIX}model is {model!r}, which is not supported; supported: {ALGORITHMS}")
+        raise UnsupportedModelError(
+            f"{path}: {PREFIX}model is {model!r}, which is not supported; supported: {ALGORITHMS}"
+        )
     tokens: list[str] = read(f"{PREFIX}tokens", [])
     kinds: list[int] = read(f"{PREFIX}token_type", None) or [TokenKind.NORMAL] * len(tokens)
     bpe = model == "gpt2"

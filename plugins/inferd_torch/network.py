@@ -23,7 +23,9 @@ def read_config(artifact: Artifact) -> Any:
     Raises:
         LoadError: It is damaged, its architecture is unknown, or it is no decoder that paged attention can serve.
     """
-    config = _guard(artifact, lambda: AutoConfig.from_pretrained(artifact.folder, **_options(artifact)))
+    config = _guard(
+        artifact, lambda: AutoConfig.from_pretrained(artifact.folder, **_options(artifact)), kind=UnsupportedModelError
+    )
     text = config.get_text_config(decoder=True)
     kind = AutoModelForCausalLM._model_mapping.get(type(config), None)  # noqa: SLF001 - it has no public name
     if config.is_encoder_decoder or kind is None:
@@ -65,7 +67,7 @@ def make_skeleton(artifact: Artifact, config: Any) -> Any:
         with torch.device("meta"):  # the experts of some architectures compute in bfloat16 only, where they are on it
             return AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation=NAME, dtype=torch.bfloat16)
 
-    return _guard(artifact, build).eval()
+    return _guard(artifact, build, kind=UnsupportedModelError).eval()
 
 
 def load_network(artifact: Artifact, config: Any, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -137,11 +139,11 @@ def _options(artifact: Artifact) -> dict[str, Any]:
     return {**artifact.options, "local_files_only": True, "trust_remote_code": False}
 
 
-def _guard(artifact: Artifact, load: Callable[[], Any]) -> Any:
+def _guard(artifact: Artifact, load: Callable[[], Any], *, kind: type[LoadError] = LoadError) -> Any:
     try:
         return load()
     except LoadError:
         raise
     except Exception as error:  # the edge to a library that raises what it likes
         lines = str(error).strip().splitlines() or [""]
-        raise LoadError(f"{artifact.path}: transformers: {type(error).__name__}: {lines[0]}") from error
+        raise kind(f"{artifact.path}: transformers: {type(error).__name__}: {lines[0]}") from error

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferd.plugin import LoadError
+from inferd.plugin import UnsupportedModelError
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import install
 from inferd_torch.network import expected_window
@@ -63,16 +63,16 @@ def survey(artifact: Artifact, config: Any, skeleton: Any) -> Survey:
         except RuntimeError:
             found = Survey(skeleton.to_empty(device="cpu"), torch.device("cpu"))
     except Exception as error:  # the edge to the code of an architecture
-        raise LoadError(f"{artifact.path}: {config.model_type}: {type(error).__name__}: {error}") from error
+        raise UnsupportedModelError(f"{artifact.path}: {config.model_type}: {type(error).__name__}: {error}") from error
     layers = config.get_text_config(decoder=True).num_hidden_layers
     if sorted(found.windows) != list(range(layers)):
-        raise LoadError(
+        raise UnsupportedModelError(
             f"{artifact.path}: {len(found.windows)} of {layers} layers of {config.model_type} attend through the"
             " attention interface; all must"
         )
     for layer, window in found.windows.items():
         if window is None and (expected := expected_window(config, layer)) is not None:
-            raise LoadError(
+            raise UnsupportedModelError(
                 f"{artifact.path}: sliding_window is {expected}, but layer {layer} of {config.model_type} does not"
                 " pass it on"
             )

@@ -19,6 +19,7 @@ from inferd.plugin.backend import (
     ReportProgress,
     Setting,
     UnsupportedModelError,
+    naming,
 )
 from inferd.plugin.batch_settings import BATCH_SETTINGS, read_batching
 from inferd.plugin.batching import Batching, Cut, Fill, Padding
@@ -31,7 +32,14 @@ from inferd.plugin.gguf import (
     refuse_ignored,
     refuse_no_model,
 )
-from inferd.plugin.hf import list_hf_weights, read_hf_json, read_hf_pooling, read_hf_separator, read_hf_vocabulary
+from inferd.plugin.hf import (
+    list_hf_weights,
+    read_hf_json,
+    read_hf_pooling,
+    read_hf_separator,
+    read_hf_type,
+    read_hf_vocabulary,
+)
 from inferd.plugin.hookspecs import hookimpl, hookspec
 from inferd.plugin.recipe import (
     AudioInput,
@@ -121,6 +129,7 @@ __all__ = [
     "hookspec",
     "least_window_blocks",
     "list_hf_weights",
+    "naming",
     "read_batching",
     "read_gguf_embedding",
     "read_gguf_endings",
@@ -131,6 +140,7 @@ __all__ = [
     "read_hf_pooling",
     "read_hf_sampling",
     "read_hf_separator",
+    "read_hf_type",
     "read_hf_vocabulary",
     "read_recipe",
     "refuse_ignored",

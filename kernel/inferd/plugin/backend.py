@@ -1,6 +1,7 @@
 """What a backend is: an inert `BackendSpec` and a class that probes the host and loads models."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -54,6 +55,16 @@ class UnsupportedModelError(LoadError):
     """
 
     architecture = ""
+
+
+@contextmanager
+def naming(architecture: Callable[[], str]) -> Iterator[None]:
+    """Refusals from within name what the model is; `architecture` is asked where they do not say it themselves."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        error.architecture = error.architecture or architecture()
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,14 @@ def read_hf_json(path: Path, *, required: bool = True) -> dict[str, Any]:
     return content
 
 
+def read_hf_type(path: Path) -> str:
+    """The type of model that a folder says it has; "" where that cannot be read."""
+    try:
+        return str(read_hf_json(path / CONFIG).get("model_type") or "")
+    except LoadError:
+        return ""
+
+
 def list_hf_weights(path: Path) -> list[Path]:
     """The files of a folder that have weights.
 
