@@ -1,10 +1,10 @@
 """The weights of a file as the native library takes them: packed matrices and fp32 vectors.
 
-What has 4 bits in the file is packed as it is, and so is what has fewer and at most 16 numbers for each scale of 32:
-codes of a table take 4.5 bits a weight. Of the rest "4bit" quantises two kinds of matrices, `QUANTISED`, with what the
-library's inputs.h says of inputs that count more, and gives 8 bits to the others. Perplexity of SmolLM2-135M over that
-of fp32 says why (16,384 tokens of tests/bench/perplexity.py; weights that lie on no grid of 4 bits; each kind alone at
-4 bits, the rest at 8):
+What has 4 bits in the file is packed as it is, and so is what has fewer and at most 16 numbers for each scale: codes of
+a table take 4.5 bits a weight, or 5 where 16 inputs have a scale. Of the rest "4bit" quantises two kinds of matrices,
+`QUANTISED`, with what the library's inputs.h says of inputs that count more, and gives 8 bits to the others. Perplexity
+of SmolLM2-135M over that of fp32 says why (16,384 tokens of tests/bench/perplexity.py; weights that lie on no grid of 4
+bits; each kind alone at 4 bits, the rest at 8):
 
 | at 4 bits | all inputs alike | inputs weighed | share of the decoder blocks' weights |
 | --- | --- | --- | --- |

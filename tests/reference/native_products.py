@@ -20,22 +20,21 @@ LIBRARY: Final = Path(inferd_cpu.__file__).with_name("_native.so")
 SETS: Final = ("plain", "avx2", "avx512", "amx", "neon")
 W8, W4, W4M = 0, 1, 2
 IQ4, FP4, IQ3_XXS, IQ3_S, IQ2 = 3, 4, 5, 6, 7
+HALVED_FP4, HALVED_Q3, HALVED_IQ2 = 8, 9, 10  # with a scale for each 16 inputs
 NATURAL: Final = {
-    2: W4,
-    34: W4,
-    35: W4,
-    3: W4M,
-    12: W4M,
-    20: IQ4,
-    23: IQ4,
+    **dict.fromkeys((2, 34, 35), W4),
+    **dict.fromkeys((3, 12), W4M),
+    **dict.fromkeys((20, 23), IQ4),
+    **dict.fromkeys((16, 19), IQ2),
+    **dict.fromkeys((17, 22, 29), HALVED_IQ2),
     39: FP4,
     18: IQ3_XXS,
     21: IQ3_S,
-    16: IQ2,
-    19: IQ2,
+    40: HALVED_FP4,
+    11: HALVED_Q3,
 }
 """Packed formats of less than 8 bits, by the format in the file."""
-COPIED: Final = (2, 3, 8, 20, 34, 35)
+COPIED: Final = (2, 3, 8, 20, 34, 35, 40)
 """Formats whose scales the packed format of theirs keeps bit by bit, whatever they are."""
 F32, F16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K, BF16 = 0, 1, 2, 3, 6, 8, 12, 14, 30
 HALVES: Final = {

@@ -23,7 +23,7 @@ FEW = Sizes(width=256, heads=4, feed=256)
 FEW_EXPERTS = Sizes(width=256, heads=4, feed=256, experts=4)
 CASES = {
     **{form: (form, DENSE) for form in ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "IQ4_NL", "IQ4_XS")},
-    **{f"experts of {form}": (form, EXPERTS) for form in ("MXFP4", "Q4_0", "Q8_0")},
+    **{f"experts of {form}": (form, EXPERTS) for form in ("MXFP4", "NVFP4", "Q4_0", "Q8_0")},
 }
 """Files of 8 and 4 bits, without experts and with."""
 NOISE_BYTES = 6 << 20  # of a process
@@ -65,7 +65,10 @@ def test_a_process_takes_what_the_file_has(tmp_path: Path, form: str, sizes: Siz
     assert growth.grown_bytes < LINE * size + beside + NOISE_BYTES
 
 
-@pytest.mark.parametrize(("form", "sizes"), [("IQ4_XS", FEW), ("IQ3_XXS", FEW), ("TQ1_0", FEW), ("MXFP4", FEW_EXPERTS)])
+@pytest.mark.parametrize(
+    ("form", "sizes"),
+    [("IQ4_XS", FEW), ("IQ3_XXS", FEW), ("Q3_K", FEW), ("IQ2_S", FEW), ("MXFP4", FEW_EXPERTS), ("NVFP4", FEW_EXPERTS)],
+)
 def test_codes_compute_what_their_numbers_do(
     isa: str, tmp_path: Path, sessions: list[TokenSession], form: str, sizes: Sizes
 ) -> None:
@@ -82,4 +85,4 @@ def test_codes_compute_what_their_numbers_do(
         (found[name],) = compute(session, Part(token_ids=IDS, blocks=range(8)))
         errors[name] = float(np.sqrt(np.mean((found[name] - found["exact"]) ** 2) / np.mean(found["exact"] ** 2)))
     assert errors["codes"] < 1.2 * errors["8bit"]
-    assert errors["codes"] < 0.05
+    assert errors["codes"] < 0.1  # where experts are chosen by scores that are near each other

@@ -6,6 +6,7 @@ from pathlib import Path
 import compare_with_llama_cpp
 import gguf
 import pytest
+from native_products import HALVED_FP4
 from typer.testing import CliRunner
 
 from inferd.cli import main
@@ -78,11 +79,14 @@ def test_files_that_the_torch_backend_names_are_read_by_transformers() -> None:
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
 def test_how_many_bits_weights_have_in_memory() -> None:
-    """The formats that README says to have 4 bits in memory are those that the library keeps in 4."""
+    """The formats that README says to have 4 bits in memory, with one scale or two, do so in the library."""
     library = Native("auto").library
-    four = [name for name, number in TYPES.items() if library.inferd_natural_weight(number) != W8]
+    packed = {name: library.inferd_natural_weight(number) for name, number in TYPES.items()}
+    four = [name for name, weight in packed.items() if weight != W8]
+    halved = [name for name in four if packed[name] >= HALVED_FP4]
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert f"| {', '.join(sorted(four))} | 4 bits |" in text
+    assert f"| {', '.join(sorted(set(four) - set(halved)))} | 4 bits: " in text
+    assert f"| {', '.join(sorted(halved))} | 4 bits, and two scales: " in text
 
 
 def test_a_plan_tells_how_far_weights_grow() -> None:

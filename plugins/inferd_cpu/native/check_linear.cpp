@@ -1,6 +1,6 @@
 // Checks the products of every instruction set that runs here against each other and fp64, and times them:
 //     check_linear                     checks
-//     check_linear time [isa] [w8|w4|w4m|iq4|fp4] [threads]  least times of the layers of a small model
+//     check_linear time [isa] [w8|w4|w4m|iq4|fp4|nvfp4] [threads]  least times of the layers of a small model
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -26,8 +26,8 @@ using inferd::Matrix;
 using inferd::Rows;
 using inferd::Weight;
 
-constexpr Weight kFormats[] = {Weight::w8, Weight::w4, Weight::w4m, Weight::iq4, Weight::fp4};
-constexpr const char* kFormatNames[] = {"w8", "w4", "w4m", "iq4", "fp4"};
+constexpr Weight kFormats[] = {Weight::w8, Weight::w4, Weight::w4m, Weight::iq4, Weight::fp4, Weight::nvfp4};
+constexpr const char* kFormatNames[] = {"w8", "w4", "w4m", "iq4", "fp4", "nvfp4"};
 constexpr const char* kNames[] = {"plain", "avx2", "avx512", "amx", "neon"};
 
 // Memory of its own pages, huge where the system gives them.
@@ -64,6 +64,11 @@ struct Stored {
   std::vector<uint8_t> raw;
 };
 
+int stored_type(Weight format) {
+  if (format <= Weight::w4m) return inferd::f32;
+  return format == Weight::iq4 ? inferd::iq4_nl : format == Weight::fp4 ? inferd::mxfp4 : inferd::nvfp4;
+}
+
 Stored random_stored(Weight format, size_t count, unsigned seed) {
   if (format <= Weight::w4m) {
     const std::vector<float> floats = random_floats(count, seed, 0.05f);
@@ -71,14 +76,15 @@ Stored random_stored(Weight format, size_t count, unsigned seed) {
     std::memcpy(stored.raw.data(), floats.data(), stored.raw.size());
     return stored;
   }
-  Stored stored{format == Weight::iq4 ? inferd::iq4_nl : inferd::mxfp4, {}};
+  Stored stored{stored_type(format), {}};
   const size_t size = inferd::find_format(stored.type)->bytes;
-  stored.raw.resize(count / inferd::kBlock * size);
+  stored.raw.resize(count / inferd::find_format(stored.type)->elements * size);
   std::mt19937 source(seed);
   for (uint8_t& byte : stored.raw) byte = static_cast<uint8_t>(source());
   for (size_t at = 0; at < stored.raw.size(); at += size) {  // scales of about a thousandth
     const uint32_t drawn = source();
-    stored.raw[at] = static_cast<uint8_t>(format == Weight::fp4 ? 115 + drawn % 4 : drawn);
+    if (format == Weight::fp4) stored.raw[at] = static_cast<uint8_t>(115 + drawn % 4);
+    for (size_t i = 0; format == Weight::nvfp4 && i < 4; ++i) stored.raw[at + i] = 1 + drawn / (1 << 8 * i) % 4;
     if (format == Weight::iq4) stored.raw[at + 1] = static_cast<uint8_t>(0x10 + drawn / 256 % 4 + drawn / 4096 % 2 * 128);
   }
   return stored;
@@ -179,6 +185,7 @@ int check() {
     const int n = shape[0], k = shape[1];
     const std::vector<float> x = random_floats(static_cast<size_t>(70) * k, 2, 1.0f);
     for (const Weight format : kFormats) {
+      if (k % inferd::find_format(stored_type(format))->elements != 0) continue;
       const Stored weights = random_stored(format, static_cast<size_t>(n) * k, 1);
       std::vector<float> first;
       for (const char* name : kNames) {

@@ -30,7 +30,7 @@ class Codes {
     float numbers[kBlock];
     from.decode(block, part, numbers);
     for (int i = 0; i < kBlock; ++i) {
-      const float scale = scales[i / kHalfPanel];
+      const float scale = scales[i / (kBlock / 2)];
       const float number = scale != 0.0f ? numbers[i] / scale : 0.0f;  // whole, as no product of the two was rounded
       out[i] = places_[static_cast<int>(number) + kMost];
     }

@@ -75,15 +75,21 @@ void decode_q2_k(const uint8_t* block, int part, float* out) {
   }
 }
 
-void decode_q3_k(const uint8_t* block, int part, float* out) {
-  const float d = half_at(block + 108);
-  for (int i = 0; i < 32; ++i) {
-    const int group = 2 * part + i / 16;
+void scale_q3_k(const uint8_t* block, int part, float* halves) {
+  for (int half = 0; half < 2; ++half) {
+    const int group = 2 * part + half;
     const int low = group < 8 ? block[96 + group] & 15 : block[96 + group - 8] >> 4;
     const int high = block[104 + group % 4] >> (group / 4 * 2) & 3;
+    halves[half] = half_at(block + 108) * static_cast<float>((low | high << 4) - 32);
+  }
+}
+
+void decode_q3_k(const uint8_t* block, int part, float* out) {
+  float scales[2];
+  scale_q3_k(block, part, scales);
+  for (int i = 0; i < 32; ++i) {
     const int mask = block[i] >> part & 1;  // a clear bit takes 4 away
-    const float scale = d * static_cast<float>((low | high << 4) - 32);
-    out[i] = scale * static_cast<float>((two_bits(block + 32, part, i) | mask << 2) - 4);
+    out[i] = scales[i / 16] * static_cast<float>((two_bits(block + 32, part, i) | mask << 2) - 4);
   }
 }
 
@@ -129,7 +135,7 @@ const GgmlFormat* find_format(int ggml_type) {
       {f32, {32, 128, decode_f32}},    {f16, {32, 64, decode_f16}},     {bf16, {32, 64, decode_bf16}},
       {q4_0, {32, 18, decode_q4_0}},   {q4_1, {32, 20, decode_q4_1}},   {q5_0, {32, 22, decode_q5_0}},
       {q5_1, {32, 24, decode_q5_1}},   {q8_0, {32, 34, decode_q8_0}},   {q2_k, {256, 84, decode_q2_k}},
-      {q3_k, {256, 110, decode_q3_k}}, {q4_k, {256, 144, decode_q4_k}}, {q5_k, {256, 176, decode_q5_k}},
+      {q3_k, {256, 110, decode_q3_k, scale_q3_k}}, {q4_k, {256, 144, decode_q4_k}}, {q5_k, {256, 176, decode_q5_k}},
       {q6_k, {256, 210, decode_q6_k}},
   };
   for (const auto& known : kFormats) {

@@ -71,19 +71,29 @@ float quarter_scale(const uint8_t* block, int nibble) {
   return half_at(block) * (0.5f + static_cast<float>(nibble)) * 0.25f;
 }
 
+void scale_iq2_xs(const uint8_t* block, int part, float* halves) {
+  for (int half = 0; half < 2; ++half) halves[half] = quarter_scale(block, block[66 + part] >> (4 * half) & 15);
+}
+
 void decode_iq2_xs(const uint8_t* block, int part, float* out) {
+  float scales[2];
+  scale_iq2_xs(block, part, scales);
   for (int i = 0; i < 4; ++i) {
     const int packed = short_at(block + 2 + 8 * part + 2 * i);
-    const float scale = quarter_scale(block, block[66 + part] >> (i / 2 * 4) & 15);
-    put_vector(vector_of(grid_iq2_xs, packed & 511), 8, scale, eight_signs(packed >> 9), out + 8 * i);
+    put_vector(vector_of(grid_iq2_xs, packed & 511), 8, scales[i / 2], eight_signs(packed >> 9), out + 8 * i);
   }
 }
 
+void scale_iq2_s(const uint8_t* block, int part, float* halves) {
+  for (int half = 0; half < 2; ++half) halves[half] = quarter_scale(block, block[74 + part] >> (4 * half) & 15);
+}
+
 void decode_iq2_s(const uint8_t* block, int part, float* out) {
+  float scales[2];
+  scale_iq2_s(block, part, scales);
   for (int i = 0; i < 4; ++i) {
     const int place = block[2 + 4 * part + i] | (block[66 + part] >> (2 * i) & 3) << 8;
-    const float scale = quarter_scale(block, block[74 + part] >> (i / 2 * 4) & 15);
-    put_vector(vector_of(grid_iq2_s, place), 8, scale, block[34 + 4 * part + i], out + 8 * i);
+    put_vector(vector_of(grid_iq2_s, place), 8, scales[i / 2], block[34 + 4 * part + i], out + 8 * i);
   }
 }
 
@@ -133,13 +143,25 @@ void decode_iq1_s(const uint8_t* block, int part, float* out) {
               out + 8 * i);
 }
 
+void scale_iq1_m(const uint8_t* block, int part, float* halves) {
+  for (int half = 0; half < 2; ++half) {
+    const int group = 2 * part + half, step = short_at(block + 48 + group / 4 * 2) >> (group % 4 * 3) & 7;
+    halves[half] = float_of_half(iq1_m_scale(block)) * static_cast<float>(2 * step + 1);
+  }
+}
+
+void eighth_iq1_m(const uint8_t* block, int part, float* halves) {
+  scale_iq1_m(block, part, halves);
+  for (int half = 0; half < 2; ++half) halves[half] *= 0.125f;
+}
+
 void decode_iq1_m(const uint8_t* block, int part, float* out) {
-  const float d = float_of_half(iq1_m_scale(block));
+  float scales[2];
+  scale_iq1_m(block, part, scales);
   for (int i = 0; i < 4; ++i) {
-    const int group = 2 * part + i / 2, vector = 4 * part + i;  // scales are of 16 numbers
-    const int step = short_at(block + 48 + group / 4 * 2) >> (group % 4 * 3) & 7;
+    const int vector = 4 * part + i;
     const int high = nibble_at(block + 32, vector);
-    put_moved(block[vector] | (high & 7) << 8, d * static_cast<float>(2 * step + 1), high & 8 ? -kDelta : kDelta,
+    put_moved(block[vector] | (high & 7) << 8, scales[i / 2], high & 8 ? -kDelta : kDelta,
               out + 8 * i);
   }
 }
@@ -209,11 +231,17 @@ float half_e4m3(int packed) {
   return number * power * 0.5f;
 }
 
+void scale_nvfp4(const uint8_t* block, int part, float* halves) {
+  for (int half = 0; half < 2; ++half) halves[half] = half_e4m3(block[2 * part + half]);
+}
+
 void decode_nvfp4(const uint8_t* block, int part, float* out) {
+  float scales[2];
+  scale_nvfp4(block, part, scales);
   for (int i = 0; i < 32; ++i) {
     const int group = 2 * part + i / 16, place = i % 16;
     const int quant = block[4 + 8 * group + place % 8] >> (place / 8 * 4) & 15;
-    out[i] = half_e4m3(block[group]) * kFp4[quant];
+    out[i] = scales[i / 16] * kFp4[quant];
   }
 }
 
@@ -233,18 +261,18 @@ const GgmlFormat* find_small_format(int ggml_type) {
     GgmlFormat format;
   } kFormats[] = {
       {iq2_xxs, {256, 66, decode_iq2_xxs, scale_both<scale_iq2_xxs>}},
-      {iq2_xs, {256, 74, decode_iq2_xs}},
-      {iq2_s, {256, 82, decode_iq2_s}},
+      {iq2_xs, {256, 74, decode_iq2_xs, scale_iq2_xs}},
+      {iq2_s, {256, 82, decode_iq2_s, scale_iq2_s}},
       {iq3_xxs, {256, 98, decode_iq3_xxs, scale_both<scale_iq3_xxs>}},
       {iq3_s, {256, 110, decode_iq3_s, scale_both<scale_iq3_s>}},
       {iq1_s, {256, 50, decode_iq1_s, scale_both<eighth_iq1_s>}},
-      {iq1_m, {256, 56, decode_iq1_m}},
+      {iq1_m, {256, 56, decode_iq1_m, eighth_iq1_m}},
       {iq4_nl, {32, 18, decode_iq4_nl, scale_both<scale_iq4_nl>}},
       {iq4_xs, {256, 136, decode_iq4_xs, scale_both<scale_iq4_xs>}},
       {tq1_0, {256, 54, decode_tq1_0, scale_both<scale_tq1_0>}},
       {tq2_0, {256, 66, decode_tq2_0, scale_both<scale_tq2_0>}},
       {mxfp4, {32, 17, decode_mxfp4, scale_both<scale_mxfp4>}},
-      {nvfp4, {64, 36, decode_nvfp4}},
+      {nvfp4, {64, 36, decode_nvfp4, scale_nvfp4}},
   };
   for (const auto& known : kFormats) {
     if (known.type == ggml_type) return &known.format;

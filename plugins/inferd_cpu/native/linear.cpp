@@ -77,6 +77,11 @@ Weight natural_weight(int ggml_type) {
     case iq3_s: return Weight::iq3_s;
     case iq2_xxs:
     case iq1_s: return Weight::iq2;
+    case nvfp4: return Weight::nvfp4;
+    case q3_k: return Weight::q3_k;
+    case iq2_xs:
+    case iq2_s:
+    case iq1_m: return Weight::iq2_s;
     default: return Weight::w8;
   }
 }

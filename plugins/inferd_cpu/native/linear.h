@@ -4,6 +4,7 @@
 // quantised to int8 per row and block of 32. Integer sums of a block are exact, and the blocks of one output are added
 // in their order by the same floating-point operations on every path, all scales before all minima:
 //     sum = fma(float(dot) * scale, x_scale, sum) for each block; then sum = fma(minimum, x_scale * x_sum, sum) for each
+// Where each half of a block has a scale, its first half is added as a block is, and then its second.
 // Hence a row's result does not depend on the rows beside it, nor on the instruction set. With AMX activations are bf16
 // instead, see linear_amx.h: the same rows give the same bits there, too, but not those of the other paths.
 #pragma once
@@ -18,8 +19,21 @@ constexpr int kPanelOutputs = 32;  // outputs packed side by side: the unit of p
 
 // w4m: with minima. All behind it are codes of four bits, which stand for the numbers of a table: those of IQ4, of FP4
 // (twice what they are) and of the lists of IQ3_XXS, IQ3_S and, in one table, IQ1 and IQ2. Only the types that they are
-// named for can be packed so, with no more lost than is rounded where a scale is a product.
-enum class Weight : int { w8 = 0, w4 = 1, w4m = 2, iq4 = 3, fp4 = 4, iq3_xxs = 5, iq3_s = 6, iq2 = 7 };
+// named for can be packed so, with no more lost than is rounded where a scale is a product. The last three have a scale
+// for each 16 inputs: those of NVFP4, of Q3_K and, in one table, of IQ1_M, IQ2_XS and IQ2_S.
+enum class Weight : int {
+  w8 = 0,
+  w4 = 1,
+  w4m = 2,
+  iq4 = 3,
+  fp4 = 4,
+  iq3_xxs = 5,
+  iq3_s = 6,
+  iq2 = 7,
+  nvfp4 = 8,
+  q3_k = 9,
+  iq2_s = 10,
+};
 
 // A packed matrix of n outputs and k inputs. `data` is aligned to 64 bytes (2 MiB and MADV_HUGEPAGE are best) and holds
 // packed_bytes(format, n, k) bytes, zero before the first pack. Its layout is known to linear_*.h alone.

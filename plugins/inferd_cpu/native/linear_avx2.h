@@ -31,36 +31,55 @@ inline __m256i broadcast(const int8_t* four) {
   return _mm256_set1_epi32(bits);
 }
 
+// Products of signed weights with four inputs of each row.
+template <int R>
+inline __attribute__((always_inline)) void add_step(__m256i weights, const int8_t* four, int side,
+                                                    __m256i (&sum)[R][2]) {
+  const __m256i ones = _mm256_set1_epi16(1), sizes = _mm256_abs_epi8(weights);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const __m256i pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(broadcast(four + r * kBlock), weights));
+    sum[r][side] = _mm256_add_epi32(sum[r][side], _mm256_madd_epi16(pairs, ones));
+  }
+}
+
+// The first 16 inputs of a block of codes, or the others.
+template <int R, int Half>
+inline __attribute__((always_inline)) void add_codes(const __m256i* at, __m256i table, const int8_t* x,
+                                                     __m256i (&sum)[R][2]) {
+  for (int step = 0; step < 4; ++step) {
+#pragma GCC unroll 4
+    for (int side = 0; side < 2; ++side) {
+      const __m256i both = _mm256_load_si256(at + 2 * step + side);
+      const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(both, 4 * Half), _mm256_set1_epi8(15));
+      add_step<R>(_mm256_shuffle_epi8(table, codes), x + 16 * Half + 4 * step, side, sum);
+    }
+  }
+}
+
+template <int R>
+inline __attribute__((always_inline)) void begin_sums(__m256i (&sum)[R][2]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_set1_epi32(kMagicBits);
+}
+
 template <int R, Weight W>
 inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[maybe_unused]] __m256i table,
                                                      const int8_t* x, const int32_t* starts, __m256i (&sum)[R][2]) {
   const auto* at = reinterpret_cast<const __m256i*>(quants);
   const __m256i ones = _mm256_set1_epi16(1);
-  if constexpr (W == Weight::w8 || W == kCoded) {
-    auto add = [&](__m256i weights, int step, int side) __attribute__((always_inline)) {
-      const __m256i sizes = _mm256_abs_epi8(weights);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const __m256i four = _mm256_sign_epi8(broadcast(x + r * kBlock + 4 * step), weights);
-        const __m256i pairs = _mm256_maddubs_epi16(sizes, four);
-        sum[r][side] = _mm256_add_epi32(sum[r][side], _mm256_madd_epi16(pairs, ones));
-      }
-    };
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_set1_epi32(kMagicBits);
-    for (int step = 0; step < (W == Weight::w8 ? 8 : 4); ++step) {
+  if constexpr (W == Weight::w8) {
+    begin_sums<R>(sum);
+    for (int step = 0; step < 8; ++step) {
 #pragma GCC unroll 4
       for (int side = 0; side < 2; ++side) {
-        const __m256i weights = _mm256_load_si256(at + 2 * step + side);
-        if constexpr (W == Weight::w8) {
-          add(weights, step, side);
-        } else {
-          const __m256i low = _mm256_set1_epi8(15), high = _mm256_and_si256(_mm256_srli_epi16(weights, 4), low);
-          add(_mm256_shuffle_epi8(table, _mm256_and_si256(weights, low)), step, side);
-          add(_mm256_shuffle_epi8(table, high), step + 4, side);
-        }
+        add_step<R>(_mm256_load_si256(at + 2 * step + side), x + 4 * step, side, sum);
       }
     }
+  } else if constexpr (W == kCoded) {
+    begin_sums<R>(sum);
+    add_codes<R, 0>(at, table, x, sum);
+    add_codes<R, 1>(at, table, x, sum);
   } else {
     const __m256i low = _mm256_set1_epi8(15);
 #pragma GCC unroll 4
@@ -90,6 +109,21 @@ inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[ma
   }
 }
 
+// Integer sums of a block, or of a half of it, times the scales of outputs and rows.
+template <int R>
+inline __attribute__((always_inline)) void add_scaled(const __m256i (&sum)[R][2], const uint8_t* scales,
+                                                      const float* x_scales, __m256 (&total)[R][2]) {
+#pragma GCC unroll 4
+  for (int side = 0; side < 2; ++side) {
+    const __m256 scale = halves(scales + 16 * side), base = _mm256_mul_ps(scale, _mm256_set1_ps(-kMagic));
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const __m256 scaled = _mm256_fmadd_ps(_mm256_castsi256_ps(sum[r][side]), scale, base);
+      total[r][side] = _mm256_fmadd_ps(scaled, _mm256_set1_ps(x_scales[r]), total[r][side]);
+    }
+  }
+}
+
 template <int R, Weight W>
 void multiply_half(const uint8_t* first, const int8_t* numbers, int half, int blocks, const Tile& x, int tile_rows,
                    float* out, size_t ldo, int live) {
@@ -97,22 +131,23 @@ void multiply_half(const uint8_t* first, const int8_t* numbers, int half, int bl
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) total[r][0] = total[r][1] = _mm256_setzero_ps();
   const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(numbers)));
-  const __m256 minus_magic = _mm256_set1_ps(-kMagic);
   constexpr int kSize = quant_bytes(W), kStep = block_bytes(W);
   const uint8_t* block = first;
   size_t at = 0;
   for (int index = 0; index < blocks; ++index, at += tile_rows, block += kStep) {
     __m256i sum[R][2];
-    dot_block<R, W>(block + half * (kSize / 2), table, x.quants + at * kBlock, x.starts4 + at, sum);
-    const uint8_t* scales = block + kSize + half * 32;
-#pragma GCC unroll 4
-    for (int side = 0; side < 2; ++side) {
-      const __m256 scale = halves(scales + 16 * side), base = _mm256_mul_ps(scale, minus_magic);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const __m256 scaled = _mm256_fmadd_ps(_mm256_castsi256_ps(sum[r][side]), scale, base);
-        total[r][side] = _mm256_fmadd_ps(scaled, _mm256_set1_ps(x.scales[at + r]), total[r][side]);
-      }
+    const uint8_t *quants = block + half * (kSize / 2), *scales = block + kSize + half * 32;
+    const int8_t* x_quants = x.quants + at * kBlock;
+    if constexpr (W == kHalved) {
+      begin_sums<R>(sum);
+      add_codes<R, 0>(reinterpret_cast<const __m256i*>(quants), table, x_quants, sum);
+      add_scaled<R>(sum, scales, x.scales + at, total);
+      begin_sums<R>(sum);
+      add_codes<R, 1>(reinterpret_cast<const __m256i*>(quants), table, x_quants, sum);
+      add_scaled<R>(sum, scales + 64, x.scales + at, total);
+    } else {
+      dot_block<R, W>(quants, table, x_quants, x.starts4 + at, sum);
+      add_scaled<R>(sum, scales, x.scales + at, total);
     }
   }
   if constexpr (W == Weight::w4m) {
@@ -149,6 +184,7 @@ HalfProduct half_product(int rows) {
 inline HalfProduct half_product(Weight format, int rows) {
   return format == Weight::w8   ? half_product<Weight::w8>(rows)
          : format == Weight::w4 ? half_product<Weight::w4>(rows)
+         : has_halves(format)   ? half_product<kHalved>(rows)
          : has_table(format)    ? half_product<kCoded>(rows)
                                 : half_product<Weight::w4m>(rows);
 }

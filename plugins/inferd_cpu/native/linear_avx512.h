@@ -51,7 +51,9 @@ inline __attribute__((always_inline)) void ask_ahead(const uint8_t* at) {
 
 enum class Quants { bytes, signed_bytes, nibbles, codes };
 
-constexpr bool is_halved(Quants quants) { return quants == Quants::nibbles || quants == Quants::codes; }
+enum class Scales { one, minima, halves };  // of a block
+
+constexpr bool is_packed(Quants quants) { return quants == Quants::nibbles || quants == Quants::codes; }
 
 // The table of a format in each part of a register, 128 too high.
 inline __m512i look_up_table(Weight format) {
@@ -75,7 +77,7 @@ inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[ma
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(Offset ? starts[r] : kMagicBits);
   const auto* at = reinterpret_cast<const __m512i*>(quants);
-  if constexpr (is_halved(Q)) {
+  if constexpr (is_packed(Q)) {
     auto number = [table](__m512i code) { return Q == Quants::codes ? _mm512_shuffle_epi8(table, code) : code; };
     const __m512i low = _mm512_set1_epi8(15);
     for (int step = 0; step < 4; ++step) {
@@ -110,17 +112,71 @@ inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[ma
   }
 }
 
-template <int R, Quants Q, int Offset, bool Minima>
+// The first 16 inputs of a block, or the others. How much numbers that are 128 too high add is summed along.
+template <int R, Quants Q, int Half>
+inline __attribute__((always_inline)) void dot_half(const uint8_t* quants, __m512i table, const int8_t* x,
+                                                    __m512i (&sum)[R][2]) {
+  const __m512i low = _mm512_set1_epi8(15), high_bits = _mm512_set1_epi8(-128);
+  const auto* at = reinterpret_cast<const __m512i*>(quants);
+  __m512i more[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    sum[r][0] = sum[r][1] = _mm512_set1_epi32(kMagicBits);
+    more[r] = _mm512_setzero_si512();
+  }
+  for (int step = 0; step < 4; ++step) {
+    __m512i left, right;
+    if constexpr (is_packed(Q)) {
+      left = _mm512_srli_epi16(_mm512_load_si512(at + step), 4 * Half);
+      right = _mm512_srli_epi16(_mm512_load_si512(at + 4 + step), 4 * Half);
+      left = _mm512_shuffle_epi8(table, _mm512_and_si512(left, low));
+      right = _mm512_shuffle_epi8(table, _mm512_and_si512(right, low));
+    } else {
+      left = _mm512_load_si512(at + 4 * Half + step);
+      right = _mm512_load_si512(at + 8 + 4 * Half + step);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m512i four = broadcast(x + r * kBlock + 16 * Half + 4 * step);
+      sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], left, four);
+      sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], right, four);
+      more[r] = _mm512_dpbusd_epi32(more[r], high_bits, four);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    sum[r][0] = _mm512_sub_epi32(sum[r][0], more[r]);
+    sum[r][1] = _mm512_sub_epi32(sum[r][1], more[r]);
+  }
+}
+
+// Integer sums of a block, or of a half of it, times the scales of outputs and rows.
+template <int R>
+inline __attribute__((always_inline)) void add_scaled(const __m512i (&sum)[R][2], const uint8_t* scales,
+                                                      const float* x_scales, __m512 (&total)[R][2]) {
+  const __m512 minus_magic = _mm512_set1_ps(-kMagic);
+  const __m512 left = halves(scales), right = halves(scales + 32);
+  const __m512 left_base = _mm512_mul_ps(left, minus_magic), right_base = _mm512_mul_ps(right, minus_magic);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const __m512 scale = _mm512_set1_ps(x_scales[r]);
+    const __m512 a = _mm512_fmadd_ps(_mm512_castsi512_ps(sum[r][0]), left, left_base);
+    const __m512 b = _mm512_fmadd_ps(_mm512_castsi512_ps(sum[r][1]), right, right_base);
+    total[r][0] = _mm512_fmadd_ps(a, scale, total[r][0]);
+    total[r][1] = _mm512_fmadd_ps(b, scale, total[r][1]);
+  }
+}
+
+template <int R, Quants Q, int Offset, Scales S>
 void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out, size_t ldo, __mmask16 left_mask,
                    __mmask16 right_mask) {
   __m512 total[R][2];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) total[r][0] = total[r][1] = _mm512_setzero_ps();
-  constexpr int kLines = block_bytes(!is_halved(Q) ? Weight::w8 : Minima ? Weight::w4m : Weight::w4) / 64;
+  constexpr int kLines = block_bytes(!is_packed(Q) ? Weight::w8 : S == Scales::one ? Weight::w4 : Weight::w4m) / 64;
   const uint8_t *quants = panel.quants, *scales = panel.scales, *ahead = panel.ahead;
   const int8_t* x_quants = x.quants;
   const int32_t* starts = Offset == 128 ? x.starts8 : x.starts4;
-  const __m512 minus_magic = _mm512_set1_ps(-kMagic);
   for (int block = 0; block < panel.blocks; ++block) {
     if (ahead != nullptr) {
       ask_ahead<kLines>(ahead);
@@ -128,22 +184,20 @@ void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out,
     }
     __m512i sum[R][2];
     const size_t at = static_cast<size_t>(block) * tile_rows;
-    dot_block<R, Q, Offset>(quants, panel.table, x_quants, starts + at, sum);
-    const __m512 left = halves(scales), right = halves(scales + 32);
-    const __m512 left_base = _mm512_mul_ps(left, minus_magic), right_base = _mm512_mul_ps(right, minus_magic);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const __m512 scale = _mm512_set1_ps(x.scales[at + r]);
-      const __m512 a = _mm512_fmadd_ps(_mm512_castsi512_ps(sum[r][0]), left, left_base);
-      const __m512 b = _mm512_fmadd_ps(_mm512_castsi512_ps(sum[r][1]), right, right_base);
-      total[r][0] = _mm512_fmadd_ps(a, scale, total[r][0]);
-      total[r][1] = _mm512_fmadd_ps(b, scale, total[r][1]);
+    if constexpr (S == Scales::halves) {
+      dot_half<R, Q, 0>(quants, panel.table, x_quants, sum);
+      add_scaled<R>(sum, scales, x.scales + at, total);
+      dot_half<R, Q, 1>(quants, panel.table, x_quants, sum);
+      add_scaled<R>(sum, scales + 64, x.scales + at, total);
+    } else {
+      dot_block<R, Q, Offset>(quants, panel.table, x_quants, starts + at, sum);
+      add_scaled<R>(sum, scales, x.scales + at, total);
     }
     quants += panel.quant_step;
     scales += panel.scale_step;
     x_quants += static_cast<size_t>(tile_rows) * kBlock;
   }
-  if constexpr (Minima) {
+  if constexpr (S == Scales::minima) {
     scales = panel.scales;
     for (int block = 0; block < panel.blocks; ++block, scales += panel.scale_step) {
       const __m512 left = halves(scales + 64), right = halves(scales + 96);
@@ -168,7 +222,7 @@ template <Weight W>
 inline void expand_nibbles(const uint8_t* from, int blocks, [[maybe_unused]] __m512i table, uint8_t* to) {
   constexpr int kStep = block_bytes(W);
   const __m512i low = _mm512_set1_epi8(15);
-  auto number = [table](__m512i code) { return W == kCoded ? _mm512_shuffle_epi8(table, code) : code; };
+  auto number = [table](__m512i code) { return has_table(W) ? _mm512_shuffle_epi8(table, code) : code; };
   for (int block = 0; block < blocks; ++block, from += kStep, to += kBlockQuants) {
     ask_ahead<kStep / 64>(from + static_cast<size_t>(blocks) * kStep);
     for (int line = 0; line < 8; ++line) {
@@ -183,6 +237,7 @@ inline void expand_nibbles(const uint8_t* from, int blocks, [[maybe_unused]] __m
 inline void expand_nibbles(Weight format, const uint8_t* from, int blocks, __m512i table, uint8_t* to) {
   if (format == Weight::w4) return expand_nibbles<Weight::w4>(from, blocks, table, to);
   if (format == Weight::w4m) return expand_nibbles<Weight::w4m>(from, blocks, table, to);
+  if (has_halves(format)) return expand_nibbles<kHalved>(from, blocks, table, to);
   expand_nibbles<kCoded>(from, blocks, table, to);
 }
 
@@ -192,12 +247,12 @@ inline __mmask16 live_outputs(int n, int first) {
 
 using TileProduct = void (*)(const Panel&, const Tile&, int, float*, size_t, __mmask16, __mmask16);
 
-template <Quants Q, int Offset, bool Minima>
+template <Quants Q, int Offset, Scales S = Scales::one>
 TileProduct tile_product(int rows) {
   constexpr TileProduct table[kVectorRows] = {
-      multiply_tile<1, Q, Offset, Minima>, multiply_tile<2, Q, Offset, Minima>, multiply_tile<3, Q, Offset, Minima>,
-      multiply_tile<4, Q, Offset, Minima>, multiply_tile<5, Q, Offset, Minima>, multiply_tile<6, Q, Offset, Minima>,
-      multiply_tile<7, Q, Offset, Minima>, multiply_tile<8, Q, Offset, Minima>};
+      multiply_tile<1, Q, Offset, S>, multiply_tile<2, Q, Offset, S>, multiply_tile<3, Q, Offset, S>,
+      multiply_tile<4, Q, Offset, S>, multiply_tile<5, Q, Offset, S>, multiply_tile<6, Q, Offset, S>,
+      multiply_tile<7, Q, Offset, S>, multiply_tile<8, Q, Offset, S>};
   return table[rows - 1];
 }
 
@@ -205,14 +260,20 @@ inline TileProduct vector_product(Weight format, bool expanded, int rows) {
   constexpr Quants stored = kOffsetQuants ? Quants::bytes : Quants::signed_bytes;
   switch (format) {
     case Weight::w8:
-      return tile_product<stored, 128, false>(rows);
+      return tile_product<stored, 128>(rows);
     case Weight::w4:
-      return expanded ? tile_product<Quants::bytes, 8, false>(rows) : tile_product<Quants::nibbles, 8, false>(rows);
+      return expanded ? tile_product<Quants::bytes, 8>(rows) : tile_product<Quants::nibbles, 8>(rows);
     case Weight::w4m:
-      return expanded ? tile_product<Quants::bytes, 0, true>(rows) : tile_product<Quants::nibbles, 0, true>(rows);
+      return expanded ? tile_product<Quants::bytes, 0, Scales::minima>(rows)
+                      : tile_product<Quants::nibbles, 0, Scales::minima>(rows);
     default:
-      return expanded ? tile_product<Quants::bytes, 128, false>(rows) : tile_product<Quants::codes, 128, false>(rows);
+      break;
   }
+  if (has_halves(format)) {
+    return expanded ? tile_product<Quants::bytes, 128, Scales::halves>(rows)
+                    : tile_product<Quants::codes, 128, Scales::halves>(rows);
+  }
+  return expanded ? tile_product<Quants::bytes, 128>(rows) : tile_product<Quants::codes, 128>(rows);
 }
 
 // With more than one tile of rows, nibbles are expanded once for all.

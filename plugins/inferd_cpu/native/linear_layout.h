@@ -5,7 +5,7 @@
 //     w8:  quants [2][8][16][4], 1024 bytes   then scales fp16 [32]
 //     w4:  quants [2][4][16][4],  512 bytes   then scales fp16 [32]
 //     w4m: the same                           then scales fp16 [32], minima fp16 [32]
-//     codes of tables: as w4
+//     codes of tables: as w4, or as w4m with scales of inputs from 16 on in place of minima
 // in the order [16 outputs][4 inputs], as dot-product instructions take them. A byte of w4 holds the input of its place
 // in the low half and the one 16 inputs on in the high half. For AMX quants are [32 outputs][32 inputs], and those of w4
 // [8 groups of four outputs][32 inputs], in 16 bits of which the first output has the lowest four.
@@ -25,15 +25,15 @@ constexpr float kMagic = 12582912.0f;
 
 constexpr int quant_bytes(Weight format) { return format == Weight::w8 ? kBlockQuants : kBlockQuants / 2; }
 
+constexpr bool has_table(Weight format) { return format > Weight::w4m; }
+constexpr bool has_halves(Weight format) { return format >= Weight::nvfp4; }  // a scale for each half of a block
+
 constexpr int block_bytes(Weight format) {
-  return quant_bytes(format) + kPanelOutputs * 2 * (format == Weight::w4m ? 2 : 1);
+  return quant_bytes(format) + kPanelOutputs * 2 * (format == Weight::w4m || has_halves(format) ? 2 : 1);
 }
 
-// Formats of codes with a table share their kernels, whose template argument this one is.
-constexpr Weight kCoded = Weight::iq4;
-
-constexpr bool has_table(Weight format) { return format > Weight::w4m; }
-constexpr Weight kernel_of(Weight format) { return has_table(format) ? kCoded : format; }
+// Formats of codes with a table share their kernels, whose template arguments these are.
+constexpr Weight kCoded = Weight::iq4, kHalved = Weight::nvfp4;
 
 // The numbers that the codes of a format stand for, none beyond 127: unused places are 0.
 inline const int8_t* table_of(Weight format) {
@@ -47,10 +47,12 @@ inline const int8_t* table_of(Weight format) {
   };
   switch (format) {
     case Weight::iq4: return kTables[1];
-    case Weight::fp4: return kTables[2];
+    case Weight::fp4:
+    case Weight::nvfp4: return kTables[2];
     case Weight::iq3_xxs: return kTables[3];
     case Weight::iq3_s: return kTables[4];
-    case Weight::iq2: return kTables[5];
+    case Weight::iq2:
+    case Weight::iq2_s: return kTables[5];
     default: return kTables[0];
   }
 }

@@ -32,28 +32,59 @@ inline __attribute__((always_inline)) void add_step(int8x16_t weights, const int
   }
 }
 
+// The first 16 inputs of a block of four bits, or the others.
+template <int R, Weight W, int Half>
+inline __attribute__((always_inline)) void add_codes(const uint8_t* quants, [[maybe_unused]] int8x16_t table,
+                                                     const int8_t* x, int32x4_t (&sum)[R][4]) {
+  for (int step = 0; step < 4; ++step) {
+#pragma GCC unroll 4
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      const uint8x16_t both = vld1q_u8(quants + 64 * step + 16 * quarter);
+      const uint8x16_t codes = Half ? vshrq_n_u8(both, 4) : vandq_u8(both, vdupq_n_u8(15));
+      const int8x16_t numbers = has_table(W) ? vqtbl1q_s8(table, codes) : vreinterpretq_s8_u8(codes);
+      add_step<R>(numbers, x + 16 * Half + 4 * step, quarter, sum);
+    }
+  }
+}
+
 template <int R, Weight W>
-inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[maybe_unused]] int8x16_t table,
-                                                     const int8_t* x, const int32_t* starts, int32x4_t (&sum)[R][4]) {
-  auto number = [table](uint8x16_t code) {
-    return W == kCoded ? vqtbl1q_s8(table, code) : vreinterpretq_s8_u8(code);
-  };
+inline __attribute__((always_inline)) void begin_sums(const int32_t* starts, int32x4_t (&sum)[R][4]) {
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     const int32x4_t start = vdupq_n_s32(W == Weight::w4 ? starts[r] - kMagicBits : 0);
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; ++quarter) sum[r][quarter] = start;
   }
-  for (int step = 0; step < (W == Weight::w8 ? 8 : 4); ++step) {
+}
+
+template <int R, Weight W>
+inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, int8x16_t table, const int8_t* x,
+                                                     const int32_t* starts, int32x4_t (&sum)[R][4]) {
+  begin_sums<R, W>(starts, sum);
+  if constexpr (W == Weight::w8) {
+    for (int step = 0; step < 8; ++step) {
 #pragma GCC unroll 4
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      const uint8x16_t bytes = vld1q_u8(quants + 64 * step + 16 * quarter);
-      if constexpr (W == Weight::w8) {
-        add_step<R>(vreinterpretq_s8_u8(bytes), x + 4 * step, quarter, sum);
-      } else {
-        add_step<R>(number(vandq_u8(bytes, vdupq_n_u8(15))), x + 4 * step, quarter, sum);
-        add_step<R>(number(vshrq_n_u8(bytes, 4)), x + 16 + 4 * step, quarter, sum);
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        add_step<R>(vreinterpretq_s8_u8(vld1q_u8(quants + 64 * step + 16 * quarter)), x + 4 * step, quarter, sum);
       }
+    }
+  } else {
+    add_codes<R, W, 0>(quants, table, x, sum);
+    add_codes<R, W, 1>(quants, table, x, sum);
+  }
+}
+
+// Integer sums of a block, or of a half of it, times the scales of outputs and rows.
+template <int R>
+inline __attribute__((always_inline)) void add_scaled(const int32x4_t (&sum)[R][4], const uint8_t* scales,
+                                                      const float* x_scales, float32x4_t (&total)[R][4]) {
+#pragma GCC unroll 4
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    const float32x4_t scale = halves(scales + 8 * quarter);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sum[r][quarter]), scale);
+      total[r][quarter] = vfmaq_n_f32(total[r][quarter], scaled, x_scales[r]);
     }
   }
 }
@@ -73,16 +104,18 @@ void multiply_half(const uint8_t* first, const int8_t* numbers, int half, int bl
   size_t at = 0;
   for (int index = 0; index < blocks; ++index, at += tile_rows, block += kStep) {
     int32x4_t sum[R][4];
-    dot_block<R, W>(block + half * (kSize / 2), table, x.quants + at * kBlock, x.starts4 + at, sum);
-    const uint8_t* scales = block + kSize + half * 32;
-#pragma GCC unroll 4
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      const float32x4_t scale = halves(scales + 8 * quarter);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sum[r][quarter]), scale);
-        total[r][quarter] = vfmaq_n_f32(total[r][quarter], scaled, x.scales[at + r]);
-      }
+    const uint8_t *quants = block + half * (kSize / 2), *scales = block + kSize + half * 32;
+    const int8_t* x_quants = x.quants + at * kBlock;
+    if constexpr (W == kHalved) {
+      begin_sums<R, W>(nullptr, sum);
+      add_codes<R, W, 0>(quants, table, x_quants, sum);
+      add_scaled<R>(sum, scales, x.scales + at, total);
+      begin_sums<R, W>(nullptr, sum);
+      add_codes<R, W, 1>(quants, table, x_quants, sum);
+      add_scaled<R>(sum, scales + 64, x.scales + at, total);
+    } else {
+      dot_block<R, W>(quants, table, x_quants, x.starts4 + at, sum);
+      add_scaled<R>(sum, scales, x.scales + at, total);
     }
   }
   if constexpr (W == Weight::w4m) {
@@ -117,6 +150,7 @@ HalfProduct half_product(int rows) {
 inline HalfProduct half_product(Weight format, int rows) {
   return format == Weight::w8   ? half_product<Weight::w8>(rows)
          : format == Weight::w4 ? half_product<Weight::w4>(rows)
+         : has_halves(format)   ? half_product<kHalved>(rows)
          : has_table(format)    ? half_product<kCoded>(rows)
                                 : half_product<Weight::w4m>(rows);
 }

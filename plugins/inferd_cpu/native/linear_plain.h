@@ -15,7 +15,7 @@ constexpr bool kOffsetQuants = false;
 
 inline int tile_size(int rows) { return equal_tile(rows, kMaxTile); }
 
-// One panel as signed bytes and fp32 scales: all that a product needs, whatever the format.
+// One panel as signed bytes and fp32 scales, second scales in the place of minima: all that a product needs, whatever the format.
 inline size_t scratch_bytes(int, int max_k) {
   return static_cast<size_t>(max_k / kBlock) * (kBlockQuants + 2 * kPanelOutputs * sizeof(float));
 }
@@ -37,17 +37,18 @@ inline void expand_panel(const Matrix& w, const uint8_t* from, int8_t* quants, f
     for (int column = 0; column < kPanelOutputs; ++column) {
       uint16_t bits[2] = {};
       std::memcpy(&bits[0], from + size + 2 * column, 2);
-      if (w.format == Weight::w4m) std::memcpy(&bits[1], from + size + 2 * kPanelOutputs + 2 * column, 2);
+      if (w.format == Weight::w4m || has_halves(w.format)) std::memcpy(&bits[1], from + size + 2 * kPanelOutputs + 2 * column, 2);
       *scales++ = float_of_half(bits[0]);
       *minima++ = float_of_half(bits[1]);
     }
   }
 }
 
-inline void dot_block(const int8_t* quants, const int8_t* x, int32_t* sums) {
+// Of four inputs in each of these steps.
+inline void dot_block(const int8_t* quants, const int8_t* x, int begin, int end, int32_t* sums) {
   for (int column = 0; column < kPanelOutputs; ++column) sums[column] = 0;
   for (int half = 0; half < 2; ++half) {
-    for (int step = 0; step < 8; ++step) {
+    for (int step = begin; step < end; ++step) {
       const int8_t* at = quants + half * 512 + step * 64;
       for (int column = 0; column < kHalfPanel; ++column) {
         int32_t sum = 0;
@@ -60,7 +61,7 @@ inline void dot_block(const int8_t* quants, const int8_t* x, int32_t* sums) {
 
 inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
                             void* scratch) {
-  const int blocks = w.k / kBlock;
+  const int blocks = w.k / kBlock, parts = has_halves(w.format) ? 2 : 1;  // of a block, each with a scale
   auto* quants = static_cast<int8_t*>(scratch);
   auto* scales = reinterpret_cast<float*>(quants + static_cast<size_t>(blocks) * kBlockQuants);
   float* minima = scales + static_cast<size_t>(blocks) * kPanelOutputs;
@@ -73,11 +74,14 @@ inline void multiply_panels(const Matrix& w, const Rows& x, float* out, size_t l
       float total[kPanelOutputs] = {};
       for (int block = 0; block < blocks; ++block) {
         const size_t at = static_cast<size_t>(block) * x.tile + row % x.tile;
-        int32_t sums[kPanelOutputs];
-        dot_block(quants + static_cast<size_t>(block) * kBlockQuants, tile.quants + at * kBlock, sums);
-        const float* scale = scales + block * kPanelOutputs;
-        for (int i = 0; i < kPanelOutputs; ++i) {
-          total[i] = std::fma(static_cast<float>(sums[i]) * scale[i], tile.scales[at], total[i]);
+        for (int part = 0; part < parts; ++part) {
+          int32_t sums[kPanelOutputs];
+          dot_block(quants + static_cast<size_t>(block) * kBlockQuants, tile.quants + at * kBlock, 8 * part / parts,
+                    8 * (part + 1) / parts, sums);
+          const float* scale = (part == 0 ? scales : minima) + block * kPanelOutputs;
+          for (int i = 0; i < kPanelOutputs; ++i) {
+            total[i] = std::fma(static_cast<float>(sums[i]) * scale[i], tile.scales[at], total[i]);
+          }
         }
       }
       for (int block = 0; block < (w.format == Weight::w4m ? blocks : 0); ++block) {

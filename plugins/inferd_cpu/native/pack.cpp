@@ -18,7 +18,7 @@ namespace {
 // One block of one output before it is packed. Quants of w8 are signed; all others are 0 to 15.
 struct Block {
   int8_t quants[kBlock];
-  uint16_t scale, minimum;
+  uint16_t scale, minimum;  // or the scale of the second half
 };
 
 constexpr float kLargestHalf = 65504.0f;
@@ -173,6 +173,7 @@ ScaleAndMinimum multiply_scales(const uint8_t* block, int part) {
 
 // Whether quants of a type are taken over, with the scales that they have in the file.
 bool is_copied(Weight format, int type) {
+  if (type == nvfp4) return format == Weight::nvfp4;
   if (type == iq4_nl) return format == Weight::iq4;
   if (type == tq1_0 || type == tq2_0) return format == Weight::w4;
   return format == Weight::w4m ? type == q4_1 : type == q4_0 || (format == Weight::w8 && type == q8_0);
@@ -306,7 +307,7 @@ void store_nibbles(const Block& block, uint8_t* to, int column) {
 void store_block(bool offset_quants, Weight format, const Block& block, uint8_t* to, int column) {
   uint8_t* scales = to + quant_bytes(format) + 2 * column;
   std::memcpy(scales, &block.scale, 2);
-  if (format == Weight::w4m) std::memcpy(scales + 2 * kPanelOutputs, &block.minimum, 2);
+  if (format == Weight::w4m || has_halves(format)) std::memcpy(scales + 2 * kPanelOutputs, &block.minimum, 2);
   if (format != Weight::w8) return store_nibbles(block, to, column);
   const uint8_t flip = offset_quants ? 0x80 : 0;
   for (int i = 0; i < kBlock; ++i) {
@@ -344,6 +345,7 @@ int pack_outputs(bool offset_quants, Weight format, int ggml_type, const void* b
         from->scale(block, b % parts, halves);
         codes.find(*from, block, b % parts, halves, packed.quants);
         packed.scale = half_within(halves[0] * (1.0f / factor));
+        packed.minimum = half_within(halves[1] * (1.0f / factor));
       } else if (!copy_block(format, ggml_type, block, b % parts, 1.0f / factor, &packed)) {
         quantize(format, numbers.data() + b * kBlock, counts != nullptr ? counts + b * kBlock : nullptr, &packed);
       }
@@ -360,8 +362,9 @@ void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
   const uint8_t* block = w.data + row / kPanelOutputs * panel_bytes(w.format, w.k);
   for (int b = 0; b < w.k / kBlock; ++b, block += block_bytes(w.format), out += kBlock) {
     const float scale = float_of_half(bits_at(block + size + 2 * column));
-    const bool minima = w.format == Weight::w4m;
-    const float minimum = minima ? float_of_half(bits_at(block + size + 2 * kPanelOutputs + 2 * column)) : 0.0f;
+    const bool minima = w.format == Weight::w4m, halves = has_halves(w.format);
+    const float second = minima || halves ? float_of_half(bits_at(block + size + 2 * kPanelOutputs + 2 * column)) : 0.0f;
+    const float minimum = minima ? second : 0.0f;
     for (int i = 0; i < kBlock; ++i) {
       const uint8_t byte = block[quant_place(w.format, column, i)];
       int quant;
@@ -370,7 +373,7 @@ void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
       } else {
         quant = table[byte >> quant_shift(column, i) & 15] + (minima ? 8 : 0);
       }
-      out[i] = (scale * static_cast<float>(quant) + minimum) * factor;
+      out[i] = ((halves && i >= kBlock / 2 ? second : scale) * static_cast<float>(quant) + minimum) * factor;
     }
   }
 }
