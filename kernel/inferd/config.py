@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from inferd.blob_settings import Blobs
-from inferd.postgres_settings import Postgres
+from inferd.store_settings import Store
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 LEAST_FRAME_BYTES = 16 << 20
@@ -336,32 +336,6 @@ class Elastic(BaseModel):
     drain_s: Seconds = Field(
         5.0, gt=0, description="an instance takes no new tasks when others have waited for its memory for so long"
     )
-
-
-class Store(BaseModel):
-    """Where the kernel keeps what outlives it: tasks that are detached, and the models that clients have created."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = Field(
-        "",
-        repr=False,
-        pattern=r"^(|memory:|sqlite:/.*|postgres(ql)?://.*)$",
-        description="sqlite:/path of a file, postgresql://user@host:port/database (a password is better kept in "
-        "~/.pgpass or PGPASSWORD), or memory: for nothing that outlives the kernel; default: kernel.sqlite in "
-        "state_dir",
-    )
-    postgres: Postgres = Postgres()
-    retained_tasks: int = Field(
-        10_000, ge=1, description="ended tasks that are kept and can still be read, in place of `limits.retained_tasks`"
-    )
-    retention_s: Days = Field(
-        86_400.0, ge=0, description="how long they can be read, in seconds, in place of `limits.retention_s`"
-    )
-    output_interval_s: Seconds = Field(
-        0.1, ge=0, description="what kept tasks tell is written, and then seen, this long after it came at the latest"
-    )
-    retry_s: Seconds = Field(0.5, gt=0, description="a write that failed is tried again after so long")
 
 
 class Environment(EnvSettingsSource):

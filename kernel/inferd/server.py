@@ -405,6 +405,8 @@ def _front(
             unmeasured=meter.failing,
             memory=memory,
             watchers=watchers("limits.host_watchers", limits.host_watchers, "watch the host"),
+            backups=Bound("store.backups", settings.store.backups, "backups"),
+            backup_step_s=settings.store.backup_step_s,
         ),
         health=health.Health(
             driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stores import WRITES, Sqlite, Stores, held, model_of
 
 from inferd.errors import StoreUnavailableError
-from inferd.store import sqlite
+from inferd.store import sqlite_file
 from inferd.store.sqlite import AFTER_COMMIT, BEFORE_COMMIT, SqliteStore, check_library
 from inferd.store.store import Append, DamagedError, Drop, Kind, Put, Record, Store, Write
 
@@ -214,8 +214,8 @@ def test_damage_that_an_opening_has_no_time_to_find_is_met_later(
     content = bytearray(path.read_bytes())
     content[4096 * 8 : 4096 * 30] = b"\xa5" * (4096 * 22)
     path.write_bytes(content)
-    monkeypatch.setattr(sqlite, "CHECK_S", -1.0)
-    monkeypatch.setattr(sqlite, "CHECK_STEPS", 1)
+    monkeypatch.setattr(sqlite_file, "CHECK_S", -1.0)
+    monkeypatch.setattr(sqlite_file, "CHECK_STEPS", 1)
     for _ in range(2):
         store = SqliteStore(path)
         assert not [each for each in tmp_path.iterdir() if ".damaged-" in each.name]

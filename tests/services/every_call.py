@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 from connection import Connection, read_until
@@ -102,6 +103,11 @@ class Client:
         request = ls.CreateLeaseRequest(spec=lp.LeaseSpec(claims=claims))
         self.lease_id = (await self.connection.leases.CreateLease(request)).lease.lease_id
 
+    async def back_up(self) -> None:
+        path = self.folder / f"backup-{uuid4()}"
+        async for _ in self.connection.hosts.BackupStore(hs.BackupStoreRequest(path=str(path))):
+            pass
+
     async def keep(self) -> None:
         request = ls.KeepAliveLeasesRequest(lease_ids=[self.lease_id, "none"])
         async for _ in self.connection.leases.KeepAliveLeases(iter([request])):
@@ -128,6 +134,7 @@ async def first(call: Any) -> None:
 CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.HostService/GetHost": lambda c: c.connection.hosts.GetHost(hs.GetHostRequest()),
     "inferd.v1.HostService/WatchHost": lambda c: first(c.connection.hosts.WatchHost(hs.WatchHostRequest())),
+    "inferd.v1.HostService/BackupStore": lambda c: c.back_up(),
     "inferd.v1.HostService/ListBackends": lambda c: c.connection.hosts.ListBackends(hs.ListBackendsRequest()),
     "inferd.v1.ModelService/CreateModel": lambda c: c.create(),
     "inferd.v1.ModelService/GetModel": lambda c: c.connection.models.GetModel(ms.GetModelRequest(name=PULLED)),

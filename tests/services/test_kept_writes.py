@@ -11,12 +11,12 @@ from connection import read_all, read_failing, read_until, reason_of, refusal, t
 from structlog.testing import capture_logs
 from test_kept_tasks import _place, get, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
-from inferd.config import Store
 from inferd.core.ids import ModelName
 from inferd.errors import StoreUnavailableError
 from inferd.runtime import keeper as keeper_module
 from inferd.store import opening
 from inferd.store.sqlite import SqliteStore
+from inferd.store_settings import Store
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms

@@ -18,7 +18,12 @@ def test_each_field_says_what_it_is() -> None:
         if len(EXCLUSIVE.intersection(marks_of(way.last))) != 1 and not in_oneof(way.last)
     }
     assert unmarked == set()
-    assert {way.method.containing_service.name for way in REQUIRED} == {"LeaseService", "ModelService", "TaskService"}
+    assert {way.method.containing_service.name for way in REQUIRED} == {
+        "HostService",
+        "LeaseService",
+        "ModelService",
+        "TaskService",
+    }
 
 
 async def test_what_is_missing_is_named(connection: Connection) -> None:

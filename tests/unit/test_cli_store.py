@@ -12,7 +12,7 @@ from stores import Sqlite, Stores
 from typer.testing import CliRunner, Result
 
 from inferd.cli.main import app
-from inferd.store import sqlite
+from inferd.store import sqlite_file
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put, Store
 
@@ -165,14 +165,16 @@ def test_an_older_file_is_copied_and_brought_up(file: Path, monkeypatch: pytest.
     assert "there is nothing to do" in inferd("migrate", "--file", file).stdout
     before = inferd("export", "--file", file).stdout
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, "ALTER TABLE records ADD COLUMN more INTEGER"))
+        patch.setattr(
+            sqlite_file, "MIGRATIONS", (*sqlite_file.MIGRATIONS, "ALTER TABLE records ADD COLUMN more INTEGER")
+        )
         for command in ("check", "compact", "export"):
             assert "`inferd store migrate` brings it up" in inferd(command, "--file", file).output
         told = json.loads(inferd("migrate", "--file", file, "-o", "json").stdout)
         assert (told["schema_before"], told["schema"]) == (1, 2)
         assert inferd("export", "--file", file).stdout == before
     assert "has schema 2 and this kernel knows 1" in inferd("check", "--file", file).output
-    copy = sqlite.backup_of(file, 1)
+    copy = sqlite_file.backup_of(file, 1)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert inferd("export", "--file", copy).stdout == before
 
@@ -183,7 +185,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(file: Path, monkeypatc
     wrong = ("ALTER TABLE records ADD COLUMN more INTEGER", "SELECT * FROM none")
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, *wrong))
+            patch.setattr(sqlite_file, "MIGRATIONS", (*sqlite_file.MIGRATIONS, *wrong))
             assert "no such table" in inferd("migrate", "--file", file).output
         assert inferd("export", "--file", file).stdout == before
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from inferd_api.v1.host_service_pb2 import GetHostRequest, ListBackendsRequest, WatchHostRequest, WatchHostResponse
+from inferd_api.v1.host_service_pb2 import (
+    BackupStoreRequest,
+    BackupStoreResponse,
+    GetHostRequest,
+    ListBackendsRequest,
+    WatchHostRequest,
+    WatchHostResponse,
+)
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import span
@@ -41,6 +48,15 @@ class Hosts(Connection):
     def watch_host(self, *, interval_s: float | None = None) -> Generator[WatchHostResponse]:
         """The host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
         yield from self._stream(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
+
+    def backup_store(self, path: str, *, replace: bool = False) -> Generator[BackupStoreResponse]:
+        """Copy what the kernel keeps into a file on its host: how far that is, and in the last message what was made.
+
+        Args:
+            path: Of the file, absolute.
+            replace: Whether an older backup there is to give way.
+        """
+        yield from self._stream(self._host.BackupStore, BackupStoreRequest(path=path, replace=replace))
 
     def list_backends(self) -> Generator[Backend]:
         """All plugins that were found, working or not, by name."""
@@ -75,6 +91,20 @@ class AsyncHosts(AsyncConnection):
     async def watch_host(self, *, interval_s: float | None = None) -> AsyncGenerator[WatchHostResponse]:
         """The host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
         responses = self._stream(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
+        try:
+            async for response in responses:
+                yield response
+        finally:
+            await responses.aclose()
+
+    async def backup_store(self, path: str, *, replace: bool = False) -> AsyncGenerator[BackupStoreResponse]:
+        """Copy what the kernel keeps into a file on its host: how far that is, and in the last message what was made.
+
+        Args:
+            path: Of the file, absolute.
+            replace: Whether an older backup there is to give way.
+        """
+        responses = self._stream(self._host.BackupStore, BackupStoreRequest(path=path, replace=replace))
         try:
             async for response in responses:
                 yield response

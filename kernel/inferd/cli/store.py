@@ -29,7 +29,7 @@ COUNTED = (Kind.TASK, Kind.PROGRESS, Kind.MODEL, Kind.LEASE)  # the others are t
 NO_PROGRESS = "where it stands is not kept, or damaged"
 
 
-def _place(file: Path | None, url: str | None) -> Where:
+def place_of(file: Path | None, url: str | None) -> Where:
     """The store that is meant, by default that of the configuration.
 
     Raises:
@@ -50,16 +50,16 @@ def _place(file: Path | None, url: str | None) -> Where:
 
 
 @contextmanager
-def _opened(file: Path | None, url: str | None, *, migrates: bool = False) -> Iterator[Store]:
+def opened(file: Path | None, url: str | None, *, migrates: bool = False) -> Iterator[Store]:
     """The store; a damaged one is refused, and so is an old one that is not to be migrated.
 
     Raises:
         CommandError: There is none.
         StoreUnavailableError: A kernel has it, or it cannot be read.
     """
-    with _logging_aside():
+    with logging_aside():
         try:
-            store = open_store(_place(file, url), makes=False, mends=False, migrates=migrates)
+            store = open_store(place_of(file, url), makes=False, mends=False, migrates=migrates)
         except MissingError as error:
             raise CommandError(error.message, reason="NO_STORE") from None
         with closing(store):
@@ -67,7 +67,7 @@ def _opened(file: Path | None, url: str | None, *, migrates: bool = False) -> It
 
 
 @contextmanager
-def _logging_aside() -> Iterator[None]:
+def logging_aside() -> Iterator[None]:
     """What a store logs is no output of the command."""
     before = structlog.get_config()["logger_factory"]
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
@@ -83,7 +83,7 @@ def check(output: Output, file: Path | None, url: str | None) -> None:
     Raises:
         CommandError: Something is.
     """
-    with _opened(file, url) as store:
+    with opened(file, url) as store:
         wrong = store.check() or _incomplete(store)
         if wrong:
             raise CommandError("\n  ".join([f"the store {store.name} is damaged:", *wrong]), reason="STORE_DAMAGED")
@@ -99,7 +99,7 @@ def check(output: Output, file: Path | None, url: str | None) -> None:
 
 def compact(output: Output, file: Path | None, url: str | None) -> None:
     """Give back the room of what was dropped."""
-    with _opened(file, url) as store:
+    with opened(file, url) as store:
         before_bytes = store.size_bytes()
         store.compact()
         after_bytes = store.size_bytes()
@@ -122,7 +122,7 @@ def export(output: Output, file: Path | None, url: str | None) -> None:
     def damaged(kind: Kind, tenant: str, key: str, error: Exception) -> None:
         output.line({"kind": "damaged", "of": kind.value, "tenant": tenant, "key": key, "why": str(error)})
 
-    with _opened(file, url) as store:
+    with opened(file, url) as store:
         for kind in (Kind.MODEL, Kind.LEASE):
             for record in store.records(kind, partial(damaged, kind)):
                 try:
@@ -145,12 +145,12 @@ def migrate(output: Output, file: Path | None, url: str | None, to: str | None) 
         CommandError: The other store has something, or is this one.
         DamagedError: Some of it is damaged: nothing was copied.
     """
-    with _opened(file, url, migrates=True) as store:
+    with opened(file, url, migrates=True) as store:
         told = {"path": store.name, "schema_before": store.opened_schema, "schema": store.schema}
         if to is not None:
-            if _place(None, to).url == _place(file, url).url:
+            if place_of(None, to).url == place_of(file, url).url:
                 raise CommandError(f"--to names the store itself, {store.name}; name another one", reason="USAGE")
-            told |= _copy(store, _place(None, to))
+            told |= _copy(store, place_of(None, to))
     if output.json:
         output.document(told)
     elif to is not None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import Output
+from inferd.cli.options import ADDRESS, Address, Output
 from inferd.cli.output import Format, edge
 
 File = Annotated[
@@ -24,7 +24,7 @@ To = Annotated[
 ]
 
 store_app = typer.Typer(
-    help="Look after what a kernel keeps, while none runs.",
+    help="Look after what a kernel keeps: `backup` also while it runs, the others while none does.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -67,3 +67,43 @@ def _migrate(*, file: File = None, url: Url = None, to: To = None, output: Outpu
         from inferd.cli.store import migrate
 
         migrate(out, file, url, to)
+
+
+@store_app.command("backup")
+def _backup(
+    path: Annotated[Path, typer.Argument(help="The file to make.", metavar="PATH")],
+    *,
+    replace: Annotated[bool, typer.Option("--replace", help="Let it take the place of an older backup.")] = False,
+    address: Address = ADDRESS,
+    file: File = None,
+    url: Url = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Copy all that is kept into a file: by the kernel while it runs, on its host, else by this command.
+
+    --file and --url name a store that no kernel has.
+    """
+    with edge(output) as out:
+        from inferd.cli.backup import backup
+
+        backup(out, address, path, replace=replace, file=file, url=url)
+
+
+@store_app.command("restore")
+def _restore(
+    path: Annotated[Path, typer.Argument(help="A backup, or a copy from before a migration.", metavar="BACKUP")],
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Read all of the backup, and change nothing.")] = False,
+    file: File = None,
+    url: Url = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Put a backup in the place of the store, while no kernel runs; what is there is set aside, beside it.
+
+    Tasks that had not ended when it was made go on from there. Leases that it has are held for what is left of their
+    time; fencing tokens are above all that were given.
+    """
+    with edge(output) as out:
+        from inferd.cli.backup import restore
+
+        restore(out, path, check=check, file=file, url=url)

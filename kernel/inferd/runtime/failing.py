@@ -53,7 +53,7 @@ class FailingStore:
         self._store = store
         self._points = points
         self.name, self.opened_schema, self.schema = store.name, store.opened_schema, store.schema
-        self.check, self.compact, self.kept = store.check, store.compact, store.kept
+        self.check, self.compact, self.kept, self.copy = store.check, store.compact, store.kept, store.copy
         self.size_bytes, self.close = store.size_bytes, store.close
 
     def write(self, writes: Iterable[Write]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from inferd.store.store import Write
 
 FENCING = "fencing"  # the key of the highest fencing token
+GRANT_BITS = 20  # of a token that say how many were granted since a store was restored, or ever
 
 Waiting = list[asyncio.Future[None]]
 
@@ -102,7 +103,7 @@ class KeptLeases:
             models = dict.fromkeys(instance.model for instance in found if instance is not None)
             writes.append(Put(due.tenant, Kind.LEASE, lease_id, write_lease(lease, models, self._clock)))
         if (token := self._views.fencing_token) > self._token:
-            writes.append(Put(NO_TENANT, Kind.COUNT, FENCING, json.dumps(token).encode()))
+            writes.append(write_token(token))
             self._token = token  # should this fail it is written with the next grant, which has a higher one
         return writes
 
@@ -143,6 +144,21 @@ class KeptLeases:
 def read_token(counts: Mapping[str, bytes]) -> int:
     """The highest fencing token that was given; 0 where none was."""
     return int(json.loads(counts.get(FENCING, b"0")))
+
+
+def write_token(token: int) -> Put:
+    """The highest fencing token that was given, as it is kept."""
+    return Put(NO_TENANT, Kind.COUNT, FENCING, json.dumps(token).encode())
+
+
+def token_after(*tokens: int, wall_s: float) -> int:
+    """Above all fencing tokens that were given, by kernels that knew one of these; for a store that goes back.
+
+    What was given since a backup was made is not known where the store is lost. So a restored store counts on from the
+    seconds of the wall clock, above bits enough for a million grants in each: more than was ever counted up from an
+    earlier restoration. Should the clock have been set back since one, the tokens that are known are above that.
+    """
+    return (max(int(wall_s), max(tokens, default=0) >> GRANT_BITS) + 1) << GRANT_BITS
 
 
 def _future(among: Waiting) -> asyncio.Future[None]:

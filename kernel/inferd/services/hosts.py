@@ -51,6 +51,17 @@ class Hosts:
         page, token = page_of(sorted(found, key=lambda item: item[0]), request.page_size, request.page_token)
         return hs.ListBackendsResponse(backends=[write_backend(r) for r in page], next_page_token=token)
 
+    async def BackupStore(self, request: hs.BackupStoreRequest, call: Call) -> None:  # noqa: N802 - the wire's name
+        """Copy what is kept into a file."""
+        async with aclosing(self._hosts.back_up(request.path, replaces=request.replace)) as steps:
+            async for progress in steps:
+                written = hs.BackupStoreResponse(done_bytes=progress.done_bytes, total_bytes=progress.total_bytes)
+                if (made := progress.made) is not None:
+                    backup = hp.StoreBackup(path=made.path, size_bytes=made.size_bytes, store=made.store)
+                    backup.make_time.FromNanoseconds(int(made.made * 1e9))
+                    written.backup.CopyFrom(backup)
+                await call.write(written)
+
     def _write(self, report: front.HostReport) -> hp.Host:
         return hp.Host(
             name=report.name,

@@ -8,6 +8,7 @@ written meanwhile, and whether a commit that was cut was done is read off the ma
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,7 +17,9 @@ import structlog
 from inferd.errors import StoreUnavailableError
 from inferd.store.batch import Batch, batches
 from inferd.store.codec import Codec, PlainCodec
-from inferd.store.postgres_schema import MIGRATIONS, TABLES, Marker, find, migrate
+from inferd.store.postgres_copy import PostgresCopy
+from inferd.store.postgres_rows import PAGE_BYTES, PIECES_BYTES, rows_of
+from inferd.store.postgres_schema import MIGRATIONS, NOBODY, TABLES, Found, Marker, find, migrate, set_aside
 from inferd.store.postgres_session import Server, Session
 from inferd.store.store import Append, Damaged, DamagedError, Kind, Put, Record, Write
 from inferd.store.values import place_of, read_value
@@ -27,9 +30,6 @@ ATTEMPTS = 3  # at a write whose session is lost before its commit
 RECONNECT_S = 0.1
 GONE = ("08", "57P", "25P03")  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 READ_ONLY = "25006"
-PAGE_ROWS = 256
-PAGE_BYTES = 8 << 20
-PIECES_BYTES = 128 << 10  # of pieces, which are read for clients that wait for them
 
 log = structlog.get_logger()
 
@@ -322,25 +322,8 @@ class PostgresStore:
         last: tuple[Any, ...] = (),
         page_bytes: int = PAGE_BYTES,
     ) -> Iterator[tuple[Any, ...]]:
-        """The names and the value of each row that has what is wanted, in the order of the names, page by page.
-
-        Those up to the one whose names are `last` are left out, if it is given.
-        """
-        order, after = ", ".join(names), f"({', '.join(names)}) > ({', '.join(['%s'] * len(names))})"
-        while True:
-            conditions = [*(f"{name} = %s" for name in wanted), *([after] if last else [])]
-            rows = self._fetch(
-                f"SELECT {order}, value, inside FROM (SELECT *, count(*) OVER () AS inside,"  # noqa: S608 - ours
-                f" sum(octet_length(value)) OVER (ORDER BY {order}) - octet_length(value) AS before"
-                f" FROM (SELECT {order}, value FROM {self._schema}.{table} WHERE {' AND '.join(conditions) or 'true'}"
-                f" ORDER BY {order} LIMIT {PAGE_ROWS}) r) p WHERE before < {page_bytes} ORDER BY {order}",
-                (*wanted.values(), *last),
-            )
-            for row in rows:
-                yield row[:-1]
-            if len(rows) < PAGE_ROWS and (not rows or len(rows) == rows[-1][-1]):
-                return
-            last = rows[-1][: len(names)]
+        """As `rows_of`, of one of the tables."""
+        return rows_of(self._fetch, f"{self._schema}.{table}", names, wanted, last=last, page_bytes=page_bytes)
 
     def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows; where the session had been lost, from the next one."""
@@ -357,6 +340,30 @@ class PostgresStore:
         return read_value(self._codec, self.name, place, written)
 
     # Looking after it.
+
+    def copy(self, path: Path) -> PostgresCopy:
+        """As `Store.copy`; as of its beginning, by a session of its own, without the lock."""
+        return PostgresCopy(self._server, self._schema, path)
+
+    def replace(self, writes: Iterable[Write], why: str) -> str:
+        """Put what is kept aside and these in its place: all or nothing. The schema that it is in now.
+
+        Raises:
+            StoreUnavailableError: It is not done, or not known to be.
+        """
+        session, name = self._connected(), self._where.postgres.schema_name
+        try:
+            with session.transaction():
+                aside = set_aside(session, name, why)
+                migrate(session, self.name, name, Found(0, self._marker), makes=True, migrates=False)
+                for batch in batches(writes, self._codec):
+                    self._add(session, batch)
+                session.execute("SET LOCAL statement_timeout = 0")
+        except psycopg.Error as error:
+            self._drop()
+            raise self._server.unavailable(error) from None
+        self._marker = Marker(NOBODY, 0)
+        return aside
 
     def check(self) -> list[str]:
         """As `Store.check`."""

@@ -1,5 +1,6 @@
 """The tables of a store in PostgreSQL: their versions, whose they are, and the marker of the last write."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from inferd.store.store import MissingError, OldSchemaError
 
 APPLICATION = "inferd"  # marks the schema as ours
 NOBODY = ""  # has written yet
+MOST_NAME_BYTES = 63
 MIGRATIONS = (
     # 1
     """
@@ -106,6 +108,20 @@ def migrate(connection: Connection, store: str, schema: str, found: Found, *, ma
         for number, statements in enumerate(MIGRATIONS[found.version :], start=found.version + 1):
             connection.execute(sql.SQL(statements).format(schema=name))
             connection.execute(sql.SQL("UPDATE {}.inferd_store SET version = {}").format(name, number))
+
+
+def set_aside(connection: Connection, schema: str, why: str) -> str:
+    """Give the schema another name, and say in its comment why. Its name from now on."""
+    stamp = time.strftime("%Y%m%dt%H%M%Sz", time.gmtime())
+    for count in range(1000):
+        ending = f"_replaced_{stamp}{f'_{count}' if count else ''}"
+        aside = schema.encode()[: MOST_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
+        if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (aside,)).fetchone() is None:
+            break
+    old, new = sql.Identifier(schema), sql.Identifier(aside)
+    connection.execute(sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(old, new))
+    connection.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(new, sql.Literal(why)))
+    return aside
 
 
 def _foreign(store: str, schema: str, what: str) -> StoreUnavailableError:

@@ -107,6 +107,23 @@ class Server:
         Raises:
             StoreUnavailableError: The database cannot be reached, is none that can be used, or another has the store.
         """
+        session = self.connect_aside()
+        try:
+            self._lock(session)
+        except psycopg.Error as error:
+            session.close()
+            raise self.unavailable(error) from None
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def connect_aside(self) -> Session:
+        """A session without the lock, which only reads.
+
+        Raises:
+            StoreUnavailableError: The database cannot be reached, or is none that can be used.
+        """
         where, host = self._where, socket.gethostname()[:HOST_CHARACTERS]
         try:
             session = Session.connect(
@@ -128,7 +145,6 @@ class Server:
         session.limit_s = where.postgres.answer_timeout_s + MARGIN_S
         try:
             self.set_up(session)
-            self._lock(session)
         except psycopg.Error as error:
             session.close()
             raise self.unavailable(error) from None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Protocol, Self
 
 from inferd.errors import StoreUnavailableError
@@ -91,6 +92,28 @@ Damaged = Callable[[str, str, DamagedError], None]
 """Told the tenant and the key of a record that is left out, and why."""
 
 
+class Copy(Protocol):
+    """A copy of a store on its way into a file; used as the store is, and between its other uses.
+
+    Attributes:
+        done_bytes: Of the store, how much is copied.
+        total_bytes: How much there is, as far as is known.
+    """
+
+    done_bytes: int
+    total_bytes: int
+
+    def step(self, limit_s: float) -> bool:
+        """Copy on for about so long; whether the file has all.
+
+        Raises:
+            StoreUnavailableError: The store cannot be read, or the file not be written.
+        """
+
+    def close(self) -> None:
+        """Let go of the store and of the file, however far it is; again changes nothing."""
+
+
 class Store(Protocol):
     """Keeps records. Used by one thread at a time, which may be another one each time.
 
@@ -130,8 +153,11 @@ class Store(Protocol):
             DamagedError: Some of it is damaged.
         """
 
+    def copy(self, path: Path) -> Copy:
+        """Begin to copy all that is kept, as of one instant until the copy is done, into a new file of SQLite."""
+
     def check(self) -> list[str]:
-        """What is wrong with what is kept; nothing when all can be read."""
+        """What is wrong with what is kept, as far as the first hundred faults; nothing when all can be read."""
 
     def compact(self) -> None:
         """Give back the room of what was dropped."""

@@ -28,7 +28,7 @@ from inferd_api.v1 import host_pb2 as inferd__api_dot_v1_dot_host__pb2
 from inferd_api.v1 import model_pb2 as inferd__api_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/host_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/host.proto\x1a\x19inferd_api/v1/model.proto\"\x10\n\x0eGetHostRequest\"0\n\x0fGetHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"H\n\x13ListBackendsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"U\n\x14ListBackendsResponse\x12$\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32\x12.inferd.v1.Backend\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x10WatchHostRequest\x12\x31\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"Z\n\x11WatchHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\x12&\n\tinstances\x18\x02 \x03(\x0b\x32\x13.inferd.v1.Instance2\xea\x01\n\x0bHostService\x12@\n\x07GetHost\x12\x19.inferd.v1.GetHostRequest\x1a\x1a.inferd.v1.GetHostResponse\x12H\n\tWatchHost\x12\x1b.inferd.v1.WatchHostRequest\x1a\x1c.inferd.v1.WatchHostResponse0\x01\x12O\n\x0cListBackends\x12\x1e.inferd.v1.ListBackendsRequest\x1a\x1f.inferd.v1.ListBackendsResponseB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/host_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/host.proto\x1a\x19inferd_api/v1/model.proto\"\x10\n\x0eGetHostRequest\"0\n\x0fGetHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"H\n\x13ListBackendsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"U\n\x14ListBackendsResponse\x12$\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32\x12.inferd.v1.Backend\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x10WatchHostRequest\x12\x31\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"Z\n\x11WatchHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\x12&\n\tinstances\x18\x02 \x03(\x0b\x32\x13.inferd.v1.Instance\"?\n\x12\x42\x61\x63kupStoreRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07replace\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"f\n\x13\x42\x61\x63kupStoreResponse\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12&\n\x06\x62\x61\x63kup\x18\x03 \x01(\x0b\x32\x16.inferd.v1.StoreBackup2\xba\x02\n\x0bHostService\x12@\n\x07GetHost\x12\x19.inferd.v1.GetHostRequest\x1a\x1a.inferd.v1.GetHostResponse\x12H\n\tWatchHost\x12\x1b.inferd.v1.WatchHostRequest\x1a\x1c.inferd.v1.WatchHostResponse0\x01\x12O\n\x0cListBackends\x12\x1e.inferd.v1.ListBackendsRequest\x1a\x1f.inferd.v1.ListBackendsResponse\x12N\n\x0b\x42\x61\x63kupStore\x12\x1d.inferd.v1.BackupStoreRequest\x1a\x1e.inferd.v1.BackupStoreResponse0\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTBACKENDSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_WATCHHOSTREQUEST'].fields_by_name['interval']._loaded_options = None
   _globals['_WATCHHOSTREQUEST'].fields_by_name['interval']._serialized_options = b'\342A\001\001'
+  _globals['_BACKUPSTOREREQUEST'].fields_by_name['path']._loaded_options = None
+  _globals['_BACKUPSTOREREQUEST'].fields_by_name['path']._serialized_options = b'\342A\001\002'
+  _globals['_BACKUPSTOREREQUEST'].fields_by_name['replace']._loaded_options = None
+  _globals['_BACKUPSTOREREQUEST'].fields_by_name['replace']._serialized_options = b'\342A\001\001'
   _globals['_GETHOSTREQUEST']._serialized_start=165
   _globals['_GETHOSTREQUEST']._serialized_end=181
   _globals['_GETHOSTRESPONSE']._serialized_start=183
@@ -54,6 +58,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHHOSTREQUEST']._serialized_end=463
   _globals['_WATCHHOSTRESPONSE']._serialized_start=465
   _globals['_WATCHHOSTRESPONSE']._serialized_end=555
-  _globals['_HOSTSERVICE']._serialized_start=558
-  _globals['_HOSTSERVICE']._serialized_end=792
+  _globals['_BACKUPSTOREREQUEST']._serialized_start=557
+  _globals['_BACKUPSTOREREQUEST']._serialized_end=620
+  _globals['_BACKUPSTORERESPONSE']._serialized_start=622
+  _globals['_BACKUPSTORERESPONSE']._serialized_end=724
+  _globals['_HOSTSERVICE']._serialized_start=727
+  _globals['_HOSTSERVICE']._serialized_end=1041
 # @@protoc_insertion_point(module_scope)

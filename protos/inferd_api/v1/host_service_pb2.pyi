@@ -171,3 +171,63 @@ class WatchHostResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchHostResponse: _TypeAlias = WatchHostResponse  # noqa: Y015
+
+@_typing.final
+class BackupStoreRequest(_message.Message):
+    """Asks for a backup of what the kernel keeps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The file to make, an absolute path on the kernel's host, in a folder that is there. It gets mode 0600 and belongs to
+    the kernel's user, appears when it is complete and on the disk, and never takes the place of another file. Required.
+    """
+    replace: _builtins.bool
+    """Let it take the place of an older backup at `path`; of nothing else. Default: false."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        replace: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "replace", b"replace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupStoreRequest: _TypeAlias = BackupStoreRequest  # noqa: Y015
+
+@_typing.final
+class BackupStoreResponse(_message.Message):
+    """How far a backup is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    BACKUP_FIELD_NUMBER: _builtins.int
+    done_bytes: _builtins.int
+    """Bytes of the store that are copied."""
+    total_bytes: _builtins.int
+    """Bytes of the store as far as is known: what is written meanwhile comes to it. An estimate for PostgreSQL."""
+    @_builtins.property
+    def backup(self) -> _host_pb2.StoreBackup:
+        """What was made; in the last message only."""
+
+    def __init__(
+        self,
+        *,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        backup: _host_pb2.StoreBackup | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "done_bytes", b"done_bytes", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupStoreResponse: _TypeAlias = BackupStoreResponse  # noqa: Y015

@@ -50,6 +50,11 @@ class HostServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_host__service__pb2.ListBackendsRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.ListBackendsResponse.FromString,
                 _registered_method=True)
+        self.BackupStore = channel.unary_stream(
+                '/inferd.v1.HostService/BackupStore',
+                request_serializer=inferd__api_dot_v1_dot_host__service__pb2.BackupStoreRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.BackupStoreResponse.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer:
@@ -79,6 +84,18 @@ class HostServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BackupStore(self, request, context):
+        """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. The file is as of one
+        instant before the end of the call; `inferd store restore` makes a store of it, of any kind. Messages tell how far
+        it is, at most two a second, and the last one what was made. A call that ends before that leaves no part of a file. Errors:
+        INVALID_FIELD (`path`: not absolute, no folder there, or a file that must not be replaced), LIMIT_EXCEEDED (a backup
+        is under way; metadata as with every bound, `bound` is `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing,
+        its store cannot be read, or the file cannot be written; metadata `cause`), SHUTTING_DOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +113,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.ListBackends,
                     request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.ListBackendsRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_host__service__pb2.ListBackendsResponse.SerializeToString,
+            ),
+            'BackupStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.BackupStore,
+                    request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.BackupStoreRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_host__service__pb2.BackupStoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +202,33 @@ class HostService:
             '/inferd.v1.HostService/ListBackends',
             inferd__api_dot_v1_dot_host__service__pb2.ListBackendsRequest.SerializeToString,
             inferd__api_dot_v1_dot_host__service__pb2.ListBackendsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackupStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inferd.v1.HostService/BackupStore',
+            inferd__api_dot_v1_dot_host__service__pb2.BackupStoreRequest.SerializeToString,
+            inferd__api_dot_v1_dot_host__service__pb2.BackupStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

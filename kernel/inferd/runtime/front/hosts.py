@@ -4,7 +4,7 @@ import asyncio
 import os
 import platform
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from inferd import __version__
@@ -12,14 +12,17 @@ from inferd.core.broker import Account
 from inferd.core.ids import DeviceId, Tenant
 from inferd.core.model import Instance, Model
 from inferd.core.priority import Priority
+from inferd.errors import StoreUnavailableError
 from inferd.plugin.backend import DeviceInfo
 from inferd.plugin.registry import BackendReport, BackendState
+from inferd.runtime.backups import Progress, back_up
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 
 LEAST_GAP_S = 0.1
+BACKUP_GAP_S = 0.5  # between two messages of a backup
 
 DeviceRow = tuple[DeviceInfo, Account | None, str]
 LoadRow = tuple[Tenant, Priority, int, int]
@@ -67,6 +70,8 @@ class Hosts:
         unmeasured: Why devices cannot be measured at the moment.
         memory: Of this process.
         watchers: Bounds the streams that watch the host.
+        backups: Bounds the backups that are under way.
+        backup_step_s: How long one holds up the store at a time.
 
     Attributes:
         clock: The kernel's.
@@ -80,6 +85,8 @@ class Hosts:
         unmeasured: Mapping[DeviceId, str],
         memory: OwnMemory,
         watchers: Bound,
+        backups: Bound,
+        backup_step_s: float,
     ) -> None:
         self.clock = driver.clock
         self._driver = driver
@@ -87,6 +94,8 @@ class Hosts:
         self._unmeasured = unmeasured
         self._memory = memory
         self._watchers = watchers
+        self._backups = backups
+        self._backup_step_s = backup_step_s
         self._started = driver.clock.now()
         self._name = platform.node()
         self._system = f"{platform.system()} {platform.release()}"
@@ -142,3 +151,33 @@ class Hosts:
         """The plugins that are installed now."""
         await self._plugins.refresh()
         return self._plugins.reports
+
+    async def back_up(self, path: str, *, replaces: bool) -> AsyncGenerator[Progress, None]:
+        """Copy all that is kept into a file; tells now and then how far that is, and last what was made.
+
+        Args:
+            path: Of the file, absolute.
+            replaces: Whether an older backup there is to give way.
+
+        Raises:
+            InvalidFieldError: The file may not be there.
+            LimitExceededError: As many backups are under way as may be.
+            StoreUnavailableError: Nothing is kept, or the store cannot be read, or the file not be written.
+            ShuttingDownError: The kernel is shutting down.
+        """
+        keeper = self._driver.keeper
+        if keeper is None:
+            raise StoreUnavailableError(
+                "this kernel keeps nothing, store.url is memory:; there is nothing to back up",
+                metadata={"cause": "no store"},
+            )
+        with self._backups.place():
+            told = self.clock.now()
+            async with (
+                self._driver.closing.cut_short(),
+                aclosing(back_up(keeper, path, replaces=replaces, step_s=self._backup_step_s)) as steps,
+            ):
+                async for progress in steps:
+                    if progress.made is not None or self.clock.now() - told >= BACKUP_GAP_S:
+                        told = self.clock.now()
+                        yield progress

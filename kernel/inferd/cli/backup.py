@@ -1,0 +1,191 @@
+"""`inferd store backup` and `restore`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inferd.cli.amounts import size
+from inferd.cli.kernel import connected, reachable
+from inferd.cli.output import CommandError
+from inferd.cli.settings import read_settings
+from inferd.cli.store import logging_aside, opened, place_of
+from inferd.runtime.backups import Made, back_up_store
+from inferd.runtime.clock import Clock
+from inferd.runtime.kept_leases import read_token, token_after, write_token
+from inferd.runtime.kept_records import UNREADABLE, read_progress
+from inferd.runtime.lease_records import read_lease
+from inferd.store.restoring import Restored, prepared
+from inferd.store.restoring import restore as restore_store
+from inferd.store.store import DamagedError, Kind, MissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd.store.restoring import Numbers
+    from inferd.store.store import Store
+    from inferd_client import Client
+
+
+def backup(output: Output, address: str, path: Path, *, replace: bool, file: Path | None, url: str | None) -> None:
+    """Copy what is kept into a file.
+
+    Raises:
+        CommandError: The kernel refuses it.
+        InferdError: It cannot be done.
+    """
+    absolute = str(path.absolute())
+    if file is None and url is None:
+        with connected(address) as client:
+            if reachable(client):
+                _tell(output, _by_kernel(output, client, absolute, replace=replace), by="the kernel")
+                return
+    step_s = read_settings().store.backup_step_s
+    with opened(file, url) as store:
+        made = back_up_store(store, absolute, replaces=replace, step_s=step_s)
+    _tell(output, made, by="this command")
+
+
+def _by_kernel(output: Output, client: Client, path: str, *, replace: bool) -> Made:
+    with output.status(f"the kernel copies what it keeps to {path}") as shown:
+        for response in client.backup_store(path, replace=replace):
+            if response.HasField("backup"):
+                made = response.backup
+                return Made(
+                    path=made.path,
+                    size_bytes=made.size_bytes,
+                    made=made.make_time.ToNanoseconds() / 1e9,
+                    store=made.store,
+                )
+            shown(f"{size(response.done_bytes)} of {size(response.total_bytes)} are copied to {path}")
+    raise CommandError("the kernel ended the call without a backup", reason="KERNEL_ENDED")
+
+
+def _tell(output: Output, made: Made, *, by: str) -> None:
+    if output.json:
+        output.document(
+            {
+                "path": made.path,
+                "size_bytes": made.size_bytes,
+                "make_time": _time(made.made),
+                "store": made.store,
+                "by": by,
+            }
+        )
+        return
+    output.text(f"{made.path}: {size(made.size_bytes)}, a backup of {made.store} as it was at {_time(made.made)}")
+
+
+def _time(made: float | None) -> str | None:
+    return None if made is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+
+@dataclass(slots=True)
+class _Standing:
+    """What a backup has that goes on, and what does not. One writer: `_look`."""
+
+    tasks: int = 0
+    unfinished: int = 0
+    leases: int = 0
+    leases_over: int = 0
+    models: int = 0
+    unreadable: int = 0
+
+    @classmethod
+    def of(cls, store: Store) -> _Standing:
+        """What there is in a store."""
+        clock, found = Clock(), cls()
+        for record in store.records(Kind.PROGRESS):
+            try:
+                ended = read_progress(record.value).ended
+            except UNREADABLE:
+                found.unreadable += 1
+                continue
+            found.tasks += 1
+            found.unfinished += not ended
+        for record in store.records(Kind.LEASE):
+            try:
+                expires = read_lease(record.value, clock).expires
+            except UNREADABLE:
+                found.unreadable += 1
+                continue
+            found.leases += 1
+            found.leases_over += expires <= clock.now()
+        found.models = sum(1 for _ in store.records(Kind.MODEL))
+        return found
+
+
+def restore(output: Output, path: Path, *, check: bool, file: Path | None, url: str | None) -> None:
+    """Put a backup in the place of a store.
+
+    Raises:
+        CommandError: There is none.
+        StoreUnavailableError: A kernel has the store, or the backup cannot be used: nothing was changed.
+    """
+    place, standing, token = place_of(file, url), _Standing(), 0
+
+    def prepare(store: Store, there: Numbers) -> None:
+        nonlocal standing, token
+        standing = _Standing.of(store)
+        known = [*_tokens(there), *_tokens({each.key: each.value for each in store.records(Kind.COUNT)})]
+        token = token_after(*known, wall_s=time.time())
+        store.write([write_token(token)])
+
+    scratch = read_settings().state_dir
+    try:
+        with logging_aside():
+            if check:
+                with prepared(path, scratch) as (store, made):
+                    prepare(store, {})
+                    done = Restored(made=made, schema=store.opened_schema, store="", aside="")
+            else:
+                done = restore_store(path, place, prepare, scratch=scratch)
+    except MissingError as error:
+        raise CommandError(error.message, reason="NO_STORE") from None
+    except DamagedError as error:
+        raise CommandError(error.message, reason="STORE_DAMAGED", metadata=error.metadata) from None
+    _tell_restored(output, path, done, standing, token)
+
+
+def _tokens(numbers: Numbers) -> Iterator[int]:
+    try:
+        yield read_token(numbers)
+    except UNREADABLE:
+        return
+
+
+def _tell_restored(output: Output, path: Path, done: Restored, standing: _Standing, token: int) -> None:
+    if output.json:
+        output.document(
+            {
+                "backup": str(path),
+                "make_time": _time(done.made),
+                "schema": done.schema,
+                "path": done.store or None,
+                "aside": done.aside or None,
+                "tasks": standing.tasks,
+                "unfinished_tasks": standing.unfinished,
+                "leases": standing.leases,
+                "leases_over": standing.leases_over,
+                "models": standing.models,
+                "unreadable": standing.unreadable,
+                **({"fencing_tokens_above": str(token)} if done.store else {}),
+            }
+        )
+        return
+    when = f" of {_time(done.made)}" if done.made is not None else ""
+    has = (
+        f"{standing.tasks} tasks, of which {standing.unfinished} go on from where they were, {standing.models} models,"
+        f" and {standing.leases} leases, of which {standing.leases_over} are over"
+    )
+    if standing.unreadable:
+        has += f"; {standing.unreadable} records cannot be read by this version, and are left out by its kernels"
+    if not done.store:
+        output.text(f"{path}: a whole backup{when} with {has}")
+        return
+    output.text(f"{done.store} is now the backup{when}: {has}")
+    if done.aside:
+        output.text(f"what was there before is {done.aside}")

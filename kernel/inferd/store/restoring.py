@@ -1,0 +1,254 @@
+"""A store is made of a backup: all of it is looked at first, and what was there before is set aside."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from glob import escape as glob_escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import apsw
+
+from inferd.errors import StoreUnavailableError
+from inferd.store.header import Owner, owner_of
+from inferd.store.lock import StoreLock
+from inferd.store.opening import SQLITE, open_store
+from inferd.store.sqlite import SqliteStore
+from inferd.store.sqlite_file import (
+    APPLICATION,
+    BACKUP,
+    FAMILY,
+    aside_of,
+    check_owner,
+    newest_schema,
+    suspect_of,
+    sync,
+)
+from inferd.store.store import DamagedError, Kind, MissingError, Store
+from inferd.store.where import Where
+
+Numbers = Mapping[str, bytes]
+"""The numbers that a store has, which go on rising; by name."""
+Prepare = Callable[[SqliteStore, Numbers], None]
+"""Makes of a backup what a kernel may go on from, given the numbers of the store that is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What was done.
+
+    Attributes:
+        made: When the backup was made, as Unix time; None where it does not say.
+        schema: That the backup had.
+        store: The store, for people.
+        aside: Where what was there before is now; "" where nothing was.
+    """
+
+    made: float | None
+    schema: int
+    store: str
+    aside: str
+
+
+@contextmanager
+def prepared(
+    backup: Path, folder: Path, *, name: str = ".inferd-restoring-"
+) -> Iterator[tuple[SqliteStore, float | None]]:
+    """A copy of a backup as a store of this version, in a folder of its own in `folder`, and when the backup was made.
+
+    The name of that folder begins with `name`.
+
+    Raises:
+        MissingError: There is no such file.
+        StoreUnavailableError: It is no backup, of a newer version, or damaged; or there is no room.
+    """
+    try:
+        check_backup(backup)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with TemporaryDirectory(dir=folder, prefix=name) as scratch:
+            copy = Path(scratch, "store")
+            for ending in FAMILY[:2]:  # one that was copied by hand may have a WAL
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(backup.with_name(backup.name + ending), copy.with_name(copy.name + ending))
+                    copy.with_name(copy.name + ending).chmod(0o600)
+            made = _unseal(copy, backup)
+            with closing(_whole(copy, backup)) as store:
+                yield store, made
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"the backup {backup} cannot be read, or be copied to {folder}: {error.strerror}",
+            metadata={"cause": str(error.strerror)},
+        ) from None
+
+
+def check_backup(backup: Path) -> None:
+    """Refuse what is no backup at first sight.
+
+    Raises:
+        MissingError: There is no such file.
+        StoreUnavailableError: It is another one, or cannot be read.
+    """
+    if not backup.is_file():
+        raise MissingError(f"there is no backup {backup}", metadata={"cause": "no backup"})
+    try:
+        owners = {owner_of(backup, mark) for mark in (BACKUP, APPLICATION)}
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"the backup {backup} cannot be read: {error.strerror}", metadata={"cause": str(error.strerror)}
+        ) from None
+    if Owner.OURS not in owners:
+        raise StoreUnavailableError(f"{backup} is no backup of a store", metadata={"cause": "not a backup"})
+
+
+def _unseal(copy: Path, backup: Path) -> float | None:
+    """Mark a copy as a store, and when it says that it was made."""
+    try:
+        database = apsw.Connection(str(copy))
+        try:
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            made = None
+            if next(database.execute("PRAGMA application_id"))[0] == BACKUP:
+                made = next(database.execute("SELECT max(made) FROM backup"))[0]
+                with database:
+                    database.execute(f"DROP TABLE backup; PRAGMA application_id = {APPLICATION}")
+        finally:
+            database.close()
+    except apsw.Error as error:
+        raise _damaged(backup, [str(error)]) from None
+    return made if isinstance(made, float) else None
+
+
+def _whole(copy: Path, backup: Path) -> SqliteStore:
+    """The store in a copy.
+
+    Raises:
+        StoreUnavailableError: It is damaged, or of a newer version.
+    """
+    try:
+        store = SqliteStore(copy, mends=False)
+    except StoreUnavailableError as error:
+        if "schema" in error.metadata:
+            raise StoreUnavailableError(
+                f"the backup {backup} has schema {error.metadata['schema']} and this version knows {newest_schema()}:"
+                " a newer version has made it; restore it with that one",
+                metadata=error.metadata,
+            ) from None
+        raise _damaged(backup, [error.metadata.get("cause", error.message)]) from None
+    try:
+        wrong = store.check() if store.opened_schema else ["it has no tables"]
+    except BaseException:
+        store.close()
+        raise
+    if wrong:
+        store.close()
+        raise _damaged(backup, wrong)
+    return store
+
+
+def _damaged(backup: Path, wrong: list[str]) -> DamagedError:
+    return DamagedError(
+        "\n  ".join([f"the backup {backup} is damaged, and nothing was changed:", *wrong]),
+        metadata={"cause": wrong[0]},
+    )
+
+
+def restore(backup: Path, where: Where, prepare: Prepare, *, scratch: Path) -> Restored:
+    """Put a backup in the place of a store, which no kernel has; the store that was there is set aside.
+
+    Args:
+        backup: The file.
+        where: The store.
+        prepare: Is told the copy that will be the store, and changes it.
+        scratch: A folder for that copy where the store is no file, in whose folder it is otherwise.
+
+    Raises:
+        MissingError: There is no such file.
+        StoreUnavailableError: A process has the store, it is another program's, or the backup is damaged or of a newer
+            version: nothing was changed.
+    """
+    check_backup(backup)
+    why = f"replaced by the backup {backup}"
+    if not where.url.startswith(SQLITE):
+        return _restore_elsewhere(backup, where, prepare, scratch=scratch, why=why)
+    path = Path(os.path.realpath(where.url.removeprefix(SQLITE)))
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        if path.exists() and path.samefile(backup):
+            raise StoreUnavailableError(f"{backup} is the store itself", metadata={"cause": "not a backup"})
+        check_owner(path, lock_path)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = StoreLock(lock_path)
+        try:
+            return _restore_file(backup, path, prepare, lock, why=why)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"the store {path} cannot be put in its place: {error.strerror}", metadata={"cause": str(error.strerror)}
+        ) from None
+
+
+def _restore_file(backup: Path, path: Path, prepare: Prepare, lock: StoreLock, *, why: str) -> Restored:
+    name = f".{path.name}.restoring-"
+    for left in path.parent.glob(f"{glob_escape(name)}*"):  # of a restoration that was killed: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
+    with prepared(backup, path.parent, name=name) as (store, made):
+        schema = store.opened_schema
+        prepare(store, _numbers(path, lock))
+        store.close()
+        aside = _put_in_place(Path(store.name), path, why)
+    return Restored(made=made, schema=schema, store=str(path), aside=aside)
+
+
+def _numbers(path: Path, lock: StoreLock) -> Numbers:
+    """Of the store that is there, whose WAL goes into it; nothing of one that cannot be read."""
+    if owner_of(path, APPLICATION) is Owner.NOBODY:
+        return {}
+    try:
+        with closing(SqliteStore(path, mends=False, migrates=False, held=lock)) as store:
+            return _numbers_of(store)
+    except StoreUnavailableError:
+        return {}
+
+
+def _numbers_of(store: Store) -> Numbers:
+    return {record.key: record.value for record in store.records(Kind.COUNT, lambda *_: None)}
+
+
+def _restore_elsewhere(backup: Path, where: Where, prepare: Prepare, *, scratch: Path, why: str) -> Restored:
+    from inferd.store.postgres import PostgresStore  # noqa: PLC0415 - as in `opening`
+
+    with closing(open_store(where, mends=False)) as there, prepared(backup, scratch) as (store, made):
+        assert isinstance(there, PostgresStore)  # noqa: S101 - there are two kinds
+        prepare(store, _numbers_of(there))
+        aside = ""
+        if next(there.kept(), None) is None:
+            there.write(store.kept())
+        else:
+            aside = f"schema {there.replace(store.kept(), why)}"
+        return Restored(made=made, schema=store.opened_schema, store=there.name, aside=aside)
+
+
+def _put_in_place(new: Path, path: Path, why: str) -> str:
+    """The new file gets the name of the store, which is never without a file; where the old one is, or ""."""
+    aside = ""
+    if path.exists() and path.stat().st_size:
+        kept = aside_of(path, "replaced")
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        kept.with_name(kept.name + ".txt").write_text(f"{stamp}: {why}\n", encoding="utf-8")
+        try:
+            os.link(path, kept)
+        except OSError:
+            path.rename(kept)  # no links there
+        aside = str(kept)
+        for ending in FAMILY[1:]:  # of one that could not be opened
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + ending).rename(kept.with_name(kept.name + ending))
+    sync(new)
+    new.replace(path)
+    suspect_of(path).unlink(missing_ok=True)
+    sync(path.parent)
+    return aside

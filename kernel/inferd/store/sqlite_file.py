@@ -1,0 +1,243 @@
+"""The file of a store in SQLite: whose it is, its schema, how it is opened, and set aside when it is damaged."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import apsw
+import structlog
+
+from inferd.errors import StoreUnavailableError
+from inferd.store.header import Owner, owner_of
+from inferd.store.store import OldSchemaError
+
+LEAST_VERSION = (3, 51, 3)
+APPLICATION = 0x1F_E2_D0_01  # marks the file as ours
+BACKUP = 0x1F_E2_D0_02  # marks a backup, which no kernel opens: what it has given since it would give again
+MIGRATIONS = (
+    # 1
+    """
+    CREATE TABLE records (
+      tenant TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
+      PRIMARY KEY (kind, tenant, key)
+    );
+    CREATE TABLE pieces (
+      tenant TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, number INTEGER NOT NULL, value BLOB NOT NULL,
+      PRIMARY KEY (kind, tenant, key, number)
+    );
+    """,
+)
+"""What brings a file from each version of its schema to the next one; the version is how many were done."""
+FAMILY = ("", "-wal", "-shm")
+CACHE_KIB = 8192
+CHECK_S = 0.5  # most that an opening looks for damage: beyond that it is found where it is read
+CHECK_STEPS = 1000  # pages between two looks at the clock
+DAMAGED = (apsw.CorruptError, apsw.NotADBError, ValueError)
+
+log = structlog.get_logger()
+
+
+def newest_schema() -> int:
+    """The version that this kernel writes."""
+    return len(MIGRATIONS)
+
+
+def bring_up(database: apsw.Connection, version: int) -> None:
+    """Make of the tables of a version those of this kernel; in the caller's transaction."""
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        database.execute(f"{statements}; PRAGMA user_version = {number}")
+
+
+def check_library(version: str) -> None:
+    """Refuse a library that can damage files.
+
+    Raises:
+        StoreUnavailableError: It is older than 3.51.3.
+    """
+    if tuple(int(part) for part in version.split(".")[:3]) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise StoreUnavailableError(
+            f"SQLite {version} can damage a store and {least} is the first that cannot; install a newer apsw",
+            metadata={"cause": f"SQLite {version}"},
+        )
+
+
+def check_owner(path: Path, lock: Path) -> None:
+    """Refuse what is not ours.
+
+    Raises:
+        StoreUnavailableError: It is another program's, or may be.
+        OSError: It cannot be read.
+    """
+    owner = owner_of(path, APPLICATION)
+    if owner is Owner.FOREIGN and owner_of(path, BACKUP) is Owner.OURS:
+        raise StoreUnavailableError(
+            f"{path} is a backup of a store: `inferd store restore {path}` makes a store of it",
+            metadata={"cause": "a backup"},
+        )
+    if owner is Owner.FOREIGN:
+        raise _foreign(path, "it is a database of another program, or no file")
+    if owner in {Owner.UNMARKED, Owner.UNKNOWN} and not lock.exists():  # a kernel that had it has left its lock
+        raise _foreign(
+            path, "it is a database of another program" if owner is Owner.UNMARKED else "it is no database of a kernel"
+        )
+
+
+def _foreign(path: Path, what: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store {path}: {what}; it is left alone: name another store.url", metadata={"cause": "not a store"}
+    )
+
+
+def check_names(path: Path) -> None:
+    """Refuse a file with several names: each would have a WAL of its own.
+
+    Raises:
+        StoreUnavailableError: It has hard links.
+    """
+    if (names := path.stat().st_nlink) > 1:
+        raise StoreUnavailableError(
+            f"the store {path} has {names} names (hard links) and may have 1: what was written by one is not seen by"
+            " another; remove the others, or name another store.url",
+            metadata={"cause": "hard links", "names": str(names)},
+        )
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a damaged file and what belongs to it; a note beside says why. Where it is now."""
+    aside = aside_of(path, "damaged")
+    for ending in FAMILY:
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
+    aside.with_name(aside.name + ".txt").write_text(f"{why}\n", encoding="utf-8")
+    log.error("the store was damaged and set aside: what it held is not known to this kernel", path=str(aside), why=why)
+    return aside
+
+
+def aside_of(path: Path, what: str) -> Path:
+    """A new name beside a file, which says what it is from now on and since when."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    names = (path.with_name(f"{path.name}.{what}-{stamp}{f'-{count}' if count else ''}") for count in range(1000))
+    return next(name for name in names if not name.exists())
+
+
+def open_file(path: Path, *, migrates: bool) -> tuple[apsw.Connection, int]:
+    """The database, migrated, and the schema that it had.
+
+    Raises:
+        apsw.Error: It cannot be opened, or is damaged.
+        ValueError: It is damaged.
+        OldSchemaError: An older kernel has written it, and it is to stay so.
+        StoreUnavailableError: A newer kernel has written it, or another program.
+    """
+    database = apsw.Connection(str(path))
+    try:
+        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        database.execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL")
+        version = _version(database, path)
+        if 0 < version < len(MIGRATIONS):
+            _prepare(database, path, version, migrates=migrates)
+        if version == 0:  # marked in the file itself, before there is a WAL
+            database.execute(f"PRAGMA application_id = {APPLICATION}")
+        database.execute("PRAGMA journal_mode = WAL")
+        with database:
+            bring_up(database, version)
+    except BaseException:
+        database.close()
+        raise
+    return database, version
+
+
+def backup_of(path: Path, schema: int) -> Path:
+    """The copy that is made of a file before its schema becomes a newer one."""
+    return path.with_name(f"{path.name}.schema-{schema}")
+
+
+def sync(*paths: Path) -> None:
+    """Have files and folders on the disk, in this order."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _prepare(database: Any, path: Path, version: int, *, migrates: bool) -> None:
+    """Copy what is to be migrated, onto the disk; a copy that is there already is of a migration that was cut off.
+
+    Raises:
+        OldSchemaError: It is not to be.
+    """
+    if not migrates:
+        raise OldSchemaError.of(str(path), version, len(MIGRATIONS))
+    copy = backup_of(path, version)
+    copy.unlink(missing_ok=True)
+    copy.touch(mode=0o600)
+    database.execute("VACUUM INTO ?", (str(copy),))
+    sync(copy, copy.parent)
+    log.info("the store is brought up to a newer schema; a copy of what it was is kept", copy=str(copy), schema=version)
+
+
+def _version(database: Any, path: Path) -> int:
+    """Of the schema of a file that is whole, and ours; raises as `_open`."""
+    (version,) = next(database.execute("PRAGMA user_version"))
+    (mark,) = next(database.execute("PRAGMA application_id"))
+    (tables,) = next(database.execute("SELECT count(*) FROM sqlite_schema"))
+    if mark != APPLICATION and (mark or tables):
+        raise _foreign(path, f"it is a database of another program (application_id {mark:#x})")
+    if version > len(MIGRATIONS):
+        raise StoreUnavailableError(
+            f"the store {path} has schema {version} and this kernel knows {len(MIGRATIONS)}: a newer kernel has"
+            " written it; start that one, or name another store.url",
+            metadata={"cause": "newer schema", "schema": str(version), "known": str(len(MIGRATIONS))},
+        )
+    _check_pages(database, path)
+    return int(version)
+
+
+def _check_pages(database: Any, path: Path) -> None:
+    """Look through the file, for `CHECK_S` at most, unless damage was met in it: a large one takes very long.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    suspect, ends = suspect_of(path), time.monotonic() + CHECK_S
+    if not suspect.exists():
+        database.set_progress_handler(lambda: time.monotonic() > ends, CHECK_STEPS)
+    try:
+        (found,) = next(database.execute("PRAGMA quick_check(1)"))
+    except apsw.InterruptError:
+        return
+    finally:
+        database.set_progress_handler(None)
+    if found != "ok":
+        raise ValueError(found)
+
+
+def suspect_of(path: Path) -> Path:
+    """What is there from when damage was met in a store until it was looked through as a whole."""
+    return path.with_name(path.name + ".suspect")
+
+
+def unavailable(path: Path, error: Exception) -> StoreUnavailableError:
+    """What to say of an error of SQLite; https://www.sqlite.org/rescode.html."""
+    causes = {
+        apsw.FullError: "its disk is full; make room",
+        apsw.ReadOnlyError: "it cannot be written; let this user write the file and its folder",
+        apsw.CantOpenError: "it cannot be opened; let this user write the file and its folder",
+        apsw.IOError: "its disk does not take it, or is full",
+        apsw.CorruptError: "it is damaged; a restart sets it aside",
+        apsw.BusyError: "it is in use by another process; one kernel at a time has it: end that one",
+    }
+    if isinstance(error, apsw.CorruptError):
+        with suppress(OSError):
+            suspect_of(path).touch(mode=0o600)
+    cause = next((text for kind, text in causes.items() if isinstance(error, kind)), str(error))
+    return StoreUnavailableError(
+        f"the store {path}: {cause} ({error})",
+        metadata={"cause": f"{type(error).__name__}: {error}"},
+        retry_after_s=1.0,
+    )

@@ -1,0 +1,45 @@
+"""The settings of the store: where it is, how long what is kept can be read, and how often is written."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inferd.postgres_settings import Postgres
+
+Seconds = Annotated[float, Field(le=1e6)]
+"""A time that timers of the system are set to, in seconds; see `inferd.config`, which has the others."""
+Days = Annotated[float, Field(le=1e9)]
+"""A time that is only compared with, in seconds."""
+
+
+class Store(BaseModel):
+    """Where the kernel keeps what outlives it: tasks that are detached, and the models that clients have created."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(
+        "",
+        repr=False,
+        pattern=r"^(|memory:|sqlite:/.*|postgres(ql)?://.*)$",
+        description="sqlite:/path of a file, postgresql://user@host:port/database (a password is better kept in "
+        "~/.pgpass or PGPASSWORD), or memory: for nothing that outlives the kernel; default: kernel.sqlite in "
+        "state_dir",
+    )
+    postgres: Postgres = Postgres()
+    retained_tasks: int = Field(
+        10_000, ge=1, description="ended tasks that are kept and can still be read, in place of `limits.retained_tasks`"
+    )
+    retention_s: Days = Field(
+        86_400.0, ge=0, description="how long they can be read, in seconds, in place of `limits.retention_s`"
+    )
+    output_interval_s: Seconds = Field(
+        0.1, ge=0, description="what kept tasks tell is written, and then seen, this long after it came at the latest"
+    )
+    retry_s: Seconds = Field(0.5, gt=0, description="a write that failed is tried again after so long")
+    backups: int = Field(1, ge=1, description="BackupStore calls that are under way")
+    backup_step_s: Seconds = Field(
+        0.005,
+        gt=0,
+        description="a backup holds up what is to be written for so long at a time, in seconds, and then "
+        "lets it go first for as long",
+    )

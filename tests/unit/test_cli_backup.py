@@ -1,0 +1,98 @@
+"""`inferd store backup` and `restore`, with a kernel and without one."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from inferd.cli.main import app
+from inferd.runtime.kept_leases import FENCING, token_after
+from inferd.store.sqlite import SqliteStore
+from inferd.store.store import NO_TENANT, Append, Kind, Put
+from inferd.testing.kernel import kernel_process
+
+
+def inferd(*words: object, fails: bool = False) -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["store", *map(str, words), "-o", "json"])
+    assert (result.exit_code != 0) == fails, result.output
+    told: dict[str, Any] = json.loads(result.stdout)
+    return told["error"] if fails else told
+
+
+def store_at(path: Path, token: bytes = b"7") -> Path:
+    with closing(SqliteStore(path)) as store:
+        store.write([Put(NO_TENANT, Kind.COUNT, FENCING, token), Put(NO_TENANT, Kind.MODEL, "m", b'{"name":"m"}')])
+    return path
+
+
+def test_a_running_kernel_makes_the_backup_and_bars_a_restoration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words with a kernel and without one: it makes the file while it runs; a store that it has stays its."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
+    monkeypatch.setenv("INFERD_STORE__URL", f"sqlite:{store_at(tmp_path / 's')}")
+    with kernel_process(tmp_path, environment={"INFERD_STORE__URL": f"sqlite:{tmp_path}/s"}) as kernel:
+        told = inferd("backup", "b", "--address", kernel.address)
+        assert (told["by"], told["path"], told["store"]) == ("the kernel", f"{tmp_path}/b", f"{tmp_path}/s")
+        assert told["size_bytes"] == (tmp_path / "b").stat().st_size
+        assert inferd("backup", "b", "--address", kernel.address, fails=True)["reason"] == "INVALID_FIELD"
+        assert inferd("backup", "b", "--replace", "--address", kernel.address)["by"] == "the kernel"
+        for command in (("restore", "b"), ("backup", "c", "--file", tmp_path / "s")):
+            assert inferd(*command, fails=True)["metadata"]["cause"] == "in use"
+    told = inferd("backup", "c", "--address", kernel.address)
+    assert (told["by"], told["make_time"][-1]) == ("this command", "Z")
+    assert inferd("restore", "b", "--check")["path"] is None
+    assert not list(tmp_path.glob("s.replaced*"))
+    told = inferd("restore", "b")
+    assert (told["path"], told["models"], told["tasks"], told["schema"]) == (f"{tmp_path}/s", 1, 0, 1)
+    assert Path(told["aside"]).exists()
+
+
+def test_damage_and_no_file_are_told_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged backup is STORE_DAMAGED with the place, no file NO_STORE, and what is no backup is said to be none."""
+    monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
+    file = store_at(tmp_path / "s")
+    with closing(SqliteStore(file)) as store:
+        store.write([Append("a", Kind.TASK, "t", 1, b"piece of it")])
+    inferd("backup", tmp_path / "b", "--file", file)
+    content = (tmp_path / "b").read_bytes().replace(b"piece of it", b"piece of me")
+    (tmp_path / "b").write_bytes(content)
+    for more in ((), ("--check",)):
+        error = inferd("restore", tmp_path / "b", "--file", file, *more, fails=True)
+        assert (error["reason"], "'a\\x00task\\x00t\\x001'" in error["message"]) == ("STORE_DAMAGED", True)
+    assert inferd("restore", tmp_path / "none", "--file", file, fails=True)["reason"] == "NO_STORE"
+    (tmp_path / "text").write_text("text")
+    assert "is no backup" in inferd("restore", tmp_path / "text", "--file", file, fails=True)["message"]
+    assert inferd("check", "--file", file)["records"]["model"] == 1
+
+
+def test_a_restored_store_gives_no_token_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether what was there is known, damaged or lost: tokens rise from each restoration of one backup to the next."""
+    monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
+    file = store_at(tmp_path / "s")
+    inferd("backup", tmp_path / "b", "--file", file)
+    given = 7
+    for fate in ("known", "higher than the clock", "damaged"):
+        if fate == "damaged":
+            file.write_bytes(b"\xa5" * 9000)
+            given = 7
+        above = int(inferd("restore", tmp_path / "b", "--file", file)["fencing_tokens_above"])
+        assert above > given
+        with closing(SqliteStore(file)) as store:
+            assert [int(record.value) for record in store.records(Kind.COUNT)] == [above]
+            given = above + (1 << 60 if fate == "known" else 5)
+            store.write([Put(NO_TENANT, Kind.COUNT, FENCING, str(given).encode())])
+
+
+def test_tokens_rise_with_the_clock_and_with_what_is_known() -> None:
+    """A second later they are above a million grants of the second before; a clock set back gives none again."""
+    first = token_after(7, wall_s=1000.5)
+    assert token_after(7, wall_s=1001.5) >= first + (1 << 20)
+    assert token_after(first + 3, wall_s=10.0) > first + 3
+    assert (
+        token_after(wall_s=2.0**33 - 2) < 1 << 53
+    )  # which programs that have no other numbers than floats can count to
