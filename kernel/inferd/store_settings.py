@@ -36,6 +36,12 @@ class Store(BaseModel):
         0.1, ge=0, description="what kept tasks tell is written, and then seen, this long after it came at the latest"
     )
     retry_s: Seconds = Field(0.5, gt=0, description="a write that failed is tried again after so long")
+    schema_copies: int = Field(
+        3,
+        ge=1,
+        description="copies that are left of what a store was before its schema became a newer one, of each "
+        "older schema",
+    )
     backups: int = Field(1, ge=1, description="BackupStore calls that are under way")
     backup_step_s: Seconds = Field(
         0.005,

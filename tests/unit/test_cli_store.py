@@ -174,7 +174,7 @@ def test_an_older_file_is_copied_and_brought_up(file: Path, monkeypatch: pytest.
         assert (told["schema_before"], told["schema"]) == (1, 2)
         assert inferd("export", "--file", file).stdout == before
     assert "has schema 2 and this kernel knows 1" in inferd("check", "--file", file).output
-    copy = sqlite_file.backup_of(file, 1)
+    (copy,) = sqlite_file.copies_of(file, 1)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert inferd("export", "--file", copy).stdout == before
 

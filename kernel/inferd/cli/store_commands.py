@@ -61,7 +61,8 @@ def _export(*, file: File = None, url: Url = None, output: Output = Format.TABLE
 def _migrate(*, file: File = None, url: Url = None, to: To = None, output: Output = Format.TABLE) -> None:
     """Bring an older store up to this version, which a kernel does when it starts; or copy it to another one.
 
-    A file is copied to FILE.schema-N before. The store of --to gets all or nothing; this one is left as it is.
+    It is copied before, to FILE.schema-N-TIME or a schema of such a name.
+    The store of --to gets all or nothing; this one is left as it is.
     """
     with edge(output) as out:
         from inferd.cli.store import migrate

@@ -83,7 +83,7 @@ def open_store(
         path = Path(url.removeprefix(SQLITE))
         if not makes and not path.is_file():
             raise MissingError(f"there is no store {path}; `inferd serve` makes it", metadata={"cause": "no store"})
-        return SqliteStore(path, mends=mends, migrates=migrates, at_point=at_point)
+        return SqliteStore(path, mends=mends, migrates=migrates, copies=where.schema_copies, at_point=at_point)
     if not url.startswith(POSTGRES):
         raise StoreUnavailableError(
             "store.url names no store that there is: write sqlite:/path, postgresql://…, or memory: for none",

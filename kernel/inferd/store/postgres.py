@@ -19,7 +19,7 @@ from inferd.store.batch import Batch, batches
 from inferd.store.codec import Codec, PlainCodec
 from inferd.store.postgres_copy import PostgresCopy
 from inferd.store.postgres_rows import PAGE_BYTES, PIECES_BYTES, rows_of
-from inferd.store.postgres_schema import MIGRATIONS, NOBODY, TABLES, Found, Marker, find, migrate, set_aside
+from inferd.store.postgres_schema import NOBODY, TABLES, Found, Marker, find, migrate, newest_schema, set_aside
 from inferd.store.postgres_session import Server, Session
 from inferd.store.store import Append, Damaged, DamagedError, Kind, Put, Record, Write
 from inferd.store.values import place_of, read_value
@@ -77,15 +77,22 @@ class PostgresStore:
         self._session: Session | None = self._server.connect()
         try:
             found = find(self._session, self.name, where.postgres.schema_name)
-            migrate(self._session, self.name, where.postgres.schema_name, found, makes=makes, migrates=migrates)
+            self._migrate(self._session, found, makes=makes, migrates=migrates)
         except psycopg.Error as error:
             self._server.release(self._session)
             raise self._server.unavailable(error) from None
         except BaseException:
             self._server.release(self._session)
             raise
-        self.opened_schema, self.schema = found.version, len(MIGRATIONS)
+        self.opened_schema, self.schema = found.version, newest_schema()
         self._marker = found.marker
+
+    def _migrate(self, session: Session, found: Found, *, makes: bool, migrates: bool) -> None:
+        """Bring the schema up, as long as that takes."""
+        name, limit_s = self._where.postgres.schema_name, session.limit_s
+        session.limit_s = limit_s if found.version in {0, newest_schema()} else None
+        migrate(session, self.name, name, found, makes=makes, migrates=migrates, copies=self._where.schema_copies)
+        session.limit_s = limit_s
 
     def write(self, writes: Iterable[Write]) -> None:
         """As `Store.write`. What is no sequence is read once: should the session be lost meanwhile, it is refused."""
@@ -355,7 +362,7 @@ class PostgresStore:
         try:
             with session.transaction():
                 aside = set_aside(session, name, why)
-                migrate(session, self.name, name, Found(0, self._marker), makes=True, migrates=False)
+                migrate(session, self.name, name, Found(0, self._marker), makes=True, migrates=False, copies=1)
                 for batch in batches(writes, self._codec):
                     self._add(session, batch)
                 session.execute("SET LOCAL statement_timeout = 0")

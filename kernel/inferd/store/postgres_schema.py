@@ -1,10 +1,12 @@
 """The tables of a store in PostgreSQL: their versions, whose they are, and the marker of the last write."""
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+import structlog
 from psycopg import sql
 
 from inferd.errors import StoreUnavailableError
@@ -13,6 +15,7 @@ from inferd.store.store import MissingError, OldSchemaError
 APPLICATION = "inferd"  # marks the schema as ours
 NOBODY = ""  # has written yet
 MOST_NAME_BYTES = 63
+STAMP_CHARACTERS = 22  # of a time, of a number behind it, and of what is between
 MIGRATIONS = (
     # 1
     """
@@ -40,6 +43,8 @@ CONTENTS = """
     FROM pg_namespace n WHERE nspname = %s
 """
 
+log = structlog.get_logger()
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -57,6 +62,11 @@ class Found:
 
     version: int
     marker: Marker
+
+
+def newest_schema() -> int:
+    """The version that this kernel writes."""
+    return len(MIGRATIONS)
 
 
 def find(connection: Connection, store: str, schema: str) -> Found:
@@ -88,8 +98,12 @@ def find(connection: Connection, store: str, schema: str) -> Found:
     return Found(version, Marker(writer, written))
 
 
-def migrate(connection: Connection, store: str, schema: str, found: Found, *, makes: bool, migrates: bool) -> None:
+def migrate(
+    connection: Connection, store: str, schema: str, found: Found, *, makes: bool, migrates: bool, copies: int
+) -> None:
     """Bring the schema to the version of this kernel, all of it or nothing; make it where there is none.
+
+    One with an older version is copied before, to a schema of its own; of those the last `copies` are left.
 
     Raises:
         MissingError: There is none, and none is to be made.
@@ -105,23 +119,50 @@ def migrate(connection: Connection, store: str, schema: str, found: Found, *, ma
     with connection.transaction():
         if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is None:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+        if found.version:
+            connection.execute("SET LOCAL statement_timeout = 0")
+            _copy(connection, schema, found.version, copies)
         for number, statements in enumerate(MIGRATIONS[found.version :], start=found.version + 1):
             connection.execute(sql.SQL(statements).format(schema=name))
             connection.execute(sql.SQL("UPDATE {}.inferd_store SET version = {}").format(name, number))
 
 
+def _copy(connection: Connection, schema: str, version: int, copies: int) -> None:
+    """Copy the tables to a schema of their own, which a kernel of that version can be told to use."""
+    kind = f"schema_{version}"
+    copy = _new_name(connection, schema, kind)
+    connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(copy)))
+    for table in TABLES:
+        old, new = sql.Identifier(schema, table), sql.Identifier(copy, table)
+        connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(new, old))
+        connection.execute(sql.SQL("INSERT INTO {} SELECT * FROM {}").format(new, old))
+    log.info("the store has an older schema: it is copied before it is brought up", copy=copy, schema=version)
+    stamped = re.compile(re.escape(_cut(schema, kind, STAMP_CHARACTERS)) + rf"_{kind}_\d{{8}}t\d{{6}}z(_\d+)?")
+    names = connection.execute("SELECT nspname FROM pg_namespace ORDER BY nspname").fetchall()
+    for old_copy in [name for (name,) in names if stamped.fullmatch(name)][:-copies]:
+        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(old_copy)))
+
+
 def set_aside(connection: Connection, schema: str, why: str) -> str:
     """Give the schema another name, and say in its comment why. Its name from now on."""
-    stamp = time.strftime("%Y%m%dt%H%M%Sz", time.gmtime())
-    for count in range(1000):
-        ending = f"_replaced_{stamp}{f'_{count}' if count else ''}"
-        aside = schema.encode()[: MOST_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
-        if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (aside,)).fetchone() is None:
-            break
+    aside = _new_name(connection, schema, "replaced")
     old, new = sql.Identifier(schema), sql.Identifier(aside)
     connection.execute(sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(old, new))
     connection.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(new, sql.Literal(why)))
     return aside
+
+
+def _new_name(connection: Connection, schema: str, kind: str) -> str:
+    """A name that no schema has, which says what it is from now on and since when."""
+    stamp = time.strftime("%Y%m%dt%H%M%Sz", time.gmtime())
+    names = (f"{_cut(schema, kind, STAMP_CHARACTERS)}_{kind}_{stamp}{f'_{n}' if n else ''}" for n in range(1000))
+    taken = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+    return next(name for name in names if connection.execute(taken, (name,)).fetchone() is None)
+
+
+def _cut(schema: str, kind: str, more: int) -> str:
+    """So much of a name that the whole is one that PostgreSQL does not cut."""
+    return schema.encode()[: MOST_NAME_BYTES - len(kind) - more].decode(errors="ignore")
 
 
 def _foreign(store: str, schema: str, what: str) -> StoreUnavailableError:

@@ -54,6 +54,7 @@ class SqliteStore:
         codec: Writes and reads values.
         mends: Whether a damaged file is set aside; else it is refused.
         migrates: Whether a file with an older schema is copied, and then brought up; else it is refused.
+        copies: How many copies of an older schema are left.
         held: The lock of the file where the caller has it, and goes on having it; None to take it.
         at_point: Told where a write is, for tests.
 
@@ -69,6 +70,7 @@ class SqliteStore:
         codec: Codec | None = None,
         mends: bool = True,
         migrates: bool = True,
+        copies: int = 1,
         held: StoreLock | None = None,
         at_point: Callable[[str], None] = _nothing,
     ) -> None:
@@ -92,14 +94,14 @@ class SqliteStore:
         self._lock = StoreLock(lock) if held is None else None
         try:
             try:
-                self._database, self.opened_schema = open_file(path, migrates=migrates)
+                self._database, self.opened_schema = open_file(path, migrates=migrates, copies=copies)
             except DAMAGED as error:
                 if not mends:
                     raise
                 set_aside(path, str(error))
-                self._database, self.opened_schema = open_file(path, migrates=migrates)
+                self._database, self.opened_schema = open_file(path, migrates=migrates, copies=copies)
             suspect_of(path).unlink(missing_ok=True)  # it was looked through
-        except (apsw.Error, ValueError) as error:
+        except (apsw.Error, ValueError, OSError) as error:
             self._let_go()
             raise unavailable(path, error) from None
         except BaseException:

@@ -3,6 +3,7 @@
 import os
 import time
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ MIGRATIONS = (
     """,
 )
 """What brings a file from each version of its schema to the next one; the version is how many were done."""
+UNFINISHED = ".part"  # of a copy that may not be whole
 FAMILY = ("", "-wal", "-shm")
 CACHE_KIB = 8192
 CHECK_S = 0.5  # most that an opening looks for damage: beyond that it is found where it is read
@@ -123,7 +125,7 @@ def aside_of(path: Path, what: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def open_file(path: Path, *, migrates: bool) -> tuple[apsw.Connection, int]:
+def open_file(path: Path, *, migrates: bool, copies: int = 1) -> tuple[apsw.Connection, int]:
     """The database, migrated, and the schema that it had.
 
     Raises:
@@ -138,7 +140,7 @@ def open_file(path: Path, *, migrates: bool) -> tuple[apsw.Connection, int]:
         database.execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL")
         version = _version(database, path)
         if 0 < version < len(MIGRATIONS):
-            _prepare(database, path, version, migrates=migrates)
+            _prepare(database, path, version, migrates=migrates, copies=copies)
         if version == 0:  # marked in the file itself, before there is a WAL
             database.execute(f"PRAGMA application_id = {APPLICATION}")
         database.execute("PRAGMA journal_mode = WAL")
@@ -150,9 +152,11 @@ def open_file(path: Path, *, migrates: bool) -> tuple[apsw.Connection, int]:
     return database, version
 
 
-def backup_of(path: Path, schema: int) -> Path:
-    """The copy that is made of a file before its schema becomes a newer one."""
-    return path.with_name(f"{path.name}.schema-{schema}")
+def copies_of(path: Path, schema: int) -> list[Path]:
+    """The copies that were made of a file before its schema became a newer one, the oldest first."""
+    return sorted(
+        copy for copy in path.parent.glob(f"{escape(path.name)}.schema-{schema}-*") if copy.suffix != UNFINISHED
+    )
 
 
 def sync(*paths: Path) -> None:
@@ -165,20 +169,31 @@ def sync(*paths: Path) -> None:
             os.close(descriptor)
 
 
-def _prepare(database: Any, path: Path, version: int, *, migrates: bool) -> None:
-    """Copy what is to be migrated, onto the disk; a copy that is there already is of a migration that was cut off.
+def _prepare(database: apsw.Connection, path: Path, version: int, *, migrates: bool, copies: int) -> None:
+    """Copy what is to be migrated, onto the disk; older copies of this schema go, but for the last ones.
 
     Raises:
-        OldSchemaError: It is not to be.
+        OldSchemaError: It is not to be migrated.
+        OSError: The copy cannot be put onto the disk.
     """
     if not migrates:
         raise OldSchemaError.of(str(path), version, len(MIGRATIONS))
-    copy = backup_of(path, version)
-    copy.unlink(missing_ok=True)
-    copy.touch(mode=0o600)
-    database.execute("VACUUM INTO ?", (str(copy),))
-    sync(copy, copy.parent)
-    log.info("the store is brought up to a newer schema; a copy of what it was is kept", copy=str(copy), schema=version)
+    copy = aside_of(path, f"schema-{version}")
+    growing = copy.with_name(copy.name + UNFINISHED)
+    for left in path.parent.glob(f"{escape(path.name)}.schema-*{UNFINISHED}"):  # of a migration that was cut off
+        left.unlink()
+    log.info("the store has an older schema: it is copied before it is brought up", copy=str(copy), schema=version)
+    try:
+        growing.touch(mode=0o600)
+        database.execute("VACUUM INTO ?", (str(growing),))
+        sync(growing)
+        growing.rename(copy)
+    except BaseException:
+        growing.unlink(missing_ok=True)
+        raise
+    for old in copies_of(path, version)[:-copies]:
+        old.unlink()
+    sync(copy.parent)
 
 
 def _version(database: Any, path: Path) -> int:

@@ -35,5 +35,9 @@ class Where(Protocol):
         """`sqlite:/path`, `postgresql://…`, or `memory:` for none."""
 
     @property
+    def schema_copies(self) -> int:
+        """How many copies of each older schema are left."""
+
+    @property
     def postgres(self) -> PostgresTimes:
         """Of a store in PostgreSQL: the schema and the times."""
