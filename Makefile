@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: onnx-cases chaos property sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -33,6 +33,11 @@ chaos: .venv/.dev .venv/.native
 	@$(if $(ROUNDS),$(BIN)/python tests/chaos/full_disk.py --rounds $(ROUNDS))
 	@$(if $(ROUNDS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
 		--store $(or $(STORE),sqlite) --report $(or $(REPORT),.venv/chaos.jsonl) $(if $(MODELS),--models $(MODELS)))
+
+# So many KEYS, each sent so often by CONNECTIONS until it is answered TIMES times, while RESTARTS kernels are killed: one task for each.
+storm: .venv/.dev .venv/.native
+	@$(BIN)/python tests/chaos/storm_ordeal.py --keys $(or $(KEYS),10000) --times $(or $(TIMES),20) \
+		--connections $(or $(CONNECTIONS),8) --restarts $(or $(RESTARTS),20) --store $(or $(STORE),sqlite)
 
 # Random schedules of the engine and lives of leases, so many as EXAMPLES says; `make test` tries 80.
 property: .venv/.dev
