@@ -4,15 +4,19 @@ import asyncio
 import json
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
+import psycopg
 import pytest
 from connection import Connection, read_all, read_until, reason_of, text_of
 from postgres_server import PostgresServer
 from stores import Postgres
+from test_kept_outcomes import read_text
 from test_kept_tasks import created, get, kernel, retry_s, wanted, watch
 
+from inferd.errors import StoreUnavailableError
 from inferd.store.store import NO_TENANT, Kind, Put
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import model_service_pb2 as ms
@@ -114,3 +118,41 @@ async def test_processes_with_backends_are_not_told_how_the_store_is_opened(
     assert environments
     for each in environments:
         assert [name for name, value in each.items() if "s3cret" in value] == ["MINE"]
+
+
+async def test_a_commit_whose_answer_never_came_doubles_nothing(
+    tmp_path: Path, stores: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has done a commit, and is gone for longer than its outcome is waited for, has each event once."""
+    async with kernel(
+        tmp_path, store={"postgres": {**stores.settings["postgres"], "outcome_wait_s": 0.0}}
+    ) as connection:
+        await connection.create(step_s=0.002)
+        task_id = (await connection.tasks.CreateTask(wanted(200))).task.task_id
+        call = watch(connection, task_id)
+        seen = await read_until(call, "output")
+        _cut(connection.kernel.driver.keeper._store, monkeypatch)  # type: ignore[union-attr] # it has one
+        seen += await read_text(call, 100)
+    async with kernel(tmp_path) as connection:
+        rest = await read_all(watch(connection, task_id, seen[-1].sequence))
+        assert text_of([*seen, *rest]) == "la" * 100
+
+
+def _cut(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next commit is done and its answer lost, and at the first attempt there is no other session."""
+    session, connect = store._session, store._server.connect
+    execute = session.execute
+
+    def gone() -> Any:
+        monkeypatch.setattr(store._server, "connect", connect)
+        raise StoreUnavailableError("no server", metadata={"cause": "a test"})
+
+    def cut(query: str, *values: Any, **more: Any) -> Any:
+        done = execute(query, *values, **more)
+        if query == "COMMIT":
+            session.close()
+            monkeypatch.setattr(store._server, "connect", gone)
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return done
+
+    session.execute = cut

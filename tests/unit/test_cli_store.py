@@ -29,7 +29,7 @@ def fill(store: Store) -> None:
             Put("a", Kind.TASK, "t", b'{"id":"t"}\0\xff\x00work'),
             Put("a", Kind.PROGRESS, "t", b'{"state":3}'),
             Append("a", Kind.TASK, "t", 1, b'[[1,"queued",0,null]]'),
-            Append("a", Kind.TASK, "t", 3, b'[[3,"run",["x"],[1],[7]]]'),
+            Append("a", Kind.TASK, "t", 3, b'[[3,"run",["x","y"],[1,1],[7,8]]]'),
         ]
     )
 
@@ -83,7 +83,7 @@ def test_export_writes_a_line_for_each(named: tuple[str, str]) -> None:
     """Models and tasks come as JSON lines, a task with where it stands and its events."""
     model, task = map(json.loads, inferd("export", *named).stdout.splitlines())
     assert model == {"kind": "model", "name": "m"}
-    events = [[1, "queued", 0, None], [3, "run", ["x"], [1], [7]]]
+    events = [[1, "queued", 0, None], [3, "run", ["x", "y"], [1, 1], [7, 8]]]
     assert task == {"kind": "task", "id": "t", "work": "/wB3b3Jr", "progress": {"state": 3}, "events": events}
 
 
@@ -100,6 +100,21 @@ def test_what_is_damaged_or_missing_is_told_and_the_rest_exported(named: tuple[s
     result = inferd("export", *named)
     told = [(line["kind"], line.get("id", line.get("key"))) for line in map(json.loads, result.stdout.splitlines())]
     assert (result.exit_code, told) == (0, [("model", None), ("damaged", "lost"), ("damaged", "t"), ("task", "u")])
+
+
+@pytest.mark.parametrize(("piece", "said"), [(3, "events 2 to 3 are missing"), (5, "events 4 to 5 are missing")])
+def test_events_that_are_missing_are_told(named: tuple[str, str], stores: Stores, piece: int, said: str) -> None:
+    """A piece that is not there, in the middle or at the end, is told by `check`; what overlaps is not damage."""
+    with closing(stores.open()) as store:
+        store.write([Put("a", Kind.PROGRESS, "t", b'{"state":3,"last":5}')])
+        store.write(
+            [Append("a", Kind.TASK, "t", 5, b'[[3,"run",["x","y"],[1,1],[7,8]],[5,"run",["z","!"],[1,1],[9,9]]]')]
+        )
+    assert inferd("check", *named).exit_code == 0
+    with closing(stores.open()) as store:
+        store.write([Append("a", Kind.TASK, "t", 5, b'[[5,"run",["z","!"],[1,1],[9,9]]]')])
+        stores.run(store, f"DELETE FROM pieces WHERE number = {piece}")  # noqa: S608 - ours
+    assert f"task t of 'a': {said}" in inferd("check", *named, "-o", "json").stdout
 
 
 def test_a_store_that_a_kernel_has_is_left_alone(named: tuple[str, str], stores: Stores) -> None:

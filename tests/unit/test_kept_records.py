@@ -180,6 +180,33 @@ def test_what_is_not_there_to_be_read_back_is_told_with_what_is() -> None:
     assert caught.value.metadata["first_sequence"] == "14"
 
 
+def test_what_was_kept_twice_is_read_once() -> None:
+    """Pieces that overlap, as kernels before this one may have left, give each event once, from every number on."""
+    store, pieces = stored()
+    queued, ids = Numbered(1, te.Queued(0, None)), array("I", [7])
+    pieces.keep([queued, Run(3, ["a", "b"], [1, 1], ids * 2)])
+    pieces.keep([queued, Run(5, ["a", "b", "c", "d"], [1] * 4, ids * 4)])
+    pieces.keep([Run(6, ["d", "e"], [1, 1], ids * 2)])
+    assert page(store, after=0, until=6) == [queued, Numbered(6, te.Output("abcde", (7,) * 5))]
+    for after in range(1, 6):
+        assert page(store, after=after, until=6) == [Numbered(6, te.Output("abcde"[after - 1 :], (7,) * (6 - after)))]
+
+
+def test_a_piece_that_is_missing_is_told() -> None:
+    """What lies before a gap is read, the gap itself is EVENTS_DROPPED with its numbers, and so is one at the end."""
+    store, pieces = stored()
+    for number in range(1, 6):
+        pieces.keep([Numbered(number, te.Progress(te.Phase.PREFILL, 0.5))])
+    del pieces.pieces[3], pieces.pieces[5]
+    assert [numbered.sequence for numbered in page(store, after=0, until=5)] == [1, 2]
+    for after, first in ((2, 4), (4, 6)):
+        with pytest.raises(
+            EventsDroppedError, match=f"events {after + 1} to {first - 1} were .* or are missing"
+        ) as caught:
+            page(store, after=after, until=5)
+        assert caught.value.metadata["first_sequence"] == str(first)
+
+
 def test_a_run_that_goes_on_is_not_changed_where_it_was_taken() -> None:
     """What is written on another thread stays as it is while the task tells more."""
     stream = TaskStream(TaskId("t"), 1 << 20, EventBudget(1 << 30))

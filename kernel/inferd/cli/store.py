@@ -13,7 +13,8 @@ import structlog
 
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
-from inferd.runtime.kept_records import END
+from inferd.runtime.kept_records import END, UNREADABLE
+from inferd.runtime.past import check_events
 from inferd.store.opening import MEMORY, open_store
 from inferd.store.store import DamagedError, Kind, MissingError
 
@@ -111,9 +112,21 @@ def compact(output: Output, file: Path | None, url: str | None) -> None:
 
 def _incomplete(store: Store) -> list[str]:
     """The tasks of which a part is missing, in a store whose values are whole."""
-    standing = {(record.tenant, record.key) for record in store.records(Kind.PROGRESS)}
-    tasks = ((record.tenant, record.key) for record in store.records(Kind.TASK))
-    return [f"task {key} of {tenant!r}: {NO_PROGRESS}" for tenant, key in tasks if (tenant, key) not in standing]
+    standing = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS)}
+    wrong = []
+    for tenant, key in [(record.tenant, record.key) for record in store.records(Kind.TASK)]:
+        progress = standing.get((tenant, key))
+        missing = NO_PROGRESS if progress is None else _missing(store, tenant, key, progress)
+        if missing is not None:
+            wrong.append(f"task {key} of {tenant!r}: {missing}")
+    return wrong
+
+
+def _missing(store: Store, tenant: str, key: str, progress: bytes) -> str | None:
+    try:
+        return check_events(store, tenant, key, progress)
+    except UNREADABLE as error:
+        return f"its events cannot be read: {error}"
 
 
 def export(output: Output, file: Path | None, url: str | None) -> None:

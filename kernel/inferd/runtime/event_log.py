@@ -11,7 +11,7 @@ from inferd.core.task_events import EmbeddingOutput, Logprobs, Output, PromptOut
 from inferd.errors import EventsDroppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 FLOAT_BYTES = 4
 EVENT_BYTES = 200  # of the objects that hold one event, text and ids apart: measured with sys.getsizeof
@@ -215,6 +215,36 @@ class EventLog:
         self.dropped += count
         run.drop(count)
         return not run.texts
+
+
+class MissingEventsError(ValueError):
+    """Of what was kept of a task some is missing.
+
+    Attributes:
+        first: Number of the first event behind what is missing.
+    """
+
+    def __init__(self, after: int, first: int) -> None:
+        super().__init__(f"events {after + 1} to {first - 1} are missing")
+        self.first = first
+
+
+def in_order(entries: Iterable[Entry], after: int) -> Iterator[Entry]:
+    """What of these comes behind number `after`, each event once, though they were kept in pieces that overlap.
+
+    Raises:
+        MissingEventsError: The next one is not there.
+    """
+    for entry in entries:
+        if entry.sequence <= after:
+            continue
+        first = entry.first if isinstance(entry, Run) else entry.sequence
+        if first > after + 1:
+            raise MissingEventsError(after, first)
+        if isinstance(entry, Run) and first <= after:
+            _, entry = entry.split(after - first + 1)  # noqa: PLW2901 - the rest of it
+        after = entry.sequence
+        yield entry
 
 
 def joined(entries: Sequence[Entry], after: int) -> list[Numbered]:

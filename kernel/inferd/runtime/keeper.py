@@ -24,18 +24,14 @@ from inferd.core.changes import (
     TaskForgotten,
     TaskRestored,
 )
-from inferd.core.task_events import Finished
 from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
-from inferd.runtime.event_log import Numbered
 from inferd.runtime.kept import Kept, typed
-from inferd.runtime.kept_events import write_pieces
 from inferd.runtime.kept_leases import KeptLeases
 from inferd.runtime.kept_models import KeptModels
-from inferd.runtime.kept_records import write_progress, write_task
 from inferd.runtime.kept_shares import AFTER_S, KeptShares
+from inferd.runtime.kept_tasks import LARGE_BYTES, send
 from inferd.runtime.past import read_page
 from inferd.runtime.store_thread import StoreThread
-from inferd.store.store import Append, Drop, Kind, Put
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -44,12 +40,13 @@ if TYPE_CHECKING:
     from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
     from inferd.core.model import ModelSpec
     from inferd.runtime.driver import Driver
+    from inferd.runtime.event_log import Numbered
+    from inferd.runtime.kept import Sent
     from inferd.runtime.kept_models import DueModel
     from inferd.runtime.streams import Past
-    from inferd.store.store import Store, Write
+    from inferd.store.store import Store
 
 RETRY_AFTER_S = 1.0  # what clients are told while nothing can be written
-LARGE_BYTES = 4096  # of a record that is not worth to be kept whole when its task has ended
 MOST_TASKS = 1000  # in one write: the loop makes them up, and so serves others between them
 DRAIN_S = 5.0  # most that the end of the kernel waits for a store
 
@@ -265,48 +262,25 @@ class Keeper:
             return
         due = list(islice(self._dirty, MOST_TASKS))
         self._urgent = self._urgent and len(due) < len(self._dirty)
-        batch, models = [(kept, kept.version) for kept in due], self._models.take()
-        for kept in due:
-            del self._dirty[kept]
-        writes = [write for kept, _ in batch for write in self._writes(kept)]
+        batch, models = [(kept, self._send(kept)) for kept in due], self._models.take()
+        writes = [write for _, sent in batch for write in sent.writes]
         writes += [model.write for model in models.values()]
         writes += [*self._leases.take(), *self.shares.take()]
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(self._thread, self._store.write, writes)
-        counts = [len(kept.pending) for kept, _ in batch]
-        self._writing.add_done_callback(lambda done: self._wrote(batch, counts, models, done))
+        self._writing.add_done_callback(lambda done: self._wrote(batch, models, done))
 
-    def _writes(self, kept: Kept) -> list[Write]:
-        spec = kept.task.spec
-        tenant, key = spec.tenant, spec.task_id
-        kept.pending += kept.stream.take()
-        if kept.gone:
-            return [Drop(tenant, Kind.TASK, key), Drop(tenant, Kind.PROGRESS, key)]
-        writes: list[Write] = []
-        ended = kept.task.finished is not None
-        if not kept.made or (ended and kept.large):
-            value = write_task(kept.task, self._driver.clock)
-            kept.large = len(value) > LARGE_BYTES and not ended
-            writes.append(Put(tenant, Kind.TASK, key, value))
-        told = [*kept.before, *kept.pending]
-        end = told[-1] if told else None
-        if end is None and kept.stream.finished is not None:
-            end = Numbered(kept.stream.last_sequence, kept.stream.finished)
-        progress = write_progress(
-            kept.task,
-            kept.stream.continuation,
-            self._driver.clock,
-            last=told[-1].sequence if told else kept.stream.last_sequence,
-            end=end if isinstance(end, Numbered) and isinstance(end.event, Finished) else None,
-        )
-        writes.append(Put(tenant, Kind.PROGRESS, key, progress))
-        writes += [Append(tenant, Kind.TASK, key, number, value) for number, value in write_pieces(told)]
-        return writes
+    def _send(self, kept: Kept) -> Sent:
+        """What is to be written of a task: first what was sent and may be there, again as it was."""
+        if (sent := kept.sent) is not None and sent.gone == kept.gone:
+            return sent  # it stays dirty: what came since goes with the next write
+        del self._dirty[kept]
+        kept.sent = sent = send(kept, self._driver.clock)
+        return sent
 
     def _wrote(
         self,
-        batch: Sequence[tuple[Kept, int]],
-        counts: Sequence[int],
+        batch: Sequence[tuple[Kept, Sent]],
         models: dict[ModelName, DueModel],
         done: asyncio.Future[None],
     ) -> None:
@@ -314,8 +288,8 @@ class Keeper:
         error = done.exception()
         if error is None:
             self._failure = None
-            for (kept, version), count in zip(batch, counts, strict=True):
-                self._release(kept, version, count)
+            for kept, sent in batch:
+                self._release(kept, sent)
             self._leases.wrote()
             self.shares.wrote()
             for future in _waiting(models):
@@ -329,12 +303,13 @@ class Keeper:
             )
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._flush)
 
-    def _release(self, kept: Kept, version: int, count: int) -> None:
+    def _release(self, kept: Kept, sent: Sent) -> None:
         """The store has so much of a task."""
+        kept.sent = None
         if not kept.made:
             kept.made, kept.before, kept.stream.past = True, (), self._past(kept)
-        kept.written = version
-        shown, kept.pending = kept.pending[:count], kept.pending[count:]
+        kept.written = sent.version
+        shown, kept.pending = kept.pending[: sent.count], kept.pending[sent.count :]
         kept.stream.release(shown)
         if kept.stream.finished is not None and shown:
             self._driver.streams.ended(kept.stream)
@@ -343,18 +318,21 @@ class Keeper:
             del self._kept[kept.task.spec.task_id]
         waiting, kept.waiting = kept.waiting, []
         for wanted, future in waiting:
-            if wanted > version:
+            if wanted > sent.version:
                 kept.waiting.append((wanted, future))
             elif not future.done():
                 future.set_result(None)
 
     def _fail(
         self,
-        batch: Sequence[tuple[Kept, int]],
+        batch: Sequence[tuple[Kept, Sent]],
         models: dict[ModelName, DueModel],
         error: InferdError,
     ) -> None:
-        """Nothing of that was written: new ones are given up, and dropped should they be there; the rest is due."""
+        """Whether that was written is not known: new ones are given up, and dropped should they be there.
+
+        The rest is due, as it was sent.
+        """
         if self._failure is None:
             log.error("the store cannot be written; what is to be kept is refused until it can be", why=error.message)
         self._failure = StoreUnavailableError(error.message, metadata=error.metadata)

@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from inferd.core.task import Task
     from inferd.runtime.event_log import Entry
     from inferd.runtime.streams import TaskStream
+    from inferd.store.store import Write
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What the store was given of a task. Until it is known to have it, it is given the same again and nothing else.
+
+    A write that counts as failed may be there all the same: pieces with the numbers that they had take their own place.
+
+    Attributes:
+        version: The task's, then.
+        count: How many of its `pending` entries are in it.
+        gone: Whether it drops the task.
+        writes: It.
+    """
+
+    version: int
+    count: int
+    gone: bool
+    writes: Sequence[Write]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +48,7 @@ class Kept:
         gone: Whether it is to be dropped.
         before: What it told before it was to be kept, until the store has it.
         pending: What it has told that the store does not have.
+        sent: What the store was given and is not known to have.
         version: Rises with each change.
         written: The version that the store has.
         waiting: Who waits for which version.
@@ -40,6 +61,7 @@ class Kept:
     gone: bool = False
     before: Sequence[Entry] = ()
     pending: list[Entry] = field(default_factory=list)
+    sent: Sent | None = None
     version: int = 0
     written: int = 0
     waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)

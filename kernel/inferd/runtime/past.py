@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from inferd.errors import EventsDroppedError, InferdError
-from inferd.runtime.event_log import Run, joined
-from inferd.runtime.kept_events import read_entries
+from inferd.runtime.event_log import MissingEventsError, Run, in_order, joined
+from inferd.runtime.kept_events import read_entries, read_json
 from inferd.runtime.kept_records import UNREADABLE
 from inferd.store.store import Kind
 
@@ -31,21 +32,18 @@ def read_page(store: Store, tenant: Tenant, task_id: TaskId, *, after: int, unti
     """
     entries: list[Entry] = []
     try:
-        for entry in _entries(store, tenant, task_id, after):
+        for entry in in_order(_entries(store, tenant, task_id, after), after):
             if _first(entry) > until:
                 break
             entries.append(entry)
+    except MissingEventsError as error:
+        if not entries:
+            raise _missing(after, error.first) from None
     except UNREADABLE as error:
         if not entries:
             raise _unreadable(after, until, error) from None
-    first = _first(entries[0]) if entries else until + 1
-    if first > after + 1:
-        raise EventsDroppedError(
-            f"events {after + 1} to {first - 1} were dropped before the task was kept, or are kept no longer; the first"
-            f" one is {first}",
-            metadata={"first_sequence": str(first)},
-            field="after_sequence",
-        )
+    if not entries:
+        raise _missing(after, until + 1)
     return joined(entries, after)
 
 
@@ -60,6 +58,34 @@ def _entries(store: Store, tenant: Tenant, task_id: TaskId, after: int) -> Itera
 
 def _first(entry: Entry) -> int:
     return entry.first if isinstance(entry, Run) else entry.sequence
+
+
+def check_events(store: Store, tenant: str, key: str, progress: bytes) -> str | None:
+    """What is missing of the events of a task behind the first one that is kept; None where nothing is.
+
+    Raises:
+        DamagedError, ValueError, TypeError: One of them cannot be read.
+    """
+    entries = chain.from_iterable(map(read_entries, store.pieces(tenant, Kind.TASK, key)))
+    first = next(entries, None)
+    until = last = read_json(progress).get("last") or 0
+    if first is None:
+        return None
+    try:
+        for entry in in_order(chain([first], entries), _first(first) - 1):
+            until = entry.sequence
+    except MissingEventsError as error:
+        return str(error)
+    return None if until >= last else str(MissingEventsError(until, last + 1))
+
+
+def _missing(after: int, first: int) -> EventsDroppedError:
+    return EventsDroppedError(
+        f"events {after + 1} to {first - 1} were dropped before the task was kept, or are missing in the store; the"
+        f" first one is {first}",
+        metadata={"first_sequence": str(first)},
+        field="after_sequence",
+    )
 
 
 def _unreadable(after: int, until: int, error: Exception) -> EventsDroppedError:

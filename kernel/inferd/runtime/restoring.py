@@ -18,7 +18,7 @@ from inferd.errors import InferdError, LimitExceededError
 from inferd.runtime import streams
 from inferd.runtime.collector import collector_paused
 from inferd.runtime.continuation import Continuation
-from inferd.runtime.event_log import Numbered, Run
+from inferd.runtime.event_log import MissingEventsError, Numbered, Run, in_order
 from inferd.runtime.kept_events import read_entries
 from inferd.runtime.kept_leases import FENCING, read_token
 from inferd.runtime.kept_records import UNREADABLE, read_model, read_progress, read_task
@@ -27,12 +27,13 @@ from inferd.runtime.lease_records import read_lease
 from inferd.store.store import NO_TENANT, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from inferd.core.model import ModelSpec
     from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
+    from inferd.runtime.event_log import Entry
     from inferd.store.store import Record, Store
 
 log = structlog.get_logger()
@@ -199,24 +200,39 @@ def _found(store: Store, record: Record, progress: bytes | None, clock: Clock) -
     elif read.last is not None and not read.ended and not read.written["attempt"]:
         told = streams.Before(last=read.last)
     else:
-        told = _told(store, record, ended=read.ended)
+        told = _told(store, record, last=read.last, ended=read.ended)
     told.continuation.cached_tokens = None if read.ended else read.cached_tokens
     return Found(task=read.restored(kept, told.end, clock), told=told)
 
 
-def _told(store: Store, record: Record, *, ended: bool) -> streams.Before:
+def _told(store: Store, record: Record, *, last: int | None, ended: bool) -> streams.Before:
     """What all events of a task say; they are read one piece after the other, and not held."""
-    continuation, last, output_tokens, event = Continuation(), 0, 0, None
-    for piece in store.pieces(record.tenant, Kind.TASK, record.key):
-        for entry in read_entries(piece):
-            last, event = entry.sequence, entry.whole() if isinstance(entry, Run) else entry.event
-            output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
-            continuation.take(event)
-    if not ended:
-        return streams.Before(last=last, output_tokens=output_tokens, continuation=continuation)
-    if not isinstance(event, Finished):
+    if ended:
+        return _ended(store, record)
+    continuation, until, output_tokens = Continuation(), 0, 0
+    for entry in in_order(_entries(store, record), 0):
+        until, event = entry.sequence, entry.whole() if isinstance(entry, Run) else entry.event
+        output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
+        continuation.take(event)
+    if last is not None and until < last:
+        raise MissingEventsError(until, last + 1)
+    return streams.Before(last=until, output_tokens=output_tokens, continuation=continuation)
+
+
+def _ended(store: Store, record: Record) -> streams.Before:
+    """The end of a task, where only its events say it; those from before it was kept may lack."""
+    entry, output_tokens = None, 0
+    for entry in _entries(store, record):
+        event = entry.whole() if isinstance(entry, Run) else entry.event
+        output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
+    if not isinstance(entry, Numbered) or not isinstance(entry.event, Finished):
         raise ValueError("how it ended is not kept, or damaged")  # noqa: TRY004 - of what was read
-    return streams.Before(last=last, end=Numbered(last, event), output_tokens=output_tokens)
+    return streams.Before(last=entry.sequence, end=entry, output_tokens=output_tokens)
+
+
+def _entries(store: Store, record: Record) -> Iterator[Entry]:
+    for piece in store.pieces(record.tenant, Kind.TASK, record.key):
+        yield from read_entries(piece)
 
 
 def _leave_out(what: str, tenant: str, key: str, error: Exception) -> None:

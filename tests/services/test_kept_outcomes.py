@@ -1,0 +1,94 @@
+"""What is kept of tasks when nobody knows whether a write was done, and when a part of it is lost."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from connection import Connection, read_all, read_failing, read_until, reason_of, refusal, text_of
+from stores import Stores
+from test_kept_tasks import _place, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
+
+from inferd.errors import StoreUnavailableError
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
+
+
+def lose(connection: Connection, every: int) -> None:
+    """Each so many writes count as failed though they were done."""
+    keeper = connection.kernel.driver.keeper
+    assert keeper is not None
+    write, count = keeper._store.write, 0
+
+    def lossy(writes: Any) -> None:
+        nonlocal count
+        write(writes)
+        count += 1
+        if count % every == 0:
+            raise StoreUnavailableError("nobody knows", metadata={"outcome": "unknown"})
+
+    keeper._store.write = lossy  # type: ignore[method-assign]
+
+
+async def read_text(call: Any, characters: int) -> list[Any]:
+    """The events up to so many characters of output."""
+    events: list[Any] = []
+    async for response in call:
+        events.append(response.event)
+        if len(text_of(events)) >= characters:
+            break
+    return events
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["with its end", "before its end"])
+async def test_a_write_that_was_done_though_it_failed_is_there_once(
+    tmp_path: Path, stores: Stores, *, ends: bool
+) -> None:
+    """What follows on a write of which nobody knows doubles nothing: clients get each token once, and so do tasks."""
+    limits = {"stream_bytes": 4096, "retained_bytes": 4096}
+    async with kernel(tmp_path, limits=limits) as connection:
+        await connection.create(step_s=0.002)
+        task_id = (await connection.tasks.CreateTask(wanted(200))).task.task_id
+        call = watch(connection, task_id)
+        seen = await read_until(call, "output")
+        lose(connection, every=3)
+        seen += await read_all(call) if ends else await read_text(call, 100)
+        if ends:
+            assert text_of(seen) == "la" * 100
+            assert text_of(await read_all(watch(connection, task_id))) == "la" * 100
+    async with kernel(tmp_path, limits=limits) as connection:
+        rest = await read_all(watch(connection, task_id, seen[-1].sequence))
+        assert text_of([*seen, *rest]) == "la" * 100
+        again = await read_all(watch(connection, task_id))
+        assert text_of(again) == "la" * 100
+        assert again[-1].finished.usage.output_tokens == 200
+    with closing(stores.open()) as store:
+        assert store.check() == []
+
+
+async def test_a_task_that_lacks_events_is_told_so(tmp_path: Path, stores: Stores) -> None:
+    """A piece that is not there is EVENTS_DROPPED for who reads, and a task that would go on from there does not.
+
+    Its other events are read, and no other task suffers.
+    """
+    async with kernel(tmp_path) as connection:
+        await connection.create(step_s=0.002, max_sequences=2)
+        ended, running = [(await connection.tasks.CreateTask(wanted(n))).task.task_id for n in (20, 900)]
+        await read_all(watch(connection, ended))
+        await read_until(watch(connection, running), "output")
+        other = (await connection.tasks.CreateTask(wanted(20))).task.task_id
+        await read_all(watch(connection, other))
+    with closing(stores.open()) as store:
+        for task_id in (ended, running):
+            first = f"SELECT min(number) FROM pieces WHERE key = '{task_id}'"  # noqa: S608 - ours
+            second = f"{first} AND number > ({first})"
+            stores.run(store, f"DELETE FROM pieces WHERE number = ({second}) AND key = '{task_id}'")  # noqa: S608 - as above
+    async with kernel(tmp_path) as connection:
+        seen, error = await read_failing(watch(connection, ended))
+        reason, metadata = reason_of(error)
+        assert (reason, "missing in the store" in str(error.details())) == ("EVENTS_DROPPED", True)
+        behind = int(metadata["first_sequence"]) - 1
+        assert behind > seen[-1].sequence
+        assert (await read_all(watch(connection, ended, behind)))[-1].finished.state == tp.TASK_STATE_SUCCEEDED
+        assert (await refusal(connection.tasks.GetTask(ts.GetTaskRequest(task_id=running))))[0] == "TASK_NOT_FOUND"
+        assert text_of(await read_all(watch(connection, other))) == "la" * 10
