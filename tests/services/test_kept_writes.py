@@ -141,6 +141,37 @@ async def test_a_model_is_deleted_when_the_answer_says_so(tmp_path: Path) -> Non
         assert [model.name for model in listed] == ["second"]
 
 
+@pytest.mark.parametrize("used", [False, True])
+async def test_a_model_that_is_known_is_kept(tmp_path: Path, *, used: bool) -> None:
+    """One whose `CreateModel` is refused is not known, or stays where it was used meanwhile: so for the next kernel."""
+    async with kernel(tmp_path) as connection:
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        write, going_on, entered = keeper._store.write, threading.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def refuse(_: Any) -> None:
+            keeper._store.write = write  # type: ignore[method-assign]
+            loop.call_soon_threadsafe(entered.set)
+            going_on.wait(20)
+            raise StoreUnavailableError("no room", metadata={"cause": "a test"})
+
+        keeper._store.write = refuse  # type: ignore[method-assign]
+        creation = asyncio.create_task(connection.create("fake"))
+        await entered.wait()
+        if used:
+            await connection.another().models.LoadModel(ms.LoadModelRequest(name="fake"))
+        going_on.set()
+        with pytest.raises(grpc.aio.AioRpcError, match="no room"):
+            await creation
+        await keeper.settled_model(ModelName("fake"))
+        listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in listed] == ["fake"] * used
+    async with kernel(tmp_path) as connection:
+        listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in listed] == ["fake"] * used
+
+
 async def test_a_call_that_cannot_detach_a_task_leaves_it_alone(tmp_path: Path) -> None:
     """It alone is refused with STORE_UNAVAILABLE; the one that watches gets every event, and the task ends with it."""
     async with kernel(tmp_path) as connection:

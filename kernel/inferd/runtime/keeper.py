@@ -290,6 +290,7 @@ class Keeper:
             self._failure = None
             for kept, sent in batch:
                 self._release(kept, sent)
+            self._models.wrote(models)
             self._leases.wrote()
             self.shares.wrote()
             for future in _waiting(models):
@@ -336,7 +337,7 @@ class Keeper:
         if self._failure is None:
             log.error("the store cannot be written; what is to be kept is refused until it can be", why=error.message)
         self._failure = StoreUnavailableError(error.message, metadata=error.metadata)
-        self._models.put_back(models)
+        fresh = self._models.failed(models)
         self.shares.failed()
         leases, waiting_for_leases = self._leases.failed()
         for future in (*_waiting(models), *waiting_for_leases):
@@ -350,6 +351,9 @@ class Keeper:
                 _refuse(waiter, error)
             if not kept.made and not kept.gone:
                 self._give_up(kept)
+        for name in fresh:
+            with suppress(InferdError):  # one of which use was made meanwhile stays, and is written with what did
+                self._driver.delete_model(name)
         if not self._due:
             self._failure = None  # nothing is left by which it would be seen that the cause is gone
 

@@ -20,12 +20,10 @@ class DueModel:
 
     Attributes:
         write: It.
-        dropped: Whether the model was forgotten since it was last written, and perhaps made again.
         waiting: Who waits for it.
     """
 
     write: Put | Drop
-    dropped: bool
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
 
@@ -35,6 +33,7 @@ class KeptModels:
     def __init__(self) -> None:
         self._due: dict[ModelName, DueModel] = {}
         self._known: set[ModelName] = set()
+        self._stored: set[ModelName] = set()  # the store has them
 
     def __bool__(self) -> bool:
         return bool(self._due)
@@ -42,10 +41,11 @@ class KeptModels:
     def adopt(self, name: ModelName) -> None:
         """A model is kept: it is dropped when it is forgotten."""
         self._known.add(name)
+        self._stored.add(name)
 
     def put(self, spec: ModelSpec) -> None:
         """A model is to be kept."""
-        self.adopt(spec.name)
+        self._known.add(spec.name)
         self._say(spec.name, Put(NO_TENANT, Kind.MODEL, spec.name, write_model(spec)))
 
     def forget(self, name: ModelName) -> bool:
@@ -57,11 +57,10 @@ class KeptModels:
         return True
 
     def _say(self, name: ModelName, write: Put | Drop) -> None:
-        dropped = isinstance(write, Drop)
         if (due := self._due.get(name)) is None:
-            self._due[name] = DueModel(write, dropped)
+            self._due[name] = DueModel(write)
         else:
-            due.write, due.dropped = write, due.dropped or dropped
+            due.write = write
 
     def wait(self, name: ModelName) -> asyncio.Future[None] | None:
         """Ends when what is to be written of a model is, or is not; None where nothing is to be."""
@@ -77,13 +76,19 @@ class KeptModels:
         due, self._due = self._due, {}
         return due
 
-    def put_back(self, failed: dict[ModelName, DueModel]) -> None:
-        """Nothing of that was written: who is forgotten is to be dropped yet; of other models their clients know."""
-        again = {
-            name: DueModel(Drop(NO_TENANT, Kind.MODEL, name), dropped=True)
-            for name, each in failed.items()
-            if each.dropped and name not in self._due
-        }
-        for name, due in self._due.items():
-            due.dropped = due.dropped or (name in failed and failed[name].dropped)
+    def wrote(self, written: dict[ModelName, DueModel]) -> None:
+        """The store has that."""
+        for name, each in written.items():
+            if isinstance(each.write, Put):
+                self._stored.add(name)
+            else:
+                self._stored.discard(name)
+
+    def failed(self, failed: dict[ModelName, DueModel]) -> list[ModelName]:
+        """Whether that was written is not known: it is due again. Which models are to be given up, if they can be.
+
+        Those are the ones that the store never had; of whom somebody has made use meanwhile they stay due.
+        """
+        again = {name: DueModel(each.write) for name, each in failed.items() if name not in self._due}
         self._due = {**again, **self._due}
+        return [name for name, each in again.items() if isinstance(each.write, Put) and name not in self._stored]
