@@ -358,6 +358,8 @@ def _front(
 ) -> Front:
     limits, scheduler = settings.limits, settings.scheduler
 
+    uploaded = ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload")
+
     def watchers(name: str, limit: int, what: str) -> Bound:
         return Bound(name, limit, f"streams that {what}")
 
@@ -379,7 +381,7 @@ def _front(
         uploads=uploads.Uploads(
             driver,
             count_open=ByteBound("limits.uploads", limits.uploads, scheduler.tenant_share, "upload", "descriptor"),
-            bytes_open=ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload"),
+            bytes_open=uploaded,
             most_bytes=limits.task_input_bytes,
             idle_s=limits.upload_idle_s,
         ),
@@ -389,6 +391,8 @@ def _front(
             streams=watchers("blobs.streams", settings.blobs.streams, "give or read blobs"),
             tenant_streams=watchers("blobs.tenant_streams", settings.blobs.tenant_streams, "give or read blobs"),
             idle_s=settings.blobs.idle_s,
+            reading=uploaded,
+            most_bytes=limits.task_input_bytes,
         ),
         models=models.Models(
             driver, plugins, shelf, watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models")
@@ -424,6 +428,7 @@ def _server(settings: Settings, front: Front) -> grpc.aio.Server:
         task_service_pb2: Tasks(
             front.tasks,
             front.uploads,
+            front.blobs,
             prompt_limit_bytes=prompt_limit_bytes,
             message_limit_bytes=limits.message_bytes,
             extents=extents,

@@ -69,7 +69,7 @@ class Memory:
         size_bytes: How large it is.
     """
 
-    __slots__ = ("_fd", "size_bytes")
+    __slots__ = ("__weakref__", "_fd", "size_bytes")
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         self._fd = fd

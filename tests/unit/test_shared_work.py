@@ -10,7 +10,7 @@ from inferd.runtime.event_log import Numbered
 from inferd.runtime.frames import read_tensors
 from inferd.runtime.kept_events import read_entries, write_entries
 from inferd.runtime.shared_work import SharedWork
-from inferd.services.uploads import Named
+from inferd.services.named import Named
 from inferd.services.work_values import read_work
 from inferd.shared import LEAST_BYTES, MARGIN_BYTES, Memory, MemoryRefusedError, Part
 from inferd_api.v1 import task_pb2 as tp

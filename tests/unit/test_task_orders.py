@@ -62,6 +62,7 @@ async def test_refusals_that_are_not_read_are_bounded(tmp_path: Path) -> None:
         orders = TaskOrders(
             front.tasks,
             front.uploads,
+            front.blobs,
             cast("Any", call),
             extents=extents,
             prompt_limit_bytes=1 << 20,
@@ -112,6 +113,7 @@ async def test_messages_leave_time_for_what_they_tell_of(
         orders = TaskOrders(
             front.tasks,
             front.uploads,
+            front.blobs,
             cast("Any", call),
             extents=Extents(Limits()),
             prompt_limit_bytes=1 << 20,

@@ -22,6 +22,7 @@ from inferd_client.models import AsyncModels, Models
 from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions, RunOptions, TaskOptions
 from inferd_client.prompts import Message, Prompt
 from inferd_client.rankings import Ranked
+from inferd_client.tensors import blob_tensor
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -45,6 +46,7 @@ __all__ = [
     "RunOptions",
     "Sample",
     "TaskOptions",
+    "blob_tensor",
 ]
 
 

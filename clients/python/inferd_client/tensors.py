@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from inferd_api.v1.tensor_pb2 import ElementType, InferOutput, StringElements, Tensor
+from inferd_api.v1.tensor_pb2 import BlobElements, ElementType, InferOutput, StringElements, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -87,6 +88,27 @@ def to_tensor(name: str, value: Any) -> Tensor:
     else:
         data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     return Tensor(name=name, element_type=_number(kind), shape=array.shape, data=data)
+
+
+def blob_tensor(digest: str, dtype: str, shape: Sequence[int], *, start: int = 0) -> Tensor:
+    """A tensor whose elements are in a blob, for an input of tasks: see `put_blob`.
+
+    Args:
+        digest: Of the blob, `Blob.digest`.
+        dtype: The name of the type, as numpy and ml_dtypes have them: "float32".
+        shape: Its sizes.
+        start: Where the elements begin in the blob, in bytes; the last dimension's stand next to each other.
+
+    Raises:
+        TypeError: No tensor has elements of this type.
+    """
+    import numpy as np  # noqa: PLC0415 - as above
+
+    if (kind := NUMPY.get(dtype)) is None:
+        raise TypeError(f"dtype is {dtype!r}; it must be one of {', '.join(NUMPY)}")
+    bits = _PACKED.get(kind) or np.dtype(_DTYPES[kind]).itemsize * _BYTE
+    blob = BlobElements(digest=digest, start=start, size_bytes=-(-prod(shape) * bits // _BYTE))
+    return Tensor(element_type=_number(kind), shape=shape, blob=blob)
 
 
 def to_array(tensor: Tensor) -> AnyArray:

@@ -49,7 +49,7 @@ def infer(
         client = stack.enter_context(kernel)
         name = stack.enter_context(resolved(client, wanted, data_dir))
         signature = client.model_signature(name)
-        inputs, written = read_inputs(given, signature), _Written(output, signature, outputs)
+        inputs, written = read_inputs(given, signature, client.get_blob), _Written(output, signature, outputs)
         for arrays in client.infer_stream(name, inputs, outputs=outputs, sequence=sequence, **options):
             if save is not None:
                 sets.append(arrays)

@@ -229,8 +229,8 @@ def _infer(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Each as NAME=VALUE: 1,2,3, a text, a JSON list, or @FILE: of numpy, of text for a text, or what the"
-            " model's recipe takes: a picture, a sound.",
+            help="Each as NAME=VALUE: 1,2,3, a text, a JSON list, @blob:sha256:…, or @FILE: of numpy, of text for a"
+            " text, or what the model's recipe takes: a picture, a sound.",
             metavar="NAME=VALUE...",
         ),
     ] = None,

@@ -14,25 +14,28 @@ import numpy as np
 from inferd.cli.output import CommandError
 from inferd.errors import suggestion
 from inferd_api.v1.tensor_pb2 import ElementType, Tensor, TensorInfo
-from inferd_client.tensors import NUMPY
+from inferd_client.tensors import NUMPY, blob_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from inferd_api.v1.blob_pb2 import Blob
     from inferd_api.v1.tensor_pb2 import ModelSignature
 
 SHOWN: Final = 8  # values of an output in a table
 FILE: Final = "bytes"  # the dimension of an input that is a file
 PIECES: Final = "pieces"  # the dimension of an output that is a text, of which each set of outputs has a piece
 MAGIC: Final = b"\x93NUMPY"  # how a .npy file begins
+BLOB: Final = "@blob:"
 FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
-def read_inputs(given: Mapping[str, str], signature: ModelSignature) -> dict[str, Any]:
-    """Arrays of what was given as NAME=VALUE.
+def read_inputs(given: Mapping[str, str], signature: ModelSignature, blob_of: Callable[[str], Blob]) -> dict[str, Any]:
+    """Arrays of what was given as NAME=VALUE; `blob_of` finds a blob by its digest.
 
-    A value is `@FILE`, a file of numpy, for texts one of text, and for the bytes of a file whatever it is; a JSON list,
-    nested as the tensor is; or elements with commas between them. A text is a single element as it stands.
+    A value is `@blob:DIGEST`, whose bytes are the elements; `@FILE`, a file of numpy, for texts one of text, and for
+    the bytes of a file whatever it is; a JSON list, nested as the tensor is; or elements with commas between them. A
+    text is a single element as it stands.
 
     Raises:
         CommandError: The model has no such input, or the value cannot be one.
@@ -43,7 +46,25 @@ def read_inputs(given: Mapping[str, str], signature: ModelSignature) -> dict[str
             near = suggestion(name, list(known))
             hint = f"; did you mean {near!r}?" if near else "."
             raise _wrong(f"the model has no input {name!r}{hint} It has: {', '.join(map(describe, known.values()))}")
-    return {name: _read(known[name], text) for name, text in given.items()}
+    return {
+        name: _in_blob(known[name], blob_of(text.removeprefix(BLOB)))
+        if text.startswith(BLOB)
+        else _read(known[name], text)
+        for name, text in given.items()
+    }
+
+
+def _in_blob(info: TensorInfo, blob: Blob) -> Tensor:
+    """A tensor whose elements are all bytes of a blob."""
+    kind = kind_of(info)
+    if kind == "STRING":
+        raise _wrong(f"input {describe(info)} is of texts, which no blob has; give them")
+    dtype = _dtype(info, kind)
+    if blob.size_bytes % dtype.itemsize:
+        raise _wrong(
+            f"blob {blob.digest} has {blob.size_bytes} bytes, and {describe(info)} {dtype.itemsize} an element"
+        )
+    return blob_tensor(blob.digest, dtype.name, _sizes(info, blob.size_bytes // dtype.itemsize))
 
 
 def describe(info: TensorInfo) -> str:
@@ -194,17 +215,21 @@ def _dtype(info: TensorInfo, kind: str) -> Any:
 
 def _shaped(info: TensorInfo, flat: Any) -> Any:
     """Elements in the shape that the model takes: its last free dimension takes what there is, the others one each."""
+    return flat if info.any_rank else flat.reshape(_sizes(info, flat.size))
+
+
+def _sizes(info: TensorInfo, count: int) -> list[int]:
     if info.any_rank:
-        return flat
+        return [count]
     sizes: list[int | None] = [d.size if d.HasField("size") else None for d in info.shape]
     free = [place for place, size in enumerate(sizes) if size is None]
     fixed = prod(size for size in sizes if size is not None)
-    if free and fixed and flat.size % fixed == 0:
+    if free and fixed and count % fixed == 0:
         for place in free:
-            sizes[place] = flat.size // fixed if place == free[-1] else 1
-    elif free or fixed != flat.size:
-        raise _wrong(f"{flat.size} elements do not make {describe(info)}; give a JSON list, or a file of numpy")
-    return flat.reshape([size for size in sizes if size is not None])
+            sizes[place] = count // fixed if place == free[-1] else 1
+    elif free or fixed != count:
+        raise _wrong(f"{count} elements do not make {describe(info)}; give a JSON list, or a file of numpy")
+    return [size for size in sizes if size is not None]
 
 
 def _wrong(message: str) -> CommandError:

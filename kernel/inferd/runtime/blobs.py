@@ -21,6 +21,7 @@ from inferd.core.index import Page
 from inferd.errors import BlobDamagedError, InferdError, InvalidFieldError
 from inferd.runtime.blob_bounds import Held, check_room
 from inferd.runtime.blob_entry import Entry, Own, not_found, read_left
+from inferd.runtime.blob_memories import BlobMemories
 from inferd.runtime.store_thread import StoreThread
 from inferd.store.blob_files import PIECE_BYTES, SUM_BYTES, Arrival, BlobFiles
 from inferd.store.opening import unnoticed
@@ -56,6 +57,9 @@ class Blobs:
         bounds: How much may be kept, and for how long.
         at_point: Told where a write is, for tests.
         wall: The time.
+
+    Attributes:
+        memories: Parts of them that tasks have named.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Blobs:
         self._tenants: dict[str, Own] = {}
         self._bytes = 0
         self._names: set[str] = set()  # of files that stay
+        self.memories = BlobMemories(self)
 
     async def read(self) -> None:
         """Find what the kernels before this one have left.

@@ -25,9 +25,9 @@ from inferd.core.changes import (
     TaskRestored,
 )
 from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
-from inferd.runtime.kept import Kept, typed
+from inferd.runtime.kept import RETRY_AFTER_S, Kept, refuse, typed
 from inferd.runtime.kept_leases import KeptLeases
-from inferd.runtime.kept_models import KeptModels
+from inferd.runtime.kept_models import KeptModels, waiting_for
 from inferd.runtime.kept_shares import AFTER_S, KeptShares
 from inferd.runtime.kept_tasks import LARGE_BYTES, send
 from inferd.runtime.past import read_page
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from inferd.core.changes import Change
     from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
     from inferd.core.model import ModelSpec
+    from inferd.runtime.blobs import Blobs
     from inferd.runtime.driver import Driver
     from inferd.runtime.event_log import Numbered
     from inferd.runtime.kept import Sent
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from inferd.runtime.streams import Past
     from inferd.store.store import Store
 
-RETRY_AFTER_S = 1.0  # what clients are told while nothing can be written
 MOST_TASKS = 1000  # in one write: the loop makes them up, and so serves others between them
 DRAIN_S = 5.0  # most that the end of the kernel waits for a store
 
@@ -68,6 +68,10 @@ class Keeper:
         store: Where.
         times: How often.
         driver: Whose tasks, leases and models it keeps; it withdraws a task or a lease that cannot be kept.
+
+    Attributes:
+        shares: What tenants were served.
+        blobs: What inputs of tasks are in; set when it is opened.
     """
 
     def __init__(self, store: Store, times: KeeperTimes, driver: Driver) -> None:
@@ -80,6 +84,7 @@ class Keeper:
         self._models = KeptModels()
         self._leases = KeptLeases(driver.views, driver.clock)
         self.shares = KeptShares()
+        self.blobs: Blobs | None = None
         self._writing: asyncio.Future[None] | None = None
         self._urgent = False
         self._timer: asyncio.Handle | None = None
@@ -139,6 +144,7 @@ class Keeper:
     def _take_up(self, task_id: TaskId, tenant: Tenant) -> Kept:
         stream = self._driver.streams.get(task_id)
         kept = self._kept[task_id] = Kept(self._driver.views.task(task_id, tenant), stream)
+        kept.hold(self.blobs)
         if stream.finished is None:  # else nothing comes
             stream.hold_back(partial(self._tell, kept))
         return kept
@@ -293,7 +299,7 @@ class Keeper:
             self._models.wrote(models)
             self._leases.wrote()
             self.shares.wrote()
-            for future in _waiting(models):
+            for future in waiting_for(models):
                 if not future.done():
                     future.set_result(None)
         else:
@@ -317,6 +323,7 @@ class Keeper:
             self._driver.watchers.tasks.note(kept.task.spec.tenant, kept.task.spec.task_id)
         if kept.gone and self._kept.get(kept.task.spec.task_id) is kept:
             del self._kept[kept.task.spec.task_id]
+            kept.let_go(self.blobs)
         waiting, kept.waiting = kept.waiting, []
         for wanted, future in waiting:
             if wanted > sent.version:
@@ -340,15 +347,15 @@ class Keeper:
         fresh = self._models.failed(models)
         self.shares.failed()
         leases, waiting_for_leases = self._leases.failed()
-        for future in (*_waiting(models), *waiting_for_leases):
-            _refuse(future, error)
+        for future in (*waiting_for(models), *waiting_for_leases):
+            refuse(future, error)
         for lease_id, tenant in leases.items():
             self._driver.withdraw_lease(lease_id, tenant, error)
         self._dirty = {**{kept: None for kept, _ in batch}, **self._dirty}  # in the order in which they came
         for kept, _ in batch:
             waiting, kept.waiting = kept.waiting, []
             for _, waiter in waiting:
-                _refuse(waiter, error)
+                refuse(waiter, error)
             if not kept.made and not kept.gone:
                 self._give_up(kept)
         for name in fresh:
@@ -361,6 +368,7 @@ class Keeper:
         """Withdraw a task that was made to be kept; one that was detached later goes on as before that."""
         spec = kept.task.spec
         del self._kept[spec.task_id]
+        kept.let_go(self.blobs)
         kept.gone = True
         entries, kept.pending = kept.pending, []
         held_back = kept.stream.finished is None
@@ -397,11 +405,11 @@ class Keeper:
         error.retry_after_s = RETRY_AFTER_S
         for kept in self._kept.values():
             for _, future in kept.waiting:
-                _refuse(future, error)
+                refuse(future, error)
             if kept.stream.finished is None:
                 kept.stream.fail(error)
-        for waiter in (*_waiting(self._models.take()), *self._leases.abandon()):
-            _refuse(waiter, error)
+        for waiter in (*waiting_for(self._models.take()), *self._leases.abandon()):
+            refuse(waiter, error)
         self._dirty.clear()
 
     async def close(self) -> None:
@@ -417,13 +425,3 @@ class Keeper:
         else:
             closing.cancel()
             log.error("the store does not answer; the kernel ends without closing it", waited_s=DRAIN_S)
-
-
-def _waiting(models: dict[ModelName, DueModel]) -> list[asyncio.Future[None]]:
-    return [future for due in models.values() for future in due.waiting]
-
-
-def _refuse(future: asyncio.Future[None], error: InferdError) -> None:
-    if not future.done():
-        future.set_exception(type(error)(error.message, metadata=error.metadata, retry_after_s=RETRY_AFTER_S))
-        future.exception()  # whoever waited may have gone

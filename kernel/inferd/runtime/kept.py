@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inferd.errors import InferdError, StoreUnavailableError
+from inferd.runtime.shared_work import SharedWork
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from inferd.core.task import Task
+    from inferd.runtime.blobs import Blobs
     from inferd.runtime.event_log import Entry
     from inferd.runtime.streams import TaskStream
     from inferd.store.store import Write
+
+RETRY_AFTER_S = 1.0  # what clients are told while nothing can be written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ class Kept:
         version: Rises with each change.
         written: The version that the store has.
         waiting: Who waits for which version.
+        held: The blobs that it holds, in which its inputs are.
     """
 
     task: Task
@@ -65,6 +70,27 @@ class Kept:
     version: int = 0
     written: int = 0
     waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
+    held: tuple[str, ...] = ()
+
+    def hold(self, blobs: Blobs | None) -> None:
+        """Hold the blobs in which its inputs are, if all are there: else its record has the bytes themselves."""
+        spec = self.task.spec
+        if blobs is None or not isinstance(spec.work, SharedWork):
+            return
+        for part in spec.work.blobs.values():
+            try:
+                blobs.hold(spec.tenant, part.digest, f"task {spec.task_id}")
+            except InferdError:
+                self.let_go(blobs)
+                return
+            self.held += (part.digest,)
+
+    def let_go(self, blobs: Blobs | None) -> None:
+        """Hold none any more."""
+        held, self.held = self.held, ()
+        if blobs is not None:
+            for digest in held:
+                blobs.let_go(self.task.spec.tenant, digest, f"task {self.task.spec.task_id}")
 
 
 def typed(error: BaseException) -> InferdError:
@@ -73,3 +99,10 @@ def typed(error: BaseException) -> InferdError:
         return error
     cause = f"{type(error).__name__}: {error}"
     return StoreUnavailableError(f"the store cannot be written: {cause}", metadata={"cause": cause})
+
+
+def refuse(future: asyncio.Future[None], error: InferdError) -> None:
+    """Tell who waits that it is not done."""
+    if not future.done():
+        future.set_exception(type(error)(error.message, metadata=error.metadata, retry_after_s=RETRY_AFTER_S))
+        future.exception()  # whoever waited may have gone

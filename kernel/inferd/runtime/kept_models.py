@@ -92,3 +92,8 @@ class KeptModels:
         again = {name: DueModel(each.write) for name, each in failed.items() if name not in self._due}
         self._due = {**again, **self._due}
         return [name for name, each in again.items() if isinstance(each.write, Put) and name not in self._stored]
+
+
+def waiting_for(models: dict[ModelName, DueModel]) -> list[asyncio.Future[None]]:
+    """Who waits for the writes of models."""
+    return [future for due in models.values() for future in due.waiting]

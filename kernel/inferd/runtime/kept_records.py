@@ -43,8 +43,8 @@ class KeptTask:
     created: float
 
 
-def write_task(task: Task, clock: Clock) -> bytes:
-    """What a task is to do, which never changes."""
+def write_task(task: Task, clock: Clock, *, names: bool = False) -> bytes:
+    """What a task is to do, which never changes; `names` of what is in blobs only where it is."""
     spec, demand = task.spec, task.spec.demand
     written = {
         "id": spec.task_id,
@@ -64,7 +64,7 @@ def write_task(task: Task, clock: Clock) -> bytes:
             "contents": demand.contents.hex(),
         },
     }
-    work = spec.work.whole() if isinstance(spec.work, SharedWork) else spec.work
+    work = spec.work.whole(names=names) if isinstance(spec.work, SharedWork) else spec.work
     return _json(written) + END + (work.SerializeToString() if isinstance(work, task_pb2.Work) else b"")
 
 

@@ -36,7 +36,7 @@ def _writes(kept: Kept, clock: Clock) -> list[Write]:
     writes: list[Write] = []
     ended = kept.task.finished is not None
     if not kept.made or (ended and kept.large):
-        value = write_task(kept.task, clock)
+        value = write_task(kept.task, clock, names=bool(kept.held))
         kept.large = len(value) > LARGE_BYTES and not ended
         writes.append(Put(tenant, Kind.TASK, key, value))
     told = [*kept.before, *kept.pending]

@@ -5,7 +5,7 @@ What of it cannot be read is left out, told in the log, and stays in the store: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -24,13 +24,16 @@ from inferd.runtime.kept_leases import FENCING, read_token
 from inferd.runtime.kept_records import UNREADABLE, read_model, read_progress, read_task
 from inferd.runtime.kept_shares import read_share
 from inferd.runtime.lease_records import read_lease
+from inferd.runtime.shared_work import SharedWork, with_blobs
 from inferd.store.store import NO_TENANT, Kind
+from inferd_api.worker.v1 import task_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from inferd.core.model import ModelSpec
     from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask
+    from inferd.runtime.blobs import Blobs
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
     from inferd.runtime.event_log import Entry
@@ -68,7 +71,7 @@ async def read_kept(driver: Driver) -> Before:
         return Before()
     return Before(
         await driver.keeper.read(_models),
-        await driver.keeper.read(lambda store: _tasks(store, driver.clock)),
+        await _with_blobs(driver.keeper.blobs, await driver.keeper.read(lambda store: _tasks(store, driver.clock))),
         await driver.keeper.read(lambda store: _leases(store, driver.clock)),
         await driver.keeper.read(_token),
         await driver.keeper.read(_shares),
@@ -233,6 +236,23 @@ def _ended(store: Store, record: Record) -> streams.Before:
 def _entries(store: Store, record: Record) -> Iterator[Entry]:
     for piece in store.pieces(record.tenant, Kind.TASK, record.key):
         yield from read_entries(piece)
+
+
+async def _with_blobs(blobs: Blobs | None, tasks: Sequence[Found]) -> list[Found]:
+    """The tasks, with what is in blobs of their inputs."""
+    found = []
+    for each in tasks:
+        spec, task = each.task.spec, each
+        if isinstance(spec.work, SharedWork | task_pb2.Work) and blobs is not None:
+            try:
+                work = await with_blobs(spec.work, partial(blobs.memories.read, spec.tenant))
+            except InferdError as error:
+                _leave_out("task", spec.tenant, spec.task_id, error)
+                continue
+            if work is not spec.work:
+                task = replace(each, task=replace(each.task, spec=replace(spec, work=work)))
+        found.append(task)
+    return found
 
 
 def _leave_out(what: str, tenant: str, key: str, error: Exception) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.services.named import read_digest
 from inferd.services.pages import name_of, size_of, token_of
 from inferd.services.times import unix_time
 from inferd.services.uploads import CHUNK_BYTES, CHUNK_MARGIN_BYTES
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from inferd.runtime.front import blobs as front
     from inferd.services.calls import Call
 
-DIGEST_FORM: Final = re.compile(r"sha256:([0-9a-f]{64})")
 TOLD_BYTES: Final = 16 << 20  # between two messages that say how far a blob is
 MOST_HOLDERS: Final = 16  # that are told
 
@@ -115,19 +114,6 @@ class Blobs:
         """Forget a blob."""
         await self._blobs.remove(call.caller, read_digest(request.digest, "digest"))
         return bs.DeleteBlobResponse()
-
-
-def read_digest(digest: str, field: str) -> str:
-    """The hexadecimal digits of a digest.
-
-    Raises:
-        InvalidFieldError: It is none.
-    """
-    if (found := DIGEST_FORM.fullmatch(digest)) is None:
-        raise InvalidFieldError(
-            f"{field} is {digest[:80]!r}; it must be sha256: and 64 hexadecimal digits in lower case", field=field
-        )
-    return found[1]
 
 
 def write_blob(blob: Blob) -> bp.Blob:

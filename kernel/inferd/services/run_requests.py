@@ -1,5 +1,6 @@
 """The requests for a task, from the wire; that of `RunTask` and that of an order of `RunTasks` are the same."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from secrets import token_hex
 
@@ -7,19 +8,20 @@ from inferd.core.task import TaskSpec
 from inferd.errors import InvalidFieldError
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.caller import Caller
-from inferd.runtime.front.uploads import Uploads
 from inferd.services.calls import check_request_id
+from inferd.services.named import Named
 from inferd.services.task_values import read_spec
 from inferd.services.times import read_seconds, read_timestamp
-from inferd.services.uploads import find_named
 from inferd_api.v1 import task_service_pb2 as ts
 
 TASK_ID_BYTES = 16
 MOST_TTL_S = 3_153_600_000  # a hundred years
 
 
-def read_run(request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: int, uploads: Uploads) -> TaskSpec:
-    """A new task of a caller.
+def read_run(
+    request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: int, named: Mapping[int, Named]
+) -> TaskSpec:
+    """A new task of a caller; `named` is what its inputs name elsewhere.
 
     Raises:
         InferdError: As `read_spec`, or its `request_id` is too long.
@@ -34,12 +36,12 @@ def read_run(request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: 
         lease_id=caller.lease_id,
         prompt_limit_bytes=prompt_limit_bytes,
         detached=request.detach_on_disconnect,
-        named=find_named(uploads, caller, request.spec),
+        named=named,
     )
 
 
 def read_create(
-    request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, prompt_limit_bytes: int, uploads: Uploads
+    request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, prompt_limit_bytes: int, named: Mapping[int, Named]
 ) -> TaskSpec:
     """A new task that outlives its client; its deadline is not that of the call.
 
@@ -56,7 +58,7 @@ def read_create(
         lease_id=caller.lease_id,
         prompt_limit_bytes=prompt_limit_bytes,
         detached=True,
-        named=find_named(uploads, caller, request.spec),
+        named=named,
     )
     return replace(spec, deadline=_read_expiration(request, clock))
 

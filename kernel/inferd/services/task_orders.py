@@ -7,6 +7,7 @@ import grpc
 
 from inferd.core.ids import TaskId
 from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError
+from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.open_tasks import OpenTasks
 from inferd.runtime.front.tasks import Tasks
@@ -18,6 +19,7 @@ from inferd.services.run_requests import read_run
 from inferd.services.task_updates import write_responses
 from inferd.services.task_values import read_interval
 from inferd.services.times import read_seconds
+from inferd.services.uploads import find_named
 from inferd_api.v1 import task_service_pb2 as ts
 
 MOST_ORDERS = 1024
@@ -33,6 +35,7 @@ class TaskOrders:
     Args:
         tasks: Runs them.
         uploads: What they may name.
+        blobs: The same.
         call: It.
         extents: What bounds the parts of requests.
         prompt_limit_bytes: Largest prompt.
@@ -43,6 +46,7 @@ class TaskOrders:
         self,
         tasks: Tasks,
         uploads: Uploads,
+        blobs: Blobs,
         call: Call,
         *,
         extents: Extents,
@@ -51,6 +55,7 @@ class TaskOrders:
     ) -> None:
         self._tasks = tasks
         self._uploads = uploads
+        self._blobs = blobs
         self._message_limit_bytes = message_limit_bytes
         self._call = call
         self._extents = extents
@@ -138,12 +143,10 @@ class TaskOrders:
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
         interval_s, linger_s = read_interval(self._request_of(order).output_interval), _read_linger(order)
-        spec = read_run(
-            order.request,
-            self._caller_of(order),
-            prompt_limit_bytes=self._prompt_limit_bytes,
-            uploads=self._uploads,
-        )
+        caller = self._caller_of(order)
+        named = await find_named(self._uploads, self._blobs, caller, order.request.spec)
+        spec = read_run(order.request, caller, prompt_limit_bytes=self._prompt_limit_bytes, named=named)
+        del named  # what it holds stays with the core
         await self._open.run(tag, spec, interval_s=interval_s, linger_s=linger_s)
 
     def _caller_of(self, order: ts.RunOrder) -> Caller:

@@ -16,10 +16,10 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.event_log import Numbered, cost_bytes
 from inferd.runtime.shared_work import SharedWork
 from inferd.runtime.streams import MOST_END_BYTES, TaskStream
+from inferd.services.named import Named
 from inferd.services.status import status_of
 from inferd.services.tensor_parts import is_large, write_parts, write_set
 from inferd.services.times import read_seconds, timestamp, write_duration
-from inferd.services.uploads import Named
 from inferd.services.work_values import NO_NAMED, read_work
 from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import task_pb2 as tp

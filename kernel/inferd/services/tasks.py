@@ -8,6 +8,7 @@ from inferd.core.ids import TaskId
 from inferd.core.task import Task, TaskState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import tasks as front
+from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.uploads import Uploads
 from inferd.services.calls import Call
 from inferd.services.extents import Extents
@@ -15,6 +16,7 @@ from inferd.services.pages import number_of, size_of, token_of
 from inferd.services.run_requests import read_create, read_run
 from inferd.services.task_orders import TaskOrders
 from inferd.services.task_values import read_interval, request_bytes, write_responses, write_task
+from inferd.services.uploads import find_named
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -26,6 +28,7 @@ class Tasks:
         self,
         tasks: front.Tasks,
         uploads: Uploads,
+        blobs: Blobs,
         *,
         prompt_limit_bytes: int,
         message_limit_bytes: int,
@@ -33,6 +36,7 @@ class Tasks:
     ) -> None:
         self._tasks = tasks
         self._uploads = uploads
+        self._blobs = blobs
         self._prompt_limit_bytes = prompt_limit_bytes
         self._message_limit_bytes = message_limit_bytes
         self._extents = extents
@@ -40,9 +44,10 @@ class Tasks:
     async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Create a task and watch it."""
         interval_s, several, write = read_interval(request.output_interval), request.several_events, call.write
-        spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, uploads=self._uploads)
+        named = await find_named(self._uploads, self._blobs, call.caller, request.spec)
+        spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, named=named)
         running = self._tasks.run(spec, size_bytes=request_bytes(request.spec, spec))
-        del spec  # it stays with the core, for as long as that needs it
+        del spec, named  # it stays with the core, for as long as that needs it
         async with running as stream:
             async for batch in stream.follow(0, interval_s, gathers=several):
                 for response in write_responses(
@@ -53,7 +58,8 @@ class Tasks:
     async def CreateTask(self, request: ts.CreateTaskRequest, call: Call) -> ts.CreateTaskResponse:  # noqa: N802 - the wire's name
         """Create a task that outlives its client."""
         clock, limit_bytes = self._tasks.clock, self._prompt_limit_bytes
-        spec = read_create(request, call.caller, clock, prompt_limit_bytes=limit_bytes, uploads=self._uploads)
+        named = await find_named(self._uploads, self._blobs, call.caller, request.spec)
+        spec = read_create(request, call.caller, clock, prompt_limit_bytes=limit_bytes, named=named)
         with self._tasks.holding(spec.tenant, request_bytes(request.spec, spec)):
             return ts.CreateTaskResponse(task=self._write(await self._tasks.create(spec)))
 
@@ -73,6 +79,7 @@ class Tasks:
         orders = TaskOrders(
             self._tasks,
             self._uploads,
+            self._blobs,
             call,
             extents=self._extents,
             prompt_limit_bytes=self._prompt_limit_bytes,

@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
 from math import prod
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.plugin.tensor import ElementType, size_bytes
-from inferd.services.uploads import Named
+from inferd.runtime.blob_memories import BlobPart
+from inferd.services.named import Named
 from inferd.shared import LEAST_BYTES, Memory, Part, aligned, can_share
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import tensor_pb2 as pb
@@ -51,7 +53,8 @@ class Written(NamedTuple):
         memories: What is large.
         digest: Equal for the same inputs and wanted outputs, of whatever sequence.
         size_bytes: How many bytes are held for them: of the message, and all of each memory.
-        uploaded_bytes: How many of those are in the memories of uploads.
+        uploaded_bytes: How many of those are in the memories of uploads and blobs.
+        blobs: What of those is in blobs, by the places of the inputs.
     """
 
     work: wp.Work
@@ -59,6 +62,7 @@ class Written(NamedTuple):
     digest: bytes
     size_bytes: int
     uploaded_bytes: int = 0
+    blobs: Mapping[int, BlobPart] = MappingProxyType({})
 
 
 def write_infer(
@@ -102,7 +106,8 @@ def write_infer(
     digest, size_bytes = _digest([*work.infer.inputs, _asked(given)], marks)
     size_bytes += sum(memory.held_bytes for memory in memories.values())
     uploaded = {id(each.part.memory): each.part.memory.held_bytes for each in kept.values()}
-    return Written(work, tuple(memories.values()), digest, size_bytes, sum(uploaded.values()))
+    blobs = {number: each.blob for number, each in kept.items() if each.blob is not None}
+    return Written(work, tuple(memories.values()), digest, size_bytes, sum(uploaded.values()), blobs)
 
 
 def _asked(given: pb.InferInput) -> pb.InferInput:
@@ -188,6 +193,8 @@ def _check_tensor(tensor: pb.Tensor, data_bytes: int, path: str) -> None:
         have, need, what, field = data_bytes, size_bytes(element_type, tensor.shape), "bytes", "data"
     if tensor.WhichOneof("elements") == "uploaded" and field == "data":
         have, field = tensor.uploaded.size_bytes, "uploaded.size_bytes"
+    elif tensor.WhichOneof("elements") == "blob" and field == "data":
+        have, field = tensor.blob.size_bytes, "blob.size_bytes"
     elif tensor.WhichOneof("elements") not in (None, field):
         other = tensor.WhichOneof("elements")
         raise InvalidFieldError(

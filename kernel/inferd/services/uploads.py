@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError
+from inferd.services.named import Named, read_named
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import upload_service_pb2 as us
 
 if TYPE_CHECKING:
     from inferd.runtime.front import uploads as front
+    from inferd.runtime.front.blobs import Blobs
     from inferd.runtime.front.caller import Caller
     from inferd.services.calls import Call
-    from inferd.shared import Part
 
 CHUNK_BYTES: Final = 1 << 20
 CHUNK_MARGIN_BYTES: Final = 64  # of the message around a chunk
@@ -78,28 +79,19 @@ class Uploads:
         )
 
 
-class Named(NamedTuple):
-    """Elements that a tensor names.
-
-    Attributes:
-        part: They.
-        digest: Equal for the same part of equal uploads.
-    """
-
-    part: Part
-    digest: bytes
-
-
-def find_named(uploads: front.Uploads, caller: Caller, spec: tp.TaskSpec) -> dict[int, Named]:
-    """What the inputs of a task name in uploads, by their places.
+async def find_named(uploads: front.Uploads, blobs: Blobs, caller: Caller, spec: tp.TaskSpec) -> dict[int, Named]:
+    """What the inputs of a task name in uploads and blobs, by their places.
 
     Raises:
         InvalidFieldError: They name too many, or more than one has.
-        UploadNotFoundError: There is no such upload.
+        UploadNotFoundError, BlobNotFoundError: There is no such upload or blob.
+        InferdError: A blob cannot be read.
     """
     named: dict[int, Named] = {}
     if not spec.HasField("infer"):
         return named
+    if any(tensor.WhichOneof("elements") == "blob" for tensor in spec.infer.inputs):
+        named = await read_named(blobs, caller, spec.infer)
     meant = {n: t.uploaded for n, t in enumerate(spec.infer.inputs) if t.WhichOneof("elements") == "uploaded"}
     if len(ids := {each.upload_id for each in meant.values()}) > MOST_UPLOADS:
         message = f"the inputs name {len(ids)} uploads; at most {MOST_UPLOADS}: give several tensors in one"

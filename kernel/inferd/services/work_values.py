@@ -11,9 +11,9 @@ from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.runtime.shared_work import SharedWork
 from inferd.sampling import PARAMETERS, Form
 from inferd.services.chat_values import read_chat
+from inferd.services.named import Named
 from inferd.services.sampling_values import check_sampling
 from inferd.services.tensor_values import check_infer, write_infer
-from inferd.services.uploads import Named
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.worker.v1 import task_pb2 as wp
@@ -31,7 +31,7 @@ Given = tp.TaskSpec | ms.TokenizeRequest | ms.CountTokensRequest
 def read_work(
     spec: tp.TaskSpec, limit_bytes: int, named: Mapping[int, Named] = NO_NAMED, *, lasting: bool = True
 ) -> tuple[wp.Work | SharedWork, Demand]:
-    """What a task is to do, and what it asks for; `named` is what its inputs name in uploads.
+    """What a task is to do, and what it asks for; `named` is what its inputs name in uploads and blobs.
 
     `lasting` is whether `Demand.contents` is to be the same with a kernel after this one.
 
@@ -79,7 +79,7 @@ def _read_infer(spec: tp.TaskSpec, named: Mapping[int, Named], *, lasting: bool)
     )
     if not written.memories:
         return written.work, demand
-    return SharedWork(written.work, written.memories, written.uploaded_bytes), demand
+    return SharedWork(written.work, written.memories, written.uploaded_bytes, written.blobs), demand
 
 
 def _contents(spec: tp.TaskSpec, given: wp.Input, sampling: Mapping[str, Any]) -> bytes:

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainferd_api/v1/tensor.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe0\x01\n\x06Tensor\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x16.inferd.v1.ElementTypeB\x04\xe2\x41\x01\x01\x12\x13\n\x05shape\x18\x03 \x03(\x03\x42\x04\xe2\x41\x01\x01\x12\x0e\n\x04\x64\x61ta\x18\x04 \x01(\x0cH\x00\x12,\n\x07strings\x18\x05 \x01(\x0b\x32\x19.inferd.v1.StringElementsH\x00\x12/\n\x08uploaded\x18\x06 \x01(\x0b\x32\x1b.inferd.v1.UploadedElementsH\x00\x42\n\n\x08\x65lements\"Z\n\x10UploadedElements\x12\x17\n\tupload_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05start\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x18\n\nsize_bytes\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01\"&\n\x0eStringElements\x12\x14\n\x06values\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"~\n\nInferInput\x12\'\n\x06inputs\x18\x01 \x03(\x0b\x32\x11.inferd.v1.TensorB\x04\xe2\x41\x01\x01\x12\x15\n\x07outputs\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\x12\x30\n\x08sequence\x18\x03 \x01(\x0b\x32\x18.inferd.v1.InferSequenceB\x04\xe2\x41\x01\x01\"I\n\rInferSequence\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05start\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x11\n\x03\x65nd\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"?\n\x0bInferOutput\x12\"\n\x07outputs\x18\x01 \x03(\x0b\x32\x11.inferd.v1.Tensor\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\xd9\x01\n\x0eModelSignature\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.inferd.v1.TensorInfo\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.inferd.v1.TensorInfo\x12\x12\n\nmost_batch\x18\x03 \x01(\r\x12&\n\x06states\x18\x04 \x03(\x0b\x32\x16.inferd.v1.TensorState\x12\x0f\n\x07threads\x18\x05 \x01(\r\x12+\n\x08\x62\x61tching\x18\x06 \x01(\x0b\x32\x19.inferd.v1.TensorBatching\"\x98\x01\n\x0eTensorBatching\x12\x19\n\x11preferred_batches\x18\x01 \x03(\r\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x08paddings\x18\x03 \x03(\x0b\x32\x18.inferd.v1.TensorPadding\x12\x15\n\rpadding_times\x18\x04 \x01(\x01\"Y\n\rTensorPadding\x12$\n\x05\x66ills\x18\x01 \x03(\x0b\x32\x15.inferd.v1.TensorFill\x12\"\n\x04\x63uts\x18\x02 \x03(\x0b\x32\x14.inferd.v1.TensorCut\"o\n\nTensorFill\x12\x12\n\ninput_name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x0f\n\x05whole\x18\x03 \x01(\x12H\x00\x12\x10\n\x06number\x18\x04 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x42\x07\n\x05value\"3\n\tTensorCut\x12\x13\n\x0boutput_name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\"\xa6\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x16.inferd.v1.ElementType\x12#\n\x05shape\x18\x03 \x03(\x0b\x32\x14.inferd.v1.Dimension\x12\x10\n\x08\x61ny_rank\x18\x04 \x01(\x08\x12\x10\n\x08optional\x18\x05 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\"3\n\tDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x0e\n\x04name\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"K\n\x0bTensorState\x12\x12\n\ninput_name\x18\x01 \x01(\t\x12\x13\n\x0boutput_name\x18\x02 \x01(\t\x12\x13\n\x0bstart_shape\x18\x03 \x03(\x03*\xd2\x05\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45LEMENT_TYPE_FLOAT\x10\x01\x12\x16\n\x12\x45LEMENT_TYPE_UINT8\x10\x02\x12\x15\n\x11\x45LEMENT_TYPE_INT8\x10\x03\x12\x17\n\x13\x45LEMENT_TYPE_UINT16\x10\x04\x12\x16\n\x12\x45LEMENT_TYPE_INT16\x10\x05\x12\x16\n\x12\x45LEMENT_TYPE_INT32\x10\x06\x12\x16\n\x12\x45LEMENT_TYPE_INT64\x10\x07\x12\x17\n\x13\x45LEMENT_TYPE_STRING\x10\x08\x12\x15\n\x11\x45LEMENT_TYPE_BOOL\x10\t\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\n\x12\x17\n\x13\x45LEMENT_TYPE_DOUBLE\x10\x0b\x12\x17\n\x13\x45LEMENT_TYPE_UINT32\x10\x0c\x12\x17\n\x13\x45LEMENT_TYPE_UINT64\x10\r\x12\x1a\n\x16\x45LEMENT_TYPE_COMPLEX64\x10\x0e\x12\x1b\n\x17\x45LEMENT_TYPE_COMPLEX128\x10\x0f\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x10\x12\x1d\n\x19\x45LEMENT_TYPE_FLOAT8E4M3FN\x10\x11\x12\x1f\n\x1b\x45LEMENT_TYPE_FLOAT8E4M3FNUZ\x10\x12\x12\x1b\n\x17\x45LEMENT_TYPE_FLOAT8E5M2\x10\x13\x12\x1f\n\x1b\x45LEMENT_TYPE_FLOAT8E5M2FNUZ\x10\x14\x12\x16\n\x12\x45LEMENT_TYPE_UINT4\x10\x15\x12\x15\n\x11\x45LEMENT_TYPE_INT4\x10\x16\x12\x1b\n\x17\x45LEMENT_TYPE_FLOAT4E2M1\x10\x17\x12\x1b\n\x17\x45LEMENT_TYPE_FLOAT8E8M0\x10\x18\x12\x16\n\x12\x45LEMENT_TYPE_UINT2\x10\x19\x12\x15\n\x11\x45LEMENT_TYPE_INT2\x10\x1a\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainferd_api/v1/tensor.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\x89\x02\n\x06Tensor\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x16.inferd.v1.ElementTypeB\x04\xe2\x41\x01\x01\x12\x13\n\x05shape\x18\x03 \x03(\x03\x42\x04\xe2\x41\x01\x01\x12\x0e\n\x04\x64\x61ta\x18\x04 \x01(\x0cH\x00\x12,\n\x07strings\x18\x05 \x01(\x0b\x32\x19.inferd.v1.StringElementsH\x00\x12/\n\x08uploaded\x18\x06 \x01(\x0b\x32\x1b.inferd.v1.UploadedElementsH\x00\x12\'\n\x04\x62lob\x18\x07 \x01(\x0b\x32\x17.inferd.v1.BlobElementsH\x00\x42\n\n\x08\x65lements\"S\n\x0c\x42lobElements\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05start\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x18\n\nsize_bytes\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01\"Z\n\x10UploadedElements\x12\x17\n\tupload_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05start\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x18\n\nsize_bytes\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01\"&\n\x0eStringElements\x12\x14\n\x06values\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"~\n\nInferInput\x12\'\n\x06inputs\x18\x01 \x03(\x0b\x32\x11.inferd.v1.TensorB\x04\xe2\x41\x01\x01\x12\x15\n\x07outputs\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\x12\x30\n\x08sequence\x18\x03 \x01(\x0b\x32\x18.inferd.v1.InferSequenceB\x04\xe2\x41\x01\x01\"I\n\rInferSequence\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05start\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x11\n\x03\x65nd\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"?\n\x0bInferOutput\x12\"\n\x07outputs\x18\x01 \x03(\x0b\x32\x11.inferd.v1.Tensor\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\xd9\x01\n\x0eModelSignature\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.inferd.v1.TensorInfo\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.inferd.v1.TensorInfo\x12\x12\n\nmost_batch\x18\x03 \x01(\r\x12&\n\x06states\x18\x04 \x03(\x0b\x32\x16.inferd.v1.TensorState\x12\x0f\n\x07threads\x18\x05 \x01(\r\x12+\n\x08\x62\x61tching\x18\x06 \x01(\x0b\x32\x19.inferd.v1.TensorBatching\"\x98\x01\n\x0eTensorBatching\x12\x19\n\x11preferred_batches\x18\x01 \x03(\r\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x08paddings\x18\x03 \x03(\x0b\x32\x18.inferd.v1.TensorPadding\x12\x15\n\rpadding_times\x18\x04 \x01(\x01\"Y\n\rTensorPadding\x12$\n\x05\x66ills\x18\x01 \x03(\x0b\x32\x15.inferd.v1.TensorFill\x12\"\n\x04\x63uts\x18\x02 \x03(\x0b\x32\x14.inferd.v1.TensorCut\"o\n\nTensorFill\x12\x12\n\ninput_name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x0f\n\x05whole\x18\x03 \x01(\x12H\x00\x12\x10\n\x06number\x18\x04 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x42\x07\n\x05value\"3\n\tTensorCut\x12\x13\n\x0boutput_name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\"\xa6\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x16.inferd.v1.ElementType\x12#\n\x05shape\x18\x03 \x03(\x0b\x32\x14.inferd.v1.Dimension\x12\x10\n\x08\x61ny_rank\x18\x04 \x01(\x08\x12\x10\n\x08optional\x18\x05 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\"3\n\tDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x0e\n\x04name\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"K\n\x0bTensorState\x12\x12\n\ninput_name\x18\x01 \x01(\t\x12\x13\n\x0boutput_name\x18\x02 \x01(\t\x12\x13\n\x0bstart_shape\x18\x03 \x03(\x03*\xd2\x05\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45LEMENT_TYPE_FLOAT\x10\x01\x12\x16\n\x12\x45LEMENT_TYPE_UINT8\x10\x02\x12\x15\n\x11\x45LEMENT_TYPE_INT8\x10\x03\x12\x17\n\x13\x45LEMENT_TYPE_UINT16\x10\x04\x12\x16\n\x12\x45LEMENT_TYPE_INT16\x10\x05\x12\x16\n\x12\x45LEMENT_TYPE_INT32\x10\x06\x12\x16\n\x12\x45LEMENT_TYPE_INT64\x10\x07\x12\x17\n\x13\x45LEMENT_TYPE_STRING\x10\x08\x12\x15\n\x11\x45LEMENT_TYPE_BOOL\x10\t\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\n\x12\x17\n\x13\x45LEMENT_TYPE_DOUBLE\x10\x0b\x12\x17\n\x13\x45LEMENT_TYPE_UINT32\x10\x0c\x12\x17\n\x13\x45LEMENT_TYPE_UINT64\x10\r\x12\x1a\n\x16\x45LEMENT_TYPE_COMPLEX64\x10\x0e\x12\x1b\n\x17\x45LEMENT_TYPE_COMPLEX128\x10\x0f\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x10\x12\x1d\n\x19\x45LEMENT_TYPE_FLOAT8E4M3FN\x10\x11\x12\x1f\n\x1b\x45LEMENT_TYPE_FLOAT8E4M3FNUZ\x10\x12\x12\x1b\n\x17\x45LEMENT_TYPE_FLOAT8E5M2\x10\x13\x12\x1f\n\x1b\x45LEMENT_TYPE_FLOAT8E5M2FNUZ\x10\x14\x12\x16\n\x12\x45LEMENT_TYPE_UINT4\x10\x15\x12\x15\n\x11\x45LEMENT_TYPE_INT4\x10\x16\x12\x1b\n\x17\x45LEMENT_TYPE_FLOAT4E2M1\x10\x17\x12\x1b\n\x17\x45LEMENT_TYPE_FLOAT8E8M0\x10\x18\x12\x16\n\x12\x45LEMENT_TYPE_UINT2\x10\x19\x12\x15\n\x11\x45LEMENT_TYPE_INT2\x10\x1a\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSOR'].fields_by_name['element_type']._serialized_options = b'\342A\001\001'
   _globals['_TENSOR'].fields_by_name['shape']._loaded_options = None
   _globals['_TENSOR'].fields_by_name['shape']._serialized_options = b'\342A\001\001'
+  _globals['_BLOBELEMENTS'].fields_by_name['digest']._loaded_options = None
+  _globals['_BLOBELEMENTS'].fields_by_name['digest']._serialized_options = b'\342A\001\002'
+  _globals['_BLOBELEMENTS'].fields_by_name['start']._loaded_options = None
+  _globals['_BLOBELEMENTS'].fields_by_name['start']._serialized_options = b'\342A\001\001'
+  _globals['_BLOBELEMENTS'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_BLOBELEMENTS'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\001'
   _globals['_UPLOADEDELEMENTS'].fields_by_name['upload_id']._loaded_options = None
   _globals['_UPLOADEDELEMENTS'].fields_by_name['upload_id']._serialized_options = b'\342A\001\002'
   _globals['_UPLOADEDELEMENTS'].fields_by_name['start']._loaded_options = None
@@ -60,34 +66,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERSEQUENCE'].fields_by_name['start']._serialized_options = b'\342A\001\001'
   _globals['_INFERSEQUENCE'].fields_by_name['end']._loaded_options = None
   _globals['_INFERSEQUENCE'].fields_by_name['end']._serialized_options = b'\342A\001\001'
-  _globals['_ELEMENTTYPE']._serialized_start=1665
-  _globals['_ELEMENTTYPE']._serialized_end=2387
+  _globals['_ELEMENTTYPE']._serialized_start=1791
+  _globals['_ELEMENTTYPE']._serialized_end=2513
   _globals['_TENSOR']._serialized_start=107
-  _globals['_TENSOR']._serialized_end=331
-  _globals['_UPLOADEDELEMENTS']._serialized_start=333
-  _globals['_UPLOADEDELEMENTS']._serialized_end=423
-  _globals['_STRINGELEMENTS']._serialized_start=425
-  _globals['_STRINGELEMENTS']._serialized_end=463
-  _globals['_INFERINPUT']._serialized_start=465
-  _globals['_INFERINPUT']._serialized_end=591
-  _globals['_INFERSEQUENCE']._serialized_start=593
-  _globals['_INFERSEQUENCE']._serialized_end=666
-  _globals['_INFEROUTPUT']._serialized_start=668
-  _globals['_INFEROUTPUT']._serialized_end=731
-  _globals['_MODELSIGNATURE']._serialized_start=734
-  _globals['_MODELSIGNATURE']._serialized_end=951
-  _globals['_TENSORBATCHING']._serialized_start=954
-  _globals['_TENSORBATCHING']._serialized_end=1106
-  _globals['_TENSORPADDING']._serialized_start=1108
-  _globals['_TENSORPADDING']._serialized_end=1197
-  _globals['_TENSORFILL']._serialized_start=1199
-  _globals['_TENSORFILL']._serialized_end=1310
-  _globals['_TENSORCUT']._serialized_start=1312
-  _globals['_TENSORCUT']._serialized_end=1363
-  _globals['_TENSORINFO']._serialized_start=1366
-  _globals['_TENSORINFO']._serialized_end=1532
-  _globals['_DIMENSION']._serialized_start=1534
-  _globals['_DIMENSION']._serialized_end=1585
-  _globals['_TENSORSTATE']._serialized_start=1587
-  _globals['_TENSORSTATE']._serialized_end=1662
+  _globals['_TENSOR']._serialized_end=372
+  _globals['_BLOBELEMENTS']._serialized_start=374
+  _globals['_BLOBELEMENTS']._serialized_end=457
+  _globals['_UPLOADEDELEMENTS']._serialized_start=459
+  _globals['_UPLOADEDELEMENTS']._serialized_end=549
+  _globals['_STRINGELEMENTS']._serialized_start=551
+  _globals['_STRINGELEMENTS']._serialized_end=589
+  _globals['_INFERINPUT']._serialized_start=591
+  _globals['_INFERINPUT']._serialized_end=717
+  _globals['_INFERSEQUENCE']._serialized_start=719
+  _globals['_INFERSEQUENCE']._serialized_end=792
+  _globals['_INFEROUTPUT']._serialized_start=794
+  _globals['_INFEROUTPUT']._serialized_end=857
+  _globals['_MODELSIGNATURE']._serialized_start=860
+  _globals['_MODELSIGNATURE']._serialized_end=1077
+  _globals['_TENSORBATCHING']._serialized_start=1080
+  _globals['_TENSORBATCHING']._serialized_end=1232
+  _globals['_TENSORPADDING']._serialized_start=1234
+  _globals['_TENSORPADDING']._serialized_end=1323
+  _globals['_TENSORFILL']._serialized_start=1325
+  _globals['_TENSORFILL']._serialized_end=1436
+  _globals['_TENSORCUT']._serialized_start=1438
+  _globals['_TENSORCUT']._serialized_end=1489
+  _globals['_TENSORINFO']._serialized_start=1492
+  _globals['_TENSORINFO']._serialized_end=1658
+  _globals['_DIMENSION']._serialized_start=1660
+  _globals['_DIMENSION']._serialized_end=1711
+  _globals['_TENSORSTATE']._serialized_start=1713
+  _globals['_TENSORSTATE']._serialized_end=1788
 # @@protoc_insertion_point(module_scope)

@@ -152,6 +152,7 @@ class Tensor(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     STRINGS_FIELD_NUMBER: _builtins.int
     UPLOADED_FIELD_NUMBER: _builtins.int
+    BLOB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as `ModelSignature` tells it. At most 1024 characters. Required."""
     element_type: Global___ElementType.ValueType
@@ -174,6 +175,10 @@ class Tensor(_message.Message):
     def uploaded(self) -> Global___UploadedElements:
         """What `data` would have, in an upload: for what is too large for a message. Only in inputs."""
 
+    @_builtins.property
+    def blob(self) -> Global___BlobElements:
+        """What `data` would have, in a blob: for what many tasks are given, or tasks that outlive the kernel. Only in inputs."""
+
     def __init__(
         self,
         *,
@@ -183,16 +188,53 @@ class Tensor(_message.Message):
         data: _builtins.bytes = ...,
         strings: Global___StringElements | None = ...,
         uploaded: Global___UploadedElements | None = ...,
+        blob: Global___BlobElements | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "elements", b"elements", "strings", b"strings", "uploaded", b"uploaded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "data", b"data", "elements", b"elements", "strings", b"strings", "uploaded", b"uploaded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "element_type", b"element_type", "elements", b"elements", "name", b"name", "shape", b"shape", "strings", b"strings", "uploaded", b"uploaded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "data", b"data", "element_type", b"element_type", "elements", b"elements", "name", b"name", "shape", b"shape", "strings", b"strings", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_elements: _TypeAlias = _typing.Literal["data", "strings", "uploaded"]  # noqa: Y015
+    _WhichOneofReturnType_elements: _TypeAlias = _typing.Literal["data", "strings", "uploaded", "blob"]  # noqa: Y015
     _WhichOneofArgType_elements: _TypeAlias = _typing.Literal["elements", b"elements"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_elements) -> _WhichOneofReturnType_elements | None: ...
 
 Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
+
+@_typing.final
+class BlobElements(_message.Message):
+    """Elements that are in a blob (`BlobService`), as `data` would have them; there are none of type STRING. A task that
+    outlives its client holds the blob until it is forgotten itself; another one has read it when it is accepted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """"sha256:" and 64 hexadecimal digits: a blob of the tenant, all of which has come. Required.
+    Errors: INVALID_FIELD, BLOB_NOT_FOUND, BLOB_DAMAGED, STORE_UNAVAILABLE.
+    """
+    start: _builtins.int
+    """Where they begin in it, in bytes. Default 0."""
+    size_bytes: _builtins.int
+    """How many bytes they have; those of a task together at most `limits.task_input_bytes`. Errors: LIMIT_EXCEEDED;
+    INVALID_FIELD, with both numbers, where shape and type say otherwise, or where the blob ends before.
+    """
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        start: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "size_bytes", b"size_bytes", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlobElements: _TypeAlias = BlobElements  # noqa: Y015
 
 @_typing.final
 class UploadedElements(_message.Message):

@@ -5,12 +5,14 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 
 from inferd.core.blob import Blob
 from inferd.core.index import Page
-from inferd.errors import StoreUnavailableError
+from inferd.errors import LimitExceededError, StoreUnavailableError
 from inferd.runtime import blobs as kept
 from inferd.runtime.blob_entry import Entry
+from inferd.runtime.blob_memories import BlobPart
 from inferd.runtime.driver import Driver
-from inferd.runtime.front.bounds import Bound
+from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
+from inferd.shared import Part
 
 
 class Giving:
@@ -56,19 +58,31 @@ class Blobs:
         streams: Bounds the calls that give or read.
         tenant_streams: Bounds those of a tenant.
         idle_s: For so long nothing need come of a call that gives.
+        reading: Bounds what is read for tasks and not theirs yet.
+        most_bytes: Of that for one task, `limits.task_input_bytes`.
 
     Attributes:
         idle_s: Its argument.
     """
 
     def __init__(
-        self, driver: Driver, blobs: kept.Blobs | None, *, streams: Bound, tenant_streams: Bound, idle_s: float
+        self,
+        driver: Driver,
+        blobs: kept.Blobs | None,
+        *,
+        streams: Bound,
+        tenant_streams: Bound,
+        idle_s: float,
+        reading: ByteBound,
+        most_bytes: int,
     ) -> None:
         self.idle_s = idle_s
         self._driver = driver
         self._blobs = blobs
         self._streams = streams
         self._tenant_streams = tenant_streams
+        self._reading = reading
+        self._most_bytes = most_bytes
 
     @property
     def _kept(self) -> kept.Blobs:
@@ -109,6 +123,30 @@ class Blobs:
             async with aclosing(blobs.pieces(caller.tenant, digest, start=start, size_bytes=size_bytes)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    async def part(
+        self, caller: Caller, digest: str, *, start: int, size_bytes: int, total_bytes: int
+    ) -> tuple[BlobPart, Part]:
+        """Bytes of a blob in a memory, for a task that names so many in all.
+
+        Raises:
+            LimitExceededError: They are too many, or those that are being read for other tasks are.
+            InferdError: As `read`.
+        """
+        if total_bytes > self._most_bytes:
+            raise LimitExceededError(
+                f"the inputs name {total_bytes} bytes of blobs and limits.task_input_bytes is {self._most_bytes}; name"
+                " fewer, or raise that setting of the kernel",
+                metadata={
+                    "bound": "limits.task_input_bytes",
+                    "value": str(total_bytes),
+                    "limit": str(self._most_bytes),
+                },
+                field="size_bytes",
+            )
+        memories, named = self._kept.memories, BlobPart(digest, start, size_bytes)
+        with self._reading.place(caller.tenant, size_bytes):
+            return named, await memories.read(caller.tenant, named)
 
     def get(self, caller: Caller, digest: str) -> Blob:
         """How a blob stands.

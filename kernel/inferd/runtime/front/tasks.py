@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
+    ExitStack,
     aclosing,
     asynccontextmanager,
     contextmanager,
@@ -17,8 +18,12 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.task_list import Part, TaskList
+from inferd.runtime.keeper import Keeper
+from inferd.runtime.shared_work import SharedWork
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.streams import TaskStream
+
+MAKING = "a task that is being made"  # as the holder of a blob
 
 
 class Tasks:
@@ -82,7 +87,8 @@ class Tasks:
         keeper = self._driver.keeper if spec.detached else None
         if keeper is not None:
             keeper.check()
-        stream = self._driver.submit(spec)
+        with _held(keeper, spec):
+            stream = self._driver.submit(spec)
         if keeper is not None:
             _check_whole(stream)
         self._driver.attendance.attend(stream, spec.tenant, detached=spec.detached, linger_s=linger_s)
@@ -224,3 +230,18 @@ def _check_whole(stream: TaskStream) -> None:
             "now on; ask for that when it is made, or when it has ended",
             metadata={"first_sequence": str(stream.dropped + 1)},
         )
+
+
+@contextmanager
+def _held(keeper: Keeper | None, spec: TaskSpec) -> Iterator[None]:
+    """The blobs that a task names stay as long as the block, in which it comes to hold them itself.
+
+    Raises:
+        BlobNotFoundError: One has been deleted.
+    """
+    with ExitStack() as holds:
+        if keeper is not None and keeper.blobs is not None and isinstance(spec.work, SharedWork):
+            for part in spec.work.blobs.values():
+                keeper.blobs.hold(spec.tenant, part.digest, MAKING)
+                holds.callback(keeper.blobs.let_go, spec.tenant, part.digest, MAKING)
+        yield

@@ -1,0 +1,66 @@
+"""Parts of blobs in memories that go on to workers: each once, for all tasks that name it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from inferd.errors import LimitExceededError
+from inferd.shared import Memory, Part
+
+if TYPE_CHECKING:
+    from inferd.runtime.blobs import Blobs
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPart:
+    """Bytes of a blob of a tenant.
+
+    Attributes:
+        digest: Of the blob, as hexadecimal digits.
+        start: Of the first one.
+        size_bytes: How many.
+    """
+
+    digest: str
+    start: int
+    size_bytes: int
+
+
+class BlobMemories:
+    """Memories that hold parts of blobs, as long as somebody has them. One writer: the loop.
+
+    Args:
+        blobs: Where the bytes are.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._memories: WeakValueDictionary[tuple[str, BlobPart], Memory] = WeakValueDictionary()
+
+    async def read(self, tenant: str, part: BlobPart) -> Part:
+        """A part of a blob, each byte of which was checked.
+
+        Raises:
+            InferdError: There is no such blob, it ends before, or is damaged.
+            LimitExceededError: The system has no memory.
+        """
+        memory = self._memories.get((tenant, part))
+        if memory is None:
+            memory = self._memories[tenant, part] = await self._fill(tenant, part)
+        return Part(memory, 0, part.size_bytes)
+
+    async def _fill(self, tenant: str, part: BlobPart) -> Memory:
+        try:
+            memory, at = Memory.make(part.size_bytes), 0
+            async for piece in self._blobs.pieces(tenant, part.digest, start=part.start, size_bytes=part.size_bytes):
+                memory.write(at, piece)
+                at += len(piece)
+            memory.seal()
+        except (OSError, AttributeError) as error:
+            raise LimitExceededError(
+                f"there is no memory for {part.size_bytes} bytes of blob sha256:{part.digest}: {error}",
+                metadata={"value": str(part.size_bytes)},
+            ) from None
+        return memory
