@@ -436,7 +436,9 @@ def _server(settings: Settings, front: Front) -> grpc.aio.Server:
         upload_service_pb2: Uploads(front.uploads, message_limit_bytes=limits.message_bytes),
         blob_service_pb2: Blobs(front.blobs, message_limit_bytes=limits.message_bytes),
         lease_service_pb2: Leases(front.leases),
-        model_service_pb2: Models(front.models, prompt_limit_bytes=prompt_limit_bytes),
+        model_service_pb2: Models(
+            front.models, front.blobs, prompt_limit_bytes=prompt_limit_bytes, message_limit_bytes=limits.message_bytes
+        ),
         host_service_pb2: Hosts(front.hosts, front.models),
     }
     names = []

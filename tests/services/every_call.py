@@ -25,6 +25,7 @@ from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import upload_service_pb2 as us
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
+from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 
 DIGEST = f"sha256:{hashlib.sha256(b'12').hexdigest()}"
@@ -49,6 +50,7 @@ class Client:
         self.task_id = ""
         self.lease_id = ""
         self.blobs: Any = BlobServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.uploads: Any = ModelServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
 
     def pull(self) -> None:
@@ -98,6 +100,17 @@ class Client:
         while await call.read() is not grpc.aio.EOF:
             pass
 
+    async def give(self) -> None:
+        data = b"{}"
+        file = ms.ModelFile(name="a.fake", digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
+        call = self.uploads.UploadModel()
+        start = ms.UploadModelStart(model=mp.Model(name="given"), files=[file])
+        await call.write(ms.UploadModelRequest(start=start))
+        await call.read()
+        await call.write(ms.UploadModelRequest(chunk=data))
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
     async def claim(self) -> None:
         claims = [lp.Claim(model=lp.ModelClaim(model=MODEL, sequences=1))]
         request = ls.CreateLeaseRequest(spec=lp.LeaseSpec(claims=claims))
@@ -137,6 +150,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.HostService/BackupStore": lambda c: c.back_up(),
     "inferd.v1.HostService/ListBackends": lambda c: c.connection.hosts.ListBackends(hs.ListBackendsRequest()),
     "inferd.v1.ModelService/CreateModel": lambda c: c.create(),
+    "inferd.v1.ModelService/UploadModel": lambda c: c.give(),
     "inferd.v1.ModelService/GetModel": lambda c: c.connection.models.GetModel(ms.GetModelRequest(name=PULLED)),
     "inferd.v1.ModelService/ListModels": lambda c: c.connection.models.ListModels(ms.ListModelsRequest()),
     "inferd.v1.ModelService/PlanLoad": lambda c: c.connection.models.PlanLoad(

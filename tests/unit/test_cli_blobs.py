@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from inferd.cli.main import app
-from inferd.testing.kernel import kernel_process
+from inferd.testing.kernel import kernel_process, write_fake_model
 
 DATA = bytes(range(256)) * 10_000
 DIGEST = f"sha256:{sha256(DATA).hexdigest()}"
@@ -21,6 +21,20 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("kernel")
     with kernel_process(folder, environment={"INFERD_STORE__URL": f"sqlite:{folder}/store"}) as kernel:
         yield kernel.address
+
+
+@pytest.mark.e2e
+def test_a_model_is_uploaded(address: str, tmp_path: Path) -> None:
+    """`inferd models upload` gives a file under the file's name, and `inferd models` lists as before."""
+    file = write_fake_model(tmp_path, "given")
+    told = CliRunner().invoke(app, ["models", "upload", str(file), "--address", address, "-o", "json"])
+    model = json.loads(told.stdout)
+    assert (model["name"], model["source"][:12]) == ("given", "blob:sha256:")
+    listed = json.loads(CliRunner().invoke(app, ["models", "--address", address, "-o", "json"]).stdout)
+    assert "given" in [each["name"] for each in listed["models"]]
+    (tmp_path / "inner" / "folder").mkdir(parents=True)
+    refused = CliRunner().invoke(app, ["models", "upload", str(tmp_path), "--address", address, "-o", "json"])
+    assert json.loads(refused.stdout)["error"]["reason"] == "USAGE"
 
 
 @pytest.mark.e2e

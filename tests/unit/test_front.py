@@ -55,7 +55,7 @@ async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front
     }
     async with asyncio.timeout(60), front_here(folder, **settings) as made:
         path = write_fake_model(folder, step_s=0.002)
-        await made.models.create(name=MODEL, source=str(path))
+        await made.models.create(ANYONE, name=MODEL, source=str(path))
         yield made
 
 

@@ -10,7 +10,6 @@ claim is made by `inferd_client.claims`.
 
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_api.v1.tensor_pb2 import InferSequence
-from inferd_client.blobs import AsyncBlobs, Blobs
 from inferd_client.claims import LeaseOptions
 from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError
 from inferd_client.generations import Generation, Sample
@@ -18,6 +17,7 @@ from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
 from inferd_client.inferences import AsyncInferences, Inferences
 from inferd_client.leases import AsyncLeases, Leases
+from inferd_client.model_uploads import AsyncModelUploads, ModelUploads
 from inferd_client.models import AsyncModels, Models
 from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions, RunOptions, TaskOptions
 from inferd_client.prompts import Message, Prompt
@@ -50,9 +50,9 @@ __all__ = [
 ]
 
 
-class Client(Inferences, Models, Leases, Hosts, Blobs):
+class Client(Inferences, Models, Leases, Hosts, ModelUploads):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
-class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts, AsyncBlobs):
+class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts, AsyncModelUploads):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

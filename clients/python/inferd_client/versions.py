@@ -22,7 +22,7 @@ SINCE: Final[Mapping[str, str]] = {
     "GetModelSignature": "0.3.0",
     "WatchTasks": "0.3.0",
     "CreateTask": "0.3.0",
-    **dict.fromkeys(("PutBlob", "ReadBlob", "GetBlob", "ListBlobs", "DeleteBlob"), "0.4.0"),
+    **dict.fromkeys(("PutBlob", "ReadBlob", "GetBlob", "ListBlobs", "DeleteBlob", "UploadModel"), "0.4.0"),
     "BackupStore": "0.4.0",
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""

@@ -12,10 +12,11 @@ from inferd.cli.amounts import size, span
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
+from inferd.cli.source import model_name
 from inferd_api.v1.blob_pb2 import BlobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from inferd.cli.output import Output
@@ -42,6 +43,38 @@ def put(output: Output, address: str, tenant: str, files: Sequence[Path]) -> Non
                 output.text(f"{blobs[-1][1].digest}  {file}")
     if output.json:
         output.document({"blobs": [{"file": str(file), **plain(blob)} for file, blob in blobs]})
+
+
+def upload(
+    output: Output,
+    address: str,
+    tenant: str,
+    path: Path,
+    *,
+    name: str,
+    backend: str,
+    device: str,
+    settings: Mapping[str, str],
+) -> None:
+    """Give the files of a model and make it known.
+
+    Raises:
+        CommandError: They cannot be read, or are refused.
+    """
+    name = name or model_name(path.absolute().name, folder=path.is_dir())
+    with connected(address, tenant) as client, output.status(f"giving {path}") as say:
+
+        def far(file: str, done: int, whole: int) -> None:
+            say(f"giving {file}: {size(done)} of {size(whole)}, {done * 100 // max(whole, 1)} %")
+
+        try:
+            model = client.upload_model(name, path, backend=backend, device=device, settings=settings, progress=far)
+        except ValueError as error:
+            raise CommandError(str(error), reason="USAGE") from None
+    if output.json:
+        output.document(plain(model))
+    else:
+        output.text(f"{model.name} is {model.source} ({size(model.size_bytes)}); run it: inferd run {model.name}")
 
 
 def _readable(file: Path) -> Path:

@@ -9,7 +9,7 @@ import typer
 from inferd import __version__
 from inferd.cli.blob_commands import blob_app
 from inferd.cli.lease_commands import lease_app
-from inferd.cli.model_commands import model_app
+from inferd.cli.model_commands import model_app, models_app
 from inferd.cli.options import (
     ADDRESS,
     Address,
@@ -51,6 +51,7 @@ app = typer.Typer(
 app.add_typer(lease_app, name="lease")
 app.add_typer(store_app, name="store")
 app.add_typer(blob_app, name="blobs")
+app.add_typer(models_app, name="models")
 
 
 def run() -> None:

@@ -27,6 +27,7 @@ from inferd.cli.output import Format, edge
 from inferd.cli.source import FORMS
 
 model_app = typer.Typer()
+models_app = typer.Typer(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @model_app.command("pull")
@@ -50,15 +51,18 @@ def _pull(
         pull(out, data_dir(), source, name=name, sha256=sha256)
 
 
-@model_app.command("models")
+@models_app.callback()
 def _models(
+    context: typer.Context,
     *,
     everything: Annotated[bool, typer.Option("--all", help="With those of the catalogue that are not pulled.")] = False,
     supported: Annotated[bool, typer.Option("--supported", help="What files may hold instead, by backend.")] = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
-    """List the models that are known."""
+    """List the models that are known; or give the kernel the files of one."""
+    if context.invoked_subcommand is not None:
+        return
     with edge(output) as out:
         if supported:
             from inferd.cli.settings import read_settings
@@ -69,6 +73,26 @@ def _models(
             from inferd.cli.models import list_models
 
             list_models(out, address, data_dir(), with_catalogue=everything)
+
+
+@models_app.command("upload")
+def _upload(
+    path: Annotated[Path, typer.Argument(help="The model's file, or its folder.", metavar="PATH")],
+    *,
+    name: Annotated[str, text_option(help="Its name. Default: that of the file or folder.", metavar="NAME")] = "",
+    setting: SetOption = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Give a kernel, here or elsewhere, the files of a model; what was interrupted goes on where it stopped."""
+    with edge(output) as out:
+        from inferd.cli.blobs import upload
+
+        settings = read_pairs(setting, "--set")
+        upload(out, address, tenant, path, name=name, backend=backend, device=device, settings=settings)
 
 
 @model_app.command("load")

@@ -140,6 +140,7 @@ class ModelSpec:
         sampling: Defaults of its tasks that go before those of its file.
         catalogue_sampling: Those that come behind its file's.
         file_version: Differs when the file has changed.
+        tenant: Whose blobs its files are; "" where they are files of this host.
     """
 
     name: ModelName
@@ -162,6 +163,7 @@ class ModelSpec:
     sampling: SamplingDefaults = NO_DEFAULTS
     catalogue_sampling: SamplingDefaults = NO_DEFAULTS
     file_version: str = ""
+    tenant: str = field(default="", compare=False)
 
     @property
     def device(self) -> str:

@@ -22,6 +22,7 @@ from inferd.errors import BlobDamagedError, InferdError, InvalidFieldError
 from inferd.runtime.blob_bounds import Held, check_room
 from inferd.runtime.blob_entry import Entry, Own, not_found, read_left
 from inferd.runtime.blob_memories import BlobMemories
+from inferd.runtime.model_files import ModelFiles
 from inferd.runtime.store_thread import StoreThread
 from inferd.store.blob_files import PIECE_BYTES, SUM_BYTES, Arrival, BlobFiles
 from inferd.store.opening import unnoticed
@@ -60,6 +61,7 @@ class Blobs:
 
     Attributes:
         memories: Parts of them that tasks have named.
+        models: Models that are made of them.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class Blobs:
         self._tenants: dict[str, Own] = {}
         self._bytes = 0
         self._names: set[str] = set()  # of files that stay
+        self._linked: set[str] = set()  # the folders of models that stay, by the names of their lists
         self.memories = BlobMemories(self)
+        self.models = ModelFiles(self)
 
     async def read(self) -> None:
         """Find what the kernels before this one have left.
@@ -334,6 +338,26 @@ class Blobs:
             entry.let_go(holder)
             entry.used = self._wall()
 
+    # Folders of models.
+
+    def model_folder(self, tenant: str, digest: str) -> Path:
+        """Where the files of a model are whose list has this digest."""
+        return self._files.model_folder(self._files.name(tenant, digest))
+
+    async def link(self, tenant: str, digest: str, files: dict[str, str]) -> None:
+        """Let a model's folder have these blobs, by its names of them, and nothing else.
+
+        Raises:
+            BlobDamagedError, StoreUnavailableError: A file is missing, or it cannot be done now.
+        """
+        self._linked.add(name := self._files.name(tenant, digest))
+        await self._do(self._files.link, name, {each: self._files.path(tenant, d) for each, d in files.items()})
+
+    def unlink(self, tenant: str, digest: str) -> None:
+        """Nobody needs the folder of a model any more; one that cannot be removed now is swept."""
+        self._linked.discard(name := self._files.name(tenant, digest))
+        self._thread.submit(self._files.unlink, name)
+
     # Going.
 
     async def remove(self, tenant: str, digest: str) -> None:
@@ -398,6 +422,7 @@ class Blobs:
             left = [path for path in some if self._files.name_of(path) not in self._names]
             await self._do(self._files.remove, left)  # nothing was begun between the look and this
             removed += len(left)
+        await self._do(self._files.unlink_others, frozenset(self._linked))
         if removed:
             log.info("files that belonged to no blob were removed", files=removed)
 

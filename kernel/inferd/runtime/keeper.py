@@ -119,6 +119,8 @@ class Keeper:
             if self.shares.note(change):
                 asyncio.get_running_loop().call_later(AFTER_S, self._write_shares)
         elif isinstance(change, ModelForgotten):
+            if self.blobs is not None:
+                self.blobs.models.forget(change.name)
             if self._models.forget(change.name):
                 self._soon()
         elif self._leases.note(change):

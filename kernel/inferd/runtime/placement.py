@@ -45,17 +45,20 @@ def place(
     min_instances: int = 0,
     max_instances: int = 1,
     sampling: SamplingDefaults = NO_DEFAULTS,
+    path: Path | None = None,
+    tenant: str = "",
 ) -> ModelSpec:
     """Find the model's file or folder, choose its backend and the devices that it may use, and check its settings.
 
-    `sampling` are defaults of its tasks.
+    `sampling` are defaults of its tasks. Of a model of blobs, which are those of `tenant`, `path` is where they are.
 
     Raises:
         InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
         BackendNotFoundError: No such backend.
         BackendUnavailableError: No backend can load it; each is named with its reason.
     """
-    path = _find(source)
+    if path is None:
+        path = _find(source)
     kind = _format(path)
     loaded = {each for report in reports if report.spec is not None for each in report.spec.formats}
     if kind not in loaded and path.is_file() and (why := refuse_weights(path)):
@@ -91,6 +94,7 @@ def place(
         sampling=sampling,
         catalogue_sampling=catalogue_sampling(path, size_bytes),
         file_version=version,
+        tenant=tenant,
     )
 
 

@@ -70,7 +70,7 @@ async def read_kept(driver: Driver) -> Before:
     if driver.keeper is None:
         return Before()
     return Before(
-        await driver.keeper.read(_models),
+        await _of_blobs(driver.keeper.blobs, await driver.keeper.read(_models)),
         await _with_blobs(driver.keeper.blobs, await driver.keeper.read(lambda store: _tasks(store, driver.clock))),
         await driver.keeper.read(lambda store: _leases(store, driver.clock)),
         await driver.keeper.read(_token),
@@ -236,6 +236,20 @@ def _ended(store: Store, record: Record) -> streams.Before:
 def _entries(store: Store, record: Record) -> Iterator[Entry]:
     for piece in store.pieces(record.tenant, Kind.TASK, record.key):
         yield from read_entries(piece)
+
+
+async def _of_blobs(blobs: Blobs | None, models: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """The models, those of blobs with their folders."""
+    found = []
+    for spec in models:
+        if spec.tenant and blobs is not None:
+            try:
+                blobs.models.keep(await blobs.models.place(spec.tenant, spec.source, spec.name, checks=False))
+            except InferdError as error:
+                _leave_out("model", spec.tenant, spec.name, error)
+                continue
+        found.append(spec)
+    return found
 
 
 async def _with_blobs(blobs: Blobs | None, tasks: Sequence[Found]) -> list[Found]:

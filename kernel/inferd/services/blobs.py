@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
-
-from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.errors import InvalidFieldError
+from inferd.services.chunks import Chunks
 from inferd.services.named import read_digest
 from inferd.services.pages import name_of, size_of, token_of
 from inferd.services.times import unix_time
-from inferd.services.uploads import CHUNK_BYTES, CHUNK_MARGIN_BYTES
 from inferd_api.v1 import blob_pb2 as bp
 from inferd_api.v1 import blob_service_pb2 as bs
 
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     from inferd.runtime.front import blobs as front
     from inferd.services.calls import Call
 
-TOLD_BYTES: Final = 16 << 20  # between two messages that say how far a blob is
 MOST_HOLDERS: Final = 16  # that are told
 
 
@@ -30,58 +26,23 @@ class Blobs:
 
     def __init__(self, blobs: front.Blobs, *, message_limit_bytes: int) -> None:
         self._blobs = blobs
-        self._chunk_bytes = min(CHUNK_BYTES, message_limit_bytes - CHUNK_MARGIN_BYTES)
+        self._chunks = Chunks(blobs, message_limit_bytes=message_limit_bytes)
 
     async def PutBlob(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """Take a blob in chunks."""
         async with self._blobs.cut_short():
-            start = await self._read(call, "nothing came")
+            start = await self._chunks.read(call, "nothing came")
             if start is None or start.WhichOneof("kind") != "start":
                 raise InvalidFieldError("the first message has no start; say which blob follows", field="start")
             digest = read_digest(start.start.digest, "start.digest")
             async with self._blobs.giving(call.caller, digest, start.start.size_bytes) as giving:
-                if not giving.complete:
-                    await self._take(call, giving, start.start.size_bytes)
+                await self._chunks.take(call, giving, self._accepted)
                 blob = await giving.finish()
             await call.write(bs.PutBlobResponse(complete=bs.PutBlobComplete(blob=write_blob(blob))))
 
-    async def _take(self, call: Call, giving: front.Giving, size_bytes: int) -> None:
-        await self._tell(call, giving)
-        told = giving.received_bytes
-        while not giving.complete:
-            request = await self._read(call, f"no chunk behind {giving.received_bytes} of {size_bytes} bytes came")
-            if request is None or request.WhichOneof("kind") != "chunk":
-                raise InvalidFieldError(
-                    f"the chunks end at {giving.received_bytes} of the {size_bytes} bytes that start.size_bytes states;"
-                    " what came stays: go on behind it",
-                    field="chunk",
-                )
-            await giving.add(request.chunk)
-            del request  # before the wait for the next one
-            if giving.received_bytes - told >= TOLD_BYTES:
-                await self._tell(call, giving)
-                told = giving.received_bytes
-
-    async def _tell(self, call: Call, giving: front.Giving) -> None:
-        accepted = bs.PutBlobAccepted(offset_bytes=giving.received_bytes, chunk_bytes=self._chunk_bytes)
-        await call.write(bs.PutBlobResponse(accepted=accepted))
-
-    async def _read(self, call: Call, lacking: str) -> bs.PutBlobRequest | None:
-        """The next message; None at the end.
-
-        Raises:
-            LimitExceededError: None came for too long.
-        """
-        idle_s = self._blobs.idle_s
-        try:
-            async with asyncio.timeout(idle_s):
-                request = await call.read()
-        except TimeoutError:
-            raise LimitExceededError(
-                f"{lacking} for {idle_s:g} s, which is blobs.idle_s; what came stays: go on behind it",
-                metadata={"bound": "blobs.idle_s", "value": f"{idle_s:g}", "limit": f"{idle_s:g}"},
-            ) from None
-        return None if request is grpc.aio.EOF else request
+    def _accepted(self, offset_bytes: int) -> bs.PutBlobResponse:
+        accepted = bs.PutBlobAccepted(offset_bytes=offset_bytes, chunk_bytes=self._chunks.most_bytes)
+        return bs.PutBlobResponse(accepted=accepted)
 
     async def ReadBlob(self, request: bs.ReadBlobRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Give the bytes of a blob."""
@@ -94,8 +55,8 @@ class Blobs:
             ) as pieces,
         ):
             async for piece in pieces:
-                for at in range(0, len(piece), self._chunk_bytes):
-                    await call.write(bs.ReadBlobResponse(chunk=piece[at : at + self._chunk_bytes]))
+                for at in range(0, len(piece), self._chunks.most_bytes):
+                    await call.write(bs.ReadBlobResponse(chunk=piece[at : at + self._chunks.most_bytes]))
 
     async def GetBlob(self, request: bs.GetBlobRequest, call: Call) -> bs.GetBlobResponse:  # noqa: N802 - the wire's name
         """How a blob stands."""

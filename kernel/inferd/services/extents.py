@@ -21,6 +21,7 @@ MOST_ENTRIES = 16  # of a list
 MOST_CHARACTERS = 1024  # of a text, also in a list: names and ids
 MOST_PARTS = 1024  # of a message of a conversation
 MOST_CHOICES = 1024  # of a grammar
+MOST_MODEL_FILES = 1000
 MOST_KEPT_ALIVE = 1000  # leases in one message
 
 COUNTS = {
@@ -32,6 +33,7 @@ COUNTS = {
     **{f"inferd.v1.SamplingParams.{name}": (each.most, each.nouns) for name, each in PARAMETERS.items() if each.most},
     "inferd.v1.Choice.texts": (MOST_CHOICES, "texts"),
     "inferd.v1.Model.settings": (64, "settings"),
+    "inferd.v1.UploadModelStart.files": (MOST_MODEL_FILES, "files"),
     "inferd.v1.PlanLoadRequest.settings": (64, "settings"),
     "inferd.v1.InferInput.inputs": (MOST_ENTRIES, "inputs"),  # from here on bounds of the configuration
     "inferd.v1.InferInput.outputs": (MOST_ENTRIES, "outputs"),

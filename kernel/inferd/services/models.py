@@ -3,12 +3,18 @@
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
+from typing import Any
 
 from inferd.core.model import Model
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import models as front
+from inferd.runtime.front.blobs import Blobs
+from inferd.runtime.model_files import ModelFile, check_files
 from inferd.services.calls import Call
+from inferd.services.chunks import Chunks
 from inferd.services.model_values import read_bounds, write_model, write_plan
+from inferd.services.named import read_digest
 from inferd.services.pages import name_of, size_of, token_of
 from inferd.services.sampling_values import read_sampling_defaults
 from inferd.services.work_values import read_text, read_token_ids
@@ -23,26 +29,45 @@ MOST_SETTING = 4096  # characters of a setting, its name, or a source
 class Models:
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, models: front.Models, *, prompt_limit_bytes: int) -> None:
+    def __init__(
+        self, models: front.Models, blobs: Blobs, *, prompt_limit_bytes: int, message_limit_bytes: int
+    ) -> None:
         self._models = models
+        self._blobs = blobs
         self._prompt_limit_bytes = prompt_limit_bytes
+        self._chunks = Chunks(blobs, message_limit_bytes=message_limit_bytes)
 
-    async def CreateModel(self, request: ms.CreateModelRequest, call: Call) -> ms.CreateModelResponse:  # noqa: ARG002, N802 - the wire's name
+    async def CreateModel(self, request: ms.CreateModelRequest, call: Call) -> ms.CreateModelResponse:  # noqa: N802 - the wire's name
         """Make a model known."""
-        wanted = request.model
-        _check(wanted)
-        fewest, most = read_bounds(wanted)
-        model = await self._models.create(
-            name=wanted.name,
-            source=wanted.source,
-            backend=wanted.backend,
-            device=wanted.device,
-            settings=dict(wanted.settings),
-            min_instances=fewest,
-            max_instances=most,
-            sampling=read_sampling_defaults(wanted.sampling_defaults),
-        )
+        _check(request.model)
+        model = await self._models.create(call.caller, source=request.model.source, **_read(request.model))
         return ms.CreateModelResponse(model=self._write(model))
+
+    async def UploadModel(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
+        """Take the files of a model and make it known."""
+        async with self._blobs.cut_short():
+            start = await self._chunks.read(call, "nothing came")
+            if start is None or start.WhichOneof("kind") != "start":
+                raise InvalidFieldError("the first message has no start; say which files follow", field="start")
+            wanted, files = start.start.model, read_files(start.start.files)
+            if wanted.source:
+                raise InvalidFieldError(
+                    f"model.source is {wanted.source[:80]!r}; leave it empty: it follows from the files",
+                    field="start.model.source",
+                )
+            check_files(files)
+            _check(wanted, uploads=True)
+            for file in files:
+                async with self._blobs.giving(call.caller, file.digest, file.size_bytes) as giving:
+                    await self._chunks.take(call, giving, partial(self._accepted, file.name))
+                    await giving.finish()
+            model = await self._models.upload(call.caller, files, **_read(wanted))
+            complete = ms.UploadModelComplete(model=self._write(model))
+            await call.write(ms.UploadModelResponse(complete=complete))
+
+    def _accepted(self, name: str, offset_bytes: int) -> ms.UploadModelResponse:
+        accepted = ms.UploadModelAccepted(name=name, offset_bytes=offset_bytes, chunk_bytes=self._chunks.most_bytes)
+        return ms.UploadModelResponse(accepted=accepted)
 
     async def GetModel(self, request: ms.GetModelRequest, call: Call) -> ms.GetModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Read a model."""
@@ -120,13 +145,39 @@ class Models:
         return write_model(model, self._models)
 
 
-def _check(wanted: mp.Model) -> None:
+def read_files(files: Sequence[ms.ModelFile]) -> list[ModelFile]:
+    """The files of a model, from the wire.
+
+    Raises:
+        InvalidFieldError: A digest is none.
+    """
+    return [
+        ModelFile(each.name, read_digest(each.digest, f"start.files[{number}].digest"), each.size_bytes)
+        for number, each in enumerate(files)
+    ]
+
+
+def _read(wanted: mp.Model) -> dict[str, Any]:
+    """What is wanted of a model besides its source."""
+    fewest, most = read_bounds(wanted)
+    return {
+        "name": wanted.name,
+        "backend": wanted.backend,
+        "device": wanted.device,
+        "settings": dict(wanted.settings),
+        "min_instances": fewest,
+        "max_instances": most,
+        "sampling": read_sampling_defaults(wanted.sampling_defaults),
+    }
+
+
+def _check(wanted: mp.Model, *, uploads: bool = False) -> None:
     if not NAME_FORM.fullmatch(wanted.name):
         raise InvalidFieldError(
             f"model.name is {wanted.name[:140]!r}; it must be 1 to 128 of letters, digits, '.', '_', '-', ':', '/'",
             field="model.name",
         )
-    if not wanted.source:
+    if not wanted.source and not uploads:
         raise InvalidFieldError("model.source is empty; give the path of the model's file", field="model.source")
     if len(wanted.source) > MOST_SETTING:
         message = f"model.source has {len(wanted.source)} characters; at most {MOST_SETTING}"

@@ -5,12 +5,13 @@ digest is whole. Tenants share nothing, so that nobody learns what another one h
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC, EROFS
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from shutil import rmtree
 
 from inferd.errors import BlobDamagedError, StoreUnavailableError
 from inferd.store.opening import AtPoint, unnoticed
@@ -19,6 +20,7 @@ PIECE_BYTES = 1 << 20  # of a file that is checked as one
 SUM_BYTES = 32
 TAKEN_UP_BYTES = 16 << 20  # of what is there, in one go
 PARTIAL = ".part"
+MODELS = "models"  # the folder in which those of models are
 MARK = "inferd-blobs"  # a file that tells the folder from an empty one, as where its disk is not mounted
 CAUSES = {
     ENOSPC: "its disk is full; make room",
@@ -164,6 +166,42 @@ class BlobFiles:
             paths = (path for path in self.folder.glob("*/*/*") if not path.is_dir())
             while some := list(islice(paths, count)):
                 yield some
+
+    def model_folder(self, name: str) -> Path:
+        """Where the files of a model are whose list has such files, see `name`."""
+        return self.folder / MODELS / name
+
+    def link(self, name: str, files: Mapping[str, Path]) -> None:
+        """Let a model's folder have these files, under their names there, and nothing else.
+
+        Raises:
+            BlobDamagedError: One is missing.
+        """
+        folder = self.model_folder(name)
+        with self._typed():
+            for each in (folder.parent.parent, folder.parent, folder):
+                each.mkdir(exist_ok=True, mode=0o700)
+            for path in folder.iterdir():
+                if path.name not in files or not path.samefile(files[path.name]):
+                    path.unlink()
+            for label, path in files.items():
+                try:
+                    (folder / label).hardlink_to(path)
+                except FileExistsError:
+                    continue  # it is that
+                except FileNotFoundError:
+                    raise _damaged(path.name, "its file is missing") from None
+
+    def unlink(self, name: str) -> None:
+        """Remove a model's folder."""
+        rmtree(self.model_folder(name), ignore_errors=True)
+
+    def unlink_others(self, names: frozenset[str]) -> None:
+        """Remove the folders of all models but these."""
+        with self._typed():
+            for folder in self.folder.glob(f"{MODELS}/*/*"):
+                if f"{folder.parent.name}/{folder.name}" not in names:
+                    rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _typed(self, *, lost: type[OSError] | tuple[()] = ()) -> Iterator[None]:

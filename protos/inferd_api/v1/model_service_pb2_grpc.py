@@ -45,6 +45,11 @@ class ModelServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.CreateModelRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.CreateModelResponse.FromString,
                 _registered_method=True)
+        self.UploadModel = channel.stream_stream(
+                '/inferd.v1.ModelService/UploadModel',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.UploadModelRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UploadModelResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/inferd.v1.ModelService/GetModel',
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
@@ -117,6 +122,20 @@ class ModelServiceServicer:
         what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
         Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
         known until the kernel ends; asking again keeps it).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadModel(self, request_iterator, context):
+        """Give the files of a model and make it known: a model of blobs, see `BlobService`, whose tenant is the caller.
+
+        First `UploadModelStart` with its files by digest; for each that the kernel does not have, in their order,
+        `UploadModelAccepted` says how much of it is there, and its chunks go on behind that; `UploadModelAccepted` may come
+        again for the same file, with what is there by then; then `UploadModelComplete`. What came stays when the call ends
+        before: open another one. `source` of the model is `blob:sha256:…` then, a digest of all of its files and their names:
+        `CreateModel` takes it, too. The model holds its blobs until it is deleted.
+        Errors: those of `BlobService.PutBlob` and of `CreateModel`, and INVALID_FIELD for a name that is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,6 +237,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.CreateModelRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_model__service__pb2.CreateModelResponse.SerializeToString,
             ),
+            'UploadModel': grpc.stream_stream_rpc_method_handler(
+                    servicer.UploadModel,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UploadModelRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.UploadModelResponse.SerializeToString,
+            ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelRequest.FromString,
@@ -307,6 +331,33 @@ class ModelService:
             '/inferd.v1.ModelService/CreateModel',
             inferd__api_dot_v1_dot_model__service__pb2.CreateModelRequest.SerializeToString,
             inferd__api_dot_v1_dot_model__service__pb2.CreateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/inferd.v1.ModelService/UploadModel',
+            inferd__api_dot_v1_dot_model__service__pb2.UploadModelRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.UploadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

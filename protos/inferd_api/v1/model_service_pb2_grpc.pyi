@@ -46,6 +46,16 @@ class ModelServiceStub:
     Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
     known until the kernel ends; asking again keeps it).
     """
+    UploadModel: _grpc.StreamStreamMultiCallable[_model_service_pb2.UploadModelRequest, _model_service_pb2.UploadModelResponse]
+    """Give the files of a model and make it known: a model of blobs, see `BlobService`, whose tenant is the caller.
+
+    First `UploadModelStart` with its files by digest; for each that the kernel does not have, in their order,
+    `UploadModelAccepted` says how much of it is there, and its chunks go on behind that; `UploadModelAccepted` may come
+    again for the same file, with what is there by then; then `UploadModelComplete`. What came stays when the call ends
+    before: open another one. `source` of the model is `blob:sha256:…` then, a digest of all of its files and their names:
+    `CreateModel` takes it, too. The model holds its blobs until it is deleted.
+    Errors: those of `BlobService.PutBlob` and of `CreateModel`, and INVALID_FIELD for a name that is none.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Read a model. Errors: MODEL_NOT_FOUND."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
@@ -105,6 +115,16 @@ class ModelServiceAsyncStub(ModelServiceStub):
     what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
     Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
     known until the kernel ends; asking again keeps it).
+    """
+    UploadModel: _aio.StreamStreamMultiCallable[_model_service_pb2.UploadModelRequest, _model_service_pb2.UploadModelResponse]  # type: ignore[assignment]
+    """Give the files of a model and make it known: a model of blobs, see `BlobService`, whose tenant is the caller.
+
+    First `UploadModelStart` with its files by digest; for each that the kernel does not have, in their order,
+    `UploadModelAccepted` says how much of it is there, and its chunks go on behind that; `UploadModelAccepted` may come
+    again for the same file, with what is there by then; then `UploadModelComplete`. What came stays when the call ends
+    before: open another one. `source` of the model is `blob:sha256:…` then, a digest of all of its files and their names:
+    `CreateModel` takes it, too. The model holds its blobs until it is deleted.
+    Errors: those of `BlobService.PutBlob` and of `CreateModel`, and INVALID_FIELD for a name that is none.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Read a model. Errors: MODEL_NOT_FOUND."""
@@ -168,6 +188,22 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
         Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
         known until the kernel ends; asking again keeps it).
+        """
+
+    @_abc_1.abstractmethod
+    def UploadModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_model_service_pb2.UploadModelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.UploadModelResponse], _abc.AsyncIterator[_model_service_pb2.UploadModelResponse]]:
+        """Give the files of a model and make it known: a model of blobs, see `BlobService`, whose tenant is the caller.
+
+        First `UploadModelStart` with its files by digest; for each that the kernel does not have, in their order,
+        `UploadModelAccepted` says how much of it is there, and its chunks go on behind that; `UploadModelAccepted` may come
+        again for the same file, with what is there by then; then `UploadModelComplete`. What came stays when the call ends
+        before: open another one. `source` of the model is `blob:sha256:…` then, a digest of all of its files and their names:
+        `CreateModel` takes it, too. The model holds its blobs until it is deleted.
+        Errors: those of `BlobService.PutBlob` and of `CreateModel`, and INVALID_FIELD for a name that is none.
         """
 
     @_abc_1.abstractmethod

@@ -28,6 +28,11 @@ class Giving:
         return self._entry.received_bytes
 
     @property
+    def size_bytes(self) -> int:
+        """How many there are to be."""
+        return self._entry.size_bytes
+
+    @property
     def complete(self) -> bool:
         """Whether all have."""
         return self._entry.complete

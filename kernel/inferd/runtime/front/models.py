@@ -1,18 +1,25 @@
 """What may be done with models."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.index import Page
 from inferd.core.model import Instance, Model, ModelSpec, ModelState
 from inferd.core.plan import LoadPlan
+from inferd.errors import StoreUnavailableError
+from inferd.runtime.blobs import Blobs
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.model_files import SOURCE, ModelFile, write_list
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.worker import Worker
+
+UPLOADING = "a model that is uploaded"  # as the holder of a blob
 
 
 class Models:
@@ -35,14 +42,49 @@ class Models:
         self._shelf = shelf
         self._watchers = watchers
 
-    async def create(self, **wanted: Any) -> Model:
-        """Make a model known; `wanted` is as for `inferd.runtime.placement.place`.
+    async def upload(self, caller: Caller, files: Sequence[ModelFile], **wanted: Any) -> Model:
+        """Make a model known whose files the tenant has as blobs; `wanted` is as for `create`, but for its source.
+
+        Raises:
+            InferdError: As `create`; or the names of the files are wrong, or one is not there.
+        """
+        data, blobs = write_list(files), self._blobs()
+        digest = sha256(data).hexdigest()
+        await blobs.put(caller.tenant, digest, data, UPLOADING)
+        try:
+            return await self.create(caller, source=SOURCE + digest, **wanted)
+        finally:
+            blobs.let_go(caller.tenant, digest, UPLOADING)
+
+    def _blobs(self) -> Blobs:
+        if (keeper := self._driver.keeper) is None or keeper.blobs is None:
+            raise StoreUnavailableError(
+                "this kernel keeps nothing, and so has no models of blobs: its store.url is memory:; name a store",
+                metadata={"cause": "memory:"},
+            )
+        return keeper.blobs
+
+    async def create(self, caller: Caller, **wanted: Any) -> Model:
+        """Make a model known; `wanted` is as for `inferd.runtime.placement.place`, but for what follows from it.
 
         Where its file has changed, what was loaded of it goes first.
 
         Raises:
             InferdError: It cannot be placed, or is in use, or cannot be kept for the kernel after this one.
         """
+        if not wanted["source"].startswith("blob:"):
+            return await self._create(**wanted)
+        models = self._blobs().models
+        placed = await models.place(caller.tenant, wanted["source"], wanted["name"], checks=True)
+        try:
+            model = await self._create(path=placed.path, tenant=caller.tenant, **wanted)
+        except BaseException:
+            models.release(placed)
+            raise
+        models.keep(placed)
+        return model
+
+    async def _create(self, **wanted: Any) -> Model:
         spec, keeper = await self._plugins.place(**wanted), self._driver.keeper
         if keeper is not None:
             keeper.check()  # first, so that a model that is refused is not known
@@ -98,6 +140,8 @@ class Models:
             device=device or ("" if other else spec.device),
             settings={**({} if other else spec.settings), **settings},
             sampling=spec.sampling,
+            path=Path(spec.path) if spec.tenant else None,
+            tenant=spec.tenant,
         )
 
     async def unload(self, name: str, *, force: bool, instance_id: str = "") -> tuple[Model, int]:
