@@ -203,6 +203,21 @@ def test_a_damaged_file_is_set_aside_with_its_reason(tmp_path: Path) -> None:
     assert aside.with_name(aside.name + ".txt").read_text().strip()
 
 
+def test_a_store_that_takes_the_place_of_a_damaged_one_is_its_users_alone(tmp_path: Path) -> None:
+    """It, its WAL, the damaged one, and the note beside that are read and written by nobody else."""
+    path, mask = tmp_path / "s", os.umask(0o022)
+    try:
+        SqliteStore(path).close()
+        path.write_bytes(b"\xa5" * 8192)
+        with closing(SqliteStore(path)) as store:
+            store.write([Put("", Kind.TASK, "t", b"1")])
+            modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+    finally:
+        os.umask(mask)
+    assert len(modes) >= 5
+    assert set(modes.values()) == {0o600}, modes
+
+
 def test_damage_that_an_opening_has_no_time_to_find_is_met_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from inferd.store.sqlite_file import (
     check_library,
     check_names,
     check_owner,
+    make_private,
     newest_schema,
     open_file,
     set_aside,
@@ -83,8 +84,7 @@ class SqliteStore:
         try:
             check_owner(path, lock)  # before anything is written or made
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not path.exists():
-                path.touch(mode=0o600)  # what SQLite makes beside it has the same permissions
+            make_private(path)
         except OSError as error:
             raise StoreUnavailableError(
                 f"the store {path} cannot be made or read: {error.strerror}",
@@ -99,6 +99,7 @@ class SqliteStore:
                 if not mends:
                     raise
                 set_aside(path, str(error))
+                make_private(path)
                 self._database, self.opened_schema = open_file(path, migrates=migrates, copies=copies)
             suspect_of(path).unlink(missing_ok=True)  # it was looked through
         except (apsw.Error, ValueError, OSError) as error:

@@ -52,6 +52,12 @@ def bring_up(database: apsw.Connection, version: int) -> None:
         database.execute(f"{statements}; PRAGMA user_version = {number}")
 
 
+def make_private(path: Path) -> None:
+    """Make a file for its user alone, where there is none; what SQLite makes beside it has the same permissions."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
 def check_library(version: str) -> None:
     """Refuse a library that can damage files.
 
@@ -113,7 +119,9 @@ def set_aside(path: Path, why: str) -> Path:
     for ending in FAMILY:
         with suppress(FileNotFoundError):
             path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
-    aside.with_name(aside.name + ".txt").write_text(f"{why}\n", encoding="utf-8")
+    note = aside.with_name(aside.name + ".txt")
+    make_private(note)
+    note.write_text(f"{why}\n", encoding="utf-8")
     log.error("the store was damaged and set aside: what it held is not known to this kernel", path=str(aside), why=why)
     return aside
 
