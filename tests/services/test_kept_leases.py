@@ -107,6 +107,34 @@ async def test_a_lease_is_held_by_the_kernel_after_this_one(tmp_path: Path) -> N
         assert (await connection.claim(memory(10 * GIB))).fencing_token > other.fencing_token
 
 
+async def test_fencing_tokens_rise_whatever_becomes_of_the_store(tmp_path: Path) -> None:
+    """No kernel gives a token that an earlier one gave, be its record damaged or gone, or the whole store."""
+    given = []
+    for turn in range(4):
+        async with kernel(tmp_path, store={"url": "memory:"} if turn == 3 else {}) as connection:
+            lease = await connection.claim(memory(GIB))
+            given.append(lease.fencing_token)
+            await connection.leases.ReleaseLease(ls.ReleaseLeaseRequest(lease_id=lease.lease_id))
+        with closing(SqliteStore(tmp_path / "kept/store")) as store:
+            if turn == 0:
+                store._database.execute("UPDATE records SET value = x'0102' WHERE kind = 'count'")
+            else:
+                store.write([Drop(NO_TENANT, Kind.COUNT, "fencing")])
+    assert given == sorted(set(given))
+
+
+async def test_fencing_tokens_rise_behind_a_clock_that_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept says which was the highest, where the wall clock says less."""
+    given = []
+    for seconds in (0, -3600):
+        step(monkeypatch, seconds, str(seconds))
+        async with kernel(tmp_path) as connection:
+            given.append((await connection.claim(memory(GIB))).fencing_token)
+    assert given == sorted(set(given))
+
+
 async def test_what_runs_under_a_lease_runs_under_it_again(tmp_path: Path) -> None:
     """A part of a model is kept, a model loaded under a lease is loaded again, and the tasks under both go on."""
     async with kernel(tmp_path) as connection:

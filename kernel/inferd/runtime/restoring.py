@@ -57,7 +57,7 @@ class Before:
     models: Sequence[ModelSpec] = ()
     tasks: Sequence[Found] = ()
     leases: Sequence[RestoredLease] = ()
-    token: int = 0  # the highest fencing token
+    token: int = 0  # the highest fencing token that may have been given
     shares: Sequence[RestoredShare] = ()
 
 
@@ -67,13 +67,14 @@ async def read_kept(driver: Driver) -> Before:
     Raises:
         StoreUnavailableError: It cannot be read.
     """
+    floor = _token_floor(driver.clock)
     if driver.keeper is None:
-        return Before()
+        return Before(token=floor)
     return Before(
         await _of_blobs(driver.keeper.blobs, await driver.keeper.read(_models)),
         await _with_blobs(driver.keeper.blobs, await driver.keeper.read(lambda store: _tasks(store, driver.clock))),
         await driver.keeper.read(lambda store: _leases(store, driver.clock)),
-        await driver.keeper.read(_token),
+        max(floor, await driver.keeper.read(_token)),
         await driver.keeper.read(_shares),
     )
 
@@ -142,7 +143,16 @@ def _leases(store: Store, clock: Clock) -> list[RestoredLease]:
     return leases
 
 
+def _token_floor(clock: Clock) -> int:
+    """What no kernel has given a fencing token above, microseconds of Unix time, as fewer are given than pass.
+
+    So tokens rise also where the highest one is not known: behind a damaged or a new store, an older copy, or none.
+    """
+    return max(0, int(clock.wall(clock.now()) * 1_000_000))
+
+
 def _token(store: Store) -> int:
+    """The highest that was given, as it is kept; it holds where the wall clock was set back."""
     counts = {record.key: record.value for record in store.records(Kind.COUNT, partial(_leave_out, "count"))}
     try:
         return read_token(counts)
