@@ -403,3 +403,24 @@ def test_a_request_id_makes_one_lease(bench: Bench) -> None:
             bench.machine.handle(events.CreateLease(other), 0.0)
         bench.machine.handle(events.ReleaseLease(LeaseId("l1"), TENANT), 0.0)
     assert [*bench.machine.leases.known] == ["l1"]
+
+
+def test_a_request_id_makes_no_second_lease_when_a_withdrawn_one_is_forgotten() -> None:
+    """A lease that was withdrawn is forgotten without the request_id that has made another one since."""
+    machine = KernelMachine(CoreLimits(leases=LeaseLimits(retained=1)))
+    machine.handle(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
+
+    def create(name: str, request_id: str) -> LeaseSpec:
+        spec = LeaseSpec(lease_id=LeaseId(name), tenant=TENANT, claims=(memory(100),), request_id=request_id)
+        machine.handle(events.CreateLease(spec), 0.0)
+        return spec
+
+    create("withdrawn", "r")
+    machine.handle(events.WithdrawLease(LeaseId("withdrawn"), TENANT, LeaseUnavailableError("not kept")), 0.0)
+    held = create("held", "r")
+    create("other", "")
+    machine.handle(events.ReleaseLease(LeaseId("other"), TENANT), 0.0)  # of the ended ones, `retained` leaves this one
+    assert LeaseId("withdrawn") not in machine.leases.known
+    again = create("again", "r")
+    assert machine.views.claimed(again) is machine.views.claimed(held) is machine.leases.known[LeaseId("held")]
+    assert LeaseId("again") not in machine.leases.known

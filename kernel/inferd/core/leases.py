@@ -207,8 +207,10 @@ class Leases:
         self._granted = max(self._granted, token)
 
     def forget_request(self, lease: Lease) -> None:
-        """A lease that has ended was never told of: the call that made it makes a new one when it comes again."""
-        self._requests.pop((lease.spec.tenant, lease.spec.request_id), None)
+        """A lease that has ended is told of no more: the call that made it makes a new one when it comes again."""
+        request = lease.spec.tenant, lease.spec.request_id
+        if self._requests.get(request) == lease.spec.lease_id:  # else it has made another one since
+            del self._requests[request]
 
     def wait(self, lease: Lease, lines: tuple[str, ...], waits_for: str) -> None:
         """Have a lease wait in these lines."""
@@ -327,7 +329,7 @@ class Leases:
         lease_id, _ = self._ended.popitem(last=False)
         lease = self.known.pop(lease_id)
         self._index.remove(lease)
-        self._requests.pop((lease.spec.tenant, lease.spec.request_id), None)
+        self.forget_request(lease)
         self._out.append(LeaseForgotten(lease_id))
 
 

@@ -204,5 +204,7 @@ class TaskRegister:
         self._retentions[task.detached].drop(task_id)
         del self.known[task_id]
         self._index.remove(task)
-        self._requests.pop((task.spec.tenant, task.spec.request_id), None)
+        request = task.spec.tenant, task.spec.request_id
+        if self._requests.get(request) == task_id:  # else it is another one's: two may have been kept
+            del self._requests[request]
         self._out.append(TaskForgotten(task_id, task.spec.tenant))
