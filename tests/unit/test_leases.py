@@ -424,3 +424,14 @@ def test_a_request_id_makes_no_second_lease_when_a_withdrawn_one_is_forgotten() 
     again = create("again", "r")
     assert machine.views.claimed(again) is machine.views.claimed(held) is machine.leases.known[LeaseId("held")]
     assert LeaseId("again") not in machine.leases.known
+
+
+def test_nobodys_ended_lease_is_forgotten_for_one_of_who_has_more() -> None:
+    """Beyond the bound the tenant that has most ended leases loses its oldest."""
+    machine = KernelMachine(CoreLimits(leases=LeaseLimits(retained=2)))
+    machine.handle(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=4),)), 0.0)
+    for name in ("a1", "b1", "b2", "b3"):
+        tenant = Tenant(name[0])
+        machine.handle(events.CreateLease(LeaseSpec(lease_id=LeaseId(name), tenant=tenant, claims=(memory(9),))), 0.0)
+        machine.handle(events.ReleaseLease(LeaseId(name), tenant), 0.0)
+    assert [*machine.leases.known] == ["a1", "b3"]

@@ -152,6 +152,17 @@ def test_a_task_that_is_detached_behind_its_end_is_known_as_one_that_was_before(
     assert set(known) == {"b", "c", "e"}
 
 
+def test_nobodys_ended_task_is_forgotten_for_one_of_who_has_more() -> None:
+    """Beyond the bound the tenant that has most ended tasks loses its oldest; one alone may have all of them."""
+    bench = Bench(retained_tasks=4)
+    for name in ("a1", "a2", "a3", "a4", "a5", "b1", "c1", "a6", "b2", "b3"):
+        bench.submit(name, tenant=Tenant(name[0]))
+        bench.end(name)
+        if name == "a5":
+            assert set(bench.machine.tasks.known) == {"a2", "a3", "a4", "a5"}
+    assert set(bench.machine.tasks.known) == {"a6", "c1", "b2", "b3"}
+
+
 def test_inputs_are_bounded_in_bytes() -> None:
     """All inputs of living tasks together stay under the bound, of one tenant under its share; ended ones count not."""
     bench = Bench(input_bytes=100_000)

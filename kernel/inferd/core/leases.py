@@ -1,8 +1,8 @@
 """The register of leases: who holds what, until when, and what became of the ended ones."""
 
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 
 from inferd.core.alarms import Alarms
 from inferd.core.changes import LeaseChanged, LeaseForgotten, LeaseRestored, LineChanged
@@ -13,6 +13,7 @@ from inferd.core.lease import LEASE_TABLE, Lease, LeaseChange, LeaseSpec, LeaseS
 from inferd.core.lifecycle import advance, terminal
 from inferd.core.priority import Priority
 from inferd.core.restored import RestoredLease
+from inferd.core.retention import Retention
 from inferd.core.waiters import Waiters
 from inferd.errors import (
     InferdError,
@@ -66,7 +67,7 @@ class Leases:
         self._expiries: Alarms[LeaseId] = Alarms()
         self._waits: Alarms[LeaseId] = Alarms()
         self.dues = (self._expiries.next, self._waits.next)
-        self._ended: OrderedDict[LeaseId, None] = OrderedDict()
+        self._ended: Retention[LeaseId] = Retention(limits.retained, inf)
         self._touched: dict[LeaseId, None] = {}  # their watchers are to hear of it with the end of the event
 
     @property
@@ -287,9 +288,9 @@ class Leases:
         self._move(lease, change)
         self._expiries.cancel(lease_id)
         self._waits.cancel(lease_id)
-        self._ended[lease_id] = None
-        if len(self._ended) > self._limits.retained:
-            self._forget()
+        self._ended.add(lease_id, lease.spec.tenant, now)
+        if (first := self._ended.excess()) is not None:
+            self._forget(first)
 
     def pop_expired(self, now: float) -> Lease | None:
         """Take a lease whose TTL is over, or None."""
@@ -325,8 +326,8 @@ class Leases:
             raise InvalidFieldError(f"the TTL is {ttl_s:g} s; it must be from {low:g} s to {high:g} s", field=field)
         return ttl_s
 
-    def _forget(self) -> None:
-        lease_id, _ = self._ended.popitem(last=False)
+    def _forget(self, lease_id: LeaseId) -> None:
+        self._ended.drop(lease_id)
         lease = self.known.pop(lease_id)
         self._index.remove(lease)
         self.forget_request(lease)

@@ -1,12 +1,21 @@
-"""For how long, and how many, ended tasks of a kind are known."""
+"""For how long, and how many, ended things of a kind are known: tasks, leases.
+
+Where there are too many, the tenant that has most of them gives up its oldest: so nobody's are forgotten for the sake
+of another one who has more, and one tenant alone may have all (max-min fairness).
+"""
 
 from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
 
-from inferd.core.ids import TaskId
+from inferd.core.ids import Tenant
+from inferd.core.ranking import Ranking
+
+K = TypeVar("K", bound=Hashable)
 
 
-class Retention:
-    """Ended tasks, the one that is forgotten first before the others. One writer: the register of tasks.
+class Retention(Generic[K]):
+    """Ended ones by id, the one that is forgotten first before the others. One writer: their register.
 
     Args:
         most: How many.
@@ -16,25 +25,44 @@ class Retention:
     def __init__(self, most: int, seconds: float) -> None:
         self._most = most
         self._seconds = seconds
-        self._ended: OrderedDict[TaskId, float] = OrderedDict()  # and when they are forgotten
+        self._ended: OrderedDict[K, tuple[Tenant, float]] = OrderedDict()  # and when they are forgotten
+        self._of: dict[Tenant, OrderedDict[K, None]] = {}
+        self._most_first: Ranking[Tenant] = Ranking()
 
-    def add(self, task_id: TaskId, finished: float) -> None:
-        """A task has ended."""
-        self._ended[task_id] = finished + self._seconds
+    def add(self, key: K, tenant: Tenant, finished: float) -> None:
+        """One has ended."""
+        self._ended[key] = tenant, finished + self._seconds
+        self._of.setdefault(tenant, OrderedDict())[key] = None
+        self._rank(tenant)
 
-    def drop(self, task_id: TaskId) -> None:
+    def drop(self, key: K) -> None:
         """It is forgotten."""
-        del self._ended[task_id]
+        tenant, _ = self._ended.pop(key)
+        del self._of[tenant][key]
+        self._rank(tenant)
 
-    def excess(self) -> TaskId | None:
+    def _rank(self, tenant: Tenant) -> None:
+        if count := len(self._of[tenant]):
+            self._most_first.put(tenant, -count)
+        else:
+            del self._of[tenant]
+            self._most_first.drop(tenant)
+
+    def first_of(self, tenant: Tenant) -> K | None:
+        """The one of a tenant that ended first; None where it has none."""
+        return next(iter(self._of.get(tenant, ())), None)
+
+    def excess(self) -> K | None:
         """The one that is to be forgotten as there are too many; None when there are not."""
-        return next(iter(self._ended)) if len(self._ended) > self._most else None
+        if len(self._ended) <= self._most or (first := self._most_first.first()) is None:
+            return None
+        return self.first_of(first[1])
 
     def next_due(self) -> float | None:
         """When the next one is to be forgotten."""
-        return next(iter(self._ended.values()), None)
+        return next((at for _, at in self._ended.values()), None)
 
-    def due(self, now: float) -> TaskId | None:
+    def due(self, now: float) -> K | None:
         """One that was known for long enough; None when there is none."""
         at = self.next_due()
         return next(iter(self._ended)) if at is not None and at <= now else None

@@ -40,7 +40,7 @@ class TaskRegister:
         out: Where changes are told.
     """
 
-    def __init__(self, *, retention: Retention, detached: Retention, out: list[Reply]) -> None:
+    def __init__(self, *, retention: Retention[TaskId], detached: Retention[TaskId], out: list[Reply]) -> None:
         self.known: dict[TaskId, Task] = {}
         self.census = Census()
         self._retentions = {False: retention, True: detached}
@@ -123,7 +123,7 @@ class TaskRegister:
             self._requests[spec.tenant, spec.request_id] = spec.task_id
         self._index.add(task)
         if kept.finished is not None:
-            self._retentions[True].add(spec.task_id, kept.finished)
+            self._retentions[True].add(spec.task_id, spec.tenant, kept.finished)
         else:
             self.census.add(task)
             self.census.detach(task)
@@ -188,7 +188,7 @@ class TaskRegister:
     def _retain(self, task: Task, now: float) -> None:
         """Know an ended task for a while, in place of the one that is to be forgotten first if there are too many."""
         retention = self._retentions[task.detached]
-        retention.add(task.spec.task_id, now)
+        retention.add(task.spec.task_id, task.spec.tenant, now)
         while (first := retention.excess()) is not None:
             self.drop(self.known[first])
 
