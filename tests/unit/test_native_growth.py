@@ -32,7 +32,7 @@ IDS = np.random.default_rng(6).integers(0, VOCABULARY, 60).tolist()
 
 def request(path: Path, **settings: str) -> LoadRequest:
     """A load with room for little beside the weights."""
-    sizes = {"kv_tokens": "128", "context_tokens": "128", "max_step_tokens": "64", "max_sequences": "1", "threads": "2"}
+    sizes = {"kv_tokens": "128", "context_tokens": "128", "max_step_tokens": "64", "max_sequences": "2", "threads": "2"}
     given = read_settings(SPEC, {**sizes, **settings})
     return LoadRequest(path=path, device="cpu:0", settings=given, capacity_bytes=4 << 30)
 
@@ -86,3 +86,21 @@ def test_codes_compute_what_their_numbers_do(
         errors[name] = float(np.sqrt(np.mean((found[name] - found["exact"]) ** 2) / np.mean(found["exact"] ** 2)))
     assert errors["codes"] < 1.2 * errors["8bit"]
     assert errors["codes"] < 0.1  # where experts are chosen by scores that are near each other
+
+
+@pytest.mark.parametrize(("form", "sizes"), [("IQ4_NL", FEW), ("NVFP4", FEW), ("MXFP4", FEW_EXPERTS)])
+def test_codes_give_the_same_bits_in_any_step(
+    isa: str, tmp_path: Path, sessions: list[TokenSession], form: str, sizes: Sizes
+) -> None:
+    """A prompt in one step gives the bits that it gives in several, also beside another sequence."""
+    session = (
+        CpuBackend().load(request(write_stored(tmp_path / "m.gguf", form, sizes), isa=isa), lambda _: None).session
+    )
+    sessions.append(session)
+    (whole,) = compute(session, Part(token_ids=IDS[:40], blocks=range(3)))
+    at = 0
+    for count in (1, 2, 17, 20):
+        part = Part(token_ids=IDS[at : at + count], begin=at, blocks=range(3))
+        found, _ = compute(session, part, Part(token_ids=IDS[40 : 40 + count], blocks=range(3, 6)))
+        assert found.tobytes() == whole[at : at + count].tobytes()
+        at += count
