@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -47,6 +47,10 @@ property: .venv/.dev
 # `make onnx-cases KERNEL=60` asks a kernel so many of them, or all, a second each.
 onnx-cases: .venv/.dev
 	@$(BIN)/python tests/reference/$(if $(KERNEL),onnx_kernel_cases.py $(KERNEL),onnx_cases.py)
+
+# docs/models.md: which models each backend takes.
+models-table: .venv/.dev .venv/.native
+	@$(BIN)/python tests/reference/what_runs.py
 
 # Damaged model files, for as long as SECONDS says, as many of ONNX as FILES says, LOADS of them by a kernel, and as many damaged tensors as REQUESTS says; make sanitize: the native library under sanitizers, for SANITIZERS.
 fuzz: .venv/.dev .venv/.native

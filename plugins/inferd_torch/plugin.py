@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from inferd.plugin import BackendSpec, Setting, hookimpl
 
-GGUF_ARCHITECTURES = (  # that transformers 5 reads; of folders it is whatever it knows
-    *("llama", "mistral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "bloom", "falcon", "stablelm", "gpt2"),
-    *("starcoder2", "mamba", "nemotron", "gemma2", "gemma3", "gemma4", "lfm2", "deci", "gpt-oss", "minimax-m2"),
+GGUF_ARCHITECTURES = (  # that transformers 5 reads and whose attention can be ours; of folders it is what it knows
+    *("llama", "mistral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "gpt2", "starcoder2", "nemotron"),
+    *("gemma3", "gemma4", "deci", "minimax-m2"),
 )
 
 SPEC = BackendSpec(
