@@ -6,20 +6,20 @@ A nested name is joined by two underscores: `INFERD_LIMITS__QUEUED_TASKS=50`. Un
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
+from inferd.environment import Environment
 from inferd.store_settings import Store
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
@@ -32,9 +32,6 @@ Days = Annotated[float, Field(le=1e9)]
 """A time that is only compared with, in seconds: thirty years."""
 Times = Annotated[float, Field(le=1e6)]
 """A factor."""
-LISTS = ("listen", "backends", "plugin_modules", "failpoints")
-NOT_SETTINGS = frozenset({"inferd_address", "inferd_tenant", "inferd_lease", "inferd_config", "inferd_examples"})
-"""Variables of the command line, of clients and of the tests; in lower case, as variables are compared."""
 
 
 def config_path() -> Path:
@@ -338,26 +335,6 @@ class Elastic(BaseModel):
     )
 
 
-class Environment(EnvSettingsSource):
-    """The `INFERD_…` variables: a list may be `a,b`, and a variable of no setting is kept, to be told."""
-
-    def __call__(self) -> dict[str, Any]:
-        """What the variables say, by name."""
-        found = super().__call__()
-        known = {name for field in self.settings_cls.model_fields for name in (f"inferd_{field}", f"inferd_{field}__")}
-        for variable, value in self.env_vars.items():
-            group = variable[: variable.find("__") + 2] if "__" in variable else variable
-            if variable.startswith("inferd_") and variable not in NOT_SETTINGS and group not in known:
-                found[variable.removeprefix("inferd_").partition("__")[0]] = value
-        return found
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """A value of a list or a group; a list that is not JSON has its members between commas."""
-        if isinstance(value, str) and field_name in LISTS and not value.lstrip().startswith("["):
-            return [member.strip() for member in value.split(",") if member.strip()]
-        return super().decode_complex_value(field_name, field, value)
-
-
 class Settings(BaseSettings):
     """All settings of a kernel."""
 
@@ -404,6 +381,7 @@ class Settings(BaseSettings):
     elastic: Elastic = Elastic()
     store: Store = Store()
     blobs: Blobs = Blobs()
+    auth: Auth = Auth()
 
     @property
     def store_place(self) -> Store:

@@ -269,6 +269,34 @@ class BlobDamagedError(InferdError):
     code = "DATA_LOSS"
 
 
+class UnauthenticatedError(InferdError):
+    """The call says not who makes it, or what it says does not hold, or no longer."""
+
+    reason = "UNAUTHENTICATED"
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(InferdError):
+    """No rule allows the call, or one denies it."""
+
+    reason = "PERMISSION_DENIED"
+    code = "PERMISSION_DENIED"
+
+
+class KeyNotFoundError(InferdError):
+    """No key of this id is known to this tenant."""
+
+    reason = "KEY_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class RuleNotFoundError(InferdError):
+    """No rule of this id was made by a call."""
+
+    reason = "RULE_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 def is_failure(error: BaseException) -> bool:
     """Whether this is how foreign code fails: an exception, or a panic of Rust code.
 

@@ -5,9 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-import grpc
-from grpc_health.v1 import health_pb2
-
 from inferd import descriptors
 from inferd.addresses import check_address, listening, loopback_port
 from inferd.config import Settings
@@ -31,6 +28,7 @@ from inferd.runtime.exposition import ExpositionLimits, exposed
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
 from inferd.runtime.front import blobs, health, hosts, leases, models, tasks, uploads
+from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
 from inferd.runtime.keeper import KeeperTimes
@@ -39,28 +37,9 @@ from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.restoring import read_kept, restore
 from inferd.runtime.shelf import Shelf
-from inferd.services.blobs import Blobs
-from inferd.services.channel import channel_options
-from inferd.services.entrance import Entrance
-from inferd.services.extents import Extents
-from inferd.services.health import Health
-from inferd.services.hosts import Hosts
-from inferd.services.leases import Leases
-from inferd.services.models import Models
-from inferd.services.offering import offer
-from inferd.services.reflection import add_reflection
-from inferd.services.tasks import Tasks
-from inferd.services.uploads import Uploads
+from inferd.services.server import make_server
 from inferd.store.opening import MEMORY, opened
 from inferd.store.store import Store
-from inferd_api.v1 import (
-    blob_service_pb2,
-    host_service_pb2,
-    lease_service_pb2,
-    model_service_pb2,
-    task_service_pb2,
-    upload_service_pb2,
-)
 from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
@@ -98,12 +77,12 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         loopback_port(settings.metrics_listen)
     descriptors.raise_limit()
     async with _built(settings) as built:
-        driver, server = built.driver, _server(settings, built.front)
+        driver, server = built.driver, make_server(settings, built.front, built.authority.keyring)
         mode = int(settings.socket_mode, 8)
         async with _exposing(settings, driver) as metrics_address:
             with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
                 before = await read_kept(driver)
-                async with driver.running(), _beside(built):
+                async with driver.running(), _beside(built), built.authority.keyring.running():
                     restore(driver, before)
                     await server.start()
                     try:
@@ -143,6 +122,7 @@ class _Built:
     meter: DeviceMeter
     front: Front
     blobs: KeptBlobs | None
+    authority: Authority
 
 
 @asynccontextmanager
@@ -169,9 +149,19 @@ async def _built_around(settings: Settings, driver: Driver, kept: KeptBlobs | No
     shelf = Shelf(Library(settings.data_dir), plugins, driver)
     await shelf.read()
     meter = _meter(settings, driver, plugins.reports)
+    authority = await Authority.made(settings.auth, driver.keeper, pepper_path=settings.state_dir / "pepper")
     with OwnMemory() as memory:
-        front = _front(settings, driver, plugins=plugins, shelf=shelf, meter=meter, memory=memory, kept=kept)
-        yield _Built(driver=driver, plugins=plugins, meter=meter, front=front, blobs=kept)
+        front = _front(
+            settings,
+            driver,
+            plugins=plugins,
+            shelf=shelf,
+            meter=meter,
+            memory=memory,
+            kept=kept,
+            authority=authority,
+        )
+        yield _Built(driver=driver, plugins=plugins, meter=meter, front=front, blobs=kept, authority=authority)
 
 
 def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
@@ -355,6 +345,7 @@ def _front(
     meter: DeviceMeter,
     memory: OwnMemory,
     kept: KeptBlobs | None,
+    authority: Authority,
 ) -> Front:
     limits, scheduler = settings.limits, settings.scheduler
 
@@ -364,6 +355,8 @@ def _front(
         return Bound(name, limit, f"streams that {what}")
 
     return Front(
+        access=authority.access,
+        auth=authority.auth,
         calls=Calls(
             calls_limit=limits.accepted_calls,
             tenant_calls_limit=scheduler.tenant_calls,
@@ -416,37 +409,3 @@ def _front(
             driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")
         ),
     )
-
-
-def _server(settings: Settings, front: Front) -> grpc.aio.Server:
-    limits = settings.limits
-    extents = Extents(limits)
-    entrance = Entrance(front, extents, message_limit_bytes=limits.message_bytes)
-    server = grpc.aio.server(interceptors=(entrance,), options=channel_options(limits))
-    prompt_limit_bytes = limits.prompt_bytes
-    services = {
-        task_service_pb2: Tasks(
-            front.tasks,
-            front.uploads,
-            front.blobs,
-            prompt_limit_bytes=prompt_limit_bytes,
-            message_limit_bytes=limits.message_bytes,
-            extents=extents,
-        ),
-        upload_service_pb2: Uploads(front.uploads, message_limit_bytes=limits.message_bytes),
-        blob_service_pb2: Blobs(front.blobs, message_limit_bytes=limits.message_bytes),
-        lease_service_pb2: Leases(front.leases),
-        model_service_pb2: Models(
-            front.models, front.blobs, prompt_limit_bytes=prompt_limit_bytes, message_limit_bytes=limits.message_bytes
-        ),
-        host_service_pb2: Hosts(front.hosts, front.models),
-    }
-    names = []
-    for module, servicer in services.items():
-        (service,) = module.DESCRIPTOR.services_by_name.values()
-        offer(server, service, servicer)
-        names.append(service.full_name)
-    (service,) = health_pb2.DESCRIPTOR.services_by_name.values()
-    offer(server, service, Health(front.health, frozenset(names)))
-    add_reflection(server, (*names, service.full_name))
-    return server

@@ -14,6 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2 as rp
 
 from inferd.runtime.library import Library, Manifest
 from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import auth_pb2 as ap
+from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import blob_service_pb2 as bs
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
@@ -24,6 +26,7 @@ from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import upload_service_pb2 as us
+from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
@@ -41,6 +44,8 @@ class Client:
         data: The kernel's.
         task_id: A task that goes on for long.
         lease_id: A lease.
+        key_id: A key.
+        rule_id: A rule.
     """
 
     def __init__(self, connection: Connection, data: Path) -> None:
@@ -51,6 +56,9 @@ class Client:
         self.lease_id = ""
         self.blobs: Any = BlobServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.uploads: Any = ModelServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.key_id = ""
+        self.rule_id = ""
+        self.auth: Any = AuthServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
 
     def pull(self) -> None:
@@ -125,6 +133,14 @@ class Client:
         request = ls.KeepAliveLeasesRequest(lease_ids=[self.lease_id, "none"])
         async for _ in self.connection.leases.KeepAliveLeases(iter([request])):
             pass
+
+    async def make_key(self) -> None:
+        request = asp.CreateKeyRequest(key=ap.Key(principal="anna", roles=["user"]))
+        self.key_id = (await self.auth.CreateKey(request)).key.key_id
+
+    async def make_rule(self) -> None:
+        request = asp.CreateRuleRequest(rule=ap.Rule(who="role:guest", deny=True))
+        self.rule_id = (await self.auth.CreateRule(request)).rule.rule_id
 
     async def reflect(self, package: str) -> None:
         ask = self.connection.channel.stream_stream(
@@ -206,6 +222,15 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.LeaseService/ReleaseLease": lambda c: c.connection.leases.ReleaseLease(
         ls.ReleaseLeaseRequest(lease_id=c.lease_id)
     ),
+    "inferd.v1.AuthService/WhoAmI": lambda c: c.auth.WhoAmI(asp.WhoAmIRequest()),
+    "inferd.v1.AuthService/CreateKey": lambda c: c.make_key(),
+    "inferd.v1.AuthService/ListKeys": lambda c: c.auth.ListKeys(asp.ListKeysRequest()),
+    "inferd.v1.AuthService/RotateKey": lambda c: c.auth.RotateKey(asp.RotateKeyRequest(key_id=c.key_id)),
+    "inferd.v1.AuthService/RevokeKey": lambda c: c.auth.RevokeKey(asp.RevokeKeyRequest(key_id=c.key_id)),
+    "inferd.v1.AuthService/ListRoles": lambda c: c.auth.ListRoles(asp.ListRolesRequest()),
+    "inferd.v1.AuthService/CreateRule": lambda c: c.make_rule(),
+    "inferd.v1.AuthService/ListRules": lambda c: c.auth.ListRules(asp.ListRulesRequest()),
+    "inferd.v1.AuthService/DeleteRule": lambda c: c.auth.DeleteRule(asp.DeleteRuleRequest(rule_id=c.rule_id)),
     "grpc.health.v1.Health/Check": lambda c: c.health.Check(hp.HealthCheckRequest(service=f"model:{MODEL}")),
     "grpc.health.v1.Health/Watch": lambda c: first(c.health.Watch(hp.HealthCheckRequest(service=f"model:{MODEL}"))),
     **{

@@ -14,6 +14,7 @@ from watched_kernel import watched_kernel
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import (
+    auth_service_pb2,
     blob_service_pb2,
     host_service_pb2,
     lease_service_pb2,
@@ -26,6 +27,7 @@ from inferd_api.v1 import model_service_pb2 as ms
 
 MODULES = (
     blob_service_pb2,
+    auth_service_pb2,
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,

@@ -9,12 +9,19 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from structlog.testing import capture_logs
 
+from inferd.auth_settings import Auth
 from inferd.config import Limits
+from inferd.core.policy import Policy, ResourceKind, Verb
+from inferd.core.roles import BUILT_IN
 from inferd.errors import TaskExpiredError
 from inferd.runtime.clock import Clock
+from inferd.runtime.front.access import Access
 from inferd.runtime.front.bounds import Calls
+from inferd.runtime.keyring import Keyring
 from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
+from inferd.services.logins import Logins
+from inferd.services.policies import CallPolicy
 
 
 class Call:
@@ -22,6 +29,9 @@ class Call:
 
     def invocation_metadata(self) -> tuple[()]:
         return ()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
 
     def time_remaining(self) -> None:
         return None
@@ -47,8 +57,11 @@ async def write(_: Any, call: Any) -> None:
 async def guarded(method: Any) -> Any:
     """What a method gives when it answers a call that is over."""
     calls, leases = Calls(calls_limit=1, tenant_calls_limit=1), SimpleNamespace(check=lambda _: None)
-    front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases)
-    entrance = Entrance(front, Extents(Limits()), message_limit_bytes=1024)
+    front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases, access=Access(BUILT_IN))
+    policies = {"/inferd.v1.X/Y": CallPolicy("/inferd.v1.X/Y", Policy(Verb.READ, ResourceKind.HOST))}
+    settings = Auth()
+    logins = Logins(settings, Keyring(bytes(32), settings))
+    entrance = Entrance(front, logins, policies, Extents(Limits()), message_limit_bytes=1024)
     handler = grpc.unary_unary_rpc_method_handler(method)
     details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})
 

@@ -11,11 +11,13 @@ claim is made by `inferd_client.claims`.
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_api.v1.tensor_pb2 import InferSequence
 from inferd_client.claims import LeaseOptions
+from inferd_client.credentials import CredentialError
 from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError
 from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
 from inferd_client.inferences import AsyncInferences, Inferences
+from inferd_client.keys import AsyncKeys, Keys, NewKey
 from inferd_client.leases import AsyncLeases, Leases
 from inferd_client.model_uploads import AsyncModelUploads, ModelUploads
 from inferd_client.models import AsyncModels, Models
@@ -30,6 +32,7 @@ __all__ = [
     "ChatOptions",
     "Choice",
     "Client",
+    "CredentialError",
     "DefaultLimitWarning",
     "Generation",
     "Grammar",
@@ -41,6 +44,7 @@ __all__ = [
     "LeaseLostError",
     "LeaseOptions",
     "Message",
+    "NewKey",
     "Prompt",
     "Ranked",
     "RunOptions",
@@ -50,9 +54,9 @@ __all__ = [
 ]
 
 
-class Client(Inferences, Models, Leases, Hosts, ModelUploads):
+class Client(Inferences, Models, Leases, Hosts, ModelUploads, Keys):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
-class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts, AsyncModelUploads):
+class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts, AsyncModelUploads, AsyncKeys):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

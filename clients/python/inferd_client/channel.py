@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import grpc
 import grpc.aio
 
+from inferd_client.credentials import credential_of
 from inferd_client.errors import DEFAULT_ADDRESS, from_rpc
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
@@ -87,12 +88,24 @@ def bounded_s(timeout_s: float | None) -> float | None:
 
 
 class _Settings:
-    """What both kinds of connection keep: the address, the tenant as metadata, the deadline of short calls."""
+    """What both kinds of connection keep: the address, who calls as metadata, the deadline of short calls."""
 
-    def __init__(self, address: str | None, *, tenant: str, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        tenant: str,
+        timeout_s: float | None,
+        credential: str | None,
+        credential_file: str | os.PathLike[str] | None,
+    ) -> None:
         self.address = address or os.environ.get("INFERD_ADDRESS") or DEFAULT_ADDRESS
         self._target = target(self.address)
-        self._metadata = (("inferd-tenant", tenant),) if tenant else ()
+        secret = credential_of(credential, credential_file)
+        self._metadata = (
+            *((("authorization", f"Bearer {secret}"),) if secret else ()),
+            *((("inferd-tenant", tenant),) if tenant else ()),
+        )
         self._timeout_s = bounded_s(timeout_s)
         self._closed = False
 
@@ -128,12 +141,23 @@ class Connection(_Settings):
         address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else "127.0.0.1:7411".
         tenant: Whose tasks are meant; default the kernel's default tenant.
         timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
+        credential: By which the kernel knows who calls, "" for none; default: that of `credential_file`, else
+            `$INFERD_CREDENTIAL`, else that of the file `$INFERD_CREDENTIAL_FILE`.
+        credential_file: Where it is, alone, in a file that only its owner may read; read once.
     """
 
     def __init__(
-        self, address: str | None = None, *, tenant: str = "", timeout_s: float | None = CALL_TIMEOUT_S
+        self,
+        address: str | None = None,
+        *,
+        tenant: str = "",
+        timeout_s: float | None = CALL_TIMEOUT_S,
+        credential: str | None = None,
+        credential_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(address, tenant=tenant, timeout_s=timeout_s)
+        super().__init__(
+            address, tenant=tenant, timeout_s=timeout_s, credential=credential, credential_file=credential_file
+        )
         self._wire = grpc.insecure_channel(self._target, options=OPTIONS)
 
     @property
@@ -214,12 +238,23 @@ class AsyncConnection(_Settings):
         address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else "127.0.0.1:7411".
         tenant: Whose tasks are meant; default the kernel's default tenant.
         timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
+        credential: By which the kernel knows who calls, "" for none; default: that of `credential_file`, else
+            `$INFERD_CREDENTIAL`, else that of the file `$INFERD_CREDENTIAL_FILE`.
+        credential_file: Where it is, alone, in a file that only its owner may read; read once.
     """
 
     def __init__(
-        self, address: str | None = None, *, tenant: str = "", timeout_s: float | None = CALL_TIMEOUT_S
+        self,
+        address: str | None = None,
+        *,
+        tenant: str = "",
+        timeout_s: float | None = CALL_TIMEOUT_S,
+        credential: str | None = None,
+        credential_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(address, tenant=tenant, timeout_s=timeout_s)
+        super().__init__(
+            address, tenant=tenant, timeout_s=timeout_s, credential=credential, credential_file=credential_file
+        )
         self._wire = grpc.aio.insecure_channel(self._target, options=OPTIONS)
 
     @property

@@ -308,6 +308,34 @@ class BlobDamagedError(InferdError):
     code = "DATA_LOSS"
 
 
+class UnauthenticatedError(InferdError):
+    """The kernel needs a login, or does not know this one, or not any more; see `Client(credential_file=…)`."""
+
+    reason = "UNAUTHENTICATED"
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(InferdError):
+    """No rule of the kernel allows this; see `metadata["verb"]`, `metadata["kind"]`, `metadata["principal"]`."""
+
+    reason = "PERMISSION_DENIED"
+    code = "PERMISSION_DENIED"
+
+
+class KeyNotFoundError(InferdError):
+    """No key of this id is known to the caller's tenants, or it has ended and was to be changed."""
+
+    reason = "KEY_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class RuleNotFoundError(InferdError):
+    """No rule of this id was made by a call; those of the configuration are changed there."""
+
+    reason = "RULE_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__() if kind.reason}
 """Every error class by its reason."""
 

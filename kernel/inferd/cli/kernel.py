@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from inferd.cli.output import command_error
+from inferd.cli.output import CommandError, command_error
 from inferd.cli.private import private_kernel
-from inferd_client import Client, InferdError, KernelUnreachableError
+from inferd_client import Client, CredentialError, InferdError, KernelUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def connected(address: str, tenant: str = "") -> Iterator[Client]:
-    """A client of the kernel at `address`.
+def connected(address: str, tenant: str = "", *, credential: str | None = None) -> Iterator[Client]:
+    """A client of the kernel at `address`; its credential is that of the environment unless one is given.
 
     Raises:
-        CommandError: A call inside the block failed and was not caught there.
+        CommandError: There is no such credential, or a call inside the block failed and was not caught there.
     """
     try:
-        client = Client(address, tenant=tenant)
+        client = Client(address, tenant=tenant, credential=credential)
+    except CredentialError as error:
+        raise CommandError(str(error), reason="CREDENTIAL_INVALID") from None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--address") from None
     try:
@@ -64,5 +66,5 @@ def connected_or_private(output: Output, address: str, tenant: str, *, before: C
             with output.status(f"no kernel at {address}; starting a private one"):
                 started_address, pid = stack.enter_context(private_kernel())
             output.note(f"no kernel at {address}; started a private one (pid {pid})")
-            client = stack.enter_context(connected(started_address, tenant))
+            client = stack.enter_context(connected(started_address, tenant, credential=""))
         yield client

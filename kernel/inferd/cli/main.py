@@ -1,5 +1,6 @@
 """The commands of `inferd` and their options. Each loads what it needs when it is called, so that `--help` is quick."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -8,6 +9,7 @@ import typer
 
 from inferd import __version__
 from inferd.cli.blob_commands import blob_app
+from inferd.cli.key_commands import key_app
 from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app, models_app
 from inferd.cli.options import (
@@ -52,6 +54,7 @@ app.add_typer(lease_app, name="lease")
 app.add_typer(store_app, name="store")
 app.add_typer(blob_app, name="blobs")
 app.add_typer(models_app, name="models")
+app.add_typer(key_app, name="keys")
 
 
 def run() -> None:
@@ -66,12 +69,27 @@ def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by pos
         raise typer.Exit
 
 
+def _use_credential(file: Path | None) -> None:
+    """Put it where all clients of this process find it; the secret itself is never an argument."""
+    if file is not None:
+        os.environ["INFERD_CREDENTIAL_FILE"] = str(file)
+        os.environ.pop("INFERD_CREDENTIAL", None)
+
+
 @app.callback()
 def root(
     *,
     version: Annotated[
         bool, typer.Option("--version", help="Tell the version and end.", callback=_tell_version, is_eager=True)
     ] = False,
+    credential_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of yours, mode 0600, with the credential that the kernel knows you by.",
+            metavar="FILE",
+            callback=_use_credential,
+        ),
+    ] = None,
 ) -> None:
     """A model kernel: one process per host that offers its devices, memory and models over gRPC."""
 

@@ -31,7 +31,7 @@ LEAST_ROOM = 12  # of a column that gives way
 
 
 CODES: Mapping[str, str] = {
-    **dict.fromkeys(("USAGE", "SETTINGS_INVALID", "SOURCE_INVALID"), "INVALID_ARGUMENT"),
+    **dict.fromkeys(("USAGE", "SETTINGS_INVALID", "SOURCE_INVALID", "CREDENTIAL_INVALID"), "INVALID_ARGUMENT"),
     **dict.fromkeys(
         ("MODEL_NOT_FOUND", "MODEL_NOT_PULLED", "PROGRAM_NOT_FOUND", "NO_STORE", "BLOB_NOT_FOUND"), "NOT_FOUND"
     ),

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 
 from inferd.cli.output import CommandError
-from inferd.config import LISTS, NOT_SETTINGS, Settings, config_path
+from inferd.config import Settings, config_path
+from inferd.environment import LISTS, NOT_SETTINGS
 from inferd.errors import suggestion
 from inferd.store.passwords import hide_passwords
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -31,10 +31,11 @@ from inferd.runtime.kept_models import KeptModels, waiting_for
 from inferd.runtime.kept_shares import AFTER_S, KeptShares
 from inferd.runtime.kept_tasks import LARGE_BYTES, send
 from inferd.runtime.past import read_page
+from inferd.runtime.records import Records
 from inferd.runtime.store_thread import StoreThread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from inferd.core.changes import Change
     from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
@@ -79,6 +80,8 @@ class Keeper:
         self._times = times
         self._driver = driver
         self._thread = StoreThread()
+        records = Records(store, self._thread)
+        self.read, self.keep_records = records.read, records.keep
         self._kept: dict[TaskId, Kept] = {}
         self._dirty: dict[Kept, None] = {}
         self._models = KeptModels()
@@ -90,10 +93,6 @@ class Keeper:
         self._timer: asyncio.Handle | None = None
         self._failure: StoreUnavailableError | None = None
         self._closing = False
-
-    async def read(self, reading: Callable[[Store], Any]) -> Any:
-        """What `reading` finds in the store, on the thread of the store."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, reading, self._store)
 
     # What the driver tells.
 

@@ -1,11 +1,14 @@
 """A call under way: who makes it, by what it carries besides its message, and the stream of its answers."""
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, LeaseId, Tenant
-from inferd.errors import InvalidFieldError
+from inferd.core.ids import NO_LEASE, LeaseId, Tenant
+from inferd.core.principal import Principal
+from inferd.errors import InvalidFieldError, PermissionDeniedError
 from inferd.runtime.clock import Clock
+from inferd.runtime.front.access import Admission
 from inferd.runtime.front.caller import Caller
 
 if TYPE_CHECKING:
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 TENANT_KEY = "inferd-tenant"
 TENANT_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LOGIN_KEY = "authorization"
 LEASE_KEY = "inferd-lease"
 LEASE_FORM = re.compile(r"[A-Za-z0-9-]{1,64}")
 MOST_REQUEST_ID = 128
@@ -26,33 +30,67 @@ class Call:
 
     Attributes:
         caller: Who makes it.
+        admission: What it may do.
         read: Takes the next message of a stream.
         write: Sends a message of a stream; no generator between.
     """
 
-    __slots__ = ("caller", "read", "write")
+    __slots__ = ("admission", "caller", "read", "write")
 
-    def __init__(self, caller: Caller, context: Context) -> None:
+    def __init__(self, caller: Caller, context: Context, admission: Admission) -> None:
         self.caller = caller
+        self.admission = admission
         self.read = context.read
         self.write = context.write
 
 
-def read_caller(context: Context, clock: Clock) -> Caller:
-    """Who makes a call, by its metadata.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a call says besides its message; of each the first, "" where it says nothing.
+
+    Attributes:
+        login: By which it says who makes it; a secret.
+        tenant: Whose call it is.
+        lease_id: The lease under which it is made.
+    """
+
+    login: str = field(default="", repr=False)
+    tenant: str = ""
+    lease_id: str = ""
+
+
+def read_said(context: Context) -> Said:
+    """What a call says besides its message.
 
     Raises:
         InvalidFieldError: The tenant is no name, or the lease no id.
     """
-    tenant = lease_id = None
+    login = tenant = lease_id = ""
     for key, value in context.invocation_metadata() or ():
-        if key == TENANT_KEY and tenant is None:
-            tenant = Tenant(_checked(key, value, TENANT_FORM, "letters, digits, '.', '_' and '-'"))
-        elif key == LEASE_KEY and lease_id is None:
-            lease_id = LeaseId(_checked(key, value, LEASE_FORM, "letters, digits and '-'"))
+        if key == TENANT_KEY and not tenant:
+            tenant = _checked(key, value, TENANT_FORM, "letters, digits, '.', '_' and '-'")
+        elif key == LEASE_KEY and not lease_id:
+            lease_id = _checked(key, value, LEASE_FORM, "letters, digits and '-'")
+        elif key == LOGIN_KEY and not login:
+            login = value if isinstance(value, str) else value.decode(errors="replace")
+    return Said(login, tenant, lease_id)
+
+
+def caller_of(said: Said, principal: Principal, context: Context, clock: Clock) -> Caller:
+    """Who makes a call: a principal, for one of the tenants that it has.
+
+    Raises:
+        PermissionDeniedError: It names another tenant.
+    """
+    if said.tenant and not principal.has(said.tenant):
+        raise PermissionDeniedError(
+            f"{principal.name!r} may not ask for tenant {said.tenant!r}; name one that it has, or none in {TENANT_KEY}",
+            metadata={"principal": principal.name, "tenant": said.tenant},
+        )
     return Caller(
-        tenant=DEFAULT_TENANT if tenant is None else tenant,
-        lease_id=NO_LEASE if lease_id is None else lease_id,
+        tenant=Tenant(said.tenant) if said.tenant else principal.tenant,
+        principal=principal,
+        lease_id=LeaseId(said.lease_id) if said.lease_id else NO_LEASE,
         deadline=_read_deadline(context, clock),
     )
 

@@ -11,15 +11,18 @@ from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from inferd.errors import InferdError, InternalError, LimitExceededError
-from inferd.services.calls import Call, Context, read_caller
+from inferd.services.calls import Call, Context, caller_of, read_said
 from inferd.services.required import check_required
 from inferd.services.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+    from inferd.runtime.front.access import Admission
     from inferd.runtime.front.front import Front
     from inferd.services.extents import Extents
+    from inferd.services.logins import Logins
+    from inferd.services.policies import CallPolicy
 
     Handler = grpc.RpcMethodHandler[Any, Any]
 
@@ -29,17 +32,31 @@ log = structlog.get_logger()
 class Entrance(grpc.aio.ServerInterceptor):
     """Makes of each call who asks and what for, or its refusal: what a method raises becomes the status of its call.
 
-    Calls are counted and bounded, their lease must hold, and nothing of a request is read that is longer than it may
-    be. A defect is logged and told without its values, which may be another tenant's.
+    Calls are counted and bounded, the rules must allow them, now and as long as they go on, their lease must hold, and
+    nothing of a request is read that is longer than it may be. A defect is logged and told without its values, which
+    may be another tenant's.
 
     Args:
-        front: Counts calls, and knows leases.
+        front: Counts calls, admits them, and knows leases.
+        logins: Finds out who makes them.
+        policies: What each of them asks the rules for, by path.
         extents: Bounds what is in a request, before anything else looks at it.
         message_limit_bytes: Of the largest answer; a larger one is refused by name, which gRPC does without.
     """
 
-    def __init__(self, front: Front, extents: Extents, *, message_limit_bytes: int) -> None:
+    def __init__(
+        self,
+        front: Front,
+        logins: Logins,
+        policies: Mapping[str, CallPolicy],
+        extents: Extents,
+        *,
+        message_limit_bytes: int,
+    ) -> None:
         self._calls = front.calls
+        self._admitted = front.access.admitted
+        self._logins = logins
+        self._policies = policies
         self._clock = front.clock
         self._check_lease = front.leases.check
         self._extents = extents
@@ -57,23 +74,23 @@ class Entrance(grpc.aio.ServerInterceptor):
             return self._handlers[method]
         handler = await continuation(handler_call_details)
         if handler is not None:  # of others nothing is kept: clients may name any number
-            handler = self._handlers[method] = self._behind(handler)
+            handler = self._handlers[method] = self._behind(handler, self._policies[method])
         return handler
 
-    def _behind(self, handler: Handler) -> Handler:
+    def _behind(self, handler: Handler, policy: CallPolicy) -> Handler:
         codec = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(handler.unary_unary), *codec)
+            return grpc.unary_unary_rpc_method_handler(self._guarded(handler.unary_unary, policy), *codec)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._guarded(handler.unary_stream), *codec)
+            return grpc.unary_stream_rpc_method_handler(self._guarded(handler.unary_stream, policy), *codec)
         if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream), *codec)
+            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream, policy), *codec)
         raise AssertionError("no service has a method that takes a stream and answers once")
 
-    def _guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _guarded(self, method: Callable[..., Any], policy: CallPolicy) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
             try:
-                return await self._answer(method, request, context)
+                return await self._answer(method, policy, request, context)
             except (grpc.aio.InternalError, grpc.aio.UsageError):
                 # gRPC refuses what is done with a call that is over: its client has gone, or its deadline came first.
                 raise asyncio.CancelledError from None
@@ -86,13 +103,23 @@ class Entrance(grpc.aio.ServerInterceptor):
 
         return call
 
-    async def _answer(self, method: Callable[..., Any], request: Any, context: Context) -> Any:
+    async def _answer(self, method: Callable[..., Any], policy: CallPolicy, request: Any, context: Context) -> Any:
         try:
-            caller = read_caller(context, self._clock)
+            said = read_said(context)
+            login = self._logins.read(said.login, context.peer(), policy.policy, request)
+            caller = caller_of(said, login.principal, context, self._clock)
             self._calls.take(caller.tenant)
             try:
-                self._check_lease(caller)
-                answer = await method(self._checked(request), Call(caller, context))
+                single = isinstance(request, Message)
+                async with self._admitted(login, caller.tenant, policy.policy, many=not single) as admission:
+                    self._check_lease(caller)
+                    if single:
+                        self._check(request)
+                        admission.models = policy.models(request)
+                        admission.check_models(admission.models)
+                    else:
+                        request = self._each(request, policy, admission)
+                    answer = await method(request, Call(caller, context, admission))
                 if isinstance(answer, Message):
                     self._check_size(answer)
                 return answer
@@ -106,16 +133,16 @@ class Entrance(grpc.aio.ServerInterceptor):
             log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
             await _abort(context, InternalError(f"a defect of inferd: {type(error).__name__}; see its log"))
 
-    def _checked(self, request: Any) -> Any:
-        if not isinstance(request, Message):
-            return self._each(request)
+    def _check(self, request: Message) -> None:
         self._extents.check(request)
         check_required(request)
-        return request
 
-    async def _each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async def _each(
+        self, requests: AsyncIterator[Message], policy: CallPolicy, admission: Admission
+    ) -> AsyncIterator[Message]:
         async for request in requests:
             self._extents.check(request)
+            admission.check_models(policy.models(request))
             yield request
 
     def _check_size(self, answer: Message) -> None:

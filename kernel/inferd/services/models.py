@@ -50,6 +50,7 @@ class Models:
             if start is None or start.WhichOneof("kind") != "start":
                 raise InvalidFieldError("the first message has no start; say which files follow", field="start")
             wanted, files = start.start.model, read_files(start.start.files)
+            call.admission.check_models((wanted.name,))
             if wanted.source:
                 raise InvalidFieldError(
                     f"model.source is {wanted.source[:80]!r}; leave it empty: it follows from the files",
@@ -73,11 +74,11 @@ class Models:
         """Read a model."""
         return ms.GetModelResponse(model=self._write(await self._models.get(request.name)))
 
-    async def ListModels(self, request: ms.ListModelsRequest, call: Call) -> ms.ListModelsResponse:  # noqa: ARG002, N802 - the wire's name
-        """List models by name."""
+    async def ListModels(self, request: ms.ListModelsRequest, call: Call) -> ms.ListModelsResponse:  # noqa: N802 - the wire's name
+        """List models by name: those of a page that the caller may read."""
         page = await self._models.list(after=name_of(request.page_token), size=size_of(request.page_size))
         return ms.ListModelsResponse(
-            models=[self._write(model) for model in page.records],
+            models=[self._write(model) for model in page.records if call.admission.sees(model.spec.name)],
             next_page_token=token_of(page, lambda model: model.spec.name),
         )
 

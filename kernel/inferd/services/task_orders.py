@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from inferd.core.ids import TaskId
+from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.caller import Caller
@@ -22,6 +23,7 @@ from inferd.services.times import read_seconds
 from inferd.services.uploads import find_named
 from inferd_api.v1 import task_service_pb2 as ts
 
+WATCH = Policy(Verb.READ, ResourceKind.TASK)  # what an order needs that watches, besides the call
 MOST_ORDERS = 1024
 MOST_LINGER_S = 60.0
 MOST_TIMEOUT_S = 3_153_600_000  # a hundred years
@@ -143,6 +145,7 @@ class TaskOrders:
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
         interval_s, linger_s = read_interval(self._request_of(order).output_interval), _read_linger(order)
+        self._call.admission.check_models((order.request.spec.model,))
         caller = self._caller_of(order)
         named = await find_named(self._uploads, self._blobs, caller, order.request.spec)
         spec = read_run(order.request, caller, prompt_limit_bytes=self._prompt_limit_bytes, named=named)
@@ -154,12 +157,13 @@ class TaskOrders:
         caller = self._call.caller
         return Caller(
             tenant=caller.tenant,
-            roles=caller.roles,
+            principal=caller.principal,
             lease_id=check_lease(order.lease_id),
             deadline=self._read_deadline(order),
         )
 
     async def _watch(self, tag: int, order: ts.WatchOrder) -> None:
+        self._call.admission.check(WATCH)
         request = self._request_of(order)
         interval_s, linger_s = read_interval(request.output_interval), _read_linger(order)
         task_id, after = TaskId(request.task_id), request.after_sequence

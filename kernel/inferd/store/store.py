@@ -20,6 +20,8 @@ class Kind(Enum):
     MODEL = "model"
     LEASE = "lease"  # one that is held
     SHARE = "share"  # what a tenant was served of a model
+    KEY = "key"  # one by which callers are known; no secret
+    RULE = "rule"  # who may do what
     COUNT = "count"  # what goes on rising from kernel to kernel
     BLOB = "blob"  # bytes that are in a file; its pieces are the digests of the file's
     UPLOAD = "upload"  # a blob of which not all bytes have come

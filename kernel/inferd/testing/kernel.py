@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +73,19 @@ def _settings(folder: Path, chosen: Mapping[str, Any]) -> Settings:
 
 @contextmanager
 def kernel_process(
-    folder: Path, *, environment: Mapping[str, str] | None = None, listen: str = "127.0.0.1:0"
+    folder: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    listen: str = "127.0.0.1:0",
+    besides: Sequence[str] = (),
 ) -> Iterator[KernelProcess]:
     """A kernel in a process of its own, with the FakeBackend, on a free port of the loopback; ended in order.
+
+    Args:
+        folder: Its data and state lie under this.
+        environment: Its settings.
+        listen: Where it listens.
+        besides: And where else.
 
     Raises:
         RuntimeError: It did not start; the message holds what it said.
@@ -90,7 +100,10 @@ def kernel_process(
     }
     with said.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "inferd", "serve", "--listen", listen, "-o", "json", "--exit-with-parent"],
+            [
+                *(sys.executable, "-m", "inferd", "serve", "-o", "json", "--exit-with-parent"),
+                *(word for address in (listen, *besides) for word in ("--listen", address)),
+            ],
             env={**os.environ, **chosen, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from inferd_api.v1 import blob_pb2 as inferd__api_dot_v1_dot_blob__pb2
+from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/blob_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x18inferd_api/v1/blob.proto\"S\n\x0ePutBlobRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.inferd.v1.PutBlobStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind\">\n\x0cPutBlobStart\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x02\"y\n\x0fPutBlobResponse\x12.\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1a.inferd.v1.PutBlobAcceptedH\x00\x12.\n\x08\x63omplete\x18\x02 \x01(\x0b\x32\x1a.inferd.v1.PutBlobCompleteH\x00\x42\x06\n\x04kind\"<\n\x0fPutBlobAccepted\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x13\n\x0b\x63hunk_bytes\x18\x02 \x01(\x04\"0\n\x0fPutBlobComplete\x12\x1d\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Blob\"q\n\x0fReadBlobRequest\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\r\n\x0b_size_bytes\"!\n\x10ReadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"&\n\x0eGetBlobRequest\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"0\n\x0fGetBlobResponse\x12\x1d\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Blob\"E\n\x10ListBlobsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"L\n\x11ListBlobsResponse\x12\x1e\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Blob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x11\x44\x65leteBlobRequest\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x14\n\x12\x44\x65leteBlobResponse2\xef\x02\n\x0b\x42lobService\x12\x44\n\x07PutBlob\x12\x19.inferd.v1.PutBlobRequest\x1a\x1a.inferd.v1.PutBlobResponse(\x01\x30\x01\x12\x45\n\x08ReadBlob\x12\x1a.inferd.v1.ReadBlobRequest\x1a\x1b.inferd.v1.ReadBlobResponse0\x01\x12@\n\x07GetBlob\x12\x19.inferd.v1.GetBlobRequest\x1a\x1a.inferd.v1.GetBlobResponse\x12\x46\n\tListBlobs\x12\x1b.inferd.v1.ListBlobsRequest\x1a\x1c.inferd.v1.ListBlobsResponse\x12I\n\nDeleteBlob\x12\x1c.inferd.v1.DeleteBlobRequest\x1a\x1d.inferd.v1.DeleteBlobResponseB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/blob_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x18inferd_api/v1/blob.proto\x1a\x1ainferd_api/v1/policy.proto\"S\n\x0ePutBlobRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.inferd.v1.PutBlobStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind\">\n\x0cPutBlobStart\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x02\"y\n\x0fPutBlobResponse\x12.\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1a.inferd.v1.PutBlobAcceptedH\x00\x12.\n\x08\x63omplete\x18\x02 \x01(\x0b\x32\x1a.inferd.v1.PutBlobCompleteH\x00\x42\x06\n\x04kind\"<\n\x0fPutBlobAccepted\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x13\n\x0b\x63hunk_bytes\x18\x02 \x01(\x04\"0\n\x0fPutBlobComplete\x12\x1d\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Blob\"q\n\x0fReadBlobRequest\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\r\n\x0b_size_bytes\"!\n\x10ReadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"&\n\x0eGetBlobRequest\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"0\n\x0fGetBlobResponse\x12\x1d\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Blob\"E\n\x10ListBlobsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"L\n\x11ListBlobsResponse\x12\x1e\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Blob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x11\x44\x65leteBlobRequest\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x14\n\x12\x44\x65leteBlobResponse2\xa1\x03\n\x0b\x42lobService\x12N\n\x07PutBlob\x12\x19.inferd.v1.PutBlobRequest\x1a\x1a.inferd.v1.PutBlobResponse\"\x08\x9a\x8d\x19\x04\x08\x02\x10\x0b(\x01\x30\x01\x12O\n\x08ReadBlob\x12\x1a.inferd.v1.ReadBlobRequest\x1a\x1b.inferd.v1.ReadBlobResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x0b\x30\x01\x12J\n\x07GetBlob\x12\x19.inferd.v1.GetBlobRequest\x1a\x1a.inferd.v1.GetBlobResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x0b\x12P\n\tListBlobs\x12\x1b.inferd.v1.ListBlobsRequest\x1a\x1c.inferd.v1.ListBlobsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x0b\x12S\n\nDeleteBlob\x12\x1c.inferd.v1.DeleteBlobRequest\x1a\x1d.inferd.v1.DeleteBlobResponse\"\x08\x9a\x8d\x19\x04\x08\x04\x10\x0b\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,32 +53,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTBLOBSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_DELETEBLOBREQUEST'].fields_by_name['digest']._loaded_options = None
   _globals['_DELETEBLOBREQUEST'].fields_by_name['digest']._serialized_options = b'\342A\001\002'
-  _globals['_PUTBLOBREQUEST']._serialized_start=106
-  _globals['_PUTBLOBREQUEST']._serialized_end=189
-  _globals['_PUTBLOBSTART']._serialized_start=191
-  _globals['_PUTBLOBSTART']._serialized_end=253
-  _globals['_PUTBLOBRESPONSE']._serialized_start=255
-  _globals['_PUTBLOBRESPONSE']._serialized_end=376
-  _globals['_PUTBLOBACCEPTED']._serialized_start=378
-  _globals['_PUTBLOBACCEPTED']._serialized_end=438
-  _globals['_PUTBLOBCOMPLETE']._serialized_start=440
-  _globals['_PUTBLOBCOMPLETE']._serialized_end=488
-  _globals['_READBLOBREQUEST']._serialized_start=490
-  _globals['_READBLOBREQUEST']._serialized_end=603
-  _globals['_READBLOBRESPONSE']._serialized_start=605
-  _globals['_READBLOBRESPONSE']._serialized_end=638
-  _globals['_GETBLOBREQUEST']._serialized_start=640
-  _globals['_GETBLOBREQUEST']._serialized_end=678
-  _globals['_GETBLOBRESPONSE']._serialized_start=680
-  _globals['_GETBLOBRESPONSE']._serialized_end=728
-  _globals['_LISTBLOBSREQUEST']._serialized_start=730
-  _globals['_LISTBLOBSREQUEST']._serialized_end=799
-  _globals['_LISTBLOBSRESPONSE']._serialized_start=801
-  _globals['_LISTBLOBSRESPONSE']._serialized_end=877
-  _globals['_DELETEBLOBREQUEST']._serialized_start=879
-  _globals['_DELETEBLOBREQUEST']._serialized_end=920
-  _globals['_DELETEBLOBRESPONSE']._serialized_start=922
-  _globals['_DELETEBLOBRESPONSE']._serialized_end=942
-  _globals['_BLOBSERVICE']._serialized_start=945
-  _globals['_BLOBSERVICE']._serialized_end=1312
+  _globals['_BLOBSERVICE'].methods_by_name['PutBlob']._loaded_options = None
+  _globals['_BLOBSERVICE'].methods_by_name['PutBlob']._serialized_options = b'\232\215\031\004\010\002\020\013'
+  _globals['_BLOBSERVICE'].methods_by_name['ReadBlob']._loaded_options = None
+  _globals['_BLOBSERVICE'].methods_by_name['ReadBlob']._serialized_options = b'\232\215\031\004\010\001\020\013'
+  _globals['_BLOBSERVICE'].methods_by_name['GetBlob']._loaded_options = None
+  _globals['_BLOBSERVICE'].methods_by_name['GetBlob']._serialized_options = b'\232\215\031\004\010\001\020\013'
+  _globals['_BLOBSERVICE'].methods_by_name['ListBlobs']._loaded_options = None
+  _globals['_BLOBSERVICE'].methods_by_name['ListBlobs']._serialized_options = b'\232\215\031\004\010\001\020\013'
+  _globals['_BLOBSERVICE'].methods_by_name['DeleteBlob']._loaded_options = None
+  _globals['_BLOBSERVICE'].methods_by_name['DeleteBlob']._serialized_options = b'\232\215\031\004\010\004\020\013'
+  _globals['_PUTBLOBREQUEST']._serialized_start=134
+  _globals['_PUTBLOBREQUEST']._serialized_end=217
+  _globals['_PUTBLOBSTART']._serialized_start=219
+  _globals['_PUTBLOBSTART']._serialized_end=281
+  _globals['_PUTBLOBRESPONSE']._serialized_start=283
+  _globals['_PUTBLOBRESPONSE']._serialized_end=404
+  _globals['_PUTBLOBACCEPTED']._serialized_start=406
+  _globals['_PUTBLOBACCEPTED']._serialized_end=466
+  _globals['_PUTBLOBCOMPLETE']._serialized_start=468
+  _globals['_PUTBLOBCOMPLETE']._serialized_end=516
+  _globals['_READBLOBREQUEST']._serialized_start=518
+  _globals['_READBLOBREQUEST']._serialized_end=631
+  _globals['_READBLOBRESPONSE']._serialized_start=633
+  _globals['_READBLOBRESPONSE']._serialized_end=666
+  _globals['_GETBLOBREQUEST']._serialized_start=668
+  _globals['_GETBLOBREQUEST']._serialized_end=706
+  _globals['_GETBLOBRESPONSE']._serialized_start=708
+  _globals['_GETBLOBRESPONSE']._serialized_end=756
+  _globals['_LISTBLOBSREQUEST']._serialized_start=758
+  _globals['_LISTBLOBSREQUEST']._serialized_end=827
+  _globals['_LISTBLOBSRESPONSE']._serialized_start=829
+  _globals['_LISTBLOBSRESPONSE']._serialized_end=905
+  _globals['_DELETEBLOBREQUEST']._serialized_start=907
+  _globals['_DELETEBLOBREQUEST']._serialized_end=948
+  _globals['_DELETEBLOBRESPONSE']._serialized_start=950
+  _globals['_DELETEBLOBRESPONSE']._serialized_end=970
+  _globals['_BLOBSERVICE']._serialized_start=973
+  _globals['_BLOBSERVICE']._serialized_end=1390
 # @@protoc_insertion_point(module_scope)

@@ -112,6 +112,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The file of the blob is not what was written, or is gone: nothing of it is told as if it were (DATA_LOSS). Delete
     the blob and give it again. Metadata: `digest`, `cause`.
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 60
+    """The call carries no login and needs one, or one that is not known, or that has expired or was revoked, also in the
+    middle of a stream (UNAUTHENTICATED). The kernel does not say which of it is unknown.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 61
+    """No rule allows the call to who makes it, or one denies it, also in the middle of a stream, by rules that have
+    changed (PERMISSION_DENIED). Metadata: `principal`, `verb`, `kind`, `tenant`, and `model` where it names one.
+    """
+    ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 62
+    """No key of this id is known to the caller's tenants, or it has ended and was to be changed (NOT_FOUND). Metadata:
+    `key_id`.
+    """
+    ERROR_REASON_RULE_NOT_FOUND: _ErrorReason.ValueType  # 63
+    """No rule of this id was made by a call (NOT_FOUND). Metadata: `rule_id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -209,4 +223,18 @@ ERROR_REASON_BLOB_DAMAGED: ErrorReason.ValueType  # 52
 """The file of the blob is not what was written, or is gone: nothing of it is told as if it were (DATA_LOSS). Delete
 the blob and give it again. Metadata: `digest`, `cause`.
 """
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 60
+"""The call carries no login and needs one, or one that is not known, or that has expired or was revoked, also in the
+middle of a stream (UNAUTHENTICATED). The kernel does not say which of it is unknown.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 61
+"""No rule allows the call to who makes it, or one denies it, also in the middle of a stream, by rules that have
+changed (PERMISSION_DENIED). Metadata: `principal`, `verb`, `kind`, `tenant`, and `model` where it names one.
+"""
+ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 62
+"""No key of this id is known to the caller's tenants, or it has ended and was to be changed (NOT_FOUND). Metadata:
+`key_id`.
+"""
+ERROR_REASON_RULE_NOT_FOUND: ErrorReason.ValueType  # 63
+"""No rule of this id was made by a call (NOT_FOUND). Metadata: `rule_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from inferd_api.v1 import lease_pb2 as inferd__api_dot_v1_dot_lease__pb2
+from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/v1/lease_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19inferd_api/v1/lease.proto\"X\n\x12\x43reateLeaseRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x14.inferd.v1.LeaseSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"6\n\x13\x43reateLeaseResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Lease\"_\n\x16KeepAliveLeasesRequest\x12\x17\n\tlease_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12,\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"D\n\x17KeepAliveLeasesResponse\x12)\n\x08renewals\x18\x01 \x03(\x0b\x32\x17.inferd.v1.LeaseRenewal\"\xae\x01\n\x0cLeaseRenewal\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.inferd.v1.LeaseState\x12,\n\tremaining\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"-\n\x13ReleaseLeaseRequest\x12\x16\n\x08lease_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"7\n\x14ReleaseLeaseResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Lease\")\n\x0fGetLeaseRequest\x12\x16\n\x08lease_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x10GetLeaseResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Lease\"s\n\x11ListLeasesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12+\n\x06states\x18\x03 \x03(\x0e\x32\x15.inferd.v1.LeaseStateB\x04\xe2\x41\x01\x01\"O\n\x12ListLeasesResponse\x12 \n\x06leases\x18\x01 \x03(\x0b\x32\x10.inferd.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x11WatchLeaseRequest\x12\x16\n\x08lease_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"5\n\x12WatchLeaseResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Lease2\xe8\x03\n\x0cLeaseService\x12L\n\x0b\x43reateLease\x12\x1d.inferd.v1.CreateLeaseRequest\x1a\x1e.inferd.v1.CreateLeaseResponse\x12\\\n\x0fKeepAliveLeases\x12!.inferd.v1.KeepAliveLeasesRequest\x1a\".inferd.v1.KeepAliveLeasesResponse(\x01\x30\x01\x12O\n\x0cReleaseLease\x12\x1e.inferd.v1.ReleaseLeaseRequest\x1a\x1f.inferd.v1.ReleaseLeaseResponse\x12\x43\n\x08GetLease\x12\x1a.inferd.v1.GetLeaseRequest\x1a\x1b.inferd.v1.GetLeaseResponse\x12I\n\nListLeases\x12\x1c.inferd.v1.ListLeasesRequest\x1a\x1d.inferd.v1.ListLeasesResponse\x12K\n\nWatchLease\x12\x1c.inferd.v1.WatchLeaseRequest\x1a\x1d.inferd.v1.WatchLeaseResponse0\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/v1/lease_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19inferd_api/v1/lease.proto\x1a\x1ainferd_api/v1/policy.proto\"X\n\x12\x43reateLeaseRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x14.inferd.v1.LeaseSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"6\n\x13\x43reateLeaseResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Lease\"_\n\x16KeepAliveLeasesRequest\x12\x17\n\tlease_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12,\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"D\n\x17KeepAliveLeasesResponse\x12)\n\x08renewals\x18\x01 \x03(\x0b\x32\x17.inferd.v1.LeaseRenewal\"\xae\x01\n\x0cLeaseRenewal\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.inferd.v1.LeaseState\x12,\n\tremaining\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rfencing_token\x18\x04 \x01(\x04\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"-\n\x13ReleaseLeaseRequest\x12\x16\n\x08lease_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"7\n\x14ReleaseLeaseResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Lease\")\n\x0fGetLeaseRequest\x12\x16\n\x08lease_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x10GetLeaseResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Lease\"s\n\x11ListLeasesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12+\n\x06states\x18\x03 \x03(\x0e\x32\x15.inferd.v1.LeaseStateB\x04\xe2\x41\x01\x01\"O\n\x12ListLeasesResponse\x12 \n\x06leases\x18\x01 \x03(\x0b\x32\x10.inferd.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x11WatchLeaseRequest\x12\x16\n\x08lease_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"5\n\x12WatchLeaseResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Lease2\xbd\x04\n\x0cLeaseService\x12o\n\x0b\x43reateLease\x12\x1d.inferd.v1.CreateLeaseRequest\x1a\x1e.inferd.v1.CreateLeaseResponse\"!\x9a\x8d\x19\x1d\x08\x02\x10\x02\x1a\x17spec.claims.model.model\x12\x66\n\x0fKeepAliveLeases\x12!.inferd.v1.KeepAliveLeasesRequest\x1a\".inferd.v1.KeepAliveLeasesResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x02(\x01\x30\x01\x12Y\n\x0cReleaseLease\x12\x1e.inferd.v1.ReleaseLeaseRequest\x1a\x1f.inferd.v1.ReleaseLeaseResponse\"\x08\x9a\x8d\x19\x04\x08\x04\x10\x02\x12M\n\x08GetLease\x12\x1a.inferd.v1.GetLeaseRequest\x1a\x1b.inferd.v1.GetLeaseResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x02\x12S\n\nListLeases\x12\x1c.inferd.v1.ListLeasesRequest\x1a\x1d.inferd.v1.ListLeasesResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x02\x12U\n\nWatchLease\x12\x1c.inferd.v1.WatchLeaseRequest\x1a\x1d.inferd.v1.WatchLeaseResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x02\x30\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,32 +57,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTLEASESREQUEST'].fields_by_name['states']._serialized_options = b'\342A\001\001'
   _globals['_WATCHLEASEREQUEST'].fields_by_name['lease_id']._loaded_options = None
   _globals['_WATCHLEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\342A\001\002'
-  _globals['_CREATELEASEREQUEST']._serialized_start=165
-  _globals['_CREATELEASEREQUEST']._serialized_end=253
-  _globals['_CREATELEASERESPONSE']._serialized_start=255
-  _globals['_CREATELEASERESPONSE']._serialized_end=309
-  _globals['_KEEPALIVELEASESREQUEST']._serialized_start=311
-  _globals['_KEEPALIVELEASESREQUEST']._serialized_end=406
-  _globals['_KEEPALIVELEASESRESPONSE']._serialized_start=408
-  _globals['_KEEPALIVELEASESRESPONSE']._serialized_end=476
-  _globals['_LEASERENEWAL']._serialized_start=479
-  _globals['_LEASERENEWAL']._serialized_end=653
-  _globals['_RELEASELEASEREQUEST']._serialized_start=655
-  _globals['_RELEASELEASEREQUEST']._serialized_end=700
-  _globals['_RELEASELEASERESPONSE']._serialized_start=702
-  _globals['_RELEASELEASERESPONSE']._serialized_end=757
-  _globals['_GETLEASEREQUEST']._serialized_start=759
-  _globals['_GETLEASEREQUEST']._serialized_end=800
-  _globals['_GETLEASERESPONSE']._serialized_start=802
-  _globals['_GETLEASERESPONSE']._serialized_end=853
-  _globals['_LISTLEASESREQUEST']._serialized_start=855
-  _globals['_LISTLEASESREQUEST']._serialized_end=970
-  _globals['_LISTLEASESRESPONSE']._serialized_start=972
-  _globals['_LISTLEASESRESPONSE']._serialized_end=1051
-  _globals['_WATCHLEASEREQUEST']._serialized_start=1053
-  _globals['_WATCHLEASEREQUEST']._serialized_end=1096
-  _globals['_WATCHLEASERESPONSE']._serialized_start=1098
-  _globals['_WATCHLEASERESPONSE']._serialized_end=1151
-  _globals['_LEASESERVICE']._serialized_start=1154
-  _globals['_LEASESERVICE']._serialized_end=1642
+  _globals['_LEASESERVICE'].methods_by_name['CreateLease']._loaded_options = None
+  _globals['_LEASESERVICE'].methods_by_name['CreateLease']._serialized_options = b'\232\215\031\035\010\002\020\002\032\027spec.claims.model.model'
+  _globals['_LEASESERVICE'].methods_by_name['KeepAliveLeases']._loaded_options = None
+  _globals['_LEASESERVICE'].methods_by_name['KeepAliveLeases']._serialized_options = b'\232\215\031\004\010\003\020\002'
+  _globals['_LEASESERVICE'].methods_by_name['ReleaseLease']._loaded_options = None
+  _globals['_LEASESERVICE'].methods_by_name['ReleaseLease']._serialized_options = b'\232\215\031\004\010\004\020\002'
+  _globals['_LEASESERVICE'].methods_by_name['GetLease']._loaded_options = None
+  _globals['_LEASESERVICE'].methods_by_name['GetLease']._serialized_options = b'\232\215\031\004\010\001\020\002'
+  _globals['_LEASESERVICE'].methods_by_name['ListLeases']._loaded_options = None
+  _globals['_LEASESERVICE'].methods_by_name['ListLeases']._serialized_options = b'\232\215\031\004\010\001\020\002'
+  _globals['_LEASESERVICE'].methods_by_name['WatchLease']._loaded_options = None
+  _globals['_LEASESERVICE'].methods_by_name['WatchLease']._serialized_options = b'\232\215\031\004\010\001\020\002'
+  _globals['_CREATELEASEREQUEST']._serialized_start=193
+  _globals['_CREATELEASEREQUEST']._serialized_end=281
+  _globals['_CREATELEASERESPONSE']._serialized_start=283
+  _globals['_CREATELEASERESPONSE']._serialized_end=337
+  _globals['_KEEPALIVELEASESREQUEST']._serialized_start=339
+  _globals['_KEEPALIVELEASESREQUEST']._serialized_end=434
+  _globals['_KEEPALIVELEASESRESPONSE']._serialized_start=436
+  _globals['_KEEPALIVELEASESRESPONSE']._serialized_end=504
+  _globals['_LEASERENEWAL']._serialized_start=507
+  _globals['_LEASERENEWAL']._serialized_end=681
+  _globals['_RELEASELEASEREQUEST']._serialized_start=683
+  _globals['_RELEASELEASEREQUEST']._serialized_end=728
+  _globals['_RELEASELEASERESPONSE']._serialized_start=730
+  _globals['_RELEASELEASERESPONSE']._serialized_end=785
+  _globals['_GETLEASEREQUEST']._serialized_start=787
+  _globals['_GETLEASEREQUEST']._serialized_end=828
+  _globals['_GETLEASERESPONSE']._serialized_start=830
+  _globals['_GETLEASERESPONSE']._serialized_end=881
+  _globals['_LISTLEASESREQUEST']._serialized_start=883
+  _globals['_LISTLEASESREQUEST']._serialized_end=998
+  _globals['_LISTLEASESRESPONSE']._serialized_start=1000
+  _globals['_LISTLEASESRESPONSE']._serialized_end=1079
+  _globals['_WATCHLEASEREQUEST']._serialized_start=1081
+  _globals['_WATCHLEASEREQUEST']._serialized_end=1124
+  _globals['_WATCHLEASERESPONSE']._serialized_start=1126
+  _globals['_WATCHLEASERESPONSE']._serialized_end=1179
+  _globals['_LEASESERVICE']._serialized_start=1182
+  _globals['_LEASESERVICE']._serialized_end=1755
 # @@protoc_insertion_point(module_scope)

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"inferd_api/v1/upload_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\"Q\n\rUploadRequest\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.inferd.v1.UploadStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind\"\'\n\x0bUploadStart\x12\x18\n\nsize_bytes\x18\x01 \x01(\x04\x42\x04\xe2\x41\x01\x02\"v\n\x0eUploadResponse\x12-\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x19.inferd.v1.UploadAcceptedH\x00\x12-\n\x08\x63omplete\x18\x02 \x01(\x0b\x32\x19.inferd.v1.UploadCompleteH\x00\x42\x06\n\x04kind\"8\n\x0eUploadAccepted\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63hunk_bytes\x18\x02 \x01(\x04\"\x10\n\x0eUploadComplete2R\n\rUploadService\x12\x41\n\x06Upload\x12\x18.inferd.v1.UploadRequest\x1a\x19.inferd.v1.UploadResponse(\x01\x30\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"inferd_api/v1/upload_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1ainferd_api/v1/policy.proto\"Q\n\rUploadRequest\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.inferd.v1.UploadStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind\"\'\n\x0bUploadStart\x12\x18\n\nsize_bytes\x18\x01 \x01(\x04\x42\x04\xe2\x41\x01\x02\"v\n\x0eUploadResponse\x12-\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x19.inferd.v1.UploadAcceptedH\x00\x12-\n\x08\x63omplete\x18\x02 \x01(\x0b\x32\x19.inferd.v1.UploadCompleteH\x00\x42\x06\n\x04kind\"8\n\x0eUploadAccepted\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63hunk_bytes\x18\x02 \x01(\x04\"\x10\n\x0eUploadComplete2\\\n\rUploadService\x12K\n\x06Upload\x12\x18.inferd.v1.UploadRequest\x1a\x19.inferd.v1.UploadResponse\"\x08\x9a\x8d\x19\x04\x08\x02\x10\x05(\x01\x30\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,16 +36,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\tinferd.v1P\001Z\026inferd_api/v1;inferdv1'
   _globals['_UPLOADSTART'].fields_by_name['size_bytes']._loaded_options = None
   _globals['_UPLOADSTART'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\002'
-  _globals['_UPLOADREQUEST']._serialized_start=82
-  _globals['_UPLOADREQUEST']._serialized_end=163
-  _globals['_UPLOADSTART']._serialized_start=165
-  _globals['_UPLOADSTART']._serialized_end=204
-  _globals['_UPLOADRESPONSE']._serialized_start=206
-  _globals['_UPLOADRESPONSE']._serialized_end=324
-  _globals['_UPLOADACCEPTED']._serialized_start=326
-  _globals['_UPLOADACCEPTED']._serialized_end=382
-  _globals['_UPLOADCOMPLETE']._serialized_start=384
-  _globals['_UPLOADCOMPLETE']._serialized_end=400
-  _globals['_UPLOADSERVICE']._serialized_start=402
-  _globals['_UPLOADSERVICE']._serialized_end=484
+  _globals['_UPLOADSERVICE'].methods_by_name['Upload']._loaded_options = None
+  _globals['_UPLOADSERVICE'].methods_by_name['Upload']._serialized_options = b'\232\215\031\004\010\002\020\005'
+  _globals['_UPLOADREQUEST']._serialized_start=110
+  _globals['_UPLOADREQUEST']._serialized_end=191
+  _globals['_UPLOADSTART']._serialized_start=193
+  _globals['_UPLOADSTART']._serialized_end=232
+  _globals['_UPLOADRESPONSE']._serialized_start=234
+  _globals['_UPLOADRESPONSE']._serialized_end=352
+  _globals['_UPLOADACCEPTED']._serialized_start=354
+  _globals['_UPLOADACCEPTED']._serialized_end=410
+  _globals['_UPLOADCOMPLETE']._serialized_start=412
+  _globals['_UPLOADCOMPLETE']._serialized_end=428
+  _globals['_UPLOADSERVICE']._serialized_start=430
+  _globals['_UPLOADSERVICE']._serialized_end=522
 # @@protoc_insertion_point(module_scope)

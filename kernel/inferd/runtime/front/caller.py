@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, LeaseId, Tenant
+from inferd.core.principal import OWNER, Principal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,17 +11,17 @@ class Caller:
     """Who asks, made once for each call by its transport.
 
     Attributes:
-        tenant: Whose call it is.
-        roles: What it may do besides what everybody may; none as long as nobody has to say who they are.
+        tenant: Whose call it is, of those that the principal has.
+        principal: Who makes it.
         lease_id: The lease under which it asks; "" for none.
         deadline: When it gives up, on the kernel's clock; None for never.
     """
 
     tenant: Tenant = DEFAULT_TENANT
-    roles: frozenset[str] = frozenset()
+    principal: Principal = OWNER
     lease_id: LeaseId = NO_LEASE
     deadline: float | None = None
 
 
 ANYONE = Caller()
-"""One who has said nothing of itself."""
+"""One who has said nothing of itself, and need not."""

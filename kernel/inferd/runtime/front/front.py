@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from inferd.runtime.clock import Clock
+from inferd.runtime.front.access import Access
+from inferd.runtime.front.auth import Auth
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.bounds import Calls
 from inferd.runtime.front.health import Health
@@ -19,10 +21,13 @@ class Front:
 
     Attributes:
         calls: What is open of them, over all transports.
+        access: What of them may be asked by whom.
         clock: The time that callers' deadlines are on.
     """
 
     calls: Calls
+    access: Access
+    auth: Auth
     clock: Clock
     tasks: Tasks
     uploads: Uploads

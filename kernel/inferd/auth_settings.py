@@ -1,0 +1,73 @@
+"""Settings of identity and policy: who may use a kernel, and for what."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VerbName = Literal["read", "create", "update", "delete", "run"]
+KindName = Literal[
+    "task",
+    "lease",
+    "model",
+    "host",
+    "upload",
+    "blob",
+    "store",
+    "identity",
+    "key",
+    "rule",
+    "health",
+    "reflection",
+]
+Who = Annotated[str, Field(pattern=r"^(\*|(role|principal):[A-Za-z0-9._:@/#-]{1,128})$")]
+Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/*-]{1,128}$")]
+RoleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class RuleSetting(BaseModel):
+    """A rule: what it leaves out means all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    who: Who = Field(description="role:NAME, principal:NAME, or * for all")
+    effect: Literal["allow", "deny"] = Field("allow", description="deny wins over whatever allows")
+    verbs: tuple[VerbName, ...] = Field((), description="read, create, update, delete, run; default: all")
+    kinds: tuple[KindName, ...] = Field(
+        (),
+        description="as task, lease, model or host: those of `inferd.v1.ResourceKind`; default: all",
+    )
+    models: Pattern = Field("*", description="pattern of models, for calls that name one")
+    tenants: Pattern = Field("*", description="pattern of tenants")
+
+
+class Auth(BaseModel):
+    """Who may use the kernel, and for what. Without any of it everybody who reaches the kernel may do all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    required: bool = Field(
+        False,
+        description="whether calls over TCP need a login; those on a unix socket are of whom its mode lets in",
+    )
+    local_roles: tuple[RoleName, ...] = Field(
+        ("admin",),
+        description="roles of a call without a login where none is required; none: unix sockets need a login, too",
+    )
+    rules: tuple[RuleSetting, ...] = Field((), description="besides those of the built-in roles")
+    pepper_file: Path | None = Field(
+        None, description="secret without which no key holds, made at the first start; default: pepper in state_dir"
+    )
+    keys: int = Field(10_000, ge=1, description="keys that are known, with those that have ended")
+    kept_rules: int = Field(1000, ge=1, description="rules that were made by calls")
+    retention_s: Annotated[float, Field(ge=0, le=1e9)] = Field(
+        2_592_000.0, description="how long a key is listed that has ended, in seconds"
+    )
+    last_use_s: Annotated[float, Field(gt=0, le=1e6)] = Field(
+        60.0, description="when keys were last used is kept each time so long, in seconds"
+    )
+    failed_logins: int = Field(
+        20, ge=1, description="logins that fail on one connection in `failed_s`; then it is asked to wait"
+    )
+    failed_s: Annotated[float, Field(gt=0, le=1e6)] = Field(60.0, description="see failed_logins; in seconds")
+    failing_peers: int = Field(10_000, ge=1, description="connections whose failed logins are counted at once")

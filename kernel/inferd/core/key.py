@@ -1,0 +1,80 @@
+"""Keys by which callers are known, as values. Of a credential only a keyed digest is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inferd.core.principal import Principal
+
+
+class KeyState(Enum):
+    """Where a key stands; numbers of `inferd.v1.KeyState`."""
+
+    ACTIVE = 1
+    EXPIRED = 2
+    REVOKED = 3
+
+
+AFTER: Mapping[KeyState, frozenset[KeyState]] = {
+    KeyState.ACTIVE: frozenset({KeyState.EXPIRED, KeyState.REVOKED}),
+    KeyState.EXPIRED: frozenset(),
+    KeyState.REVOKED: frozenset(),
+}
+"""What a key may become: one that has ended stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One of the secrets of a key: what is kept of it.
+
+    Attributes:
+        number: Rises with each new one.
+        digest: Of the credential.
+        until: When it ends, in Unix time; None for when the key does.
+    """
+
+    number: int
+    digest: bytes = field(repr=False)
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A key; times are Unix times.
+
+    Attributes:
+        key_id: Its id.
+        principal: Who has it, with its roles and tenants.
+        created: When it was made.
+        expires: When it ends; None for never.
+        revoked: When it was taken back; None as long as it was not.
+        secrets: The present one, and the one before as long as that may hold.
+    """
+
+    key_id: str
+    principal: Principal
+    created: float
+    expires: float | None = None
+    revoked: float | None = None
+    secrets: tuple[Secret, ...] = ()
+
+    def state(self, now: float) -> KeyState:
+        """Where it stands at a time."""
+        if self.revoked is not None:
+            return KeyState.REVOKED
+        return KeyState.EXPIRED if self.expires is not None and self.expires <= now else KeyState.ACTIVE
+
+    def ended(self, now: float) -> float | None:
+        """When it ended; None as long as it has not."""
+        state = self.state(now)
+        return None if state is KeyState.ACTIVE else self.revoked if state is KeyState.REVOKED else self.expires
+
+    def overlap(self, now: float) -> float | None:
+        """Until when the secret before the present one holds; None when it does not."""
+        ends = [secret.until for secret in self.secrets[1:] if secret.until is not None and secret.until > now]
+        return max(ends, default=None) if self.state(now) is KeyState.ACTIVE else None

@@ -1,0 +1,31 @@
+"""The roles that every kernel has, as rules; the configuration and administrators add rules to them, or deny."""
+
+from inferd.core.policy import ResourceKind as Kind
+from inferd.core.policy import Rule, Verb
+
+READ, CREATE, UPDATE, DELETE, RUN = Verb.READ, Verb.CREATE, Verb.UPDATE, Verb.DELETE, Verb.RUN
+
+
+def _role(name: str, verbs: set[Verb], *kinds: Kind) -> Rule:
+    return Rule(who=f"role:{name}", verbs=frozenset(verbs), kinds=frozenset(kinds))
+
+
+BUILT_IN = (
+    # Whoever is known may ask who that is, what serves and what is offered.
+    Rule(
+        who="*",
+        verbs=frozenset({READ}),
+        kinds=frozenset({Kind.IDENTITY, Kind.HEALTH, Kind.REFLECTION}),
+    ),
+    # Sees, and changes nothing.
+    _role("viewer", {READ}, Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.MODEL, Kind.HOST),
+    # Runs tasks and holds capacity, with the models that there are.
+    _role("user", {READ}, Kind.MODEL, Kind.HOST),
+    _role("user", {RUN}, Kind.MODEL),
+    _role("user", {READ, CREATE, UPDATE, DELETE, RUN}, Kind.TASK, Kind.LEASE, Kind.UPLOAD, Kind.BLOB),
+    # Decides which models there are, besides.
+    _role("operator", {READ}, Kind.HOST),
+    _role("operator", set(Verb), Kind.TASK, Kind.LEASE, Kind.UPLOAD, Kind.BLOB, Kind.MODEL),
+    # May do all, and says who may do what.
+    _role("admin", set(Verb), *Kind),
+)

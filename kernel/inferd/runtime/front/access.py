@@ -1,0 +1,198 @@
+"""What may be done by whom, and the calls that are under way because they may be.
+
+A call is admitted once, before its use case; a change that takes away what it was admitted for ends it then and there,
+however long it would have gone on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from inferd.core.policy import Grant, Policy, Rules
+from inferd.errors import InferdError, PermissionDeniedError, UnauthenticatedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from inferd.core.policy import Rule
+    from inferd.core.principal import Principal
+    from inferd.runtime.login import Login
+
+AT_ONCE = 0.0  # on the clock of the loop: an instant that has passed
+
+
+class Admission:
+    """A call under way. One writer: its `Access`.
+
+    Attributes:
+        login: Who makes it, and for how long that holds.
+        tenant: For which tenant.
+        policy: What it was admitted for.
+        models: The models that its request names.
+        many: Whether its further messages may name others.
+        grant: What the rules gave it.
+        error: Why it ends before its time.
+    """
+
+    __slots__ = ("_access", "block", "error", "grant", "login", "many", "models", "policy", "tenant")
+
+    def __init__(self, access: Access, login: Login, tenant: str, policy: Policy, *, many: bool) -> None:
+        self._access = access
+        self.login = login
+        self.tenant = tenant
+        self.policy = policy
+        self.models: tuple[str, ...] = ()
+        self.many = many
+        self.grant: Grant = access.check(login.principal, tenant, policy)
+        self.block: asyncio.Timeout | None = None
+        self.error: InferdError | None = None
+
+    def check_models(self, models: Iterable[str]) -> None:
+        """Refuse models that it may not name.
+
+        Raises:
+            PermissionDeniedError: It names one.
+        """
+        if not self.grant.whole:
+            for model in models:
+                self._access.check(self.login.principal, self.tenant, self.policy, model)
+
+    def check(self, policy: Policy) -> None:
+        """Refuse what needs another right than the call itself.
+
+        Raises:
+            PermissionDeniedError: It may not.
+        """
+        self._access.check(self.login.principal, self.tenant, policy)
+
+    def sees(self, model: str) -> bool:
+        """Whether it may be told of a model."""
+        return self.grant.whole or self.grant.permits(model)
+
+
+class Access:
+    """Admits calls by rules, and ends those that the rules allow no longer. One writer: the loop of the kernel.
+
+    Args:
+        rules: Of the built-in roles and the configuration.
+        wall: Unix time, by which logins expire.
+
+    Attributes:
+        rules: All rules.
+        now: Its argument `wall`.
+    """
+
+    def __init__(self, rules: Iterable[Rule], *, wall: Callable[[], float] = time.time) -> None:
+        self._fixed = tuple(rules)
+        self._made: dict[str, Rule] = {}
+        self.now = wall
+        self._open: set[Admission] = set()
+        self.rules = Rules(self._fixed)
+
+    def check(self, principal: Principal, tenant: str, policy: Policy, model: str | None = None) -> Grant:
+        """What the rules give a principal, for a tenant, of what a policy names.
+
+        Raises:
+            PermissionDeniedError: It is not enough for a call about the model, or about none by name.
+        """
+        grant = self.rules.grant(principal, tenant, policy)
+        if not grant.permits(model):
+            raise _denied(principal, tenant, policy, model)
+        return grant
+
+    @asynccontextmanager
+    async def admitted(self, login: Login, tenant: str, policy: Policy, *, many: bool) -> AsyncIterator[Admission]:
+        """A call under way as long as the block; whatever that waits for, it ends when the call may go on no longer.
+
+        Args:
+            login: Who makes it.
+            tenant: For which tenant.
+            policy: What it needs.
+            many: Whether further messages of it may name models.
+
+        Raises:
+            PermissionDeniedError: The rules do not allow it, or not any more.
+            UnauthenticatedError: The login has expired or was revoked meanwhile.
+        """
+        admission = Admission(self, login, tenant, policy, many=many)
+        try:
+            async with asyncio.timeout_at(self._on_loop(login.expires)) as admission.block:
+                self._open.add(admission)
+                try:
+                    yield admission
+                finally:
+                    self._open.discard(admission)
+        except TimeoutError:
+            if admission.block is None or not admission.block.expired():
+                raise
+            raise (admission.error or expired()) from None
+
+    def set_rules(self, made: Iterable[Rule]) -> None:
+        """The rules that were made by calls are these; calls that none of all rules allows any more end."""
+        self._made = {rule.rule_id: rule for rule in made}
+        self.rules = Rules((*self._fixed, *self._made.values()))
+        for admission in tuple(self._open):
+            try:
+                self._check_again(admission)
+            except PermissionDeniedError as error:
+                _end(admission, error)
+
+    def _check_again(self, admission: Admission) -> None:
+        principal, tenant, policy = admission.login.principal, admission.tenant, admission.policy
+        grant, before = self.check(principal, tenant, policy), admission.grant
+        admission.grant = grant
+        if grant.whole:
+            return
+        for model in admission.models:
+            self.check(principal, tenant, policy, model)
+        if admission.many and grant != before:  # what its messages have named is not kept
+            raise _denied(principal, tenant, policy, None)
+
+    def _on_loop(self, moment: float | None) -> float | None:
+        """When something ends on the clock of the loop that ends at a Unix time; None for never."""
+        return None if moment is None else asyncio.get_running_loop().time() + moment - self.now()
+
+    @property
+    def made(self) -> tuple[Rule, ...]:
+        """The rules that were made by calls."""
+        return tuple(self._made.values())
+
+    def shorten(self, ends: Callable[[Login], bool], moment: float) -> None:
+        """The logins for which something holds end at a Unix time, and their calls with them, if not before."""
+        until = self._on_loop(moment)
+        for admission in tuple(self._open):
+            block = admission.block
+            if ends(admission.login) and until is not None and block is not None and not block.expired():
+                before = block.when()
+                block.reschedule(until if before is None else min(before, until))
+
+    def end(self, ends: Callable[[Login], bool], error: Callable[[], InferdError]) -> None:
+        """End the calls of the logins for which something holds, with an error for each."""
+        for admission in tuple(self._open):
+            if ends(admission.login):
+                _end(admission, error())
+
+
+def _end(admission: Admission, error: InferdError) -> None:
+    if admission.block is not None and not admission.block.expired():
+        admission.error = error
+        admission.block.reschedule(AT_ONCE)
+
+
+def expired() -> UnauthenticatedError:
+    """A login has come to its end."""
+    return UnauthenticatedError("the login of this call has expired; log in with one that holds")
+
+
+def _denied(principal: Principal, tenant: str, policy: Policy, model: str | None) -> PermissionDeniedError:
+    verb, kind = policy.verb.name.lower(), policy.kind.name.lower()
+    of = "" if model is None else f" with model {model!r}"
+    facts = {"principal": principal.name, "verb": verb, "kind": kind, "tenant": tenant}
+    return PermissionDeniedError(
+        f"{principal.name!r} may not {verb} {kind}{of} for tenant {tenant!r}: no rule allows it, or one denies it; "
+        "ask an administrator",
+        metadata=facts if model is None else {**facts, "model": model},
+    )

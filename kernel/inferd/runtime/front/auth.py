@@ -1,0 +1,201 @@
+"""What may be done with keys, roles and rules."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from inferd.core.policy import Policy, ResourceKind, Rule, Rules, Verb
+from inferd.core.principal import ANY, Principal
+from inferd.errors import (
+    InvalidFieldError,
+    LimitExceededError,
+    PermissionDeniedError,
+    RuleNotFoundError,
+    UnauthenticatedError,
+)
+from inferd.runtime.kept_keys import write_rule
+from inferd.store.store import NO_TENANT, Drop, Kind, Put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from inferd.core.key import Key
+    from inferd.runtime.front.access import Access
+    from inferd.runtime.front.caller import Caller
+    from inferd.runtime.keyring import Keep, Keyring
+    from inferd.runtime.login import Login
+
+CREATE_RULE = Policy(Verb.CREATE, ResourceKind.RULE)
+DELETE_RULE = Policy(Verb.DELETE, ResourceKind.RULE)
+
+
+class Auth:
+    """Makes keys and rules, and ends what goes on by those that hold no longer.
+
+    Args:
+        keyring: The keys.
+        access: The rules, and what goes on by them.
+        keep: Has the store keep records; None for a kernel without one.
+        rules_limit: Most rules that calls make (`auth.kept_rules`).
+    """
+
+    def __init__(self, keyring: Keyring, access: Access, *, keep: Keep | None, rules_limit: int) -> None:
+        self._keyring = keyring
+        self._access = access
+        self._keep = keep
+        self._rules_limit = rules_limit
+        self._changing = asyncio.Lock()
+
+    # Keys.
+
+    def now(self) -> float:
+        """The time by which keys end, in Unix time."""
+        return self._access.now()
+
+    async def create_key(self, caller: Caller, principal: Principal, expires: float | None) -> tuple[Key, str]:
+        """A new key, and its credential.
+
+        Raises:
+            PermissionDeniedError: It would have more than the caller has.
+            InferdError: As `Keyring.create`.
+        """
+        self._check_gift(caller, principal)
+        return await self._keyring.create(principal, expires)
+
+    def keys(self, caller: Caller) -> list[Key]:
+        """The keys of the caller's tenants, by id."""
+        return self._keyring.all(caller.principal)
+
+    def last_use(self, key: Key) -> float | None:
+        """When a call last came with a key, in Unix time; None for never."""
+        return self._keyring.last_use(key)
+
+    async def rotate_key(self, caller: Caller, key_id: str, overlap_s: float) -> tuple[Key, str]:
+        """A key with a new credential; calls under way with the one before go on as long as that holds.
+
+        Raises:
+            PermissionDeniedError: The key has more than the caller.
+            InferdError: As `Keyring.rotate`.
+        """
+        self._check_gift(caller, self._keyring.find(key_id, caller.principal).principal)
+        key, credential = await self._keyring.rotate(key_id, caller.principal, overlap_s)
+        before = key.secrets[1]
+        self._access.end(lambda login: _is_of(login, key) and login.secret < before.number, _replaced)
+        if before.until is not None:
+            self._access.shorten(lambda login: _is_of(login, key) and login.secret == before.number, before.until)
+        return key, credential
+
+    async def revoke_key(self, caller: Caller, key_id: str) -> Key:
+        """A key that holds no longer, nor do calls that go on with it.
+
+        Raises:
+            InferdError: As `Keyring.revoke`.
+        """
+        return await self._keyring.revoke(key_id, caller.principal, self._end_calls)
+
+    def _end_calls(self, key: Key) -> None:
+        self._access.end(lambda login: _is_of(login, key), _revoked)
+
+    def _check_gift(self, caller: Caller, principal: Principal) -> None:
+        """Refuse that one gives what it does not have."""
+        own = caller.principal
+        if missing := [tenant for tenant in principal.tenants if not own.has(tenant)]:
+            raise PermissionDeniedError(
+                f"{own.name!r} may not make keys for tenant {missing[0]!r}, which it does not have",
+                metadata={"principal": own.name, "tenant": missing[0]},
+            )
+        may_all = self._access.rules.grant(own, caller.tenant, CREATE_RULE).permits()
+        if not may_all and (more := sorted(principal.roles - own.roles)):
+            raise PermissionDeniedError(
+                f"{own.name!r} may not give role {more[0]!r}, which it does not have itself",
+                metadata={"principal": own.name, "role": more[0]},
+            )
+
+    # Rules.
+
+    def roles(self) -> Mapping[str, tuple[Rule, ...]]:
+        """The roles that rules name, and those rules."""
+        return self._access.rules.roles
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All rules: first those that no call can change."""
+        return self._access.rules.rules
+
+    async def create_rule(self, caller: Caller, rule: Rule) -> Rule:
+        """A new rule, which holds at once, also for calls under way.
+
+        Raises:
+            PermissionDeniedError: The caller has not all tenants.
+            InvalidFieldError: It would take from the caller the right to take it back.
+            LimitExceededError: There are as many as may be.
+            StoreUnavailableError: It cannot be kept.
+        """
+        _check_all_tenants(caller)
+        async with self._changing:
+            made = self._access.made
+            if len(made) >= self._rules_limit:
+                raise LimitExceededError(
+                    f"calls have made {len(made)} rules and auth.kept_rules is {self._rules_limit}; delete some",
+                    metadata={
+                        "bound": "auth.kept_rules",
+                        "value": str(len(made)),
+                        "limit": str(self._rules_limit),
+                    },
+                )
+            rule = replace(rule, rule_id=secrets.token_hex(8))
+            after = Rules((*self._access.rules.rules, rule))
+            if not after.grant(caller.principal, caller.tenant, DELETE_RULE).permits():
+                raise InvalidFieldError(
+                    f"with this rule {caller.principal.name!r} could delete no rule any more, this one neither; "
+                    "name in `who`, `verbs` and `kinds` what it is about",
+                    field="rule",
+                )
+            if self._keep is not None:
+                await self._keep([Put(NO_TENANT, Kind.RULE, rule.rule_id, write_rule(rule))])
+            self._access.set_rules((*made, rule))
+            return rule
+
+    async def delete_rule(self, caller: Caller, rule_id: str) -> None:
+        """A rule that a call made holds no longer.
+
+        Raises:
+            PermissionDeniedError: The caller has not all tenants.
+            RuleNotFoundError: There is no such rule, or it is one of the configuration.
+            StoreUnavailableError: That cannot be kept; the rule stays.
+        """
+        _check_all_tenants(caller)
+        async with self._changing:
+            left = [rule for rule in self._access.made if rule.rule_id != rule_id]
+            if len(left) == len(self._access.made):
+                raise RuleNotFoundError(f"no rule {rule_id[:80]!r}", metadata={"rule_id": rule_id[:80]})
+            if self._keep is not None:
+                await self._keep([Drop(NO_TENANT, Kind.RULE, rule_id)])
+            self._access.set_rules(left)
+
+    def adopt_rules(self, kept: Iterable[Rule]) -> None:
+        """The rules that calls made before this kernel was started."""
+        self._access.set_rules(kept)
+
+
+def _check_all_tenants(caller: Caller) -> None:
+    if not caller.principal.has(ANY):
+        raise PermissionDeniedError(
+            f"{caller.principal.name!r} has not all tenants, and rules are about all of them",
+            metadata={"principal": caller.principal.name},
+        )
+
+
+def _is_of(login: Login, key: Key) -> bool:
+    return login.key_id == key.key_id
+
+
+def _revoked() -> UnauthenticatedError:
+    return UnauthenticatedError("the key of this call was revoked; log in with one that holds")
+
+
+def _replaced() -> UnauthenticatedError:
+    return UnauthenticatedError("the credential of this call was replaced; log in with the present one")

@@ -1,0 +1,212 @@
+"""The keys of a kernel: who a credential stands for, now."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from inferd.core.key import Key, KeyState, Secret
+from inferd.errors import InferdError, KeyNotFoundError, LimitExceededError, UnauthenticatedError
+from inferd.runtime.credential import FORM, digest_of, new_credential, new_id
+from inferd.runtime.kept_keys import write_key
+from inferd.runtime.login import Login
+from inferd.store.store import NO_TENANT, Drop, Kind, Put
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+
+    from inferd.auth_settings import Auth
+    from inferd.core.principal import Principal
+
+    Keep = Callable[[Sequence[Put | Drop]], Awaitable[None]]
+
+NO_DIGEST: Final = bytes(32)  # of an unknown key: it is compared with like any other
+
+log = structlog.get_logger()
+
+
+class Keyring:
+    """Knows all keys, and keeps them. One writer: the loop of the kernel.
+
+    Args:
+        pepper: Without which no digest can be made.
+        settings: The bounds.
+        keep: Has the store keep records, before it returns; None for a kernel without one.
+        wall: Unix time.
+    """
+
+    def __init__(
+        self, pepper: bytes, settings: Auth, *, keep: Keep | None = None, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._pepper = pepper
+        self._settings = settings
+        self._keep = keep
+        self._wall = wall
+        self._keys: dict[str, Key] = {}
+        self._used: dict[str, float] = {}
+        self._unkept: set[str] = set()  # whose last use is not kept yet
+        self._changing = asyncio.Lock()
+
+    def adopt(self, keys: Iterable[tuple[Key, float | None]]) -> None:
+        """Take up keys that were kept, each with its last use."""
+        for key, used in keys:
+            self._keys[key.key_id] = key
+            if used is not None:
+                self._used[key.key_id] = used
+
+    def verify(self, credential: str) -> Login:
+        """Who a credential stands for. What it takes does not tell what is wrong with it.
+
+        Raises:
+            UnauthenticatedError: Nobody, or nobody any more.
+        """
+        form, now = FORM.fullmatch(credential), self._wall()
+        key = None if form is None else self._keys.get(form[1])
+        digest = digest_of(self._pepper, credential)
+        for secret in (Secret(0, NO_DIGEST),) if key is None else key.secrets:
+            same = hmac.compare_digest(secret.digest, digest)
+            if same and key is not None and key.state(now) is KeyState.ACTIVE:
+                if secret.until is not None and secret.until <= now:
+                    break
+                self._used[key.key_id] = now
+                self._unkept.add(key.key_id)
+                return self._login(key, secret)
+        raise UnauthenticatedError("this login is not known, or holds no longer; ask an administrator for a key")
+
+    def _login(self, key: Key, secret: Secret) -> Login:
+        ends = [end for end in (key.expires, secret.until) if end is not None]
+        return Login(principal=key.principal, expires=min(ends, default=None), key_id=key.key_id, secret=secret.number)
+
+    def find(self, key_id: str, owner: Principal) -> Key:
+        """The key of this id, if all its tenants are the owner's.
+
+        Raises:
+            KeyNotFoundError: There is none.
+        """
+        key = self._keys.get(key_id)
+        if key is None or not all(map(owner.has, key.principal.tenants)):
+            raise KeyNotFoundError(f"no key {key_id[:80]!r}", metadata={"key_id": key_id[:80]})
+        return key
+
+    def all(self, owner: Principal) -> list[Key]:
+        """The keys whose tenants are all the owner's, by id; of those that have ended the ones that are retained."""
+        self._forget()
+        return [key for _, key in sorted(self._keys.items()) if all(map(owner.has, key.principal.tenants))]
+
+    def last_use(self, key: Key) -> float | None:
+        """When a call last came with a key; None for never."""
+        return self._used.get(key.key_id)
+
+    async def create(self, principal: Principal, expires: float | None) -> tuple[Key, str]:
+        """A new key, and its credential, which nobody can tell again.
+
+        Raises:
+            LimitExceededError: There are as many as may be.
+            StoreUnavailableError: It cannot be kept.
+        """
+        async with self._changing:
+            self._forget()
+            if len(self._keys) >= self._settings.keys:
+                limit = self._settings.keys
+                raise LimitExceededError(
+                    f"there are {len(self._keys)} keys and auth.keys is {limit}; revoke some, or raise it",
+                    metadata={"bound": "auth.keys", "value": str(len(self._keys)), "limit": str(limit)},
+                )
+            key_id = new_id()
+            credential = new_credential(key_id)
+            secret = Secret(1, digest_of(self._pepper, credential))
+            key = Key(key_id=key_id, principal=principal, created=self._wall(), expires=expires, secrets=(secret,))
+            await self._keep_key(key)
+            self._keys[key_id] = key
+            return key, credential
+
+    async def rotate(self, key_id: str, owner: Principal, overlap_s: float) -> tuple[Key, str]:
+        """A key with a new credential; the one before holds for a while, too, and none before that.
+
+        Raises:
+            KeyNotFoundError: There is no such key, or it has ended.
+            StoreUnavailableError: It cannot be kept; nothing has changed.
+        """
+        async with self._changing:
+            key, now = self.find(key_id, owner), self._wall()
+            if key.state(now) is not KeyState.ACTIVE:
+                raise KeyNotFoundError(f"no key {key_id!r} that holds", metadata={"key_id": key_id})
+            credential, before = new_credential(key_id), key.secrets[0]
+            secret = Secret(before.number + 1, digest_of(self._pepper, credential))
+            key = replace(key, secrets=(secret, replace(before, until=now + overlap_s)))
+            await self._keep_key(key)
+            self._keys[key_id] = key
+            return key, credential
+
+    async def revoke(self, key_id: str, owner: Principal, told: Callable[[Key], None]) -> Key:
+        """A key that holds no longer, at once; one that has ended stays as it is. It is `told` before it is kept.
+
+        Raises:
+            KeyNotFoundError: There is no such key.
+            StoreUnavailableError: It cannot be kept; it is revoked until this kernel ends.
+        """
+        async with self._changing:
+            key, now = self.find(key_id, owner), self._wall()
+            if key.state(now) is KeyState.ACTIVE:
+                key = self._keys[key_id] = replace(key, revoked=now)
+                told(key)
+            await self._keep_key(key)
+            return key
+
+    async def _keep_key(self, key: Key) -> None:
+        if self._keep is not None:
+            value = write_key(key, self._used.get(key.key_id))
+            await self._keep([Put(NO_TENANT, Kind.KEY, key.key_id, value)])
+            self._unkept.discard(key.key_id)
+
+    def _forget(self) -> None:
+        """Drop what has ended for longer than it is retained; what the store has of it goes with the next start."""
+        now = self._wall()
+        for key_id, key in tuple(self._keys.items()):
+            ended = key.ended(now)
+            if ended is not None and ended + self._settings.retention_s <= now:
+                del self._keys[key_id]
+                self._used.pop(key_id, None)
+                self._unkept.add(key_id)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """As long as the block, last uses are kept in batches; and once more when it ends."""
+        attending = asyncio.create_task(self._attend(), name="last uses of keys")
+        try:
+            yield
+        finally:
+            attending.cancel()
+            with suppress(asyncio.CancelledError):
+                await attending
+            await self.flush()
+
+    async def _attend(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.last_use_s)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Keep the last use of all keys that were used since; what fails is tried again with the next ones."""
+        async with self._changing:
+            self._forget()
+            unkept, self._unkept = self._unkept, set()
+            if not unkept or self._keep is None:
+                return
+            writes: list[Put | Drop] = []
+            for key_id in sorted(unkept):
+                if (key := self._keys.get(key_id)) is None:
+                    writes.append(Drop(NO_TENANT, Kind.KEY, key_id))
+                else:
+                    writes.append(Put(NO_TENANT, Kind.KEY, key_id, write_key(key, self._used.get(key_id))))
+            try:
+                await self._keep(writes)
+            except InferdError as error:
+                self._unkept |= unkept
+                log.warning("the last uses of keys are not kept yet", why=error.message)

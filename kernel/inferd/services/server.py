@@ -1,0 +1,75 @@
+"""The server of gRPC: all services, behind one door."""
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from inferd.config import Settings
+from inferd.runtime.front.front import Front
+from inferd.runtime.keyring import Keyring
+from inferd.services.auth import Auth
+from inferd.services.blobs import Blobs
+from inferd.services.channel import channel_options
+from inferd.services.entrance import Entrance
+from inferd.services.extents import Extents
+from inferd.services.health import Health
+from inferd.services.hosts import Hosts
+from inferd.services.leases import Leases
+from inferd.services.logins import Logins
+from inferd.services.models import Models
+from inferd.services.offering import offer
+from inferd.services.policies import read_policies
+from inferd.services.reflection import add_reflection
+from inferd.services.tasks import Tasks
+from inferd.services.uploads import Uploads
+from inferd_api.v1 import (
+    auth_service_pb2,
+    blob_service_pb2,
+    host_service_pb2,
+    lease_service_pb2,
+    model_service_pb2,
+    task_service_pb2,
+    upload_service_pb2,
+)
+
+
+def make_server(settings: Settings, front: Front, keyring: Keyring) -> grpc.aio.Server:
+    """A server that offers all services of a kernel behind one door, and listens nowhere yet.
+
+    Raises:
+        NoPolicyError: A call does not say what the rules must allow.
+    """
+    limits = settings.limits
+    extents = Extents(limits)
+    prompt_limit_bytes = limits.prompt_bytes
+    services = {
+        task_service_pb2: Tasks(
+            front.tasks,
+            front.uploads,
+            front.blobs,
+            prompt_limit_bytes=prompt_limit_bytes,
+            message_limit_bytes=limits.message_bytes,
+            extents=extents,
+        ),
+        upload_service_pb2: Uploads(front.uploads, message_limit_bytes=limits.message_bytes),
+        blob_service_pb2: Blobs(front.blobs, message_limit_bytes=limits.message_bytes),
+        lease_service_pb2: Leases(front.leases),
+        model_service_pb2: Models(
+            front.models, front.blobs, prompt_limit_bytes=prompt_limit_bytes, message_limit_bytes=limits.message_bytes
+        ),
+        host_service_pb2: Hosts(front.hosts, front.models),
+        auth_service_pb2: Auth(front.auth),
+    }
+    offered = {
+        each: servicer for module, servicer in services.items() for each in module.DESCRIPTOR.services_by_name.values()
+    }
+    logins = Logins(settings.auth, keyring)
+    policies = read_policies(offered)
+    entrance = Entrance(front, logins, policies, extents, message_limit_bytes=limits.message_bytes)
+    server = grpc.aio.server(interceptors=(entrance,), options=channel_options(limits))
+    for service, servicer in offered.items():
+        offer(server, service, servicer)
+    names = [service.full_name for service in offered]
+    (service,) = health_pb2.DESCRIPTOR.services_by_name.values()
+    offer(server, service, Health(front.health, frozenset(names)))
+    add_reflection(server, (*names, service.full_name))
+    return server
