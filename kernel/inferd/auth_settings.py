@@ -22,6 +22,8 @@ KindName = Literal[
 ]
 Who = Annotated[str, Field(pattern=r"^(\*|(role|principal):[A-Za-z0-9._:@/#-]{1,128})$")]
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/*-]{1,128}$")]
+TenantName = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,64})$")]
+IssuerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
 RoleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
@@ -41,6 +43,23 @@ class RuleSetting(BaseModel):
     tenants: Pattern = Field("*", description="pattern of tenants")
 
 
+class Issuer(BaseModel):
+    """Whose tokens (JWT) are trusted, and how far. A token lives for 15 minutes at most, and says of whom it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    issuer: str = Field(min_length=1, max_length=1024, description="what its tokens say as `iss`, letter by letter")
+    audience: str = Field(min_length=1, max_length=1024, description="what its tokens say as `aud`: this kernel")
+    jwks_file: Path = Field(description="its public keys, Ed25519 or P-256, as JWKS; read anew when it changes")
+    roles: tuple[RoleName, ...] = Field((), description="roles that its tokens may give; others are left out")
+    tenants: tuple[TenantName, ...] = Field((), description="tenants that its tokens may give, or * for all")
+    roles_claim: str = Field("roles", description="where a token has its roles, a list of names")
+    tenants_claim: str = Field("tenants", description="where a token has its tenants; the first one is the default")
+    clock_skew_s: Annotated[float, Field(ge=0, le=60)] = Field(
+        30.0, description="how far its clock may be ahead of that of this host, in seconds"
+    )
+
+
 class Auth(BaseModel):
     """Who may use the kernel, and for what. Without any of it everybody who reaches the kernel may do all."""
 
@@ -55,6 +74,9 @@ class Auth(BaseModel):
         description="roles of a call without a login where none is required; none: unix sockets need a login, too",
     )
     rules: tuple[RuleSetting, ...] = Field((), description="besides those of the built-in roles")
+    issuers: dict[IssuerName, Issuer] = Field(
+        {}, description="whose tokens are trusted, by the names that stand before those of their principals"
+    )
     pepper_file: Path | None = Field(
         None, description="secret without which no key holds, made at the first start; default: pepper in state_dir"
     )

@@ -77,12 +77,12 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         loopback_port(settings.metrics_listen)
     descriptors.raise_limit()
     async with _built(settings) as built:
-        driver, server = built.driver, make_server(settings, built.front, built.authority.keyring)
+        driver, server = built.driver, make_server(settings, built.front, built.authority.verify)
         mode = int(settings.socket_mode, 8)
         async with _exposing(settings, driver) as metrics_address:
             with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
                 before = await read_kept(driver)
-                async with driver.running(), _beside(built), built.authority.keyring.running():
+                async with driver.running(), _beside(built), built.authority.running():
                     restore(driver, before)
                     await server.start()
                     try:

@@ -60,7 +60,7 @@ async def guarded(method: Any) -> Any:
     front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases, access=Access(BUILT_IN))
     policies = {"/inferd.v1.X/Y": CallPolicy("/inferd.v1.X/Y", Policy(Verb.READ, ResourceKind.HOST))}
     settings = Auth()
-    logins = Logins(settings, Keyring(bytes(32), settings))
+    logins = Logins(settings, Keyring(bytes(32), settings).verify)
     entrance = Entrance(front, logins, policies, Extents(Limits()), message_limit_bytes=1024)
     handler = grpc.unary_unary_rpc_method_handler(method)
     details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})

@@ -16,12 +16,14 @@ class Login:
         expires: Until when it holds, in Unix time; None for as long as nothing is changed.
         key_id: The key that it was; "" for none.
         secret: Which secret of the key, by a number that rises.
+        signer: The key of an issuer by which it was signed; "" for none.
     """
 
     principal: Principal
     expires: float | None = None
     key_id: str = ""
     secret: int = 0
+    signer: str = ""
 
 
 NOBODY = Login(principal=Principal(name="anonymous", tenants=("anonymous",)))

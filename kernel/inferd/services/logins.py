@@ -12,9 +12,10 @@ from inferd.runtime.login import NOBODY, Login
 from inferd.services.attempts import Attempts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inferd.auth_settings import Auth
     from inferd.core.policy import Policy
-    from inferd.runtime.keyring import Keyring
 
 SCHEME = "bearer "  # RFC 6750; in whichever case, as RFC 9110 has it
 UNIX = "unix:"
@@ -27,12 +28,12 @@ class Logins:
 
     Args:
         settings: Who needs a login.
-        keyring: Who a credential stands for.
+        verify: Who a credential stands for.
     """
 
-    def __init__(self, settings: Auth, keyring: Keyring) -> None:
+    def __init__(self, settings: Auth, verify: Callable[[str], Login]) -> None:
         self._required = settings.required
-        self._keyring = keyring
+        self._verify = verify
         self._attempts = Attempts(settings, time.monotonic)
         self._local = Login(principal=Principal(name=LOCAL, roles=frozenset(settings.local_roles), tenants=(ANY,)))
         self._has_local = bool(settings.local_roles)
@@ -70,7 +71,7 @@ class Logins:
             self._attempts.check(peer)
         scheme, credential = authorization[: len(SCHEME)].lower(), authorization[len(SCHEME) :]
         try:
-            return self._keyring.verify(credential if scheme == SCHEME else "")
+            return self._verify(credential if scheme == SCHEME else "")
         except UnauthenticatedError:
             self._attempts.check(peer)
             self._attempts.failed(peer)

@@ -1,11 +1,13 @@
 """The server of gRPC: all services, behind one door."""
 
+from collections.abc import Callable
+
 import grpc
 from grpc_health.v1 import health_pb2
 
 from inferd.config import Settings
 from inferd.runtime.front.front import Front
-from inferd.runtime.keyring import Keyring
+from inferd.runtime.login import Login
 from inferd.services.auth import Auth
 from inferd.services.blobs import Blobs
 from inferd.services.channel import channel_options
@@ -32,8 +34,13 @@ from inferd_api.v1 import (
 )
 
 
-def make_server(settings: Settings, front: Front, keyring: Keyring) -> grpc.aio.Server:
+def make_server(settings: Settings, front: Front, verify: Callable[[str], Login]) -> grpc.aio.Server:
     """A server that offers all services of a kernel behind one door, and listens nowhere yet.
+
+    Args:
+        settings: Of the kernel.
+        front: What it offers.
+        verify: Who a credential stands for.
 
     Raises:
         NoPolicyError: A call does not say what the rules must allow.
@@ -62,7 +69,7 @@ def make_server(settings: Settings, front: Front, keyring: Keyring) -> grpc.aio.
     offered = {
         each: servicer for module, servicer in services.items() for each in module.DESCRIPTOR.services_by_name.values()
     }
-    logins = Logins(settings.auth, keyring)
+    logins = Logins(settings.auth, verify)
     policies = read_policies(offered)
     entrance = Entrance(front, logins, policies, extents, message_limit_bytes=limits.message_bytes)
     server = grpc.aio.server(interceptors=(entrance,), options=channel_options(limits))

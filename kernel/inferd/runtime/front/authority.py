@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from inferd.core.policy import ALL_KINDS, ALL_VERBS, ResourceKind, Rule, Verb
 from inferd.core.roles import BUILT_IN
+from inferd.errors import UnauthenticatedError
 from inferd.runtime.front.access import Access
 from inferd.runtime.front.auth import Auth
 from inferd.runtime.kept_keys import kept_keys, kept_rules
 from inferd.runtime.keyring import Keyring
 from inferd.runtime.pepper import read_pepper
+from inferd.runtime.tokens import Tokens
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from inferd import auth_settings as settings
     from inferd.runtime.keeper import Keeper
+    from inferd.runtime.login import Login
+
+KEY_BEGINS = "ik_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +34,13 @@ class Authority:
 
     Attributes:
         keyring: Who callers are.
+        tokens: The same of tokens.
         access: What they may do.
         auth: What may be done with both.
     """
 
     keyring: Keyring
+    tokens: Tokens
     access: Access
     auth: Auth
 
@@ -45,17 +54,46 @@ class Authority:
             pepper_path: Where the pepper lies if the configuration names no other place.
 
         Raises:
-            InvalidFieldError: The pepper is none, or others may read it.
+            InvalidFieldError: The pepper is none, or others may read it; or the keys of an issuer cannot be read.
             StoreUnavailableError: What was kept cannot be read.
         """
         pepper = await asyncio.to_thread(read_pepper, chosen.pepper_file or pepper_path)
         keep = None if keeper is None else keeper.keep_records
         keyring, access = Keyring(pepper, chosen, keep=keep), Access(read_rules(chosen))
+        tokens = Tokens(chosen.issuers)
+        if chosen.issuers:
+            await tokens.read()
         auth = Auth(keyring, access, keep=keep, rules_limit=chosen.kept_rules)
         if keeper is not None:
             keyring.adopt(await keeper.read(kept_keys))
             auth.adopt_rules(await keeper.read(kept_rules))
-        return cls(keyring, access, auth)
+        return cls(keyring, tokens, access, auth)
+
+    def verify(self, credential: str) -> Login:
+        """Who a credential stands for, a key or a token.
+
+        Raises:
+            UnauthenticatedError: Nobody, or nobody any more.
+        """
+        return (self.keyring if credential.startswith(KEY_BEGINS) else self.tokens).verify(credential)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """As long as the block, what changes by itself is seen: last uses, and the keys of issuers."""
+        attending = asyncio.create_task(self.tokens.attend(self._end_unsigned), name="keys of issuers")
+        try:
+            async with self.keyring.running():
+                yield
+        finally:
+            attending.cancel()
+            with suppress(asyncio.CancelledError):
+                await attending
+
+    def _end_unsigned(self) -> None:
+        def error() -> UnauthenticatedError:
+            return UnauthenticatedError("the key that signed the login of this call is gone; log in anew")
+
+        self.access.end(lambda login: not self.tokens.holds(login), error)
 
 
 def read_rules(chosen: settings.Auth) -> tuple[Rule, ...]:
