@@ -9,6 +9,7 @@ import pytest
 import inferd.plugin
 from inferd.config import Leases, Limits, Scheduler
 from inferd.core.host import HOST_TABLE
+from inferd.core.key import KEY_TABLE
 from inferd.core.lease import LEASE_TABLE
 from inferd.core.lifecycle import Table, diagram
 from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
         ("States of a model", MODEL_TABLE),
         ("States of an instance", INSTANCE_TABLE),
         ("States of a host", HOST_TABLE),
+        ("States of a key", KEY_TABLE),
     ],
 )
 def test_state_diagram(heading: str, table: Table[Enum, Enum]) -> None:
@@ -52,7 +54,8 @@ def test_interface_is_documented() -> None:
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "plugins/README.md", *(ROOT / "docs").glob("*.md")]
+    named = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "plugins/README.md")
+    return [*(ROOT / name for name in named), *(ROOT / "docs").glob("*.md")]
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from inferd.core.lifecycle import Table
     from inferd.core.principal import Principal
 
 
@@ -20,12 +19,18 @@ class KeyState(Enum):
     REVOKED = 3
 
 
-AFTER: Mapping[KeyState, frozenset[KeyState]] = {
-    KeyState.ACTIVE: frozenset({KeyState.EXPIRED, KeyState.REVOKED}),
-    KeyState.EXPIRED: frozenset(),
-    KeyState.REVOKED: frozenset(),
+class KeyChange(Enum):
+    """What can happen to a key."""
+
+    EXPIRE = 1
+    REVOKE = 2
+
+
+KEY_TABLE: Table[KeyState, KeyChange] = {
+    KeyState.ACTIVE: {KeyChange.EXPIRE: KeyState.EXPIRED, KeyChange.REVOKE: KeyState.REVOKED},
+    KeyState.EXPIRED: {},
+    KeyState.REVOKED: {},
 }
-"""What a key may become: one that has ended stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,12 @@ class Key:
         if self.revoked is not None:
             return KeyState.REVOKED
         return KeyState.EXPIRED if self.expires is not None and self.expires <= now else KeyState.ACTIVE
+
+    def revoke(self, now: float) -> Key:
+        """It, taken back; one that has ended stays as it is."""
+        if not KEY_TABLE[self.state(now)]:
+            return self
+        return replace(self, revoked=now)
 
     def ended(self, now: float) -> float | None:
         """When it ended; None as long as it has not."""

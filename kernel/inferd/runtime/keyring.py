@@ -153,11 +153,11 @@ class Keyring:
         """
         async with self._changing:
             key, now = self.find(key_id, owner), self._wall()
-            if key.state(now) is KeyState.ACTIVE:
-                key = self._keys[key_id] = replace(key, revoked=now)
-                told(key)
-            await self._keep_key(key)
-            return key
+            revoked = self._keys[key_id] = key.revoke(now)
+            if revoked is not key:
+                told(revoked)
+            await self._keep_key(revoked)
+            return revoked
 
     async def _keep_key(self, key: Key) -> None:
         if self._keep is not None:
