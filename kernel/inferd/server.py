@@ -130,6 +130,9 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
     points = Failpoints(settings.failpoints)
     async with opened(settings.store_place, points.at_store) as store:
         driver = _driver(settings, None if store is None else failing_store(store, points))
+        driver.clock.gap_s = settings.store.gap_s
+        if store is not None and (wall := await asyncio.to_thread(store.unix_time)) is not None:
+            driver.clock.follow(wall)  # the kernel before this one may have run on another host
         make_fail(driver, points)
         try:
             async with (

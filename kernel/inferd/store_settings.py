@@ -36,6 +36,12 @@ class Store(BaseModel):
         0.1, ge=0, description="what kept tasks tell is written, and then seen, this long after it came at the latest"
     )
     retry_s: Seconds = Field(0.5, gt=0, description="a write that failed is tried again after so long")
+    gap_s: Days = Field(
+        86_400.0,
+        ge=0,
+        description="a clock that nobody confirms, and that says that more has passed since another boot of the "
+        "system, is not believed: deadlines then age by the time since this boot began, in seconds",
+    )
     schema_copies: int = Field(
         3,
         ge=1,

@@ -115,7 +115,10 @@ class World:
         self.cable = Cable(self.disk)
         boot = Boot(f"boot {self.boots}", 0.0)
         clock = Clock(
-            monotonic=lambda: self.time - self.booted, wall=lambda: 1.8e9 + self.time + self.step_s, boot=boot
+            monotonic=lambda: self.time - self.booted,
+            wall=lambda: 1.8e9 + self.time + self.step_s,
+            boot=boot,
+            confirmed=lambda: False,
         )
         self.driver = server._driver(self._settings, self.cable, clock)  # type: ignore[arg-type] # it is one
         self.driver._alarm.set = lambda _: None  # type: ignore[method-assign] # time passes in `passes` alone

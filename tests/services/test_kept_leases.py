@@ -166,10 +166,10 @@ async def test_what_runs_under_a_lease_runs_under_it_again(tmp_path: Path) -> No
 
 async def test_a_lease_ends_while_no_kernel_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its time goes on: the next kernel gives what it held to others, knows how it ended, and drops it."""
-    step(monkeypatch, 0.0)
+    step(monkeypatch, 0.0, sure=True)
     async with kernel(tmp_path) as connection:
         lease = await connection.claim(memory(10 * GIB), ttl=Duration(seconds=60))
-    step(monkeypatch, 60.0, "second")
+    step(monkeypatch, 60.0, "second", sure=True)
     async with kernel(tmp_path) as connection:
         assert (await get(connection, lease.lease_id)).state == lp.LEASE_STATE_EXPIRED
         (renewal,) = await renew(connection, lease.lease_id)
@@ -179,7 +179,7 @@ async def test_a_lease_ends_while_no_kernel_runs(tmp_path: Path, monkeypatch: py
 
 
 async def test_no_step_of_the_clock_ends_or_prolongs_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one boot a lease has what remained of it, however the wall clock is set; after another it has no more."""
+    """It has what remained, however the wall clock is set; after another boot, too, unless that one is confirmed."""
     step(monkeypatch, 0)
     async with kernel(tmp_path) as connection:
         lease = await connection.claim(memory(GIB), ttl=Duration(seconds=1000))
@@ -191,6 +191,12 @@ async def test_no_step_of_the_clock_ends_or_prolongs_a_lease(tmp_path: Path, mon
     async with kernel(tmp_path) as connection:
         assert before - 60 < left_s(await get(connection, lease.lease_id)) <= before
     step(monkeypatch, 3600.0, "third")
+    async with kernel(tmp_path) as connection:
+        assert before - 60 < left_s(await get(connection, lease.lease_id)) <= before
+    step(monkeypatch, 0.0, "third", sure=True)
+    async with kernel(tmp_path) as connection:
+        await renew(connection, lease.lease_id)
+    step(monkeypatch, 3600.0, "fourth", sure=True)
     async with kernel(tmp_path) as connection:
         assert (await get(connection, lease.lease_id)).state == lp.LEASE_STATE_EXPIRED
 

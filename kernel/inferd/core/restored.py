@@ -13,6 +13,7 @@ class RestoredTask:
 
     Attributes:
         outcome: How it ended; None where it had not: then it is QUEUED, RUNNING or SUSPENDED, and goes on.
+        retained: From when on its retention counts, at the latest; None for from its end on.
         estimated: Whether its times were told by the wall clock: what was estimated once is kept, not estimated again.
     """
 
@@ -28,9 +29,15 @@ class RestoredTask:
     instance_id: InstanceId | None
     device_id: DeviceId | None
     outcome: Outcome | None
+    retained: float | None = None
     estimated: bool = False
     expected_tokens: float = 0.0
     charged_tokens: float = 0.0
+
+    @property
+    def retained_from(self) -> float:
+        """From when on the retention of one that has ended counts."""
+        return self.retained if self.retained is not None else self.finished or 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

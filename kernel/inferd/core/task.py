@@ -166,4 +166,5 @@ class Task:
     created: float  # kernel clock, seconds, as the two below
     started: float | None = None
     finished: float | None = None
+    retained: float | None = None  # from when on it counts for how long it is known, as an ended one
     outcome: Outcome | None = None

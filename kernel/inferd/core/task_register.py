@@ -123,7 +123,8 @@ class TaskRegister:
             self._requests[spec.tenant, spec.request_id] = spec.task_id
         self._index.add(task)
         if kept.finished is not None:
-            self._retentions[True].add(spec.task_id, spec.tenant, kept.finished)
+            task.retained = kept.retained_from
+            self._retentions[True].add(spec.task_id, spec.tenant, task.retained)
         else:
             self.census.add(task)
             self.census.detach(task)
@@ -187,7 +188,7 @@ class TaskRegister:
 
     def _retain(self, task: Task, now: float) -> None:
         """Know an ended task for a while, in place of the one that is to be forgotten first if there are too many."""
-        retention = self._retentions[task.detached]
+        task.retained, retention = now, self._retentions[task.detached]
         retention.add(task.spec.task_id, task.spec.tenant, now)
         while (first := retention.excess()) is not None:
             self.drop(self.known[first])

@@ -166,7 +166,7 @@ class Tasks:
         not there any more, its model or its lease, ends it.
         """
         kept = tuple(kept)
-        ended = sorted((each for each in kept if each.finished is not None), key=lambda each: each.finished or 0.0)
+        ended = sorted((each for each in kept if each.finished is not None), key=lambda each: each.retained_from)
         for each in ended:
             self._register.restore(each)  # in the order in which they are to be forgotten
         living = sorted((each for each in kept if each.finished is None), key=lambda each: each.number)

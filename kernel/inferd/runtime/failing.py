@@ -54,7 +54,7 @@ class FailingStore:
         self._points = points
         self.name, self.opened_schema, self.schema = store.name, store.opened_schema, store.schema
         self.check, self.compact, self.kept, self.copy = store.check, store.compact, store.kept, store.copy
-        self.size_bytes, self.close = store.size_bytes, store.close
+        self.size_bytes, self.unix_time, self.close = store.size_bytes, store.unix_time, store.close
 
     def write(self, writes: Iterable[Write]) -> None:
         """As `Store.write`; the store itself comes by the points of a commit."""

@@ -104,6 +104,7 @@ def write_progress(
             "deaths": task.deaths,
             "started": wall_of(task.started, clock),
             "finished": wall_of(task.finished, clock),
+            "retained": wall_of(task.retained, clock),
             "expires": wall_of(task.expires, clock),
             "stamp": write_stamp(clock),
             "instance": task.instance_id,
@@ -153,6 +154,9 @@ class KeptProgress:
             created=kept.created,
             started=instant_of(written["started"], clock, shift_s),
             finished=instant_of(written["finished"], clock, shift_s),
+            retained=instant_of(
+                written.get("retained", written["finished"]), clock, read_shift(written, clock, least=True)
+            ),
             expires=instant_of(written["expires"], clock, shift_s),
             instance_id=None if written["instance"] is None else InstanceId(written["instance"]),
             device_id=None if written["device"] is None else DeviceId(written["device"]),

@@ -12,18 +12,21 @@ if TYPE_CHECKING:
     from inferd.runtime.clock import Clock
 
 
-def write_stamp(clock: Clock) -> list[str | float]:
+def write_stamp(clock: Clock) -> list[str | float | bool]:
     """Now, on all clocks."""
     stamp = clock.stamp()
-    return [stamp.boot, stamp.instant, stamp.wall, stamp.offset_s]
+    return [stamp.boot, stamp.instant, stamp.wall, stamp.offset_s, stamp.sure]
 
 
-def read_shift(written: Mapping[str, Any], clock: Clock) -> float:
-    """What is to be added to what `clock` makes of the Unix times of a record; 0 where it has no stamp."""
+def read_shift(written: Mapping[str, Any], clock: Clock, *, least: bool = False) -> float:
+    """What is to be added to what `clock` makes of the Unix times of a record; 0 where it has no stamp.
+
+    With `least`, by what has passed for certain alone.
+    """
     if "stamp" not in written:
         return 0.0
     stamp = Stamp(*written["stamp"])
-    return clock.shift_s(stamp) + clock.wall(0.0) - stamp.offset_s
+    return clock.shift_s(stamp, least=least) + clock.wall(0.0) - stamp.offset_s
 
 
 def is_estimated(written: Mapping[str, Any], clock: Clock) -> bool:

@@ -68,7 +68,7 @@ def read_lease(value: bytes, clock: Clock) -> RestoredLease:
         spec=spec,
         number=written["number"],
         ttl_s=written["ttl_s"],
-        expires=written["until"] + clock.shift_s(Stamp(*written["stamp"])),
+        expires=written["until"] + clock.shift_s(Stamp(*written["stamp"]), least=True),
         created=created,
         granted=granted,
         fencing_token=written["fencing_token"],

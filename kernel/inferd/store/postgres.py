@@ -403,6 +403,10 @@ class PostgresStore:
         rows = self._fetch("SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(%s::text[]) name", (tables,))
         return int(rows[0][0])
 
+    def unix_time(self) -> float:
+        """As `Store.unix_time`."""
+        return float(self._fetch("SELECT extract(epoch FROM clock_timestamp())::float8")[0][0])
+
     def close(self) -> None:
         """As `Store.close`."""
         self._closed = True

@@ -225,6 +225,9 @@ class SqliteStore:
         paths = [self._path.with_name(self._path.name + ending) for ending in FAMILY]
         return sum(path.stat().st_size for path in paths if path.exists())
 
+    def unix_time(self) -> None:
+        """As `Store.unix_time`: it is of this machine."""
+
     def close(self) -> None:
         """As `Store.close`."""
         with suppress(apsw.Error):  # what was committed is on the disk

@@ -167,5 +167,8 @@ class Store(Protocol):
     def size_bytes(self) -> int:
         """What it takes of its disk."""
 
+    def unix_time(self) -> float | None:
+        """What all that write it have as the time, in seconds: its server's; None where it is of one machine."""
+
     def close(self) -> None:
         """Let go of it; again changes nothing."""
