@@ -1,14 +1,19 @@
 """What is kept of tasks when nobody knows whether a write was done, and when a part of it is lost."""
 
+import asyncio
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from connection import Connection, read_all, read_failing, read_until, reason_of, refusal, text_of
 from stores import Stores
 from test_kept_tasks import _place, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
+from inferd.core.ids import TaskId
+from inferd.core.task import TaskState
 from inferd.errors import StoreUnavailableError
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
@@ -64,6 +69,73 @@ async def test_a_write_that_was_done_though_it_failed_is_there_once(
         assert again[-1].finished.usage.output_tokens == 200
     with closing(stores.open()) as store:
         assert store.check() == []
+
+
+def break_off(connection: Connection) -> Callable[[], None]:
+    """Nothing can be written until the call of what this gives."""
+    keeper = connection.kernel.driver.keeper
+    assert keeper is not None
+    write = keeper._store.write
+
+    def refuse(_: Any) -> None:
+        raise StoreUnavailableError("no room", metadata={"cause": "a test"})
+
+    def mend() -> None:
+        keeper._store.write = write  # type: ignore[method-assign]
+
+    keeper._store.write = refuse  # type: ignore[method-assign]
+    return mend
+
+
+async def test_a_task_that_tells_more_than_is_held_waits_for_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing can be written what is held back is bounded: the task stops by itself and goes on by itself."""
+    async with kernel(tmp_path, limits={"stream_bytes": 4096}) as connection:
+        await connection.create(step_s=0.001, blocks=8192, context_tokens=9000)
+        task_id = (await connection.tasks.CreateTask(wanted(3000))).task.task_id
+        call = watch(connection, task_id)
+        seen = await read_until(call, "output")
+        driver = connection.kernel.driver
+        assert driver.keeper is not None
+        suspend, stopped = driver.suspend, asyncio.Event()
+        monkeypatch.setattr(driver, "suspend", lambda *of: (suspend(*of), stopped.set()))
+        mend = break_off(connection)
+        async with asyncio.timeout(60):
+            await stopped.wait()
+        (kept,) = driver.keeper._kept.values()
+        assert kept.task.state is TaskState.SUSPENDED
+        assert 4096 < kept.held_bytes < 1 << 16
+        mend()
+        seen += await read_all(call)
+        assert text_of(seen) == "la" * 1500
+        reasons = {event.suspended.reason for event in seen if event.HasField("suspended")}
+        assert reasons == {tp.SUSPEND_REASON_STORE}
+
+
+async def test_what_cannot_be_kept_is_not_done(tmp_path: Path) -> None:
+    """While nothing can be written a kept task is not suspended, resumed and cancelled: that is refused before."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(step_s=0.01, max_sequences=2)
+        ids = [(await connection.tasks.CreateTask(wanted(900))).task.task_id for _ in range(2)]
+        running, suspended = ids
+        await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=suspended))
+        call = watch(connection, running)
+        await read_until(call, "output")
+        mend = break_off(connection)
+        with pytest.raises(grpc.aio.AioRpcError, match="no room"):
+            await connection.tasks.CreateTask(wanted(1))
+        for change in (
+            connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=running)),
+            connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=running)),
+            connection.tasks.ResumeTask(ts.ResumeTaskRequest(task_id=suspended)),
+        ):
+            assert (await refusal(change))[0] == "STORE_UNAVAILABLE"
+        states = [connection.kernel.driver.machine.tasks.known[TaskId(task_id)].state for task_id in ids]
+        assert states == [TaskState.RUNNING, TaskState.SUSPENDED]
+        mend()
+        await read_until(call, "output")
+        assert (await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=running))).task.HasField("finish_time")
 
 
 async def test_a_task_that_lacks_events_is_told_so(tmp_path: Path, stores: Stores) -> None:

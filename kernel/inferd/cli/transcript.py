@@ -128,6 +128,8 @@ def stopped(event: TaskEvent) -> str:
             return "its worker died; it goes on where it was"
         case SuspendReason.SUSPEND_REASON_UNLOADED:
             return "its instance ends; it goes on elsewhere"
+        case SuspendReason.SUSPEND_REASON_STORE:
+            return "the store takes nothing; it goes on when that does"
         case _:
             return "stopped for a task of a higher class"
 

@@ -9,7 +9,7 @@ from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask
-from inferd.core.task import Outcome, TaskSpec
+from inferd.core.task import Outcome, SuspendReason, TaskSpec
 from inferd.errors import InferdError
 
 
@@ -108,10 +108,11 @@ class RestoreLeases:
 
 @dataclass(frozen=True, slots=True)
 class SuspendTask:
-    """A client stops its task and gives its place back."""
+    """A client stops its task and gives its place back; or the kernel does, which says why."""
 
     task_id: TaskId
     tenant: Tenant
+    reason: SuspendReason = SuspendReason.CLIENT
 
 
 @dataclass(frozen=True, slots=True)

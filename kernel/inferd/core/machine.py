@@ -134,7 +134,7 @@ class KernelMachine:
             case events.RestoreLeases():
                 self._restoration.leases(event, self._now)
             case events.SuspendTask():
-                self.tasks.suspend(self.tasks.get(event.task_id, event.tenant), self._now)
+                self.tasks.suspend(self.tasks.get(event.task_id, event.tenant), event.reason, self._now)
             case events.ResumeTask():
                 task = self.tasks.get(event.task_id, event.tenant)
                 if task.state is TaskState.SUSPENDED:

@@ -77,6 +77,7 @@ class SuspendReason(Enum):
     PREEMPTED = 2  # a task of a higher class took its place
     WORKER_DIED = 3
     UNLOADED = 4  # its instance was
+    STORE = 5  # what it tells cannot be kept now
 
 
 class FinishReason(Enum):

@@ -311,18 +311,19 @@ class Tasks:
 
     # Stopping and going on.
 
-    def suspend(self, task: Task, now: float) -> None:
-        """Stop a task for its client; one that is suspended stays as it is.
+    def suspend(self, task: Task, reason: SuspendReason, now: float) -> None:
+        """Stop a task until it is resumed; one that is suspended stays as it is.
 
         Raises:
             TaskStateError: It has ended.
-            LimitExceededError: Too many are suspended.
+            LimitExceededError: Its client asks for that, and too many are suspended.
         """
         self._check_living(task)
         if task.state is TaskState.SUSPENDED:
             return
-        self.bounds.check_suspended(task.spec)
-        self.stop(task, TaskChange.SUSPEND, SuspendReason.CLIENT, now)
+        if reason is SuspendReason.CLIENT:
+            self.bounds.check_suspended(task.spec)
+        self.stop(task, TaskChange.SUSPEND, reason, now)
         self.dispatch(task.spec.model, now)
 
     def resume(self, task: Task, now: float) -> None:

@@ -15,7 +15,7 @@ from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
-from inferd.core.task import TaskSpec
+from inferd.core.task import SuspendReason, TaskSpec
 from inferd.errors import (
     InferdError,
     InvalidFieldError,
@@ -199,14 +199,14 @@ class Driver:
         """Go on with the tasks, whose streams are open, or the leases of a kernel before this one."""
         self._apply(before)
 
-    def suspend(self, task_id: TaskId, tenant: Tenant) -> None:
+    def suspend(self, task_id: TaskId, tenant: Tenant, reason: SuspendReason = SuspendReason.CLIENT) -> None:
         """Stop a task and give its place and KV back; one that is suspended stays as it is.
 
         Raises:
             TaskNotFoundError: The tenant has no such task.
             TaskStateError: It has ended.
         """
-        self._apply(events.SuspendTask(task_id, tenant))
+        self._apply(events.SuspendTask(task_id, tenant, reason))
 
     def resume(self, task_id: TaskId, tenant: Tenant) -> None:
         """Let a suspended task go on; one that waits or runs stays as it is.

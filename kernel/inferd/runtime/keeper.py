@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from inferd.core.changes import (
     TaskRestored,
 )
 from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
+from inferd.runtime.backlog import Backlog
 from inferd.runtime.kept import RETRY_AFTER_S, Kept, refuse, typed
 from inferd.runtime.kept_leases import KeptLeases
 from inferd.runtime.kept_models import KeptModels, waiting_for
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.driver import Driver
     from inferd.runtime.event_log import Numbered
+    from inferd.runtime.keeper_limits import KeeperLimits
     from inferd.runtime.kept import Sent
     from inferd.runtime.kept_models import DueModel
     from inferd.runtime.streams import Past
@@ -50,16 +51,9 @@ if TYPE_CHECKING:
 
 MOST_TASKS = 1000  # in one write: the loop makes them up, and so serves others between them
 DRAIN_S = 5.0  # most that the end of the kernel waits for a store
+STALLED_S = 5.0  # from when on a write counts as one that cannot be done, though it has not failed
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeeperTimes:
-    """How often is written; see `inferd.config` for what each means."""
-
-    output_interval_s: float = 0.1
-    retry_s: float = 0.5
 
 
 class Keeper:
@@ -67,7 +61,7 @@ class Keeper:
 
     Args:
         store: Where.
-        times: How often.
+        limits: How often, and what is held until then.
         driver: Whose tasks, leases and models it keeps; it withdraws a task or a lease that cannot be kept.
 
     Attributes:
@@ -75,10 +69,11 @@ class Keeper:
         blobs: What inputs of tasks are in; set when it is opened.
     """
 
-    def __init__(self, store: Store, times: KeeperTimes, driver: Driver) -> None:
+    def __init__(self, store: Store, limits: KeeperLimits, driver: Driver) -> None:
         self._store = store
-        self._times = times
+        self._limits = limits
         self._driver = driver
+        self._backlog = Backlog(driver, task_bytes=limits.task_bytes, all_bytes=limits.all_bytes)
         self._thread = StoreThread()
         records = Records(store, self._thread)
         self.read, self.keep_records = records.read, records.keep
@@ -89,6 +84,7 @@ class Keeper:
         self.shares = KeptShares()
         self.blobs: Blobs | None = None
         self._writing: asyncio.Future[None] | None = None
+        self._began = 0.0  # when that was, on the loop's clock
         self._urgent = False
         self._timer: asyncio.Handle | None = None
         self._failure: StoreUnavailableError | None = None
@@ -160,8 +156,11 @@ class Keeper:
         if self._closing:
             return  # its end, with that of the kernel, is none for the next one
         self._dirty[kept] = None
+        self._backlog.count(kept)
+        if self._stalled:
+            self._backlog.check(kept)
         if self._timer is None and self._writing is None:
-            self._timer = asyncio.get_running_loop().call_later(self._times.output_interval_s, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(self._limits.output_interval_s, self._flush)
 
     def _past(self, kept: Kept) -> Past:
         """Reads back what a task has told that the store has."""
@@ -184,6 +183,16 @@ class Keeper:
             raise StoreUnavailableError(
                 self._failure.message, metadata=self._failure.metadata, retry_after_s=RETRY_AFTER_S
             )
+
+    def check_task(self, task_id: TaskId) -> None:
+        """Refuse to change a task that is kept while nothing can be; from then on its client says whether it goes on.
+
+        Raises:
+            StoreUnavailableError: As `check`.
+        """
+        if (kept := self._kept.get(task_id)) is not None:
+            self.check()
+            self._backlog.let_go(kept)
 
     async def settled(self, task_id: TaskId) -> None:
         """Wait until all that has become of a task is kept; at once for one that is not to be kept.
@@ -255,6 +264,12 @@ class Keeper:
         """Whether there is something to be written."""
         return bool(self._dirty or self._models or self._leases or self.shares)
 
+    @property
+    def _stalled(self) -> bool:
+        """Whether nothing can be written, as far as is known."""
+        late = self._writing is not None and asyncio.get_running_loop().time() - self._began > STALLED_S
+        return self._failure is not None or late
+
     def _soon(self) -> None:
         """Write when the event under way has been dealt with, or the write under way is done."""
         self._urgent = True
@@ -274,6 +289,7 @@ class Keeper:
         writes += [model.write for model in models.values()]
         writes += [*self._leases.take(), *self.shares.take()]
         loop = asyncio.get_running_loop()
+        self._began = loop.time()
         self._writing = loop.run_in_executor(self._thread, self._store.write, writes)
         self._writing.add_done_callback(lambda done: self._wrote(batch, models, done))
 
@@ -297,6 +313,7 @@ class Keeper:
             self._failure = None
             for kept, sent in batch:
                 self._release(kept, sent)
+            self._backlog.go_on()  # before the next write: the kernel after this one is not to find them stopped
             self._models.wrote(models)
             self._leases.wrote()
             self.shares.wrote()
@@ -307,7 +324,7 @@ class Keeper:
             self._fail(batch, models, typed(error))
         if self._due and self._timer is None and not self._closing:
             wait_s = (
-                self._times.retry_s if error is not None else 0.0 if self._urgent else self._times.output_interval_s
+                self._limits.retry_s if error is not None else 0.0 if self._urgent else self._limits.output_interval_s
             )
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._flush)
 
@@ -318,6 +335,9 @@ class Keeper:
             kept.made, kept.before, kept.stream.past = True, (), self._past(kept)
         kept.written = sent.version
         shown, kept.pending = kept.pending[: sent.count], kept.pending[sent.count :]
+        if not kept.pending:
+            kept.pending_bytes = 0
+        self._backlog.count(kept)
         kept.stream.release(shown)
         if kept.stream.finished is not None and shown:
             self._driver.streams.ended(kept.stream)
@@ -371,10 +391,12 @@ class Keeper:
         del self._kept[spec.task_id]
         kept.let_go(self.blobs)
         kept.gone = True
-        entries, kept.pending = kept.pending, []
+        entries, kept.pending, kept.pending_bytes = kept.pending, [], 0
         held_back = kept.stream.finished is None
         kept.stream.release(entries)
         kept.stream.let_go()
+        self._backlog.count(kept)
+        self._backlog.let_go(kept)
         if held_back and kept.stream.finished is not None:
             self._driver.streams.ended(kept.stream)
         with suppress(InferdError):

@@ -52,6 +52,9 @@ class Kept:
         gone: Whether it is to be dropped.
         before: What it told before it was to be kept, until the store has it.
         pending: What it has told that the store does not have.
+        pending_bytes: What those cost.
+        held_bytes: What it costs that is not shown yet; see `Backlog`.
+        stopped: Whether it was stopped because of that.
         sent: What the store was given and is not known to have.
         version: Rises with each change.
         written: The version that the store has.
@@ -66,6 +69,9 @@ class Kept:
     gone: bool = False
     before: Sequence[Entry] = ()
     pending: list[Entry] = field(default_factory=list)
+    pending_bytes: int = 0
+    held_bytes: int = 0
+    stopped: bool = False
     sent: Sent | None = None
     version: int = 0
     written: int = 0
@@ -93,16 +99,16 @@ class Kept:
                 blobs.let_go(self.task.spec.tenant, digest, f"task {self.task.spec.task_id}")
 
 
+def refuse(future: asyncio.Future[None], error: InferdError) -> None:
+    """Tell one who waits that it is not kept."""
+    if not future.done():
+        future.set_exception(type(error)(error.message, metadata=error.metadata, retry_after_s=RETRY_AFTER_S))
+        future.exception()  # whoever waited may have gone
+
+
 def typed(error: BaseException) -> InferdError:
     """What clients are told of a write that failed."""
     if isinstance(error, InferdError):
         return error
     cause = f"{type(error).__name__}: {error}"
     return StoreUnavailableError(f"the store cannot be written: {cause}", metadata={"cause": cause})
-
-
-def refuse(future: asyncio.Future[None], error: InferdError) -> None:
-    """Tell who waits that it is not done."""
-    if not future.done():
-        future.set_exception(type(error)(error.message, metadata=error.metadata, retry_after_s=RETRY_AFTER_S))
-        future.exception()  # whoever waited may have gone

@@ -21,6 +21,7 @@ LARGE_BYTES = 4096  # of a record that is not worth to be kept whole when its ta
 
 def send(kept: Kept, clock: Clock) -> Sent:
     """All that the store does not have of a task as it stands."""
+    kept.pending_bytes += kept.stream.ahead_bytes
     kept.pending += kept.stream.take()
     writes = _drops(kept) if kept.gone else _writes(kept, clock)
     return Sent(version=kept.version, count=len(kept.pending), gone=kept.gone, writes=writes)

@@ -128,6 +128,11 @@ class TaskStream:
         """What the held events cost."""
         return self._log.size_bytes
 
+    @property
+    def ahead_bytes(self) -> int:
+        """What the events cost that are held back and were not taken yet."""
+        return 0 if self._ahead is None else self._ahead.size_bytes
+
     def tell(self, event: TaskEvent) -> None:
         """Add an event and wake the watchers; drop the oldest events beyond the bound."""
         if isinstance(event, Output):

@@ -174,6 +174,10 @@ class _SuspendReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Suspend
     """The worker that ran it died or hung."""
     SUSPEND_REASON_UNLOADED: _SuspendReason.ValueType  # 4
     """Its instance was unloaded."""
+    SUSPEND_REASON_STORE: _SuspendReason.ValueType  # 5
+    """The store takes nothing, and what the task has told that is to be kept first is as much as is held of one
+    (`limits.stream_bytes`) or of all (`limits.events_bytes`). It goes on by itself when the store has that.
+    """
 
 class SuspendReason(_SuspendReason, metaclass=_SuspendReasonEnumTypeWrapper):
     """Why a task was stopped to go on later."""
@@ -188,6 +192,10 @@ SUSPEND_REASON_WORKER_DIED: SuspendReason.ValueType  # 3
 """The worker that ran it died or hung."""
 SUSPEND_REASON_UNLOADED: SuspendReason.ValueType  # 4
 """Its instance was unloaded."""
+SUSPEND_REASON_STORE: SuspendReason.ValueType  # 5
+"""The store takes nothing, and what the task has told that is to be kept first is as much as is held of one
+(`limits.stream_bytes`) or of all (`limits.events_bytes`). It goes on by itself when the store has that.
+"""
 Global___SuspendReason: _TypeAlias = SuspendReason  # noqa: Y015
 
 @_typing.final

@@ -195,7 +195,12 @@ class Tasks:
         return self._driver.views.tasks(caller.tenant, states, after=after, size=size)
 
     def cancel(self, task_id: TaskId, caller: Caller) -> Task:
-        """End a task; one that has ended stays as it is."""
+        """End a task; one that has ended stays as it is.
+
+        Raises:
+            StoreUnavailableError: It is kept, and nothing can be written now: it goes on.
+        """
+        self._check_kept(task_id, caller)
         self._driver.cancel(task_id, caller.tenant)
         return self.get(task_id, caller)
 
@@ -204,7 +209,9 @@ class Tasks:
 
         Raises:
             TaskStateError: It has ended.
+            StoreUnavailableError: As `cancel`.
         """
+        self._check_kept(task_id, caller)
         self._driver.suspend(task_id, caller.tenant)
         return self.get(task_id, caller)
 
@@ -213,9 +220,16 @@ class Tasks:
 
         Raises:
             TaskStateError: It has ended.
+            StoreUnavailableError: As `cancel`, though it stays suspended.
         """
+        self._check_kept(task_id, caller)
         self._driver.resume(task_id, caller.tenant)
         return self.get(task_id, caller)
+
+    def _check_kept(self, task_id: TaskId, caller: Caller) -> None:
+        """Refuse to change what cannot be kept as it would be then, before it is changed."""
+        if self.get(task_id, caller).finished is None and self._driver.keeper is not None:
+            self._driver.keeper.check_task(task_id)
 
 
 def _check_whole(stream: TaskStream) -> None:
