@@ -9,7 +9,7 @@ import numpy as np
 
 from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 10  # as in native/api.cpp
+INTERFACE: Final = 11  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -34,6 +34,7 @@ HEAD_NORMS: Final = ("", "head", "heads", "row")
 MAX_ROPES: Final = 2
 MAX_GROUPS: Final = 256
 W8, W4, W4M = 0, 1, 2  # packed formats: 8 bits, 4 bits, 4 bits with minima
+THREE_FORMATS: Final = 1 << 24  # beside one for queries, one for keys and one for values, as in native/model.h
 KV_FORMATS: Final = {"bf16": 0, "f32": 1, "i8": 2}
 NOT_FINITE: Final = 100  # what `inferd_pack` returns for weights that are not finite
 

@@ -33,12 +33,25 @@ from numpy.typing import NDArray
 from inferd.plugin import LoadError
 from inferd_cpu.finder import Part, Source
 from inferd_cpu.inventory import Inventory
-from inferd_cpu.native import EXPERT_PARTS, LAYER_PARTS, MAX_GROUPS, NOT_FINITE, PARTS, VECTORS, W4, W4M, W8, Native
+from inferd_cpu.native import (
+    EXPERT_PARTS,
+    LAYER_PARTS,
+    MAX_GROUPS,
+    NOT_FINITE,
+    PARTS,
+    THREE_FORMATS,
+    VECTORS,
+    W4,
+    W4M,
+    W8,
+    Native,
+)
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.weights import DIVISORS, compute_frequencies, order_rotary, rows_of
 from inferd_weights.model_file import ModelFile, Tensor
 from inferd_weights.quants import FORMATS
 
+QKV: Final = 3  # sources
 BLOCK: Final = 32  # inputs that share a scale
 QUANTISED: Final = ("qkv", "gate_up")
 """Parts that "4bit" quantises to 4 bits; others get 8, unless the file has them in 4."""
@@ -134,6 +147,11 @@ class NativeWeights:
         matrices, parts = {*PARTS, "up"}, _join_experts(inventory.parts)
         self._matrices = {self._place(part): part for part in parts if part.field in matrices}
         self._formats = {place: self._choose(part, quantization) for place, part in self._matrices.items()}
+        self._apart = {
+            place: formats
+            for place, part in self._matrices.items()
+            if quantization == "auto" and (formats := self._divide(part)) is not None
+        }
         self._vectors = [part for part in parts if part.field not in matrices]
         packed = (self._measure(place, part) for place, part in self._matrices.items())
         self.size_bytes: int = sum(packed) + 4 * self.vector_floats
@@ -142,9 +160,14 @@ class NativeWeights:
         """Bytes of a matrix, or of as many as there are experts."""
         shapes = [source.shape for source in part.sources]
         rows, count = sum(shape[-2] for shape in shapes), shapes[0][0] if part.field in EXPERT_PARTS else 1
-        native = self._native
-        each: int = native.library.inferd_packed_bytes(native.kernels, self._formats[place], rows, shapes[0][-1])
-        return count * each
+        if place in self._apart:
+            sizes = zip(self._apart[place], (shape[-2] for shape in shapes), strict=True)
+            return sum(self._packed_bytes(form, rows, shapes[0][-1]) for form, rows in sizes)
+        return count * self._packed_bytes(self._formats[place], rows, shapes[0][-1])
+
+    def _packed_bytes(self, form: int, rows: int, columns: int) -> int:
+        size_bytes: int = self._native.library.inferd_packed_bytes(self._native.kernels, form, rows, columns)
+        return size_bytes
 
     @property
     def feed_biased(self) -> bool:
@@ -161,11 +184,24 @@ class NativeWeights:
         layers = range(len(self._architecture.layers))
         places = [(part, layer) for part in LAYER_PARTS for layer in layers]
         places += [(part, 0) for part in PARTS[len(LAYER_PARTS) :]]
-        return np.array([self._formats.get(place, -1) for place in places], np.int32)
+        return np.array([self._format(place) for place in places], np.int32)
+
+    def _format(self, place: tuple[str, int]) -> int:
+        if place not in self._apart:
+            return self._formats.get(place, -1)
+        return THREE_FORMATS + sum(form << 8 * index for index, form in enumerate(self._apart[place]))
+
+    def _divide(self, part: Part) -> tuple[int, ...] | None:
+        """The formats of queries, keys and values where none would hold all three as they are; else None."""
+        if part.field != "qkv" or len(part.sources) != QKV or self._natural(part) <= {W4, W4M}:
+            return None
+        formats = tuple(self._natural(replace(part, sources=(source,))).pop() for source in part.sources)
+        return formats if len({*formats}) > 1 else None
 
     def describe(self) -> str:
         """How wide the packed weights of the decoder blocks are."""
-        widths = {8 if form == W8 else 4 for (part, _), form in self._formats.items() if part in LAYER_PARTS}
+        formats = [self._apart.get(place, (form,)) for place, form in self._formats.items() if place[0] in LAYER_PARTS]
+        widths = {8 if form == W8 else 4 for each in formats for form in each}
         return " and ".join(f"{width}-bit" for width in sorted(widths))
 
     def pack(self, model: int | None, report: Callable[[float], None]) -> None:

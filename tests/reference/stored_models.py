@@ -45,8 +45,11 @@ def draw_blocks(form: str, *shape: int, seed: int = 0, size: float = 0.02) -> ND
     return blocks.reshape(*shape[:-1], -1)
 
 
-def write_stored(path: Path, form: str, sizes: Sizes) -> Path:
-    """Write a file whose matrices are in this format; embedding and head are in 8 bits, norms and routers in fp32."""
+def write_stored(path: Path, form: str, sizes: Sizes, *, values: str = "") -> Path:
+    """Write a file whose matrices are in this format, and those of values perhaps in another.
+
+    Embedding and head are in 8 bits, norms and routers in fp32.
+    """
     s, architecture = sizes, "gpt-oss" if sizes.experts else "llama"
     writer = gguf.GGUFWriter(path, architecture)
     _add_metadata(writer, s)
@@ -68,7 +71,8 @@ def write_stored(path: Path, form: str, sizes: Sizes) -> Path:
             *(("attn_q", queries, s.width), ("attn_k", keys, s.width), ("attn_v", keys, s.width)),
             ("attn_output", s.width, queries),
         ):
-            add(at + name, "Q8_0" if s.experts else form, rows, columns)
+            kind = "Q8_0" if s.experts else form
+            add(at + name, values if values and name == "attn_v" else kind, rows, columns)
             if s.experts:
                 add_floats(f"{at}{name}.bias", rows)
         add_floats(f"{at}attn_norm.weight", s.width, middle=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from native_models import find_missing
-from stored_models import VOCABULARY, Sizes, write_stored
+from stored_models import HEAD_WIDTH, VOCABULARY, Sizes, write_stored
 
 from inferd.plugin import LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
@@ -86,6 +86,26 @@ def test_codes_compute_what_their_numbers_do(
         errors[name] = float(np.sqrt(np.mean((found[name] - found["exact"]) ** 2) / np.mean(found["exact"] ** 2)))
     assert errors["codes"] < 1.2 * errors["8bit"]
     assert errors["codes"] < 0.1  # where experts are chosen by scores that are near each other
+
+
+def test_values_of_more_bits_leave_queries_and_keys_theirs(
+    isa: str, tmp_path: Path, sessions: list[TokenSession]
+) -> None:
+    """Values in 6 bits, as published files have them, take 8 in memory, queries and keys 4; all else is as above."""
+    path = write_stored(tmp_path / "m.gguf", "IQ4_XS", FEW, values="Q6_K")
+    same = write_stored(tmp_path / "same.gguf", "IQ4_XS", FEW)
+    needs = [CpuBackend().measure(request(each, isa=isa)).weights_bytes for each in (path, same)]
+    assert needs[0] - needs[1] == FEW.layers * FEW.width * FEW.kv_heads * HEAD_WIDTH // 2
+    exact = CpuBackend().load(request(path, compute="exact"), lambda _: None).session
+    session = CpuBackend().load(request(path, isa=isa, kv_format="f32"), lambda _: None).session
+    sessions += [exact, session]
+    (expected,) = compute(exact, Part(token_ids=IDS, blocks=range(4)))
+    (whole,) = compute(session, Part(token_ids=IDS, blocks=range(4)))
+    assert float(np.sqrt(np.mean((whole - expected) ** 2) / np.mean(expected**2))) < 0.03
+    (first,) = compute(session, Part(token_ids=IDS[:17], blocks=range(4)))
+    assert first.tobytes() == whole[:17].tobytes()
+    (last,) = compute(session, Part(token_ids=IDS[17:18], begin=17, blocks=range(4)))
+    assert last.tobytes() == whole[17:18].tobytes()
 
 
 @pytest.mark.parametrize(("form", "sizes"), [("IQ4_NL", FEW), ("NVFP4", FEW), ("MXFP4", FEW_EXPERTS)])

@@ -16,7 +16,7 @@ void Forward::run() {
     const float* const* vectors = layer.vectors;
     prepare(fed, vectors[vector_attention_norm], vectors[vector_attention_norm_bias], true);
     gather();
-    multiply(index, part_qkv, m_.fine_ ? fine_rows() : width_rows(), m_.work_.qkv, shape_.qkv_stride());
+    multiply_qkv(index, m_.fine_ ? fine_rows() : width_rows(), m_.work_.qkv, shape_.qkv_stride());
     meet();
     if (m_.few_) {
       attend_few(layer, index);
@@ -134,6 +134,24 @@ void Forward::multiply(int layer, Part part, const Rows& rows, float* out, size_
   const Matrix& matrix = m_.layers_[layer].matrices[part];
   share_out(layer, part, panels_of(matrix), [&](Share panels) {
     m_.kernels_.multiply(matrix, rows, out + base() * stride, stride, panels.begin, panels.end, desk_.multiply);
+  });
+}
+
+// Queries, keys and values, which are one matrix where they have one format.
+void Forward::multiply_qkv(int index, const Rows& rows, float* out, size_t stride) {
+  const Layer& layer = m_.layers_[index];
+  if (!m_.divides_qkv(part_qkv, index)) return multiply(index, part_qkv, rows, out, stride);
+  int all = 0;
+  for (const Matrix& matrix : layer.apart_qkv) all += panels_of(matrix);
+  share_out(index, part_qkv, all, [&](Share panels) {
+    float* to = out + base() * stride;
+    int first = 0;  // panel of the matrix among those of all
+    for (const Matrix& matrix : layer.apart_qkv) {
+      const int begin = std::max(panels.begin - first, 0), end = std::min(panels.end - first, panels_of(matrix));
+      if (begin < end) m_.kernels_.multiply(matrix, rows, to, stride, begin, end, desk_.multiply);
+      first += panels_of(matrix);
+      to += matrix.n;
+    }
   });
 }
 

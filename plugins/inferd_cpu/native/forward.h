@@ -53,6 +53,7 @@ class Forward {
   static int panels_of(const Matrix& matrix) { return (matrix.n + kPanelOutputs - 1) / kPanelOutputs; }
   template <class Work>
   void share_out(int layer, Part part, int count, const Work& work);
+  void multiply_qkv(int index, const Rows& rows, float* out, size_t stride);
   void multiply(int layer, Part part, const Rows& rows, float* out, size_t stride);
   void put(const Layer& layer, int index, int row, int head);
   float* take(const Layer& layer, int row, int offset, int count, float* room) const;

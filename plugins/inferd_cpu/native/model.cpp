@@ -78,6 +78,11 @@ int Model::outputs_of(int part) const {
   }
 }
 
+// Of queries, keys or values.
+int Model::outputs_of_qkv(int source) const {
+  return source == 0 ? shape_.queries_width() : source == 1 ? shape_.keys_width() : shape_.kv_heads * shape_.value_width;
+}
+
 int Model::inputs_of(int part) const {
   switch (part) {
     case part_mix: return shape_.mixed_width();
@@ -184,21 +189,28 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
   places.emplace_back(part_head, 0);
   places.emplace_back(part_embedding, 0);
   size_t total = 0;
+  auto shape = [&](Matrix& m, int format, int outputs, int part) {
+    m = {static_cast<Weight>(format), outputs, inputs_of(part), 0, nullptr, nullptr};
+    m.size_bytes = kernels_.packed_bytes(m.format, m.n, m.k);
+    total += m.size_bytes * experts_of(part);
+  };
   for (size_t i = 0; i < places.size(); i++) {
     auto [part, layer] = places[i];
     if (formats[i] < 0) continue;
-    Matrix& m = matrix(part, layer);
-    m = {static_cast<Weight>(formats[i]), outputs_of(part), inputs_of(part), 0, nullptr, nullptr};
-    m.size_bytes = kernels_.packed_bytes(m.format, m.n, m.k);
-    total += m.size_bytes * experts_of(part);
+    if (formats[i] < kThreeFormats) {
+      shape(matrix(part, layer), formats[i], outputs_of(part), part);
+      continue;
+    }
+    for (int source = 0; source < 3; source++)
+      shape(layers_[layer].apart_qkv[source], formats[i] >> (8 * source) & 255, outputs_of_qkv(source), part);
   }
   if (!weights_memory_.take(total, true)) return false;
   Division from(weights_memory_.data());  // in the order of a step: what follows is fetched ahead
-  for (int layer = 0; layer < shape_.layers; layer++)
-    for (int part = 0; part < part_head; part++) {
-      Matrix& m = layers_[layer].matrices[part];
-      m.data = from.take<uint8_t>(m.size_bytes * experts_of(part));
-    }
+  for (Layer& layer : layers_) {
+    for (Matrix& m : layer.apart_qkv) m.data = from.take<uint8_t>(m.size_bytes);
+    for (int part = 0; part < part_head; part++)
+      layer.matrices[part].data = from.take<uint8_t>(layer.matrices[part].size_bytes * experts_of(part));
+  }
   if (head_.n) head_.data = from.take<uint8_t>(head_.size_bytes);
   if (embedding_.n) embedding_.data = from.take<uint8_t>(embedding_.size_bytes);
   const size_t vectors_bytes = sizeof(float) * (vector_floats + 16 * (vector_norm * layers_.size() + vector_count));
@@ -241,12 +253,11 @@ int Model::pack(int part, int layer, int source, int expert, int ggml_type, cons
     float* factors;
     std::atomic<int> error;  // the first one
     bool in_turn = false;
-  } p{this, &matrix(part, layer), blocks, order, counts, part, source, ggml_type, 0, 0, nullptr, nullptr, {pack_done}};
-  const int rows[] = {shape_.queries_width(), shape_.keys_width(), shape_.kv_heads * shape_.value_width};
+  } p{this, divides_qkv(part, layer) ? &layers_[layer].apart_qkv[source] : &matrix(part, layer), blocks, order, counts, part, source, ggml_type, 0, 0, nullptr, nullptr, {pack_done}};
   const bool gates = part == part_gate_up || part == part_expert_gate_up || part == part_shared_gate_up;
   const bool in_turn = gates && (shape_.gated || part != part_gate_up);
-  p.count = part == part_qkv ? rows[source] : in_turn ? outputs_of(part) / 2 : outputs_of(part);
-  for (int i = 0; part == part_qkv && i < source; i++) p.first += rows[i];
+  p.count = part == part_qkv ? outputs_of_qkv(source) : in_turn ? outputs_of(part) / 2 : outputs_of(part);
+  for (int i = 0; part == part_qkv && !divides_qkv(part, layer) && i < source; i++) p.first += outputs_of_qkv(i);
   std::vector<float>& factors = factors_[p.matrix];
   factors.resize(size_t(p.matrix->n) * experts_of(part), 1.0f);
   p.factors = factors.data() + size_t(expert) * p.matrix->n;

@@ -126,8 +126,12 @@ enum Vector : int {
 
 constexpr int kNotFinite = 100;  // beside the PackErrors
 
+// A format of queries, keys and values that says one for each of the three, in eight bits each, the first lowest.
+constexpr int32_t kThreeFormats = 1 << 24;
+
 struct Layer {
   Matrix matrices[part_head];
+  Matrix apart_qkv[3];  // queries, keys and values where their formats differ, in place of matrices[part_qkv]
   const float* vectors[vector_norm];  // null where a network has none
   int window, rope;
   bool routed;
@@ -210,7 +214,7 @@ class Model {
   static size_t workspace_bytes(const Shape& shape, const Kernels& kernels);
 
   // Says which format each matrix has: formats[part][layer] for the parts of layers, then head and embedding, -1 for
-  // no embedding of its own. Takes all memory; false when there is none.
+  // no embedding of its own; of part_qkv also as kThreeFormats says. Takes all memory; false when there is none.
   bool take_memory(const int32_t* formats, size_t vector_floats);
 
   // Sets counts[k] to how much each input of a tensor of n rows counts, as inputs.h says. Returns a PackError.
@@ -235,6 +239,8 @@ class Model {
   Matrix& matrix(int part, int layer);
   const Matrix& embedding() const { return embedding_.data ? embedding_ : head_; }
   int outputs_of(int part) const;
+  int outputs_of_qkv(int source) const;
+  bool divides_qkv(int part, int layer) const { return part == part_qkv && layers_[layer].apart_qkv[0].n > 0; }
   int inputs_of(int part) const;
   int experts_of(int part) const { return part == part_expert_gate_up || part == part_expert_down ? shape_.experts : 1; }
   static void divide_experts(const Shape& shape, const Kernels& kernels, Division& from, Workspace* out);
