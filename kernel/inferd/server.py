@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from inferd import descriptors
 from inferd.addresses import check_address, listening, loopback_port
@@ -32,6 +32,7 @@ from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
 from inferd.runtime.keeper_limits import KeeperLimits
+from inferd.runtime.kept_times import set_clock
 from inferd.runtime.library import Library
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
@@ -130,9 +131,7 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
     points = Failpoints(settings.failpoints)
     async with opened(settings.store_place, points.at_store) as store:
         driver = _driver(settings, None if store is None else failing_store(store, points))
-        driver.clock.gap_s = settings.store.gap_s
-        if store is not None and (wall := await asyncio.to_thread(store.unix_time)) is not None:
-            driver.clock.follow(wall)  # the kernel before this one may have run on another host
+        await set_clock(driver.clock, store, settings.store.gap_s)
         make_fail(driver, points)
         try:
             async with (
@@ -200,15 +199,7 @@ def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
             tells_shares=has_store,
             policy=policy,
         ),
-        leases=LeaseLimits(
-            min_ttl_s=leases.min_ttl_s,
-            max_ttl_s=leases.max_ttl_s,
-            default_ttl_s=leases.default_ttl_s,
-            max_wait_s=leases.max_wait_s,
-            aging_s=leases.aging_s,
-            leases=leases.leases,
-            retained=leases.retained,
-        ),
+        leases=LeaseLimits(**{field.name: getattr(leases, field.name) for field in fields(LeaseLimits)}),
         growth=GrowthLimits(
             told=workers.growth_told,
             told_bytes=workers.growth_told_bytes,

@@ -37,6 +37,8 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
         spare_collector()
         logs.install()  # from now on what fails may have to do with what clients say
         loop.set_exception_handler(logs.tell_loop)
+        if (keeper := kernel.driver.keeper) is not None:
+            ends.hurry = keeper.hurry
         ready(kernel)
         await ends.asked.wait()
         if not ends.at_once.is_set():
@@ -44,14 +46,16 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
 
 
 class _Ends:
-    """What was asked by signals: that the kernel ends, or that it does so at once."""
+    """What was asked by signals: that the kernel ends, or that it does so at once; then its store is told, too."""
 
     def __init__(self) -> None:
         self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+        self.hurry: Callable[[], None] = lambda: None
 
     def signalled(self, number: signal.Signals) -> None:
         if number == signal.SIGINT or self.asked.is_set():
             self.at_once.set()
+            self.hurry()
         self.asked.set()
 
 

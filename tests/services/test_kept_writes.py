@@ -1,6 +1,7 @@
 """What is to be kept while the store is slow, takes nothing or hangs, and what is to be kept only later."""
 
 import asyncio
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from connection import read_all, read_failing, read_until, reason_of, refusal, t
 from structlog.testing import capture_logs
 from test_kept_tasks import _place, get, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
+from inferd import serving
 from inferd.core.ids import ModelName
 from inferd.errors import StoreUnavailableError
 from inferd.runtime import keeper as keeper_module
@@ -236,6 +238,36 @@ async def test_a_kernel_ends_though_its_store_hangs(tmp_path: Path, monkeypatch:
         assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("store"))
         await asyncio.wait([call])
         assert call.cancelled() or isinstance(call.exception(), grpc.aio.AioRpcError)
+    finally:
+        going_on.set()
+
+
+async def test_a_second_signal_ends_a_kernel_whose_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM again, or SIGINT, cuts the wait for a store that does not answer short, also one that is under way."""
+    monkeypatch.setattr(keeper_module, "DRAIN_S", 1000.0)
+    going_on, entered, ends = threading.Event(), threading.Event(), serving._Ends()
+    try:
+        async with asyncio.timeout(20):
+            async with kernel(tmp_path) as connection:
+                keeper = connection.kernel.driver.keeper
+                assert keeper is not None
+                ends.hurry = keeper.hurry
+
+                def hang(_: Any) -> None:
+                    entered.set()
+                    going_on.wait(60)
+
+                keeper._store.write = hang  # type: ignore[method-assign]
+                call = asyncio.ensure_future(connection.create())
+                await asyncio.to_thread(entered.wait, 20)
+                ends.signalled(signal.SIGTERM)
+                draining = asyncio.ensure_future(keeper.drain())
+                await asyncio.sleep(0)
+                assert not draining.done()
+                ends.signalled(signal.SIGTERM)
+                await draining
+        assert not going_on.is_set()
+        call.cancel()
     finally:
         going_on.set()
 

@@ -31,6 +31,7 @@ from inferd.runtime.kept_models import KeptModels, waiting_for
 from inferd.runtime.kept_shares import AFTER_S, KeptShares
 from inferd.runtime.kept_tasks import LARGE_BYTES, send
 from inferd.runtime.past import read_page
+from inferd.runtime.patience import Patience
 from inferd.runtime.records import Records
 from inferd.runtime.store_thread import StoreThread
 
@@ -89,6 +90,7 @@ class Keeper:
         self._timer: asyncio.Handle | None = None
         self._failure: StoreUnavailableError | None = None
         self._closing = False
+        self._patience = Patience(DRAIN_S)
 
     # What the driver tells.
 
@@ -411,13 +413,17 @@ class Keeper:
         """Wait until all is written, or the store has not taken it for long."""
         self.shares.hurry()
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
+            async with self._patience.bounds():
                 while (self._writing or self._due) and self._failure is None:
                     if self._writing is None:
                         self._flush()
                     elif not self._writing.done():
                         await asyncio.wait([self._writing])
                     await asyncio.sleep(0)
+
+    def hurry(self) -> None:
+        """The kernel ends at once: a store that does not answer is not waited for, now or later."""
+        self._patience.hurry()
 
     def stop(self) -> None:
         """Keep nothing of what follows: the kernel ends, and its tasks go on with the next one."""
@@ -442,9 +448,11 @@ class Keeper:
             self._timer.cancel()
         closing = asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
         self._thread.shutdown()
-        done, _ = await asyncio.wait([closing], timeout=DRAIN_S)
-        if done:
+        with suppress(TimeoutError):
+            async with self._patience.bounds():
+                await asyncio.wait([closing])
+        if closing.done():
             closing.result()
         else:
             closing.cancel()
-            log.error("the store does not answer; the kernel ends without closing it", waited_s=DRAIN_S)
+            log.error("the store does not answer; the kernel ends without closing it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from inferd.runtime.clock import Stamp
@@ -10,6 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from inferd.runtime.clock import Clock
+    from inferd.store.store import Store
+
+
+async def set_clock(clock: Clock, store: Store | None, gap_s: float) -> None:
+    """Let a clock go by that of the store's server: the kernel before this one may have run on another host.
+
+    Raises:
+        StoreUnavailableError: The server cannot be asked.
+    """
+    clock.gap_s = gap_s
+    if store is not None and (wall := await asyncio.to_thread(store.unix_time)) is not None:
+        clock.follow(wall)
 
 
 def write_stamp(clock: Clock) -> list[str | float | bool]:
