@@ -19,6 +19,7 @@ from test_kept_tasks import retry_s, wanted, watch
 from inferd.errors import StoreUnavailableError
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Drop, Kind
+from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import model_service_pb2 as ms
@@ -331,3 +332,57 @@ async def test_a_lease_of_what_is_gone_ends_with_that(tmp_path: Path) -> None:
         assert ended.state == lp.LEASE_STATE_EXPIRED
         assert "'gone'" in ended.error.message
         assert (await get(connection, held.lease_id)).state == ACTIVE
+
+
+async def test_what_becomes_of_a_lease_is_not_told_before_it_is_kept(tmp_path: Path) -> None:
+    """Who reads, lists or watches a lease hears of a renewal and of a release when the next kernel would know, too."""
+    async with kernel(tmp_path) as connection:
+        lease = await connection.claim(memory(GIB), ttl=Duration(seconds=10))
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        write, gate, entered = keeper._store.write, threading.Semaphore(0), threading.Semaphore(0)
+
+        def slow(writes: Any) -> None:
+            entered.release()
+            gate.acquire(timeout=20)
+            write(writes)
+
+        keeper._store.write = slow  # type: ignore[method-assign]
+        watching = connection.another().leases.WatchLease(ls.WatchLeaseRequest(lease_id=lease.lease_id))
+        assert left_s((await watching.read()).lease) <= 10
+        for change in (
+            lambda: renew(connection, lease.lease_id, ttl=Duration(seconds=3000)),
+            lambda: connection.leases.ReleaseLease(ls.ReleaseLeaseRequest(lease_id=lease.lease_id)),
+        ):
+            changing = asyncio.ensure_future(change())
+            assert await asyncio.to_thread(entered.acquire, timeout=20)
+            reads = [get(connection, lease.lease_id), list_all(connection), watching.read()]
+            readers = [asyncio.ensure_future(each) for each in reads]
+            await connection.hosts.GetHost(hs.GetHostRequest())  # they have arrived before it
+            assert not any(reader.done() for reader in (changing, *readers))
+            gate.release()
+            await changing
+            one, (listed,), watched = await asyncio.gather(*readers)
+            assert one.state == listed.state == watched.lease.state
+        assert one.state == lp.LEASE_STATE_RELEASED
+
+
+async def test_a_release_that_cannot_be_kept_is_not_shown(tmp_path: Path) -> None:
+    """While the store takes nothing, who reads such a lease is told STORE_UNAVAILABLE, and who watches it waits."""
+    async with kernel(tmp_path) as connection:
+        lease = await connection.claim(memory(GIB), ttl=Duration(seconds=100))
+        watching = connection.another().leases.WatchLease(ls.WatchLeaseRequest(lease_id=lease.lease_id))
+        await watching.read()
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        write = keeper._store.write
+        keeper._store.write = refuse  # type: ignore[method-assign]
+        reason, _ = await refusal(connection.leases.ReleaseLease(ls.ReleaseLeaseRequest(lease_id=lease.lease_id)))
+        assert reason == "STORE_UNAVAILABLE"
+        assert (await refusal(get(connection, lease.lease_id)))[0] == "STORE_UNAVAILABLE"
+        watched = asyncio.ensure_future(watching.read())
+        assert (await refusal(get(connection, lease.lease_id)))[0] == "STORE_UNAVAILABLE"
+        assert not watched.done()
+        keeper._store.write = write  # type: ignore[method-assign]
+        assert (await watched).lease.state == lp.LEASE_STATE_RELEASED
+        assert (await get(connection, lease.lease_id)).state == lp.LEASE_STATE_RELEASED

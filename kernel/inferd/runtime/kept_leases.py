@@ -39,7 +39,7 @@ class DueLease:
     Attributes:
         tenant: Whose it is.
         waiting: Who waits for that, and hears should it fail.
-        wanting: Who waits until it can be told of, and hears nothing else.
+        wanting: Who waits until it can be told of; where the store had it before, they hear of a failure, too.
     """
 
     tenant: Tenant
@@ -80,11 +80,16 @@ class KeptLeases:
         return None if due is None else _future(due.waiting)
 
     def wait_for_grant(self, lease_id: LeaseId) -> asyncio.Future[None] | None:
-        """Ends when the store has a lease, or is not to have it; None where nothing hinders that it is told of."""
-        if lease_id in self._known:
-            return None
+        """Ends when the store has a lease as it is, or is not to have it; None where nothing hinders telling of it.
+
+        It fails where the store does not take what a lease that it has became: by its time alone one ends untold.
+        """
         due = self._due.get(lease_id) or self._writing.get(lease_id)
-        return None if due is None or self._held(lease_id, due) is None else _future(due.wanting)
+        lease = None if due is None else self._views.find_lease(lease_id, due.tenant)
+        if due is None or lease is None:
+            return None
+        shown_later = (LeaseState.ACTIVE, LeaseState.RELEASED) if lease_id in self._known else (LeaseState.ACTIVE,)
+        return _future(due.wanting) if lease.state in shown_later else None
 
     def _held(self, lease_id: LeaseId, due: DueLease) -> Lease | None:
         """A lease as it is to be kept; None when it has ended."""
@@ -124,13 +129,11 @@ class KeptLeases:
         waiting = [future for due in failed.values() for future in due.waiting]
         fresh = {lease_id: due.tenant for lease_id, due in failed.items() if lease_id not in self._known}
         for lease_id, due in failed.items():
-            due.waiting = []
             if lease_id in fresh:
                 _end(due.wanting)  # they look when it has been given up
-                due.wanting = []
-        for lease_id, due in self._due.items():
-            if lease_id in failed:
-                due.wanting += failed[lease_id].wanting
+            else:
+                waiting += due.wanting
+            due.waiting, due.wanting = [], []
         self._due = {**{name: due for name, due in failed.items() if name not in self._due}, **self._due}
         return fresh, waiting
 

@@ -1,12 +1,12 @@
 """What may be done with leases."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from inferd.core.ids import LeaseId
 from inferd.core.index import Page
 from inferd.core.lease import Lease, LeaseSpec, LeaseState, ModelClaim
-from inferd.errors import InvalidFieldError
+from inferd.errors import InvalidFieldError, StoreUnavailableError
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.front.caller import Caller
@@ -71,7 +71,11 @@ class Leases:
                 await keeper.settled_lease(lease_id)
 
     async def granted(self, lease_ids: Iterable[LeaseId]) -> None:
-        """Wait until leases may be told of: nobody hears of a grant that is not kept."""
+        """Wait until leases may be told of: nobody hears of a grant, a renewal or a release that is not kept.
+
+        Raises:
+            StoreUnavailableError: That cannot be now.
+        """
         if (keeper := self._driver.keeper) is not None:
             for lease_id in lease_ids:
                 await keeper.granted(lease_id)
@@ -158,7 +162,7 @@ class Leases:
                 with changes.watch(lease_id, *views.lines(lease)) as changed:
                     if told is not None and self._driver.keeper is not None:
                         self._driver.check_open()  # what ends with this kernel ends for this call alone
-                    await self.granted([lease_id])
+                    await self._told_of(lease_id)
                     state, stands = lease.state, self._stands(lease)
                     if stands != told:  # in a line somebody may have come behind it
                         told = stands
@@ -167,6 +171,12 @@ class Leases:
                         return
                     self._driver.check_open()
                     await changed.wait(0)
+
+    async def _told_of(self, lease_id: LeaseId) -> None:
+        """As `granted`, for who has time: each write that fails is waited for, too."""
+        while True:
+            with suppress(StoreUnavailableError):
+                return await self.granted([lease_id])
 
     def _stands(self, lease: Lease) -> tuple[object, ...]:
         """All of a lease that can change, less what changes with time alone. Tasks under it are told with the rest."""
