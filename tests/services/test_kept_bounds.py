@@ -1,11 +1,13 @@
-"""What is kept beside the things themselves: what their bounds were, and what tenants were served."""
+"""What is kept beside the things themselves: what their bounds were, and what tenants were served, and its files."""
 
 from contextlib import closing
 from pathlib import Path
 
-from connection import Connection, read_all, read_until, refusal, text_of
+import grpc
+import pytest
+from connection import Connection, read_all, read_until, reason_of, refusal, text_of
 from structlog.testing import capture_logs
-from test_kept_tasks import get, kernel, wanted, watch
+from test_kept_tasks import created, get, kernel, wanted, watch
 
 from inferd.core.ids import ModelName, Tenant
 from inferd.store.sqlite import SqliteStore
@@ -71,3 +73,20 @@ def share(connection: Connection) -> float | None:
 def on_disk(folder: Path) -> list[tuple[str, str]]:
     with closing(SqliteStore(folder / "kept/store")) as store:
         return [(record.tenant, record.key) for record in store.records(Kind.SHARE)]
+
+
+@pytest.mark.parametrize("gone", ["store", "store-wal", "."])
+async def test_nothing_is_acknowledged_into_a_store_that_is_gone(tmp_path: Path, gone: str) -> None:
+    """Where a file of the store was removed while it is open, new tasks are refused with its name, until it is back."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        (tmp_path / "kept" / gone).resolve().rename(tmp_path / "away")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await connection.tasks.CreateTask(wanted())
+        assert reason_of(caught.value)[0] == "STORE_UNAVAILABLE"
+        assert reason_of(caught.value)[1]["cause"] == "removed"
+        assert str(tmp_path / "kept/store") in str(caught.value.details())
+        (tmp_path / "away").rename((tmp_path / "kept" / gone).resolve())
+        task_id = await created(connection, wanted())
+    async with kernel(tmp_path) as connection:
+        assert (await get(connection, task_id)).task_id == task_id

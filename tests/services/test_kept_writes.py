@@ -10,7 +10,7 @@ import grpc
 import pytest
 from connection import read_all, read_failing, read_until, reason_of, refusal, text_of
 from structlog.testing import capture_logs
-from test_kept_tasks import _place, get, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
+from test_kept_tasks import _place, created, get, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
 from inferd import serving
 from inferd.core.ids import ModelName
@@ -293,3 +293,36 @@ async def test_a_store_whose_closing_hangs_is_left_alone(tmp_path: Path, monkeyp
     finally:
         going_on.set()
         close()
+
+
+async def test_a_write_goes_before_what_is_to_be_read(tmp_path: Path) -> None:
+    """A task is acknowledged when what is being read has been, however many others wait to read."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        done, going_on, entered = list[str](), threading.Event(), threading.Event()
+
+        def hold(_: Any) -> None:
+            entered.set()
+            going_on.wait(20)
+
+        reading = [asyncio.ensure_future(keeper.read(hold))]
+        await asyncio.to_thread(entered.wait, 20)
+        reading += [asyncio.ensure_future(keeper.read(lambda _: done.append("read"))) for _ in range(5)]
+        await asyncio.sleep(0)
+        write, writing = keeper._store.write, asyncio.Event()
+        flush = keeper._flush
+
+        def flushed() -> None:
+            flush()
+            writing.set()
+
+        keeper._flush = flushed  # type: ignore[method-assign]
+        keeper._store.write = lambda writes: (write(writes), done.append("write"))[0]  # type: ignore[method-assign,func-returns-value]
+        creating = asyncio.ensure_future(connection.tasks.CreateTask(wanted()))
+        await writing.wait()
+        going_on.set()
+        await asyncio.gather(creating, *reading)
+        assert done[0] == "write"
+        assert done.count("read") == 5

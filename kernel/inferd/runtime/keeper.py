@@ -91,6 +91,7 @@ class Keeper:
         self._failure: StoreUnavailableError | None = None
         self._closing = False
         self._patience = Patience(DRAIN_S)
+        self.hurry = self._patience.hurry  # the kernel ends at once: a store that does not answer is not waited for
 
     # What the driver tells.
 
@@ -246,9 +247,10 @@ class Keeper:
             await written
 
     async def granted(self, lease_id: LeaseId) -> None:
-        """Wait until a lease may be told of: its grant is kept, or is withdrawn.
+        """Wait until a lease may be told of: its grant, its renewal or its release is kept, or the grant is withdrawn.
 
         Raises:
+            StoreUnavailableError: What became of a lease that was kept cannot be written now.
             ShuttingDownError: The kernel ends before that.
         """
         if (written := self._leases.wait_for_grant(lease_id)) is not None:
@@ -292,7 +294,7 @@ class Keeper:
         writes += [*self._leases.take(), *self.shares.take()]
         loop = asyncio.get_running_loop()
         self._began = loop.time()
-        self._writing = loop.run_in_executor(self._thread, self._store.write, writes)
+        self._writing = loop.run_in_executor(self._thread.first, self._store.write, writes)
         self._writing.add_done_callback(lambda done: self._wrote(batch, models, done))
 
     def _send(self, kept: Kept) -> Sent:
@@ -421,10 +423,6 @@ class Keeper:
                         await asyncio.wait([self._writing])
                     await asyncio.sleep(0)
 
-    def hurry(self) -> None:
-        """The kernel ends at once: a store that does not answer is not waited for, now or later."""
-        self._patience.hurry()
-
     def stop(self) -> None:
         """Keep nothing of what follows: the kernel ends, and its tasks go on with the next one."""
         if self._closing:
@@ -448,10 +446,7 @@ class Keeper:
             self._timer.cancel()
         closing = asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
         self._thread.shutdown()
-        with suppress(TimeoutError):
-            async with self._patience.bounds():
-                await asyncio.wait([closing])
-        if closing.done():
+        if await self._patience.saw(closing):
             closing.result()
         else:
             closing.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ class Patience:
             raise
         finally:
             self._limit = None
+
+    async def saw(self, future: asyncio.Future[None]) -> bool:
+        """Wait for something; whether it was done in time."""
+        with suppress(TimeoutError):
+            async with self.bounds():
+                await asyncio.wait([future])
+        return future.done()
 
     def hurry(self) -> None:
         """The end is to come at once: nobody waits for longer, now or later."""

@@ -36,7 +36,7 @@ class Records:
         Raises:
             StoreUnavailableError: They cannot be.
         """
-        writing = asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, list(records))
+        writing = asyncio.get_running_loop().run_in_executor(self._thread.first, self._store.write, list(records))
         await asyncio.wait([writing])  # to its end, should whoever waits for it go
         if (error := writing.exception()) is not None:
             raise typed(error)

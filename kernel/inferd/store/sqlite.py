@@ -17,6 +17,7 @@ import apsw
 from inferd.errors import StoreUnavailableError
 from inferd.store.codec import Codec, PlainCodec
 from inferd.store.lock import StoreLock
+from inferd.store.places import Places
 from inferd.store.sqlite_copy import SqliteCopy
 from inferd.store.sqlite_file import (
     DAMAGED,
@@ -101,6 +102,7 @@ class SqliteStore:
                 set_aside(path, str(error))
                 make_private(path)
                 self._database, self.opened_schema = open_file(path, migrates=migrates, copies=copies)
+            self._places = Places(path)
             suspect_of(path).unlink(missing_ok=True)  # it was looked through
         except (apsw.Error, ValueError, OSError) as error:
             self._let_go()
@@ -130,6 +132,7 @@ class SqliteStore:
                 raise
         except apsw.Error as error:
             raise unavailable(self._path, error) from None
+        self._places.check()
         self._at_point(AFTER_COMMIT)
 
     def _write(self, database: Any, write: Write) -> None:
