@@ -82,7 +82,7 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         mode = int(settings.socket_mode, 8)
         async with _exposing(settings, driver) as metrics_address:
             with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
-                before = await read_kept(driver)
+                before = await read_kept(driver, built.shelf.lacking)
                 async with driver.running(), _beside(built), built.authority.running():
                     restore(driver, before)
                     await server.start()
@@ -108,7 +108,7 @@ async def running_front(settings: Settings) -> AsyncIterator[Front]:
         OSError: A folder cannot be made.
     """
     async with _built(settings) as built:
-        before = await read_kept(built.driver)
+        before = await read_kept(built.driver, built.shelf.lacking)
         async with built.driver.running(), _beside(built):
             restore(built.driver, before)
             yield built.front
@@ -122,6 +122,7 @@ class _Built:
     plugins: Plugins
     meter: DeviceMeter
     front: Front
+    shelf: Shelf
     blobs: KeptBlobs | None
     authority: Authority
 
@@ -163,7 +164,9 @@ async def _built_around(settings: Settings, driver: Driver, kept: KeptBlobs | No
             kept=kept,
             authority=authority,
         )
-        yield _Built(driver=driver, plugins=plugins, meter=meter, front=front, blobs=kept, authority=authority)
+        yield _Built(
+            driver=driver, plugins=plugins, meter=meter, front=front, shelf=shelf, blobs=kept, authority=authority
+        )
 
 
 def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:

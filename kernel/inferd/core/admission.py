@@ -27,7 +27,11 @@ def find_model(models: Mapping[ModelName, Model], name: ModelName) -> Model:
 
 
 def stranded(model: Model, devices: Container[DeviceId]) -> ModelLoadError | None:
-    """Why a model can be loaded nowhere any more: all that it may use is gone for good; None when some is known."""
+    """Why a model can be loaded nowhere: all that it may use is gone for good, or it lacks something; else None."""
+    if model.lacks:
+        return ModelLoadError(
+            f"model {model.spec.name!r} cannot be loaded now: {model.lacks}", metadata={"cause": model.lacks}
+        )
     if any(device_id in devices for device_id in model.spec.devices):
         return None
     where = " and ".join(model.spec.devices)
@@ -42,7 +46,7 @@ def check_stranded(model: Model, devices: Container[DeviceId]) -> None:
     """Refuse what would wait for a model for ever.
 
     Raises:
-        ModelLoadError: All devices that it may use are gone for good.
+        ModelLoadError: All devices that it may use are gone for good, or it lacks something.
     """
     if (error := stranded(model, devices)) is not None:
         raise error

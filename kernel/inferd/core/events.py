@@ -19,10 +19,12 @@ class CreateModel:
 
     Attributes:
         kept: A kernel before this one knew it: bounds are for new ones.
+        lacks: Why one that was kept cannot be loaded now, for people; "" where it can.
     """
 
     spec: ModelSpec
     kept: bool = False
+    lacks: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,10 @@ class Fleet:
         self._broker = broker
         self._out = out
 
-    def create(self, spec: ModelSpec, now: float, *, kept: bool = False) -> None:
+    def create(self, spec: ModelSpec, now: float, *, kept: bool = False, lacks: str = "") -> None:
         """Make a model known; the same again changes nothing, unless its file has changed: then it is loaded anew.
+
+        One that was `kept` may lack something, its device, say, and is known all the same: its tasks wait.
 
         Raises:
             InvalidFieldError: A device of it is not known.
@@ -63,9 +65,13 @@ class Fleet:
             ModelBusyError: Its file has changed, and tasks or leases use what was loaded of it.
             LimitExceededError: `limits.models` are known; one that was `kept` may be one more.
         """
-        for device_id in spec.devices:
+        for device_id in () if kept else spec.devices:
             self._broker.account(device_id, field="model.device")
         known = self.models.get(spec.name)
+        if known is not None and known.lacks and (kept or not known.spec.devices or known.spec.wanted == spec.wanted):
+            known.spec = spec  # as it can be loaded now, if it can
+            self._lack(known, lacks)
+            return
         if known is not None and known.spec.wanted != spec.wanted:
             raise ModelExistsError(
                 f"model {spec.name!r} exists with source {known.spec.source!r}, backend {known.spec.backend!r}, "
@@ -81,8 +87,16 @@ class Fleet:
             )
         if known is None:
             self._register.add_model(spec, now)
+            if lacks:
+                self._lack(self.models[spec.name], lacks)
         elif known.spec.file_version != spec.file_version:
             self._renew(known, spec)
+
+    def _lack(self, model: Model, lacks: str) -> None:
+        """A model cannot be loaded for this reason; or can again."""
+        model.lacks = lacks
+        model.error = stranded(model, self._broker.devices) if lacks else None
+        self._register.touch_model(model)
 
     def _renew(self, model: Model, spec: ModelSpec) -> None:
         """The file of a model has changed: what was loaded of it goes, if nothing uses it."""
@@ -205,6 +219,8 @@ class Fleet:
         A host that drains leaves to leases what they hold.
         """
         known = self._broker.devices
+        if model.lacks:
+            return []
         if lease_id:
             return [device_id for device_id in model.spec.devices if self._broker.lease_holds(lease_id, device_id)]
         return [device_id for device_id in model.spec.devices if device_id in known and known[device_id].open]

@@ -265,7 +265,7 @@ class KernelMachine:
 
     def _create_model(self, event: events.CreateModel) -> None:
         self.ending.check_taking(self._now)
-        self.fleet.create(event.spec, self._now, kept=event.kept)
+        self.fleet.create(event.spec, self._now, kept=event.kept, lacks=event.lacks)
         self.tasks.add_model(event.spec.name)
         self.reconcile(self.fleet.models[event.spec.name])
 

@@ -300,6 +300,7 @@ class Model:
         leases: Leases that claim a part of it, and the instance that keeps that; None while there is none.
         needs: What it needs, by device; the one that was measured last is the last.
         file_sampling: Defaults of its tasks that its file names; known from its first load on.
+        lacks: Why a model of a kernel before this one cannot be loaded now: its tasks wait; "" where it can.
     """
 
     spec: ModelSpec
@@ -316,6 +317,7 @@ class Model:
     asked: bool = False  # something that is no task waits for an instance
     loaded_on_demand: bool = True  # False from a client's LoadModel to the end of that load
     file_sampling: SamplingDefaults = NO_DEFAULTS
+    lacks: str = ""
 
     @property
     def effective_sampling(self) -> SamplingDefaults:

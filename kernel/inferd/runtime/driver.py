@@ -279,13 +279,13 @@ class Driver:
         """Output tokens a second over the last seconds."""
         return self._relay.rate.tokens_per_s(self.clock.now())
 
-    def create_model(self, spec: ModelSpec, *, kept: bool = False) -> Model:
-        """Make a model known, or one that was `kept`.
+    def create_model(self, spec: ModelSpec, *, kept: bool = False, lacks: str = "") -> Model:
+        """Make a model known, or one that was `kept` and perhaps lacks something now.
 
         Raises:
             InferdError: It is refused.
         """
-        self._apply(events.CreateModel(spec, kept))
+        self._apply(events.CreateModel(spec, kept, lacks))
         return self.views.model(spec.name)
 
     async def load_model(

@@ -5,7 +5,7 @@ What of it cannot be read is left out, told in the log, and stays in the store: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferd.core.events import RestoreLeases, RestoreTasks
+from inferd.core.lease import ModelClaim
 from inferd.core.task_events import Finished, Output
 from inferd.errors import InferdError, LimitExceededError
 from inferd.runtime import streams
@@ -23,23 +24,27 @@ from inferd.runtime.kept_events import read_entries
 from inferd.runtime.kept_leases import FENCING, read_token
 from inferd.runtime.kept_records import UNREADABLE, read_model, read_progress, read_task
 from inferd.runtime.kept_shares import read_share
+from inferd.runtime.lacking import tell_lacking, unknown_model
 from inferd.runtime.lease_records import read_lease
 from inferd.runtime.shared_work import SharedWork, with_blobs
 from inferd.store.store import NO_TENANT, Kind
 from inferd_api.worker.v1 import task_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from inferd.core.ids import ModelName
     from inferd.core.model import ModelSpec
     from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
     from inferd.runtime.event_log import Entry
+    from inferd.runtime.lacking import Lacking
     from inferd.store.store import Record, Store
 
 log = structlog.get_logger()
+UNREAD = "what was kept of it cannot be read; create it anew, or delete it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +64,12 @@ class Before:
     leases: Sequence[RestoredLease] = ()
     token: int = 0  # the highest fencing token that may have been given
     shares: Sequence[RestoredShare] = ()
+    lacks: Mapping[ModelName, str] = field(default_factory=dict)  # why models cannot be loaded now
+    pulled: Sequence[ModelSpec] = ()  # those that were pulled, and are known by their names only
 
 
-async def read_kept(driver: Driver) -> Before:
-    """What was kept; nothing where the kernel has no store.
+async def read_kept(driver: Driver, lacking: Lacking | None = None) -> Before:
+    """What was kept; nothing where the kernel has no store. `lacking` says what models lack now.
 
     Raises:
         StoreUnavailableError: It cannot be read.
@@ -70,13 +77,30 @@ async def read_kept(driver: Driver) -> Before:
     floor = _token_floor(driver.clock)
     if driver.keeper is None:
         return Before(token=floor)
-    return Before(
+    before = Before(
         await _of_blobs(driver.keeper.blobs, await driver.keeper.read(_models)),
         await _with_blobs(driver.keeper.blobs, await driver.keeper.read(lambda store: _tasks(store, driver.clock))),
         await driver.keeper.read(lambda store: _leases(store, driver.clock)),
         max(floor, await driver.keeper.read(_token)),
         await driver.keeper.read(_shares),
     )
+    return before if lacking is None else await _with_lacks(before, lacking)
+
+
+async def _with_lacks(before: Before, lacking: Lacking) -> Before:
+    """With what models lack now, and with those that were pulled and that something kept waits for."""
+    lacks = await lacking.of(spec for spec in before.models if spec.devices)
+    pulled = await lacking.pulled(_wanted(before) - {spec.name for spec in before.models})
+    lacks |= {name: why for name, (_, why) in pulled.items()}
+    return replace(before, lacks=lacks, pulled=[spec for spec, _ in pulled.values()])
+
+
+def _wanted(before: Before) -> set[ModelName]:
+    """The models that something waits for."""
+    wanted = {each.task.spec.model for each in before.tasks if each.task.finished is None}
+    for lease in before.leases:
+        wanted.update(claim.model for claim in lease.spec.claims if isinstance(claim, ModelClaim))
+    return wanted
 
 
 def restore(driver: Driver, before: Before) -> None:
@@ -86,13 +110,7 @@ def restore(driver: Driver, before: Before) -> None:
 
 
 def _restore(driver: Driver, before: Before) -> None:
-    for spec in before.models:
-        try:
-            _create(driver, spec)
-        except InferdError as error:
-            log.warning("a model that was kept is left out", model=spec.name, why=error.message)
-        if driver.keeper is not None:
-            driver.keeper.adopt_model(spec.name)
+    _restore_models(driver, before)
     driver.restore(RestoreLeases(tuple(before.leases), before.token))
     _tell_of_excess(driver)
     # In the order in which they ended: the events of the last ones are those that `retained_bytes` leaves.
@@ -109,7 +127,27 @@ def _restore(driver: Driver, before: Before) -> None:
         _go_on(driver, before)
 
 
-def _create(driver: Driver, spec: ModelSpec) -> None:
+def _restore_models(driver: Driver, before: Before) -> None:
+    """Make models known, those that lack something now, too."""
+    tell_lacking(before.lacks)
+    for spec in before.pulled:
+        _create(driver, spec, before.lacks[spec.name])
+    wanted = _wanted(before)
+    for spec in before.models:
+        if not spec.devices and spec.name not in wanted:
+            continue  # it could not be read
+        try:
+            _create(driver, spec, before.lacks.get(spec.name, "") if spec.devices else UNREAD)
+        except InferdError as error:
+            log.warning("a model that was kept is left out", model=spec.name, why=error.message)
+        if driver.keeper is not None:
+            driver.keeper.adopt_model(spec.name)
+
+
+def _create(driver: Driver, spec: ModelSpec, lacks: str) -> None:
+    if lacks:
+        driver.create_model(spec, kept=True, lacks=lacks)
+        return
     try:
         driver.create_model(spec)
     except LimitExceededError as error:
@@ -125,11 +163,16 @@ def _go_on(driver: Driver, before: Before) -> None:
 
 def _models(store: Store) -> list[ModelSpec]:
     models = []
-    for record in store.records(Kind.MODEL, partial(_leave_out, "model")):
+
+    def damaged(tenant: str, key: str, error: Exception) -> None:
+        _leave_out("model", tenant, key, error)
+        models.append(unknown_model(key))  # its tasks wait until it is created anew, or deleted
+
+    for record in store.records(Kind.MODEL, damaged):
         try:
             models.append(read_model(record.value))
         except UNREADABLE as error:
-            _leave_out("model", record.tenant, record.key, error)
+            damaged("", record.key, error)
     return models
 
 

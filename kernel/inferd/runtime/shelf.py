@@ -8,6 +8,7 @@ import structlog
 from inferd.core.ids import ModelName
 from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelNotFoundError
 from inferd.runtime.driver import Driver
+from inferd.runtime.lacking import Lacking
 from inferd.runtime.library import BrokenManifest, Library, Manifest
 from inferd.runtime.plugins import Plugins
 
@@ -21,9 +22,13 @@ class Shelf:
         library: Where they lie.
         plugins: Who may load them.
         driver: Is told of them.
+
+    Attributes:
+        lacking: What models that were known before lack now.
     """
 
     def __init__(self, library: Library, plugins: Plugins, driver: Driver) -> None:
+        self.lacking = Lacking(driver, plugins, library)
         self._library = library
         self._plugins = plugins
         self._driver = driver
@@ -33,6 +38,7 @@ class Shelf:
 
     async def read(self) -> None:
         """Make known what was pulled since; a model that cannot be used is warned of, once, and left out."""
+        await self.lacking.look_again()
         async with self._lock:
             seen = await asyncio.to_thread(self._library.changes)
             if seen == self._seen:
@@ -55,7 +61,10 @@ class Shelf:
             ModelNotFoundError: It was pulled, and its folder cannot be used; says why.
             InferdError: It was pulled, and cannot be placed.
         """
-        if not name or self._driver.views.find_model(ModelName(name)) is not None:
+        known = self._driver.views.find_model(ModelName(name))
+        if known is not None and known.lacks:
+            await self.lacking.look_again([name])
+        if not name or (known is not None and not known.lacks):
             return
         async with self._lock:
             try:

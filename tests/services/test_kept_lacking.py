@@ -1,0 +1,39 @@
+"""Tasks that were kept for models that the next kernel cannot load."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+from connection import read_all, read_until, reason_of, text_of
+from test_kept_tasks import get, kernel, wanted, watch
+
+from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import task_pb2 as tp
+
+
+@pytest.mark.parametrize("lacking", ["backend", "file"])
+async def test_a_task_waits_while_its_model_cannot_be_loaded(tmp_path: Path, lacking: str) -> None:
+    """A kernel that lacks the backend or the file of a model ends none of its tasks: they go on when that is back."""
+    file = tmp_path / "fake.fake"
+    async with kernel(tmp_path) as connection:
+        await connection.create(max_sequences=1, step_s=0.01)
+        ids = [(await connection.tasks.CreateTask(wanted(200))).task.task_id for _ in range(2)]
+        await read_until(watch(connection, ids[0]), "output")
+    if lacking == "file":
+        file.rename(tmp_path / "elsewhere")
+    async with kernel(
+        tmp_path, **({"backends": (), "plugin_modules": ()} if lacking == "backend" else {})
+    ) as connection:
+        assert [(await get(connection, task_id)).state for task_id in ids] == [tp.TASK_STATE_QUEUED] * 2
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await connection.tasks.CreateTask(wanted())
+        assert reason_of(caught.value)[0] == "MODEL_LOAD_FAILED"
+        assert ("'fake'" if lacking == "backend" else str(file)) in str(caught.value.details())
+        if lacking == "file":
+            (tmp_path / "elsewhere").rename(file)
+            await connection.models.GetModel(ms.GetModelRequest(name="fake"))  # whoever asks has it looked for
+            assert text_of(await read_all(watch(connection, ids[1]))) == "la" * 100
+    if lacking == "backend":
+        async with kernel(tmp_path) as connection:
+            for task_id in ids:
+                assert text_of(await read_all(watch(connection, task_id))) == "la" * 100
