@@ -68,7 +68,7 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     """A kernel that serves until the block ends; then its tasks are ended and its workers gone.
 
     Raises:
-        InvalidFieldError: An address is not one to listen on.
+        InvalidFieldError: An address is not one to listen on, or nobody could log in.
         OSError: An address cannot be bound, or a folder not be made.
         StoreUnavailableError: The store cannot be opened or read, or another kernel has it.
     """
@@ -78,6 +78,7 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         loopback_port(settings.metrics_listen)
     descriptors.raise_limit()
     async with _built(settings) as built:
+        built.authority.check_entry(settings.auth, settings.listen)
         driver, server = built.driver, make_server(settings, built.front, built.authority.verify)
         mode = int(settings.socket_mode, 8)
         async with _exposing(settings, driver) as metrics_address:

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from inferd.core.key import Secret
 from inferd.errors import InvalidFieldError
 from inferd.services.calls import Said
+from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import auth_pb2 as ap
 from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import lease_service_pb2 as ls
@@ -293,6 +294,20 @@ async def test_nobody_locks_itself_out(tmp_path: Path) -> None:
         assert (await refused(kernel.auth.CreateRule(request, metadata=admin)))[0] == "PERMISSION_DENIED"
         roles = (await kernel.auth.ListRoles(asp.ListRolesRequest(), metadata=admin)).roles
         assert [role.name for role in roles] == ["admin", "operator", "user", "viewer"]
+
+
+async def test_a_kernel_that_nobody_could_use_does_not_start(tmp_path: Path) -> None:
+    """A kernel that needs logins starts when somebody has one, or can make one without."""
+    store = {"url": f"sqlite:{tmp_path}/kernel.sqlite"}
+    for auth in ({"required": True}, {"local_roles": ()}):
+        with pytest.raises(InvalidFieldError, match="lets nobody in"):
+            async with kernel_here(tmp_path, auth=auth, store=store):
+                pass
+    async with guarded(tmp_path, store=store) as kernel:
+        await kernel.key(roles=["admin"])
+    for auth in ({"required": True}, {"local_roles": ()}):
+        async with kernel_here(tmp_path, auth=auth, store=store):
+            pass
 
 
 def test_values_show_no_secret() -> None:

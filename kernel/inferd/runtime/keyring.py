@@ -99,6 +99,12 @@ class Keyring:
         self._forget()
         return [key for _, key in sorted(self._keys.items()) if all(map(owner.has, key.principal.tenants))]
 
+    @property
+    def has_any(self) -> bool:
+        """Whether a key holds."""
+        now = self._wall()
+        return any(key.state(now) is KeyState.ACTIVE for key in self._keys.values())
+
     def last_use(self, key: Key) -> float | None:
         """When a call last came with a key; None for never."""
         return self._used.get(key.key_id)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from inferd.core.policy import ALL_KINDS, ALL_VERBS, ResourceKind, Rule, Verb
 from inferd.core.roles import BUILT_IN
-from inferd.errors import UnauthenticatedError
+from inferd.errors import InvalidFieldError, UnauthenticatedError
 from inferd.runtime.front.access import Access
 from inferd.runtime.front.auth import Auth
 from inferd.runtime.kept_keys import kept_keys, kept_rules
@@ -18,14 +18,14 @@ from inferd.runtime.pepper import read_pepper
 from inferd.runtime.tokens import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from inferd import auth_settings as settings
     from inferd.runtime.keeper import Keeper
     from inferd.runtime.login import Login
 
-KEY_BEGINS = "ik_"
+KEY_BEGINS, UNIX = "ik_", "unix:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,25 @@ class Authority:
             keyring.adopt(await keeper.read(kept_keys))
             auth.adopt_rules(await keeper.read(kept_rules))
         return cls(keyring, tokens, access, auth)
+
+    def check_entry(self, chosen: settings.Auth, listen: Collection[str]) -> None:
+        """Refuse a kernel that nobody could use, nor make a key for.
+
+        Args:
+            chosen: What is configured.
+            listen: The addresses of the kernel.
+
+        Raises:
+            InvalidFieldError: It is one.
+        """
+        open_way = not chosen.required or any(address.startswith(UNIX) for address in listen)
+        if (chosen.local_roles and open_way) or chosen.issuers or self.keyring.has_any:
+            return
+        raise InvalidFieldError(
+            "auth lets nobody in: no key has been made, no issuer is trusted, and no way needs no login; listen on a "
+            "socket, too (unix:/path), where auth.local_roles hold, and make a key there: inferd keys create",
+            field="auth.required" if chosen.local_roles else "auth.local_roles",
+        )
 
     def verify(self, credential: str) -> Login:
         """Who a credential stands for, a key or a token.
