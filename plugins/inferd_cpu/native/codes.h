@@ -1,4 +1,4 @@
-// Types whose numbers are a scale times one of a few, as codes of a format that has those few. Included by pack.cpp alone.
+// Types whose numbers are a scale times one of a few, as codes of a format that has those. Included by pack.cpp alone.
 #pragma once
 
 #include <algorithm>

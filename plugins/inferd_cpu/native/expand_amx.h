@@ -63,8 +63,8 @@ inline __attribute__((always_inline)) void expand_block(const uint8_t* block, [[
                              _mm512_set1_ps(kLess));
     }
     const __m512i half = _mm512_set1_epi32(0x8000);
-    // The two bytes of a number are 4 * quant + 2 and + 3 in the table: the quant's bits, and constant ones below. With a
-    // scale for each half of the inputs two tables of bf16 lie behind each other: bytes 2 * quant and + 1, or 32 more.
+    // The two bytes of a number are 4 * quant + 2 and + 3 in the table: the quant's bits, and constant ones below. With
+    // a scale for each half of the inputs two tables of bf16 lie behind each other: bytes 2 * quant and + 1, or 32 more.
     constexpr bool kTwo = W == kHalved;
     const __m512i quant_bits = _mm512_set1_epi8(kTwo ? 0x1e : 0x3c);
     const __m512i byte_bits = kTwo ? _mm512_inserti64x4(_mm512_set1_epi16(0x0100), _mm256_set1_epi16(0x2120), 1)

@@ -143,8 +143,8 @@ inline __attribute__((always_inline)) void add_block(const uint16_t* weights, co
 // A panel with one or two tiles of rows. Blocks are multiplied while later ones are expanded: a tile that is loaded
 // right after it was stored waits. `scratch` holds `kSlots` expanded blocks in turn, or all of them for 0.
 template <Weight W, int T, unsigned kSlots>
-void multiply_few(const uint8_t* panel, const int8_t* numbers, int blocks, const Tile (&tiles)[T], int tile_rows, const Target& target,
-                  uint16_t* scratch) {
+void multiply_few(const uint8_t* panel, const int8_t* numbers, int blocks, const Tile (&tiles)[T], int tile_rows,
+                  const Target& target, uint16_t* scratch) {
   constexpr int kStep = block_bytes(W), kBehind = 2;
   const uint16_t* rows[2] = {numbers_of(tiles[0]), numbers_of(tiles[T - 1])};
   auto slot = [scratch](int block) {

@@ -2,7 +2,8 @@
 //
 // vpmaddubsw multiplies unsigned by signed bytes and adds two products in 16 bits. For w8 the sign of each weight is
 // given to its activation, so that a pair stays below 2 * 128 * 127; for w4 all pairs of a block stay below
-// 16 * 15 * 127, so that they are added in 16 bits. Numbers of a table are as those of w8. Sums start at kMagicBits, see linear_avx512.h.
+// 16 * 15 * 127, so that they are added in 16 bits. Numbers of a table are as those of w8. Sums start at kMagicBits, see
+// linear_avx512.h.
 #pragma once
 
 #include <immintrin.h>

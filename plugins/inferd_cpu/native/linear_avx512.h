@@ -2,8 +2,8 @@
 //
 // vpdpbusd takes unsigned by signed bytes, so stored weights are 128 (w8) or 8 (w4) too high and the integer sums start
 // lower by as much times the sum of the activations. They also start at kMagicBits, which saves the conversion:
-// fma(kMagic + dot, scale, -kMagic * scale) rounds once, to the very float(dot) * scale. Numbers of a table are as those
-// of w8, 128 too high.
+// fma(kMagic + dot, scale, -kMagic * scale) rounds once, to the very float(dot) * scale. Numbers of a table are as
+// those of w8, 128 too high.
 #pragma once
 
 // GCC 12 warns of its own header.

@@ -15,7 +15,8 @@ constexpr bool kOffsetQuants = false;
 
 inline int tile_size(int rows) { return equal_tile(rows, kMaxTile); }
 
-// One panel as signed bytes and fp32 scales, second scales in the place of minima: all that a product needs, whatever the format.
+// One panel as signed bytes and fp32 scales, second scales in the place of minima: all that a product needs, whatever
+// the format.
 inline size_t scratch_bytes(int, int max_k) {
   return static_cast<size_t>(max_k / kBlock) * (kBlockQuants + 2 * kPanelOutputs * sizeof(float));
 }
@@ -37,7 +38,9 @@ inline void expand_panel(const Matrix& w, const uint8_t* from, int8_t* quants, f
     for (int column = 0; column < kPanelOutputs; ++column) {
       uint16_t bits[2] = {};
       std::memcpy(&bits[0], from + size + 2 * column, 2);
-      if (w.format == Weight::w4m || has_halves(w.format)) std::memcpy(&bits[1], from + size + 2 * kPanelOutputs + 2 * column, 2);
+      if (w.format == Weight::w4m || has_halves(w.format)) {
+        std::memcpy(&bits[1], from + size + 2 * kPanelOutputs + 2 * column, 2);
+      }
       *scales++ = float_of_half(bits[0]);
       *minima++ = float_of_half(bits[1]);
     }

@@ -80,7 +80,8 @@ int Model::outputs_of(int part) const {
 
 // Of queries, keys or values.
 int Model::outputs_of_qkv(int source) const {
-  return source == 0 ? shape_.queries_width() : source == 1 ? shape_.keys_width() : shape_.kv_heads * shape_.value_width;
+  if (source == 2) return shape_.kv_heads * shape_.value_width;
+  return source == 0 ? shape_.queries_width() : shape_.keys_width();
 }
 
 int Model::inputs_of(int part) const {
@@ -242,6 +243,7 @@ int Model::weigh_inputs(int ggml_type, const void* blocks, int n, int k, float* 
 
 int Model::pack(int part, int layer, int source, int expert, int ggml_type, const void* blocks, const int32_t* order,
                 const float* counts) {
+  Matrix& packed = divides_qkv(part, layer) ? layers_[layer].apart_qkv[source] : matrix(part, layer);
   struct Packing {
     Model* model;
     Matrix* matrix;
@@ -253,7 +255,7 @@ int Model::pack(int part, int layer, int source, int expert, int ggml_type, cons
     float* factors;
     std::atomic<int> error;  // the first one
     bool in_turn = false;
-  } p{this, divides_qkv(part, layer) ? &layers_[layer].apart_qkv[source] : &matrix(part, layer), blocks, order, counts, part, source, ggml_type, 0, 0, nullptr, nullptr, {pack_done}};
+  } p{this, &packed, blocks, order, counts, part, source, ggml_type, 0, 0, nullptr, nullptr, {pack_done}};
   const bool gates = part == part_gate_up || part == part_expert_gate_up || part == part_shared_gate_up;
   const bool in_turn = gates && (shape_.gated || part != part_gate_up);
   p.count = part == part_qkv ? outputs_of_qkv(source) : in_turn ? outputs_of(part) / 2 : outputs_of(part);

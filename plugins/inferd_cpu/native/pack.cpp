@@ -363,7 +363,8 @@ void unpack_output(bool offset_quants, const Matrix& w, int row, float* out) {
   for (int b = 0; b < w.k / kBlock; ++b, block += block_bytes(w.format), out += kBlock) {
     const float scale = float_of_half(bits_at(block + size + 2 * column));
     const bool minima = w.format == Weight::w4m, halves = has_halves(w.format);
-    const float second = minima || halves ? float_of_half(bits_at(block + size + 2 * kPanelOutputs + 2 * column)) : 0.0f;
+    const uint8_t* behind = block + size + 2 * kPanelOutputs + 2 * column;
+    const float second = minima || halves ? float_of_half(bits_at(behind)) : 0.0f;
     const float minimum = minima ? second : 0.0f;
     for (int i = 0; i < kBlock; ++i) {
       const uint8_t byte = block[quant_place(w.format, column, i)];
