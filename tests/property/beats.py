@@ -86,6 +86,7 @@ class Engine:
     stopped: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     alone: list[int] = field(default_factory=list)
+    expects_refusals: bool = False  # else a step that the session refuses is a defect of the engine
     loop: Loop = field(init=False)
 
     def __post_init__(self) -> None:
@@ -237,6 +238,7 @@ class Engine:
             self.hold(lease_id, rows=0, blocks=0)
         self._beat()
         assert not self.living
+        assert self.loop.refusals == 0 or self.expects_refusals
         assert self.places.pool.free == self.loop.bounds.blocks
         assert self.places.windows is None or self.places.windows.pool.free == self.loop.bounds.window_blocks
         assert self.places.holds.kept_rows == self.places.holds.kept_blocks == 0

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from beats import Engine, Task, greedy, make_engine
 
 from inferd.engine.token.limits import EngineLimits
@@ -147,3 +148,55 @@ def test_a_suspect_with_more_samples_than_rows_comes_to_its_end(tmp_path: Path) 
     engine.finish()
     assert engine.outputs == plain.outputs
     assert kinds(engine)[:3] == [1, 1, 1]
+
+
+REFUSED = 120
+
+
+@pytest.mark.parametrize("limits", [EngineLimits(), EngineLimits(step_tokens=16)], ids=["whole", "in pieces"])
+def test_a_step_that_is_refused_ends_the_task_to_blame_alone(tmp_path: Path, limits: EngineLimits) -> None:
+    """All others of the step have the tokens that they would have had without it, whatever they want."""
+    tasks = {
+        1: greedy((97, 98), max_tokens=30),
+        2: greedy((*WORDS, REFUSED), max_tokens=6),
+        3: Task(prompt=WORDS, sampling=Sampling(n=3, temperature=0, max_tokens=6, ignore_eos=True)),
+        4: greedy(WORDS, max_tokens=1, embedding=Embedding(pooling=Pooling.MEAN)),
+        5: greedy((99, 100), max_tokens=12),
+    }
+    engine = make_engine(tmp_path, limits, refuse_token=REFUSED)
+    engine.expects_refusals = True
+    plain = make_engine(tmp_path, limits)
+    for made, chosen in ((engine, tasks), (plain, {n: task for n, task in tasks.items() if n != 2})):
+        for handle, task in chosen.items():
+            made.submit(handle, task)
+        made.finish()
+    assert {handle for handle, ended in engine.ended.items() if ended.error is not None} == {2}
+    error = engine.ended[2].error
+    assert error is not None
+    assert f"bad batch: token {REFUSED} is refused" in error.message
+    assert {place: ids for place, ids in engine.outputs.items() if place[0] != 2} == plain.outputs
+    assert engine.vectors == plain.vectors
+
+
+def test_a_step_that_is_refused_later_ends_the_task_to_blame_alone(tmp_path: Path) -> None:
+    """What a task writes itself can be refused, too; the others lose nothing."""
+    engine, plain = make_engine(tmp_path, refuse_token=103), make_engine(tmp_path)
+    engine.expects_refusals = True
+    prompts = {1: (97, 98), 2: tuple(range(97, 104)), 3: (99, 98, 97)}  # the tokens of a prompt are repeated
+    for handle, prompt in prompts.items():
+        engine.submit(handle, greedy(prompt, max_tokens=20))
+        if handle != 2:
+            plain.submit(handle, greedy(prompt, max_tokens=20))
+    engine.finish()
+    plain.finish()
+    assert engine.ended[2].error is not None
+    assert {place: ids for place, ids in engine.outputs.items() if place[0] != 2} == plain.outputs
+
+
+def test_what_is_raised_otherwise_ends_all_of_the_step(tmp_path: Path) -> None:
+    """A session that fails in another way may have lost anything: nobody goes on with what it computed."""
+    engine = make_engine(tmp_path, fail_on_token=REFUSED)
+    engine.submit(1, greedy((97, 98), max_tokens=30))
+    engine.submit(2, greedy((97, REFUSED), max_tokens=30))
+    engine.finish()
+    assert all(engine.ended[handle].error is not None for handle in (1, 2))

@@ -166,8 +166,9 @@ class TokenSession(Protocol):
     def step(self, batch: TokenBatch) -> StepResult:
         """Compute one step. Long computations release the GIL.
 
-        An exception fails the tasks of the batch; the session must stay usable. A state that cannot be trusted any
-        more is shown by ending the process.
+        A ValueError refuses the batch: each task of it is then computed alone, from what was computed before, and
+        fails where that is refused, too. Another exception fails all tasks that have a place; the session must stay
+        usable. A state that cannot be trusted any more is shown by ending the process.
         """
         ...
 

@@ -41,6 +41,7 @@ class Faults:
         step_s: How long a step takes, in seconds.
         fail_step: This step raises, counted from 1; 0 for none.
         fail_on_token: A step with this token raises.
+        refuse_token: A step with this token is refused: a ValueError, which changes nothing.
         die_on_token: A step with this token kills the process.
         hang_on_token: A step with this token hangs, as a driver does that never comes back.
         grow_bytes: Each step takes so many bytes more, and keeps them.
@@ -51,6 +52,7 @@ class Faults:
     step_s: float = 0.0
     fail_step: int = 0
     fail_on_token: int = _NOTHING
+    refuse_token: int = _NOTHING
     die_on_token: int = _NOTHING
     hang_on_token: int = _NOTHING
     grow_bytes: int = 0
@@ -79,7 +81,9 @@ class FakeSession:
     def __init__(self, limits: TokenLimits, faults: Faults) -> None:
         self.limits = limits
         self._faults = faults
-        self._acting = {faults.fail_on_token, faults.die_on_token, faults.hang_on_token} - {_NOTHING}
+        self._acting = {faults.fail_on_token, faults.refuse_token, faults.die_on_token, faults.hang_on_token} - {
+            _NOTHING
+        }
         self._steps = 0
         self._kept: list[bytes] = []
         size = limits.blocks * limits.block_tokens
@@ -197,6 +201,8 @@ class FakeSession:
             raise RuntimeError(f"step {self._steps} fails, as the model's file asks")
         if not self._acting.intersection(batch.token_ids.tolist()):
             return
+        if faults.refuse_token in batch.token_ids:
+            raise ValueError(f"bad batch: token {faults.refuse_token} is refused, as the model's file asks")
         if faults.fail_on_token in batch.token_ids:
             given = bytes(token for token in batch.token_ids.tolist() if token < BYTES)  # foreign code may say anything
             raise RuntimeError(f"token {faults.fail_on_token} of {given!r} fails, as the model's file asks")

@@ -65,6 +65,7 @@ class Forward:
         Raises:
             Exception: The session raised, or its result is not what was asked for.
         """
+        self._results.refused = False
         if step.copies:
             self._activity.begin(Doing.COPY, len(step.copies))
             self._session.copy_blocks(step.copies)
@@ -85,6 +86,11 @@ class Forward:
         if (owners := step.owners) is not None and masks is not None:
             masks = masks[owners]
         return self._sampler.choose(logits, positions, rows=rows, masks=masks), logits
+
+    @property
+    def refused(self) -> bool:
+        """Whether the session refused the batch of the last step."""
+        return self._results.refused
 
     def measure(self, step: Step, ids: Ids, logits: Float32Array) -> dict[Sequence, Logprobs]:
         """How likely the tokens were that `compute` gave, of the sequences that ask for it."""

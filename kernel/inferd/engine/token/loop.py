@@ -79,6 +79,7 @@ class Loop:
     ) -> None:
         self.bounds = Bounds.of(model.session.limits, limits)
         self.steps = 0
+        self.refusals = 0  # steps that the session refused
         self._deliver = deliver
         self._session = model.session
         self._activity = activity or Activity()
@@ -228,8 +229,7 @@ class Loop:
             if not is_failure(error):
                 raise
             _log.exception("the backend failed in a step with %d sequences", len(step.sequences))
-            self._fail(self._places.rows, placed_line(error, self._session))
-            self._send(StepOutput())
+            self._answer_failure(step, error)
             return
         self.steps += 1
         told = self._forward.measure(step, ids, logits) if self._measured and logits is not None else {}
@@ -244,6 +244,17 @@ class Loop:
         output = self._collect(step, first, told, verified)
         output.seconds = seconds
         self._send(output)
+
+    def _answer_failure(self, step: Step, error: BaseException) -> None:
+        """A step was not computed: of a batch that was refused each task runs alone, else all end that have a place."""
+        refused = self._forward.refused
+        self.refusals += refused
+        handles = dict.fromkeys(sequence.handle for sequence in step.sequences)
+        if refused and len(handles) > 1:
+            self._suspects.part([self._tasks[handle] for handle in handles])
+        else:
+            self._fail(list(step.sequences) if refused else self._places.rows, placed_line(error, self._session))
+        self._send(StepOutput())
 
     def _release_followers(self, step: Step) -> None:
         """Let samples have places whose prompt was read."""

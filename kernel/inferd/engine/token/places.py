@@ -144,6 +144,12 @@ class Places:
         self._begin_anew(sequence)
         self.preempted += 1
 
+    def take_out(self, sequence: Sequence) -> None:
+        """A sequence loses its row and blocks, and waits for none until it is added again."""
+        if sequence.place.row != WAITING:
+            self._begin_anew(sequence)
+        self.remove(sequence)
+
     def _begin_anew(self, sequence: Sequence) -> None:
         self.publish(sequence)
         self._vacate(sequence)

@@ -27,9 +27,14 @@ _FLOAT32: Final = np.dtype(np.float32)
 
 
 class Results:
-    """Takes the results of one session. One writer: the thread of the steps."""
+    """Takes the results of one session. One writer: the thread of the steps.
+
+    Attributes:
+        refused: The session raised a ValueError for the last batch.
+    """
 
     def __init__(self) -> None:
+        self.refused = False
         self._told: set[str] = set()  # what was converted and logged
 
     def step(self, session: TokenSession, batch: TokenBatch) -> StepResult:
@@ -39,7 +44,11 @@ class Results:
             Exception: The session raised.
             TypeError: It gave no `StepResult`.
         """
-        result = session.step(batch)
+        try:
+            result = session.step(batch)
+        except ValueError:
+            self.refused = True
+            raise
         if not isinstance(result, StepResult):
             raise TypeError(f"TokenSession.step gave {_kind(result)}; it must give a StepResult")
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterable
 
     from inferd.engine.token.batcher import Batcher
     from inferd.engine.token.samples import Samples
@@ -39,6 +39,13 @@ class Suspects:
     def add(self, task: Samples) -> None:
         """A task is to run alone; it has no place before its turn."""
         self._tasks[task.leader.handle] = task
+
+    def part(self, tasks: Iterable[Samples]) -> None:
+        """The session refused a step for these tasks, and nobody knows which of them is to blame: each runs alone."""
+        for task in tasks:
+            for sequence in task.living:
+                self._batcher.places.take_out(sequence)
+            self.add(task)
 
     def drop(self, handle: int) -> None:
         """A task has ended, or has told something new; nothing to do for one that is not known."""
