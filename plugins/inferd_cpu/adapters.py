@@ -24,6 +24,7 @@ from inferd_weights.safetensors import OTHERS, read_safetensors
 Floats = NDArray[np.float32]
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _LARGEST: Final = 1e30  # of what changes are multiplied with
+_MIXED: Final = ("falcon", "starcoder")  # queries, keys and values of a group of heads may be together
 _PEFT: Final = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
 _PLAIN: Final[Mapping[str, tuple[Any, ...]]] = {
     "peft_type": ("LORA",),
@@ -215,6 +216,11 @@ def _read_folder(path: Path, a: Architecture) -> tuple[dict[str, tuple[Floats, F
         raw = np.frombuffer(mapping, np.uint8, tensor.size_bytes, tensor.offset).copy()
         numbers = tensor.format.decode(raw.reshape(-1, tensor.format.block_bytes)).reshape(tensor.shape)
         base = rename(known, f"{match[1]}.weight")
+        if a.name in _MIXED and base.endswith(".attn_qkv.weight"):
+            raise UnsupportedModelError(
+                f"{path / WEIGHTS}: changes {match[1]!r}, whose heads folders of {a.name!r} may have in another order"
+                " than they are loaded in; convert the adapter to GGUF"
+            )
         halves.setdefault(base, {})[match[2].lower()] = numbers.astype(np.float32)
     factor = alpha * math.sqrt(rank) if settings.get("use_rslora") else float(alpha)
     return _pair_up(path, halves), factor, False

@@ -30,5 +30,6 @@ def describe() -> Mapping[str, tuple[str, ...]]:
         "GGUF tokenizers": ("gpt2", "llama", "bert", "t5", "gemma4"),
         "Hugging Face types": tuple(TYPES),
         "Hugging Face types, of which the text": tuple(WRAPPED),
+        "Hugging Face tokens": ("tokenizer.json", "tekken.json", "vocab.json and merges.txt", "tokenizer.model (bpe)"),
         "GGUF rotations": ("none", "linear", "llama3 (rope_freqs)", "yarn", "longrope"),
     }

@@ -268,3 +268,19 @@ def test_files_that_are_no_models_are_told_for_what_they_are(
     with pytest.raises(LoadError, match=words) as caught:
         read(tmp_path / "adapter.gguf")
     assert caught.type is LoadError
+
+
+@pytest.mark.parametrize("name", ["falcon", "falcon_two_norms", "starcoder"])
+def test_heads_that_a_folder_has_in_another_order_are_not_changed(tmp_path: Path, name: str) -> None:
+    """Of types that store queries, keys and values by groups of heads an adapter would change others than it means."""
+    network = write_network(name, tmp_path / "model.gguf", spread=0.1)
+    network.save_pretrained(tmp_path / "model")
+    write_tokenizer(tmp_path / "model")
+    part = "attn.c_attn" if name == "starcoder" else "self_attention.query_key_value"
+    key = f"transformer.h.1.{part}.weight"
+    rows, columns = network.state_dict()[key].shape
+    matrices = {key: (np.ones((RANK, columns), np.float32), np.ones((rows, RANK), np.float32))}
+    adapter = write_folder(matrices, tmp_path / "adapter", target_modules=[part])
+    for model in ("model", "model.gguf"):
+        with pytest.raises(LoadError, match="may have in another order than they are loaded in; convert the adapter"):
+            load(tmp_path / model, adapter=str(adapter))
