@@ -57,8 +57,16 @@ class _Folder:
     scores: bool
 
 
-def load_encoder(graph: OnnxSession, request: LoadRequest, description: ModelDescription) -> LoadedModel | None:
+def load_encoder(
+    graph: OnnxSession, request: LoadRequest, description: ModelDescription, *, alone: bool = False
+) -> LoadedModel | None:
     """The encoder of a folder; None where the folder or the graph is none, and nobody asked for one.
+
+    Args:
+        graph: Loaded.
+        request: What was asked for.
+        description: Of the model.
+        alone: Whether each text is computed alone, as others beside it would change what it gives.
 
     Raises:
         LoadError: A file of the folder is missing, damaged or contradicts the graph; the message names file and field.
@@ -97,7 +105,7 @@ def load_encoder(graph: OnnxSession, request: LoadRequest, description: ModelDes
         raise LoadError(
             f"{request.path / CONFIG}: 'architectures' is a classifier's, but the graph has no output {SCORES!r}"
         )
-    session = _make_session(graph, folder, output)
+    session = _make_session(graph, folder, output, alone=alone)
     return LoadedModel(
         session=session,
         vocabulary=folder.vocabulary,
@@ -151,7 +159,7 @@ def _read_folder(path: Path) -> _Folder:
     )
 
 
-def _make_session(graph: OnnxSession, folder: _Folder, output: TensorInfo) -> EncoderSession:
+def _make_session(graph: OnnxSession, folder: _Folder, output: TensorInfo, *, alone: bool) -> EncoderSession:
     """The session, after one token was tried: so its width is known, and that the graph gives what it says."""
     inputs = {each.name: each for each in graph.signature.inputs if each.name in TAKEN}
     rows, tokens = inputs[IDS].shape or ("", "")
@@ -169,6 +177,7 @@ def _make_session(graph: OnnxSession, folder: _Folder, output: TensorInfo) -> En
         separator=read_hf_separator(folder.path) if folder.scores else -1,
         rows=rows if isinstance(rows, int) else None,
         tokens=tokens if isinstance(tokens, int) else None,
+        alone=alone,
     )
     size = _vocabulary_size(folder)
     ends = folder.vocabulary.eos_ids[:1] or (0,)

@@ -33,6 +33,7 @@ class EncoderGraph:
         separator: The token between two texts, of which the second is of another type; -1 for none.
         rows: Texts that it takes at once; None for any number.
         tokens: Of each text; None for any number.
+        alone: Whether each text is computed alone, not filled up, as others beside it would change what it gives.
     """
 
     graph: OnnxSession
@@ -43,6 +44,7 @@ class EncoderGraph:
     separator: int
     rows: int | None
     tokens: int | None
+    alone: bool = False
 
     @property
     def pads(self) -> bool:
@@ -56,7 +58,7 @@ class EncoderGraph:
             ValueError: The graph does not take the ids, or gives something of another shape.
         """
         found: list[Floats] = []
-        most = self.rows or len(texts)
+        most = 1 if self.alone else self.rows or len(texts)
         for first in range(0, len(texts), most):
             found += self._compute_some(texts[first : first + most])
         return found
@@ -135,7 +137,9 @@ class EncoderSession:
         starts = batch.starts
         bounds = np.searchsorted(wanted, starts)  # of the wanted rows of each sequence
         asked = [place for place in range(len(starts) - 1) if bounds[place] < bounds[place + 1]]
-        for places in _group(asked, np.diff(starts), pads=self._graph.pads):
+        alone = [[place] for place in asked]
+        groups = alone if self._graph.alone else _group(asked, np.diff(starts), pads=self._graph.pads)
+        for places in groups:
             texts = [batch.token_ids[starts[place] : starts[place + 1]] for place in places]
             for place, numbers in zip(places, self._graph.compute(texts), strict=True):
                 rows = wanted[bounds[place] : bounds[place + 1]] - starts[place]

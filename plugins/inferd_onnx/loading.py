@@ -62,7 +62,7 @@ def load(file: ModelFile, request: LoadRequest, progress: ReportProgress) -> Loa
             architecture=(file.name or file.path.stem)[:NAME_CHARACTERS],
             parameters=file.parameters,
             weight_format=file.weight_format,
-            compute_format=f"ONNX Runtime {ort.__version__}, {_count_nodes(loaded)}",
+            compute_format=f"ONNX Runtime {ort.__version__}, {_count_nodes(loaded)}{tell_mixing(file)}",
         )
         tries = provider != "tensorrt"  # which builds engines for each shape
         model = _find_encoder(file, loaded, request, description) or LoadedTensorModel(
@@ -84,7 +84,7 @@ def _find_encoder(
     except (UnsupportedModelError, UnicodeDecodeError):  # told of it as a model of tensors
         return None
     graph = OnnxSession(loaded, signature, binds=request.device != CPU, profiles=bool(settings["profile"]))
-    return load_encoder(graph, request, description)
+    return load_encoder(graph, request, description, alone=bool(file.mixing))
 
 
 def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadRequest, *, tries: bool) -> OnnxSession:
@@ -109,7 +109,7 @@ def _describe(file: ModelFile, loaded: ort.InferenceSession, request: LoadReques
     try:
         session = make(bound)
         if wanted is None and session.signature.most_batch > 1:
-            alike = _try_rows(session, file.path) if tries else None
+            alike = False if file.mixing else _try_rows(session, file.path) if tries else None
             if alike is False or (alike is None and not names_batch(session.signature)):
                 session = make(bound._replace(max_batch=1))
         session = session.with_signature(read_batching(session.signature, settings))
@@ -145,6 +145,11 @@ def _check_paddings(session: OnnxSession, text: str) -> None:
             " request gives alone: fill up with a value that changes nothing, cut back every output that has the size,"
             " or leave the setting out"
         )
+
+
+def tell_mixing(file: ModelFile) -> str:
+    """Why requests are computed one at a time, behind what else is told of a model; "" where they need not be."""
+    return f", one request at a time ({file.mixing} takes a scale over all rows)" if file.mixing else ""
 
 
 def is_ort(path: Path) -> bool:

@@ -33,6 +33,7 @@ ENTRY = (1, 2)  # its key and its value
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_SHAPE = 1, 2, 1, 2
 GROUPED = "GroupQueryAttention"
 COMPILED_MARK, COMPILED_MARK_AT = b"ORTM", 4  # of FlatBuffers: which kind it is stands behind the root's offset
+MIXING = "DynamicQuantize"  # …Linear, …MatMul, …LSTM: one scale for all that is computed together
 COMPILED = "EPContext"  # a node whose engine was compiled by a provider, from its attributes or another file
 
 
@@ -51,6 +52,7 @@ class ModelFile:
         unranked: Inputs and outputs whose number of sizes is not known.
         inputs: Names of its inputs, of those too that have values of their own.
         grouped: Whether attention is GroupQueryAttention, which writes keys and values in place.
+        mixing: An operator that takes one scale over all rows, so that each row's result depends on the others; "".
     """
 
     path: Path
@@ -63,6 +65,7 @@ class ModelFile:
     unranked: set[str] = field(default_factory=set)
     inputs: list[str] = field(default_factory=list)
     grouped: bool = False
+    mixing: str = ""
 
     @property
     def weight_format(self) -> str:
@@ -108,15 +111,16 @@ def read_model_file(path: Path) -> ModelFile:
 
 
 def _read_compiled(found: ModelFile) -> ModelFile:
-    """A FlatBuffer with weights and all, which the runtime verifies; here only whether it is one.
+    """A FlatBuffer with weights and all, which the runtime verifies; here only whether it is one, and what it names.
 
     Raises:
         ValueError: It is not.
     """
-    with found.path.open("rb") as file:
-        head = file.read(len(COMPILED_MARK) + COMPILED_MARK_AT)
-    if head[COMPILED_MARK_AT:] != COMPILED_MARK:
-        raise ValueError(f"bytes {COMPILED_MARK_AT} to 7 of an .ort file are {COMPILED_MARK!r}")
+    with found.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        head = data[: len(COMPILED_MARK) + COMPILED_MARK_AT]
+        if head[COMPILED_MARK_AT:] != COMPILED_MARK:
+            raise ValueError(f"bytes {COMPILED_MARK_AT} to 7 of an .ort file are {COMPILED_MARK!r}")
+        found.mixing = MIXING if data.find(MIXING.encode()) >= 0 else ""  # its operators are texts in it
     found.weights_bytes = found.size_bytes
     return found
 
@@ -192,6 +196,8 @@ class _Reader:
             if each.number == NODE_OP:
                 operator = read_text(self._data, each)
                 self._found.grouped |= operator == GROUPED
+                if operator.startswith(MIXING):
+                    self._found.mixing = operator
                 if operator == COMPILED:
                     why = f"holds an engine that was compiled for one machine ({COMPILED}); load what it was made of"
                     raise LoadError(f"{self._found.path} {why}")

@@ -6,8 +6,9 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'inferd[onnx]'")
 
+import numpy as np
 import onnx_models as models
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from inferd.plugin import Batching, Cut, Fill, LoadError, Padding
 from inferd_onnx import trial
@@ -110,6 +111,33 @@ def test_a_trial_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         x, y = (models.value(each, FLOAT, [name, "width"]) for each in "xy")
         models.save(path, [loop], [x], [y], [times])
         assert models.load(path).session.signature.most_batch == most
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["graph", "branch"])
+def test_rows_that_share_a_scale_are_no_batch(path: Path, inside: bool) -> None:  # noqa: FBT001 - of pytest
+    """A graph that quantises what it is given by a scale of all rows computes one request at a time, and says why."""
+    ids = models.value("ids", TensorProto.INT64, ["batch", "tokens"])
+    y = models.value("y", FLOAT, ["batch", "tokens", 4])
+    table = np.ones((8, 4), np.float32)
+    table[7] = 1e4
+    node = helper.make_node
+    quantise = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+    ]
+    if inside:
+        d = models.value("d", FLOAT, ["batch", "tokens", 4])
+        branch = helper.make_graph(quantise, "branch", [], [d])
+        quantise = [node("If", ["yes"], ["d"], then_branch=branch, else_branch=branch)]
+    nodes = [node("Gather", ["table", "ids"], ["x"]), *quantise, node("Identity", ["d"], ["y"])]
+    weights = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array(True), "yes")]
+    models.save(path, nodes, [ids], [y], weights)
+    model = models.load(path)
+    assert model.session.signature.most_batch == 1
+    assert model.description.compute_format.endswith(
+        "one request at a time (DynamicQuantizeLinear takes a scale over all rows)"
+    )
+    assert models.load(path, max_batch="4").session.signature.most_batch == 4
 
 
 def test_single_texts_are_tried(path: Path) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd
 import llama_to_onnx
 import tiny_networks
 import torch
+from onnxruntime.quantization import quantize_dynamic
 
 from inferd.plugin import LoadedModel, LoadedTensorModel, LoadError, LoadRequest, UnsupportedModelError
 from inferd.plugin.backend import read_settings
@@ -47,6 +48,28 @@ def test_the_logits_are_those_of_the_network(layout: str, tmp_path: Path) -> Non
         with torch.inference_mode():
             expected = network(input_ids=torch.tensor([text])).logits[0, -1:].numpy()
         np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("layout", ["genai", "optimum", "merged"])
+def test_a_quantised_decoder_reads_each_text_alone(layout: str, tmp_path: Path) -> None:
+    """Where a graph quantises by a scale of all that it is given, a text beside others gives what it gives alone."""
+    llama_to_onnx.write_folder(layout, tmp_path)
+    (whole,) = tmp_path.rglob("*.onnx")
+    quantize_dynamic(whole.rename(tmp_path / "float.onnx"), whole, extra_options={"DefaultTensorType": 1})
+    model = load(tmp_path)
+    assert isinstance(model, LoadedModel)
+    generator = np.random.default_rng(2)
+    texts = [generator.integers(tiny_networks.END, size=size).tolist() for size in (9, 9, 9, 5)]
+    parts = [Part(token_ids=text, blocks=range(n, n + 1)) for n, text in enumerate(texts)]
+    together = compute(model.session, *parts)
+    for found, part in zip(together, parts, strict=True):
+        (alone,) = compute(model.session, part)
+        np.testing.assert_array_equal(found, alone)
+    ones = [Part(token_ids=[n], begin=len(text), blocks=range(n, n + 1)) for n, text in enumerate(texts)]
+    together = compute(model.session, *ones)
+    for found, part in zip(together, ones, strict=True):
+        (alone,) = compute(model.session, part)
+        np.testing.assert_array_equal(found, alone)
 
 
 def test_what_the_folder_says_beside_the_graph(tmp_path: Path) -> None:

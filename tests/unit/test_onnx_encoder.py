@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers")
 import bert_to_onnx  # noqa: E402 - behind the checks that its libraries are there
 import onnx_models as models  # noqa: E402 - as above
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402 - as above
+from onnxruntime.quantization import quantize_dynamic  # noqa: E402 - as above
 from tiny_rankers import write as write_ranker  # noqa: E402 - as above
 
 from inferd.plugin import LoadedModel, LoadedTensorModel, LoadError, Pooling, UnsupportedModelError  # noqa: E402
@@ -71,6 +72,20 @@ def test_hidden_states_are_those_of_transformers(tmp_path: Path, types: bool) ->
     with torch.inference_mode():
         states = [network(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy() for ids in prompts]
     np.testing.assert_allclose(step(model, prompts), np.concatenate(states), atol=1e-4)
+    model.session.close()
+
+
+def test_a_quantised_graph_reads_each_text_alone(tmp_path: Path) -> None:
+    """Where a graph quantises by a scale of all that it is given, a text beside others gives what it gives alone."""
+    write_folder(tmp_path)
+    whole = tmp_path / "model.onnx"
+    quantize_dynamic(whole.rename(tmp_path / "float.onnx"), whole)
+    model = load(tmp_path)
+    draw = np.random.default_rng(1)
+    prompts = [draw.integers(3, 15, size=count).tolist() for count in LENGTHS]
+    alone = [step(model, [ids]) for ids in prompts]
+    np.testing.assert_array_equal(step(model, prompts), np.concatenate(alone))
+    assert "one request at a time" in model.description.compute_format
     model.session.close()
 
 

@@ -12,7 +12,7 @@ from inferd_onnx.decoder.folder_session import FolderSession
 from inferd_onnx.decoder.genai import DecoderFolder, read_folder
 from inferd_onnx.decoder.unread import OF_FOLDERS, refuse_unread
 from inferd_onnx.devices import CPU
-from inferd_onnx.loading import make_options
+from inferd_onnx.loading import make_options, tell_mixing
 from inferd_onnx.model_file import ModelFile
 from inferd_onnx.pulse import Pulse
 from inferd_onnx.session import tell
@@ -87,7 +87,7 @@ def load_folder(found: ExaminedFolder, request: LoadRequest, progress: ReportPro
             architecture=folder.shape.architecture,
             parameters=file.parameters,
             weight_format=file.weight_format,
-            compute_format=f"ONNX Runtime {ort.__version__}",
+            compute_format=f"ONNX Runtime {ort.__version__}{tell_mixing(file)}",
         ),
         sampling=folder.sampling,
     )
@@ -113,6 +113,7 @@ def _make_session(found: ExaminedFolder, runtime: ort.InferenceSession) -> Folde
         runtime,
         names=dict(folder.names),
         in_place=file.grouped,
+        alone=bool(file.mixing),
         shape=shape,
         limits=found.limits,
         area_tokens=found.limits.blocks * found.limits.block_tokens,

@@ -1,6 +1,6 @@
 """The session of a graph that somebody else has made: token ids and a mask in, logits of all rows out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from inferd.plugin import TokenBatch
 from inferd_onnx.decoder.genai import MERGED
-from inferd_onnx.decoder.plan import Run
+from inferd_onnx.decoder.plan import Run, split_alone
 from inferd_onnx.decoder.session import PooledSession, Wanted, put_logits
 
 
@@ -20,15 +20,20 @@ class FolderSession(PooledSession):
         names: Of inputs and outputs, by what they are.
         in_place: Whether it writes keys and values in place (GroupQueryAttention), several sequences at once. Others
             join them to those before; there each sequence is computed alone.
+        alone: Whether each sequence is computed alone, as others beside it would change what it gives.
         others: As `PooledSession`.
     """
 
-    def __init__(self, runtime: Any, *, names: dict[str, str], in_place: bool, **others: Any) -> None:
+    def __init__(self, runtime: Any, *, names: dict[str, str], in_place: bool, alone: bool, **others: Any) -> None:
         super().__init__(runtime, **others)
         self._names = names
         self._takes = {node.name for node in runtime.get_inputs()}
         self._in_place = in_place and MERGED not in self._takes  # its branches are of one sequence each
         self._joins = "first" if self._in_place else "none"
+        self._alone = alone
+
+    def _split(self, batch: TokenBatch, *, most_tokens: int) -> Iterator[Run]:
+        return split_alone(batch) if self._alone else super()._split(batch, most_tokens=most_tokens)
 
     def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
         if self._in_place:

@@ -90,6 +90,12 @@ def split_equal(batch: TokenBatch, *, most_tokens: int) -> Iterator[Run]:
             yield _make_run(batch, members[first : first + most])
 
 
+def split_alone(batch: TokenBatch) -> Iterator[Run]:
+    """As `split`, for a graph in which sequences that are computed together change each other's numbers."""
+    for member in range(len(batch.lengths)):
+        yield _make_run(batch, np.array([member]))
+
+
 def _make_run(batch: TokenBatch, members: NDArray[np.intp]) -> Run:
     """The run of some sequences."""
     starts, lengths = batch.starts[members].astype(np.int64), batch.lengths[members].astype(np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin import TokenBatch
-from inferd_onnx.decoder.plan import Run, split_equal
+from inferd_onnx.decoder.plan import Run, split_alone, split_equal
 from inferd_onnx.decoder.session import PooledSession, Wanted, put_logits
 from inferd_onnx.speech.folder import BRANCH, FEATURES, STATES, SpeechFolder
 
@@ -83,6 +83,8 @@ class SpeechSession(PooledSession):
         del self._encoder, self._next, self._joined
 
     def _split(self, batch: TokenBatch, *, most_tokens: int) -> Iterator[Run]:
+        if any(file.mixing for file in (self._folder.first, self._folder.next)):
+            return split_alone(batch)
         return split_equal(batch, most_tokens=most_tokens)
 
     def _compute(self, run: Run, first: int, batch: TokenBatch, wanted: Sequence[Wanted]) -> None:
