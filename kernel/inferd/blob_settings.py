@@ -18,6 +18,11 @@ class Blobs(BaseModel):
     tenant_bytes: int = Field(64 << 30, ge=1, description="blobs of one tenant, in bytes")
     tenant_count: int = Field(10_000, ge=1, description="blobs of one tenant")
     blob_bytes: int = Field(64 << 30, ge=1, description="largest blob, in bytes")
+    inline_bytes: int = Field(
+        4 << 20,
+        ge=0,
+        description="tensors that a task is given and that outlive the kernel are blobs where they have more bytes",
+    )
     streams: int = Field(256, ge=1, description="calls that give or read blobs and are open at once")
     tenant_streams: int = Field(32, ge=1, description="those of one tenant")
     idle_s: Seconds = Field(

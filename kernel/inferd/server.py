@@ -18,8 +18,7 @@ from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.vigil import WorkerTimes
 from inferd.plugin.registry import BackendReport
-from inferd.runtime.blob_opening import opened_blobs
-from inferd.runtime.blobs import Blobs as KeptBlobs
+from inferd.runtime.blob_opening import blobs_of, opened_blobs
 from inferd.runtime.clock import Clock
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
@@ -124,7 +123,6 @@ class _Built:
     meter: DeviceMeter
     front: Front
     shelf: Shelf
-    blobs: KeptBlobs | None
     authority: Authority
 
 
@@ -136,10 +134,8 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
         await set_clock(driver.clock, store, settings.store.gap_s)
         make_fail(driver, points)
         try:
-            async with (
-                opened_blobs(settings.data_dir / "blobs", driver.keeper, settings.blobs, points) as kept,
-                _built_around(settings, driver, kept) as built,
-            ):
+            blobs = opened_blobs(settings.data_dir / "blobs", driver.keeper, settings.blobs, points)
+            async with blobs, _built_around(settings, driver) as built:
                 yield built
         finally:
             if driver.keeper is not None:
@@ -147,7 +143,7 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
 
 
 @asynccontextmanager
-async def _built_around(settings: Settings, driver: Driver, kept: KeptBlobs | None) -> AsyncIterator[_Built]:
+async def _built_around(settings: Settings, driver: Driver) -> AsyncIterator[_Built]:
     plugins = _plugins(settings, driver)
     await plugins.refresh()
     shelf = Shelf(Library(settings.data_dir), plugins, driver)
@@ -162,12 +158,9 @@ async def _built_around(settings: Settings, driver: Driver, kept: KeptBlobs | No
             shelf=shelf,
             meter=meter,
             memory=memory,
-            kept=kept,
             authority=authority,
         )
-        yield _Built(
-            driver=driver, plugins=plugins, meter=meter, front=front, shelf=shelf, blobs=kept, authority=authority
-        )
+        yield _Built(driver=driver, plugins=plugins, meter=meter, front=front, shelf=shelf, authority=authority)
 
 
 def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
@@ -296,8 +289,8 @@ def _meter(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...
 async def _beside(built: _Built) -> AsyncIterator[None]:
     """Measure what other programs hold of the devices, and sweep blobs, until the block ends."""
     running = [asyncio.create_task(built.meter.run(), name="device meter")]
-    if built.blobs is not None:
-        running.append(asyncio.create_task(built.blobs.run(), name="sweep of blobs"))
+    if (blobs := blobs_of(built.driver.keeper)) is not None:
+        running.append(asyncio.create_task(blobs.run(), name="sweep of blobs"))
     try:
         yield
     finally:
@@ -347,7 +340,6 @@ def _front(
     shelf: Shelf,
     meter: DeviceMeter,
     memory: OwnMemory,
-    kept: KeptBlobs | None,
     authority: Authority,
 ) -> Front:
     limits, scheduler = settings.limits, settings.scheduler
@@ -383,7 +375,6 @@ def _front(
         ),
         blobs=blobs.Blobs(
             driver,
-            kept,
             streams=watchers("blobs.streams", settings.blobs.streams, "give or read blobs"),
             tenant_streams=watchers("blobs.tenant_streams", settings.blobs.tenant_streams, "give or read blobs"),
             idle_s=settings.blobs.idle_s,

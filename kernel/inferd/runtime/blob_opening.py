@@ -36,3 +36,8 @@ async def opened_blobs(
         yield blobs
     finally:
         blobs.close()
+
+
+def blobs_of(keeper: Keeper | None) -> Blobs | None:
+    """The blobs that were opened for it; None where nothing is kept."""
+    return None if keeper is None else keeper.blobs

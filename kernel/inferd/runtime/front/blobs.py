@@ -9,6 +9,7 @@ from inferd.errors import LimitExceededError, StoreUnavailableError
 from inferd.runtime import blobs as kept
 from inferd.runtime.blob_entry import Entry
 from inferd.runtime.blob_memories import BlobPart
+from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
@@ -59,7 +60,6 @@ class Blobs:
 
     Args:
         driver: Of the kernel.
-        blobs: What is kept; None where nothing outlives the kernel.
         streams: Bounds the calls that give or read.
         tenant_streams: Bounds those of a tenant.
         idle_s: For so long nothing need come of a call that gives.
@@ -73,7 +73,6 @@ class Blobs:
     def __init__(
         self,
         driver: Driver,
-        blobs: kept.Blobs | None,
         *,
         streams: Bound,
         tenant_streams: Bound,
@@ -83,7 +82,6 @@ class Blobs:
     ) -> None:
         self.idle_s = idle_s
         self._driver = driver
-        self._blobs = blobs
         self._streams = streams
         self._tenant_streams = tenant_streams
         self._reading = reading
@@ -91,12 +89,13 @@ class Blobs:
 
     @property
     def _kept(self) -> kept.Blobs:
-        if self._blobs is None:
+        blobs = blobs_of(self._driver.keeper)
+        if blobs is None:
             raise StoreUnavailableError(
                 "this kernel keeps nothing, and so has no blobs: its store.url is memory:; name a store",
                 metadata={"cause": "memory:"},
             )
-        return self._blobs
+        return blobs
 
     @contextmanager
     def _streaming(self, caller: Caller) -> Iterator[kept.Blobs]:

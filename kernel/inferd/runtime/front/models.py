@@ -10,6 +10,7 @@ from inferd.core.index import Page
 from inferd.core.model import Instance, Model, ModelSpec, ModelState
 from inferd.core.plan import LoadPlan
 from inferd.errors import StoreUnavailableError
+from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
@@ -57,12 +58,12 @@ class Models:
             blobs.let_go(caller.tenant, digest, UPLOADING)
 
     def _blobs(self) -> Blobs:
-        if (keeper := self._driver.keeper) is None or keeper.blobs is None:
+        if (blobs := blobs_of(self._driver.keeper)) is None:
             raise StoreUnavailableError(
                 "this kernel keeps nothing, and so has no models of blobs: its store.url is memory:; name a store",
                 metadata={"cause": "memory:"},
             )
-        return keeper.blobs
+        return blobs
 
     async def create(self, caller: Caller, **wanted: Any) -> Model:
         """Make a model known; `wanted` is as for `inferd.runtime.placement.place`, but for what follows from it.
