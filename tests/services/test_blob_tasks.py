@@ -128,6 +128,32 @@ async def test_a_kept_task_goes_on_with_what_is_in_its_blob(tmp_path: Path) -> N
         assert await outputs(client, made.task_id) == [ARRAY.tobytes()]
 
 
+async def test_large_inputs_of_kept_tasks_become_blobs(tmp_path: Path) -> None:
+    """What a kept task was sent is a blob of the kernel's own, gone with the task, unless its client gives it, too."""
+    large = ARRAY.tobytes()
+    async with kernel(tmp_path, blobs={"inline_bytes": 1 << 20}, limits={"message_bytes": 8 << 20}) as (connection, _):
+        await connection.create("m", tensor="identity")
+        sent = [pb.Tensor(element_type=1, shape=a.shape, data=a.tobytes()) for a in (ARRAY, ARRAY + 1, ARRAY[:1, :9])]
+        made = [(await connection.tasks.CreateTask(task(each))).task.task_id for each in sent]
+    assert (tmp_path / "kept" / "store").stat().st_size < ARRAY.nbytes / 4
+    async with kernel(tmp_path, store={"retention_s": 3600.0}) as (connection, client):
+        assert [await outputs(client, each) for each in made] == [[each.data] for each in sent]
+        digest = (await client.put_blob(large)).digest
+        blobs = connection.kernel.driver.keeper.blobs
+        assert blobs is not None
+        await blobs.sweep()
+        assert len([blob async for blob in client.list_blobs()]) >= 1
+    async with kernel(tmp_path, store={"retention_s": 0.0}) as (connection, client):
+        blobs = connection.kernel.driver.keeper.blobs
+        assert blobs is not None
+        async with asyncio.timeout(DEADLINE_S):
+            while [b async for b in client.list_blobs() if b.holders]:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+        await blobs.sweep()
+        assert [blob.digest async for blob in client.list_blobs()] == [digest]
+        assert b"".join([chunk async for chunk in client.read_blob(digest)]) == large
+
+
 async def test_a_damaged_blob_is_no_input(tmp_path: Path) -> None:
     """A task is refused with BLOB_DAMAGED, and never computes with other bytes."""
     async with kernel(tmp_path) as (connection, client):

@@ -29,6 +29,10 @@ class BlobBounds(Protocol):
         """Of one blob."""
 
     @property
+    def inline_bytes(self) -> int:
+        """Of tensors that a task is given: more are kept as blobs."""
+
+    @property
     def upload_s(self) -> float:
         """How long one stays of which nothing comes."""
 

@@ -41,6 +41,7 @@ class Entry:
         whole: Whether all bytes have come, and its row says so.
         kept: Whether it has a row.
         gone: Whether it is forgotten.
+        own: Whether it is the kernel's own: then it is forgotten when nobody holds it.
         received_bytes: How many bytes have come.
         holders: Who holds it, and how often.
         arrival: What its bytes go to; None until some come to this kernel.
@@ -56,6 +57,7 @@ class Entry:
     whole: bool = False
     kept: bool = False
     gone: bool = False
+    own: bool = False
     received_bytes: int = 0
     holders: Counter[str] = field(default_factory=Counter)
     arrival: Arrival | None = None
@@ -86,7 +88,7 @@ class Entry:
     def row(self, *, whole: bool) -> Put:
         """The row of one that is whole, or that grows."""
         self.written_use = self.used
-        value = {"size": self.size_bytes, "created": self.created, "used": self.used}
+        value = {"size": self.size_bytes, "created": self.created, "used": self.used, "own": self.own}
         kind = Kind.BLOB if whole else Kind.UPLOAD
         return Put(self.tenant, kind, self.digest, json.dumps(value, separators=(",", ":")).encode())
 
@@ -189,4 +191,5 @@ def _entry(tenant: str, digest: str, value: dict[str, float], *, whole: bool) ->
         written_use=used,
         whole=whole,
         kept=True,
+        own=bool(value.get("own", False)),
     )

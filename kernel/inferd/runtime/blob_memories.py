@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -11,6 +13,10 @@ from inferd.shared import Memory, Part
 
 if TYPE_CHECKING:
     from inferd.runtime.blobs import Blobs
+    from inferd.runtime.shared_work import SharedWork
+
+
+LEAST_BYTES = 64 << 10  # of a tensor that is worth a blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,12 @@ class BlobMemories:
 
     Args:
         blobs: Where the bytes are.
+        inline_bytes: So many bytes of inputs may a record have itself.
     """
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, inline_bytes: int) -> None:
         self._blobs = blobs
+        self._inline_bytes = inline_bytes
         self._memories: WeakValueDictionary[tuple[str, BlobPart], Memory] = WeakValueDictionary()
 
     async def read(self, tenant: str, part: BlobPart) -> Part:
@@ -50,6 +58,28 @@ class BlobMemories:
         if memory is None:
             memory = self._memories[tenant, part] = await self._fill(tenant, part)
         return Part(memory, 0, part.size_bytes)
+
+    async def keep(self, tenant: str, work: SharedWork, holder: str) -> tuple[list[BlobPart], SharedWork]:
+        """Make blobs of what is in memories of a work, where that is too much for its record; they are held.
+
+        Raises:
+            InferdError: They cannot be kept; none is held.
+        """
+        rest = [each for each in work.work.shared if each.tensor not in work.blobs and each.size_bytes >= LEAST_BYTES]
+        if sum(each.size_bytes for each in rest) <= self._inline_bytes:
+            return [], work
+        made: dict[int, BlobPart] = {}
+        try:
+            for each in rest:
+                data = work.memories[each.memory].read(each.start, each.size_bytes)
+                digest = await asyncio.to_thread(lambda given: sha256(given).hexdigest(), data)
+                await self._blobs.put(tenant, digest, data, holder)
+                made[each.tensor] = BlobPart(digest, 0, each.size_bytes)
+        except BaseException:
+            for part in made.values():
+                self._blobs.let_go(tenant, part.digest, holder)
+            raise
+        return list(made.values()), replace(work, blobs={**work.blobs, **made})
 
     async def _fill(self, tenant: str, part: BlobPart) -> Memory:
         try:

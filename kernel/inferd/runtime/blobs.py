@@ -85,7 +85,7 @@ class Blobs:
         self._bytes = 0
         self._names: set[str] = set()  # of files that stay
         self._linked: set[str] = set()  # the folders of models that stay, by the names of their lists
-        self.memories = BlobMemories(self)
+        self.memories = BlobMemories(self, bounds.inline_bytes)
         self.models = ModelFiles(self)
 
     async def read(self) -> None:
@@ -137,17 +137,19 @@ class Blobs:
     # Giving.
 
     @asynccontextmanager
-    async def receiving(self, tenant: str, digest: str, size_bytes: int) -> AsyncIterator[Entry]:
+    async def receiving(self, tenant: str, digest: str, size_bytes: int, *, own: bool = False) -> AsyncIterator[Entry]:
         """A blob that is given in the block, behind what has come of it; what came stays after the block.
 
-        While another call gives it, this one waits for that.
+        While another call gives it, this one waits for that. `own` is whether the kernel gives it itself.
 
         Raises:
             InvalidFieldError: It has no bytes, or another size was announced for it before.
             LimitExceededError: It is too large, or the tenant, or all, would have too much.
             StoreUnavailableError: It cannot be kept now.
         """
-        entry = self._entries.get((tenant, digest)) or self._announce(tenant, digest, size_bytes)
+        entry = self._entries.get((tenant, digest)) or self._announce(tenant, digest, size_bytes, own=own)
+        if entry.own and not own:  # a client gives it, too: so it is that one's, as the next sweep writes
+            entry.own, entry.written_use = False, 0.0
         if entry.size_bytes != size_bytes:
             raise InvalidFieldError(
                 f"start.size_bytes is {size_bytes} and was {entry.size_bytes} when the blob was announced: one of both"
@@ -160,12 +162,12 @@ class Blobs:
                 entry.used = self._wall()
                 yield entry
 
-    def _announce(self, tenant: str, digest: str, size_bytes: int) -> Entry:
-        own = self._tenants.get(tenant, Own())
-        held = Held(self._bytes, len(self._entries), own.size_bytes, len(own.entries))
+    def _announce(self, tenant: str, digest: str, size_bytes: int, *, own: bool) -> Entry:
+        theirs = self._tenants.get(tenant, Own())
+        held = Held(self._bytes, len(self._entries), theirs.size_bytes, len(theirs.entries))
         check_room(self._bounds, size_bytes, held)
         now = self._wall()
-        entry = Entry(tenant=tenant, digest=digest, size_bytes=size_bytes, created=now, used=now)
+        entry = Entry(tenant=tenant, digest=digest, size_bytes=size_bytes, created=now, used=now, own=own)
         self._add(entry)
         return entry
 
@@ -239,7 +241,7 @@ class Blobs:
         Raises:
             InferdError: As `receiving`.
         """
-        async with self.receiving(tenant, digest, len(data)) as entry:
+        async with self.receiving(tenant, digest, len(data), own=True) as entry:
             while not entry.complete:
                 await self.add(entry, data[entry.received_bytes : entry.received_bytes + PIECE_BYTES])
             await self.finish(entry)
@@ -338,8 +340,6 @@ class Blobs:
             entry.let_go(holder)
             entry.used = self._wall()
 
-    # Folders of models.
-
     def model_folder(self, tenant: str, digest: str) -> Path:
         """Where the files of a model are whose list has this digest."""
         return self._files.model_folder(self._files.name(tenant, digest))
@@ -403,7 +403,7 @@ class Blobs:
         entries, now, bounds = list(self._entries.values()), self._wall(), self._bounds
         for at in range(0, len(entries), LOOK):
             some = [entry for entry in entries[at : at + LOOK] if not entry.gone]
-            old = [e for e in some if now - e.used > (bounds.retention_s if e.whole else bounds.upload_s)]
+            old = [e for e in some if e.own or now - e.used > (bounds.retention_s if e.whole else bounds.upload_s)]
             await self._remove_free(old)
             used = [e for e in some if e.kept and not e.gone and e.used - e.written_use > TOUCH_S]
             if used:

@@ -9,11 +9,13 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from dataclasses import replace
 
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Page
 from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.errors import EventsDroppedError
+from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
@@ -87,8 +89,8 @@ class Tasks:
         keeper = self._driver.keeper if spec.detached else None
         if keeper is not None:
             keeper.check()
-        with _held(keeper, spec):
-            stream = self._driver.submit(spec)
+        async with _named(keeper, spec) as named:
+            stream = self._driver.submit(named)
         if keeper is not None:
             _check_whole(stream)
         self._driver.attendance.attend(stream, spec.tenant, detached=spec.detached, linger_s=linger_s)
@@ -246,16 +248,26 @@ def _check_whole(stream: TaskStream) -> None:
         )
 
 
-@contextmanager
-def _held(keeper: Keeper | None, spec: TaskSpec) -> Iterator[None]:
-    """The blobs that a task names stay as long as the block, in which it comes to hold them itself.
+@asynccontextmanager
+async def _named(keeper: Keeper | None, spec: TaskSpec) -> AsyncIterator[TaskSpec]:
+    """A task that is to be kept, what is large of its inputs in blobs.
+
+    These stay as long as the block, in which the task comes to hold them itself.
 
     Raises:
-        BlobNotFoundError: One has been deleted.
+        BlobNotFoundError: One that it names has been deleted.
+        LimitExceededError: The tenant may have no more blobs.
+        StoreUnavailableError: They cannot be kept now.
     """
+    blobs = blobs_of(keeper)
+    if blobs is None or not isinstance(spec.work, SharedWork):
+        yield spec
+        return
     with ExitStack() as holds:
-        if keeper is not None and keeper.blobs is not None and isinstance(spec.work, SharedWork):
-            for part in spec.work.blobs.values():
-                keeper.blobs.hold(spec.tenant, part.digest, MAKING)
-                holds.callback(keeper.blobs.let_go, spec.tenant, part.digest, MAKING)
-        yield
+        for part in spec.work.blobs.values():
+            blobs.hold(spec.tenant, part.digest, MAKING)
+            holds.callback(blobs.let_go, spec.tenant, part.digest, MAKING)
+        made, work = await blobs.memories.keep(spec.tenant, spec.work, MAKING)
+        for part in made:
+            holds.callback(blobs.let_go, spec.tenant, part.digest, MAKING)
+        yield replace(spec, work=work) if made else spec
