@@ -255,6 +255,28 @@ async def test_an_upload_goes_on_over_the_end_of_its_kernel(tmp_path: Path) -> N
         assert told.count(0) == 1
 
 
+async def test_a_synchronous_client_goes_on_too(tmp_path: Path) -> None:
+    """Giving and reading by the synchronous client go on with the next kernel, each byte once."""
+    address, loop, begun = f"unix:{tmp_path}/s", asyncio.get_running_loop(), asyncio.Event()
+    data = DATA * 3
+    with Client(address) as client:
+
+        def far(done: int, _: int) -> None:
+            if done:
+                loop.call_soon_threadsafe(begun.set)
+
+        async with kernel(tmp_path, listen=(address,)), asyncio.timeout(DEADLINE_S):
+            giving = asyncio.create_task(asyncio.to_thread(client.put_blob, data, progress=far))
+            await begun.wait()
+        async with kernel(tmp_path, listen=(address,)), asyncio.timeout(DEADLINE_S):
+            digest = (await giving).digest
+            chunks = client.read_blob(digest)
+            got = [await asyncio.to_thread(next, chunks) for _ in range(3)]
+        async with kernel(tmp_path, listen=(address,)), asyncio.timeout(DEADLINE_S):
+            got += await asyncio.to_thread(list, chunks)
+        assert b"".join(got) == data
+
+
 async def test_limits_are_typed_in_the_client(tmp_path: Path) -> None:
     """The error of a client has the bound and both numbers as facts."""
     keeping = kernel(tmp_path, blobs={"blob_bytes": 10})
