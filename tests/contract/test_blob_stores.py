@@ -295,16 +295,19 @@ async def test_what_belongs_to_no_row_is_swept(tmp_path: Path, stores: Stores) -
 
 
 async def test_a_folder_that_is_not_there_is_no_empty_one(tmp_path: Path, stores: Stores) -> None:
-    """Where the store knows blobs and their disk is not mounted, that is said, and nothing is forgotten."""
+    """Where the disk of known blobs is not mounted, that is said, nothing is forgotten, and it can come back."""
     async with opened(stores, tmp_path) as (blobs, _):
         await give(blobs, DATA)
     (tmp_path / "blobs").rename(tmp_path / "unmounted")
-    with pytest.raises(StoreUnavailableError, match="are not there, and the store knows some"):
-        async with opened(stores, tmp_path):
-            pass
-    (tmp_path / "unmounted").rename(tmp_path / "blobs")
     async with opened(stores, tmp_path) as (blobs, _):
+        for use in (read(blobs), give(blobs, b"other"), swept(blobs)):
+            with pytest.raises(StoreUnavailableError, match="are not there, and the store knows some; mount"):
+                await use
+        assert not (tmp_path / "blobs").exists()
+        (tmp_path / "unmounted").rename(tmp_path / "blobs")
+        await swept(blobs)
         assert await read(blobs) == DATA
+        await give(blobs, b"other")
 
 
 @pytest.mark.parametrize(("code", "cause"), [(errno.ENOSPC, "its disk is full"), (errno.EROFS, "is read-only")])

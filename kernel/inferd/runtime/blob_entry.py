@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferd.core.blob import Blob, BlobState
-from inferd.errors import BlobHeldError, BlobNotFoundError
+from inferd.errors import BlobHeldError, BlobNotFoundError, InferdError
 from inferd.store.store import Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from inferd.store.blob_files import Arrival
     from inferd.store.store import Store
@@ -193,3 +193,11 @@ def _entry(tenant: str, digest: str, value: dict[str, float], *, whole: bool) ->
         kept=True,
         own=bool(value.get("own", False)),
     )
+
+
+async def tried(sweep: Callable[[], Awaitable[None]]) -> None:
+    """Sweep, if that can be done now."""
+    try:
+        await sweep()
+    except InferdError as error:
+        log.warning("blobs cannot be swept now", why=error.message)

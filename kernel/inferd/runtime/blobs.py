@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from inferd.core.index import Page
-from inferd.errors import BlobDamagedError, InferdError, InvalidFieldError
+from inferd.errors import BlobDamagedError, InvalidFieldError, StoreUnavailableError
 from inferd.runtime.blob_bounds import Held, check_room
-from inferd.runtime.blob_entry import Entry, Own, not_found, read_left
+from inferd.runtime.blob_entry import Entry, Own, not_found, read_left, tried
 from inferd.runtime.blob_memories import BlobMemories
 from inferd.runtime.model_files import ModelFiles
 from inferd.runtime.store_thread import StoreThread
@@ -92,19 +92,24 @@ class Blobs:
         """Find what the kernels before this one have left.
 
         Raises:
-            StoreUnavailableError: The store or the folder cannot be read.
+            StoreUnavailableError: The store cannot be read, or a new folder not be made.
         """
         left = await self._rows(read_left)
         name = left.folder or uuid.uuid4().hex
         if not left.folder:
             await self._write([Put(NO_TENANT, Kind.FOLDER, "blobs", name.encode())])
         self._files = BlobFiles(self._root / name, self._at_point)
-        await self._do(self._files.open, makes=not left.entries)
+        if not left.entries:
+            await self._do(self._files.make)
         self._names |= {self._files.name(*key) for key in left.damaged}
         for entry in left.entries:
             self._add(entry)
         growing = [entry for entry in left.entries if not entry.whole]
-        sizes = await self._do(self._files.sizes, [self._files.partial(*entry.key) for entry in growing])
+        try:
+            sizes = await self._do(self._files.sizes, [self._files.partial(*entry.key) for entry in growing])
+        except StoreUnavailableError as error:  # the folder is away: others are served, and it may come back
+            log.warning("blobs cannot be read or written now", why=error.message)
+            return
         for entry, size_bytes in zip(growing, sizes, strict=True):
             entry.received_bytes = min(size_bytes or 0, entry.size_bytes)
 
@@ -393,10 +398,10 @@ class Blobs:
     async def run(self) -> None:
         """Sweep, now and from time to time, until this is cancelled."""
         for sweep in (self._sweep_files, self._sweep_rows):
-            await _tried(sweep)
+            await tried(sweep)
         while True:
             await asyncio.sleep(self._bounds.sweep_s)
-            await _tried(self.sweep)
+            await tried(self.sweep)
 
     async def sweep(self) -> None:
         """Forget what was not used for long, and is not held; write when others were used."""
@@ -440,10 +445,3 @@ class Blobs:
     def close(self) -> None:
         """Read and write no more files."""
         self._thread.shutdown()
-
-
-async def _tried(sweep: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await sweep()
-    except InferdError as error:
-        log.warning("blobs cannot be swept now", why=error.message)

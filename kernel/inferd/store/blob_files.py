@@ -43,25 +43,17 @@ class BlobFiles:
         self.folder = folder
         self.at_point = at_point
 
-    def open(self, *, makes: bool) -> None:
-        """Look that the folder is there; make it where it may be new.
+    def make(self) -> None:
+        """Make the folder, if it is not there: it may be new.
 
         Raises:
-            StoreUnavailableError: It is not there, or cannot be made.
+            StoreUnavailableError: It cannot be made.
         """
-        mark = self.folder / MARK
-        with self._typed():
-            if makes:
-                self.folder.parent.parent.mkdir(parents=True, exist_ok=True)
-                for folder in (self.folder.parent, self.folder):
-                    folder.mkdir(exist_ok=True, mode=0o700)
-                mark.touch(mode=0o600)
-            elif not mark.exists():
-                raise StoreUnavailableError(
-                    f"the blobs in {self.folder} are not there, and the store knows some; mount their disk or bring"
-                    f" the folder back; or, where they are lost, make it with an empty file {MARK} in it",
-                    metadata={"cause": "no folder"},
-                )
+        with self._typed(makes=True):
+            self.folder.parent.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder.parent, self.folder):
+                folder.mkdir(exist_ok=True, mode=0o700)
+            (self.folder / MARK).touch(mode=0o600)
 
     def path(self, tenant: str, digest: str) -> Path:
         """Where the blob is when it is whole."""
@@ -204,8 +196,15 @@ class BlobFiles:
                     rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _typed(self, *, lost: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    def _typed(self, *, lost: type[OSError] | tuple[()] = (), makes: bool = False) -> Iterator[None]:
         try:
+            if not makes and not (self.folder / MARK).exists():
+                raise StoreUnavailableError(
+                    f"the blobs in {self.folder} are not there, and the store knows some; mount their disk or bring"
+                    f" the folder back; or, where they are lost, make it with an empty file {MARK} in it",
+                    metadata={"cause": "no folder"},
+                    retry_after_s=1.0,
+                )
             yield
         except lost:
             raise
