@@ -187,6 +187,8 @@ class HfFolder(HfRemade):
         weights = [f"{name}.weight" for name in names]
         if kind == "_bias":
             numbers = self._read_numbers(tensor)
+            if numbers.ndim != 2 or numbers.shape[1] % len(names):  # noqa: PLR2004 - experts and outputs
+                raise self._misshapen(tensor, f"experts, and outputs of {len(names)} matrices")
             return {
                 f"{name}.bias": self._keep(f"{name}.bias", numbers[:, i :: len(names)]) for i, name in enumerate(names)
             }

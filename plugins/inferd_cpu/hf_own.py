@@ -75,7 +75,7 @@ class HfOwn(HfRope):
     def _read_deepseek2(self) -> None:
         """Groups count where the way to choose says so."""
         method = self._get("topk_method")
-        if method not in _GROUPS_OF:
+        if not isinstance(method, str) or method not in _GROUPS_OF:
             raise self._error("topk_method", f"is {str(method)[:80]!r}; supported: {', '.join(_GROUPS_OF)}")
         if not _GROUPS_OF[method]:
             self._put("expert_group_count", 1)

@@ -95,7 +95,8 @@ class HfRemade(SafetensorsFiles):
 
     def _join_heads(self, name: str, tensor: Tensor, heads: int, kv_heads: int) -> Tensor:
         """Queries, keys and values one behind the other, where each head of keys has them beside its own."""
-        rows, (width, rest) = tensor.shape[0], divmod(tensor.shape[0], heads + 2 * kv_heads)
+        rows = tensor.shape[0] if tensor.shape else 0
+        width, rest = divmod(rows, heads + 2 * kv_heads)
         if rest or not width or heads % kv_heads:
             raise self._misshapen(tensor, f"queries of {heads} heads, keys and values of {kv_heads}")
         queries = heads // kv_heads

@@ -242,3 +242,28 @@ def test_of_mistral3_the_text_is_taken(tmp_path: Path, name: str) -> None:
 
     change(folder, wrap)
     compare(network, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("gpt_oss", "model.layers.1.mlp.experts.gate_up_proj_bias"),
+        ("gpt_oss", "model.layers.1.mlp.experts.gate_up_proj"),
+        ("gpt_oss", "model.layers.1.mlp.experts.down_proj"),
+        ("granitemoeshared", "model.layers.1.block_sparse_moe.input_linear.weight"),
+        ("granitemoeshared", "model.layers.1.shared_mlp.input_linear.weight"),
+        ("gpt2", "transformer.h.1.attn.c_attn.weight"),
+        ("gptneox", "gpt_neox.layers.1.attention.query_key_value.weight"),
+        ("stablelm2", "model.layers.1.self_attn.q_layernorm.norms.2.weight"),
+        ("deepseek_v3", "model.layers.1.mlp.gate.e_score_correction_bias"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (5,), (3, 5, 7)], ids=str)
+def test_weights_of_other_shapes_are_refused(tmp_path: Path, name: str, tensor: str, shape: tuple[int, ...]) -> None:
+    """What is put in order when it is read has the shape that this needs, or the error names it."""
+    folder = save(make(name), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    assert tensor in weights
+    save_file(weights | {tensor: np.ones(shape, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(LoadError, match=r"has shape|is missing|must be alike"):
+        load(folder)
