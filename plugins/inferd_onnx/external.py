@@ -1,4 +1,7 @@
-"""Weights in files beside a model: only inside its folder."""
+"""Weights in files beside a model: only inside its folder, or that in which the file lies to which it is a link.
+
+So a folder of links finds its weights, as the cache of Hugging Face is one. ONNX Runtime has the same rule.
+"""
 
 import os
 from collections.abc import Mapping, MutableMapping
@@ -63,8 +66,9 @@ def _measure(model: Path, location: str, what: str) -> int:
     folder = model.parent
     file = folder / path
     try:
-        inside = Path(os.path.realpath(file, strict=True)).is_relative_to(os.path.realpath(folder, strict=True))
-        if not inside:
+        real = Path(os.path.realpath(file, strict=True))
+        folders = (os.path.realpath(folder, strict=True), Path(os.path.realpath(model, strict=True)).parent)
+        if not any(real.is_relative_to(each) for each in folders):
             raise LoadError(f"{what}: a symbolic link leads out of the model's folder; put the file itself there")
         if not file.is_file():
             raise LoadError(f"{what}: that is not a file")

@@ -138,6 +138,23 @@ def test_external_data(folder: Path) -> None:
         assert found.array.tolist() == WEIGHT[[2, 0]].tolist()
 
 
+def test_external_data_of_a_folder_of_links(folder: Path) -> None:
+    """A folder of links, as Hugging Face's cache is one, finds weights beside the file that the model's link names."""
+    blobs, snapshot = folder.parent / "blobs", folder.parent / "snapshot"
+    blobs.mkdir()
+    snapshot.mkdir()
+    save_gather(blobs / "aaa", external("model.onnx_data", offset=0, length=32))
+    (blobs / "bbb").write_bytes(WEIGHT.tobytes())
+    (snapshot / "model.onnx").symlink_to("../blobs/aaa")
+    (snapshot / "model.onnx_data").symlink_to("../blobs/bbb")
+    found = models.load(snapshot).session.predict({"x": models.tensor([2, 0], models.ElementType.INT64)}, ["y"])["y"]
+    assert found.array.tolist() == WEIGHT[[2, 0]].tolist()
+    (snapshot / "model.onnx_data").unlink()
+    (snapshot / "model.onnx_data").symlink_to("../secret")
+    with pytest.raises(LoadError, match="a symbolic link leads out of the model's folder"):
+        models.load(snapshot)
+
+
 @pytest.mark.parametrize("save", [save_gather, save_hidden, save_sparse, save_default])
 @pytest.mark.parametrize(
     ("location", "why"),

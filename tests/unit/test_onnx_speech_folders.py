@@ -66,6 +66,10 @@ def test_where_graphs_may_be(folder: Path) -> None:
             "a window has 3000 columns, but config.json has max_source_positions 50, which takes 100",
         ),
         ("preprocessor_config.json", {"dither": 0.1}, UnsupportedModelError, "dither is 0.1"),
+        ("preprocessor_config.json", {"feature_size": 1 << 19}, LoadError, "feature_size is 524288; .* 1 to 1024"),
+        ("preprocessor_config.json", {"n_fft": 1 << 21}, LoadError, "n_fft is 2097152; .* from 1 to 16384"),
+        ("preprocessor_config.json", {"chunk_length": 1 << 20}, LoadError, "chunk_length is 1048576; .* 1 to 600"),
+        ("preprocessor_config.json", {"hop_length": 50}, LoadError, "feature_size is 80; .* at most hop_length, 50"),
         ("generation_config.json", {"num_beams": 5}, UnsupportedModelError, "num_beams is 5"),
         ("generation_config.json", {"suppress_tokens": "all"}, LoadError, "suppress_tokens is all; it must be a list"),
         ("generation_config.json", {"language": "german"}, UnsupportedModelError, "write its code: en, de"),
@@ -81,6 +85,18 @@ def test_what_is_refused(folder: Path, file: str, values: dict[str, Any], kind: 
     """What contradicts the graphs, or would have other text written than is written here, is refused by its name."""
     change(folder / file, **values)
     with pytest.raises(kind, match=words):
+        measure(folder)
+
+
+def test_where_sounds_are_said(folder: Path) -> None:
+    """What a processor of transformers 5 saves is read: the same settings, as an object in another file."""
+    before = measure(folder)
+    sound = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": sound}))
+    assert measure(folder) == before
+    change(folder / "processor_config.json", feature_extractor=sound | {"dither": 0.1})
+    with pytest.raises(UnsupportedModelError, match=r"processor_config.json: dither is 0\.1"):
         measure(folder)
 
 

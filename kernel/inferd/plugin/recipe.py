@@ -63,7 +63,7 @@ class AudioInput:
         scale: What samples are multiplied by.
         layout: Order of the dimensions: n, s (samples), and perhaps c (one channel, in which all are mixed).
         mels: Bands of the log-mel spectrogram that each row becomes, as Whisper has it: (n, bands, window / hop). 0 for
-            the samples themselves.
+            the samples themselves. No more than `hop`, so that it never has more numbers than the sound.
         fft: Samples of which one column of it is made.
         hop: Samples from one column to the next; `window` is a multiple of it.
     """

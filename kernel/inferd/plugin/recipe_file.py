@@ -298,6 +298,9 @@ def _read_audio(name: str, table: _Table) -> RecipeInput:
     if made.mels and (made.window % made.hop or made.window <= made.fft // 2):
         must = f"a multiple of 'hop', {made.hop}, above half of 'fft', {made.fft}"
         raise table.error("window", f"is {made.window}; where there are 'mels' it must be {must}")
+    if made.mels > made.hop:
+        must = f"at most 'hop', {made.hop}: a spectrogram has no more numbers than its sound"
+        raise table.error("mels", f"is {made.mels}; it must be {must}")
     if made.mels and "c" in made.layout:
         raise table.error("layout", f"is {made.layout!r}; where there are 'mels' there is no channel")
     return made

@@ -21,6 +21,8 @@ from inferd_onnx.model_file import ENCODER_FILE, ModelFile, read_model_file
 MERGED_DECODER = "decoder_model_merged.onnx"
 FIRST_DECODER, NEXT_DECODER = "decoder_model.onnx", "decoder_with_past_model.onnx"
 CONFIG, GENERATION, PREPROCESSOR = "config.json", "generation_config.json", "preprocessor_config.json"
+PROCESSOR, EXTRACTOR = "processor_config.json", "feature_extractor"  # the same as an object of another file
+MAX_RATE, MAX_WINDOW_S, MAX_MELS, MAX_FFT = 192_000, 600, 1024, 16384
 ARCHITECTURE: Final = "whisper"
 FEATURES, STATES, BRANCH = "input_features", "encoder_hidden_states", "use_cache_branch"
 AUDIO, TEXT = "audio", "text"
@@ -90,12 +92,12 @@ def read_speech_folder(path: Path, graphs: Path) -> SpeechFolder:
             f" {ARCHITECTURE!r} is supported"
         )
     generation = read_hf_json(path / GENERATION, required=False)
-    sound = read_hf_json(path / PREPROCESSOR)
+    heard, sound = _find_sound(path)
     encoder = read_model_file(graphs / ENCODER_FILE)
     first, following = _read_decoders(graphs)
     shape = _read_shape(path, config, generation)
     states = _size(path / CONFIG, config, "max_source_positions")
-    audio = _read_audio(path / PREPROCESSOR, sound)
+    audio = _read_audio(heard, sound)
     found = SpeechFolder(
         encoder=encoder,
         first=first,
@@ -108,10 +110,10 @@ def read_speech_folder(path: Path, graphs: Path) -> SpeechFolder:
         recipe=Recipe(where=str(path), inputs=(audio,), written=_read_writing(path, config, generation)),
     )
     if found.mels != (bands := _size(path / CONFIG, config, "num_mel_bins")):
-        raise LoadError(f"{path / PREPROCESSOR}: feature_size is {found.mels}, but {CONFIG} has num_mel_bins {bands}")
+        raise LoadError(f"{heard}: feature_size is {found.mels}, but {CONFIG} has num_mel_bins {bands}")
     if found.frames != 2 * states:
         raise LoadError(
-            f"{path / PREPROCESSOR}: a window has {found.frames} columns, but {CONFIG} has max_source_positions"
+            f"{heard}: a window has {found.frames} columns, but {CONFIG} has max_source_positions"
             f" {states}, which takes {2 * states}"
         )
     _check_inputs(found)
@@ -169,8 +171,8 @@ def _read_shape(path: Path, config: Mapping[str, Any], generation: Mapping[str, 
 
 
 def _read_audio(where: Path, sound: Mapping[str, Any]) -> AudioInput:
-    rate = _size(where, sound, "sampling_rate", 16000)
-    window = rate * _size(where, sound, "chunk_length", 30)
+    rate = _size(where, sound, "sampling_rate", 16000, most=MAX_RATE)
+    window = rate * _size(where, sound, "chunk_length", 30, most=MAX_WINDOW_S)
     if sound.get("dither"):
         raise UnsupportedModelError(f"{where}: dither is {str(sound['dither'])[:80]}, which is not supported")
     made = AudioInput(
@@ -178,10 +180,12 @@ def _read_audio(where: Path, sound: Mapping[str, Any]) -> AudioInput:
         gives=FEATURES,
         rate=rate,
         window=window,
-        mels=_size(where, sound, "feature_size", 80),
-        fft=_size(where, sound, "n_fft", 400),
+        mels=_size(where, sound, "feature_size", 80, most=MAX_MELS),
+        fft=_size(where, sound, "n_fft", 400, most=MAX_FFT),
         hop=_size(where, sound, "hop_length", 160),
     )
+    if made.mels > made.hop:
+        raise LoadError(f"{where}: feature_size is {made.mels}; it must be at most hop_length, {made.hop}")
     if window % made.hop or window <= made.fft // 2:
         raise LoadError(f"{where}: a window of {window} samples must be a multiple of hop_length, {made.hop}")
     return made
@@ -261,8 +265,19 @@ def _tokens(where: Path, name: str, value: Any) -> tuple[int, ...]:
     return tuple(_token(where, name, each) for each in value or [] if each != -1)
 
 
-def _size(where: Path, of: Mapping[str, Any], name: str, default: int | None = None) -> int:
+def _find_sound(path: Path) -> tuple[Path, Mapping[str, Any]]:
+    """What a folder says of sounds, and the file that says it: transformers 5 has it in an object of another one."""
+    if not (path / PREPROCESSOR).is_file():
+        inner = read_hf_json(path / PROCESSOR, required=False).get(EXTRACTOR)
+        if isinstance(inner, dict):
+            return path / PROCESSOR, inner
+    return path / PREPROCESSOR, read_hf_json(path / PREPROCESSOR)
+
+
+def _size(
+    where: Path, of: Mapping[str, Any], name: str, default: int | None = None, *, most: int = (1 << 31) - 1
+) -> int:
     value = of.get(name, default)
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise LoadError(f"{where}: {name} is {str(value)[:80]}; it must be a whole number above 0")
+    if type(value) is not int or not 0 < value <= most:
+        raise LoadError(f"{where}: {name} is {str(value)[:80]}; it must be a whole number from 1 to {most}")
     return value

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Doubles = NDArray[np.float64]
 
 LEAST_POWER: Final = 1e-10
+MOST_NUMBERS: Final = 1 << 18  # of columns that are transformed at once: they overlap, and take more than the sound
 RANGE: Final = 8.0  # powers of ten below the loudest, which quieter ones become
 LINEAR_HZ: Final = 200 / 3  # of a mel, below 1000 Hz
 BREAK_HZ: Final = 1000.0
@@ -44,13 +45,16 @@ class Mels:
         return np.stack([self._read_row(row) for row in rows])
 
     def _read_row(self, row: Floats) -> Floats:
-        half = self._fft // 2
+        half, columns = self._fft // 2, len(row) // self._hop
         sound = np.pad(row.astype(np.float64), half, mode="reflect")
-        frames = np.lib.stride_tricks.sliding_window_view(sound, self._fft)[:: self._hop][: len(row) // self._hop]
-        spectrum = np.fft.rfft(frames * self._window, axis=-1)
-        power: Doubles = spectrum.real**2 + spectrum.imag**2
-        levels = np.log10(np.maximum(self._filters @ power.T, LEAST_POWER))
-        levels = np.maximum(levels, levels.max() - RANGE)
+        frames = np.lib.stride_tricks.sliding_window_view(sound, self._fft)[:: self._hop]
+        levels = np.empty((len(self._filters), columns))
+        some = max(1, MOST_NUMBERS // self._fft)
+        for first in range(0, columns, some):
+            spectrum = np.fft.rfft(frames[first : min(first + some, columns)] * self._window, axis=-1)
+            power: Doubles = spectrum.real**2 + spectrum.imag**2
+            levels[:, first : first + some] = np.log10(np.maximum(self._filters @ power.T, LEAST_POWER))
+        np.maximum(levels, levels.max() - RANGE, out=levels)
         made: Floats = ((levels + 4.0) / 4.0).astype(np.float32)
         return made
 
