@@ -86,10 +86,9 @@ class Keeper:
         self.blobs: Blobs | None = None
         self._writing: asyncio.Future[None] | None = None
         self._began = 0.0  # when that was, on the loop's clock
-        self._urgent = False
+        self._urgent = self._closing = False
         self._timer: asyncio.Handle | None = None
         self._failure: StoreUnavailableError | None = None
-        self._closing = False
         self._patience = Patience(DRAIN_S)
         self.hurry = self._patience.hurry  # the kernel ends at once: a store that does not answer is not waited for
 
@@ -250,8 +249,7 @@ class Keeper:
         """Wait until a lease may be told of: its grant, its renewal or its release is kept, or the grant is withdrawn.
 
         Raises:
-            StoreUnavailableError: What became of a lease that was kept cannot be written now.
-            ShuttingDownError: The kernel ends before that.
+            StoreUnavailableError, ShuttingDownError: As `settled`, of a lease that was kept.
         """
         if (written := self._leases.wait_for_grant(lease_id)) is not None:
             self._check_closing()
@@ -414,22 +412,21 @@ class Keeper:
     async def drain(self) -> None:
         """Wait until all is written, or the store has not taken it for long."""
         self.shares.hurry()
-        with suppress(TimeoutError):
-            async with self._patience.bounds():
-                while (self._writing or self._due) and self._failure is None:
-                    if self._writing is None:
-                        self._flush()
-                    elif not self._writing.done():
-                        await asyncio.wait([self._writing])
-                    await asyncio.sleep(0)
+        async with self._patience.bounds():
+            while (self._writing or self._due) and self._failure is None:
+                if self._writing is None:
+                    self._flush()
+                elif not self._writing.done():
+                    await asyncio.wait([self._writing])
+                await asyncio.sleep(0)
 
     def stop(self) -> None:
         """Keep nothing of what follows: the kernel ends, and its tasks go on with the next one."""
         if self._closing:
             return
         self._closing = True
-        error = ShuttingDownError("the kernel is shutting down; it goes on with this when it is started again")
-        error.retry_after_s = RETRY_AFTER_S
+        why = "the kernel is shutting down; it goes on with this when it is started again"
+        error = ShuttingDownError(why, retry_after_s=RETRY_AFTER_S)
         for kept in self._kept.values():
             for _, future in kept.waiting:
                 refuse(future, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,25 +25,19 @@ class Patience:
 
     @asynccontextmanager
     async def bounds(self) -> AsyncIterator[None]:
-        """A wait.
-
-        Raises:
-            TimeoutError: It was as long as it may be.
-        """
+        """A wait, which ends when it was as long as it may be."""
         try:
             async with asyncio.timeout(self._most_s) as self._limit:
                 yield
         except TimeoutError:
             self._most_s = min(self._most_s, AT_ONCE_S)
-            raise
         finally:
             self._limit = None
 
     async def saw(self, future: asyncio.Future[None]) -> bool:
         """Wait for something; whether it was done in time."""
-        with suppress(TimeoutError):
-            async with self.bounds():
-                await asyncio.wait([future])
+        async with self.bounds():
+            await asyncio.wait([future])
         return future.done()
 
     def hurry(self) -> None:
