@@ -18,7 +18,9 @@ from inferd_weights.quants import FORMATS, Format
 
 KINDS: Final = {"F32": FORMATS[0], "F16": FORMATS[1], "BF16": FORMATS[30]}
 OTHERS: Final = {"F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes: of what is no weight
-MAX_HEADER_BYTES: Final = 100_000_000  # as the library of that name has it
+MAX_HEADER_BYTES: Final = 32 << 20  # a tensor takes some hundred
+MAX_MARKS: Final = {b"{": (1 << 18) + 2, b"[": (1 << 19) + 2, b",": 1 << 21}
+"""How often these may stand in a header: as in one of 262,144 tensors. What is read takes thirty times its text."""
 _LENGTH: Final = struct.Struct("<Q")
 
 
@@ -98,6 +100,9 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
             raise ValueError("a name is there twice")
         return found
 
+    for mark, most in MAX_MARKS.items():
+        if (count := raw.count(mark)) > most:
+            raise LoadError(f"{path}: the header has {mark.decode()!r} {count} times; at most {most} are read")
     try:
         header = json.loads(raw, object_pairs_hook=build)
     except (ValueError, RecursionError) as error:

@@ -102,6 +102,7 @@ def test_wild_values(tmp_path: Path, name: str, key: str, value: Any) -> None:
     [
         (b"\x01", "it has 1 bytes, too few for the length of its header"),
         (write({}, b"", length=MAX_HEADER_BYTES + 1), f"the header needs {MAX_HEADER_BYTES + 1} bytes"),
+        (write(b'{"a":[' + b"[]," * (1 << 20) + b"[]]}", b""), r"has '\[' 1048578 times; at most 524290 are read"),
         (write(b"{", b""), "the header is no JSON"),
         (write(b"[]", b""), "the header is a list; it must be an object"),
         (write(b'{"a":{},"a":{}}', b""), "a name is there twice"),
