@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 from contextlib import closing
 from pathlib import Path
@@ -67,6 +68,66 @@ def test_check_tells_what_is_damaged_and_leaves_it(file: Path) -> None:
     assert result.exit_code == 1
     assert json.loads(result.stdout)["error"]["reason"] in {"STORE_DAMAGED", "STORE_UNAVAILABLE"}
     assert file.read_bytes() == content
+
+
+def killed(file: Path, folder: Path) -> Path:
+    """The files that a kernel leaves which is killed: nearly all is in the WAL."""
+    folder.mkdir()
+    with closing(SqliteStore(file)) as store:
+        for number in range(20):
+            store.write([Put("a", Kind.MODEL, f"{number}", b'{"name":"' + b"x" * 3000 + b'"}')])
+        for each in file.parent.glob(f"{file.name}*"):
+            shutil.copy(each, folder)
+    return folder / file.name
+
+
+def test_a_wal_that_is_damaged_in_its_middle_is_told_and_set_aside(file: Path, tmp_path: Path) -> None:
+    """What was committed behind a damaged frame is lost, which a check tells, and a kernel keeps all there was."""
+    left = killed(file, tmp_path / "left")
+    wal = left.with_name("s-wal")
+    whole = wal.read_bytes()
+    assert "1 tasks and 21 models" in inferd("check", "--file", left).stdout
+    wal.write_bytes(whole[:40000] + b"x" * 5000 + whole[45000:])
+    damaged = wal.read_bytes()
+    result = inferd("check", "--file", left)
+    assert result.exit_code == 1
+    assert "frames that were committed cannot be read" in result.output
+    assert wal.read_bytes() == damaged
+    with closing(SqliteStore(left)) as store:
+        assert not list(store.records(Kind.MODEL))
+    (aside,) = tmp_path.glob("left/s.damaged-*-wal")
+    assert aside.read_bytes() == damaged
+
+
+def test_a_wal_that_was_cut_off_is_whole(file: Path, tmp_path: Path) -> None:
+    """A write that a crash broke off was not acknowledged: what is before it is all there was."""
+    left = killed(file, tmp_path / "left")
+    wal = left.with_name("s-wal")
+    whole = wal.read_bytes()
+    wal.write_bytes(whole[:-9000] + b"y" * 1000 + whole[-8000:])
+    assert "1 tasks and 20 models" in inferd("check", "--file", left).stdout
+
+
+@pytest.mark.parametrize("command", ["check", "export"])
+def test_a_command_that_reads_changes_nothing(command: str, file: Path, tmp_path: Path) -> None:
+    """A copy of a killed kernel's files is read with its WAL; no byte of them changes, and no file comes beside."""
+    folder = killed(file, tmp_path / "left").parent
+    folder.joinpath("s.lock").unlink()
+    before = {each.name: (each.read_bytes(), each.stat().st_mtime_ns) for each in folder.iterdir()}
+    result = inferd(command, "--file", folder / "s", "-o", "json")
+    assert result.exit_code == 0
+    assert result.stdout.count("xxxx") > 20 if command == "export" else json.loads(result.stdout)["ok"]
+    assert {each.name: (each.read_bytes(), each.stat().st_mtime_ns) for each in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("url", ["sqlite:/", "sqlite:///", "sqlite:{folder}", "sqlite:{folder}/a?mode=ro"])
+def test_a_url_of_no_file_says_what_to_write(url: str, tmp_path: Path) -> None:
+    """A folder and parameters are refused by name, and nothing is made."""
+    result = inferd("check", "--url", url.format(folder=tmp_path), "-o", "json")
+    error = json.loads(result.stdout)["error"]
+    assert error["reason"] == "STORE_UNAVAILABLE"
+    assert "names a folder" in error["message"] or "has parameters" in error["message"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_compact_gives_room_back(named: tuple[str, str], stores: Stores) -> None:

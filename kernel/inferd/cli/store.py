@@ -51,8 +51,10 @@ def place_of(file: Path | None, url: str | None) -> Where:
 
 
 @contextmanager
-def opened(file: Path | None, url: str | None, *, migrates: bool = False) -> Iterator[Store]:
+def opened(file: Path | None, url: str | None, *, migrates: bool = False, reads: bool = False) -> Iterator[Store]:
     """The store; a damaged one is refused, and so is an old one that is not to be migrated.
+
+    One that is only read may be a copy, or on a disk that takes nothing: its files stay as they are.
 
     Raises:
         CommandError: There is none.
@@ -60,7 +62,7 @@ def opened(file: Path | None, url: str | None, *, migrates: bool = False) -> Ite
     """
     with logging_aside():
         try:
-            store = open_store(place_of(file, url), makes=False, mends=False, migrates=migrates)
+            store = open_store(place_of(file, url), makes=False, mends=False, migrates=migrates, reads=reads)
         except MissingError as error:
             raise CommandError(error.message, reason="NO_STORE") from None
         with closing(store):
@@ -84,14 +86,14 @@ def check(output: Output, file: Path | None, url: str | None) -> None:
     Raises:
         CommandError: Something is.
     """
-    with opened(file, url) as store:
+    with opened(file, url, reads=True) as store:
         wrong = store.check() or _incomplete(store)
         if wrong:
             raise CommandError("\n  ".join([f"the store {store.name} is damaged:", *wrong]), reason="STORE_DAMAGED")
         counts = {kind.value: sum(1 for _ in store.records(kind)) for kind in COUNTED}
         size_bytes = store.size_bytes()
     if output.json:
-        output.document({"path": store.name, "size_bytes": size_bytes, "records": counts})
+        output.document({"path": store.name, "ok": True, "damaged": [], "size_bytes": size_bytes, "records": counts})
         return
     output.text(
         f"{store.name}: {size_bytes} bytes, {counts['task']} tasks and {counts['model']} models, nothing is damaged"
@@ -135,7 +137,7 @@ def export(output: Output, file: Path | None, url: str | None) -> None:
     def damaged(kind: Kind, tenant: str, key: str, error: Exception) -> None:
         output.line({"kind": "damaged", "of": kind.value, "tenant": tenant, "key": key, "why": str(error)})
 
-    with opened(file, url) as store:
+    with opened(file, url, reads=True) as store:
         for kind in (Kind.MODEL, Kind.LEASE):
             for record in store.records(kind, partial(damaged, kind)):
                 try:

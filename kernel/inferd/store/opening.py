@@ -59,8 +59,35 @@ async def _close(store: Store) -> None:
         log.error("the store does not answer; the process ends without closing it", waited_s=CLOSE_S)
 
 
+def _file(url: str) -> Path:
+    """The file that a URL names.
+
+    Raises:
+        StoreUnavailableError: It names a folder, or has parameters, which there are none of.
+    """
+    name = url.removeprefix(SQLITE)
+    path = Path(name)
+    if "?" in name:
+        raise StoreUnavailableError(
+            f"store.url {url} has parameters, and that of a file has none: write {url.partition('?')[0]}",
+            metadata={"cause": "not a URL"},
+        )
+    if path.is_dir():
+        raise StoreUnavailableError(
+            f"store.url {url} names a folder: name a file in it, {SQLITE}{path / 'kernel.sqlite'}",
+            metadata={"cause": "a folder"},
+        )
+    return path
+
+
 def open_store(
-    where: Where, *, makes: bool = True, mends: bool = True, migrates: bool = True, at_point: AtPoint = unnoticed
+    where: Where,
+    *,
+    makes: bool = True,
+    mends: bool = True,
+    migrates: bool = True,
+    reads: bool = False,
+    at_point: AtPoint = unnoticed,
 ) -> Store:
     """The store that a URL names, by its beginning.
 
@@ -69,6 +96,7 @@ def open_store(
         makes: Whether it is made where there is none.
         mends: Whether a damaged file is set aside.
         migrates: Whether an older schema is brought up.
+        reads: Whether it is only read: then nothing of a file is changed, nor anything made beside it.
         at_point: Told where a write is.
 
     Raises:
@@ -80,10 +108,11 @@ def open_store(
     if url.startswith(SQLITE):
         from inferd.store.sqlite import SqliteStore  # noqa: PLC0415 - who has no store does not load the library
 
-        path = Path(url.removeprefix(SQLITE))
+        path = _file(url)
         if not makes and not path.is_file():
             raise MissingError(f"there is no store {path}; `inferd serve` makes it", metadata={"cause": "no store"})
-        return SqliteStore(path, mends=mends, migrates=migrates, copies=where.schema_copies, at_point=at_point)
+        copies = where.schema_copies
+        return SqliteStore(path, mends=mends, migrates=migrates, copies=copies, reads=reads, at_point=at_point)
     if not url.startswith(POSTGRES):
         raise StoreUnavailableError(
             "store.url names no store that there is: write sqlite:/path, postgresql://…, or memory: for none",

@@ -28,6 +28,8 @@ from inferd.store.sqlite_file import (
     make_private,
     newest_schema,
     open_file,
+    open_to_read,
+    plain,
     set_aside,
     suspect_of,
     unavailable,
@@ -58,6 +60,7 @@ class SqliteStore:
         migrates: Whether a file with an older schema is copied, and then brought up; else it is refused.
         copies: How many copies of an older schema are left.
         held: The lock of the file where the caller has it, and goes on having it; None to take it.
+        reads: Whether it is only read: then nothing is made, changed or set aside.
         at_point: Told where a write is, for tests.
 
     Raises:
@@ -74,6 +77,7 @@ class SqliteStore:
         migrates: bool = True,
         copies: int = 1,
         held: StoreLock | None = None,
+        reads: bool = False,
         at_point: Callable[[str], None] = _nothing,
     ) -> None:
         check_library(apsw.sqlite_lib_version())
@@ -81,32 +85,28 @@ class SqliteStore:
         self.name, self.schema = str(path), newest_schema()
         self._codec: Codec = PlainCodec() if codec is None else codec
         self._at_point = at_point
+        self._reads = reads
         lock = path.with_name(path.name + ".lock")
         try:
             check_owner(path, lock)  # before anything is written or made
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            make_private(path)
+            if not reads:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_private(path)
         except OSError as error:
             raise StoreUnavailableError(
                 f"the store {path} cannot be made or read: {error.strerror}",
                 metadata={"cause": str(error.strerror)},
             ) from None
         check_names(path)
-        self._lock = StoreLock(lock) if held is None else None
+        self._lock = StoreLock(lock, reads=reads) if held is None else None
         try:
-            try:
-                self._database, self.opened_schema = open_file(path, migrates=migrates, copies=copies)
-            except DAMAGED as error:
-                if not mends:
-                    raise
-                set_aside(path, str(error))
-                make_private(path)
-                self._database, self.opened_schema = open_file(path, migrates=migrates, copies=copies)
+            self._database, self.opened_schema = (
+                open_to_read(path) if reads else _opened(path, mends=mends, migrates=migrates, copies=copies)
+            )
             self._places = Places(path)
-            suspect_of(path).unlink(missing_ok=True)  # it was looked through
         except (apsw.Error, ValueError, OSError) as error:
             self._let_go()
-            raise unavailable(path, error) from None
+            raise unavailable(path, error, marks=not reads) from None
         except BaseException:
             self._let_go()
             raise
@@ -131,7 +131,7 @@ class SqliteStore:
                         database.execute("ROLLBACK")
                 raise
         except apsw.Error as error:
-            raise unavailable(self._path, error) from None
+            raise unavailable(self._path, error, marks=not self._reads) from None
         self._places.check()
         self._at_point(AFTER_COMMIT)
 
@@ -182,7 +182,7 @@ class SqliteStore:
         try:
             yield from self._database.execute(query, values)
         except apsw.Error as error:
-            raise unavailable(self._path, error) from None
+            raise unavailable(self._path, error, marks=not self._reads) from None
 
     def _value(self, place: bytes, written: bytes) -> bytes:
         return read_value(self._codec, self.name, place, written)
@@ -240,3 +240,17 @@ class SqliteStore:
 
 def _text(name: bytes | None) -> str:
     return (name or b"").decode(errors="replace")
+
+
+def _opened(path: Path, *, mends: bool, migrates: bool, copies: int) -> tuple[apsw.Connection, int]:
+    """As `open_file`; a damaged one is set aside where that `mends`."""
+    try:
+        opened = open_file(path, migrates=migrates, copies=copies)
+    except DAMAGED as error:
+        if not mends:
+            raise
+        set_aside(path, plain(error))
+        make_private(path)
+        opened = open_file(path, migrates=migrates, copies=copies)
+    suspect_of(path).unlink(missing_ok=True)  # it was looked through
+    return opened

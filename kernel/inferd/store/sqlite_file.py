@@ -6,12 +6,14 @@ from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 import structlog
 
 from inferd.errors import StoreUnavailableError
 from inferd.store.header import Owner, owner_of
+from inferd.store.sqlite_wal import lost_frames
 from inferd.store.store import OldSchemaError
 
 LEAST_VERSION = (3, 51, 3)
@@ -117,8 +119,12 @@ def set_aside(path: Path, why: str) -> Path:
     """Rename a damaged file and what belongs to it; a note beside says why. Where it is now."""
     aside = aside_of(path, "damaged")
     for ending in FAMILY:
+        part = path.with_name(path.name + ending)
         with suppress(FileNotFoundError):
-            path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
+            if ending and not part.stat().st_size:
+                part.unlink()  # made when it was looked at
+            else:
+                part.rename(aside.with_name(aside.name + ending))
     note = aside.with_name(aside.name + ".txt")
     make_private(note)
     note.write_text(f"{why}\n", encoding="utf-8")
@@ -144,9 +150,13 @@ def open_file(path: Path, *, migrates: bool, copies: int = 1) -> tuple[apsw.Conn
     """
     database = apsw.Connection(str(path))
     try:
-        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        database.execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL")
+        database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # a damaged one is set aside as it is
+        # The lock first, so that there is no index of the WAL beside it; one each, as the first answers with a row.
+        for pragma in ("locking_mode = EXCLUSIVE", "synchronous = FULL", f"cache_size = -{CACHE_KIB}"):
+            database.execute(f"PRAGMA {pragma}")
+        _check_wal(database, path)
         version = _version(database, path)
+        _check_pages(database, path)
         if 0 < version < len(MIGRATIONS):
             _prepare(database, path, version, migrates=migrates, copies=copies)
         if version == 0:  # marked in the file itself, before there is a WAL
@@ -154,10 +164,55 @@ def open_file(path: Path, *, migrates: bool, copies: int = 1) -> tuple[apsw.Conn
         database.execute("PRAGMA journal_mode = WAL")
         with database:
             bring_up(database, version)
+        database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     except BaseException:
         database.close()
         raise
     return database, version
+
+
+def open_to_read(path: Path) -> tuple[apsw.Connection, int]:
+    """As `open_file`; nothing is changed nor made, so it may be on a disk that takes nothing. The caller has it locked.
+
+    What is in the WAL is read, too, which stays as it is.
+    """
+    wal = path.with_name(path.name + "-wal")
+    how = "mode=ro&vfs=unix-none" if wal.is_file() and wal.stat().st_size else "immutable=1"
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    database = apsw.Connection(f"file:{quote(str(path))}?{how}", flags=flags)
+    try:
+        database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")  # no index of the WAL beside it
+        _check_wal(database, path)
+        version = _version(database, path)
+        _refuse_other_schemas(path, version)
+    except BaseException:
+        database.close()
+        raise
+    return database, version
+
+
+def _refuse_other_schemas(path: Path, version: int) -> None:
+    if version == 0:
+        raise ValueError("it is empty; `inferd serve` makes a store of it")
+    if version < len(MIGRATIONS):
+        raise OldSchemaError.of(str(path), version, len(MIGRATIONS))
+
+
+def _check_wal(database: apsw.Connection, path: Path) -> None:
+    """See whether SQLite reads all that was committed.
+
+    Raises:
+        ValueError: It does not.
+    """
+    next(database.execute("SELECT count(*) FROM sqlite_schema"))  # it reads its WAL now
+    ((_, valid, _),) = database.execute("PRAGMA wal_checkpoint(NOOP)")
+    wal = path.with_name(path.name + "-wal")
+    if lost := lost_frames(wal, max(0, valid)):
+        raise ValueError(
+            f"its WAL {wal} is damaged behind frame {max(0, valid)}: at least {lost} frames that were committed cannot"
+            " be read"
+        )
 
 
 def copies_of(path: Path, schema: int) -> list[Path]:
@@ -205,7 +260,7 @@ def _prepare(database: apsw.Connection, path: Path, version: int, *, migrates: b
 
 
 def _version(database: Any, path: Path) -> int:
-    """Of the schema of a file that is whole, and ours; raises as `_open`."""
+    """Of the schema of a file that is ours; raises as `open_file`."""
     (version,) = next(database.execute("PRAGMA user_version"))
     (mark,) = next(database.execute("PRAGMA application_id"))
     (tables,) = next(database.execute("SELECT count(*) FROM sqlite_schema"))
@@ -217,7 +272,6 @@ def _version(database: Any, path: Path) -> int:
             " written it; start that one, or name another store.url",
             metadata={"cause": "newer schema", "schema": str(version), "known": str(len(MIGRATIONS))},
         )
-    _check_pages(database, path)
     return int(version)
 
 
@@ -245,8 +299,13 @@ def suspect_of(path: Path) -> Path:
     return path.with_name(path.name + ".suspect")
 
 
-def unavailable(path: Path, error: Exception) -> StoreUnavailableError:
-    """What to say of an error of SQLite; https://www.sqlite.org/rescode.html."""
+def plain(error: Exception) -> str:
+    """What SQLite says of damage, in one line."""
+    return " ".join(str(error).replace("*** in database main ***", "").split())
+
+
+def unavailable(path: Path, error: Exception, *, marks: bool = True) -> StoreUnavailableError:
+    """What to say of an error of SQLite; https://www.sqlite.org/rescode.html. Damage `marks` the store as suspect."""
     causes = {
         apsw.FullError: "its disk is full; make room",
         apsw.ReadOnlyError: "it cannot be written; let this user write the file and its folder",
@@ -255,12 +314,13 @@ def unavailable(path: Path, error: Exception) -> StoreUnavailableError:
         apsw.CorruptError: "it is damaged; a restart sets it aside",
         apsw.BusyError: "it is in use by another process; one kernel at a time has it: end that one",
     }
-    if isinstance(error, apsw.CorruptError):
+    if isinstance(error, apsw.CorruptError) and marks:
         with suppress(OSError):
             suspect_of(path).touch(mode=0o600)
-    cause = next((text for kind, text in causes.items() if isinstance(error, kind)), str(error))
+    said = plain(error)
+    cause = next((f"{text} ({said})" for kind, text in causes.items() if isinstance(error, kind)), said)
     return StoreUnavailableError(
-        f"the store {path}: {cause} ({error})",
-        metadata={"cause": f"{type(error).__name__}: {error}"},
+        f"the store {path}: {cause}",
+        metadata={"cause": f"{type(error).__name__}: {said}"},
         retry_after_s=1.0,
     )
