@@ -1,14 +1,18 @@
-"""Tasks that were kept for models that the next kernel cannot load."""
+"""Tasks that were kept for models that the next kernel cannot load, and of tensors."""
 
+from contextlib import aclosing
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from connection import read_all, read_until, reason_of, text_of
 from test_kept_tasks import get, kernel, wanted, watch
 
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
+from inferd_client import AsyncClient
+from inferd_client.tensors import to_arrays
 
 
 @pytest.mark.parametrize("lacking", ["backend", "file"])
@@ -37,3 +41,20 @@ async def test_a_task_waits_while_its_model_cannot_be_loaded(tmp_path: Path, lac
         async with kernel(tmp_path) as connection:
             for task_id in ids:
                 assert text_of(await read_all(watch(connection, task_id))) == "la" * 100
+
+
+@pytest.mark.parametrize("rows", [1, 1 << 20])
+async def test_a_task_of_tensors_is_created_and_read_by_another_client(tmp_path: Path, rows: int) -> None:
+    """`create_infer` returns when the task is kept, small or larger than a message; its outputs are read after that."""
+    x = np.full((rows, 2), 3, np.float32)
+    async with kernel(tmp_path) as connection:
+        await connection.create("id", tensor="identity")
+        address = connection.kernel.addresses[0]
+        async with AsyncClient(address) as client:
+            task = await client.create_infer("id", {"x": x}, request_id="once")
+            assert (await client.create_infer("id", {"x": x}, request_id="once")).task_id == task.task_id
+            with pytest.raises(TypeError, match="create_infer"):
+                await client.create_task("id", {"x": 1})  # type: ignore[arg-type] # what is tried first
+        async with AsyncClient(address) as client, aclosing(client.watch(task.task_id)) as events:
+            (given,) = [to_arrays(event.output.infer) async for event in events if event.output.HasField("infer")]
+        assert [array.tolist() for array in given.values()] == [x.tolist()]

@@ -28,6 +28,7 @@ WRONG: list[tuple[str, tuple[Any, ...], str, str]] = [
     ("detokenize", ("m", [1]), "token_id", "token_ids"),
     ("create_model", ("m", "/m"), "setings", "settings"),
     ("load_model", ("m",), "leese", "lease"),
+    ("create_task", ("m", "x"), "ttl_s", "timeout_s"),
     ("plan_load", ("m",), "setting", "settings"),
     ("unload_model", ("m",), "forced", "force"),
     ("create_lease", (Claim(),), "ttl", "ttl_s"),

@@ -11,10 +11,10 @@ from inferd_client.claims import span
 
 if TYPE_CHECKING:
     from inferd_api.v1.task_service_pb2 import RunTaskRequest
-    from inferd_client.options import RunOptions
+    from inferd_client.options import InferOptions, RunOptions
 
 
-def create_request(run: RunTaskRequest, options: RunOptions) -> CreateTaskRequest:
+def create_request(run: RunTaskRequest, options: RunOptions | InferOptions) -> CreateTaskRequest:
     """The request that creates what another one would run; asked for again it is the same task.
 
     Raises:

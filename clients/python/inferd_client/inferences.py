@@ -15,6 +15,7 @@ from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest
 from inferd_api.v1.tensor_pb2 import InferInput, InferSequence
 from inferd_client.channel import bounded_s
 from inferd_client.claims import class_number, span
+from inferd_client.creating import create_request
 from inferd_client.errors import InvalidFieldError, KernelUnreachableError, LimitExceededError, UploadNotFoundError
 from inferd_client.holding import lease_id_of
 from inferd_client.options import InferOptions, strict
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
-    from inferd_api.v1.task_pb2 import TaskEvent
+    from inferd_api.v1.task_pb2 import Task, TaskEvent
     from inferd_client.tensors import AnyArray
 
 
@@ -54,12 +55,13 @@ def infer_order(
         labels=options.get("labels", {}),
         priority=class_number(options.get("priority")),
     )
-    lease = options.get("lease")
+    lease, detached = options.get("lease"), options.get("detach_on_disconnect", False)
+    request_id = options.get("request_id") or token_hex(16)
     return RunOrder(
-        request=RunTaskRequest(spec=spec, request_id=options.get("request_id") or token_hex(16)),
+        request=RunTaskRequest(spec=spec, request_id=request_id, detach_on_disconnect=detached),
         timeout=span(bounded_s(options.get("timeout_s"))),
         lease_id="" if lease is None else lease_id_of(lease),
-        linger=LINGER,
+        linger=None if detached else LINGER,
     )
 
 
@@ -126,6 +128,30 @@ class Inferences(Tasks):
         The task starts with the first set asked for. Closing the generator before the last one cancels it.
         """
         return self._sets(model, inputs, outputs, sequence, options)
+
+    def create_infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] = (),
+        sequence: InferSequence | None = None,
+        **options: Unpack[InferOptions],
+    ) -> Task:
+        """Create a task of tensors that outlives this client and the kernel: it is kept when this returns.
+
+        Each `event.output.infer` of `watch` has a set of its outputs, of which `to_arrays` makes arrays. It expires
+        after `timeout_s`; `detach_on_disconnect` means nothing. Raises as `infer`.
+        """
+        order = infer_order(model, inputs, outputs, sequence, options)
+        if not is_large(order):
+            return self._create(order, options)
+        with uploaded(self._channel, self._metadata, self.address, order) as given:
+            return self._create(given, options)
+
+    def _create(self, order: RunOrder, options: InferOptions) -> Task:
+        request = create_request(order.request, options)
+        return self._wait(self._tasks.CreateTask, request, self._timeout_s, options.get("lease")).task
 
     def _sets(
         self,
@@ -217,6 +243,26 @@ class AsyncInferences(AsyncTasks):
     ) -> AsyncGenerator[dict[str, AnyArray]]:
         """As `infer`, for a model that gives several sets of outputs: each as it comes."""
         return self._sets(model, inputs, outputs, sequence, options)
+
+    async def create_infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] = (),
+        sequence: InferSequence | None = None,
+        **options: Unpack[InferOptions],
+    ) -> Task:
+        """Create a task of tensors that outlives this client and the kernel. As `create_infer` of `Inferences`."""
+        order = infer_order(model, inputs, outputs, sequence, options)
+        if not is_large(order):
+            return await self._create(order, options)
+        async with uploaded_async(self._channel, self._metadata, self.address, order) as given:
+            return await self._create(given, options)
+
+    async def _create(self, order: RunOrder, options: InferOptions) -> Task:
+        request = create_request(order.request, options)
+        return (await self._wait(self._tasks.CreateTask, request, self._timeout_s, options.get("lease"))).task
 
     async def _sets(
         self,

@@ -68,6 +68,7 @@ class InferOptions(TypedDict, total=False):
     lease: LeaseRef | None
     request_id: str
     timeout_s: float | None
+    detach_on_disconnect: bool
 
 
 class RunOptions(TaskOptions, total=False):
@@ -115,6 +116,9 @@ GRAMMARS: Final[Mapping[str, str]] = {
 }
 """How a grammar is written, by names under which it is looked for."""
 
+OTHER_NAMES: Final[Mapping[str, str]] = dict.fromkeys(("ttl", "ttl_s", "expire_time"), "timeout_s")
+"""Options by the names that the wire has for what they say."""
+
 
 def bounded(options: RunOptions) -> RunOptions:
     """The options, with the client's own bound of the output where there is none."""
@@ -137,6 +141,8 @@ def check_names(given: Iterable[str], known: Collection[str], what: str) -> None
 def _hint(name: str, known: Collection[str]) -> str:
     if name in GRAMMARS and "grammar" in known:
         return f"write grammar=Grammar({GRAMMARS[name]}), with Grammar from inferd_client"
+    if OTHER_NAMES.get(name) in known:
+        return f"did you mean {OTHER_NAMES[name]!r}?"
     near = get_close_matches(name, known, n=1) or [k for k in sorted(known) if k.startswith(name)]
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
 

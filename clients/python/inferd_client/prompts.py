@@ -69,6 +69,8 @@ def _items(prompt: Any) -> list[Any]:
         TypeError: It has none, or is a single message.
     """
     if isinstance(prompt, (ChatMessage, Mapping)):
+        if isinstance(prompt, Mapping) and "role" not in prompt:
+            raise TypeError("prompt is a mapping; inputs of a model of tensors are given to infer() or create_infer()")
         raise TypeError(f"prompt is a single message; it must be {_FORMS}: write [message]")
     if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
         raise TypeError(f"prompt is {reprlib.repr(prompt)} of type {type(prompt).__name__}; it must be {_FORMS}")
