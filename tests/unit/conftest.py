@@ -179,6 +179,11 @@ class ScriptedTasks(task_service_pb2_grpc.TaskServiceServicer):
         self.kernel.note(request, context)
         return task_service_pb2.GetTaskResponse(task=tp.Task(task_id=request.task_id, state=tp.TASK_STATE_RUNNING))
 
+    def CreateTask(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        task = tp.Task(task_id="t-9", model=request.spec.model, state=tp.TASK_STATE_QUEUED)
+        return task_service_pb2.CreateTaskResponse(task=task)
+
     def ListTasks(self, request: Any, context: Any) -> Any:
         self.kernel.note(request, context)
         first = not request.page_token

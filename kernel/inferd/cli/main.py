@@ -14,6 +14,7 @@ from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app, models_app
 from inferd.cli.options import (
     ADDRESS,
+    SHOWN,
     Address,
     BackendOption,
     Class,
@@ -23,6 +24,7 @@ from inferd.cli.options import (
     ModelOrPath,
     Output,
     SetOption,
+    State,
     TaskArgument,
     TemplateVariables,
     Tenant,
@@ -155,6 +157,12 @@ def _run(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tell the task's id first, for suspend, resume and cancel.")
     ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave the task with the kernel, which keeps it, and tell its id.")
+    ] = False,
+    request_id: Annotated[
+        str, text_option("--request-id", help="The same one again is the same task.", metavar="ID")
+    ] = "",
     address: Address = ADDRESS,
     tenant: Tenant = "",
     output: Output = Format.TABLE,
@@ -171,6 +179,7 @@ def _run(
             "template_variables": read_values(var, "--var"),
             "priority": priority.value if priority is not None else None,
             "lease": lease or None,
+            **({"request_id": request_id} if request_id else {}),
         }
         run_model(
             out,
@@ -184,6 +193,7 @@ def _run(
             raw=raw,
             verbose=verbose,
             options=cast("RunOptions", options),
+            detach=detach,
         )
 
 
@@ -191,6 +201,13 @@ def _run(
 def _tasks(
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Tell each change, too, until Ctrl-C.")] = False,
+    state: Annotated[
+        list[State] | None, typer.Option(help="Those in this state only; may be repeated.", case_sensitive=False)
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help=f"Most that are told; 0 for all, which -o json tells. Default {SHOWN}.", min=0, metavar="N"),
+    ] = None,
     address: Address = ADDRESS,
     tenant: Tenant = "",
     output: Output = Format.TABLE,
@@ -199,7 +216,11 @@ def _tasks(
     with edge(output) as out:
         from inferd.cli.tasks import list_tasks, watch_list
 
-        (watch_list if watch else list_tasks)(out, address, tenant)
+        states = [each.value for each in state or ()]
+        if watch:
+            watch_list(out, address, tenant, states)
+        else:
+            list_tasks(out, address, tenant, states, limit=(0 if out.json else SHOWN) if limit is None else limit)
 
 
 @app.command("watch")

@@ -20,6 +20,21 @@ PATH_SETTINGS = frozenset({"adapter", "profile"})  # of a model, whose values ar
 MOST_TTL_S = 1e9  # that a kernel can be configured to give
 
 
+SHOWN = 100  # tasks in a table
+
+
+class State(StrEnum):
+    """Where a task stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
 class Class(StrEnum):
     """A class of tasks and of waiting leases."""
 

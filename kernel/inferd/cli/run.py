@@ -10,8 +10,9 @@ import typer
 
 from inferd.cli.conversation import Conversation
 from inferd.cli.inputs import compose, read_stdin, read_text
-from inferd.cli.kernel import connected_or_private
+from inferd.cli.kernel import connected, connected_or_private
 from inferd.cli.output import CLOSED, CommandError
+from inferd.cli.plain import plain
 from inferd.cli.wanted import Wanted, check, resolved
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.cli.output import Output
-    from inferd_client import RunOptions
+    from inferd_client import Prompt, RunOptions
 
 
 def run(
@@ -35,8 +36,12 @@ def run(
     raw: bool,
     verbose: bool,
     options: RunOptions,
+    detach: bool = False,
 ) -> None:
-    """Run a model on `prompt`, files and what stdin gives; without a prompt and on a terminal, in a conversation."""
+    """Run a model on `prompt`, files and what stdin gives; without a prompt and on a terminal, in a conversation.
+
+    Where it is to `detach`, the task is created, and its id told.
+    """
     if raw and system:
         raise typer.BadParameter(
             "a system message needs the chat template, which --raw leaves out", param_hint="--system"
@@ -46,8 +51,13 @@ def run(
     wanted.path()  # is no model where a path leads, nothing is read and no kernel asked
     converses = prompt is None and sys.stdin.isatty()
     given = compose(prompt or "", *map(read_text, files), "" if sys.stdin.isatty() else read_stdin(output))
-    if not given and not converses:
+    if not given and (detach or not converses):
         raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
+    if detach:
+        messages = [{"role": "system", "content": system}] if system else []
+        prompt_given: Prompt = given if raw else [*messages, {"role": "user", "content": given}]
+        _create(output, wanted, prompt_given, address=address, tenant=tenant, data_dir=data_dir, options=options)
+        return
     with ExitStack() as stack:
         kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir))
         client = stack.enter_context(kernel)
@@ -61,3 +71,23 @@ def run(
         from inferd.cli.chat import Chat  # noqa: PLC0415 - readline tells of itself only where there is a terminal
 
         Chat(output, conversation, attached=given).run()
+
+
+def _create(
+    output: Output,
+    wanted: Wanted,
+    prompt: Prompt,
+    *,
+    address: str,
+    tenant: str,
+    data_dir: Callable[[], Path],
+    options: RunOptions,
+) -> None:
+    """Leave a task with the kernel; a private one would end with this command."""
+    with connected(address, tenant) as client, resolved(client, wanted, data_dir, keep=True) as name:
+        task = client.create_task(name, prompt, **options)
+    if output.json:
+        output.document(plain(task))
+    else:
+        output.text(task.task_id)
+        output.note(f"inferd watch {task.task_id} shows its output")

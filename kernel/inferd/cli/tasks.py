@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing, closing
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from inferd.cli.amounts import span
@@ -17,16 +18,18 @@ from inferd_api.v1.task_pb2 import Task, TaskState
 from inferd_client import AsyncClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from inferd.cli.output import Output
     from inferd_client import Client
 
 
-def list_tasks(output: Output, address: str, tenant: str) -> None:
-    """List the tenant's tasks, newest first."""
+def list_tasks(output: Output, address: str, tenant: str, states: Iterable[str] = (), *, limit: int = 0) -> None:
+    """List the tenant's tasks, of these states or all, newest first, `limit` at most; 0 for all."""
     with connected(address, tenant) as client:
-        tasks = list(client.list_tasks())
+        found = client.list_tasks(states=numbers(states))
+        tasks = list(islice(found, limit or None))
+        more = bool(limit) and next(found, None) is not None
     if output.json:
         output.document({"tasks": [plain(task) for task in tasks]})
         return
@@ -45,11 +48,18 @@ def list_tasks(output: Output, address: str, tenant: str) -> None:
     output.table(
         ("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"), rows, empty="no tasks", gives_way="ERROR"
     )
+    if more:
+        output.note(f"there are more than these {limit}; --limit 0 tells all, --state those of a state")
 
 
-def watch_list(output: Output, address: str, tenant: str) -> None:
+def numbers(states: Iterable[str]) -> list[TaskState.ValueType]:
+    """States by their words."""
+    return [TaskState.Value(f"TASK_STATE_{each.upper()}") for each in states]
+
+
+def watch_list(output: Output, address: str, tenant: str, states: Iterable[str] = ()) -> None:
     """Show the tenant's tasks as they stand, newest first, and each change of one; until Ctrl-C."""
-    with connected(address, tenant) as client, closing(client.watch_tasks()) as parts:
+    with connected(address, tenant) as client, closing(client.watch_tasks(states=numbers(states))) as parts:
         for part in parts:
             if output.json:
                 output.line(plain(part))
