@@ -10,7 +10,7 @@ from connection import Connection, read_all, read_failing, read_until, reason_of
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
-from inferd_client import AsyncClient
+from inferd_client import AsyncClient, Client
 
 
 async def test_a_tenant_follows_its_tasks_and_no_others(connection: Connection) -> None:
@@ -69,3 +69,23 @@ async def test_a_watch_of_tasks_is_bounded_and_checked(tmp_path: Path) -> None:
         assert (await other.read()) is not grpc.aio.EOF
         other.cancel()
         await connection.channel.close()
+
+
+async def test_a_watch_goes_on_with_the_next_kernel(tmp_path: Path) -> None:
+    """`watch_tasks` and `watch_host` of both clients begin anew where the kernel is started again."""
+    listen = (f"unix:{tmp_path}/kernel.sock",)
+    async with asyncio.timeout(60), AsyncClient(listen[0]) as client:
+        with Client(listen[0]) as sync:
+            parts, hosts, others = client.watch_tasks(), client.watch_host(interval_s=60), sync.watch_tasks()
+            async with kernel_here(tmp_path, listen=listen) as kernel:
+                assert (await anext(parts)).anew
+                assert (await asyncio.to_thread(next, others)).anew
+                assert (await anext(hosts)).host.name
+                waiting = [asyncio.ensure_future(each) for each in (anext(parts), asyncio.to_thread(next, others))]
+                kernel.driver.close()
+            async with kernel_here(tmp_path, listen=listen):
+                assert [(await each).anew for each in waiting] == [True, True]
+                assert (await anext(hosts)).host.name
+            others.close()
+            await parts.aclose()
+            await hosts.aclose()

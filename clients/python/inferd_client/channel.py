@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
+from contextlib import aclosing
+from math import inf
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import grpc
 import grpc.aio
 
 from inferd_client.credentials import credential_of
-from inferd_client.errors import DEFAULT_ADDRESS, from_rpc
+from inferd_client.errors import DEFAULT_ADDRESS, KernelUnreachableError, ShuttingDownError, from_rpc
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
 from inferd_client.returning import is_back, is_back_async
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from inferd_client.holding import LeaseRef
 
 CALL_TIMEOUT_S = 30.0
+RETURN_S = 30.0  # how long a kernel that was heard may be away until who watches is told
+PAUSE_S = 0.1  # between two tries
+PASSING = (KernelUnreachableError, ShuttingDownError)
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_receive_message_length", 64 << 20),
@@ -229,6 +236,22 @@ class Connection(_Settings):
             finally:
                 call.cancel()
 
+    def _watched(self, method: grpc.UnaryStreamMultiCallable[Req, Res], request: Req) -> Generator[Res]:
+        """As `_stream`, of what a kernel that is started again tells anew: its end is waited out for `RETURN_S`."""
+        heard = -inf
+        while True:
+            try:
+                for response in self._stream(method, request):
+                    heard = inf
+                    yield response
+            except PASSING:
+                heard = min(heard, time.monotonic())
+                if time.monotonic() - heard > RETURN_S:
+                    raise
+                time.sleep(PAUSE_S)
+            else:
+                return
+
 
 @strict
 class AsyncConnection(_Settings):
@@ -328,3 +351,20 @@ class AsyncConnection(_Settings):
                 return
             finally:
                 call.cancel()
+
+    async def _watched(self, method: grpc.aio.UnaryStreamMultiCallable[Req, Res], request: Req) -> AsyncGenerator[Res]:
+        """As `_watched` of `Connection`."""
+        heard = -inf
+        while True:
+            try:
+                async with aclosing(self._stream(method, request)) as responses:
+                    async for response in responses:
+                        heard = inf
+                        yield response
+            except PASSING:
+                heard = min(heard, time.monotonic())
+                if time.monotonic() - heard > RETURN_S:
+                    raise
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return

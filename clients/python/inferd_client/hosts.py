@@ -47,7 +47,7 @@ class Hosts(Connection):
 
     def watch_host(self, *, interval_s: float | None = None) -> Generator[WatchHostResponse]:
         """The host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
-        yield from self._stream(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
+        yield from self._watched(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
 
     def backup_store(self, path: str, *, replace: bool = False) -> Generator[BackupStoreResponse]:
         """Copy what the kernel keeps into a file on its host: how far that is, and in the last message what was made.
@@ -90,7 +90,7 @@ class AsyncHosts(AsyncConnection):
 
     async def watch_host(self, *, interval_s: float | None = None) -> AsyncGenerator[WatchHostResponse]:
         """The host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
-        responses = self._stream(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
+        responses = self._watched(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
         try:
             async for response in responses:
                 yield response

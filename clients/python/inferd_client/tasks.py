@@ -251,8 +251,8 @@ class Tasks(Connection):
             yield from page.tasks
 
     def watch_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> Generator[WatchTasksResponse]:
-        """The tasks in one of `states` (default: any), then each change, until the generator is closed."""
-        yield from self._stream(self._tasks.WatchTasks, WatchTasksRequest(states=states))
+        """The tasks in one of `states` (default: any), then each change; `anew` where the kernel is started again."""
+        yield from self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states))
 
     def cancel_task(self, task_id: str) -> Task:
         """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""
@@ -408,7 +408,7 @@ class AsyncTasks(AsyncConnection):
 
     async def watch_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> AsyncGenerator[WatchTasksResponse]:
         """The tasks in one of `states` (default: any), then each change, until the generator is closed."""
-        responses = self._stream(self._tasks.WatchTasks, WatchTasksRequest(states=states))
+        responses = self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states))
         try:
             async for response in responses:
                 yield response

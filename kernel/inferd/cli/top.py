@@ -24,7 +24,8 @@ from inferd.cli.plain import plain
 from inferd.cli.tasks import class_name
 from inferd.cli.visible import visible_line
 from inferd_api.v1.model_pb2 import InstanceState
-from inferd_client import AsyncClient
+from inferd_client import AsyncClient, KernelUnreachableError
+from inferd_client.errors import ShuttingDownError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -79,11 +80,12 @@ async def _looks(client: AsyncClient, interval_s: float) -> AsyncGenerator[Look]
     async with aclosing(client.watch_host(interval_s=interval_s)) as hosts:
         async for told in hosts:
             leases: list[Lease] = []
-            async with aclosing(client.list_leases(states=(PENDING, ACTIVE))) as living:
-                async for lease in living:
-                    leases.append(lease)
-                    if len(leases) == MOST_LEASES:
-                        break
+            with contextlib.suppress(KernelUnreachableError, ShuttingDownError):  # the next look is of one that is back
+                async with aclosing(client.list_leases(states=(PENDING, ACTIVE))) as living:
+                    async for lease in living:
+                        leases.append(lease)
+                        if len(leases) == MOST_LEASES:
+                            break
             yield Look(told=told, leases=leases)
 
 
