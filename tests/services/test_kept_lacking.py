@@ -1,5 +1,6 @@
 """Tasks that were kept for models that the next kernel cannot load, and of tensors."""
 
+import time
 from contextlib import aclosing
 from pathlib import Path
 
@@ -58,3 +59,16 @@ async def test_a_task_of_tensors_is_created_and_read_by_another_client(tmp_path:
         async with AsyncClient(address) as client, aclosing(client.watch(task.task_id)) as events:
             (given,) = [to_arrays(event.output.infer) async for event in events if event.output.HasField("infer")]
         assert [array.tolist() for array in given.values()] == [x.tolist()]
+
+
+async def test_a_receipt_has_the_first_token_of_the_kernel_that_told_it(tmp_path: Path) -> None:
+    """A task that goes on with the next kernel was first heard from when its client was, not when it went on."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(step_s=0.005)
+        task_id = (await connection.tasks.CreateTask(wanted(400))).task.task_id
+        seen = await read_until(watch(connection, task_id), "output")
+    between_ns = time.time_ns()
+    async with kernel(tmp_path) as connection:
+        receipt = (await read_all(watch(connection, task_id, seen[-1].sequence)))[-1].finished.receipt
+        created_ns = (await get(connection, task_id)).create_time.ToNanoseconds()
+    assert created_ns + receipt.first_token_duration.ToNanoseconds() < between_ns

@@ -94,9 +94,15 @@ def _read_demand(written: dict[str, Any]) -> Demand:
 
 
 def write_progress(
-    task: Task, continuation: Continuation, clock: Clock, *, last: int = 0, end: Numbered | None = None
+    task: Task,
+    continuation: Continuation,
+    clock: Clock,
+    *,
+    last: int = 0,
+    end: Numbered | None = None,
+    first_output_at: float | None = None,
 ) -> bytes:
-    """Where a task stands, the number of its newest event, and that event itself where it is its end."""
+    """Where a task stands, the number of its newest event and that itself where it is its end, and its first output."""
     return _json(
         {
             "state": task.state.value,
@@ -106,6 +112,7 @@ def write_progress(
             "finished": wall_of(task.finished, clock),
             "retained": wall_of(task.retained, clock),
             "expires": wall_of(task.expires, clock),
+            "first_output": wall_of(first_output_at, clock),
             "stamp": write_stamp(clock),
             "instance": task.instance_id,
             "device": task.device_id,
@@ -135,6 +142,10 @@ class KeptProgress:
     cached_tokens: int | None
     last: int | None
     end: Numbered | None
+
+    def first_output_at(self, clock: Clock) -> float | None:
+        """When its first output was told, on this clock; None where none was, or an older kernel wrote it."""
+        return instant_of(self.written.get("first_output"), clock, read_shift(self.written, clock))
 
     @property
     def ended(self) -> bool:

@@ -50,6 +50,7 @@ def _writes(kept: Kept, clock: Clock) -> list[Write]:
         clock,
         last=told[-1].sequence if told else kept.stream.last_sequence,
         end=end if isinstance(end, Numbered) and isinstance(end.event, Finished) else None,
+        first_output_at=kept.stream.first_output_at,
     )
     writes.append(Put(tenant, Kind.PROGRESS, key, progress))
     writes += [Append(tenant, Kind.TASK, key, number, value) for number, value in write_pieces(told)]

@@ -258,6 +258,7 @@ def _found(store: Store, record: Record, progress: bytes | None, clock: Clock) -
     else:
         told = _told(store, record, last=read.last, ended=read.ended)
     told.continuation.cached_tokens = None if read.ended else read.cached_tokens
+    told = replace(told, first_output_at=read.first_output_at(clock))
     return Found(task=read.restored(kept, told.end, clock), told=told)
 
 

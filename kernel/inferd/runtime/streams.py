@@ -58,11 +58,13 @@ class Before:
         end: That event, where it is the end of the task.
         output_tokens: Tokens told.
         continuation: What the task needs to go on.
+        first_output_at: When the first of its output was told; None where that is not known.
     """
 
     last: int = 0
     end: Numbered | None = None
     output_tokens: int = 0
+    first_output_at: float | None = None
     continuation: Continuation = field(default_factory=Continuation)
 
 
@@ -195,6 +197,7 @@ class TaskStream:
     def go_on(self, told: Before) -> None:
         """Go on behind what the task has told to a kernel before this one; nobody watches yet."""
         self.output_tokens, self.continuation = told.output_tokens, told.continuation
+        self.first_output_at = told.first_output_at
         self._log.go_on(told.last, told.end)
         if told.end is not None and isinstance(told.end.event, Finished):
             self.finished = told.end.event

@@ -1107,11 +1107,11 @@ class Receipt(_message.Message):
 
     @_builtins.property
     def first_token_duration(self) -> _duration_pb2.Duration:
-        """From acceptance to the first token (TTFT); unset when there was none."""
+        """From acceptance to the first token (TTFT), whichever kernel told it; unset when there was none."""
 
     @_builtins.property
     def run_duration(self) -> _duration_pb2.Duration:
-        """From the instance to the end."""
+        """From the first instance to the end; the time when the task waited again or no kernel ran is part of it."""
 
     def __init__(
         self,
