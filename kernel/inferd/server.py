@@ -132,6 +132,8 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
     async with opened(settings.store_place, points.at_store) as store:
         driver = _driver(settings, None if store is None else failing_store(store, points))
         await set_clock(driver.clock, store, settings.store.gap_s)
+        if driver.keeper is not None:
+            driver.metrics.tell_store(driver.keeper.state)
         make_fail(driver, points)
         try:
             blobs = opened_blobs(settings.data_dir / "blobs", driver.keeper, settings.blobs, points)

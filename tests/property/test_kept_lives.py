@@ -37,6 +37,7 @@ class Disk:
     """A store of which a kernel that was killed is cut off."""
 
     records_: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
+    name: str = "disk"
 
     def write(self, writes: Sequence[Write]) -> None:
         for write in writes:

@@ -1,5 +1,6 @@
 """Tasks that were kept for models that the next kernel cannot load, and of tensors."""
 
+import json
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -8,11 +9,16 @@ import grpc
 import numpy as np
 import pytest
 from connection import read_all, read_until, reason_of, text_of
+from grpc_health.v1 import health_pb2 as hp
+from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 from test_kept_tasks import get, kernel, wanted, watch
 
+from inferd.errors import StoreUnavailableError
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_client import AsyncClient
+from inferd_client.errors import StoreUnavailableError as Refused
 from inferd_client.tensors import to_arrays
 
 
@@ -72,3 +78,37 @@ async def test_a_receipt_has_the_first_token_of_the_kernel_that_told_it(tmp_path
         receipt = (await read_all(watch(connection, task_id, seen[-1].sequence)))[-1].finished.receipt
         created_ns = (await get(connection, task_id)).create_time.ToNanoseconds()
     assert created_ns + receipt.first_token_duration.ToNanoseconds() < between_ns
+
+
+async def test_a_store_that_takes_nothing_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health of "store", its watch, the metrics and the log tell that it is not written, and when it is again."""
+    (tmp_path / "store.json").write_text(json.dumps({"url": f"sqlite:{tmp_path}/kernel.sqlite"}))
+    with capture_logs() as said:
+        async with kernel(tmp_path) as connection, AsyncClient(connection.kernel.addresses[0]) as client:
+            await connection.create(step_s=0.01)
+            await client.create_task("fake", "la", max_tokens=800)  # of which there is always something to be written
+            driver = connection.kernel.driver
+            health = connection.channel.unary_stream(
+                "/grpc.health.v1.Health/Watch",
+                request_serializer=hp.HealthCheckRequest.SerializeToString,
+                response_deserializer=hp.HealthCheckResponse.FromString,
+            )(hp.HealthCheckRequest(service="store"))
+            assert (await client.health("store"), (await health.read()).status) == ("SERVING", 1)
+            with monkeypatch.context() as patch:
+                patch.setattr(driver.keeper._store, "write", _refuse)  # type: ignore[union-attr] # it has one
+                with pytest.raises(Refused, match="no room"):
+                    await client.create_task("fake", "la", max_tokens=2)
+                assert (await client.health("store"), (await health.read()).status) == ("NOT_SERVING", 2)
+                assert b"inferd_store_writes 0.0" in generate_latest(driver.metrics.registry)
+            assert (await health.read()).status == 1
+            assert b"inferd_store_writes 1.0" in generate_latest(driver.metrics.registry)
+        async with kernel(tmp_path):
+            pass
+    events = [entry["event"] for entry in said]
+    assert events.index("the store is written again") > 0
+    (taken,) = [entry for entry in said if entry["event"] == "what the kernel before this one kept is taken up"]
+    assert (taken["models"], taken["store"]) == (1, f"{tmp_path}/kernel.sqlite")
+
+
+def _refuse(_: object) -> None:
+    raise StoreUnavailableError("no room")

@@ -80,7 +80,9 @@ def test_serve_tells_people_one_line(start: Start) -> None:
         line = first_line(process)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=WAIT_S)
-    assert re.fullmatch(rf"inferd {__version__} listens on \S+ \(0 models, backends: .*fake ready.*\)\n", line)
+    assert re.fullmatch(
+        rf"inferd {__version__} listens on \S+ \(0 models, backends: .*fake ready.*; keeps .*\)\n", line
+    )
     assert process.returncode == 0
 
 

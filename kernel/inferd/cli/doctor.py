@@ -94,8 +94,13 @@ def _kernel(address: str) -> Iterator[Check]:
                 "kernel", "note", f"none answers at {address}; `inferd run` starts a private one", "inferd serve"
             )
             return
-        host = client.get_host()
+        host, kept = client.get_host(), client.health("store")
     yield Check("kernel", "ok", f"{host.version} answers at {address}, pid {host.pid}")
+    if kept == "NOT_SERVING":
+        fix = "see the kernel's log, and make room on its disk, or start its database"
+        yield Check("store", "broken", "the kernel cannot write what it is to keep; new tasks are refused", fix)
+    elif kept == "SERVING":
+        yield Check("store", "ok", "the kernel keeps what is created")
     for device in host.devices:
         if device.unmeasured:
             yield Check(f"device {device.device_id}", "note", f"what others hold is not seen: {device.unmeasured}")

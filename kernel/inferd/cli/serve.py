@@ -25,16 +25,18 @@ def serve(output: Output, settings: Settings) -> None:
 
 def announce(output: Output, kernel: Kernel) -> None:
     """Tell that the kernel serves."""
-    models = kernel.driver.views.model_names()
+    models, keeper = kernel.driver.views.model_names(), kernel.driver.keeper
+    store = "" if keeper is None else keeper.state.name
     if output.json:
         backends = [{"name": report.name, "state": report.state.name, "why": report.why} for report in kernel.reports]
-        facts = {"version": __version__, "pid": os.getpid(), "addresses": list(kernel.addresses)}
+        facts = {"version": __version__, "pid": os.getpid(), "addresses": list(kernel.addresses), "store": store}
         output.line({**facts, "models": models, "backends": backends})
         return
     backends_text = ", ".join(f"{report.name} {report.state.name.lower()}" for report in kernel.reports) or "none"
     count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
     addresses = " and ".join(kernel.addresses)
-    output.text(f"inferd {__version__} listens on {addresses} ({count}, backends: {backends_text})")
+    keeps = f"keeps what is created in {store}" if store else "keeps nothing"
+    output.text(f"inferd {__version__} listens on {addresses} ({count}, backends: {backends_text}; {keeps})")
 
 
 def end_with_parent(parent: int | None) -> None:

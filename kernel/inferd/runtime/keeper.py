@@ -23,7 +23,7 @@ from inferd.core.changes import (
     TaskForgotten,
     TaskRestored,
 )
-from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
+from inferd.errors import InferdError, ShuttingDownError
 from inferd.runtime.backlog import Backlog
 from inferd.runtime.kept import RETRY_AFTER_S, Kept, refuse, typed
 from inferd.runtime.kept_leases import KeptLeases
@@ -33,6 +33,7 @@ from inferd.runtime.kept_tasks import LARGE_BYTES, send
 from inferd.runtime.past import read_page
 from inferd.runtime.patience import Patience
 from inferd.runtime.records import Records
+from inferd.runtime.store_state import STORE, StoreState
 from inferd.runtime.store_thread import StoreThread
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Keeper:
         self._began = 0.0  # when that was, on the loop's clock
         self._urgent = self._closing = False
         self._timer: asyncio.Handle | None = None
-        self._failure: StoreUnavailableError | None = None
+        self.state = StoreState(store.name, lambda: driver.watchers.models.notify(STORE))
         self._patience = Patience(DRAIN_S)
         self.hurry = self._patience.hurry  # the kernel ends at once: a store that does not answer is not waited for
 
@@ -125,7 +126,7 @@ class Keeper:
 
     def _write_shares(self) -> None:
         self.shares.hurry()
-        if self._timer is None and self._failure is None and not self._closing:
+        if self._timer is None and self.state.writes and not self._closing:
             self._flush()
 
     def _begin(self, change: TaskDetached) -> None:
@@ -181,10 +182,7 @@ class Keeper:
         Raises:
             StoreUnavailableError: The last write failed, and none has been done since.
         """
-        if self._failure is not None:
-            raise StoreUnavailableError(
-                self._failure.message, metadata=self._failure.metadata, retry_after_s=RETRY_AFTER_S
-            )
+        self.state.check()
 
     def check_task(self, task_id: TaskId) -> None:
         """Refuse to change a task that is kept while nothing can be; from then on its client says whether it goes on.
@@ -270,12 +268,12 @@ class Keeper:
     def _stalled(self) -> bool:
         """Whether nothing can be written, as far as is known."""
         late = self._writing is not None and asyncio.get_running_loop().time() - self._began > STALLED_S
-        return self._failure is not None or late
+        return not self.state.writes or late
 
     def _soon(self) -> None:
         """Write when the event under way has been dealt with, or the write under way is done."""
         self._urgent = True
-        if self._writing is None and self._failure is None:
+        if self._writing is None and self.state.writes:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_soon(self._flush)
@@ -312,7 +310,7 @@ class Keeper:
         self._writing = None
         error = done.exception()
         if error is None:
-            self._failure = None
+            self.state.written()
             for kept, sent in batch:
                 self._release(kept, sent)
             self._backlog.go_on()  # before the next write: the kernel after this one is not to find them stopped
@@ -364,9 +362,7 @@ class Keeper:
 
         The rest is due, as it was sent.
         """
-        if self._failure is None:
-            log.error("the store cannot be written; what is to be kept is refused until it can be", why=error.message)
-        self._failure = StoreUnavailableError(error.message, metadata=error.metadata)
+        self.state.failed(error)
         fresh = self._models.failed(models)
         self.shares.failed()
         leases, waiting_for_leases = self._leases.failed()
@@ -385,7 +381,7 @@ class Keeper:
             with suppress(InferdError):  # one of which use was made meanwhile stays, and is written with what did
                 self._driver.delete_model(name)
         if not self._due:
-            self._failure = None  # nothing is left by which it would be seen that the cause is gone
+            self.state.forget()  # nothing is left by which it would be seen that the cause is gone
 
     def _give_up(self, kept: Kept) -> None:
         """Withdraw a task that was made to be kept; one that was detached later goes on as before that."""
@@ -413,7 +409,7 @@ class Keeper:
         """Wait until all is written, or the store has not taken it for long."""
         self.shares.hurry()
         async with self._patience.bounds():
-            while (self._writing or self._due) and self._failure is None:
+            while (self._writing or self._due) and self.state.writes:
                 if self._writing is None:
                     self._flush()
                 elif not self._writing.done():

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from inferd.core import changes, commands
 from inferd.core.machine import KernelMachine
 from inferd.core.model import InstanceState
 from inferd.core.task import Task
+from inferd.runtime.store_state import StoreState
 from inferd_api.worker.v1 import step_pb2
 
 M = TypeVar("M", Counter, Histogram)
@@ -47,6 +48,10 @@ class Metrics:
         self._tokens = self._counter("inferd_output_tokens", "Tokens produced")
         self._steps = self._histogram("inferd_step_seconds", "Time that a step computed", STEPS_S)
         self.registry.register(_Present(machine))
+
+    def tell_store(self, state: StoreState) -> None:
+        """There is a store, of which the page tells, too."""
+        self.registry.register(_OfStore(state))
 
     def count(self, command: commands.Command, now: float) -> None:
         """The core asks for something."""
@@ -111,6 +116,18 @@ class Metrics:
 
     def _task(self, command: commands.SendTask) -> Task:
         return self._machine.tasks.known[command.spec.task_id]
+
+
+class _OfStore(Collector):
+    """Whether what is to be kept can be."""
+
+    def __init__(self, state: StoreState) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+        """Its figures."""
+        yield GaugeMetricFamily("inferd_store_writes", "1 where the last write was done, else 0", self._state.writes)
+        yield CounterMetricFamily("inferd_store_failures", "Writes that failed", self._state.failures)
 
 
 class _Present(Collector):

@@ -107,6 +107,17 @@ def restore(driver: Driver, before: Before) -> None:
     """Make known what was kept, before any client is served: models, then leases, then tasks, which go on."""
     with collector_paused():
         _restore(driver, before)
+    if driver.keeper is not None and (before.tasks or before.leases or before.models):
+        living = [each.task for each in before.tasks if each.task.finished is None]
+        log.info(
+            "what the kernel before this one kept is taken up",
+            store=driver.keeper.state.name,
+            tasks=len(before.tasks),
+            had_run=sum(task.attempt > 0 for task in living),
+            had_waited=sum(task.attempt == 0 for task in living),
+            leases=len(before.leases),
+            models=len(before.models),
+        )
 
 
 def _restore(driver: Driver, before: Before) -> None:

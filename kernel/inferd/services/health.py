@@ -1,4 +1,7 @@
-"""`grpc.health.v1`: the kernel under "", each service under its name, each model under "model:NAME"."""
+"""`grpc.health.v1`: the kernel under "", each service under its name, each model under "model:NAME".
+
+"store" tells whether what is to be kept can be; it is not known where nothing is kept.
+"""
 
 from collections.abc import Collection
 from contextlib import aclosing
@@ -8,9 +11,10 @@ from grpc_health.v1 import health_pb2 as hp
 from inferd.core.ids import ModelName
 from inferd.errors import ModelNotFoundError
 from inferd.runtime.front import health as front
+from inferd.runtime.store_state import STORE
 from inferd.services.calls import Call
 
-MODEL_PREFIX = "model:"
+MODEL_PREFIX, STORE_NAME = "model:", "store"
 UNKNOWN, SERVING, NOT_SERVING = (
     hp.HealthCheckResponse.ServingStatus.Value(name) for name in ("SERVICE_UNKNOWN", "SERVING", "NOT_SERVING")
 )
@@ -40,6 +44,8 @@ class Health:
         """Whose health is meant: the kernel's for each service, a model's, or nobody's."""
         if not service or service in self._services:
             return front.KERNEL
+        if service == STORE_NAME:
+            return STORE
         if service.startswith(MODEL_PREFIX) and service != MODEL_PREFIX:
             return ModelName(service.removeprefix(MODEL_PREFIX))
         return front.NOBODY

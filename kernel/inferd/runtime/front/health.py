@@ -9,6 +9,7 @@ from inferd.errors import InferdError
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.shelf import Shelf
+from inferd.runtime.store_state import STORE
 
 KERNEL = ModelName("")
 NOBODY = None  # neither the kernel nor a model
@@ -54,11 +55,15 @@ class Health:
                 await changed.wait(seen)
 
     async def _look_for(self, name: ModelName | None) -> None:
+        if name == STORE:
+            return
         with suppress(InferdError):  # one that cannot be used is not known either
             await self._shelf.look_for(name or KERNEL)
 
     def _serves(self, name: ModelName | None) -> bool | None:
         if name == KERNEL:
             return not self._driver.draining
+        if name == STORE:
+            return None if self._driver.keeper is None else self._driver.keeper.state.writes
         model = self._driver.views.find_model(name) if name is not None else None
         return None if model is None else model.state is ModelState.READY
