@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 
+import grpc
+
 from inferd import descriptors
 from inferd.addresses import check_address, listening, loopback_port
 from inferd.config import Settings
@@ -37,7 +39,9 @@ from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.restoring import read_kept, restore
 from inferd.runtime.shelf import Shelf
-from inferd.services.server import make_server
+from inferd.services.channel import channel_options
+from inferd.services.doorway import Doorway
+from inferd.services.server import offer_services
 from inferd.store.opening import MEMORY, opened
 from inferd.store.store import Store
 from inferd_api.worker.v1 import load_pb2
@@ -76,28 +80,45 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     if settings.metrics_listen:
         loopback_port(settings.metrics_listen)
     descriptors.raise_limit()
-    async with _built(settings) as built:
+    doorway = Doorway(settings.limits.calls)
+    server = grpc.aio.server(interceptors=(doorway,), options=channel_options(settings.limits))
+    server.add_generic_rpc_handlers((doorway,))
+    mode = int(settings.socket_mode, 8)
+    with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
+        await server.start()  # what was kept may take long to be read: health is told meanwhile
+        try:
+            async with _serving(settings, server, doorway) as (built, metrics_address):
+                yield Kernel(
+                    addresses=addresses,
+                    metrics_address=metrics_address,
+                    driver=built.driver,
+                    reports=built.plugins.reports,
+                )
+        finally:
+            doorway.close()
+            await server.stop(STOP_GRACE_S)
+
+
+@asynccontextmanager
+async def _serving(
+    settings: Settings, server: grpc.aio.Server, doorway: Doorway
+) -> AsyncIterator[tuple["_Built", str]]:
+    """A kernel that takes calls until the block ends, and where Prometheus reads."""
+    async with _built(settings) as built, _exposing(settings, built.driver) as metrics_address:
+        driver = built.driver
         built.authority.check_entry(settings.auth, settings.listen)
-        driver, server = built.driver, make_server(settings, built.front, built.authority.verify)
-        mode = int(settings.socket_mode, 8)
-        async with _exposing(settings, driver) as metrics_address:
-            with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
-                before = await read_kept(driver, built.shelf.lacking)
-                async with driver.running(), _beside(built), built.authority.running():
-                    restore(driver, before)
-                    await server.start()
-                    try:
-                        yield Kernel(
-                            addresses=addresses,
-                            metrics_address=metrics_address,
-                            driver=driver,
-                            reports=built.plugins.reports,
-                        )
-                    finally:
-                        if driver.keeper is not None:
-                            await driver.keeper.drain()
-                        driver.close()  # first, so that every stream ends with the end of its task
-                        await server.stop(STOP_GRACE_S)
+        entrance = offer_services(settings, built.front, built.authority.verify, doorway)
+        before = await read_kept(driver, built.shelf.lacking)
+        async with driver.running(), _beside(built), built.authority.running():
+            restore(driver, before)
+            doorway.open(entrance)
+            try:
+                yield built, metrics_address
+            finally:
+                if driver.keeper is not None:
+                    await driver.keeper.drain()
+                driver.close()  # first, so that every stream ends with the end of its task
+                await server.stop(STOP_GRACE_S)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ What of it cannot be read is left out, told in the log, and stays in the store: 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from inferd.runtime.event_log import Entry
     from inferd.runtime.lacking import Lacking
     from inferd.store.store import Record, Store
+
+TELL_S = 1.0  # between two lines of the log while what was kept is read
 
 log = structlog.get_logger()
 UNREAD = "what was kept of it cannot be read; create it anew, or delete it"
@@ -247,8 +250,12 @@ def _tasks(store: Store, clock: Clock) -> list[Found]:
 def _all_tasks(store: Store, clock: Clock) -> list[Found]:
     leave_out = partial(_leave_out, "task")
     progress = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS, leave_out)}
-    tasks = []
+    tasks: list[Found] = []
+    tell_at = time.monotonic() + TELL_S
     for record in store.records(Kind.TASK, leave_out):
+        if time.monotonic() >= tell_at:
+            log.info("what was kept is being read", tasks=len(tasks), of=len(progress))
+            tell_at += TELL_S
         try:
             tasks.append(_found(store, record, progress.get((record.tenant, record.key)), clock))
         except UNREADABLE as error:

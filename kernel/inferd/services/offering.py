@@ -1,13 +1,21 @@
 """Offering a service on a server."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 
-def offer(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object, *, known_as: str = "") -> None:
+class Offering(Protocol):
+    """Where services are offered: a server, or what stands before one."""
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler], /) -> None:
+        """Offer services."""
+
+
+def offer(server: Offering, service: ServiceDescriptor, servicer: object, *, known_as: str = "") -> None:
     """Offer the methods that a servicer has of a service; each is given a message, or a stream of them, and its call.
 
     Args:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-import grpc
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import Default, DescriptorPool
@@ -11,7 +10,7 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from inferd.services.calls import Call
-from inferd.services.offering import offer
+from inferd.services.offering import Offering, offer
 
 OLD_PACKAGE, PACKAGE = "grpc.reflection.v1alpha", "grpc.reflection.v1"
 SERVICES = tuple(f"{package}.ServerReflection" for package in (PACKAGE, OLD_PACKAGE))
@@ -79,7 +78,7 @@ class Reflection:
             await call.write(response)
 
 
-def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+def add_reflection(server: Offering, services: Iterable[str]) -> None:
     """Offer reflection of the named services and of itself, under both names."""
     (service,) = reflection_pb2.DESCRIPTOR.services_by_name.values()
     servicer = Reflection(services)

@@ -1,8 +1,7 @@
-"""The server of gRPC: all services, behind one door."""
+"""All services of a kernel, behind one door."""
 
 from collections.abc import Callable
 
-import grpc
 from grpc_health.v1 import health_pb2
 
 from inferd.config import Settings
@@ -10,7 +9,6 @@ from inferd.runtime.front.front import Front
 from inferd.runtime.login import Login
 from inferd.services.auth import Auth
 from inferd.services.blobs import Blobs
-from inferd.services.channel import channel_options
 from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
 from inferd.services.health import Health
@@ -18,7 +16,7 @@ from inferd.services.hosts import Hosts
 from inferd.services.leases import Leases
 from inferd.services.logins import Logins
 from inferd.services.models import Models
-from inferd.services.offering import offer
+from inferd.services.offering import Offering, offer
 from inferd.services.policies import read_policies
 from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
@@ -34,13 +32,14 @@ from inferd_api.v1 import (
 )
 
 
-def make_server(settings: Settings, front: Front, verify: Callable[[str], Login]) -> grpc.aio.Server:
-    """A server that offers all services of a kernel behind one door, and listens nowhere yet.
+def offer_services(settings: Settings, front: Front, verify: Callable[[str], Login], server: Offering) -> Entrance:
+    """Offer all services of a kernel; the door by which they are to be reached.
 
     Args:
         settings: Of the kernel.
         front: What it offers.
         verify: Who a credential stands for.
+        server: Where they are offered.
 
     Raises:
         NoPolicyError: A call does not say what the rules must allow.
@@ -72,11 +71,10 @@ def make_server(settings: Settings, front: Front, verify: Callable[[str], Login]
     logins = Logins(settings.auth, verify)
     policies = read_policies(offered)
     entrance = Entrance(front, logins, policies, extents, message_limit_bytes=limits.message_bytes)
-    server = grpc.aio.server(interceptors=(entrance,), options=channel_options(limits))
     for service, servicer in offered.items():
         offer(server, service, servicer)
     names = [service.full_name for service in offered]
     (service,) = health_pb2.DESCRIPTOR.services_by_name.values()
     offer(server, service, Health(front.health, frozenset(names)))
     add_reflection(server, (*names, service.full_name))
-    return server
+    return entrance

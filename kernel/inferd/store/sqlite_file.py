@@ -37,6 +37,7 @@ UNFINISHED = ".part"  # of a copy that may not be whole
 FAMILY = ("", "-wal", "-shm")
 CACHE_KIB = 8192
 CHECK_S = 0.5  # most that an opening looks for damage: beyond that it is found where it is read
+TELL_S = 1.0  # between two lines of the log while all of it is looked through
 CHECK_STEPS = 1000  # pages between two looks at the clock
 DAMAGED = (apsw.CorruptError, apsw.NotADBError, ValueError)
 
@@ -275,15 +276,26 @@ def _version(database: Any, path: Path) -> int:
     return int(version)
 
 
-def _check_pages(database: Any, path: Path) -> None:
+def _check_pages(database: apsw.Connection, path: Path) -> None:
     """Look through the file, for `CHECK_S` at most, unless damage was met in it: a large one takes very long.
 
     Raises:
         ValueError: It is damaged.
     """
-    suspect, ends = suspect_of(path), time.monotonic() + CHECK_S
-    if not suspect.exists():
-        database.set_progress_handler(lambda: time.monotonic() > ends, CHECK_STEPS)
+    suspect, began = suspect_of(path).exists(), time.monotonic()
+    told = began
+
+    def look() -> bool:
+        nonlocal told
+        now = time.monotonic()
+        if suspect and now - told >= TELL_S:
+            told = now
+            log.info(
+                "damage was met in the store, and it is looked through", path=str(path), seconds=round(now - began)
+            )
+        return not suspect and now > began + CHECK_S
+
+    database.set_progress_handler(look, CHECK_STEPS)
     try:
         (found,) = next(database.execute("PRAGMA quick_check(1)"))
     except apsw.InterruptError:

@@ -1,0 +1,115 @@
+"""The door of a kernel that starts: it answers for the kernel's health, and has other calls wait until it serves.
+
+What was kept may take long to be opened and read. Meanwhile the port is not dead: health is NOT_SERVING.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_health.v1 import health_pb2 as hp
+from grpc_status import rpc_status
+
+from inferd.errors import InferdError, LimitExceededError, ShuttingDownError
+from inferd.services.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Next = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+
+HEALTH = "/grpc.health.v1.Health/"
+NOT_SERVING = hp.HealthCheckResponse(status=hp.HealthCheckResponse.NOT_SERVING)
+CODEC = {
+    "request_deserializer": hp.HealthCheckRequest.FromString,
+    "response_serializer": hp.HealthCheckResponse.SerializeToString,
+}
+RETRY_AFTER_S = 1.0
+
+
+class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
+    """Stands before the entrance, and has the services once it is open. One writer: the start of the kernel.
+
+    Args:
+        calls_limit: Most calls that wait.
+    """
+
+    def __init__(self, calls_limit: int) -> None:
+        self._calls_limit = calls_limit
+        self._waiting = 0
+        self._entrance: grpc.aio.ServerInterceptor | None = None
+        self._services: list[grpc.GenericRpcHandler] = []
+        self._decided = asyncio.Event()
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Offer services; as those of a server, but at any time."""
+        self._services += handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """The method of a call; None where it is not offered."""
+        found = (service.service(handler_call_details) for service in self._services)
+        return next((handler for handler in found if handler is not None), None)
+
+    def open(self, entrance: grpc.aio.ServerInterceptor) -> None:
+        """The kernel serves: calls come through the entrance, those that wait, too."""
+        self._entrance = entrance
+        self._decided.set()
+
+    def close(self) -> None:
+        """No call waits any more; where the kernel does not serve, they are refused."""
+        self._decided.set()
+
+    async def intercept_service(
+        self, continuation: Next, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """The method of a call, behind the entrance."""
+        if self._entrance is not None:
+            return await self._entrance.intercept_service(continuation, handler_call_details)
+        name = handler_call_details.method.removeprefix(HEALTH)
+        if name == "Check":
+            return grpc.unary_unary_rpc_method_handler(_check, **CODEC)
+        if self._waiting >= self._calls_limit:
+            return _refusing(
+                LimitExceededError(
+                    f"{self._waiting} calls wait for the kernel, which starts, and limits.calls is {self._calls_limit}",
+                    metadata={"bound": "limits.calls", "value": str(self._waiting), "limit": str(self._calls_limit)},
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            )
+        if name == "Watch":
+            return grpc.unary_stream_rpc_method_handler(self._watching(continuation, handler_call_details), **CODEC)
+        return await self._behind(continuation, handler_call_details)
+
+    async def _behind(self, continuation: Next, details: grpc.HandlerCallDetails) -> Handler | None:
+        self._waiting += 1
+        try:
+            await self._decided.wait()
+        finally:
+            self._waiting -= 1
+        if self._entrance is None:
+            return _refusing(ShuttingDownError("the kernel could not start; see its log", retry_after_s=RETRY_AFTER_S))
+        return await self._entrance.intercept_service(continuation, details)
+
+    def _watching(self, continuation: Next, details: grpc.HandlerCallDetails) -> Callable[..., Awaitable[None]]:
+        async def watch(request: hp.HealthCheckRequest, context: Any) -> None:
+            await context.write(NOT_SERVING)
+            handler = await self._behind(continuation, details)
+            if handler is not None:
+                method: Any = handler.unary_stream or handler.stream_stream
+                await method(request, context)
+
+        return watch
+
+
+async def _check(_request: hp.HealthCheckRequest, _context: Any) -> hp.HealthCheckResponse:
+    return NOT_SERVING
+
+
+def _refusing(error: InferdError) -> Handler:
+    async def refuse(_request: object, context: Any) -> None:
+        await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+    return grpc.stream_stream_rpc_method_handler(refuse)  # whatever a client sends, nothing of it is read
