@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from inferd.store.store import Write
 
 FENCING = "fencing"  # the key of the highest fencing token
-GRANT_BITS = 20  # of a token that say how many were granted since a store was restored, or ever
 
 Waiting = list[asyncio.Future[None]]
 
@@ -155,13 +154,12 @@ def write_token(token: int) -> Put:
 
 
 def token_after(*tokens: int, wall_s: float) -> int:
-    """Above all fencing tokens that were given, by kernels that knew one of these; for a store that goes back.
+    """No kernel that knew one of these has given a fencing token above; for a store that goes back to a backup.
 
-    What was given since a backup was made is not known where the store is lost. So a restored store counts on from the
-    seconds of the wall clock, above bits enough for a million grants in each: more than was ever counted up from an
-    earlier restoration. Should the clock have been set back since one, the tokens that are known are above that.
+    What was given since is not known where the store is lost: it is below the microseconds of Unix time, above which a
+    kernel begins, too (`inferd.runtime.restoring`). Should the clock have been set back, the highest one is above that.
     """
-    return (max(int(wall_s), max(tokens, default=0) >> GRANT_BITS) + 1) << GRANT_BITS
+    return max(int(wall_s * 1_000_000), *tokens, 0)
 
 
 def _future(among: Waiting) -> asyncio.Future[None]:
