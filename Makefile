@@ -27,11 +27,13 @@ sim: .venv/.dev
 
 # Workers are killed, stopped and starved of memory in mid-stream, so many as DEATHS says; each stream must be as it is undisturbed.
 # Kernels are killed at failpoints, too: `make chaos FROM=100 COUNT=100` kills those alone, so many of each of MODELS, with the
-# store of STORE (sqlite, or the URL of a PostgreSQL database), and appends what came of it to REPORT. `make chaos ROUNDS=200` fills up the disk of a store so often.
+# store of STORE (sqlite, or the URL of a PostgreSQL database), and appends what came of it to REPORT. `make chaos ROUNDS=200` fills up the disk of a store so often,
+# `make chaos CLOCKS=20` steps the clock of so many leases.
 chaos: .venv/.dev .venv/.native
-	@$(if $(FROM)$(COUNT)$(ROUNDS),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
+	@$(if $(FROM)$(COUNT)$(ROUNDS)$(CLOCKS),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
 	@$(if $(ROUNDS),$(BIN)/python tests/chaos/full_disk.py --rounds $(ROUNDS))
-	@$(if $(ROUNDS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
+	@$(if $(CLOCKS),$(BIN)/python tests/chaos/clock_ordeal.py --rounds $(CLOCKS))
+	@$(if $(ROUNDS)$(CLOCKS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
 		--store $(or $(STORE),sqlite) --report $(or $(REPORT),.venv/chaos.jsonl) $(if $(MODELS),--models $(MODELS)))
 
 # So many KEYS, each sent so often by CONNECTIONS until it is answered TIMES times, while RESTARTS kernels are killed: one task for each.
