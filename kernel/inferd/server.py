@@ -32,7 +32,7 @@ from inferd.runtime.front import blobs, health, hosts, leases, models, tasks, up
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
-from inferd.runtime.keeper_limits import KeeperLimits
+from inferd.runtime.keeper_times import KeeperTimes
 from inferd.runtime.kept_times import set_clock
 from inferd.runtime.library import Library
 from inferd.runtime.own_memory import OwnMemory
@@ -283,12 +283,7 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
                 step_ceiling_s=workers.step_ceiling_s,
                 stop_timeout_s=workers.stop_timeout_s,
             ),
-            keeper=KeeperLimits(
-                output_interval_s=settings.store.output_interval_s,
-                retry_s=settings.store.retry_s,
-                task_bytes=limits.stream_bytes,
-                all_bytes=limits.events_bytes,
-            ),
+            keeper=KeeperTimes(output_interval_s=settings.store.output_interval_s, retry_s=settings.store.retry_s),
         ),
         log_dir=settings.state_dir / "workers",
         store=store,

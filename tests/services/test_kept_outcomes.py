@@ -12,9 +12,11 @@ from connection import Connection, read_all, read_failing, read_until, reason_of
 from stores import Stores
 from test_kept_tasks import _place, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
-from inferd.core.ids import TaskId
+from inferd.core.ids import DEFAULT_TENANT, TaskId
 from inferd.core.task import TaskState
+from inferd.core.task_events import Output
 from inferd.errors import StoreUnavailableError
+from inferd.store.store import Kind
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -136,6 +138,31 @@ async def test_what_cannot_be_kept_is_not_done(tmp_path: Path) -> None:
         mend()
         await read_until(call, "output")
         assert (await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=running))).task.HasField("finish_time")
+
+
+async def test_who_reads_a_task_reads_it_to_its_end(tmp_path: Path, stores: Stores) -> None:
+    """One that is forgotten meanwhile gives its events to those who follow it, and is dropped when they have them."""
+    settings = {"retained_tasks": 2}
+    limits = {"stream_bytes": 4096, "retained_bytes": 4096}
+    async with kernel(tmp_path, limits=limits, store=settings) as connection:
+        await connection.create(max_sequences=8, blocks=8192, context_tokens=9000)
+        large = (await connection.tasks.CreateTask(wanted(3000))).task.task_id
+        end = (await read_all(watch(connection, large)))[-1]
+        stream = connection.kernel.driver.watch(TaskId(large), DEFAULT_TENANT, after=0)
+        reading = stream.follow(0)
+        batches = [await anext(reading)]
+        for _ in range(4):
+            task_id = (await connection.tasks.CreateTask(wanted(1))).task.task_id
+            await read_all(watch(connection, task_id))
+        assert (await refusal(connection.tasks.GetTask(ts.GetTaskRequest(task_id=large))))[0] == "TASK_NOT_FOUND"
+        batches += [batch async for batch in reading]
+        events = [numbered.event for batch in batches for numbered in batch]
+        assert "".join(event.text for event in events if isinstance(event, Output)) == "la" * 1500
+        assert batches[-1][-1].sequence == end.sequence
+        await connection.tasks.CreateTask(wanted(1))  # written with it, or before
+    with closing(stores.open()) as store:
+        assert large not in [record.key for record in store.records(Kind.TASK)]
+        assert not list(store.pieces(DEFAULT_TENANT, Kind.TASK, large))
 
 
 async def test_a_task_that_lacks_events_is_told_so(tmp_path: Path, stores: Stores) -> None:

@@ -3,12 +3,16 @@
 import asyncio
 import signal
 import threading
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import grpc
 import pytest
 from connection import read_all, read_failing, read_until, reason_of, refusal, text_of
+from stores import Stores
 from structlog.testing import capture_logs
 from test_kept_tasks import _place, created, get, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
@@ -16,8 +20,10 @@ from inferd import serving
 from inferd.core.ids import ModelName
 from inferd.errors import StoreUnavailableError
 from inferd.runtime import keeper as keeper_module
+from inferd.runtime import kept_tasks
 from inferd.store import opening
 from inferd.store.sqlite import SqliteStore
+from inferd.store.store import Kind, Put, UnwritableError
 from inferd.store_settings import Store
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
@@ -293,6 +299,67 @@ async def test_a_store_whose_closing_hangs_is_left_alone(tmp_path: Path, monkeyp
     finally:
         going_on.set()
         close()
+
+
+async def test_what_cannot_be_kept_refuses_nobody_else(tmp_path: Path, stores: Stores) -> None:
+    """A task that no store takes is refused alone: those that were to be written with it are kept."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(max_sequences=8)
+        keeper = connection.kernel.driver.keeper
+        assert keeper is not None
+        write, going_on, entered = keeper._store.write, threading.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def choosy(writes: Any) -> None:
+            loop.call_soon_threadsafe(entered.set)
+            going_on.wait(20)
+            if any(b"unwritable" in each.value for each in writes if isinstance(each, Put)):
+                raise UnwritableError("too large", metadata={"cause": "a test"})
+            write(writes)
+
+        keeper._store.write = choosy  # type: ignore[method-assign]
+        requests = [wanted(2, prompt=prompt) for prompt in ("la", "lo", "unwritable", "lu", "le")]
+        calls = [asyncio.ensure_future(connection.another().tasks.CreateTask(request)) for request in requests]
+        await entered.wait()  # the first is under way, and the others go together
+        while connection.kernel.driver.machine.tasks.census.all.detached < len(calls):
+            await asyncio.wait(calls, timeout=0.01)
+        going_on.set()
+        (bad,) = [call for call in calls if (await asyncio.wait([call])) and call.exception() is not None]
+        assert bad is calls[2]
+        assert reason_of(bad.exception())[0] == "STORE_UNAVAILABLE"  # type: ignore[arg-type] # it is one
+        ids = [call.result().task.task_id for call in calls if call is not bad]
+        for task_id in ids:
+            await read_all(watch(connection, task_id))
+        assert (await connection.tasks.CreateTask(wanted(2))).task.task_id
+    with closing(stores.open()) as store:
+        assert set(ids) < {record.key for record in store.records(Kind.TASK)}
+
+
+def test_a_value_that_is_too_large_is_told_from_a_store_that_is_gone(tmp_path: Path) -> None:
+    """What SQLite does not take because of its size is `UnwritableError`, and what is written then is kept."""
+    with closing(SqliteStore(tmp_path / "s")) as store:
+        store._database.limit(apsw.SQLITE_LIMIT_LENGTH, 1000)  # stands for its 1,000,000,000
+        with pytest.raises(UnwritableError, match="too big"):
+            store.write([Put("a", Kind.TASK, "x", b"x" * 2000)])
+        store.write([Put("a", Kind.TASK, "x", b"x")])
+        assert [record.value for record in store.records(Kind.TASK)] == [b"x"]
+
+
+async def test_what_is_kept_is_made_on_the_thread_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records and events of tasks, which may be large, are put into words where they are written: not on the loop."""
+    threads: dict[str, set[str]] = {"write_task": set(), "write_pieces": set()}
+
+    def noted(name: str, make: Any, *given: Any, **more: Any) -> Any:
+        threads[name].add(threading.current_thread().name)
+        return make(*given, **more)
+
+    for name in threads:
+        monkeypatch.setattr(kept_tasks, name, partial(noted, name, getattr(kept_tasks, name)))
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        task_id = (await connection.tasks.CreateTask(wanted(9, prompt="la" * 5000))).task.task_id
+        await read_all(watch(connection, task_id))
+    assert threads == {"write_task": {"store"}, "write_pieces": {"store"}}
 
 
 async def test_a_write_goes_before_what_is_to_be_read(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ async def write(_: Any, call: Any) -> None:
 async def guarded(method: Any) -> Any:
     """What a method gives when it answers a call that is over."""
     calls, leases = Calls(calls_limit=1, tenant_calls_limit=1), SimpleNamespace(check=lambda _: None)
-    front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases, access=Access(BUILT_IN))
+    tasks = SimpleNamespace(knows=lambda *_: False)
+    front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases, access=Access(BUILT_IN), tasks=tasks)
     policies = {"/inferd.v1.X/Y": CallPolicy("/inferd.v1.X/Y", Policy(Verb.READ, ResourceKind.HOST))}
     settings = Auth()
     logins = Logins(settings, Keyring(bytes(32), settings).verify)

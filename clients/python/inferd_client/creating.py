@@ -1,17 +1,26 @@
-"""The request for a task that outlives its client."""
+"""A task that outlives its client is asked for, and again where the answer was lost: it may have been made."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from inferd_api.v1.task_service_pb2 import CreateTaskRequest
 from inferd_client.channel import bounded_s
 from inferd_client.claims import span
+from inferd_client.errors import InferdError, KernelUnreachableError
+from inferd_client.orders import KEPT_S
 
 if TYPE_CHECKING:
-    from inferd_api.v1.task_service_pb2 import RunTaskRequest
+    from collections.abc import Awaitable, Callable
+
+    from inferd_api.v1.task_pb2 import Task
+    from inferd_api.v1.task_service_pb2 import CreateTaskResponse, RunTaskRequest
     from inferd_client.options import InferOptions, RunOptions
+
+PAUSE_S: Final = 0.1  # between two tries
 
 
 def create_request(run: RunTaskRequest, options: RunOptions | InferOptions) -> CreateTaskRequest:
@@ -22,3 +31,49 @@ def create_request(run: RunTaskRequest, options: RunOptions | InferOptions) -> C
     """
     request_id = run.request_id or token_hex(16)
     return CreateTaskRequest(spec=run.spec, request_id=request_id, ttl=span(bounded_s(options.get("timeout_s"))))
+
+
+class _Patience:
+    """How long an answer that was lost is asked for again; one that no kernel can have given is not."""
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+        self._lost_at: float | None = None
+
+    def check(self, error: InferdError) -> None:
+        """Give up, with the id by which the task can be asked for, where that is no use, or has been tried for long."""
+        if isinstance(error, KernelUnreachableError) and not (error.unsent and self._lost_at is None):
+            now = time.monotonic()
+            self._lost_at = self._lost_at or now
+            if now - self._lost_at < KEPT_S:
+                return
+        error.metadata["request_id"] = self._request_id
+        raise error
+
+
+def create(ask: Callable[[CreateTaskRequest], CreateTaskResponse], request: CreateTaskRequest) -> Task:
+    """The task of a request. Where the kernel ends before it has answered, the next one is asked.
+
+    Raises:
+        InferdError: It is refused, or no kernel has come for long; its metadata has the `request_id`.
+    """
+    patience = _Patience(request.request_id)
+    while True:
+        try:
+            return ask(request).task
+        except InferdError as error:
+            patience.check(error)
+            time.sleep(PAUSE_S)
+
+
+async def create_async(
+    ask: Callable[[CreateTaskRequest], Awaitable[CreateTaskResponse]], request: CreateTaskRequest
+) -> Task:
+    """As `create`."""
+    patience = _Patience(request.request_id)
+    while True:
+        try:
+            return (await ask(request)).task
+        except InferdError as error:
+            patience.check(error)
+            await asyncio.sleep(PAUSE_S)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from inferd_client.returning import UNCONNECTED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -54,10 +56,15 @@ class InferdError(Exception):
 
 
 class KernelUnreachableError(InferdError):
-    """No kernel answers at the address, or the connection to it was lost."""
+    """No kernel answers at the address, or the connection to it was lost.
+
+    Attributes:
+        unsent: Whether no kernel can have seen the call.
+    """
 
     reason = "KERNEL_UNREACHABLE"
     code = "UNAVAILABLE"
+    unsent = False
 
 
 class StatusError(InferdError):
@@ -412,7 +419,9 @@ def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
     if code is grpc.StatusCode.INTERNAL and details == BROKEN:
         return KernelUnreachableError(f"the connection to {address} broke")
     if code is grpc.StatusCode.UNAVAILABLE:
-        return KernelUnreachableError(_nobody(address, details))
+        unreachable = KernelUnreachableError(_nobody(address, details))
+        unreachable.unsent = UNCONNECTED in (details or "")
+        return unreachable
     failed = StatusError(f"the call to {address} ended with {code.name}: {details}")
     failed.code = code.name
     return failed

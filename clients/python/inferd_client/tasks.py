@@ -33,7 +33,7 @@ from inferd_api.v1.task_service_pb2 import (
 from inferd_api.v1.task_service_pb2_grpc import TaskServiceStub
 from inferd_client.channel import AsyncConnection, Connection, bounded_s
 from inferd_client.claims import class_number, span
-from inferd_client.creating import create_request
+from inferd_client.creating import create, create_async, create_request
 from inferd_client.followers import AsyncFollower, Follower
 from inferd_client.generations import Generation, collect
 from inferd_client.holding import lease_id_of
@@ -236,10 +236,11 @@ class Tasks(Connection):
     def create_task(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Task:
         """Create a task that outlives this client and the kernel: it is kept when this returns; see `watch`.
 
-        It expires after `timeout_s`. `detach_on_disconnect` and `output_interval_s` mean nothing. Raises as `run`.
+        It expires after `timeout_s`. `detach_on_disconnect` and `output_interval_s` mean nothing. Raises as `run`, with
+        the `request_id` in `metadata`. When the answer is lost with the kernel, the next one is asked for it.
         """
         request = create_request(run_request(model, prompt, bounded(options)), options)
-        return self._wait(self._tasks.CreateTask, request, self._timeout_s, options.get("lease")).task
+        return create(lambda r: self._wait(self._tasks.CreateTask, r, self._timeout_s, options.get("lease")), request)
 
     def get_task(self, task_id: str) -> Task:
         """Read a task. Raises TaskNotFoundError."""
@@ -394,7 +395,8 @@ class AsyncTasks(AsyncConnection):
     async def create_task(self, model: str, prompt: Prompt, **options: Unpack[RunOptions]) -> Task:
         """As `Tasks.create_task`."""
         request = create_request(run_request(model, prompt, bounded(options)), options)
-        return (await self._wait(self._tasks.CreateTask, request, self._timeout_s, options.get("lease"))).task
+        lease = options.get("lease")
+        return await create_async(lambda r: self._wait(self._tasks.CreateTask, r, self._timeout_s, lease), request)
 
     async def get_task(self, task_id: str) -> Task:
         """Read a task. Raises TaskNotFoundError."""

@@ -82,6 +82,10 @@ class Tasks:
         """The task that a submission made, or an earlier one of the tenant with the same `request_id`; else None."""
         return self._register.made_by(spec)
 
+    def knows(self, tenant: Tenant, request_id: str) -> bool:
+        """Whether a submission of the tenant with this `request_id` has made a task that is known."""
+        return self._register.knows(tenant, request_id)
+
     def repeats(self, spec: TaskSpec) -> bool:
         """Whether an earlier submission with the same `request_id` has made this task.
 

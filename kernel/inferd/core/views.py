@@ -47,6 +47,10 @@ class Views:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
         return self._tasks.page(tenant, states, after=after, size=size)
 
+    def knows_request(self, tenant: Tenant, request_id: str) -> bool:
+        """Whether a submission of the tenant with this `request_id` has made a task that is known."""
+        return self._tasks.knows(tenant, request_id)
+
     def submitted(self, spec: TaskSpec) -> Task:
         """The task that an accepted submission made, or an earlier one of the tenant with the same `request_id`."""
         task = self._tasks.made_by(spec)

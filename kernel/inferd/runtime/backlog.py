@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 from inferd.core.task import SuspendReason
 from inferd.errors import InferdError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from inferd.runtime.driver import Driver
     from inferd.runtime.kept import Kept
+
+STALLED_S = 5.0  # from when on a write counts as one that cannot be done, though it has not failed
 
 
 class Backlog:
     """Stops tasks that tell more than is held of them while nothing can be written, and lets them go on after that.
 
-    One writer: the keeper.
+    One writer: the keeper. The bounds are those of what streams hold: of one task, and of all together, beyond which
+    whoever tells more is stopped.
 
     Args:
         driver: Of the tasks.
-        task_bytes: Most that is held of one task.
-        all_bytes: Most of all together; beyond it whoever tells more is stopped.
+
+    Attributes:
+        underway: Those that are being written.
     """
 
-    def __init__(self, driver: Driver, *, task_bytes: int, all_bytes: int) -> None:
+    def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._task_bytes = task_bytes
-        self._all_bytes = all_bytes
+        self._task_bytes, self._all_bytes = driver.streams.bounds_bytes
+        self.underway: dict[Kept, None] = {}
+        self._late_at = inf
         self._held_bytes = 0
         self._stopped: dict[Kept, None] = {}
 
@@ -38,8 +46,23 @@ class Backlog:
         self._held_bytes += held_bytes - kept.held_bytes
         kept.held_bytes = held_bytes
 
-    def check(self, kept: Kept) -> None:
-        """Stop a task of which too much is held; when what is under way has been dealt with, for it is still told."""
+    def begin(self, underway: Iterable[Kept]) -> None:
+        """A write of these tasks begins."""
+        self.underway, self._late_at = dict.fromkeys(underway), asyncio.get_running_loop().time() + STALLED_S
+
+    def end(self) -> None:
+        """It has ended, well or not."""
+        self.underway, self._late_at = {}, inf
+
+    def check(self, kept: Kept, *, failing: bool) -> None:
+        """Stop a task of which too much is held; when what is under way has been dealt with, for it is still told.
+
+        Args:
+            kept: It has told something.
+            failing: Whether the last write has failed; one that takes long counts as that.
+        """
+        if not failing and asyncio.get_running_loop().time() < self._late_at:
+            return
         if kept.stopped or (kept.held_bytes <= self._task_bytes and self._held_bytes <= self._all_bytes):
             return
         kept.stopped = True

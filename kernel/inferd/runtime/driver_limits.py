@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from inferd.core.vigil import WorkerTimes
-from inferd.runtime.keeper_limits import KeeperLimits
+from inferd.runtime.keeper_times import KeeperTimes
 from inferd_api.worker.v1 import load_pb2
 
 
@@ -20,4 +20,4 @@ class DriverLimits:
     query_timeout_s: float
     engine: load_pb2.EngineLimits
     times: WorkerTimes
-    keeper: KeeperLimits
+    keeper: KeeperTimes

@@ -25,35 +25,38 @@ from inferd.core.changes import (
 )
 from inferd.errors import InferdError, ShuttingDownError
 from inferd.runtime.backlog import Backlog
-from inferd.runtime.kept import RETRY_AFTER_S, Kept, refuse, typed
+from inferd.runtime.kept import RETRY_AFTER_S, Kept, refuse, show, typed
 from inferd.runtime.kept_leases import KeptLeases
 from inferd.runtime.kept_models import KeptModels, waiting_for
 from inferd.runtime.kept_shares import AFTER_S, KeptShares
 from inferd.runtime.kept_tasks import LARGE_BYTES, send
-from inferd.runtime.past import read_page
+from inferd.runtime.past import past_of
 from inferd.runtime.patience import Patience
 from inferd.runtime.records import Records
 from inferd.runtime.store_state import STORE, StoreState
 from inferd.runtime.store_thread import StoreThread
+from inferd.runtime.writing import write_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from inferd.core.changes import Change
     from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
     from inferd.core.model import ModelSpec
+    from inferd.core.task import Task
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.driver import Driver
-    from inferd.runtime.event_log import Numbered
-    from inferd.runtime.keeper_limits import KeeperLimits
+    from inferd.runtime.keeper_times import KeeperTimes
     from inferd.runtime.kept import Sent
     from inferd.runtime.kept_models import DueModel
     from inferd.runtime.streams import Past
     from inferd.store.store import Store
 
+    Batch = Sequence[tuple[Kept, Sent]]
+    Writing = asyncio.Future[list[InferdError | None]]
+
 MOST_TASKS = 1000  # in one write: the loop makes them up, and so serves others between them
 DRAIN_S = 5.0  # most that the end of the kernel waits for a store
-STALLED_S = 5.0  # from when on a write counts as one that cannot be done, though it has not failed
 
 log = structlog.get_logger()
 
@@ -63,30 +66,30 @@ class Keeper:
 
     Args:
         store: Where.
-        limits: How often, and what is held until then.
+        times: How often.
         driver: Whose tasks, leases and models it keeps; it withdraws a task or a lease that cannot be kept.
 
     Attributes:
+        models: Those that are kept.
         shares: What tenants were served.
         blobs: What inputs of tasks are in; set when it is opened.
     """
 
-    def __init__(self, store: Store, limits: KeeperLimits, driver: Driver) -> None:
+    def __init__(self, store: Store, times: KeeperTimes, driver: Driver) -> None:
         self._store = store
-        self._limits = limits
+        self._times = times
         self._driver = driver
-        self._backlog = Backlog(driver, task_bytes=limits.task_bytes, all_bytes=limits.all_bytes)
+        self._backlog = Backlog(driver)
         self._thread = StoreThread()
         records = Records(store, self._thread)
         self.read, self.keep_records = records.read, records.keep
         self._kept: dict[TaskId, Kept] = {}
         self._dirty: dict[Kept, None] = {}
-        self._models = KeptModels()
+        self.models = KeptModels()
         self._leases = KeptLeases(driver.views, driver.clock)
         self.shares = KeptShares()
         self.blobs: Blobs | None = None
-        self._writing: asyncio.Future[None] | None = None
-        self._began = 0.0  # when that was, on the loop's clock
+        self._writing: Writing | None = None
         self._urgent = self._closing = False
         self._timer: asyncio.Handle | None = None
         self.state = StoreState(store.name, lambda: driver.watchers.models.notify(STORE))
@@ -107,8 +110,7 @@ class Keeper:
                 self._adopt(change)  # type: ignore[arg-type] # of this kind
             elif kind is TaskChanged or kind is TaskForgotten:
                 if (kept := self._kept.get(change.task_id)) is not None:  # type: ignore[attr-defined] # as above
-                    kept.gone = kind is TaskForgotten
-                    self._change(kept)
+                    (self._change if kind is TaskChanged else self._forget)(kept)
             else:
                 self._note(change)
 
@@ -119,7 +121,7 @@ class Keeper:
         elif isinstance(change, ModelForgotten):
             if self.blobs is not None:
                 self.blobs.models.forget(change.name)
-            if self._models.forget(change.name):
+            if self.models.forget(change.name):
                 self._soon()
         elif self._leases.note(change):
             self._soon()
@@ -132,12 +134,13 @@ class Keeper:
     def _begin(self, change: TaskDetached) -> None:
         kept = self._take_up(change.task_id, change.tenant)
         kept.before = kept.stream.told()
+        kept.stream.shown, kept.stream.hidden = kept.task.state, kept.task.spec.detached
         self._change(kept)
 
     def _adopt(self, change: TaskRestored) -> None:
         kept = self._take_up(change.task_id, change.tenant)
         kept.made, kept.large = True, kept.task.spec.demand.memory_bytes > LARGE_BYTES
-        kept.stream.past = self._past(kept)
+        kept.stream.past, kept.stream.shown = self._past(kept), kept.task.state
         if change.estimated:
             self._change(kept)
 
@@ -148,6 +151,14 @@ class Keeper:
         if stream.finished is None:  # else nothing comes
             stream.hold_back(partial(self._tell, kept))
         return kept
+
+    def _forget(self, kept: Kept) -> None:
+        """A task is not known any more: what it has told goes when nobody who follows it waits for some of that."""
+        if kept.stream.awaited:
+            kept.stream.when_read(partial(self._forget, kept))
+            return
+        kept.gone = True
+        self._change(kept)
 
     def _change(self, kept: Kept) -> None:
         kept.version += 1
@@ -160,19 +171,19 @@ class Keeper:
             return  # its end, with that of the kernel, is none for the next one
         self._dirty[kept] = None
         self._backlog.count(kept)
-        if self._stalled:
-            self._backlog.check(kept)
+        self._backlog.check(kept, failing=not self.state.writes)
         if self._timer is None and self._writing is None:
-            self._timer = asyncio.get_running_loop().call_later(self._limits.output_interval_s, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(self._times.output_interval_s, self._flush)
 
     def _past(self, kept: Kept) -> Past:
         """Reads back what a task has told that the store has."""
-        tenant, task_id = kept.task.spec.tenant, kept.task.spec.task_id
+        return past_of(self.read, kept.task.spec.tenant, kept.task.spec.task_id)
 
-        def read(after: int, until: int) -> Awaitable[list[Numbered]]:
-            return self.read(lambda store: read_page(store, tenant, task_id, after=after, until=until))
-
-        return read
+    def unwritten(self, tenant: Tenant) -> Iterator[Task]:
+        """The tenant's tasks that have changed since they were written."""
+        changed = {**self._dirty, **self._backlog.underway}
+        known = (kept.task for kept in changed if self._driver.views.find_task(kept.task.spec.task_id) is kept.task)
+        return (task for task in known if task.spec.tenant == tenant)
 
     # What clients wait for.
 
@@ -216,7 +227,7 @@ class Keeper:
         """
         self.check()
         self._check_closing()
-        self._models.put(spec)
+        self.models.put(spec)
         self._soon()
         await self.settled_model(spec.name)
 
@@ -226,12 +237,8 @@ class Keeper:
         Raises:
             StoreUnavailableError, ShuttingDownError: As `settled`.
         """
-        if (written := self._models.wait(name)) is not None:
+        if (written := self.models.wait(name)) is not None:
             await written
-
-    def adopt_model(self, name: ModelName) -> None:
-        """A model is kept: it is dropped when it is forgotten."""
-        self._models.adopt(name)
 
     async def settled_lease(self, lease_id: LeaseId) -> None:
         """Wait until what has become of a lease is kept; at once for one of which nothing is to be written.
@@ -262,13 +269,7 @@ class Keeper:
     @property
     def _due(self) -> bool:
         """Whether there is something to be written."""
-        return bool(self._dirty or self._models or self._leases or self.shares)
-
-    @property
-    def _stalled(self) -> bool:
-        """Whether nothing can be written, as far as is known."""
-        late = self._writing is not None and asyncio.get_running_loop().time() - self._began > STALLED_S
-        return not self.state.writes or late
+        return bool(self._dirty or self.models or self._leases or self.shares)
 
     def _soon(self) -> None:
         """Write when the event under way has been dealt with, or the write under way is done."""
@@ -284,13 +285,11 @@ class Keeper:
             return
         due = list(islice(self._dirty, MOST_TASKS))
         self._urgent = self._urgent and len(due) < len(self._dirty)
-        batch, models = [(kept, self._send(kept)) for kept in due], self._models.take()
-        writes = [write for _, sent in batch for write in sent.writes]
-        writes += [model.write for model in models.values()]
-        writes += [*self._leases.take(), *self.shares.take()]
-        loop = asyncio.get_running_loop()
-        self._began = loop.time()
-        self._writing = loop.run_in_executor(self._thread.first, self._store.write, writes)
+        batch, models = [(kept, self._send(kept)) for kept in due], self.models.take()
+        rest = [*(model.write for model in models.values()), *self._leases.take(), *self.shares.take()]
+        parts = [*(sent.writes for _, sent in batch), lambda: rest]
+        self._backlog.begin(kept for kept, _ in batch)
+        self._writing = asyncio.get_running_loop().run_in_executor(self._thread.first, write_parts, self._store, parts)
         self._writing.add_done_callback(lambda done: self._wrote(batch, models, done))
 
     def _send(self, kept: Kept) -> Sent:
@@ -301,32 +300,36 @@ class Keeper:
         kept.sent = sent = send(kept, self._driver.clock)
         return sent
 
-    def _wrote(
-        self,
-        batch: Sequence[tuple[Kept, Sent]],
-        models: dict[ModelName, DueModel],
-        done: asyncio.Future[None],
-    ) -> None:
+    def _wrote(self, batch: Batch, models: dict[ModelName, DueModel], done: Writing) -> None:
         self._writing = None
-        error = done.exception()
-        if error is None:
-            self.state.written()
-            for kept, sent in batch:
-                self._release(kept, sent)
-            self._backlog.go_on()  # before the next write: the kernel after this one is not to find them stopped
-            self._models.wrote(models)
-            self._leases.wrote()
-            self.shares.wrote()
-            for future in waiting_for(models):
-                if not future.done():
-                    future.set_result(None)
+        self._backlog.end()
+        if (error := done.exception()) is not None:
+            why = typed(error)
+            self.state.failed(why)
+            results: list[InferdError | None] = [why] * (len(batch) + 1)
         else:
-            self._fail(batch, models, typed(error))
+            self.state.written()
+            results = done.result()
+        self._settle(batch, models, results)
         if self._due and self._timer is None and not self._closing:
-            wait_s = (
-                self._limits.retry_s if error is not None else 0.0 if self._urgent else self._limits.output_interval_s
-            )
+            wait_s = self._times.retry_s if any(results) else 0.0 if self._urgent else self._times.output_interval_s
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._flush)
+
+    def _settle(self, batch: Batch, models: dict[ModelName, DueModel], results: Sequence[InferdError | None]) -> None:
+        """Tell what has become of each part: of each task, and of all the rest."""
+        failed = [(kept, why) for (kept, _), why in zip(batch, results, strict=False) if why is not None]
+        for (kept, sent), why in zip(batch, results, strict=False):
+            if why is None:
+                self._release(kept, sent)
+        if self.state.writes:
+            self._backlog.go_on()  # before the next write: the kernel after this one is not to find them stopped
+        fresh = self._settle_rest(models, results[-1])
+        self._fail_tasks(failed)
+        for name in fresh:
+            with suppress(InferdError):  # one of which use was made meanwhile stays, and is written with what did
+                self._driver.delete_model(name)
+        if not self._due:
+            self.state.forget()  # nothing is left by which it would be seen that the cause is gone
 
     def _release(self, kept: Kept, sent: Sent) -> None:
         """The store has so much of a task."""
@@ -341,6 +344,7 @@ class Keeper:
         kept.stream.release(shown)
         if kept.stream.finished is not None and shown:
             self._driver.streams.ended(kept.stream)
+        if show(kept.stream, sent.state) or (kept.stream.finished is not None and shown):
             self._driver.watchers.tasks.note(kept.task.spec.tenant, kept.task.spec.task_id)
         if kept.gone and self._kept.get(kept.task.spec.task_id) is kept:
             del self._kept[kept.task.spec.task_id]
@@ -352,36 +356,31 @@ class Keeper:
             elif not future.done():
                 future.set_result(None)
 
-    def _fail(
-        self,
-        batch: Sequence[tuple[Kept, Sent]],
-        models: dict[ModelName, DueModel],
-        error: InferdError,
-    ) -> None:
-        """Whether that was written is not known: new ones are given up, and dropped should they be there.
-
-        The rest is due, as it was sent.
-        """
-        self.state.failed(error)
-        fresh = self._models.failed(models)
+    def _settle_rest(self, models: dict[ModelName, DueModel], error: InferdError | None) -> list[ModelName]:
+        """That is written; or nobody knows, and it is due again. The models that are to be given up if they can be."""
+        if error is None:
+            self.models.wrote(models)
+            self._leases.wrote()
+            self.shares.wrote()
+            return []
+        fresh = self.models.failed(models)
         self.shares.failed()
         leases, waiting_for_leases = self._leases.failed()
         for future in (*waiting_for(models), *waiting_for_leases):
             refuse(future, error)
         for lease_id, tenant in leases.items():
             self._driver.withdraw_lease(lease_id, tenant, error)
-        self._dirty = {**{kept: None for kept, _ in batch}, **self._dirty}  # in the order in which they came
-        for kept, _ in batch:
+        return fresh
+
+    def _fail_tasks(self, failed: Sequence[tuple[Kept, InferdError]]) -> None:
+        """As above: new ones are given up, and dropped should they be there; the rest is due, as it was sent."""
+        self._dirty = {**{kept: None for kept, _ in failed}, **self._dirty}  # in the order in which they came
+        for kept, why in failed:
             waiting, kept.waiting = kept.waiting, []
             for _, waiter in waiting:
-                refuse(waiter, error)
+                refuse(waiter, why)
             if not kept.made and not kept.gone:
                 self._give_up(kept)
-        for name in fresh:
-            with suppress(InferdError):  # one of which use was made meanwhile stays, and is written with what did
-                self._driver.delete_model(name)
-        if not self._due:
-            self.state.forget()  # nothing is left by which it would be seen that the cause is gone
 
     def _give_up(self, kept: Kept) -> None:
         """Withdraw a task that was made to be kept; one that was detached later goes on as before that."""
@@ -393,6 +392,7 @@ class Keeper:
         held_back = kept.stream.finished is None
         kept.stream.release(entries)
         kept.stream.let_go()
+        kept.stream.shown, kept.stream.hidden = None, False
         self._backlog.count(kept)
         self._backlog.let_go(kept)
         if held_back and kept.stream.finished is not None:
@@ -402,8 +402,6 @@ class Keeper:
         if not spec.detached:
             self._driver.attendance.attach(kept.stream, spec.tenant)
             self._driver.watchers.tasks.note(spec.tenant, spec.task_id)
-
-    # The end.
 
     async def drain(self) -> None:
         """Wait until all is written, or the store has not taken it for long."""
@@ -428,7 +426,7 @@ class Keeper:
                 refuse(future, error)
             if kept.stream.finished is None:
                 kept.stream.fail(error)
-        for waiter in (*waiting_for(self._models.take()), *self._leases.abandon()):
+        for waiter in (*waiting_for(self.models.take()), *self._leases.abandon()):
             refuse(waiter, error)
         self._dirty.clear()
 

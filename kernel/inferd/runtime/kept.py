@@ -10,9 +10,9 @@ from inferd.runtime.shared_work import SharedWork
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from inferd.core.task import Task
+    from inferd.core.task import Task, TaskState
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.event_log import Entry
     from inferd.runtime.streams import TaskStream
@@ -31,13 +31,15 @@ class Sent:
         version: The task's, then.
         count: How many of its `pending` entries are in it.
         gone: Whether it drops the task.
-        writes: It.
+        state: The task's, then.
+        writes: Makes it, where it is written: with large tensors that takes long.
     """
 
     version: int
     count: int
     gone: bool
-    writes: Sequence[Write]
+    state: TaskState
+    writes: Callable[[], Sequence[Write]]
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +99,12 @@ class Kept:
         if blobs is not None:
             for digest in held:
                 blobs.let_go(self.task.spec.tenant, digest, f"task {self.task.spec.task_id}")
+
+
+def show(stream: TaskStream, state: TaskState) -> bool:
+    """A task is written in this state; whether that is news."""
+    news, stream.shown, stream.hidden = stream.hidden or state is not stream.shown, state, False
+    return news
 
 
 def refuse(future: asyncio.Future[None], error: InferdError) -> None:

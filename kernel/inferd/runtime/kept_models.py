@@ -32,6 +32,7 @@ class KeptModels:
 
     def __init__(self) -> None:
         self._due: dict[ModelName, DueModel] = {}
+        self._writing: dict[ModelName, DueModel] = {}
         self._known: set[ModelName] = set()
         self._stored: set[ModelName] = set()  # the store has them
 
@@ -64,7 +65,7 @@ class KeptModels:
 
     def wait(self, name: ModelName) -> asyncio.Future[None] | None:
         """Ends when what is to be written of a model is, or is not; None where nothing is to be."""
-        due = self._due.get(name)
+        due = self._due.get(name) or self._writing.get(name)
         if due is None:
             return None
         future = asyncio.get_running_loop().create_future()
@@ -73,22 +74,27 @@ class KeptModels:
 
     def take(self) -> dict[ModelName, DueModel]:
         """All that is to be written now."""
-        due, self._due = self._due, {}
-        return due
+        self._writing, self._due = self._due, {}
+        return self._writing
 
     def wrote(self, written: dict[ModelName, DueModel]) -> None:
         """The store has that."""
+        self._writing = {}
         for name, each in written.items():
             if isinstance(each.write, Put):
                 self._stored.add(name)
             else:
                 self._stored.discard(name)
+        for future in waiting_for(written):
+            if not future.done():
+                future.set_result(None)
 
     def failed(self, failed: dict[ModelName, DueModel]) -> list[ModelName]:
         """Whether that was written is not known: it is due again. Which models are to be given up, if they can be.
 
         Those are the ones that the store never had; of whom somebody has made use meanwhile they stay due.
         """
+        self._writing = {}
         again = {name: DueModel(each.write) for name, each in failed.items() if name not in self._due}
         self._due = {**again, **self._due}
         return [name for name, each in again.items() if isinstance(each.write, Put) and name not in self._stored]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inferd.core.task_events import Finished
@@ -12,7 +14,11 @@ from inferd.runtime.kept_records import write_progress, write_task
 from inferd.store.store import Append, Drop, Kind, Put
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from inferd.core.task import TaskSpec
     from inferd.runtime.clock import Clock
+    from inferd.runtime.event_log import Entry
     from inferd.runtime.kept import Kept
     from inferd.store.store import Write
 
@@ -20,26 +26,21 @@ LARGE_BYTES = 4096  # of a record that is not worth to be kept whole when its ta
 
 
 def send(kept: Kept, clock: Clock) -> Sent:
-    """All that the store does not have of a task as it stands."""
+    """All that the store does not have of a task as it stands; what that comes to is made on the store's thread."""
     kept.pending_bytes += kept.stream.ahead_bytes
     kept.pending += kept.stream.take()
-    writes = _drops(kept) if kept.gone else _writes(kept, clock)
-    return Sent(version=kept.version, count=len(kept.pending), gone=kept.gone, writes=writes)
+    writes = partial(_drops, kept.task.spec) if kept.gone else _changes(kept, clock)
+    return Sent(version=kept.version, count=len(kept.pending), gone=kept.gone, state=kept.task.state, writes=writes)
 
 
-def _drops(kept: Kept) -> list[Write]:
-    tenant, key = kept.task.spec.tenant, kept.task.spec.task_id
-    return [Drop(tenant, Kind.TASK, key), Drop(tenant, Kind.PROGRESS, key)]
+def _drops(spec: TaskSpec) -> list[Write]:
+    return [Drop(spec.tenant, Kind.TASK, spec.task_id), Drop(spec.tenant, Kind.PROGRESS, spec.task_id)]
 
 
-def _writes(kept: Kept, clock: Clock) -> list[Write]:
-    tenant, key = kept.task.spec.tenant, kept.task.spec.task_id
-    writes: list[Write] = []
+def _changes(kept: Kept, clock: Clock) -> Callable[[], list[Write]]:
     ended = kept.task.finished is not None
-    if not kept.made or (ended and kept.large):
-        value = write_task(kept.task, clock, names=bool(kept.held))
-        kept.large = len(value) > LARGE_BYTES and not ended
-        writes.append(Put(tenant, Kind.TASK, key, value))
+    anew = not kept.made or (ended and kept.large)
+    kept.large = kept.task.spec.demand.memory_bytes > LARGE_BYTES and not ended
     told = [*kept.before, *kept.pending]
     end = told[-1] if told else None
     if end is None and kept.stream.finished is not None:
@@ -52,6 +53,14 @@ def _writes(kept: Kept, clock: Clock) -> list[Write]:
         end=end if isinstance(end, Numbered) and isinstance(end.event, Finished) else None,
         first_output_at=kept.stream.first_output_at,
     )
+    made = partial(write_task, copy(kept.task), clock, names=bool(kept.held)) if anew else None
+    return partial(_writes, kept.task.spec, made, progress, told)
+
+
+def _writes(spec: TaskSpec, made: Callable[[], bytes] | None, progress: bytes, told: Sequence[Entry]) -> list[Write]:
+    """The record of a task where it is made anew, where it stands, and what it has told; nothing of that changes."""
+    tenant, key = spec.tenant, spec.task_id
+    writes: list[Write] = [] if made is None else [Put(tenant, Kind.TASK, key, made())]
     writes.append(Put(tenant, Kind.PROGRESS, key, progress))
     writes += [Append(tenant, Kind.TASK, key, number, value) for number, value in write_pieces(told)]
     return writes

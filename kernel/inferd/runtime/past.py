@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inferd.errors import EventsDroppedError, InferdError
 from inferd.runtime.event_log import MissingEventsError, Run, in_order, joined
@@ -12,13 +12,23 @@ from inferd.runtime.kept_records import UNREADABLE
 from inferd.store.store import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from inferd.core.ids import TaskId, Tenant
     from inferd.runtime.event_log import Entry, Numbered
+    from inferd.runtime.streams import Past
     from inferd.store.store import Store
 
 PAGE_BYTES = 128 << 10  # of a page as it is written; more where one piece has more
+
+
+def past_of(read: Callable[[Callable[[Store], Any]], Awaitable[Any]], tenant: Tenant, task_id: TaskId) -> Past:
+    """Reads back what a task has told, with `read`, which does so where the store is used."""
+
+    def read_back(after: int, until: int) -> Awaitable[list[Numbered]]:
+        return read(lambda store: read_page(store, tenant, task_id, after=after, until=until))
+
+    return read_back
 
 
 def read_page(store: Store, tenant: Tenant, task_id: TaskId, *, after: int, until: int) -> list[Numbered]:

@@ -155,7 +155,7 @@ def _restore_models(driver: Driver, before: Before) -> None:
         except InferdError as error:
             log.warning("a model that was kept is left out", model=spec.name, why=error.message)
         if driver.keeper is not None:
-            driver.keeper.adopt_model(spec.name)
+            driver.keeper.models.adopt(spec.name)
 
 
 def _create(driver: Driver, spec: ModelSpec, lacks: str) -> None:

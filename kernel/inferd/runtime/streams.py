@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from inferd.core.ids import TaskId
+    from inferd.core.task import TaskState
     from inferd.errors import InferdError
     from inferd.runtime.event_log import Entry
 
@@ -85,6 +86,7 @@ class TaskStream:
         listeners: Told of each event, besides those who `follow`; in the order in which they came.
         failure: Why nothing more is told though the task has not ended; None where that is not so.
         past: Reads back some of what lies between two numbers, where the store has it; None where nothing has.
+        shown, hidden: The state in which a kept task is written, and whether nothing is; see `front.shown`.
         pressing: Number of the newest event that does not wait a moment; 0 before the first.
     """
 
@@ -102,6 +104,8 @@ class TaskStream:
         self.listeners: dict[Listener, None] = {}
         self.failure: InferdError | None = None
         self.past: Past | None = None
+        self.shown: TaskState | None = None
+        self.hidden = False
         self.pressing = 0
         self._ahead: EventLog | None = None  # what is held back
         self._held_back: Callable[[], None] = _nothing
@@ -369,6 +373,7 @@ class Streams:
     """
 
     def __init__(self, *, stream_bytes: int, retained_bytes: int, events_bytes: int) -> None:
+        self.bounds_bytes = stream_bytes, events_bytes  # of one task, and of all that have not ended
         self._stream_bytes = stream_bytes
         self._budget = EventBudget(events_bytes)
         self._retained_bytes = retained_bytes

@@ -14,6 +14,7 @@ from inferd.errors import InferdError, InternalError, LimitExceededError
 from inferd.services.calls import Call, Context, caller_of, read_said
 from inferd.services.required import check_required
 from inferd.services.status import status_of
+from inferd_api.v1 import task_service_pb2 as ts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -26,15 +27,17 @@ if TYPE_CHECKING:
 
     Handler = grpc.RpcMethodHandler[Any, Any]
 
+REPEATABLE = (ts.CreateTaskRequest, ts.RunTaskRequest)  # with the same `request_id` they find what they made
+
 log = structlog.get_logger()
 
 
 class Entrance(grpc.aio.ServerInterceptor):
     """Makes of each call who asks and what for, or its refusal: what a method raises becomes the status of its call.
 
-    Calls are counted and bounded, the rules must allow them, now and as long as they go on, their lease must hold, and
-    nothing of a request is read that is longer than it may be. A defect is logged and told without its values, which
-    may be another tenant's.
+    Calls are counted and bounded, the rules must allow them, now and as long as they go on, their lease must hold
+    unless they repeat one that made a task, and nothing of a request is read that is longer than it may be. A defect is
+    logged and told without its values, which may be another tenant's.
 
     Args:
         front: Counts calls, admits them, and knows leases.
@@ -59,6 +62,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         self._policies = policies
         self._clock = front.clock
         self._check_lease = front.leases.check
+        self._knows = front.tasks.knows
         self._extents = extents
         self._message_limit_bytes = message_limit_bytes
         self._handlers: dict[str, Handler] = {}  # by the path of each method that is offered
@@ -112,7 +116,8 @@ class Entrance(grpc.aio.ServerInterceptor):
             try:
                 single = isinstance(request, Message)
                 async with self._admitted(login, caller.tenant, policy.policy, many=not single) as admission:
-                    self._check_lease(caller)
+                    if not (isinstance(request, REPEATABLE) and self._knows(caller, request.request_id)):
+                        self._check_lease(caller)
                     if single:
                         self._check(request)
                         admission.models = policy.models(request)

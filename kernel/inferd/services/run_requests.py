@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from secrets import token_hex
 
 from inferd.core.task import TaskSpec
@@ -41,9 +42,18 @@ def read_run(
 
 
 def read_create(
-    request: ts.CreateTaskRequest, caller: Caller, clock: Clock, *, prompt_limit_bytes: int, named: Mapping[int, Named]
+    request: ts.CreateTaskRequest,
+    caller: Caller,
+    clock: Clock,
+    *,
+    prompt_limit_bytes: int,
+    named: Mapping[int, Named],
+    repeated: bool = False,
 ) -> TaskSpec:
     """A new task that outlives its client; its deadline is not that of the call.
+
+    When it expires is a part of what is asked for, where the request says it. That may have passed where the request is
+    `repeated`.
 
     Raises:
         InferdError: As `read_run`, or it is to expire at no time that can be, or has already.
@@ -60,10 +70,16 @@ def read_create(
         detached=True,
         named=named,
     )
-    return replace(spec, deadline=_read_expiration(request, clock))
+    deadline = _read_expiration(request, clock, repeated=repeated)
+    if request.request_id and deadline is not None:
+        asked = request.ttl if request.HasField("ttl") else request.expire_time
+        spec = replace(
+            spec, fingerprint=sha256(spec.fingerprint + asked.SerializeToString(deterministic=True)).digest()
+        )
+    return replace(spec, deadline=deadline)
 
 
-def _read_expiration(request: ts.CreateTaskRequest, clock: Clock) -> float | None:
+def _read_expiration(request: ts.CreateTaskRequest, clock: Clock, *, repeated: bool) -> float | None:
     kind, now = request.WhichOneof("expiration"), clock.now()
     if kind == "ttl":
         ttl_s = read_seconds(request.ttl, "ttl")
@@ -72,7 +88,7 @@ def _read_expiration(request: ts.CreateTaskRequest, clock: Clock) -> float | Non
         return now + ttl_s
     if kind == "expire_time":
         at = clock.instant(read_timestamp(request.expire_time, "expire_time"))
-        if not now < at <= now + MOST_TTL_S:
+        if at > now + MOST_TTL_S or (at <= now and not repeated):
             message = f"expire_time is {at - now:g} s from now; it must be after now, and at most {MOST_TTL_S} s"
             raise InvalidFieldError(message, field="expire_time")
         return at

@@ -10,10 +10,11 @@ from google.protobuf.message import Message as WireMessage
 from inferd.core import task_events as te
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec, TaskState
+from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec
 from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.runtime.clock import Clock
 from inferd.runtime.event_log import Numbered, cost_bytes
+from inferd.runtime.front.shown import shown_state
 from inferd.runtime.shared_work import SharedWork
 from inferd.runtime.streams import MOST_END_BYTES, TaskStream
 from inferd.services.named import Named
@@ -283,7 +284,7 @@ def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:
         task_id=task.spec.task_id,
         tenant=task.spec.tenant,
         model=task.spec.model,
-        state=tp.TaskState.ValueType(_shown(task, stream).value),
+        state=tp.TaskState.ValueType(shown_state(task, stream).value),
         attempt=task.attempt,
         instance_id=task.instance_id or "",
         last_sequence=stream.last_sequence,
@@ -296,10 +297,3 @@ def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:
         lease_id=task.spec.lease_id,
         expire_time=timestamp(clock, task.expires),
     )
-
-
-def _shown(task: Task, stream: TaskStream) -> TaskState:
-    """Where a task stands; an end that is to be kept has not come before it is: the kernel's own could undo it."""
-    if task.outcome is None or stream.finished is not None:
-        return task.state
-    return TaskState.RUNNING if task.attempt else TaskState.QUEUED

@@ -57,9 +57,15 @@ class Tasks:
 
     async def CreateTask(self, request: ts.CreateTaskRequest, call: Call) -> ts.CreateTaskResponse:  # noqa: N802 - the wire's name
         """Create a task that outlives its client."""
-        clock, limit_bytes = self._tasks.clock, self._prompt_limit_bytes
         named = await find_named(self._uploads, self._blobs, call.caller, request.spec)
-        spec = read_create(request, call.caller, clock, prompt_limit_bytes=limit_bytes, named=named)
+        spec = read_create(
+            request,
+            call.caller,
+            self._tasks.clock,
+            prompt_limit_bytes=self._prompt_limit_bytes,
+            named=named,
+            repeated=self._tasks.knows(call.caller, request.request_id),
+        )
         with self._tasks.holding(spec.tenant, request_bytes(request.spec, spec)):
             return ts.CreateTaskResponse(task=self._write(await self._tasks.create(spec)))
 

@@ -7,6 +7,7 @@ import psycopg
 
 from inferd.errors import StoreUnavailableError
 from inferd.store.passwords import hide_passwords
+from inferd.store.store import UnwritableError
 
 MESSAGE_CHARACTERS = 500
 CAUSES = {
@@ -23,6 +24,7 @@ CAUSES = {
     "XX002": "one of its indexes is damaged; REINDEX it",
 }
 """By the beginning of the error's SQLSTATE; the first that fits."""
+UNWRITABLE = ("22", "23", "54")  # classes of errors of what is to be written
 
 
 def unavailable(store: str, error: psycopg.Error, password: str | None = None) -> StoreUnavailableError:
@@ -31,7 +33,8 @@ def unavailable(store: str, error: psycopg.Error, password: str | None = None) -
     fits = (text for beginning, text in CAUSES.items() if state.startswith(beginning))
     said = said_by(error, password)
     cause = next(fits, "it cannot be reached" if isinstance(error, psycopg.OperationalError) and not state else "")
-    return StoreUnavailableError(
+    unwritable = state[:2] in UNWRITABLE or (isinstance(error, psycopg.DataError) and not state)
+    return (UnwritableError if unwritable else StoreUnavailableError)(
         f"the store {store}: {cause} ({said})" if cause else f"the store {store}: {said}",
         metadata={"cause": f"{type(error).__name__}: {said}", **({"sqlstate": state} if state else {})},
         retry_after_s=1.0,

@@ -14,7 +14,7 @@ import structlog
 from inferd.errors import StoreUnavailableError
 from inferd.store.header import Owner, owner_of
 from inferd.store.sqlite_wal import lost_frames
-from inferd.store.store import OldSchemaError
+from inferd.store.store import OldSchemaError, UnwritableError
 
 LEAST_VERSION = (3, 51, 3)
 APPLICATION = 0x1F_E2_D0_01  # marks the file as ours
@@ -39,6 +39,7 @@ CACHE_KIB = 8192
 CHECK_S = 0.5  # most that an opening looks for damage: beyond that it is found where it is read
 TELL_S = 1.0  # between two lines of the log while all of it is looked through
 CHECK_STEPS = 1000  # pages between two looks at the clock
+UNWRITABLE = (apsw.TooBigError, apsw.ConstraintError, apsw.MismatchError)
 DAMAGED = (apsw.CorruptError, apsw.NotADBError, ValueError)
 
 log = structlog.get_logger()
@@ -331,7 +332,8 @@ def unavailable(path: Path, error: Exception, *, marks: bool = True) -> StoreUna
             suspect_of(path).touch(mode=0o600)
     said = plain(error)
     cause = next((f"{text} ({said})" for kind, text in causes.items() if isinstance(error, kind)), said)
-    return StoreUnavailableError(
+    made = UnwritableError if isinstance(error, UNWRITABLE) else StoreUnavailableError
+    return made(
         f"the store {path}: {cause}",
         metadata={"cause": f"{type(error).__name__}: {said}"},
         retry_after_s=1.0,

@@ -74,6 +74,10 @@ class DamagedError(StoreUnavailableError):
     """A value is not what was written, or not of its place; others may be whole."""
 
 
+class UnwritableError(StoreUnavailableError):
+    """What is to be written cannot be kept, as it is too large; other writes can."""
+
+
 class MissingError(StoreUnavailableError):
     """There is no store, and none is to be made."""
 

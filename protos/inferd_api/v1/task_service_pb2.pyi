@@ -121,8 +121,8 @@ class CreateTaskRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: a second call with the same id and contents is answered with the first one's task, as
-    long as that is known; with other contents it is REQUEST_CONFLICT. At most 128 characters.
-    Default: every call is a new task.
+    long as that is known, though its lease may have ended and its `expire_time` passed; with other contents, or another
+    `expiration`, it is REQUEST_CONFLICT. At most 128 characters. Default: every call is a new task.
     """
     @_builtins.property
     def spec(self) -> _task_pb2.TaskSpec:
@@ -130,7 +130,7 @@ class CreateTaskRequest(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """At this time. INVALID_FIELD where that has passed."""
+        """At this time. INVALID_FIELD where that has passed, unless the same `request_id` made the task before that."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:

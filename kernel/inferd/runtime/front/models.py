@@ -159,16 +159,18 @@ class Models:
         """Forget a model; the kernel after this one does not know it either when this returns.
 
         Raises:
-            ModelNotFoundError: There is none.
+            ModelNotFoundError: There is none, in the store neither.
             ModelBusyError: Something is left of it.
             StoreUnavailableError: It cannot be dropped from the store now.
         """
         keeper = self._driver.keeper
         if keeper is not None:
             keeper.check()
-        self._driver.delete_model(ModelName(name))
-        if keeper is not None:
-            await keeper.settled_model(ModelName(name))
+        try:
+            self._driver.delete_model(ModelName(name))
+        finally:
+            if keeper is not None:
+                await keeper.settled_model(ModelName(name))  # another call may have forgotten it just now
 
     async def tokenize(self, name: str, given: object, caller: Caller) -> Sequence[int]:
         """The tokens of a text or a conversation, which only the worker opens; loads the model if need be.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.task import Task, TaskState
 from inferd.runtime.driver import Driver
+from inferd.runtime.front.shown import is_listed, page_of
 
 PART = 100  # most tasks of a part: so many are written at once, with labels as long as they may be
 
@@ -65,7 +66,7 @@ class TaskList:
         self._told.clear()
         anew, after, more = True, None, True
         while more:
-            page = self._driver.views.tasks(self._tenant, self._states, after=after, size=PART)
+            page = page_of(self._driver, self._tenant, self._states, after=after, size=PART)
             more = page.more
             self._told.update(task.spec.task_id for task in page.records)
             after = page.records[-1].number if page.records else None
@@ -77,7 +78,7 @@ class TaskList:
         part = Part(more=more)
         for task_id in task_ids:
             task, told = self._driver.views.find_task(task_id), task_id in self._told
-            listed = task is not None and (not self._states or task.state in self._states)
+            listed = task is not None and is_listed(self._driver, task, self._states)
             (self._told.add if listed else self._told.discard)(task_id)
             if task is not None and (listed or told):
                 part.tasks.append(task)

@@ -19,6 +19,7 @@ from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.shown import page_of
 from inferd.runtime.front.task_list import Part, TaskList
 from inferd.runtime.keeper import Keeper
 from inferd.runtime.shared_work import SharedWork
@@ -87,11 +88,14 @@ class Tasks:
         """
         await self._shelf.look_for(spec.model)
         keeper = self._driver.keeper if spec.detached else None
-        if keeper is not None:
+        repeated = self._driver.views.knows_request(spec.tenant, spec.request_id)
+        if keeper is not None and not repeated:
             keeper.check()
         async with _named(keeper, spec) as named:
             stream = self._driver.submit(named)
         if keeper is not None:
+            if repeated and not stream.detached:
+                keeper.check()
             _check_whole(stream)
         self._driver.attendance.attend(stream, spec.tenant, detached=spec.detached, linger_s=linger_s)
         if keeper is not None:
@@ -112,6 +116,10 @@ class Tasks:
         stream = await self.begin(spec)
         self.leave(stream, tenant)
         return self._driver.views.task(stream.task_id, tenant)
+
+    def knows(self, caller: Caller, request_id: str) -> bool:
+        """Whether a request of this id has made a task of the tenant: the same again finds it, whatever has passed."""
+        return self._driver.views.knows_request(caller.tenant, request_id)
 
     def holding(self, tenant: Tenant, size_bytes: int) -> AbstractContextManager[None]:
         """As long as the block, so much is held of a request.
@@ -194,7 +202,7 @@ class Tasks:
 
     def list(self, caller: Caller, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
-        return self._driver.views.tasks(caller.tenant, states, after=after, size=size)
+        return page_of(self._driver, caller.tenant, states, after=after, size=size)
 
     def cancel(self, task_id: TaskId, caller: Caller) -> Task:
         """End a task; one that has ended stays as it is.

@@ -1,0 +1,50 @@
+"""What clients are told of where tasks stand: of a kept one only what is written, for the rest could be undone."""
+
+from collections.abc import Collection
+
+from inferd.core.ids import Tenant
+from inferd.core.index import Page
+from inferd.core.task import Task, TaskState
+from inferd.runtime.driver import Driver
+from inferd.runtime.streams import TaskStream
+
+MOST = 1 << 63  # more than there are tasks
+GOING = (TaskState.QUEUED, TaskState.RUNNING)  # between them nothing is promised
+
+
+def shown_state(task: Task, stream: TaskStream) -> TaskState:
+    """The state of a task for its client."""
+    written = stream.shown
+    if written is None and (task.outcome is None or stream.finished is not None):
+        return task.state
+    if (written is None or written in GOING) and task.state not in GOING:
+        return TaskState.RUNNING if task.attempt else TaskState.QUEUED
+    return task.state if written is None or written in GOING else written
+
+
+def is_listed(driver: Driver, task: Task, states: Collection[TaskState]) -> bool:
+    """Whether a task is among those in one of these states, none for all."""
+    stream = driver.streams.get(task.spec.task_id)
+    return not stream.hidden and (not states or shown_state(task, stream) in states)
+
+
+def page_of(
+    driver: Driver, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int
+) -> Page[Task]:
+    """As `Views.tasks`; tasks whose newest state is not written are where they were."""
+    while True:
+        page = driver.views.tasks(tenant, states, after=after, size=size)
+        last = page.records[-1].number if page.more else 0
+        found = [*page.records, *_moved(driver, tenant, states, range(last + 1, MOST if after is None else after))]
+        records = [task for task in found if is_listed(driver, task, states)]
+        if records or not page.more:
+            return Page(sorted(records, key=lambda task: -task.number), more=page.more)
+        after = last
+
+
+def _moved(driver: Driver, tenant: Tenant, states: Collection[TaskState], numbers: range) -> list[Task]:
+    """Tasks with these numbers that are in none of these states now, and of which that is not written."""
+    if not states or driver.keeper is None:
+        return []
+    unwritten = driver.keeper.unwritten(tenant)
+    return [task for task in unwritten if task.state not in states and task.number in numbers]
