@@ -278,3 +278,28 @@ def test_no_password_is_told_by_a_command(stores: Stores) -> None:
         for command in (("check", "-o", "json"), ("migrate",)):
             assert "s3cret" not in inferd(*command, "--url", each).output
     assert "s3cret" not in inferd("migrate", "--url", url, "--to", url).output
+
+
+def test_a_damaged_page_costs_what_is_on_it(tmp_path: Path) -> None:
+    """`export` has each task of a file that no kernel would open, but those on the page; these are told by name."""
+    path = tmp_path / "s"
+    with closing(SqliteStore(path)) as store:
+        for number in range(60):
+            key = f"t{number:02}"
+            store.write([Put("a", Kind.TASK, key, f'{{"id":"{key}","fill":"{"x" * 900}"}}\0'.encode())])
+            store.write([Put("a", Kind.PROGRESS, key, b"{}"), Append("a", Kind.TASK, key, 1, b"[]")])
+    content = path.read_bytes()
+    page = content.index(b'"id":"t30"') // 4096 * 4096
+    path.write_bytes(content[:page] + bytes(4096) + content[page + 4096 :])
+    assert inferd("check", "--file", str(path)).exit_code == 1
+    result = inferd("export", "--file", str(path))
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    told = {
+        kind: {line.get("id", line.get("key")) for line in lines if line["kind"] == kind}
+        for kind in ("task", "damaged")
+    }
+    assert result.exit_code == 0
+    assert "t30" in told["damaged"]
+    assert len(told["damaged"]) < 12
+    assert told["task"] | told["damaged"] == {f"t{number:02}" for number in range(60)}
+    assert not any(".damaged-" in each.name for each in tmp_path.iterdir())

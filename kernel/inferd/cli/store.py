@@ -51,8 +51,10 @@ def place_of(file: Path | None, url: str | None) -> Where:
 
 
 @contextmanager
-def opened(file: Path | None, url: str | None, *, migrates: bool = False, reads: bool = False) -> Iterator[Store]:
-    """The store; a damaged one is refused, and so is an old one that is not to be migrated.
+def opened(
+    file: Path | None, url: str | None, *, migrates: bool = False, reads: bool = False, salvages: bool = False
+) -> Iterator[Store]:
+    """The store; a damaged one is refused unless it is to be salvaged, and an old one unless it is to be migrated.
 
     One that is only read may be a copy, or on a disk that takes nothing: its files stay as they are.
 
@@ -62,7 +64,9 @@ def opened(file: Path | None, url: str | None, *, migrates: bool = False, reads:
     """
     with logging_aside():
         try:
-            store = open_store(place_of(file, url), makes=False, mends=False, migrates=migrates, reads=reads)
+            store = open_store(
+                place_of(file, url), makes=False, mends=False, migrates=migrates, reads=reads, salvages=salvages
+            )
         except MissingError as error:
             raise CommandError(error.message, reason="NO_STORE") from None
         with closing(store):
@@ -137,7 +141,7 @@ def export(output: Output, file: Path | None, url: str | None) -> None:
     def damaged(kind: Kind, tenant: str, key: str, error: Exception) -> None:
         output.line({"kind": "damaged", "of": kind.value, "tenant": tenant, "key": key, "why": str(error)})
 
-    with opened(file, url, reads=True) as store:
+    with opened(file, url, salvages=True) as store:
         for kind in (Kind.MODEL, Kind.LEASE):
             for record in store.records(kind, partial(damaged, kind)):
                 try:

@@ -87,6 +87,7 @@ def open_store(
     mends: bool = True,
     migrates: bool = True,
     reads: bool = False,
+    salvages: bool = False,
     at_point: AtPoint = unnoticed,
 ) -> Store:
     """The store that a URL names, by its beginning.
@@ -97,6 +98,7 @@ def open_store(
         mends: Whether a damaged file is set aside.
         migrates: Whether an older schema is brought up.
         reads: Whether it is only read: then nothing of a file is changed, nor anything made beside it.
+        salvages: Whether it is only read, and a damaged file as far as it can be.
         at_point: Told where a write is.
 
     Raises:
@@ -112,6 +114,10 @@ def open_store(
         if not makes and not path.is_file():
             raise MissingError(f"there is no store {path}; `inferd serve` makes it", metadata={"cause": "no store"})
         copies = where.schema_copies
+        if salvages:
+            from inferd.store.salvaging import SalvagedStore  # noqa: PLC0415 - as above
+
+            return SalvagedStore(path, reads=True)
         return SqliteStore(path, mends=mends, migrates=migrates, copies=copies, reads=reads, at_point=at_point)
     if not url.startswith(POSTGRES):
         raise StoreUnavailableError(

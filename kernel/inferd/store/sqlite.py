@@ -68,6 +68,8 @@ class SqliteStore:
             another program's.
     """
 
+    looks = True  # for damage, when it is opened
+
     def __init__(
         self,
         path: Path,
@@ -101,7 +103,9 @@ class SqliteStore:
         self._lock = StoreLock(lock, reads=reads) if held is None else None
         try:
             self._database, self.opened_schema = (
-                open_to_read(path) if reads else _opened(path, mends=mends, migrates=migrates, copies=copies)
+                open_to_read(path, looks=self.looks)
+                if reads
+                else _opened(path, mends=mends, migrates=migrates, copies=copies)
             )
             self._places = Places(path)
         except (apsw.Error, ValueError, OSError) as error:

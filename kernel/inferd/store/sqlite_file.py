@@ -173,10 +173,10 @@ def open_file(path: Path, *, migrates: bool, copies: int = 1) -> tuple[apsw.Conn
     return database, version
 
 
-def open_to_read(path: Path) -> tuple[apsw.Connection, int]:
+def open_to_read(path: Path, *, looks: bool = True) -> tuple[apsw.Connection, int]:
     """As `open_file`; nothing is changed nor made, so it may be on a disk that takes nothing. The caller has it locked.
 
-    What is in the WAL is read, too, which stays as it is.
+    What is in the WAL is read, too, which stays as it is. Where nobody `looks`, its damage is met where it is read.
     """
     wal = path.with_name(path.name + "-wal")
     how = "mode=ro&vfs=unix-none" if wal.is_file() and wal.stat().st_size else "immutable=1"
@@ -185,7 +185,8 @@ def open_to_read(path: Path) -> tuple[apsw.Connection, int]:
     try:
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         database.execute("PRAGMA locking_mode = EXCLUSIVE")  # no index of the WAL beside it
-        _check_wal(database, path)
+        if looks:
+            _check_wal(database, path)
         version = _version(database, path)
         _refuse_other_schemas(path, version)
     except BaseException:

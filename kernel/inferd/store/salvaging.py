@@ -1,0 +1,49 @@
+"""What can still be read of a damaged file: each record by itself, so that a damaged page costs what is on it."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from inferd.errors import StoreUnavailableError
+from inferd.store.sqlite import NAMES, VALUE, SqliteStore
+from inferd.store.store import Damaged, DamagedError, Kind, Record
+from inferd.store.values import place_of
+
+
+class SalvagedStore(SqliteStore):
+    """As `SqliteStore`, of a file that is not looked through when it is opened; it is to be read only."""
+
+    looks = False
+
+    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
+        """As `Store.records`; without `damaged` what cannot be read is left out untold."""
+        for tenant, key in self._names(kind):
+            try:
+                where = "kind = ? AND CAST(tenant AS BLOB) = ? AND CAST(key AS BLOB) = ?"
+                names = kind.value, tenant.encode(), key.encode()
+                rows = list(self._read(f"SELECT {VALUE} FROM records WHERE {where}", names))  # noqa: S608 - ours
+                values = [self._value(place_of(tenant, kind.value, key), value) for (value,) in rows]
+            except StoreUnavailableError as error:
+                if damaged is not None:
+                    damaged(tenant, key, DamagedError(error.message, metadata=error.metadata))
+            else:
+                yield from (Record(tenant, key, value) for value in values)
+
+    def _names(self, kind: Kind) -> list[tuple[str, str]]:
+        """Those that stand in the index, from its beginning and from its end as far as it can be read."""
+        found: dict[tuple[str, str], None] = {}
+        for order in ("ASC", "DESC"):
+            query = f"SELECT {NAMES} FROM records WHERE kind = ? ORDER BY tenant {order}, key {order}"  # noqa: S608 - ours
+            with suppress(StoreUnavailableError):
+                for names in self._read(query, (kind.value,)):
+                    tenant, key = (name.decode(errors="replace") for name in names)
+                    found[tenant, key] = None
+        return sorted(found)
+
+    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
+        """As `Store.pieces`."""
+        try:
+            yield from super().pieces(tenant, kind, key, after=after)
+        except DamagedError:
+            raise
+        except StoreUnavailableError as error:
+            raise DamagedError(error.message, metadata=error.metadata) from None
