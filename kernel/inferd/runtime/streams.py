@@ -18,9 +18,9 @@ from inferd.core.task_events import Finished, Output, PromptOutput, TaskEvent, T
 from inferd.errors import TaskNotFoundError
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
-from inferd.runtime.event_log import EventLog, Numbered, Run
+from inferd.runtime.event_log import EventLog, Numbered
 from inferd.runtime.signal import Signal
-from inferd.runtime.urgency import MOMENT_S, Urgency, urgency_of
+from inferd.runtime.urgency import MOMENT_S, Urgency, entry_urgency, urgency_of
 
 if TYPE_CHECKING:
     from array import array
@@ -186,7 +186,7 @@ class TaskStream:
         if not entries:
             return
         size_bytes = sum([self._log.put(entry) for entry in entries])
-        urgency = min(map(_urgency_of, entries))
+        urgency = min(map(entry_urgency, entries))
         last = entries[-1]
         if isinstance(last, Numbered) and isinstance(last.event, Finished):
             self.finished = last.event
@@ -357,10 +357,6 @@ class TaskStream:
     def _stop_following(self) -> None:
         self._followers -= 1
         self._check_read()
-
-
-def _urgency_of(entry: Entry) -> Urgency:
-    return Urgency.INTERVAL if isinstance(entry, Run) else urgency_of(type(entry.event))
 
 
 class Streams:

@@ -3,6 +3,7 @@
 from enum import IntEnum
 
 from inferd.core.task_events import Output, Queued, Started, TaskEvent
+from inferd.runtime.event_log import Entry, Run
 
 MOMENT_S = 0.005
 """For so long the beginning of a task may wait for what comes behind it: each message costs as much as a small task."""
@@ -22,3 +23,8 @@ _KNOWN = {Output: Urgency.INTERVAL, Queued: Urgency.MOMENT, Started: Urgency.MOM
 def urgency_of(kind: type[TaskEvent]) -> Urgency:
     """Of events of a kind."""
     return _KNOWN.get(kind, Urgency.AT_ONCE)
+
+
+def entry_urgency(entry: Entry) -> Urgency:
+    """Of what a stream has told."""
+    return Urgency.INTERVAL if isinstance(entry, Run) else urgency_of(type(entry.event))
