@@ -112,7 +112,7 @@ def test_windows_and_order() -> None:
         (wav(b"\x00\x00", channels=65535), "of 65535 channels"),
         (wav(b"\x00\x00", bits=12), "of form 1 with 12 bits; read are"),
         (wav(b"\x00\x00", bits=0), "of form 1 with 0 bits"),
-        (wav(b"\x00\x00", tag=7), "of form 7 with 16 bits"),
+        (wav(b"\x00\x00", tag=0x5555), r"of form 21845 with 16 bits.* pip install|is no sound that can be read"),
         (wav(b"\x00\x00", rate=0), "has 0 samples a second; from 1000"),
         (wav(b"\x00\x00", rate=2**32 - 1), "has 4294967295 samples a second"),
         (wav(b"\x00\x00\xc0\x7f", tag=3, bits=32), "not finite numbers"),
@@ -139,6 +139,74 @@ def test_other_formats() -> None:
             read(file.getvalue(), most_s=0.5)
         with pytest.raises(ValueError, match=r"is no sound that can be read|is a damaged sound|lasts|without samples"):
             read(file.getvalue()[:40])
+
+
+def encode(sound: np.ndarray, kind: str, rate: int = RATE, **more: Any) -> bytes:
+    """A file that soundfile writes."""
+    soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: pip install 'inferd[files]'")
+    file = io.BytesIO()
+    soundfile.write(file, sound, rate, format=kind, **more)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610"])
+def test_coded_waves(form: str) -> None:
+    """WAV files in the forms of telephones and recorders are read where soundfile is installed."""
+    made = read(encode(TONE, "WAV", subtype=form))[0]
+    np.testing.assert_allclose(made[200:7000], TONE[200:7000], atol=0.12)
+
+
+def test_a_recorder_that_was_cut_off() -> None:
+    """A WAV file whose sizes were never written has the samples that follow."""
+    content = wav((TONE * 32767).astype("<i2").tobytes())
+    place = content.index(b"data") + 4
+    for told in (bytes(4), struct.pack("<I", place - 4)):
+        np.testing.assert_allclose(
+            read(b"RIFF" + told + content[8:place] + bytes(4) + content[place + 4 :]), TONE[None], atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("cut", [0, 100], ids=["whole", "cut off"])
+@pytest.mark.parametrize("seconds", [1, 3])
+def test_flac_of_unknown_length(seconds: int, cut: int) -> None:
+    """A FLAC that does not say how long it is, is read to its last whole frame; without one it is refused."""
+    sound = np.tile(TONE, seconds)
+    content = bytearray(encode(sound, "FLAC"))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    made = read(bytes(content[: len(content) - cut]))[0]
+    assert len(made) == len(sound) if not cut else len(sound) - 4608 <= len(made) < len(sound)
+    np.testing.assert_allclose(made, sound[: len(made)], atol=1e-4)
+    with pytest.raises(ValueError, match="does not say how long it is, and no whole frame is at its end"):
+        read(bytes(content[:200]))
+    with pytest.raises(ValueError, match=r"lasts \d\.\d s at 8000"):
+        read(bytes(content), most_s=0.4)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["loud in the end", "loud at first"])
+def test_mp3_of_unknown_length(turned: bool) -> None:  # noqa: FBT001 - a parameter of a test
+    """An MP3 of varying bit rate is read whole without its head too, and several behind one another are one sound."""
+    rate = 16_000
+    noise = np.random.default_rng(0).normal(0, 0.3, 2 * rate).astype(np.float32)
+    sound = np.concatenate([np.zeros_like(noise), noise])
+    sound = sound[::-1].copy() if turned else sound
+    content = encode(sound, "MP3", rate, subtype="MPEG_LAYER_III", bitrate_mode="VARIABLE", compression_level=0.2)
+    bare = content[content.index(content[:2], 2) :]
+    whole = read(content, rate=rate)[0]
+    assert len(whole) == len(sound)
+    tag = b"TAG" + bytes(125)
+    front = b"ID3\x03\x00\x00\x00\x00\x00\x0a" + bytes(10)
+    frame, delay = 1152, 3 * 1152
+    for changed, times in ((bare, 1), (content * 2, 2), (front + bare + tag + front + bare + tag, 2), (bare * 2, 2)):
+        made = read(changed, rate=rate)[0]
+        assert 0 <= len(made) - times * len(sound) <= times * delay, times
+        assert abs(float((made**2).sum() / (whole**2).sum()) - times) < 0.05 * times
+    with pytest.raises(ValueError, match=r"lasts .* s at 16000"):
+        read(bare, most_s=1.0, rate=rate)
+    other = encode(TONE, "MP3", 32_000)
+    with pytest.raises(ValueError, match="is an MP3 of parts that differ in rate or channels"):
+        read(content + other, rate=rate)
+    assert len(read(content[: len(content) // 2], rate=rate)[0]) > frame
 
 
 def test_what_is_missing_for_other_formats(monkeypatch: pytest.MonkeyPatch) -> None:

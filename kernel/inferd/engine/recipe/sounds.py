@@ -1,7 +1,7 @@
 """Sounds: from the bytes of a file to samples of one channel at the rate that a model takes.
 
-WAV is read here; source: Microsoft's "Multimedia Programming Interface and Data Specifications 1.0" (RIFF) and
-WAVEFORMATEXTENSIBLE. Other formats need soundfile.
+Plain WAV is read here; source: Microsoft's "Multimedia Programming Interface and Data Specifications 1.0" (RIFF) and
+WAVEFORMATEXTENSIBLE. Other formats, and coded WAV, need soundfile.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from inferd.engine.recipe.lengths import UNKNOWN, mend_flac, mend_mp3
 from inferd.engine.recipe.limits import COUNTED_RATE, SAMPLE_BYTES
 from inferd.engine.recipe.mels import Mels
 from inferd.errors import is_failure
@@ -68,13 +69,14 @@ class Sounds:
         Raises:
             ValueError: It is no sound, damaged, or too long.
         """
-        if content[:4] == b"RIFF":
-            form, data = _find_samples(content)
+        wave = _find_samples(content) if content[:4] == b"RIFF" else None
+        if wave is not None and (wave[0][0] in (PCM, FLOAT) or find_spec("soundfile") is None):
+            form, data = wave
             rate, frame = form[2], form[1] * (form[3] // 8)
             most = self._check(len(data) // frame if frame else 0, rate)
             with self._room.taken(SAMPLE_BYTES * max(len(data), most)):
                 return self._to_rows(_mix(_read_samples(data, form)), rate)
-        with self._open_other(content) as file:
+        with self._open_whole(content) as file:
             rate = int(file.samplerate)
             with self._room.taken(SAMPLE_BYTES * self._check(len(file), rate)):
                 return self._to_rows(self._read_other(file), rate)
@@ -114,6 +116,19 @@ class Sounds:
             )
         return max(samples, made)
 
+    def _open_whole(self, content: bytes) -> Any:
+        """A sound that soundfile reads to its end, whatever its head says or does not say of its length."""
+        file = self._open_other(content)
+        try:
+            mended = _mend(content, str(file.format), len(file), int(self._most_s * COUNTED_RATE) + 1)
+        except ValueError:
+            file.close()
+            raise
+        if mended is content:
+            return file
+        file.close()
+        return self._open_other(mended)
+
     def _open_other(self, content: bytes) -> Any:
         """A sound that soundfile reads, of which only the head is read."""
         if find_spec("soundfile") is None:
@@ -142,6 +157,21 @@ class Sounds:
                 raise
             raise ValueError(f"is a damaged sound: {_cause(error)}") from None
         return np.concatenate(parts)[:most] if parts else np.empty(0, np.float32)
+
+
+def _mend(content: bytes, kind: str, samples: int, most: int) -> bytes:
+    """A file whose head says how long it is.
+
+    Raises:
+        ValueError: It cannot be told.
+    """
+    if kind == "MP3":
+        return mend_mp3(content, most)
+    if samples < UNKNOWN:
+        return content
+    if kind == "FLAC":
+        return mend_flac(content)
+    raise ValueError(f"is a sound ({kind}) that does not say how long it is; save it again")
 
 
 def _lacking(content: bytes) -> str:
@@ -182,6 +212,9 @@ def _find_samples(content: bytes) -> tuple[tuple[int, int, int, int], memoryview
         elif name == b"data":
             if form is None:
                 raise ValueError("is a WAV file whose samples stand before their form")
+            told = struct.unpack_from("<I", content, 4)[0]
+            if not size and told + 8 < len(content):  # who wrote it came to no end; all that follows are samples
+                size = len(content) - begin
             return form, memoryview(content)[begin : begin + size]
     raise ValueError("is a WAV file without samples, or one that is cut off")
 
@@ -212,7 +245,8 @@ def _read_samples(data: memoryview, form: tuple[int, int, int, int]) -> Floats:
         numbers = np.frombuffer(data, READERS[tag, bits])
     else:
         known = "PCM of 8, 16, 24 and 32 bits and floats of 32 and 64 bits"
-        raise ValueError(f"is a WAV file of form {tag} with {bits} bits; read are {known}")
+        other = "" if tag in (PCM, FLOAT) else ", and others where soundfile is installed: pip install 'inferd[files]'"
+        raise ValueError(f"is a WAV file of form {tag} with {bits} bits; read are {known}{other}")
     floats = numbers.astype(np.float32)
     if tag == PCM:
         floats = (floats - np.float32(128)) / np.float32(128) if bits == 8 else floats / np.float32(1 << (bits - 1))  # noqa: PLR2004 - without sign
