@@ -203,6 +203,30 @@ def test_labels() -> None:
         told(output, [[1, 2]])
 
 
+@pytest.mark.parametrize("activation", ["none", "softmax", "sigmoid"])
+def test_labels_of_no_numbers(activation: Any) -> None:
+    """Numbers that are NaN, or become so, have no label; a label that a model rules out is only the last one."""
+    output = LabelOutput(name="l", takes="y", labels=LABELS, top=3, activation=activation)
+    with pytest.raises(TypeError, match="output 'y' has numbers that are NaN"):
+        told(output, [[1, 2, 3], [1, np.nan, 3]])
+    if activation == "softmax":
+        for row in ([1, np.inf, 3], [-np.inf] * 3):
+            with pytest.raises(TypeError, match="make NaN under its activation"):
+                told(output, [row])
+    assert told(output, [[1, -np.inf, 3]])["l"] == [["cat", "ant", "bee"]]
+    with pytest.raises(TypeError, match="output 'y' has numbers that are NaN"):
+        told(SpelledOutput(name="t", takes="y", labels=LABELS), [[[1, np.nan, 0]]])
+
+
+def test_numbers_that_a_type_cannot_hold(tmp_path: Path) -> None:
+    """What a recipe makes of a file is a number of the model's type, or an error that names both; never Infinity."""
+    step = BytesInput(name="file", gives="x", first=4, padding=70_000)
+    half = prepare(tmp_path, step, inputs=(info("x", 1, 4, kind=ElementType.FLOAT16),))
+    assert half.prepare({"file": file(b"abcd")}, carried=False)["x"].array.dtype == np.float16
+    with pytest.raises(InvalidFieldError, match="becomes numbers up to 70000, which FLOAT16 cannot hold"):
+        half.prepare({"file": file(b"abc")}, carried=False)
+
+
 def test_spelled_texts() -> None:
     """What is said twice in a row is meant once, unless there is nothing between."""
     steps = np.eye(3)[[[1, 1, 0, 1, 2, 2, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]]]

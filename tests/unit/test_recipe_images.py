@@ -174,3 +174,17 @@ def test_scans_of_a_picture() -> None:
     np.testing.assert_array_equal(read(noted), read(plain))
     with pytest.raises(ValueError, match="more than 65536 segments"):
         read(plain[:2] + b"\xff\xfe\x00\x02" * MOST_SEGMENTS + plain[2:] + likeness)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize(
+    "exif",
+    [b"Exif\x00\x00garbage", b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01", b"MM\x00*\x00\x00"],
+    ids=["words", "cut off", "short"],
+)
+def test_damaged_exif(kind: str, exif: bytes) -> None:
+    """A picture whose EXIF is damaged is read, and not turned."""
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    row = read(encode(PIXELS, kind, exif=exif, **options), scale=1, layout="nhwc")
+    np.testing.assert_array_equal(row, read(encode(PIXELS, kind, **options), scale=1, layout="nhwc"))

@@ -128,6 +128,18 @@ def test_what_is_refused(content: bytes, words: str) -> None:
         read(content)
 
 
+@pytest.mark.parametrize("step", [{"rate": 16_000}, {"scale": 8.0}], ids=["rate", "scale"])
+def test_samples_that_become_infinite(step: dict[str, Any]) -> None:
+    """Samples that are numbers, and none any more at the rate and scale of the recipe, are refused with their size."""
+    loud = np.where(np.arange(400) % 40 < 20, 3.3e38, -3.3e38).astype("<f4")
+    content = wav(loud.tobytes(), tag=3, bits=32)
+    assert np.isfinite(read(content)).all()
+    with pytest.raises(ValueError, match=r"has samples of up to 3\.3e\+38, too large"):
+        read(content, **step)
+    with pytest.raises(ValueError, match="not finite numbers"):
+        read(wav(np.full(4, 1e300, "<f8").tobytes(), tag=3, bits=64))
+
+
 def test_other_formats() -> None:
     """FLAC and Ogg are read where soundfile is installed, and long ones refused by their head."""
     soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: pip install 'inferd[files]'")

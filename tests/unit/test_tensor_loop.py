@@ -15,7 +15,7 @@ from inferd.engine.tensor.board import Board
 from inferd.engine.tensor.request import Request, TensorLimits
 from inferd.engine.tensor.sequences import Sequences
 from inferd.errors import BackendFailedError, InvalidFieldError, LimitExceededError
-from inferd.plugin import ElementType, Tensor
+from inferd.plugin import ElementType, Tensor, TensorInfo
 
 
 def test_what_came_meanwhile_is_computed_as_one() -> None:
@@ -179,6 +179,14 @@ def test_of_a_batch_that_fails_each_is_tried_alone() -> None:
             "float64 .* must be float32",
         ),
         (lambda x: {"y": Tensor(element_type=FLOAT, shape=(7,), array=x)}, "its shape says"),
+        (
+            lambda x: {"y": floats(x[:, :, None])},
+            r"gave 3 dimensions, \[1, 1, 1\], as output 'y'; its Signature has FLOAT",
+        ),
+        (
+            lambda x: {"y": Tensor(element_type=ElementType.DOUBLE, shape=x.shape, array=x.astype("f8"))},
+            "gave DOUBLE as output 'y'; its Signature has FLOAT",
+        ),
         (lambda x: iter([{"y": floats(x)}, {}]), "gave NoneType as output 'y'"),
     ],
 )
@@ -402,7 +410,8 @@ def test_texts_that_are_none_are_the_backends_fault(*, alone: bool) -> None:
             undecodable(x)
         return {"y": lone} if len(x) == 1 else {"y": replace(lone, shape=x.shape, array=surrogates.repeat(len(x), 0))}
 
-    session = Session(compute=compute)
+    texts = TensorInfo(name="y", element_type=ElementType.STRING, shape=("b", "w"))
+    session = Session(compute=compute, outputs=(texts,))
     with running(session) as (loop, told):
         session.gate.release(100)
         loop.submit(request(1, 7.0, alone=alone))

@@ -166,7 +166,7 @@ class TensorContract(LoadingContract):
             given = next(sets)
             if callable(close := getattr(sets, "close", None)):
                 close()
-        return check_outputs(given, wanted, rows)
+        return check_outputs(given, wanted, rows, signature=session.signature)
 
     def _same(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
         for name, tensor in one.items():

@@ -70,12 +70,15 @@ def tell(output: RecipeOutput, outputs: Mapping[str, Tensor], inputs: Mapping[st
 
 
 def _tell_labels(output: LabelOutput, numbers: NDArray[Any]) -> dict[str, Tensor]:
-    scores = numbers.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        scores = numbers.astype(np.float32, copy=False)
     if output.activation == "softmax":
-        powers = np.exp(scores - scores.max(-1, keepdims=True))
-        scores = powers / powers.sum(-1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # Infinity less Infinity, which is refused
+            powers = np.exp(scores - scores.max(-1, keepdims=True))
+            scores = powers / powers.sum(-1, keepdims=True)
     elif output.activation == "sigmoid":
         scores = np.float32(1) / (np.float32(1) + np.exp(-np.clip(scores, -80, 80)))  # no overflow beyond
+    _refuse_none(output, scores)
     best = np.argsort(-scores, axis=-1, kind="stable")[:, : output.top]
     found = np.take_along_axis(scores, best, -1).astype(np.float32, copy=False)
     return {
@@ -85,6 +88,7 @@ def _tell_labels(output: LabelOutput, numbers: NDArray[Any]) -> dict[str, Tensor
 
 
 def _tell_spelled(output: SpelledOutput, numbers: NDArray[Any]) -> dict[str, Tensor]:
+    _refuse_none(output, numbers)
     texts = []
     for row in numbers.argmax(-1):
         changes = row[np.flatnonzero(np.diff(row, prepend=-1))]
@@ -111,6 +115,13 @@ def _tell_vector(output: VectorOutput, states: NDArray[Any], inputs: Mapping[str
         vectors = vectors / np.where(lengths > 0, lengths, 1)
     made = vectors.astype(np.float32)
     return {output.name: Tensor(element_type=ElementType.FLOAT, shape=made.shape, array=made)}
+
+
+def _refuse_none(output: LabelOutput | SpelledOutput, scores: NDArray[Any]) -> None:
+    """Numbers that are none have no largest one: whatever label was told of them would be made up."""
+    if np.isnan(scores).any():
+        has = "has numbers that are NaN, or that make NaN under its activation; no label can be told of them"
+        raise TypeError(f"output {output.takes!r} {has}")
 
 
 def _sized(output: LabelOutput | SpelledOutput, array: NDArray[Any], dimensions: int) -> NDArray[Any]:

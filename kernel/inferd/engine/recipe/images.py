@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,8 @@ MOST_SCANS: Final = 100  # of a JPEG; each goes over the whole picture, in some 
 MOST_SEGMENTS: Final = 1 << 16  # of a JPEG, where its scans have to be counted
 MARKER: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # but those in the data of a scan
 BARE, END, SCAN = b"\x01\xd8", b"\xd9", b"\xda"  # markers without a segment, of the end, and of a scan
+
+_log = logging.getLogger(__name__)
 
 
 class Pictures:
@@ -82,12 +85,21 @@ class Pictures:
     def _decode(self, picture: Any) -> Any:
         try:
             picture.load()
-            self._ops.exif_transpose(picture, in_place=True)
+            self._turn(picture)
             return self._flatten(picture)
         except BaseException as error:
             if not is_failure(error):
                 raise
             raise ValueError(f"is a damaged {picture.format}: {_cause(error)}") from None
+
+    def _turn(self, picture: Any) -> None:
+        """As its EXIF says; where that is damaged it stays as it is."""
+        try:
+            self._ops.exif_transpose(picture, in_place=True)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - Pillow raises whatever it came upon, of pictures that are sound
+            _log.debug("a picture's EXIF is damaged; it is not turned", exc_info=True)
 
     def _flatten(self, picture: Any) -> Any:
         """In the colors of the recipe, without transparent parts."""

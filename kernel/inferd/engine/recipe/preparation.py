@@ -156,7 +156,11 @@ class Preparation:
             if array.size and (array.min() < bounds.min or array.max() > bounds.max):
                 found = f"from {array.min():g} to {array.max():g}"
                 raise ValueError(f"becomes numbers {found}, which {kind.name} cannot hold")
-        cast = np.ascontiguousarray(array, dtype)
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(array, dtype)
+        if dtype.kind == "f" and not np.isfinite(cast).all():
+            found = f"up to {np.abs(array).max():g}"
+            raise ValueError(f"becomes numbers {found}, which {kind.name} cannot hold; its recipe's scale makes them")
         return Tensor(element_type=kind, shape=cast.shape, array=cast)
 
     def _make_reader(self, step: RecipeInput, limits: RecipeLimits) -> Callable[[Any], Any]:

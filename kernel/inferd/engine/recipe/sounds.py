@@ -87,7 +87,12 @@ class Sounds:
             raise ValueError("is a sound without samples")
         if not np.isfinite(mono).all():
             raise ValueError("has samples that are not finite numbers")
-        sound = resample(mono, rate, self._step.rate) * np.float32(self._step.scale)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sound = resample(mono, rate, self._step.rate) * np.float32(self._step.scale)
+        if not np.isfinite(sound).all():
+            raise ValueError(
+                f"has samples of up to {np.abs(mono).max():g}, too large to be given at another rate or scale"
+            )
         window = self._step.window or len(sound)
         rows = -(-len(sound) // window)
         sound = np.pad(sound, (0, rows * window - len(sound))).reshape(rows, window)
@@ -190,7 +195,8 @@ def _cause(error: BaseException) -> str:
 
 def _mix(samples: Floats) -> Floats:
     """One channel of all, of samples (frames, channels)."""
-    mixed: Floats = samples.mean(1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+        mixed: Floats = samples.mean(1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
     return mixed
 
 
@@ -247,7 +253,8 @@ def _read_samples(data: memoryview, form: tuple[int, int, int, int]) -> Floats:
         known = "PCM of 8, 16, 24 and 32 bits and floats of 32 and 64 bits"
         other = "" if tag in (PCM, FLOAT) else ", and others where soundfile is installed: pip install 'inferd[files]'"
         raise ValueError(f"is a WAV file of form {tag} with {bits} bits; read are {known}{other}")
-    floats = numbers.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # as above
+        floats = numbers.astype(np.float32)
     if tag == PCM:
         floats = (floats - np.float32(128)) / np.float32(128) if bits == 8 else floats / np.float32(1 << (bits - 1))  # noqa: PLR2004 - without sign
     return floats.reshape(-1, channels)

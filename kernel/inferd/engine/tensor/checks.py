@@ -69,7 +69,13 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def check_outputs(
-    given: Any, wanted: Sequence[str], rows: int | None, *, state_rows: int | None = None, states: Container[str] = ()
+    given: Any,
+    wanted: Sequence[str],
+    rows: int | None,
+    *,
+    signature: Signature,
+    state_rows: int | None = None,
+    states: Container[str] = (),
 ) -> dict[str, Tensor]:
     """What `TensorSession.predict` gave, by the names that were wanted.
 
@@ -77,6 +83,7 @@ def check_outputs(
         given: That.
         wanted: The names.
         rows: The first dimension that each must have; None for any.
+        signature: Of the model: clients read what they get by it.
         state_rows: The same for those among `states`.
         states: Outputs that a sequence carries on.
 
@@ -84,6 +91,7 @@ def check_outputs(
         TypeError: It is not what it must be: no defect of the inputs, whatever else a ValueError says.
     """
     outputs = {}
+    known = {info.name: info for info in signature.outputs}
     for name in wanted:
         tensor = given.get(name) if isinstance(given, Mapping) else given
         if not isinstance(tensor, Tensor) or not isinstance(tensor.array, np.ndarray):
@@ -97,7 +105,19 @@ def check_outputs(
                 "its first dimension must be the rows, or Signature.most_batch 1"
             )
         outputs[name] = _checked(name, tensor)
+        _check_told(outputs[name], known[name])
     return outputs
+
+
+def _check_told(tensor: Tensor, info: TensorInfo) -> None:
+    """That an output is what the signature says; sizes are left to the model, as graphs often say wrong ones."""
+    if tensor.element_type is not info.element_type:
+        gave, has = tensor.element_type.name, _told(info)
+    elif info.shape is not None and len(tensor.shape) != len(info.shape):
+        gave, has = f"{len(tensor.shape)} dimensions, {list(tensor.shape)},", _told(info)
+    else:
+        return
+    raise TypeError(f"TensorSession.predict gave {gave} as output {info.name!r}; its Signature has {has} there")
 
 
 def _checked(name: str, tensor: Tensor) -> Tensor:

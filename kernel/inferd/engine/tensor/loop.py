@@ -265,7 +265,9 @@ class TensorLoop:
             with self._calls.running(entries):
                 given = self._predict(entries, activity)
             rows = sum(entry.rows for entry in entries)
-            parts = self._board.filling.split(check_outputs(given, entries[0].asked, rows), entries)
+            parts = self._board.filling.split(
+                check_outputs(given, entries[0].asked, rows, signature=self.signature), entries
+            )
             shown = [self._show(entry, part) for entry, part in zip(entries, parts, strict=True)]
         except BaseException as error:
             if not is_failure(error):
@@ -320,7 +322,7 @@ class TensorLoop:
         """What the session gave for one request: of any shape, but states have its rows."""
         carries = entry.request.sequence is not None and self.signature.most_batch > 1
         states = self._sequences.outputs if carries else frozenset()
-        return check_outputs(given, entry.asked, None, state_rows=entry.rows, states=states)
+        return check_outputs(given, entry.asked, None, signature=self.signature, state_rows=entry.rows, states=states)
 
     def _stream(self, entry: Entry, sets: Iterator[Any], batch: Batch, activity: Activity) -> None:
         """Tell one set of outputs after the other, as they come, until the last one or until nobody waits for more."""
