@@ -4,7 +4,7 @@ import pytest
 
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import Outcome, TaskState
-from inferd.core.task_events import Finished, Output, Queued, Receipt, Started
+from inferd.core.task_events import Finished, Output, Queued, Receipt, Started, TensorOutput
 from inferd.errors import StoreUnavailableError
 from inferd.runtime import bundle as bundles
 from inferd.runtime.bundle import Bundle, Followed
@@ -59,6 +59,18 @@ async def test_who_has_read_all_is_told_the_end_again() -> None:
     ((followed, batch),), refused = bundle.collect()
     assert (followed.tag, [n.event for n in batch], refused) == (1, [DONE], [])
     assert len(bundle) == 0
+
+
+async def test_sets_of_tensors_wait_for_an_interval_too() -> None:
+    """Behind a set of tensors the next ones are held back by a timer, and given together at the end."""
+    bundle, followed = Bundle(), stream()
+    followed.tell(TensorOutput(b"a"))
+    bundle.follow(Followed(tag=1, stream=followed, interval_s=3600))
+    assert [[n.event for n in batch] for _, batch in bundle.collect()[0]] == [[TensorOutput(b"a")]]
+    followed.tell(TensorOutput(b"b"))
+    assert bundle.collect()[0] == []
+    followed.tell(DONE)
+    assert [[n.event for n in batch] for _, batch in bundle.collect()[0]] == [[TensorOutput(b"b"), DONE]]
 
 
 @pytest.mark.parametrize("again", [False, True])

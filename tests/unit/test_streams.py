@@ -117,6 +117,23 @@ async def test_a_watcher_with_an_interval_gets_what_came_meanwhile_as_one() -> N
     await watcher.aclose()
 
 
+async def test_sets_of_tensors_wait_for_an_interval() -> None:
+    """Sets of tensors that come within the interval behind another come together, each as it was told."""
+    stream = told(TensorOutput(b"a"))
+    watcher = stream.follow(0, 3600)
+    assert [n.event for n in await anext(watcher)] == [TensorOutput(b"a")]
+    following = asyncio.ensure_future(anext(watcher))
+    for written in (b"b", b"c"):
+        stream.tell(TensorOutput(written))
+        for _ in range(9):
+            await asyncio.sleep(0)  # a turn of the loop for the watcher
+    assert not following.done()
+    stream.tell(DONE)
+    async with asyncio.timeout(60):
+        assert [n.event for n in await following] == [TensorOutput(b"b"), TensorOutput(b"c"), DONE]
+    await watcher.aclose()
+
+
 async def test_an_interval_ends_by_itself() -> None:
     """Without an end of the task the next batch comes after the interval, and not before."""
     stream = told(*outputs(1))

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from inferd.core.task_events import Output
 from inferd.errors import InferdError
 from inferd.runtime.event_log import Numbered, cost_bytes
 from inferd.runtime.streams import TaskStream
-from inferd.runtime.urgency import MOMENT_S, Urgency
+from inferd.runtime.urgency import MOMENT_S, PUT_OUT, Urgency
 
 BATCH_BYTES = 1 << 20  # what `collect` gives at most; more where one event has more
 REFUSAL_BYTES = 4 << 10  # more than the status of an error takes on the wire
@@ -101,7 +100,7 @@ class Followed:
         batch, size_bytes = _within(self._next(), most_bytes, least)
         self.page = self.page[len(batch) :]
         self.after = batch[-1].sequence if batch else self.after
-        if self.interval_s and any(isinstance(numbered.event, Output) for numbered in batch):
+        if self.interval_s and any(isinstance(numbered.event, PUT_OUT) for numbered in batch):
             self._due = asyncio.get_running_loop().time() + self.interval_s
         return batch, size_bytes
 

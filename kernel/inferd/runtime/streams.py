@@ -20,7 +20,7 @@ from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.event_log import EventLog, Numbered
 from inferd.runtime.signal import Signal
-from inferd.runtime.urgency import MOMENT_S, Urgency, entry_urgency, urgency_of
+from inferd.runtime.urgency import MOMENT_S, PUT_OUT, Urgency, entry_urgency, urgency_of
 
 if TYPE_CHECKING:
     from array import array
@@ -333,7 +333,7 @@ class TaskStream:
                     yield batch
                     if behind:
                         continue
-                    if interval_s and self.finished is None and any(isinstance(n.event, Output) for n in batch):
+                    if interval_s and self.finished is None and any(isinstance(n.event, PUT_OUT) for n in batch):
                         with suppress(TimeoutError):
                             async with asyncio.timeout(interval_s):
                                 await self._hurry.wait(hurries)

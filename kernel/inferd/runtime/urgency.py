@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from inferd.core.task_events import Output, Queued, Started, TaskEvent
+from inferd.core.task_events import Output, Queued, Started, TaskEvent, TensorOutput
 from inferd.runtime.event_log import Entry, Run
 
 MOMENT_S = 0.005
@@ -17,7 +17,10 @@ class Urgency(IntEnum):
     INTERVAL = 3  # as long as its reader said
 
 
-_KNOWN = {Output: Urgency.INTERVAL, Queued: Urgency.MOMENT, Started: Urgency.MOMENT}
+PUT_OUT = (Output, TensorOutput)
+"""What a task gives piece by piece: a reader may say how long to wait from one to the next."""
+
+_KNOWN = {**dict.fromkeys(PUT_OUT, Urgency.INTERVAL), Queued: Urgency.MOMENT, Started: Urgency.MOMENT}
 
 
 def urgency_of(kind: type[TaskEvent]) -> Urgency:
