@@ -1,6 +1,8 @@
 """Recipes as files: what they may say, and that all else is refused with line and field."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +136,46 @@ def test_what_a_recipe_says_wrongly(tmp_path: Path, text: str, words: str) -> No
     """Each mistake is told with the line, the field and what it must be."""
     with pytest.raises(LoadError, match=words):
         read_recipe(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ({"id2label": {"1": "dog", "0": "cat"}}, ("cat", "dog")),
+        ({"id2label": {"dog": 1, "cat": 0}}, ("cat", "dog")),
+        ({"id2label": {str(n): f"l{n}" for n in range(12)}}, tuple(f"l{n}" for n in range(12))),
+        ({"id2label": {"0": "cat", "2": "dog"}}, None),
+        ({"id2label": {"0": "cat", "1": 3}}, None),
+        ({"id2label": {}}, None),
+    ],
+)
+def test_numbered_labels(tmp_path: Path, content: dict[str, Any], labels: tuple[str, ...] | None) -> None:
+    """Labels by number or numbers by label, as a folder of Hugging Face has them, are in their order; gaps are told."""
+    folder = write(tmp_path, "[output.y]\nas = 'labels'\ntakes = 'z'\nlabels = 'config.json:id2label'\n")
+    (folder / "config.json").write_text(json.dumps(content))
+    if labels is None:
+        with pytest.raises(
+            LoadError, match=r"'output\.y\.labels' is .*; it must be a list of texts, .*numbered from 0"
+        ):
+            read_recipe(folder)
+        return
+    recipe = read_recipe(folder)
+    assert recipe is not None
+    (output,) = recipe.outputs
+    assert isinstance(output, LabelOutput)
+    assert output.labels == labels
+
+
+def test_a_mark_in_front(tmp_path: Path) -> None:
+    """Files that an editor put the mark of UTF-8 in front of are read without it: the recipe, and its labels."""
+    folder = write(tmp_path, "[output.y]\nas = 'labels'\ntakes = 'z'\nlabels = 'letters.txt'\n")
+    for name in ("recipe.toml", "letters.txt"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    recipe = read_recipe(folder)
+    assert recipe is not None
+    (output,) = recipe.outputs
+    assert isinstance(output, LabelOutput)
+    assert output.labels == ("", "a", "b", " ")
 
 
 def test_what_is_no_text(tmp_path: Path) -> None:

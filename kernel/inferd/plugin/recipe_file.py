@@ -53,7 +53,7 @@ def read_recipe(path: Path) -> Recipe | None:
             raise LoadError(f"{file} is a symbolic link out of the model's folder; put the file itself there")
         if (size_bytes := file.stat().st_size) > MAX_BYTES:
             raise LoadError(f"{file} has {size_bytes} bytes; the limit is {MAX_BYTES}")
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # editors of Windows put a mark in front
         content = tomllib.loads(text)
     except OSError as error:
         raise LoadError(f"{file} cannot be read: {error.strerror or error}") from None
@@ -176,12 +176,19 @@ class _Table:
         return value
 
     def labels(self) -> tuple[str, ...]:
-        """Labels: listed; a text file with a line each; or a JSON file, behind a colon the key of the list in it."""
+        """Labels: listed; a text file with a line each; or a JSON file, behind a colon the key of them in it.
+
+        There they may be by their numbers, as Hugging Face's config.json has them in id2label.
+        """
         value = self._take("labels", None)
         if isinstance(value, str):
             value = self._read_labels(value)
         if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-            raise self._wrong("labels", value, "a list of texts, or a file of them: NAME.txt, or NAME.json:KEY")
+            raise self._wrong(
+                "labels",
+                value,
+                "a list of texts, or a file of them: NAME.txt, or NAME.json:KEY (there also numbered from 0)",
+            )
         if len(value) > MAX_LABELS:
             raise self.error("labels", f"has {len(value)} labels; at most {MAX_LABELS} are read")
         return tuple(value)
@@ -225,13 +232,23 @@ class _Table:
         name, _, key = value.partition(":")
         path = self._beside("labels", name)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
             if path.suffix != ".json":
                 return text.removesuffix("\n").split("\n")
             content = json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             raise self.error("labels", f"names {name!r}, which cannot be read: {error}") from None
-        return content.get(key) if key and isinstance(content, dict) else content
+        return _by_number(content.get(key) if key and isinstance(content, dict) else content)
+
+
+def _by_number(found: Any) -> Any:
+    """A list of what an object has by the numbers from 0 on, or each by its label; all else as it is."""
+    if not isinstance(found, dict) or not found:
+        return found
+    if all(type(number) is int for number in found.values()):  # label2id
+        found = {str(number): label for label, number in found.items()}
+    named = [found.get(str(number)) for number in range(len(found))]
+    return named if None not in named else found
 
 
 def _is_inside(file: Path) -> bool:
