@@ -1,6 +1,8 @@
 """Texts that a decoder writes of sounds, in an engine without a kernel: beside each other, again, and with failures."""
 
+import json
 import queue
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from inferd.engine.recipe.dictation import Dictation
 from inferd.engine.tensor.request import Request, SequenceStep, TensorResult
 from inferd.engine.token.limits import EngineLimits
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, UnsupportedInputError
-from inferd.plugin import ElementType, LoadedModel, LoadRequest, Tensor
+from inferd.plugin import ElementType, LoadedModel, LoadError, LoadRequest, Tensor
 from inferd.plugin.backend import read_settings
 from inferd_onnx.backend import OnnxBackend
 from inferd_onnx.plugin import SPEC
@@ -155,6 +157,29 @@ def test_fewer_places_than_sounds(folder: Path) -> None:
             told.engine.submit(make_request(handle + 1, handle))
         told.wait(1, 2, 3, 4)
     assert [told.tokens[handle + 1] for handle in range(4)] == [whisper.write(seed, "en") for seed in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("config.json", {"vocab_size": 300}, r"'logits' is of shape .*264\]; .*\(vocab_size\) .* \[any, any, 300\]"),
+        ("generation_config.json", {"max_length": 4}, "begins with 4 tokens, and the model has room for 4: nothing"),
+        ("generation_config.json", {"max_length": 1}, "begins with 4 tokens, and the model has room for 1: nothing"),
+        (
+            "generation_config.json",
+            {"suppress_tokens": list(range(100)), "begin_suppress_tokens": list(range(100, whisper.VOCABULARY))},
+            "suppresses each of the model's 264 tokens",
+        ),
+    ],
+)
+def test_models_that_could_never_answer(
+    folder: Path, tmp_path: Path, file: str, values: dict[str, Any], words: str
+) -> None:
+    """A folder whose texts have no room, no token left or other logits than it says is refused when it is loaded."""
+    wrong = shutil.copytree(folder, tmp_path / "wrong")
+    (wrong / file).write_text(json.dumps(json.loads((wrong / file).read_text()) | values))
+    with pytest.raises(LoadError, match=words):
+        Told(load(wrong))
 
 
 def test_what_cannot_be_written(folder: Path) -> None:

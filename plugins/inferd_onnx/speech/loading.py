@@ -16,10 +16,11 @@ from inferd_onnx.loading import make_options
 from inferd_onnx.model_file import ModelFile
 from inferd_onnx.pulse import Pulse
 from inferd_onnx.session import tell
-from inferd_onnx.speech.folder import SpeechFolder, read_speech_folder
+from inferd_onnx.speech.folder import FEATURES, SpeechFolder, read_speech_folder
 from inferd_onnx.speech.session import SpeechSession
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+LOGITS = "logits"
 UNREAD = (*OF_FOLDERS, "kv_tokens")
 
 
@@ -73,7 +74,7 @@ def load_speech(found: ExaminedSpeech, request: LoadRequest, progress: ReportPro
     with Pulse(progress, expected_bytes=need.weights_bytes):
         graphs = [_open(file, options) for file in folder.files]
     encoder, first, following = (*graphs, graphs[1]) if folder.merged else graphs
-    _check_graphs(folder, first, following)
+    _check_graphs(folder, encoder, first, following)
     limits = found.limits
     session = SpeechSession(
         encoder,
@@ -150,14 +151,24 @@ def _open(file: ModelFile, options: ort.SessionOptions) -> ort.InferenceSession:
         raise LoadError(f"{file.path}: {tell(error)}") from None
 
 
-def _check_graphs(folder: SpeechFolder, first: Any, following: Any) -> None:
-    """Whether the decoder's graphs give what is taken of them."""
+def _check_graphs(folder: SpeechFolder, encoder: Any, first: Any, following: Any) -> None:
+    """Whether the graphs give what is taken of them, of the sizes that the configuration says."""
+    _check_sizes(folder.encoder, encoder.get_inputs(), FEATURES, {1: folder.mels, 2: folder.frames}, "feature_size")
     own, read = folder.layers("present", "decoder"), folder.layers("present", "encoder")
     for file, graph, names in ((folder.first, first, [*own, *read]), (folder.next, following, own)):
         known = {node.name for node in graph.get_outputs()}
-        for name in ("logits", *names):
+        for name in (LOGITS, *names):
             if name not in known:
                 raise LoadError(f"{file.path}: the output {name!r} is missing")
+        _check_sizes(file, graph.get_outputs(), LOGITS, {2: folder.shape.vocabulary_size}, "vocab_size")
+
+
+def _check_sizes(file: ModelFile, nodes: Any, name: str, wanted: dict[int, int], said: str) -> None:
+    """Whether an input or output has the sizes that a configuration says, as far as its graph tells them."""
+    sizes = next(node.shape for node in nodes if node.name == name)
+    if len(sizes) != 3 or any(isinstance(sizes[n], int) and sizes[n] != size for n, size in wanted.items()):  # noqa: PLR2004 - rows, and two of what is in one
+        must = ", ".join(str(wanted.get(n, "any")) for n in range(3))
+        raise LoadError(f"{file.path}: {name!r} is of shape {sizes}; by the configuration ({said}) it must be [{must}]")
 
 
 def _past_type(folder: SpeechFolder, following: Any) -> Any:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from inferd.engine.tensor.request import Request
     from inferd.engine.token.limits import EngineLimits
     from inferd.engine.token.output import StepOutput
-    from inferd.plugin import LoadedModel
+    from inferd.plugin import LoadedModel, TokenLimits
     from inferd.plugin.recipe import Recipe, WrittenOutput
 
 PIECES: Final = "pieces"
@@ -96,7 +96,7 @@ class Dictation:
         *,
         activity: Activity | None = None,
     ) -> None:
-        self._written = _check(recipe, model.session.limits.vocabulary_size)
+        self._written = _check(recipe, model.session.limits)
         self._languages, self._tasks = dict(self._written.languages), dict(self._written.tasks)
         self._deliver_tensors = deliver
         self._loop = Loop(model, limits, self._deliver, activity=activity)
@@ -257,12 +257,21 @@ class Dictation:
         result.ended.append(Ended(handle=handle, error=ended.error, usage=job.usage))
 
 
-def _check(recipe: Recipe, size: int) -> WrittenOutput:
-    written = recipe.written
+def _check(recipe: Recipe, limits: TokenLimits) -> WrittenOutput:
+    """What is written, where a text can ever be."""
+    written, size = recipe.written, limits.vocabulary_size
     if written is None or recipe.outputs:
         raise LoadError(f'{recipe.where}: the model writes text: it must have one output, [output.text] as = "written"')
     if wrong := [number for number in written.token_ids if not 0 <= number < size]:
         raise LoadError(f"{recipe.where}: output {written.name!r} names token {wrong[0]}; the model has {size}")
+    begin = len(written.start) + bool(written.languages) + bool(written.tasks) + len(written.begin)
+    if begin >= limits.context_tokens:
+        raise LoadError(
+            f"{recipe.where}: output {written.name!r} begins with {begin} tokens, and the model has room for"
+            f" {limits.context_tokens}: nothing could be written behind them"
+        )
+    if len({*written.suppress, *written.begin_suppress}) >= size:
+        raise LoadError(f"{recipe.where}: output {written.name!r} suppresses each of the model's {size} tokens")
     return written
 
 
