@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -109,6 +110,29 @@ def test_values_that_are_right() -> None:
     numbers: dict[str, Any] = {"max_tokens": numpy.int64(3), "temperature": numpy.float32(0.5), "echo": numpy.bool_(1)}
     spec = run_request("m", numpy.arange(3), numbers).spec
     assert (list(spec.tokens.token_ids), spec.sampling.max_tokens, spec.sampling.echo) == ([0, 1, 2], 3, True)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client, text: client.embed("m", text),
+        lambda client, text: list(client.run("m", [{"role": "user", "content": text}])),
+        lambda client, text: list(client.run("m", "x", stop=[text])),
+        lambda client, text: list(client.run(text, "x")),
+        lambda client, text: client.tokenize("m", text),
+        lambda client, text: client.count_tokens("m", text),
+        lambda client, text: client.rerank("m", "x", [text]),
+        lambda client, text: client.infer("m", {text: 1.0}),
+        lambda client, text: client.infer("m", {}, outputs=[text]),
+    ],
+)
+def test_halves_of_characters(call: Callable[[Client, str], Any]) -> None:
+    """A text that no UTF-8 has is a TypeError that tells which and where, before anything is sent."""
+    with (
+        Client("127.0.0.1:9") as client,
+        pytest.raises(TypeError, match=r"a text that begins 'ab\\ud800' holds '\\ud800' at 2: half a character"),
+    ):
+        call(client, "ab\ud800")
 
 
 def test_settings_may_be_numbers() -> None:

@@ -23,6 +23,7 @@ from inferd_client.orders import LINGER
 from inferd_client.tasks import AsyncTasks, Tasks
 from inferd_client.tensors import is_written, joined, to_arrays, to_tensor
 from inferd_client.uploads import TRIES, is_for_chunks, is_large, uploaded, uploaded_async
+from inferd_client.values import with_texts
 from inferd_client.versions import NO_INPUT, too_old_for_tensors, version_of, version_of_async
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from inferd_client.tensors import AnyArray
 
 
+@with_texts
 def infer_order(
     model: str,
     inputs: Mapping[str, Any],

@@ -12,7 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt, ContentPart, ImagePart, TaskSpec, TokenPrompt
 from inferd_client.options import check_names
-from inferd_client.values import TEXT, TOKENS, check_values, is_whole
+from inferd_client.values import TEXT, TOKENS, check_values, is_whole, with_texts
 
 if TYPE_CHECKING:
     from inferd_api.v1.model_service_pb2 import CountTokensRequest, TokenizeRequest
@@ -39,6 +39,7 @@ _FORMS: Final = "a text, a sequence of at least one message, or one of at least 
 _TEXTS: Final = ("text", "input_text", "output_text")
 
 
+@with_texts
 def write_prompt(
     into: TaskSpec | TokenizeRequest | CountTokensRequest, prompt: Prompt, options: ChatOptions | None = None
 ) -> None:

@@ -51,7 +51,7 @@ from inferd_client.orders import LINGER
 from inferd_client.prompts import Prompt, write_prompt
 from inferd_client.rankings import Ranked
 from inferd_client.singly import singly, singly_async
-from inferd_client.values import check_values
+from inferd_client.values import check_values, with_texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 _GATHERED_S: Final = 10.0  # how often a kernel sends what nobody looks at before all of it is there
 
 
+@with_texts
 def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskRequest:
     """The request that runs `prompt` on `model`.
 

@@ -7,7 +7,8 @@ import operator
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -20,6 +21,25 @@ from inferd_client.holding import HeldLease
 MOST_32: Final = (1 << 32) - 1
 MOST_64: Final = (1 << 64) - 1
 CLASSES: Final = ("low", "normal", "high")
+SHOWN_TEXT: Final = 40  # characters of one that cannot be sent
+
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
+
+
+def with_texts(make: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+    """Have what makes a request refuse texts that no UTF-8 has by a TypeError that tells which and where."""
+
+    @wraps(make)
+    def checked(*given: _Given.args, **named: _Given.kwargs) -> _Made:
+        try:
+            return make(*given, **named)
+        except UnicodeEncodeError as error:
+            half, begin = ascii(error.object[error.start]), ascii(error.object[:SHOWN_TEXT])
+            message = f"a text that begins {begin} holds {half} at {error.start}: half a character, which no UTF-8 has"
+            raise TypeError(f"{message}; read what it came from as UTF-8, or replace it") from None
+
+    return checked
 
 
 @dataclass(frozen=True, slots=True)
