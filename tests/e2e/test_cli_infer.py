@@ -181,6 +181,27 @@ def test_files_as_a_recipe_takes_them(inferd: Commands, served: KernelProcess, t
     assert "talks.recipe.toml is for models of tensors" in " ".join(done.stderr.split())
 
 
+def test_hints(inferd: Commands, tmp_path: Path) -> None:
+    """A file without its @, a graph whose folder has a recipe, and a model that reads no text are told with the fix."""
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    path = write_fake_model(folder, "model", tensor="add")
+    (folder / "recipe.toml").write_text('[input.image]\ntakes = "image"\ngives = "a"\n')
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    for arguments, why in (
+        (
+            ("infer", "add", "a=a.wav", "b=1"),
+            "is no value of a FLOAT[batch, width]; for the file of that name write a=@a.wav",
+        ),
+        (("infer", str(path), "image=1"), f"has a recipe.toml, which is read where the folder is named: {folder}"),
+        (("run", "add", "Hello"), "reads no text; ask it with: inferd infer add INPUT=VALUE; inferd show add tells"),
+        (("run", "add", "Hello", "--raw"), "reads no text; ask it with: inferd infer add INPUT=VALUE"),
+    ):
+        done = inferd(*arguments)
+        said = " ".join(done.stderr.split())
+        assert (done.exit_code, why in said, "no chat template" in said) == (1, True, False), said
+
+
 def test_a_table_a_file_and_a_stream(inferd: Commands, tmp_path: Path) -> None:
     """Outputs are shown as a table, sets of them one after the other, and saved as a file of numpy."""
     done = inferd("infer", "add", "a=1,2", "b=3,4", "--save", "out.npz")
@@ -220,6 +241,7 @@ def test_show_tells_the_signature(inferd: Commands) -> None:
     lines = " ".join(inferd("show", "stretch").stdout.split())
     assert "batch up to 8 rows of several tasks at once, 8 of them without waiting, each waits 2 ms at most" in lines
     assert "padding x:1 with 0; cut back: y:1" in lines
+    assert json.loads(inferd("show", "stretch", "-o", "json").stdout)["effective_sampling"] == {}
     inferd("unload", "accumulate")
     assert json.loads(inferd("show", "accumulate", "-o", "json").stdout)["signature"] is None
     inferd("load", "text")

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -111,6 +112,13 @@ def test_from_the_command_line(inferd: Callable[..., Result], kernel: KernelProc
             client.generate("heard", "Hello")
     assert done.stdout == text + "\n"
     assert text
+    given = ("infer", "heard", f"audio=@{tmp_path / 'a.wav'}", "language=en", "task=transcribe")
+    done = inferd(*given, "--save", str(tmp_path / "w.npz"), "-o", "json")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    told = json.loads(line)["outputs"]
+    assert (told["text"]["values"], told["text_tokens"]["values"]) == ([text], whisper.write(1, "en"))
+    with np.load(tmp_path / "w.npz") as saved:
+        assert {name: saved[name].tolist() for name in saved} == {name: told[name]["values"] for name in told}
     wrong = inferd("infer", "heard", f"audio=@{tmp_path / 'a.wav'}", "language=enn")
     assert wrong.exit_code == 1
     assert "input 'language' is 'enn', which the model does not have; did you mean 'en'?" in " ".join(

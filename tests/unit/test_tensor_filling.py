@@ -11,7 +11,18 @@ from inferd.engine.tensor.filling import Filling
 from inferd.engine.tensor.request import Request, TensorLimits
 from inferd.engine.tensor.sequences import Sequences
 from inferd.errors import InvalidFieldError
-from inferd.plugin import Batching, Cut, ElementType, Fill, Padding, Signature, Tensor, TensorInfo
+from inferd.plugin import (
+    BATCH_SETTINGS,
+    Batching,
+    Cut,
+    ElementType,
+    Fill,
+    Padding,
+    Signature,
+    Tensor,
+    TensorInfo,
+    read_batching,
+)
 from inferd.plugin.batch_checks import check_batching
 
 WIDTH = Padding(fills=(Fill(input_name="x", dimension=1, value=9),), cuts=(Cut(output_name="y", dimension=1),))
@@ -194,3 +205,12 @@ def test_wrong_batching_is_refused(batching: Batching, message: str) -> None:
     """What a session says of batches is held against its signature; the error names the field and what it must be."""
     with pytest.raises(ValueError, match=message):
         check_batching(Session(batching=batching).signature)
+
+
+def test_settings_that_a_request_leaves_out() -> None:
+    """A request to load that has none of the settings of batches is read as if it had their defaults."""
+    signature = Session(most_batch=8).signature
+    assert read_batching(signature, {}) == read_batching(
+        signature, {each.name: each.default for each in BATCH_SETTINGS}
+    )
+    assert read_batching(signature, {"preferred_batches": "4"}).batching.preferred == (4,)

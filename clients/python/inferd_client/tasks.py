@@ -73,8 +73,7 @@ def run_request(model: str, prompt: Prompt, options: RunOptions) -> RunTaskReque
     check_names(options, RunOptions.__annotations__, "a task")
     check_values(options)
     sampling: dict[str, Any] = {name: options.get(name) for name in SamplingParams.DESCRIPTOR.fields_by_name}
-    if sampling["max_tokens"] == "all":
-        sampling["max_tokens"] = None
+    sampling["max_tokens"] = None if sampling["max_tokens"] == "all" else sampling["max_tokens"]
     sampling["fit_max_tokens"] = sampling["fit_max_tokens"] or False
     spec = TaskSpec(
         model=model,

@@ -9,6 +9,7 @@ from hashlib import file_digest
 from typing import TYPE_CHECKING
 
 from inferd.cli.amounts import size, span
+from inferd.cli.asking import how_to_ask
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
@@ -74,7 +75,9 @@ def upload(
     if output.json:
         output.document(plain(model))
     else:
-        output.text(f"{model.name} is {model.source} ({size(model.size_bytes)}); run it: inferd run {model.name}")
+        output.text(
+            f"{model.name} is {model.source} ({size(model.size_bytes)}); ask it: {how_to_ask(model.name, path)}"
+        )
 
 
 def _readable(file: Path) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from inferd.cli.output import CommandError
 from inferd.cli.transcript import Transcript
 from inferd_client import AsyncClient
 from inferd_client.errors import UnsupportedInputError
@@ -71,11 +72,23 @@ class Conversation:
         transcript.close()
 
     def _answer(self, transcript: Transcript, said: dict[str, str]) -> None:
+        try:
+            self._say(transcript, said)
+        except UnsupportedInputError as error:
+            if error.metadata.get("instead") != "spec.infer":
+                raise
+            message = f"{self.model} turns tensors into tensors and reads no text"
+            how = f"ask it with: inferd infer {self.model} INPUT=VALUE; inferd show {self.model} tells its inputs"
+            raise CommandError(
+                f"{message}; {how}", reason=error.reason, code=error.code, metadata=error.metadata
+            ) from None
+
+    def _say(self, transcript: Transcript, said: dict[str, str]) -> None:
         if not self._raw:
             try:
                 self._play(transcript, [*self.messages, said])
-            except UnsupportedInputError:
-                if self.messages or self.options.get("template_variables"):
+            except UnsupportedInputError as error:
+                if "instead" in error.metadata or self.messages or self.options.get("template_variables"):
                     raise
                 self._output.note(f"{self.model} has no chat template; the text is continued as it stands")
                 self._raw = True

@@ -14,6 +14,8 @@ from inferd.cli.output import CommandError
 from inferd.cli.tensors import PIECES, nested, read_inputs, shown
 from inferd.cli.visible import VisibleStream
 from inferd.cli.wanted import check, resolved
+from inferd.plugin.recipe_file import find_recipe
+from inferd_client.tensors import is_written, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,45 +51,65 @@ def infer(
         client = stack.enter_context(kernel)
         name = stack.enter_context(resolved(client, wanted, data_dir))
         signature = client.model_signature(name)
-        inputs, written = read_inputs(given, signature, client.get_blob), _Written(output, signature, outputs)
+        inputs = read_inputs(given, signature, client.get_blob, hint=_hint(wanted.path()))
+        written = _Written(output, signature, outputs)
         for arrays in client.infer_stream(name, inputs, outputs=outputs, sequence=sequence, **options):
+            if written.take(arrays):
+                continue
             if save is not None:
                 sets.append(arrays)
-            if not written.show(arrays):
-                _show(output, arrays)
+            _show(output, arrays)
+        if written.whole is not None:
+            sets.append(written.whole)
         written.end()
     if save is not None:
         _save(save, sets)
         output.note(f"saved to {save}")
 
 
+def _hint(path: Path | None) -> str:
+    """What to name in place of a graph whose folder has a recipe: that is the folder's."""
+    if path is None or path.is_dir() or find_recipe(path).is_file() or not find_recipe(path.parent).is_file():
+        return ""
+    return f". Its folder has a {find_recipe(path.parent).name}, which is read where the folder is named: {path.parent}"
+
+
 class _Written:
-    """A text that comes in pieces: shown as text, and nothing else beside it.
+    """A text that comes in pieces: shown as text, and nothing else beside it; as JSON, or without it, as a whole.
 
     Args:
         output: Where it is shown.
         signature: Of the model.
         wanted: Names of outputs; empty for all.
+
+    Attributes:
+        whole: All that came, its pieces joined; None where nothing did.
     """
 
     def __init__(self, output: Output, signature: ModelSignature, wanted: Sequence[str]) -> None:
         names = [info.name for info in signature.outputs if [size.name for size in info.shape] == [PIECES]]
+        self.whole: dict[str, Any] | None = None
+        self._output, self._signature = output, signature
         self._name = "" if output.json else next((name for name in names if not wanted or name in wanted), "")
         self._visible = VisibleStream() if sys.stdout.isatty() else None
 
-    def show(self, arrays: Mapping[str, Any]) -> bool:
-        """Show the next piece; False where there is no such text."""
-        if not self._name:
+    def take(self, arrays: Mapping[str, Any]) -> bool:
+        """Take the next piece; False where it is none of such a text."""
+        if not arrays or not is_written(self._signature, arrays):
             return False
-        text = "".join(str(each) for each in arrays[self._name].ravel())
-        sys.stdout.write(text if self._visible is None else self._visible.feed(text))
-        sys.stdout.flush()
+        self.whole = dict(arrays) if self.whole is None else joined(self.whole, arrays)
+        if self._name:
+            text = "".join(str(each) for each in arrays[self._name].ravel())
+            sys.stdout.write(text if self._visible is None else self._visible.feed(text))
+            sys.stdout.flush()
         return True
 
     def end(self) -> None:
         """There are no more pieces."""
         if self._name:
             sys.stdout.write("\n" if self._visible is None else self._visible.end() + "\n")
+        elif self.whole is not None:
+            _show(self._output, self.whole)
 
 
 def _show(output: Output, arrays: Mapping[str, Any]) -> None:

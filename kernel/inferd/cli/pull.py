@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from inferd.cli.amounts import size
+from inferd.cli.asking import how_to_ask
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.download import Meter, Part, check_sha256, open_part, part_path
 from inferd.cli.items import items_of
@@ -59,7 +60,7 @@ def pull(output: Output, data_dir: Path, text: str, *, name: str, sha256: str) -
             {"name": found.name, "path": str(path), "sha256": found.sha256, "size_bytes": str(found.size_bytes)}
         )
     else:
-        output.text(f"{verb} {found.name} ({size(found.size_bytes)}, {path}); run it: inferd run {found.name}")
+        output.text(f"{verb} {found.name} ({size(found.size_bytes)}, {path}); ask it: {how_to_ask(found.name, path)}")
 
 
 def _order(text: str, name: str, sha256: str) -> Order:

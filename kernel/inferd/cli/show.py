@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.json_format import ParseDict
 
 from inferd.cli.amounts import size
+from inferd.cli.asking import INFER, command_of, how_to_ask
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.models import is_pulled, pairs
@@ -80,7 +81,8 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed:
         raise CommandError(str(error), reason="MODEL_LOAD_FAILED") from None
     entry = CATALOGUE.get(wanted.name) if model is None or manifest is not None else None
     size_bytes = sum(file.stat().st_size for file in _files(path))
-    advice = _advice(model, sampling, path, size_bytes)
+    signature, asked = _signature(client, model), command_of(path)
+    advice = _advice(model, sampling, path, size_bytes) if signature is None and asked == "run" else {}
     sha256 = manifest.sha256 if manifest is not None else ""
     return {
         "name": wanted.name,
@@ -96,7 +98,8 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed:
         "metadata": metadata,
         "chat_templates": templates,
         "model": plain(model) if model is not None else None,
-        "signature": _signature(client, model),
+        "signature": signature,
+        "ask": how_to_ask(wanted.name, path) if signature is None or asked == INFER else "",
     }
 
 
@@ -227,7 +230,10 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "from": document["source"] if document["source"] != document["path"] else "",
         "settings": pairs(document["settings"]),
         "sampling": _sampling_row(document["effective_sampling"]),
+        "ask it": document["ask"],
     }
+    if document["signature"] is None and command_of(Path(document["path"])) == INFER:
+        facts["inputs"] = f"told once it is loaded: inferd load {document['name']}"
     if model is not None:
         state = ModelState.Name(ModelState.Value(model["state"])).removeprefix("MODEL_STATE_").lower()
         why = model.get("error", {}).get("message", "")

@@ -30,8 +30,12 @@ BLOB: Final = "@blob:"
 FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
-def read_inputs(given: Mapping[str, str], signature: ModelSignature, blob_of: Callable[[str], Blob]) -> dict[str, Any]:
+def read_inputs(
+    given: Mapping[str, str], signature: ModelSignature, blob_of: Callable[[str], Blob], *, hint: str = ""
+) -> dict[str, Any]:
     """Arrays of what was given as NAME=VALUE; `blob_of` finds a blob by its digest.
+
+    `hint` is told behind an input that the model does not have.
 
     A value is `@blob:DIGEST`, whose bytes are the elements; `@FILE`, a file of numpy, for texts one of text, and for
     the bytes of a file whatever it is; a JSON list, nested as the tensor is; or elements with commas between them. A
@@ -44,8 +48,9 @@ def read_inputs(given: Mapping[str, str], signature: ModelSignature, blob_of: Ca
     for name in given:
         if name not in known:
             near = suggestion(name, list(known))
-            hint = f"; did you mean {near!r}?" if near else "."
-            raise _wrong(f"the model has no input {name!r}{hint} It has: {', '.join(map(describe, known.values()))}")
+            meant = f"; did you mean {near!r}?" if near else "."
+            has = ", ".join(map(describe, known.values()))
+            raise _wrong(f"the model has no input {name!r}{meant} It has: {has}{hint}")
     return {
         name: _in_blob(known[name], blob_of(text.removeprefix(BLOB)))
         if text.startswith(BLOB)
@@ -131,7 +136,16 @@ def _read_value(info: TensorInfo, text: str) -> Any:
         numbers = flags if flags is not None else [_number(part, dtype) for part in parts]
         return _shaped(info, _narrowed(np.array(numbers), dtype) if dtype.kind in "fc" else np.array(numbers, dtype))
     except (ValueError, KeyError):
-        raise _wrong(f"{text[:80]!r} is no value of {describe(info)}") from None
+        raise _wrong(f"{text[:80]!r} is no value of {describe(info)}{_file_hint(info, text)}") from None
+
+
+def _file_hint(info: TensorInfo, text: str) -> str:
+    """How the file is given that a value may have meant."""
+    try:
+        there = Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no name that a file can have
+        there = False
+    return f"; for the file of that name write {info.name}=@{text}" if there else ""
 
 
 def _number(text: str, dtype: Any) -> Any:

@@ -51,11 +51,12 @@ def read_batching(signature: Signature, settings: Mapping[str, Any]) -> Signatur
 
     Args:
         signature: Of the model, without that.
-        settings: As `LoadRequest` has them, those of `BATCH_SETTINGS` among them.
+        settings: As `LoadRequest` has them; what is missing of `BATCH_SETTINGS` has its default.
 
     Raises:
         LoadError: One contradicts the model; the message names the setting, what it says and what it may say.
     """
+    settings = {setting.name: setting.default for setting in BATCH_SETTINGS} | dict(settings)
     texts = {name: str(settings[name] or "").strip() for name in ("preferred_batches", "padding")}
     delay_ms = settings["batch_delay_ms"]
     said = [name for name, text in texts.items() if text] + (["batch_delay_ms"] if delay_ms is not None else [])

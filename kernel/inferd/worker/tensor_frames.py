@@ -75,6 +75,7 @@ def read_request(submit: task_pb2.Submit, memories: Sequence[Memory] = (), *, la
             f"the model turns tensors into tensors and reads no {_WORDS.get(kind, kind)}; give spec.infer instead, as "
             f"GetModelSignature tells{lacking}",
             field=f"spec.{kind}",
+            metadata={"instead": "spec.infer"},
         )
     given = work.infer
     elements = _map(work.shared, memories)
