@@ -3,14 +3,19 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from inferd.core.model import ModelSpec
 from inferd.errors import BackendNotFoundError, BackendUnavailableError
-from inferd.plugin.registry import BackendReport, discover
+from inferd.plugin.registry import BackendReport, BackendState, discover
 from inferd.runtime.placement import place
+
+MOST_SOURCES = 1 << 12  # files of a plugin that are looked at
 
 Installed = frozenset[tuple[str, int]]
 
@@ -42,18 +47,21 @@ class Plugins:
         self._allow, self._modules, self._timeout_s, self._log_dir = allow, modules, timeout_s, log_dir
         self._found = found
         self._installed: Installed | None = None
+        self._failed: Installed = frozenset()  # files of plugins that failed
         self._lock = asyncio.Lock()
 
     async def refresh(self) -> bool:
-        """Look for plugins, if a distribution was installed, changed or removed since; whether that was so."""
+        """Look for plugins, if a distribution came, changed or went since, or one that failed; whether that was so."""
         installed = await asyncio.to_thread(_read_installed)
         async with self._lock:
-            if installed == self._installed:
+            failed = await asyncio.to_thread(_read_sources, self.reports)
+            if installed == self._installed and failed == self._failed:
                 return False
             self.reports = await discover(
                 allow=self._allow, modules=self._modules, timeout_s=self._timeout_s, log_dir=self._log_dir
             )
             self._installed = installed
+            self._failed = await asyncio.to_thread(_read_sources, self.reports)
             await self._found(self.reports)
             return True
 
@@ -78,4 +86,21 @@ def _read_installed() -> Installed:
         folder = Path(entry or os.curdir)
         if folder.is_dir() and any(folder.glob("*.dist-info")):
             found.append((str(folder), folder.stat().st_mtime_ns))
+    return frozenset(found)
+
+
+def _read_sources(reports: Iterable[BackendReport]) -> Installed:
+    """The files of plugins that failed, each with when it last changed: who mends one changes no distribution."""
+    found = set()
+    for module in {each.module.partition(".")[0] for each in reports if each.state is BackendState.FAILED}:
+        try:
+            spec = find_spec(module) if module else None
+        except (ImportError, ValueError, AttributeError):  # a module that is none has no files
+            spec = None
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+        files = chain.from_iterable(Path(folder).rglob("*.py") for folder in folders)
+        alone = [Path(spec.origin)] if spec is not None and spec.origin and not folders else []
+        for file in islice(chain(alone, files), MOST_SOURCES):
+            with suppress(OSError):
+                found.add((str(file), file.stat().st_mtime_ns))
     return frozenset(found)
