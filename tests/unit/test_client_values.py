@@ -127,10 +127,10 @@ def test_values_that_are_right() -> None:
     ],
 )
 def test_halves_of_characters(call: Callable[[Client, str], Any]) -> None:
-    """A text that no UTF-8 has is a TypeError that tells which and where, before anything is sent."""
+    """A text that no UTF-8 has is a UnicodeError that tells which and where, before anything is sent."""
     with (
         Client("127.0.0.1:9") as client,
-        pytest.raises(TypeError, match=r"a text that begins 'ab\\ud800' holds '\\ud800' at 2: half a character"),
+        pytest.raises(UnicodeError, match=r"a text that begins 'ab\\ud800' holds '\\ud800' at 2: half a character"),
     ):
         call(client, "ab\ud800")
 

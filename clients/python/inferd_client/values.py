@@ -28,7 +28,7 @@ _Made = TypeVar("_Made")
 
 
 def with_texts(make: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
-    """Have what makes a request refuse texts that no UTF-8 has by a TypeError that tells which and where."""
+    """Have what makes a request refuse texts that no UTF-8 has by a UnicodeError that tells which and where."""
 
     @wraps(make)
     def checked(*given: _Given.args, **named: _Given.kwargs) -> _Made:
@@ -37,7 +37,7 @@ def with_texts(make: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
         except UnicodeEncodeError as error:
             half, begin = ascii(error.object[error.start]), ascii(error.object[:SHOWN_TEXT])
             message = f"a text that begins {begin} holds {half} at {error.start}: half a character, which no UTF-8 has"
-            raise TypeError(f"{message}; read what it came from as UTF-8, or replace it") from None
+            raise UnicodeError(f"{message}; read what it came from as UTF-8, or replace it") from None
 
     return checked
 

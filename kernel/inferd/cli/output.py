@@ -232,7 +232,7 @@ def edge(form: Format, *, errors: bool = False) -> Iterator[Output]:
     except BrokenPipeError:  # the reader of stdout has gone, for example `inferd models | head -1`
         forget_stdout()
         raise typer.Exit(NOBODY_READS) from None
-    except UnicodeEncodeError:  # the wire takes UTF-8 only
+    except UnicodeError:  # the wire takes UTF-8 only
         message = "an argument is no text: it has bytes that are not UTF-8"
         output.error(CommandError(message, reason="USAGE"))
         raise typer.Exit(MISUSE) from None
