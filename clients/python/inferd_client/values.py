@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from inferd_api.v1.auth_pb2 import Rule
 from inferd_api.v1.lease_pb2 import Claim, Lease
 from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults, SamplingParams
 from inferd_api.v1.task_pb2 import EmbeddingParams
@@ -20,6 +22,7 @@ from inferd_client.holding import HeldLease
 
 MOST_32: Final = (1 << 32) - 1
 MOST_64: Final = (1 << 64) - 1
+LAST_MOMENT: Final = 253_402_300_800  # year 10000, from which on no timestamp is
 CLASSES: Final = ("low", "normal", "high")
 SHOWN_TEXT: Final = 40  # characters of one that cannot be sent
 
@@ -161,6 +164,8 @@ ENDLESS: Final = Kind("a number of seconds, 0 or more", is_number, lambda value:
 SECONDS: Final = Kind(
     "a number of seconds, 0 or more, that has an end", is_number, lambda value: value >= 0 and math.isfinite(value)
 )
+MOMENT: Final = Kind("a Unix time, in seconds", is_number, lambda value: 0 <= value < LAST_MOMENT)
+PATH: Final = Kind("a path", lambda value: isinstance(value, (str, os.PathLike)))
 SETTING: Final = Kind(
     "a text, a number, True or False", lambda value: isinstance(value, str) or is_number(value) or is_flag(value)
 )
@@ -198,14 +203,19 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **{field.name: _kind_of(field) for field in SamplingParams.DESCRIPTOR.fields},
     **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
     **dict.fromkeys(("task_id", "lease_id", "instance_id", "request_id", "service", "address", "tenant"), TEXT),
-    "query": TEXT,
+    **dict.fromkeys(("query", "digest", "principal", "key_id", "rule_id"), TEXT),
+    **dict.fromkeys(("path", "credential_file"), PATH),
+    **dict.fromkeys(("roles", "tenants"), TEXTS),
+    "rule": _message(Rule),
+    "expire_time": MOMENT,
+    "progress": Kind("a function", callable),
     **dict.fromkeys(("prefix_cache", "detach_on_disconnect"), FLAG),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
-    **dict.fromkeys(("wait", "force", "mean", "normalize"), FLAG),
+    **dict.fromkeys(("wait", "force", "mean", "normalize", "replace"), FLAG),
     **dict.fromkeys(("min_instances", "max_instances", "sequences", "kv_tokens", "count"), WHOLE),
-    **dict.fromkeys(("after_sequence", "size_bytes"), LARGE),
+    **dict.fromkeys(("after_sequence", "size_bytes", "offset_bytes"), LARGE),
     **dict.fromkeys(("timeout_s", "wait_timeout_s"), ENDLESS),
-    **dict.fromkeys(("ttl_s", "output_interval_s", "interval_s"), SECONDS),
+    **dict.fromkeys(("ttl_s", "output_interval_s", "interval_s", "overlap_s"), SECONDS),
     **dict.fromkeys(("lease_ids", "documents"), TEXTS),
     **dict.fromkeys(("token_ids",), TOKENS),
     "max_tokens": _whole(MOST_32, "all"),
