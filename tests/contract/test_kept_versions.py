@@ -15,7 +15,7 @@ from stores import Postgres, held
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
-from inferd.core.ids import TaskId, Tenant
+from inferd.core.ids import LeaseId, TaskId, Tenant
 from inferd.core.task import TaskState
 from inferd.errors import StoreUnavailableError
 from inferd.store import postgres_schema, sqlite_file
@@ -78,7 +78,8 @@ async def test_a_kernel_goes_on_from_it(left: Path, tmp_path: Path) -> None:
                 assert task.state is TaskState(line["progress"]["state"])
                 assert task.spec.labels == line["labels"]
             elif line["kind"] == "lease":
-                assert views.fencing_token == line["fencing_token"]
+                lease = views.lease(LeaseId(line["id"]), Tenant("default"))
+                assert lease.fencing_token == line["fencing_token"] < views.fencing_token
         assert views.living_leases == 1
         assert [model.spec.name for model in views.models(size=10).records] == ["fake"]
 

@@ -1,12 +1,14 @@
 import asyncio
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import create_autospec
 
 import grpc
 import pytest
 
 from inferd.config import Limits
 from inferd.runtime.bundle import MOST_REFUSALS
+from inferd.runtime.front.access import Admission
 from inferd.runtime.front.caller import ANYONE
 from inferd.services.extents import Extents
 from inferd.services.task_orders import MOST_ORDERS, MOST_REST_S, TaskOrders
@@ -23,6 +25,7 @@ class UnreadCall:
 
     Attributes:
         caller: Who it is.
+        admission: For what it was let in.
         taken: Messages that were taken from it.
         written: What it was told.
         reads: Set when the client reads.
@@ -30,6 +33,7 @@ class UnreadCall:
 
     def __init__(self) -> None:
         self.caller = ANYONE
+        self.admission = create_autospec(Admission, instance=True)  # what is ordered may be
         self.taken = 0
         self.written: list[ts.RunTasksResponse] = []
         self.reads = asyncio.Event()

@@ -57,29 +57,29 @@ def write_list(files: Sequence[ModelFile]) -> bytes:
     """The list of a model's files: the same for the same files, in whatever order.
 
     Raises:
-        InvalidFieldError: As `check_files`.
+        InvalidFieldError: As `check_names`.
     """
-    check_files(files)
+    check_names([each.name for each in files])
     written = [{"name": name, "digest": digest, "size": size} for name, digest, size in sorted(files)]
     return json.dumps({"kind": KIND, "files": written}, separators=(",", ":")).encode()
 
 
-def check_files(files: Sequence[ModelFile]) -> None:
-    """Refuse files that no model can have.
+def check_names(files: Sequence[str]) -> None:
+    """Refuse names of files that no model can have.
 
     Raises:
         InvalidFieldError: There are none or too many, or a name is none, or is there twice.
     """
     if not 1 <= len(files) <= MOST_FILES:
         raise InvalidFieldError(f"files has {len(files)} entries; a model has 1 to {MOST_FILES}", field="start.files")
-    for number, file in enumerate(files):
-        if not NAME_FORM.fullmatch(file.name):
+    for number, name in enumerate(files):
+        if not NAME_FORM.fullmatch(name):
             raise InvalidFieldError(
-                f"start.files[{number}].name is {file.name[:80]!r}; it is a label and no path: 1 to 128 of letters,"
+                f"start.files[{number}].name is {name[:80]!r}; it is a label and no path: 1 to 128 of letters,"
                 " digits and . _ + = @ -, the first a letter, a digit or _",
                 field=f"start.files[{number}].name",
             )
-    if len(names := {file.name.lower() for file in files}) < len(files):
+    if len(names := {name.lower() for name in files}) < len(files):
         raise InvalidFieldError(
             f"of {len(files)} names of start.files {len(names)} differ; give each one of its own, but for case too",
             field="start.files",

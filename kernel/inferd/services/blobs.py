@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inferd.core.blob import Blob
     from inferd.runtime.front import blobs as front
     from inferd.services.calls import Call
+    from inferd.services.extents import Extents
 
 MOST_HOLDERS: Final = 16  # that are told
 
@@ -24,9 +25,9 @@ MOST_HOLDERS: Final = 16  # that are told
 class Blobs:
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, blobs: front.Blobs, *, message_limit_bytes: int) -> None:
+    def __init__(self, blobs: front.Blobs, *, message_limit_bytes: int, extents: Extents) -> None:
         self._blobs = blobs
-        self._chunks = Chunks(blobs, message_limit_bytes=message_limit_bytes)
+        self._chunks = Chunks(blobs, extents, message_limit_bytes=message_limit_bytes)
 
     async def PutBlob(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """Take a blob in chunks."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from inferd.runtime.front.blobs import Blobs, Giving
     from inferd.services.calls import Call
+    from inferd.services.extents import Extents
 
 TOLD_BYTES: Final = 16 << 20  # between two messages that say how far a blob is
 
@@ -24,13 +25,15 @@ class Chunks:
 
     Args:
         blobs: Where they go; says how long one is waited for.
+        extents: Of the messages that say what follows.
         message_limit_bytes: Largest message.
 
     Attributes:
         most_bytes: Of a chunk.
     """
 
-    def __init__(self, blobs: Blobs, *, message_limit_bytes: int) -> None:
+    def __init__(self, blobs: Blobs, extents: Extents, *, message_limit_bytes: int) -> None:
+        self._extents = extents
         self.most_bytes = min(CHUNK_BYTES, message_limit_bytes - CHUNK_MARGIN_BYTES)
         self._idle_s = blobs.idle_s
 
@@ -61,6 +64,7 @@ class Chunks:
         """The next message; None at the end.
 
         Raises:
+            InvalidFieldError: A list or a text in it is too long.
             LimitExceededError: None came for too long.
         """
         try:
@@ -71,4 +75,8 @@ class Chunks:
                 f"{lacking} for {self._idle_s:g} s, which is blobs.idle_s; what came stays: go on behind it",
                 metadata={"bound": "blobs.idle_s", "value": f"{self._idle_s:g}", "limit": f"{self._idle_s:g}"},
             ) from None
-        return None if request is grpc.aio.EOF else request
+        if request is grpc.aio.EOF:
+            return None
+        if request.WhichOneof("kind") == "start":
+            self._extents.check(request)
+        return request

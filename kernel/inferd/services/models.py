@@ -10,9 +10,10 @@ from inferd.core.model import Model
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import models as front
 from inferd.runtime.front.blobs import Blobs
-from inferd.runtime.model_files import ModelFile, check_files
+from inferd.runtime.model_files import ModelFile, check_names
 from inferd.services.calls import Call
 from inferd.services.chunks import Chunks
+from inferd.services.extents import Extents
 from inferd.services.model_values import read_bounds, write_model, write_plan
 from inferd.services.named import read_digest
 from inferd.services.pages import name_of, size_of, token_of
@@ -30,16 +31,23 @@ class Models:
     """Translates; see the proto for what each call means."""
 
     def __init__(
-        self, models: front.Models, blobs: Blobs, *, prompt_limit_bytes: int, message_limit_bytes: int
+        self,
+        models: front.Models,
+        blobs: Blobs,
+        *,
+        prompt_limit_bytes: int,
+        message_limit_bytes: int,
+        extents: Extents,
     ) -> None:
         self._models = models
         self._blobs = blobs
         self._prompt_limit_bytes = prompt_limit_bytes
-        self._chunks = Chunks(blobs, message_limit_bytes=message_limit_bytes)
+        self._chunks = Chunks(blobs, extents, message_limit_bytes=message_limit_bytes)
 
     async def CreateModel(self, request: ms.CreateModelRequest, call: Call) -> ms.CreateModelResponse:  # noqa: N802 - the wire's name
         """Make a model known."""
-        _check(request.model)
+        _check(request.model, "model")
+        _check_source(request.model.source)
         model = await self._models.create(call.caller, source=request.model.source, **_read(request.model))
         return ms.CreateModelResponse(model=self._write(model))
 
@@ -49,15 +57,9 @@ class Models:
             start = await self._chunks.read(call, "nothing came")
             if start is None or start.WhichOneof("kind") != "start":
                 raise InvalidFieldError("the first message has no start; say which files follow", field="start")
-            wanted, files = start.start.model, read_files(start.start.files)
+            wanted = start.start.model
             call.admission.check_models((wanted.name,))
-            if wanted.source:
-                raise InvalidFieldError(
-                    f"model.source is {wanted.source[:80]!r}; leave it empty: it follows from the files",
-                    field="start.model.source",
-                )
-            check_files(files)
-            _check(wanted, uploads=True)
+            files = read_upload(start.start)
             for file in files:
                 async with self._blobs.giving(call.caller, file.digest, file.size_bytes) as giving:
                     await self._chunks.take(call, giving, partial(self._accepted, file.name))
@@ -146,16 +148,29 @@ class Models:
         return write_model(model, self._models)
 
 
-def read_files(files: Sequence[ms.ModelFile]) -> list[ModelFile]:
-    """The files of a model, from the wire.
+def read_upload(start: ms.UploadModelStart) -> list[ModelFile]:
+    """The files of a model that is to be uploaded.
 
     Raises:
-        InvalidFieldError: A digest is none.
+        InvalidFieldError: It is not one that can be, or its files are none.
     """
-    return [
-        ModelFile(each.name, read_digest(each.digest, f"start.files[{number}].digest"), each.size_bytes)
-        for number, each in enumerate(files)
-    ]
+    if not start.HasField("model"):
+        raise InvalidFieldError("start.model is missing; say what the model is called", field="start.model")
+    if start.model.source:
+        raise InvalidFieldError(
+            f"start.model.source is {start.model.source[:80]!r}; leave it empty: it follows from the files",
+            field="start.model.source",
+        )
+    _check(start.model, "start.model")
+    check_names([each.name for each in start.files])
+    return [_read_file(each, f"start.files[{number}]") for number, each in enumerate(start.files)]
+
+
+def _read_file(file: ms.ModelFile, where: str) -> ModelFile:
+    digest = read_digest(file.digest, f"{where}.digest")
+    if not file.size_bytes:
+        raise InvalidFieldError(f"{where}.size_bytes is 0; it must be 1 or more", field=f"{where}.size_bytes")
+    return ModelFile(file.name, digest, file.size_bytes)
 
 
 def _read(wanted: mp.Model) -> dict[str, Any]:
@@ -172,22 +187,26 @@ def _read(wanted: mp.Model) -> dict[str, Any]:
     }
 
 
-def _check(wanted: mp.Model, *, uploads: bool = False) -> None:
+def _check_source(source: str) -> None:
+    if not source:
+        raise InvalidFieldError("model.source is empty; give the path of the model's file", field="model.source")
+    if len(source) > MOST_SETTING:
+        message = f"model.source has {len(source)} characters; at most {MOST_SETTING}"
+        raise InvalidFieldError(message, field="model.source")
+
+
+def _check(wanted: mp.Model, where: str) -> None:
+    """Check what is said of a model besides its source."""
     if not NAME_FORM.fullmatch(wanted.name):
         raise InvalidFieldError(
-            f"model.name is {wanted.name[:140]!r}; it must be 1 to 128 of letters, digits, '.', '_', '-', ':', '/'",
-            field="model.name",
+            f"{where}.name is {wanted.name[:140]!r}; it must be 1 to 128 of letters, digits, '.', '_', '-', ':', '/'",
+            field=f"{where}.name",
         )
-    if not wanted.source and not uploads:
-        raise InvalidFieldError("model.source is empty; give the path of the model's file", field="model.source")
-    if len(wanted.source) > MOST_SETTING:
-        message = f"model.source has {len(wanted.source)} characters; at most {MOST_SETTING}"
-        raise InvalidFieldError(message, field="model.source")
-    _check_settings(wanted.settings, "model.settings")
+    _check_settings(wanted.settings, f"{where}.settings")
     if wanted.adapters:
         raise InvalidFieldError(
-            f"model.adapters names {len(wanted.adapters)} adapters and no backend offers any; leave them out",
-            field="model.adapters",
+            f"{where}.adapters names {len(wanted.adapters)} adapters and no backend offers any; leave them out",
+            field=f"{where}.adapters",
         )
 
 

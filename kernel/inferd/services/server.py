@@ -57,10 +57,14 @@ def offer_services(settings: Settings, front: Front, verify: Callable[[str], Log
             extents=extents,
         ),
         upload_service_pb2: Uploads(front.uploads, message_limit_bytes=limits.message_bytes),
-        blob_service_pb2: Blobs(front.blobs, message_limit_bytes=limits.message_bytes),
+        blob_service_pb2: Blobs(front.blobs, message_limit_bytes=limits.message_bytes, extents=extents),
         lease_service_pb2: Leases(front.leases),
         model_service_pb2: Models(
-            front.models, front.blobs, prompt_limit_bytes=prompt_limit_bytes, message_limit_bytes=limits.message_bytes
+            front.models,
+            front.blobs,
+            prompt_limit_bytes=prompt_limit_bytes,
+            message_limit_bytes=limits.message_bytes,
+            extents=extents,
         ),
         host_service_pb2: Hosts(front.hosts, front.models),
         auth_service_pb2: Auth(front.auth),
