@@ -11,10 +11,10 @@ pytestmark = pytest.mark.e2e
 
 async def test_a_key_that_is_sent_again_over_killed_kernels_makes_one_task(tmp_path: Path) -> None:
     """Each key is answered with one task by all kernels, which there is once; some were cut off, and sent again."""
-    size = Size(keys=200, times=3, connections=8, restarts=3)
+    size = Size(keys=60, times=3, connections=8, restarts=2)
     found = await Storm(size, tmp_path, {"INFERD_STORE__URL": f"sqlite:{tmp_path}/store"}).run()
     assert found.wrong(size) == []
-    assert (len(found.tasks), found.kills, len(found.known)) == (200, 3, 2)
+    assert (len(found.tasks), found.kills, len(found.known)) == (60, 2, 2)
     assert found.cut
 
 

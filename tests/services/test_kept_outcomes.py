@@ -95,7 +95,7 @@ async def test_a_task_that_tells_more_than_is_held_waits_for_the_store(
     """While nothing can be written what is held back is bounded: the task stops by itself and goes on by itself."""
     async with kernel(tmp_path, limits={"stream_bytes": 4096}) as connection:
         await connection.create(step_s=0.001, blocks=8192, context_tokens=9000)
-        task_id = (await connection.tasks.CreateTask(wanted(3000))).task.task_id
+        task_id = (await connection.tasks.CreateTask(wanted(1200))).task.task_id
         call = watch(connection, task_id)
         seen = await read_until(call, "output")
         driver = connection.kernel.driver
@@ -110,7 +110,7 @@ async def test_a_task_that_tells_more_than_is_held_waits_for_the_store(
         assert 4096 < kept.held_bytes < 1 << 16
         mend()
         seen += await read_all(call)
-        assert text_of(seen) == "la" * 1500
+        assert text_of(seen) == "la" * 600
         reasons = {event.suspended.reason for event in seen if event.HasField("suspended")}
         assert reasons == {tp.SUSPEND_REASON_STORE}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 import pytest
 from rules import Rule
@@ -389,3 +389,19 @@ SABOTAGES = {
     "refusals have no known reason": Sabotage(Rule.REFUSAL, refuse_oddly),
     "workers are left behind": Sabotage(Rule.GIVEN_BACK, replace_by(Fleet, "unload", lambda *_: None)),
 }
+
+SEEDS: Final = {
+    "class LOW does not give way": 4,
+    "models do not drain": 7,
+    "loads do not pass": 7,
+    "plans tell of no eviction": 7,
+    "loads wait where they do not fit": 7,
+    "queues have no bound": 5,
+    "requests are forgotten": 27,
+    "suspects run in company": 4,
+    "what kills workers goes on": 4,
+    "classes do not age": 4,
+    "who passed others stays": 8,
+    "plans tell of another device": 5,
+}
+"""Runs that meet a broken rule, where the first ones do not: they are tried first."""
