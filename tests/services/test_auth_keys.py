@@ -170,7 +170,7 @@ async def test_a_pepper_that_others_know_starts_no_kernel(tmp_path: Path, broken
 
 
 async def test_who_makes_keys_gives_what_it_has(tmp_path: Path) -> None:
-    """A key has no tenant and no role that its maker lacks, unless that makes rules; others' keys are not found."""
+    """A key has no tenant and no right that its maker lacks, unless that makes rules; others' keys are not found."""
     async with guarded(tmp_path) as kernel:
         await kernel.rule("role:keeper", allow=True, kinds=["RESOURCE_KIND_KEY"])
         keeper = await kernel.login("keeper", "user", tenants=["a"])
@@ -182,6 +182,12 @@ async def test_who_makes_keys_gives_what_it_has(tmp_path: Path) -> None:
         assert (await create(tenants=["a"], roles=["user"])).credential
         for fields in ({"tenants": ["b"]}, {"tenants": ["*"]}, {}, {"tenants": ["a"], "roles": ["admin"]}):
             assert (await refused(create(**fields)))[0] == "PERMISSION_DENIED", fields
+        await kernel.rule("principal:y", allow=True, kinds=["RESOURCE_KIND_STORE"])
+        await kernel.rule("role:keeper", models="large-*")
+        for principal, roles in (("y", ["keeper"]), ("z", ["user"])):  # a name that rules favour; a denial left behind
+            request = asp.CreateKeyRequest(key=ap.Key(principal=principal, tenants=["a"], roles=roles))
+            answer = await refused(kernel.auth.CreateKey(request, metadata=keeper))
+            assert answer[0] == "PERMISSION_DENIED", principal
         for key_id in (theirs.key.key_id, "0" * 16):
             for call in (
                 kernel.auth.RotateKey(asp.RotateKeyRequest(key_id=key_id), metadata=keeper),

@@ -112,6 +112,7 @@ def bad_tokens() -> dict[str, str]:
         "length": token(pad="x" * 8192),
         "an end that is over": token(iat=now - 600, exp=now - 1),
         "no end": token(exp=None),
+        "an end that no number holds": token(exp=10**400),
         "an end that is a text": raw({"alg": "EdDSA", "kid": "ed"}, claims(exp="9"), signed),
         "no issue": token(iat=None),
         "an issue in the future": token(iat=now + 120, exp=now + 600),

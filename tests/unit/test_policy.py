@@ -53,6 +53,17 @@ def test_a_rule_that_denies_wins() -> None:
     assert not permitted(everybody, tenant="b")
 
 
+def test_what_one_gains_over_another() -> None:
+    """One has more whom a rule allows and not the other, or denies the other alone, by name or by role."""
+    allows, denies = Rule(who="principal:bert"), Rule(who="role:small", allow=False)
+    rules = Rules((Rule(who="*"), Rule(who="role:user"), allows, denies))
+    bert, small = (Principal(name="bert", roles=ANNA.roles), Principal(name="x", roles=ANNA.roles | {"small"}))
+    assert rules.gained(bert, ANNA) is allows
+    assert rules.gained(ANNA, small) is denies
+    assert rules.gained(small, ANNA) is None
+    assert rules.gained(Principal(name="x"), ANNA) is None
+
+
 def test_patterns_of_models_hold_for_calls_that_name_one() -> None:
     """A call about no model by name needs any rule that allows it, and is denied by one for all models alone."""
     rules = Rules((Rule(who="role:user", models="small-*"), Rule(who="role:user", allow=False, models="small-x")))

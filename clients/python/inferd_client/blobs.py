@@ -27,8 +27,9 @@ from inferd_api.v1.blob_service_pb2 import (
 )
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_client.channel import AsyncConnection, Connection
-from inferd_client.errors import InferdError, KernelUnreachableError, ShuttingDownError
+from inferd_client.errors import InferdError, KernelUnreachableError
 from inferd_client.options import strict
+from inferd_client.patience import PAUSE_S, Patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     Progress: TypeAlias = Callable[[int, int], None]
     """Is told how many bytes the kernel has, and how many there are."""
 
-PASSING: Final = (KernelUnreachableError, ShuttingDownError)
-PAUSE_S: Final = 0.1  # between two tries to take a broken call up
-PATIENCE_S: Final = 30.0  # for a kernel that says nothing
 DIGESTED_BYTES: Final = 1 << 20
 
 
@@ -91,22 +89,6 @@ class Given:
                 yield chunk
 
 
-class _Patience:
-    """How long a kernel is waited for that says nothing."""
-
-    def __init__(self) -> None:
-        self.heard()
-
-    def heard(self) -> None:
-        """It has said something."""
-        self._heard = time.monotonic()
-
-    def check(self, error: InferdError) -> None:
-        """Give up where that is no use, or has been tried for long."""
-        if not isinstance(error, PASSING) or time.monotonic() - self._heard > PATIENCE_S:
-            raise error
-
-
 @strict
 class Blobs(Connection):
     """The blobs of a synchronous client."""
@@ -122,7 +104,7 @@ class Blobs(Connection):
             InferdError: It is refused, or the kernel was gone for long; asked for again it goes on.
             OSError: The file cannot be read.
         """
-        given, patience = Given(data), _Patience()
+        given, patience = Given(data), Patience()
         while True:
             try:
                 return self._put(given, patience, progress)
@@ -130,7 +112,7 @@ class Blobs(Connection):
                 patience.check(error)
                 time.sleep(PAUSE_S)
 
-    def _put(self, given: Given, patience: _Patience, progress: Progress | None) -> Blob:
+    def _put(self, given: Given, patience: Patience, progress: Progress | None) -> Blob:
         outbox: queue.SimpleQueue[Iterator[PutBlobRequest] | None] = queue.SimpleQueue()
         outbox.put(iter([given.start]))
         requests = chain.from_iterable(iter(outbox.get, None))
@@ -155,7 +137,7 @@ class Blobs(Connection):
 
     def read_blob(self, digest: str, *, offset_bytes: int = 0, size_bytes: int | None = None) -> Generator[bytes]:
         """The bytes of a blob from any one on, checked by the kernel."""
-        patience = _Patience()
+        patience = Patience()
         while True:
             request = ReadBlobRequest(digest=digest, offset_bytes=offset_bytes, size_bytes=size_bytes)
             try:
@@ -194,7 +176,7 @@ class AsyncBlobs(AsyncConnection):
 
     async def put_blob(self, data: Source, *, progress: Progress | None = None) -> Blob:
         """Give bytes, or a file by its path, behind what the kernel has of them already; the blob."""
-        given, patience = await asyncio.to_thread(Given, data), _Patience()
+        given, patience = await asyncio.to_thread(Given, data), Patience()
         while True:
             try:
                 return await self._put(given, patience, progress)
@@ -202,7 +184,7 @@ class AsyncBlobs(AsyncConnection):
                 patience.check(error)
                 await asyncio.sleep(PAUSE_S)
 
-    async def _put(self, given: Given, patience: _Patience, progress: Progress | None) -> Blob:
+    async def _put(self, given: Given, patience: Patience, progress: Progress | None) -> Blob:
         call = self._blobs.PutBlob(metadata=self._metadata_of(None))
         giving: asyncio.Task[None] | None = None
         try:
@@ -230,7 +212,7 @@ class AsyncBlobs(AsyncConnection):
         self, digest: str, *, offset_bytes: int = 0, size_bytes: int | None = None
     ) -> AsyncGenerator[bytes]:
         """The bytes of a blob from any one on, checked by the kernel."""
-        patience = _Patience()
+        patience = Patience()
         while True:
             request = ReadBlobRequest(digest=digest, offset_bytes=offset_bytes, size_bytes=size_bytes)
             try:

@@ -6,29 +6,25 @@ import asyncio
 import os
 import time
 from contextlib import aclosing
-from math import inf
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import grpc
 import grpc.aio
 
 from inferd_client.credentials import credential_of
-from inferd_client.errors import DEFAULT_ADDRESS, KernelUnreachableError, ShuttingDownError, from_rpc
+from inferd_client.errors import DEFAULT_ADDRESS, InferdError, from_rpc
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
+from inferd_client.patience import PAUSE_S, Patience
 from inferd_client.returning import is_back, is_back_async
 from inferd_client.versions import is_lacking, is_newer, too_old, version_of, version_of_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-    from inferd_client.errors import InferdError
     from inferd_client.holding import LeaseRef
 
 CALL_TIMEOUT_S = 30.0
-RETURN_S = 30.0  # how long a kernel that was heard may be away until who watches is told
-PAUSE_S = 0.1  # between two tries
-PASSING = (KernelUnreachableError, ShuttingDownError)
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_receive_message_length", 64 << 20),
@@ -237,17 +233,15 @@ class Connection(_Settings):
                 call.cancel()
 
     def _watched(self, method: grpc.UnaryStreamMultiCallable[Req, Res], request: Req) -> Generator[Res]:
-        """As `_stream`, of what a kernel that is started again tells anew: its end is waited out for `RETURN_S`."""
-        heard = -inf
+        """As `_stream`, of what a kernel that is started again tells anew: its end is waited out for `PATIENCE_S`."""
+        patience = Patience(heard=False)
         while True:
             try:
                 for response in self._stream(method, request):
-                    heard = inf
+                    patience.heard()
                     yield response
-            except PASSING:
-                heard = min(heard, time.monotonic())
-                if time.monotonic() - heard > RETURN_S:
-                    raise
+            except InferdError as error:
+                patience.check(error)
                 time.sleep(PAUSE_S)
             else:
                 return
@@ -354,17 +348,15 @@ class AsyncConnection(_Settings):
 
     async def _watched(self, method: grpc.aio.UnaryStreamMultiCallable[Req, Res], request: Req) -> AsyncGenerator[Res]:
         """As `_watched` of `Connection`."""
-        heard = -inf
+        patience = Patience(heard=False)
         while True:
             try:
                 async with aclosing(self._stream(method, request)) as responses:
                     async for response in responses:
-                        heard = inf
+                        patience.heard()
                         yield response
-            except PASSING:
-                heard = min(heard, time.monotonic())
-                if time.monotonic() - heard > RETURN_S:
-                    raise
+            except InferdError as error:
+                patience.check(error)
                 await asyncio.sleep(PAUSE_S)
             else:
                 return

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from secrets import token_hex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from inferd_api.v1.task_service_pb2 import CreateTaskRequest
 from inferd_client.channel import bounded_s
 from inferd_client.claims import span
 from inferd_client.errors import InferdError, KernelUnreachableError
-from inferd_client.orders import KEPT_S
+from inferd_client.patience import PAUSE_S, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from inferd_api.v1.task_pb2 import Task
     from inferd_api.v1.task_service_pb2 import CreateTaskResponse, RunTaskRequest
     from inferd_client.options import InferOptions, RunOptions
-
-PAUSE_S: Final = 0.1  # between two tries
 
 
 def create_request(run: RunTaskRequest, options: RunOptions | InferOptions) -> CreateTaskRequest:
@@ -33,22 +31,22 @@ def create_request(run: RunTaskRequest, options: RunOptions | InferOptions) -> C
     return CreateTaskRequest(spec=run.spec, request_id=request_id, ttl=span(bounded_s(options.get("timeout_s"))))
 
 
-class _Patience:
-    """How long an answer that was lost is asked for again; one that no kernel can have given is not."""
+class _Patience(Patience):
+    """An answer that was lost is asked for again; one that no kernel can have given is not."""
 
     def __init__(self, request_id: str) -> None:
+        super().__init__(heard=False)
         self._request_id = request_id
-        self._lost_at: float | None = None
 
     def check(self, error: InferdError) -> None:
-        """Give up, with the id by which the task can be asked for, where that is no use, or has been tried for long."""
-        if isinstance(error, KernelUnreachableError) and not (error.unsent and self._lost_at is None):
-            now = time.monotonic()
-            self._lost_at = self._lost_at or now
-            if now - self._lost_at < KEPT_S:
-                return
-        error.metadata["request_id"] = self._request_id
-        raise error
+        """Give up with the id by which the task can be asked for."""
+        if isinstance(error, KernelUnreachableError) and not error.unsent:
+            self._waits = True
+        try:
+            super().check(error)
+        except InferdError:
+            error.metadata["request_id"] = self._request_id
+            raise
 
 
 def create(ask: Callable[[CreateTaskRequest], CreateTaskResponse], request: CreateTaskRequest) -> Task:

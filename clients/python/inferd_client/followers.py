@@ -22,13 +22,13 @@ import grpc.aio
 from inferd_client.errors import (
     InferdError,
     KernelUnreachableError,
-    ShuttingDownError,
     StatusError,
     from_rpc,
     from_status,
 )
 from inferd_client.mailboxes import AsyncInbox, AsyncOutbox, Inbox, patience_s, requests
 from inferd_client.orders import FULL, Orders
+from inferd_client.patience import PASSING, PAUSE_S
 from inferd_client.versions import is_lacking
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ class Call(Protocol):
 
 
 FAREWELL_S: Final = 1.0  # how long closing waits for the kernel to hear of it
-PASSING: Final = (KernelUnreachableError, ShuttingDownError)  # ends of a call, behind which there may be another
-PAUSE_S: Final = 0.1  # between two tries to take a broken call up
 
 
 class AsyncFollower:

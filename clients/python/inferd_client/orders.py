@@ -18,15 +18,13 @@ from inferd_api.v1.task_service_pb2 import (
 )
 from inferd_client.errors import InferdError, ShuttingDownError, from_status
 from inferd_client.parts import Parts
+from inferd_client.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from inferd_api.v1.task_pb2 import TaskEvent
 
 LINGER: Final = Duration(seconds=10)
 """How long a task outlives a broken call, for its client to come back."""
-
-KEPT_S: Final = 30.0
-"""How long the next kernel is waited for, in seconds, of tasks that outlive one."""
 
 FULL: Final = 256
 """Events that wait for their reader; then the kernel is asked to hold the others back."""
@@ -135,7 +133,7 @@ class Orders:
     def lost(self, failed: InferdError, silent_s: float) -> list[int]:
         """Tags of those that are followed no longer when a call failed and no kernel has answered for so long."""
         linger_s = 0.0 if isinstance(failed, ShuttingDownError) else LINGER.seconds
-        return [tag for tag, each in self.followed.items() if silent_s >= (KEPT_S if each.kept else linger_s)]
+        return [tag for tag, each in self.followed.items() if silent_s >= (PATIENCE_S if each.kept else linger_s)]
 
     def leave(self, followed: Followed) -> TaskOrder | None:
         """End following; what the kernel is to be told, if anything."""

@@ -137,14 +137,24 @@ class Rules:
                 self._rights.popitem(last=False)
         return rights.get((policy.verb, policy.kind), NOTHING)
 
+    def gained(self, by: Principal, over: Principal) -> Rule | None:
+        """A rule that gives one something over another: it allows that one alone, or denies the other alone."""
+        only_by, only_over = _names(by) - _names(over), _names(over) - _names(by)
+        return next((rule for rule in self.rules if rule.who in (only_by if rule.allow else only_over)), None)
+
     def _work_out(self, principal: Principal, tenant: str) -> Rights:
-        who = {ANY, PRINCIPAL + principal.name, *(ROLE + role for role in principal.roles)}
+        who = _names(principal)
         found: dict[tuple[int, int], tuple[list[str], list[str]]] = {}
         for rule in self.rules:
             if rule.who in who and matches(rule.tenants, tenant):
                 for place in ((verb, kind) for verb in rule.verbs for kind in rule.kinds):
                     found.setdefault(place, ([], []))[0 if rule.allow else 1].append(rule.models)
         return {place: Grant(tuple(allows), tuple(denies)) for place, (allows, denies) in found.items()}
+
+
+def _names(principal: Principal) -> set[str]:
+    """What rules call a principal."""
+    return {ANY, PRINCIPAL + principal.name, *(ROLE + role for role in principal.roles)}
 
 
 def matches(pattern: str, text: str) -> bool:

@@ -201,9 +201,15 @@ def _text(said: dict[str, Any], name: str) -> str:
 
 def _number(said: dict[str, Any], name: str) -> float:
     value = said.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise _RefusedError
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise _RefusedError from None
+    if not math.isfinite(number):
+        raise _RefusedError
+    return number
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

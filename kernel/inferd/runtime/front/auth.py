@@ -107,11 +107,20 @@ class Auth:
                 f"{own.name!r} may not make keys for tenant {missing[0]!r}, which it does not have",
                 metadata={"principal": own.name, "tenant": missing[0]},
             )
-        may_all = self._access.rules.grant(own, caller.tenant, CREATE_RULE).permits()
-        if not may_all and (more := sorted(principal.roles - own.roles)):
+        rules = self._access.rules
+        if rules.grant(own, caller.tenant, CREATE_RULE).permits():
+            return
+        if more := sorted(principal.roles - own.roles):
             raise PermissionDeniedError(
                 f"{own.name!r} may not give role {more[0]!r}, which it does not have itself",
                 metadata={"principal": own.name, "role": more[0]},
+            )
+        if (rule := rules.gained(principal, own)) is not None:
+            verb = "allows" if rule.allow else "denies"
+            raise PermissionDeniedError(
+                f"{own.name!r} may not make a key for {principal.name!r} with roles {sorted(principal.roles)}: a rule"
+                f" {verb} {rule.who!r} something, so that it would have more than its maker; ask who may make rules",
+                metadata={"principal": own.name, "rule_id": rule.rule_id},
             )
 
     # Rules.
