@@ -20,6 +20,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from inferd.errors import InvalidFieldError
+from inferd.places import prepare_folder
 
 UNIX = "unix:"
 LONGEST_PATH = 107  # of a socket in a file, in bytes; see unix(7)
@@ -166,6 +167,10 @@ def _free(host: str, port: int, address: str, *, needed: bool) -> bool:
 @contextmanager
 def _listening_in_file(address: str, add_port: AddPort, mode: int) -> Iterator[str]:
     path = socket_path(address)
+    try:
+        prepare_folder(path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
     with _locked(path, address):
         _check_unused(path, address)
         private = _private(path)

@@ -20,6 +20,7 @@ from pydantic_settings import (
 from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.environment import Environment
+from inferd.places import own_socket
 from inferd.store_settings import Store
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
@@ -347,7 +348,7 @@ class Settings(BaseSettings):
     )
 
     listen: tuple[str, ...] = Field(
-        (DEFAULT_ADDRESS,), min_length=1, description="addresses: host:port or unix:/path; loopback only"
+        (), description="addresses: host:port of the loopback, or unix:/path; default: the socket of this user"
     )
     metrics_listen: str = Field(
         "", description="host:port of the loopback where Prometheus reads /metrics; default: nowhere"
@@ -382,6 +383,12 @@ class Settings(BaseSettings):
     store: Store = Store()
     blobs: Blobs = Blobs()
     auth: Auth = Auth()
+
+    @property
+    def listen_places(self) -> tuple[str, ...]:
+        """`listen`, or its default: the usual socket of this user, or the loopback where there is no folder for one."""
+        own = None if self.listen else own_socket()
+        return self.listen or ((DEFAULT_ADDRESS,) if own is None else (f"unix:{own}",))
 
     @property
     def store_place(self) -> Store:

@@ -75,7 +75,8 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         OSError: An address cannot be bound, or a folder not be made.
         StoreUnavailableError: The store cannot be opened or read, or another kernel has it.
     """
-    for address in settings.listen:
+    listen = settings.listen_places
+    for address in listen:
         check_address(address)
     if settings.metrics_listen:
         loopback_port(settings.metrics_listen)
@@ -84,7 +85,7 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     server = grpc.aio.server(interceptors=(doorway,), options=channel_options(settings.limits))
     server.add_generic_rpc_handlers((doorway,))
     mode = int(settings.socket_mode, 8)
-    with listening(settings.listen, server.add_insecure_port, socket_mode=mode) as addresses:
+    with listening(listen, server.add_insecure_port, socket_mode=mode) as addresses:
         await server.start()  # what was kept may take long to be read: health is told meanwhile
         try:
             async with _serving(settings, server, doorway) as (built, metrics_address):
@@ -106,7 +107,7 @@ async def _serving(
     """A kernel that takes calls until the block ends, and where Prometheus reads."""
     async with _built(settings) as built, _exposing(settings, built.driver) as metrics_address:
         driver = built.driver
-        built.authority.check_entry(settings.auth, settings.listen)
+        built.authority.check_entry(settings.auth, settings.listen_places)
         entrance = offer_services(settings, built.front, built.authority.verify, doorway)
         before = await read_kept(driver, built.shelf.lacking)
         async with driver.running(), _beside(built), built.authority.running():

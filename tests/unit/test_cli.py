@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner, Result
 
-from inferd import __version__, config
+from inferd import __version__
 from inferd.cli import main, wanted
 from inferd.cli.amounts import read_size, size, span
 from inferd.runtime.library import Library, Manifest
@@ -398,9 +398,9 @@ def test_help_shows_the_forms_of_sources_whole() -> None:
 
 
 def test_the_version_and_the_default_address() -> None:
-    """`--version` tells the package's version, and commands ask where kernels listen by default."""
+    """`--version` tells the package's version, and commands leave it to the client to find the kernel."""
     assert CliRunner().invoke(main.app, ["--version"]).stdout == f"inferd {__version__}\n"
-    assert main.ADDRESS == config.DEFAULT_ADDRESS
+    assert main.ADDRESS == ""
 
 
 @pytest.mark.parametrize(

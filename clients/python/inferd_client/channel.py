@@ -12,10 +12,11 @@ import grpc
 import grpc.aio
 
 from inferd_client.credentials import credential_of
-from inferd_client.errors import DEFAULT_ADDRESS, InferdError, from_rpc
+from inferd_client.errors import InferdError, from_rpc
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
+from inferd_client.places import find_address
 from inferd_client.returning import is_back, is_back_async
 from inferd_client.versions import is_lacking, is_newer, too_old, version_of, version_of_async
 
@@ -79,9 +80,7 @@ def target(address: str) -> str:
             f"address {address!r} has port {port}; in host:port or unix:/path a port is at most {MAX_PORT}"
         )
     if not host or "/" in host or (":" in host and not bracketed) or not port.isdecimal():
-        raise ValueError(
-            f"address {address!r} is not of the form host:port or unix:/path; the default is {DEFAULT_ADDRESS}"
-        )
+        raise ValueError(f"address {address!r} is not of the form host:port or unix:/path")
     return f"dns:///{address}"
 
 
@@ -102,7 +101,7 @@ class _Settings:
         credential: str | None,
         credential_file: str | os.PathLike[str] | None,
     ) -> None:
-        self.address = address or os.environ.get("INFERD_ADDRESS") or DEFAULT_ADDRESS
+        self.address = address or os.environ.get("INFERD_ADDRESS") or find_address()
         self._target = target(self.address)
         secret = credential_of(credential, credential_file)
         self._metadata = (
@@ -141,7 +140,8 @@ class Connection(_Settings):
     """A connection of a synchronous client; safe to use from several threads.
 
     Args:
-        address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else "127.0.0.1:7411".
+        address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else the socket of this user's
+            kernel, or of this host's, where one listens.
         tenant: Whose tasks are meant; default the kernel's default tenant.
         timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
         credential: By which the kernel knows who calls, "" for none; default: that of `credential_file`, else
@@ -252,7 +252,8 @@ class AsyncConnection(_Settings):
     """A connection of an asynchronous client; belongs to the event loop that runs when it is made.
 
     Args:
-        address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else "127.0.0.1:7411".
+        address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else the socket of this user's
+            kernel, or of this host's, where one listens.
         tenant: Whose tasks are meant; default the kernel's default tenant.
         timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
         credential: By which the kernel knows who calls, "" for none; default: that of `credential_file`, else

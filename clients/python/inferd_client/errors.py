@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from inferd_client import places
 from inferd_client.returning import UNCONNECTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
+"""Of the loopback: where a kernel listens that has no folder for a socket; it is never looked for."""
 DOMAIN = "inferd"
 DETAILS_KEY = "grpc-status-details-bin"
 BROKEN = "Internal error from Core"  # grpc.aio's words for a call that broke while something was written to it
@@ -381,6 +383,12 @@ TOO_LARGE = re.compile(r"(?:(CLIENT|SERVER): )?\w+ message larger than max \((\d
 def _nobody(address: str, details: str | None) -> str:
     """That no kernel answers, why, and the command that starts one there; the address stands in it once."""
     why = next((why for said, why in WHY.items() if said in (details or "")), (details or "")[:LONGEST_WHY])
+    path = places.path_of(address)
+    if UNCONNECTED in (details or "") and path in (usual := places.sockets()):
+        tried = "; ".join(f"{each} ({places.look(each) or 'it listens, and does not answer'})" for each in usual)
+        return f"no kernel answers; tried {tried}; start one with: inferd serve, or name one: --address, INFERD_ADDRESS"
+    if path is not None and why == WHY["Permission denied"]:
+        return f"the kernel at {address} may not be used by you: {places.why_denied(path)}"
     brackets = f" ({why})" if why else ""
     local = address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
     if local and address != DEFAULT_ADDRESS:

@@ -91,11 +91,11 @@ def _kernel(address: str) -> Iterator[Check]:
     with connected(address) as client:
         if not reachable(client):
             yield Check(
-                "kernel", "note", f"none answers at {address}; `inferd run` starts a private one", "inferd serve"
+                "kernel", "note", f"none answers at {client.address}; `inferd run` starts a private one", "inferd serve"
             )
             return
         host, kept = client.get_host(), client.health("store")
-    yield Check("kernel", "ok", f"{host.version} answers at {address}, pid {host.pid}")
+    yield Check("kernel", "ok", f"{host.version} answers at {client.address}, pid {host.pid}")
     if kept == "NOT_SERVING":
         fix = "see the kernel's log, and make room on its disk, or start its database"
         yield Check("store", "broken", "the kernel cannot write what it is to keep; new tasks are refused", fix)

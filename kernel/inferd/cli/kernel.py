@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def connected(address: str, tenant: str = "", *, credential: str | None = None) -> Iterator[Client]:
-    """A client of the kernel at `address`; its credential is that of the environment unless one is given.
+    """A client of the kernel at `address`, "" for the one that is found.
+
+    Its credential is that of the environment unless one is given.
 
     Raises:
         CommandError: There is no such credential, or a call inside the block failed and was not caught there.
     """
     try:
-        client = Client(address, tenant=tenant, credential=credential)
+        client = Client(address or None, tenant=tenant, credential=credential)
     except CredentialError as error:
         raise CommandError(str(error), reason="CREDENTIAL_INVALID") from None
     except ValueError as error:
@@ -63,8 +65,9 @@ def connected_or_private(output: Output, address: str, tenant: str, *, before: C
         client = stack.enter_context(connected(address, tenant))
         if not reachable(client):
             before()
-            with output.status(f"no kernel at {address}; starting a private one"):
+            away = client.address
+            with output.status(f"no kernel at {away}; starting a private one"):
                 started_address, pid = stack.enter_context(private_kernel())
-            output.note(f"no kernel at {address}; started a private one (pid {pid})")
+            output.note(f"no kernel at {away}; started a private one (pid {pid})")
             client = stack.enter_context(connected(started_address, tenant, credential=""))
         yield client

@@ -101,7 +101,7 @@ def _serve(
     *,
     listen: Annotated[
         list[str] | None,
-        typer.Option(help=f"Where to listen: host:port or unix:/path. Default {ADDRESS}.", metavar="A"),
+        typer.Option(help="Where to listen: host:port or unix:/path. Default: a socket of this user.", metavar="A"),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")] = None,
     exit_with_parent: Annotated[

@@ -52,10 +52,10 @@ def list_models(output: Output, address: str, data_dir: Path, *, with_catalogue:
         running = reachable(client)
         rows = known_models(client if running else None, Library(data_dir), with_catalogue=with_catalogue)
     if output.json:
-        output.document(document(rows, Library(data_dir), kernel=address if running else None))
+        output.document(document(rows, Library(data_dir), kernel=client.address if running else None))
         return
     if not running:
-        output.note(f"no kernel answers at {address}; these are the models of the library")
+        output.note(f"no kernel answers at {client.address}; these are the models of the library")
     output.table(
         ("NAME", "STATE", "SIZE", "BACKEND", "SETTINGS", "FROM"),
         (

@@ -14,7 +14,7 @@ from inferd.cli.output import Format
 if TYPE_CHECKING:
     from inferd.cli.wanted import Wanted
 
-ADDRESS = "127.0.0.1:7411"
+ADDRESS = ""  # found by the client
 MOST_NUMBER = 2**32
 PATH_SETTINGS = frozenset({"adapter", "profile"})  # of a model, whose values are files or folders
 MOST_TTL_S = 1e9  # that a kernel can be configured to give
@@ -150,7 +150,12 @@ TemplateVariables = Annotated[
 Output = Annotated[Format, typer.Option("--output", "-o", help="What stdout gets: a table for people, or JSON.")]
 Address = Annotated[
     str,
-    text_option("--address", envvar="INFERD_ADDRESS", help="The kernel: host:port or unix:/path.", metavar="A"),
+    text_option(
+        "--address",
+        envvar="INFERD_ADDRESS",
+        help="The kernel: host:port or unix:/path. Default: the socket of this user's kernel, or this host's.",
+        metavar="A",
+    ),
 ]
 Tenant = Annotated[str, text_option("--tenant", envvar="INFERD_TENANT", help="Whose tasks are meant.", metavar="T")]
 ModelOrPath = Annotated[

@@ -25,10 +25,10 @@ def list_plugins(output: Output, address: str, settings: Callable[[], Settings])
         running = reachable(client)
         backends = list(client.list_backends()) if running else [write_backend(report) for report in find(settings())]
     if output.json:
-        output.document({"kernel": address if running else None, "backends": [plain(b) for b in backends]})
+        output.document({"kernel": client.address if running else None, "backends": [plain(b) for b in backends]})
         return
     if not running:
-        output.note(f"no kernel answers at {address}; these are the plugins that are installed here")
+        output.note(f"no kernel answers at {client.address}; these are the plugins that are installed here")
     rows = (
         (
             backend.name,
