@@ -7,14 +7,33 @@ import pytest
 import pytest_asyncio
 from connection import Connection
 
-from inferd.testing.kernel import kernel_here
+from inferd.plugin import child
+from inferd.testing.kernel import FAKE_PLUGIN, kernel_here
+
+KNOWN = frozenset({FAKE_PLUGIN, "inferd_cpu.plugin"})
+
+
+@pytest.fixture(scope="session")
+def looked_at() -> dict[str, child.Ending]:
+    """What the processes answered that looked at plugins, by module."""
+    return {}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _fake_backend() -> Iterator[None]:
-    """The kernels of these tests have the FakeBackend; to look at others takes a process for each."""
+def _fake_backend(looked_at: dict[str, child.Ending]) -> Iterator[None]:
+    """The kernels of these tests have the FakeBackend; a process looks at a plugin of ours once for all of them."""
+    run = child.run
+
+    async def look_once(module: str, *, limit_s: float) -> child.Ending:
+        if module not in KNOWN:
+            return await run(module, limit_s=limit_s)
+        if module not in looked_at:
+            looked_at[module] = await run(module, limit_s=limit_s)
+        return looked_at[module]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INFERD_BACKENDS", "[]")
+        patch.setattr(child, "run", look_once)
         yield
 
 
