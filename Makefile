@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -15,6 +15,11 @@ demo: .venv/.base .venv/.native
 test bench: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.dev .venv/.native lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# All tests under `python -O`, which skips asserts: those of the tests count all the same, as pytest makes other code of them.
+optimized: export PYTHONOPTIMIZE = 1
+optimized: .venv/.dev .venv/.native
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -W ignore::pytest.PytestConfigWarning $(ARGS)
 
 # One JSON line per figure; `make bench ONLY=served.b32` runs a part.
 bench: .venv/.dev .venv/.native
@@ -71,6 +76,8 @@ lint: .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_onnx plugins/inferd_torch plugins/inferd_weights clients/python/inferd_client
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit -q -c pyproject.toml -r kernel plugins clients/python
+	@$(BIN)/python tests/arch/audit.py
 	@$(BIN)/python tests/arch/stubs.py --image .venv/inferd.binpb
 	@$(BIN)/buf lint .venv/inferd.binpb --path inferd_api
 	@$(BIN)/buf breaking .venv/inferd.binpb --path inferd_api/v1 --against protos/baseline.binpb

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from postgres_server import PostgresServer
     from stores import Stores
 
+# What tests share asserts as they do: with both values in the message, and under `python -O`, too.
+pytest.register_assert_rewrite(
+    *(path.stem for path in Path(__file__).parent.glob("*/*.py") if not path.stem.startswith(("test_", "conftest")))
+)
+
 pytest_plugins = ["time_limits", *(["by_file"] if find_spec("xdist") else [])]
 
 GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from heapq import nlargest
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class InferdError(Exception):
@@ -295,6 +298,17 @@ class RuleNotFoundError(InferdError):
 
     reason = "RULE_NOT_FOUND"
     code = "NOT_FOUND"
+
+
+def present(value: T | None) -> T:
+    """A value that is there, unless inferd has a defect; said so that it holds under `python -O`, too.
+
+    Raises:
+        InternalError: It is None.
+    """
+    if value is None:
+        raise InternalError("a defect of inferd: a value is missing that was to be there")
+    return value
 
 
 def is_failure(error: BaseException) -> bool:

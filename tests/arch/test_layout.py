@@ -65,6 +65,18 @@ def test_tests_say_what_they_prove() -> None:
     assert not silent
 
 
+def test_nothing_is_decided_by_an_assert() -> None:
+    """What is installed does the same under `python -O`: it has no `assert`, not one that a linter was told to pass."""
+    decided = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(".py")
+        if any(path.is_relative_to(ROOT / part) for part in ("kernel", "plugins", "clients"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert) or (isinstance(node, ast.Name) and node.id == "__debug__")
+    ]
+    assert not decided
+
+
 def test_tests_do_not_sleep() -> None:
     """No test waits for time to pass: each waits for an event, with a deadline. The bench paces its load by time."""
     sleeping = [

@@ -258,9 +258,10 @@ class Guard:
         self._lost = False
 
     async def __aenter__(self) -> None:
-        self._task = asyncio.current_task()
-        assert self._task is not None  # noqa: S101 - a coroutine runs in a task
-        self._cancelling = self._task.cancelling()
+        self._task = task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a lease is held by a task of asyncio")
+        self._cancelling = task.cancelling()
         self.renewed()
 
     def renewed(self) -> None:

@@ -70,9 +70,8 @@ class Followed:
             request.CopyFrom(self.watch)
             request.after_sequence = max(request.after_sequence, self.sequence)
             return TaskOrder(tag=self.tag, watch=WatchOrder(request=request))
-        if not self.task_id:
+        if not self.task_id or self.run is None:
             return TaskOrder(tag=self.tag, run=self.run)
-        assert self.run is not None  # noqa: S101 - it is one of the two
         request = WatchTaskRequest(
             task_id=self.task_id,
             after_sequence=self.sequence,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from inferd.cli.output import CommandError
+from inferd.errors import present
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,14 +63,14 @@ def private_kernel() -> Iterator[PrivateKernel]:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
-    assert process.stdout is not None  # noqa: S101 - opened as a pipe
+    stdout = present(process.stdout)
     deadline = time.monotonic() + START_TIMEOUT_S
     said = b""
     while b"\n" not in said and len(said) < LINE_BYTES:
         left_s = deadline - time.monotonic()
-        if left_s <= 0 or not select.select([process.stdout], [], [], left_s)[0]:
+        if left_s <= 0 or not select.select([stdout], [], [], left_s)[0]:
             raise _not_started(f"it was not ready within {START_TIMEOUT_S:.0f} s", log)
-        chunk = os.read(process.stdout.fileno(), 1 << 16)
+        chunk = os.read(stdout.fileno(), 1 << 16)
         if not chunk:
             raise _not_started(_told(said) or f"it ended with status {process.wait()}", log)
         said += chunk

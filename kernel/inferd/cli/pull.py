@@ -20,6 +20,7 @@ from inferd.cli.output import CommandError
 from inferd.cli.soundness import check_beginning, check_whole
 from inferd.cli.source import FileSource, Source, file_name, is_folder, model_name, parse
 from inferd.cli.visible import visible_line
+from inferd.errors import present
 from inferd.runtime.formats import part_names
 from inferd.runtime.library import Library, Manifest, digest
 
@@ -110,8 +111,7 @@ def _digest_of(source: FileSource) -> str:
     with items_of(source, source.path, lambda _: lambda *_: None) as items:
         found = {}
         for item in items:
-            assert item.file is not None  # noqa: S101 - it is on this machine
-            with item.file.open("rb") as stream:
+            with present(item.file).open("rb") as stream:  # it is on this machine
                 found[item.path] = hashlib.file_digest(stream, "sha256").hexdigest()
     return _sha256(found)
 

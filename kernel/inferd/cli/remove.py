@@ -10,6 +10,7 @@ from inferd.cli.amounts import size
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.output import CommandError, command_error
 from inferd.cli.wanted import not_known
+from inferd.errors import present
 from inferd.runtime.library import Library
 from inferd_client.errors import InferdError, ModelBusyError, ModelNotFoundError
 
@@ -63,8 +64,7 @@ def _remove(kernel: Client | None, library: Library, name: str) -> int | None:
     known = False
     for model in kernel.list_models() if kernel is not None else ():
         if model.name == name or (pulled is not None and model.source == pulled):
-            assert kernel is not None  # noqa: S101 - it has listed the model
-            _forget(kernel, model.name)
+            _forget(present(kernel), model.name)
             known = known or model.name == name
     freed_bytes = library.remove(name)
     if freed_bytes is None and not known:

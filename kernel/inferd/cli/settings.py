@@ -99,6 +99,7 @@ def _owner(path: list[str]) -> type[BaseModel]:
     owner: type[BaseModel] = Settings
     for step in path:
         inner = owner.model_fields[step].annotation
-        assert isinstance(inner, type)  # noqa: S101 - a group of settings is a class
+        if not isinstance(inner, type):
+            raise TypeError(f"{step} is no group of settings")
         owner = inner
     return owner

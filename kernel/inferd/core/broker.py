@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity, MemoryNeed, size_text
-from inferd.errors import InvalidFieldError, suggestion
+from inferd.errors import InternalError, InvalidFieldError, suggestion
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,7 +166,8 @@ class Broker:
     def reserve(self, instance_id: InstanceId, device_id: DeviceId, need: MemoryNeed, lease_id: LeaseId) -> None:
         """Give an instance what it needs; the caller has seen that there is room."""
         size_bytes = need.total_bytes
-        assert size_bytes <= self.room_bytes(device_id, lease_id), "reserved without room"  # noqa: S101 - a defect
+        if size_bytes > self.room_bytes(device_id, lease_id):
+            raise InternalError(f"a defect of inferd: {size_bytes} bytes of {device_id} reserved without room")
         self.expect_no_more(instance_id)
         self._reservations[instance_id] = Reservation(device_id, need, size_bytes, lease_id)
         if lease_id:
@@ -261,7 +262,10 @@ class Broker:
         """Give a lease a share of a device; the caller has seen that there is room."""
         account = self.devices[device_id]
         room = size_bytes <= account.free_bytes and cores <= account.free_cores
-        assert room, "claimed without room"  # noqa: S101 - a defect of the caller
+        if not room:
+            raise InternalError(
+                f"a defect of inferd: {size_bytes} bytes, {cores} cores of {device_id} claimed without room"
+            )
         self.take_up(lease_id, device_id, size_bytes=size_bytes, cores=cores)
 
     def take_up(self, lease_id: LeaseId, device_id: DeviceId, *, size_bytes: int = 0, cores: int = 0) -> None:

@@ -29,7 +29,7 @@ from inferd.core.model import Hold, Instance, InstanceState
 from inferd.core.priority import Priority
 from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed, size_text
-from inferd.errors import InferdError, LeaseUnavailableError
+from inferd.errors import InferdError, LeaseUnavailableError, present
 
 MOST_PASSING = 16  # of a line are looked at, of those that wait behind others
 
@@ -216,8 +216,7 @@ class Capacity:
 
     def refuse_load(self, instance: Instance, now: float) -> None:
         """An instance needs more than there is, or more than there is now and may not wait."""
-        need = instance.need
-        assert need is not None  # noqa: S101 - it is known what it needs
+        need = present(instance.need)
         account, plan = self._broker.devices[instance.device_id], self._broker.plan(instance.device_id, need)
         error = no_memory(instance, need.total_bytes, account.free_bytes, account.capacity_bytes, plan.reason)
         self._fleet.refused(instance, error, now)
@@ -346,8 +345,7 @@ class Capacity:
         return instance.draining or instance.reserved > since or now >= since + self._drain_s
 
     def _reserve(self, instance: Instance, now: float) -> None:
-        assert instance.need is not None  # noqa: S101 - the caller has checked that there is room for it
-        self._broker.reserve(instance.instance_id, instance.device_id, instance.need, instance.lease_id)
+        self._broker.reserve(instance.instance_id, instance.device_id, present(instance.need), instance.lease_id)
         self._fleet.reserved(instance, now)
         self._out.append(ProceedLoad(instance.instance_id))
 

@@ -7,7 +7,7 @@ from inferd.core.ids import DeviceId, InstanceId, ModelName
 from inferd.core.lease import CoresClaim, LeaseSpec, MemoryClaim, ModelClaim
 from inferd.core.model import Instance, Model
 from inferd.core.resources import size_text
-from inferd.errors import NoMemoryError
+from inferd.errors import NoMemoryError, present
 
 MEMORY, CORES, MODEL = "memory/", "cores/", "model/"
 
@@ -96,11 +96,11 @@ def model_line(name: ModelName) -> str:
 
 def has_room(instance: Instance, claim: ModelClaim) -> bool:
     """Whether an instance could keep a part of its model for one lease more."""
-    assert instance.facts is not None  # noqa: S101 - it is READY
+    facts = present(instance.facts)  # it is READY
     sequences = sum(hold.sequences for hold in instance.holds.values())
     kv_tokens = sum(hold.kv_tokens for hold in instance.holds.values())
-    fits = sequences + claim.sequences <= instance.facts.max_tasks
-    return fits and kv_tokens + claim.kv_tokens <= instance.facts.kv_tokens
+    fits = sequences + claim.sequences <= facts.max_tasks
+    return fits and kv_tokens + claim.kv_tokens <= facts.kv_tokens
 
 
 def no_memory(instance: Instance, wanted: int, free: int, capacity: int, why: str) -> NoMemoryError:

@@ -14,6 +14,7 @@ from inferd.core.priority import Priority
 from inferd.core.queues import Queues
 from inferd.core.scheduler import choose_instance, choose_victim
 from inferd.core.task import SuspendReason, Task, TaskChange
+from inferd.errors import present
 
 
 class Owner(Protocol):
@@ -105,8 +106,7 @@ class Dispatcher:
         task.protected = highest is not None and priority < highest
         sticky = task.spec.demand.sticky
         preferred = line.affinity.find(task.spec) if len(shared) > 1 else None
-        chosen = choose_instance(shared, preferred, sticky=sticky)
-        assert chosen is not None  # noqa: S101 - one has a free place
+        chosen = present(choose_instance(shared, preferred, sticky=sticky))  # one has a free place
         if len(shared) > 1 and not sticky:  # else whoever runs it does so
             line.affinity.remember(task.spec, chosen.instance_id)
         self._owner.run(task, chosen, now)
@@ -143,8 +143,7 @@ class Dispatcher:
 
     def _allows(self, line: Line, next_id: TaskId | None, free: int) -> bool:
         """Whether the next task may take a place, or its tenant has to leave the last ones to others."""
-        assert next_id is not None  # noqa: S101 - there is a class that may go
-        spec = self._known[next_id].spec
+        spec = self._known[present(next_id)].spec  # there is a class that may go
         running = line.shared.running_of(spec.tenant)
         return line.headroom.allows(free=free, places=self._queues.places(spec), running=running)
 
@@ -175,8 +174,7 @@ class Dispatcher:
 
     def _take_place_for_first(self, line: Line, shared: list[Instance], due: Priority, now: float) -> bool:
         """Have a place freed for the first of the highest class, or for the class that is due before it."""
-        first_id = line.shared.peek(now, aging=False)
-        assert first_id is not None  # noqa: S101 - there is a class that may go
+        first_id = present(line.shared.peek(now, aging=False))  # there is a class that may go
         first = self._known[first_id]
         if first.spec.priority is not Priority.HIGH and not self._allows(line, first_id, 1):
             return False

@@ -16,6 +16,7 @@ from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.core.tasks import Tasks
+from inferd.errors import present
 
 
 class Views:
@@ -53,9 +54,7 @@ class Views:
 
     def submitted(self, spec: TaskSpec) -> Task:
         """The task that an accepted submission made, or an earlier one of the tenant with the same `request_id`."""
-        task = self._tasks.made_by(spec)
-        assert task is not None  # noqa: S101 - it is asked for with the submission, before anything is forgotten
-        return task
+        return present(self._tasks.made_by(spec))  # asked for with the submission, before anything is forgotten
 
     def waiting(self, name: ModelName) -> Iterator[TaskId]:
         """The tasks that wait for a model."""
@@ -78,9 +77,7 @@ class Views:
 
     def claimed(self, spec: LeaseSpec) -> Lease:
         """The lease that an accepted call made, or an earlier one of the tenant with the same `request_id`."""
-        lease = self._leases.made_by(spec)
-        assert lease is not None  # noqa: S101 - it is asked for with the call, before anything is forgotten
-        return lease
+        return present(self._leases.made_by(spec))  # asked for with the call, before anything is forgotten
 
     def exceeded(self) -> list[tuple[str, int, int]]:
         """The bounds of tasks beyond which there are some, which were kept; value and limit."""

@@ -5,6 +5,8 @@ from collections.abc import Hashable
 from operator import itemgetter
 from typing import Generic, TypeVar
 
+from inferd.errors import present
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -51,9 +53,8 @@ class Waiters(Generic[K]):
         lines, place = self._places.pop(key, ((), None))
         self._since.pop(key, None)
         for line in lines:
-            assert place is not None  # noqa: S101 - it stands in a line
             waiting = self._lines[line]
-            del waiting[bisect_left(waiting, place)]
+            del waiting[bisect_left(waiting, present(place))]
             if waiting:
                 self.moved[line] = None
             else:

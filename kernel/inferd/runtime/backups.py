@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from inferd.errors import InferdError
+from inferd.errors import InferdError, present
 from inferd.store.backup_file import BackupFile
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class _Work:
         return store.name
 
     def step(self, limit_s: float) -> bool:
-        assert self.copy is not None  # noqa: S101 - it has begun
-        return self.copy.step(limit_s)
+        return present(self.copy).step(limit_s)
 
     def end(self) -> None:
         """The store is done with it, and the file is whole when all was copied."""
@@ -91,15 +90,15 @@ async def back_up(keeper: Keeper, path: str, *, replaces: bool, step_s: float) -
     """
     async with _work(keeper, path, replaces=replaces) as work:
         name, flushed_bytes = await keeper.read(work.begin), 0
-        assert work.copy is not None  # noqa: S101 - it has begun
+        copy = present(work.copy)
         while True:
             started = time.monotonic()
             done = await keeper.read(lambda _: work.step(step_s))
             if done:
                 break
-            yield Progress(work.copy.done_bytes, work.copy.total_bytes)
-            if work.copy.done_bytes - flushed_bytes >= FLUSH_BYTES:
-                flushed_bytes = work.copy.done_bytes
+            yield Progress(copy.done_bytes, copy.total_bytes)
+            if copy.done_bytes - flushed_bytes >= FLUSH_BYTES:
+                flushed_bytes = copy.done_bytes
                 await asyncio.to_thread(work.file.flush)
             await asyncio.sleep(time.monotonic() - started)  # others have the store for as long as this had it
         made = time.time()
@@ -107,7 +106,7 @@ async def back_up(keeper: Keeper, path: str, *, replaces: bool, step_s: float) -
         work.finishing = asyncio.get_running_loop().run_in_executor(None, work.file.finish, made)
         size_bytes = await asyncio.shield(work.finishing)
         told = Made(path=str(work.file.path), size_bytes=size_bytes, made=made, store=name)
-        yield Progress(work.copy.total_bytes, work.copy.total_bytes, told)
+        yield Progress(copy.total_bytes, copy.total_bytes, told)
 
 
 @asynccontextmanager

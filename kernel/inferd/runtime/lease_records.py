@@ -9,6 +9,7 @@ from inferd.core.ids import DeviceId, LeaseId, ModelName, Tenant
 from inferd.core.lease import Claim, CoresClaim, Lease, LeaseSpec, MemoryClaim, ModelClaim
 from inferd.core.priority import Priority
 from inferd.core.restored import RestoredLease
+from inferd.errors import present
 from inferd.runtime.clock import Stamp
 from inferd.runtime.kept_times import instant_of, read_shift, wall_of, write_stamp
 
@@ -62,15 +63,13 @@ def read_lease(value: bytes, clock: Clock) -> RestoredLease:
         request_id=written["request"],
         fingerprint=bytes.fromhex(written["fingerprint"]),
     )
-    assert created is not None  # noqa: S101 - such a lease has both
-    assert granted is not None  # noqa: S101
     return RestoredLease(
         spec=spec,
         number=written["number"],
         ttl_s=written["ttl_s"],
         expires=written["until"] + clock.shift_s(Stamp(*written["stamp"]), least=True),
-        created=created,
-        granted=granted,
+        created=present(created),
+        granted=present(granted),
         fencing_token=written["fencing_token"],
         models=tuple(map(ModelName, written["models"])),
     )

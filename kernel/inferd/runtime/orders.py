@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from inferd.core import commands
 from inferd.core.host import host_of
+from inferd.errors import present
 from inferd.runtime.frames import hold_frame, load_frame, memories_of, submit_frame
 from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -75,7 +76,7 @@ class Orders:
                 worker.end(command.why)
 
     def _start(self, command: commands.StartWorker) -> None:
-        assert self.group is not None, "the driver is not running"  # noqa: S101 - a defect of the caller
+        group = present(self.group)  # the driver runs
         self._relay.open(command.instance_id)
         load = load_frame(
             command.instance_id,
@@ -85,7 +86,7 @@ class Orders:
             capacity_bytes=command.capacity_bytes,
             cores=command.cores,
         )
-        self._supervisor.start(self.group, command.instance_id, load, host_id=host_of(command.device_id))
+        self._supervisor.start(group, command.instance_id, load, host_id=host_of(command.device_id))
 
     def _submit(self, command: commands.SendTask) -> None:
         stream = self._streams.get(command.spec.task_id)

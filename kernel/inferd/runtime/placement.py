@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
-from inferd.errors import InferdError, InvalidFieldError
+from inferd.errors import InferdError, InvalidFieldError, present
 from inferd.plugin.backend import Setting, read_settings
 from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import WORDS, BackendReport, alternatives, choose
@@ -64,8 +64,7 @@ def place(
     if kind not in loaded and path.is_file() and (why := refuse_weights(path)):
         raise InvalidFieldError(f"source {why}", field="model.source")
     choice = choose(reports, format=kind, requested=backend, device=device)
-    spec = choice.report.spec
-    assert spec is not None  # noqa: S101 - `choose` gives READY backends only, and they have one
+    spec = present(choice.report.spec)  # `choose` gives READY backends only, and they have one
     try:
         values = read_settings(replace(spec, settings=(*spec.settings, *ENGINE_SETTINGS)), settings or {})
     except ValueError as error:

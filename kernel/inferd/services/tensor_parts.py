@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from inferd.core.task_events import TaskEvent, TensorOutput
+from inferd.errors import InternalError
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import tensor_pb2 as pb
 
@@ -49,7 +50,8 @@ def write_parts(
             sending it.
     """
     output = numbered.event
-    assert isinstance(output, TensorOutput)  # noqa: S101 - narrows the type
+    if not isinstance(output, TensorOutput):
+        raise InternalError(f"a defect of inferd: {type(output).__name__} is no set of tensors")
     header = pb.InferOutput.FromString(output.written)
     elsewhere = dict(output.elements)
     most_bytes = min(PART_BYTES, most_bytes - max(MARGIN_BYTES, most_bytes // 16))

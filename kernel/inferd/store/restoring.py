@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import apsw
 
-from inferd.errors import StoreUnavailableError
+from inferd.errors import InternalError, StoreUnavailableError
 from inferd.store.header import Owner, owner_of
 from inferd.store.lock import StoreLock
 from inferd.store.opening import SQLITE, open_store
@@ -222,7 +222,8 @@ def _restore_elsewhere(backup: Path, where: Where, prepare: Prepare, *, scratch:
     from inferd.store.postgres import PostgresStore  # noqa: PLC0415 - as in `opening`
 
     with closing(open_store(where, mends=False)) as there, prepared(backup, scratch) as (store, made):
-        assert isinstance(there, PostgresStore)  # noqa: S101 - there are two kinds
+        if not isinstance(there, PostgresStore):
+            raise InternalError(f"a defect of inferd: a backup was to be written into {type(there).__name__}")
         prepare(store, _numbers_of(there))
         aside = ""
         if next(there.kept(), None) is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inferd.config import Settings
+from inferd.errors import present
 from inferd.runtime.front.front import Front
 from inferd.server import Kernel, running_front, running_kernel
 
@@ -129,9 +130,9 @@ def kernel_process(
 
 
 def _first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None  # noqa: S101 - opened as a pipe above
+    stdout = present(process.stdout)
     deadline = time.monotonic() + START_TIMEOUT_S
     while (left_s := deadline - time.monotonic()) > 0 and process.poll() is None:
-        if select.select([process.stdout], [], [], min(left_s, 0.5))[0]:
-            return process.stdout.readline()
+        if select.select([stdout], [], [], min(left_s, 0.5))[0]:
+            return stdout.readline()
     return ""

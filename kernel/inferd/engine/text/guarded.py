@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Tokenizer
 
-from inferd.errors import InvalidFieldError
+from inferd.errors import InvalidFieldError, present
 
 if TYPE_CHECKING:
     from inferd.engine.text.control import Prompt
@@ -84,7 +84,5 @@ class Guarded:
             name = f"\U0010fffd{self._secret}{len(self._names)}\U0010fffd"
             self._copy.add_tokens([AddedToken(name, lstrip=known.lstrip, rstrip=known.rstrip, normalized=False)])
             self._names[token] = name
-            number = self._copy.token_to_id(name)
-            assert number is not None  # noqa: S101 - it was added above
-            self._tokens[number] = self._ids[token]
+            self._tokens[present(self._copy.token_to_id(name))] = self._ids[token]
         return self._names[token]

@@ -11,7 +11,7 @@ from inferd.engine.cells.board import BOARD_BYTES
 from inferd.engine.cells.cell import OUT_OF_MEMORY, Cell, CellError
 from inferd.engine.cells.channel import ClosedError, LateError
 from inferd.engine.cells.shared import SharedMemory
-from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError
+from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -257,9 +257,9 @@ class Room:
 
     def mask(self, constraint: Constraint) -> Masks:
         """The mask of a constraint that is ready and not late, shape (ceil(V / 32),)."""
-        assert self._memory is not None  # noqa: S101 - a mask that is ready came from there
+        memory = present(self._memory)  # a mask that is ready came from there
         at = BOARD_BYTES + constraint.number * 4 * self._mask_words
-        row: Masks = np.frombuffer(self._memory.read(at, 4 * self._mask_words), np.uint32)
+        row: Masks = np.frombuffer(memory.read(at, 4 * self._mask_words), np.uint32)
         return row
 
     def forget(self, constraint: Constraint) -> None:
