@@ -21,6 +21,7 @@ from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.environment import Environment
 from inferd.places import own_socket
+from inferd.source_settings import Sources
 from inferd.store_settings import Store
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
@@ -383,6 +384,7 @@ class Settings(BaseSettings):
     store: Store = Store()
     blobs: Blobs = Blobs()
     auth: Auth = Auth()
+    sources: Sources = Sources()
 
     @property
     def listen_places(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from inferd.runtime.front import blobs, health, hosts, leases, models, tasks, up
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
+from inferd.runtime.front.named_files import NamedFiles
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.runtime.kept_times import set_clock
 from inferd.runtime.library import Library
@@ -401,7 +402,11 @@ def _front(
             most_bytes=limits.task_input_bytes,
         ),
         models=models.Models(
-            driver, plugins, shelf, watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models")
+            driver,
+            plugins,
+            shelf,
+            watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
+            roots=NamedFiles((shelf.folder, *settings.sources.roots), authority.access).roots,
         ),
         leases=leases.Leases(
             driver,

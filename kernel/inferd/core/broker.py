@@ -351,14 +351,6 @@ class Broker:
         leases: tuple[LeaseId, ...] = ()
         if evicted is None:
             busy, leases = self._obstacles(account, wanted)
-            held = [f"instance {name}" for name in busy[:3]] + [f"lease {name}" for name in leases[:3]]
-            holders = ", ".join(held) or "other programs"
-            why = f"it is held by {holders}" if account.open else "its host takes nothing new"
-            reason = f"does not fit {device_id}: {figures}; {why}"
-        elif evicted:
-            reason = f"fits {device_id} when {', '.join(evicted)} are evicted: {figures}"
-        else:
-            reason = f"fits {device_id}: {figures}"
         return LoadPlan(
             fits=evicted is not None,
             device_id=device_id,
@@ -368,7 +360,8 @@ class Broker:
             evicted=evicted if evicted is not None else tuple(account.idle),
             busy=busy,
             leases=leases,
-            reason=reason,
+            figures=figures,
+            open=account.open,
         )
 
     def _obstacles(self, account: Account, wanted_bytes: int) -> tuple[tuple[InstanceId, ...], tuple[LeaseId, ...]]:

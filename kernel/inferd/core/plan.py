@@ -1,9 +1,15 @@
 """What a load would take: the answer of `Broker.plan`, for `PlanLoad` and for the load itself."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from inferd.core.ids import DeviceId, InstanceId, LeaseId
-from inferd.core.resources import MemoryNeed
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inferd.core.ids import DeviceId, InstanceId, LeaseId
+    from inferd.core.resources import MemoryNeed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +25,9 @@ class LoadPlan:
         evicted: Idle instances that would be evicted, in this order.
         busy: Busy instances that would have to end first, when it does not fit.
         leases: Leases that would have to be released first, when it does not fit.
-        reason: The decision in a sentence, with its numbers.
+        figures: What it needs and what is free, for people.
+        open: Whether its host takes anything new.
+        hidden: Instances and leases that are in the way, too, and are not told.
         device_reason: Why this device, of those that the model may use; "" where it was not chosen.
     """
 
@@ -31,5 +39,28 @@ class LoadPlan:
     evicted: tuple[InstanceId, ...] = ()
     busy: tuple[InstanceId, ...] = ()
     leases: tuple[LeaseId, ...] = ()
-    reason: str
+    figures: str
+    open: bool = True
+    hidden: int = 0
     device_reason: str = ""
+
+    @property
+    def reason(self) -> str:
+        """The decision in a sentence, with its numbers."""
+        others = [f"{self.hidden} that are not told here"] if self.hidden else []
+        if self.fits:
+            going = [*self.evicted, *others]
+            when = f" when {', '.join(going)} are evicted" if going else ""
+            return f"fits {self.device_id}{when}: {self.figures}"
+        held = [f"instance {name}" for name in self.busy[:3]] + [f"lease {name}" for name in self.leases[:3]]
+        holders = ", ".join([*held, *others]) or "other programs"
+        why = f"it is held by {holders}" if self.open else "its host takes nothing new"
+        return f"does not fit {self.device_id}: {self.figures}; {why}"
+
+    def shown(self, *, sees: Callable[[InstanceId], bool], has: Callable[[LeaseId], bool]) -> LoadPlan:
+        """It for one who may be told of some instances and leases only; of the others it says how many there are."""
+        evicted, busy = tuple(filter(sees, self.evicted)), tuple(filter(sees, self.busy))
+        leases = tuple(filter(has, self.leases))
+        going = len(self.evicted) - len(evicted)
+        held = len(self.busy) + len(self.leases) - len(busy) - len(leases)
+        return replace(self, evicted=evicted, busy=busy, leases=leases, hidden=going if self.fits else held)

@@ -29,6 +29,11 @@ class Principal:
         """Whose call it is where the caller names none."""
         return DEFAULT_TENANT if not self.tenants or self.tenants[0] == ANY else Tenant(self.tenants[0])
 
+    @property
+    def local(self) -> bool:
+        """Whether it is whoever has this host's own user, for the kernel: no key and no token gives this name."""
+        return self.name == LOCAL
+
     def has(self, tenant: str) -> bool:
         """Whether it may ask for a tenant."""
         return tenant in self.tenants or ANY in self.tenants

@@ -97,6 +97,11 @@ class Views:
         """The tenant's lease of this id; None when there is none, or it is another tenant's."""
         return self._leases.find(lease_id, tenant)
 
+    def tenant_of(self, lease_id: LeaseId) -> Tenant | None:
+        """Whose lease of this id is; None when there is none."""
+        lease = self._leases.known.get(lease_id)
+        return None if lease is None else lease.spec.tenant
+
     def active_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
         """The tenant's lease of this id, which holds.
 

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
@@ -14,7 +13,8 @@ from inferd.plugin.backend import Setting, read_settings
 from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import WORDS, BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
-from inferd.runtime.formats import INNER_MARKS, file_format, folder_format, lacks, part_names, refuse_weights
+from inferd.runtime.formats import file_format, folder_format, refuse_weights
+from inferd.runtime.sources import Roots, files_of, find_source
 
 ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
     Setting(
@@ -46,19 +46,22 @@ def place(
     max_instances: int = 1,
     sampling: SamplingDefaults = NO_DEFAULTS,
     path: Path | None = None,
+    roots: Roots | None = None,
     tenant: str = "",
 ) -> ModelSpec:
     """Find the model's file or folder, choose its backend and the devices that it may use, and check its settings.
 
-    `sampling` are defaults of its tasks. Of a model of blobs, which are those of `tenant`, `path` is where they are.
+    `sampling` are defaults of its tasks. Of a model of blobs, which are those of `tenant`, `path` is where they are;
+    any other is within `roots`, if there are some.
 
     Raises:
         InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
+        PermissionDeniedError: It is not within `roots`.
         BackendNotFoundError: No such backend.
         BackendUnavailableError: No backend can load it; each is named with its reason.
     """
     if path is None:
-        path = _find(source)
+        path = find_source(source, roots)
     kind = _format(path)
     loaded = {each for report in reports if report.spec is not None for each in report.spec.formats}
     if kind not in loaded and path.is_file() and (why := refuse_weights(path)):
@@ -121,30 +124,6 @@ def advise(error: InferdError, spec: ModelSpec) -> InferdError:
     return error
 
 
-def _find(source: str) -> Path:
-    try:
-        return _find_file(source)
-    except (OSError, ValueError) as error:
-        raise InvalidFieldError(f"source {source[:200]!r} is no path: {error}", field="model.source") from None
-
-
-def _find_file(source: str) -> Path:
-    parts = urlsplit(source)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        path = Path(unquote(parts.path))
-    elif not parts.scheme:
-        path = Path(source)
-    else:
-        fix = f"fetch it first: inferd pull {source!r}"
-        raise InvalidFieldError(f"source {source!r} is not a file of this host; {fix}", field="model.source")
-    if not path.is_absolute():
-        raise InvalidFieldError(f"source {source!r} is not an absolute path", field="model.source")
-    if not path.is_file() and folder_format(path) is None:
-        what = lacks(path) if path.is_dir() else f"{path} does not exist"
-        raise InvalidFieldError(f"source {what}", field="model.source")
-    return path
-
-
 def _format(path: Path) -> str:
     try:
         return folder_format(path) or file_format(path)
@@ -152,20 +131,10 @@ def _format(path: Path) -> str:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
 
 
-def _files(path: Path) -> list[Path]:
-    """A file itself with the other parts of its model, or those of a folder and of one in it that has the model."""
-    if path.is_file():
-        parts = [path.with_name(name) for name in part_names(path.name)]
-        return [path, *(part for part in parts if part != path and part.is_file())]
-    inner = [path / mark for mark in INNER_MARKS if (path / mark).is_file()]
-    folders = [path, *(each.parent for each in inner)]
-    return [each for folder in folders for each in sorted(folder.iterdir()) if each.is_file()]
-
-
 def _stat(path: Path) -> tuple[int, str]:
     """The size of a file, or of a folder's files, in bytes, and what differs once any of them has changed."""
     try:
-        facts = [(file.name, file.stat()) for file in _files(path)]
+        facts = [(file.name, file.stat()) for file in files_of(path)]
         recipe = [] if path.is_dir() or not (beside := find_recipe(path)).is_file() else [(beside.name, beside.stat())]
     except OSError as error:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None

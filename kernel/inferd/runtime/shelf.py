@@ -25,10 +25,12 @@ class Shelf:
 
     Attributes:
         lacking: What models that were known before lack now.
+        folder: Where the library is.
     """
 
     def __init__(self, library: Library, plugins: Plugins, driver: Driver) -> None:
         self.lacking = Lacking(driver, plugins, library)
+        self.folder = library.root
         self._library = library
         self._plugins = plugins
         self._driver = driver

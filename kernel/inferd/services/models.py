@@ -88,11 +88,16 @@ class Models:
         """Load a model and wait for it; under a lease, one instance more."""
         return ms.LoadModelResponse(model=self._write(await self._models.load(request.name, call.caller)))
 
-    async def PlanLoad(self, request: ms.PlanLoadRequest, call: Call) -> ms.PlanLoadResponse:  # noqa: ARG002, N802 - the wire's name
+    async def PlanLoad(self, request: ms.PlanLoadRequest, call: Call) -> ms.PlanLoadResponse:  # noqa: N802 - the wire's name
         """What a load would take."""
         _check_settings(request.settings, "settings")
         plan = await self._models.plan(
-            request.name, settings=request.settings, backend=request.backend, device=request.device
+            request.name,
+            call.caller,
+            sees=call.admission.reads,
+            settings=request.settings,
+            backend=request.backend,
+            device=request.device,
         )
         return ms.PlanLoadResponse(plan=write_plan(plan))
 

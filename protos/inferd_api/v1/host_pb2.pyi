@@ -157,7 +157,7 @@ class Host(_message.Message):
 
     @_builtins.property
     def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantLoad]:
-        """Waiting and running tasks by class and tenant."""
+        """Waiting and running tasks by class and tenant, of tenants that the caller has."""
 
     def __init__(
         self,

@@ -156,7 +156,7 @@ class WatchHostResponse(_message.Message):
 
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Instance]:
-        """Instances of all models."""
+        """Instances of all models that the caller may read."""
 
     def __init__(
         self,

@@ -174,7 +174,9 @@ class Model(_message.Message):
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
     source: _builtins.str
-    """Where its file is: `file:///…` or an absolute path; or `blob:sha256:…`, what `UploadModel` made. Required."""
+    """Where its file is: `file:///…` or an absolute path; or `blob:sha256:…`, what `UploadModel` made. Who is not the
+    kernel's own user names files within its `sources.roots` alone. Required.
+    """
     backend: _builtins.str
     """Name of the backend that must load it. Default: the kernel chooses and says why in `backend_reason`."""
     state: Global___ModelState.ValueType

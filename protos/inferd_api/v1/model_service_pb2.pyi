@@ -864,7 +864,9 @@ class LoadPlan(_message.Message):
 
     @_builtins.property
     def evicted_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Idle instances that would be evicted, in this order."""
+        """Idle instances that would be evicted, in this order. Here and below those of models that the caller may read, and
+        leases of its tenants; `reason` says how many others are in the way.
+        """
 
     @_builtins.property
     def busy_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -11,7 +11,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from inferd.core.policy import Grant, Policy, Rules
+from inferd.core.policy import Grant, Policy, ResourceKind, Rules, Verb
 from inferd.errors import InferdError, PermissionDeniedError, UnauthenticatedError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from inferd.core.principal import Principal
     from inferd.runtime.login import Login
 
+READ_MODEL = Policy(Verb.READ, ResourceKind.MODEL)
 AT_ONCE = 0.0  # on the clock of the loop: an instant that has passed
 
 
@@ -71,6 +72,10 @@ class Admission:
     def sees(self, model: str) -> bool:
         """Whether it may be told of a model."""
         return self.grant.whole or self.grant.permits(model)
+
+    def reads(self, model: str) -> bool:
+        """Whether whoever makes it may read a model, whatever the call is about."""
+        return self._access.rules.grant(self.login.principal, self.tenant, READ_MODEL).permits(model)
 
 
 class Access:

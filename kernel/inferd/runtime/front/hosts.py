@@ -18,6 +18,7 @@ from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.backups import Progress, back_up
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
+from inferd.runtime.front.caller import Caller
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 
@@ -40,7 +41,7 @@ class HostReport:
         started: When the kernel was started, on its clock.
         memory_bytes: The kernel's resident memory.
         devices: By id: what backends tell, who holds what, and why a device cannot be measured now.
-        loads: Tasks that wait and that run, by tenant and class.
+        loads: Tasks that wait and that run, by tenant and class, of tenants that whoever asks has.
         queued: Tasks that wait.
         running: Tasks that run.
         tokens_per_s: Output of all tasks over the last seconds.
@@ -100,8 +101,8 @@ class Hosts:
         self._name = platform.node()
         self._system = f"{platform.system()} {platform.release()}"
 
-    def read(self) -> HostReport:
-        """The host as it stands now."""
+    def read(self, caller: Caller) -> HostReport:
+        """The host as it stands now, with the loads of the caller's tenants."""
         views = self._driver.views
         census, accounts = views.census, views.devices
         devices = {d.device_id: d for r in self._plugins.reports if r.state is BackendState.READY for d in r.devices}
@@ -116,20 +117,23 @@ class Hosts:
                 (devices[name], accounts.get(DeviceId(name)), self._unmeasured.get(DeviceId(name), ""))
                 for name in sorted(devices)
             ],
-            loads=[(*who, *counts) for who, counts in sorted(census.loads.items())],
+            loads=[(*who, *counts) for who, counts in sorted(census.loads.items()) if caller.principal.has(who[0])],
             queued=census.all.living - census.all.running,
             running=census.all.running,
             tokens_per_s=self._driver.tokens_per_s(),
             leases=views.living_leases,
         )
 
-    async def watch(self, interval_s: float) -> AsyncGenerator[tuple[HostReport, list[tuple[Model, Instance]]], None]:
+    async def watch(
+        self, caller: Caller, interval_s: float
+    ) -> AsyncGenerator[tuple[HostReport, list[tuple[Model, Instance]]], None]:
         """The host with its instances: now, when one of them or a host changes, and after each interval.
 
         Never ends by itself. Changes that come within `LEAST_GAP_S` of a report are told with the next one. Memory and
         speeds change without a word: they are told with the rest.
 
         Args:
+            caller: Whose tenants' loads are told.
             interval_s: Longest time between two reports, no less than `LEAST_GAP_S`.
 
         Raises:
@@ -140,7 +144,7 @@ class Hosts:
         with self._watchers.place():
             while True:
                 seen = changes.version
-                yield self.read(), list(self._driver.views.instances())
+                yield self.read(caller), list(self._driver.views.instances())
                 async with self._driver.closing.cut_short():
                     await asyncio.sleep(LEAST_GAP_S)
                     with suppress(TimeoutError):

@@ -1,6 +1,6 @@
 """What may be done with models."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from inferd.runtime.front.caller import Caller
 from inferd.runtime.model_files import SOURCE, ModelFile, write_list
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
+from inferd.runtime.sources import Roots
 from inferd.runtime.worker import Worker
 
 UPLOADING = "a model that is uploaded"  # as the holder of a blob
@@ -31,17 +32,27 @@ class Models:
         plugins: Who may load models.
         shelf: Where models are that were pulled.
         watchers: Bounds the streams that watch models.
+        roots: Within which a caller may name files; None for anywhere.
 
     Attributes:
         clock: The time of all models.
     """
 
-    def __init__(self, driver: Driver, plugins: Plugins, shelf: Shelf, *, watchers: Bound) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        plugins: Plugins,
+        shelf: Shelf,
+        *,
+        watchers: Bound,
+        roots: Callable[[Caller], Roots | None],
+    ) -> None:
         self.clock = driver.clock
         self._driver = driver
         self._plugins = plugins
         self._shelf = shelf
         self._watchers = watchers
+        self._roots = roots
 
     async def upload(self, caller: Caller, files: Sequence[ModelFile], **wanted: Any) -> Model:
         """Make a model known whose files the tenant has as blobs; `wanted` is as for `create`, but for its source.
@@ -71,10 +82,11 @@ class Models:
         Where its file has changed, what was loaded of it goes first.
 
         Raises:
+            PermissionDeniedError: The caller may not name its file.
             InferdError: It cannot be placed, or is in use, or cannot be kept for the kernel after this one.
         """
         if not wanted["source"].startswith("blob:"):
-            return await self._create(**wanted)
+            return await self._create(roots=self._roots(caller), **wanted)
         models = self._blobs().models
         placed = await models.place(caller.tenant, wanted["source"], wanted["name"], checks=True)
         try:
@@ -120,8 +132,19 @@ class Models:
         await self._shelf.look_for(name)
         return await self._driver.load_model(ModelName(name), tenant=caller.tenant, lease_id=caller.lease_id)
 
-    async def plan(self, name: str, *, settings: Mapping[str, str], backend: str = "", device: str = "") -> LoadPlan:
+    async def plan(
+        self,
+        name: str,
+        caller: Caller,
+        *,
+        sees: Callable[[str], bool],
+        settings: Mapping[str, str],
+        backend: str = "",
+        device: str = "",
+    ) -> LoadPlan:
         """What a load would take; what is given in place of the model's own is checked as of a new model.
+
+        Told are instances of the models that the caller `sees`, and leases of its tenants; of others how many.
 
         Raises:
             InferdError: It cannot be placed so, or the backend cannot say what it needs.
@@ -129,7 +152,11 @@ class Models:
         spec = (await self.get(name)).spec
         if settings or backend or device:
             spec = await self._otherwise(spec, settings, backend, device)
-        return await self._driver.plan_load(spec)
+        plan, views = await self._driver.plan_load(spec), self._driver.views
+        return plan.shown(
+            sees=lambda instance_id: (found := views.find_instance(instance_id)) is not None and sees(found.model),
+            has=lambda lease_id: (tenant := views.tenant_of(lease_id)) is not None and caller.principal.has(tenant),
+        )
 
     async def _otherwise(self, spec: ModelSpec, settings: Mapping[str, str], backend: str, device: str) -> ModelSpec:
         other = backend not in ("", spec.backend)

@@ -1,0 +1,111 @@
+"""Where the files of models are that callers name: nothing is dialled, and not everybody may name any file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from inferd.errors import InvalidFieldError, PermissionDeniedError
+from inferd.plugin.recipe_file import find_recipe
+from inferd.runtime.formats import INNER_MARKS, folder_format, lacks, part_names
+
+FIELD = "model.source"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """The folders within which one may name files.
+
+    Attributes:
+        folders: They, absolute.
+        told: Whether they may be told.
+    """
+
+    folders: tuple[Path, ...]
+    told: bool = False
+
+
+def find_source(source: str, roots: Roots | None = None) -> Path:
+    """The file or folder that a source names.
+
+    Within `roots` its folder has no links any more, so that what was looked at is what is loaded, and all files of the
+    model are within them, too: who may change what is there may change what is loaded, and nobody else. Of what is
+    outside nothing is told, not even whether it is there.
+
+    Args:
+        source: A path, or the URL of a file.
+        roots: Within which it has to be; None for anywhere.
+
+    Raises:
+        InvalidFieldError: It is no file and no model folder of this host.
+        PermissionDeniedError: It, or a file of the model, is not within `roots`.
+    """
+    try:
+        path = _path_of(source)
+        if roots is not None:
+            path = _within(path, source, roots)
+        if not path.is_file() and folder_format(path) is None:
+            what = lacks(path) if path.is_dir() else f"{path} does not exist"
+            raise InvalidFieldError(f"source {what}", field=FIELD)
+        if roots is not None:
+            for file in (*files_of(path), find_recipe(path)):
+                if not _is_within(file.resolve(), roots):
+                    raise _outside(source, roots)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidFieldError(f"source {source[:200]!r} is no path: {error}", field=FIELD) from None
+    return path
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file itself with the other parts of its model, or those of a folder and of one in it that has the model."""
+    if path.is_file():
+        parts = [path.with_name(name) for name in part_names(path.name)]
+        return [path, *(part for part in parts if part != path and part.is_file())]
+    inner = [path / mark for mark in INNER_MARKS if (path / mark).is_file()]
+    folders = [path, *(each.parent for each in inner)]
+    return [each for folder in folders for each in sorted(folder.iterdir()) if each.is_file()]
+
+
+def _path_of(source: str) -> Path:
+    parts = urlsplit(source)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        if parts.query or parts.fragment:
+            raise InvalidFieldError(
+                f"source {source!r} has more than a path, and nothing is made of it: write '?' as %3F and '#' as %23;"
+                " the digest of a model that is uploaded is its source (inferd models upload)",
+                field=FIELD,
+            )
+        path = Path(unquote(parts.path))
+    elif not parts.scheme:
+        path = Path(source)
+    else:
+        fix = f"fetch it first: inferd pull {source!r}"
+        raise InvalidFieldError(f"source {source!r} is not a file of this host; {fix}", field=FIELD)
+    if not path.is_absolute():
+        raise InvalidFieldError(f"source {source!r} is not an absolute path", field=FIELD)
+    return path
+
+
+def _within(path: Path, source: str, roots: Roots) -> Path:
+    """The path without links but that of its own name, by which its format is known."""
+    if ".." in path.parts:
+        raise InvalidFieldError(f"source {source!r} has '..' in it; name the path without", field=FIELD)
+    try:
+        whole, folder = path.resolve(), path.parent.resolve()
+    except (OSError, RuntimeError):  # links in a circle, or a folder that may not be entered
+        raise _outside(source, roots) from None
+    if not (_is_within(whole, roots) and _is_within(folder / path.name, roots)):
+        raise _outside(source, roots)
+    return folder / path.name
+
+
+def _is_within(path: Path, roots: Roots) -> bool:
+    return any(path.is_relative_to(folder.resolve()) for folder in roots.folders)
+
+
+def _outside(source: str, roots: Roots) -> PermissionDeniedError:
+    where = f": {', '.join(map(str, roots.folders))}" if roots.told else ", which its administrators know"
+    return PermissionDeniedError(
+        f"source {source!r} is not in a folder that callers may name models of (sources.roots of the kernel{where}); "
+        "upload the model instead (inferd models upload), or ask an administrator for its folder",
+        field=FIELD,
+    )

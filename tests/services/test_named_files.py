@@ -1,0 +1,122 @@
+"""What callers may name as files of models, and which models' names they are told."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from connection import memory
+from guarded import Guarded, Metadata, bytes_of, failing, guarded, refused
+
+from inferd.errors import InvalidFieldError
+from inferd.runtime.sources import find_source
+from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import host_service_pb2 as hs
+from inferd_api.v1 import lease_service_pb2 as ls
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NAMES = ("hidden", "other")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kernel(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+    """A kernel that takes models from one folder, and has some of its owner's."""
+    folder = tmp_path_factory.mktemp("named")
+    (folder / "root").mkdir()
+    devices = {"memory_bytes": {"fake:0": 1 << 30}}
+    async with guarded(folder, sources={"roots": [str(folder / "root")]}, devices=devices) as made:
+        for name in NAMES:
+            await made.owner.create(name, weights_bytes=400 << 20, step_s=0.02)
+        yield made
+
+
+def creating(kernel: Guarded, source: Path | str, metadata: Metadata, name: str = "new") -> Any:
+    request = ms.CreateModelRequest(model=mp.Model(name=name, source=str(source)))
+    return kernel.tcp.models.CreateModel(request, metadata=metadata)
+
+
+async def test_the_owner_names_any_file_and_others_those_within_roots(kernel: Guarded) -> None:
+    """`local` may name each file, and a key those of `sources.roots` and of the library, by links within them, too."""
+    folder, login = kernel.tcp.folder, await kernel.login("operator")
+    root, library = folder / "root", folder / "data" / "models"
+    library.mkdir(parents=True, exist_ok=True)
+    (root / "link.fake").symlink_to(write_fake_model(root, "inside"))
+    for number, path in enumerate([root / "inside.fake", root / "link.fake", write_fake_model(library, "pulled")]):
+        await creating(kernel, path, login, f"new-{number}")
+    assert (await refused(creating(kernel, folder / "other.fake", login)))[0] == "PERMISSION_DENIED"
+
+
+async def test_what_is_outside_of_roots_is_not_told(kernel: Guarded) -> None:
+    """A path outside is refused with the same words whether it is there or not, by a link too; roots go to admins."""
+    folder, login = kernel.tcp.folder, await kernel.login("operator")
+    root = folder / "root"
+    (root / "out.fake").symlink_to(folder / "other.fake")
+    (root / "loop").symlink_to(root / "loop")
+    (root / "folder").mkdir()
+    (root / "folder" / "config.json").symlink_to(folder / "other.fake")
+    sources = ["/etc/passwd", "/etc/passwd-none", root / "out.fake", root / "loop" / "x", root / "folder", f"{root}x/y"]
+    for source in map(str, sources):
+        error = await failing(creating(kernel, source, login))
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED, source
+        code, details, raw = bytes_of(error)
+        same = bytes_of(await failing(creating(kernel, "/none", login)))
+        assert (code, str(details).replace(source, "/none")) == same[:2]
+        assert str(root).encode() not in raw.replace(source.encode(), b"")
+    told = await failing(creating(kernel, "/etc/passwd", await kernel.login("admin")))
+    assert str(root) in str(told.details())
+    reason, _ = await refused(creating(kernel, root / ".." / "root" / "inside.fake", login))
+    assert reason == "INVALID_FIELD"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["https://h/m.gguf", "http://127.0.0.1:1/m", "hf:a/b", "pypi:x#y", "file://host/m", "ftp://h/m", "s3://b/m"],
+)
+async def test_no_source_is_dialled(source: str) -> None:
+    """Whatever names another host is refused by its form alone, with the command that fetches it."""
+    with pytest.raises(InvalidFieldError, match="fetch it first"):
+        find_source(source)
+
+
+async def test_a_file_states_no_digest() -> None:
+    """What a file's URL says behind its path is refused, and not left out."""
+    for more in ("#sha256=00", "?digest=00"):
+        with pytest.raises(InvalidFieldError, match="more than a path"):
+            find_source(f"file:///m.gguf{more}")
+
+
+async def test_names_of_models_and_tenants_are_told_who_may_read_them(kernel: Guarded) -> None:
+    """WatchHost, PlanLoad and the loads of the host leave out what the caller may not read; its owner is told all."""
+    owner, tcp = kernel.owner, kernel.tcp
+    await kernel.rule("role:user", models="hidden", verbs=["VERB_READ"], kinds=["RESOURCE_KIND_MODEL"])
+    login = await kernel.login("user", tenants=["web"])
+    lease = await owner.claim(memory(400 << 20, "fake:0"))  # with what runs no room is left
+    task, own = owner.endless(model="hidden"), tcp.endless(model="hidden", metadata=login)
+    await task.read()
+    await own.read()
+
+    async def told(connection: Any, metadata: Metadata = ()) -> tuple[set[str], set[str], Any]:
+        watch = connection.hosts.WatchHost(hs.WatchHostRequest(), metadata=metadata)
+        seen = await watch.read()
+        watch.cancel()
+        host = (await connection.hosts.GetHost(hs.GetHostRequest(), metadata=metadata)).host
+        asked = ms.PlanLoadRequest(name="other")
+        plan = (await connection.models.PlanLoad(asked, metadata=metadata)).plan
+        return {each.model for each in seen.instances}, {load.tenant for load in host.loads}, plan
+
+    models, tenants, plan = await told(tcp, login)
+    assert (models, tenants) == (set(), {"web"})
+    assert (plan.fits, *plan.busy_instances, *plan.lease_ids) == (False,)
+    assert plan.reason.endswith("it is held by 1 that are not told here")
+    models, tenants, plan = await told(owner)
+    assert (models, tenants) == ({"hidden"}, {"web", "default"})
+    assert (plan.fits, *plan.busy_instances, *plan.lease_ids) == (False, "hidden-1")
+    assert plan.reason.endswith("it is held by instance hidden-1")
+    await owner.leases.ReleaseLease(ls.ReleaseLeaseRequest(lease_id=lease.lease_id))
+    task.cancel()
+    own.cancel()
