@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -23,18 +23,21 @@ from inferd.errors import InvalidFieldError
 from inferd.places import prepare_folder
 
 UNIX = "unix:"
+TLS = "tls:"
+MUTUAL_TLS = "mtls:"
 LONGEST_PATH = 107  # of a socket in a file, in bytes; see unix(7)
 LARGEST_PORT = 65535
 PRIVATE_TRIES = 100
 NO_PATH = re.compile(r"[%?#\0]")  # gRPC reads addresses as URIs: clients would look elsewhere
-FORMS = "host:port or unix:/path"
+FORMS = "host:port, tls:host:port, mtls:host:port or unix:/path"
 
 AddPort = Callable[[str], int]
 """Has gRPC listen on a target and gives the port; RuntimeError where it cannot."""
+NO_PORTS: Mapping[str, AddPort] = {}
 
 
 def check_address(address: str) -> None:
-    """Refuse an address that others than this host could reach: there is no authentication yet.
+    """Refuse an address without TLS that others than this host could reach.
 
     Raises:
         InvalidFieldError: It is not on the loopback, or no address at all.
@@ -51,19 +54,27 @@ def loopback_port(address: str) -> tuple[str, int]:
     Raises:
         InvalidFieldError: It is not on the loopback, or no such address at all.
     """
-    host, port = _split(address)
-    if host == "localhost":
-        return host, port
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    host, port = split_address(address)
+    if not is_loopback(host):
         _refuse(
             f"listen {address!r} is not on the loopback, and without TLS and authentication anyone could use it; "
-            f"listen on 127.0.0.1:{port} and tunnel to it"
+            f"listen on tls:{address} with a certificate and auth.required, or on 127.0.0.1:{port} and tunnel to it"
         )
     return host, port
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_scheme(address: str) -> tuple[str, str]:
+    """What stands before an address with TLS, "" for one without; and the rest."""
+    scheme = next((each for each in (TLS, MUTUAL_TLS) if address.startswith(each)), "")
+    return scheme, address.removeprefix(scheme)
 
 
 def socket_path(address: str) -> Path:
@@ -89,13 +100,16 @@ def socket_path(address: str) -> Path:
 
 
 @contextmanager
-def listening(addresses: Sequence[str], add_port: AddPort, *, socket_mode: int) -> Iterator[tuple[str, ...]]:
+def listening(
+    addresses: Sequence[str], add_port: AddPort, *, socket_mode: int, secure: Mapping[str, AddPort] = NO_PORTS
+) -> Iterator[tuple[str, ...]]:
     """Have gRPC listen until the block ends; where it does, with ports filled in.
 
     Args:
         addresses: As `check_address` accepts them.
         add_port: Of the server.
         socket_mode: Permissions of sockets in files.
+        secure: The same for addresses with TLS, by what stands before them.
 
     Raises:
         OSError: An address is taken, or cannot be had; says which and why.
@@ -106,7 +120,8 @@ def listening(addresses: Sequence[str], add_port: AddPort, *, socket_mode: int) 
             if address.startswith(UNIX):
                 bound.append(held.enter_context(_listening_in_file(address, add_port, socket_mode)))
             else:
-                bound.append(_listen_on_port(address, add_port))
+                scheme, bare = split_scheme(address)
+                bound.append(scheme + _listen_on_port(bare, secure.get(scheme, add_port)))
         yield tuple(bound)
 
 
@@ -114,7 +129,12 @@ def _refuse(message: str) -> NoReturn:
     raise InvalidFieldError(message, field="listen")
 
 
-def _split(address: str) -> tuple[str, int]:
+def split_address(address: str) -> tuple[str, int]:
+    """The host and the port of an address, without brackets.
+
+    Raises:
+        InvalidFieldError: It is none.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isascii() or not port.isdecimal():
         _refuse(f"listen {address!r} is not {FORMS}")
@@ -130,7 +150,7 @@ def _split(address: str) -> tuple[str, int]:
 
 def _listen_on_port(address: str, add_port: AddPort) -> str:
     """Listen on every address that the name stands for, so that two kernels cannot share it."""
-    name, port = _split(address)
+    name, port = split_address(address)
     shown = address.rpartition(":")[0]
     hosts = ["127.0.0.1", "::1"] if name == "localhost" else [name]
     usable = [host for host in hosts if _free(host, port, address, needed=len(hosts) == 1)]

@@ -23,6 +23,7 @@ from inferd.environment import Environment
 from inferd.places import own_socket
 from inferd.source_settings import Sources
 from inferd.store_settings import Store
+from inferd.tls_settings import Tls
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 LEAST_FRAME_BYTES = 16 << 20
@@ -349,7 +350,9 @@ class Settings(BaseSettings):
     )
 
     listen: tuple[str, ...] = Field(
-        (), description="addresses: host:port of the loopback, or unix:/path; default: the socket of this user"
+        (),
+        description="addresses: unix:/path, host:port of the loopback, or with TLS tls:host:port and mtls:host:port; "
+        "default: the socket of this user",
     )
     metrics_listen: str = Field(
         "", description="host:port of the loopback where Prometheus reads /metrics; default: nowhere"
@@ -385,6 +388,7 @@ class Settings(BaseSettings):
     blobs: Blobs = Blobs()
     auth: Auth = Auth()
     sources: Sources = Sources()
+    tls: Tls = Tls()
 
     @property
     def listen_places(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import grpc
 
 from inferd import descriptors
-from inferd.addresses import check_address, listening, loopback_port
+from inferd.addresses import listening, loopback_port
 from inferd.config import Settings
 from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
@@ -19,8 +19,10 @@ from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.vigil import WorkerTimes
+from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.blob_opening import blobs_of, opened_blobs
+from inferd.runtime.certificates import Certificates
 from inferd.runtime.clock import Clock
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
@@ -42,6 +44,7 @@ from inferd.runtime.restoring import read_kept, restore
 from inferd.runtime.shelf import Shelf
 from inferd.services.channel import channel_options
 from inferd.services.doorway import Doorway
+from inferd.services.secure import secure_ports
 from inferd.services.server import offer_services
 from inferd.store.opening import MEMORY, opened
 from inferd.store.store import Store
@@ -72,24 +75,26 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     """A kernel that serves until the block ends; then its tasks are ended and its workers gone.
 
     Raises:
-        InvalidFieldError: An address is not one to listen on, or nobody could log in.
+        InvalidFieldError: An address is not one to listen on, its certificate is none, or nobody could log in.
         OSError: An address cannot be bound, or a folder not be made.
         StoreUnavailableError: The store cannot be opened or read, or another kernel has it.
     """
     listen = settings.listen_places
-    for address in listen:
-        check_address(address)
+    check_listeners(settings)
     if settings.metrics_listen:
         loopback_port(settings.metrics_listen)
+    certificates = Certificates(settings.tls, used=has_tls(settings))
+    await certificates.read()
     descriptors.raise_limit()
     doorway = Doorway(settings.limits.calls)
     server = grpc.aio.server(interceptors=(doorway,), options=channel_options(settings.limits))
     server.add_generic_rpc_handlers((doorway,))
     mode = int(settings.socket_mode, 8)
-    with listening(listen, server.add_insecure_port, socket_mode=mode) as addresses:
+    secure = secure_ports(server, certificates)
+    with listening(listen, server.add_insecure_port, socket_mode=mode, secure=secure) as addresses:
         await server.start()  # what was kept may take long to be read: health is told meanwhile
         try:
-            async with _serving(settings, server, doorway) as (built, metrics_address):
+            async with _serving(settings, certificates, server, doorway) as (built, metrics_address):
                 yield Kernel(
                     addresses=addresses,
                     metrics_address=metrics_address,
@@ -103,13 +108,13 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
 
 @asynccontextmanager
 async def _serving(
-    settings: Settings, server: grpc.aio.Server, doorway: Doorway
+    settings: Settings, certificates: Certificates, server: grpc.aio.Server, doorway: Doorway
 ) -> AsyncIterator[tuple["_Built", str]]:
     """A kernel that takes calls until the block ends, and where Prometheus reads."""
-    async with _built(settings) as built, _exposing(settings, built.driver) as metrics_address:
+    async with _built(settings, certificates) as built, _exposing(settings, built.driver) as metrics_address:
         driver = built.driver
         built.authority.check_entry(settings.auth, settings.listen_places)
-        entrance = offer_services(settings, built.front, built.authority.verify, doorway)
+        entrance = offer_services(settings, built.front, built.authority, doorway)
         before = await read_kept(driver, built.shelf.lacking)
         async with driver.running(), _beside(built), built.authority.running():
             restore(driver, before)
@@ -130,7 +135,7 @@ async def running_front(settings: Settings) -> AsyncIterator[Front]:
     Raises:
         OSError: A folder cannot be made.
     """
-    async with _built(settings) as built:
+    async with _built(settings, Certificates(settings.tls, used=False)) as built:
         before = await read_kept(built.driver, built.shelf.lacking)
         async with built.driver.running(), _beside(built):
             restore(built.driver, before)
@@ -150,7 +155,7 @@ class _Built:
 
 
 @asynccontextmanager
-async def _built(settings: Settings) -> AsyncIterator[_Built]:
+async def _built(settings: Settings, certificates: Certificates) -> AsyncIterator[_Built]:
     points = Failpoints(settings.failpoints)
     async with opened(settings.store_place, points.at_store) as store:
         driver = _driver(settings, None if store is None else failing_store(store, points))
@@ -160,7 +165,7 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
         make_fail(driver, points)
         try:
             blobs = opened_blobs(settings.data_dir / "blobs", driver.keeper, settings.blobs, points)
-            async with blobs, _built_around(settings, driver) as built:
+            async with blobs, _built_around(settings, driver, certificates) as built:
                 yield built
         finally:
             if driver.keeper is not None:
@@ -168,13 +173,15 @@ async def _built(settings: Settings) -> AsyncIterator[_Built]:
 
 
 @asynccontextmanager
-async def _built_around(settings: Settings, driver: Driver) -> AsyncIterator[_Built]:
+async def _built_around(settings: Settings, driver: Driver, certificates: Certificates) -> AsyncIterator[_Built]:
     plugins = _plugins(settings, driver)
     await plugins.refresh()
     shelf = Shelf(Library(settings.data_dir), plugins, driver)
     await shelf.read()
     meter = _meter(settings, driver, plugins.reports)
-    authority = await Authority.made(settings.auth, driver.keeper, pepper_path=settings.state_dir / "pepper")
+    authority = await Authority.made(
+        settings.auth, driver.keeper, certificates, pepper_path=settings.state_dir / "pepper"
+    )
     with OwnMemory() as memory:
         front = _front(
             settings,
@@ -419,6 +426,7 @@ def _front(
             plugins,
             unmeasured=meter.failing,
             memory=memory,
+            warnings=authority.certificates.warnings,
             watchers=watchers("limits.host_watchers", limits.host_watchers, "watch the host"),
             backups=Bound("store.backups", settings.store.backups, "backups"),
             backup_step_s=settings.store.backup_step_s,

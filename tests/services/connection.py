@@ -35,6 +35,9 @@ class Connection:
         self.channel = grpc.aio.insecure_channel(
             self.kernel.addresses[0], options=(("grpc.use_local_subchannel_pool", 1),)
         )
+        self.make_stubs()
+
+    def make_stubs(self) -> None:
         self.tasks: Any = TaskServiceStub(self.channel)
         self.models: Any = ModelServiceStub(self.channel)
         self.leases: Any = LeaseServiceStub(self.channel)

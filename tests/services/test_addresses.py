@@ -60,7 +60,7 @@ async def refusal(folder: Path, address: str) -> str:
         ("unix:/tmp/a#b", "'#' in its path"),
         ("unix:/tmp/%41", "'%' in its path"),
         (f"unix:/{'x' * LONGEST_PATH}", f"{LONGEST_PATH + 1} bytes; at most {LONGEST_PATH}"),
-        ("unix-abstract:name", "not host:port or unix:/path"),
+        ("unix-abstract:name", "not host:port, tls:host:port, mtls:host:port or unix:/path"),
     ],
 )
 def test_what_is_no_address_says_why(address: str, why: str) -> None:

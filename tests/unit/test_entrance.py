@@ -14,6 +14,7 @@ from inferd.config import Limits
 from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.core.roles import BUILT_IN
 from inferd.errors import TaskExpiredError
+from inferd.runtime.certificates import Certificates
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.access import Access
 from inferd.runtime.front.bounds import Calls
@@ -22,6 +23,7 @@ from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
 from inferd.services.logins import Logins
 from inferd.services.policies import CallPolicy
+from inferd.tls_settings import Tls
 
 
 class Call:
@@ -32,6 +34,9 @@ class Call:
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
 
     def time_remaining(self) -> None:
         return None
@@ -61,7 +66,7 @@ async def guarded(method: Any) -> Any:
     front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases, access=Access(BUILT_IN), tasks=tasks)
     policies = {"/inferd.v1.X/Y": CallPolicy("/inferd.v1.X/Y", Policy(Verb.READ, ResourceKind.HOST))}
     settings = Auth()
-    logins = Logins(settings, Keyring(bytes(32), settings).verify)
+    logins = Logins(settings, Keyring(bytes(32), settings).verify, Certificates(Tls(), used=False))
     entrance = Entrance(front, logins, policies, Extents(Limits()), message_limit_bytes=1024)
     handler = grpc.unary_unary_rpc_method_handler(method)
     details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})

@@ -1,10 +1,13 @@
-"""Where the program begins: Ctrl-C ends it quietly even while the modules of the commands are still loaded."""
+"""Where the program begins: what gRPC reads of the environment once, and Ctrl-C, which ends it quietly at any time."""
 
 import os
 import signal
 from typing import Any
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+NO_CIPHERS = "ECDHE-PSK-CHACHA20-POLY1305"
+"""The ciphers before TLS 1.3: one that needs a secret known beforehand, of which there is none. So no connection comes
+to be by an older version; those of 1.3 are no matter of this setting. gRPC for Python has no other way to say so."""
 
 
 def run() -> None:
@@ -13,6 +16,8 @@ def run() -> None:
     waits = begun is signal.default_int_handler  # else whoever started it wants Ctrl-C to be ignored
     if waits:
         signal.signal(signal.SIGINT, _end)  # an exception inside of an import would be told with its traceback
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = NO_CIPHERS
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each handshake that fails is a line on stderr
     from inferd.cli.main import run as run_command  # noqa: PLC0415 - this takes the time
 
     if waits:

@@ -9,6 +9,7 @@ import typer
 
 from inferd import __version__
 from inferd.cli.blob_commands import blob_app
+from inferd.cli.cert_commands import cert_app
 from inferd.cli.key_commands import key_app
 from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app, models_app
@@ -57,6 +58,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(blob_app, name="blobs")
 app.add_typer(models_app, name="models")
 app.add_typer(key_app, name="keys")
+app.add_typer(cert_app, name="certs")
 
 
 def run() -> None:

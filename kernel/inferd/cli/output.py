@@ -35,6 +35,8 @@ CODES: Mapping[str, str] = {
     **dict.fromkeys(
         ("MODEL_NOT_FOUND", "MODEL_NOT_PULLED", "PROGRAM_NOT_FOUND", "NO_STORE", "BLOB_NOT_FOUND"), "NOT_FOUND"
     ),
+    **dict.fromkeys(("AUTHORITY_NOT_FOUND", "CERTIFICATE_NOT_FOUND"), "NOT_FOUND"),
+    **dict.fromkeys(("AUTHORITY_BROKEN", "PACKAGE_MISSING"), "FAILED_PRECONDITION"),
     **dict.fromkeys(("MODEL_LOAD_FAILED", "LEASE_LOST", "PROGRAM_NOT_RUN", "STORE_NOT_EMPTY"), "FAILED_PRECONDITION"),
     **dict.fromkeys(("DOWNLOAD_FAILED", "DOWNLOAD_BUSY", "KERNEL_NOT_STARTED", "KERNEL_ENDED"), "UNAVAILABLE"),
     **dict.fromkeys(("SYSTEM_ERROR", "GUARD_DIED"), "INTERNAL"),
@@ -43,6 +45,7 @@ CODES: Mapping[str, str] = {
     "STORE_DAMAGED": "DATA_LOSS",
     "DISK_FULL": "RESOURCE_EXHAUSTED",
     "MODEL_EXISTS": "ALREADY_EXISTS",
+    "AUTHORITY_EXISTS": "ALREADY_EXISTS",
 }
 """The gRPC status codes of the command line's own reasons."""
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from inferd.core.principal import OWNER, Principal
+
+if TYPE_CHECKING:
+    from inferd.runtime.tls_files import Certificate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +21,7 @@ class Login:
         key_id: The key that it was; "" for none.
         secret: Which secret of the key, by a number that rises.
         signer: The key of an issuer by which it was signed; "" for none.
+        certificate: That of the connection on which it came; None for none.
     """
 
     principal: Principal
@@ -24,6 +29,7 @@ class Login:
     key_id: str = ""
     secret: int = 0
     signer: str = ""
+    certificate: Certificate | None = None
 
 
 NOBODY = Login(principal=Principal(name="anonymous", tenants=("anonymous",)))

@@ -22,6 +22,7 @@ from inferd.core.principal import ANY, Principal
 from inferd.errors import InferdError, InvalidFieldError, UnauthenticatedError
 from inferd.runtime.login import Login
 from inferd.runtime.signers import Signer, read_signers
+from inferd.runtime.stamps import stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ class Tokens:
             message = 'tokens of auth.issuers are checked with PyJWT: pip install "inferd[auth]"'
             raise InvalidFieldError(message, field="auth.issuers") from None
         for path in self._paths():
-            self._seen[path] = await asyncio.to_thread(_stamp, path)
+            self._seen[path] = await asyncio.to_thread(stamp_of, path)
             self._signers[path] = await asyncio.to_thread(read_signers, path)
 
     def _paths(self) -> set[Path]:
@@ -85,7 +86,7 @@ class Tokens:
         while paths := self._paths():
             await asyncio.sleep(LOOK_S)
             for path in paths:
-                stamp = await asyncio.to_thread(_stamp, path)
+                stamp = await asyncio.to_thread(stamp_of, path)
                 if stamp != self._seen[path]:
                     self._seen[path] = stamp
                     await self._read_anew(path)
@@ -210,12 +211,3 @@ def _number(said: dict[str, Any], name: str) -> float:
     if not math.isfinite(number):
         raise _RefusedError
     return number
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file does."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -110,7 +110,7 @@ class Entrance(grpc.aio.ServerInterceptor):
     async def _answer(self, method: Callable[..., Any], policy: CallPolicy, request: Any, context: Context) -> Any:
         try:
             said = read_said(context)
-            login = self._logins.read(said.login, context.peer(), policy.policy, request)
+            login = self._logins.read(said.login, context.peer(), policy.policy, request, context.auth_context)
             caller = caller_of(said, login.principal, context, self._clock)
             self._calls.take(caller.tenant)
             try:

@@ -85,6 +85,7 @@ class Hosts:
             ],
             tokens_per_second=report.tokens_per_s,
             leases=report.leases,
+            warnings=report.warnings,
         )
 
 

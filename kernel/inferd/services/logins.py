@@ -1,4 +1,4 @@
-"""Who makes a call, by the credential that it carries or by the way that it came."""
+"""Who makes a call, by the credential that it carries, the certificate of its connection, or the way that it came."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from inferd.core.principal import ANY, LOCAL, Principal
 from inferd.errors import UnauthenticatedError
 from inferd.runtime.login import NOBODY, Login
 from inferd.services.attempts import Attempts
+from inferd.services.secure import LOOPBACK, UNIX, Secure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from inferd.auth_settings import Auth
     from inferd.core.policy import Policy
+    from inferd.runtime.certificates import Certificates, Certified
+    from inferd.services.secure import Security
 
 SCHEME = "bearer "  # RFC 6750; in whichever case, as RFC 9110 has it
-UNIX = "unix:"
-LOOPBACK = ("ipv4:127.", "ipv6:[::1]:", "ipv6:%5B::1%5D:", "ipv6:[::ffff:127.", "ipv6:%5B::ffff:127.")
-"""How gRPC writes that the other end is on this host."""
 
 
 class Logins:
@@ -29,34 +29,50 @@ class Logins:
     Args:
         settings: Who needs a login.
         verify: Who a credential stands for.
+        certificates: Who a certificate stands for.
     """
 
-    def __init__(self, settings: Auth, verify: Callable[[str], Login]) -> None:
+    def __init__(self, settings: Auth, verify: Callable[[str], Login], certificates: Certificates) -> None:
+        self._secure = Secure(certificates)
         self._required = settings.required
         self._verify = verify
         self._attempts = Attempts(settings, time.monotonic)
         self._local = Login(principal=Principal(name=LOCAL, roles=frozenset(settings.local_roles), tenants=(ANY,)))
         self._has_local = bool(settings.local_roles)
 
-    def read(self, authorization: str, peer: str, policy: Policy, request: Any) -> Login:
-        """Who makes a call.
+    def read(self, authorization: str, peer: str, policy: Policy, request: Any, security: Security) -> Login:
+        """Who makes a call: a credential says so before a certificate, and holds no longer than that.
 
         Args:
             authorization: What it carries as such; "" for nothing.
             peer: Where it came from, as gRPC writes it.
             policy: What it is about.
             request: Its message; of a stream, whatever that is.
+            security: What gRPC says of its connection.
 
         Raises:
             UnauthenticatedError: That is not known, and has to be.
             LimitExceededError: Too many logins have failed on its connection.
         """
+        certified = self._secure.certified(peer, security)
+        login = self._found(authorization, peer, policy, request, certified)
+        return login if certified is None else certified.bind(login)
+
+    def _found(self, authorization: str, peer: str, policy: Policy, request: Any, certified: Certified | None) -> Login:
         if authorization:
             return self._verified(authorization, peer)
+        if certified is not None and certified.principal is not None:
+            return Login(principal=certified.principal)
         if self._has_local and (not self._required or peer.startswith(UNIX)):
             return self._local
         if _is_open(policy.kind, peer, request):
             return NOBODY
+        if certified is not None:
+            names = ", ".join(map(repr, certified.certificate.names)) or "none"
+            raise UnauthenticatedError(
+                f"the certificate of this connection stands for nobody: tls.identities has none of its names ({names})"
+                "; add one there, or give the client a key"
+            )
         raise UnauthenticatedError(
             "this call needs a login; give the client a key (INFERD_CREDENTIAL_FILE, or --credential-file)"
         )

@@ -1,12 +1,10 @@
 """All services of a kernel, behind one door."""
 
-from collections.abc import Callable
-
 from grpc_health.v1 import health_pb2
 
 from inferd.config import Settings
+from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.front import Front
-from inferd.runtime.login import Login
 from inferd.services.auth import Auth
 from inferd.services.blobs import Blobs
 from inferd.services.entrance import Entrance
@@ -32,13 +30,13 @@ from inferd_api.v1 import (
 )
 
 
-def offer_services(settings: Settings, front: Front, verify: Callable[[str], Login], server: Offering) -> Entrance:
+def offer_services(settings: Settings, front: Front, authority: Authority, server: Offering) -> Entrance:
     """Offer all services of a kernel; the door by which they are to be reached.
 
     Args:
         settings: Of the kernel.
         front: What it offers.
-        verify: Who a credential stands for.
+        authority: Who a credential or a certificate stands for.
         server: Where they are offered.
 
     Raises:
@@ -72,7 +70,7 @@ def offer_services(settings: Settings, front: Front, verify: Callable[[str], Log
     offered = {
         each: servicer for module, servicer in services.items() for each in module.DESCRIPTOR.services_by_name.values()
     }
-    logins = Logins(settings.auth, verify)
+    logins = Logins(settings.auth, authority.verify, authority.certificates)
     policies = read_policies(offered)
     entrance = Entrance(front, logins, policies, extents, message_limit_bytes=limits.message_bytes)
     for service, servicer in offered.items():

@@ -129,6 +129,7 @@ class Host(_message.Message):
     LOADS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.str
@@ -159,6 +160,10 @@ class Host(_message.Message):
     def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantLoad]:
         """Waiting and running tasks by class and tenant, of tenants that the caller has."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What whoever runs the kernel has to look at, for people, as a certificate that ends soon; empty when all is well."""
+
     def __init__(
         self,
         *,
@@ -174,10 +179,11 @@ class Host(_message.Message):
         loads: _abc.Iterable[Global___TenantLoad] | None = ...,
         tokens_per_second: _builtins.float = ...,
         leases: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "name", b"name", "os", b"os", "pid", b"pid", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "start_time", b"start_time", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "name", b"name", "os", b"os", "pid", b"pid", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "start_time", b"start_time", "tokens_per_second", b"tokens_per_second", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from inferd.core.policy import ALL_KINDS, ALL_VERBS, ResourceKind, Rule, Verb
 from inferd.core.roles import BUILT_IN
 from inferd.errors import InvalidFieldError, UnauthenticatedError
+from inferd.runtime.certificates import gone
 from inferd.runtime.front.access import Access
 from inferd.runtime.front.auth import Auth
 from inferd.runtime.kept_keys import kept_keys, kept_rules
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd import auth_settings as settings
+    from inferd.runtime.certificates import Certificates
     from inferd.runtime.keeper import Keeper
     from inferd.runtime.login import Login
 
-KEY_BEGINS, UNIX = "ik_", "unix:"
+KEY_BEGINS, UNIX, MUTUAL_TLS = "ik_", "unix:", "mtls:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +37,27 @@ class Authority:
     Attributes:
         keyring: Who callers are.
         tokens: The same of tokens.
+        certificates: The same of certificates.
         access: What they may do.
         auth: What may be done with both.
     """
 
     keyring: Keyring
     tokens: Tokens
+    certificates: Certificates
     access: Access
     auth: Auth
 
     @classmethod
-    async def made(cls, chosen: settings.Auth, keeper: Keeper | None, *, pepper_path: Path) -> Self:
+    async def made(
+        cls, chosen: settings.Auth, keeper: Keeper | None, certificates: Certificates, *, pepper_path: Path
+    ) -> Self:
         """The authority of a kernel, with what the one before it has kept.
 
         Args:
             chosen: What is configured.
             keeper: Of the kernel; None where nothing is kept.
+            certificates: Of the kernel, read.
             pepper_path: Where the pepper lies if the configuration names no other place.
 
         Raises:
@@ -67,7 +74,7 @@ class Authority:
         if keeper is not None:
             keyring.adopt(await keeper.read(kept_keys))
             auth.adopt_rules(await keeper.read(kept_rules))
-        return cls(keyring, tokens, access, auth)
+        return cls(keyring, tokens, certificates, access, auth)
 
     def check_entry(self, chosen: settings.Auth, listen: Collection[str]) -> None:
         """Refuse a kernel that nobody could use, nor make a key for.
@@ -80,11 +87,13 @@ class Authority:
             InvalidFieldError: It is one.
         """
         open_way = not chosen.required or any(address.startswith(UNIX) for address in listen)
-        if (chosen.local_roles and open_way) or chosen.issuers or self.keyring.has_any:
+        by_certificate = self.certificates.gives and any(address.startswith(MUTUAL_TLS) for address in listen)
+        if (chosen.local_roles and open_way) or chosen.issuers or by_certificate or self.keyring.has_any:
             return
         raise InvalidFieldError(
-            "auth lets nobody in: no key has been made, no issuer is trusted, and no way needs no login; listen on a "
-            "socket, too (unix:/path), where auth.local_roles hold, and make a key there: inferd keys create",
+            "auth lets nobody in: no key has been made, no issuer is trusted, no certificate stands for anybody, and "
+            "no way needs no login; listen on a socket, too (unix:/path), where auth.local_roles hold, and make a key "
+            "there: inferd keys create",
             field="auth.required" if chosen.local_roles else "auth.local_roles",
         )
 
@@ -98,10 +107,10 @@ class Authority:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """As long as the block, what changes by itself is seen: last uses, and the keys of issuers."""
+        """As long as the block, what changes by itself is seen: last uses, keys of issuers, and certificates."""
         attending = asyncio.create_task(self.tokens.attend(self._end_unsigned), name="keys of issuers")
         try:
-            async with self.keyring.running():
+            async with self.keyring.running(), self.certificates.running(self._end_uncertified):
                 yield
         finally:
             attending.cancel()
@@ -113,6 +122,9 @@ class Authority:
             return UnauthenticatedError("the key that signed the login of this call is gone; log in anew")
 
         self.access.end(lambda login: not self.tokens.holds(login), error)
+
+    def _end_uncertified(self) -> None:
+        self.access.end(lambda login: not self.certificates.holds(login), gone)
 
 
 def read_rules(chosen: settings.Auth) -> tuple[Rule, ...]:

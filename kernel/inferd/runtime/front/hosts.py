@@ -3,7 +3,7 @@
 import asyncio
 import os
 import platform
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -46,6 +46,7 @@ class HostReport:
         running: Tasks that run.
         tokens_per_s: Output of all tasks over the last seconds.
         leases: Those that are held or wait.
+        warnings: What whoever runs the kernel has to look at.
     """
 
     name: str
@@ -60,6 +61,7 @@ class HostReport:
     running: int
     tokens_per_s: float
     leases: int
+    warnings: Sequence[str]
 
 
 class Hosts:
@@ -70,6 +72,7 @@ class Hosts:
         plugins: Of this host.
         unmeasured: Why devices cannot be measured at the moment.
         memory: Of this process.
+        warnings: What whoever runs the kernel has to look at now.
         watchers: Bounds the streams that watch the host.
         backups: Bounds the backups that are under way.
         backup_step_s: How long one holds up the store at a time.
@@ -85,6 +88,7 @@ class Hosts:
         *,
         unmeasured: Mapping[DeviceId, str],
         memory: OwnMemory,
+        warnings: Callable[[], Sequence[str]],
         watchers: Bound,
         backups: Bound,
         backup_step_s: float,
@@ -94,6 +98,7 @@ class Hosts:
         self._plugins = plugins
         self._unmeasured = unmeasured
         self._memory = memory
+        self._warnings = warnings
         self._watchers = watchers
         self._backups = backups
         self._backup_step_s = backup_step_s
@@ -122,6 +127,7 @@ class Hosts:
             running=census.all.running,
             tokens_per_s=self._driver.tokens_per_s(),
             leases=views.living_leases,
+            warnings=self._warnings(),
         )
 
     async def watch(

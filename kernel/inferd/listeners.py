@@ -1,0 +1,51 @@
+"""Where a kernel may listen, as it is configured: what others than its host reach has TLS, and needs a login."""
+
+from typing import NoReturn
+
+from inferd.addresses import MUTUAL_TLS, check_address, is_loopback, split_address, split_scheme
+from inferd.config import Settings
+from inferd.errors import InvalidFieldError
+
+
+def check_listeners(settings: Settings) -> None:
+    """Refuse addresses that the rest of the settings does not allow.
+
+    Raises:
+        InvalidFieldError: One is none, lacks its files, or would let others than this host in without a login.
+    """
+    for address in settings.listen_places:
+        scheme, bare = split_scheme(address)
+        if scheme:
+            _check_secure(settings, address, scheme, bare)
+        else:
+            check_address(bare)
+
+
+def has_tls(settings: Settings) -> bool:
+    """Whether a kernel listens anywhere with TLS."""
+    return any(split_scheme(address)[0] for address in settings.listen_places)
+
+
+def _check_secure(settings: Settings, address: str, scheme: str, bare: str) -> None:
+    host, _ = split_address(bare)
+    if settings.tls.cert_file is None:
+        _refuse(
+            f"listen {address!r} needs a certificate: set tls.cert_file and tls.key_file (a small authority of your "
+            "own: inferd certs init)",
+            "tls.cert_file",
+        )
+    if scheme == MUTUAL_TLS and settings.tls.client_ca_file is None:
+        _refuse(
+            f"listen {address!r} asks clients for certificates: set tls.client_ca_file to who issues them",
+            "tls.client_ca_file",
+        )
+    if not is_loopback(host) and not settings.auth.required:
+        _refuse(
+            f"listen {address!r} is not on the loopback, and calls need no login: anyone could use it; set "
+            "auth.required = true",
+            "auth.required",
+        )
+
+
+def _refuse(message: str, field: str) -> NoReturn:
+    raise InvalidFieldError(message, field=field)
