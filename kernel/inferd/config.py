@@ -21,6 +21,7 @@ from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.environment import Environment
 from inferd.places import own_socket
+from inferd.quota_settings import QuotaSettings
 from inferd.source_settings import Sources
 from inferd.store_settings import Store
 from inferd.tls_settings import Tls
@@ -311,6 +312,11 @@ class Scheduler(BaseModel):
     poison_s: Days = Field(600.0, ge=0, description="a task like one that workers died of is refused for so long")
     tenant_streams: int = Field(1000, ge=1, description="open RunTask, WatchTask and WatchTasks streams of one tenant")
     tenant_calls: int = Field(5000, ge=1, description="calls of one tenant that are open at once")
+    quota_books: int = Field(
+        10_000,
+        ge=1,
+        description="tenants by quota of which is known what they used when they hold nothing; then the oldest go",
+    )
     model_queued: int = Field(1000, ge=1, description="waiting tasks of one model")
     model_running: int = Field(10_000, ge=1, description="running tasks of one model, over all its instances")
     headroom: float = Field(
@@ -389,6 +395,7 @@ class Settings(BaseSettings):
     auth: Auth = Auth()
     sources: Sources = Sources()
     tls: Tls = Tls()
+    quotas: QuotaSettings = Field((), description="how much tenants may use")
 
     @property
     def listen_places(self) -> tuple[str, ...]:

@@ -43,6 +43,11 @@ class InferdError(Exception):
         self.field = field
         self.retry_after_s = retry_after_s
 
+    @property
+    def subject(self) -> str:
+        """What a bound is about that was hit."""
+        return self.reason
+
 
 class InternalError(InferdError):
     """A defect of the kernel itself."""
@@ -193,6 +198,18 @@ class LimitExceededError(InferdError):
 
     reason = "LIMIT_EXCEEDED"
     code = "RESOURCE_EXHAUSTED"
+
+
+class QuotaExceededError(InferdError):
+    """A quota does not allow the tenant more now; `metadata["quota"]` says which, by its setting."""
+
+    reason = "QUOTA_EXCEEDED"
+    code = "RESOURCE_EXHAUSTED"
+
+    @property
+    def subject(self) -> str:
+        """Whose quota it is, as `google.rpc.QuotaFailure` has it."""
+        return f"tenant:{self.metadata['tenant']}"
 
 
 class ShuttingDownError(InferdError):

@@ -18,6 +18,7 @@ from inferd.core.leases import LeaseLimits
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
+from inferd.core.quota import Quota
 from inferd.core.vigil import WorkerTimes
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
@@ -238,6 +239,8 @@ def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
         elastic=ElasticTimes(
             grow_s=settings.elastic.grow_s, shrink_s=settings.elastic.shrink_s, drain_s=settings.elastic.drain_s
         ),
+        quotas=tuple(Quota(**quota.model_dump()) for quota in settings.quotas),
+        quota_books=scheduler.quota_books,
         models=limits.models,
         backoff=Backoff(first_s=workers.restart_backoff_s, most_s=workers.restart_backoff_max_s),
     )

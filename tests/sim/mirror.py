@@ -6,6 +6,7 @@ from change_book import ChangeBook
 from device_book import DeviceBook
 from host_book import HostBook
 from lease_book import LIVING, LeaseBook
+from quota_book import QuotaBook
 from rules import BrokenRuleError, Rule
 from task_book import TaskBook
 from task_entries import Place, Waiting
@@ -37,6 +38,7 @@ class Mirror:
         self._drain_s = limits.elastic.drain_s
         self.leases = LeaseBook(limits.leases, self.devices)
         self.tasks = TaskBook(limits.tasks)
+        self.quotas = QuotaBook(limits.quotas)
         self._needs = dict[InstanceId, MemoryNeed]()  # of instances that wait for memory
         self._measured = dict[tuple[ModelName, DeviceId], int]()
         self._event: events.Event = events.Tick()
@@ -65,6 +67,7 @@ class Mirror:
                 self.tasks.detached(event.task_id, now)
             case events.CreateLease():
                 self.leases.created(self.machine.leases.known[event.spec.lease_id], now)
+                self.quotas.claimed(event.spec)
             case events.KeepAlive():
                 self.leases.kept_alive(event.lease_id, event.ttl_s, now)
             case events.WorkerExited() if event.instance_id in self.tasks.places:
@@ -102,6 +105,7 @@ class Mirror:
         if made is not None:
             return
         self.tasks.submitted(spec, now)
+        self.quotas.submitted(spec, now)
         if spec.lease_id:
             self.leases.known[spec.lease_id].tasks[spec.task_id] = None
 
@@ -146,6 +150,7 @@ class Mirror:
             case _:
                 pass
         self.changes.take(command)
+        self.quotas.take(command, now)
 
     def settle(self, event: events.Event, now: float) -> None:
         """Book what an event ends with; its commands have been booked."""
@@ -210,6 +215,7 @@ class Mirror:
             if not self.leases.holds_part(place.model):
                 raise BrokenRuleError(Rule.EMPTY, f"{place.instance_id} has nothing to do on {place.device_id}")
         self.tasks.check(now)
+        self.quotas.check(now)
         self.changes.check()
 
     def _takes_tasks(self, instance: Instance) -> bool:
@@ -246,9 +252,10 @@ class Mirror:
         floors = [m.spec for m in self.tasks.models.values() if m.spec.min_instances]
         return not any(devices & {*spec.devices} and spec.name != name for spec in floors)
 
-    def check_over(self) -> None:
+    def check_over(self, now: float) -> None:
         """All has ended: nothing is held, nothing living is left."""
         self.changes.check_over(self.machine)
+        self.quotas.check_over(self.machine, now)
         living = [t for t, entry in self.tasks.known.items() if entry.living]
         if living or self.tasks.accepted != sum(self.tasks.ends.values()):
             raise BrokenRuleError(Rule.ONE_END, f"{len(living)} accepted tasks never ended: {living[:3]}")

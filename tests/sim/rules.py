@@ -41,6 +41,7 @@ class Rule(Enum):
     LOSS = "with a host that is lost go its instances and the leases of what it had, and no task ends with it"
     TOLD = "each change is told, in the order of the tables, and what was told is so"
     BOUND = "no more waits, is suspended, detached or retained than may, and nobody has more than its share of it"
+    QUOTA = "what a tenant is given never exceeds a quota that is about it"
     REFUSAL = "every refusal has a reason of the wire API"
     GIVEN_BACK = "when all has ended, everything is free again"
 

@@ -26,6 +26,7 @@ from inferd.core.placement import Site
 from inferd.core.plan import LoadPlan
 from inferd.core.priority import Priority
 from inferd.core.queue import FairQueue
+from inferd.core.quotas import Quotas
 from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import TASK_TABLE, Outcome, Task, TaskChange, TaskState
@@ -386,6 +387,9 @@ SABOTAGES = {
     "inputs are not counted": Sabotage(Rule.BOUND, replace_by(TaskBounds, "_check_inputs", lambda *_: None)),
     "any number may be suspended": Sabotage(Rule.BOUND, replace_by(TaskBounds, "check_suspended", lambda *_: None)),
     "any number may be detached": Sabotage(Rule.BOUND, replace_by(TaskBounds, "check_detached", lambda *_: None)),
+    "quotas are not looked at": Sabotage(Rule.QUOTA, replace_by(Quotas, "check_task", lambda *_: None)),
+    "leases cost no quota": Sabotage(Rule.QUOTA, replace_by(Quotas, "check_lease", lambda *_: None)),
+    "device time is not counted": Sabotage(Rule.QUOTA, replace_by(Quotas, "use_device", lambda *_: None)),
     "refusals have no known reason": Sabotage(Rule.REFUSAL, refuse_oddly),
     "workers are left behind": Sabotage(Rule.GIVEN_BACK, replace_by(Fleet, "unload", lambda *_: None)),
 }
@@ -403,5 +407,8 @@ SEEDS: Final = {
     "classes do not age": 4,
     "who passed others stays": 8,
     "plans tell of another device": 5,
+    "quotas are not looked at": 2,
+    "leases cost no quota": 10,
+    "device time is not counted": 26,
 }
 """Runs that meet a broken rule, where the first ones do not: they are tried first."""

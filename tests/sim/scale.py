@@ -1,7 +1,7 @@
 """How large a simulated world is, and within which bounds: drawn from the seed."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inferd.core.elastic import ElasticTimes
 from inferd.core.fleet import Backoff
@@ -11,6 +11,7 @@ from inferd.core.leases import LeaseLimits
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
+from inferd.core.quota import Quota
 
 TENANTS = [Tenant(name) for name in "abcd"]
 WEIGHTS = {TENANTS[1]: 3.0, TENANTS[2]: 0.5}
@@ -43,8 +44,8 @@ class Scale:
     limits: CoreLimits
 
     @classmethod
-    def draw(cls, rng: random.Random, *, tasks: int, leases: int) -> "Scale":
-        """A scale from a seed."""
+    def draw(cls, rng: random.Random, *, seed: int, tasks: int, leases: int) -> "Scale":
+        """A scale from a seed, which is that of `rng`."""
         models = rng.choice([1, 3, 8, 20])
         hosts = rng.choice([1, 2, 8, 64, 300, 300])
         return cls(
@@ -56,8 +57,23 @@ class Scale:
             crashes=rng.random() < 0.5,
             host_events=rng.choice([0, 30, 30 + hosts]),
             oddities=rng.random() < 0.7,
-            limits=draw_limits(rng, models),
+            limits=replace(draw_limits(rng, models), quotas=draw_quotas(seed, models)),
         )
+
+
+def draw_quotas(seed: int, models: int) -> tuple[Quota, ...]:
+    """Quotas from a seed, of one in eight alone; drawn apart, so that the worlds of the others stay as they are."""
+    if seed % 8 != 2:
+        return ()
+    rng = random.Random(f"quotas {seed}")
+    quotas = (
+        Quota(tenants="a", requests_per_minute=rng.choice([10, 50]), lease_bytes=rng.choice([100, 400])),
+        Quota(tokens_per_minute=rng.choice([3000, 10_000])),
+        Quota(tenants="b", models=f"m{rng.randrange(models)}", tasks=3, input_bytes=4000),
+        Quota(tenants="d", device_seconds_per_day=rng.choice([2.0, 10.0])),
+        Quota(tenants="c", models="m*", tasks=8, input_bytes=4000),
+    )
+    return tuple(rng.sample(quotas, rng.randint(3, 5)))
 
 
 def draw_limits(rng: random.Random, models: int) -> CoreLimits:

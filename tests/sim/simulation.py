@@ -47,7 +47,7 @@ class Simulation:
 
     def __init__(self, seed: int, *, tasks: int, leases: int) -> None:
         self.random = random.Random(seed)
-        self.scale = Scale.draw(self.random, tasks=tasks, leases=leases)
+        self.scale = Scale.draw(self.random, seed=seed, tasks=tasks, leases=leases)
         self.machine = KernelMachine(self.scale.limits)
         self.mirror = Mirror(self.machine, self.scale.limits)
         self.devices: list[DeviceCapacity] = []
@@ -79,7 +79,7 @@ class Simulation:
             self.mirror.check_served()
         self.tell(events.Shutdown())
         self._drain()
-        self.mirror.check_over()
+        self.mirror.check_over(self.now)
         return self
 
     def run_first(self, count: int) -> None:

@@ -345,6 +345,13 @@ class RuleNotFoundError(InferdError):
     code = "NOT_FOUND"
 
 
+class QuotaExceededError(InferdError):
+    """A quota of the tenant does not allow more now; `retry_after_s` says when there is room again."""
+
+    reason = "QUOTA_EXCEEDED"
+    code = "RESOURCE_EXHAUSTED"
+
+
 BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__() if kind.reason}
 """Every error class by its reason."""
 

@@ -1,13 +1,19 @@
 """Whether a task is accepted. Each refusal is one typed error, raised before anything changes."""
 
-from collections.abc import Container, Mapping
+from __future__ import annotations
 
-from inferd.core.ids import DeviceId, ModelName
+from typing import TYPE_CHECKING
+
 from inferd.core.lease import ModelClaim
-from inferd.core.leases import Leases
-from inferd.core.model import Model
-from inferd.core.task import TaskSpec
 from inferd.errors import InferdError, InvalidFieldError, ModelLoadError, ModelNotFoundError, QueueFullError, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from inferd.core.ids import DeviceId, ModelName
+    from inferd.core.leases import Leases
+    from inferd.core.model import Model
+    from inferd.core.task import TaskSpec
 
 RETRY_WHEN_FULL_S = 1.0
 

@@ -70,7 +70,7 @@ class Capacity:
             LimitExceededError: There are too many leases.
             LeaseUnavailableError: There is no room now, and it does not want to wait.
         """
-        ttl_s = self._leases.check(spec)
+        ttl_s = self._leases.check(spec, now)
         check_possible(spec, self._broker, self._fleet.models)
         lines = lines_of(spec)
         lack = self._lack(spec, now)

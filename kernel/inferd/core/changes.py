@@ -10,6 +10,7 @@ from inferd.core.host import HostChange, HostState
 from inferd.core.ids import DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseChange, LeaseState
 from inferd.core.model import InstanceChange, InstanceState, ModelState
+from inferd.core.quota import QuotaUse
 from inferd.core.task import Outcome, SuspendReason, TaskChange, TaskSpec, TaskState
 
 
@@ -37,6 +38,8 @@ class TaskEnd:
     created: float
     started: float | None
     finished: float
+    device_s: float = 0.0
+    quotas: tuple[QuotaUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,20 @@ class ShareChanged(Change):
     tenant: Tenant
     counter: float | None
     level: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaUsed(Change):
+    """A tenant has used device seconds that a quota limits, or its book is kept no longer.
+
+    Attributes:
+        key: Of the quota.
+        slots: When each slot of the day began, and its device seconds; none for a book that is not kept.
+    """
+
+    key: str
+    tenant: Tenant
+    slots: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)

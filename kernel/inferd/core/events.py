@@ -7,8 +7,9 @@ from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.quota import Quota
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask
+from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
 from inferd.errors import InferdError
 
@@ -93,6 +94,20 @@ class RestoreTasks:
 
     tasks: tuple[RestoredTask, ...]
     shares: tuple[RestoredShare, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreUses:
+    """Tenants had used so much of what quotas limit when a kernel before this one ended; told once."""
+
+    uses: tuple[RestoredUse, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetQuotas:
+    """These are all quotas from now on."""
+
+    quotas: tuple[Quota, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +352,8 @@ Event = (
     | WithdrawTask
     | RestoreTasks
     | RestoreLeases
+    | RestoreUses
+    | SetQuotas
     | SuspendTask
     | ResumeTask
     | DetachTask

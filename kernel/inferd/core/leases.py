@@ -12,6 +12,7 @@ from inferd.core.index import Index, Page
 from inferd.core.lease import LEASE_TABLE, Lease, LeaseChange, LeaseSpec, LeaseState
 from inferd.core.lifecycle import advance, terminal
 from inferd.core.priority import Priority
+from inferd.core.quotas import Quotas
 from inferd.core.restored import RestoredLease
 from inferd.core.retention import Retention
 from inferd.core.waiters import Waiters
@@ -52,10 +53,11 @@ class Leases:
         dues: Each says when something is due.
     """
 
-    def __init__(self, limits: LeaseLimits, out: list[Reply]) -> None:
+    def __init__(self, limits: LeaseLimits, quotas: Quotas, out: list[Reply]) -> None:
         self.known: dict[LeaseId, Lease] = {}
         self.waiters: Waiters[str] = Waiters()
         self._limits = limits
+        self._quotas = quotas
         self._out = out
         self._index: Index[Lease] = Index()
         self._created = 0
@@ -145,11 +147,12 @@ class Leases:
             return None
         return (self.position(lease_id) + 1) * self._held_s / self._active
 
-    def check(self, spec: LeaseSpec) -> float:
+    def check(self, spec: LeaseSpec, now: float) -> float:
         """Refuse what no lease may be; the TTL in seconds.
 
         Raises:
             InvalidFieldError: The TTL or the longest wait is outside its bounds.
+            QuotaExceededError: A quota of its tenant does not allow it now.
             LimitExceededError: There are too many leases.
         """
         if spec.wait_s is not None and spec.wait_s > self._limits.max_wait_s:
@@ -157,6 +160,7 @@ class Leases:
             message = f"spec.wait_timeout is {spec.wait_s:g} s; leases.max_wait_s is {most} s, the most that it can be"
             raise InvalidFieldError(message, field="spec.wait_timeout")
         ttl_s = self._check_ttl(self._limits.default_ttl_s if spec.ttl_s is None else spec.ttl_s, "spec.ttl")
+        self._quotas.check_lease(spec, now)
         if self._living >= self._limits.leases:
             limit = str(self._limits.leases)
             raise LimitExceededError(
@@ -168,6 +172,7 @@ class Leases:
 
     def add(self, spec: LeaseSpec, ttl_s: float, now: float) -> Lease:
         """Take a lease into the register, PENDING; its TTL runs from now on, so that nobody waits for the dead."""
+        self._quotas.hold_lease(spec, now)
         self._created += 1
         lease = Lease(spec=spec, number=self._created, ttl_s=ttl_s, expires=now + ttl_s, created=now)
         self.known[spec.lease_id] = lease
@@ -178,9 +183,10 @@ class Leases:
         self._expiries.set(spec.lease_id, lease.expires)
         return lease
 
-    def restore(self, kept: RestoredLease) -> Lease:
+    def restore(self, kept: RestoredLease, now: float) -> Lease:
         """A lease of a kernel before this one is known again; what it holds is not given to it yet."""
         spec = kept.spec
+        self._quotas.hold_lease(spec, now)
         self._created = max(self._created, kept.number)
         self.granted_before(kept.fencing_token)
         lease = Lease(
@@ -286,6 +292,7 @@ class Leases:
             self._held_s = held_s if self._held_s is None else self._held_s + LEARNING * (held_s - self._held_s)
         lease.ended, lease.error, lease.waits_for = now, error, ""
         self._move(lease, change)
+        self._quotas.end_lease(lease.spec, now)
         self._expiries.cancel(lease_id)
         self._waits.cancel(lease_id)
         self._ended.add(lease_id, lease.spec.tenant, now)

@@ -20,6 +20,8 @@ from inferd.core.lease import LIVING, Lease, LeaseChange, LeaseSpec, LeaseState,
 from inferd.core.leases import LeaseLimits, Leases
 from inferd.core.line import TaskLimits
 from inferd.core.model import Instance, InstanceState, Model, ModelState
+from inferd.core.quota import Quota
+from inferd.core.quotas import Quotas
 from inferd.core.restoration import Restoration
 from inferd.core.task import Outcome, SuspendReason, TaskSpec, TaskState, cancelled
 from inferd.core.tasks import Tasks
@@ -42,6 +44,8 @@ class CoreLimits:
     leases: LeaseLimits = field(default_factory=LeaseLimits)
     elastic: ElasticTimes = field(default_factory=ElasticTimes)
     growth: GrowthLimits = field(default_factory=GrowthLimits)
+    quotas: tuple[Quota, ...] = ()
+    quota_books: int = 10_000
     models: int = 1000
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -55,6 +59,7 @@ class KernelMachine:
         leases: Leases.
         broker: Devices and who holds them.
         hosts: Hosts.
+        quotas: What tenants may use, and what they do.
         ending: Whether it takes anything new.
         views: What may be read of all that.
     """
@@ -65,18 +70,19 @@ class KernelMachine:
         self.broker = Broker()
         self.hosts = Hosts(self.broker, out)
         self.fleet = Fleet(limits.backoff, limits.models, hosts=self.hosts, broker=self.broker, out=out)
-        self.leases = Leases(limits.leases, out)
+        self.quotas = Quotas(limits.quotas, books=limits.quota_books, out=out)
+        self.leases = Leases(limits.leases, self.quotas, out)
         self._capacity = Capacity(self.broker, self.fleet, self.leases, limits.elastic.drain_s, out)
         self._growth = Growth(limits.growth, self.broker, self.fleet, out)
         self._elastic = Elastic(limits.elastic, self.fleet)
-        self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, out)
+        self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, quotas=self.quotas, out=out)
         self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
         self._hosting = Hosting(
             self.hosts, self.fleet, self.leases, self._capacity, broker=self.broker, owner=self, out=out
         )
         self.ending = Ending(self.tasks, self.leases, self.fleet, self)
         self._restoration = Restoration(self.tasks, self.leases, fleet=self.fleet, broker=self.broker, owner=self)
-        self.views = Views(self.tasks, self.fleet, self.leases, self.broker)
+        self.views = Views(self.tasks, self.fleet, self.leases, self.broker, self.quotas)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._suspect_deaths = limits.tasks.suspect_deaths
         self._now = 0.0
@@ -111,6 +117,7 @@ class KernelMachine:
             self._alarm = min([at for due in self._dues if (at := due()) is not None], default=None)
         self.leases.tell()
         self.tasks.tell_shares()
+        self.quotas.tell()
         done = tuple(self._out)
         self._out.clear()
         return done
@@ -133,6 +140,10 @@ class KernelMachine:
                 self._restoration.tasks(event, self._now)
             case events.RestoreLeases():
                 self._restoration.leases(event, self._now)
+            case events.RestoreUses():
+                self.quotas.restore(event.uses, self._now)
+            case events.SetQuotas():
+                self.quotas.set(event.quotas, self.tasks.known.values(), self.leases.known.values(), self._now)
             case events.SuspendTask():
                 self.tasks.suspend(self.tasks.get(event.task_id, event.tenant), event.reason, self._now)
             case events.ResumeTask():

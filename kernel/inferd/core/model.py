@@ -237,6 +237,8 @@ class Instance:
         reserved: When it was given its memory.
         holds: What it keeps for the tasks of leases.
         used: When it last ended a task or became READY.
+        share_s: How far its clock of shared time is, by which its tasks have their parts of the device's.
+        share_at: Up to when.
     """
 
     instance_id: InstanceId
@@ -261,6 +263,8 @@ class Instance:
     reserved: float = 0.0
     holds: dict[LeaseId, Hold] = field(default_factory=dict)
     used: float = 0.0
+    share_s: float = 0.0
+    share_at: float = 0.0
     error: InferdError | None = None
 
     @property

@@ -43,7 +43,7 @@ class Restoration:
         """
         self._leases.granted_before(event.granted)
         for kept in sorted(event.leases, key=lambda each: each.number):
-            lease = self._leases.restore(kept)
+            lease = self._leases.restore(kept, now)
             if kept.expires <= now:
                 self._leases.end(lease, LeaseChange.EXPIRE, now)
             elif lost := self._lost(lease):

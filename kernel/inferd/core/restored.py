@@ -59,6 +59,15 @@ class RestoredLease:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoredUse:
+    """What a tenant had used of a quota; as in `QuotaUsed`, instants on the clock of this kernel."""
+
+    key: str
+    tenant: Tenant
+    slots: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RestoredShare:
     """What a tenant was served of a model; as in `ShareChanged`."""
 

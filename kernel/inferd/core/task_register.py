@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from math import ceil
 
 from inferd.core.census import Census
 from inferd.core.changes import TaskAccepted, TaskChanged, TaskDetached, TaskEnd, TaskForgotten, TaskRestored
@@ -10,6 +11,7 @@ from inferd.core.demand import NO_DEMAND
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Index, Page
 from inferd.core.lifecycle import advance
+from inferd.core.quotas import Quotas
 from inferd.core.restored import RestoredTask
 from inferd.core.retention import Retention
 from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState
@@ -37,14 +39,18 @@ class TaskRegister:
     Args:
         retention: Of ended tasks.
         detached: Of those of them that are detached.
+        quotas: Count what each task uses.
         out: Where changes are told.
     """
 
-    def __init__(self, *, retention: Retention[TaskId], detached: Retention[TaskId], out: list[Reply]) -> None:
+    def __init__(
+        self, *, retention: Retention[TaskId], detached: Retention[TaskId], quotas: Quotas, out: list[Reply]
+    ) -> None:
         self.known: dict[TaskId, Task] = {}
         self.census = Census()
         self._retentions = {False: retention, True: detached}
         self.dues = (retention.next_due, detached.next_due)
+        self._quotas = quotas
         self._out = out
         self._index: Index[Task] = Index()
         self._accepted = 0
@@ -91,10 +97,18 @@ class TaskRegister:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
         return self._index.page(tenant, states, after=after, size=size, newest_first=True)
 
-    def add(self, spec: TaskSpec, now: float) -> Task:
-        """A task is accepted: QUEUED."""
+    def add(self, spec: TaskSpec, now: float, *, tokens: float) -> Task:
+        """A task is accepted: QUEUED; it is expected to read and write so many tokens."""
         self._accepted += 1
-        task = self.known[spec.task_id] = Task(spec=spec, number=self._accepted, created=now, expires=spec.deadline)
+        task = self.known[spec.task_id] = Task(
+            spec=spec,
+            number=self._accepted,
+            created=now,
+            expires=spec.deadline,
+            expected_tokens=tokens,
+            estimated_tokens=ceil(tokens),
+        )
+        self._quotas.begin_task(task, now)
         if spec.request_id:
             self._requests[spec.tenant, spec.request_id] = spec.task_id
         self._index.add(task)
@@ -102,7 +116,7 @@ class TaskRegister:
         self._out.append(TaskAccepted(spec, task.number, now))
         return task
 
-    def restore(self, kept: RestoredTask) -> Task:
+    def restore(self, kept: RestoredTask, now: float) -> Task:
         """A task of a kernel before this one is known again; one that ran waits."""
         spec, ended = kept.spec, kept.outcome is not None
         self._accepted = max(self._accepted, kept.number)
@@ -132,6 +146,7 @@ class TaskRegister:
         else:
             self.census.add(task)
             self.census.detach(task)
+            self._quotas.take_up(task, now)
         self._out.append(TaskRestored(spec.task_id, spec.tenant, kept.estimated))
         if task.state is TaskState.RUNNING:
             self.move(task, TaskChange.INTERRUPT, reason=SuspendReason.WORKER_DIED)
@@ -184,7 +199,8 @@ class TaskRegister:
     def end(self, task: Task, outcome: Outcome, now: float) -> None:
         """Bring a task to its end; it has left wherever it waited or ran."""
         task.outcome, task.finished = outcome, now
-        end = TaskEnd(outcome, task.device_id, task.created, task.started, now)
+        uses = self._quotas.end_task(task, outcome, now)
+        end = TaskEnd(outcome, task.device_id, task.created, task.started, now, task.device_s, uses)
         self.move(task, CHANGE_OF[outcome.state], end=end)
         self.census.remove(task)
         task.spec = replace(task.spec, work=None, demand=NO_DEMAND)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from inferd.core import commands
+from inferd.core import commands, device_time
 from inferd.core.alarms import Alarms
 from inferd.core.bounds import TaskBounds
 from inferd.core.dispatch import Dispatcher
@@ -17,6 +17,7 @@ from inferd.core.line import TaskLimits
 from inferd.core.model import Instance
 from inferd.core.poison import Poisons
 from inferd.core.queues import Queues
+from inferd.core.quotas import Quotas
 from inferd.core.restored import RestoredShare, RestoredTask
 from inferd.core.retention import Retention
 from inferd.core.task import TASK_TABLE, Outcome, SuspendReason, Task, TaskChange, TaskSpec, TaskState, cancelled
@@ -42,20 +43,26 @@ class Tasks:
     """
 
     def __init__(
-        self, limits: TaskLimits, fleet: Fleet, leases: Leases, elastic: Elastic, out: list[commands.Reply]
+        self,
+        limits: TaskLimits,
+        fleet: Fleet,
+        leases: Leases,
+        elastic: Elastic,
+        *,
+        quotas: Quotas,
+        out: list[commands.Reply],
     ) -> None:
         self._register = TaskRegister(
             retention=Retention(limits.retained_tasks, limits.retention_s),
             detached=Retention(limits.kept_tasks, limits.kept_s),
+            quotas=quotas,
             out=out,
         )
         self.known: Mapping[TaskId, Task] = self._register.known
         self.census = self._register.census
-        self._limits = limits
+        self._limits, self._quotas = limits, quotas
         self.bounds = TaskBounds(limits, self.census)
-        self._fleet = fleet
-        self._leases = leases
-        self._elastic = elastic
+        self._fleet, self._leases, self._elastic = fleet, leases, elastic
         self._out = out
         self._queues = Queues(limits, fleet, self.known, out)
         self._dispatcher = Dispatcher(
@@ -134,19 +141,20 @@ class Tasks:
         """Accept a task; what its lease and its model say has been checked.
 
         Raises:
+            QuotaExceededError: A quota of its tenant does not allow it now.
             QueueFullError: Too many tasks wait, at all, of the tenant or for the model, or their inputs are too large.
             LimitExceededError: It is detached, and too many are.
             TaskExpiredError: Its deadline has passed.
             PoisonError: Workers died of one like it.
         """
-        line = self._queues[spec.model]
+        line, tokens = self._queues[spec.model], self.expected(spec)
+        self._quotas.check_task(spec, tokens, now)
         self.bounds.check_new(spec, queued=self._fleet.models[spec.model].spec.queued_tasks)
         self._poisons.check(spec, now)
         line.headroom.see(spec.tenant, now)
         if spec.deadline is not None and spec.deadline <= now:
             raise TaskExpiredError("the deadline had passed before the task arrived")
-        task = self._register.add(spec, now)
-        self._expect(task)
+        task = self._register.add(spec, now, tokens=tokens)
         if spec.deadline is not None:
             self._expiries.set(spec.task_id, spec.deadline)
         if spec.detached:
@@ -155,11 +163,10 @@ class Tasks:
             self._leases.known[spec.lease_id].tasks[spec.task_id] = None
         self._wait(task, now)
 
-    def _expect(self, task: Task) -> None:
-        """Reckon what a task will cost."""
-        spec, demand = task.spec, task.spec.demand
-        outputs = self._queues[spec.model].times.output_tokens(spec.tenant, demand.most_output)
-        task.expected_tokens = demand.prompt_tokens + outputs * demand.samples
+    def expected(self, spec: TaskSpec) -> float:
+        """What a task will cost, in tokens."""
+        outputs = self._queues[spec.model].times.output_tokens(spec.tenant, spec.demand.most_output)
+        return spec.demand.prompt_tokens + outputs * spec.demand.samples
 
     def restore(
         self, kept: Iterable[RestoredTask], shares: Iterable[RestoredShare], now: float
@@ -172,12 +179,12 @@ class Tasks:
         kept = tuple(kept)
         ended = sorted((each for each in kept if each.finished is not None), key=lambda each: each.retained_from)
         for each in ended:
-            self._register.restore(each)  # in the order in which they are to be forgotten
+            self._register.restore(each, now)  # in the order in which they are to be forgotten
         living = sorted((each for each in kept if each.finished is None), key=lambda each: each.number)
-        tasks = [task for task in map(self._register.restore, living) if self._is_left_alone(task, now)]
+        tasks = [task for each in living if self._is_left_alone(task := self._register.restore(each, now), now)]
         for task in tasks:
             if not task.expected_tokens and not task.attempt:
-                self._expect(task)
+                task.expected_tokens = self.expected(task.spec)
             if task.expires is not None:
                 self._expiries.set(task.spec.task_id, task.expires)
             if task.spec.lease_id:
@@ -254,6 +261,7 @@ class Tasks:
         task.started = now if task.started is None else task.started
         task.instance_id, task.device_id = instance.instance_id, instance.device_id
         self._register.move(task, TaskChange.DISPATCH)
+        device_time.begin(task, instance, now)
         instance.running[task_id] = None
         if not spec.lease_id:
             instance.victims.add(task_id, spec.priority, protected=task.protected)
@@ -424,6 +432,8 @@ class Tasks:
     def _withdraw(self, task: Task, now: float, *, used: float, dropped: bool, again: bool = False) -> None:
         """Take a task out of wherever it waits or runs, to run `again` or not; it cost `used` tokens, if it runs."""
         instance = self._queues.home(task)
+        if instance is not None:
+            self._quotas.use_device(task.spec, device_time.end(task, instance, now), now)
         self._queues.withdraw(task, used=used)
         if instance is not None:
             if dropped:

@@ -13,6 +13,8 @@ from inferd.core.lease import Lease, LeaseSpec, LeaseState
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.plan import LoadPlan
+from inferd.core.quota import Quota, QuotaUse
+from inferd.core.quotas import Quotas
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.core.tasks import Tasks
@@ -22,10 +24,11 @@ from inferd.errors import present
 class Views:
     """The one door for reading. It changes nothing, and what it gives is not to be changed."""
 
-    def __init__(self, tasks: Tasks, fleet: Fleet, leases: Leases, broker: Broker) -> None:
+    def __init__(self, tasks: Tasks, fleet: Fleet, leases: Leases, broker: Broker, quotas: Quotas) -> None:
         self._tasks = tasks
         self._fleet = fleet
         self._leases = leases
+        self._quotas = quotas
         self._broker = broker
 
     # Tasks.
@@ -51,6 +54,24 @@ class Views:
     def knows_request(self, tenant: Tenant, request_id: str) -> bool:
         """Whether a submission of the tenant with this `request_id` has made a task that is known."""
         return self._tasks.knows(tenant, request_id)
+
+    def check_quotas(self, spec: TaskSpec, now: float) -> None:
+        """Refuse what quotas do not allow, before anything is done for it.
+
+        Raises:
+            QuotaExceededError: They do not.
+        """
+        if spec.model in self._fleet.models:
+            self._quotas.check_task(spec, self._tasks.expected(spec), now)
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """All quotas."""
+        return self._quotas.all
+
+    def quota_uses(self, now: float) -> list[QuotaUse]:
+        """What tenants use of what quotas limit, those that use anything."""
+        return self._quotas.uses(now)
 
     def submitted(self, spec: TaskSpec) -> Task:
         """The task that an accepted submission made, or an earlier one of the tenant with the same `request_id`."""

@@ -29,7 +29,7 @@ def status_of(error: InferdError) -> status_pb2.Status:
     if error.retry_after_s is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_after_s)))
     if error.code == "RESOURCE_EXHAUSTED":
-        quota = error_details_pb2.QuotaFailure.Violation(subject=error.reason, description=description)
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=description)
         details.append(error_details_pb2.QuotaFailure(violations=[quota]))
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=clip(error.message, MESSAGE_BYTES))
     for detail in details:

@@ -126,6 +126,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_RULE_NOT_FOUND: _ErrorReason.ValueType  # 63
     """No rule of this id was made by a call (NOT_FOUND). Metadata: `rule_id`."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 70
+    """A quota does not allow the tenant more now (RESOURCE_EXHAUSTED). RetryInfo says when there is room again; it is left
+    out where there never will be. QuotaFailure has the tenant as its subject. Metadata: `quota` (which of it, as
+    "tokens_per_minute"), `value`, `wanted`, `limit`, `tenant`, `models` (the pattern) and `quota_id`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -237,4 +242,9 @@ ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 62
 """
 ERROR_REASON_RULE_NOT_FOUND: ErrorReason.ValueType  # 63
 """No rule of this id was made by a call (NOT_FOUND). Metadata: `rule_id`."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 70
+"""A quota does not allow the tenant more now (RESOURCE_EXHAUSTED). RetryInfo says when there is room again; it is left
+out where there never will be. QuotaFailure has the tenant as its subject. Metadata: `quota` (which of it, as
+"tokens_per_minute"), `value`, `wanted`, `limit`, `tenant`, `models` (the pattern) and `quota_id`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -89,8 +89,10 @@ class Tasks:
         await self._shelf.look_for(spec.model)
         keeper = self._driver.keeper if spec.detached else None
         repeated = self._driver.views.knows_request(spec.tenant, spec.request_id)
-        if keeper is not None and not repeated:
-            keeper.check()
+        if not repeated:
+            self._driver.views.check_quotas(spec, self.clock.now())  # before anything is written for it
+            if keeper is not None:
+                keeper.check()
         async with _named(keeper, spec) as named:
             stream = self._driver.submit(named)
         if keeper is not None:
