@@ -384,6 +384,11 @@ class Settings(BaseSettings):
         description="from SIGTERM on nothing new is taken, and tasks that run have so long to end; kept ones go on "
         "with the next kernel, others end with SHUTTING_DOWN",
     )
+    core_dumps: bool = Field(
+        False,
+        description="whether the kernel and its workers may leave cores when they crash: they hold what tasks say, and "
+        "credentials",
+    )
     limits: Limits = Limits()
     workers: Workers = Workers()
     devices: Devices = Devices()

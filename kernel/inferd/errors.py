@@ -24,10 +24,13 @@ class InferdError(Exception):
         metadata: Facts for programs, by name.
         field: Path of the request's field that is wrong, else "".
         retry_after_s: When trying again makes sense, in seconds; else None.
+        outside: What is said in place of `message` to those who may not know the inside of the kernel: its words come
+            from there, and may hold paths, addresses, or what others say. "" where they do not.
     """
 
     reason = "INTERNAL"
     code = "INTERNAL"
+    outside = ""
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class InferdError(Exception):
 
 class InternalError(InferdError):
     """A defect of the kernel itself."""
+
+    outside = "a defect of inferd"
 
 
 class InvalidFieldError(InferdError):
@@ -107,6 +112,13 @@ class ModelLoadError(InferdError):
 
     reason = "MODEL_LOAD_FAILED"
     code = "FAILED_PRECONDITION"
+    outside = "the model cannot be loaded"
+
+
+class BrokenModelError(ModelNotFoundError):
+    """A model of this name was pulled and cannot be used; `metadata["cause"]` says why."""
+
+    outside = "a model of this name was pulled and cannot be used"
 
 
 class TaskNotFoundError(InferdError):
@@ -142,6 +154,7 @@ class WorkerDiedError(InferdError):
 
     reason = "WORKER_DIED"
     code = "UNAVAILABLE"
+    outside = "the worker of the model died"
 
 
 class PoisonError(InferdError):
@@ -149,6 +162,7 @@ class PoisonError(InferdError):
 
     reason = "POISON"
     code = "FAILED_PRECONDITION"
+    outside = "workers died of this task, or of one like it"
 
 
 class StoreUnavailableError(InferdError):
@@ -156,6 +170,7 @@ class StoreUnavailableError(InferdError):
 
     reason = "STORE_UNAVAILABLE"
     code = "UNAVAILABLE"
+    outside = "the store of the kernel cannot be written or read"
 
 
 class BackendFailedError(InferdError):
@@ -163,6 +178,7 @@ class BackendFailedError(InferdError):
 
     reason = "BACKEND_FAILED"
     code = "INTERNAL"
+    outside = "the backend of the model failed"
 
 
 class BackendNotFoundError(InferdError):
@@ -177,6 +193,7 @@ class BackendUnavailableError(InferdError):
 
     reason = "BACKEND_UNAVAILABLE"
     code = "FAILED_PRECONDITION"
+    outside = "no backend can load this model"
 
 
 class EventsDroppedError(InferdError):
@@ -184,6 +201,12 @@ class EventsDroppedError(InferdError):
 
     reason = "EVENTS_DROPPED"
     code = "OUT_OF_RANGE"
+
+
+class UnreadableEventsError(EventsDroppedError):
+    """The events asked for were kept and cannot be read; `metadata["cause"]` says why."""
+
+    outside = "events of this task cannot be read; those behind `first_sequence` can"
 
 
 class RequestConflictError(InferdError):
@@ -287,6 +310,7 @@ class BlobDamagedError(InferdError):
 
     reason = "BLOB_DAMAGED"
     code = "DATA_LOSS"
+    outside = "the file of this blob is damaged or gone; delete it and put it again"
 
 
 class UnauthenticatedError(InferdError):

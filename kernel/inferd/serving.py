@@ -9,6 +9,7 @@ import structlog
 
 from inferd import logs
 from inferd.config import Settings
+from inferd.plugin.cores import forbid_cores
 from inferd.runtime.allocator import give_large_back
 from inferd.runtime.collector import spare_collector
 from inferd.runtime.driver import Driver
@@ -28,6 +29,8 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
         InvalidFieldError, OSError: As `running_kernel`.
     """
     _set_up_logs()
+    if not settings.core_dumps:
+        forbid_cores()
     loop = asyncio.get_running_loop()
     ends = _Ends()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,19 +3,21 @@
 import asyncio
 import os
 import re
-import resource
 import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from inferd.plugin.cores import forbid_cores
 from inferd.plugin.patience import patience
 
 DOCUMENT_BYTES = 1 << 20  # most that a child may answer
 STDERR_BYTES = 1 << 16  # how much is kept of the end of its standard error
 TRACE_S = 1.0  # how long a process that hangs may take to write where it does
-SECRET_VARIABLES = frozenset({"INFERD_STORE", "INFERD_STORE__URL", "PGPASSWORD"})
+SECRET_WORDS = frozenset({"CREDENTIAL", "CREDENTIALS", "KEY", "PASSWD", "PASSWORD", "PGPASSWORD", "SECRET", "TOKEN"})
+"""What names of variables with secrets have between their underscores."""
+OURS = "INFERD_"  # the store with its password, credentials of clients, settings: nothing that a backend would need
 FATAL = "Fatal Python error: "  # how faulthandler begins; see docs.python.org/3/library/faulthandler.html
 FRAME = re.compile(r"^Current thread [^\n]*\n +(File \"[^\n]*)", re.MULTILINE)
 
@@ -70,7 +72,7 @@ async def abort(process: asyncio.subprocess.Process) -> None:
     One that enabled faulthandler, that is. This takes at most `TRACE_S`; should it not be gone then, kill it.
     """
     with suppress(OSError):
-        resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+        forbid_cores(process.pid)
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGABRT)
     with suppress(TimeoutError):
@@ -78,8 +80,12 @@ async def abort(process: asyncio.subprocess.Process) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The variables that processes with backends are given: not those with what opens the kernel's store."""
-    return {name: value for name, value in os.environ.items() if name.upper() not in SECRET_VARIABLES}
+    """The variables that processes with backends are given: none of the kernel's own, and none with a secret."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(OURS) and not SECRET_WORDS & set(name.upper().split("_"))
+    }
 
 
 async def run(module: str, *, limit_s: float) -> Ending:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from inferd.errors import EventsDroppedError, InferdError
+from inferd.errors import EventsDroppedError, InferdError, UnreadableEventsError
 from inferd.runtime.event_log import MissingEventsError, Run, in_order, joined
 from inferd.runtime.kept_events import read_entries, read_json
 from inferd.runtime.kept_records import UNREADABLE
@@ -98,9 +98,9 @@ def _missing(after: int, first: int) -> EventsDroppedError:
     )
 
 
-def _unreadable(after: int, until: int, error: Exception) -> EventsDroppedError:
+def _unreadable(after: int, until: int, error: Exception) -> UnreadableEventsError:
     why = error.message if isinstance(error, InferdError) else f"{type(error).__name__}: {error}"
-    return EventsDroppedError(
+    return UnreadableEventsError(
         f"events {after + 1} to {until} cannot be read: {why}; the first one behind them is {until + 1}",
         metadata={"first_sequence": str(until + 1), "cause": why},
         field="after_sequence",

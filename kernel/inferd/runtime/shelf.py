@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import structlog
 
 from inferd.core.ids import ModelName
-from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelNotFoundError
+from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, ModelBusyError
 from inferd.runtime.driver import Driver
 from inferd.runtime.lacking import Lacking
 from inferd.runtime.library import BrokenManifest, Library, Manifest
@@ -60,7 +60,7 @@ class Shelf:
         """Make a model known that was pulled since; one that never was is no error here.
 
         Raises:
-            ModelNotFoundError: It was pulled, and its folder cannot be used; says why.
+            BrokenModelError: It was pulled, and its folder cannot be used; says why.
             InferdError: It was pulled, and cannot be placed.
         """
         known = self._driver.views.find_model(ModelName(name))
@@ -75,7 +75,7 @@ class Shelf:
                 return  # no name at all: the one who looks for it says so
             if isinstance(entry, BrokenManifest):
                 message = f"model {name!r} was pulled and cannot be used: {entry.why}"
-                raise ModelNotFoundError(message, metadata={"cause": entry.why}, field="model")
+                raise BrokenModelError(message, metadata={"cause": entry.why}, field="model")
             if entry is not None:
                 await self._make_known(entry)
 

@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 
 from inferd.errors import InferdError, InternalError, LimitExceededError
 from inferd.services.calls import Call, Context, caller_of, read_said
+from inferd.services.insight import CALLER, Incidents, Insight
 from inferd.services.required import check_required
 from inferd.services.status import status_of
 from inferd_api.v1 import task_service_pb2 as ts
@@ -57,10 +58,12 @@ class Entrance(grpc.aio.ServerInterceptor):
         message_limit_bytes: int,
     ) -> None:
         self._calls = front.calls
+        self._access = front.access
         self._admitted = front.access.admitted
         self._logins = logins
         self._policies = policies
         self._clock = front.clock
+        self._incidents = Incidents()
         self._check_lease = front.leases.check
         self._knows = front.tasks.knows
         self._extents = extents
@@ -89,7 +92,7 @@ class Entrance(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(self._guarded(handler.unary_stream, policy), *codec)
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream, policy), *codec)
-        raise AssertionError("no service has a method that takes a stream and answers once")
+        raise TypeError("no service has a method that takes a stream and answers once")
 
     def _guarded(self, method: Callable[..., Any], policy: CallPolicy) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
@@ -112,6 +115,7 @@ class Entrance(grpc.aio.ServerInterceptor):
             said = read_said(context)
             login = self._logins.read(said.login, context.peer(), policy.policy, request, context.auth_context)
             caller = caller_of(said, login.principal, context, self._clock)
+            CALLER.set(Insight(self._access, caller, self._incidents))
             self._calls.take(caller.tenant)
             try:
                 single = isinstance(request, Message)

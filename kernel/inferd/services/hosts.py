@@ -5,17 +5,20 @@ from contextlib import aclosing
 from inferd.core.broker import Account
 from inferd.errors import InvalidFieldError
 from inferd.plugin.backend import DeviceInfo, Setting
-from inferd.plugin.registry import BackendReport
+from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.front import hosts as front
 from inferd.runtime.front.models import Models
 from inferd.runtime.placement import ENGINE_SETTINGS
 from inferd.services.calls import Call
+from inferd.services.insight import inside
 from inferd.services.model_values import write_instance
 from inferd.services.pages import page_of
 from inferd.services.times import read_seconds, timestamp
 from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import priority_pb2 as pp
+
+FAILED = "it failed; whoever runs this kernel finds why with `inferd doctor`"
 
 MOST_INTERVAL_S, DEFAULT_INTERVAL_S = 60.0, 1.0
 
@@ -95,9 +98,9 @@ def write_backend(report: BackendReport) -> hp.Backend:
     return hp.Backend(
         name=report.name,
         state=hp.BackendState.ValueType(report.state.value),
-        why=report.why,
+        why=report.why if report.state is not BackendState.FAILED else inside(report.why) or FAILED,
         fix=report.fix,
-        log_path=report.log_path,
+        log_path=inside(report.log_path),
         package=report.package,
         description=spec.description if spec is not None else "",
         formats=spec.formats if spec is not None else (),

@@ -6,6 +6,7 @@ from inferd.core.resources import MemoryNeed
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front.models import Models
 from inferd.sampling import ENGINE_DEFAULTS
+from inferd.services.insight import inside
 from inferd.services.sampling_values import write_sampling_defaults
 from inferd.services.status import status_of
 from inferd.services.times import duration, timestamp
@@ -79,7 +80,7 @@ def write_instance(instance: Instance, model: Model, models: Models) -> pb.Insta
         load_duration=duration(ready - instance.created) if ready is not None else None,
         error=status_of(instance.error) if instance.error is not None else None,
         start_time=timestamp(models.clock, instance.created),
-        log_path=worker.log_path if worker is not None else "",
+        log_path=inside(worker.log_path) if worker is not None else "",
         reserved_bytes=models.reserved_bytes(instance),
         peak_bytes=instance.peak_bytes,
         grown_bytes=instance.grown_bytes,

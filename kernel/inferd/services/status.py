@@ -6,6 +6,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from inferd.errors import InferdError
+from inferd.services.insight import told
 from inferd.services.times import duration
 
 DOMAIN = "inferd"
@@ -17,7 +18,11 @@ FACTS_BYTES = 1200
 
 
 def status_of(error: InferdError) -> status_pb2.Status:
-    """The status of an error: `ErrorInfo` always, `BadRequest`, `RetryInfo` and `QuotaFailure` where they apply."""
+    """The status of an error, as its caller may know it.
+
+    It has `ErrorInfo` always, `BadRequest`, `RetryInfo` and `QuotaFailure` where they apply.
+    """
+    error = told(error)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_facts(error))
     description = clip(error.message, DESCRIPTION_BYTES)
     details: list[Any] = [info]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inferd.engine.cells.channel import Channel, ClosedError
 from inferd.engine.cells.parcel import unpack_vocabulary
+from inferd.plugin.cores import forbid_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +149,7 @@ def _live(
         channel.sock.close()
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes,) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        forbid_cores()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries write when they fail may be what a task says
         with suppress(ClosedError):
             serve(Channel(socket.socket(fileno=descriptors[0])), descriptors[1:])

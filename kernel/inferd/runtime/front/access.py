@@ -108,6 +108,10 @@ class Access:
             raise _denied(principal, tenant, policy, model)
         return grant
 
+    def may(self, principal: Principal, tenant: str, policy: Policy) -> bool:
+        """Whether the rules give a principal, for a tenant, what a policy names, about no model by name."""
+        return self.rules.grant(principal, tenant, policy).permits()
+
     @asynccontextmanager
     async def admitted(self, login: Login, tenant: str, policy: Policy, *, many: bool) -> AsyncIterator[Admission]:
         """A call under way as long as the block; whatever that waits for, it ends when the call may go on no longer.
