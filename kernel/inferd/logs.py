@@ -4,18 +4,22 @@ The words of an exception, and the values of variables, may be what a task was g
 told the words of its own errors; a log, which others read, has the places in the code instead.
 """
 
-import asyncio
+from __future__ import annotations
+
 import logging
 import sys
 import threading
 import traceback
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:  # workers read this module and have no event loop
+    import asyncio
+    from types import TracebackType
+
+    ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 def describe(error: BaseException) -> str:
