@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 VerbName = Literal["read", "create", "update", "delete", "run"]
 KindName = Literal[
@@ -93,3 +93,10 @@ class Auth(BaseModel):
     )
     failed_s: Annotated[float, Field(gt=0, le=1e6)] = Field(60.0, description="see failed_logins; in seconds")
     failing_peers: int = Field(10_000, ge=1, description="connections whose failed logins are counted at once")
+
+    @field_validator("issuers")
+    @classmethod
+    def _check_names(cls, issuers: dict[str, Issuer]) -> dict[str, Issuer]:
+        if "cert" in issuers:
+            raise ValueError("no issuer is named 'cert': principals of certificates begin so; choose another name")
+        return issuers

@@ -90,7 +90,7 @@ def test_serve_tells_people_one_line(start: Start) -> None:
     ("arguments", "environment", "said"),
     [
         (["--listen", "0.0.0.0:0"], {}, "not on the loopback"),
-        (["--listen", "nonsense"], {}, "not host:port or unix:/path"),
+        (["--listen", "nonsense"], {}, "not host:port, tls:host:port, mtls:host:port or unix:/path"),
         ([], {"INFERD_LIMITS__QUEUED_TASKS": "0"}, "'limits.queued_tasks'"),
         (["--config", "/none.toml"], {}, "does not exist"),
         (["--exit-with-parent", "--parent", "1"], {}, "has ended already"),

@@ -111,7 +111,7 @@ def test_refusals_are_typed(client: Client, model: str, kind: type[Exception], f
 def test_there_is_a_class_for_every_reason() -> None:
     """Every `ErrorReason` of the wire has one class, and no class has a reason that the wire lacks."""
     names = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
-    assert set(errors.BY_REASON) == names | {"KERNEL_UNREACHABLE"}
+    assert set(errors.BY_REASON) == names | {"KERNEL_UNREACHABLE", "TLS_FAILED"}
     assert issubclass(errors.LeaseLostError, errors.LeaseEndedError)
 
 

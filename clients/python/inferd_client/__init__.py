@@ -12,7 +12,7 @@ from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_api.v1.tensor_pb2 import InferSequence
 from inferd_client.claims import LeaseOptions
 from inferd_client.credentials import CredentialError
-from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError
+from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError, TlsFailedError
 from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
@@ -50,6 +50,7 @@ __all__ = [
     "RunOptions",
     "Sample",
     "TaskOptions",
+    "TlsFailedError",
     "blob_tensor",
 ]
 

@@ -18,10 +18,11 @@ from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
 from inferd_client.places import find_address
 from inferd_client.returning import is_back, is_back_async
+from inferd_client.tls import check_plaintext, secure_credentials, split_scheme
 from inferd_client.versions import is_lacking, is_newer, too_old, version_of, version_of_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
     from inferd_client.holding import LeaseRef
 
@@ -63,7 +64,7 @@ PageRes = TypeVar("PageRes", bound=Page)
 
 
 def target(address: str) -> str:
-    """The gRPC target of an address: `host:port`, `[ipv6]:port` or `unix:/path`.
+    """The gRPC target of an address: `host:port`, `[ipv6]:port`, one of them behind `tls:` or `mtls:`, or `unix:/path`.
 
     Raises:
         ValueError: The address has none of these forms.
@@ -73,15 +74,16 @@ def target(address: str) -> str:
         if size_bytes > LONGEST_PATH:
             raise ValueError(f"address {address!r} has a path of {size_bytes} bytes; at most {LONGEST_PATH}")
         return address
-    host, _, port = address.rpartition(":")
+    _, bare = split_scheme(address)
+    host, _, port = bare.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if host and port.isdecimal() and int(port) > MAX_PORT:
         raise ValueError(
             f"address {address!r} has port {port}; in host:port or unix:/path a port is at most {MAX_PORT}"
         )
     if not host or "/" in host or (":" in host and not bracketed) or not port.isdecimal():
-        raise ValueError(f"address {address!r} is not of the form host:port or unix:/path")
-    return f"dns:///{address}"
+        raise ValueError(f"address {address!r} is not of the form host:port, tls:host:port or unix:/path")
+    return f"dns:///{bare}"
 
 
 def bounded_s(timeout_s: float | None) -> float | None:
@@ -100,10 +102,16 @@ class _Settings:
         timeout_s: float | None,
         credential: str | None,
         credential_file: str | os.PathLike[str] | None,
+        files: Mapping[str, str | os.PathLike[str] | None],
     ) -> None:
         self.address = address or os.environ.get("INFERD_ADDRESS") or find_address()
         self._target = target(self.address)
+        self._secure = secure_credentials(
+            self.address, ca_file=files["ca_file"], cert_file=files["cert_file"], key_file=files["key_file"]
+        )
         secret = credential_of(credential, credential_file)
+        if secret:
+            check_plaintext(self.address)
         self._metadata = (
             *((("authorization", f"Bearer {secret}"),) if secret else ()),
             *((("inferd-tenant", tenant),) if tenant else ()),
@@ -140,13 +148,16 @@ class Connection(_Settings):
     """A connection of a synchronous client; safe to use from several threads.
 
     Args:
-        address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else the socket of this user's
+        address: `host:port`, `tls:host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else the socket of this user's
             kernel, or of this host's, where one listens.
         tenant: Whose tasks are meant; default the kernel's default tenant.
         timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
         credential: By which the kernel knows who calls, "" for none; default: that of `credential_file`, else
             `$INFERD_CREDENTIAL`, else that of the file `$INFERD_CREDENTIAL_FILE`.
         credential_file: Where it is, alone, in a file that only its owner may read; read once.
+        ca_file: Authorities that certificates of kernels are checked by; default `$INFERD_CA_FILE`, else public ones.
+        cert_file: Certificate by which a kernel with TLS knows who calls; default `$INFERD_CERT_FILE`, else none.
+        key_file: Its private key, mode 0600; default `$INFERD_KEY_FILE`.
     """
 
     def __init__(
@@ -157,11 +168,23 @@ class Connection(_Settings):
         timeout_s: float | None = CALL_TIMEOUT_S,
         credential: str | None = None,
         credential_file: str | os.PathLike[str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
-            address, tenant=tenant, timeout_s=timeout_s, credential=credential, credential_file=credential_file
+            address,
+            tenant=tenant,
+            timeout_s=timeout_s,
+            credential=credential,
+            credential_file=credential_file,
+            files={"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file},
         )
-        self._wire = grpc.insecure_channel(self._target, options=OPTIONS)
+        self._wire = (
+            grpc.insecure_channel(self._target, options=OPTIONS)
+            if self._secure is None
+            else grpc.secure_channel(self._target, self._secure, options=OPTIONS)
+        )
 
     @property
     def _channel(self) -> grpc.Channel:
@@ -252,13 +275,16 @@ class AsyncConnection(_Settings):
     """A connection of an asynchronous client; belongs to the event loop that runs when it is made.
 
     Args:
-        address: `host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else the socket of this user's
+        address: `host:port`, `tls:host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else the socket of this user's
             kernel, or of this host's, where one listens.
         tenant: Whose tasks are meant; default the kernel's default tenant.
         timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
         credential: By which the kernel knows who calls, "" for none; default: that of `credential_file`, else
             `$INFERD_CREDENTIAL`, else that of the file `$INFERD_CREDENTIAL_FILE`.
         credential_file: Where it is, alone, in a file that only its owner may read; read once.
+        ca_file: Authorities that certificates of kernels are checked by; default `$INFERD_CA_FILE`, else public ones.
+        cert_file: Certificate by which a kernel with TLS knows who calls; default `$INFERD_CERT_FILE`, else none.
+        key_file: Its private key, mode 0600; default `$INFERD_KEY_FILE`.
     """
 
     def __init__(
@@ -269,11 +295,23 @@ class AsyncConnection(_Settings):
         timeout_s: float | None = CALL_TIMEOUT_S,
         credential: str | None = None,
         credential_file: str | os.PathLike[str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
-            address, tenant=tenant, timeout_s=timeout_s, credential=credential, credential_file=credential_file
+            address,
+            tenant=tenant,
+            timeout_s=timeout_s,
+            credential=credential,
+            credential_file=credential_file,
+            files={"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file},
         )
-        self._wire = grpc.aio.insecure_channel(self._target, options=OPTIONS)
+        self._wire = (
+            grpc.aio.insecure_channel(self._target, options=OPTIONS)
+            if self._secure is None
+            else grpc.aio.secure_channel(self._target, self._secure, options=OPTIONS)
+        )
 
     @property
     def _channel(self) -> grpc.aio.Channel:

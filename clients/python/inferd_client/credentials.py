@@ -42,17 +42,25 @@ def credential_of(credential: str | None, file: str | os.PathLike[str] | None) -
 def _read(file: str | os.PathLike[str]) -> str:
     try:
         with open(file, "rb") as opened:  # noqa: PTH123 - of whatever kind the path is
-            found = os.fstat(opened.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid not in (0, os.geteuid()):
-                mode, owner = found.st_mode & 0o777, found.st_uid
-                raise CredentialError(
-                    f"the credential file {file} has mode {mode:04o} and owner {owner}, so that others could use it; "
-                    f"it must be a file of yours with mode 0600: chmod 600 {file}"
-                )
+            check_own(os.fstat(opened.fileno()), "credential", file)
             text = opened.read(MOST_BYTES + 1).decode("ascii", errors="replace")
     except OSError as error:
         raise CredentialError(f"the credential file {file} cannot be read: {error.strerror}") from None
     return _checked(text.strip(), f"the credential file {file}")
+
+
+def check_own(found: os.stat_result, what: str, file: str | os.PathLike[str]) -> None:
+    """Refuse a file with a secret that others could read.
+
+    Raises:
+        CredentialError: They could.
+    """
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid not in (0, os.geteuid()):
+        mode, owner = found.st_mode & 0o777, found.st_uid
+        raise CredentialError(
+            f"the {what} file {file} has mode {mode:04o} and owner {owner}, so that others could use it; it must be a "
+            f"file of yours with mode 0600: chmod 600 {file}"
+        )
 
 
 def _checked(text: str, where: str) -> str:

@@ -1,4 +1,4 @@
-"""What a call can raise: a class per `inferd.v1.ErrorReason`, and five for what the kernel itself cannot say.
+"""What a call can raise: a class per `inferd.v1.ErrorReason`, and six for what the kernel itself cannot say.
 
 Every class derives from `InferdError`; branch on the class or on `reason`, the message is for people.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from inferd_client import places
+from inferd_client import places, tls
 from inferd_client.returning import UNCONNECTED
 
 if TYPE_CHECKING:
@@ -67,6 +67,13 @@ class KernelUnreachableError(InferdError):
     reason = "KERNEL_UNREACHABLE"
     code = "UNAVAILABLE"
     unsent = False
+
+
+class TlsFailedError(InferdError):
+    """Both ends could not agree on a connection with TLS, and it will not pass by itself; the message has the fix."""
+
+    reason = "TLS_FAILED"
+    code = "UNAVAILABLE"
 
 
 class StatusError(InferdError):
@@ -396,11 +403,19 @@ def _nobody(address: str, details: str | None) -> str:
         return f"no kernel answers; tried {tried}; start one with: inferd serve, or name one: --address, INFERD_ADDRESS"
     if path is not None and why == WHY["Permission denied"]:
         return f"the kernel at {address} may not be used by you: {places.why_denied(path)}"
-    brackets = f" ({why})" if why else ""
+    brackets = f" ({tls.why_closed(address, why) or why})" if why else ""
     local = address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
     if local and address != DEFAULT_ADDRESS:
         return f"no kernel answers{brackets}; start one with: inferd serve --listen {shlex.quote(address)}"
     return f"no kernel answers at {address}{brackets}" + ("; start one with: inferd serve" if local else "")
+
+
+def _unreachable(address: str, details: str | None) -> InferdError:
+    if why := tls.why_failed(address, details or ""):
+        return TlsFailedError(why)
+    unreachable = KernelUnreachableError(_nobody(address, details))
+    unreachable.unsent = UNCONNECTED in (details or "")
+    return unreachable
 
 
 def _too_large(address: str, who: str | None, value: str, limit: str) -> LimitExceededError:
@@ -417,8 +432,8 @@ def _too_large(address: str, who: str | None, value: str, limit: str) -> LimitEx
 def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
     """Build the error of a call to `address` that failed.
 
-    A status without details is the transport's own: UNAVAILABLE becomes `KernelUnreachableError`, or
-    `LimitExceededError` where the connection has no room for another call, others `StatusError`.
+    A status without details is the transport's own: UNAVAILABLE becomes `KernelUnreachableError`,
+    `TlsFailedError`, or `LimitExceededError` where the connection has no room for another call, others `StatusError`.
     """
     pairs: Any = error.trailing_metadata() or ()
     for key, value in pairs:
@@ -434,9 +449,7 @@ def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
     if code is grpc.StatusCode.INTERNAL and details == BROKEN:
         return KernelUnreachableError(f"the connection to {address} broke")
     if code is grpc.StatusCode.UNAVAILABLE:
-        unreachable = KernelUnreachableError(_nobody(address, details))
-        unreachable.unsent = UNCONNECTED in (details or "")
-        return unreachable
+        return _unreachable(address, details)
     failed = StatusError(f"the call to {address} ended with {code.name}: {details}")
     failed.code = code.name
     return failed

@@ -14,9 +14,12 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from inferd_client.tls import split_scheme, why_closed, why_failed
+
 UNCONNECTED: Final = "failed to connect to all addresses"  # what gRPC says of a call that was not sent
 ASK_S: Final = 1.0  # how long the address is asked
 BACK_S: Final = 5.0  # more than the longest pause between two tries, `grpc.max_reconnect_backoff_ms`
+CLOSED_S: Final = 1.0  # the same where the other end took the connection and closed it: most often that is for good
 
 
 def is_back(channel: grpc.Channel, address: str, error: grpc.RpcError, timeout_s: float | None = None) -> bool:
@@ -28,11 +31,11 @@ def is_back(channel: grpc.Channel, address: str, error: grpc.RpcError, timeout_s
         error: How the call ended.
         timeout_s: How long to wait at most, in seconds; default: as long as gRPC pauses.
     """
-    if not _is_unsent(error) or not _answers(address):
+    if not _is_unsent(error, address) or not _answers(address):
         return False
     ready = grpc.channel_ready_future(channel)
     try:
-        ready.result(timeout=_patience_s(timeout_s))
+        ready.result(timeout=_patience_s(error, address, timeout_s))
     except grpc.FutureTimeoutError:
         ready.cancel()
         return False
@@ -43,20 +46,23 @@ async def is_back_async(
     channel: grpc.aio.Channel, address: str, error: grpc.RpcError, timeout_s: float | None = None
 ) -> bool:
     """As `is_back`."""
-    if not _is_unsent(error) or not await _answers_async(address):
+    if not _is_unsent(error, address) or not await _answers_async(address):
         return False
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(channel.channel_ready(), _patience_s(timeout_s))
+        await asyncio.wait_for(channel.channel_ready(), _patience_s(error, address, timeout_s))
         return True
     return False
 
 
-def _patience_s(timeout_s: float | None) -> float:
-    return BACK_S if timeout_s is None else min(BACK_S, timeout_s)
+def _patience_s(error: grpc.RpcError, address: str, timeout_s: float | None) -> float:
+    most_s = CLOSED_S if why_closed(address, error.details() or "") else BACK_S
+    return most_s if timeout_s is None else min(most_s, timeout_s)
 
 
-def _is_unsent(error: grpc.RpcError) -> bool:
-    return error.code() is grpc.StatusCode.UNAVAILABLE and UNCONNECTED in (error.details() or "")
+def _is_unsent(error: grpc.RpcError, address: str) -> bool:
+    details = error.details() or ""
+    unsent = error.code() is grpc.StatusCode.UNAVAILABLE and UNCONNECTED in details
+    return unsent and not why_failed(address, details)  # the next try would end as this one
 
 
 def _answers(address: str) -> bool:
@@ -91,5 +97,5 @@ def _path(address: str) -> str:
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
+    host, _, port = split_scheme(address)[1].rpartition(":")
     return host.strip("[]"), int(port)

@@ -204,7 +204,7 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
     **dict.fromkeys(("task_id", "lease_id", "instance_id", "request_id", "service", "address", "tenant"), TEXT),
     **dict.fromkeys(("query", "digest", "principal", "key_id", "rule_id"), TEXT),
-    **dict.fromkeys(("path", "credential_file"), PATH),
+    **dict.fromkeys(("path", "credential_file", "ca_file", "cert_file", "key_file"), PATH),
     **dict.fromkeys(("roles", "tenants"), TEXTS),
     "rule": _message(Rule),
     "expire_time": MOMENT,

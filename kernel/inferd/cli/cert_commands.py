@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import Output
+from inferd.cli.options import Output, text_option
 from inferd.cli.output import Format, edge
 
 MOST_DAYS = 36_500.0
@@ -18,7 +18,7 @@ NameArgument = Annotated[str, typer.Argument(help="For whom: a kernel, a program
 WhichArgument = Annotated[
     str, typer.Argument(help="Whose certificates, or the beginning of the number of one.", metavar="NAME|SERIAL")
 ]
-RootName = Annotated[str, typer.Option("--name", help="Name of the authority.", metavar="NAME")]
+RootName = Annotated[str, text_option("--name", help="Name of the authority.", metavar="NAME")]
 RootDays = Annotated[float, typer.Option(help="Days that it holds.", min=0.001, max=MOST_DAYS, metavar="N")]
 Host = Annotated[
     list[str] | None,

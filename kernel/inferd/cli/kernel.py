@@ -10,6 +10,7 @@ import typer
 from inferd.cli.output import CommandError, command_error
 from inferd.cli.private import private_kernel
 from inferd_client import Client, CredentialError, InferdError, KernelUnreachableError
+from inferd_client.tls import has_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def reachable(client: Client) -> bool:
     try:
         client.get_host()
     except KernelUnreachableError:
+        if has_tls(client.address):  # a kernel of a network is meant, and none here is as good
+            raise
         return False
     return True
 

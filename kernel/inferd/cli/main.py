@@ -80,6 +80,16 @@ def _use_credential(file: Path | None) -> None:
         os.environ.pop("INFERD_CREDENTIAL", None)
 
 
+def _file_option(name: str, what: str) -> Any:
+    """An option that names a file of TLS; as above."""
+
+    def use(file: Path | None) -> None:
+        if file is not None:
+            os.environ[f"INFERD_{name.upper()}_FILE"] = str(file)
+
+    return typer.Option(f"--{name}-file", help=what, metavar="FILE", callback=use)
+
+
 @app.callback()
 def root(
     *,
@@ -94,6 +104,12 @@ def root(
             callback=_use_credential,
         ),
     ] = None,
+    ca_file: Annotated[
+        Path | None,
+        _file_option("ca", "Authorities by which certificates of kernels are checked. Default: public ones."),
+    ] = None,
+    cert_file: Annotated[Path | None, _file_option("cert", "A certificate by which kernels with TLS know you.")] = None,
+    key_file: Annotated[Path | None, _file_option("key", "The key of that certificate, mode 0600.")] = None,
 ) -> None:
     """A model kernel: one process per host that offers its devices, memory and models over gRPC."""
 
@@ -103,7 +119,10 @@ def _serve(
     *,
     listen: Annotated[
         list[str] | None,
-        typer.Option(help="Where to listen: host:port or unix:/path. Default: a socket of this user.", metavar="A"),
+        typer.Option(
+            help="Where to listen: unix:/path, host:port, tls:host:port, mtls:host:port. Default: your socket.",
+            metavar="A",
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")] = None,
     exit_with_parent: Annotated[

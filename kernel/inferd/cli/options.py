@@ -153,7 +153,7 @@ Address = Annotated[
     text_option(
         "--address",
         envvar="INFERD_ADDRESS",
-        help="The kernel: host:port or unix:/path. Default: the socket of this user's kernel, or this host's.",
+        help="The kernel: unix:/path, tls:host:port, host:port. Default: the socket of this user or this host.",
         metavar="A",
     ),
 ]
