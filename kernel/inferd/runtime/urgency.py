@@ -5,8 +5,11 @@ from enum import IntEnum
 from inferd.core.task_events import Output, Queued, Started, TaskEvent, TensorOutput
 from inferd.runtime.event_log import Entry, Run
 
-MOMENT_S = 0.005
-"""For so long the beginning of a task may wait for what comes behind it: each message costs as much as a small task."""
+MOMENT_S = 0.05
+"""For so long the beginning of a task may wait for what comes behind it: each message costs as much as a small task.
+
+People do not see it, and small tasks come within it even to a kernel that has as much to do as it can.
+"""
 
 
 class Urgency(IntEnum):
