@@ -12,7 +12,7 @@ from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_api.v1.tensor_pb2 import InferSequence
 from inferd_client.claims import LeaseOptions
 from inferd_client.credentials import CredentialError
-from inferd_client.errors import DEFAULT_ADDRESS, InferdError, KernelUnreachableError, LeaseLostError, TlsFailedError
+from inferd_client.errors import InferdError, KernelUnreachableError, LeaseLostError, TlsFailedError
 from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
@@ -25,6 +25,7 @@ from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions
 from inferd_client.prompts import Message, Prompt
 from inferd_client.rankings import Ranked
 from inferd_client.tensors import blob_tensor
+from inferd_client.unreachable import DEFAULT_ADDRESS
 
 __all__ = [
     "DEFAULT_ADDRESS",

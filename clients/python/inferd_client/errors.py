@@ -6,20 +6,18 @@ Every class derives from `InferdError`; branch on the class or on `reason`, the 
 from __future__ import annotations
 
 import re
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from inferd_client import places, tls
+from inferd_client import tls
 from inferd_client.returning import UNCONNECTED
+from inferd_client.unreachable import why_unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DEFAULT_ADDRESS = "127.0.0.1:7411"
-"""Of the loopback: where a kernel listens that has no folder for a socket; it is never looked for."""
 DOMAIN = "inferd"
 DETAILS_KEY = "grpc-status-details-bin"
 BROKEN = "Internal error from Core"  # grpc.aio's words for a call that broke while something was written to it
@@ -381,39 +379,14 @@ def from_status(status: status_pb2.Status) -> InferdError:
     return error
 
 
-WHY: Mapping[str, str] = {
-    "Connection refused": "the connection was refused",
-    "No such file or directory": "there is no such socket",
-    "Permission denied": "you may not use it",
-    "resolv": "its name is not known",
-    "Timeout": "it did not answer in time",
-}
-"""What the transport says, in short; its own words name the address again, twice."""
-LONGEST_WHY = 120
 TOO_LARGE = re.compile(r"(?:(CLIENT|SERVER): )?\w+ message larger than max \((\d+) vs\. (\d+)\)")
 """What gRPC says of a message beyond the bound of either end."""
-
-
-def _nobody(address: str, details: str | None) -> str:
-    """That no kernel answers, why, and the command that starts one there; the address stands in it once."""
-    why = next((why for said, why in WHY.items() if said in (details or "")), (details or "")[:LONGEST_WHY])
-    path = places.path_of(address)
-    if UNCONNECTED in (details or "") and path in (usual := places.sockets()):
-        tried = "; ".join(f"{each} ({places.look(each) or 'it listens, and does not answer'})" for each in usual)
-        return f"no kernel answers; tried {tried}; start one with: inferd serve, or name one: --address, INFERD_ADDRESS"
-    if path is not None and why == WHY["Permission denied"]:
-        return f"the kernel at {address} may not be used by you: {places.why_denied(path)}"
-    brackets = f" ({tls.why_closed(address, why) or why})" if why else ""
-    local = address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
-    if local and address != DEFAULT_ADDRESS:
-        return f"no kernel answers{brackets}; start one with: inferd serve --listen {shlex.quote(address)}"
-    return f"no kernel answers at {address}{brackets}" + ("; start one with: inferd serve" if local else "")
 
 
 def _unreachable(address: str, details: str | None) -> InferdError:
     if why := tls.why_failed(address, details or ""):
         return TlsFailedError(why)
-    unreachable = KernelUnreachableError(_nobody(address, details))
+    unreachable = KernelUnreachableError(why_unreachable(address, details))
     unreachable.unsent = UNCONNECTED in (details or "")
     return unreachable
 

@@ -101,6 +101,8 @@ def _kernel(address: str) -> Iterator[Check]:
         yield Check("store", "broken", "the kernel cannot write what it is to keep; new tasks are refused", fix)
     elif kept == "SERVING":
         yield Check("store", "ok", "the kernel keeps what is created")
+    for warning in host.warnings:
+        yield Check("kernel", "note", warning)
     for device in host.devices:
         if device.unmeasured:
             yield Check(f"device {device.device_id}", "note", f"what others hold is not seen: {device.unmeasured}")

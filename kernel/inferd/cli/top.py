@@ -139,6 +139,7 @@ def render(look: Look) -> RenderableType:
     host = look.told.host
     parts: list[RenderableType] = [
         Text(visible_line(summary(host))),
+        *(Text(visible_line(f"! {warning}"), style="yellow") for warning in host.warnings),
         "",
         table_of(
             ("DEVICE", "CAPACITY", "INSTANCES", "LEASES", "OTHERS", "FREE", "CORES LEASED"),
