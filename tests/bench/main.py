@@ -25,6 +25,7 @@ import overhead
 import overload
 import perplexity
 import roofline
+import secured
 import served
 import starts
 import tensors
@@ -43,6 +44,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from overhead.figures(only=only)
     yield from core.figures(only=only)
     yield from served.fake_figures(only=only)
+    yield from secured.figures(only=only)
     yield from overload.figures(only=only)
     yield from tensors.figures(only=only)
     yield from infer.figures(only=only)

@@ -10,6 +10,7 @@ import pytest_asyncio
 from tls_kernel import Certs, TlsKernel, tls_kernel
 
 from inferd_client import AsyncClient, Client, KernelUnreachableError, TlsFailedError
+from inferd_client.errors import UnauthenticatedError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -96,6 +97,16 @@ async def test_a_certificate_that_is_missing_is_hinted_at(kernel: TlsKernel) -> 
     async with AsyncClient(kernel.address().removeprefix("m"), ca_file=kernel.certs.ca_file) as client:
         with pytest.raises(KernelUnreachableError, match="cert_file and key_file"):
             await client.get_host()
+
+
+async def test_the_loopback_goes_on_in_plaintext(kernel: TlsKernel) -> None:
+    """A plaintext address of the loopback beside those with TLS is used as before, with a key."""
+    async with AsyncClient(kernel.address("unix:")) as owner, AsyncClient(kernel.address("127.")) as nobody:
+        key = await owner.create_key("bob", roles=["user"])
+        with pytest.raises(UnauthenticatedError):
+            await nobody.whoami()
+    async with AsyncClient(kernel.address("127."), credential=key.credential) as client:
+        assert (await client.whoami()).principal.name == "bob"
 
 
 async def test_plaintext_at_an_address_with_tls_is_hinted_at(kernel: TlsKernel) -> None:

@@ -1,7 +1,7 @@
 """TLS as gRPC has it: the ports, and what it says of the connection of a call.
 
 gRPC for Python cannot be told the least version of TLS; `inferd serve` has it offer no ciphers of the one before 1.3,
-see `inferd.cli.entry`. That no call comes by that one is seen here once more.
+see `inferd.cli.entry`. That no call comes by that one is seen here once more, where gRPC tells the version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     Security = Callable[[], Mapping[str, Iterable[bytes]]]
 
-VERSION = b"TLSv1.3"
+VERSIONS = (b"TLSv1.3", b"")  # gRPC before 1.85 does not tell
+PLAIN = (b"insecure", b"")
 UNIX = "unix:"
 LOOPBACK = ("ipv4:127.", "ipv6:[::1]:", "ipv6:%5B::1%5D:", "ipv6:[::ffff:127.", "ipv6:%5B::ffff:127.")
 """How gRPC writes that the other end is on this host."""
@@ -90,11 +91,11 @@ class Secure:
         if peer.startswith(UNIX):
             return None
         said = security() if self._certificates.used else {}
-        if not said:
+        if _first(said, "transport_security_type") in PLAIN:
             if peer.startswith(LOOPBACK):
                 return None
             raise UnauthenticatedError("this call comes from another host without TLS; use an address with TLS")
-        if _first(said, "ssl_tls_version") != VERSION:
+        if _first(said, "ssl_tls_version") not in VERSIONS:
             raise UnauthenticatedError("this connection has a version of TLS before 1.3; a kernel takes none of those")
         pem = _first(said, "x509_pem_cert")
         return self._certificates.certified(pem, _first(said, "x509_pem_cert_chain")) if pem else None

@@ -29,12 +29,14 @@ class KernelProcess:
 
     Attributes:
         address: Where it listens, "127.0.0.1:PORT".
+        addresses: The same, and where it listens besides.
         pid: Its process id.
         folder: Its data and state lie under this.
         process: Itself.
     """
 
     address: str
+    addresses: tuple[str, ...]
     pid: int
     folder: Path
     process: subprocess.Popen[str]
@@ -115,8 +117,8 @@ def kernel_process(
         line = _first_line(process)
         if not line:
             raise RuntimeError(f"the kernel did not start: {said.read_text(encoding='utf-8')}")
-        address = json.loads(line)["addresses"][0]
-        yield KernelProcess(address=address, pid=process.pid, folder=folder, process=process)
+        addresses = tuple(json.loads(line)["addresses"])
+        yield KernelProcess(address=addresses[0], addresses=addresses, pid=process.pid, folder=folder, process=process)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
