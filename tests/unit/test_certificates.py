@@ -10,13 +10,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
+from pydantic import ValidationError
 
+from inferd.auth_settings import Auth
 from inferd.cli.authority import Authority
 from inferd.config import Settings
 from inferd.core.principal import Principal
 from inferd.errors import InvalidFieldError, UnauthenticatedError
 from inferd.listeners import check_listeners
 from inferd.runtime.certificates import Certificates
+from inferd.runtime.front.authority import Authority as RuntimeAuthority
 from inferd.runtime.login import Login
 from inferd.runtime.tls_files import read_material
 from inferd.tls_settings import Identity, Tls
@@ -144,6 +147,26 @@ async def test_a_login_ends_with_its_certificate(tls: Tls, tmp_path: Path) -> No
     late.material = certificates.material
     with pytest.raises(UnauthenticatedError, match="expired"):
         late.certified(pem, b"")
+
+
+async def test_certificates_are_a_way_in(tls: Tls, tmp_path: Path) -> None:
+    """A kernel without keys starts where certificates of clients stand for somebody, and nowhere else."""
+    auth, pepper = Auth(required=True), tmp_path / "pepper"
+    authority = await RuntimeAuthority.made(auth, None, Certificates(tls, used=True), pepper_path=pepper)
+    authority.check_entry(auth, ["mtls:127.0.0.1:1"])
+    with pytest.raises(InvalidFieldError, match="nobody in"):
+        authority.check_entry(auth, ["tls:127.0.0.1:1"])
+    nobody = Certificates(tls.model_copy(update={"identities": ()}), used=True)
+    authority = await RuntimeAuthority.made(auth, None, nobody, pepper_path=pepper)
+    with pytest.raises(InvalidFieldError, match="no certificate stands for anybody"):
+        authority.check_entry(auth, ["mtls:127.0.0.1:1"])
+
+
+def test_no_issuer_has_the_names_of_certificates() -> None:
+    """An issuer whose principals would be called as those of certificates is refused."""
+    issuer = {"issuer": "x", "audience": "y", "jwks_file": "z"}
+    with pytest.raises(ValidationError, match="no issuer is named 'cert'"):
+        Auth.model_validate({"issuers": {"cert": issuer}})
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from inferd.tls_settings import Identity, Tls
 
 LOOK_S: Final = 0.5  # between two looks at the files
-REMEMBERED: Final = 10_000  # certificates of clients
+REMEMBERED: Final = 4096  # certificates of clients
 DAY_S: Final = 86_400.0
 PREFIX: Final = "cert:"
 NAME_FORM = re.compile(r"[A-Za-z0-9._:@/#-]{1,123}")
@@ -103,7 +103,13 @@ class Certificates:
         except ImportError:
             message = 'certificates of TLS are read with cryptography: pip install "inferd[auth]"'
             raise InvalidFieldError(message, field="tls.cert_file") from None
-        return read_material(self._tls, self._wall())
+        try:
+            return read_material(self._tls, self._wall())
+        except InferdError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the library makes of files that it does not understand
+            message = f"the files of tls cannot be read: {type(error).__name__}: {error}"
+            raise InvalidFieldError(message, field="tls.cert_file") from None
 
     def _look(self) -> tuple[object, ...]:
         files = (self._tls.cert_file, self._tls.key_file, self._tls.client_ca_file, self._tls.crl_file)

@@ -92,6 +92,8 @@ def read_certificate(pem: bytes, chain: bytes) -> Certificate:
         said = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         names: list[str] = []
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from None
     else:
         names = [
             *said.get_values_for_type(x509.UniformResourceIdentifier),

@@ -68,7 +68,7 @@ class Logins:
         if _is_open(policy.kind, peer, request):
             return NOBODY
         if certified is not None:
-            names = ", ".join(map(repr, certified.certificate.names)) or "none"
+            names = ", ".join(repr(name[:80]) for name in certified.certificate.names[:5]) or "none"
             raise UnauthenticatedError(
                 f"the certificate of this connection stands for nobody: tls.identities has none of its names ({names})"
                 "; add one there, or give the client a key"
