@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote
 
+import structlog
+
 from inferd.errors import InvalidFieldError
 from inferd.places import prepare_folder
 
@@ -30,6 +32,8 @@ LARGEST_PORT = 65535
 PRIVATE_TRIES = 100
 NO_PATH = re.compile(r"[%?#\0]")  # gRPC reads addresses as URIs: clients would look elsewhere
 FORMS = "host:port, tls:host:port, mtls:host:port or unix:/path"
+
+log = structlog.get_logger()
 
 AddPort = Callable[[str], int]
 """Has gRPC listen on a target and gives the port; RuntimeError where it cannot."""
@@ -101,7 +105,12 @@ def socket_path(address: str) -> Path:
 
 @contextmanager
 def listening(
-    addresses: Sequence[str], add_port: AddPort, *, socket_mode: int, secure: Mapping[str, AddPort] = NO_PORTS
+    addresses: Sequence[str],
+    add_port: AddPort,
+    *,
+    socket_mode: int,
+    besides: str = "",
+    secure: Mapping[str, AddPort] = NO_PORTS,
 ) -> Iterator[tuple[str, ...]]:
     """Have gRPC listen until the block ends; where it does, with ports filled in.
 
@@ -110,6 +119,7 @@ def listening(
         add_port: Of the server.
         socket_mode: Permissions of sockets in files.
         secure: The same for addresses with TLS, by what stands before them.
+        besides: A socket in a file where to listen, too, if that can be; "" for none.
 
     Raises:
         OSError: An address is taken, or cannot be had; says which and why.
@@ -122,6 +132,11 @@ def listening(
             else:
                 scheme, bare = split_scheme(address)
                 bound.append(scheme + _listen_on_port(bare, secure.get(scheme, add_port)))
+        if besides:
+            try:
+                bound.append(held.enter_context(_listening_in_file(besides, add_port, socket_mode)))
+            except (OSError, InvalidFieldError) as error:
+                log.info("there is no socket besides", why=str(error))
         yield tuple(bound)
 
 

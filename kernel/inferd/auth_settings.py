@@ -61,13 +61,14 @@ class Issuer(BaseModel):
 
 
 class Auth(BaseModel):
-    """Who may use the kernel, and for what. Without any of it everybody who reaches the kernel may do all."""
+    """Who may use the kernel, and for what. Without any of it that is whoever may use its socket, for all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     required: bool = Field(
-        False,
-        description="whether calls over TCP need a login; those on a unix socket are of whom its mode lets in",
+        True,
+        description="whether calls over TCP need a login; those on a unix socket are of whom its mode lets in; false "
+        "lets every user and program of this host do all over the loopback",
     )
     local_roles: tuple[RoleName, ...] = Field(
         ("admin",),

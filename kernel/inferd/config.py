@@ -409,6 +409,17 @@ class Settings(BaseSettings):
         return self.listen or ((DEFAULT_ADDRESS,) if own is None else (f"unix:{own}",))
 
     @property
+    def owner_place(self) -> str:
+        """The socket that is listened on besides, if it is free, where there is none and calls over TCP need a login.
+
+        By it the user of the kernel makes the first key. "" for none.
+        """
+        if not self.auth.required or any(address.startswith("unix:") for address in self.listen_places):
+            return ""
+        own = own_socket()
+        return "" if own is None else f"unix:{own}"
+
+    @property
     def store_place(self) -> Store:
         """`store`, with the URL that it has by default."""
         url = self.store.url or f"sqlite:{self.state_dir / 'kernel.sqlite'}"

@@ -61,12 +61,14 @@ class Kernel:
     Attributes:
         addresses: Where it listens, ports filled in.
         metrics_address: Where Prometheus reads, host:port; empty for nowhere.
+        needs_login: Whether calls over TCP do.
         driver: Its runtime.
         reports: Its backends.
     """
 
     addresses: tuple[str, ...]
     metrics_address: str
+    needs_login: bool
     driver: Driver
     reports: tuple[BackendReport, ...]
 
@@ -91,14 +93,15 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     server = grpc.aio.server(interceptors=(doorway,), options=channel_options(settings.limits))
     server.add_generic_rpc_handlers((doorway,))
     mode = int(settings.socket_mode, 8)
-    secure = secure_ports(server, certificates)
-    with listening(listen, server.add_insecure_port, socket_mode=mode, secure=secure) as addresses:
+    secure, besides = secure_ports(server, certificates), settings.owner_place
+    with listening(listen, server.add_insecure_port, socket_mode=mode, besides=besides, secure=secure) as addresses:
         await server.start()  # what was kept may take long to be read: health is told meanwhile
         try:
-            async with _serving(settings, certificates, server, doorway) as (built, metrics_address):
+            async with _serving(settings, addresses, certificates, server, doorway) as (built, metrics_address):
                 yield Kernel(
                     addresses=addresses,
                     metrics_address=metrics_address,
+                    needs_login=settings.auth.required,
                     driver=built.driver,
                     reports=built.plugins.reports,
                 )
@@ -109,12 +112,16 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
 
 @asynccontextmanager
 async def _serving(
-    settings: Settings, certificates: Certificates, server: grpc.aio.Server, doorway: Doorway
+    settings: Settings,
+    addresses: tuple[str, ...],
+    certificates: Certificates,
+    server: grpc.aio.Server,
+    doorway: Doorway,
 ) -> AsyncIterator[tuple["_Built", str]]:
     """A kernel that takes calls until the block ends, and where Prometheus reads."""
     async with _built(settings, certificates) as built, _exposing(settings, built.driver) as metrics_address:
         driver = built.driver
-        built.authority.check_entry(settings.auth, settings.listen_places)
+        built.authority.check_entry(settings.auth, addresses)
         entrance = offer_services(settings, built.front, built.authority, doorway)
         before = await read_kept(driver, built.shelf.lacking)
         async with driver.running(), _beside(built), built.authority.running():

@@ -18,8 +18,9 @@ TIMEOUT_S = 60
 
 def call(kernel: KernelProcess, folder: Path, method: str, request: dict[str, Any]) -> list[dict[str, Any]]:
     """The responses to one call, made in a folder without proto files."""
-    url = f"http://{kernel.address}/inferd.v1.{method}"
-    command = [str(BUF), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", json.dumps(request), url]
+    url, path = f"http://kernel/inferd.v1.{method}", kernel.address.removeprefix("unix:")
+    command = [str(BUF), "curl", "--unix-socket", path, "--protocol", "grpc", "--http2-prior-knowledge"]
+    command += ["-d", json.dumps(request), url]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert result.returncode == 0, result.stderr
     decoder, rest, responses = json.JSONDecoder(), result.stdout.strip(), []

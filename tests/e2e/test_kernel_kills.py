@@ -21,7 +21,7 @@ TASKS = 12
 
 
 @contextmanager
-def kernel(folder: Path, listen: str = "127.0.0.1:0", *, url: str = "") -> Iterator[tuple[KernelProcess, Client]]:
+def kernel(folder: Path, listen: str = "", *, url: str = "") -> Iterator[tuple[KernelProcess, Client]]:
     """A kernel with a store, by default in the folder, which is there for the next one."""
     environment = {"INFERD_STORE__URL": url or f"sqlite:{folder}/store", "INFERD_STORE__OUTPUT_INTERVAL_S": "0.01"}
     environment["INFERD_DRAIN_S"] = "0"  # what runs is left to the next one, not ended before

@@ -65,9 +65,8 @@ class Guarded:
 @asynccontextmanager
 async def guarded(folder: Path, **settings: Any) -> AsyncIterator[Guarded]:
     """A kernel that needs a login over TCP."""
-    auth = {"required": True, **settings.pop("auth", {})}
     listen = (f"unix:{folder}/s", "127.0.0.1:0")
-    async with kernel_here(folder, listen=listen, auth=auth, **settings) as kernel:
+    async with kernel_here(folder, listen=listen, **settings) as kernel:
         made = Guarded(kernel, folder)
         yield made
         await made.close()

@@ -5,6 +5,8 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from proxy import connection_to
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
 ACK = END_STREAM = 1
@@ -73,8 +75,7 @@ def _literal(name: str, value: str) -> bytes:
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[Http2]:
     """A connection to a server."""
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await connection_to(address)
     client = Http2(reader, writer)
     writer.write(PREFACE)
     client.write(SETTINGS)

@@ -16,13 +16,13 @@ class Proxy:
     def __init__(self, behind: str) -> None:
         self.address = ""
         self.connections = 0
-        self._host, _, self._port = behind.rpartition(":")
+        self._behind = behind
         self._live: set[asyncio.StreamWriter] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.connections += 1
-        there, back = await asyncio.open_connection(self._host, int(self._port))
+        there, back = await connection_to(self._behind)
         self._live |= {writer, back}
         await asyncio.gather(_pass(reader, back), _pass(there, writer))
 
@@ -39,6 +39,14 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
     writer.close()
+
+
+async def connection_to(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to a kernel."""
+    if address.startswith("unix:"):
+        return await asyncio.open_unix_connection(address.removeprefix("unix:"))
+    host, _, port = address.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
 
 
 @asynccontextmanager

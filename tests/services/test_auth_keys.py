@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from connection import memory
+from connection import Connection, memory
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2 as hp
@@ -17,12 +17,15 @@ from structlog.testing import capture_logs
 
 from inferd.core.key import Secret
 from inferd.errors import InvalidFieldError
+from inferd.places import own_socket
 from inferd.services.calls import Said
-from inferd.testing.kernel import kernel_here
+from inferd.testing.kernel import OPEN_PORT, kernel_here
 from inferd_api.v1 import auth_pb2 as ap
 from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import task_service_pb2 as ts
+from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
+from inferd_client import AsyncClient
 
 ME = asp.WhoAmIRequest()
 
@@ -305,15 +308,37 @@ async def test_nobody_locks_itself_out(tmp_path: Path) -> None:
 async def test_a_kernel_that_nobody_could_use_does_not_start(tmp_path: Path) -> None:
     """A kernel that needs logins starts when somebody has one, or can make one without."""
     store = {"url": f"sqlite:{tmp_path}/kernel.sqlite"}
-    for auth in ({"required": True}, {"local_roles": ()}):
-        with pytest.raises(InvalidFieldError, match="lets nobody in"):
-            async with kernel_here(tmp_path, auth=auth, store=store):
+    port: dict[str, Any] = {"listen": ("127.0.0.1:0",)}
+    refused_as = pytest.raises(InvalidFieldError, match="lets nobody in")
+    async with kernel_here(tmp_path / "first", **port) as first:  # it has the usual socket of this user
+        assert first.addresses[1:] == (f"unix:{own_socket()}",)
+        with refused_as:
+            async with kernel_here(tmp_path, store=store, **port):
                 pass
+    with refused_as:
+        async with kernel_here(tmp_path, auth={"local_roles": ()}, store=store):
+            pass
     async with guarded(tmp_path, store=store) as kernel:
         await kernel.key(roles=["admin"])
-    for auth in ({"required": True}, {"local_roles": ()}):
-        async with kernel_here(tmp_path, auth=auth, store=store):
-            pass
+    async with kernel_here(tmp_path, auth={"local_roles": ()}, store=store):
+        pass
+
+
+async def test_calls_over_tcp_need_a_login(tmp_path: Path) -> None:
+    """Nobody is `local` by a port, unless the configuration says so; the error says how to get a key."""
+    async with kernel_here(tmp_path / "a", listen=("127.0.0.1:0",)) as kernel:
+        made = Connection(kernel, tmp_path)
+        stub: Any = AuthServiceStub(made.channel)
+        error = await failing(stub.WhoAmI(ME))
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "inferd keys create NAME --role user --write FILE" in str(error.details())
+        async with AsyncClient(kernel.addresses[1]) as owner:
+            key = await owner.create_key("anna", roles=["user"])
+        assert (await stub.WhoAmI(ME, metadata=bearer(key.credential))).principal.name == "anna"
+        await made.channel.close()
+    async with kernel_here(tmp_path / "b", **OPEN_PORT) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        assert (await client.whoami()).principal.name == "local"
+        assert len(kernel.addresses) == 1
 
 
 def test_values_show_no_secret() -> None:

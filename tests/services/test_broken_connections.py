@@ -7,7 +7,7 @@ import pytest
 from connection import Connection
 from proxy import Proxy, proxy_to
 
-from inferd.testing.kernel import kernel_here
+from inferd.testing.kernel import OPEN_PORT, kernel_here
 from inferd_api.v1 import task_pb2 as tp
 from inferd_client import AsyncClient, Client, channel
 from inferd_client.errors import KernelUnreachableError
@@ -88,7 +88,7 @@ async def _read_sync(proxy: Proxy, readers: list[Reader]) -> None:
 async def kernel_at(folder: Path, address: str) -> AsyncIterator[Connection]:
     """A kernel with a model, at an address that is free."""
     await asyncio.to_thread(folder.mkdir)
-    async with kernel_here(folder, listen=(address,)) as kernel:
+    async with kernel_here(folder, **{**OPEN_PORT, "listen": (address,)}) as kernel:
         made = Connection(kernel, folder)
         await made.create()
         yield made

@@ -74,15 +74,17 @@ def test_serve_tells_where_it_listens_and_ends_in_order(start: Start, tmp_path: 
     assert {"name": "fake", "state": "READY", "why": ""} in ready["backends"]
 
 
-def test_serve_tells_people_one_line(start: Start) -> None:
+def test_serve_tells_people_one_line(start: Start, tmp_path: Path) -> None:
     """Without JSON the line is for people, and Ctrl-C ends the kernel with 0."""
-    with start("serve", "--listen", "127.0.0.1:0") as process:
+    with start("serve", "--listen", "127.0.0.1:0", XDG_RUNTIME_DIR=str(tmp_path)) as process:
         line = first_line(process)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=WAIT_S)
+        _, told = process.communicate(timeout=WAIT_S)
+    where = rf"\S+ and unix:{tmp_path}/inferd/inferd.sock"
     assert re.fullmatch(
-        rf"inferd {__version__} listens on \S+ \(0 models, backends: .*fake ready.*; keeps .*\)\n", line
+        rf"inferd {__version__} listens on {where} \(0 models, backends: .*fake ready.*; keeps .*\)\n", line
     )
+    assert "need a key: inferd keys create NAME --role user --write FILE; use it with" in " ".join(told.split())
     assert process.returncode == 0
 
 

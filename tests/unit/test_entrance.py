@@ -33,7 +33,7 @@ class Call:
         return ()
 
     def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
+        return "unix:"
 
     def auth_context(self) -> dict[str, list[bytes]]:
         return {}

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from inferd import __version__
 from inferd.cli.guard import PR_SET_PDEATHSIG, prctl
 from inferd.cli.output import CommandError
+from inferd.places import own_socket
 from inferd.serving import serve as serve_kernel
+
+UNIX = "unix:"
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output
@@ -37,6 +40,20 @@ def announce(output: Output, kernel: Kernel) -> None:
     addresses = " and ".join(kernel.addresses)
     keeps = f"keeps what is created in {store}" if store else "keeps nothing"
     output.text(f"inferd {__version__} listens on {addresses} ({count}, backends: {backends_text}; {keeps})")
+    if told := how_to_log_in(kernel):
+        output.note(told)
+
+
+def how_to_log_in(kernel: Kernel) -> str:
+    """How calls over TCP are let in, for the user of a kernel; "" where there are none, or they need no login."""
+    ports = [address for address in kernel.addresses if not address.startswith(UNIX)]
+    socket = next((address for address in kernel.addresses if address.startswith(UNIX)), "")
+    if not ports or not kernel.needs_login:
+        return ""
+    make = "inferd keys create NAME --role user --write FILE"
+    if socket and socket != f"{UNIX}{own_socket()}":
+        make += f" --address {socket}"
+    return f"calls to {' and '.join(ports)} need a key: {make}; use it with: inferd --credential-file FILE …"
 
 
 def end_with_parent(parent: int | None) -> None:

@@ -73,8 +73,11 @@ class Logins:
                 f"the certificate of this connection stands for nobody: tls.identities has none of its names ({names})"
                 "; add one there, or give the client a key"
             )
+        by_port = self._has_local and not peer.startswith(UNIX)
         raise UnauthenticatedError(
-            "this call needs a login; give the client a key (INFERD_CREDENTIAL_FILE, or --credential-file)"
+            f"this call needs a login{', as all over TCP' if by_port else ''}: have a key made on the kernel's host "
+            "(inferd keys create NAME --role user --write FILE) and give it to the client "
+            "(INFERD_CREDENTIAL_FILE, --credential-file)"
         )
 
     def _verified(self, authorization: str, peer: str) -> Login:

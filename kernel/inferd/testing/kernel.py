@@ -6,9 +6,10 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from inferd.errors import present
 from inferd.runtime.front.front import Front
 from inferd.server import Kernel, running_front, running_kernel
 
+OPEN_PORT: dict[str, Any] = {"listen": ("127.0.0.1:0",), "auth": {"required": False}}
+"""Settings of a kernel on a free port of the loopback that needs no login, for tests of what sockets do not have."""
 FAKE_PLUGIN = "inferd.testing.plugin"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -30,6 +33,7 @@ class KernelProcess:
     Attributes:
         address: Where it listens, "127.0.0.1:PORT".
         addresses: The same, and where it listens besides.
+        address: Where it listens, "unix:/PATH" unless it was told otherwise.
         pid: Its process id.
         folder: Its data and state lie under this.
         process: Itself.
@@ -51,9 +55,10 @@ def write_fake_model(folder: Path, name: str = "fake", **behaviour: Any) -> Path
 
 @asynccontextmanager
 async def kernel_here(folder: Path, **settings: Any) -> AsyncIterator[Kernel]:
-    """A kernel in this process and loop, with the FakeBackend, on a free port of the loopback."""
-    async with running_kernel(_settings(folder, settings)) as kernel:
-        yield kernel
+    """A kernel in this process and loop, with the FakeBackend, on a socket of its own."""
+    with _socket() as address:
+        async with running_kernel(_settings(folder, {"listen": (address,), **settings})) as kernel:
+            yield kernel
 
 
 @asynccontextmanager
@@ -63,9 +68,15 @@ async def front_here(folder: Path, **settings: Any) -> AsyncIterator[Front]:
         yield front
 
 
+@contextmanager
+def _socket() -> Iterator[str]:
+    """An address that no other kernel has, and short enough wherever the folders of a test are."""
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        yield f"unix:{folder}/k"
+
+
 def _settings(folder: Path, chosen: Mapping[str, Any]) -> Settings:
     usual: dict[str, Any] = {
-        "listen": ("127.0.0.1:0",),
         "data_dir": folder / "data",
         "state_dir": folder / "state",
         "plugin_modules": (FAKE_PLUGIN,),
@@ -79,20 +90,27 @@ def kernel_process(
     folder: Path,
     *,
     environment: Mapping[str, str] | None = None,
-    listen: str = "127.0.0.1:0",
+    listen: str = "",
     besides: Sequence[str] = (),
 ) -> Iterator[KernelProcess]:
-    """A kernel in a process of its own, with the FakeBackend, on a free port of the loopback; ended in order.
+    """A kernel in a process of its own, with the FakeBackend, ended in order.
 
     Args:
         folder: Its data and state lie under this.
         environment: Its settings.
-        listen: Where it listens.
+        listen: Where it listens; default: on a socket of its own.
         besides: And where else.
 
     Raises:
         RuntimeError: It did not start; the message holds what it said.
     """
+    with ExitStack() as stack:
+        addresses = (listen or stack.enter_context(_socket()), *besides)
+        yield stack.enter_context(_process(folder, environment or {}, addresses))
+
+
+@contextmanager
+def _process(folder: Path, environment: Mapping[str, str], addresses: Sequence[str]) -> Iterator[KernelProcess]:
     folder.mkdir(parents=True, exist_ok=True)
     said = folder / "kernel.log"
     chosen = {
@@ -105,9 +123,9 @@ def kernel_process(
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "inferd", "serve", "-o", "json", "--exit-with-parent"),
-                *(word for address in (listen, *besides) for word in ("--listen", address)),
+                *(word for address in addresses for word in ("--listen", address)),
             ],
-            env={**os.environ, **chosen, **(environment or {})},
+            env={**os.environ, **chosen, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
