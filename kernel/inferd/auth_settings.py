@@ -17,6 +17,7 @@ KindName = Literal[
     "identity",
     "key",
     "rule",
+    "quota",
     "health",
     "reflection",
 ]

@@ -312,6 +312,7 @@ class Scheduler(BaseModel):
     poison_s: Days = Field(600.0, ge=0, description="a task like one that workers died of is refused for so long")
     tenant_streams: int = Field(1000, ge=1, description="open RunTask, WatchTask and WatchTasks streams of one tenant")
     tenant_calls: int = Field(5000, ge=1, description="calls of one tenant that are open at once")
+    kept_quotas: int = Field(1000, ge=1, description="quotas that were made by calls")
     quota_books: int = Field(
         10_000,
         ge=1,

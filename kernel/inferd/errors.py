@@ -334,6 +334,13 @@ class KeyNotFoundError(InferdError):
     code = "NOT_FOUND"
 
 
+class QuotaNotFoundError(InferdError):
+    """No quota of this id was made by a call; those of the configuration are changed there."""
+
+    reason = "QUOTA_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 class RuleNotFoundError(InferdError):
     """No rule of this id was made by a call."""
 

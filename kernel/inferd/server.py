@@ -31,7 +31,7 @@ from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.exposition import ExpositionLimits, exposed
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
-from inferd.runtime.front import blobs, health, hosts, leases, models, tasks, uploads
+from inferd.runtime.front import blobs, health, hosts, leases, models, quotas, tasks, uploads
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls
 from inferd.runtime.front.front import Front
@@ -200,6 +200,7 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
             memory=memory,
             authority=authority,
         )
+        await front.quotas.adopt()
         yield _Built(driver=driver, plugins=plugins, meter=meter, front=front, shelf=shelf, authority=authority)
 
 
@@ -441,6 +442,7 @@ def _front(
             backups=Bound("store.backups", settings.store.backups, "backups"),
             backup_step_s=settings.store.backup_step_s,
         ),
+        quotas=quotas.Quotas(driver, quotas_limit=scheduler.kept_quotas),
         health=health.Health(
             driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")
         ),

@@ -81,6 +81,7 @@ SPEC = BackendSpec(
         Setting(
             name="adapter",
             kind="str",
+            names_file=True,
             description="path of a LoRA adapter, absolute for the kernel: a GGUF file or a folder of the peft package:"
             " it is added to the weights as they are loaded; what it changes gets 8 bits unless 'quantization' says"
             " otherwise",

@@ -111,6 +111,7 @@ SPEC = BackendSpec(
         Setting(
             name="profile",
             kind="str",
+            names_file=True,
             default="",
             description="absolute path of a folder where the time of each operator is written as JSON, complete when"
             " the model is unloaded",

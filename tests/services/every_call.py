@@ -22,6 +22,8 @@ from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import quota_pb2 as qp
+from inferd_api.v1 import quota_service_pb2 as qs
 from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
@@ -29,6 +31,7 @@ from inferd_api.v1 import upload_service_pb2 as us
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
+from inferd_api.v1.quota_service_pb2_grpc import QuotaServiceStub
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 
 DIGEST = f"sha256:{hashlib.sha256(b'12').hexdigest()}"
@@ -46,6 +49,7 @@ class Client:
         lease_id: A lease.
         key_id: A key.
         rule_id: A rule.
+        quota_id: A quota.
     """
 
     def __init__(self, connection: Connection, data: Path) -> None:
@@ -59,6 +63,8 @@ class Client:
         self.key_id = ""
         self.rule_id = ""
         self.auth: Any = AuthServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.quota_id = ""
+        self.quotas: Any = QuotaServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
 
     def pull(self) -> None:
@@ -141,6 +147,10 @@ class Client:
     async def make_rule(self) -> None:
         request = asp.CreateRuleRequest(rule=ap.Rule(who="role:guest", deny=True))
         self.rule_id = (await self.auth.CreateRule(request)).rule.rule_id
+
+    async def make_quota(self) -> None:
+        request = qs.CreateQuotaRequest(quota=qp.Quota(tasks=1000))
+        self.quota_id = (await self.quotas.CreateQuota(request)).quota.quota_id
 
     async def reflect(self, package: str) -> None:
         ask = self.connection.channel.stream_stream(
@@ -231,6 +241,10 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.AuthService/CreateRule": lambda c: c.make_rule(),
     "inferd.v1.AuthService/ListRules": lambda c: c.auth.ListRules(asp.ListRulesRequest()),
     "inferd.v1.AuthService/DeleteRule": lambda c: c.auth.DeleteRule(asp.DeleteRuleRequest(rule_id=c.rule_id)),
+    "inferd.v1.QuotaService/CreateQuota": lambda c: c.make_quota(),
+    "inferd.v1.QuotaService/ListQuotas": lambda c: c.quotas.ListQuotas(qs.ListQuotasRequest()),
+    "inferd.v1.QuotaService/ListQuotaUses": lambda c: c.quotas.ListQuotaUses(qs.ListQuotaUsesRequest()),
+    "inferd.v1.QuotaService/DeleteQuota": lambda c: c.quotas.DeleteQuota(qs.DeleteQuotaRequest(quota_id=c.quota_id)),
     "grpc.health.v1.Health/Check": lambda c: c.health.Check(hp.HealthCheckRequest(service=f"model:{MODEL}")),
     "grpc.health.v1.Health/Watch": lambda c: first(c.health.Watch(hp.HealthCheckRequest(service=f"model:{MODEL}"))),
     **{

@@ -21,6 +21,7 @@ from inferd_api.v1 import (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,
 )
@@ -35,6 +36,7 @@ SERVICES = [
         host_service_pb2,
         lease_service_pb2,
         model_service_pb2,
+        quota_service_pb2,
         task_service_pb2,
         upload_service_pb2,
     )
@@ -45,7 +47,7 @@ POLICIES = read_policies(SERVICES)
 ROLES = ("nothing", "viewer", "user", "operator", "admin")
 LEAST: dict[tuple[Verb, Kind], str] = {
     (Verb.READ, Kind.IDENTITY): "nothing",
-    **{(Verb.READ, kind): "viewer" for kind in (Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.MODEL, Kind.HOST)},
+    **{(Verb.READ, kind): "viewer" for kind in (Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.MODEL, Kind.HOST, Kind.QUOTA)},
     **{(verb, Kind.TASK): "user" for verb in (Verb.RUN, Verb.UPDATE)},
     **{(verb, Kind.LEASE): "user" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
     (Verb.CREATE, Kind.UPLOAD): "user",
@@ -54,6 +56,7 @@ LEAST: dict[tuple[Verb, Kind], str] = {
     **{(verb, Kind.MODEL): "operator" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
     (Verb.CREATE, Kind.STORE): "admin",
     **{(verb, Kind.KEY): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},
+    **{(verb, Kind.QUOTA): "admin" for verb in (Verb.CREATE, Verb.DELETE)},
     **{(verb, Kind.RULE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.DELETE)},
 }
 """The lowest role that may make a call with such a policy; those above it may, too."""

@@ -10,8 +10,12 @@ import pytest_asyncio
 from connection import memory
 from guarded import Guarded, Metadata, bytes_of, failing, guarded, refused
 
-from inferd.errors import InvalidFieldError
-from inferd.runtime.sources import find_source
+from inferd.errors import InvalidFieldError, PermissionDeniedError
+from inferd.plugin import BackendSpec, DeviceInfo
+from inferd.plugin.backend import Setting
+from inferd.plugin.registry import BackendReport, BackendState
+from inferd.runtime.placement import place
+from inferd.runtime.sources import Roots, find_source
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_service_pb2 as ls
@@ -71,6 +75,22 @@ async def test_what_is_outside_of_roots_is_not_told(kernel: Guarded) -> None:
     assert str(root) in str(told.details())
     reason, _ = await refused(creating(kernel, root / ".." / "root" / "inside.fake", login))
     assert reason == "INVALID_FIELD"
+
+
+async def test_settings_name_no_other_files(tmp_path: Path) -> None:
+    """A setting that names a file for the worker is held to the same roots, but what the model already has."""
+    setting = Setting(name="adapter", kind="str", description="", names_file=True)
+    spec = BackendSpec(name="cpu", loader="a:B", formats=("gguf",), description="", settings=(setting,))
+    device = DeviceInfo(device_id="cpu:0", description="", memory_bytes=1)
+    reports = (BackendReport(name="cpu", state=BackendState.READY, spec=spec, devices=(device,)),)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    wanted: Any = {"name": "m", "source": str(tmp_path / "m.gguf"), "roots": Roots(folders=(tmp_path,))}
+    place(reports, **wanted, settings={"adapter": str(tmp_path / "a")})
+    place(reports, **wanted, settings={"adapter": "/a"}, accepted={"adapter": "/a"})
+    with pytest.raises(PermissionDeniedError, match="setting 'adapter' '/etc/a' is not in a folder"):
+        place(reports, **wanted, settings={"adapter": "/etc/a"})
+    with pytest.raises(InvalidFieldError, match="no absolute path"):
+        place(reports, **wanted, settings={"adapter": "a"})
 
 
 @pytest.mark.parametrize(

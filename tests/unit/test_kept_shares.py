@@ -16,6 +16,7 @@ from inferd.core.queue import QueuePolicy
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredShare, RestoredTask
 from inferd.core.task import Outcome, Task, TaskSpec, TaskState, Usage
+from inferd.runtime.clock import Clock
 from inferd.runtime.kept_shares import KeptShares, read_share
 from inferd.store.store import Drop, Kind, Put, Record
 
@@ -120,7 +121,7 @@ def test_who_was_served_goes_behind_though_nothing_of_it_waited() -> None:
 
 def test_a_share_is_read_as_it_was_written_and_dropped_with_its_end() -> None:
     """What is written last is read; a tenant that is known no longer is dropped if the store has it, else not told."""
-    shares = KeptShares()
+    shares = KeptShares(Clock())
     assert shares.note(changes.ShareChanged(MODEL, A, 3.5, 0.5))
     assert not shares.note(changes.ShareChanged(MODEL, A, 0.1 + 0.2, 1.5))
     shares.note(changes.ShareChanged(MODEL, B, None, 0.0))

@@ -10,6 +10,7 @@ claim is made by `inferd_client.claims`.
 
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_api.v1.tensor_pb2 import InferSequence
+from inferd_client.absence import DEFAULT_ADDRESS
 from inferd_client.claims import LeaseOptions
 from inferd_client.credentials import CredentialError
 from inferd_client.errors import InferdError, KernelUnreachableError, LeaseLostError, TlsFailedError
@@ -23,6 +24,7 @@ from inferd_client.model_uploads import AsyncModelUploads, ModelUploads
 from inferd_client.models import AsyncModels, Models
 from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions, RunOptions, TaskOptions
 from inferd_client.prompts import Message, Prompt
+from inferd_client.quotas import AsyncQuotas, Quotas
 from inferd_client.rankings import Ranked
 from inferd_client.tensors import blob_tensor
 from inferd_client.unreachable import DEFAULT_ADDRESS
@@ -56,9 +58,9 @@ __all__ = [
 ]
 
 
-class Client(Inferences, Models, Leases, Hosts, ModelUploads, Keys):
+class Client(Inferences, Models, Leases, Hosts, ModelUploads, Keys, Quotas):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
-class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts, AsyncModelUploads, AsyncKeys):
+class AsyncClient(AsyncInferences, AsyncModels, AsyncLeases, AsyncHosts, AsyncModelUploads, AsyncKeys, AsyncQuotas):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

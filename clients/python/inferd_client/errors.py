@@ -12,6 +12,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from inferd_client import tls
+from inferd_client.absence import nobody
 from inferd_client.returning import UNCONNECTED
 from inferd_client.unreachable import why_unreachable
 
@@ -343,6 +344,13 @@ class KeyNotFoundError(InferdError):
     code = "NOT_FOUND"
 
 
+class QuotaNotFoundError(InferdError):
+    """No quota of this id was made by a call; those of the configuration are changed there."""
+
+    reason = "QUOTA_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 class RuleNotFoundError(InferdError):
     """No rule of this id was made by a call; those of the configuration are changed there."""
 
@@ -387,6 +395,7 @@ def _unreachable(address: str, details: str | None) -> InferdError:
     if why := tls.why_failed(address, details or ""):
         return TlsFailedError(why)
     unreachable = KernelUnreachableError(why_unreachable(address, details))
+    unreachable = KernelUnreachableError(nobody(address, details))
     unreachable.unsent = UNCONNECTED in (details or "")
     return unreachable
 

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from inferd_api.v1.auth_pb2 import Rule
 from inferd_api.v1.lease_pb2 import Claim, Lease
+from inferd_api.v1.quota_pb2 import Quota
 from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults, SamplingParams
 from inferd_api.v1.task_pb2 import EmbeddingParams
 from inferd_api.v1.tensor_pb2 import InferSequence
@@ -203,10 +204,11 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **{field.name: _kind_of(field) for field in SamplingParams.DESCRIPTOR.fields},
     **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
     **dict.fromkeys(("task_id", "lease_id", "instance_id", "request_id", "service", "address", "tenant"), TEXT),
-    **dict.fromkeys(("query", "digest", "principal", "key_id", "rule_id"), TEXT),
+    **dict.fromkeys(("query", "digest", "principal", "key_id", "rule_id", "quota_id"), TEXT),
     **dict.fromkeys(("path", "credential_file", "ca_file", "cert_file", "key_file"), PATH),
     **dict.fromkeys(("roles", "tenants"), TEXTS),
     "rule": _message(Rule),
+    "quota": _message(Quota),
     "expire_time": MOMENT,
     "progress": Kind("a function", callable),
     **dict.fromkeys(("prefix_cache", "detach_on_disconnect"), FLAG),

@@ -35,6 +35,7 @@ from inferd.cli.options import (
     text_option,
 )
 from inferd.cli.output import Format, edge, open_streams
+from inferd.cli.quota_commands import quota_app
 from inferd.cli.sampling import read_options, with_sampling
 from inferd.cli.store_commands import store_app
 from inferd.cli.usage import Commands
@@ -59,6 +60,7 @@ app.add_typer(blob_app, name="blobs")
 app.add_typer(models_app, name="models")
 app.add_typer(key_app, name="keys")
 app.add_typer(cert_app, name="certs")
+app.add_typer(quota_app, name="quotas")
 
 
 def run() -> None:

@@ -1,11 +1,11 @@
-"""Ids of tasks, leases and keys, of which the beginning is enough."""
+"""Ids of tasks, leases, keys and quotas, of which the beginning is enough."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
 from inferd.cli.output import CommandError
-from inferd_client.errors import KeyNotFoundError, LeaseNotFoundError, TaskNotFoundError
+from inferd_client.errors import KeyNotFoundError, LeaseNotFoundError, QuotaNotFoundError, TaskNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ def by_prefix(call: Callable[[str], Found], given: str, ids: Iterable[str]) -> F
     """
     try:
         return call(given)
-    except (TaskNotFoundError, LeaseNotFoundError, KeyNotFoundError) as error:
+    except (TaskNotFoundError, LeaseNotFoundError, KeyNotFoundError, QuotaNotFoundError) as error:
         found = [each for each in ids if each.startswith(given)]
         if len(found) > 1:
             more = ", …" if len(found) > SHOWN else ""

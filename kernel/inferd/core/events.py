@@ -123,6 +123,9 @@ class RestoreLeases:
     granted: int = 0
 
 
+Heritage = RestoreTasks | RestoreLeases | RestoreUses
+
+
 @dataclass(frozen=True, slots=True)
 class SuspendTask:
     """A client stops its task and gives its place back; or the kernel does, which says why."""
@@ -350,9 +353,7 @@ Event = (
     | SubmitTask
     | CancelTask
     | WithdrawTask
-    | RestoreTasks
-    | RestoreLeases
-    | RestoreUses
+    | Heritage
     | SetQuotas
     | SuspendTask
     | ResumeTask

@@ -49,6 +49,7 @@ class ResourceKind(IntEnum):
     REFLECTION = 10
     BLOB = 11
     STORE = 12
+    QUOTA = 13
 
 
 @dataclass(frozen=True, slots=True)

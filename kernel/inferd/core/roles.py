@@ -18,13 +18,13 @@ BUILT_IN = (
         kinds=frozenset({Kind.IDENTITY, Kind.HEALTH, Kind.REFLECTION}),
     ),
     # Sees, and changes nothing.
-    _role("viewer", {READ}, Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.MODEL, Kind.HOST),
+    _role("viewer", {READ}, Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.MODEL, Kind.HOST, Kind.QUOTA),
     # Runs tasks and holds capacity, with the models that there are.
-    _role("user", {READ}, Kind.MODEL, Kind.HOST),
+    _role("user", {READ}, Kind.MODEL, Kind.HOST, Kind.QUOTA),
     _role("user", {RUN}, Kind.MODEL),
     _role("user", {READ, CREATE, UPDATE, DELETE, RUN}, Kind.TASK, Kind.LEASE, Kind.UPLOAD, Kind.BLOB),
     # Decides which models there are, besides.
-    _role("operator", {READ}, Kind.HOST),
+    _role("operator", {READ}, Kind.HOST, Kind.QUOTA),
     _role("operator", set(Verb), Kind.TASK, Kind.LEASE, Kind.UPLOAD, Kind.BLOB, Kind.MODEL),
     # May do all, and says who may do what.
     _role("admin", set(Verb), *Kind),

@@ -79,6 +79,8 @@ class Setting:
         minimum: Smallest value of a number; None for no bound.
         maximum: Largest value of a number; None for no bound.
         choices: The values of a "str" setting; empty for any.
+        names_file: Whether its value is the path of a file or a folder that the worker reads or writes: not everybody
+            may name any.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    names_file: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

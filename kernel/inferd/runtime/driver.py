@@ -195,8 +195,8 @@ class Driver:
         with suppress(LeaseNotFoundError):
             self._apply(events.WithdrawLease(lease_id, tenant, error))
 
-    def restore(self, before: events.RestoreTasks | events.RestoreLeases) -> None:
-        """Go on with the tasks, whose streams are open, or the leases of a kernel before this one."""
+    def restore(self, before: events.Heritage | events.SetQuotas) -> None:
+        """Go on with tasks, whose streams are open, or others of a kernel before this one; or by other quotas."""
         self._apply(before)
 
     def suspend(self, task_id: TaskId, tenant: Tenant, reason: SuspendReason = SuspendReason.CLIENT) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from inferd.core.changes import (
     ModelForgotten,
+    QuotaUsed,
     ShareChanged,
     TaskChanged,
     TaskDetached,
@@ -71,7 +72,7 @@ class Keeper:
 
     Attributes:
         models: Those that are kept.
-        shares: What tenants were served.
+        shares: What tenants were served, and what they used of quotas.
         blobs: What inputs of tasks are in; set when it is opened.
     """
 
@@ -87,7 +88,7 @@ class Keeper:
         self._dirty: dict[Kept, None] = {}
         self.models = KeptModels()
         self._leases = KeptLeases(driver.views, driver.clock)
-        self.shares = KeptShares()
+        self.shares = KeptShares(driver.clock)
         self.blobs: Blobs | None = None
         self._writing: Writing | None = None
         self._urgent = self._closing = False
@@ -115,7 +116,7 @@ class Keeper:
                 self._note(change)
 
     def _note(self, change: Change) -> None:
-        if isinstance(change, ShareChanged):
+        if isinstance(change, ShareChanged | QuotaUsed):
             if self.shares.note(change):
                 asyncio.get_running_loop().call_later(AFTER_S, self._write_shares)
         elif isinstance(change, ModelForgotten):

@@ -14,7 +14,7 @@ from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import WORDS, BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.formats import file_format, folder_format, refuse_weights
-from inferd.runtime.sources import Roots, files_of, find_source
+from inferd.runtime.sources import Roots, check_setting, files_of, find_source
 
 ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
     Setting(
@@ -47,12 +47,13 @@ def place(
     sampling: SamplingDefaults = NO_DEFAULTS,
     path: Path | None = None,
     roots: Roots | None = None,
+    accepted: Mapping[str, str] | None = None,
     tenant: str = "",
 ) -> ModelSpec:
     """Find the model's file or folder, choose its backend and the devices that it may use, and check its settings.
 
     `sampling` are defaults of its tasks. Of a model of blobs, which are those of `tenant`, `path` is where they are;
-    any other is within `roots`, if there are some.
+    any other is within `roots`, if there are some, and so is what settings name that are not among the `accepted`.
 
     Raises:
         InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
@@ -72,6 +73,10 @@ def place(
         values = read_settings(replace(spec, settings=(*spec.settings, *ENGINE_SETTINGS)), settings or {})
     except ValueError as error:
         raise InvalidFieldError(str(error), field="model.settings") from None
+    if roots is not None:
+        for each in spec.settings:
+            if each.names_file and (value := values[each.name]) and (accepted or {}).get(each.name) != value:
+                check_setting(each.name, str(value), roots)
     drafts, queued = values.pop("draft_tokens"), values.pop("queued_tasks")
     size_bytes, version = _stat(path)
     others = alternatives(reports, choice, format=kind)

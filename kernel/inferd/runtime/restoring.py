@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd.core.events import RestoreLeases, RestoreTasks
+from inferd.core.events import RestoreLeases, RestoreTasks, RestoreUses
 from inferd.core.lease import ModelClaim
 from inferd.core.task_events import Finished, Output
 from inferd.errors import InferdError, LimitExceededError
@@ -24,7 +24,7 @@ from inferd.runtime.event_log import MissingEventsError, Numbered, Run, in_order
 from inferd.runtime.kept_events import read_entries
 from inferd.runtime.kept_leases import FENCING, read_token
 from inferd.runtime.kept_records import UNREADABLE, read_model, read_progress, read_task
-from inferd.runtime.kept_shares import read_share
+from inferd.runtime.kept_shares import read_share, read_use
 from inferd.runtime.lacking import tell_lacking, unknown_model
 from inferd.runtime.lease_records import read_lease
 from inferd.runtime.shared_work import SharedWork, with_blobs
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from inferd.core.ids import ModelName
     from inferd.core.model import ModelSpec
-    from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask
+    from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
@@ -68,6 +68,7 @@ class Before:
     token: int = 0  # the highest fencing token that may have been given
     shares: Sequence[RestoredShare] = ()
     lacks: Mapping[ModelName, str] = field(default_factory=dict)  # why models cannot be loaded now
+    uses: Sequence[RestoredUse] = ()
     pulled: Sequence[ModelSpec] = ()  # those that were pulled, and are known by their names only
 
 
@@ -86,6 +87,7 @@ async def read_kept(driver: Driver, lacking: Lacking | None = None) -> Before:
         await driver.keeper.read(lambda store: _leases(store, driver.clock)),
         max(floor, await driver.keeper.read(_token)),
         await driver.keeper.read(_shares),
+        uses=await driver.keeper.read(lambda store: _uses(store, driver.clock)),
     )
     return before if lacking is None else await _with_lacks(before, lacking)
 
@@ -137,6 +139,9 @@ def _restore(driver: Driver, before: Before) -> None:
     if driver.keeper is not None:
         for share in before.shares:
             driver.keeper.shares.adopt(share)
+        for use in before.uses:
+            driver.keeper.shares.adopt(use)
+    driver.restore(RestoreUses(tuple(before.uses)))
     if before.tasks or before.shares:
         _go_on(driver, before)
 
@@ -226,6 +231,16 @@ def _shares(store: Store) -> list[RestoredShare]:
         except UNREADABLE as error:
             _leave_out("share", record.tenant, record.key, error)
     return shares
+
+
+def _uses(store: Store, clock: Clock) -> list[RestoredUse]:
+    uses = []
+    for record in store.records(Kind.USE, partial(_leave_out, "use of a quota")):
+        try:
+            uses.append(read_use(record, clock))
+        except UNREADABLE as error:
+            _leave_out("use of a quota", record.tenant, record.key, error)
+    return uses
 
 
 def _tell_of_excess(driver: Driver) -> None:

@@ -55,6 +55,18 @@ def find_source(source: str, roots: Roots | None = None) -> Path:
     return path
 
 
+def check_setting(name: str, value: str, roots: Roots) -> None:
+    """Refuse a setting that names a file or a folder which is not within roots.
+
+    Raises:
+        InvalidFieldError: It is no absolute path without '..'.
+        PermissionDeniedError: It is not within them.
+    """
+    if not Path(value).is_absolute():
+        raise InvalidFieldError(f"setting {name!r} is {value[:200]!r}, no absolute path", field="model.settings")
+    _within(Path(value), value, roots, what=f"setting {name!r}", field="model.settings")
+
+
 def files_of(path: Path) -> list[Path]:
     """A file itself with the other parts of its model, or those of a folder and of one in it that has the model."""
     if path.is_file():
@@ -85,16 +97,16 @@ def _path_of(source: str) -> Path:
     return path
 
 
-def _within(path: Path, source: str, roots: Roots) -> Path:
+def _within(path: Path, given: str, roots: Roots, *, what: str = "source", field: str = FIELD) -> Path:
     """The path without links but that of its own name, by which its format is known."""
     if ".." in path.parts:
-        raise InvalidFieldError(f"source {source!r} has '..' in it; name the path without", field=FIELD)
+        raise InvalidFieldError(f"{what} {given!r} has '..' in it; name the path without", field=field)
     try:
         whole, folder = path.resolve(), path.parent.resolve()
-    except (OSError, RuntimeError):  # links in a circle, or a folder that may not be entered
-        raise _outside(source, roots) from None
+    except (OSError, ValueError, RuntimeError):  # no path, links in a circle, or a folder that may not be entered
+        raise _outside(given, roots, what=what, field=field) from None
     if not (_is_within(whole, roots) and _is_within(folder / path.name, roots)):
-        raise _outside(source, roots)
+        raise _outside(given, roots, what=what, field=field)
     return folder / path.name
 
 
@@ -102,10 +114,10 @@ def _is_within(path: Path, roots: Roots) -> bool:
     return any(path.is_relative_to(folder.resolve()) for folder in roots.folders)
 
 
-def _outside(source: str, roots: Roots) -> PermissionDeniedError:
+def _outside(given: str, roots: Roots, *, what: str = "source", field: str = FIELD) -> PermissionDeniedError:
     where = f": {', '.join(map(str, roots.folders))}" if roots.told else ", which its administrators know"
     return PermissionDeniedError(
-        f"source {source!r} is not in a folder that callers may name models of (sources.roots of the kernel{where}); "
-        "upload the model instead (inferd models upload), or ask an administrator for its folder",
-        field=FIELD,
+        f"{what} {given!r} is not in a folder that callers may name files of (sources.roots of the kernel{where}); "
+        "upload a model instead (inferd models upload), or ask an administrator for its folder",
+        field=field,
     )

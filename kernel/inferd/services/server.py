@@ -16,6 +16,7 @@ from inferd.services.logins import Logins
 from inferd.services.models import Models
 from inferd.services.offering import Offering, offer
 from inferd.services.policies import read_policies
+from inferd.services.quotas import Quotas
 from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
 from inferd.services.uploads import Uploads
@@ -25,6 +26,7 @@ from inferd_api.v1 import (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,
 )
@@ -66,6 +68,7 @@ def offer_services(settings: Settings, front: Front, authority: Authority, serve
         ),
         host_service_pb2: Hosts(front.hosts, front.models),
         auth_service_pb2: Auth(front.auth),
+        quota_service_pb2: Quotas(front.quotas),
     }
     offered = {
         each: servicer for module, servicer in services.items() for each in module.DESCRIPTOR.services_by_name.values()

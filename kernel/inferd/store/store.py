@@ -22,6 +22,8 @@ class Kind(Enum):
     SHARE = "share"  # what a tenant was served of a model
     KEY = "key"  # one by which callers are known; no secret
     RULE = "rule"  # who may do what
+    QUOTA = "quota"  # how much tenants may use
+    USE = "use"  # what a tenant has used of a quota
     COUNT = "count"  # what goes on rising from kernel to kernel
     BLOB = "blob"  # bytes that are in a file; its pieces are the digests of the file's
     UPLOAD = "upload"  # a blob of which not all bytes have come

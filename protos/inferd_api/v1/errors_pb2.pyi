@@ -131,6 +131,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     out where there never will be. QuotaFailure has the tenant as its subject. Metadata: `quota` (which of it, as
     "tokens_per_minute"), `value`, `wanted`, `limit`, `tenant`, `models` (the pattern) and `quota_id`.
     """
+    ERROR_REASON_QUOTA_NOT_FOUND: _ErrorReason.ValueType  # 71
+    """No quota of this id was made by a call (NOT_FOUND). Metadata: `quota_id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -247,4 +249,6 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 70
 out where there never will be. QuotaFailure has the tenant as its subject. Metadata: `quota` (which of it, as
 "tokens_per_minute"), `value`, `wanted`, `limit`, `tenant`, `models` (the pattern) and `quota_id`.
 """
+ERROR_REASON_QUOTA_NOT_FOUND: ErrorReason.ValueType  # 71
+"""No quota of this id was made by a call (NOT_FOUND). Metadata: `quota_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

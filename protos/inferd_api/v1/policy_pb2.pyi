@@ -87,6 +87,8 @@ class _ResourceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resource
     """Bytes that are given once and stay. They belong to a tenant."""
     RESOURCE_KIND_STORE: _ResourceKind.ValueType  # 12
     """Copies of all that the kernel keeps, of all tenants."""
+    RESOURCE_KIND_QUOTA: _ResourceKind.ValueType  # 13
+    """Quotas, and what tenants use of them."""
 
 class ResourceKind(_ResourceKind, metaclass=_ResourceKindEnumTypeWrapper):
     """What a call is about. Rules allow or deny verbs on kinds."""
@@ -117,6 +119,8 @@ RESOURCE_KIND_BLOB: ResourceKind.ValueType  # 11
 """Bytes that are given once and stay. They belong to a tenant."""
 RESOURCE_KIND_STORE: ResourceKind.ValueType  # 12
 """Copies of all that the kernel keeps, of all tenants."""
+RESOURCE_KIND_QUOTA: ResourceKind.ValueType  # 13
+"""Quotas, and what tenants use of them."""
 Global___ResourceKind: _TypeAlias = ResourceKind  # noqa: Y015
 
 @_typing.final

@@ -11,6 +11,7 @@ from inferd.runtime.front.health import Health
 from inferd.runtime.front.hosts import Hosts
 from inferd.runtime.front.leases import Leases
 from inferd.runtime.front.models import Models
+from inferd.runtime.front.quotas import Quotas
 from inferd.runtime.front.tasks import Tasks
 from inferd.runtime.front.uploads import Uploads
 
@@ -35,4 +36,5 @@ class Front:
     models: Models
     leases: Leases
     hosts: Hosts
+    quotas: Quotas
     health: Health

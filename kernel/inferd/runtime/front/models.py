@@ -90,7 +90,7 @@ class Models:
         models = self._blobs().models
         placed = await models.place(caller.tenant, wanted["source"], wanted["name"], checks=True)
         try:
-            model = await self._create(path=placed.path, tenant=caller.tenant, **wanted)
+            model = await self._create(path=placed.path, tenant=caller.tenant, roots=self._roots(caller), **wanted)
         except BaseException:
             models.release(placed)
             raise
@@ -151,14 +151,16 @@ class Models:
         """
         spec = (await self.get(name)).spec
         if settings or backend or device:
-            spec = await self._otherwise(spec, settings, backend, device)
+            spec = await self._otherwise(spec, settings, backend, device, roots=self._roots(caller))
         plan, views = await self._driver.plan_load(spec), self._driver.views
         return plan.shown(
             sees=lambda instance_id: (found := views.find_instance(instance_id)) is not None and sees(found.model),
             has=lambda lease_id: (tenant := views.tenant_of(lease_id)) is not None and caller.principal.has(tenant),
         )
 
-    async def _otherwise(self, spec: ModelSpec, settings: Mapping[str, str], backend: str, device: str) -> ModelSpec:
+    async def _otherwise(
+        self, spec: ModelSpec, settings: Mapping[str, str], backend: str, device: str, *, roots: Roots | None
+    ) -> ModelSpec:
         other = backend not in ("", spec.backend)
         elsewhere = device not in ("", *spec.devices)
         return await self._plugins.place(
@@ -168,7 +170,9 @@ class Models:
             device=device or ("" if other else spec.device),
             settings={**({} if other else spec.settings), **settings},
             sampling=spec.sampling,
-            path=Path(spec.path) if spec.tenant else None,
+            path=Path(spec.path),
+            roots=roots,
+            accepted=spec.settings,
             tenant=spec.tenant,
         )
 
