@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -40,6 +40,10 @@ chaos: .venv/.dev .venv/.native
 	@$(if $(CLOCKS),$(BIN)/python tests/chaos/clock_ordeal.py --rounds $(CLOCKS))
 	@$(if $(ROUNDS)$(CLOCKS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
 		--store $(or $(STORE),sqlite) --report $(or $(REPORT),.venv/chaos.jsonl) $(if $(MODELS),--models $(MODELS)))
+
+# Attacks on a kernel, each of SECONDS by a process with a quarter of a core, all or those of ONLY; what other clients notice of it.
+attack: .venv/.dev
+	@$(BIN)/python tests/chaos/attack.py --seconds $(or $(SECONDS),10) $(addprefix --only ,$(ONLY))
 
 # So many KEYS, each sent so often by CONNECTIONS until it is answered TIMES times, while RESTARTS kernels are killed: one task for each.
 storm: .venv/.dev .venv/.native

@@ -113,6 +113,17 @@ class Limits(BaseModel):
     )
     max_output_tokens: int = Field(8192, ge=1, description="most output tokens of one task")
     concurrent_streams: int = Field(2000, ge=1, description="calls open at once on one connection; clients hold more")
+    connections: int = Field(
+        4000, ge=1, description="connections open at once on each address; more are closed as they come"
+    )
+    connection_idle_s: Seconds = Field(
+        600.0,
+        gt=0,
+        description="a connection without a call for so long is closed; clients open another when they call",
+    )
+    handshake_s: Seconds = Field(
+        10.0, gt=0, description="a connection that has not begun to speak HTTP/2 (and TLS) after so long is closed"
+    )
     calls: int = Field(10_000, ge=1, description="calls open at once over all connections; more are refused")
     pending_calls: int = Field(
         100_000,

@@ -2,6 +2,7 @@
 
 from inferd.config import Limits
 
+IDENTITY = 1  # a set of algorithms, as bits: none but that which compresses nothing
 PING_SLACK = 0.9  # of the time between two pings: one may be held up on its way and the next one not
 
 
@@ -13,6 +14,12 @@ def channel_options(limits: Limits) -> tuple[tuple[str, int], ...]:
         ("grpc.max_send_message_length", limits.message_bytes),
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.max_concurrent_streams", limits.concurrent_streams),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_connection_idle_ms", int(limits.connection_idle_s * 1000)),
+        ("grpc.server_handshake_timeout_ms", int(limits.handshake_s * 1000)),
+        # A message of four megabytes can be four gigabytes when it is inflated, which nothing bounds: none is.
+        ("grpc.compression_enabled_algorithms_bitset", IDENTITY),
+        ("grpc.per_message_decompression", 0),
         ("grpc.http.overload_protection", 0),  # refuses calls of clients that keep to the line above, too
         ("grpc.server.max_pending_requests", limits.pending_calls),
         ("grpc.server.max_pending_requests_hard_limit", limits.pending_calls),
