@@ -27,7 +27,6 @@ from inferd_client.prompts import Message, Prompt
 from inferd_client.quotas import AsyncQuotas, Quotas
 from inferd_client.rankings import Ranked
 from inferd_client.tensors import blob_tensor
-from inferd_client.unreachable import DEFAULT_ADDRESS
 
 __all__ = [
     "DEFAULT_ADDRESS",

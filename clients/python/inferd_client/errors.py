@@ -14,7 +14,6 @@ from google.rpc import error_details_pb2, status_pb2
 from inferd_client import tls
 from inferd_client.absence import nobody
 from inferd_client.returning import UNCONNECTED
-from inferd_client.unreachable import why_unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -394,7 +393,6 @@ TOO_LARGE = re.compile(r"(?:(CLIENT|SERVER): )?\w+ message larger than max \((\d
 def _unreachable(address: str, details: str | None) -> InferdError:
     if why := tls.why_failed(address, details or ""):
         return TlsFailedError(why)
-    unreachable = KernelUnreachableError(why_unreachable(address, details))
     unreachable = KernelUnreachableError(nobody(address, details))
     unreachable.unsent = UNCONNECTED in (details or "")
     return unreachable

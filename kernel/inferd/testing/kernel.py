@@ -31,7 +31,6 @@ class KernelProcess:
     """A kernel in a process of its own.
 
     Attributes:
-        address: Where it listens, "127.0.0.1:PORT".
         addresses: The same, and where it listens besides.
         address: Where it listens, "unix:/PATH" unless it was told otherwise.
         pid: Its process id.
